@@ -1,0 +1,20 @@
+//! `balance`, the load balancer you can type: a generic TCP proxy with round robin, client hashing, ordered failover
+//! groups and connection limits, started by one command line and steered by a tiny command language.
+//!
+//! The rooms, in reading order. Imports go down this list only; `tests/suite/layers.rs` holds the wall.
+//!
+//! - [`sched`] decides which channel a client gets. Pure.
+//! - [`observe`] tells: the log, the packet dump. Never asked back.
+//! - [`config`] turns text into types. Pure.
+//! - [`net`] moves bytes: the data plane.
+//! - [`control`] is the command language and its doors.
+//! - [`process`] is the operating system's side: background, signals.
+//! - [`app`] knows every room and composes them.
+
+pub mod app;
+pub mod config;
+pub mod control;
+pub mod net;
+pub mod observe;
+pub mod process;
+pub mod sched;
