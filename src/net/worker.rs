@@ -271,7 +271,7 @@ impl Worker {
         let (least, load) =
             desks.iter().map(|desk| desk.load.get()).enumerate().min_by_key(|&(_, load)| load)?;
         // A hand-over costs a wake-up. Among many, one more or less does not matter.
-        (mine > load + 1 + mine / 16).then_some(least)
+        (mine > load + 1 + mine / 8).then_some(least)
     }
 
     /// Out of descriptors: wait for one, quietly.
