@@ -7,7 +7,7 @@ use balance::sched::{
     Addresses, AdminState, ClientAddr, DialFailure, GroupId, NoChannel, Policy, Rules, Table,
 };
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Channel {
     pub(super) addresses: Addresses,
     pub(super) state: AdminState,

@@ -210,7 +210,7 @@ impl World {
                     sent: real.sent_bytes,
                     rcvd: real.rcvd_bytes,
                 };
-                assert_eq!(format!("{seen:?}"), format!("{model:?}"), "{what}: channel {c} of group {g}");
+                assert_eq!(&seen, model, "{what}: channel {c} of group {g}");
                 assert_eq!(self.table.channel(key(g, c)).as_ref(), Some(real), "{what}");
             }
         }
