@@ -49,6 +49,8 @@ pub struct RawArgs {
     /// A missing or empty port is PORT. maxc is the most simultaneous connections, 0 or none is no limit. The groups are
     /// tried in the order given. An IPv6 address needs no brackets where it is the whole word and has more than two
     /// colons or starts with "::".
+    // The brackets are the grammar's, for --help; they are no links.
+    #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(value_name = "CHANNEL", value_hint = ValueHint::Hostname)]
     pub channels: Vec<OsString>,
 
