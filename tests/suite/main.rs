@@ -15,3 +15,4 @@ mod layers;
 mod process;
 mod real_programs;
 mod regression;
+mod schedule_sim;
