@@ -1,9 +1,13 @@
-//! One channel: its addresses, admin state, limit and counters, and the lease of one slot.
+//! One channel: its number, addresses, admin state, limit and counters.
 //!
-//! Knows: that a `Lease` gives its slot back when dropped. Never: groups, sockets, text, time.
+//! Knows: when it may take a connection. Never: other channels, sockets, text, time.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use super::lease::Slots;
+use super::{ChannelSnapshot, Lease};
 
 /// Groups are numbered 0..MAX_GROUPS.
 pub const MAX_GROUPS: usize = 65_535;
@@ -55,13 +59,21 @@ pub struct ChannelKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(IpAddr);
 
+impl ClientAddr {
+    /// The address itself, never a v4-mapped one.
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
 impl From<IpAddr> for ClientAddr {
     fn from(ip: IpAddr) -> Self {
         Self(ip.to_canonical())
     }
 }
 
-/// The addresses of one channel, in the resolver's order; never empty. A dial tries each before the channel counts as failed.
+/// The addresses of one channel, in the resolver's order; never empty. A dial tries each before the channel counts as
+/// failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Arc<[SocketAddr]>);
 
@@ -97,28 +109,107 @@ pub enum AdminState {
     DisabledHard,
 }
 
-/// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
+/// One destination of a group, as the table keeps it.
 #[derive(Debug)]
-pub struct Lease {
-    // helper: design this; keep it small (<= 48 bytes), there is one per connection.
-    _todo: (),
+pub(super) struct Channel {
+    pub(super) addresses: Addresses,
+    pub(super) state: AdminState,
+    /// `None` = no limit.
+    pub(super) maxc: Option<NonZeroU32>,
+    pub(super) totalc: u64,
+    pub(super) failed: u64,
+    pub(super) slots: Arc<Slots>,
 }
 
-impl Lease {
-    /// Which channel the slot belongs to.
-    pub fn key(&self) -> ChannelKey {
-        unimplemented!()
+impl Channel {
+    pub(super) fn new(
+        addresses: Addresses,
+        maxc: Option<NonZeroU32>,
+        state: AdminState,
+        slots: Arc<Slots>,
+    ) -> Self {
+        Self { addresses, state, maxc, totalc: 0, failed: 0, slots }
     }
-    /// The addresses to try, as they were when the lease was taken.
-    pub fn addresses(&self) -> &Addresses {
-        unimplemented!()
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.state == AdminState::Enabled
     }
-    /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the table).
-    pub fn add_sent(&self, _shard: usize, _bytes: u64) {
-        unimplemented!()
+
+    /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends says so on the list of
+    /// freed channels. Call it with the table locked.
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_enabled() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
     }
-    /// Counts bytes moved channel -> client.
-    pub fn add_rcvd(&self, _shard: usize, _bytes: u64) {
-        unimplemented!()
+
+    /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
+    pub(super) fn occupy(&mut self) -> Lease {
+        self.totalc += 1;
+        Slots::occupy(&self.slots, self.addresses.clone())
+    }
+
+    /// Did the last `occupy` (or an earlier one) reach the limit?
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.maxc.is_some_and(|limit| self.slots.active() >= limit.get())
+    }
+
+    pub(super) fn reset_counters(&mut self) {
+        self.totalc = 0;
+        self.failed = 0;
+        self.slots.reset_bytes();
+    }
+
+    pub(super) fn snapshot(&self) -> ChannelSnapshot {
+        let (sent_bytes, rcvd_bytes) = self.slots.bytes();
+        ChannelSnapshot {
+            id: self.slots.key().channel,
+            addresses: self.addresses.clone(),
+            state: self.state,
+            maxc: self.maxc,
+            active: self.slots.active(),
+            totalc: self.totalc,
+            failed: self.failed,
+            sent_bytes,
+            rcvd_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_end_below_the_limits() {
+        assert_eq!(GroupId::new(0), Some(GroupId::FIRST));
+        assert_eq!(GroupId::new(MAX_GROUPS - 1).map(GroupId::index), Some(65_534));
+        assert_eq!(GroupId::new(MAX_GROUPS), None);
+        assert_eq!(GroupId::new(usize::MAX), None);
+        assert_eq!(ChannelId::new(MAX_CHANNELS - 1).map(ChannelId::index), Some(65_534));
+        assert_eq!(ChannelId::new(MAX_CHANNELS), None);
+        assert_eq!(ChannelId::new(65_536), None, "no number wraps round to channel 0");
+    }
+
+    #[test]
+    fn a_list_of_addresses_is_never_empty() {
+        assert_eq!(Addresses::new(Vec::new()), None);
+        let one: SocketAddr = ([127, 0, 0, 1], 80).into();
+        let two: SocketAddr = ([127, 0, 0, 2], 80).into();
+        let both = Addresses::new(vec![two, one]).expect("two addresses");
+        assert_eq!((both.first(), both.as_slice()), (two, &[two, one][..]), "the order is kept");
+        assert_eq!(Addresses::from(one).as_slice(), &[one]);
+    }
+
+    #[test]
+    fn a_mapped_client_is_the_v4_client() {
+        let v4: IpAddr = [10, 1, 1, 3].into();
+        let mapped: IpAddr = "::ffff:10.1.1.3".parse().expect("an address");
+        let other: IpAddr = "::10.1.1.3".parse().expect("an address");
+        assert_eq!(ClientAddr::from(mapped), ClientAddr::from(v4));
+        assert_eq!(ClientAddr::from(mapped).ip(), v4);
+        assert_ne!(
+            ClientAddr::from(other),
+            ClientAddr::from(v4),
+            "the old compatible form is another address"
+        );
     }
 }

@@ -1,19 +1,25 @@
 //! Which channel does a client get? Groups, round robin, hashing, limits, failover.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness. Everything here can be tested without a thread.
-//! Reading order: [`channel`], `pick`, [`route`], [`table`].
+//! Reading order: `channel`, `lease`, `pick` (with `bits` and `rendezvous`), `route`, `table`, `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bits;
 mod channel;
+mod lease;
 mod pick;
+mod rendezvous;
 mod route;
+mod shared;
+mod snapshot;
 mod table;
 
 pub use channel::{
-    AdminState, Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, Lease, MAX_CHANNELS, MAX_GROUPS,
+    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS,
 };
+pub use lease::Lease;
 pub use pick::Policy;
-pub use route::Route;
-pub use table::{
-    ChannelSnapshot, DialFailure, EditError, GroupSnapshot, NoChannel, Rules, SharedTable, Snapshot, Table, Transition,
-};
+pub use route::{NoChannel, Route};
+pub use shared::SharedTable;
+pub use snapshot::{ChannelSnapshot, GroupSnapshot, Snapshot};
+pub use table::{DialFailure, EditError, Rules, Table, Transition};

@@ -1,7 +1,277 @@
 //! One client's failover walk over the groups.
+//!
+//! Knows: tried channels, the order of groups, when to leave one. Never: how a connect is done, other clients' walks.
+
+use std::collections::BTreeMap;
+
+use super::bits::Tried;
+use super::pick::{Cursor, Group};
+use super::rendezvous::Bucket;
+use super::{ClientAddr, GroupId, Lease};
+
+/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NoChannel {
+    /// There is no channel at all.
+    Empty,
+    /// Channels exist, none is enabled.
+    Disabled,
+    /// Enabled channels exist, all are at their maxc.
+    Full,
+    /// Every usable channel was tried and failed.
+    Failed,
+}
 
 /// The state of one client's walk: which channels were tried, which group comes next.
+///
+/// A walk ends by construction: each step marks a channel of the group as tried, or goes to a later group, or is the
+/// end. Nothing ever goes back.
 #[derive(Debug)]
 pub struct Route {
-    _todo: (),
+    bucket: Bucket,
+    /// The first group not left yet; `None` = the walk is over.
+    at: Option<GroupId>,
+    /// The channel of that group handed out last. If there is a further step, then it failed.
+    last: Option<u16>,
+    /// The channels of that group that failed.
+    tried: Tried,
+    /// That group's cursor as it was before this walk moved it.
+    before: Cursor,
+    /// `Cursor::moves` as this walk left it.
+    last_move: u64,
+    reason: NoChannel,
+}
+
+impl Route {
+    pub(super) fn new(client: ClientAddr) -> Self {
+        Self {
+            bucket: Bucket::of(client),
+            at: Some(GroupId::FIRST),
+            last: None,
+            tried: Tried::default(),
+            before: Cursor::default(),
+            last_move: 0,
+            reason: NoChannel::Empty,
+        }
+    }
+
+    /// The next channel of the walk, its slot taken. The groups may have been edited since the last step.
+    pub(super) fn step(
+        &mut self,
+        groups: &mut BTreeMap<GroupId, Group>,
+        hash_failover: bool,
+    ) -> Result<Lease, NoChannel> {
+        if let Some(last) = self.last.take() {
+            self.tried.insert(usize::from(last));
+            self.reason = NoChannel::Failed;
+        }
+        let Some(at) = self.at else { return Err(self.reason) };
+        for (&id, group) in groups.range_mut(at..) {
+            self.at = Some(id);
+            match group.choose(self.bucket, &self.tried, hash_failover) {
+                Ok(number) => return Ok(self.take(group, number)),
+                Err(reason) => {
+                    self.reason = self.reason.max(reason);
+                    self.leave(group);
+                }
+            }
+        }
+        self.at = None;
+        Err(self.reason)
+    }
+
+    fn take(&mut self, group: &mut Group, number: usize) -> Lease {
+        let cursor = group.cursor();
+        // Others moved it between two tries of ours: only what we do from here on is ours to put back.
+        if self.tried.is_empty() || cursor.moves != self.last_move {
+            self.before = cursor;
+        }
+        let lease = group.hand_out(number);
+        self.last = u16::try_from(number).ok();
+        self.last_move = group.cursor().moves;
+        lease
+    }
+
+    fn leave(&mut self, group: &mut Group) {
+        if !self.tried.is_empty() {
+            group.put_back(self.before, self.last_move);
+            self.tried.clear();
+        }
+    }
+
+    /// The channel handed out last answered.
+    pub(super) fn arrive(self, group: &mut Group) {
+        if let Some(last) = self.last {
+            group.settle(usize::from(last), self.last_move);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::num::NonZeroU32;
+
+    use super::super::{Addresses, AdminState, ChannelKey, DialFailure, Policy, Rules, Table};
+    use super::*;
+
+    const RULES: Rules = Rules { hash_failover: false, autodisable: false, shards: 1 };
+
+    fn group_id(n: usize) -> GroupId {
+        GroupId::new(n).expect("small")
+    }
+
+    /// Groups as a word each: `R` or `H`, then a letter per channel: `e`nabled, `d`isabled, `1` = enabled with maxc 1.
+    fn table(groups: &[&str], rules: Rules) -> Table {
+        let mut table = Table::new(rules);
+        for (g, word) in groups.iter().enumerate() {
+            let policy = if word.starts_with('H') { Policy::Hash } else { Policy::RoundRobin };
+            table.set_policy(group_id(g), policy);
+            for (c, letter) in word.chars().skip(1).enumerate() {
+                let address = SocketAddr::from(([10, 0, g as u8, c as u8], 80));
+                let state = if letter == 'd' { AdminState::Disabled } else { AdminState::Enabled };
+                let maxc = (letter == '1').then_some(NonZeroU32::MIN);
+                table.create(group_id(g), Addresses::from(address), maxc, state).expect("few channels");
+            }
+        }
+        table
+    }
+
+    fn client() -> ClientAddr {
+        ClientAddr::from(IpAddr::from([192, 0, 2, 1]))
+    }
+
+    fn place(key: ChannelKey) -> String {
+        format!("{}.{}", key.group.index(), key.channel.index())
+    }
+
+    /// Walks with every dial failing; the channels in order and how it ended.
+    fn walk(table: &mut Table) -> (Vec<String>, NoChannel) {
+        let (mut route, mut seen) = (table.begin(client()), Vec::new());
+        loop {
+            match table.next(&mut route) {
+                Ok(lease) => {
+                    seen.push(place(lease.key()));
+                    table.failed(lease, DialFailure::Channel);
+                }
+                Err(reason) => {
+                    assert_eq!(table.next(&mut route).err(), Some(reason), "the end stays the end");
+                    return (seen, reason);
+                }
+            }
+        }
+    }
+
+    /// One client that connects to the first channel it gets, and stays if `keep`.
+    fn connect(table: &mut Table) -> (String, Lease) {
+        let mut route = table.begin(client());
+        let lease = table.next(&mut route).expect("a channel");
+        table.connected(route, &lease);
+        (place(lease.key()), lease)
+    }
+
+    #[test]
+    fn a_route_is_small() {
+        assert!(size_of::<Route>() <= 64, "{} bytes", size_of::<Route>());
+    }
+
+    #[test]
+    fn walks_visit_groups_in_order_and_tell_why_they_end() {
+        let rows: &[(&[&str], &str, NoChannel)] = &[
+            (&[], "", NoChannel::Empty),
+            (&["R", "H"], "", NoChannel::Empty),
+            (&["R", "Hd"], "", NoChannel::Disabled),
+            (&["Rd", "Rdd"], "", NoChannel::Disabled),
+            (&["Re"], "0.0", NoChannel::Failed),
+            (&["Reee"], "0.0 0.1 0.2", NoChannel::Failed),
+            (&["Rede", "R", "Rd", "Hd", "Re"], "0.0 0.2 4.0", NoChannel::Failed),
+            (&["He", "Re"], "0.0 1.0", NoChannel::Failed),
+            (&["Hd", "Re"], "1.0", NoChannel::Failed),
+        ];
+        for &(groups, expected, end) in rows {
+            let (seen, reason) = walk(&mut table(groups, RULES));
+            assert_eq!((seen.join(" ").as_str(), reason), (expected, end), "{groups:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_says_full_whatever_else_there_is() {
+        let mut table = table(&["R1", "Rd", "R1"], RULES);
+        let (_one, _two) = (connect(&mut table), connect(&mut table));
+        assert_eq!(walk(&mut table), (Vec::new(), NoChannel::Full));
+    }
+
+    #[test]
+    fn a_failed_hash_channel_leaves_the_group_unless_told_otherwise() {
+        for (hash_failover, in_group) in [(false, 1), (true, 5)] {
+            let mut table = table(&["Heeeee", "Ree"], Rules { hash_failover, ..RULES });
+            let (seen, _) = walk(&mut table);
+            assert_eq!(seen.iter().filter(|place| place.starts_with('0')).count(), in_group, "{seen:?}");
+            assert_eq!(seen[in_group..], ["1.0", "1.1"], "-H {hash_failover}");
+            let mut once = seen.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!(once.len(), seen.len(), "none twice: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn clients_who_connect_at_once_get_different_channels() {
+        let mut table = table(&["Reee"], RULES);
+        let (mut a, mut b, mut c) = (table.begin(client()), table.begin(client()), table.begin(client()));
+        let leases = [&mut a, &mut b, &mut c].map(|route| table.next(route).expect("a channel"));
+        assert_eq!(leases.each_ref().map(|lease| place(lease.key())), ["0.0", "0.1", "0.2"]);
+        for (route, lease) in [c, a, b].into_iter().zip(&leases) {
+            table.connected(route, lease);
+        }
+        assert_eq!(connect(&mut table).0, "0.0", "the order of the answers does not matter");
+    }
+
+    #[test]
+    fn a_walk_in_vain_leaves_the_cursor_where_it_was() {
+        let mut table = table(&["Reee", "Re"], RULES);
+        assert_eq!(connect(&mut table).0, "0.0");
+        assert_eq!(walk(&mut table).0, ["0.1", "0.2", "0.0", "1.0"]);
+        assert_eq!(connect(&mut table).0, "0.1");
+    }
+
+    #[test]
+    fn a_failover_moves_the_cursor_past_the_one_that_answered() {
+        let mut table = table(&["Reee"], RULES);
+        let mut route = table.begin(client());
+        let lease = table.next(&mut route).expect("0.0");
+        table.failed(lease, DialFailure::Channel);
+        let lease = table.next(&mut route).expect("0.1");
+        table.connected(route, &lease);
+        assert_eq!((place(lease.key()), connect(&mut table).0), ("0.1".into(), "0.2".into()));
+    }
+
+    #[test]
+    fn a_channel_created_while_the_last_one_is_dialled_comes_next() {
+        let mut table = table(&["Re"], RULES);
+        let mut route = table.begin(client());
+        let lease = table.next(&mut route).expect("0.0");
+        let address = Addresses::from(SocketAddr::from(([10, 9, 9, 9], 80)));
+        table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("a slot");
+        table.connected(route, &lease);
+        assert_eq!(connect(&mut table).0, "0.1");
+    }
+
+    #[test]
+    fn edits_during_a_walk_are_seen_from_the_next_step_on() {
+        let mut table = table(&["Ree"], RULES);
+        let mut route = table.begin(client());
+        let lease = table.next(&mut route).expect("0.0");
+        table.failed(lease, DialFailure::Channel);
+        let second =
+            ChannelKey { group: GroupId::FIRST, channel: super::super::ChannelId::new(1).expect("1") };
+        table.set_state(second, AdminState::Disabled).expect("0.1 exists");
+        table.set_policy(GroupId::FIRST, Policy::Hash);
+        let address = Addresses::from(SocketAddr::from(([10, 9, 9, 9], 80)));
+        table.create(group_id(3), address, None, AdminState::Enabled).expect("a slot");
+        let lease = table.next(&mut route).expect("the new group");
+        assert_eq!(place(lease.key()), "3.0");
+        table.failed(lease, DialFailure::Local);
+        assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
+    }
 }

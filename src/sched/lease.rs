@@ -1,0 +1,256 @@
+//! The slots of one channel: who holds one, how a slot comes back, the bytes that moved.
+//!
+//! Knows: that a `Lease` gives its slot back when dropped, from any thread. Never: groups, policies, admin states.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Addresses, ChannelKey};
+
+/// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
+#[derive(Debug)]
+pub struct Lease {
+    slots: Arc<Slots>,
+    addresses: Addresses,
+}
+
+impl Lease {
+    /// Which channel the slot belongs to.
+    pub fn key(&self) -> ChannelKey {
+        self.slots.key
+    }
+
+    /// The addresses to try, as they were when the lease was taken.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the
+    /// table).
+    pub fn add_sent(&self, shard: usize, bytes: u64) {
+        self.slots.shard(shard).sent_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes moved channel -> client.
+    pub fn add_rcvd(&self, shard: usize, bytes: u64) {
+        self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.slots.release();
+    }
+}
+
+/// The bytes one worker moved. A cache line of its own, so that workers do not slow each other down.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard {
+    sent_bytes: AtomicU64,
+    rcvd_bytes: AtomicU64,
+}
+
+/// What a channel and its leases share.
+#[derive(Debug)]
+pub(super) struct Slots {
+    key: ChannelKey,
+    /// Leases alive. Goes up with the table locked, goes down at any time.
+    active: AtomicU32,
+    /// "The table holds this channel for full": the next lease that ends must say so.
+    full: AtomicBool,
+    freed: Arc<Freed>,
+    shards: Box<[Shard]>,
+}
+
+impl Slots {
+    /// `shards` = how many workers count bytes; 0 is taken for 1.
+    pub(super) fn new(key: ChannelKey, freed: Arc<Freed>, shards: usize) -> Self {
+        let shards = std::iter::repeat_with(Shard::default).take(shards.max(1)).collect();
+        Self { key, active: AtomicU32::new(0), full: AtomicBool::new(false), freed, shards }
+    }
+
+    pub(super) fn key(&self) -> ChannelKey {
+        self.key
+    }
+
+    pub(super) fn active(&self) -> u32 {
+        self.active.load(SeqCst)
+    }
+
+    /// Takes a slot. Call it with the table locked, and only if there is room.
+    pub(super) fn occupy(this: &Arc<Self>, addresses: Addresses) -> Lease {
+        this.active.fetch_add(1, SeqCst);
+        Lease { slots: Arc::clone(this), addresses }
+    }
+
+    /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
+    /// it with the table locked (then no slot can be taken meanwhile, but leases may end).
+    ///
+    /// The race: a lease may end just while we decide. We raise `full` first and look at `active` again; `release`
+    /// lowers `active` first and looks at `full` then. All four accesses are sequentially consistent, so they cannot
+    /// both see the old value of the other: either we see the slot that came back, or it sees the flag, or both
+    /// happen, and then the channel stands on the list needlessly, which is harmless because whoever reads the list
+    /// asks here again.
+    pub(super) fn has_room(&self, limit: u32) -> bool {
+        if self.active.load(SeqCst) < limit {
+            return true;
+        }
+        self.full.store(true, SeqCst);
+        if self.active.load(SeqCst) < limit {
+            self.full.store(false, SeqCst);
+            return true;
+        }
+        false
+    }
+
+    fn release(&self) {
+        self.active.fetch_sub(1, SeqCst);
+        // The plain load first: of a channel that is not full nobody should have to write the flag.
+        if self.full.load(SeqCst) && self.full.swap(false, SeqCst) {
+            self.freed.push(self.key);
+        }
+    }
+
+    fn shard(&self, number: usize) -> &Shard {
+        &self.shards[number % self.shards.len()]
+    }
+
+    /// Sent and rcvd of all workers.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        self.shards.iter().fold((0, 0), |(sent, rcvd), shard| {
+            (
+                sent.wrapping_add(shard.sent_bytes.load(Relaxed)),
+                rcvd.wrapping_add(shard.rcvd_bytes.load(Relaxed)),
+            )
+        })
+    }
+
+    pub(super) fn reset_bytes(&self) {
+        for shard in &self.shards {
+            shard.sent_bytes.store(0, Relaxed);
+            shard.rcvd_bytes.store(0, Relaxed);
+        }
+    }
+}
+
+/// Channels that were full and got a slot back. Leases write it without the table's lock, the next pick reads it.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    list: Mutex<Vec<ChannelKey>>,
+    /// Is there anything in `list`? Changed only with `list` locked; looked at without.
+    any: AtomicBool,
+}
+
+impl Freed {
+    fn push(&self, key: ChannelKey) {
+        let mut list = self.lock();
+        list.push(key);
+        self.any.store(true, Release);
+    }
+
+    /// Moves the list into `out`, which comes empty. Costs one load if there is nothing.
+    pub(super) fn drain_into(&self, out: &mut Vec<ChannelKey>) {
+        debug_assert!(out.is_empty());
+        if !self.any.load(Acquire) {
+            return;
+        }
+        let mut list = self.lock();
+        std::mem::swap(&mut *list, out);
+        self.any.store(false, Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ChannelKey>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::{ChannelId, GroupId};
+    use super::*;
+
+    fn slots(shards: usize) -> (Arc<Slots>, Arc<Freed>) {
+        let freed = Arc::new(Freed::default());
+        let key = ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(3).expect("small") };
+        (Arc::new(Slots::new(key, Arc::clone(&freed), shards)), freed)
+    }
+
+    fn address() -> Addresses {
+        Addresses::from(SocketAddr::from(([127, 0, 0, 1], 80)))
+    }
+
+    fn drained(freed: &Freed) -> usize {
+        let mut out = Vec::new();
+        freed.drain_into(&mut out);
+        out.len()
+    }
+
+    #[test]
+    fn a_lease_is_small_and_gives_its_slot_back() {
+        assert!(size_of::<Lease>() <= 48, "{} bytes", size_of::<Lease>());
+        let (slots, _) = slots(1);
+        let (a, b) = (Slots::occupy(&slots, address()), Slots::occupy(&slots, address()));
+        assert_eq!((slots.active(), a.key(), b.addresses()), (2, slots.key(), &address()));
+        drop(a);
+        assert_eq!(slots.active(), 1);
+        drop(b);
+        assert_eq!(slots.active(), 0);
+    }
+
+    #[test]
+    fn only_a_full_channel_tells_that_a_slot_came_back() {
+        let (slots, freed) = slots(1);
+        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address())).collect();
+        assert!(slots.has_room(4));
+        let mut leases = leases.into_iter();
+        drop(leases.next());
+        assert_eq!(drained(&freed), 0, "it never was full");
+        assert!(!slots.has_room(2));
+        drop(leases.next());
+        assert_eq!(drained(&freed), 1);
+        drop(leases.next());
+        assert_eq!(drained(&freed), 0, "told once");
+        assert!(slots.has_room(1));
+        assert!(!slots.has_room(0), "no slot below a limit of none");
+    }
+
+    #[test]
+    fn a_lowered_limit_is_asked_for_again_until_there_is_room() {
+        let (slots, freed) = slots(1);
+        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address())).collect();
+        assert!(!slots.has_room(1));
+        for left in [2, 1] {
+            leases.pop();
+            assert_eq!(drained(&freed), 1, "{left} left");
+            assert!(!slots.has_room(1), "{left} left");
+        }
+        leases.pop();
+        assert_eq!(drained(&freed), 1);
+        assert!(slots.has_room(1));
+    }
+
+    #[test]
+    fn bytes_of_every_worker_add_up_and_go_to_zero() {
+        let (slots, _) = slots(3);
+        let lease = Slots::occupy(&slots, address());
+        for shard in 0..7 {
+            lease.add_sent(shard, 1);
+            lease.add_rcvd(shard, 10);
+        }
+        assert_eq!(slots.bytes(), (7, 70));
+        slots.reset_bytes();
+        assert_eq!(slots.bytes(), (0, 0));
+        assert_eq!(size_of::<Shard>(), 64);
+    }
+
+    #[test]
+    fn no_workers_count_like_one() {
+        let (slots, _) = slots(0);
+        Slots::occupy(&slots, address()).add_sent(usize::MAX, 5);
+        assert_eq!(slots.bytes(), (5, 0));
+    }
+}

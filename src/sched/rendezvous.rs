@@ -1,0 +1,364 @@
+//! Which channel of a group a client's address maps to.
+//!
+//! Knows: addresses, weights, arithmetic that is the same on every machine. Never: who is usable, cursors, randomness.
+//!
+//! A client falls into one of 65 536 buckets. Each pair of bucket and channel has a score, and the highest score of a
+//! bucket wins it (rendezvous hashing). A channel that comes wins its share of buckets from all others, one that goes
+//! leaves its buckets to the next best, and nothing else moves. What counts is a channel's address, not its number, so
+//! that the order on the command line says nothing. Change no constant here: running sites rely on the mapping.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+
+use super::ClientAddr;
+
+/// How many buckets there are.
+const BUCKETS: usize = 1 << 16;
+/// Groups up to this size are computed afresh on every pick, larger ones remember each bucket's winner.
+const COMPUTED: usize = 32;
+/// From so many channels changed at a stroke on, forgetting all winners is cheaper than mending them.
+const MENDED: usize = 8;
+/// In the memory of winners: not computed yet. Never a channel, their numbers end below `MAX_CHANNELS`.
+const UNKNOWN: u16 = u16::MAX;
+
+const V4: u64 = 0x243f_6a88_85a3_08d3;
+const V6: u64 = 0x1319_8a2e_0370_7344;
+const SEAT: u64 = 0xa409_3822_299f_31d0;
+const SPOT: u64 = 0x082e_fa98_ec4e_6c89;
+
+/// The weight of a channel as long as nobody can say another.
+pub(super) const EVEN: NonZeroU32 = NonZeroU32::MIN;
+
+/// The clients that share one fate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bucket(u16);
+
+impl Bucket {
+    pub(super) fn of(client: ClientAddr) -> Self {
+        // The highest bits are the best mixed ones of a multiplication.
+        Self((mix_ip(client.ip()) >> 48) as u16)
+    }
+
+    fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// What the bucket puts into its scores.
+    fn spot(self) -> u64 {
+        mix(SPOT ^ u64::from(self.0))
+    }
+}
+
+/// What one channel puts into its scores.
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    key: u64,
+    weight: NonZeroU32,
+}
+
+/// How much a bucket likes one channel.
+#[derive(Debug, Clone, Copy)]
+struct Score {
+    hash: u64,
+    weight: NonZeroU32,
+    number: usize,
+}
+
+impl Score {
+    /// A total order. A weight of 2 wins twice the buckets of a weight of 1: the winner is the lowest `-log(hash) /
+    /// weight`, which for equal weights is the highest hash.
+    fn beats(self, other: Self) -> bool {
+        if self.weight != other.weight {
+            let mine = u128::from(cost(self.hash)) * u128::from(other.weight.get());
+            let its = u128::from(cost(other.hash)) * u128::from(self.weight.get());
+            if mine != its {
+                return mine < its;
+            }
+        }
+        if self.hash != other.hash { self.hash > other.hash } else { self.number < other.number }
+    }
+}
+
+/// The channels of one group as hashing sees them, all of them, usable or not.
+#[derive(Debug, Default)]
+pub(super) struct Seating {
+    seats: Vec<Seat>,
+    /// Which channels have the same address, in order of their numbers: the nth of them is seated as "address, nth".
+    same: BTreeMap<SocketAddr, Vec<u16>>,
+    /// Winner of each bucket, filled as they are asked for. Never more than a memory of what `compute` says.
+    winners: Option<Box<[u16]>>,
+}
+
+impl Seating {
+    /// Seats the next channel.
+    pub(super) fn push(&mut self, address: SocketAddr, weight: NonZeroU32) {
+        let number = self.seats.len();
+        let Ok(short) = u16::try_from(number) else { return };
+        let same = self.same.entry(canonical(address)).or_default();
+        let key = seat_key(address, same.len());
+        same.push(short);
+        self.seats.push(Seat { key, weight });
+        self.mend(&[number]);
+    }
+
+    /// Seats a channel under another address.
+    pub(super) fn change(&mut self, number: usize, from: SocketAddr, to: SocketAddr) {
+        let Ok(short) = u16::try_from(number) else { return };
+        if canonical(from) == canonical(to) || number >= self.seats.len() {
+            return;
+        }
+        let mut changed = vec![number];
+        // The order among channels of one address follows their numbers, whatever happened before: the mapping depends
+        // on what the group is now, so a restart with the same channels does not move anybody.
+        if let Some(same) = self.same.get_mut(&canonical(from)) {
+            same.retain(|&n| n != short);
+            let at = same.partition_point(|&n| n < short);
+            changed.extend(same[at..].iter().map(|&n| usize::from(n)));
+            if same.is_empty() {
+                self.same.remove(&canonical(from));
+            } else {
+                self.rekey(from);
+            }
+        }
+        let same = self.same.entry(canonical(to)).or_default();
+        let at = same.partition_point(|&n| n < short);
+        same.insert(at, short);
+        changed.extend(same[at + 1..].iter().map(|&n| usize::from(n)));
+        self.rekey(to);
+        self.mend(&changed);
+    }
+
+    /// The channel that a bucket maps to; `None` for a group without channels.
+    pub(super) fn winner(&mut self, bucket: Bucket) -> Option<usize> {
+        if self.seats.len() <= COMPUTED {
+            return self.compute(bucket);
+        }
+        let known = self.winners.as_ref().map_or(UNKNOWN, |winners| winners[bucket.index()]);
+        if known != UNKNOWN {
+            return Some(usize::from(known));
+        }
+        let winner = self.compute(bucket)?;
+        let winners = self.winners.get_or_insert_with(|| vec![UNKNOWN; BUCKETS].into());
+        winners[bucket.index()] = u16::try_from(winner).unwrap_or(UNKNOWN);
+        Some(winner)
+    }
+
+    /// The one among `candidates` that the bucket likes best.
+    pub(super) fn best_of(&self, bucket: Bucket, candidates: impl Iterator<Item = usize>) -> Option<usize> {
+        let spot = bucket.spot();
+        let better = |best: Score, next: Score| if next.beats(best) { next } else { best };
+        candidates.map(|number| self.score(spot, number)).reduce(better).map(|best| best.number)
+    }
+
+    fn compute(&self, bucket: Bucket) -> Option<usize> {
+        self.best_of(bucket, 0..self.seats.len())
+    }
+
+    fn score(&self, spot: u64, number: usize) -> Score {
+        let seat = self.seats[number];
+        Score { hash: mix(seat.key ^ spot), weight: seat.weight, number }
+    }
+
+    fn rekey(&mut self, address: SocketAddr) {
+        for (nth, &number) in self.same.get(&canonical(address)).into_iter().flatten().enumerate() {
+            self.seats[usize::from(number)].key = seat_key(address, nth);
+        }
+    }
+
+    /// Makes the memory of winners true again after these channels got another key.
+    fn mend(&mut self, changed: &[usize]) {
+        if changed.len() > MENDED {
+            self.winners = None;
+        }
+        let Some(mut winners) = self.winners.take() else { return };
+        for (bucket, slot) in (0_u16..=u16::MAX).zip(winners.iter_mut()) {
+            if *slot == UNKNOWN {
+                continue;
+            }
+            let winner = usize::from(*slot);
+            let best = if changed.contains(&winner) {
+                None
+            } else {
+                self.best_of(Bucket(bucket), changed.iter().copied().chain([winner]))
+            };
+            *slot = best.and_then(|best| u16::try_from(best).ok()).unwrap_or(UNKNOWN);
+        }
+        self.winners = Some(winners);
+    }
+}
+
+/// `::ffff:a.b.c.d` is the same machine as `a.b.c.d`. Scope and flow are of this machine only, so they do not count.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn seat_key(address: SocketAddr, nth: usize) -> u64 {
+    let place = (nth as u64) << 16 | u64::from(address.port());
+    mix(mix(SEAT ^ place) ^ mix_ip(address.ip().to_canonical()))
+}
+
+/// The bytes of an address as numbers in network order, so that every machine sees the same.
+fn mix_ip(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(v4) => mix(V4 ^ u64::from(v4.to_bits())),
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            mix(mix(V6 ^ (bits >> 64) as u64) ^ bits as u64)
+        }
+    }
+}
+
+/// Every bit of the result depends on every bit of `x`, and no two `x` give the same (the finalizer of splitmix64).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// `-log2(hash / 2^64)` with 32 bits after the point. In integers, because the floating point logarithm differs by a
+/// last bit from machine to machine.
+fn cost(hash: u64) -> u64 {
+    let hash = hash.max(1);
+    let whole = 63 - u64::from(hash.leading_zeros());
+    let mut mantissa = hash << hash.leading_zeros();
+    let mut fraction = 0;
+    for _ in 0..32 {
+        // The mantissa is 1.x with 63 bits after the point; its square tells the logarithm's next bit.
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
+        let carry = square >> 64;
+        fraction = fraction << 1 | carry as u64;
+        mantissa = (square >> carry) as u64;
+    }
+    (64 << 32) - (whole << 32 | fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u32) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4((0x0a00_0000 + n).into()), 80)
+    }
+
+    fn seating(addresses: impl IntoIterator<Item = SocketAddr>) -> Seating {
+        let mut seating = Seating::default();
+        addresses.into_iter().for_each(|address| seating.push(address, EVEN));
+        seating
+    }
+
+    fn buckets() -> impl Iterator<Item = Bucket> {
+        (0..=u16::MAX).map(Bucket)
+    }
+
+    /// Asks for every bucket by memory and afresh.
+    fn check(seating: &mut Seating, what: &str) {
+        for bucket in buckets() {
+            assert_eq!(seating.winner(bucket), seating.compute(bucket), "{what}: {bucket:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_wins_an_empty_group() {
+        assert_eq!(seating([]).winner(Bucket(0)), None);
+        assert_eq!(seating([address(1)]).best_of(Bucket(0), std::iter::empty()), None);
+        assert_eq!(seating([address(1)]).winner(Bucket(9)), Some(0));
+    }
+
+    #[test]
+    fn remembered_winners_are_the_computed_ones_through_every_edit() {
+        let mut large = seating((0..40).map(address));
+        check(&mut large, "new");
+        large.push(address(100), EVEN);
+        check(&mut large, "one more");
+        large.push(address(5), EVEN);
+        check(&mut large, "one more of an address that is there");
+        large.change(3, address(3), address(200));
+        check(&mut large, "another address");
+        large.change(5, address(5), address(201));
+        check(&mut large, "the first of two goes, the second moves up");
+        large.change(0, address(0), address(5));
+        check(&mut large, "one comes before another of its address");
+        (0..20).for_each(|_| large.push(address(7), EVEN));
+        check(&mut large, "many of one address");
+        large.change(7, address(7), address(202));
+        check(&mut large, "the first of many goes");
+    }
+
+    #[test]
+    fn what_the_group_is_counts_and_not_how_it_became_so() {
+        let mut edited = seating([1, 2, 2, 3, 1].map(address));
+        edited.change(1, address(2), address(9));
+        edited.change(0, address(1), address(2));
+        edited.change(3, address(3), address(1));
+        let mut fresh = seating([2, 9, 2, 1, 1].map(address));
+        for bucket in buckets() {
+            assert_eq!(edited.winner(bucket), fresh.winner(bucket), "{bucket:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_spelled_as_mapped_v6_changes_nothing() {
+        let mapped: SocketAddr = "[::ffff:10.0.0.2]:80".parse().expect("an address");
+        let (mut plain, mut other) = (seating([1, 2, 3].map(address)), seating([1, 2, 3].map(address)));
+        other.change(1, address(2), mapped);
+        let mut third = seating([address(1), mapped, address(3)]);
+        for bucket in buckets().step_by(7) {
+            let winner = plain.winner(bucket);
+            assert_eq!((other.winner(bucket), third.winner(bucket)), (winner, winner), "{bucket:?}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_shared_by_weight() {
+        let mut weighted = Seating::default();
+        for (n, weight) in [1, 2, 5].into_iter().enumerate() {
+            weighted.push(address(n as u32), NonZeroU32::new(weight).expect("not zero"));
+        }
+        let mut won = [0_u32; 3];
+        buckets().for_each(|bucket| won[weighted.winner(bucket).expect("three channels")] += 1);
+        for (won, expected) in won.into_iter().zip([8_192, 16_384, 40_960]) {
+            assert!(won.abs_diff(expected) < 500, "{won} buckets, expected about {expected}");
+        }
+    }
+
+    #[test]
+    fn equal_weights_of_any_size_are_even_weights() {
+        let mut heavy = Seating::default();
+        (0..9).for_each(|n| heavy.push(address(n), NonZeroU32::MAX));
+        let mut even = seating((0..9).map(address));
+        assert!(buckets().all(|bucket| heavy.winner(bucket) == even.winner(bucket)));
+    }
+
+    #[test]
+    fn the_cost_is_a_logarithm() {
+        let rows = [
+            (1 << 63, 1.0),
+            (1 << 62, 2.0),
+            (3 << 62, 0.415_037_499),
+            (1, 64.0),
+            (0, 64.0),
+            (u64::MAX, 0.0),
+            (0x1234_5678_9abc_def0, 3.813_781_19),
+        ];
+        for (hash, expected) in rows {
+            let got = cost(hash) as f64 / (1_u64 << 32) as f64;
+            assert!((got - expected).abs() < 1e-6, "{hash:#x}: {got}, expected {expected}");
+        }
+        for shift in 0..64 {
+            let hash = u64::MAX >> shift;
+            assert!(cost(hash) <= cost(hash - 1), "a higher hash never costs more: {hash:#x}");
+        }
+    }
+
+    #[test]
+    fn neighbours_spread_over_the_buckets() {
+        let mut seen = vec![false; BUCKETS];
+        for n in 0..65_536_u32 {
+            seen[Bucket::of(ClientAddr::from(IpAddr::V4((0xc0a8_0000 + n).into()))).index()] = true;
+        }
+        let hit = seen.iter().filter(|&&hit| hit).count();
+        // As many as random throws would hit: 1 - 1/e of all.
+        assert!(hit.abs_diff(41_427) < 600, "{hit} buckets hit");
+    }
+}
