@@ -111,7 +111,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// Those of the input, but for interruptions.
-    pub fn next(&mut self) -> io::Result<Line<'_>> {
+    pub fn read(&mut self) -> io::Result<Line<'_>> {
         self.line.clear();
         let mut too_long = false;
         loop {
@@ -189,15 +189,14 @@ mod tests {
         let mut input = b"a\0\xff\n\n".to_vec();
         input.extend([longest.as_slice(), b"\n", &longest, b"y\nshow\n", &longest, &longest, b"\nrest"].concat());
         let mut lines = Lines::new(io::BufReader::with_capacity(7, input.as_slice()));
-        let read = |line: Line<'_>, expected: Line<'_>| assert_eq!(line, expected);
-        read(lines.next().expect("no error"), Line::Whole(b"a\0\xff"));
-        read(lines.next().expect("no error"), Line::Whole(b""));
-        read(lines.next().expect("no error"), Line::Whole(&longest));
-        read(lines.next().expect("no error"), Line::TooLong);
-        read(lines.next().expect("no error"), Line::Whole(b"show"));
-        read(lines.next().expect("no error"), Line::TooLong);
-        read(lines.next().expect("no error"), Line::Rest(b"rest"));
-        read(lines.next().expect("no error"), Line::End);
+                assert_eq!(lines.read().expect("no error"), Line::Whole(b"a\0\xff"));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b""));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(&longest));
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b"show"));
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::Rest(b"rest"));
+        assert_eq!(lines.read().expect("no error"), Line::End);
         assert!(lines.line.capacity() <= 2 * MAX_LINE, "{}", lines.line.capacity());
     }
 
@@ -205,8 +204,8 @@ mod tests {
     fn a_too_long_line_without_an_end_is_told_once() {
         let input = vec![b'x'; MAX_LINE + 1];
         let mut lines = Lines::new(input.as_slice());
-        assert_eq!(lines.next().expect("no error"), Line::TooLong);
-        assert_eq!(lines.next().expect("no error"), Line::End);
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::End);
     }
 
     #[test]
