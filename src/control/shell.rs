@@ -171,3 +171,113 @@ impl<W: Write> Printer<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::conversations::Instance;
+
+    fn client(instance: &Instance) -> Client {
+        Client::find(&instance.wanted()).expect("an instance")
+    }
+
+    /// What the shell prints, and its exit code, when its input is a pipe.
+    fn piped(instance: &Instance, input: &[u8]) -> (String, u8) {
+        let mut out = Vec::new();
+        let code = through_pipe(&mut client(instance), input, Printer::new(&mut out));
+        (String::from_utf8(out).expect("text"), code)
+    }
+
+    fn opening() -> String {
+        format!(
+            "\nbalance 4.0 interactive command shell\nPID of master process is {}\n\n",
+            std::process::id()
+        )
+    }
+
+    fn failing(kind: ErrorKind) -> impl Write {
+        struct Failing(ErrorKind);
+        impl Write for Failing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        Failing(kind)
+    }
+
+    #[test]
+    fn the_shell_prints_what_3_57_prints() {
+        let instance = Instance::start();
+        let (text, code) = piped(&instance, b"group 7\n\nhash\nx\n");
+        let dialogue =
+            "balance[0] balance[7] balance[7] group 7 set to hash\nbalance[7] syntax error\nbalance[7] \n";
+        assert_eq!((text, code), (opening() + dialogue, 0));
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_counts() {
+        let (text, code) = piped(&Instance::start(), b"disable 0");
+        assert_eq!((text, code), (opening() + "balance[0] channel 0 disabled\nbalance[0] \n", 0));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_one_syntax_error() {
+        let input = [&b"show;".repeat(MAX_LINE)[..], b"\nrr\n"].concat();
+        let (text, _) = piped(&Instance::start(), &input);
+        let dialogue = "balance[0] syntax error\nbalance[0] group 0 set to round robin\nbalance[0] \n";
+        assert_eq!(text, opening() + dialogue);
+    }
+
+    #[test]
+    fn quit_leaves_and_kill_says_how_it_went() {
+        let instance = Instance::start();
+        assert_eq!(piped(&instance, b"x; quit\nshow\n"), (opening() + "balance[0] syntax error\n", 0));
+        let (text, code) = piped(&instance, b"kill\nshow\n");
+        assert_eq!((text, code), (opening() + "balance[0] shutdown complete, exiting.\n", 0));
+    }
+
+    #[test]
+    fn an_instance_that_went_away_is_noticed() {
+        let instance = Instance::start();
+        let mut client = client(&instance);
+        instance.stop();
+        let mut out = Vec::new();
+        assert_eq!(through_pipe(&mut client, &b"show\n"[..], Printer::new(&mut out)), UNAVAILABLE);
+        assert_eq!(ask_once(&mut client, b"show", Printer::new(&mut out)), UNAVAILABLE);
+        let options = OneShot { wanted: instance.wanted(), text: b"show".to_vec() };
+        assert_eq!(one_shot(&options), UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_command_tells_its_caller_how_it_went() {
+        let instance = Instance::start();
+        let ask = |text: &[u8]| {
+            let mut out = Vec::new();
+            let code = ask_once(&mut client(&instance), text, Printer::new(&mut out));
+            (String::from_utf8(out).expect("text"), code)
+        };
+        assert_eq!(ask(b"group 1; disable 0"), ("no such channel 0\n".into(), 65));
+        assert_eq!(ask(b"bogus"), ("syntax error\n".into(), 64));
+        assert_eq!(ask(b"disable 0"), ("channel 0 disabled\n".into(), 0));
+        assert_eq!(ask(b"quit"), (String::new(), 0));
+        assert_eq!(ask(b""), (String::new(), 0));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
+        let instance = Instance::start();
+        let run = |text: &[u8], kind| ask_once(&mut client(&instance), text, Printer::new(failing(kind)));
+        assert_eq!(run(b"version; disable 0", ErrorKind::BrokenPipe), 0);
+        assert_eq!(run(b"disable 0; x", ErrorKind::BrokenPipe), 64, "carried out all the same");
+        assert_eq!(run(b"version", ErrorKind::StorageFull), IO_ERROR);
+        let shell = through_pipe(
+            &mut client(&instance),
+            &b"show\n"[..],
+            Printer::new(failing(ErrorKind::BrokenPipe)),
+        );
+        assert_eq!(shell, 0);
+    }
+}

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::control::command::{self, HostPort, SyntaxError};
+use crate::control::argument::HostPort;
+use crate::control::command::{self, SyntaxError};
 use crate::control::endpoint::{Endpoint, Entry};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
@@ -201,7 +202,10 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) {
     let allowed =
         peer::uid(&stream).is_ok_and(|peer| peer::may_control(peer, shared.owner, shared.group_named));
     if !allowed {
-        return refuse(&stream, &format!("denied: only root and user {} may control this instance", shared.owner));
+        return refuse(
+            &stream,
+            &format!("denied: only root and user {} may control this instance", shared.owner),
+        );
     }
     // On BSD an accepted socket inherits the listener's mode.
     if stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(WRITE_PATIENCE))).is_err() {
@@ -253,8 +257,7 @@ impl Drop for Open {
 fn converse(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     let mut input = Lines::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
-    let greeting =
-        Greeting { version: render::VERSION.into(), pid: std::process::id(), protocol: PROTOCOL };
+    let greeting = Greeting { version: render::VERSION.into(), pid: std::process::id(), protocol: PROTOCOL };
     writeln!(output, "{greeting}")?;
     output.flush()?;
     let mut session = Session::default();
@@ -263,7 +266,11 @@ fn converse(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
             Line::Whole(line) => answer_line(shared, line, &mut session, &mut output)?,
             Line::TooLong => {
                 write_body(&mut output, &render::text(&Reply::SyntaxError))?;
-                Status { code: render::exit_code(&Reply::SyntaxError), group: session.group.index(), end: false }
+                Status {
+                    code: render::exit_code(&Reply::SyntaxError),
+                    group: session.group.index(),
+                    end: false,
+                }
             }
             // A line that the client did not end may be half a command: `disable 1` of `disable 12`.
             Line::Rest(_) | Line::End => return Ok(()),

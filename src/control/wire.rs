@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn other_first_lines_are_no_greeting_and_other_lines_no_status() {
-        for line in ["", "SSH-2.0-OpenSSH", "balance", "balance 4 pid x protocol 1", "balance 4 pid 1", ". 0 0"] {
+        for line in
+            ["", "SSH-2.0-OpenSSH", "balance", "balance 4 pid x protocol 1", "balance 4 pid 1", ". 0 0"]
+        {
             assert_eq!(Greeting::parse(line), None, "{line:?}");
         }
         for line in ["", ".", ". ", ". 0", "..", ". x 0", ". 256 0", ".0 0", "show"] {
@@ -187,9 +189,11 @@ mod tests {
     fn lines_of_any_length_are_read_in_bounded_memory() {
         let longest = vec![b'x'; MAX_LINE];
         let mut input = b"a\0\xff\n\n".to_vec();
-        input.extend([longest.as_slice(), b"\n", &longest, b"y\nshow\n", &longest, &longest, b"\nrest"].concat());
+        input.extend(
+            [longest.as_slice(), b"\n", &longest, b"y\nshow\n", &longest, &longest, b"\nrest"].concat(),
+        );
         let mut lines = Lines::new(io::BufReader::with_capacity(7, input.as_slice()));
-                assert_eq!(lines.read().expect("no error"), Line::Whole(b"a\0\xff"));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b"a\0\xff"));
         assert_eq!(lines.read().expect("no error"), Line::Whole(b""));
         assert_eq!(lines.read().expect("no error"), Line::Whole(&longest));
         assert_eq!(lines.read().expect("no error"), Line::TooLong);
