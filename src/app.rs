@@ -1,8 +1,302 @@
-//! The composition root.
+//! The composition root: settings → bind → background → workers → controllers → the end.
+//!
+//! Knows: every room's front door, the order of start and stop, which settings become which room's options.
+//! Never: scheduling rules, command syntax, byte copying.
+
 use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, CliError, GroupDecl, Invocation, Listen, PortWord, Serve, SettingsError};
+use crate::net::listen::{ListenError, Listener};
+use crate::net::server::{Options, Server};
+use crate::net::{self, resolve};
+use crate::observe::{Dump, Event, Log, Severity};
+use crate::process::{self, Cause, Hangup, Notifier, Shutdown, Side};
+use crate::sched::{Addresses, AdminState, GroupId, Rules, SharedTable, Table};
+
+mod controllers;
+
+/// Exit codes of sysexits.h.
+mod exit {
+    pub(super) const USAGE: u8 = 64;
+    pub(super) const BAD_DATA: u8 = 65;
+    pub(super) const UNAVAILABLE: u8 = 69;
+    pub(super) const OS: u8 = 71;
+}
+
+/// How long a start waits for a port that the instance before it is just leaving.
+const BIND_PATIENCE: Duration = Duration::from_millis(500);
+const BIND_RETRY: Duration = Duration::from_millis(5);
+
+/// Why the program ends early: the exit code and what stderr gets.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        let code = match error {
+            SettingsError::Usage { .. } | SettingsError::InvalidPort { .. } => exit::USAGE,
+            SettingsError::InvalidAddress { .. } => exit::BAD_DATA,
+            SettingsError::EmptyGroup => exit::UNAVAILABLE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        Self::new(exit::OS, error.to_string())
+    }
+}
 
 /// Runs the program with the given `argv` (program name first) and says how it ended.
-pub fn run(_argv: Vec<OsString>) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run(argv: Vec<OsString>) -> ExitCode {
+    match dispatch(&argv) {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { code, message }) => {
+            let end = if message.ends_with('\n') || message.is_empty() { "" } else { "\n" };
+            // Whoever closed stderr does not want to know.
+            let _ = write!(io::stderr(), "{message}{end}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
+    // First of all: the inherited descriptor has a fixed number, which nobody else may be given.
+    let environment = controllers::Environment::read();
+    let inherited =
+        process::inherited_listener(environment.listen_pid.as_deref(), environment.listen_fds.as_deref());
+    let raw = match config::parse(argv) {
+        Ok(raw) => raw,
+        Err(CliError::Help(text) | CliError::Version(text)) => return print(text.as_bytes()),
+        Err(CliError::Usage { text }) => return Err(Failure::new(exit::USAGE, text)),
+    };
+    match Invocation::try_from(raw)? {
+        Invocation::Serve(settings) => {
+            let start = Start::prepare(&settings, inherited)?;
+            start.run(&settings, &environment)
+        }
+        Invocation::Command { instance, text } => {
+            let port = port_number(&instance.port)?;
+            controllers::one_shot(&instance, port, &text, &environment)
+        }
+        Invocation::Shell { instance } => {
+            let port = port_number(&instance.port)?;
+            controllers::shell(&instance, port, &environment)
+        }
+        Invocation::Man => print(&config::man_page()),
+        Invocation::Completions(shell) => print(&config::completions(shell)),
+    }
+}
+
+/// A reader that went away has seen what it wanted.
+fn print(text: &[u8]) -> Result<u8, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(exit::OS, format!("balance: cannot write to stdout: {e}")))
+        }
+        _ => Ok(0),
+    }
+}
+
+fn port_number(word: &PortWord) -> Result<u16, Failure> {
+    match word {
+        PortWord::Number(n) => Ok(n.get()),
+        PortWord::Name(name) => resolve::service_port(name)
+            .ok_or_else(|| SettingsError::InvalidPort { word: name.clone() }.into()),
+    }
+}
+
+fn first_address(host: &str, port: u16) -> Result<SocketAddr, Failure> {
+    resolve::addresses(host, port)
+        .ok()
+        .and_then(|found| found.first().copied())
+        .ok_or_else(|| SettingsError::InvalidAddress { word: host.to_owned() }.into())
+}
+
+/// Everything that can fail because of what was typed, done: what is left is to serve.
+struct Start {
+    listener: Listener,
+    table: SharedTable,
+    source: Option<IpAddr>,
+    workers: usize,
+}
+
+impl Start {
+    fn prepare(settings: &Serve, inherited: Option<std::os::fd::OwnedFd>) -> Result<Self, Failure> {
+        let port = port_number(&settings.port)?;
+        let address = match &settings.listen {
+            Listen::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            Listen::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+            Listen::Host(host) => first_address(host, port)?,
+        };
+        let source = match &settings.source {
+            Some(host) => Some(first_address(host, 0)?.ip()),
+            None => None,
+        };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = settings.workers.map_or(cores, NonZeroUsize::get);
+        let rules = Rules {
+            hash_failover: settings.hash_failover,
+            autodisable: settings.autodisable,
+            shards: workers,
+        };
+        let mut table = Table::new(rules);
+        declare(&mut table, &settings.groups, port)?;
+        let keepalive = settings.client_keepalive.map(keepalive);
+        let listener = match inherited {
+            Some(fd) => Listener::inherit(fd, keepalive)?,
+            None => bind(address, keepalive)?,
+        };
+        Ok(Self { listener, table: SharedTable::new(table), source, workers })
+    }
+
+    fn run(self, settings: &Serve, environment: &controllers::Environment) -> Result<u8, Failure> {
+        let foreground = settings.foreground || process::is_init();
+        let descriptor_limit = process::raise_descriptor_limit();
+        process::forbid_core_files();
+        let warn = Log::stderr(settings.debug);
+        if settings.dump && !foreground {
+            let text = "-p needs -f: the packet dump is off in the background".into();
+            warn.tell(&Event::Note { severity: Severity::Warning, text });
+        }
+        let endpoint =
+            controllers::bind(self.listener.address(), settings.control_group.as_deref(), environment, &warn);
+        let ready = if foreground {
+            None
+        } else {
+            match process::detach() {
+                Ok(Side::Caller(verdict)) => {
+                    // The endpoint's name now belongs to the instance.
+                    std::mem::forget(endpoint);
+                    return if verdict.code == 0 {
+                        Ok(0)
+                    } else {
+                        Err(Failure::new(verdict.code, verdict.message))
+                    };
+                }
+                Ok(Side::Instance(ready)) => Some(ready),
+                Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
+            }
+        };
+        let log = if foreground { warn } else { Log::syslog(settings.debug) };
+        let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
+        let listen = self.listener.address();
+        let running = Shutdown::install(hangup).and_then(|shutdown| {
+            let dump = (settings.dump && foreground).then(|| Dump::stdout(log.clone()));
+            let server = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
+            Ok((shutdown, server))
+        });
+        let (shutdown, (server, table)) = match (running, ready) {
+            (Ok(running), None) => running,
+            (Ok(running), Some(ready)) => {
+                // A failure here was told to the caller, who reports it.
+                if ready.serving().is_err() {
+                    return Ok(exit::OS);
+                }
+                running
+            }
+            (Err(e), ready) => {
+                let message = format!("balance: cannot start: {e}");
+                return match ready {
+                    Some(ready) => {
+                        ready.failed(exit::OS, &message);
+                        Ok(exit::OS)
+                    }
+                    None => Err(Failure::new(exit::OS, message)),
+                };
+            }
+        };
+        log.tell(&Event::Started { listen, pid: std::process::id() });
+        let controlled = controllers::serve(endpoint, table, server, &log);
+        let cause = shutdown.wait();
+        if cause == Cause::Drained {
+            log.tell(&Event::Drained);
+        }
+        // The name goes first and the port after it: whoever gets the port next finds the name free.
+        if let Some(control) = controlled {
+            control.stop();
+        }
+        Ok(0)
+    }
+
+    fn start(
+        self,
+        settings: &Serve,
+        log: &Log,
+        dump: Option<Dump>,
+        descriptor_limit: u64,
+        notifier: Notifier,
+    ) -> io::Result<(Server, SharedTable)> {
+        let options = Options {
+            workers: self.workers,
+            outgoing: net::Outgoing {
+                source: self.source,
+                keepalive: settings.server_keepalive.map(keepalive),
+            },
+            connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.idle_timeout,
+            half_close_timeout: settings.half_close_timeout,
+            dump,
+            descriptor_limit,
+        };
+        let server = Server::start(&self.listener, &self.table, log, options, move || notifier.drained())?;
+        Ok((server, self.table))
+    }
+}
+
+fn keepalive(of: config::Keepalive) -> net::Keepalive {
+    net::Keepalive { idle: of.idle, interval: of.interval, count: of.count }
+}
+
+/// Resolves the channels of the command line into the table.
+fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result<(), Failure> {
+    for (index, group) in groups.iter().enumerate() {
+        let id = GroupId::new(index)
+            .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
+        table.set_policy(id, group.policy);
+        for target in &group.targets {
+            let invalid = || SettingsError::InvalidAddress { word: target.word.clone() };
+            let port = match &target.port {
+                None => default_port,
+                Some(PortWord::Number(n)) => n.get(),
+                Some(PortWord::Name(name)) => resolve::service_port(name).ok_or_else(invalid)?,
+            };
+            let addresses = resolve::addresses(&target.host, port).map_err(|_| invalid())?;
+            let addresses = Addresses::new(addresses).ok_or_else(invalid)?;
+            table.create(id, addresses, target.maxc, AdminState::Enabled).map_err(|_| {
+                Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
+fn bind(address: SocketAddr, keepalive: Option<net::Keepalive>) -> Result<Listener, Failure> {
+    let started = Instant::now();
+    loop {
+        match Listener::bind(address, keepalive) {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && started.elapsed() < BIND_PATIENCE => {
+                thread::sleep(BIND_RETRY);
+            }
+            result => return Ok(result?),
+        }
+    }
 }

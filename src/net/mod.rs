@@ -1,1 +1,21 @@
-//! Stub.
+//! The data plane: sockets in, bytes across, nothing decided about channels.
+//!
+//! One worker per core, each with its own poller and its own connections; they share the listener, the table and nothing
+//! else. Reading order: [`listen`] takes clients, `worker` owns their connections, `dial` walks the table's route,
+//! [`relay`] decides what to move, `sockets` and `splice` move it, [`server`] starts and stops the lot.
+//! `resolve` turns names into addresses before any of it.
+
+mod descriptors;
+mod dial;
+pub mod listen;
+mod poller;
+pub mod relay;
+pub mod resolve;
+pub mod server;
+mod socket;
+mod sockets;
+mod splice;
+mod timers;
+mod worker;
+
+pub use socket::{Keepalive, Outgoing};

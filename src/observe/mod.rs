@@ -1,1 +1,14 @@
-//! Stub.
+//! Telling the operator: events to the log, packets to the dump. Never asked back, decides nothing.
+//!
+//! What an event says is pure text ([`Event`], [`dump_chunk`]); the sinks ([`Log`], [`Dump`]) are the only places here
+//! that touch a descriptor, and say so.
+//! Reading order: `event`, `log`, `dump`.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod dump;
+mod event;
+mod log;
+
+pub use dump::{Direction, Dump, dump_chunk};
+pub use event::{Event, Severity};
+pub use log::Log;

@@ -1,1 +1,13 @@
-//! Stub.
+//! The operating system's side: going to the background, limits, signals.
+//!
+//! Reading order: `inherit`, `daemon`, `limits`, `shutdown`.
+
+mod daemon;
+mod inherit;
+mod limits;
+mod shutdown;
+
+pub use daemon::{Ready, Side, Verdict, detach, is_init};
+pub use inherit::inherited_listener;
+pub use limits::{forbid_core_files, raise_descriptor_limit};
+pub use shutdown::{Cause, Hangup, Notifier, Shutdown};

@@ -1,0 +1,175 @@
+//! The manual page and the shell completions, made from the table of options.
+//!
+//! Knows: roff, the sections of a manual page. Never: the terminal, today's date.
+//! `balance.1` in the root of the tree is this page; `balance --man > balance.1` makes it anew.
+
+use clap_complete::aot;
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, roman};
+
+use super::cli::{Shell, table};
+use super::usage::{COMMANDS, EXAMPLES};
+
+/// When the text of the page was last worth a new date. Fixed, so that the page is the same on every machine.
+const DATE: &str = "2026-11-22";
+
+const SOURCE: &str =
+    concat!("balance ", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
+
+const DESCRIPTION: &str = "\
+balance listens on PORT and hands each client to one of its channels. A channel is a host and a port, with an optional \
+limit of simultaneous connections. Channels stand in groups. The first group is tried first; within a group a client gets \
+the next channel in turn, or, in a group that % ended, the channel that its address maps to. A channel that is disabled, \
+full or does not answer is passed over, and so is a group that has no other; when no group is left, the client is closed.
+
+Without -f balance goes into the background, and its exit status 0 means that it serves. PORT alone, without a channel, is \
+legal: channels can be created while it runs.
+
+Options may stand anywhere, short ones may be written together (-fp, -t2), -- ends them, and of an option that is \
+repeated the last one counts. -i and -c cannot be used together.";
+
+const STATUS: &[(&str, &str)] = &[
+    ("0", "it serves, or the command was answered"),
+    ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
+    ("65", "a CHANNEL or ADDR that is unknown or invalid; -c: the command was answered with another error"),
+    ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
+    ("71", "the address cannot be listened on; the message names the cause"),
+];
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "/run/balance/balance.PORT.ADDR",
+        "the Unix socket on which an instance takes commands from its owner, root and --control-group",
+    ),
+    ("$XDG_RUNTIME_DIR/balance/", "the same for users who cannot write there"),
+    ("/etc/services", "names of ports"),
+];
+
+const DIFFERENCES: &[&str] = &[
+    "A background start that fails says so and exits with the status above; 3.57 exited with 0.",
+    "Each side of a connection ends on its own (half-close), a reset stays a reset, and urgent data passes in both \
+     directions. Two sides that both send much do not block each other.",
+    "A hash group maps by the client's whole address, without its port, and adding or losing a channel moves only the \
+     clients it must.",
+    "-t and -T take fractions and units. -t 0 is wrong usage; -T 0 means never, which is the default.",
+    "IPv6 channels are written [addr]:port:maxc.",
+    "-c takes several commands separated by semicolons, and exits with 64 or 65 when one is answered with an error.",
+    "-p without -f warns and prints nothing; 3.57 wrote the dump into a connection.",
+    "-M is accepted and changes nothing: nothing is shared with other processes.",
+    "Commands go through a Unix socket that checks who is asking.",
+];
+
+/// The manual page in roff. The same bytes on every machine.
+pub fn man_page() -> Vec<u8> {
+    // Without their headings all options are in the one section OPTIONS, where readers look for them.
+    let options = table().long_about(DESCRIPTION).mut_args(|arg| arg.help_heading(None::<&str>));
+    let man = Man::new(options).title("BALANCE").date(DATE).source(SOURCE).manual("User Commands");
+    let mut page = Vec::new();
+    let rendered = [Man::render_title, Man::render_name_section, Man::render_synopsis_section]
+        .into_iter()
+        .chain([Man::render_description_section, Man::render_options_section])
+        .try_for_each(|render| render(&man, &mut page))
+        .and_then(|()| own_sections().to_writer(&mut page));
+    debug_assert!(rendered.is_ok(), "a Vec takes every write");
+    without_repeated_preamble(page)
+}
+
+/// Each section brings the definitions that roff wants once, at the top.
+fn without_repeated_preamble(page: Vec<u8>) -> Vec<u8> {
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let (preamble, rest) = page.split_at(page.find(".TH ").unwrap_or(0));
+    let rest = if preamble.is_empty() { rest.to_owned() } else { rest.replace(preamble, "") };
+    format!("{preamble}{rest}").into_bytes()
+}
+
+fn own_sections() -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    roff.text([roman(
+        "A running instance understands these, in the shell of -i and as CMD of -c. A word may be shortened (s is show, \
+         h is help, m is maxc). Most work on the current group; CMD starts in group 0.",
+    )]);
+    terms(&mut roff, COMMANDS);
+    roff.control("SH", ["EXIT STATUS"]);
+    terms(&mut roff, STATUS);
+    roff.control("SH", ["FILES"]);
+    terms(&mut roff, FILES);
+    roff.control("SH", ["EXAMPLES"]);
+    terms(&mut roff, EXAMPLES);
+    roff.control("SH", ["DIFFERENCES FROM BALANCE 3.57"]);
+    for difference in DIFFERENCES {
+        roff.control("IP", ["\\(bu", "2"]);
+        roff.text([roman(*difference)]);
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([bold("services"), roman("(5), "), bold("tcp"), roman("(7), "), bold("syslog"), roman("(3)")]);
+    roff
+}
+
+fn terms(roff: &mut Roff, list: &[(&str, &str)]) {
+    for (term, meaning) in list {
+        roff.control("TP", []);
+        roff.text(Vec::<Inline>::from([bold(*term)]));
+        roff.text([roman(*meaning)]);
+    }
+}
+
+/// The completion script for a shell.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let shell = match shell {
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Zsh => aot::Shell::Zsh,
+        Shell::Fish => aot::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    aot::generate(shell, &mut table(), "balance", &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_page_is_the_one_the_program_prints() {
+        let committed = include_str!("../../balance.1");
+        let printed = String::from_utf8(man_page()).expect("text");
+        assert!(committed == printed, "balance.1 is out of date; make it anew: balance --man > balance.1");
+    }
+
+    #[test]
+    fn the_page_has_every_section_and_every_option() {
+        let page = String::from_utf8(man_page()).expect("text");
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "COMMANDS",
+            "\"EXIT STATUS\"",
+            "FILES",
+            "EXAMPLES",
+            "\"DIFFERENCES FROM BALANCE 3.57\"",
+            "\"SEE ALSO\"",
+        ] {
+            assert_eq!(page.matches(&format!(".SH {section}\n")).count(), 1, "{section}");
+        }
+        let plain = page.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
+        for arg in table().get_arguments().filter(|arg| !arg.is_positional()) {
+            let long = arg.get_long().expect("every option has a long name");
+            assert!(plain.contains(&format!("--{long}")), "--{long}");
+            assert!(arg.get_help().is_some(), "--{long} has no help");
+        }
+    }
+
+    #[test]
+    fn every_shell_completes_every_option() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).expect("text");
+            for arg in table().get_arguments().filter(|arg| !arg.is_positional()) {
+                let long = arg.get_long().expect("every option has a long name");
+                assert!(script.contains(long), "{shell:?} does not know --{long}");
+            }
+        }
+    }
+}

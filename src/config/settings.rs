@@ -1,0 +1,325 @@
+//! What the command line means: defaults, ranges and what excludes what. [`RawArgs`] become an [`Invocation`].
+//!
+//! Knows: defaults and legal ranges, and why. Never: how a setting is carried out, whether a host or service exists.
+//! Source: docs/compatibility.md, "Command line" and "Exit codes".
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::cli::{RawArgs, Shell};
+use super::duration::{DurationError, parse_duration};
+use super::target::{
+    GroupDecl, NO_CHANNELS, PortWord, TargetError, invalid_address, is_host, parse_groups, whole_number,
+};
+use super::usage::usage;
+
+/// Long enough for a retransmitted SYN or two, as ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that vanished after the other side had closed must not hold its slot for ever.
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// More threads than any machine this was tried on has cores.
+const MAX_WORKERS: u64 = 1_024;
+/// The most the kernel takes as TCP_KEEPIDLE and TCP_KEEPINTVL, in seconds.
+const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
+/// The most the kernel takes as TCP_KEEPCNT.
+const MAX_KEEPALIVE_PROBES: u64 = 127;
+
+/// What the program was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// Listen and hand clients to channels.
+    Serve(Box<Serve>),
+    /// `-c`: send commands to a running instance.
+    Command {
+        /// Which one.
+        instance: Instance,
+        /// The commands. Bytes that were not UTF-8 were replaced; no command has such a word.
+        text: String,
+    },
+    /// `-i`: a shell on a running instance.
+    Shell {
+        /// Which one.
+        instance: Instance,
+    },
+    /// `--man`: print the manual page.
+    Man,
+    /// `--completions`: print a completion script.
+    Completions(Shell),
+}
+
+/// The running instance that a controller talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// `-b`, as typed but without brackets. `None`: not said.
+    pub bind: Option<String>,
+    /// `-6`: an instance on the IPv6 wildcard is meant; of no weight with `bind`.
+    pub ipv6: bool,
+    /// Its port.
+    pub port: PortWord,
+    /// `-d`.
+    pub debug: bool,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `0.0.0.0`.
+    AnyV4,
+    /// `::`, IPv4 clients too.
+    AnyV6,
+    /// One host or address, as typed but without brackets. Not resolved.
+    Host(String),
+}
+
+/// TCP keepalive of one side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe; whole seconds, at least 1.
+    pub idle: Duration,
+    /// Time between probes; whole seconds, at least 1.
+    pub interval: Duration,
+    /// Lost probes that end the connection; 1..=127.
+    pub count: u32,
+}
+
+/// Everything an instance is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serve {
+    /// `-b`, `-6`.
+    pub listen: Listen,
+    /// PORT; also the port of channels that have none.
+    pub port: PortWord,
+    /// The channels. Empty: the instance starts with none.
+    pub groups: Vec<GroupDecl>,
+    /// `-B`, without brackets. Not resolved.
+    pub source: Option<String>,
+    /// `-t`, at least 1 ms.
+    pub connect_timeout: Duration,
+    /// `-T`. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// `--half-close-timeout`. `None`: never.
+    pub half_close_timeout: Option<Duration>,
+    /// `-f`.
+    pub foreground: bool,
+    /// `-d`.
+    pub debug: bool,
+    /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
+    pub dump: bool,
+    /// `-a`.
+    pub autodisable: bool,
+    /// `-H`.
+    pub hash_failover: bool,
+    /// `-K`. `None`: the system's numbers.
+    pub client_keepalive: Option<Keepalive>,
+    /// `-k`. `None`: the system's numbers.
+    pub server_keepalive: Option<Keepalive>,
+    /// `--control-group`; whether there is such a group is asked later.
+    pub control_group: Option<String>,
+    /// `--workers`, at most 1024. `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// Why the command line means nothing. Prints as the contract has it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// Exit 64. The whole text for stderr, which ends with a newline.
+    #[error("{text}")]
+    Usage {
+        /// A line that says what is wrong and what would be right, then the usage.
+        text: String,
+    },
+    /// Exit 64: PORT is neither 1..=65535 nor, as far as can be seen or was found out, a service.
+    #[error("invalid port [{word}], exiting.")]
+    InvalidPort {
+        /// PORT as typed.
+        word: String,
+    },
+    /// Exit 65: an address that cannot be one, or that was found to be unknown.
+    #[error("{}", invalid_address(word))]
+    InvalidAddress {
+        /// The whole word as typed.
+        word: String,
+    },
+    /// Exit 69: `!` or `%` with no channel before it.
+    #[error("{NO_CHANNELS}")]
+    EmptyGroup,
+}
+
+impl SettingsError {
+    fn usage(wrong: impl AsRef<str>) -> Self {
+        Self::Usage { text: usage(wrong.as_ref()) }
+    }
+}
+
+impl From<TargetError> for SettingsError {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::InvalidAddress { word } => Self::InvalidAddress { word },
+            TargetError::EmptyGroup => Self::EmptyGroup,
+            TargetError::TooManyGroups | TargetError::TooManyChannels => {
+                Self::Usage { text: format!("{error}\n") }
+            }
+        }
+    }
+}
+
+impl TryFrom<RawArgs> for Invocation {
+    type Error = SettingsError;
+
+    /// PORT is judged first, then the options, then the channels in order. Every option is judged in every mode, so that
+    /// a wrong one is found even where it has no effect.
+    fn try_from(raw: RawArgs) -> Result<Self, SettingsError> {
+        if raw.man {
+            return Ok(Self::Man);
+        }
+        if let Some(shell) = raw.completions {
+            return Ok(Self::Completions(shell));
+        }
+        only_one_mode(&raw)?;
+        let Some(port) = &raw.port else {
+            return Err(SettingsError::usage(
+                "no PORT; give a number from 1 to 65535 or the name of a service",
+            ));
+        };
+        let mut serve = serve(&raw, port_word(port)?)?;
+        if !raw.interactive && raw.command.is_none() {
+            serve.groups = parse_groups(&raw.channels)?;
+            return Ok(Self::Serve(Box::new(serve)));
+        }
+        let bind = match serve.listen {
+            Listen::Host(host) => Some(host),
+            Listen::AnyV4 | Listen::AnyV6 => None,
+        };
+        let instance = Instance { bind, ipv6: raw.ipv6, port: serve.port, debug: raw.debug };
+        Ok(match raw.command {
+            Some(text) => Self::Command { instance, text: text.to_string_lossy().into_owned() },
+            None => Self::Shell { instance },
+        })
+    }
+}
+
+/// `-i` and `-c` exclude each other and take exactly one positional (that it is there at all is checked elsewhere).
+fn only_one_mode(raw: &RawArgs) -> Result<(), SettingsError> {
+    let extra = raw.channels.first().map(|word| word.display());
+    match (raw.interactive, &raw.command, extra) {
+        (true, Some(_), _) => Err(SettingsError::usage("-i and -c cannot be used together; choose one")),
+        (true, None, Some(word)) => Err(SettingsError::usage(format!(
+            "'{word}' is one word too many; -i takes one PORT and nothing else"
+        ))),
+        (false, Some(_), Some(word)) => Err(SettingsError::usage(format!(
+            "'{word}' is one word too many; -c takes one PORT, and a CMD of several words needs quotes"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// All options; no channels yet.
+fn serve(raw: &RawArgs, port: PortWord) -> Result<Serve, SettingsError> {
+    let listen = match (&raw.bind, raw.ipv6) {
+        (Some(word), _) => Listen::Host(host(word)?),
+        (None, true) => Listen::AnyV6,
+        (None, false) => Listen::AnyV4,
+    };
+    let connect_timeout = time("-t (--connect-timeout)", raw.connect_timeout.as_deref(), CONNECT_TIMEOUT)?;
+    let idle_timeout = time("-T (--idle-timeout)", raw.idle_timeout.as_deref(), Duration::ZERO)?;
+    let half_close = time("--half-close-timeout", raw.half_close_timeout.as_deref(), HALF_CLOSE_TIMEOUT)?;
+    if connect_timeout.is_zero() {
+        return Err(SettingsError::usage(
+            "-t (--connect-timeout) must be more than 0; it is 5 seconds without -t",
+        ));
+    }
+    Ok(Serve {
+        listen,
+        port,
+        groups: Vec::new(),
+        source: raw.source.as_deref().map(host).transpose()?,
+        connect_timeout,
+        idle_timeout: unless_zero(idle_timeout),
+        half_close_timeout: unless_zero(half_close),
+        foreground: raw.foreground,
+        debug: raw.debug,
+        dump: raw.dump,
+        autodisable: raw.autodisable,
+        hash_failover: raw.hash_failover,
+        client_keepalive: keepalive("-K (--client-keepalive)", raw.client_keepalive.as_deref())?,
+        server_keepalive: keepalive("-k (--server-keepalive)", raw.server_keepalive.as_deref())?,
+        control_group: raw.control_group.as_deref().map(control_group).transpose()?,
+        workers: raw.workers.as_deref().map(workers).transpose()?,
+    })
+}
+
+fn unless_zero(span: Duration) -> Option<Duration> {
+    (!span.is_zero()).then_some(span)
+}
+
+fn port_word(word: &OsStr) -> Result<PortWord, SettingsError> {
+    let port = word.to_str().and_then(PortWord::parse);
+    port.ok_or_else(|| SettingsError::InvalidPort { word: word.to_string_lossy().into_owned() })
+}
+
+/// The address of `-b` or `-B`. Brackets around an IPv6 address are habit from elsewhere; they do no harm.
+fn host(word: &OsStr) -> Result<String, SettingsError> {
+    let bare = word.to_str().map(|text| {
+        let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        inside.filter(|inside| inside.contains(':')).unwrap_or(text)
+    });
+    match bare.filter(|bare| is_host(bare)) {
+        Some(bare) => Ok(bare.to_owned()),
+        None => Err(SettingsError::InvalidAddress { word: word.to_string_lossy().into_owned() }),
+    }
+}
+
+fn time(option: &str, word: Option<&OsStr>, default: Duration) -> Result<Duration, SettingsError> {
+    let Some(word) = word else { return Ok(default) };
+    let shown = word.display();
+    parse_duration(&word.to_string_lossy()).map_err(|error| match error {
+        DurationError::NotATime => SettingsError::usage(format!(
+            "{option} '{shown}' is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d"
+        )),
+        DurationError::OutOfRange => {
+            let zero = if default == CONNECT_TIMEOUT { "" } else { " or 0 for never" };
+            SettingsError::usage(format!("{option} '{shown}' is out of range; give 1ms to 3650d{zero}"))
+        }
+    })
+}
+
+/// `idle:interval:count`, whole numbers.
+fn keepalive(option: &str, word: Option<&OsStr>) -> Result<Option<Keepalive>, SettingsError> {
+    let Some(word) = word else { return Ok(None) };
+    let wrong = || {
+        SettingsError::usage(format!(
+            "{option} '{}' is not IDLE:INTVL:CNT; give seconds, seconds and a count, such as 60:10:6 \
+             (1 to {MAX_KEEPALIVE_SECONDS}, the same, 1 to {MAX_KEEPALIVE_PROBES})",
+            word.display()
+        ))
+    };
+    let text = word.to_string_lossy();
+    let parts: Vec<_> = text.split(':').map(|part| whole_number(part).flatten()).collect();
+    let [Some(idle), Some(interval), Some(count)] = parts[..] else { return Err(wrong()) };
+    let seconds = 1..=MAX_KEEPALIVE_SECONDS;
+    let probes = 1..=MAX_KEEPALIVE_PROBES;
+    if !seconds.contains(&idle) || !seconds.contains(&interval) || !probes.contains(&count) {
+        return Err(wrong());
+    }
+    let count = u32::try_from(count).map_err(|_| wrong())?;
+    let (idle, interval) = (Duration::from_secs(idle), Duration::from_secs(interval));
+    Ok(Some(Keepalive { idle, interval, count }))
+}
+
+fn control_group(word: &OsStr) -> Result<String, SettingsError> {
+    let is_name = |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
+    word.to_str().filter(is_name).map(str::to_owned).ok_or_else(|| {
+        let shown = word.display();
+        SettingsError::usage(format!("--control-group '{shown}' is not the name of a unix group"))
+    })
+}
+
+fn workers(word: &OsStr) -> Result<NonZeroUsize, SettingsError> {
+    let number = whole_number(&word.to_string_lossy()).flatten().filter(|n| *n <= MAX_WORKERS);
+    let number = number.and_then(|n| usize::try_from(n).ok()).and_then(NonZeroUsize::new);
+    number.ok_or_else(|| {
+        let shown = word.display();
+        SettingsError::usage(format!("--workers '{shown}' is not a number from 1 to {MAX_WORKERS}"))
+    })
+}

@@ -1,0 +1,144 @@
+//! The listening socket: address, options, and what an error of accept means.
+//!
+//! Knows: listener options, accept's errno classes. Never: what happens to a client.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::sockopt;
+
+use super::socket::{self, Keepalive};
+
+/// As long as the system allows: a burst waits here instead of being refused.
+const BACKLOG: i32 = 65_535;
+
+/// Which call failed while the listener was set up. Displays as 3.57 says it.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}(): {} ({address})", describe(.source))]
+pub struct ListenError {
+    /// The system call.
+    pub call: &'static str,
+    /// The address it was for.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// The cause as strerror(3) words it, without Rust's number behind it.
+fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+/// A bound and listening socket, shared by the workers; the last one to drop it frees the port.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    fd: Arc<OwnedFd>,
+    address: SocketAddr,
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Listener {
+    /// Binds and listens. `[::]` is dual-stack: v4 clients reach it too.
+    ///
+    /// # Errors
+    /// The failed call with its address and cause.
+    pub fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Self, ListenError> {
+        let at = |call| move |source: io::Error| ListenError { call, address, source };
+        let fd = socket::stream(address).map_err(at("socket"))?;
+        sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
+        if let SocketAddr::V6(v6) = address
+            && (*v6.ip() == Ipv6Addr::UNSPECIFIED || v6.ip().to_ipv4_mapped().is_some())
+        {
+            sockopt::set_ipv6_v6only(&fd, false).map_err(|e| at("setsockopt")(e.into()))?;
+        }
+        rustix::net::bind(&fd, &address).map_err(|e| at("bind")(e.into()))?;
+        Self::prepare(fd, address, keepalive)
+    }
+
+    /// Takes over a socket that somebody else bound (socket activation).
+    ///
+    /// # Errors
+    /// It is not a TCP socket, or it cannot listen.
+    pub fn inherit(fd: OwnedFd, keepalive: Option<Keepalive>) -> Result<Self, ListenError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = rustix::net::getsockname(&fd)
+            .map_err(io::Error::from)
+            .and_then(|any| {
+                SocketAddr::try_from(any).map_err(|_| io::Error::other("the inherited socket is not TCP/IP"))
+            })
+            .map_err(|source| ListenError { call: "getsockname", address: unknown, source })?;
+        let at = |call| move |source: io::Error| ListenError { call, address, source };
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
+        Self::prepare(fd, address, keepalive)
+    }
+
+    fn prepare(fd: OwnedFd, address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Self, ListenError> {
+        let at = |call| move |source: io::Error| ListenError { call, address, source };
+        socket::set_stream_options(&fd, keepalive).map_err(at("setsockopt"))?;
+        rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
+        let bound = rustix::net::getsockname(&fd).ok().and_then(|any| SocketAddr::try_from(any).ok());
+        Ok(Self { fd: Arc::new(fd), address: bound.unwrap_or(address) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next client.
+    pub(super) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
+        socket::accept(&*self.fd).map_err(AcceptError::from)
+    }
+}
+
+/// What an error of accept means for the listener.
+#[derive(Debug)]
+pub(super) enum AcceptError {
+    /// Nobody waits.
+    Empty,
+    /// This client is gone; the next may be there.
+    Client,
+    /// Out of descriptors or memory: wait, say so once.
+    Exhausted,
+    /// Anything else: wait too, a listener never gives up.
+    Other(io::Error),
+}
+
+impl From<io::Error> for AcceptError {
+    fn from(error: io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => Self::Empty,
+            // Linux hands pending network errors of the new socket through accept: they are the client's.
+            Some(
+                Errno::INTR
+                | Errno::CONNABORTED
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::PERM
+                | Errno::TIMEDOUT
+                | Errno::CONNRESET,
+            ) => Self::Client,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Exhausted,
+            None if error.kind() == io::ErrorKind::ConnectionAborted => Self::Client,
+            _ => Self::Other(error),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Readiness by epoll.
+//!
+//! Knows: epoll flags. Never: what a token means.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use crate::net::relay::Ready;
+
+/// Events taken from the kernel at once.
+const BATCH: usize = 256;
+
+/// One worker's epoll instance.
+#[derive(Debug)]
+pub(in crate::net) struct Poller {
+    epoll: OwnedFd,
+    ready: Vec<(u64, Ready)>,
+}
+
+/// Wakes a sleeping poller from another thread.
+#[derive(Debug, Clone)]
+pub(in crate::net) struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Makes the poller report the waker's token.
+    pub(in crate::net) fn wake(&self) {
+        // The only failure is a counter that is full already, and then the poller is awake.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Takes note of the wake-up.
+    pub(in crate::net) fn drain(&self) {
+        let _ = rustix::io::read(&*self.0, &mut [0u8; 8]);
+    }
+}
+
+impl Poller {
+    pub(in crate::net) fn new() -> io::Result<Self> {
+        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(BATCH) })
+    }
+
+    /// A waker that reports `token`.
+    pub(in crate::net) fn waker(&self, token: u64) -> io::Result<Waker> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?;
+        Ok(Waker(Arc::new(fd)))
+    }
+
+    /// Watches a connection's socket for everything, once and for all. Closing it ends the watch.
+    pub(in crate::net) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
+    }
+
+    /// Watches a listener that other workers watch too: one of them is woken per client, not all.
+    pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
+    }
+
+    /// Ends the watch of a listener.
+    pub(in crate::net) fn remove(&mut self, fd: impl AsFd) {
+        // Not watched any more is what was asked for.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Waits for events, `None` = for ever. An interrupted wait reports none.
+    pub(in crate::net) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.ready.clear();
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        let mut room = [const { MaybeUninit::<Event>::uninit() }; BATCH];
+        let (events, _) = match epoll::wait(&self.epoll, &mut room, timeout.as_ref()) {
+            Ok(events) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        self.ready.extend(events.iter().map(|event| {
+            let flags = event.flags;
+            let has = |wanted: EventFlags| flags.intersects(wanted);
+            let ready = Ready {
+                readable: has(EventFlags::IN | EventFlags::HUP),
+                writable: has(EventFlags::OUT),
+                urgent: has(EventFlags::PRI),
+                read_closed: has(EventFlags::RDHUP | EventFlags::HUP),
+                error: has(EventFlags::ERR),
+            };
+            (event.data.u64(), ready)
+        }));
+        Ok(())
+    }
+
+    /// The `i`-th event of the last wait: token and readiness.
+    pub(in crate::net) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+        self.ready.get(i).copied()
+    }
+}

@@ -1,0 +1,13 @@
+//! Readiness: which descriptors can go on. Edge-triggered for connections, level-triggered and shared for the listener.
+//!
+//! Linux has its own (`epoll.rs`); everything else, and a build with `--cfg portable`, goes through `mio` (`portable.rs`).
+
+#[cfg(all(target_os = "linux", not(portable)))]
+mod epoll;
+#[cfg(all(target_os = "linux", not(portable)))]
+pub(super) use epoll::{Poller, Waker};
+
+#[cfg(any(not(target_os = "linux"), portable))]
+mod portable;
+#[cfg(any(not(target_os = "linux"), portable))]
+pub(super) use portable::{Poller, Waker};

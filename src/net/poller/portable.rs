@@ -1,0 +1,108 @@
+//! Readiness by `mio`: kqueue on the BSDs and macOS, event ports, epoll.
+//!
+//! Knows: mio's events. Never: what a token means.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::net::relay::Ready;
+
+/// Events taken from the kernel at once.
+const BATCH: usize = 256;
+
+/// One worker's poller.
+#[derive(Debug)]
+pub(in crate::net) struct Poller {
+    poll: Poll,
+    events: Events,
+    ready: Vec<(u64, Ready)>,
+    /// `mio` is edge-triggered throughout, so a listener is reported after every wait until it is removed.
+    listener: Option<(i32, u64)>,
+}
+
+/// Wakes a sleeping poller from another thread.
+#[derive(Debug, Clone)]
+pub(in crate::net) struct Waker(Arc<mio::Waker>);
+
+impl Waker {
+    /// Makes the poller report the waker's token.
+    pub(in crate::net) fn wake(&self) {
+        let _ = self.0.wake();
+    }
+
+    /// Takes note of the wake-up.
+    pub(in crate::net) fn drain(&self) {}
+}
+
+fn token(token: u64) -> Token {
+    Token(usize::try_from(token).unwrap_or(usize::MAX))
+}
+
+impl Poller {
+    pub(in crate::net) fn new() -> io::Result<Self> {
+        Ok(Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(BATCH),
+            ready: Vec::with_capacity(BATCH),
+            listener: None,
+        })
+    }
+
+    /// A waker that reports `token`.
+    pub(in crate::net) fn waker(&self, number: u64) -> io::Result<Waker> {
+        Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), token(number))?)))
+    }
+
+    /// Watches a connection's socket for everything, once and for all.
+    pub(in crate::net) fn add(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
+        self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), token(number), interest)
+    }
+
+    /// Watches a listener that other workers watch too.
+    pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
+        let raw = fd.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&raw), token(number), Interest::READABLE)?;
+        self.listener = Some((raw, number));
+        Ok(())
+    }
+
+    /// Ends the watch of a listener.
+    pub(in crate::net) fn remove(&mut self, fd: impl AsFd) {
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_fd().as_raw_fd()));
+        self.listener = None;
+    }
+
+    /// Waits for events, `None` = for ever. An interrupted wait reports none.
+    pub(in crate::net) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.ready.clear();
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        for event in &self.events {
+            let ready = Ready {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                urgent: event.is_priority(),
+                read_closed: event.is_read_closed(),
+                error: event.is_error() || event.is_write_closed(),
+            };
+            self.ready.push((event.token().0 as u64, ready));
+        }
+        Ok(())
+    }
+
+    /// The `i`-th event of the last wait: token and readiness.
+    pub(in crate::net) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+        self.ready.get(i).copied()
+    }
+}

@@ -1,0 +1,548 @@
+//! The decisions of one connection's relay: what to read, deliver, end and reset, and when to sleep.
+//!
+//! Knows: two sides, what is held for each, how each direction ends. It sees the kernel only through [`Kernel`], which real
+//! sockets (`sockets.rs`) and the simulator's virtual kernel both implement.
+//! Never: groups, policy, operators, timers, descriptors.
+//! Source: docs/compatibility.md, "Moving data".
+
+use std::io::{self, ErrorKind};
+
+/// Reads of one turn and direction before other connections get theirs.
+const TURN: usize = 16;
+/// A splice moves as much as several reads.
+const SPLICE_COST: usize = 4;
+/// The most that one splice moves, and the most a direction holds in its pipe, in bytes.
+pub const PIPE_BYTES: usize = 1 << 20;
+/// So many reads in a row that fill the buffer make a direction bulk.
+const BULK_AFTER: u8 = 2;
+/// A splice below this many bytes is small, ...
+const SMALL_SPLICE: usize = 16 * 1024;
+/// ... and so many small ones in a row make a direction copy again.
+const SMALL_ENOUGH: u8 = 4;
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to us.
+    Client = 0,
+    /// The channel we connected to.
+    Server = 1,
+}
+
+impl Side {
+    /// The other one.
+    pub fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// What the relay needs of a kernel. Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`].
+pub trait Kernel {
+    /// A pipe that holds spliced bytes.
+    type Pipe;
+    /// Reads what is there; 0 = the side ended its direction. A read never crosses the urgent mark.
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes what fits. Fewer than asked = the side takes no more for now.
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize>;
+    /// Sends the end of the direction towards `side`.
+    fn shutdown(&mut self, side: Side) -> io::Result<()>;
+    /// Is the next byte to read the urgent one?
+    fn at_mark(&mut self, side: Side) -> io::Result<bool>;
+    /// Sends one byte as urgent.
+    fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()>;
+    /// The error that is pending on a side, taken from it.
+    fn error(&mut self, side: Side) -> Option<io::Error>;
+    /// Bytes written to `side` that it has not acknowledged yet.
+    fn unsent(&mut self, side: Side) -> usize;
+    /// An empty pipe, or `None` if bytes have to be copied (no pipes here, few descriptors left, a dump is on).
+    fn open_pipe(&mut self) -> Option<Self::Pipe>;
+    /// Moves up to `max` bytes from a side into an empty pipe. 0 is not proof of an end.
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<usize>;
+    /// Moves up to `len` bytes out of the pipe to a side.
+    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<usize>;
+    /// Takes a pipe back, with the bytes still inside.
+    fn close_pipe(&mut self, pipe: Self::Pipe, held: usize);
+    /// Bytes were read from a side (empty = its end). Not called for spliced bytes.
+    fn saw(&mut self, from: Side, bytes: &[u8]);
+    /// Bytes were delivered to a side.
+    fn delivered(&mut self, to: Side, bytes: usize);
+}
+
+/// What the poller said of one side. All of it may be stale; only a system call knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// A read may give something.
+    pub readable: bool,
+    /// A write may be taken.
+    pub writable: bool,
+    /// Urgent data is on its way.
+    pub urgent: bool,
+    /// The side has sent its end, or is gone: a short read is not the last word.
+    pub read_closed: bool,
+    /// The side has an error pending.
+    pub error: bool,
+}
+
+impl Ready {
+    /// Adds what a new event says.
+    pub fn merge(&mut self, event: Self) {
+        self.readable |= event.readable || event.read_closed || event.error;
+        self.writable |= event.writable || event.error;
+        self.urgent |= event.urgent;
+        self.read_closed |= event.read_closed || event.error;
+        self.error |= event.error;
+    }
+}
+
+/// What the caller does after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing to do before the next event.
+    Sleep,
+    /// There is more to do now, but others come first.
+    Again,
+    /// One side is gone and the other has not yet acknowledged all that was written to it. Ask again a little later.
+    Linger,
+    /// It is over.
+    Done(Ending),
+}
+
+/// How to close the two sockets: `true` = with a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Reset the client's side.
+    pub reset_client: bool,
+    /// Reset the server's side.
+    pub reset_server: bool,
+}
+
+/// How far one direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The source may send more.
+    Open,
+    /// The source has ended; what is held goes out first, then the end.
+    Draining,
+    /// The end was passed on.
+    Ended,
+    /// The destination is gone: nothing can be delivered any more.
+    Dropped,
+}
+
+/// What one direction holds between two turns. An idle connection holds nothing.
+#[derive(Debug)]
+enum Held<P> {
+    Nothing,
+    Bytes { bytes: Box<[u8]>, at: u32 },
+    Pipe { pipe: P, len: u32 },
+}
+
+#[derive(Debug)]
+struct Way<P> {
+    held: Held<P>,
+    urgent: Option<u8>,
+    stage: Stage,
+    splicing: bool,
+    /// Full reads in a row while copying, small splices in a row while splicing.
+    streak: u8,
+}
+
+impl<P> Way<P> {
+    fn new() -> Self {
+        Self { held: Held::Nothing, urgent: None, stage: Stage::Open, splicing: false, streak: 0 }
+    }
+
+    fn holds_data(&self) -> bool {
+        self.urgent.is_some()
+            || match self.held {
+                Held::Nothing => false,
+                Held::Bytes { .. } => true,
+                Held::Pipe { len, .. } => len > 0,
+            }
+    }
+}
+
+/// What stopped a direction's turn.
+enum Stop {
+    /// An event has to come first, or there is nothing left to do.
+    Wait,
+    /// Its turn is over.
+    Turn,
+    /// This side is gone.
+    Gone(Side),
+}
+
+/// One connection's relay.
+#[derive(Debug)]
+pub struct Relay<P> {
+    /// `ways[s]` carries bytes from side `s` to the other.
+    ways: [Way<P>; 2],
+    /// What is known of each side.
+    ready: [Ready; 2],
+    /// Which sides are gone.
+    gone: [bool; 2],
+}
+
+impl<P> Default for Relay<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P> Relay<P> {
+    /// A relay between two connected sides of which nothing is known yet but that they take a write.
+    pub fn new() -> Self {
+        let ready = Ready { writable: true, ..Ready::default() };
+        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2] }
+    }
+
+    /// Takes note of an event.
+    pub fn note(&mut self, side: Side, event: Ready) {
+        self.ready[side as usize].merge(event);
+    }
+
+    /// Has one direction ended while the other goes on?
+    pub fn is_half_closed(&self) -> bool {
+        self.ways.iter().any(|way| way.stage != Stage::Open)
+    }
+
+    /// Bytes held for both sides, those inside pipes included.
+    pub fn held_bytes(&self) -> usize {
+        self.ways
+            .iter()
+            .map(|way| {
+                usize::from(way.urgent.is_some())
+                    + match &way.held {
+                        Held::Nothing => 0,
+                        Held::Bytes { bytes, at } => bytes.len() - *at as usize,
+                        Held::Pipe { len, .. } => *len as usize,
+                    }
+            })
+            .sum()
+    }
+
+    /// Does what can be done now. `scratch` is the worker's buffer; nothing stays in it.
+    pub fn turn<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8]) -> Verdict {
+        let mut again = false;
+        for from in [Side::Client, Side::Server] {
+            match self.pump(kernel, scratch, from) {
+                Stop::Wait => {}
+                Stop::Turn => again = true,
+                Stop::Gone(side) => {
+                    self.lose(kernel, side);
+                    again = true;
+                }
+            }
+            self.release_empty_pipe(kernel, from);
+        }
+        // A side that has ended its direction is not read any more, so only its pending error tells that it is gone.
+        for side in [Side::Client, Side::Server] {
+            let ready = &mut self.ready[side as usize];
+            if ready.error && self.ways[side as usize].stage != Stage::Open && !self.gone[side as usize] {
+                ready.error = false;
+                if kernel.error(side).is_some() {
+                    self.lose(kernel, side);
+                    again = true;
+                }
+            }
+        }
+        self.verdict(kernel, again)
+    }
+
+    /// Ends the connection from outside (idle, kicked). A side that would miss bytes gets a reset, not a clean end.
+    pub fn abandon<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Ending {
+        let ending = Ending {
+            reset_client: self.ways[Side::Server as usize].holds_data() || self.gone[Side::Server as usize],
+            reset_server: self.ways[Side::Client as usize].holds_data() || self.gone[Side::Client as usize],
+        };
+        self.release(kernel);
+        ending
+    }
+
+    /// Gives back what the relay holds. Idempotent.
+    pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
+        for way in &mut self.ways {
+            way.urgent = None;
+            if let Held::Pipe { pipe, len } = std::mem::replace(&mut way.held, Held::Nothing) {
+                kernel.close_pipe(pipe, len as usize);
+            }
+        }
+    }
+
+    fn verdict<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, again: bool) -> Verdict {
+        let ending = match self.gone {
+            [true, true] => Ending { reset_client: true, reset_server: true },
+            [false, false] => {
+                if self.ways.iter().any(|way| way.stage != Stage::Ended) {
+                    return if again { Verdict::Again } else { Verdict::Sleep };
+                }
+                Ending { reset_client: false, reset_server: false }
+            }
+            [client_gone, _] => {
+                let (lost, left) =
+                    if client_gone { (Side::Client, Side::Server) } else { (Side::Server, Side::Client) };
+                let way = &self.ways[lost as usize];
+                if way.stage == Stage::Open || way.holds_data() {
+                    return if again { Verdict::Again } else { Verdict::Sleep };
+                }
+                // A reset throws away what the kernel has not sent yet, so it waits for the last acknowledgement.
+                if kernel.unsent(left) > 0 {
+                    return Verdict::Linger;
+                }
+                Ending { reset_client: left == Side::Client, reset_server: left == Side::Server }
+            }
+        };
+        self.release(kernel);
+        Verdict::Done(ending)
+    }
+
+    /// A side is gone: nothing can be delivered to it; what it sent before still is.
+    fn lose<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, side: Side) {
+        self.gone[side as usize] = true;
+        let towards = &mut self.ways[side.peer() as usize];
+        towards.stage = Stage::Dropped;
+        towards.urgent = None;
+        if let Held::Pipe { pipe, len } = std::mem::replace(&mut towards.held, Held::Nothing) {
+            kernel.close_pipe(pipe, len as usize);
+        }
+        // What it sent before it went can still be there to read, its end behind it.
+        let ready = &mut self.ready[side as usize];
+        ready.readable = true;
+        ready.read_closed = true;
+    }
+
+    /// Moves bytes from one side to the other until something stops it.
+    fn pump<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8], from: Side) -> Stop {
+        let to = from.peer();
+        let mut left = TURN;
+        while left > 0 {
+            if let Err(stop) = self.deliver(kernel, from) {
+                return stop;
+            }
+            match self.ways[from as usize].stage {
+                Stage::Ended | Stage::Dropped => return Stop::Wait,
+                Stage::Draining => return self.pass_end(kernel, from),
+                Stage::Open => {}
+            }
+            // With the destination full, reading would only fill memory.
+            if !self.ready[from as usize].readable || !self.ready[to as usize].writable {
+                return Stop::Wait;
+            }
+            let step = if self.ways[from as usize].splicing && !self.ready[from as usize].urgent {
+                left = left.saturating_sub(SPLICE_COST);
+                self.splice(kernel, from)
+            } else {
+                left -= 1;
+                self.release_empty_pipe(kernel, from);
+                self.copy(kernel, scratch, from)
+            };
+            if let Err(stop) = step {
+                return stop;
+            }
+        }
+        Stop::Turn
+    }
+
+    fn pass_end<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Stop {
+        if self.gone[from as usize] {
+            // It did not end, it broke: the other side gets a reset, not an end. `verdict` sees to it.
+            return Stop::Wait;
+        }
+        // With the other direction over too, the close that follows says it.
+        let passed = if self.ways[from.peer() as usize].stage == Stage::Ended {
+            Ok(())
+        } else {
+            kernel.shutdown(from.peer())
+        };
+        match passed {
+            Ok(()) => {
+                self.ways[from as usize].stage = Stage::Ended;
+                Stop::Wait
+            }
+            Err(_) => Stop::Gone(from.peer()),
+        }
+    }
+
+    /// Delivers what is held. `Ok` = nothing is held any more.
+    fn deliver<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
+        let to = from.peer();
+        loop {
+            let way = &mut self.ways[from as usize];
+            if !way.holds_data() {
+                return Ok(());
+            }
+            if !self.ready[to as usize].writable {
+                return Err(Stop::Wait);
+            }
+            let done = match &mut way.held {
+                Held::Bytes { bytes, at } => {
+                    let rest = &bytes[*at as usize..];
+                    kernel.write(to, rest).map(|n| {
+                        *at += u32::try_from(n).unwrap_or(u32::MAX);
+                        (n, n < rest.len())
+                    })
+                }
+                Held::Pipe { pipe, len } if *len > 0 => kernel.drain(pipe, to, *len as usize).and_then(|n| {
+                    // A pipe that holds bytes and moves none would be asked for ever.
+                    if n == 0 {
+                        return Err(ErrorKind::WriteZero.into());
+                    }
+                    *len -= u32::try_from(n).unwrap_or(u32::MAX).min(*len);
+                    Ok((n, false))
+                }),
+                Held::Nothing | Held::Pipe { .. } => {
+                    let Some(byte) = way.urgent else { return Ok(()) };
+                    kernel.write_urgent(to, byte).map(|()| {
+                        way.urgent = None;
+                        (1, false)
+                    })
+                }
+            };
+            match done {
+                Ok((n, short)) => {
+                    if matches!(&way.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
+                        way.held = Held::Nothing;
+                    }
+                    kernel.delivered(to, n);
+                    if short {
+                        self.ready[to as usize].writable = false;
+                    }
+                }
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => self.ready[to as usize].writable = false,
+                    _ => return Err(Stop::Gone(to)),
+                },
+            }
+        }
+    }
+
+    /// Reads once into the worker's buffer and writes straight on.
+    fn copy<K: Kernel<Pipe = P>>(
+        &mut self,
+        kernel: &mut K,
+        scratch: &mut [u8],
+        from: Side,
+    ) -> Result<(), Stop> {
+        let to = from.peer();
+        let urgent = self.ready[from as usize].urgent;
+        let at_mark = urgent && kernel.at_mark(from).unwrap_or(false);
+        let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
+        let n = match kernel.read(from, room) {
+            Ok(n) => n,
+            Err(e) => return self.read_error(&e, from),
+        };
+        let chunk = &room[..n];
+        kernel.saw(from, chunk);
+        let way = &mut self.ways[from as usize];
+        if n == 0 {
+            way.stage = Stage::Draining;
+            return Ok(());
+        }
+        if at_mark {
+            way.urgent = Some(chunk[0]);
+            self.ready[from as usize].urgent = false;
+            return Ok(());
+        }
+        if n == scratch.len() {
+            way.streak = way.streak.saturating_add(1);
+            if way.streak >= BULK_AFTER {
+                way.splicing = true;
+                way.streak = 0;
+            }
+        } else {
+            way.streak = 0;
+            // All that was there is read, and an edge tells of more. Not so at a mark or before an end, which were
+            // announced already.
+            if !urgent && !self.ready[from as usize].read_closed {
+                self.ready[from as usize].readable = false;
+            }
+        }
+        let mut at = 0;
+        let chunk = &scratch[..n];
+        while at < n {
+            match kernel.write(to, &chunk[at..]) {
+                Ok(written) => {
+                    kernel.delivered(to, written);
+                    at += written;
+                    if at < n {
+                        self.ready[to as usize].writable = false;
+                        break;
+                    }
+                }
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => {
+                        self.ready[to as usize].writable = false;
+                        break;
+                    }
+                    _ => return Err(Stop::Gone(to)),
+                },
+            }
+        }
+        if at < n {
+            self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
+        }
+        Ok(())
+    }
+
+    /// Fills the pipe once; `deliver` empties it.
+    fn splice<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
+        let way = &mut self.ways[from as usize];
+        if matches!(way.held, Held::Nothing) {
+            match kernel.open_pipe() {
+                Some(pipe) => way.held = Held::Pipe { pipe, len: 0 },
+                None => {
+                    way.splicing = false;
+                    return Ok(());
+                }
+            }
+        }
+        let Held::Pipe { pipe, len } = &mut way.held else { return Ok(()) };
+        match kernel.fill(from, pipe, PIPE_BYTES) {
+            // An end, or a mark: a plain read tells which.
+            Ok(0) => way.splicing = false,
+            Ok(n) => {
+                *len = u32::try_from(n).unwrap_or(u32::MAX);
+                way.streak = if n < SMALL_SPLICE { way.streak + 1 } else { 0 };
+                if way.streak >= SMALL_ENOUGH {
+                    way.splicing = false;
+                    way.streak = 0;
+                }
+            }
+            // This kind of socket cannot be spliced.
+            Err(e) if e.kind() == ErrorKind::InvalidInput => way.splicing = false,
+            Err(e) => return self.read_error(&e, from),
+        }
+        Ok(())
+    }
+
+    fn read_error(&mut self, error: &io::Error, from: Side) -> Result<(), Stop> {
+        match error.kind() {
+            ErrorKind::Interrupted => Ok(()),
+            ErrorKind::WouldBlock => {
+                let ready = &mut self.ready[from as usize];
+                ready.readable = false;
+                // If a mark is still ahead, the event that brings its byte says so again.
+                ready.urgent = false;
+                Err(Stop::Wait)
+            }
+            _ => {
+                self.ways[from as usize].stage = Stage::Draining;
+                Err(Stop::Gone(from))
+            }
+        }
+    }
+
+    fn release_empty_pipe<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) {
+        let way = &mut self.ways[from as usize];
+        if matches!(way.held, Held::Pipe { len: 0, .. })
+            && let Held::Pipe { pipe, .. } = std::mem::replace(&mut way.held, Held::Nothing)
+        {
+            kernel.close_pipe(pipe, 0);
+        }
+    }
+}

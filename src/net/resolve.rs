@@ -1,0 +1,209 @@
+//! Names to addresses and service names to ports, once.
+//!
+//! Knows: the system's resolver, the services database. Never: channels, groups, caching.
+//! Source: docs/compatibility.md, "Command line".
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+/// The services database of the system.
+const SERVICES: &str = "/etc/services";
+
+/// All TCP addresses of `host` with `port`, in the resolver's order, without duplicates; never empty. `host` is a name,
+/// an IPv4 address, an IPv6 address with or without brackets, with or without a zone (`fe80::1%eth0`).
+///
+/// Blocks while the resolver asks: call it where that holds up nobody.
+///
+/// # Errors
+/// What the resolver says; `InvalidInput` for an empty host.
+pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "empty host"));
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    match (host, port).to_socket_addrs() {
+        Ok(found) => {
+            let mut list = Vec::new();
+            for address in found {
+                if !list.contains(&address) {
+                    list.push(address);
+                }
+            }
+            if list.is_empty() { Err(no_address()) } else { Ok(list) }
+        }
+        // A scratch container has no hosts file, and its resolver may not know the name that needs no resolver.
+        Err(_) if host.eq_ignore_ascii_case("localhost") => {
+            let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+            Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+}
+
+/// The TCP port of a service name or alias: from the services database, read anew each time, and where that has nothing
+/// from a small table of well-known names, so that a scratch container works.
+pub fn service_port(name: &str) -> Option<u16> {
+    let found = std::fs::read(SERVICES).ok().and_then(|text| port_in(&String::from_utf8_lossy(&text), name));
+    found.or_else(|| WELL_KNOWN.iter().find(|(known, _)| *known == name).map(|(_, port)| *port))
+}
+
+/// Looks a name up in the text of a services database: `name port/protocol alias... # comment`.
+fn port_in(services: &str, name: &str) -> Option<u16> {
+    services.lines().find_map(|line| {
+        let mut words = line.split('#').next().unwrap_or("").split_ascii_whitespace();
+        let official = words.next()?;
+        let (port, protocol) = words.next()?.split_once('/')?;
+        if protocol != "tcp" || !(official == name || words.any(|alias| alias == name)) {
+            return None;
+        }
+        port.parse().ok().filter(|&port| port != 0)
+    })
+}
+
+/// What people balance, with the usual aliases.
+const WELL_KNOWN: &[(&str, u16)] = &[
+    ("amqp", 5672),
+    ("amqps", 5671),
+    ("domain", 53),
+    ("finger", 79),
+    ("ftp", 21),
+    ("ftp-data", 20),
+    ("ftps", 990),
+    ("git", 9418),
+    ("gopher", 70),
+    ("http", 80),
+    ("http-alt", 8080),
+    ("https", 443),
+    ("imap", 143),
+    ("imap2", 143),
+    ("imaps", 993),
+    ("ircd", 6667),
+    ("kerberos", 88),
+    ("ldap", 389),
+    ("ldaps", 636),
+    ("mail", 25),
+    ("memcached", 11211),
+    ("mqtt", 1883),
+    ("ms-sql-s", 1433),
+    ("mysql", 3306),
+    ("nntp", 119),
+    ("nntps", 563),
+    ("pop-3", 110),
+    ("pop3", 110),
+    ("pop3s", 995),
+    ("postgres", 5432),
+    ("postgresql", 5432),
+    ("redis", 6379),
+    ("rsync", 873),
+    ("sieve", 4190),
+    ("sip", 5060),
+    ("sip-tls", 5061),
+    ("smtp", 25),
+    ("smtps", 465),
+    ("socks", 1080),
+    ("ssh", 22),
+    ("submission", 587),
+    ("submissions", 465),
+    ("sunrpc", 111),
+    ("svn", 3690),
+    ("telnet", 23),
+    ("telnets", 992),
+    ("webcache", 8080),
+    ("whois", 43),
+    ("www", 80),
+    ("xmpp-client", 5222),
+    ("xmpp-server", 5269),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(host: &str) -> Vec<String> {
+        addresses(host, 80).map(|list| list.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn numeric_forms_need_no_resolver() {
+        for (host, address) in [
+            ("10.1.1.1", "10.1.1.1:80"),
+            ("::1", "[::1]:80"),
+            ("[::1]", "[::1]:80"),
+            ("2001:DB8::1", "[2001:db8::1]:80"),
+            ("::ffff:10.1.1.3", "[::ffff:10.1.1.3]:80"),
+        ] {
+            assert_eq!(texts(host), [address], "{host}");
+        }
+    }
+
+    #[test]
+    fn a_zone_survives() {
+        let list = addresses("fe80::1%lo", 80).expect("the loopback interface is everywhere");
+        match list[0] {
+            SocketAddr::V6(address) => assert!(address.scope_id() > 0, "{address:?}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(addresses("[fe80::1%lo]", 80).expect("the same in brackets"), list);
+    }
+
+    #[test]
+    fn localhost_is_a_loopback_address_once() {
+        let list = addresses("localhost", 80).expect("localhost needs no network");
+        assert!(list.iter().all(|address| address.ip().is_loopback()), "{list:?}");
+        for (i, address) in list.iter().enumerate() {
+            assert!(!list[..i].contains(address), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_an_error() {
+        for host in ["", "[]", "no such host", "a\0b", "host.invalid", "::1]", "1.2.3.4.5"] {
+            assert!(addresses(host, 80).is_err(), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_services_database_knows_names_aliases_and_tcp_only() {
+        let text = "# comment\nsmtp\t\t25/tcp\t\tmail # x 1/tcp\ntalk 517/udp\nbad\nworse x/tcp\nhuge 99999/tcp\n\
+                    zero 0/tcp\nlast 7/tcp";
+        for (name, port) in [
+            ("smtp", Some(25)),
+            ("mail", Some(25)),
+            ("last", Some(7)),
+            ("talk", None),
+            ("x", None),
+            ("bad", None),
+            ("worse", None),
+            ("huge", None),
+            ("zero", None),
+            ("SMTP", None),
+            ("", None),
+            ("#", None),
+        ] {
+            assert_eq!(port_in(text, name), port, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_the_manual_work_with_any_database_or_none() {
+        for (name, port) in
+            [("smtp", 25), ("imap", 143), ("pop3", 110), ("telnet", 23), ("http", 80), ("redis", 6379)]
+        {
+            assert_eq!(service_port(name), Some(port), "{name}");
+        }
+        assert_eq!(service_port("no-such-service"), None);
+        assert_eq!(service_port(""), None);
+    }
+
+    #[test]
+    fn the_built_in_table_is_sorted_so_that_a_name_stands_once() {
+        assert!(WELL_KNOWN.is_sorted_by(|(a, _), (b, _)| a < b));
+    }
+}

@@ -1,0 +1,196 @@
+//! One socket's system calls: accept, connect, options, the two questions no safe wrapper asks.
+//!
+//! Knows: flags and options, what differs between systems. Never: what a socket is for.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
+
+/// TCP keepalive timing (balance.fm's `-k` and `-K`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Quiet time before the first probe, whole seconds.
+    pub idle: Duration,
+    /// Time between probes, whole seconds.
+    pub interval: Duration,
+    /// Probes without an answer before the connection counts as dead.
+    pub count: u32,
+}
+
+/// How a connection to a channel is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// `-B`: the source address.
+    pub source: Option<IpAddr>,
+    /// `-k`: keepalive timing; `None` = the system's.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// Takes the next client from a listener.
+///
+/// # Errors
+/// `WouldBlock` when there is none; otherwise what accept(2) says.
+pub(super) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    #[cfg(all(target_os = "linux", not(portable)))]
+    let (fd, peer) = {
+        use rustix::net::SocketFlags;
+        rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?
+    };
+    #[cfg(any(not(target_os = "linux"), portable))]
+    let (fd, peer) = {
+        let (fd, peer) = rustix::net::acceptfrom(listener)?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        (fd, peer)
+    };
+    // A client that is gone already has no address any more.
+    let peer = peer
+        .and_then(|any| SocketAddr::try_from(any).ok())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+    Ok((fd, peer))
+}
+
+/// A new non-blocking TCP socket.
+pub(super) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    #[cfg(all(target_os = "linux", not(portable)))]
+    let fd = {
+        use rustix::net::SocketFlags;
+        rustix::net::socket_with(
+            family,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )?
+    };
+    #[cfg(any(not(target_os = "linux"), portable))]
+    let fd = {
+        let fd = rustix::net::socket(family, SocketType::STREAM, None)?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        fd
+    };
+    Ok(fd)
+}
+
+/// Sets what every connection has: no delay, keepalive, urgent bytes kept in their place of the stream.
+///
+/// Connections inherit these from their listener, so clients' sockets cost no call.
+pub(super) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
+    let fd = fd.as_fd();
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    // In line, an urgent byte can never be lost: at worst it arrives as a plain one.
+    sockopt::set_socket_oobinline(fd, true)?;
+    if let Some(timing) = keepalive {
+        #[cfg(not(target_os = "openbsd"))]
+        {
+            sockopt::set_tcp_keepidle(fd, timing.idle)?;
+            sockopt::set_tcp_keepintvl(fd, timing.interval)?;
+            sockopt::set_tcp_keepcnt(fd, timing.count)?;
+        }
+    }
+    Ok(())
+}
+
+/// Begins a connection. `Ok` says that it is on its way, not that it stands.
+///
+/// # Errors
+/// What socket(2), bind(2) of the source address, or connect(2) says at once.
+pub(super) fn connect(address: SocketAddr, how: &Outgoing) -> io::Result<OwnedFd> {
+    let fd = stream(address)?;
+    set_stream_options(&fd, how.keepalive)?;
+    if let Some(source) = how.source {
+        bind_source(&fd, source, address)?;
+    }
+    match rustix::net::connect(&fd, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(fd),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// `-B`: without a port, so that the source address does not use ports up.
+fn bind_source(fd: &OwnedFd, source: IpAddr, towards: SocketAddr) -> io::Result<()> {
+    let source = match (source.to_canonical(), towards) {
+        (IpAddr::V4(v4), SocketAddr::V6(to)) if to.ip().to_ipv4_mapped().is_some() => {
+            IpAddr::V6(v4.to_ipv6_mapped())
+        }
+        (source, _) => source,
+    };
+    if source.is_ipv4() != towards.is_ipv4() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            format!("source address {source} is of another family than {}", towards.ip()),
+        ));
+    }
+    #[cfg(target_os = "linux")]
+    nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    Ok(rustix::net::bind(fd, &SocketAddr::new(source, 0))?)
+}
+
+/// Reads what is there.
+pub(super) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty())?;
+    Ok(n)
+}
+
+/// Writes what fits.
+pub(super) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(fd, buf, SendFlags::NOSIGNAL)?)
+}
+
+/// Sends one urgent byte.
+pub(super) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
+    rustix::net::send(fd, &[byte], SendFlags::OOB | SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Ends our direction.
+pub(super) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(fd, Shutdown::Write)?)
+}
+
+/// The pending error, taken.
+pub(super) fn take_error(fd: impl AsFd) -> Option<io::Error> {
+    match sockopt::socket_error(fd) {
+        Ok(Ok(())) => None,
+        Ok(Err(e)) | Err(e) => Some(e.into()),
+    }
+}
+
+/// Makes the close of this socket a reset.
+pub(super) fn reset_on_close(fd: impl AsFd) {
+    // A socket that is dead already refuses; its peer has seen worse.
+    let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+}
+
+/// Is the next byte to read the urgent one?
+#[allow(unsafe_code, reason = "no safe wrapper of SIOCATMARK exists")]
+pub(super) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    const SIOCATMARK: rustix::ioctl::Opcode = 0x8905;
+    #[cfg(not(target_os = "linux"))]
+    const SIOCATMARK: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<i32>(b's', 7);
+    // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
+    let at = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCATMARK, i32>::new()) }?;
+    Ok(at != 0)
+}
+
+/// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no safe wrapper of SIOCOUTQ exists")]
+pub(super) fn unsent(fd: impl AsFd) -> usize {
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
+    let left = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
+    left.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+}
+
+/// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unsent(_fd: impl AsFd) -> usize {
+    0
+}

@@ -1,0 +1,90 @@
+//! The relay's kernel on real sockets: two descriptors, the worker's pipes, the counters.
+//!
+//! Knows: which descriptor is which side, where bytes are counted. Never: what to do next.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::relay::{Kernel, Side};
+use super::socket;
+use super::splice::{self, Pipe, Pipes};
+use crate::observe::{Direction, Dump};
+use crate::sched::Lease;
+
+/// One connection's sockets for the length of a turn.
+pub(super) struct Sockets<'a> {
+    pub(super) client: BorrowedFd<'a>,
+    pub(super) server: BorrowedFd<'a>,
+    pub(super) pipes: &'a mut Pipes,
+    pub(super) lease: &'a Lease,
+    /// The worker's number, for the counters.
+    pub(super) shard: usize,
+    pub(super) dump: Option<&'a Dump>,
+    /// Bytes delivered to the client and to the server.
+    pub(super) delivered: &'a mut [u64; 2],
+}
+
+impl Sockets<'_> {
+    fn fd(&self, side: Side) -> BorrowedFd<'_> {
+        match side {
+            Side::Client => self.client,
+            Side::Server => self.server,
+        }
+    }
+}
+
+impl Kernel for Sockets<'_> {
+    type Pipe = Box<Pipe>;
+
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
+        socket::read(self.fd(side), buf)
+    }
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        socket::write(self.fd(side), buf)
+    }
+    fn shutdown(&mut self, side: Side) -> io::Result<()> {
+        socket::shutdown_write(self.fd(side))
+    }
+    fn at_mark(&mut self, side: Side) -> io::Result<bool> {
+        socket::at_mark(self.fd(side))
+    }
+    fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()> {
+        socket::write_urgent(self.fd(side), byte)
+    }
+    fn error(&mut self, side: Side) -> Option<io::Error> {
+        socket::take_error(self.fd(side))
+    }
+    fn unsent(&mut self, side: Side) -> usize {
+        socket::unsent(self.fd(side))
+    }
+    fn open_pipe(&mut self) -> Option<Self::Pipe> {
+        // Spliced bytes are never seen, so a dump needs copies.
+        if self.dump.is_some() { None } else { self.pipes.take() }
+    }
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<usize> {
+        splice::fill(self.fd(from), pipe, max)
+    }
+    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<usize> {
+        splice::drain(pipe, self.fd(to).as_fd(), len)
+    }
+    fn close_pipe(&mut self, pipe: Self::Pipe, held: usize) {
+        self.pipes.give(pipe, held);
+    }
+    fn saw(&mut self, from: Side, bytes: &[u8]) {
+        if let Some(dump) = self.dump {
+            let direction = match from {
+                Side::Client => Direction::Sent,
+                Side::Server => Direction::Rcvd,
+            };
+            dump.chunk(direction, bytes);
+        }
+    }
+    fn delivered(&mut self, to: Side, bytes: usize) {
+        let bytes = bytes as u64;
+        self.delivered[to as usize] += bytes;
+        match to {
+            Side::Server => self.lease.add_sent(self.shard, bytes),
+            Side::Client => self.lease.add_rcvd(self.shard, bytes),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Everything an operator is told, and the one line each of it becomes.
+//!
+//! Knows: names, severities, `key=value` text. Never: sinks, time, why an event happened.
+//! Source: style.md, "Logs"; one event, one line, key=value.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::sched::ChannelKey;
+
+/// How much an event matters, in the words and the order of syslog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Service is impaired; somebody should act.
+    Error,
+    /// Service goes on, with something missing.
+    Warning,
+    /// Normal, but an operator wants to know: a channel went.
+    Notice,
+    /// The instance's own life: started, stopping.
+    Info,
+    /// One client, one connection. Only with `-d`.
+    Debug,
+}
+
+impl Severity {
+    /// The word in the log line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// The number syslog has for it (RFC 5424, 6.2.1).
+    pub fn syslog(self) -> u8 {
+        match self {
+            Self::Error => 3,
+            Self::Warning => 4,
+            Self::Notice => 5,
+            Self::Info => 6,
+            Self::Debug => 7,
+        }
+    }
+}
+
+/// One thing that happened. `Display` is its line: `event=NAME key=value ...`, printable and free of line breaks
+/// whatever the causes contain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The instance serves.
+    Started {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// Its process.
+        pid: u32,
+    },
+    /// `-a` disabled a channel because a connect to it failed.
+    Autodisabled {
+        /// Which one.
+        channel: ChannelKey,
+        /// The address that failed.
+        address: SocketAddr,
+    },
+    /// A connect to a channel failed; the client's walk goes on.
+    ChannelFailed {
+        /// Which one.
+        channel: ChannelKey,
+        /// The address that failed.
+        address: SocketAddr,
+        /// What the system said.
+        cause: String,
+    },
+    /// We could not even try a channel: no descriptor, no source port, `-B` not bindable.
+    DialFailed {
+        /// Which one was due.
+        channel: ChannelKey,
+        /// What the system said.
+        cause: String,
+    },
+    /// A client was closed without a channel.
+    ClientLost {
+        /// Whose connection.
+        client: IpAddr,
+        /// Why: no channel at all, all full, all failed, or it went away itself.
+        reason: String,
+    },
+    /// A client got its channel.
+    Opened {
+        /// Its address.
+        client: SocketAddr,
+        /// The channel it got.
+        channel: ChannelKey,
+        /// The channel's address that answered.
+        address: SocketAddr,
+    },
+    /// A connection ended.
+    Closed {
+        /// Whose connection.
+        client: SocketAddr,
+        /// The channel it had.
+        channel: ChannelKey,
+        /// Bytes client -> channel.
+        sent_bytes: u64,
+        /// Bytes channel -> client.
+        rcvd_bytes: u64,
+        /// How: end, reset, idle, ...
+        how: String,
+    },
+    /// No descriptor for the next client; accept waits.
+    OutOfDescriptors {
+        /// The limit that was reached.
+        limit: u64,
+    },
+    /// Accept goes on after [`Event::OutOfDescriptors`].
+    DescriptorsBack,
+    /// Accept failed for another reason.
+    AcceptFailed {
+        /// What the system said.
+        cause: String,
+    },
+    /// Nobody will be able to control this instance: no directory or no socket for the rendezvous.
+    NoRendezvous {
+        /// What was tried and what the system said.
+        cause: String,
+    },
+    /// An operator's command changed something.
+    Commanded {
+        /// Who: the peer's uid.
+        uid: u32,
+        /// The command as typed.
+        command: String,
+    },
+    /// The packet dump was switched off because its output went away.
+    DumpStopped {
+        /// What the system said.
+        cause: String,
+    },
+    /// A signal or a command ends the instance; the listener is closed, connections live on.
+    Stopping {
+        /// How many connections live on.
+        connections: u64,
+    },
+    /// The last connection ended.
+    Drained,
+    /// A worker panicked. Always a bug.
+    WorkerPanic {
+        /// Where or what.
+        what: String,
+    },
+    /// Anything that deserves a line but no variant yet.
+    Note {
+        /// How much it matters.
+        severity: Severity,
+        /// The sentence.
+        text: String,
+    },
+}
+
+impl Event {
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::OutOfDescriptors { .. } | Self::AcceptFailed { .. } | Self::WorkerPanic { .. } => {
+                Severity::Error
+            }
+            Self::DialFailed { .. } | Self::NoRendezvous { .. } | Self::DumpStopped { .. } => {
+                Severity::Warning
+            }
+            Self::Autodisabled { .. } | Self::DescriptorsBack => Severity::Notice,
+            Self::Started { .. } | Self::Commanded { .. } | Self::Stopping { .. } | Self::Drained => {
+                Severity::Info
+            }
+            Self::ChannelFailed { .. }
+            | Self::ClientLost { .. }
+            | Self::Opened { .. }
+            | Self::Closed { .. } => Severity::Debug,
+            Self::Note { severity, .. } => *severity,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Autodisabled { .. } => "autodisabled",
+            Self::ChannelFailed { .. } => "channel_failed",
+            Self::DialFailed { .. } => "dial_failed",
+            Self::ClientLost { .. } => "client_lost",
+            Self::Opened { .. } => "opened",
+            Self::Closed { .. } => "closed",
+            Self::OutOfDescriptors { .. } => "out_of_descriptors",
+            Self::DescriptorsBack => "descriptors_back",
+            Self::AcceptFailed { .. } => "accept_failed",
+            Self::NoRendezvous { .. } => "no_rendezvous",
+            Self::Commanded { .. } => "commanded",
+            Self::DumpStopped { .. } => "dump_stopped",
+            Self::Stopping { .. } => "stopping",
+            Self::Drained => "drained",
+            Self::WorkerPanic { .. } => "worker_panic",
+            Self::Note { .. } => "note",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event={}", self.name())?;
+        match self {
+            Self::Started { listen, pid } => write!(f, " listen={listen} pid={pid}"),
+            Self::Autodisabled { channel, address } => write!(f, "{} address={address}", Key(*channel)),
+            Self::ChannelFailed { channel, address, cause } => {
+                write!(f, "{} address={address} cause={}", Key(*channel), Value(cause))
+            }
+            Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Value(cause)),
+            Self::ClientLost { client, reason } => write!(f, " client={client} reason={}", Value(reason)),
+            Self::Opened { client, channel, address } => {
+                write!(f, " client={client}{} address={address}", Key(*channel))
+            }
+            Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
+                let (key, how) = (Key(*channel), Value(how));
+                write!(f, " client={client}{key} sent_bytes={sent_bytes} rcvd_bytes={rcvd_bytes} how={how}")
+            }
+            Self::OutOfDescriptors { limit } => write!(f, " limit={limit}"),
+            Self::AcceptFailed { cause } | Self::NoRendezvous { cause } | Self::DumpStopped { cause } => {
+                write!(f, " cause={}", Value(cause))
+            }
+            Self::Commanded { uid, command } => write!(f, " uid={uid} command={}", Value(command)),
+            Self::Stopping { connections } => write!(f, " connections={connections}"),
+            Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
+            Self::Note { text, .. } => write!(f, " text={}", Value(text)),
+            Self::DescriptorsBack | Self::Drained => Ok(()),
+        }
+    }
+}
+
+/// ` group=G channel=C`, with the blank in front.
+struct Key(ChannelKey);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " group={} channel={}", self.0.group.index(), self.0.channel.index())
+    }
+}
+
+/// A value of any text: bare if it is one plain word, otherwise quoted, with everything escaped that could end the line
+/// or the quotes. A stranger's bytes must not be able to forge a second event.
+struct Value<'a>(&'a str);
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '=');
+        if !self.0.is_empty() && self.0.chars().all(is_plain) {
+            f.write_str(self.0)
+        } else {
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::{ChannelId, GroupId};
+
+    fn key(group: usize, channel: usize) -> ChannelKey {
+        let group = GroupId::new(group).expect("a small number");
+        ChannelKey { group, channel: ChannelId::new(channel).expect("a small number") }
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_keys_and_values() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        for (event, line) in [
+            (Event::Started { listen: address, pid: 7 }, "event=started listen=10.0.0.1:80 pid=7"),
+            (
+                Event::Autodisabled { channel: key(1, 2), address },
+                "event=autodisabled group=1 channel=2 address=10.0.0.1:80",
+            ),
+            (
+                Event::ChannelFailed { channel: key(0, 3), address, cause: "timed out".into() },
+                r#"event=channel_failed group=0 channel=3 address=10.0.0.1:80 cause="timed out""#,
+            ),
+            (
+                Event::ClientLost { client: address.ip(), reason: "full".into() },
+                "event=client_lost client=10.0.0.1 reason=full",
+            ),
+            (Event::OutOfDescriptors { limit: 20_000 }, "event=out_of_descriptors limit=20000"),
+            (Event::Drained, "event=drained"),
+        ] {
+            assert_eq!(event.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn no_text_can_forge_a_second_line_or_key() {
+        for hostile in ["a\nevent=drained", "a\r", "\u{1b}[2J", "x\" limit=1", "", "a=b", "\u{2028}"] {
+            let line = Event::AcceptFailed { cause: hostile.into() }.to_string();
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+            assert!(line.starts_with("event=accept_failed cause=\"") && line.ends_with('"'), "{line:?}");
+            assert_eq!(line.replace("\\\"", "").matches('"').count(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_client_is_debug_and_a_lack_of_descriptors_an_error() {
+        let client = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(Event::ClientLost { client, reason: String::new() }.severity(), Severity::Debug);
+        assert_eq!(Event::OutOfDescriptors { limit: 1 }.severity(), Severity::Error);
+        assert_eq!(
+            Event::Note { severity: Severity::Notice, text: String::new() }.severity(),
+            Severity::Notice
+        );
+    }
+}

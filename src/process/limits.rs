@@ -1,0 +1,51 @@
+//! What the system grants this process, and what it must not do with our memory.
+//!
+//! Knows: resource limits. Never: what descriptors are used for.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of open descriptors to the hard one, since each connection takes two. Answers the limit that
+/// holds afterwards; `u64::MAX` is none at all.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused or not, what holds is read back below.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Keeps our memory, which holds customers' payload, out of core files.
+///
+/// The limit is 1 and not 0: the kernel ignores 0 when cores are piped to a program (`core_pattern` with `|`), while 1
+/// stops that too and is less than any core file needs. `PR_SET_DUMPABLE` would do as well, but makes `/proc/PID` belong
+/// to root, and an instance run by somebody else could no longer be looked at by its own operator.
+pub fn forbid_core_files() {
+    for bytes in [1, 0] {
+        // The hard limit may already be 0 and not ours to raise; then 0 is the best there is.
+        if setrlimit(Resource::Core, Rlimit { current: Some(bytes), maximum: Some(bytes) }).is_ok() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_descriptor_limit_becomes_the_hard_one() {
+        let granted = raise_descriptor_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(granted, limit.current.unwrap_or(u64::MAX));
+    }
+
+    #[test]
+    fn core_files_are_forbidden_for_good() {
+        forbid_core_files();
+        let limit = getrlimit(Resource::Core);
+        assert!(limit.current.is_some_and(|bytes| bytes <= 1), "{limit:?}");
+        assert_eq!(limit.current, limit.maximum);
+    }
+}
