@@ -92,9 +92,7 @@ pub(super) fn bind(
         port: listen.port(),
         group: group.map(str::to_owned),
     };
-    Endpoint::bind(&options)
-        .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
-        .ok()
+    Endpoint::bind(&options).map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() })).ok()
 }
 
 /// Lets controllers in. `None`: there is nothing to let them in by.
