@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::control::endpoint::{self, Directory};
+use crate::control::directory::{Directory, entry_address, entry_name};
+use crate::control::endpoint;
 use crate::control::peer;
 use crate::control::render::VERSION;
 use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable};
@@ -137,7 +138,7 @@ impl Client {
                 if directory.open().is_err() {
                     continue;
                 }
-                match reach(&directory.path().join(endpoint::entry_name(wanted.port, *address))) {
+                match reach(&directory.path().join(entry_name(wanted.port, *address))) {
                     Ok((stream, path)) => return Self::greet(stream, path),
                     Err(FindError::None) => {}
                     Err(error) => failure = error,
@@ -163,7 +164,7 @@ impl Client {
         let mut live = Vec::new();
         for address in others.into_iter().filter(|address| !wildcards.contains(address)) {
             for place in wanted.directories.iter().filter(|place| place.open().is_ok()) {
-                match reach(&place.path().join(endpoint::entry_name(wanted.port, address))) {
+                match reach(&place.path().join(entry_name(wanted.port, address))) {
                     Ok(found) => {
                         live.push((address, found));
                         break;
@@ -268,7 +269,7 @@ fn entries(directory: &Directory, port: u16) -> Vec<IpAddr> {
     }
     let Ok(names) = std::fs::read_dir(directory.path()) else { return Vec::new() };
     names
-        .filter_map(|name| endpoint::entry_address(name.ok()?.file_name().to_str()?, port))
+        .filter_map(|name| entry_address(name.ok()?.file_name().to_str()?, port))
         .map(|address| address.to_canonical())
         .collect()
 }

@@ -4,9 +4,9 @@
 //! Source: docs/control.md, "Commands".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::fmt;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 
+use crate::control::argument::{HostPort, Number};
 use crate::sched::Policy;
 
 /// What a command may do.
@@ -206,65 +206,6 @@ pub enum Command {
 #[error("syntax error")]
 pub struct SyntaxError;
 
-/// A whole number of any size, as typed but without leading zeros. Answers repeat it, so it is kept as digits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Number(String);
-
-impl Number {
-    fn parse(word: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(word).ok()?;
-        let (minus, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        match digits.trim_start_matches('0') {
-            "" => Some(Self("0".into())),
-            digits => Some(Self(format!("{minus}{digits}"))),
-        }
-    }
-
-    /// Its value, if that could be the number of a group or a channel.
-    pub fn index(&self) -> Option<usize> {
-        self.0.parse().ok()
-    }
-}
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A port as typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Port {
-    /// A number.
-    Number(NonZeroU16),
-    /// A name of the services database, not looked up yet.
-    Service(String),
-}
-
-/// An address as typed, not looked up yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    /// A name or a numeric address, v6 with or without brackets.
-    pub host: String,
-    /// The port.
-    pub port: Port,
-}
-
-impl HostPort {
-    fn parse(host: &[u8], port: &[u8]) -> Option<Self> {
-        let port = word_text(port)?;
-        let port = if port.bytes().all(|byte| byte.is_ascii_digit()) {
-            Port::Number(port.parse().ok()?)
-        } else {
-            Port::Service(port.into())
-        };
-        Some(Self { host: word_text(host)?.into(), port })
-    }
-}
-
 /// The commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
 pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxError>> {
     line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some()).map(parse)
@@ -285,11 +226,6 @@ pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
 
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).filter(|word| !word.is_empty())
-}
-
-/// A word that can be handed to a resolver.
-fn word_text(word: &[u8]) -> Option<&str> {
-    std::str::from_utf8(word).ok().filter(|text| !text.chars().any(char::is_control))
 }
 
 fn alone(args: &[&[u8]], command: Command) -> Option<Command> {
@@ -324,12 +260,15 @@ fn assign(args: &[&[u8]]) -> Option<Command> {
 
 fn maxc(args: &[&[u8]]) -> Option<Command> {
     let (channel, limit) = two_numbers(args)?;
-    Some(Command::Maxc { channel, maxc: NonZeroU32::new(limit.0.parse().ok()?) })
+    Some(Command::Maxc { channel, maxc: NonZeroU32::new(limit.to_u32()?) })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
+    use crate::control::argument::Port;
 
     fn meant_by(word: &str) -> Option<&'static str> {
         COMMANDS.iter().find(|row| row.is_meant_by(word.as_bytes())).map(|row| row.name)

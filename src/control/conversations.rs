@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::control::argument::HostPort;
 use crate::control::client::{AskError, Client, FindError, Wanted};
-use crate::control::command::HostPort;
 use crate::control::endpoint::{Endpoint, EndpointOptions};
 use crate::control::scratch::Scratch;
 use crate::control::socket::{Context, Control, serve};
@@ -228,6 +228,8 @@ fn disabling_hard_closes_the_connections_of_the_channel_once() {
 fn a_stop_ends_idle_sessions_and_removes_the_entry() {
     let instance = Instance::start();
     let mut client = instance.client();
+    instance.control.remove();
+    assert_eq!(ask(&mut client, b"group 1").2, 1, "sessions go on");
     instance.stop();
     assert!(instance.scratch.names().is_empty());
     assert!(matches!(client.ask(b"show", |_| ()), Err(AskError::Gone)));

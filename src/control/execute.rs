@@ -7,7 +7,8 @@
 
 use std::io;
 
-use crate::control::command::{Command, HostPort, Number};
+use crate::control::argument::{HostPort, Number};
+use crate::control::command::Command;
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy, Snapshot,
     Table,

@@ -1,12 +1,14 @@
 //! The command language and its doors: a control socket, and the shell as its client.
 //!
-//! Reading order: [`command`], [`execute`] and [`render`] are the language, pure; [`wire`], [`endpoint`], [`socket`] and
-//! [`client`] carry it between processes; [`shell`] is the operator's end.
+//! Reading order: [`argument`], [`command`], [`execute`] and [`render`] are the language, pure; [`wire`], [`directory`],
+//! [`endpoint`], [`socket`] and [`client`] carry it between processes; [`shell`] is the operator's end.
 
+pub mod argument;
 pub mod client;
 pub mod command;
 #[cfg(test)]
 mod conversations;
+pub mod directory;
 pub mod endpoint;
 pub mod execute;
 mod peer;
@@ -20,8 +22,9 @@ mod terminal;
 mod transcripts;
 pub mod wire;
 
+pub use argument::{HostPort, Port};
 pub use client::Wanted;
-pub use command::{HostPort, Port};
-pub use endpoint::{Directory, Endpoint, EndpointError, EndpointOptions};
+pub use directory::Directory;
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Context, Control, serve};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::control::endpoint::Directory;
+use crate::control::directory::Directory;
 
 /// The directory.
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::control::command::{self, HostPort, SyntaxError};
+use crate::control::argument::HostPort;
+use crate::control::command::{self, SyntaxError};
 use crate::control::endpoint::{Endpoint, Entry};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
@@ -61,9 +62,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// Removes the entry and ends the sessions; an answer that is under way gets a second to be read, so that the
-    /// operator who sent `kill` hears how it went. To be called before the TCP listener is closed, and before the
-    /// process goes. Calling it again does nothing.
+    /// Removes the entry, at once. To be called before the TCP listener is closed: until then no successor can have put
+    /// its own there. Sessions go on.
+    pub fn remove(&self) {
+        self.shared.remove_entry();
+    }
+
+    /// Removes the entry and ends the sessions; an answer that is under way gets up to a second, so that the operator who
+    /// sent `kill` hears how it went. To be called last, before the process goes. Calling it again does nothing.
     pub fn stop(&self) {
         self.shared.remove_entry();
         let sessions = self.shared.end_sessions();

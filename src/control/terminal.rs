@@ -96,8 +96,12 @@ fn candidates(typed: &str) -> (usize, Vec<String>) {
         // Arguments are numbers and hosts.
         return (typed.len(), Vec::new());
     }
-    let names = COMMANDS.iter().map(|row| row.name).filter(|name| name.starts_with(word));
-    (start, names.map(String::from).collect())
+    let mut names: Vec<String> =
+        COMMANDS.iter().map(|row| row.name.to_owned()).filter(|name| name.starts_with(word)).collect();
+    if let [only] = names.as_mut_slice() {
+        only.push(' ');
+    }
+    (start, names)
 }
 
 #[cfg(test)]
@@ -111,7 +115,7 @@ mod tests {
     #[test]
     fn names_of_commands_are_completed() {
         assert_eq!(candidates("mr"), (0, vec!["mrtg-bytes".to_owned(), "mrtg-conns".to_owned()]));
-        assert_eq!(candidates("group 1;  di"), (10, vec!["disable".to_owned()]));
+        assert_eq!(candidates("group 1;  di"), (10, vec!["disable ".to_owned()]));
         assert_eq!(candidates("disable d"), (9, vec![]));
         assert_eq!(candidates("x"), (0, vec![]));
         assert_eq!(candidates("").1.len(), COMMANDS.len());

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use crate::control::command::{HostPort, Port, parse_line};
+use crate::control::argument::{HostPort, Port};
+use crate::control::command::parse_line;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::render;
 use crate::sched::{Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, Policy, Rules, Table};
