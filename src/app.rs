@@ -132,7 +132,6 @@ fn first_address(host: &str, port: u16) -> Result<SocketAddr, Failure> {
 
 /// Everything that can fail because of what was typed, done: what is left is to serve.
 struct Start {
-    port: u16,
     listener: Listener,
     table: SharedTable,
     source: Option<IpAddr>,
@@ -165,7 +164,7 @@ impl Start {
             Some(fd) => Listener::inherit(fd, keepalive)?,
             None => bind(address, keepalive)?,
         };
-        Ok(Self { port, listener, table: SharedTable::new(table), source, workers })
+        Ok(Self { listener, table: SharedTable::new(table), source, workers })
     }
 
     fn run(self, settings: &Serve, environment: &controllers::Environment) -> Result<u8, Failure> {
@@ -177,8 +176,12 @@ impl Start {
             let text = "-p needs -f: the packet dump is off in the background".into();
             warn.tell(&Event::Note { severity: Severity::Warning, text });
         }
-        let endpoint =
-            controllers::bind(self.listener.address(), settings.control_group.as_deref(), environment, &warn);
+        let endpoint = controllers::bind(
+            self.listener.address(),
+            settings.control_group.as_deref(),
+            environment,
+            &warn,
+        )?;
         let ready = if foreground {
             None
         } else {
@@ -204,7 +207,7 @@ impl Start {
             let server = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
             Ok((shutdown, server))
         });
-        let (shutdown, (server, table, port)) = match (running, ready) {
+        let (shutdown, (server, table)) = match (running, ready) {
             (Ok(running), None) => running,
             (Ok(running), Some(ready)) => {
                 // A failure here was told to the caller, who reports it.
@@ -225,13 +228,16 @@ impl Start {
             }
         };
         log.tell(&Event::Started { listen, pid: std::process::id() });
-        let controlled = controllers::serve(endpoint, table, port, server, &log);
+        let controlled = controllers::serve(endpoint, table, server, &log);
         let cause = shutdown.wait();
         if cause == Cause::Drained {
             log.tell(&Event::Drained);
         }
-        // The name goes first and the port after it: whoever gets the port next finds the name free.
-        controlled.remove();
+        // The name goes first and the port after it, with the process: whoever gets the port next finds the name free.
+        // An answer that is under way (that of `kill`) is still read.
+        if let Some(control) = controlled {
+            control.stop();
+        }
         Ok(0)
     }
 
@@ -242,7 +248,7 @@ impl Start {
         dump: Option<Dump>,
         descriptor_limit: u64,
         notifier: Notifier,
-    ) -> io::Result<(Server, SharedTable, u16)> {
+    ) -> io::Result<(Server, SharedTable)> {
         let options = Options {
             workers: self.workers,
             outgoing: net::Outgoing {
@@ -256,7 +262,7 @@ impl Start {
             descriptor_limit,
         };
         let server = Server::start(&self.listener, &self.table, log, options, move || notifier.drained())?;
-        Ok((server, self.table, self.port))
+        Ok((server, self.table))
     }
 }
 

@@ -1,37 +1,143 @@
-//! TEMPORARY
+//! Everything about controlling an instance: where its socket is, what its commands may do to the other rooms.
+//!
+//! Knows: the environment's variables, the front doors of control and net. Never: a command's syntax, the protocol.
+
+use std::env;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use super::Failure;
+use crate::config::{Instance, SettingsError};
+use crate::control::{
+    Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
+    Port, Wanted,
+};
+use crate::net::resolve;
 use crate::net::server::Server;
-use crate::observe::Log;
-use crate::sched::SharedTable;
+use crate::observe::{Event, Log};
+use crate::sched::{Addresses, SharedTable};
+
+/// Where instances and controllers of all users meet.
+const RUN_DIRECTORY: &str = "/run/balance";
+
+/// What is taken from the environment, read once.
 pub(super) struct Environment {
+    /// Socket activation: the process that the descriptors are for, and how many there are.
     pub(super) listen_pid: Option<String>,
     pub(super) listen_fds: Option<String>,
+    directories: Vec<Directory>,
+    history: Option<PathBuf>,
 }
+
 impl Environment {
     pub(super) fn read() -> Self {
-        Self { listen_pid: std::env::var("LISTEN_PID").ok(), listen_fds: std::env::var("LISTEN_FDS").ok() }
+        // A relative path in these variables is to be ignored (XDG Base Directory Specification).
+        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let shared = absolute("BALANCE_RUN_DIR").unwrap_or_else(|| RUN_DIRECTORY.into());
+        let mut directories = vec![Directory::Shared(shared)];
+        if let Some(runtime) = absolute("XDG_RUNTIME_DIR") {
+            directories.push(Directory::Private(runtime.join("balance")));
+        }
+        let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+        Self {
+            listen_pid: env::var("LISTEN_PID").ok(),
+            listen_fds: env::var("LISTEN_FDS").ok(),
+            directories,
+            history: state.map(|path| path.join("balance/history")),
+        }
+    }
+
+    fn wanted(&self, instance: &Instance, port: u16) -> Result<Wanted, Failure> {
+        let addresses = match &instance.bind {
+            None => None,
+            Some(host) => {
+                let found = resolve::addresses(host, port)
+                    .map_err(|_| SettingsError::InvalidAddress { word: host.clone() })?;
+                Some(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>())
+            }
+        };
+        Ok(Wanted { directories: self.directories.clone(), port, addresses, ipv6: instance.ipv6 })
     }
 }
+
+/// `-c`.
 pub(super) fn one_shot(
-    _i: &crate::config::Instance,
-    _p: u16,
-    _t: &str,
-    _e: &Environment,
+    instance: &Instance,
+    port: u16,
+    text: &str,
+    environment: &Environment,
 ) -> Result<u8, Failure> {
-    Ok(0)
+    let wanted = environment.wanted(instance, port)?;
+    Ok(crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() }))
 }
-pub(super) fn shell(_i: &crate::config::Instance, _p: u16, _e: &Environment) -> Result<u8, Failure> {
-    Ok(0)
+
+/// `-i`.
+pub(super) fn shell(instance: &Instance, port: u16, environment: &Environment) -> Result<u8, Failure> {
+    let wanted = environment.wanted(instance, port)?;
+    Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
-pub(super) fn bind(_a: std::net::SocketAddr, _g: Option<&str>, _e: &Environment, _l: &Log) -> Option<()> {
-    None
-}
-pub(super) struct C(Server);
-impl C {
-    pub(super) fn remove(&self) {
-        let _ = self.0.connections();
+
+/// Makes the control socket. An instance that nobody can control is better than none, so without one it serves too; the
+/// operator is told. A group that does not exist is a mistake on the command line.
+///
+/// # Errors
+/// The control group is unknown.
+pub(super) fn bind(
+    listen: SocketAddr,
+    group: Option<&str>,
+    environment: &Environment,
+    log: &Log,
+) -> Result<Option<Endpoint>, Failure> {
+    let options = EndpointOptions {
+        directories: environment.directories.clone(),
+        address: listen.ip(),
+        port: listen.port(),
+        group: group.map(str::to_owned),
+    };
+    match Endpoint::bind(&options) {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(e @ EndpointError::UnknownGroup(_)) => {
+            Err(Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {e}")))
+        }
+        Err(e) => {
+            log.tell(&Event::NoRendezvous { cause: e.to_string() });
+            Ok(None)
+        }
     }
 }
-pub(super) fn serve(_e: Option<()>, _t: SharedTable, _p: u16, s: Server, _l: &Log) -> C {
-    C(s)
+
+/// Lets controllers in. `None`: there is nothing to let them in by.
+pub(super) fn serve(
+    endpoint: Option<Endpoint>,
+    table: SharedTable,
+    server: Server,
+    log: &Log,
+) -> Option<Control> {
+    let server = Arc::new(server);
+    let (killed, told) = (Arc::clone(&server), log.clone());
+    let context = Context {
+        table,
+        resolve: Arc::new(resolve_channel),
+        kill: Arc::new(move || {
+            told.tell(&Event::Stopping { connections: killed.connections() as u64 });
+            killed.stop_listening()
+        }),
+        close_connections: Arc::new(move |channel| server.close_connections(channel)),
+    };
+    crate::control::serve(endpoint?, context)
+        .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
+        .ok()
+}
+
+fn resolve_channel(wanted: &HostPort) -> io::Result<Addresses> {
+    let port = match &wanted.port {
+        Port::Number(number) => number.get(),
+        Port::Service(name) => {
+            resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"))?
+        }
+    };
+    Addresses::new(resolve::addresses(&wanted.host, port)?)
+        .ok_or_else(|| io::Error::other("the name has no address"))
 }

@@ -49,6 +49,8 @@ pub struct RawArgs {
     /// A missing or empty port is PORT. maxc is the most simultaneous connections, 0 or none is no limit. The groups are
     /// tried in the order given. An IPv6 address needs no brackets where it is the whole word and has more than two
     /// colons or starts with "::".
+    // The brackets are the grammar's, for --help; they are no links.
+    #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(value_name = "CHANNEL", value_hint = ValueHint::Hostname)]
     pub channels: Vec<OsString>,
 
@@ -110,12 +112,6 @@ pub struct RawArgs {
     #[arg(short, long, help_heading = CONTROLLING)]
     pub interactive: bool,
 
-    /// Let the members of this unix group control the instance, too
-    ///
-    /// Without it, only the user who started the instance and root can.
-    #[arg(long, value_name = "NAME", help_heading = CONTROLLING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
-    pub control_group: Option<OsString>,
-
     /// Stay in the foreground
     #[arg(short, long, help_heading = RUNNING)]
     pub foreground: bool,
@@ -135,6 +131,12 @@ pub struct RawArgs {
     #[arg(long, value_name = "N", help_heading = RUNNING, allow_hyphen_values = true)]
     pub workers: Option<OsString>,
 
+    /// Let the members of this unix group control the instance, too
+    ///
+    /// Without it, only the user who started the instance and root can.
+    #[arg(long, value_name = "NAME", help_heading = RUNNING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub control_group: Option<OsString>,
+
     /// Accepted and ignored, for the sake of old scripts
     #[arg(short = 'M', long, help_heading = RUNNING)]
     pub mmap: bool,
@@ -152,8 +154,8 @@ pub struct RawArgs {
     #[arg(long, help_heading = HELPING)]
     pub man: bool,
 
-    /// Print a completion script for this shell
-    #[arg(long, value_name = "SHELL", help_heading = HELPING)]
+    /// Print a completion script: bash, zsh or fish
+    #[arg(long, value_name = "SHELL", help_heading = HELPING, hide_possible_values = true)]
     pub completions: Option<Shell>,
 }
 

@@ -71,7 +71,15 @@ pub fn man_page() -> Vec<u8> {
         .try_for_each(|render| render(&man, &mut page))
         .and_then(|()| own_sections().to_writer(&mut page));
     debug_assert!(rendered.is_ok(), "a Vec takes every write");
-    page
+    without_repeated_preamble(page)
+}
+
+/// Each section brings the definitions that roff wants once, at the top.
+fn without_repeated_preamble(page: Vec<u8>) -> Vec<u8> {
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let (preamble, rest) = page.split_at(page.find(".TH ").unwrap_or(0));
+    let rest = if preamble.is_empty() { rest.to_owned() } else { rest.replace(preamble, "") };
+    format!("{preamble}{rest}").into_bytes()
 }
 
 fn own_sections() -> Roff {

@@ -360,7 +360,13 @@ impl<P> Relay<P> {
             // It did not end, it broke: the other side gets a reset, not an end. `verdict` sees to it.
             return Stop::Wait;
         }
-        match kernel.shutdown(from.peer()) {
+        // With the other direction over too, the close that follows says it.
+        let passed = if self.ways[from.peer() as usize].stage == Stage::Ended {
+            Ok(())
+        } else {
+            kernel.shutdown(from.peer())
+        };
+        match passed {
             Ok(()) => {
                 self.ways[from as usize].stage = Stage::Ended;
                 Stop::Wait

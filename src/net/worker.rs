@@ -74,6 +74,8 @@ pub(super) struct Worker {
     poller: Poller,
     listener: Option<Listener>,
     accepting: Accepting,
+    /// More clients may wait than one round took.
+    clients_wait: bool,
     shared: Arc<Shared>,
     connections: Slab<Option<Connection>>,
     timers: Timers,
@@ -109,6 +111,7 @@ impl Worker {
             poller,
             listener: Some(listener),
             accepting: Accepting::On,
+            clients_wait: false,
             shared,
             connections: Slab::new(),
             timers: Timers::default(),
@@ -138,12 +141,11 @@ impl Worker {
                 std::thread::sleep(Duration::from_millis(STARVED_MS));
             }
             self.now = millis(self.epoch.elapsed());
-            let mut clients_wait = false;
             let mut next = 0;
             while let Some((token, ready)) = self.poller.event(next) {
                 next += 1;
                 match token {
-                    LISTENER => clients_wait = true,
+                    LISTENER => self.clients_wait = true,
                     WAKER => self.read_inbox(),
                     _ => self.event(token, ready),
                 }
@@ -168,7 +170,7 @@ impl Worker {
             {
                 self.resume_accepting();
             }
-            if clients_wait {
+            if std::mem::take(&mut self.clients_wait) {
                 self.accept(ACCEPTS);
             }
         }
@@ -176,7 +178,7 @@ impl Worker {
 
     /// How long to wait for events.
     fn patience(&self) -> Option<Duration> {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.clients_wait {
             return Some(Duration::ZERO);
         }
         let starved = match self.accepting {
@@ -259,6 +261,7 @@ impl Worker {
                 }
             }
         }
+        self.clients_wait = true;
     }
 
     /// The worker with the fewest connections, if it has clearly fewer than this one.
@@ -271,7 +274,7 @@ impl Worker {
         let (least, load) =
             desks.iter().map(|desk| desk.load.get()).enumerate().min_by_key(|&(_, load)| load)?;
         // A hand-over costs a wake-up. Among many, one more or less does not matter.
-        (mine > load + 1 + mine / 16).then_some(least)
+        (mine > load + 1 + mine / 8).then_some(least)
     }
 
     /// Out of descriptors: wait for one, quietly.
@@ -384,7 +387,7 @@ impl Worker {
     fn event(&mut self, token: u64, ready: Ready) {
         let number = token - FIRST_SOCKET;
         let Ok(key) = usize::try_from(number / 2) else { return };
-        let side = if number % 2 == 0 { Side::Client } else { Side::Server };
+        let side = if number.is_multiple_of(2) { Side::Client } else { Side::Server };
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         match (&mut connection.phase, side) {
             (Phase::Relaying { .. }, _) => {

@@ -1,6 +1,20 @@
-//! The one integration binary.
+//! The one integration binary: it drives the real program over real sockets.
+//!
+//! Every test starts its own instance with its own rendezvous directory, on a port the kernel chose, and ends it with the
+//! same epilogue (`harness::Instance::end`). Tests wait for facts with a deadline, never for time.
 
 // Tests talk through the test runner, which captures what they print.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
+
+mod compat;
+mod control;
+mod data;
+mod failover;
+mod harness;
+mod layers;
+mod process;
+mod real_programs;
+mod regression;
+mod schedule_sim;
 
 mod relay_sim;

@@ -1,0 +1,420 @@
+//! Finding and asking an instance: rendezvous, credentials, strangers' input, `kill`.
+//!
+//! Source: docs/compatibility.md, "Process" and "The command language".
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    BALANCE, Client, Directory, Instance, Run, Server, Setup, eventually, needs_root, own_address,
+};
+
+fn rendezvous(directory: &Directory) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory.path().join("run")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn socket(instance: &Instance) -> PathBuf {
+    let sockets: Vec<_> = rendezvous(&instance.directory)
+        .into_iter()
+        .filter(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()))
+        .collect();
+    assert_eq!(sockets.len(), 1, "one socket per instance: {sockets:?}");
+    sockets.into_iter().next().expect("just counted")
+}
+
+#[test]
+fn the_rendezvous_is_named_after_port_and_address_and_gone_at_the_end() {
+    let instance = Instance::start(["-b", "127.0.0.1", "PORT"]);
+    let name = socket(&instance).file_name().expect("a file").to_string_lossy().into_owned();
+    assert_eq!(name, format!("balance.{}.127.0.0.1", instance.port()));
+    let run = instance.directory.path().join("run");
+    instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+    assert!(!run.join(&name).exists(), "the control endpoint is gone when kill has answered");
+    instance.killed();
+}
+
+#[test]
+fn an_instance_is_found_however_its_address_is_spelled() {
+    let instance = Instance::start(["-b", "127.0.0.1", "PORT"]);
+    let port = instance.port();
+    let run = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    for bind in ["127.0.0.1", "localhost", "::ffff:127.0.0.1", "::ffff:7f00:1"] {
+        run(&["-b", bind, "-c", "show", &port]).code(0);
+    }
+    run(&["-c", "show", &port]).code(0);
+    run(&["-b", "127.0.0.2", "-c", "show", &port]).code(69);
+    instance.end();
+}
+
+#[test]
+fn an_instance_on_all_addresses_is_found_with_and_without_saying_so() {
+    let listen = std::net::SocketAddr::from(([0, 0, 0, 0], own_address().port()));
+    let mut instance = Setup::binding(listen).start(["PORT"]);
+    instance.addr.set_ip([127, 0, 0, 1].into());
+    let port = instance.port();
+    let run = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    run(&["-c", "show", &port]).code(0);
+    run(&["-b", "0.0.0.0", "-c", "show", &port]).code(0);
+    instance.end();
+}
+
+#[test]
+fn two_instances_of_one_port_are_told_apart() {
+    let first = own_address();
+    let mut second = own_address();
+    second.set_port(first.port());
+    let directory = Directory::new();
+    let start = |address: std::net::SocketAddr, channel: &str| {
+        let args =
+            ["-b".to_owned(), address.ip().to_string(), address.port().to_string(), channel.to_owned()];
+        Run::balance(&directory).args(args).finish().code(0).out("");
+    };
+    start(first, "127.0.0.1:9");
+    start(second, "127.0.0.1:11");
+    let run = |args: &[&str]| Run::balance(&directory).args(args).finish();
+    let port = first.port().to_string();
+    for (address, channel) in [(first, " 9 "), (second, " 11 ")] {
+        let shown = run(&["-b", &address.ip().to_string(), "-c", "show", &port]).code(0);
+        assert!(shown.stdout.contains(channel), "{shown}");
+    }
+    let ambiguous = run(&["-c", "show", &port]);
+    assert_ne!(ambiguous.code, 0, "{ambiguous}");
+    for address in [first, second] {
+        run(&["-b", &address.ip().to_string(), "-c", "kill", &port]).code(0);
+    }
+    run(&["-c", "show", &port]).code(69);
+}
+
+#[test]
+fn nothing_stale_is_left_by_a_kill_9() {
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let mut instance = Setup::binding(address).start(["-b", &ip, "PORT", "127.0.0.1:9"]);
+    instance.signal(Signal::KILL);
+    assert_eq!(instance.wait(), 137);
+    let gone = instance.ctl("show").code(69);
+    assert!(format!("{}{}", gone.stdout, gone.stderr).contains("no master process, exiting."), "{gone}");
+    // A new start in the same place just works.
+    let run = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    run(&["-b", &ip, &port, "127.0.0.1:11"]).code(0).out("");
+    let shown = run(&["-c", "show", &port]).code(0);
+    assert!(shown.stdout.contains(" 11 ") && !shown.stdout.contains(" 9 "), "{shown}");
+    run(&["-c", "kill", &port]).code(0);
+}
+
+#[test]
+fn a_symlink_in_the_way_is_never_followed() {
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let directory = Directory::new();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).expect("a fresh directory");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o1777)).expect("our own directory");
+    let victim = directory.file("victim", "precious");
+    symlink(&victim, run.join(format!("balance.{port}.{ip}"))).expect("a fresh directory");
+    let started = Run::balance(&directory).args(["-b", &ip, &port, "127.0.0.1:9"]).finish();
+    assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
+    // Taken away or refused, it must not be followed; an instance that serves must be reachable.
+    if started.code == 0 {
+        Client::connect(address);
+        let _ = Run::balance(&directory).args(["-c", "kill", &port]).finish();
+    }
+    let nowhere = directory.path().join("nowhere");
+    assert!(!nowhere.exists());
+}
+
+#[test]
+fn a_dangling_symlink_creates_nothing_elsewhere() {
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let directory = Directory::new();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).expect("a fresh directory");
+    let nowhere = directory.path().join("nowhere");
+    symlink(&nowhere, run.join(format!("balance.{port}.{ip}"))).expect("a fresh directory");
+    let started = Run::balance(&directory).args(["-b", &ip, &port, "127.0.0.1:9"]).finish();
+    assert!(!nowhere.exists(), "{started}");
+    if started.code == 0 {
+        let _ = Run::balance(&directory).args(["-c", "kill", &port]).finish();
+        // Killed or not reachable: it must not outlive the test.
+        eventually("the port is free", || TcpListener::bind(address).ok());
+    }
+}
+
+#[test]
+fn a_socket_planted_by_somebody_else_is_not_trusted() {
+    if needs_root("planting as another user") {
+        return;
+    }
+    let directory = Directory::new();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).expect("a fresh directory");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o1777)).expect("our own directory");
+    let port = own_address().port().to_string();
+    let path = run.join(format!("balance.{port}.127.0.0.1"));
+    // A server of nobody's that answers everything with a lie.
+    let mut liar = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "socat"])
+        .arg(format!("UNIX-LISTEN:{},fork,mode=777", path.display()))
+        .arg("SYSTEM:printf lie")
+        .spawn()
+        .expect("setpriv and socat: apt-get install util-linux socat");
+    eventually("the planted socket", || path.exists().then_some(()));
+    let asked = Run::balance(&directory).args(["-b", "127.0.0.1", "-c", "kill", &port]).finish();
+    let _ = liar.kill();
+    let _ = liar.wait();
+    assert_ne!(asked.code, 0, "{asked}");
+    assert!(!asked.stdout.contains("lie"), "{asked}");
+}
+
+#[test]
+fn another_user_cannot_steer_an_instance() {
+    if needs_root("asking as another user") {
+        return;
+    }
+    let instance = Instance::start(["PORT", "127.0.0.1:9"]);
+    fs::set_permissions(instance.directory.path(), fs::Permissions::from_mode(0o755))
+        .expect("our own directory");
+    // Whatever the socket's mode is, the peer's credentials decide.
+    let path = socket(&instance);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("root may");
+    if let Some(parent) = path.parent() {
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o1777)).expect("root may");
+    }
+    // The program under test lives where nobody may not look.
+    let copy = instance.directory.path().join("balance");
+    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("our own file");
+    for command in ["show", "disable 0", "kill"] {
+        let asked = Run::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&copy)
+            .args(["-c", command, &instance.port()])
+            .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
+            .finish();
+        assert_ne!(asked.code, 0, "{asked}");
+        assert!(!asked.stdout.contains("disabled") && !asked.stdout.contains("complete"), "{asked}");
+    }
+    assert_eq!(instance.show()[0].state, "ENA");
+    instance.end();
+}
+
+#[test]
+fn another_user_runs_an_instance_of_his_own() {
+    if needs_root("starting as another user") {
+        return;
+    }
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let directory = Directory::new();
+    let copy = directory.path().join("balance");
+    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    let home = directory.path().join("home");
+    fs::create_dir(&home).expect("a fresh directory");
+    for (path, mode) in [(directory.path(), 0o755), (&copy, 0o755), (&home, 0o700)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
+    }
+    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).expect("root may");
+    // No directory of ours: /run/balance may not exist or not be his, so he falls back to his own runtime directory.
+    let run = |args: &[&str]| {
+        let as_nobody = Run::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "env"]);
+        let as_nobody = as_nobody.args(["-u", "BALANCE_RUN_DIR"]).arg(&copy).args(args);
+        as_nobody.env("XDG_RUNTIME_DIR", &home).env("HOME", &home).finish()
+    };
+    run(&["-b", &ip, &port, "127.0.0.1:9"]).code(0).out("");
+    let shown = run(&["-b", &ip, "-c", "show", &port]).code(0);
+    assert!(shown.stdout.contains(" 9 "), "{shown}");
+    run(&["-b", &ip, "-c", "kill", &port]).code(0).out("shutdown complete, exiting.\n");
+}
+
+#[test]
+fn the_rendezvous_is_made_for_its_owner_only() {
+    let instance = Instance::start(["PORT"]);
+    let path = socket(&instance);
+    let meta = fs::symlink_metadata(&path).expect("it is there");
+    assert_eq!(meta.uid(), rustix::process::geteuid().as_raw());
+    let parent = fs::metadata(path.parent().expect("a directory")).expect("it is there");
+    let (socket_mode, directory_mode) = (meta.permissions().mode(), parent.permissions().mode());
+    assert!(socket_mode & 0o007 == 0 || directory_mode & 0o1000 != 0 || directory_mode & 0o007 == 0);
+    instance.end();
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_a_warning_and_the_instance_serves() {
+    let server = Server::named("a");
+    let directory = Directory::new();
+    let file = directory.file("file", "");
+    let script = format!("export BALANCE_RUN_DIR={0}/run XDG_RUNTIME_DIR={0}/x;", file.display());
+    let instance = Setup::new().within(directory).shell(&script).spawn(["PORT", &server.to_string()]);
+    assert_eq!(instance.names(2), "aa");
+    eventually("a line that says so", || instance.stderr().contains("rendezvous").then_some(()));
+    instance.terminate();
+}
+
+#[test]
+fn lines_of_any_length_are_one_command() {
+    let instance = Instance::start(["PORT", "127.0.0.1:9"]);
+    let before = instance.show();
+    for length in [100, 1000, 4096, 65_536, 1_000_000] {
+        // Cut anywhere, its tail would be a command.
+        let line = format!("{}\n{}disable 0\n", "x".repeat(length), "disable 0 ".repeat(length / 10));
+        let finished = instance.shell(line).code(0);
+        assert_eq!(
+            finished.stdout.matches("syntax error").count(),
+            2,
+            "length {length}: two lines, two answers"
+        );
+    }
+    assert_eq!(before, instance.show());
+    instance.end();
+}
+
+#[test]
+fn lines_of_any_bytes_are_answered() {
+    let instance = Instance::start(["PORT", "127.0.0.1:9"]);
+    let mut input = Vec::new();
+    for byte in (0..=255).filter(|byte| *byte != b'\n') {
+        input.extend_from_slice(&[b'z', byte, byte, b'\n']);
+    }
+    let finished = instance.shell(input).code(0);
+    let answers = finished.stdout.matches("syntax error").count();
+    assert_eq!(answers, 255, "{finished}");
+    assert_eq!(instance.show()[0].state, "ENA");
+    instance.end();
+}
+
+#[test]
+fn strangers_on_the_socket_hurt_nobody() {
+    let server = Server::named("a");
+    let instance = Instance::before(&[&server]);
+    let path = socket(&instance);
+    let connect = || UnixStream::connect(&path).expect("the instance is there");
+    // Bytes of all kinds, halves of frames, connections that say nothing and ones that go.
+    let mut idle: Vec<_> = (0..8).map(|_| connect()).collect();
+    for round in 0_u8..64 {
+        let mut stream = connect();
+        let noise: Vec<u8> = (0..200_u32).map(|i| (i * 7 + u32::from(round) * 31) as u8).collect();
+        let _ = stream.write_all(&noise);
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
+        let _ = stream.read(&mut [0; 64]);
+    }
+    assert_eq!(instance.names(2), "aa");
+    instance.ctl("show").code(0);
+    idle.clear();
+    instance.end();
+}
+
+#[test]
+fn many_shells_at_once_see_one_table() {
+    let instance = Instance::start(["PORT"]);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let finished = instance.shell("create 127.0.0.1 9\n".repeat(20)).code(0);
+                assert_eq!(finished.stdout.matches("channel created").count(), 20);
+            });
+        }
+    });
+    let rows = instance.show();
+    assert_eq!(rows.len(), 240);
+    assert!(rows.iter().enumerate().all(|(i, row)| row.channel == i), "numbered without gaps");
+    instance.end();
+}
+
+#[test]
+fn a_lookup_that_takes_its_time_holds_up_no_traffic() {
+    let server = Server::named("a");
+    let instance = Instance::before(&[&server]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| instance.ctl("create no-such-host.invalid 80").code(65));
+        for _ in 0..20 {
+            assert_eq!(instance.names(1), "a");
+        }
+    });
+    instance.end();
+}
+
+#[test]
+fn kill_frees_the_port_and_lets_connections_live_on() {
+    let server = Server::echo();
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let mut instance = Setup::binding(address).start(["-b", &ip, &port, &server.to_string()]);
+    let mut client = instance.connect();
+    client.send("before");
+    assert_eq!(client.recv(6), b"before");
+    instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+    // At once: listener and control endpoint are gone with the answer.
+    assert!(TcpStream::connect(address).is_err(), "the listener is gone");
+    instance.ctl("show").code(69);
+    assert!(instance.is_running());
+    client.send("after");
+    assert_eq!(client.recv(5), b"after", "the connection lives on");
+    // Its successor takes the port while the old connection still lives.
+    let successor = Setup::binding(address).start(["-b", &ip, &port, &server.to_string()]);
+    client.send("still");
+    assert_eq!(client.recv(5), b"still");
+    drop(client);
+    instance.killed();
+    successor.end();
+}
+
+#[test]
+fn kill_in_the_shell_leaves_the_shell() {
+    let instance = Instance::start(["PORT"]);
+    let finished = instance.shell("k\nshow\n").code(0);
+    assert!(finished.stdout.ends_with("balance[0] shutdown complete, exiting.\n"), "{finished}");
+    instance.killed();
+}
+
+#[test]
+fn a_shell_whose_instance_dies_says_so_and_ends() {
+    let mut instance = Instance::start(["PORT"]);
+    let port = instance.port();
+    let mut shell = std::process::Command::new(BALANCE);
+    shell.args(["-i", &port]).env("BALANCE_RUN_DIR", instance.directory.path().join("run"));
+    shell
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null());
+    let mut shell = shell.spawn().expect("the program under test");
+    let mut stdout = shell.stdout.take().expect("a pipe");
+    // The greeting is unbuffered, also into a pipe.
+    let mut said = Vec::new();
+    while !said.ends_with(b"balance[0] ") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).expect("the greeting");
+        said.push(byte[0]);
+    }
+    instance.signal(Signal::KILL);
+    instance.wait();
+    let _ = shell.stdin.take().expect("a pipe").write_all(b"show\n");
+    let status = eventually("the shell's end", || shell.try_wait().expect("our own child"));
+    assert_ne!(status.code(), Some(0));
+    assert!(!matches!(status.code(), None | Some(101)), "{status:?}");
+}
+
+#[test]
+fn a_controller_whose_reader_is_gone_does_not_crash() {
+    let instance = Instance::start(["PORT"]);
+    let script =
+        format!("balance -c help {0} | true; echo show | balance -i {0} | true; echo done", instance.port());
+    Run::script(&instance.directory, &script).finish().code(0).out("done\n");
+    instance.end();
+}
+
+#[test]
+fn tables_of_thousands_of_channels_are_shown_whole() {
+    let instance = Instance::start(["PORT"]);
+    instance.shell("create 127.0.0.1 9\n".repeat(3000)).code(0);
+    assert_eq!(instance.show().len(), 3000);
+    instance.end();
+}

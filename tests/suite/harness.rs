@@ -1,0 +1,164 @@
+//! How the tests start, ask and end instances, and what they put on both sides of them.
+//!
+//! Rules: no fixed ports, no sleeps (facts are polled with a deadline), every failure prints what a stranger needs.
+
+mod clients;
+mod instance;
+mod payload;
+mod run;
+mod servers;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use clients::{Client, Received};
+pub(crate) use instance::{Instance, Setup};
+pub(crate) use payload::{Direction, Stream};
+pub(crate) use run::{Finished, Run};
+pub(crate) use servers::{Server, echo};
+
+/// The program under test.
+pub(crate) const BALANCE: &str = env!("CARGO_BIN_EXE_balance");
+
+/// Nothing here takes this long unless it is broken; generous, because test machines are slow and shared.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Polls until `fact` has a value. Panics with `what` at the deadline.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = fact() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        pause();
+    }
+}
+
+/// Between two looks at a fact: short enough not to slow a test down, long enough to leave the CPU to the program.
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_millis(3));
+}
+
+static COUNTER: AtomicU32 = AtomicU32::new(1);
+
+/// A number no other test of this process has.
+pub(crate) fn unique() -> u32 {
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A directory that is gone when the test ends.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("balance-suite-{}-{}", std::process::id(), unique()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file in it with this text.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("a file in a fresh directory");
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A loopback address and port that only this test uses: the address is its own, so no other test can take the port
+/// between our look and the program's bind.
+pub(crate) fn own_address() -> SocketAddr {
+    let n = unique();
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    // 127.x.y.z with x from 64 to 191: away from 127.0.0.1 and from the clients' addresses.
+    let ip = Ipv4Addr::new(127, 64 + (high ^ (n >> 8) as u8) % 128, low, 1 + (n % 254) as u8);
+    let listener = TcpListener::bind((ip, 0)).expect("a free port on an address of our own");
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+/// A port on 127.0.0.1 that refuses: bound by us, so that nobody else takes it, and never listening.
+pub(crate) struct Refusing(socket2::Socket);
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        Self(socket)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        let address = self.0.local_addr().expect("a bound socket has an address");
+        address.as_socket().expect("it is IPv4")
+    }
+}
+
+impl std::fmt::Display for Refusing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.addr().fmt(f)
+    }
+}
+
+/// A port on 127.0.0.1 that never answers: its accept queue is full, so further connection requests are dropped.
+pub(crate) struct BlackHole {
+    socket: socket2::Socket,
+    _queue: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    pub(crate) fn new() -> Self {
+        let new =
+            || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket = new();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        socket.listen(0).expect("listen");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        let mut queue = Vec::new();
+        // Fill until a connect no longer completes.
+        loop {
+            let client = new();
+            let filled = client.connect_timeout(&address, Duration::from_millis(300)).is_err();
+            queue.push(client);
+            if filled {
+                break;
+            }
+            assert!(queue.len() < 64, "the accept queue of a backlog of 0 takes too many");
+        }
+        Self { socket, _queue: queue }
+    }
+}
+
+impl std::fmt::Display for BlackHole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = self.socket.local_addr().expect("a bound socket has an address");
+        address.as_socket().expect("it is IPv4").fmt(f)
+    }
+}
+
+/// Are we root? Tests of other users and of mounts are only possible then, and say so where they are left out.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// For tests that need root: `if needs_root("why") { return; }`.
+pub(crate) fn needs_root(why: &str) -> bool {
+    let left_out = !is_root();
+    if left_out {
+        eprintln!("left out, needs root: {why}");
+    }
+    left_out
+}

@@ -1,0 +1,190 @@
+//! The channels' side of a test.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::{DEADLINE, eventually};
+
+/// A server on a port of its own, with a thread per connection. Gone, with all its connections, when dropped.
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+    most: AtomicUsize,
+    clients: Mutex<Vec<SocketAddr>>,
+    streams: Mutex<Vec<(usize, TcpStream)>>,
+}
+
+impl Server {
+    /// Every connection gets its own thread in `serve`, which also gets the connection's number.
+    pub(crate) fn with(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into(), serve)
+    }
+
+    /// On this address.
+    pub(crate) fn on(ip: IpAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        Self::over(listener, serve)
+    }
+
+    fn over(listener: TcpListener, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        let addr = listener.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(Shared::default());
+        let serve = Arc::new(serve);
+        let acceptor = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                for stream in listener.incoming().flatten() {
+                    if shared.stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    take(&shared, &serve, stream);
+                }
+            }
+        });
+        Self { addr, shared, acceptor: Some(acceptor) }
+    }
+
+    /// Sends back what it gets, half-close included.
+    pub(crate) fn echo() -> Self {
+        Self::with(|stream, _| echo(stream))
+    }
+
+    /// Says its name first, then is an echo: shows which channel a client got.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self::with(move |stream, _| name_then_echo(stream, name))
+    }
+
+    /// The same on this address.
+    pub(crate) fn named_on(ip: impl Into<IpAddr>, name: &'static str) -> Self {
+        Self::on(ip.into(), move |stream, _| name_then_echo(stream, name))
+    }
+
+    /// Takes connections and closes them.
+    pub(crate) fn closer() -> Self {
+        Self::with(|_, _| ())
+    }
+
+    /// Takes connections and says nothing until the test ends.
+    pub(crate) fn silent() -> Self {
+        Self::with(|mut stream, _| while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {})
+    }
+
+    /// Resets every connection.
+    pub(crate) fn resetter() -> Self {
+        Self::with(|stream, _| SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger"))
+    }
+
+    /// Connections taken so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections open now.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// The most that were ever open at once.
+    pub(crate) fn most(&self) -> usize {
+        self.shared.most.load(Ordering::SeqCst)
+    }
+
+    /// Who connected, in order.
+    pub(crate) fn clients(&self) -> Vec<SocketAddr> {
+        self.shared.clients.lock().expect("no server thread panics with it").clone()
+    }
+
+    /// Waits until so many connections were taken.
+    #[track_caller]
+    pub(crate) fn await_accepted(&self, n: usize) {
+        eventually("enough connections at the server", || (self.accepted() >= n).then_some(()));
+    }
+
+    /// Waits until no connection is open.
+    #[track_caller]
+    pub(crate) fn await_idle(&self) {
+        eventually("no connection open at the server", || (self.open() == 0).then_some(()));
+    }
+}
+
+fn take(
+    shared: &Arc<Shared>,
+    serve: &Arc<impl Fn(TcpStream, usize) + Send + Sync + 'static>,
+    stream: TcpStream,
+) {
+    stream.set_read_timeout(Some(DEADLINE * 4)).expect("a timeout");
+    stream.set_write_timeout(Some(DEADLINE * 4)).expect("a timeout");
+    stream.set_nodelay(true).expect("no delay");
+    let number = shared.accepted.load(Ordering::SeqCst);
+    if let Ok(client) = stream.peer_addr() {
+        shared.clients.lock().expect("no server thread panics with it").push(client);
+    }
+    if let Ok(twin) = stream.try_clone() {
+        shared.streams.lock().expect("no server thread panics with it").push((number, twin));
+    }
+    let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+    shared.most.fetch_max(open, Ordering::SeqCst);
+    shared.accepted.fetch_add(1, Ordering::SeqCst);
+    let (shared, serve) = (Arc::clone(shared), Arc::clone(serve));
+    std::thread::spawn(move || {
+        serve(stream, number);
+        // The twin that `drop` uses to end a connection would keep the descriptor open.
+        let mut streams = shared.streams.lock().expect("no server thread panics with it");
+        streams.retain(|(twin, _)| *twin != number);
+        shared.open.fetch_sub(1, Ordering::SeqCst);
+    });
+}
+
+/// Sends back what it gets until the end, then half-closes.
+pub(crate) fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) if stream.write_all(&buffer[..n]).is_ok() => {}
+            _ => return,
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+fn name_then_echo(mut stream: TcpStream, name: &str) {
+    if stream.write_all(name.as_bytes()).is_ok() {
+        echo(stream);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the acceptor.
+        let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        let streams = self.shared.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (_, stream) in streams.iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.addr.fmt(f)
+    }
+}

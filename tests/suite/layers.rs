@@ -1,0 +1,115 @@
+//! The wall between the rooms.
+//!
+//! ARCHITECTURE.md shows the same table; this is the one that bites.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms and what each may import.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("sched", &[]),
+    ("observe", &["sched"]),
+    ("config", &["sched"]),
+    ("net", &["sched", "observe"]),
+    ("control", &["sched", "observe", "config"]),
+    ("process", &["observe"]),
+    ("app", &["sched", "observe", "config", "net", "control", "process"]),
+    ("main", &["app"]),
+    ("lib", &[]),
+];
+
+/// Rooms that decide or tell: the words of a system call have no place in them.
+const PURE: &[&str] = &["sched", "config"];
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the source tree is here").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Each source file with its room, its path from `src` and its text.
+fn files() -> Vec<(String, PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    sources(&root, &mut paths);
+    assert!(paths.len() > 20, "this is not the source tree: {paths:?}");
+    let room_and_text = |path: PathBuf| {
+        let inside = path.strip_prefix(&root).expect("found below it").to_owned();
+        let first = inside.components().next().expect("a file has a name").as_os_str().to_string_lossy();
+        let room = first.trim_end_matches(".rs").to_owned();
+        (room, inside, fs::read_to_string(path).expect("sources are text"))
+    };
+    paths.into_iter().map(room_and_text).collect()
+}
+
+/// The words after each `crate::` or, in main, `balance::`.
+fn imports<'a>(text: &'a str, root: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(root).filter_map(move |(at, _)| {
+        // `other_crate::x` and `pub(in crate::x)` are not imports of ours; the latter does not occur.
+        let before = text[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+            return None;
+        }
+        let rest = &text[at + root.len()..];
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        Some(&rest[..end])
+    })
+}
+
+fn code(text: &str) -> String {
+    // Comments may name whom they like.
+    text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn rooms_import_only_what_their_layer_allows() {
+    let mut breaches = Vec::new();
+    for (room, path, text) in files() {
+        let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == room) else {
+            breaches.push(format!("{}: room {room:?} has no line in ALLOWED", path.display()));
+            continue;
+        };
+        let root = if room == "main" { "balance::" } else { "crate::" };
+        for import in imports(&code(&text), root) {
+            if import.is_empty() {
+                breaches.push(format!("{}: a `{root}{{` group hides imports from this scan", path.display()));
+            } else if import != room && !allowed.contains(&import) {
+                breaches.push(format!("{}: {room} must not import {import}", path.display()));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{breaches:#?}");
+}
+
+#[test]
+fn a_door_plate_holds_no_code() {
+    for (_, path, text) in files() {
+        let is_door = path.file_name().is_some_and(|name| name == "mod.rs" || name == "lib.rs");
+        assert!(!is_door || !code(&text).contains("fn "), "{} has a function in it", path.display());
+    }
+}
+
+#[test]
+fn pure_rooms_name_no_system() {
+    for (room, path, text) in files() {
+        for word in ["rustix::", "nix::", "libc::", "mio::", "std::fs", "std::thread::sleep", "SystemTime"] {
+            let breach = PURE.contains(&room.as_str()) && code(&text).contains(word);
+            assert!(!breach, "{} is in a pure room and names {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stays_where_it_is_accounted_for() {
+    for (_, path, text) in files() {
+        let is_allowed =
+            ["process/daemon.rs", "process/inherit.rs", "net/splice.rs"].iter().any(|ok| path.ends_with(ok));
+        let has = code(&text).contains("allow(unsafe_code)");
+        assert!(is_allowed || !has, "{} allows unsafe code", path.display());
+    }
+}

@@ -1,0 +1,398 @@
+//! The operating system's side: background, signals, ports, descriptors, odd surroundings.
+//!
+//! Source: docs/compatibility.md, "Process".
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{
+    BALANCE, Client, DEADLINE, Directory, Finished, Instance, Received, Run, Server, Setup, eventually,
+    needs_root, own_address,
+};
+
+/// An instance in the background, killed at the end of the test whatever happens.
+struct Background {
+    address: SocketAddr,
+    directory: Directory,
+    pid: i32,
+}
+
+impl Background {
+    fn start(channel: &str) -> Self {
+        Self::at(own_address(), Directory::new(), channel)
+    }
+
+    fn at(address: SocketAddr, directory: Directory, channel: &str) -> Self {
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let started = Run::balance(&directory).args(["-b", &ip, &port, channel]).finish();
+        let started = started.code(0).out("");
+        assert_eq!(started.stderr, "", "{started}");
+        let mut background = Self { address, directory, pid: 0 };
+        let greeting = background.run(&["-i", &port]).code(0).stdout;
+        let pid = greeting.lines().find_map(|line| line.strip_prefix("PID of master process is "));
+        background.pid = pid.and_then(|pid| pid.parse().ok()).expect("the shell says the pid");
+        background
+    }
+
+    fn run(&self, args: &[&str]) -> Finished {
+        Run::balance(&self.directory).args(["-b", &self.address.ip().to_string()]).args(args).finish()
+    }
+
+    fn link(&self, name: &str) -> String {
+        let link = fs::read_link(format!("/proc/{}/{name}", self.pid)).expect("our own process");
+        link.to_string_lossy().into_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = kill_process(Pid::from_raw(self.pid).expect("a pid is not 0"), signal);
+    }
+
+    fn is_gone(&self) -> bool {
+        // A zombie is gone too: whoever adopted it may take its time.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    }
+
+    fn await_gone(&self) {
+        eventually("the background process ends", || self.is_gone().then_some(()));
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if !self.is_gone() {
+            self.signal(Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn exit_0_of_a_background_start_means_serving() {
+    let server = Server::named("a");
+    for _ in 0..10 {
+        let background = Background::start(&server.to_string());
+        assert_eq!(Client::connect(background.address).recv(1), b"a");
+    }
+}
+
+#[test]
+fn a_background_instance_is_a_proper_daemon() {
+    let background = Background::start("127.0.0.1:9");
+    for fd in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(background.link(fd), "/dev/null", "{fd}");
+    }
+    assert_eq!(background.link("cwd"), "/");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", background.pid)).expect("our own process");
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(fields[3], background.pid.to_string(), "its own session");
+    assert_eq!(fields[4], "0", "no terminal");
+    let comm = fs::read_to_string(format!("/proc/{}/comm", background.pid)).expect("our own process");
+    assert_eq!(comm, "balance\n");
+    let cmdline = fs::read(format!("/proc/{}/cmdline", background.pid)).expect("our own process");
+    let argv: Vec<_> = cmdline.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    assert!(argv[0].ends_with("balance") && argv[1] == "-b", "argv is not rewritten: {argv:?}");
+}
+
+#[test]
+fn a_background_start_holds_none_of_its_callers_pipes() {
+    let address = own_address();
+    let directory = Directory::new();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let mut caller = Command::new(BALANCE)
+        .args(["-b", &ip, &port, "127.0.0.1:9"])
+        .env("BALANCE_RUN_DIR", directory.path().join("run"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program under test");
+    // `$(balance ...)` of a shell waits for this.
+    let (mut out, mut err) = (String::new(), String::new());
+    let begin = Instant::now();
+    caller.stdout.take().expect("a pipe").read_to_string(&mut out).expect("the end of stdout");
+    caller.stderr.take().expect("a pipe").read_to_string(&mut err).expect("the end of stderr");
+    assert!(begin.elapsed() < DEADLINE);
+    assert_eq!((caller.wait().expect("our own child").code(), out.as_str(), err.as_str()), (Some(0), "", ""));
+    Run::balance(&directory).args(["-c", "kill", &port]).finish().code(0);
+}
+
+#[test]
+fn sigterm_and_sigint_free_the_port_at_once() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::echo();
+        let background = Background::start(&server.to_string());
+        let begin = Instant::now();
+        background.signal(signal);
+        background.await_gone();
+        assert!(begin.elapsed() < Duration::from_secs(5), "{signal:?} took {:?}", begin.elapsed());
+        drop(TcpListener::bind(background.address).expect("the port is free"));
+        background.run(&["-c", "show", &background.address.port().to_string()]).code(69);
+    }
+}
+
+#[test]
+fn sigterm_frees_the_port_while_clients_are_connected() {
+    let server = Server::echo();
+    let background = Background::start(&server.to_string());
+    let mut client = Client::connect(background.address);
+    client.send("x");
+    client.recv(1);
+    background.signal(Signal::TERM);
+    eventually("no listener", || TcpStream::connect(background.address).is_err().then_some(()));
+    let again = Background::at(background.address, Directory::new(), &server.to_string());
+    Client::connect(again.address).send("x");
+    drop(client);
+    background.await_gone();
+}
+
+#[test]
+fn a_hangup_does_not_end_an_instance_in_the_background() {
+    let server = Server::named("a");
+    let background = Background::start(&server.to_string());
+    background.signal(Signal::HUP);
+    assert_eq!(Client::connect(background.address).recv(1), b"a");
+    assert!(!background.is_gone());
+}
+
+#[test]
+fn a_hangup_ends_an_instance_in_the_foreground_unless_under_nohup() {
+    let mut instance = Instance::start(["PORT"]);
+    instance.signal(Signal::HUP);
+    assert_eq!(instance.wait(), 0);
+    let instance = Setup::new().shell("trap '' HUP;").start(["PORT"]);
+    instance.signal(Signal::HUP);
+    instance.ctl("show").code(0);
+    instance.end();
+}
+
+#[test]
+fn killall_and_start_again_works_with_nothing_between() {
+    let server = Server::named("a");
+    let address = own_address();
+    for round in 0..5 {
+        let background = Background::at(address, Directory::new(), &server.to_string());
+        assert_eq!(Client::connect(address).recv(1), b"a", "round {round}");
+        // A connection in between, so that the port has one in its last states.
+        background.signal(Signal::TERM);
+    }
+}
+
+#[test]
+fn out_of_descriptors_accept_waits_quietly_and_goes_on() {
+    let server = Server::named("a");
+    let instance = Setup::new().shell("ulimit -n 40;").start(["PORT", &server.to_string()]);
+    let mut clients: Vec<_> = (0..60).map(|_| instance.connect()).collect();
+    eventually("a line with the limit", || instance.stderr().contains("limit=40").then_some(()));
+    instance.assert_idle();
+    let lines = instance.stderr().lines().count();
+    assert!(lines <= 2, "{}", instance.stderr());
+    // Some leave; the ones in the queue get their turn. Whoever was taken and could not be dialled was closed.
+    let served = clients.iter().filter(|client| client.0.peek(&mut [0]).is_ok()).take(5).count();
+    assert_eq!(served, 5);
+    clients.truncate(10);
+    let before = server.accepted();
+    eventually("accept goes on", || {
+        drop(instance.connect());
+        (server.accepted() > before).then_some(())
+    });
+    clients.clear();
+    instance.end();
+}
+
+#[test]
+fn an_instance_can_still_be_asked_when_its_descriptors_are_used_up() {
+    let server = Server::named("a");
+    let instance = Setup::new().shell("ulimit -n 40;").start(["PORT", &server.to_string()]);
+    let clients: Vec<_> = (0..60).map(|_| instance.connect()).collect();
+    eventually("a line with the limit", || instance.stderr().contains("limit=40").then_some(()));
+    instance.ctl("show").code(0);
+    drop(clients);
+    instance.end();
+}
+
+#[test]
+fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
+    let instance = Setup::new().shell("ulimit -Sn 50;").start(["PORT"]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", instance.pid())).expect("our own child");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert!(matches!(core.split_whitespace().nth(4), Some("0" | "1")), "no payload in core files: {core}");
+    instance.end();
+}
+
+#[test]
+fn closed_standard_descriptors_never_end_up_in_a_connection() {
+    let server = Server::echo();
+    for closed in ["exec 0<&-;", "exec 1>&-;", "exec 2>&-;", "exec 0<&- 1>&- 2>&-;"] {
+        let address = own_address();
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let setup = Setup::binding(address).shell(closed);
+        let instance = setup.start(["-d", "-p", "-b", &ip, &port, &server.to_string()]);
+        let mut client = instance.connect();
+        client.send("exactly this");
+        client.shut_wr();
+        assert_eq!(client.recv_all(), b"exactly this", "{closed}");
+        instance.end();
+    }
+}
+
+#[test]
+fn a_background_start_without_standard_descriptors_serves() {
+    let server = Server::echo();
+    let address = own_address();
+    let directory = Directory::new();
+    let (ip, port) = (address.ip(), address.port());
+    let script = format!("balance -b {ip} {port} {server} 0<&- 1>&- 2>&-");
+    Run::script(&directory, &script).finish().code(0);
+    let mut client = Client::connect(address);
+    client.send("exactly this");
+    client.shut_wr();
+    assert_eq!(client.recv_all(), b"exactly this");
+    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+}
+
+#[test]
+fn a_dump_whose_reader_is_gone_stops_and_the_traffic_goes_on() {
+    let server = Server::echo();
+    // The reader ends at once; the pipe is broken from then on.
+    let instance = Setup::new()
+        .shell("mkfifo $XDG_RUNTIME_DIR/p; true < $XDG_RUNTIME_DIR/p & exec 1> $XDG_RUNTIME_DIR/p; wait;")
+        .start(["-p", "PORT", &server.to_string()]);
+    for _ in 0..3 {
+        let mut client = instance.connect();
+        client.send("hello");
+        assert_eq!(client.recv(5), b"hello");
+    }
+    let said = instance.stderr();
+    assert_eq!(said.matches("dump").count(), 1, "said once: {said}");
+    instance.end();
+}
+
+#[test]
+fn as_pid_1_it_stays_in_front_and_stops_on_sigterm() {
+    if needs_root("a pid namespace") {
+        return;
+    }
+    let server = Server::named("a");
+    let address = own_address();
+    let directory = Directory::new();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    // Without -f: a container whose first process detaches ends.
+    let mut unshare = Command::new("unshare")
+        .args(["-pf", "--kill-child", BALANCE, "-b", &ip, &port, &server.to_string()])
+        .env("BALANCE_RUN_DIR", directory.path().join("run"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(directory.path().join("stderr")).expect("our own file"))
+        .spawn()
+        .expect("unshare: apt-get install util-linux");
+    let served = eventually("it serves", || {
+        assert!(unshare.try_wait().expect("our own child").is_none(), "it ended");
+        Client::try_connect(address, None, None).ok()
+    });
+    let mut served = served;
+    assert_eq!(served.recv(1), b"a");
+    drop(served);
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.id())).expect("our own child");
+    let pid = children.trim().parse().ok().and_then(Pid::from_raw).expect("one child");
+    let show = Run::balance(&directory).args(["-c", "show", &port]).finish();
+    assert_eq!(show.code, 0, "{show}");
+    kill_process(pid, Signal::TERM).expect("our own process");
+    let status = eventually("its end", || unshare.try_wait().expect("our own child"));
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn an_empty_root_directory_is_enough() {
+    if needs_root("chroot") {
+        return;
+    }
+    // A scratch container: no /etc, no /run, no /dev/log. What a dynamically linked program needs is brought along.
+    let server = Server::named("a");
+    let address = own_address();
+    let directory = Directory::new();
+    let root = directory.path().join("root");
+    fs::create_dir_all(root.join("dev")).expect("a fresh directory");
+    let ldd = Run::new("ldd").arg(BALANCE).finish();
+    let libraries = ldd.stdout.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([BALANCE]) {
+        let target = root.join(Path::new(file.trim_end_matches(':')).strip_prefix("/").expect("absolute"));
+        fs::create_dir_all(target.parent().expect("a directory")).expect("a fresh directory");
+        fs::copy(file, target).expect("a copy");
+    }
+    let (ip, port) = (address.ip(), address.port());
+    let script = format!(
+        "touch {0}/dev/null; mount --bind /dev/null {0}/dev/null; exec chroot {0} {BALANCE} -f -b {ip} {port} localhost:{1}",
+        root.display(),
+        server.addr.port()
+    );
+    let stderr = fs::File::create(directory.path().join("stderr")).expect("our own file");
+    let mut unshare =
+        Command::new("unshare").args(["-m", "sh", "-ec", &script]).stderr(stderr).spawn().expect("unshare");
+    let said = || fs::read_to_string(directory.path().join("stderr")).unwrap_or_default();
+    let mut client = eventually("it serves", || {
+        assert!(unshare.try_wait().expect("our own child").is_none(), "it ended: {}", said());
+        Client::try_connect(address, None, None).ok()
+    });
+    assert_eq!(client.recv(1), b"a", "{}", said());
+    drop(client);
+    let pid = Pid::from_raw(i32::try_from(unshare.id()).expect("a pid")).expect("not 0");
+    kill_process(pid, Signal::TERM).expect("our own child");
+    let status = eventually("its end", || unshare.try_wait().expect("our own child"));
+    assert_eq!(status.code(), Some(0), "{}", said());
+}
+
+#[test]
+fn a_foreground_instance_says_nothing_while_all_is_well() {
+    let server = Server::named("a");
+    let instance = Instance::before(&[&server]);
+    assert_eq!(instance.names(3), "aaa");
+    assert_eq!((instance.stdout().as_str(), instance.stderr().as_str()), ("", ""));
+    instance.end();
+}
+
+#[test]
+fn debugging_goes_to_stderr_and_never_into_a_connection() {
+    let server = Server::echo();
+    let instance = Instance::before(&[&"-d", &server]);
+    let mut client = instance.connect();
+    client.send("payload");
+    client.shut_wr();
+    assert_eq!(client.recv_all(), b"payload");
+    eventually("a line about it", || (!instance.stderr().is_empty()).then_some(()));
+    assert_eq!(instance.stdout(), "");
+    instance.end();
+}
+
+#[test]
+fn a_burst_of_clients_that_leave_at_once_costs_nothing_afterwards() {
+    let server = Server::closer();
+    let instance = Instance::before(&[&server]);
+    for _ in 0..300 {
+        instance.connect().rst();
+    }
+    for _ in 0..100 {
+        assert_ne!(instance.connect().ending(), Received::Reset, "a clean end stays one");
+    }
+    instance.end();
+}
+
+#[test]
+fn thousands_of_connections_leave_nothing_behind() {
+    let server = Server::silent();
+    let instance = Instance::before(&[&server]);
+    let clients: Vec<_> = (0..1000).map(|_| instance.connect()).collect();
+    server.await_accepted(1000);
+    assert_eq!(instance.show()[0].c, 1000);
+    drop(clients);
+    instance.end();
+}
