@@ -188,6 +188,8 @@ pub struct Relay<P> {
     ready: [Ready; 2],
     /// Which sides are gone.
     gone: [bool; 2],
+    /// What `is_half_closed` says.
+    half_closed: bool,
 }
 
 impl<P> Default for Relay<P> {
@@ -200,7 +202,7 @@ impl<P> Relay<P> {
     /// A relay between two connected sides of which nothing is known yet but that they take a write.
     pub fn new() -> Self {
         let ready = Ready { writable: true, ..Ready::default() };
-        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2] }
+        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2], half_closed: false }
     }
 
     /// Takes note of an event.
@@ -208,9 +210,10 @@ impl<P> Relay<P> {
         self.ready[side as usize].merge(event);
     }
 
-    /// Has one direction ended while the other goes on?
+    /// Has one direction ended while the other goes on? As of the last turn that did not want another one, so that the
+    /// caller, who looks when it goes to sleep, sees the change then.
     pub fn is_half_closed(&self) -> bool {
-        self.ways.iter().any(|way| way.stage != Stage::Open)
+        self.half_closed
     }
 
     /// Bytes held for both sides, those inside pipes included.
@@ -253,7 +256,13 @@ impl<P> Relay<P> {
                 }
             }
         }
-        self.verdict(kernel, again)
+        let verdict = self.verdict(kernel, again);
+        if verdict != Verdict::Again {
+            // An end can be known long before it can be read: behind data that the other side does not take.
+            self.half_closed = self.ways.iter().any(|way| way.stage != Stage::Open)
+                || self.ready.iter().any(|ready| ready.read_closed);
+        }
+        verdict
     }
 
     /// Ends the connection from outside (idle, kicked). A side that would miss bytes gets a reset, not a clean end.
