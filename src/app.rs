@@ -176,8 +176,12 @@ impl Start {
             let text = "-p needs -f: the packet dump is off in the background".into();
             warn.tell(&Event::Note { severity: Severity::Warning, text });
         }
-        let endpoint =
-            controllers::bind(self.listener.address(), settings.control_group.as_deref(), environment, &warn);
+        let endpoint = controllers::bind(
+            self.listener.address(),
+            settings.control_group.as_deref(),
+            environment,
+            &warn,
+        )?;
         let ready = if foreground {
             None
         } else {
@@ -229,7 +233,8 @@ impl Start {
         if cause == Cause::Drained {
             log.tell(&Event::Drained);
         }
-        // The name goes first and the port after it: whoever gets the port next finds the name free.
+        // The name goes first and the port after it, with the process: whoever gets the port next finds the name free.
+        // An answer that is under way (that of `kill`) is still read.
         if let Some(control) = controlled {
             control.stop();
         }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::Failure;
 use crate::config::{Instance, SettingsError};
 use crate::control::{
-    Context, Control, Directory, Endpoint, EndpointOptions, HostPort, Interactive, OneShot, Port, Wanted,
+    Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
+    Port, Wanted,
 };
 use crate::net::resolve;
 use crate::net::server::Server;
@@ -79,22 +80,32 @@ pub(super) fn shell(instance: &Instance, port: u16, environment: &Environment) -
 }
 
 /// Makes the control socket. An instance that nobody can control is better than none, so without one it serves too; the
-/// operator is told.
+/// operator is told. A group that does not exist is a mistake on the command line.
+///
+/// # Errors
+/// The control group is unknown.
 pub(super) fn bind(
     listen: SocketAddr,
     group: Option<&str>,
     environment: &Environment,
     log: &Log,
-) -> Option<Endpoint> {
+) -> Result<Option<Endpoint>, Failure> {
     let options = EndpointOptions {
         directories: environment.directories.clone(),
         address: listen.ip(),
         port: listen.port(),
         group: group.map(str::to_owned),
     };
-    Endpoint::bind(&options)
-        .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
-        .ok()
+    match Endpoint::bind(&options) {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(e @ EndpointError::UnknownGroup(_)) => {
+            Err(Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {e}")))
+        }
+        Err(e) => {
+            log.tell(&Event::NoRendezvous { cause: e.to_string() });
+            Ok(None)
+        }
+    }
 }
 
 /// Lets controllers in. `None`: there is nothing to let them in by.

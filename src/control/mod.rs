@@ -1,1 +1,30 @@
-//! Stub.
+//! The command language and its doors: a control socket, and the shell as its client.
+//!
+//! Reading order: [`argument`], [`command`], [`execute`] and [`render`] are the language, pure; [`wire`], [`directory`],
+//! [`endpoint`], [`socket`] and [`client`] carry it between processes; [`shell`] is the operator's end.
+
+pub mod argument;
+pub mod client;
+pub mod command;
+#[cfg(test)]
+mod conversations;
+pub mod directory;
+pub mod endpoint;
+pub mod execute;
+mod peer;
+pub mod render;
+#[cfg(test)]
+mod scratch;
+pub mod shell;
+pub mod socket;
+mod terminal;
+#[cfg(test)]
+mod transcripts;
+pub mod wire;
+
+pub use argument::{HostPort, Port};
+pub use client::Wanted;
+pub use directory::Directory;
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions};
+pub use shell::{Interactive, OneShot, interactive, one_shot};
+pub use socket::{Context, Control, serve};

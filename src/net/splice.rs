@@ -32,7 +32,10 @@ mod linux {
 
     /// One worker's idle pipes.
     #[derive(Debug)]
-    #[allow(clippy::vec_box, reason = "a connection owns its pipe by one pointer, and that box is what is kept")]
+    #[allow(
+        clippy::vec_box,
+        reason = "a connection owns its pipe by one pointer, and that box is what is kept"
+    )]
     pub(in crate::net) struct Pipes {
         idle: Vec<Box<Pipe>>,
         budget: Arc<Budget>,

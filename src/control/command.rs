@@ -1,0 +1,398 @@
+//! The command language: one table of words, and text turned into a [`Command`].
+//!
+//! Knows: words, arguments, access. Never: the table of channels, sockets, how an answer looks.
+//! Source: docs/control.md, "Commands".
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::num::NonZeroU32;
+
+use crate::control::argument::{HostPort, Number};
+use crate::sched::Policy;
+
+/// What a command may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only looks, or changes nothing but the session.
+    Look,
+    /// Changes the instance.
+    Change,
+}
+
+/// One row of the command table.
+#[derive(Debug)]
+pub struct CommandWord {
+    /// The full name; any prefix of it will do, unless an earlier row has it too.
+    pub name: &'static str,
+    /// A second spelling, taken only as a whole.
+    pub alias: Option<&'static str>,
+    /// The arguments as `help` shows them, empty if there are none.
+    pub arguments: &'static str,
+    /// What it does, as `help` says it.
+    pub help: &'static str,
+    /// What it may do.
+    pub access: Access,
+    /// Arguments to command; `None` is a syntax error.
+    parse: fn(&[&[u8]]) -> Option<Command>,
+}
+
+impl CommandWord {
+    const fn new(
+        name: &'static str,
+        arguments: &'static str,
+        help: &'static str,
+        access: Access,
+        parse: fn(&[&[u8]]) -> Option<Command>,
+    ) -> Self {
+        Self { name, alias: None, arguments, help, access, parse }
+    }
+
+    fn is_meant_by(&self, word: &[u8]) -> bool {
+        let prefix = !word.is_empty() && self.name.as_bytes().starts_with(word);
+        prefix || self.alias.is_some_and(|alias| alias.as_bytes() == word)
+    }
+}
+
+/// All commands, in the order in which a shortened word is looked up: the first match wins. The order is part of the
+/// language (`r` is `reset`, `m` is `maxc`), so a new command goes to the end.
+pub const COMMANDS: &[CommandWord] = &[
+    CommandWord::new("quit", "", "quit interactive mode", Access::Look, |args| alone(args, Command::Quit)),
+    CommandWord::new("show", "", "show all channels in all groups", Access::Look, |args| {
+        alone(args, Command::Show)
+    }),
+    CommandWord {
+        name: "help",
+        alias: Some("?"),
+        arguments: "",
+        help: "prints this message",
+        access: Access::Look,
+        parse: |args| alone(args, Command::Help),
+    },
+    CommandWord::new("kill", "", "kills master process and quits interactive mode", Access::Change, |args| {
+        alone(args, Command::Kill)
+    }),
+    CommandWord::new(
+        "disable",
+        "<channel>",
+        "disables specified channel in current group",
+        Access::Change,
+        disable,
+    ),
+    CommandWord::new("group", "<group>", "changes current group to <group>", Access::Look, |args| {
+        one_number(args).map(Command::Group)
+    }),
+    CommandWord::new(
+        "reset",
+        "<channel>",
+        "reset all counters of channel in current group",
+        Access::Change,
+        |args| one_number(args).map(Command::Reset),
+    ),
+    CommandWord::new("enable", "<channel>", "enables channel in current group", Access::Change, |args| {
+        one_number(args).map(Command::Enable)
+    }),
+    CommandWord::new(
+        "create",
+        "<host> <port>",
+        "creates a channel in the current group",
+        Access::Change,
+        create,
+    ),
+    CommandWord::new(
+        "assign",
+        "<channel> <host> <port>",
+        "reassigns a channel in the current group",
+        Access::Change,
+        assign,
+    ),
+    CommandWord::new(
+        "maxc",
+        "<channel> <maxc>",
+        "specifies new maxc for channel of current group",
+        Access::Change,
+        maxc,
+    ),
+    CommandWord::new("mrtg-bytes", "<grp> <ch>", "print bytes in/out in MRTG format", Access::Look, |args| {
+        two_numbers(args).map(|(group, channel)| Command::MrtgBytes { group, channel })
+    }),
+    CommandWord::new(
+        "mrtg-conns",
+        "<grp> <ch>",
+        "print total connections in MRTG format",
+        Access::Look,
+        |args| two_numbers(args).map(|(group, channel)| Command::MrtgConns { group, channel }),
+    ),
+    CommandWord::new("version", "", "show version id", Access::Look, |args| alone(args, Command::Version)),
+    CommandWord::new(
+        "hash",
+        "",
+        "sets distribution scheme of current group to Hash",
+        Access::Change,
+        |args| alone(args, Command::SetPolicy(Policy::Hash)),
+    ),
+    CommandWord::new(
+        "rr",
+        "",
+        "sets distribution scheme of current group to Round Robin",
+        Access::Change,
+        |args| alone(args, Command::SetPolicy(Policy::RoundRobin)),
+    ),
+];
+
+/// No command has more arguments; words after these are only noticed to be too many.
+const MAX_ARGUMENTS: usize = 3;
+
+/// One command, its arguments typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Leave the session.
+    Quit,
+    /// All channels of all groups.
+    Show,
+    /// The list of commands.
+    Help,
+    /// Stop the instance.
+    Kill,
+    /// No new connections for a channel; `hard` closes the existing ones too.
+    Disable {
+        /// Its number in the current group.
+        channel: Number,
+        /// Close its connections.
+        hard: bool,
+    },
+    /// Change the current group.
+    Group(Number),
+    /// Zero a channel's counters.
+    Reset(Number),
+    /// New connections for a channel again.
+    Enable(Number),
+    /// A new channel, disabled. `None`: what was typed cannot be an address.
+    Create(Option<HostPort>),
+    /// A new address for a disabled channel.
+    Assign {
+        /// Its number in the current group.
+        channel: Number,
+        /// `None`: what was typed cannot be an address; said after the checks that come first.
+        target: Option<HostPort>,
+    },
+    /// A new limit for a channel, `None` = no limit (typed as 0).
+    Maxc {
+        /// Its number in the current group.
+        channel: Number,
+        /// The limit.
+        maxc: Option<NonZeroU32>,
+    },
+    /// Byte counters of a channel for MRTG.
+    MrtgBytes {
+        /// Its group.
+        group: Number,
+        /// Its number in the group.
+        channel: Number,
+    },
+    /// The connection counter of a channel for MRTG.
+    MrtgConns {
+        /// Its group.
+        group: Number,
+        /// Its number in the group.
+        channel: Number,
+    },
+    /// Version and limits.
+    Version,
+    /// The policy of the current group.
+    SetPolicy(Policy),
+}
+
+/// The text is no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("syntax error")]
+pub struct SyntaxError;
+
+/// The commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
+pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxError>> {
+    line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some()).map(parse)
+}
+
+/// One command.
+///
+/// # Errors
+/// When no command is meant by the first word, or its arguments are not what it takes.
+pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
+    let mut words = words(text);
+    let word = words.next().ok_or(SyntaxError)?;
+    let row = COMMANDS.iter().find(|row| row.is_meant_by(word)).ok_or(SyntaxError)?;
+    // One more than can be right shows that there are too many; a line of 30 000 words need not be kept for that.
+    let arguments: Vec<&[u8]> = words.take(MAX_ARGUMENTS + 1).collect();
+    (row.parse)(&arguments).ok_or(SyntaxError)
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).filter(|word| !word.is_empty())
+}
+
+fn alone(args: &[&[u8]], command: Command) -> Option<Command> {
+    args.is_empty().then_some(command)
+}
+
+fn one_number(args: &[&[u8]]) -> Option<Number> {
+    if let [number] = args { Number::parse(number) } else { None }
+}
+
+fn two_numbers(args: &[&[u8]]) -> Option<(Number, Number)> {
+    if let [first, second] = args { Some((Number::parse(first)?, Number::parse(second)?)) } else { None }
+}
+
+fn disable(args: &[&[u8]]) -> Option<Command> {
+    let (channel, hard) = match args {
+        [channel] | [channel, b"soft"] => (channel, false),
+        [channel, b"hard"] => (channel, true),
+        _ => return None,
+    };
+    Some(Command::Disable { channel: Number::parse(channel)?, hard })
+}
+
+fn create(args: &[&[u8]]) -> Option<Command> {
+    if let [host, port] = args { Some(Command::Create(HostPort::parse(host, port))) } else { None }
+}
+
+fn assign(args: &[&[u8]]) -> Option<Command> {
+    let [channel, host, port] = args else { return None };
+    Some(Command::Assign { channel: Number::parse(channel)?, target: HostPort::parse(host, port) })
+}
+
+fn maxc(args: &[&[u8]]) -> Option<Command> {
+    let (channel, limit) = two_numbers(args)?;
+    Some(Command::Maxc { channel, maxc: NonZeroU32::new(limit.to_u32()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+    use crate::control::argument::Port;
+
+    fn meant_by(word: &str) -> Option<&'static str> {
+        COMMANDS.iter().find(|row| row.is_meant_by(word.as_bytes())).map(|row| row.name)
+    }
+
+    fn number(digits: &str) -> Number {
+        Number::parse(digits.as_bytes()).expect("a number")
+    }
+
+    fn host_port(host: &str, port: u16) -> HostPort {
+        HostPort { host: host.into(), port: Port::Number(NonZeroU16::new(port).expect("not 0")) }
+    }
+
+    #[test]
+    fn commands_are_looked_up_in_the_order_of_3_57() {
+        let names: Vec<&str> = COMMANDS.iter().map(|row| row.name).collect();
+        let first = "quit show help kill disable group reset enable create assign maxc mrtg-bytes mrtg-conns version hash rr";
+        assert_eq!(names.join(" "), first);
+    }
+
+    #[test]
+    fn a_prefix_means_the_first_command_that_has_it() {
+        for (word, name) in [
+            ("s", "show"),
+            ("h", "help"),
+            ("?", "help"),
+            ("ha", "hash"),
+            ("r", "reset"),
+            ("rr", "rr"),
+            ("m", "maxc"),
+            ("mrtg", "mrtg-bytes"),
+            ("mrtg-c", "mrtg-conns"),
+            ("k", "kill"),
+            ("q", "quit"),
+            ("d", "disable"),
+            ("g", "group"),
+            ("e", "enable"),
+            ("c", "create"),
+            ("a", "assign"),
+            ("v", "version"),
+        ] {
+            assert_eq!(meant_by(word), Some(name), "{word}");
+        }
+        for word in ["", "shows", "x", "Show", "??", "help?", "\0"] {
+            assert_eq!(meant_by(word), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_become_types() {
+        let disable = |digits, hard| Command::Disable { channel: number(digits), hard };
+        for (text, command) in [
+            ("show", Command::Show),
+            ("  s\t\r\n", Command::Show),
+            ("disable 007", disable("7", false)),
+            ("disable -0", disable("0", false)),
+            ("disable 1 soft", disable("1", false)),
+            ("disable 1 hard", disable("1", true)),
+            ("d 99999999999999999999", disable("99999999999999999999", false)),
+            ("group -1", Command::Group(number("-1"))),
+            ("create ::1 80", Command::Create(Some(host_port("::1", 80)))),
+            ("create localhost 0080", Command::Create(Some(host_port("localhost", 80)))),
+            ("create localhost 0", Command::Create(None)),
+            ("create localhost 65536", Command::Create(None)),
+            ("create local\u{1}host 80", Command::Create(None)),
+            ("assign 0 h 1", Command::Assign { channel: number("0"), target: Some(host_port("h", 1)) }),
+            ("maxc 0 0", Command::Maxc { channel: number("0"), maxc: None }),
+            ("maxc 0 4294967295", Command::Maxc { channel: number("0"), maxc: NonZeroU32::new(u32::MAX) }),
+            ("rr", Command::SetPolicy(Policy::RoundRobin)),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Ok(command), "{text}");
+        }
+        let service = Some(HostPort { host: "h".into(), port: Port::Service("smtp".into()) });
+        assert_eq!(parse(b"create h smtp"), Ok(Command::Create(service)));
+        assert_eq!(parse(b"create \xff 80"), Ok(Command::Create(None)));
+    }
+
+    #[test]
+    fn what_is_no_command_is_a_syntax_error() {
+        for text in [
+            "",
+            " ",
+            "x",
+            "show all",
+            "disable",
+            "disable x",
+            "disable 1x",
+            "disable +1",
+            "disable -",
+            "disable 1 2",
+            "disable 1 hard now",
+            "group",
+            "group 1.0",
+            "group 0x1",
+            "enable 1 2",
+            "create",
+            "create h",
+            "create h 1 2",
+            "assign 0 h",
+            "assign x h 1",
+            "assign 0 h 1 2",
+            "maxc 0",
+            "maxc 0 x",
+            "maxc 0 -5",
+            "maxc 0 4294967296",
+            "mrtg-bytes 0",
+            "mrtg-bytes 0 x",
+            "mrtg-conns 0 0 0",
+            "help me",
+            "kill 1",
+            "rr 1",
+            "sho w",
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(SyntaxError), "{text:?}");
+        }
+        assert_eq!(parse(b"\0\xff"), Err(SyntaxError));
+    }
+
+    #[test]
+    fn a_semicolon_separates_commands_and_blank_ones_do_not_count() {
+        let all = |line: &[u8]| parse_line(line).collect::<Vec<_>>();
+        assert_eq!(all(b" "), []);
+        assert_eq!(all(b";; ;"), []);
+        let group = Ok(Command::Group(number("1")));
+        assert_eq!(all(b"group 1; x;show;"), [group, Err(SyntaxError), Ok(Command::Show)]);
+    }
+}

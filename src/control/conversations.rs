@@ -1,0 +1,290 @@
+//! Whole conversations over real sockets: a server, and clients that behave, or do not.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::control::argument::HostPort;
+use crate::control::client::{AskError, Client, FindError, Wanted};
+use crate::control::endpoint::{Endpoint, EndpointOptions};
+use crate::control::scratch::Scratch;
+use crate::control::socket::{Context, Control, serve};
+use crate::control::wire::MAX_LINE;
+use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, Rules, SharedTable, Table};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A served instance with one enabled channel, in a directory of its own.
+pub(crate) struct Instance {
+    scratch: Scratch,
+    control: Control,
+    /// How often the kill hook was called.
+    killed: Arc<AtomicU32>,
+    /// What it answers.
+    kill_works: Arc<AtomicBool>,
+    /// The channels whose connections were to be closed.
+    closed: Arc<Mutex<Vec<ChannelKey>>>,
+}
+
+impl Instance {
+    pub(crate) fn start() -> Self {
+        let (killed, kill_works) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
+        let closed = Arc::new(Mutex::new(Vec::new()));
+        let (count, works, closing) = (Arc::clone(&killed), Arc::clone(&kill_works), Arc::clone(&closed));
+        let context = Context {
+            kill: Arc::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                works.load(Ordering::SeqCst)
+            }),
+            close_connections: Arc::new(move |key| closing.lock().expect("not poisoned").push(key)),
+            ..context()
+        };
+        let scratch = Scratch::new();
+        let endpoint = Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound");
+        let control = serve(endpoint, context).expect("serving");
+        Self { scratch, control, killed, kill_works, closed }
+    }
+
+    pub(crate) fn wanted(&self) -> Wanted {
+        wanted(&self.scratch)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.control.stop();
+    }
+
+    fn client(&self) -> Client {
+        Client::find(&self.wanted()).expect("an instance")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.scratch.path().join("balance.80.0.0.0.0")).expect("connected");
+        stream.set_read_timeout(Some(DEADLINE)).expect("set");
+        stream
+    }
+
+    /// What the instance says to these bytes until it or we end.
+    fn says(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("written");
+        stream.shutdown(Shutdown::Write).expect("shut");
+        rest(&mut stream)
+    }
+}
+
+fn context() -> Context {
+    let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
+    let resolve = |target: &HostPort| -> io::Result<Addresses> {
+        let ip: IpAddr = target.host.parse().map_err(io::Error::other)?;
+        Ok(SocketAddr::new(ip, 80).into())
+    };
+    Context {
+        table: SharedTable::new(table),
+        resolve: Arc::new(resolve),
+        kill: Arc::new(|| true),
+        close_connections: Arc::new(|_| ()),
+    }
+}
+
+fn options(scratch: &Scratch, address: &str) -> EndpointOptions {
+    let address = address.parse().expect("an address");
+    EndpointOptions { directories: vec![scratch.shared()], address, port: 80, group: None }
+}
+
+fn wanted(scratch: &Scratch) -> Wanted {
+    Wanted { directories: vec![scratch.shared(), scratch.private()], port: 80, addresses: None, ipv6: false }
+}
+
+fn greeting() -> String {
+    format!("balance 4.0 pid {} protocol 1\n", std::process::id())
+}
+
+fn rest(stream: &mut UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an end in time");
+    text
+}
+
+fn ask(client: &mut Client, line: &[u8]) -> (String, u8, usize, bool) {
+    let mut text = String::new();
+    let status = client.ask(line, |part| text.push_str(part)).expect("an answer");
+    (text, status.code, status.group, status.end)
+}
+
+#[test]
+fn a_session_is_greeting_answers_and_status_lines() {
+    let said = Instance::start().says(b"disable 0\r\n\ngroup 7\nx\nquit\nshow\n");
+    let body = "channel 0 disabled\n. 0 0\n. 0 0\n. 0 7\nsyntax error\n. 64 7\n. 0 7 end\n";
+    assert_eq!(said, greeting() + body);
+}
+
+#[test]
+fn commands_of_one_line_share_a_status_and_the_first_error_counts() {
+    let instance = Instance::start();
+    let mut client = instance.client();
+    assert_eq!(
+        ask(&mut client, b"group 1; create ::1 80; x; disable 0; quit; show"),
+        ("channel created\nsyntax error\nchannel 0 already disabled\n".into(), 64, 1, true)
+    );
+    let mut client = instance.client();
+    assert_eq!(ask(&mut client, b"disable 5;x").1, 65);
+    assert_eq!(ask(&mut client, b"group 3\nrr"), ("group 3 set to round robin\n".into(), 0, 3, false));
+    assert_eq!(ask(&mut client, b""), (String::new(), 0, 3, false));
+}
+
+#[test]
+fn long_lines_nul_bytes_and_half_lines_are_answered_or_dropped_as_a_whole() {
+    let instance = Instance::start();
+    let long =
+        [&b"disable 0 ;"[..], &vec![b'x'; 3 * MAX_LINE], b"\nversion\0\n\xff\xfe\n", b"disable 0"].concat();
+    assert_eq!(instance.says(&long), greeting() + &"syntax error\n. 64 0\n".repeat(3));
+    assert_eq!(instance.says(b"disable 0\n"), greeting() + "channel 0 disabled\n. 0 0\n");
+}
+
+#[test]
+fn a_line_may_come_in_pieces() {
+    let instance = Instance::start();
+    let mut stream = instance.connect();
+    for byte in b"mrtg-conns 0 0\n" {
+        stream.write_all(&[*byte]).expect("written");
+    }
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let body = "0\nUNKNOWN\nUNKNOWN\ngroup 0 channel 0\n. 0 0\n";
+    assert_eq!(rest(&mut stream), greeting() + body);
+}
+
+#[test]
+fn clients_that_leave_early_harm_nobody() {
+    let instance = Instance::start();
+    for bytes in [&b""[..], b"show", b"show\n", b"show;show;show\nshow\n"] {
+        let mut stream = instance.connect();
+        stream.write_all(bytes).expect("written");
+        drop(stream);
+    }
+    assert_eq!(ask(&mut instance.client(), b"disable 0").0, "channel 0 disabled\n");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody() {
+    let instance = Instance::start();
+    let mut stuck = instance.connect();
+    // Its answer, some 5 MB, fits in no socket buffer.
+    stuck.write_all(&[&b"s;".repeat(30_000)[..], b"\n"].concat()).expect("written");
+    assert_eq!(ask(&mut instance.client(), b"disable 0").0, "channel 0 disabled\n");
+    // Still there: it is this session that waits, in its own time.
+    drop(stuck);
+}
+
+#[test]
+fn the_65th_session_is_told_to_come_back() {
+    let instance = Instance::start();
+    let mut clients: Vec<Client> = (0..64).map(|_| instance.client()).collect();
+    assert_eq!(rest(&mut instance.connect()), ". busy: 64 sessions are open, try again later\n");
+    let refused = Client::find(&instance.wanted()).expect_err("full").to_string();
+    assert!(refused.ends_with("says: busy: 64 sessions are open, try again later"), "{refused}");
+    // A session that ended has made room by the time that its client reads the end of it.
+    let mut left = clients.pop().expect("64 of them");
+    assert!(ask(&mut left, b"quit").3);
+    assert!(matches!(left.ask(b"show", |_| ()), Err(AskError::Gone)));
+    assert_eq!(ask(&mut instance.client(), b"group 1").2, 1);
+}
+
+#[test]
+fn kill_frees_the_name_then_the_port_and_then_answers() {
+    let instance = Instance::start();
+    let mut other = instance.client();
+    let mut client = instance.client();
+    assert_eq!(ask(&mut client, b"kill; show"), ("shutdown complete, exiting.\n".into(), 0, 0, true));
+    assert_eq!(instance.killed.load(Ordering::SeqCst), 1);
+    assert!(instance.scratch.names().is_empty());
+    assert!(matches!(other.ask(b"show", |_| ()), Err(AskError::Gone)), "other sessions end");
+    let gone = Client::find(&instance.wanted()).expect_err("gone").to_string();
+    assert_eq!(gone, "no master process, exiting.");
+    instance.stop();
+}
+
+#[test]
+fn a_kill_that_fails_says_so() {
+    let instance = Instance::start();
+    instance.kill_works.store(false, Ordering::SeqCst);
+    assert_eq!(ask(&mut instance.client(), b"k"), ("shutdown failed.\n".into(), 69, 0, true));
+}
+
+#[test]
+fn disabling_hard_closes_the_connections_of_the_channel_once() {
+    let instance = Instance::start();
+    let text = ask(&mut instance.client(), b"disable 0 hard; disable 0 hard; disable 0").0;
+    assert_eq!(text, "channel 0 disabled\nchannel 0 already disabled\nchannel 0 already disabled\n");
+    assert_eq!(instance.closed.lock().expect("not poisoned").len(), 1);
+}
+
+#[test]
+fn a_stop_ends_idle_sessions_and_removes_the_entry() {
+    let instance = Instance::start();
+    let mut client = instance.client();
+    instance.control.remove();
+    assert_eq!(ask(&mut client, b"group 1").2, 1, "sessions go on");
+    instance.stop();
+    assert!(instance.scratch.names().is_empty());
+    assert!(matches!(client.ask(b"show", |_| ()), Err(AskError::Gone)));
+}
+
+#[test]
+fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_asked() {
+    let scratch = Scratch::new();
+    let start = |address: &str| {
+        serve(Endpoint::bind(&options(&scratch, address)).expect("bound"), context()).expect("serving")
+    };
+    let find = |addresses: Option<&str>| {
+        let addresses =
+            addresses.map(|list| list.split(' ').map(|ip| ip.parse().expect("an address")).collect());
+        Client::find(&Wanted { addresses, ..wanted(&scratch) }).map(drop)
+    };
+    assert!(matches!(find(None), Err(FindError::None)));
+    let one = start("127.0.0.1");
+    drop(UnixListener::bind(scratch.path().join("balance.80.127.0.0.9")).expect("a stale entry"));
+    assert!(find(None).is_ok());
+    assert!(find(Some("::ffff:127.0.0.1")).is_ok());
+    assert!(find(Some("::1 127.0.0.1")).is_ok());
+    assert!(matches!(find(Some("127.0.0.2")), Err(FindError::None)));
+    assert!(matches!(find(Some("127.0.0.9")), Err(FindError::None)));
+    let two = start("::1");
+    let message = find(None).expect_err("two of them").to_string();
+    assert_eq!(message, "balance: several instances have port 80, say which with -b: 127.0.0.1, ::1");
+    let any = start("::");
+    assert!(find(None).is_ok());
+    assert!(matches!(find(Some("0.0.0.0")), Err(FindError::None)));
+    drop((one, two, any));
+    assert!(matches!(find(None), Err(FindError::None)));
+}
+
+#[test]
+fn whoever_speaks_something_else_is_named_and_left() {
+    let meet = |first: &'static [u8]| {
+        let scratch = Scratch::new();
+        let listener = UnixListener::bind(scratch.path().join("balance.80.::")).expect("bound");
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.write_all(first).expect("written");
+            stream.shutdown(Shutdown::Write).expect("shut");
+            rest(&mut stream)
+        });
+        let error = Client::find(&wanted(&scratch)).expect_err("not ours").to_string();
+        assert_eq!(server.join().expect("no panic"), "", "nothing is sent to strangers");
+        error
+    };
+    let newer = meet(b"balance 5.1 pid 8840 protocol 2\n");
+    assert!(newer.contains("balance 5.1 (pid 8840) and speaks control protocol 2"), "{newer}");
+    assert!(newer.contains("speaks 1: use the program of the instance, e.g. /proc/8840/exe"), "{newer}");
+    let unknown = meet(b"SSH-2.0-x\x1b[2J\n");
+    assert!(unknown.contains("greets with \"SSH-2.0-x?[2J\""), "{unknown}");
+    assert!(meet(&[b'x'; 2 * MAX_LINE]).contains("a very long line"));
+    assert!(meet(b"").contains("does not answer"));
+    assert!(meet(b". denied: no\n").contains("says: denied: no"));
+}

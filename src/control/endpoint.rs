@@ -1,0 +1,348 @@
+//! The entry of an instance in a run directory: how it is made safely, how it goes, how it is connected to.
+//!
+//! Knows: sockets as files, their owners and modes. Never: the protocol, commands.
+//! Source: docs/control.md, "Where the socket is".
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::control::directory::{Directory, entry_name};
+use crate::control::peer;
+
+/// Clients that the kernel keeps waiting for us.
+const BACKLOG: i32 = 64;
+/// Names tried for the socket before it is renamed; more than one only if somebody is in our way on purpose.
+const TEMPORARY_NAMES: u32 = 16;
+
+/// What an endpoint is made from.
+#[derive(Debug, Clone)]
+pub struct EndpointOptions {
+    /// The places to try, in this order.
+    pub directories: Vec<Directory>,
+    /// The address that the instance listens on.
+    pub address: IpAddr,
+    /// The port that the instance listens on.
+    pub port: u16,
+    /// A unix group (name or number) whose members may control the instance too.
+    pub group: Option<String>,
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// Another instance of the same user answers there. It keeps its entry.
+    #[error("another instance answers at {}", .0.display())]
+    Busy(PathBuf),
+    /// The control group does not exist.
+    #[error("unknown group {0:?}")]
+    UnknownGroup(String),
+    /// No directory will do. The causes, in the order of the directories.
+    #[error("cannot make a control socket in {}", list(.0))]
+    NoDirectory(Vec<(PathBuf, io::Error)>),
+}
+
+fn list(causes: &[(PathBuf, io::Error)]) -> String {
+    let causes: Vec<String> =
+        causes.iter().map(|(path, cause)| format!("{}: {cause}", path.display())).collect();
+    if causes.is_empty() { "any directory: none is known".into() } else { causes.join(", ") }
+}
+
+/// The listening control socket of an instance. Dropped in the process that serves, it is removed; a parent that
+/// forked must leave by `exit`, without dropping it.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(crate) listener: UnixListener,
+    pub(crate) entry: Entry,
+    pub(crate) owner: u32,
+    pub(crate) group_named: bool,
+}
+
+impl Endpoint {
+    /// Makes the socket in the first directory where that is possible. What was left behind by an instance that is
+    /// gone, or planted by somebody else, is replaced; links are never followed.
+    ///
+    /// # Errors
+    /// When an instance of ours answers there, the group is unknown, or no directory will do.
+    pub fn bind(options: &EndpointOptions) -> Result<Self, EndpointError> {
+        let group = match &options.group {
+            None => None,
+            Some(name) => Some(group_id(name).ok_or_else(|| EndpointError::UnknownGroup(name.clone()))?),
+        };
+        let name = entry_name(options.port, options.address);
+        let mut causes = Vec::new();
+        for directory in &options.directories {
+            let path = directory.path().join(&name);
+            if listener_of(&path) == Some(peer::own_uid()) {
+                return Err(EndpointError::Busy(path));
+            }
+            match bind_in(directory, &name, group) {
+                Ok((listener, entry)) => {
+                    let owner = peer::own_uid();
+                    return Ok(Self { listener, entry, owner, group_named: group.is_some() });
+                }
+                Err(error) => causes.push((path, error)),
+            }
+        }
+        Err(EndpointError::NoDirectory(causes))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.entry.path
+    }
+
+    /// Removes the entry, if it still is ours. To be called before the TCP listener is closed: until then no successor
+    /// can have put its own there.
+    pub fn remove(&mut self) {
+        self.entry.remove();
+    }
+}
+
+/// A name in a directory that is ours as long as it is the same file.
+pub(crate) struct Entry {
+    directory: OwnedFd,
+    name: String,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Entry {
+    pub(crate) fn remove(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if stat(&self.directory, &self.name).is_ok_and(|stat| identity(&stat) == file) {
+            // Nothing can be done about a failure, and an entry that nobody listens on does no harm.
+            let _ = rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entry").field(&self.path).finish()
+    }
+}
+
+/// Binds to a temporary name, then renames over the final one: that replaces whatever was there in one step, and a
+/// client meets either the old socket or one that listens.
+fn bind_in(directory: &Directory, name: &str, group: Option<Gid>) -> io::Result<(UnixListener, Entry)> {
+    let fd = directory.make()?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    let (socket, temporary) = bind_temporary(directory.path(), name, mode)?;
+    let path = directory.path().join(name);
+    let mut entry = Entry { directory: fd, name: temporary, path, file: None };
+    let made = stat(&entry.directory, &entry.name)?;
+    entry.file = Some(identity(&made));
+    if let Some(group) = group {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&entry.directory, entry.name.as_str(), None, Some(group), flags)?;
+    }
+    let is_ours = FileType::from_raw_mode(made.st_mode) == FileType::Socket && made.st_uid == peer::own_uid();
+    if !is_ours || made.st_mode & 0o777 != mode {
+        return Err(io::Error::other("the socket's file is not as it was made"));
+    }
+    socket.listen(BACKLOG)?;
+    rustix::fs::renameat(&entry.directory, entry.name.as_str(), &entry.directory, name)?;
+    entry.name = name.into();
+    Ok((UnixListener::from(OwnedFd::from(socket)), entry))
+}
+
+fn bind_temporary(directory: &Path, name: &str, mode: u32) -> io::Result<(Socket, String)> {
+    let pid = std::process::id();
+    let mut in_the_way = io::Error::from(ErrorKind::AddrInUse);
+    for attempt in 0..TEMPORARY_NAMES {
+        let temporary =
+            if attempt == 0 { format!(".{name}.{pid}") } else { format!(".{name}.{pid}.{attempt}") };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        match bind_with_mode(&socket, &SockAddr::unix(directory.join(&temporary))?, mode) {
+            Ok(()) => return Ok((socket, temporary)),
+            // bind(2) follows no link and replaces nothing.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => in_the_way = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(in_the_way)
+}
+
+/// Binds so that the file has this mode from the first moment.
+fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
+    if cfg!(all(target_os = "linux", not(portable))) {
+        // Here the file takes its mode from the socket, and the umask can only narrow it.
+        rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?;
+        if mode & 0o077 == 0 {
+            return socket.bind(address);
+        }
+    }
+    // The umask is a thing of the whole process: endpoints are bound before there are threads.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o777 & !mode));
+    let bound = socket.bind(address);
+    rustix::process::umask(before);
+    bound
+}
+
+/// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
+/// to let us in is [`ErrorKind::WouldBlock`].
+pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<(UnixStream, u32)> {
+    let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(ErrorKind::ConnectionRefused.into());
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_write_timeout(None)?;
+    Ok((UnixStream::from(OwnedFd::from(socket)), stat.st_mode))
+}
+
+/// The user who listens at this entry, if anybody does.
+fn listener_of(path: &Path) -> Option<u32> {
+    match connect(path, Duration::from_millis(200)) {
+        Ok((stream, _)) => peer::uid(&stream).ok(),
+        // Alive, but its backlog is full: all that is known is whose file it is.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_uid)
+        }
+        Err(_) => None,
+    }
+}
+
+fn stat(directory: impl AsFd, name: &str) -> io::Result<rustix::fs::Stat> {
+    Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+// The widths of these two differ between systems.
+#[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
+fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+fn group_id(name: &str) -> Option<Gid> {
+    if let Ok(number) = name.parse() {
+        return Some(Gid::from_raw(number));
+    }
+    let group = nix::unistd::Group::from_name(name).ok().flatten()?;
+    Some(Gid::from_raw(group.gid.as_raw()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+    use crate::control::scratch::Scratch;
+
+    fn options(scratch: &Scratch) -> EndpointOptions {
+        let address = IpAddr::from([127, 0, 0, 1]);
+        EndpointOptions { directories: vec![scratch.shared()], address, port: 80, group: None }
+    }
+
+    fn is_socket(path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+    }
+
+    #[test]
+    fn an_endpoint_is_private_and_gone_when_removed() {
+        let scratch = Scratch::new();
+        let mut endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+        let path = endpoint.path().to_owned();
+        assert_eq!(path, scratch.path().join("balance.80.127.0.0.1"));
+        assert_eq!(fs::symlink_metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
+        assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "no temporary name is left");
+        endpoint.remove();
+        assert!(scratch.names().is_empty());
+        endpoint.remove();
+    }
+
+    #[test]
+    fn a_stale_entry_a_link_and_a_file_are_replaced() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("balance.80.127.0.0.1");
+        let target = scratch.path().join("precious");
+        fs::write(&target, "precious").expect("written");
+        let plants: [(&str, &dyn Fn()); 4] = [
+            ("stale socket", &|| drop(UnixListener::bind(&path).expect("bound"))),
+            ("link", &|| symlink(&target, &path).expect("linked")),
+            ("dangling link", &|| symlink("/nonexistent/x", &path).expect("linked")),
+            ("file", &|| fs::write(&path, "x").expect("written")),
+        ];
+        for (what, plant) in plants {
+            plant();
+            let endpoint = Endpoint::bind(&options(&scratch)).expect(what);
+            assert!(is_socket(&path), "{what}");
+            assert!(UnixStream::connect(&path).is_ok(), "{what}");
+            drop(endpoint);
+            assert!(fs::symlink_metadata(&path).is_err(), "{what}");
+        }
+        assert_eq!(fs::read(&target).expect("read"), b"precious");
+    }
+
+    #[test]
+    fn a_directory_in_the_way_makes_it_go_to_the_next_directory() {
+        let (scratch, next) = (Scratch::new(), Scratch::new());
+        fs::create_dir(scratch.path().join("balance.80.127.0.0.1")).expect("made");
+        let mut options = options(&scratch);
+        let Err(EndpointError::NoDirectory(causes)) = Endpoint::bind(&options) else { panic!("bound") };
+        assert_eq!(causes.len(), 1);
+        options.directories.push(next.private());
+        let endpoint = Endpoint::bind(&options).expect("bound");
+        assert_eq!(endpoint.path(), next.path().join("private/balance.80.127.0.0.1"));
+        assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "the temporary socket is gone");
+    }
+
+    #[test]
+    fn temporary_names_in_the_way_are_stepped_over() {
+        let scratch = Scratch::new();
+        let temporary = format!(".balance.80.127.0.0.1.{}", std::process::id());
+        symlink("/nonexistent/x", scratch.path().join(&temporary)).expect("linked");
+        let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+        assert!(is_socket(endpoint.path()));
+        assert_eq!(scratch.names(), [temporary.as_str(), "balance.80.127.0.0.1"]);
+    }
+
+    #[test]
+    fn a_live_instance_keeps_its_entry() {
+        let scratch = Scratch::new();
+        let first = Endpoint::bind(&options(&scratch)).expect("bound");
+        let before = fs::symlink_metadata(first.path()).expect("there").ino();
+        assert!(
+            matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(path)) if path == first.path())
+        );
+        assert_eq!(fs::symlink_metadata(first.path()).expect("there").ino(), before);
+    }
+
+    #[test]
+    fn an_entry_that_is_another_file_by_now_is_left_alone() {
+        let scratch = Scratch::new();
+        let first = Endpoint::bind(&options(&scratch)).expect("bound");
+        fs::remove_file(first.path()).expect("removed");
+        let second = Endpoint::bind(&options(&scratch)).expect("bound");
+        drop(first);
+        assert!(is_socket(second.path()));
+    }
+
+    #[test]
+    fn a_named_group_may_connect() {
+        let scratch = Scratch::new();
+        let own = rustix::process::getegid().as_raw();
+        let named = |group: String| EndpointOptions { group: Some(group), ..options(&scratch) };
+        let endpoint = Endpoint::bind(&named(own.to_string())).expect("bound");
+        let meta = fs::symlink_metadata(endpoint.path()).expect("there");
+        assert_eq!((meta.permissions().mode() & 0o777, meta.gid()), (0o660, own));
+        let unknown = Endpoint::bind(&named("no such group".into()));
+        assert!(matches!(unknown, Err(EndpointError::UnknownGroup(_))));
+    }
+}

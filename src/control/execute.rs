@@ -1,0 +1,253 @@
+//! A command carried out: names looked up first, then one edit of the table, then a [`Reply`].
+//!
+//! Knows: the edits of `Table`, the session's current group, a resolver that is handed in. Never: who asked, how the
+//! answer is printed, sockets.
+//! Source: docs/control.md, "Commands".
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::io;
+
+use crate::control::argument::{HostPort, Number};
+use crate::control::command::Command;
+use crate::sched::{
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy, Snapshot,
+    Table,
+};
+
+/// What one operator's session remembers between commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    /// The group that commands work on. It need not exist yet.
+    pub group: GroupId,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { group: GroupId::FIRST }
+    }
+}
+
+/// A command whose address, if it has one, has been looked up. A failed lookup travels inside, so that the order of
+/// the checks, and with it of the answers, is decided in [`apply`].
+#[derive(Debug)]
+pub struct Prepared {
+    command: Command,
+    addresses: Option<Addresses>,
+}
+
+/// The outcome of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// The session ends.
+    Quit,
+    /// The instance is to be stopped; the door that carries it out answers with one of the next two.
+    Kill,
+    /// The instance serves no more.
+    ShutdownComplete,
+    /// The instance could not be stopped.
+    ShutdownFailed,
+    /// All channels.
+    Table(Snapshot),
+    /// The list of commands.
+    Help,
+    /// Version and limits.
+    Version,
+    /// A new channel exists.
+    Created,
+    /// A channel has a new address.
+    Reassigned,
+    /// A channel takes no more connections.
+    Disabled(ChannelId),
+    /// The same, and its connections are to be closed.
+    DisabledHard(ChannelKey),
+    /// A channel was disabled before.
+    AlreadyDisabled(ChannelId),
+    /// A channel takes connections.
+    Enabled(ChannelId),
+    /// A channel was enabled before.
+    AlreadyEnabled(ChannelId),
+    /// The counters of a channel are zero.
+    CountersReset(ChannelId),
+    /// A channel has a new limit, 0 = none.
+    MaxcChanged(ChannelId, u32),
+    /// A group has this policy now.
+    PolicySet(GroupId, Policy),
+    /// Byte counters for MRTG.
+    MrtgBytes(GroupId, Box<ChannelSnapshot>),
+    /// The connection counter for MRTG.
+    MrtgConns(GroupId, Box<ChannelSnapshot>),
+    /// No command, or not its arguments.
+    SyntaxError,
+    /// The current group has no channel of this number (`disable`, `enable`, `reset`).
+    NoSuchChannel(Number),
+    /// The group has no channel of this number (the other commands).
+    UnknownChannel,
+    /// There is no such group.
+    UnknownGroup,
+    /// Not a possible group.
+    OutOfRange,
+    /// The address cannot be one, or could not be looked up.
+    InvalidAddress,
+    /// An enabled channel keeps its address.
+    MustBeDisabled,
+    /// All channel numbers of the group are taken.
+    NoSlot,
+}
+
+/// What is left to do for the door that took the command, outside the table's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// End this session.
+    Quit,
+    /// Stop the instance, then answer.
+    Kill,
+    /// Close the connections of a channel.
+    CloseConnections(ChannelKey),
+}
+
+impl Reply {
+    /// What is left to do.
+    pub fn effect(&self) -> Option<Effect> {
+        match self {
+            Self::Quit => Some(Effect::Quit),
+            Self::Kill => Some(Effect::Kill),
+            Self::DisabledHard(key) => Some(Effect::CloseConnections(*key)),
+            _ => None,
+        }
+    }
+}
+
+/// Looks up the address of a command that has one. May take as long as the resolver does: the table is not involved.
+pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> Prepared {
+    let target = match &command {
+        Command::Create(target) | Command::Assign { target, .. } => target.as_ref(),
+        _ => None,
+    };
+    // The language has one answer for every cause of a failed lookup, `invalid address`, so the cause ends here.
+    let addresses = target.and_then(|target| resolve(target).ok());
+    Prepared { command, addresses }
+}
+
+/// Carries a command out. Runs under the table's lock: nothing in here waits.
+pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Reply {
+    let group = session.group;
+    let Prepared { command, addresses } = prepared;
+    match command {
+        Command::Quit => Reply::Quit,
+        Command::Kill => Reply::Kill,
+        Command::Show => Reply::Table(table.snapshot()),
+        Command::Help => Reply::Help,
+        Command::Version => Reply::Version,
+        Command::Group(number) => change_group(&number, session),
+        Command::SetPolicy(policy) => {
+            table.set_policy(group, policy);
+            Reply::PolicySet(group, policy)
+        }
+        Command::Create(_) => create(group, addresses, table),
+        Command::Assign { channel, .. } => assign(find(group, &channel, table), addresses, table),
+        Command::Maxc { channel, maxc } => match find(group, &channel, table) {
+            Some((key, _)) => edited(
+                table.set_maxc(key, maxc),
+                Reply::MaxcChanged(key.channel, maxc.map_or(0, std::num::NonZeroU32::get)),
+            ),
+            None => Reply::UnknownChannel,
+        },
+        Command::Disable { channel, hard } => match find(group, &channel, table) {
+            Some((key, before)) => disable(key, before.state, hard, table),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Enable(channel) => match find(group, &channel, table) {
+            Some((key, before)) if before.state == AdminState::Enabled => Reply::AlreadyEnabled(key.channel),
+            Some((key, _)) => {
+                edited(table.set_state(key, AdminState::Enabled).map(drop), Reply::Enabled(key.channel))
+            }
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Reset(channel) => match find(group, &channel, table) {
+            Some((key, _)) => edited(table.reset_counters(key), Reply::CountersReset(key.channel)),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::MrtgBytes { group, channel } => mrtg(&group, &channel, table, Reply::MrtgBytes),
+        Command::MrtgConns { group, channel } => mrtg(&group, &channel, table, Reply::MrtgConns),
+    }
+}
+
+/// The channel that a typed number means.
+fn find(group: GroupId, number: &Number, table: &Table) -> Option<(ChannelKey, ChannelSnapshot)> {
+    let channel = number.index().and_then(ChannelId::new)?;
+    let key = ChannelKey { group, channel };
+    table.channel(key).map(|snapshot| (key, snapshot))
+}
+
+fn change_group(number: &Number, session: &mut Session) -> Reply {
+    match number.index().and_then(GroupId::new) {
+        Some(group) => {
+            session.group = group;
+            Reply::Done
+        }
+        None => Reply::OutOfRange,
+    }
+}
+
+fn create(group: GroupId, addresses: Option<Addresses>, table: &mut Table) -> Reply {
+    match addresses {
+        // It starts disabled, so that nobody is sent to an address with a typing error in it.
+        Some(addresses) => {
+            edited(table.create(group, addresses, None, AdminState::Disabled).map(drop), Reply::Created)
+        }
+        None => Reply::InvalidAddress,
+    }
+}
+
+fn assign(
+    found: Option<(ChannelKey, ChannelSnapshot)>,
+    addresses: Option<Addresses>,
+    table: &mut Table,
+) -> Reply {
+    match (found, addresses) {
+        (None, _) => Reply::UnknownChannel,
+        (Some((_, before)), _) if before.state == AdminState::Enabled => Reply::MustBeDisabled,
+        (Some(_), None) => Reply::InvalidAddress,
+        (Some((key, _)), Some(addresses)) => edited(table.assign(key, addresses), Reply::Reassigned),
+    }
+}
+
+fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -> Reply {
+    let (after, reply) = match (before, hard) {
+        // A channel disabled hard is not made softer by disabling it again.
+        (AdminState::DisabledHard, _) | (AdminState::Disabled, false) => {
+            return Reply::AlreadyDisabled(key.channel);
+        }
+        (AdminState::Enabled, false) => (AdminState::Disabled, Reply::Disabled(key.channel)),
+        (AdminState::Enabled | AdminState::Disabled, true) => {
+            (AdminState::DisabledHard, Reply::DisabledHard(key))
+        }
+    };
+    edited(table.set_state(key, after).map(drop), reply)
+}
+
+fn mrtg(
+    group: &Number,
+    channel: &Number,
+    table: &Table,
+    reply: fn(GroupId, Box<ChannelSnapshot>) -> Reply,
+) -> Reply {
+    match group.index().and_then(GroupId::new).filter(|group| table.has_group(*group)) {
+        None => Reply::UnknownGroup,
+        Some(group) => match find(group, channel, table) {
+            None => Reply::UnknownChannel,
+            Some((_, snapshot)) => reply(group, Box::new(snapshot)),
+        },
+    }
+}
+
+fn edited(outcome: Result<(), EditError>, reply: Reply) -> Reply {
+    match outcome {
+        Ok(()) => reply,
+        Err(EditError::UnknownChannel) => Reply::UnknownChannel,
+        Err(EditError::NoSlot) => Reply::NoSlot,
+        Err(EditError::NotDisabled) => Reply::MustBeDisabled,
+    }
+}

@@ -1,0 +1,73 @@
+//! Who is at the other end of a control socket, and may they be there?
+//!
+//! Knows: uids. Never: files, commands, sessions.
+//! Source: docs/control.md, "Who may control an instance".
+
+use std::io;
+use std::os::fd::AsFd;
+
+const ROOT: u32 = 0;
+
+/// The effective user of the process.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The user who connected, or who listens, at the other end.
+///
+/// # Errors
+/// Those of the system call.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn uid(stream: impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+}
+
+/// The same where there is no `SO_PEERCRED`.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn uid(stream: impl AsFd) -> io::Result<u32> {
+    Ok(nix::unistd::getpeereid(stream)?.0.as_raw())
+}
+
+/// May this user control an instance of `owner`? With a control group, the mode of the socket's file has already
+/// decided who could connect: owner and group. Group membership is not asked again, because a peer's credentials do
+/// not carry its supplementary groups.
+pub(crate) fn may_control(peer: u32, owner: u32, group_named: bool) -> bool {
+    peer == ROOT || peer == owner || group_named
+}
+
+/// Should a client of user `own` believe an instance of user `server`? Anybody may plant a socket in a directory that
+/// all may write to. A stranger's is believed only by root, who has nothing to fear from it, and by those whom its
+/// owner let in by name, which shows in a file that is closed to all others.
+pub(crate) fn may_trust(server: u32, own: u32, file_mode: u32) -> bool {
+    let by_group = file_mode & 0o007 == 0;
+    server == ROOT || server == own || own == ROOT || by_group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_the_owner_and_a_named_group_may_control() {
+        assert!(may_control(0, 1000, false));
+        assert!(may_control(1000, 1000, false));
+        assert!(!may_control(1001, 1000, false));
+        assert!(!may_control(1001, 0, false));
+        assert!(may_control(1001, 1000, true));
+    }
+
+    #[test]
+    fn a_strangers_open_socket_is_not_believed() {
+        assert!(may_trust(0, 1000, 0o666));
+        assert!(may_trust(1000, 1000, 0o600));
+        assert!(may_trust(1001, 0, 0o666));
+        assert!(may_trust(1001, 1000, 0o660));
+        assert!(!may_trust(1001, 1000, 0o666));
+    }
+
+    #[test]
+    fn both_ends_of_a_pair_are_ours() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(uid(&one).expect("credentials"), own_uid());
+    }
+}

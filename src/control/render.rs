@@ -1,0 +1,275 @@
+//! A reply as text, byte for byte what scripts written for 3.57 cut with awk.
+//!
+//! Knows: the columns and sentences, the exit codes of answers. Never: the live table, sockets.
+//! Source: docs/control.md, "Commands".
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt::{self, Display, Write};
+
+use crate::control::command::COMMANDS;
+use crate::control::execute::Reply;
+use crate::sched::{
+    AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot,
+};
+
+/// Our version as the language prints it.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
+
+/// How the caller of `-c` learns of an answer (sysexits): 0, 64 for a syntax error, 69 for a failed shutdown, 65 for
+/// every other error.
+pub fn exit_code(reply: &Reply) -> u8 {
+    match reply {
+        Reply::SyntaxError => 64,
+        Reply::NoSuchChannel(_)
+        | Reply::UnknownChannel
+        | Reply::UnknownGroup
+        | Reply::OutOfRange
+        | Reply::InvalidAddress
+        | Reply::MustBeDisabled
+        | Reply::NoSlot => 65,
+        Reply::ShutdownFailed => 69,
+        Reply::Done
+        | Reply::Quit
+        | Reply::Kill
+        | Reply::ShutdownComplete
+        | Reply::Table(_)
+        | Reply::Help
+        | Reply::Version
+        | Reply::Created
+        | Reply::Reassigned
+        | Reply::Disabled(_)
+        | Reply::DisabledHard(_)
+        | Reply::AlreadyDisabled(_)
+        | Reply::Enabled(_)
+        | Reply::AlreadyEnabled(_)
+        | Reply::CountersReset(_)
+        | Reply::MaxcChanged(..)
+        | Reply::PolicySet(..)
+        | Reply::MrtgBytes(..)
+        | Reply::MrtgConns(..) => 0,
+    }
+}
+
+/// The answer as whole lines; empty where there is nothing to say.
+pub fn text(reply: &Reply) -> String {
+    let mut out = String::new();
+    write(&mut out, reply).expect("a String takes any text");
+    out
+}
+
+fn write(out: &mut String, reply: &Reply) -> fmt::Result {
+    match reply {
+        Reply::Done | Reply::Quit | Reply::Kill => Ok(()),
+        Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
+        Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
+        Reply::Table(snapshot) => table(out, snapshot),
+        Reply::Help => help(out),
+        Reply::Version => version(out),
+        Reply::Created => writeln!(out, "channel created"),
+        Reply::Reassigned => writeln!(out, "channel reassigned"),
+        Reply::Disabled(channel) => writeln!(out, "channel {} disabled", channel.index()),
+        Reply::DisabledHard(key) => writeln!(out, "channel {} disabled", key.channel.index()),
+        Reply::AlreadyDisabled(channel) => writeln!(out, "channel {} already disabled", channel.index()),
+        Reply::Enabled(channel) => writeln!(out, "channel {} enabled", channel.index()),
+        Reply::AlreadyEnabled(channel) => writeln!(out, "channel {} already enabled", channel.index()),
+        Reply::CountersReset(channel) => writeln!(out, "channel {} counters reset", channel.index()),
+        Reply::MaxcChanged(channel, maxc) => {
+            writeln!(out, "maxc of channel {} changed to {maxc}", channel.index())
+        }
+        Reply::PolicySet(group, Policy::Hash) => writeln!(out, "group {} set to hash", group.index()),
+        Reply::PolicySet(group, Policy::RoundRobin) => {
+            writeln!(out, "group {} set to round robin", group.index())
+        }
+        Reply::MrtgBytes(group, channel) => {
+            mrtg(out, &channel.rcvd_bytes, &channel.sent_bytes, *group, channel)
+        }
+        Reply::MrtgConns(group, channel) => mrtg(out, &channel.totalc, &"UNKNOWN", *group, channel),
+        Reply::SyntaxError => writeln!(out, "syntax error"),
+        Reply::NoSuchChannel(number) => writeln!(out, "no such channel {number}"),
+        Reply::UnknownChannel => writeln!(out, "unknown channel"),
+        Reply::UnknownGroup => writeln!(out, "unknown group"),
+        Reply::OutOfRange => writeln!(out, "value out of range"),
+        Reply::InvalidAddress => writeln!(out, "invalid address"),
+        Reply::MustBeDisabled => writeln!(out, "channel must be disabled to assign new address"),
+        Reply::NoSlot => writeln!(out, "no channel slots available"),
+    }
+}
+
+/// One line of the table; a value that is too wide pushes the rest to the right, so that awk still finds it.
+fn columns(out: &mut String, cells: [&dyn Display; 11]) -> fmt::Result {
+    // `Display` of numbers and of `str` pads, that of addresses and our own types may not: cells come as these two.
+    let [group, policy, channel, state, ip, port, active, totalc, maxc, sent, rcvd] = cells;
+    writeln!(
+        out,
+        "{group:>3} {policy:>4} {channel:>2} {state:>3} {ip:>16} {port:>5} {active:>4} {totalc:>11} {maxc:>4} {sent:>11} {rcvd:>11}"
+    )
+}
+
+fn table(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
+    columns(
+        out,
+        [&"GRP", &"Type", &"#", &"S", &"ip-address", &"port", &"c", &"totalc", &"maxc", &"sent", &"rcvd"],
+    )?;
+    for group in &snapshot.groups {
+        for channel in &group.channels {
+            row(out, group, channel)?;
+        }
+    }
+    Ok(())
+}
+
+fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
+    let address = channel.addresses.first();
+    let policy = match group.policy {
+        Policy::RoundRobin => "RR",
+        Policy::Hash => "Hash",
+    };
+    let state = match channel.state {
+        AdminState::Enabled => "ENA",
+        AdminState::Disabled => "dis",
+        AdminState::DisabledHard => "DIS",
+    };
+    columns(
+        out,
+        [
+            &group.id.index(),
+            &policy,
+            &channel.id.index(),
+            &state,
+            &address.ip().to_string(),
+            &address.port(),
+            &channel.active,
+            &channel.totalc,
+            &channel.maxc.map_or(0, std::num::NonZeroU32::get),
+            &channel.sent_bytes,
+            &channel.rcvd_bytes,
+        ],
+    )
+}
+
+fn help(out: &mut String) -> fmt::Result {
+    let mut rows: Vec<_> = COMMANDS.iter().collect();
+    // By the alphabet, but for `create`, which 3.57 lists first.
+    rows.sort_by_key(|row| (row.name != "create", row.name));
+    writeln!(out, "available commands:")?;
+    for row in rows {
+        let usage = format!("{} {}", row.name, row.arguments);
+        writeln!(out, "  {:<30} {}", usage.trim_end(), row.help)?;
+    }
+    Ok(())
+}
+
+fn version(out: &mut String) -> fmt::Result {
+    writeln!(out, "  This is balance {VERSION}\n  MAXGROUPS={MAX_GROUPS}\n  MAXCHANNELS={MAX_CHANNELS}")
+}
+
+fn mrtg(
+    out: &mut String,
+    first: &dyn Display,
+    second: &dyn Display,
+    group: GroupId,
+    channel: &ChannelSnapshot,
+) -> fmt::Result {
+    let (group, channel) = (group.index(), channel.id.index());
+    writeln!(out, "{first}\n{second}\nUNKNOWN\ngroup {group} channel {channel}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::sched::{Addresses, ChannelId};
+
+    fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
+        let address: SocketAddr = address.parse().expect("an address");
+        ChannelSnapshot {
+            id: ChannelId::new(id).expect("in range"),
+            addresses: Addresses::from(address),
+            state,
+            maxc: None,
+            active: 0,
+            totalc: 0,
+            failed: 0,
+            sent_bytes: 0,
+            rcvd_bytes: 0,
+        }
+    }
+
+    fn group(id: usize, policy: Policy, channels: Vec<ChannelSnapshot>) -> GroupSnapshot {
+        GroupSnapshot { id: GroupId::new(id).expect("in range"), policy, channels }
+    }
+
+    #[test]
+    fn the_table_is_that_of_3_57_byte_for_byte() {
+        let groups = vec![
+            group(0, Policy::RoundRobin, vec![channel(0, "127.0.0.1:9", AdminState::Enabled)]),
+            group(1, Policy::Hash, vec![channel(0, "127.0.0.1:11", AdminState::Disabled)]),
+        ];
+        let expected = "\
+GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd
+  0   RR  0 ENA        127.0.0.1     9    0           0    0           0           0
+  1 Hash  0 dis        127.0.0.1    11    0           0    0           0           0
+";
+        assert_eq!(text(&Reply::Table(Snapshot { groups })), expected);
+    }
+
+    #[test]
+    fn wide_values_push_to_the_right_and_keep_their_column() {
+        let mut wide =
+            channel(1000, "[2001:db8:1111:2222:3333:4444:5555:6666]:65535", AdminState::DisabledHard);
+        wide.maxc = NonZeroU32::new(u32::MAX);
+        wide.active = 123_456;
+        wide.totalc = u64::MAX;
+        let mapped = channel(1, "[::ffff:10.1.1.3]:80", AdminState::Enabled);
+        let groups = vec![group(12_345, Policy::Hash, vec![wide, mapped])];
+        let expected = "\
+GRP Type  #   S       ip-address  port    c      totalc maxc        sent        rcvd
+12345 Hash 1000 DIS 2001:db8:1111:2222:3333:4444:5555:6666 65535 123456 18446744073709551615 4294967295           0           0
+12345 Hash  1 ENA  ::ffff:10.1.1.3    80    0           0    0           0           0
+";
+        assert_eq!(text(&Reply::Table(Snapshot { groups })), expected);
+    }
+
+    #[test]
+    fn help_is_that_of_3_57_byte_for_byte() {
+        let expected = "\
+available commands:
+  create <host> <port>           creates a channel in the current group
+  assign <channel> <host> <port> reassigns a channel in the current group
+  disable <channel>              disables specified channel in current group
+  enable <channel>               enables channel in current group
+  group <group>                  changes current group to <group>
+  hash                           sets distribution scheme of current group to Hash
+  help                           prints this message
+  kill                           kills master process and quits interactive mode
+  maxc <channel> <maxc>          specifies new maxc for channel of current group
+  mrtg-bytes <grp> <ch>          print bytes in/out in MRTG format
+  mrtg-conns <grp> <ch>          print total connections in MRTG format
+  quit                           quit interactive mode
+  reset <channel>                reset all counters of channel in current group
+  rr                             sets distribution scheme of current group to Round Robin
+  show                           show all channels in all groups
+  version                        show version id
+";
+        assert_eq!(text(&Reply::Help), expected);
+    }
+
+    #[test]
+    fn mrtg_answers_are_four_lines() {
+        let mut channel = channel(3, "127.0.0.1:9", AdminState::Enabled);
+        (channel.rcvd_bytes, channel.sent_bytes, channel.totalc) = (7, 5, 2);
+        let first = GroupId::FIRST;
+        let bytes = Reply::MrtgBytes(first, Box::new(channel.clone()));
+        assert_eq!(text(&bytes), "7\n5\nUNKNOWN\ngroup 0 channel 3\n");
+        let conns = Reply::MrtgConns(first, Box::new(channel));
+        assert_eq!(text(&conns), "2\nUNKNOWN\nUNKNOWN\ngroup 0 channel 3\n");
+    }
+
+    #[test]
+    fn exit_codes_tell_syntax_errors_other_errors_and_failed_shutdowns() {
+        let codes = [Reply::Done, Reply::SyntaxError, Reply::UnknownGroup, Reply::ShutdownFailed];
+        assert_eq!(codes.map(|reply| exit_code(&reply)), [0, 64, 65, 69]);
+    }
+}

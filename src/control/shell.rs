@@ -1,0 +1,283 @@
+//! `-c` and `-i`: an operator at the keyboard, or a script, as a client of the control socket.
+//!
+//! Knows: prompt, banner, line reading, exit codes. Never: the table (it is another process), what a command means.
+//! Source: docs/control.md, "The shell".
+
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::path::PathBuf;
+
+use crate::control::client::{AskError, Client, FindError, Wanted};
+use crate::control::render::VERSION;
+use crate::control::terminal::Terminal;
+use crate::control::wire::{Line, Lines, MAX_LINE};
+
+/// No instance, or it cannot be talked to (sysexits: `EX_UNAVAILABLE`).
+const UNAVAILABLE: u8 = 69;
+/// The answer could not be printed (sysexits: `EX_IOERR`).
+const IO_ERROR: u8 = 74;
+
+/// `balance -c TEXT PORT`.
+#[derive(Debug)]
+pub struct OneShot {
+    /// Which instance.
+    pub wanted: Wanted,
+    /// The commands, separated by `;` or newlines.
+    pub text: Vec<u8>,
+}
+
+/// `balance -i PORT`.
+#[derive(Debug)]
+pub struct Interactive {
+    /// Which instance.
+    pub wanted: Wanted,
+    /// Where to keep what was typed at a terminal; `None` = nowhere.
+    pub history: Option<PathBuf>,
+}
+
+/// Runs the commands in one session, prints the answers on stdout, and answers with the exit code.
+pub fn one_shot(options: &OneShot) -> u8 {
+    match Client::find(&options.wanted) {
+        Ok(mut client) => ask_once(&mut client, &options.text, Printer::new(io::stdout().lock())),
+        Err(error) => not_found(&error),
+    }
+}
+
+fn ask_once(client: &mut Client, text: &[u8], mut printer: Printer<impl Write>) -> u8 {
+    let asked = client.ask(text, |line| printer.print(line));
+    let code = asked.map_or_else(|error| gone(&error), |status| status.code);
+    printer.end(code)
+}
+
+/// Runs the shell on stdin and stdout, and answers with the exit code. At a terminal it edits, completes and
+/// remembers lines; through a pipe it is 3.57's, byte for byte.
+pub fn interactive(options: &Interactive) -> u8 {
+    let mut client = match Client::find(&options.wanted) {
+        Ok(client) => client,
+        Err(error) => return not_found(&error),
+    };
+    match Terminal::open(options.history.as_deref()) {
+        Some(mut terminal) => at_terminal(&mut client, &mut terminal),
+        None => through_pipe(&mut client, io::stdin().lock(), Printer::new(io::stdout().lock())),
+    }
+}
+
+fn banner(client: &Client) -> String {
+    format!("\nbalance {VERSION} interactive command shell\nPID of master process is {}\n\n", client.pid())
+}
+
+fn prompt(group: usize) -> String {
+    format!("balance[{group}] ")
+}
+
+fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<impl Write>) -> u8 {
+    printer.print(&banner(client));
+    let mut lines = Lines::new(input);
+    let mut group = 0;
+    loop {
+        printer.print(&prompt(group));
+        printer.flush();
+        if printer.failure.is_some() {
+            return printer.end(0);
+        }
+        let too_long;
+        let line = match lines.read() {
+            Ok(Line::Whole(line) | Line::Rest(line)) => line,
+            // The instance has the answer to it, too.
+            Ok(Line::TooLong) => {
+                too_long = vec![b'x'; MAX_LINE + 1];
+                &too_long
+            }
+            Ok(Line::End) | Err(_) => {
+                printer.print("\n");
+                return printer.end(0);
+            }
+        };
+        match client.ask(line, |line| printer.print(line)) {
+            Ok(status) if status.end => return printer.end(leave(status.code)),
+            Ok(status) => group = status.group,
+            Err(error) => return printer.end(gone(&error)),
+        }
+    }
+}
+
+fn at_terminal(client: &mut Client, terminal: &mut Terminal) -> u8 {
+    let mut printer = Printer::new(io::stdout());
+    printer.print(&banner(client));
+    let mut group = 0;
+    loop {
+        printer.flush();
+        let Some(line) = terminal.line(&prompt(group)) else { return printer.end(0) };
+        match client.ask(line.as_bytes(), |line| printer.print(line)) {
+            Ok(status) if status.end => return printer.end(leave(status.code)),
+            Ok(status) => group = status.group,
+            Err(error) => return printer.end(gone(&error)),
+        }
+    }
+}
+
+/// What a shell that was left tells its caller: only whether the instance was stopped if that was asked for. Errors of
+/// commands were seen.
+fn leave(code: u8) -> u8 {
+    if code == UNAVAILABLE { code } else { 0 }
+}
+
+fn gone(error: &AskError) -> u8 {
+    complain(&error.to_string());
+    UNAVAILABLE
+}
+
+fn not_found(error: &FindError) -> u8 {
+    complain(&error.to_string());
+    UNAVAILABLE
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes until that fails, and then no more: what was asked of the instance is done all the same.
+struct Printer<W: Write> {
+    out: W,
+    failure: Option<io::Error>,
+}
+
+impl<W: Write> Printer<W> {
+    fn new(out: W) -> Self {
+        Self { out, failure: None }
+    }
+
+    fn print(&mut self, text: &str) {
+        if self.failure.is_none() {
+            self.failure = self.out.write_all(text.as_bytes()).err();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.failure.is_none() {
+            self.failure = self.out.flush().err();
+        }
+    }
+
+    /// The exit code: a reader that went away has seen what it wanted, a full disk is an error.
+    fn end(mut self, code: u8) -> u8 {
+        self.flush();
+        match self.failure {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe && code == 0 => {
+                complain(&format!("balance: cannot write the answer: {error}"));
+                IO_ERROR
+            }
+            _ => code,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::conversations::Instance;
+
+    fn client(instance: &Instance) -> Client {
+        Client::find(&instance.wanted()).expect("an instance")
+    }
+
+    /// What the shell prints, and its exit code, when its input is a pipe.
+    fn piped(instance: &Instance, input: &[u8]) -> (String, u8) {
+        let mut out = Vec::new();
+        let code = through_pipe(&mut client(instance), input, Printer::new(&mut out));
+        (String::from_utf8(out).expect("text"), code)
+    }
+
+    fn opening() -> String {
+        format!(
+            "\nbalance 4.0 interactive command shell\nPID of master process is {}\n\n",
+            std::process::id()
+        )
+    }
+
+    fn failing(kind: ErrorKind) -> impl Write {
+        struct Failing(ErrorKind);
+        impl Write for Failing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        Failing(kind)
+    }
+
+    #[test]
+    fn the_shell_prints_what_3_57_prints() {
+        let instance = Instance::start();
+        let (text, code) = piped(&instance, b"group 7\n\nhash\nx\n");
+        let dialogue =
+            "balance[0] balance[7] balance[7] group 7 set to hash\nbalance[7] syntax error\nbalance[7] \n";
+        assert_eq!((text, code), (opening() + dialogue, 0));
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_counts() {
+        let (text, code) = piped(&Instance::start(), b"disable 0");
+        assert_eq!((text, code), (opening() + "balance[0] channel 0 disabled\nbalance[0] \n", 0));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_one_syntax_error() {
+        let input = [&b"show;".repeat(MAX_LINE)[..], b"\nrr\n"].concat();
+        let (text, _) = piped(&Instance::start(), &input);
+        let dialogue = "balance[0] syntax error\nbalance[0] group 0 set to round robin\nbalance[0] \n";
+        assert_eq!(text, opening() + dialogue);
+    }
+
+    #[test]
+    fn quit_leaves_and_kill_says_how_it_went() {
+        let instance = Instance::start();
+        assert_eq!(piped(&instance, b"x; quit\nshow\n"), (opening() + "balance[0] syntax error\n", 0));
+        let (text, code) = piped(&instance, b"kill\nshow\n");
+        assert_eq!((text, code), (opening() + "balance[0] shutdown complete, exiting.\n", 0));
+    }
+
+    #[test]
+    fn an_instance_that_went_away_is_noticed() {
+        let instance = Instance::start();
+        let mut client = client(&instance);
+        instance.stop();
+        let mut out = Vec::new();
+        assert_eq!(through_pipe(&mut client, &b"show\n"[..], Printer::new(&mut out)), UNAVAILABLE);
+        assert_eq!(ask_once(&mut client, b"show", Printer::new(&mut out)), UNAVAILABLE);
+        let options = OneShot { wanted: instance.wanted(), text: b"show".to_vec() };
+        assert_eq!(one_shot(&options), UNAVAILABLE);
+    }
+
+    #[test]
+    fn a_command_tells_its_caller_how_it_went() {
+        let instance = Instance::start();
+        let ask = |text: &[u8]| {
+            let mut out = Vec::new();
+            let code = ask_once(&mut client(&instance), text, Printer::new(&mut out));
+            (String::from_utf8(out).expect("text"), code)
+        };
+        assert_eq!(ask(b"group 1; disable 0"), ("no such channel 0\n".into(), 65));
+        assert_eq!(ask(b"bogus"), ("syntax error\n".into(), 64));
+        assert_eq!(ask(b"disable 0"), ("channel 0 disabled\n".into(), 0));
+        assert_eq!(ask(b"quit"), (String::new(), 0));
+        assert_eq!(ask(b""), (String::new(), 0));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
+        let instance = Instance::start();
+        let run = |text: &[u8], kind| ask_once(&mut client(&instance), text, Printer::new(failing(kind)));
+        assert_eq!(run(b"version; disable 0", ErrorKind::BrokenPipe), 0);
+        assert_eq!(run(b"disable 0; x", ErrorKind::BrokenPipe), 64, "carried out all the same");
+        assert_eq!(run(b"version", ErrorKind::StorageFull), IO_ERROR);
+        let shell = through_pipe(
+            &mut client(&instance),
+            &b"show\n"[..],
+            Printer::new(failing(ErrorKind::BrokenPipe)),
+        );
+        assert_eq!(shell, 0);
+    }
+}

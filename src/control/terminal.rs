@@ -1,0 +1,135 @@
+//! Lines typed at a terminal: edited, completed, remembered.
+//!
+//! Knows: the terminal, the names of commands, the history file. Never: the instance, what a command means.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Context, Editor, Helper};
+
+use crate::control::command::COMMANDS;
+
+/// The operator's terminal. The history is saved when it is dropped.
+pub(crate) struct Terminal {
+    editor: Editor<Words, FileHistory>,
+    history: Option<PathBuf>,
+}
+
+impl Terminal {
+    /// `None` if stdin or stdout is no terminal.
+    pub(crate) fn open(history: Option<&Path>) -> Option<Self> {
+        if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return None;
+        }
+        let config = Config::builder().auto_add_history(true).completion_type(CompletionType::List).build();
+        let mut editor = Editor::with_config(config).ok()?;
+        editor.set_helper(Some(Words));
+        let history = history.filter(|path| make_private(path).is_ok()).map(Path::to_owned);
+        if let Some(path) = &history {
+            // A history that cannot be read is an empty one.
+            let _ = editor.load_history(path);
+        }
+        Some(Self { editor, history })
+    }
+
+    /// The next line; `None` at its end. Ctrl-C drops what was typed so far.
+    pub(crate) fn line(&mut self, prompt: &str) -> Option<String> {
+        loop {
+            match self.editor.readline(prompt) {
+                Ok(line) => return Some(line),
+                Err(ReadlineError::Interrupted) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(path) = &self.history {
+            // A shell that cannot remember has still done its work.
+            let _ = self.editor.append_history(path);
+        }
+    }
+}
+
+/// Host names are in it: nobody else may read it.
+fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
+}
+
+/// Completes the names of commands.
+struct Words;
+
+impl Completer for Words {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        Ok(candidates(line.get(..at).unwrap_or(line)))
+    }
+}
+
+impl Helper for Words {}
+impl Highlighter for Words {}
+impl Validator for Words {}
+impl Hinter for Words {
+    type Hint = String;
+}
+
+/// Where the word before the cursor starts, and what it may become.
+fn candidates(typed: &str) -> (usize, Vec<String>) {
+    let command = typed.rfind(';').map_or(0, |at| at + 1);
+    let start = typed.len() - typed[command..].trim_start().len();
+    let word = &typed[start..];
+    if word.contains(char::is_whitespace) {
+        // Arguments are numbers and hosts.
+        return (typed.len(), Vec::new());
+    }
+    let mut names: Vec<String> =
+        COMMANDS.iter().map(|row| row.name.to_owned()).filter(|name| name.starts_with(word)).collect();
+    if let [only] = names.as_mut_slice() {
+        only.push(' ');
+    }
+    (start, names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::control::scratch::Scratch;
+
+    #[test]
+    fn names_of_commands_are_completed() {
+        assert_eq!(candidates("mr"), (0, vec!["mrtg-bytes".to_owned(), "mrtg-conns".to_owned()]));
+        assert_eq!(candidates("group 1;  di"), (10, vec!["disable ".to_owned()]));
+        assert_eq!(candidates("disable d"), (9, vec![]));
+        assert_eq!(candidates("x"), (0, vec![]));
+        assert_eq!(candidates("").1.len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn the_history_is_for_its_owner_only() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("state/balance/history");
+        make_private(&path).expect("made");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::write(&path, "show\n").expect("written");
+        make_private(&path).expect("still there");
+        assert_eq!(fs::read(&path).expect("read"), b"show\n");
+        assert!(make_private(Path::new("/proc/no/where")).is_err());
+    }
+}

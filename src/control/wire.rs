@@ -1,0 +1,219 @@
+//! The words on the control socket: greeting, status line, dot stuffing, and lines of a bounded length.
+//!
+//! Knows: bytes in, bytes out. Never: what a command means, who speaks, files.
+//! Source: docs/control.md, "The protocol".
+
+use std::fmt;
+use std::io::{self, BufRead, ErrorKind, Write};
+
+/// The version of the protocol. A change that an older client would misread raises it.
+pub const PROTOCOL: u32 = 1;
+
+/// The longest line that is kept, in bytes without its newline.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// The first line that a client hears: who is there, and which protocol it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    /// The version of the instance.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its protocol.
+    pub protocol: u32,
+}
+
+impl Greeting {
+    /// `None` if the line is not one. Words after the known ones are left to later versions.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut named = |name| if words.next() == Some(name) { words.next() } else { None };
+        let (version, pid, protocol) = (named("balance")?, named("pid")?, named("protocol")?);
+        Some(Self { version: version.into(), pid: pid.parse().ok()?, protocol: protocol.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "balance {} pid {} protocol {}", self.version, self.pid, self.protocol)
+    }
+}
+
+/// The line that ends an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Exit code of the first command that failed, else 0.
+    pub code: u8,
+    /// The session's current group.
+    pub group: usize,
+    /// The instance ends the session after this line.
+    pub end: bool,
+}
+
+impl Status {
+    /// `None` if the line is not one. Words after the known ones are left to later versions.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix(". ")?.split(' ');
+        let code = words.next()?.parse().ok()?;
+        let group = words.next()?.parse().ok()?;
+        Some(Self { code, group, end: words.next() == Some("end") })
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.end { " end" } else { "" };
+        write!(f, ". {} {}{end}", self.code, self.group)
+    }
+}
+
+/// Writes whole lines of an answer, so that none of them can be taken for a status line.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_body(out: &mut impl Write, text: &str) -> io::Result<()> {
+    for line in text.split_inclusive('\n') {
+        if line.starts_with('.') {
+            out.write_all(b".")?;
+        }
+        out.write_all(line.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// One step of reading lines.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A line, without its newline.
+    Whole(&'a [u8]),
+    /// A line of more than [`MAX_LINE`] bytes, all of which are gone.
+    TooLong,
+    /// The input ended inside this line (which is not empty, and not too long).
+    Rest(&'a [u8]),
+    /// The input ended.
+    End,
+}
+
+/// Reads lines of any length in bounded memory.
+#[derive(Debug)]
+pub struct Lines<R> {
+    input: R,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Reads from `input`.
+    pub fn new(input: R) -> Self {
+        Self { input, line: Vec::new() }
+    }
+
+    /// The next line.
+    ///
+    /// # Errors
+    /// Those of the input, but for interruptions.
+    pub fn read(&mut self) -> io::Result<Line<'_>> {
+        self.line.clear();
+        let mut too_long = false;
+        loop {
+            let chunk = match self.input.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if chunk.is_empty() {
+                return Ok(if too_long {
+                    Line::TooLong
+                } else if self.line.is_empty() {
+                    Line::End
+                } else {
+                    Line::Rest(&self.line)
+                });
+            }
+            let newline = chunk.iter().position(|&byte| byte == b'\n');
+            let part = newline.map_or(chunk, |end| &chunk[..end]);
+            too_long |= self.line.len() + part.len() > MAX_LINE;
+            if !too_long {
+                self.line.extend_from_slice(part);
+            }
+            let used = part.len() + usize::from(newline.is_some());
+            self.input.consume(used);
+            if newline.is_some() {
+                return Ok(if too_long { Line::TooLong } else { Line::Whole(&self.line) });
+            }
+        }
+    }
+}
+
+/// Text of a stranger as it may be shown on a terminal: no control characters but the newline.
+pub fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greeting_and_status_survive_the_wire() {
+        let greeting = Greeting { version: "4.0".into(), pid: 8840, protocol: 1 };
+        assert_eq!(greeting.to_string(), "balance 4.0 pid 8840 protocol 1");
+        assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1"), Some(greeting.clone()));
+        assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1 and more"), Some(greeting));
+        for end in [false, true] {
+            let status = Status { code: 65, group: 65_534, end };
+            assert_eq!(Status::parse(&status.to_string()), Some(status));
+        }
+    }
+
+    #[test]
+    fn other_first_lines_are_no_greeting_and_other_lines_no_status() {
+        for line in
+            ["", "SSH-2.0-OpenSSH", "balance", "balance 4 pid x protocol 1", "balance 4 pid 1", ". 0 0"]
+        {
+            assert_eq!(Greeting::parse(line), None, "{line:?}");
+        }
+        for line in ["", ".", ". ", ". 0", "..", ". x 0", ". 256 0", ".0 0", "show"] {
+            assert_eq!(Status::parse(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_line_is_never_taken_for_a_status_line() {
+        let mut out = Vec::new();
+        write_body(&mut out, "a\n. 0 0\n..\nb.\n").expect("a Vec takes all");
+        assert_eq!(out, b"a\n.. 0 0\n...\nb.\n");
+    }
+
+    #[test]
+    fn lines_of_any_length_are_read_in_bounded_memory() {
+        let longest = vec![b'x'; MAX_LINE];
+        let mut input = b"a\0\xff\n\n".to_vec();
+        input.extend(
+            [longest.as_slice(), b"\n", &longest, b"y\nshow\n", &longest, &longest, b"\nrest"].concat(),
+        );
+        let mut lines = Lines::new(io::BufReader::with_capacity(7, input.as_slice()));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b"a\0\xff"));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b""));
+        assert_eq!(lines.read().expect("no error"), Line::Whole(&longest));
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::Whole(b"show"));
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::Rest(b"rest"));
+        assert_eq!(lines.read().expect("no error"), Line::End);
+        assert!(lines.line.capacity() <= 2 * MAX_LINE, "{}", lines.line.capacity());
+    }
+
+    #[test]
+    fn a_too_long_line_without_an_end_is_told_once() {
+        let input = vec![b'x'; MAX_LINE + 1];
+        let mut lines = Lines::new(input.as_slice());
+        assert_eq!(lines.read().expect("no error"), Line::TooLong);
+        assert_eq!(lines.read().expect("no error"), Line::End);
+    }
+
+    #[test]
+    fn control_characters_of_strangers_are_not_printed() {
+        assert_eq!(printable(b"a\x1b[2J\r\tb\n\xc2\x9b\xff"), "a?[2J??b\n?\u{fffd}");
+    }
+}
