@@ -93,6 +93,7 @@ fn a_flood_in_one_direction_leaves_room_for_the_other() {
         client.send("stop");
         assert_eq!(reader.join().expect("the reader"), Received::End);
     });
+    drop(client);
     instance.end();
 }
 
