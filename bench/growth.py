@@ -67,7 +67,8 @@ def by_channels(bench, program, channels):
 
 
 def _cells(key, values, what):
-    return [Cell(f"{key}-{value}", f"{value:,} {what}".replace(",", " "), (value,)) for value in values]
+    titles = [f"{value:,} {what[:-1] if value == 1 and what != 'B' else what}".replace(",", " ") for value in values]
+    return [Cell(f"{key}-{value}", title, (value,)) for value, title in zip(values, titles)]
 
 
 def sweeps(quick):
@@ -86,19 +87,23 @@ def sweeps(quick):
             [
                 Metric("rps", "requests", "req/s", True),
                 Metric("cpu_us", "CPU of the proxy", "µs/request"),
-                Metric("p99_us", "p99", "µs"),
+                Metric("p99_us", "p99", "µs", log=True),
             ],
             by_clients,
             axis="connections",
+            sweep=True,
         ),
         Row(
             "chunk",
             "bulk by size of the writes",
             _cells("chunk", some(CHUNKS), "B"),
-            [Metric("gbits", "throughput", "Gbit/s", True), Metric("cpu_ms", "CPU of the proxy", "ms/GB")],
+            [
+                Metric("gbits", "throughput", "Gbit/s", True, log=True),
+                Metric("cpu_ms", "CPU of the proxy", "ms/GB", log=True),
+            ],
             by_chunk,
             axis="bytes per write",
-            log_y=True,
+            sweep=True,
         ),
         Row(
             "workers",
@@ -112,6 +117,7 @@ def sweeps(quick):
             by_workers,
             programs=["balance", "haproxy", "nginx"],
             axis="workers",
+            sweep=True,
         ),
         Row(
             "channels",
@@ -121,11 +127,12 @@ def sweeps(quick):
                 Metric("rate", "new connections, 32 clients", "conn/s", True),
                 Metric("cpu_us", "CPU of the proxy", "µs/connection"),
                 Metric("rps", "requests, 50 clients", "req/s", True),
-                Metric("ms", "exec to first answer", "ms"),
-                Metric("base_mib", "memory at start (PSS)", "MiB"),
+                Metric("ms", "exec to first answer", "ms", log=True),
+                Metric("base_mib", "memory at start (PSS)", "MiB", log=True),
             ],
             by_channels,
             programs=peers.PROXIES,
             axis="channels",
+            sweep=True,
         ),
     ]

@@ -36,13 +36,13 @@ def arguments():
         description="Measures balance against HAProxy, nginx, pen and a direct connection, in turns, on loopback.",
         epilog="Exit code: 0 all targets met, 1 some missed (they are listed), 2 it could not be run, 130 interrupted.",
     )
-    parser.add_argument("--quick", action="store_true", help="everything short, one round: does it work, roughly where are we")
+    parser.add_argument("--quick", action="store_true", help="everything short, one round, under a minute")
     parser.add_argument("--row", action="append", metavar="NAME", help="only this row or line (may be repeated)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5; 1 with --quick, 3 with --growth)")
     parser.add_argument("--balance", metavar="PATH", help="the program to measure (default: built from this project)")
-    parser.add_argument("--workers", type=int, metavar="N", help="workers of every program (default 2, or the cores if fewer)")
+    parser.add_argument("--workers", type=int, metavar="N", help="workers of every program (default 2)")
     parser.add_argument("--programs", metavar="LIST", help="only these, with commas: " + ",".join(peers.PROGRAMS))
-    parser.add_argument("--growth", action="store_true", help="how cost grows with connections, chunks, workers, channels")
+    parser.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
     parser.add_argument("--out", metavar="DIR", help="where results go (default bench/out)")
     parser.add_argument("--list", action="store_true", help="print the names of rows and lines")
     return parser.parse_args()
@@ -62,8 +62,9 @@ def chosen(options):
         if row.key == "pick" and not os.path.exists(micro.SOURCE):
             skip = True
         if wanted and not skip:
-            fewer = [p for p in row.programs if p in ("balance", "haproxy")] if options.quick and row.once else row.programs
-            found.append(dataclasses.replace(row, cells=wanted, programs=fewer))
+            if options.quick and row.once:
+                row = dataclasses.replace(row, programs=[p for p in row.programs if p in ("balance", "haproxy")])
+            found.append(dataclasses.replace(row, cells=wanted))
     names = {name for row in everything for name in [row.key, *(cell.key for cell in row.cells)]}
     unknown = [name for name in options.row or [] if name not in names]
     if unknown:
@@ -86,7 +87,8 @@ def plan(selection, programs, rounds):
 
 def brief(row, figures):
     """A measurement in one line."""
-    shown = [f"{table.number(figures[m.key])} {m.unit}" for m in row.metrics if isinstance(figures.get(m.key), (int, float))]
+    present = [metric for metric in row.metrics if isinstance(figures.get(metric.key), (int, float))]
+    shown = [f"{table.number(figures[metric.key])} {metric.unit}" for metric in present]
     return ", ".join(shown) or f"{len(figures)} figures"
 
 
@@ -117,7 +119,11 @@ def facts(options, rounds, scale, workers, versions):
     """Where and how it was measured."""
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    try:
+        argv = ["git", "-C", HERE, "describe", "--always", "--dirty"]
+        commit = subprocess.run(argv, capture_output=True, text=True).stdout
+    except OSError:
+        commit = ""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit.strip() or '?'}",
@@ -150,12 +156,12 @@ def draw(selection, samples, programs, directory):
             title = f"{row.title}: {metric.name} ({better})"
             if row.key == "pick":
                 svg = draw_picks(title, metric, samples)
-            elif row.axis and len(cells) > 1:
+            elif row.sweep and len(cells) > 1:
                 xs = [cell.parameters[0] for cell in row.cells]
                 points = {p: [(x, *group[p]) for x, group in zip(xs, values) if group[p]] for p in present}
-                svg = plots.lines(title, metric.unit, row.axis, points, present, row.log_y)
+                svg = plots.lines(title, metric.unit, row.axis, points, present, metric.log)
             else:
-                svg = plots.bars(title, metric.unit, [name for _, name in cells], present, values)
+                svg = plots.bars(title, metric.unit, [name for _, name in cells], present, values, row.axis)
             file = f"{row.key}-{metric.key}.svg"
             with open(os.path.join(directory, file), "w") as out:
                 out.write(svg)
@@ -226,7 +232,7 @@ def main():
     directory = os.path.abspath(options.out or os.path.join(HERE, "out"))
     os.makedirs(directory, exist_ok=True)
     proc.raise_descriptor_limit()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, interrupt)
 
     about = facts(options, rounds, scale, workers, peers.versions(balance))

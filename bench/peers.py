@@ -54,7 +54,7 @@ class Programs:
         port = proc.free_port()
         argv = getattr(self, "_" + name)(port, channels, workers or self.workers)
         begin = time.monotonic()
-        running = Running(self.children, port, self.children.start(argv), begin)
+        running = Running(self.children, port, self.children.start(argv, tied=wait), begin)
         if wait:
             try:
                 proc.wait_listening(port, running.child)

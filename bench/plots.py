@@ -8,7 +8,7 @@ from html import escape
 
 # Okabe and Ito: told apart by all eyes. balance is the loud one.
 COLOURS = {"direct": "#999999", "balance": "#D55E00", "haproxy": "#0072B2", "nginx": "#009E73", "pen": "#CC79A7"}
-SPARE = ["#56B4E9", "#E69F00", "#000000", "#F0E442"]
+SPARE = ["#56B4E9", "#E69F00", "#000000", "#8B5A2B"]
 WIDTH, HEIGHT = 860, 360
 LEFT, RIGHT, TOP, BOTTOM = 84, 20, 64, 62
 
@@ -32,7 +32,8 @@ def short(value):
 
 def _steps(low, high, count=5):
     """Round numbers from at or below `low` to at or above `high`."""
-    width = (high - low) / count or 1
+    high = high if high > low else low + 1
+    width = (high - low) / count
     power = 10 ** math.floor(math.log10(width))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= width)
     first = math.floor(low / step)
@@ -73,7 +74,8 @@ def bars(title, unit, groups, series, values, axis=""):
 
     parts = []
     for step in steps:
-        parts += [_line(LEFT, height(step), WIDTH - RIGHT, height(step)), _text(LEFT - 6, height(step) + 4, short(step), "end")]
+        parts.append(_line(LEFT, height(step), WIDTH - RIGHT, height(step)))
+        parts.append(_text(LEFT - 6, height(step) + 4, short(step), "end"))
     slot = (WIDTH - LEFT - RIGHT) / len(groups)
     bar = min(46, slot * 0.86 / len(series))
     for i, (group, figures) in enumerate(zip(groups, values)):
@@ -84,12 +86,14 @@ def bars(title, unit, groups, series, values, axis=""):
                 low, median, high = figures[key]
                 top, size = min(height(median), height(0)), abs(height(median) - height(0))
                 centre = x + bar / 2
-                parts.append(f'<rect x="{x + 1:.1f}" y="{top:.1f}" width="{bar - 2:.1f}" height="{size:.1f}" fill="{colour}"/>')
+                box = f'x="{x + 1:.1f}" y="{top:.1f}" width="{bar - 2:.1f}" height="{size:.1f}"'
+                parts.append(f'<rect {box} fill="{colour}"/>')
                 if high > low:
                     parts.append(_line(centre, height(low), centre, height(high), "#222", 1.4))
                 parts.append(_text(centre, min(height(high), top) - 4, short(median), size=10 if bar >= 22 else 8))
             x += bar
-    parts += [_line(LEFT, height(0), WIDTH - RIGHT, height(0), "#222"), _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, axis)]
+    parts.append(_line(LEFT, height(0), WIDTH - RIGHT, height(0), "#222"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, axis))
     return _page(title, unit, parts, list(zip(series.values(), _colours(series))))
 
 
@@ -117,7 +121,8 @@ def lines(title, unit, axis, points, series, log_y=False):
 
     parts = []
     for step in steps:
-        parts += [_line(LEFT, height(step), WIDTH - RIGHT, height(step)), _text(LEFT - 6, height(step) + 4, short(step), "end")]
+        parts.append(_line(LEFT, height(step), WIDTH - RIGHT, height(step)))
+        parts.append(_text(LEFT - 6, height(step) + 4, short(step), "end"))
     for x in xs:
         parts += [_line(across(x), TOP, across(x), bottom), _text(across(x), bottom + 18, f"{x:,}".replace(",", " "))]
     for key, colour in zip(series, _colours(series)):
@@ -126,5 +131,6 @@ def lines(title, unit, axis, points, series, log_y=False):
         parts.append(f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
         for x, y, low, high in path:
             parts += [_line(x, low, x, high, colour, 1.4), f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{colour}"/>']
-    parts += [_line(LEFT, bottom, WIDTH - RIGHT, bottom, "#222"), _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, axis)]
+    parts.append(_line(LEFT, bottom, WIDTH - RIGHT, bottom, "#222"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, axis))
     return _page(title, unit, parts, list(zip(series.values(), _colours(series))))

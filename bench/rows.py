@@ -23,6 +23,8 @@ class Metric:
     unit: str
     more_is_better: bool = False
     plotted: bool = True
+    # Drawn on a logarithmic axis, where the figure spans decades.
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Row:
     once: bool = False
     # Not part of the quick mode.
     slow: bool = False
-    # A sweep is drawn as lines over its cells' first parameter; this names the axis.
+    # What the lines differ in, as the plots say it.
     axis: str = ""
-    log_y: bool = False
+    # Drawn as lines over the cells' first parameter instead of as bars.
+    sweep: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def idle(bench, program):
         with load.held(bench.children, proxy.port, bench.scale.idle):
             time.sleep(0.2)
             grown = proc.pss(proxy.pid) - before
-            return {"pss": grown / bench.scale.idle, "base_mib": before / 2**20}
+            # pen takes everything at the start; what it gives back meanwhile is not a negative price.
+            return {"pss": max(0, grown) / bench.scale.idle, "base_mib": before / 2**20}
 
 
 def busy_among_idle(bench, program):
@@ -253,6 +257,7 @@ ROWS = [
         ],
         [Metric("gbits", "throughput", "Gbit/s", True), Metric("cpu_ms", "CPU of the proxy", "ms/GB"), _CPU_SHARE],
         bulk,
+        axis="streams, ↑ client to server, ↓ server to client",
     ),
     Row(
         "requests",

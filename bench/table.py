@@ -13,6 +13,8 @@ def number(value):
         return "–"
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     if value == int(value) and abs(value) < 1e3:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
