@@ -62,13 +62,13 @@ def chosen(options):
         if row.key == "pick" and not os.path.exists(micro.SOURCE):
             skip = True
         if wanted and not skip:
-            if options.quick and row.once:
+            if options.quick and row.slowish:
                 row = dataclasses.replace(row, programs=[p for p in row.programs if p in ("balance", "haproxy")])
             found.append(dataclasses.replace(row, cells=wanted))
     names = {name for row in everything for name in [row.key, *(cell.key for cell in row.cells)]}
     unknown = [name for name in options.row or [] if name not in names]
     if unknown:
-        sys.exit(f"bench/compare: unknown row {unknown[0]} (see --list)")
+        raise proc.Failed(f"unknown row {unknown[0]} (see --list)")
     return found
 
 
@@ -189,6 +189,9 @@ def finish(options, selection, samples, programs, about, workers, directory):
         keys = {cell.key for row in selection for cell in row.cells}
         picks = any(row.key == "pick" for row in selection)
         mine = [t for t in targets.targets(workers) if t.cell in keys or (picks and t.cell.startswith("pick-"))]
+        if options.quick:
+            # Too short for clock ticks to tell user from system time.
+            mine = [target for target in mine if target.metric != "user_share"]
         wanted = [targets.judge(samples, target) for target in mine]
     name = "growth" if options.growth else "result"
     drawn = draw(selection, samples, programs, directory)
@@ -222,10 +225,10 @@ def main():
     selection = chosen(options)
     programs = options.programs.split(",") if options.programs else peers.PROGRAMS
     if not set(programs) <= set(peers.PROGRAMS):
-        sys.exit("bench/compare: --programs takes " + ",".join(peers.PROGRAMS))
+        raise proc.Failed("--programs takes " + ",".join(peers.PROGRAMS))
     balance = os.path.abspath(options.balance or os.path.join(HERE, "..", "target", "release", "balance"))
     if not os.access(balance, os.X_OK):
-        sys.exit(f"bench/compare: {balance} cannot be executed")
+        raise proc.Failed(f"{balance} cannot be executed")
     scale = rows.QUICK if options.quick else rows.FULL
     rounds = options.rounds or (3 if options.growth and not options.quick else scale.rounds)
     workers = options.workers or min(2, os.cpu_count() or 1)

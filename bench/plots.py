@@ -130,7 +130,8 @@ def lines(title, unit, axis, points, series, log_y=False):
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in path)
         parts.append(f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
         for x, y, low, high in path:
-            parts += [_line(x, low, x, high, colour, 1.4), f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{colour}"/>']
+            parts.append(_line(x, low, x, high, colour, 1.4))
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{colour}"/>')
     parts.append(_line(LEFT, bottom, WIDTH - RIGHT, bottom, "#222"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, axis))
     return _page(title, unit, parts, list(zip(series.values(), _colours(series))))

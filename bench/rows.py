@@ -48,8 +48,9 @@ class Row:
     programs: list = field(default_factory=lambda: list(peers.PROGRAMS))
     # Measured in the first round only: not a matter of time, or not a target.
     once: bool = False
-    # Not part of the quick mode.
+    # Not part of the quick mode, or only with balance and HAProxy.
     slow: bool = False
+    slowish: bool = False
     # What the lines differ in, as the plots say it.
     axis: str = ""
     # Drawn as lines over the cells' first parameter instead of as bars.
@@ -98,17 +99,17 @@ class Cost:
 
     def __init__(self, pid):
         self.pid = pid
-        self.begin = proc.cpu(pid) if pid else (0.0, 0.0)
+        self.begin = proc.cpu(pid) if pid else None
 
     def per(self, amount, key, factor):
         """{key: factor x seconds per amount, "user_share": ...}, or nothing without a proxy."""
         if not self.pid:
             return {}
-        user, system = (end - begin for begin, end in zip(self.begin, proc.cpu(self.pid)))
-        total = user + system
-        figures = {key: factor * total / amount}
-        if total > 0:
-            figures["user_share"] = 100 * user / total
+        user, system, both = (end - begin for begin, end in zip(self.begin, proc.cpu(self.pid)))
+        figures = {key: factor * both / amount}
+        # Of a few ticks the split says nothing.
+        if user + system >= 20 / proc.TICKS:
+            figures["user_share"] = 100 * user / (user + system)
         return figures
 
 
@@ -179,7 +180,7 @@ def busy_among_idle(bench, program):
         with bench.programs.start(program, [server]) as proxy:
             port = proxy.port if where == "proxy" else server
             with load.held(bench.children, port, bench.scale.idle):
-                rates[where] = load.redis(bench.children, proxy.port, 50, bench.scale.requests)["rps"]
+                rates[where] = load.redis(bench.children, proxy.port, 50, max(bench.scale.requests, 25_000))["rps"]
     return {"rps": rates["proxy"], "rps_alone": rates["direct"], "kept": rates["proxy"] / rates["direct"]}
 
 
@@ -198,13 +199,13 @@ def fairness(bench, program):
     channel, sink = bench.programs.sink()
     try:
         with bench.programs.start(program, [channel]) as proxy:
-            client = bench.children.start(
-                load.iperf_argv(proxy.port, 8, seconds=bench.scale.bulk.get("seconds", 1)), stdout=subprocess.PIPE, text=True
-            )
+            argv = load.iperf_argv(proxy.port, 8, seconds=bench.scale.bulk.get("seconds", 2))
+            client = bench.children.start(argv, stdout=subprocess.PIPE, text=True)
             pollers = []
             # Complete with the control connection and the eight. Looking is not free, so not too often.
             while proxy.pid and client.poll() is None and sum(map(len, pollers)) < 9:
-                pollers = max(pollers, proc.clients_per_poller(proxy.pid, proxy.port), key=lambda all: sum(map(len, all)))
+                seen = proc.clients_per_poller(proxy.pid, proxy.port)
+                pollers = max(pollers, seen, key=lambda lists: sum(map(len, lists)))
                 time.sleep(0.05)
             text, _ = client.communicate(timeout=60)
             bench.children.stop(client)
@@ -312,6 +313,7 @@ ROWS = [
         ],
         busy_among_idle,
         programs=peers.PROXIES,
+        slowish=True,
     ),
     Row(
         "start",
@@ -330,6 +332,7 @@ ROWS = [
             Metric("slowest", "slowest stream against the mean", "x", True),
         ],
         fairness,
+        slowish=True,
     ),
     Row(
         "calls",
@@ -339,6 +342,7 @@ ROWS = [
         system_calls,
         programs=peers.PROXIES,
         once=True,
+        slowish=True,
     ),
     Row(
         "pick",
