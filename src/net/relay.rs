@@ -47,6 +47,10 @@ pub trait Kernel {
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize>;
     /// Writes what fits. Fewer than asked = the side takes no more for now.
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize>;
+    /// Writes the last bytes before an end: they may wait for [`Kernel::shutdown`] and share a segment with it.
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        self.write(side, buf)
+    }
     /// Sends the end of the direction towards `side`.
     fn shutdown(&mut self, side: Side) -> io::Result<()>;
     /// Is the next byte to read the urgent one?
@@ -184,6 +188,8 @@ pub struct Relay<P> {
     ready: [Ready; 2],
     /// Which sides are gone.
     gone: [bool; 2],
+    /// What `is_half_closed` says.
+    half_closed: bool,
 }
 
 impl<P> Default for Relay<P> {
@@ -196,7 +202,7 @@ impl<P> Relay<P> {
     /// A relay between two connected sides of which nothing is known yet but that they take a write.
     pub fn new() -> Self {
         let ready = Ready { writable: true, ..Ready::default() };
-        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2] }
+        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2], half_closed: false }
     }
 
     /// Takes note of an event.
@@ -204,9 +210,10 @@ impl<P> Relay<P> {
         self.ready[side as usize].merge(event);
     }
 
-    /// Has one direction ended while the other goes on?
+    /// Has one direction ended while the other goes on? As of the last turn that did not want another one, so that the
+    /// caller, who looks when it goes to sleep, sees the change then.
     pub fn is_half_closed(&self) -> bool {
-        self.ways.iter().any(|way| way.stage != Stage::Open)
+        self.half_closed
     }
 
     /// Bytes held for both sides, those inside pipes included.
@@ -249,7 +256,13 @@ impl<P> Relay<P> {
                 }
             }
         }
-        self.verdict(kernel, again)
+        let verdict = self.verdict(kernel, again);
+        if verdict != Verdict::Again {
+            // An end can be known long before it can be read: behind data that the other side does not take.
+            self.half_closed = self.ways.iter().any(|way| way.stage != Stage::Open)
+                || self.ready.iter().any(|ready| ready.read_closed);
+        }
+        verdict
     }
 
     /// Ends the connection from outside (idle, kicked). A side that would miss bytes gets a reset, not a clean end.
@@ -420,33 +433,33 @@ impl<P> Relay<P> {
         }
     }
 
-    /// Reads once into the worker's buffer and writes straight on.
+    /// Reads into the worker's buffer and writes straight on.
     fn copy<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
         scratch: &mut [u8],
         from: Side,
     ) -> Result<(), Stop> {
-        let to = from.peer();
-        let urgent = self.ready[from as usize].urgent;
-        let at_mark = urgent && kernel.at_mark(from).unwrap_or(false);
+        let ready = self.ready[from as usize];
+        let at_mark = ready.urgent && kernel.at_mark(from).unwrap_or(false);
         let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
-        let n = match kernel.read(from, room) {
+        let mut n = match kernel.read(from, room) {
             Ok(n) => n,
             Err(e) => return self.read_error(&e, from),
         };
-        let chunk = &room[..n];
-        kernel.saw(from, chunk);
+        kernel.saw(from, &scratch[..n]);
         let way = &mut self.ways[from as usize];
         if n == 0 {
             way.stage = Stage::Draining;
             return Ok(());
         }
         if at_mark {
-            way.urgent = Some(chunk[0]);
+            way.urgent = Some(scratch[0]);
             self.ready[from as usize].urgent = false;
             return Ok(());
         }
+        let mut ended = Ok(());
+        let mut last = false;
         if n == scratch.len() {
             way.streak = way.streak.saturating_add(1);
             if way.streak >= BULK_AFTER {
@@ -455,23 +468,50 @@ impl<P> Relay<P> {
             }
         } else {
             way.streak = 0;
-            // All that was there is read, and an edge tells of more. Not so at a mark or before an end, which were
-            // announced already.
-            if !urgent && !self.ready[from as usize].read_closed {
+            if ready.read_closed && !ready.urgent {
+                // The end is announced and mostly right behind: then it goes out together with the data.
+                match kernel.read(from, &mut scratch[n..]) {
+                    Ok(more) => {
+                        kernel.saw(from, &scratch[n..n + more]);
+                        if more == 0 {
+                            way.stage = Stage::Draining;
+                            last = true;
+                        }
+                        n += more;
+                    }
+                    Err(e) => ended = self.read_error(&e, from),
+                }
+            } else if !ready.urgent {
+                // All that was there is read, and an edge tells of more. Not so at a mark, which was announced already.
                 self.ready[from as usize].readable = false;
             }
         }
+        self.pass_on(kernel, &scratch[..n], from, last)?;
+        ended
+    }
+
+    /// Writes what was just read; what is not taken is held. `last`: the end follows at once.
+    fn pass_on<K: Kernel<Pipe = P>>(
+        &mut self,
+        kernel: &mut K,
+        chunk: &[u8],
+        from: Side,
+        last: bool,
+    ) -> Result<(), Stop> {
+        let to = from.peer();
         let mut at = 0;
-        let chunk = &scratch[..n];
-        while at < n {
-            match kernel.write(to, &chunk[at..]) {
-                Ok(written) => {
-                    kernel.delivered(to, written);
-                    at += written;
-                    if at < n {
-                        self.ready[to as usize].writable = false;
-                        break;
+        while at < chunk.len() {
+            let rest = &chunk[at..];
+            let written = if last { kernel.write_last(to, rest) } else { kernel.write(to, rest) };
+            match written {
+                Ok(n) => {
+                    kernel.delivered(to, n);
+                    at += n;
+                    if at == chunk.len() {
+                        return Ok(());
                     }
+                    self.ready[to as usize].writable = false;
+                    break;
                 }
                 Err(e) => match e.kind() {
                     ErrorKind::Interrupted => {}
@@ -483,9 +523,7 @@ impl<P> Relay<P> {
                 },
             }
         }
-        if at < n {
-            self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
-        }
+        self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
         Ok(())
     }
 

@@ -16,3 +16,5 @@ mod process;
 mod real_programs;
 mod regression;
 mod schedule_sim;
+
+mod relay_sim;

@@ -1,0 +1,222 @@
+//! Bugs to plant: each a known failure of programs in this field, to show that the simulator would have caught it.
+//!
+//! Knows: how to make a right relay behave like a wrong one, by what it is told and what becomes of its calls.
+//! Never: how the simulator finds out.
+
+use std::io::{self, ErrorKind};
+
+use balance::net::relay::{Ending, Kernel, Ready, Side, Verdict};
+
+use super::kernel::{Pipe, VirtualKernel};
+use super::world::World;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// Nothing.
+    None,
+    /// The end is passed on while data is still held (HAProxy #3457).
+    EndOvertakesData,
+    /// A reset is passed on while delivered data is still in the kernel's buffer (Envoy #45267).
+    ResetAtOnce,
+    /// A reset hides the data that arrived before it.
+    ResetHidesData,
+    /// The event of a side's end is lost, so a half-closed connection never ends (tokio #3876).
+    DeafToEnds,
+    /// A half-closed connection whose other side never takes its data has no deadline (tokio #3876, HAProxy #2522).
+    NoDeadline,
+    /// A reset is passed on as a clean end.
+    ResetBecomesEnd,
+    /// Any end of one side ends both.
+    FirstEndEndsAll,
+    /// The event that a side takes data again is lost.
+    DeafToSpace,
+    /// The event of urgent data is believed, the mark is not asked for.
+    MissesMark,
+    /// A short write is taken for a shorter one, so bytes go twice.
+    SendsTwice,
+    /// A short write is taken for a whole one, so bytes are lost.
+    ForgetsRest,
+    /// Two neighbouring bytes change places.
+    Swaps,
+    /// Nothing to read is taken for an interruption.
+    AsksForEver,
+    /// It is queued for another turn although it sleeps.
+    NeverSleeps,
+    /// Pipes are not given back.
+    LeaksPipes,
+    /// Pipes that still hold bytes are given back as empty ones.
+    GivesFullPipes,
+    /// Spliced bytes are not counted.
+    CountsCopiesOnly,
+}
+
+/// Every bug there is.
+pub(super) const BUGS: &[Bug] = &[
+    Bug::EndOvertakesData,
+    Bug::ResetAtOnce,
+    Bug::ResetHidesData,
+    Bug::DeafToEnds,
+    Bug::NoDeadline,
+    Bug::ResetBecomesEnd,
+    Bug::FirstEndEndsAll,
+    Bug::DeafToSpace,
+    Bug::MissesMark,
+    Bug::SendsTwice,
+    Bug::ForgetsRest,
+    Bug::Swaps,
+    Bug::AsksForEver,
+    Bug::NeverSleeps,
+    Bug::LeaksPipes,
+    Bug::GivesFullPipes,
+    Bug::CountsCopiesOnly,
+];
+
+impl Bug {
+    /// What becomes of an event.
+    pub(super) fn event(self, mut ready: Ready) -> Ready {
+        match self {
+            Self::DeafToEnds if ready.read_closed && !ready.error => Ready::default(),
+            Self::DeafToSpace => {
+                ready.writable = false;
+                ready
+            }
+            _ => ready,
+        }
+    }
+
+    /// What becomes of a verdict.
+    pub(super) fn verdict(self, verdict: Verdict, world: &World) -> Verdict {
+        let clean = Ending { reset_client: false, reset_server: false };
+        match (self, verdict) {
+            (Self::ResetAtOnce, Verdict::Linger) => Verdict::Done(Ending {
+                reset_client: world.sockets[Side::Server as usize].reset,
+                reset_server: world.sockets[Side::Client as usize].reset,
+            }),
+            (Self::ResetBecomesEnd, Verdict::Done(_)) => Verdict::Done(clean),
+            (Self::FirstEndEndsAll, Verdict::Sleep) if world.sockets.iter().any(|socket| socket.shut) => {
+                Verdict::Done(clean)
+            }
+            (Self::NeverSleeps, Verdict::Sleep) => Verdict::Again,
+            _ => verdict,
+        }
+    }
+}
+
+/// The kernel as a relay with this bug would use it.
+pub(super) struct Faulty<'a> {
+    pub(super) inner: VirtualKernel<'a>,
+    pub(super) bug: Bug,
+}
+
+impl Faulty<'_> {
+    fn world(&mut self) -> &mut World {
+        self.inner.0
+    }
+}
+
+impl Kernel for Faulty<'_> {
+    type Pipe = Pipe;
+
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
+        let bug = self.bug;
+        let socket = &mut self.world().sockets[side as usize];
+        if bug == Bug::ResetHidesData
+            && let Some(error) = socket.error.take()
+        {
+            self.world().broken[side as usize] = true;
+            return Err(error.into());
+        }
+        match self.inner.read(side, buf) {
+            Err(e) if bug == Bug::AsksForEver && e.kind() == ErrorKind::WouldBlock => {
+                Err(ErrorKind::Interrupted.into())
+            }
+            result => result,
+        }
+    }
+
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        let mut swapped = Vec::new();
+        if self.bug == Bug::Swaps && buf.len() > 40 && self.world().random.chance(10) {
+            swapped.extend_from_slice(buf);
+            swapped.swap(20, 21);
+        }
+        let written = self.inner.write(side, if swapped.is_empty() { buf } else { &swapped });
+        let short = matches!(written, Ok(n) if n < buf.len());
+        let ended = self.world().sockets[side.peer() as usize].fin;
+        match self.bug {
+            Bug::EndOvertakesData if short && ended => {
+                self.inner.shutdown(side)?;
+                written
+            }
+            Bug::SendsTwice if short => written.map(|n| {
+                // The counters are right all the same: the bytes themselves must show it.
+                self.delivered(side, usize::from(n > 1));
+                n.max(2) - 1
+            }),
+            Bug::ForgetsRest if short => written.map(|n| {
+                let counted = &mut self.world().counted[side as usize];
+                *counted = counted.wrapping_sub((buf.len() - n) as u64);
+                buf.len()
+            }),
+            _ => written,
+        }
+    }
+
+    fn shutdown(&mut self, side: Side) -> io::Result<()> {
+        self.inner.shutdown(side)
+    }
+
+    fn at_mark(&mut self, side: Side) -> io::Result<bool> {
+        Ok(self.inner.at_mark(side)? && self.bug != Bug::MissesMark)
+    }
+
+    fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()> {
+        self.inner.write_urgent(side, byte)
+    }
+
+    fn error(&mut self, side: Side) -> Option<io::Error> {
+        self.inner.error(side)
+    }
+
+    fn unsent(&mut self, side: Side) -> usize {
+        self.inner.unsent(side)
+    }
+
+    fn open_pipe(&mut self) -> Option<Pipe> {
+        self.inner.open_pipe()
+    }
+
+    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+        self.inner.fill(from, pipe, max)
+    }
+
+    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<usize> {
+        let drained = self.inner.drain(pipe, to, len);
+        if self.bug == Bug::CountsCopiesOnly
+            && let Ok(n) = drained
+        {
+            // Takes back what the relay is about to count.
+            let counted = &mut self.world().counted[to as usize];
+            *counted = counted.wrapping_sub(n as u64);
+        }
+        drained
+    }
+
+    fn close_pipe(&mut self, pipe: Pipe, held: usize) {
+        match self.bug {
+            Bug::LeaksPipes => {}
+            Bug::GivesFullPipes => self.inner.close_pipe(pipe, 0),
+            _ => self.inner.close_pipe(pipe, held),
+        }
+    }
+
+    fn saw(&mut self, from: Side, bytes: &[u8]) {
+        self.inner.saw(from, bytes);
+    }
+
+    fn delivered(&mut self, to: Side, bytes: usize) {
+        let counted = &mut self.world().counted[to as usize];
+        *counted = counted.wrapping_add(bytes as u64);
+    }
+}

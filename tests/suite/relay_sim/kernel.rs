@@ -1,0 +1,255 @@
+//! The virtual kernel: system calls as Linux answers them.
+//!
+//! Knows: what a call returns in which state of a socket, in which order data, end and error come. Never: who calls, why.
+
+use std::io::{self, ErrorKind};
+
+use balance::net::relay::{Kernel, Side};
+
+use super::oracle::Kind;
+use super::world::World;
+
+/// So many calls in a row that come to nothing are a spin, even with interruptions in between.
+const FRUITLESS: u32 = 300;
+
+/// A pipe: it holds the bytes from `at` on of the stream it was filled from.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    number: u32,
+    at: u64,
+    pub(super) length: u64,
+    capacity: u64,
+}
+
+/// The kernel of one connection.
+#[derive(Debug)]
+pub(super) struct VirtualKernel<'a>(pub(super) &'a mut World);
+
+impl VirtualKernel<'_> {
+    /// What may come before any call: other things happen, and signals.
+    fn enter(&mut self) -> io::Result<()> {
+        let world = &mut *self.0;
+        world.fruitless += 1;
+        if world.fruitless > FRUITLESS {
+            world.violate(Kind::Spin, || format!("{FRUITLESS} calls in a row came to nothing"));
+        }
+        if world.violation.is_some() {
+            // Ends the turn.
+            return Err(ErrorKind::Other.into());
+        }
+        if world.random.chance(world.weather.interleaves) {
+            world.act();
+        }
+        if world.random.chance(world.weather.interrupts) {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+
+    fn moved(&mut self, n: u64) -> usize {
+        self.0.progress += n;
+        self.0.fruitless = 0;
+        usize::try_from(n).expect("it fitted into a buffer")
+    }
+
+    /// Why there is nothing to read.
+    fn nothing_to_read(&mut self, side: Side) -> io::Result<usize> {
+        let socket = &mut self.0.sockets[side as usize];
+        // Linux: whoever has seen the end hears of no reset by reading.
+        if socket.fin {
+            return Ok(0);
+        }
+        if let Some(error) = socket.error.take() {
+            return Err(self.hard(side, error));
+        }
+        if socket.reset { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
+    }
+
+    fn hard(&mut self, side: Side, error: ErrorKind) -> io::Error {
+        self.0.trace(|_| format!("  error {error:?} on {side:?}"));
+        self.0.broken[side as usize] = true;
+        self.0.progress += 1;
+        error.into()
+    }
+
+    /// How many of `n` bytes a side takes now.
+    fn takes(&mut self, side: Side, n: u64) -> io::Result<u64> {
+        let socket = &mut self.0.sockets[side as usize];
+        if let Some(error) = socket.error.take() {
+            return Err(self.hard(side, error));
+        }
+        if socket.reset || socket.shut {
+            return Err(self.hard(side, ErrorKind::BrokenPipe));
+        }
+        let taken = n.min(socket.space());
+        if taken < n {
+            socket.wants_space = true;
+        }
+        if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    /// The next bytes to `side` are these, of its peer's stream.
+    fn wrote(&mut self, side: Side, n: u64) -> usize {
+        let socket = &mut self.0.sockets[side as usize];
+        socket.written += n;
+        let written = socket.written;
+        self.0.trace(|_| format!("  {n} to {side:?}, {written} in all"));
+        self.moved(n)
+    }
+}
+
+impl Kernel for VirtualKernel<'_> {
+    type Pipe = Pipe;
+
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
+        self.enter()?;
+        let socket = &mut self.0.sockets[side as usize];
+        let mut n = socket.readable().min(buf.len() as u64);
+        if n == 0 {
+            return self.nothing_to_read(side);
+        }
+        let mut missed = false;
+        if let Some(mark) = socket.mark {
+            // In line, a read that begins at the mark takes it as any byte.
+            if mark > socket.read {
+                n = n.min(mark - socket.read);
+            } else {
+                socket.mark = None;
+                // Who was told of it must have asked before.
+                missed = socket.told_mark == Some(mark) && buf.len() > 1;
+            }
+        }
+        let at = socket.read;
+        socket.read += n;
+        if missed {
+            self.0.violate(Kind::Urgent, || format!("urgent byte {at} from {side:?} is read as any other"));
+        }
+        let length = self.moved(n);
+        buf[..length].copy_from_slice(self.0.streams[side as usize].bytes(at, length));
+        self.0.trace(|w| format!("  {n} read from {side:?}, {} left", w.sockets[side as usize].readable()));
+        Ok(length)
+    }
+
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        self.enter()?;
+        let n = self.takes(side, buf.len() as u64)?;
+        let length = usize::try_from(n).expect("at most the buffer");
+        self.0.check_bytes(side, &buf[..length]);
+        Ok(self.wrote(side, n))
+    }
+
+    fn shutdown(&mut self, side: Side) -> io::Result<()> {
+        self.enter().or_else(|e| if e.kind() == ErrorKind::Interrupted { Ok(()) } else { Err(e) })?;
+        if self.0.sockets[side as usize].reset {
+            return Err(self.hard(side, ErrorKind::NotConnected));
+        }
+        self.0.check_end(side);
+        self.0.trace(|_| format!("  end to {side:?}"));
+        let socket = &mut self.0.sockets[side as usize];
+        socket.shut = true;
+        // Linux wakes the poller of the socket itself.
+        socket.armed = true;
+        self.moved(1);
+        Ok(())
+    }
+
+    fn at_mark(&mut self, side: Side) -> io::Result<bool> {
+        let socket = &self.0.sockets[side as usize];
+        Ok(socket.mark == Some(socket.read))
+    }
+
+    fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()> {
+        self.enter()?;
+        self.takes(side, 1)?;
+        self.0.check_bytes(side, &[byte]);
+        self.0.check_urgent(side);
+        self.0.stats.urgent += 1;
+        self.wrote(side, 1);
+        Ok(())
+    }
+
+    fn error(&mut self, side: Side) -> Option<io::Error> {
+        let error = self.0.sockets[side as usize].error.take()?;
+        Some(self.hard(side, error))
+    }
+
+    fn unsent(&mut self, side: Side) -> usize {
+        let socket = &self.0.sockets[side as usize];
+        let end = u64::from(socket.shut && !socket.fin_acked);
+        usize::try_from(socket.written - socket.acked + end).expect("it fitted into a buffer")
+    }
+
+    fn open_pipe(&mut self) -> Option<Pipe> {
+        if self.0.random.chance(self.0.weather.no_pipe) {
+            return None;
+        }
+        self.0.next_pipe += 1;
+        let number = self.0.next_pipe;
+        self.0.pipes.insert(number);
+        Some(Pipe { number, at: 0, length: 0, capacity: self.0.weather.pipe_bytes })
+    }
+
+    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+        self.enter()?;
+        if pipe.length > 0 {
+            let held = pipe.length;
+            self.0.violate(Kind::Release, || format!("a pipe with {held} bytes inside is filled again"));
+        }
+        if self.0.weather.unspliceable {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let socket = &mut self.0.sockets[from as usize];
+        let mut n = socket.readable().min(max as u64).min(pipe.capacity);
+        // A splice does not cross the mark, and does not take it either.
+        if let Some(mark) = socket.mark {
+            n = n.min(mark - socket.read);
+        }
+        if n == 0 {
+            return self.nothing_to_read(from);
+        }
+        if self.0.random.chance(self.0.weather.short_splice) {
+            n = self.0.random.up_to(n);
+        }
+        let socket = &mut self.0.sockets[from as usize];
+        (pipe.at, pipe.length) = (socket.read, n);
+        socket.read += n;
+        self.0.stats.spliced += n;
+        self.0
+            .trace(|w| format!("  {n} spliced from {from:?}, {} left", w.sockets[from as usize].readable()));
+        Ok(self.moved(n))
+    }
+
+    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<usize> {
+        self.enter()?;
+        let n = pipe.length.min(len as u64);
+        if n == 0 {
+            return Ok(0);
+        }
+        let mut n = self.takes(to, n)?;
+        if self.0.random.chance(self.0.weather.short_splice) {
+            n = self.0.random.up_to(n);
+        }
+        self.0.check_position(to, pipe.at);
+        pipe.at += n;
+        pipe.length -= n;
+        Ok(self.wrote(to, n))
+    }
+
+    fn close_pipe(&mut self, pipe: Pipe, held: usize) {
+        let Pipe { number, length, .. } = pipe;
+        if held as u64 != length {
+            self.0.violate(Kind::Release, || {
+                format!("a pipe comes back with {length} bytes, said to be {held}")
+            });
+        }
+        if !self.0.pipes.remove(&number) {
+            self.0.violate(Kind::Release, || format!("pipe {number} comes back twice"));
+        }
+    }
+
+    fn saw(&mut self, _from: Side, _bytes: &[u8]) {}
+
+    fn delivered(&mut self, to: Side, bytes: usize) {
+        self.0.counted[to as usize] += bytes as u64;
+    }
+}
