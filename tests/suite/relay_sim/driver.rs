@@ -70,7 +70,7 @@ impl Driver {
             if self.done {
                 return;
             }
-            world.tell(side);
+            world.tell(side, ready);
             self.relay.note(side, self.bug.event(ready));
             if world.connected && !self.queued {
                 self.turn(world);

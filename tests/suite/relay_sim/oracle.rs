@@ -201,6 +201,8 @@ impl World {
             } || destination.readable() > 0;
             let (sent, delivered, acked) = (source.arrived, destination.written, destination.acked);
             let ended_before = destination.shut;
+            // Both have ended, and all of it was passed on, before anybody could tell of the reset.
+            let too_late = source.fin && destination.fin && delivered == sent && !source.told_error;
             if with_reset {
                 if !abandoned && !source.reset {
                     self.violate(Kind::NeedlessReset, || format!("{to:?} is reset for no reason"));
@@ -209,7 +211,7 @@ impl World {
                         format!("the reset throws away {} of {sent} bytes for {to:?}", sent - acked)
                     });
                 }
-            } else if source.reset && !(ended_before && destination.fin) {
+            } else if source.reset && !too_late {
                 self.violate(Kind::HiddenReset, || {
                     format!("{:?} is gone and {to:?} gets a clean end", to.peer())
                 });

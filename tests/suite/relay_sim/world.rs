@@ -30,6 +30,8 @@ pub(super) struct Socket {
     /// The mark that the last event told of, and the one that the relay has heard of.
     event_mark: Option<u64>,
     pub(super) told_mark: Option<u64>,
+    /// The relay has heard of an error.
+    pub(super) told_error: bool,
     /// Every urgent byte there was.
     pub(super) urgent: BTreeSet<u64>,
     /// The peer's end has arrived, behind its data.
@@ -227,8 +229,9 @@ impl World {
     }
 
     /// The relay hears of an event of this side.
-    pub(super) fn tell(&mut self, side: Side) {
+    pub(super) fn tell(&mut self, side: Side, ready: Ready) {
         let socket = &mut self.sockets[side as usize];
+        socket.told_error |= ready.error;
         socket.told_mark = socket.event_mark.or(socket.told_mark);
     }
 

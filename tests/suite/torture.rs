@@ -1,0 +1,522 @@
+//! Torture that must stay byte-exact: the real program between two ends that do everything at the worst moment.
+//!
+//! Chunks from 1 byte to 1 MiB with pauses, tiny and large socket buffers, so that every hand-over between copy and splice
+//! is crossed in every state; half-closes and resets in every state; readers that stop; many connections at once; no
+//! descriptors for pipes. What arrives is compared byte by byte with the keyed stream it should be, SHA-256 of both ends
+//! with each other, counters with both. `BALANCE_SEED=n` runs another one than the usual.
+//!
+//! Source: docs/compatibility.md, "Moving data".
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::harness::{Client, DEADLINE, Direction, Instance, Server, Setup, Stream, eventually};
+use crate::relay_sim::random::Random;
+
+/// The number in front of what a client sends, which tells the server who it is, in bytes.
+const HEAD: u64 = 8;
+/// Streams are compared over so many bytes to find where a wrong one comes from.
+const NEAR: u64 = 4 << 20;
+
+fn seed() -> u64 {
+    let seed = std::env::var("BALANCE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    println!("BALANCE_SEED={seed}");
+    seed
+}
+
+/// How one end of one connection behaves.
+#[derive(Debug, Clone, Copy)]
+struct Habits {
+    seed: u64,
+    /// Chunks are of any magnitude below 2^bits.
+    bits: u64,
+    /// Pauses per thousand chunks, and the longest one in ms.
+    pauses: u64,
+    longest: u64,
+    /// Socket buffers in bytes; 0 = the system's.
+    buffers: usize,
+}
+
+impl Habits {
+    const PLAIN: Self = Self { seed: 0, bits: 17, pauses: 0, longest: 0, buffers: 0 };
+
+    /// Small chunks come with few bytes only, or a test would take for ever.
+    fn random(random: &mut Random) -> Self {
+        Self {
+            seed: random.next(),
+            bits: [8, 14, 17, 20][random.below(4) as usize],
+            pauses: [0, 5, 50][random.below(3) as usize],
+            longest: [1, 5, 30][random.below(3) as usize],
+            buffers: [0, 0, 2304, 8192, 60_000][random.below(5) as usize],
+        }
+    }
+
+    fn apply(&self, stream: &TcpStream) {
+        if self.buffers > 0 {
+            let socket = SockRef::from(stream);
+            socket.set_recv_buffer_size(self.buffers).expect("a receive buffer");
+            socket.set_send_buffer_size(self.buffers).expect("a send buffer");
+        }
+    }
+
+    fn pause(&self, random: &mut Random) {
+        if random.chance(self.pauses) {
+            // What these tests are about: an end that does nothing for a while.
+            std::thread::sleep(Duration::from_micros(random.below(self.longest * 1000)));
+        }
+    }
+}
+
+/// What one end makes of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Half {
+    bytes: u64,
+    sha256: [u8; 32],
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Clean,
+    Reset,
+}
+
+/// Which bytes of which stream.
+#[derive(Debug, Clone, Copy)]
+struct Payload {
+    seed: u64,
+    id: u64,
+    direction: Direction,
+}
+
+impl Payload {
+    fn stream(self) -> Stream {
+        Stream::new(self.seed << 32 | self.id, self.direction)
+    }
+
+    /// Compares; says of the first wrong byte where it belongs.
+    fn check(self, at: u64, got: &[u8]) -> Result<(), String> {
+        let want = self.stream().bytes(at, got.len());
+        if want == got {
+            return Ok(());
+        }
+        let bad = want.iter().zip(got).position(|(want, got)| want != got).unwrap_or(0);
+        let sample = &got[bad..got.len().min(bad + 16)];
+        let at = at + bad as u64;
+        let find = |payload: Self, from: u64| {
+            let near = payload.stream().bytes(from, 2 * NEAR as usize);
+            near.windows(sample.len()).position(|window| window == sample).map(|found| from + found as u64)
+        };
+        let what = match find(self, at.saturating_sub(NEAR)) {
+            Some(found) if found > at => format!("{} bytes lost or moved", found - at),
+            Some(found) => format!("duplicated or moved: it belongs to {found}"),
+            None => (0..256)
+                .flat_map(|id| {
+                    [Direction::Sent, Direction::Rcvd].map(|direction| Self { id, direction, ..self })
+                })
+                .find_map(|other| find(other, 0).map(|found| format!("foreign: byte {found} of {other:?}")))
+                .unwrap_or_else(|| "corrupt: found nowhere".to_owned()),
+        };
+        Err(format!("{self:?}: first bad byte at {at}: {what}"))
+    }
+}
+
+/// Sends so many bytes. A reset is no failure here: the caller knows what it wants.
+fn send(mut stream: &TcpStream, payload: Payload, length: u64, habits: Habits) -> Result<Half, String> {
+    let mut random = Random::new(habits.seed);
+    let mut hash = Sha256::new();
+    let (mut at, mut end) = (0, End::Clean);
+    while at < length {
+        // A tiny chunk of a long stream is seldom, so that time goes into crossings, not into counting.
+        let size = if random.chance(900) { 1 << (habits.bits - 1) } else { random.magnitude(habits.bits) };
+        let chunk = payload.stream().bytes(at, size.min(length - at) as usize);
+        match stream.write_all(&chunk) {
+            Ok(()) => {}
+            Err(e) if is_reset(&e) => {
+                end = End::Reset;
+                break;
+            }
+            Err(e) => return Err(format!("{payload:?}: sending at {at}: {e}")),
+        }
+        hash.update(&chunk);
+        at += chunk.len() as u64;
+        habits.pause(&mut random);
+    }
+    Ok(Half { bytes: at, sha256: hash.finalize().into(), end })
+}
+
+/// Receives to the end, and compares.
+fn receive(mut stream: &TcpStream, payload: Payload, habits: Habits) -> Result<Half, String> {
+    let mut random = Random::new(habits.seed ^ 0xface);
+    let mut hash = Sha256::new();
+    let mut at = 0;
+    let mut buffer = vec![0; 1 << habits.bits];
+    loop {
+        let room = random.magnitude(habits.bits).max(buffer.len() as u64 / 8) as usize;
+        let end = match stream.read(&mut buffer[..room]) {
+            Ok(0) => End::Clean,
+            Ok(n) => {
+                payload.check(at, &buffer[..n])?;
+                hash.update(&buffer[..n]);
+                at += n as u64;
+                habits.pause(&mut random);
+                continue;
+            }
+            Err(e) if is_reset(&e) => End::Reset,
+            Err(e) => return Err(format!("{payload:?}: receiving at {at}: {e}")),
+        };
+        return Ok(Half { bytes: at, sha256: hash.finalize().into(), end });
+    }
+}
+
+fn is_reset(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected)
+}
+
+/// One connection: how much goes each way, how each end behaves, and who speaks when.
+#[derive(Debug, Clone, Copy)]
+struct Talk {
+    seed: u64,
+    id: u64,
+    /// Bytes from the client and from the server.
+    lengths: [u64; 2],
+    habits: [Habits; 2],
+    /// This end (0 = client) sends only when it has received everything.
+    answers: [bool; 2],
+}
+
+impl Talk {
+    fn random(seed: u64, id: u64, longest: u64) -> Self {
+        let mut random = Random::new(seed << 32 | id);
+        let habits = [Habits::random(&mut random), Habits::random(&mut random)];
+        // As many bytes as small chunks and buffers can carry in a test's time.
+        let slow = |habits: &Habits| habits.bits < 10 || habits.buffers == 2304;
+        let most = if habits.iter().any(slow) { longest / 32 } else { longest };
+        Self {
+            seed,
+            id,
+            lengths: [random.below(most), random.below(most)],
+            habits,
+            answers: [false, random.chance(200)],
+        }
+    }
+
+    fn payload(&self, direction: Direction) -> Payload {
+        Payload { seed: self.seed, id: self.id, direction }
+    }
+
+    /// What one end does: both directions at once, or one after the other.
+    fn play(&self, stream: &TcpStream, end: usize) -> Result<[Half; 2], String> {
+        let (out, into) = match end {
+            0 => (self.payload(Direction::Sent), self.payload(Direction::Rcvd)),
+            _ => (self.payload(Direction::Rcvd), self.payload(Direction::Sent)),
+        };
+        let habits = self.habits[end];
+        let speak = || {
+            let sent = send(stream, out, self.lengths[end], habits)?;
+            stream.shutdown(Shutdown::Write).map_err(|e| format!("{out:?}: half-close: {e}"))?;
+            Ok::<_, String>(sent)
+        };
+        if self.answers[end] {
+            let received = receive(stream, into, habits)?;
+            return Ok([speak()?, received]);
+        }
+        std::thread::scope(|scope| {
+            let speaker = scope.spawn(speak);
+            let received = receive(stream, into, habits)?;
+            Ok([speaker.join().map_err(|_| "the sender panicked".to_owned())??, received])
+        })
+    }
+}
+
+/// What the server's end says of a connection.
+type Report = (u64, Result<[Half; 2], String>);
+
+/// A server that plays its part of whatever talk a client announces.
+fn player(talks: Vec<Talk>) -> (Server, Receiver<Report>) {
+    let (tell, told) = channel();
+    let server = Server::with(move |mut stream, _| {
+        let mut head = [0; HEAD as usize];
+        let id = stream.read_exact(&mut head).map(|()| u64::from_le_bytes(head)).unwrap_or(u64::MAX);
+        let result = match talks.iter().find(|talk| talk.id == id) {
+            Some(talk) => {
+                talk.habits[1].apply(&stream);
+                talk.play(&stream, 1)
+            }
+            None => Err(format!("nobody has number {id}")),
+        };
+        // Only a test that failed already does not listen.
+        let _ = tell.send((id, result));
+    });
+    (server, told)
+}
+
+/// Connects with these buffers and says who it is.
+fn announce(to: SocketAddr, id: u64, habits: &Habits) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
+    let stream = TcpStream::from(socket);
+    // Before connecting, so that the window is small from the start.
+    habits.apply(&stream);
+    SockRef::from(&stream).connect_timeout(&to.into(), DEADLINE).expect("connect");
+    // Longer than a shared machine under load may need for everything.
+    stream.set_read_timeout(Some(DEADLINE * 2)).expect("a timeout");
+    stream.set_write_timeout(Some(DEADLINE * 2)).expect("a timeout");
+    stream.set_nodelay(true).expect("no delay");
+    (&stream).write_all(&id.to_le_bytes()).expect("say who it is");
+    stream
+}
+
+/// Plays all talks at once and compares both ends of each with each other, and the counters with the sum.
+#[track_caller]
+fn play_all(instance: &Instance, told: &Receiver<Report>, talks: &[Talk]) {
+    let before = instance.show().swap_remove(0);
+    let at_client: Vec<_> = std::thread::scope(|scope| {
+        let players: Vec<_> = talks
+            .iter()
+            .map(|talk| scope.spawn(|| talk.play(&announce(instance.addr, talk.id, &talk.habits[0]), 0)))
+            .collect();
+        players.into_iter().map(|player| player.join().expect("a player")).collect()
+    });
+    let mut at_server: Vec<_> = talks
+        .iter()
+        .map(|_| told.recv_timeout(DEADLINE).expect("the server tells of every connection"))
+        .collect();
+    at_server.sort_by_key(|(id, _)| *id);
+    let mut sums = [0, 0];
+    for ((talk, client), (_, server)) in talks.iter().zip(at_client).zip(at_server) {
+        let (client, server) = match (client, server) {
+            (Ok(client), Ok(server)) => (client, server),
+            (client, server) => panic!("{talk:?}\nclient: {client:?}\nserver: {server:?}"),
+        };
+        let [sent, received] = client;
+        let [answered, heard] = server;
+        assert_eq!((sent.bytes, answered.bytes), (talk.lengths[0], talk.lengths[1]), "{talk:?}");
+        assert_eq!(sent, heard, "client to server, {talk:?}");
+        assert_eq!(answered, received, "server to client, {talk:?}");
+        sums = [sums[0] + HEAD + sent.bytes, sums[1] + answered.bytes];
+    }
+    let rows = instance.await_show("all connections ended", |rows| rows[0].c == 0);
+    assert_eq!([rows[0].sent - before.sent, rows[0].rcvd - before.rcvd], sums, "counters");
+    assert_eq!(rows[0].totalc - before.totalc, talks.len() as u64, "connections counted");
+}
+
+#[test]
+fn random_chunks_both_ways_with_tiny_buffers_and_pauses_stay_exact() {
+    let seed = seed();
+    let talks: Vec<_> = (0..40).map(|id| Talk::random(seed, id, 6 << 20)).collect();
+    let (server, told) = player(talks.clone());
+    let instance = Instance::before(&[&server]);
+    for some in talks.chunks(10) {
+        play_all(&instance, &told, some);
+    }
+    instance.end();
+}
+
+#[test]
+fn two_hundred_connections_at_once_stay_exact() {
+    let seed = seed() + 1;
+    let talks: Vec<_> = (0..200).map(|id| Talk::random(seed, id, 400_000)).collect();
+    let (server, told) = player(talks.clone());
+    let instance = Instance::before(&[&server]);
+    play_all(&instance, &told, &talks);
+    instance.end();
+}
+
+#[test]
+fn without_descriptors_for_pipes_everything_still_arrives() {
+    let seed = seed() + 2;
+    let talks: Vec<_> = (0..24)
+        .map(|id| Talk {
+            lengths: [1 << 20, 2 << 20],
+            habits: [Habits::PLAIN; 2],
+            ..Talk::random(seed, id, 1)
+        })
+        .collect();
+    // From hardly any connection at a time, over connections without pipes, to pipes for some.
+    for limit in [26, 40, 64] {
+        let (server, told) = player(talks.clone());
+        let instance =
+            Setup::new().shell(&format!("ulimit -n {limit};")).start(["PORT", &server.to_string()]);
+        play_all(&instance, &told, &talks);
+        instance.end();
+    }
+}
+
+#[test]
+fn a_half_close_in_any_state_ends_one_direction_and_only_after_its_data() {
+    let seed = seed() + 3;
+    let lengths = [0, 1, 1000, 65_536, 65_537, 200_001, 1 << 20, 3_000_000];
+    let mut talks = Vec::new();
+    for client in lengths {
+        for server in lengths {
+            // Who waits for the other's end, and with which buffers: as it comes, but each combination once.
+            for answers in [[false, false], [true, false], [false, true]] {
+                let id = talks.len() as u64;
+                let mut random = Random::new(seed << 32 | id);
+                let buffers = [0, 4096][random.below(2) as usize];
+                let habits = [0, buffers].map(|buffers| Habits { buffers, seed: id, ..Habits::PLAIN });
+                talks.push(Talk { seed, id, lengths: [client, server], habits, answers });
+            }
+        }
+    }
+    let (server, told) = player(talks.clone());
+    let instance = Instance::before(&[&server]);
+    for some in talks.chunks(24) {
+        play_all(&instance, &told, some);
+    }
+    instance.end();
+}
+
+#[test]
+fn a_reader_that_stops_for_seconds_holds_up_its_own_direction_only() {
+    let seed = seed() + 4;
+    let length = 24 << 20;
+    let (server, told) = {
+        let talk =
+            Talk { lengths: [1 << 20, length], habits: [Habits::PLAIN; 2], ..Talk::random(seed, 0, 1) };
+        player(vec![Talk { answers: [false; 2], ..talk }])
+    };
+    let instance = Instance::before(&[&server]);
+    let stream = announce(instance.addr, 0, &Habits { buffers: 16_384, ..Habits::PLAIN });
+    let payload = |direction| Payload { seed, id: 0, direction };
+    // The other direction passes while nobody reads this one.
+    let sent =
+        send(&stream, payload(Direction::Sent), 1 << 20, Habits::PLAIN).expect("the way to the server");
+    stream.shutdown(Shutdown::Write).expect("half-close");
+    instance.await_show("the server has it all", |rows| rows[0].sent == HEAD + sent.bytes);
+    // Nothing can move: it must sleep, and what it keeps is bounded.
+    instance.assert_idle();
+    std::thread::sleep(Duration::from_secs(2));
+    instance.assert_idle();
+    let stuck = instance.show().swap_remove(0);
+    assert!(stuck.rcvd < length, "nobody reads, and all is gone: {stuck:?}");
+    let received = receive(&stream, payload(Direction::Rcvd), Habits::PLAIN).expect("the way back");
+    let (_, server_end) = told.recv_timeout(DEADLINE).expect("the server tells");
+    let [answered, heard] = server_end.expect("the server's end");
+    assert_eq!((sent, answered.clone()), (heard, received));
+    assert_eq!(answered.bytes, length);
+    drop(stream);
+    instance.end();
+}
+
+/// Waits until the peer's kernel has acknowledged everything: a reset would throw away what it has not.
+fn await_acknowledged(stream: &TcpStream) {
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => format!("{:08X}:{:04X}", u32::from_le_bytes(v4.ip().octets()), v4.port()),
+        SocketAddr::V6(v6) => panic!("the tests listen on IPv4, not on {v6}"),
+    };
+    let ends = format!(
+        "{} {} ",
+        hex(stream.local_addr().expect("connected")),
+        hex(stream.peer_addr().expect("connected"))
+    );
+    eventually("everything is acknowledged", || {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("procfs");
+        table.lines().any(|line| line.contains(&ends) && line.contains(" 00000000:")).then_some(())
+    });
+}
+
+/// One end sends so many bytes and resets; the other reads slowly, and sends all the while if `busy`.
+#[derive(Debug, Clone, Copy)]
+struct Break {
+    id: u64,
+    length: u64,
+    by_client: bool,
+    busy: bool,
+    /// The other end begins to read only after the reset.
+    late: bool,
+    seed: u64,
+}
+
+impl Break {
+    /// Who breaks: comes back when it is done.
+    fn act(&self, stream: TcpStream, direction: Direction, broken: &AtomicBool) -> Result<Half, String> {
+        let payload = Payload { seed: self.seed, id: self.id, direction };
+        let sent = send(&stream, payload, self.length, Habits::PLAIN)?;
+        await_acknowledged(&stream);
+        Client(stream).rst();
+        broken.store(true, Ordering::SeqCst);
+        Ok(sent)
+    }
+
+    /// Who is left: what it hears.
+    fn suffer(&self, stream: &TcpStream, direction: Direction, broken: &AtomicBool) -> Result<Half, String> {
+        let payload = Payload { seed: self.seed, id: self.id, direction };
+        let other = match direction {
+            Direction::Sent => Direction::Rcvd,
+            Direction::Rcvd => Direction::Sent,
+        };
+        std::thread::scope(|scope| {
+            let writer = self.busy.then(|| {
+                scope.spawn(|| {
+                    send(stream, Payload { direction: other, ..payload }, u64::MAX / 2, Habits::PLAIN)
+                })
+            });
+            if self.late {
+                eventually("the other end broke", || broken.load(Ordering::SeqCst).then_some(()));
+            }
+            let mut heard = receive(stream, payload, Habits { pauses: 100, longest: 2, ..Habits::PLAIN })?;
+            if let Some(writer) = writer {
+                let written = writer.join().map_err(|_| "the writer panicked".to_owned())??;
+                // One of the two calls takes the error away from the other.
+                if written.end == End::Reset {
+                    heard.end = End::Reset;
+                }
+            }
+            Ok(heard)
+        })
+    }
+}
+
+#[test]
+fn a_reset_in_any_state_arrives_as_one_and_after_all_that_was_delivered() {
+    let seed = seed() + 5;
+    for length in [0, 1, 1000, 50_000, 1 << 20, 3_000_001] {
+        for case in 0..8 {
+            let (by_client, busy, late) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
+            // Without a reader no more gets away than the buffers hold.
+            let length = if late { length.min(60_000) } else { length };
+            let play = Break { id: case, length, by_client, busy, late, seed };
+            let broken = Arc::new(AtomicBool::new(false));
+            let (tell, told) = channel();
+            let server = Server::with({
+                let broken = Arc::clone(&broken);
+                move |mut stream, _| {
+                    let head = stream.read_exact(&mut [0; HEAD as usize]).map_err(|e| e.to_string());
+                    let half = head.and_then(|()| {
+                        if play.by_client {
+                            play.suffer(&stream, Direction::Sent, &broken)
+                        } else {
+                            play.act(stream, Direction::Rcvd, &broken)
+                        }
+                    });
+                    let _ = tell.send(half);
+                }
+            });
+            let instance = Instance::before(&[&server]);
+            let stream = announce(instance.addr, play.id, &Habits::PLAIN);
+            let at_client = if play.by_client {
+                play.act(stream, Direction::Sent, &broken)
+            } else {
+                play.suffer(&stream, Direction::Rcvd, &broken)
+            };
+            let at_server = told.recv_timeout(DEADLINE).expect("the server tells");
+            let (actor, victim) = if by_client { (at_client, at_server) } else { (at_server, at_client) };
+            let (actor, victim) = match (actor, victim) {
+                (Ok(actor), Ok(victim)) => (actor, victim),
+                (actor, victim) => panic!("{play:?}\nbreaks: {actor:?}\nis left: {victim:?}"),
+            };
+            assert_eq!(actor.bytes, length, "{play:?}");
+            assert_eq!(victim, Half { end: End::Reset, ..actor }, "{play:?}");
+            instance.await_show("it is over", |rows| rows[0].c == 0);
+            instance.terminate();
+        }
+    }
+}
