@@ -191,7 +191,12 @@ impl Client {
         let line = match lines.read() {
             Ok(Line::Whole(line)) => printable(line),
             Ok(Line::TooLong) => String::from("a very long line"),
-            Ok(Line::Rest(_) | Line::End) => return Err(silent(ErrorKind::UnexpectedEof.into())),
+            // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
+            Ok(Line::End) => return Err(FindError::None),
+            Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                return Err(FindError::None);
+            }
+            Ok(Line::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
             // How a read says that its time is over.
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
                 return Err(silent(ErrorKind::TimedOut.into()));

@@ -285,6 +285,7 @@ fn whoever_speaks_something_else_is_named_and_left() {
     let unknown = meet(b"SSH-2.0-x\x1b[2J\n");
     assert!(unknown.contains("greets with \"SSH-2.0-x?[2J\""), "{unknown}");
     assert!(meet(&[b'x'; 2 * MAX_LINE]).contains("a very long line"));
-    assert!(meet(b"").contains("does not answer"));
+    assert!(meet(b"balance 4").contains("does not answer"));
+    assert_eq!(meet(b""), "no master process, exiting.", "it died while we waited to be let in");
     assert!(meet(b". denied: no\n").contains("says: denied: no"));
 }

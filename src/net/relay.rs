@@ -47,6 +47,10 @@ pub trait Kernel {
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize>;
     /// Writes what fits. Fewer than asked = the side takes no more for now.
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize>;
+    /// Writes the last bytes before an end: they may wait for [`Kernel::shutdown`] and share a segment with it.
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        self.write(side, buf)
+    }
     /// Sends the end of the direction towards `side`.
     fn shutdown(&mut self, side: Side) -> io::Result<()>;
     /// Is the next byte to read the urgent one?
@@ -429,33 +433,33 @@ impl<P> Relay<P> {
         }
     }
 
-    /// Reads once into the worker's buffer and writes straight on.
+    /// Reads into the worker's buffer and writes straight on.
     fn copy<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
         scratch: &mut [u8],
         from: Side,
     ) -> Result<(), Stop> {
-        let to = from.peer();
-        let urgent = self.ready[from as usize].urgent;
-        let at_mark = urgent && kernel.at_mark(from).unwrap_or(false);
+        let ready = self.ready[from as usize];
+        let at_mark = ready.urgent && kernel.at_mark(from).unwrap_or(false);
         let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
-        let n = match kernel.read(from, room) {
+        let mut n = match kernel.read(from, room) {
             Ok(n) => n,
             Err(e) => return self.read_error(&e, from),
         };
-        let chunk = &room[..n];
-        kernel.saw(from, chunk);
+        kernel.saw(from, &scratch[..n]);
         let way = &mut self.ways[from as usize];
         if n == 0 {
             way.stage = Stage::Draining;
             return Ok(());
         }
         if at_mark {
-            way.urgent = Some(chunk[0]);
+            way.urgent = Some(scratch[0]);
             self.ready[from as usize].urgent = false;
             return Ok(());
         }
+        let mut ended = Ok(());
+        let mut last = false;
         if n == scratch.len() {
             way.streak = way.streak.saturating_add(1);
             if way.streak >= BULK_AFTER {
@@ -464,23 +468,50 @@ impl<P> Relay<P> {
             }
         } else {
             way.streak = 0;
-            // All that was there is read, and an edge tells of more. Not so at a mark or before an end, which were
-            // announced already.
-            if !urgent && !self.ready[from as usize].read_closed {
+            if ready.read_closed && !ready.urgent {
+                // The end is announced and mostly right behind: then it goes out together with the data.
+                match kernel.read(from, &mut scratch[n..]) {
+                    Ok(more) => {
+                        kernel.saw(from, &scratch[n..n + more]);
+                        if more == 0 {
+                            way.stage = Stage::Draining;
+                            last = true;
+                        }
+                        n += more;
+                    }
+                    Err(e) => ended = self.read_error(&e, from),
+                }
+            } else if !ready.urgent {
+                // All that was there is read, and an edge tells of more. Not so at a mark, which was announced already.
                 self.ready[from as usize].readable = false;
             }
         }
+        self.pass_on(kernel, &scratch[..n], from, last)?;
+        ended
+    }
+
+    /// Writes what was just read; what is not taken is held. `last`: the end follows at once.
+    fn pass_on<K: Kernel<Pipe = P>>(
+        &mut self,
+        kernel: &mut K,
+        chunk: &[u8],
+        from: Side,
+        last: bool,
+    ) -> Result<(), Stop> {
+        let to = from.peer();
         let mut at = 0;
-        let chunk = &scratch[..n];
-        while at < n {
-            match kernel.write(to, &chunk[at..]) {
-                Ok(written) => {
-                    kernel.delivered(to, written);
-                    at += written;
-                    if at < n {
-                        self.ready[to as usize].writable = false;
-                        break;
+        while at < chunk.len() {
+            let rest = &chunk[at..];
+            let written = if last { kernel.write_last(to, rest) } else { kernel.write(to, rest) };
+            match written {
+                Ok(n) => {
+                    kernel.delivered(to, n);
+                    at += n;
+                    if at == chunk.len() {
+                        return Ok(());
                     }
+                    self.ready[to as usize].writable = false;
+                    break;
                 }
                 Err(e) => match e.kind() {
                     ErrorKind::Interrupted => {}
@@ -492,9 +523,7 @@ impl<P> Relay<P> {
                 },
             }
         }
-        if at < n {
-            self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
-        }
+        self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
         Ok(())
     }
 

@@ -142,6 +142,15 @@ pub(super) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(fd, buf, SendFlags::NOSIGNAL)?)
 }
 
+/// Writes what fits, and lets it wait for what follows at once.
+pub(super) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+    #[cfg(not(target_os = "linux"))]
+    let flags = SendFlags::NOSIGNAL;
+    Ok(rustix::net::send(fd, buf, flags)?)
+}
+
 /// Sends one urgent byte.
 pub(super) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
     rustix::net::send(fd, &[byte], SendFlags::OOB | SendFlags::NOSIGNAL)?;

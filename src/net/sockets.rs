@@ -42,6 +42,9 @@ impl Kernel for Sockets<'_> {
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
         socket::write(self.fd(side), buf)
     }
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        socket::write_more(self.fd(side), buf)
+    }
     fn shutdown(&mut self, side: Side) -> io::Result<()> {
         socket::shutdown_write(self.fd(side))
     }

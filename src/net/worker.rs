@@ -607,6 +607,10 @@ impl Worker {
     fn departed(&mut self) {
         self.shared.desks[self.id].load.subtract();
         self.shared.closed();
+        if self.shared.desks[self.id].load.get() == 0 {
+            // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
+            self.pipes.clear();
+        }
         if matches!(self.accepting, Accepting::Starved(_)) {
             self.resume_accepting();
         }

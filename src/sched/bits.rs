@@ -205,6 +205,13 @@ mod tests {
     }
 
     #[test]
+    fn an_emptied_stretch_at_the_end_is_no_way_out() {
+        let mut tree = tree(&[0, 5_000]);
+        tree.remove(5_000);
+        assert_eq!(tree.first_from(1, &Tried::default()), None);
+    }
+
+    #[test]
     fn tried_is_empty_until_the_first_and_after_clear() {
         let mut tried = Tried::default();
         assert!(tried.is_empty() && !tried.contains(0));

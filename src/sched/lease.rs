@@ -94,9 +94,15 @@ impl Slots {
     /// happen, and then the channel stands on the list needlessly, which is harmless because whoever reads the list
     /// asks here again.
     pub(super) fn has_room(&self, limit: u32) -> bool {
+        self.has_room_while(limit, || ())
+    }
+
+    /// The same, with a place for a test to end leases at the worst moment.
+    fn has_room_while(&self, limit: u32, meanwhile: impl FnOnce()) -> bool {
         if self.active.load(SeqCst) < limit {
             return true;
         }
+        meanwhile();
         self.full.store(true, SeqCst);
         if self.active.load(SeqCst) < limit {
             self.full.store(false, SeqCst);
@@ -216,6 +222,18 @@ mod tests {
         assert_eq!(drained(&freed), 0, "told once");
         assert!(slots.has_room(1));
         assert!(!slots.has_room(0), "no slot below a limit of none");
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_while_the_table_looks_is_not_lost() {
+        for (held, limit, room) in [(1, 1, true), (2, 2, true), (3, 2, false)] {
+            let (slots, freed) = slots(1);
+            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address())).collect();
+            let told = slots.has_room_while(limit, || drop(leases.pop()));
+            assert_eq!(told, room, "{held} held, limit {limit}");
+            leases.pop();
+            assert_eq!(drained(&freed), usize::from(!room), "a full channel tells of the next one");
+        }
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Group {
             Policy::RoundRobin => {
                 self.usable.first_from(from, tried).or_else(|| self.usable.first_from(0, tried))
             }
-            Policy::Hash if hash_failover || tried.is_empty() => {
+            Policy::Hash => {
                 let Some(mapped) = self.seating.winner(bucket) else { return Err(NoChannel::Empty) };
                 if self.usable.contains(mapped) && !tried.contains(mapped) {
                     Some(mapped)
@@ -125,7 +125,6 @@ impl Group {
                     return Err(reason(self.channels[mapped].state));
                 }
             }
-            Policy::Hash => None,
         };
         found.ok_or(match (self.channels.len(), self.enabled) {
             (0, _) => NoChannel::Empty,

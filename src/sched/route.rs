@@ -236,6 +236,22 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_in_vain_undoes_its_own_moves_only() {
+        let mut table = table(&["Reee"], RULES);
+        let mut route = table.begin(client());
+        let lease = table.next(&mut route).expect("0.0");
+        assert_eq!(connect(&mut table).0, "0.1", "another client meanwhile");
+        table.failed(lease, DialFailure::Channel);
+        for expected in ["0.2", "0.1"] {
+            let lease = table.next(&mut route).expect("not tried yet");
+            assert_eq!(place(lease.key()), expected);
+            table.failed(lease, DialFailure::Channel);
+        }
+        assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
+        assert_eq!(connect(&mut table).0, "0.2", "after the one that answered last");
+    }
+
+    #[test]
     fn a_failover_moves_the_cursor_past_the_one_that_answered() {
         let mut table = table(&["Reee"], RULES);
         let mut route = table.begin(client());

@@ -54,7 +54,7 @@ pub enum EditError {
 }
 
 /// All groups and channels. `&mut self` throughout, so that rules are tested without threads; the running program shares
-/// it as [`SharedTable`].
+/// it as [`SharedTable`](super::SharedTable).
 #[derive(Debug)]
 pub struct Table {
     rules: Rules,

@@ -18,7 +18,7 @@ fn program(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut places = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/bin"]);
     let found = places.find_map(|place| Some(Path::new(place).join(name)).filter(|path| path.is_file()));
-    found.unwrap_or_else(|| panic!("{name} is missing: apt-get install -y {PACKAGES}"))
+    found.unwrap_or_else(|| panic!("{name} is missing: run ci/test, or apt-get install -y {PACKAGES}"))
 }
 
 /// A server program, killed at the end of the test.
