@@ -141,7 +141,7 @@ impl Driver {
     }
 
     fn expired(&mut self, world: &mut World) {
-        if !self.due().is_some_and(|due| due <= world.now) {
+        if self.due().is_none_or(|due| due > world.now) {
             self.rearm();
             self.turn(world);
             return;
