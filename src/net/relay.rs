@@ -486,8 +486,14 @@ impl<P> Relay<P> {
                 self.ready[from as usize].readable = false;
             }
         }
-        self.pass_on(kernel, &scratch[..n], from, last)?;
-        ended
+        let passed = self.pass_on(kernel, &scratch[..n], from, last);
+        if passed.is_err()
+            && let Err(Stop::Gone(side)) = ended
+        {
+            // Both went at once, and the caller hears of one only.
+            self.lose(kernel, side);
+        }
+        passed.and(ended)
     }
 
     /// Writes what was just read; what is not taken is held. `last`: the end follows at once.
