@@ -475,7 +475,8 @@ impl<P> Relay<P> {
                         kernel.saw(from, &scratch[n..n + more]);
                         if more == 0 {
                             way.stage = Stage::Draining;
-                            last = true;
+                            // After a side that broke no end may follow, and what waits for one would wait.
+                            last = !self.gone[from as usize] && !ready.error;
                         }
                         n += more;
                     }
