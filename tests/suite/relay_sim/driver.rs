@@ -102,6 +102,9 @@ impl Driver {
             self.moved_at = world.now;
         }
         world.check_turn(self.relay.held_bytes(), self.scratch.len());
+        if matches!(verdict, Verdict::Sleep | Verdict::Linger) {
+            world.check_corks();
+        }
         (self.asleep, self.lingers) = (verdict == Verdict::Sleep, verdict == Verdict::Linger);
         match verdict {
             Verdict::Sleep => {

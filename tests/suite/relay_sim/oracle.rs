@@ -164,6 +164,18 @@ impl World {
         }
     }
 
+    /// The relay is done with its turn, but not with the connection: nothing may wait for a call that does not come.
+    pub(super) fn check_corks(&mut self) {
+        for to in [Side::Client, Side::Server] {
+            let socket = &self.sockets[to as usize];
+            if socket.corked_until.is_some() && !socket.reset && socket.written > socket.acked {
+                self.violate(Kind::Stuck, || {
+                    format!("the last bytes to {to:?} wait for an end that does not come")
+                });
+            }
+        }
+    }
+
     /// The relay sleeps and no event is on its way: there must be nothing it could do.
     pub(super) fn check_sleep(&mut self) {
         for from in [Side::Client, Side::Server] {

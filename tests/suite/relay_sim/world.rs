@@ -45,6 +45,8 @@ pub(super) struct Socket {
     pub(super) written: u64,
     pub(super) acked: u64,
     pub(super) send_buffer: u64,
+    /// Written with the promise that more follows at once: it waits until this time, in ms.
+    pub(super) corked_until: Option<u64>,
     /// Somebody found the buffer full and wants to hear when it is not.
     pub(super) wants_space: bool,
     /// The relay ended its direction, and the peer knows.
@@ -243,6 +245,9 @@ impl World {
         if socket.reset || peer.got_reset {
             return;
         }
+        if socket.corked_until.is_some_and(|until| until > self.now) {
+            return;
+        }
         let waiting = socket.written - socket.acked;
         if waiting > 0 && peer.closed {
             self.trace(|_| format!("{side:?} has closed and is sent data"));
@@ -298,6 +303,7 @@ impl World {
     pub(super) fn close(&mut self, side: Side, with_reset: bool) {
         let socket = &mut self.sockets[side as usize];
         socket.closed = true;
+        socket.corked_until = None;
         if socket.reset || socket.is_over() {
             return;
         }
