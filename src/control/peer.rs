@@ -19,7 +19,9 @@ pub(crate) fn own_uid() -> u32 {
 /// Those of the system call.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn uid(stream: impl AsFd) -> io::Result<u32> {
-    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+    // Not rustix: its type has no place for the pid 0 that a peer in a pid namespace of its own has here, and takes the
+    // answer for an error.
+    Ok(nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)?.uid())
 }
 
 /// The same where there is no `SO_PEERCRED`.

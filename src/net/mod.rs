@@ -12,6 +12,7 @@ mod poller;
 pub mod relay;
 pub mod resolve;
 pub mod server;
+mod scheduling;
 mod socket;
 mod sockets;
 mod splice;

@@ -18,6 +18,7 @@ use super::dial::{Attempt, Dial};
 use super::listen::{AcceptError, Listener};
 use super::poller::Poller;
 use super::relay::{Ending, Ready, Relay, Side, Verdict};
+use super::scheduling;
 use super::server::{Message, Shared};
 use super::socket;
 use super::sockets::Sockets;
@@ -126,6 +127,7 @@ impl Worker {
 
     /// Serves for ever.
     pub(super) fn run(&mut self) {
+        scheduling::become_batch();
         loop {
             if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
                 // `guarded` lets no connection get here; whatever it was, the others must not pay for it.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{DEADLINE, eventually};
 
@@ -36,8 +36,12 @@ impl Server {
 
     /// On this address.
     pub(crate) fn on(ip: IpAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((ip, 0)).expect("a free port");
-        Self::over(listener, serve)
+        // std's queue of 128 overflows in a burst, and what the kernel does then is not our subject.
+        let address = SocketAddr::new(ip, 0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&address.into()).expect("a free port");
+        socket.listen(4096).expect("listen");
+        Self::over(socket.into(), serve)
     }
 
     fn over(listener: TcpListener, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {

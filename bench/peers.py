@@ -1,0 +1,207 @@
+"""How each program is started as a TCP proxy, and the servers behind it.
+
+Knows: command lines and config files, all unprivileged in a scratch directory. Never: what is measured.
+"""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+import time
+
+import proc
+
+PROXIES = ["balance", "haproxy", "nginx", "pen"]
+PEERS = ["haproxy", "nginx", "pen"]
+PROGRAMS = ["direct", *PROXIES]
+TITLES = {"direct": "direct", "balance": "balance", "haproxy": "HAProxy", "nginx": "nginx", "pen": "pen"}
+PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "pen": "pen"}
+# Two descriptors each must fit under the usual hard limit of 20 000, with some left for splice pipes.
+MOST_CONNECTIONS = 9_500
+BACKLOG = 4_096
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Running:
+    """A started proxy, or none at all: then `port` is the server's own."""
+
+    def __init__(self, children, port, child=None, begin=0.0):
+        self.children, self.port, self.child, self.begin = children, port, child, begin
+
+    @property
+    def pid(self):
+        return self.child.pid if self.child else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.child:
+            self.children.stop(self.child)
+
+
+class Programs:
+    """Starts the programs under comparison, all with the same number of workers."""
+
+    def __init__(self, children, directory, balance, workers):
+        self.children, self.directory, self.balance, self.workers = children, directory, balance, workers
+
+    def start(self, name, channels, workers=None, wait=True):
+        """Starts `name` in front of the ports in `channels`; with `wait`, returns when it listens."""
+        if name == "direct":
+            return Running(self.children, channels[0])
+        port = proc.free_port()
+        argv = getattr(self, "_" + name)(port, channels, workers or self.workers)
+        begin = time.monotonic()
+        running = Running(self.children, port, self.children.start(argv, tied=wait), begin)
+        if wait:
+            try:
+                proc.wait_listening(port, running.child)
+            except proc.Failed as failure:
+                self.children.stop(running.child)
+                raise proc.Failed(f"{failure}; {self._last_words(argv[0])}") from None
+        return running
+
+    def _last_words(self, program):
+        try:
+            with open(os.path.join(self.directory, os.path.basename(program) + ".log"), errors="replace") as file:
+                return (file.read().strip().splitlines() or ["no message"])[-1]
+        except OSError:
+            return "no message"
+
+    def _write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def _balance(self, port, channels, workers):
+        targets = [f"127.0.0.1:{channel}" for channel in channels]
+        return [self.balance, "-f", "-b", "127.0.0.1", "--workers", str(workers), str(port), *targets]
+
+    def _haproxy(self, port, channels, workers):
+        servers = "\n".join(f"    server s{i} 127.0.0.1:{channel}" for i, channel in enumerate(channels))
+        config = f"""
+global
+    nbthread {workers}
+    maxconn {MOST_CONNECTIONS}
+    maxpipes 400
+defaults
+    mode tcp
+    option splice-auto
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+listen proxy
+    bind 127.0.0.1:{port} backlog {BACKLOG}
+    balance roundrobin
+{servers}
+"""
+        return ["haproxy", "-db", "-q", "-f", self._write("haproxy.cfg", config)]
+
+    def _nginx(self, port, channels, workers):
+        servers = " ".join(f"server 127.0.0.1:{channel};" for channel in channels)
+        config = self._nginx_head("proxy", workers) + f"""
+stream {{
+    access_log off;
+    upstream channels {{ {servers} }}
+    server {{
+        listen 127.0.0.1:{port} backlog={BACKLOG};
+        proxy_pass channels;
+        proxy_connect_timeout 5s;
+        proxy_timeout 1h;
+    }}
+}}
+"""
+        return self._nginx_argv("proxy", config)
+
+    def _pen(self, port, channels, workers):
+        del workers  # It has one event loop and no more.
+        targets = [f"127.0.0.1:{channel}" for channel in channels]
+        sizes = ["-x", str(MOST_CONNECTIONS), "-c", "2048", "-S", str(len(channels) + 1), "-q", str(BACKLOG)]
+        return ["pen", "-f", "-r", *sizes, f"127.0.0.1:{port}", *targets]
+
+    def _nginx_head(self, name, workers):
+        path = os.path.join(self.directory, f"nginx-{name}")
+        # Without root the `user` line is only warned about, with root it keeps the workers able to read our files.
+        user = "user root;" if os.geteuid() == 0 else ""
+        modules = glob.glob("/usr/lib*/nginx/modules/ngx_stream_module.so")
+        load = f"load_module {modules[0]};" if modules else ""
+        return f"""
+{user}
+{load}
+worker_processes {workers};
+worker_rlimit_nofile {proc.raise_descriptor_limit()};
+daemon off;
+pid {path}.pid;
+error_log {path}.err error;
+events {{ worker_connections {2 * MOST_CONNECTIONS}; }}
+"""
+
+    def _nginx_argv(self, name, config):
+        path = self._write(f"nginx-{name}.conf", config)
+        return ["nginx", "-p", self.directory, "-c", path, "-e", os.path.join(self.directory, f"nginx-{name}.err")]
+
+    # --- the servers behind the proxies ------------------------------------------------------------------------------
+
+    def redis(self):
+        """A redis-server that keeps nothing; returns its port."""
+        port = proc.free_port()
+        limit = min(19_000, proc.raise_descriptor_limit() - 100)
+        argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        argv += ["--maxclients", str(limit), "--tcp-backlog", str(BACKLOG), "--dir", self.directory]
+        proc.wait_listening(port, self.children.start(argv))
+        return port
+
+    def web(self):
+        """An nginx that serves one small file; returns its port."""
+        port = proc.free_port()
+        root = os.path.join(self.directory, "www")
+        os.makedirs(root, exist_ok=True)
+        self._write("www/index.html", "hello, this page is served to measure connections\n")
+        temporary = "\n".join(
+            f"    {kind}_temp_path {self.directory}/tmp-{kind};"
+            for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        )
+        config = self._nginx_head("web", 2) + f"""
+http {{
+    access_log off;
+{temporary}
+    server {{ listen 127.0.0.1:{port} backlog={BACKLOG}; root {root}; }}
+}}
+"""
+        proc.wait_listening(port, self.children.start(self._nginx_argv("web", config)))
+        return port
+
+    def sink(self):
+        """An iperf3 server for one test; returns its port and process."""
+        port = proc.free_port()
+        child = self.children.start(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)])
+        proc.wait_listening(port, child)
+        return port, child
+
+    def quiet(self):
+        """A server that answers once and then holds the connection; returns its port."""
+        port = proc.free_port()
+        argv = [sys.executable, "-B", os.path.join(HERE, "idle.py"), "serve", str(port)]
+        child = self.children.start(argv, stdin=subprocess.PIPE)
+        proc.wait_listening(port, child)
+        return port
+
+
+def versions(balance):
+    """What is compared, as its own package calls it."""
+    found = {}
+    try:
+        text = subprocess.run([balance, "--version"], capture_output=True, text=True, timeout=10).stdout
+        found["balance"] = (re.findall(r"\d[\w.]*", text) or ["?"])[0]
+    except OSError:
+        found["balance"] = "?"
+    for program, package in {**PACKAGES, "iperf3": "iperf3", "redis": "redis-server", "wrk": "wrk"}.items():
+        argv = ["dpkg-query", "-W", "-f", "${Version}", package]
+        try:
+            found[program] = subprocess.run(argv, capture_output=True, text=True, timeout=10).stdout or "?"
+        except OSError:
+            found[program] = "?"
+    return found

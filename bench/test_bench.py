@@ -1,0 +1,92 @@
+"""Tests of what can be tested without running a benchmark: `python3 -m unittest discover bench`.
+
+Knows: sample outputs, made-up figures. Never: processes, the network.
+"""
+
+import unittest
+
+import load
+import main
+import micro
+import peers
+import plots
+import rows
+import table
+import targets
+from targets import BEST, HAPROXY, Target
+
+DIVAN = """\
+schedule                      fastest       │ slowest       │ median        │ mean          │ samples │ iters
+├─ hash                                     │               │               │               │         │
+│  ├─ 64                      37.32 ns      │ 47.87 ns      │ 37.92 ns      │ 38.2 ns       │ 100     │ 200000
+│  ╰─ 10000                   57.61 ns      │ 148.4 ns      │ 1.027 µs      │ 91.56 ns      │ 100     │ 200000
+╰─ round_robin                              │               │               │               │         │
+   ╰─ 64                      37.73 ns      │ 62.56 ns      │ 38.09 ns      │ 43.61 ns      │ 100     │ 200000
+"""
+
+
+def samples(cell, metric, **medians):
+    found = targets.Samples()
+    for program, value in medians.items():
+        for each in (value * 0.5, value, value * 2):
+            found.add(cell, program, {metric: each})
+    return found
+
+
+class Judging(unittest.TestCase):
+    def test_more_is_compared_with_the_highest_peer(self):
+        found = samples("bulk", "gbits", balance=12, haproxy=8, nginx=10, pen=9)
+        verdict = targets.judge(found, Target("bulk", "gbits", True, 1.25, BEST))
+        self.assertEqual((verdict.against, verdict.ratio, verdict.met), ("nginx", 1.2, False))
+
+    def test_less_is_compared_with_the_lowest_peer(self):
+        found = samples("requests", "p99_us", balance=90, haproxy=200, nginx=100)
+        verdict = targets.judge(found, Target("requests", "p99_us", False, 1, BEST))
+        self.assertEqual((verdict.against, verdict.ratio, verdict.met), ("nginx", 0.9, True))
+
+    def test_a_target_against_haproxy_ignores_the_others(self):
+        found = samples("bulk", "cpu_ms", balance=300, haproxy=1000, nginx=100)
+        self.assertTrue(targets.judge(found, Target("bulk", "cpu_ms", False, 0.35, HAPROXY)).met)
+
+    def test_what_was_not_measured_is_missed(self):
+        self.assertFalse(targets.judge(targets.Samples(), Target("idle", "pss", False, 1024)).met)
+        found = samples("bulk", "gbits", balance=12)
+        self.assertFalse(targets.judge(found, Target("bulk", "gbits", True, 1.25, BEST)).met)
+
+    def test_every_target_names_a_line_and_a_figure_that_exist(self):
+        known = {(cell.key, metric.key) for row in rows.ROWS for cell in row.cells for metric in row.metrics}
+        for target in targets.targets(2):
+            if not target.cell.startswith("pick-"):
+                self.assertIn((target.cell, target.metric), known)
+
+
+class Reading(unittest.TestCase):
+    def test_divan_gives_medians_by_policy_and_channels(self):
+        found = {key: figures["ns"] for key, figures in micro.parse(DIVAN).items()}
+        self.assertEqual(found, {"pick-hash-64": 37.92, "pick-hash-10000": 1027.0, "pick-rr-64": 38.09})
+
+    def test_wrk_latencies_have_units(self):
+        text = "  Latency Distribution\n     50%  950.00us\n     99%    1.50ms\n"
+        self.assertEqual((load._microseconds(text, "50"), load._microseconds(text, "99")), (950, 1500))
+
+
+class Showing(unittest.TestCase):
+    def test_numbers_keep_what_matters(self):
+        shown = [table.number(value) for value in (None, 0.0081, 1, 1.246, 35.14, 12216.4)]
+        self.assertEqual(shown, ["–", "0.0081", "1", "1.25", "35.1", "12 216"])
+
+    def test_every_program_takes_its_turn_in_another_order_each_round(self):
+        row = rows.Row("row", "a row", [rows.Cell("cell", "a cell")], [], None)
+        order = [program for _, _, _, program in main.plan([row], ["direct", "balance", "pen"], 2)]
+        self.assertEqual(order, ["direct", "balance", "pen", "balance", "pen", "direct"])
+
+    def test_plots_survive_one_value_equal_values_and_zero(self):
+        for value in (0.0, 5.0):
+            triple = (value, value, value)
+            self.assertIn("</svg>", plots.bars("t", "u", ["g"], peers.TITLES, [{"balance": triple}]))
+            for log in (False, True):
+                self.assertIn("</svg>", plots.lines("t", "u", "x", {"pen": [(1, *triple)]}, {"pen": "pen"}, log))
+
+
+if __name__ == "__main__":
+    unittest.main()
