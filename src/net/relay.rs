@@ -475,7 +475,8 @@ impl<P> Relay<P> {
                         kernel.saw(from, &scratch[n..n + more]);
                         if more == 0 {
                             way.stage = Stage::Draining;
-                            last = true;
+                            // After a side that broke no end may follow, and what waits for one would wait.
+                            last = !self.gone[from as usize] && !ready.error;
                         }
                         n += more;
                     }
@@ -486,8 +487,14 @@ impl<P> Relay<P> {
                 self.ready[from as usize].readable = false;
             }
         }
-        self.pass_on(kernel, &scratch[..n], from, last)?;
-        ended
+        let passed = self.pass_on(kernel, &scratch[..n], from, last);
+        if passed.is_err()
+            && let Err(Stop::Gone(side)) = ended
+        {
+            // Both went at once, and the caller hears of one only.
+            self.lose(kernel, side);
+        }
+        passed.and(ended)
     }
 
     /// Writes what was just read; what is not taken is held. `last`: the end follows at once.

@@ -18,3 +18,4 @@ mod regression;
 mod schedule_sim;
 
 mod relay_sim;
+mod torture;

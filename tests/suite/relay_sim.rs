@@ -13,7 +13,7 @@ mod faulty;
 mod kernel;
 mod oracle;
 mod peer;
-mod random;
+pub(crate) mod random;
 mod world;
 
 use std::fmt::{self, Display, Formatter};

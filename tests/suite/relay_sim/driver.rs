@@ -70,7 +70,7 @@ impl Driver {
             if self.done {
                 return;
             }
-            world.tell(side);
+            world.tell(side, ready);
             self.relay.note(side, self.bug.event(ready));
             if world.connected && !self.queued {
                 self.turn(world);
@@ -102,6 +102,9 @@ impl Driver {
             self.moved_at = world.now;
         }
         world.check_turn(self.relay.held_bytes(), self.scratch.len());
+        if matches!(verdict, Verdict::Sleep | Verdict::Linger) {
+            world.check_corks();
+        }
         (self.asleep, self.lingers) = (verdict == Verdict::Sleep, verdict == Verdict::Linger);
         match verdict {
             Verdict::Sleep => {
@@ -141,7 +144,7 @@ impl Driver {
     }
 
     fn expired(&mut self, world: &mut World) {
-        if !self.due().is_some_and(|due| due <= world.now) {
+        if self.due().is_none_or(|due| due > world.now) {
             self.rearm();
             self.turn(world);
             return;

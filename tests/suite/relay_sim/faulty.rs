@@ -163,6 +163,10 @@ impl Kernel for Faulty<'_> {
         }
     }
 
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        if self.bug == Bug::None { self.inner.write_last(side, buf) } else { self.write(side, buf) }
+    }
+
     fn shutdown(&mut self, side: Side) -> io::Result<()> {
         self.inner.shutdown(side)
     }

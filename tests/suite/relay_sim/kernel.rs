@@ -92,6 +92,7 @@ impl VirtualKernel<'_> {
     fn wrote(&mut self, side: Side, n: u64) -> usize {
         let socket = &mut self.0.sockets[side as usize];
         socket.written += n;
+        socket.corked_until = None;
         let written = socket.written;
         self.0.trace(|_| format!("  {n} to {side:?}, {written} in all"));
         self.moved(n)
@@ -138,6 +139,15 @@ impl Kernel for VirtualKernel<'_> {
         Ok(self.wrote(side, n))
     }
 
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+        let written = self.write(side, buf)?;
+        // Linux sends it when nothing has followed for the time of a retransmission, or when the buffer is full.
+        if written == buf.len() {
+            self.0.sockets[side as usize].corked_until = Some(self.0.now + 200);
+        }
+        Ok(written)
+    }
+
     fn shutdown(&mut self, side: Side) -> io::Result<()> {
         self.enter().or_else(|e| if e.kind() == ErrorKind::Interrupted { Ok(()) } else { Err(e) })?;
         if self.0.sockets[side as usize].reset {
@@ -147,6 +157,7 @@ impl Kernel for VirtualKernel<'_> {
         self.0.trace(|_| format!("  end to {side:?}"));
         let socket = &mut self.0.sockets[side as usize];
         socket.shut = true;
+        socket.corked_until = None;
         // Linux wakes the poller of the socket itself.
         socket.armed = true;
         self.moved(1);

@@ -164,6 +164,18 @@ impl World {
         }
     }
 
+    /// The relay is done with its turn, but not with the connection: nothing may wait for a call that does not come.
+    pub(super) fn check_corks(&mut self) {
+        for to in [Side::Client, Side::Server] {
+            let socket = &self.sockets[to as usize];
+            if socket.corked_until.is_some() && !socket.reset && socket.written > socket.acked {
+                self.violate(Kind::Stuck, || {
+                    format!("the last bytes to {to:?} wait for an end that does not come")
+                });
+            }
+        }
+    }
+
     /// The relay sleeps and no event is on its way: there must be nothing it could do.
     pub(super) fn check_sleep(&mut self) {
         for from in [Side::Client, Side::Server] {
@@ -201,6 +213,8 @@ impl World {
             } || destination.readable() > 0;
             let (sent, delivered, acked) = (source.arrived, destination.written, destination.acked);
             let ended_before = destination.shut;
+            // Both have ended, and all of it was passed on, before anybody could tell of the reset.
+            let too_late = source.fin && destination.fin && delivered == sent && !source.told_error;
             if with_reset {
                 if !abandoned && !source.reset {
                     self.violate(Kind::NeedlessReset, || format!("{to:?} is reset for no reason"));
@@ -209,7 +223,7 @@ impl World {
                         format!("the reset throws away {} of {sent} bytes for {to:?}", sent - acked)
                     });
                 }
-            } else if source.reset && !(ended_before && destination.fin) {
+            } else if source.reset && !too_late {
                 self.violate(Kind::HiddenReset, || {
                     format!("{:?} is gone and {to:?} gets a clean end", to.peer())
                 });

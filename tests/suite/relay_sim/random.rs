@@ -3,7 +3,7 @@
 //! Knows: numbers. Never: what they decide.
 
 /// splitmix64.
-pub(super) fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -12,35 +12,35 @@ pub(super) fn mix(x: u64) -> u64 {
 
 /// A generator: the same key, the same numbers.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(key: u64) -> Self {
+    pub(crate) fn new(key: u64) -> Self {
         Self(mix(key))
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// From 0 to `n` - 1.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 
     /// From 1 to `n`.
-    pub(super) fn up_to(&mut self, n: u64) -> u64 {
+    pub(crate) fn up_to(&mut self, n: u64) -> u64 {
         1 + self.below(n)
     }
 
     /// True so many times in a thousand.
-    pub(super) fn chance(&mut self, per_mille: u64) -> bool {
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
 
     /// A number of any magnitude below 2^bits, small ones as often as large ones.
-    pub(super) fn magnitude(&mut self, bits: u64) -> u64 {
+    pub(crate) fn magnitude(&mut self, bits: u64) -> u64 {
         let top = 1 << self.below(bits);
         top + self.below(top)
     }
@@ -48,18 +48,18 @@ impl Random {
 
 /// What one side sends: byte `i` depends on the key and on `i` and on nothing else.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     key: u64,
     bytes: Vec<u8>,
 }
 
 impl Stream {
-    pub(super) fn new(key: u64) -> Self {
+    pub(crate) fn new(key: u64) -> Self {
         Self { key, bytes: Vec::new() }
     }
 
     /// The bytes from `at` on.
-    pub(super) fn bytes(&mut self, at: u64, length: usize) -> &[u8] {
+    pub(crate) fn bytes(&mut self, at: u64, length: usize) -> &[u8] {
         let at = usize::try_from(at).expect("streams here are short");
         while self.bytes.len() < at + length {
             let word = mix(self.key ^ (self.bytes.len() as u64).wrapping_mul(0xd6e8_feb8_6659_fd93));
@@ -69,7 +69,7 @@ impl Stream {
     }
 
     /// Where in the stream this sample is found, if anywhere up to `end`.
-    pub(super) fn find(&mut self, sample: &[u8], end: u64) -> Option<usize> {
+    pub(crate) fn find(&mut self, sample: &[u8], end: u64) -> Option<usize> {
         let length = usize::try_from(end).expect("streams here are short");
         self.bytes(0, length).windows(sample.len().max(1)).position(|window| window == sample)
     }

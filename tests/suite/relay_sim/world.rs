@@ -30,6 +30,8 @@ pub(super) struct Socket {
     /// The mark that the last event told of, and the one that the relay has heard of.
     event_mark: Option<u64>,
     pub(super) told_mark: Option<u64>,
+    /// The relay has heard of an error.
+    pub(super) told_error: bool,
     /// Every urgent byte there was.
     pub(super) urgent: BTreeSet<u64>,
     /// The peer's end has arrived, behind its data.
@@ -43,6 +45,8 @@ pub(super) struct Socket {
     pub(super) written: u64,
     pub(super) acked: u64,
     pub(super) send_buffer: u64,
+    /// Written with the promise that more follows at once: it waits until this time, in ms.
+    pub(super) corked_until: Option<u64>,
     /// Somebody found the buffer full and wants to hear when it is not.
     pub(super) wants_space: bool,
     /// The relay ended its direction, and the peer knows.
@@ -227,8 +231,9 @@ impl World {
     }
 
     /// The relay hears of an event of this side.
-    pub(super) fn tell(&mut self, side: Side) {
+    pub(super) fn tell(&mut self, side: Side, ready: Ready) {
         let socket = &mut self.sockets[side as usize];
+        socket.told_error |= ready.error;
         socket.told_mark = socket.event_mark.or(socket.told_mark);
     }
 
@@ -238,6 +243,9 @@ impl World {
     pub(super) fn carry(&mut self, side: Side, most: u64) {
         let (socket, peer) = (&mut self.sockets[side as usize], &mut self.peers[side as usize]);
         if socket.reset || peer.got_reset {
+            return;
+        }
+        if socket.corked_until.is_some_and(|until| until > self.now) {
             return;
         }
         let waiting = socket.written - socket.acked;
@@ -295,6 +303,7 @@ impl World {
     pub(super) fn close(&mut self, side: Side, with_reset: bool) {
         let socket = &mut self.sockets[side as usize];
         socket.closed = true;
+        socket.corked_until = None;
         if socket.reset || socket.is_over() {
             return;
         }
