@@ -204,10 +204,10 @@ impl Start {
         let listen = self.listener.address();
         let running = Shutdown::install(hangup).and_then(|shutdown| {
             let dump = (settings.dump && foreground).then(|| Dump::stdout(log.clone()));
-            let server = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
-            Ok((shutdown, server))
+            let (server, table) = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
+            Ok((shutdown, controllers::serve(endpoint, table, server, &log)))
         });
-        let (shutdown, (server, table)) = match (running, ready) {
+        let (shutdown, controlled) = match (running, ready) {
             (Ok(running), None) => running,
             (Ok(running), Some(ready)) => {
                 // A failure here was told to the caller, who reports it.
@@ -228,7 +228,6 @@ impl Start {
             }
         };
         log.tell(&Event::Started { listen, pid: std::process::id() });
-        let controlled = controllers::serve(endpoint, table, server, &log);
         let cause = shutdown.wait();
         if cause == Cause::Drained {
             log.tell(&Event::Drained);

@@ -125,6 +125,7 @@ pub(super) fn serve(
             killed.stop_listening()
         }),
         close_connections: Arc::new(move |channel| server.close_connections(channel)),
+        log: log.clone(),
     };
     crate::control::serve(endpoint?, context)
         .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))

@@ -211,6 +211,13 @@ pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxErr
     line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some()).map(parse)
 }
 
+/// Does any command of the line change the instance, going by its word?
+pub fn is_change(line: &[u8]) -> bool {
+    line.split(|&byte| byte == b';')
+        .filter_map(|text| row_of(words(text).next()?))
+        .any(|row| row.access == Access::Change)
+}
+
 /// One command.
 ///
 /// # Errors
@@ -218,10 +225,14 @@ pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxErr
 pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
     let mut words = words(text);
     let word = words.next().ok_or(SyntaxError)?;
-    let row = COMMANDS.iter().find(|row| row.is_meant_by(word)).ok_or(SyntaxError)?;
+    let row = row_of(word).ok_or(SyntaxError)?;
     // One more than can be right shows that there are too many; a line of 30 000 words need not be kept for that.
     let arguments: Vec<&[u8]> = words.take(MAX_ARGUMENTS + 1).collect();
     (row.parse)(&arguments).ok_or(SyntaxError)
+}
+
+fn row_of(word: &[u8]) -> Option<&'static CommandWord> {
+    COMMANDS.iter().find(|row| row.is_meant_by(word))
 }
 
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {

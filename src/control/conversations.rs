@@ -14,6 +14,7 @@ use crate::control::endpoint::{Endpoint, EndpointOptions};
 use crate::control::scratch::Scratch;
 use crate::control::socket::{Context, Control, serve};
 use crate::control::wire::MAX_LINE;
+use crate::observe::Log;
 use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, Rules, SharedTable, Table};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -89,6 +90,7 @@ fn context() -> Context {
         resolve: Arc::new(resolve),
         kill: Arc::new(|| true),
         close_connections: Arc::new(|_| ()),
+        log: Log::stderr(false),
     }
 }
 

@@ -21,7 +21,8 @@ use crate::control::endpoint::{Endpoint, Entry};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
 use crate::control::render;
-use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, write_body};
+use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable, write_body};
+use crate::observe::{Event, Log};
 use crate::sched::{Addresses, ChannelKey, SharedTable};
 
 /// Sessions at one time.
@@ -46,6 +47,8 @@ pub struct Context {
     pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Closes the connections of a channel.
     pub close_connections: Arc<dyn Fn(ChannelKey) + Send + Sync>,
+    /// Where changes are told, with the uid of who made them.
+    pub log: Log,
 }
 
 impl fmt::Debug for Context {
@@ -205,13 +208,13 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Opti
 fn admit(shared: &Arc<Shared>, stream: UnixStream) {
     // A peer of unknown name is nobody.
     let allowed =
-        peer::uid(&stream).is_ok_and(|peer| peer::may_control(peer, shared.owner, shared.group_named));
-    if !allowed {
+        peer::uid(&stream).ok().filter(|&peer| peer::may_control(peer, shared.owner, shared.group_named));
+    let Some(uid) = allowed else {
         return refuse(
             &stream,
             &format!("denied: only root and user {} may control this instance", shared.owner),
         );
-    }
+    };
     // On BSD an accepted socket inherits the listener's mode.
     if stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(WRITE_PATIENCE))).is_err() {
         return;
@@ -233,7 +236,7 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) {
     // Without a thread the closure is dropped, and with it the session.
     let _ = thread::Builder::new().name("session".into()).spawn(move || {
         // A client that went away is no event.
-        let _ = converse(&open.shared, &stream);
+        let _ = converse(&open.shared, &stream, uid);
         // In this order the socket is closed by the time that the session counts as ended.
         drop(stream);
         drop(open);
@@ -259,7 +262,7 @@ impl Drop for Open {
     }
 }
 
-fn converse(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
+fn converse(shared: &Shared, stream: &UnixStream, uid: u32) -> io::Result<()> {
     let mut input = Lines::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
     let greeting = Greeting { version: render::VERSION.into(), pid: std::process::id(), protocol: PROTOCOL };
@@ -268,7 +271,7 @@ fn converse(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
     let mut session = Session::default();
     loop {
         let status = match input.read()? {
-            Line::Whole(line) => answer_line(shared, line, &mut session, &mut output)?,
+            Line::Whole(line) => answer_line(shared, line, uid, &mut session, &mut output)?,
             Line::TooLong => {
                 write_body(&mut output, &render::text(&Reply::SyntaxError))?;
                 Status {
@@ -293,11 +296,15 @@ fn converse(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
 fn answer_line(
     shared: &Shared,
     line: &[u8],
+    uid: u32,
     session: &mut Session,
     output: &mut impl Write,
 ) -> io::Result<Status> {
     let mut code = 0;
     let mut end = false;
+    if command::is_change(line) {
+        shared.context.log.tell(&Event::Commanded { uid, command: printable(line) });
+    }
     for command in command::parse_line(line) {
         let (reply, last) = shared.answer(command, session);
         write_body(output, &render::text(&reply))?;

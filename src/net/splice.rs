@@ -107,6 +107,7 @@ mod none {
         pub(in crate::net) fn take(&mut self) -> Option<Box<Pipe>> {
             None
         }
+        #[allow(clippy::boxed_local, reason = "the signature of the other kind")]
         pub(in crate::net) fn give(&mut self, pipe: Box<Pipe>, _held: usize) {
             match *pipe {}
         }

@@ -56,6 +56,8 @@ struct Connection {
     /// When bytes moved last, in ms of the worker's clock.
     moved_at: u64,
     deadline: Option<u64>,
+    /// Kept for the log's sake, so only while it tells of connections.
+    address: Option<Box<SocketAddr>>,
     /// Stands in the queue of those that have more to do.
     queued: bool,
     _taken: Taken,
@@ -339,6 +341,7 @@ impl Worker {
             delivered: [0; 2],
             moved_at: self.now,
             deadline: None,
+            address: self.shared.log.is_debug().then(|| Box::new(address)),
             queued: false,
             _taken: taken,
         };
@@ -585,24 +588,18 @@ impl Worker {
             if ending.reset_server {
                 socket::reset_on_close(server);
             }
-            if self.shared.log.is_debug() {
-                self.tell_closed(&connection, lease, how);
+            if let Some(client) = &connection.address {
+                self.shared.log.tell(&Event::Closed {
+                    client: **client,
+                    channel: lease.key(),
+                    sent_bytes: connection.delivered[Side::Server as usize],
+                    rcvd_bytes: connection.delivered[Side::Client as usize],
+                    how: how.to_owned(),
+                });
             }
         }
         drop(connection);
         self.departed();
-    }
-
-    fn tell_closed(&self, connection: &Connection, lease: &Lease, how: &str) {
-        let peer = rustix::net::getpeername(&connection.client).ok().flatten();
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.shared.log.tell(&Event::Closed {
-            client: peer.and_then(|any| SocketAddr::try_from(any).ok()).unwrap_or(unknown),
-            channel: lease.key(),
-            sent_bytes: connection.delivered[Side::Server as usize],
-            rcvd_bytes: connection.delivered[Side::Client as usize],
-            how: how.to_owned(),
-        });
     }
 
     /// One client fewer.

@@ -378,13 +378,14 @@ fn a_channel_that_refers_to_the_instance_itself_works_until_maxc_says_no() {
 }
 
 #[test]
-fn a_channel_that_resets_at_once_is_a_connection_that_was_reset() {
+fn a_channel_that_resets_at_once_ends_its_clients_at_once() {
+    // Seen before the connect is known to have succeeded, the reset is a failed attempt and the client is closed; seen
+    // after it, it is passed on, maybe before the client's own connect has come back.
     let server = Server::resetter();
     let instance = Instance::before(&[&server]);
     for _ in 0..10 {
-        // It may be there before our connect has come back.
         match Client::try_connect(instance.addr, None, None) {
-            Ok(mut client) => assert_eq!(client.ending(), Received::Reset),
+            Ok(mut client) => assert!(matches!(client.ending(), Received::End | Received::Reset)),
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
     }
