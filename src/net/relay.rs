@@ -560,7 +560,14 @@ impl<P> Relay<P> {
             }
             // This kind of socket cannot be spliced.
             Err(e) if e.kind() == ErrorKind::InvalidInput => way.splicing = false,
-            Err(e) => return self.read_error(&e, from),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return self.read_error(&e, from);
+            }
+            // A splice that stops at a mark tells of the reset before the data behind the mark, which is still there.
+            Err(_) => {
+                way.splicing = false;
+                return Err(Stop::Gone(from));
+            }
         }
         Ok(())
     }
@@ -573,6 +580,11 @@ impl<P> Relay<P> {
                 ready.readable = false;
                 // If a mark is still ahead, the event that brings its byte says so again.
                 ready.urgent = false;
+                if self.gone[from as usize] {
+                    // Nothing more will come from it.
+                    self.ways[from as usize].stage = Stage::Draining;
+                    return Ok(());
+                }
                 Err(Stop::Wait)
             }
             _ => {

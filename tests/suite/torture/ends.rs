@@ -55,15 +55,12 @@ impl Habits {
         }
     }
 
-    /// What this end can receive in a test's time: with a window below the loopback's segment size Linux moves a few
-    /// windows per second, and tiny chunks take long to count.
-    pub(super) fn limit(&self, most: u64) -> u64 {
-        let slow = if self.bits < 10 { most / 32 } else { most };
-        if (1..60_000).contains(&self.receive_buffer) {
-            slow.min(self.receive_buffer as u64 * 8)
-        } else {
-            slow
-        }
+    /// What this end can send or receive in a test's time: tiny chunks take long to count, and with a window below the
+    /// loopback's segment size Linux moves a few windows per second.
+    pub(super) fn limits(&self, most: u64) -> (u64, u64) {
+        let send = if self.bits < 10 { most / 32 } else { most };
+        let narrow = (1..60_000).contains(&self.receive_buffer);
+        (send, if narrow { send.min(self.receive_buffer as u64 * 8) } else { send })
     }
 
     pub(super) fn pause(&self, random: &mut Random) {
