@@ -300,11 +300,13 @@ fn a_reset_in_any_state_arrives_as_one_and_after_all_that_was_delivered() {
             let length = if late { length.min(60_000) } else { length };
             let play = Break { id: case, length, by_client, busy, late, seed };
             let broken = Arc::new(AtomicBool::new(false));
+            let begun = Arc::new(AtomicBool::new(false));
             let (tell, told) = channel();
             let server = Server::with({
-                let broken = Arc::clone(&broken);
+                let (broken, begun) = (Arc::clone(&broken), Arc::clone(&begun));
                 move |mut stream, _| {
                     let head = stream.read_exact(&mut [0; HEAD as usize]).map_err(|e| e.to_string());
+                    begun.store(true, Ordering::SeqCst);
                     let half = head.and_then(|()| {
                         if play.by_client {
                             play.suffer(&stream, Direction::Sent, &broken)
@@ -317,6 +319,8 @@ fn a_reset_in_any_state_arrives_as_one_and_after_all_that_was_delivered() {
             });
             let instance = Instance::before(&[&server]);
             let stream = announce(instance.addr, play.id, &Habits::PLAIN);
+            // A reset while the channel is still being dialled is not what this is about.
+            eventually("the server is reached", || begun.load(Ordering::SeqCst).then_some(()));
             let at_client = if play.by_client {
                 play.act(stream, Direction::Sent, &broken)
             } else {
