@@ -216,6 +216,11 @@ impl<P> Relay<P> {
         self.half_closed
     }
 
+    /// Are bytes of this side held because the other takes no more? Then news of its next ones are of no use.
+    pub fn is_blocked(&self, from: Side) -> bool {
+        self.ways[from as usize].holds_data()
+    }
+
     /// Bytes held for both sides, those inside pipes included.
     pub fn held_bytes(&self) -> usize {
         self.ways

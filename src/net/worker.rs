@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,9 +58,21 @@ struct Connection {
     deadline: Option<u64>,
     /// Kept for the log's sake, so only while it tells of connections.
     address: Option<Box<SocketAddr>>,
+    /// Sides whose new data is not reported, since older data of theirs still waits for the other side.
+    muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
     queued: bool,
     _taken: Taken,
+}
+
+impl Connection {
+    fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
+        match (side, &self.phase) {
+            (Side::Client, _) => Some(self.client.as_fd()),
+            (Side::Server, Phase::Relaying { server, .. }) => Some(server.as_fd()),
+            (Side::Server, Phase::Dialing(_)) => None,
+        }
+    }
 }
 
 /// The state of one worker's accepting.
@@ -342,6 +354,7 @@ impl Worker {
             moved_at: self.now,
             deadline: None,
             address: self.shared.log.is_debug().then(|| Box::new(address)),
+            muted: [false; 2],
             queued: false,
             _taken: taken,
         };
@@ -397,9 +410,10 @@ impl Worker {
         match (&mut connection.phase, side) {
             (Phase::Relaying { .. }, _) => {
                 connection.relay.note(side, ready);
-                if !connection.queued {
-                    self.guarded(key, |worker| worker.turn(key));
+                if connection.relay.is_blocked(side) && ready.readable && !ready.read_closed {
+                    self.mute(key, side);
                 }
+                self.guarded(key, |worker| worker.turn_unless_queued(key));
             }
             (Phase::Dialing(_), Side::Client) => {
                 connection.relay.note(side, ready);
@@ -462,6 +476,37 @@ impl Worker {
         }
     }
 
+    /// A source that goes on sending while the destination takes nothing would wake us for every segment.
+    fn mute(&mut self, key: usize, side: Side) {
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(fd) = connection.fd(side) else { return };
+        if !connection.muted[side as usize] && self.poller.set_reading(fd, token(key, side), false).is_ok() {
+            connection.muted[side as usize] = true;
+        }
+    }
+
+    fn unmute(&mut self, key: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        for side in [Side::Client, Side::Server] {
+            if connection.muted[side as usize]
+                && !connection.relay.is_blocked(side)
+                && let Some(fd) = connection.fd(side)
+                // The table of a poller does not refuse what it has already; if it did, the next turn asks again.
+                && self.poller.set_reading(fd, token(key, side), true).is_ok()
+            {
+                connection.muted[side as usize] = false;
+            }
+        }
+    }
+
+    fn turn_unless_queued(&mut self, key: usize) {
+        if let Some(Some(connection)) = self.connections.get(key)
+            && !connection.queued
+        {
+            self.turn(key);
+        }
+    }
+
     /// Lets the relay do what it can.
     fn turn(&mut self, key: usize) {
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
@@ -481,6 +526,15 @@ impl Worker {
         if connection.delivered != before {
             connection.moved_at = self.now;
         }
+        let any_muted = connection.muted != [false; 2];
+        if any_muted {
+            self.unmute(key);
+        }
+        self.obey(key, verdict, was_half_closed);
+    }
+
+    fn obey(&mut self, key: usize, verdict: Verdict, was_half_closed: bool) {
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         match verdict {
             Verdict::Sleep => {
                 if !was_half_closed && connection.relay.is_half_closed() {
@@ -583,6 +637,12 @@ impl Worker {
         self.freed.push(key);
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
+        }
+        if let Phase::Dialing(dial) = &connection.phase
+            && let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server)
+        {
+            // It may have accepted already, and would take a close for a clean end.
+            socket::reset_on_close(server);
         }
         if let Phase::Relaying { server, lease } = &connection.phase {
             if ending.reset_server {

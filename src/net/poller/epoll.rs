@@ -16,6 +16,13 @@ use crate::net::relay::Ready;
 /// Events taken from the kernel at once.
 const BATCH: usize = 256;
 
+/// Everything that can be told of a connection's socket.
+const ALL: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::PRI)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+
 /// One worker's epoll instance.
 #[derive(Debug)]
 pub(in crate::net) struct Poller {
@@ -54,8 +61,14 @@ impl Poller {
 
     /// Watches a connection's socket for everything, once and for all. Closing it ends the watch.
     pub(in crate::net) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), ALL)?)
+    }
+
+    /// Stops, or starts again, to report that a connection's socket has something to read. Started again, it reports what
+    /// is there.
+    pub(in crate::net) fn set_reading(&self, fd: impl AsFd, token: u64, reading: bool) -> io::Result<()> {
+        let flags = if reading { ALL } else { ALL.difference(EventFlags::IN) };
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags)?)
     }
 
     /// Watches a listener that other workers watch too: one of them is woken per client, not all.

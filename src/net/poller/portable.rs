@@ -66,6 +66,11 @@ impl Poller {
         self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), token(number), interest)
     }
 
+    /// Readiness is reported anyway: `mio` cannot change one half of a watch on all systems alike.
+    pub(in crate::net) fn set_reading(&self, _fd: impl AsFd, _token: u64, _reading: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Watches a listener that other workers watch too.
     pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
