@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::descriptors::{Budget, Taken};
 use super::dial::Dialer;
@@ -22,6 +22,9 @@ use crate::sched::{ChannelKey, SharedTable};
 
 /// A worker answers at once unless it is being stopped by a debugger.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the workers to let their connections go.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What the data plane of an instance needs.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub(super) enum Message {
     Adopt(OwnedFd, SocketAddr, Taken),
     /// Drop the listener, then answer.
     StopListening(SyncSender<()>),
+    /// Drop the listener, close all connections, then answer.
+    ShutDown(SyncSender<()>),
     /// Close the connections of a channel.
     Close(ChannelKey),
 }
@@ -175,22 +180,36 @@ impl Server {
 
     /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it).
     pub fn stop_listening(&self) -> bool {
+        let stopped = self.ask(PATIENCE, Message::StopListening);
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        if self.connections() == 0 {
+            (self.shared.drained)();
+        }
+        stopped
+    }
+
+    /// Frees the port and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the
+    /// process is about to end.
+    pub fn shut_down(&self) {
+        self.ask(FAREWELL, Message::ShutDown);
+    }
+
+    /// Sends every worker a message and waits for the answers; `true` = all came in time.
+    fn ask(&self, patience: Duration, message: fn(SyncSender<()>) -> Message) -> bool {
         let answers: Vec<Receiver<()>> = self
             .shared
             .desks
             .iter()
             .map(|desk| {
                 let (answer, answered) = sync_channel(1);
-                desk.send(Message::StopListening(answer));
+                desk.send(message(answer));
                 answered
             })
             .collect();
-        let stopped = answers.iter().all(|answered| answered.recv_timeout(PATIENCE).is_ok());
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        if self.connections() == 0 {
-            (self.shared.drained)();
-        }
-        stopped
+        let until = Instant::now() + patience;
+        answers
+            .iter()
+            .all(|answered| answered.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok())
     }
 
     /// Closes the connections of a channel.

@@ -35,6 +35,8 @@ const FIRST_SOCKET: u64 = 2;
 const SCRATCH: usize = 64 * 1024;
 /// Clients accepted in one go, so that the other workers get some of a burst.
 const ACCEPTS: usize = 8;
+/// Clients still taken when the listener is about to close: as many as can have been waiting for one of several workers.
+const BACKLOG_AT_STOP: usize = 4096;
 /// How long accept, or a dial, waits when descriptors ran out and nobody tells that one came back, in ms.
 const STARVED_MS: u64 = 50;
 /// How often the last acknowledgement is looked for before a reset is passed on, in ms: at first, ...
@@ -225,13 +227,15 @@ impl Worker {
             match message {
                 Message::Adopt(client, address, taken) => self.admit(client, address, taken),
                 Message::StopListening(answer) => {
-                    // Who waits in the accept queue was promised service.
-                    self.accept(usize::MAX);
-                    if let Some(listener) = self.listener.take() {
-                        self.poller.remove(&listener);
-                    }
-                    self.accepting = Accepting::Stopped;
+                    // Who waits in the accept queue was promised service; who comes from now on was not.
+                    self.accept(BACKLOG_AT_STOP);
+                    self.drop_listener();
                     // A caller that has given up does not matter.
+                    let _ = answer.send(());
+                }
+                Message::ShutDown(answer) => {
+                    self.drop_listener();
+                    self.close_all();
                     let _ = answer.send(());
                 }
                 Message::Close(channel) => self.close_channel(channel),
@@ -240,6 +244,13 @@ impl Worker {
     }
 
     // ---- accepting ----
+
+    fn drop_listener(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            self.poller.remove(&listener);
+        }
+        self.accepting = Accepting::Stopped;
+    }
 
     fn accept(&mut self, most: usize) {
         for _ in 0..most {
@@ -619,14 +630,22 @@ impl Worker {
             Phase::Dialing(dial) => dial.channel() == Some(channel),
             Phase::Relaying { lease, .. } => lease.key() == channel,
         };
+        self.abandon_all(of_channel, "closed by the operator");
+    }
+
+    fn close_all(&mut self) {
+        self.abandon_all(|_| true, "shut down");
+    }
+
+    fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) {
         let keys: Vec<usize> = self
             .connections
             .iter()
-            .filter(|(_, slot)| slot.as_ref().is_some_and(of_channel))
+            .filter(|(_, slot)| slot.as_ref().is_some_and(&which))
             .map(|(key, _)| key)
             .collect();
         for key in keys {
-            self.abandon(key, "closed by the operator");
+            self.abandon(key, how);
         }
     }
 
