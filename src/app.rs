@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::thread;
@@ -134,7 +134,7 @@ fn first_address(host: &str, port: u16) -> Result<SocketAddr, Failure> {
 struct Start {
     listener: Listener,
     table: SharedTable,
-    source: Option<IpAddr>,
+    source: Option<SocketAddr>,
     workers: usize,
 }
 
@@ -147,7 +147,7 @@ impl Start {
             Listen::Host(host) => first_address(host, port)?,
         };
         let source = match &settings.source {
-            Some(host) => Some(first_address(host, 0)?.ip()),
+            Some(host) => Some(first_address(host, 0)?),
             None => None,
         };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);

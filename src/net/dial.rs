@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use super::socket::{self, Outgoing};
+use super::socket::{self, ConnectError, Outgoing};
 use crate::observe::{Event, Log};
 use crate::sched::{ChannelKey, DialFailure, Lease, NoChannel, Route, SharedTable, Transition};
 
@@ -30,6 +30,8 @@ pub(super) struct Dial {
     address: usize,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
+    /// When descriptors or memory were first missing, in ms of the worker's clock.
+    starving_since: Option<u64>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
     pub(super) client: SocketAddr,
@@ -52,7 +54,15 @@ impl Dial {
         let mut table = dialer.table.lock();
         let mut route = table.begin(client.ip().into());
         let lease = table.next(&mut route)?;
-        Ok(Self { route, lease: Some(lease), address: 0, blame: DialFailure::Local, server: None, client })
+        Ok(Self {
+            route,
+            lease: Some(lease),
+            address: 0,
+            blame: DialFailure::Local,
+            starving_since: None,
+            server: None,
+            client,
+        })
     }
 
     /// The channel being tried.
@@ -65,31 +75,46 @@ impl Dial {
         self.lease.as_ref()?.addresses().as_slice().get(self.address).copied()
     }
 
-    /// Starts on the current address, or on the first one after it that can be started on.
-    pub(super) fn attempt(&mut self, dialer: &Dialer) -> Attempt {
+    /// Starts on the current address, or on the first one after it that can be started on. Without descriptors or memory
+    /// it waits, but no longer than `patience`, in ms like `now`.
+    pub(super) fn attempt(&mut self, dialer: &Dialer, now: u64, patience: u64) -> Attempt {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(NoChannel::Failed) };
-            match socket::connect(target, &dialer.outgoing) {
+            let (error, fault) = match socket::connect(target, &dialer.outgoing) {
                 Ok(server) => {
                     self.server = Some(server);
+                    self.starving_since = None;
                     return Attempt::Started;
                 }
-                Err(e) if is_exhausted(&e) => return Attempt::Wait,
-                Err(e) => {
-                    if let Err(why) = self.failed(&e, dialer) {
-                        return Attempt::Over(why);
+                Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
+                    let since = *self.starving_since.get_or_insert(now);
+                    if now.saturating_sub(since) < patience {
+                        return Attempt::Wait;
                     }
+                    self.starving_since = None;
+                    (e, DialFailure::Local)
                 }
+                Err(ConnectError::Ours(e)) => (e, DialFailure::Local),
+                Err(ConnectError::Target(e)) => {
+                    let fault = fault_of(&e);
+                    (e, fault)
+                }
+            };
+            if let Err(why) = self.failed_by(&error, fault, dialer) {
+                return Attempt::Over(why);
             }
         }
     }
 
-    /// The current address failed: moves on to the next address, or the next channel.
+    /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
     pub(super) fn failed(&mut self, error: &io::Error, dialer: &Dialer) -> Result<(), NoChannel> {
+        self.failed_by(error, fault_of(error), dialer)
+    }
+
+    fn failed_by(&mut self, error: &io::Error, fault: DialFailure, dialer: &Dialer) -> Result<(), NoChannel> {
         self.server = None;
         let Some(lease) = self.lease.take() else { return Err(NoChannel::Failed) };
         let addresses = lease.addresses().as_slice();
-        let fault = fault_of(error);
         if let Some(&address) = addresses.get(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
         }

@@ -61,6 +61,11 @@ pub trait Kernel {
     fn error(&mut self, side: Side) -> Option<io::Error>;
     /// Bytes written to `side` that it has not acknowledged yet.
     fn unsent(&mut self, side: Side) -> usize;
+    /// Bytes that `side` has sent and nobody has read yet, as far as the kernel can tell.
+    fn unread(&mut self, side: Side) -> usize {
+        let _ = side;
+        0
+    }
     /// An empty pipe, or `None` if bytes have to be copied (no pipes here, few descriptors left, a dump is on).
     fn open_pipe(&mut self) -> Option<Self::Pipe>;
     /// Moves up to `max` bytes from a side into an empty pipe. 0 is not proof of an end.
@@ -270,14 +275,17 @@ impl<P> Relay<P> {
         verdict
     }
 
-    /// Ends the connection from outside (idle, kicked). A side that would miss bytes gets a reset, not a clean end.
+    /// Ends the connection from outside (idle, closed by the operator). A side that is known to miss bytes gets a reset, not
+    /// a clean end.
     pub fn abandon<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Ending {
-        let ending = Ending {
-            reset_client: self.ways[Side::Server as usize].holds_data() || self.gone[Side::Server as usize],
-            reset_server: self.ways[Side::Client as usize].holds_data() || self.gone[Side::Client as usize],
-        };
+        let [reset_server, reset_client] = [Side::Client, Side::Server].map(|from| {
+            let way = &self.ways[from as usize];
+            self.gone[from as usize]
+                || way.holds_data()
+                || (way.stage == Stage::Open && kernel.unread(from) > 0)
+        });
         self.release(kernel);
-        ending
+        Ending { reset_client, reset_server }
     }
 
     /// Gives back what the relay holds. Idempotent.

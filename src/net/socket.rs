@@ -23,8 +23,8 @@ pub struct Keepalive {
 /// How a connection to a channel is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outgoing {
-    /// `-B`: the source address.
-    pub source: Option<IpAddr>,
+    /// `-B`: the source address, with its scope; the port is 0.
+    pub source: Option<SocketAddr>,
     /// `-k`: keepalive timing; `None` = the system's.
     pub keepalive: Option<Keepalive>,
 }
@@ -96,39 +96,56 @@ pub(super) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) ->
     Ok(())
 }
 
+/// Why a connection could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// No socket, or the source address cannot be used: nothing to do with the address it was for.
+    #[error("{0}")]
+    Ours(io::Error),
+    /// connect(2) itself refused.
+    #[error("{0}")]
+    Target(io::Error),
+}
+
 /// Begins a connection. `Ok` says that it is on its way, not that it stands.
 ///
 /// # Errors
 /// What socket(2), bind(2) of the source address, or connect(2) says at once.
-pub(super) fn connect(address: SocketAddr, how: &Outgoing) -> io::Result<OwnedFd> {
+pub(super) fn connect(address: SocketAddr, how: &Outgoing) -> Result<OwnedFd, ConnectError> {
+    let fd = outgoing(address, how).map_err(ConnectError::Ours)?;
+    match rustix::net::connect(&fd, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(fd),
+        Err(e) => Err(ConnectError::Target(e.into())),
+    }
+}
+
+fn outgoing(address: SocketAddr, how: &Outgoing) -> io::Result<OwnedFd> {
     let fd = stream(address)?;
     set_stream_options(&fd, how.keepalive)?;
     if let Some(source) = how.source {
         bind_source(&fd, source, address)?;
     }
-    match rustix::net::connect(&fd, &address) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(fd),
-        Err(e) => Err(e.into()),
-    }
+    Ok(fd)
 }
 
 /// `-B`: without a port, so that the source address does not use ports up.
-fn bind_source(fd: &OwnedFd, source: IpAddr, towards: SocketAddr) -> io::Result<()> {
-    let source = match (source.to_canonical(), towards) {
+fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Result<()> {
+    let source = match (source.ip().to_canonical(), towards) {
         (IpAddr::V4(v4), SocketAddr::V6(to)) if to.ip().to_ipv4_mapped().is_some() => {
-            IpAddr::V6(v4.to_ipv6_mapped())
+            SocketAddr::new(IpAddr::V6(v4.to_ipv6_mapped()), 0)
         }
-        (source, _) => source,
+        (IpAddr::V4(v4), _) => SocketAddr::new(IpAddr::V4(v4), 0),
+        (IpAddr::V6(_), _) => source,
     };
     if source.is_ipv4() != towards.is_ipv4() {
         return Err(io::Error::new(
             io::ErrorKind::AddrNotAvailable,
-            format!("source address {source} is of another family than {}", towards.ip()),
+            format!("source address {} is of another family than {}", source.ip(), towards.ip()),
         ));
     }
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
-    Ok(rustix::net::bind(fd, &SocketAddr::new(source, 0))?)
+    Ok(rustix::net::bind(fd, &source)?)
 }
 
 /// Reads what is there.
@@ -137,23 +154,23 @@ pub(super) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     Ok(n)
 }
 
-/// Writes what fits.
+/// Writes what fits. A peer that is gone is an error and never a signal: Rust programs ignore SIGPIPE.
 pub(super) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(fd, buf, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::send(fd, buf, SendFlags::empty())?)
 }
 
 /// Writes what fits, and lets it wait for what follows at once.
 pub(super) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
-    let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+    let flags = SendFlags::MORE;
     #[cfg(not(target_os = "linux"))]
-    let flags = SendFlags::NOSIGNAL;
+    let flags = SendFlags::empty();
     Ok(rustix::net::send(fd, buf, flags)?)
 }
 
 /// Sends one urgent byte.
 pub(super) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
-    rustix::net::send(fd, &[byte], SendFlags::OOB | SendFlags::NOSIGNAL)?;
+    rustix::net::send(fd, &[byte], SendFlags::OOB)?;
     Ok(())
 }
 
@@ -168,6 +185,11 @@ pub(super) fn take_error(fd: impl AsFd) -> Option<io::Error> {
         Ok(Ok(())) => None,
         Ok(Err(e)) | Err(e) => Some(e.into()),
     }
+}
+
+/// Bytes that have come in and were not read yet.
+pub(super) fn unread(fd: impl AsFd) -> usize {
+    rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
 }
 
 /// Makes the close of this socket a reset.

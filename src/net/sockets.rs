@@ -60,6 +60,9 @@ impl Kernel for Sockets<'_> {
     fn unsent(&mut self, side: Side) -> usize {
         socket::unsent(self.fd(side))
     }
+    fn unread(&mut self, side: Side) -> usize {
+        socket::unread(self.fd(side))
+    }
     fn open_pipe(&mut self) -> Option<Self::Pipe> {
         // Spliced bytes are never seen, so a dump needs copies.
         if self.dump.is_some() { None } else { self.pipes.take() }

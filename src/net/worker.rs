@@ -37,6 +37,8 @@ const SCRATCH: usize = 64 * 1024;
 const ACCEPTS: usize = 8;
 /// Clients still taken when the listener is about to close: as many as can have been waiting for one of several workers.
 const BACKLOG_AT_STOP: usize = 4096;
+/// How a client ends that got no channel; `turn_away` has told why.
+const TURNED_AWAY: &str = "no channel";
 /// How long accept, or a dial, waits when descriptors ran out and nobody tells that one came back, in ms.
 const STARVED_MS: u64 = 50;
 /// How often the last acknowledgement is looked for before a reset is passed on, in ms: at first, ...
@@ -338,7 +340,14 @@ impl Worker {
             return;
         }
         self.accepting = Accepting::On;
-        if self.shared.starved.swap(false, Ordering::Relaxed) {
+    }
+
+    /// Says that descriptors are back, once there are plenty: at the very limit every client that leaves makes room for one.
+    fn tell_recovery(&self) {
+        if self.shared.starved.load(Ordering::Relaxed)
+            && !self.shared.budget.is_short()
+            && self.shared.starved.swap(false, Ordering::Relaxed)
+        {
             self.shared.log.tell(&Event::DescriptorsBack);
         }
     }
@@ -371,9 +380,9 @@ impl Worker {
         };
         let key = self.connections.insert(Some(connection));
         if let Some(Some(connection)) = self.connections.get(key)
-            && self.poller.add(&connection.client, token(key, Side::Client)).is_err()
+            && let Err(e) = self.poller.add(&connection.client, token(key, Side::Client))
         {
-            self.close(key, Ending { reset_client: true, reset_server: true }, "poller");
+            self.unwatched(key, &e);
             return;
         }
         self.guarded(key, |worker| worker.dial(key));
@@ -382,23 +391,30 @@ impl Worker {
     fn dial(&mut self, key: usize) {
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
-        let wait = match dial.attempt(&self.shared.dialer) {
+        let patience = millis(self.shared.options.connect_timeout).max(1);
+        let wait = match dial.attempt(&self.shared.dialer, self.now, patience) {
             Attempt::Started => {
                 let watched =
                     dial.server.as_ref().map(|server| self.poller.add(server, token(key, Side::Server)));
-                match watched {
-                    Some(Ok(())) => millis(self.shared.options.connect_timeout).max(1),
-                    _ => return self.close(key, Ending { reset_client: true, reset_server: true }, "poller"),
+                if let Some(Err(e)) = watched {
+                    return self.unwatched(key, &e);
                 }
+                patience
             }
             Attempt::Wait => STARVED_MS,
             Attempt::Over(why) => {
                 let client = dial.client;
                 self.turn_away(client, why);
-                return self.close(key, Ending { reset_client: false, reset_server: false }, "no channel");
+                return self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
             }
         };
         self.set_deadline(key, Some(self.now.saturating_add(wait)));
+    }
+
+    /// A socket that cannot be watched cannot be served. Kernel memory or the system's limit of watches is used up.
+    fn unwatched(&mut self, key: usize, error: &io::Error) {
+        self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot watch a socket: {error}") });
+        self.close(key, Ending { reset_client: true, reset_server: true }, "cannot be watched");
     }
 
     fn turn_away(&self, client: SocketAddr, why: NoChannel) {
@@ -482,7 +498,7 @@ impl Worker {
             Err(why) => {
                 let client = dial.client;
                 self.turn_away(client, why);
-                self.close(key, Ending { reset_client: false, reset_server: false }, "no channel");
+                self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
             }
         }
     }
@@ -657,11 +673,15 @@ impl Worker {
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
         }
-        if let Phase::Dialing(dial) = &connection.phase
-            && let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server)
-        {
-            // It may have accepted already, and would take a close for a clean end.
-            socket::reset_on_close(server);
+        if let Phase::Dialing(dial) = &connection.phase {
+            if let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server) {
+                // It may have accepted already, and would take a close for a clean end.
+                socket::reset_on_close(server);
+            }
+            if connection.address.is_some() && how != TURNED_AWAY {
+                let client = dial.client.ip();
+                self.shared.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
+            }
         }
         if let Phase::Relaying { server, lease } = &connection.phase {
             if ending.reset_server {
@@ -689,6 +709,7 @@ impl Worker {
             // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
             self.pipes.clear();
         }
+        self.tell_recovery();
         if matches!(self.accepting, Accepting::Starved(_)) {
             self.resume_accepting();
         }

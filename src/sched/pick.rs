@@ -72,7 +72,7 @@ impl Group {
 
     pub(super) fn push(&mut self, channel: Channel) {
         self.enabled += usize::from(channel.is_enabled());
-        self.seating.push(channel.addresses.first(), EVEN);
+        self.seating.push(channel.addresses.for_hashing(), EVEN);
         self.channels.push(channel);
         self.refresh(self.channels.len() - 1);
     }
@@ -91,7 +91,7 @@ impl Group {
     /// Gives a channel other addresses.
     pub(super) fn assign(&mut self, number: usize, addresses: Addresses) {
         let Some(channel) = self.channels.get_mut(number) else { return };
-        self.seating.change(number, channel.addresses.first(), addresses.first());
+        self.seating.change(number, channel.addresses.for_hashing(), addresses.for_hashing());
         channel.addresses = addresses;
     }
 

@@ -21,8 +21,6 @@ pub(in crate::net) struct Poller {
     poll: Poll,
     events: Events,
     ready: Vec<(u64, Ready)>,
-    /// `mio` is edge-triggered throughout, so a listener is reported after every wait until it is removed.
-    listener: Option<(i32, u64)>,
 }
 
 /// Wakes a sleeping poller from another thread.
@@ -49,7 +47,6 @@ impl Poller {
             poll: Poll::new()?,
             events: Events::with_capacity(BATCH),
             ready: Vec::with_capacity(BATCH),
-            listener: None,
         })
     }
 
@@ -71,18 +68,15 @@ impl Poller {
         Ok(())
     }
 
-    /// Watches a listener that other workers watch too.
+    /// Watches a listener that other workers watch too. `mio` is edge-triggered: whoever is told accepts until nobody waits.
     pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&raw), token(number), Interest::READABLE)?;
-        self.listener = Some((raw, number));
-        Ok(())
+        self.poll.registry().register(&mut SourceFd(&raw), token(number), Interest::READABLE)
     }
 
     /// Ends the watch of a listener.
     pub(in crate::net) fn remove(&mut self, fd: impl AsFd) {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_fd().as_raw_fd()));
-        self.listener = None;
     }
 
     /// Waits for events, `None` = for ever. An interrupted wait reports none.
