@@ -233,3 +233,32 @@ fn the_mapping_is_the_one_of_every_release() {
         assert_eq!(found, expected.map(|channel| (0, channel)), "{} channels", addresses.len());
     }
 }
+
+#[test]
+fn the_order_in_which_a_name_resolves_does_not_matter() {
+    let names: [&[&str]; 3] =
+        [&["10.0.0.1:80", "[2001:db8::1]:80"], &["10.0.0.2:80", "10.0.0.9:80"], &["10.0.0.3:80"]];
+    let table_of = |rotated: bool| {
+        let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+        table.set_policy(group_id(0), Policy::Hash);
+        for name in names {
+            let mut addresses: Vec<SocketAddr> =
+                name.iter().map(|address| address.parse().expect("an address")).collect();
+            if rotated {
+                addresses.reverse();
+            }
+            let addresses = Addresses::new(addresses).expect("not empty");
+            table.create(group_id(0), addresses, None, AdminState::Enabled).expect("a slot");
+        }
+        table
+    };
+    let (mut today, mut tomorrow) = (table_of(false), table_of(true));
+    for n in 0..2_000u32 {
+        let client = ClientAddr::from(std::net::IpAddr::from(n.to_be_bytes()));
+        let pick = |table: &mut Table| {
+            let mut route = table.begin(client);
+            table.next(&mut route).expect("a channel").key()
+        };
+        assert_eq!(pick(&mut today), pick(&mut tomorrow), "client {n}");
+    }
+}

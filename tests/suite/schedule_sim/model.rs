@@ -106,6 +106,13 @@ impl Model {
     }
 }
 
+/// What a channel is hashed by: the resolver may give the addresses of a name in another order each day.
+fn smallest(channel: &Channel) -> SocketAddr {
+    let mut addresses = channel.addresses.as_slice().to_vec();
+    addresses.sort_by_key(|address| (address.ip().to_canonical(), address.port()));
+    addresses[0]
+}
+
 /// In which order a client likes the channels of a hash group. Learned by asking a fresh table in which every channel is
 /// enabled, unlimited and refuses.
 #[derive(Default)]
@@ -113,7 +120,7 @@ pub(super) struct Preferences(HashMap<(Vec<SocketAddr>, ClientAddr), Vec<usize>>
 
 impl Preferences {
     fn of(&mut self, channels: &[Channel], client: ClientAddr) -> Vec<usize> {
-        let addresses: Vec<SocketAddr> = channels.iter().map(|channel| channel.addresses.first()).collect();
+        let addresses: Vec<SocketAddr> = channels.iter().map(smallest).collect();
         let probe = || {
             let mut table = Table::new(Rules { hash_failover: true, autodisable: false, shards: 1 });
             table.set_policy(GroupId::FIRST, Policy::Hash);
