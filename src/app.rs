@@ -202,12 +202,12 @@ impl Start {
         let log = if foreground { warn } else { Log::syslog(settings.debug) };
         let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
         let listen = self.listener.address();
-        let running = Shutdown::install(hangup).and_then(|shutdown| {
+        let started = Shutdown::install(hangup).and_then(|shutdown| {
             let dump = (settings.dump && foreground).then(|| Dump::stdout(log.clone()));
             let (server, table) = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
             Ok((shutdown, controllers::serve(endpoint, table, server, &log)))
         });
-        let (shutdown, controlled) = match (running, ready) {
+        let (shutdown, running) = match (started, ready) {
             (Ok(running), None) => running,
             (Ok(running), Some(ready)) => {
                 // A failure here was told to the caller, who reports it.
@@ -229,14 +229,11 @@ impl Start {
         };
         log.tell(&Event::Started { listen, pid: std::process::id() });
         let cause = shutdown.wait();
-        if cause == Cause::Drained {
-            log.tell(&Event::Drained);
+        match cause {
+            Cause::Drained => log.tell(&Event::Drained),
+            Cause::Signal => log.tell(&Event::Stopping { connections: running.connections() }),
         }
-        // The name goes first and the port after it, with the process: whoever gets the port next finds the name free.
-        // An answer that is under way (that of `kill`) is still read.
-        if let Some(control) = controlled {
-            control.stop();
-        }
+        running.end(cause);
         Ok(0)
     }
 

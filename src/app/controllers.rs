@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Failure;
 use crate::config::{Instance, SettingsError};
@@ -16,18 +17,28 @@ use crate::control::{
 };
 use crate::net::resolve;
 use crate::net::server::Server;
-use crate::observe::{Event, Log};
+use crate::observe::{Event, Log, Severity};
+use crate::process::Cause;
 use crate::sched::{Addresses, SharedTable};
 
 /// Where instances and controllers of all users meet.
 const RUN_DIRECTORY: &str = "/run/balance";
+/// Where the users' private directories are.
+const USER_DIRECTORIES: &str = "/run/user";
+/// How long the end waits for an answer to be read, ...
+const ANSWERED: Duration = Duration::from_secs(1);
+/// ... and how long when somebody wants the process gone.
+const INTERRUPTED: Duration = Duration::from_millis(50);
 
 /// What is taken from the environment, read once.
 pub(super) struct Environment {
     /// Socket activation: the process that the descriptors are for, and how many there are.
     pub(super) listen_pid: Option<String>,
     pub(super) listen_fds: Option<String>,
+    /// Where an instance puts its socket, in the order of preference.
     directories: Vec<Directory>,
+    /// Where a controller looks for it: root looks at the users' as well.
+    searched: Vec<Directory>,
     history: Option<PathBuf>,
 }
 
@@ -37,14 +48,23 @@ impl Environment {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let shared = absolute("BALANCE_RUN_DIR").unwrap_or_else(|| RUN_DIRECTORY.into());
         let mut directories = vec![Directory::Shared(shared)];
-        if let Some(runtime) = absolute("XDG_RUNTIME_DIR") {
-            directories.push(Directory::Private(runtime.join("balance")));
+        let uid = rustix::process::geteuid().as_raw();
+        // Where a login session has it, for users whose shell did not say.
+        let usual = PathBuf::from(format!("{USER_DIRECTORIES}/{uid}"));
+        let runtime = absolute("XDG_RUNTIME_DIR").or_else(|| usual.is_dir().then_some(usual));
+        directories.extend(runtime.map(|path| Directory::Private(path.join("balance"))));
+        let mut searched = directories.clone();
+        if uid == 0 {
+            let others = std::fs::read_dir(USER_DIRECTORIES).into_iter().flatten().flatten();
+            searched.extend(others.map(|user| Directory::Private(user.path().join("balance"))));
+            searched.dedup();
         }
         let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
         Self {
             listen_pid: env::var("LISTEN_PID").ok(),
             listen_fds: env::var("LISTEN_FDS").ok(),
             directories,
+            searched,
             history: state.map(|path| path.join("balance/history")),
         }
     }
@@ -58,7 +78,13 @@ impl Environment {
                 Some(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>())
             }
         };
-        Ok(Wanted { directories: self.directories.clone(), port, addresses, ipv6: instance.ipv6 })
+        if instance.debug {
+            let places: Vec<String> =
+                self.searched.iter().map(|place| place.path().display().to_string()).collect();
+            let text = format!("looking for the instance on port {port} in {}", places.join(", "));
+            Log::stderr(true).tell(&Event::Note { severity: Severity::Debug, text });
+        }
+        Ok(Wanted { directories: self.searched.clone(), port, addresses, ipv6: instance.ipv6 })
     }
 }
 
@@ -108,15 +134,41 @@ pub(super) fn bind(
     }
 }
 
-/// Lets controllers in. `None`: there is nothing to let them in by.
-pub(super) fn serve(
-    endpoint: Option<Endpoint>,
-    table: SharedTable,
-    server: Server,
-    log: &Log,
-) -> Option<Control> {
+/// An instance at work: the data plane, and the control socket unless there is nothing to make it by.
+pub(super) struct Running {
+    server: Arc<Server>,
+    control: Option<Control>,
+}
+
+impl Running {
+    /// Ends what is left of it. The name goes first and the port after it: whoever gets the port next finds the name free.
+    pub(super) fn end(self, cause: Cause) {
+        if let Some(control) = &self.control {
+            control.remove();
+        }
+        let patience = match cause {
+            // After `kill`: its answer may still be on its way.
+            Cause::Drained => ANSWERED,
+            Cause::Signal => {
+                self.server.shut_down();
+                INTERRUPTED
+            }
+        };
+        if let Some(control) = &self.control {
+            control.stop(patience);
+        }
+    }
+
+    /// Clients being served.
+    pub(super) fn connections(&self) -> u64 {
+        self.server.connections() as u64
+    }
+}
+
+/// Lets controllers in, if there is an endpoint to let them in by.
+pub(super) fn serve(endpoint: Option<Endpoint>, table: SharedTable, server: Server, log: &Log) -> Running {
     let server = Arc::new(server);
-    let (killed, told) = (Arc::clone(&server), log.clone());
+    let (killed, closed, told) = (Arc::clone(&server), Arc::clone(&server), log.clone());
     let context = Context {
         table,
         resolve: Arc::new(resolve_channel),
@@ -124,12 +176,15 @@ pub(super) fn serve(
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });
             killed.stop_listening()
         }),
-        close_connections: Arc::new(move |channel| server.close_connections(channel)),
+        close_connections: Arc::new(move |channel| closed.close_connections(channel)),
         log: log.clone(),
     };
-    crate::control::serve(endpoint?, context)
-        .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
-        .ok()
+    let control = endpoint.and_then(|endpoint| {
+        crate::control::serve(endpoint, context)
+            .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
+            .ok()
+    });
+    Running { server, control }
 }
 
 fn resolve_channel(wanted: &HostPort) -> io::Result<Addresses> {

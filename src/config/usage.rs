@@ -38,7 +38,10 @@ pub(super) const HELP_EXAMPLES: usize = 6;
 pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("create HOST PORT", "creates a channel in the current group; it starts disabled"),
     ("assign CHANNEL HOST PORT", "gives a disabled channel of the current group a new address"),
-    ("disable CHANNEL", "gives no new connections to the channel; existing ones live on"),
+    (
+        "disable CHANNEL [hard]",
+        "gives no new connections to the channel; existing ones live on, with hard they are closed",
+    ),
     ("enable CHANNEL", "gives connections to the channel again"),
     ("group GROUP", "changes the current group; it is 0 at first"),
     ("hash", "sets the distribution scheme of the current group to Hash"),
@@ -52,6 +55,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("rr", "sets the distribution scheme of the current group to Round Robin"),
     ("show", "shows all channels of all groups"),
     ("version", "shows version and limits"),
+    ("status", "shows state and failures of all channels, one line each"),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.

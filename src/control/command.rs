@@ -136,7 +136,13 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Change,
         |args| alone(args, Command::SetPolicy(Policy::RoundRobin)),
     ),
+    CommandWord::new("status", "", "show state and failures of all channels", Access::Look, |args| {
+        alone(args, Command::Status)
+    }),
 ];
+
+/// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
+pub(crate) const OF_3_57: usize = 16;
 
 /// No command has more arguments; words after these are only noticed to be too many.
 const MAX_ARGUMENTS: usize = 3;
@@ -148,6 +154,8 @@ pub enum Command {
     Quit,
     /// All channels of all groups.
     Show,
+    /// `status`
+    Status,
     /// The list of commands.
     Help,
     /// Stop the instance.
@@ -297,7 +305,12 @@ mod tests {
     fn commands_are_looked_up_in_the_order_of_3_57() {
         let names: Vec<&str> = COMMANDS.iter().map(|row| row.name).collect();
         let first = "quit show help kill disable group reset enable create assign maxc mrtg-bytes mrtg-conns version hash rr";
-        assert_eq!(names.join(" "), first);
+        assert_eq!(names[..OF_3_57].join(" "), first);
+        for new in &names[OF_3_57..] {
+            // A new word may not be the prefix that an old command was called by.
+            assert!(!names[..OF_3_57].iter().any(|old| old.starts_with(new)), "{new}");
+            assert!(parse(new.as_bytes()).is_ok(), "{new} is hidden by an older command");
+        }
     }
 
     #[test]
@@ -320,6 +333,7 @@ mod tests {
             ("c", "create"),
             ("a", "assign"),
             ("v", "version"),
+            ("st", "status"),
         ] {
             assert_eq!(meant_by(word), Some(name), "{word}");
         }

@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::control::directory::{Directory, entry_name};
@@ -109,12 +109,36 @@ impl Endpoint {
 /// A name in a directory that is ours as long as it is the same file.
 pub(crate) struct Entry {
     directory: OwnedFd,
+    /// Its name now.
     name: String,
+    /// Its name while it is not hidden.
+    shown: Option<String>,
     path: PathBuf,
     file: Option<(u64, u64)>,
 }
 
 impl Entry {
+    /// Takes the entry out of sight, so that no client finds it any more, but [`Entry::show`] can bring it back.
+    pub(crate) fn hide(&mut self) {
+        let hidden = format!(".{}.{}.hidden", self.name, std::process::id());
+        if self.shown.is_none() && self.rename(&hidden) {
+            self.shown = Some(std::mem::replace(&mut self.name, hidden));
+        }
+    }
+
+    /// Undoes [`Entry::hide`].
+    pub(crate) fn show(&mut self) {
+        let Some(name) = self.shown.take() else { return };
+        if self.rename(&name) {
+            self.name = name;
+        }
+    }
+
+    fn rename(&self, to: &str) -> bool {
+        let ours = stat(&self.directory, &self.name).is_ok_and(|stat| Some(identity(&stat)) == self.file);
+        ours && rustix::fs::renameat(&self.directory, self.name.as_str(), &self.directory, to).is_ok()
+    }
+
     pub(crate) fn remove(&mut self) {
         let Some(file) = self.file.take() else { return };
         if stat(&self.directory, &self.name).is_ok_and(|stat| identity(&stat) == file) {
@@ -143,7 +167,7 @@ fn bind_in(directory: &Directory, name: &str, group: Option<Gid>) -> io::Result<
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     let (socket, temporary) = bind_temporary(directory.path(), name, mode)?;
     let path = directory.path().join(name);
-    let mut entry = Entry { directory: fd, name: temporary, path, file: None };
+    let mut entry = Entry { directory: fd, name: temporary, shown: None, path, file: None };
     let made = stat(&entry.directory, &entry.name)?;
     entry.file = Some(identity(&made));
     if let Some(group) = group {
@@ -160,7 +184,7 @@ fn bind_in(directory: &Directory, name: &str, group: Option<Gid>) -> io::Result<
     Ok((UnixListener::from(OwnedFd::from(socket)), entry))
 }
 
-fn bind_temporary(directory: &Path, name: &str, mode: u32) -> io::Result<(Socket, String)> {
+fn bind_temporary(directory: &Path, name: &str, mode: RawMode) -> io::Result<(Socket, String)> {
     let pid = std::process::id();
     let mut in_the_way = io::Error::from(ErrorKind::AddrInUse);
     for attempt in 0..TEMPORARY_NAMES {
@@ -178,7 +202,7 @@ fn bind_temporary(directory: &Path, name: &str, mode: u32) -> io::Result<(Socket
 }
 
 /// Binds so that the file has this mode from the first moment.
-fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
+fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Result<()> {
     if cfg!(all(target_os = "linux", not(portable))) {
         // Here the file takes its mode from the socket, and the umask can only narrow it.
         rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?;
@@ -195,7 +219,7 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<
 
 /// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
 /// to let us in is [`ErrorKind::WouldBlock`].
-pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<(UnixStream, u32)> {
+pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<(UnixStream, RawMode)> {
     let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return Err(ErrorKind::ConnectionRefused.into());

@@ -50,6 +50,8 @@ pub enum Reply {
     ShutdownFailed,
     /// All channels.
     Table(Snapshot),
+    /// `status`: the same, as seen by an operator.
+    Status(Snapshot),
     /// The list of commands.
     Help,
     /// Version and limits.
@@ -138,6 +140,7 @@ pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Re
         Command::Quit => Reply::Quit,
         Command::Kill => Reply::Kill,
         Command::Show => Reply::Table(table.snapshot()),
+        Command::Status => Reply::Status(table.snapshot()),
         Command::Help => Reply::Help,
         Command::Version => Reply::Version,
         Command::Group(number) => change_group(&number, session),

@@ -6,6 +6,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use rustix::fs::RawMode;
+
 const ROOT: u32 = 0;
 
 /// The effective user of the process.
@@ -40,7 +42,7 @@ pub(crate) fn may_control(peer: u32, owner: u32, group_named: bool) -> bool {
 /// Should a client of user `own` believe an instance of user `server`? Anybody may plant a socket in a directory that
 /// all may write to. A stranger's is believed only by root, who has nothing to fear from it, and by those whom its
 /// owner let in by name, which shows in a file that is closed to all others.
-pub(crate) fn may_trust(server: u32, own: u32, file_mode: u32) -> bool {
+pub(crate) fn may_trust(server: u32, own: u32, file_mode: RawMode) -> bool {
     let by_group = file_mode & 0o007 == 0;
     server == ROOT || server == own || own == ROOT || by_group
 }

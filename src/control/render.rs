@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::control::command::COMMANDS;
+use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::Reply;
 use crate::sched::{
     AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot,
@@ -33,6 +33,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Kill
         | Reply::ShutdownComplete
         | Reply::Table(_)
+        | Reply::Status(_)
         | Reply::Help
         | Reply::Version
         | Reply::Created
@@ -63,6 +64,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),
+        Reply::Status(snapshot) => status(out, snapshot),
         Reply::Help => help(out),
         Reply::Version => version(out),
         Reply::Created => writeln!(out, "channel created"),
@@ -118,17 +120,53 @@ fn table(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
+fn state_word(state: AdminState) -> &'static str {
+    match state {
+        AdminState::Enabled => "ENA",
+        AdminState::Disabled => "dis",
+        AdminState::DisabledHard => "DIS",
+    }
+}
+
+/// Not 3.57's: columns may be added at the end.
+fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
+    let line = |out: &mut String, columns: [&dyn fmt::Display; 8]| {
+        let [group, channel, address, state, active, maxc, totalc, failed] = columns;
+        writeln!(
+            out,
+            "{group:>5} {channel:>5} {address:<25} {state:<5} {active:>6} {maxc:>6} {totalc:>11} {failed:>11}"
+        )
+    };
+    line(out, [&"group", &"chan", &"address", &"state", &"c", &"maxc", &"totalc", &"failed"])?;
+    for group in &snapshot.groups {
+        for channel in &group.channels {
+            let maxc = channel.maxc.map_or_else(|| "-".to_owned(), |maxc| maxc.to_string());
+            let address = channel.addresses.first().to_string();
+            line(
+                out,
+                [
+                    &group.id.index(),
+                    &channel.id.index(),
+                    &address,
+                    &state_word(channel.state),
+                    &channel.active,
+                    &maxc,
+                    &channel.totalc,
+                    &channel.failed,
+                ],
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
     let address = channel.addresses.first();
     let policy = match group.policy {
         Policy::RoundRobin => "RR",
         Policy::Hash => "Hash",
     };
-    let state = match channel.state {
-        AdminState::Enabled => "ENA",
-        AdminState::Disabled => "dis",
-        AdminState::DisabledHard => "DIS",
-    };
+    let state = state_word(channel.state);
     columns(
         out,
         [
@@ -148,11 +186,12 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
 }
 
 fn help(out: &mut String) -> fmt::Result {
-    let mut rows: Vec<_> = COMMANDS.iter().collect();
+    let (old, new) = COMMANDS.split_at(OF_3_57);
+    let mut rows: Vec<_> = old.iter().collect();
     // By the alphabet, but for `create`, which 3.57 lists first.
     rows.sort_by_key(|row| (row.name != "create", row.name));
     writeln!(out, "available commands:")?;
-    for row in rows {
+    for row in rows.into_iter().chain(new) {
         let usage = format!("{} {}", row.name, row.arguments);
         writeln!(out, "  {:<30} {}", usage.trim_end(), row.help)?;
     }
@@ -233,7 +272,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
     }
 
     #[test]
-    fn help_is_that_of_3_57_byte_for_byte() {
+    fn help_is_that_of_3_57_with_new_commands_below() {
         let expected = "\
 available commands:
   create <host> <port>           creates a channel in the current group
@@ -252,8 +291,24 @@ available commands:
   rr                             sets distribution scheme of current group to Round Robin
   show                           show all channels in all groups
   version                        show version id
+  status                         show state and failures of all channels
 ";
         assert_eq!(text(&Reply::Help), expected);
+    }
+
+    #[test]
+    fn status_has_one_line_per_channel_and_shows_failures() {
+        let mut first = channel(0, "127.0.0.1:9", AdminState::Enabled);
+        (first.totalc, first.failed, first.active) = (12, 3, 2);
+        let second = channel(1, "[2001:db8::1]:80", AdminState::DisabledHard);
+        let groups =
+            vec![GroupSnapshot { id: GroupId::FIRST, policy: Policy::Hash, channels: vec![first, second] }];
+        let expected = "\
+group  chan address                   state      c   maxc      totalc      failed
+    0     0 127.0.0.1:9               ENA        2      -          12           3
+    0     1 [2001:db8::1]:80          DIS        0      -           0           0
+";
+        assert_eq!(text(&Reply::Status(Snapshot { groups })), expected);
     }
 
     #[test]

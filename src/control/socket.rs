@@ -29,8 +29,6 @@ use crate::sched::{Addresses, ChannelKey, SharedTable};
 const MAX_SESSIONS: usize = 64;
 /// A client that does not take its answer for so long is let go.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a stop waits for answers that are under way.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Between two attempts to accept when there are no descriptors.
 const BACK_OFF: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
@@ -71,19 +69,19 @@ impl Control {
         self.shared.remove_entry();
     }
 
-    /// Removes the entry and ends the sessions; an answer that is under way gets up to a second, so that the operator who
-    /// sent `kill` hears how it went. To be called last, before the process goes. Calling it again does nothing.
-    pub fn stop(&self) {
+    /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
+    /// who sent `kill` hears how it went. To be called last, before the process goes.
+    pub fn stop(&self, patience: Duration) {
         self.shared.remove_entry();
         let sessions = self.shared.end_sessions();
         // Whether they ended in time makes no difference.
-        drop(self.shared.ended.wait_timeout_while(sessions, LAST_WORDS, |now| !now.open.is_empty()));
+        drop(self.shared.ended.wait_timeout_while(sessions, patience, |now| !now.open.is_empty()));
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(Duration::ZERO);
     }
 }
 
@@ -152,12 +150,16 @@ impl Shared {
         sessions
     }
 
-    /// `kill`: entry, then listeners, then the answer.
+    /// `kill`: entry, then listeners, then the answer. If it fails the entry is back, for the next try.
     fn kill(&self) -> Reply {
-        self.remove_entry();
+        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        entry.hide();
         if !(self.context.kill)() {
+            entry.show();
             return Reply::ShutdownFailed;
         }
+        entry.remove();
+        drop(entry);
         drop(self.end_sessions());
         Reply::ShutdownComplete
     }
@@ -169,7 +171,11 @@ impl Shared {
         match reply.effect() {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
-            Some(Effect::Kill) => (self.kill(), true),
+            Some(Effect::Kill) => {
+                let reply = self.kill();
+                let done = matches!(reply, Reply::ShutdownComplete);
+                (reply, done)
+            }
             Some(Effect::CloseConnections(key)) => {
                 (self.context.close_connections)(key);
                 (reply, false)

@@ -170,10 +170,8 @@ impl Event {
             Self::DialFailed { .. } | Self::NoRendezvous { .. } | Self::DumpStopped { .. } => {
                 Severity::Warning
             }
-            Self::Autodisabled { .. } | Self::DescriptorsBack => Severity::Notice,
-            Self::Started { .. } | Self::Commanded { .. } | Self::Stopping { .. } | Self::Drained => {
-                Severity::Info
-            }
+            Self::Autodisabled { .. } | Self::Commanded { .. } | Self::DescriptorsBack => Severity::Notice,
+            Self::Started { .. } | Self::Stopping { .. } | Self::Drained => Severity::Info,
             Self::ChannelFailed { .. }
             | Self::ClientLost { .. }
             | Self::Opened { .. }

@@ -6,10 +6,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, fork, setsid};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// `EX_OSERR` of sysexits: the start ended without a word.
@@ -77,7 +77,7 @@ impl Ready {
 /// # Errors
 /// The instance could not be forked. What fails later is a [`Verdict`].
 pub fn detach() -> io::Result<Side> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (reader, writer) = io::pipe()?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // SAFETY: the caller keeps the promise above that no other thread runs yet, so the child is a whole process: no lock
     // is held by a thread that does not exist in it. Every descriptor is an `OwnedFd` that each side closes for itself.
@@ -86,11 +86,11 @@ pub fn detach() -> io::Result<Side> {
     match forked {
         ForkResult::Parent { child } => {
             drop((writer, null));
-            Ok(Side::Caller(await_verdict(File::from(reader), child)))
+            Ok(Side::Caller(await_verdict(File::from(OwnedFd::from(reader)), child)))
         }
         ForkResult::Child => {
             drop(reader);
-            Ok(Side::Instance(settle(Ready { pipe: File::from(writer), null })))
+            Ok(Side::Instance(settle(Ready { pipe: File::from(OwnedFd::from(writer)), null })))
         }
     }
 }
@@ -147,9 +147,9 @@ mod tests {
     use super::*;
 
     fn ready() -> (File, Ready) {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let (reader, writer) = io::pipe().expect("a pipe");
         let null = File::open("/dev/null").expect("/dev/null");
-        (File::from(reader), Ready { pipe: File::from(writer), null })
+        (File::from(OwnedFd::from(reader)), Ready { pipe: File::from(OwnedFd::from(writer)), null })
     }
 
     #[test]

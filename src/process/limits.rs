@@ -21,12 +21,13 @@ pub fn raise_descriptor_limit() -> u64 {
 /// stops that too and is less than any core file needs. `PR_SET_DUMPABLE` would do as well, but makes `/proc/PID` belong
 /// to root, and an instance run by somebody else could no longer be looked at by its own operator.
 pub fn forbid_core_files() {
-    for bytes in [1, 0] {
-        // The hard limit may already be 0 and not ours to raise; then 0 is the best there is.
-        if setrlimit(Resource::Core, Rlimit { current: Some(bytes), maximum: Some(bytes) }).is_ok() {
-            return;
-        }
+    if setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).is_ok() {
+        return;
     }
+    // The hard limit is 0 already and not ours to raise. That stops files; against a program that takes cores from a
+    // pipe there is only the flag that we would rather do without.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
 }
 
 #[cfg(test)]
