@@ -55,6 +55,12 @@ impl Budget {
         self.left.load(Ordering::Relaxed) <= self.total / 4
     }
 
+    /// Is so much left again that a lack of descriptors is over? At the limit itself each connection that ends makes room
+    /// for the next one, which is no recovery.
+    pub(super) fn has_recovered(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > self.total / 2
+    }
+
     fn take_above(self: &Arc<Self>, count: u16, floor: usize) -> Option<Taken> {
         let wanted = usize::from(count);
         self.left

@@ -86,8 +86,11 @@ impl Log {
         let Sink { way, limiter } = &mut *sink;
         // The sink is where the clock is read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
-        let left_out =
-            if severity <= Severity::Warning { limiter.admit(&line, Instant::now()) } else { Some(0) };
+        let left_out = if severity <= Severity::Warning || *event == Event::DescriptorsBack {
+            limiter.admit(&line, Instant::now())
+        } else {
+            Some(0)
+        };
         let Some(left_out) = left_out else { return };
         match way {
             // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.

@@ -9,6 +9,7 @@
 mod compat;
 mod control;
 mod data;
+mod ending;
 mod failover;
 mod harness;
 mod layers;

@@ -113,7 +113,7 @@ impl Worker {
     /// Says that descriptors are back, once there are plenty: at the very limit every client that leaves makes room for one.
     pub(super) fn tell_recovery(&self) {
         if self.shared.starved.load(Ordering::Relaxed)
-            && !self.shared.budget.is_short()
+            && self.shared.budget.has_recovered()
             && self.shared.starved.swap(false, Ordering::Relaxed)
         {
             self.shared.log.tell(&Event::DescriptorsBack);

@@ -1,0 +1,139 @@
+//! How connections and instances end when somebody else decides it: operators, signals, timeouts.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{Client, Instance, Received, Server, Setup, eventually};
+
+/// Sends until it is told to stop or nobody takes any more.
+fn flood() -> (Server, Arc<AtomicBool>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let server = Server::with(move |mut stream, _| {
+        stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        while !stopped.load(Ordering::SeqCst) {
+            match stream.write(&[b'x'; 65_536]) {
+                Err(e) if !matches!(e.kind(), std::io::ErrorKind::WouldBlock) => return,
+                _ => {}
+            }
+        }
+    });
+    (server, stop)
+}
+
+#[test]
+fn a_silent_half_closed_connection_ends_after_its_timeout() {
+    let server = Server::silent();
+    let instance = Setup::new().start(["--half-close-timeout", "300ms", "PORT", &server.to_string()]);
+    let mut half_closed = instance.connect();
+    let open = instance.connect();
+    server.await_accepted(2);
+    half_closed.shut_wr();
+    assert_eq!(half_closed.ending(), Received::End);
+    instance.await_show("one is left", |rows| rows[0].c == 1);
+    assert!(open.is_quiet_for(Duration::from_millis(600)), "a connection that is open both ways stays");
+    drop(open);
+    instance.end();
+}
+
+#[test]
+fn a_hard_disable_ends_live_connections_and_shows_so_while_a_soft_one_lets_them_live() {
+    let (soft, hard) = (Server::echo(), Server::echo());
+    let instance = Instance::before(&[&soft, &hard]);
+    let (mut first, mut second) = (instance.connect(), instance.connect());
+    for client in [&mut first, &mut second] {
+        client.send("x");
+        client.recv(1);
+    }
+    instance.ctl("disable 0").out("channel 0 disabled\n").code(0);
+    instance.ctl("disable 1 hard").out("channel 1 disabled\n").code(0);
+    assert_eq!(second.ending(), Received::End, "nothing was under way");
+    let rows = instance.await_show("the hard one is gone", |rows| rows[1].c == 0);
+    assert_eq!([&rows[0].state[..], &rows[1].state], ["dis", "DIS"]);
+    first.send("y");
+    assert_eq!(first.recv(1), b"y", "the soft one lives on");
+    drop(first);
+    instance.end();
+}
+
+#[test]
+fn a_download_cut_short_by_the_operator_ends_in_a_reset() {
+    let (server, stop) = flood();
+    let instance = Instance::before(&[&server]);
+    let mut client = Client::connect_narrow(instance.addr);
+    client.recv(1);
+    // Until everything between the server and us is full.
+    let mut last = 0;
+    eventually("nothing moves any more", || {
+        let rcvd = instance.show()[0].rcvd;
+        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
+    });
+    instance.ctl("disable 0 hard").code(0);
+    stop.store(true, Ordering::SeqCst);
+    assert_eq!(client.ending(), Received::Reset);
+    instance.end();
+}
+
+#[test]
+fn a_download_cut_short_by_a_signal_ends_in_a_reset() {
+    let (server, stop) = flood();
+    let mut instance = Instance::before(&[&server]);
+    let mut client = Client::connect_narrow(instance.addr);
+    client.recv(1);
+    let mut last = 0;
+    eventually("nothing moves any more", || {
+        let rcvd = instance.show()[0].rcvd;
+        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
+    });
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    stop.store(true, Ordering::SeqCst);
+    assert_eq!(client.ending(), Received::Reset);
+}
+
+#[test]
+fn a_controller_that_does_not_read_keeps_nobody_from_the_port() {
+    let mut instance = Setup::binding(free_address()).start(["-b", "127.0.0.1", "PORT", "127.0.0.1:9"]);
+    let name = format!("balance.{}.127.0.0.1", instance.addr.port());
+    let path = instance.directory.path().join("run").join(name);
+    let mut session = UnixStream::connect(&path).expect("the control socket");
+    session
+        .write_all("show;".repeat(12_000).as_bytes())
+        .and_then(|()| session.write_all(b"\n"))
+        .expect("sent");
+    let mut greeting = [0; 8];
+    session.read_exact(&mut greeting).expect("a greeting");
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    drop(eventually("the port is free", || TcpListener::bind(instance.addr).ok()));
+    assert!(!path.exists(), "its name is gone, too");
+}
+
+/// Bound once and let go: nobody else is given it soon.
+fn free_address() -> SocketAddr {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port")
+}
+
+#[test]
+fn turnover_at_the_descriptor_limit_is_told_in_a_few_lines() {
+    let server = Server::echo();
+    let instance = Setup::new().shell("ulimit -n 40;").start(["PORT", &server.to_string()]);
+    let mut waiting: std::collections::VecDeque<Client> = (0..40).map(|_| instance.connect()).collect();
+    for _ in 0..80 {
+        let mut served = waiting.pop_front().expect("forty");
+        served.send("x");
+        assert_eq!(served.recv(1), b"x");
+        drop(served);
+        waiting.push_back(instance.connect());
+    }
+    let told = instance.stderr().lines().filter(|line| line.contains("descriptors")).count();
+    assert!((1..=4).contains(&told), "{told} lines:\n{}", instance.stderr());
+    drop(waiting);
+    instance.end();
+}
