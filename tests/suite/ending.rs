@@ -1,7 +1,7 @@
 //! How connections and instances end when somebody else decides it: operators, signals, timeouts.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Client, Instance, Received, Server, Setup, eventually};
+use crate::harness::{Client, Instance, Received, Server, Setup, eventually, own_address};
 
 /// Sends until it is told to stop or nobody takes any more.
 fn flood() -> (Server, Arc<AtomicBool>) {
@@ -99,8 +99,10 @@ fn a_download_cut_short_by_a_signal_ends_in_a_reset() {
 
 #[test]
 fn a_controller_that_does_not_read_keeps_nobody_from_the_port() {
-    let mut instance = Setup::binding(free_address()).start(["-b", "127.0.0.1", "PORT", "127.0.0.1:9"]);
-    let name = format!("balance.{}.127.0.0.1", instance.addr.port());
+    let address = own_address();
+    let ip = address.ip().to_string();
+    let mut instance = Setup::binding(address).start(["-b", &ip, "PORT", "127.0.0.1:9"]);
+    let name = format!("balance.{}.{ip}", address.port());
     let path = instance.directory.path().join("run").join(name);
     let mut session = UnixStream::connect(&path).expect("the control socket");
     session
@@ -113,11 +115,6 @@ fn a_controller_that_does_not_read_keeps_nobody_from_the_port() {
     assert_eq!(instance.wait(), 0);
     drop(eventually("the port is free", || TcpListener::bind(instance.addr).ok()));
     assert!(!path.exists(), "its name is gone, too");
-}
-
-/// Bound once and let go: nobody else is given it soon.
-fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port")
 }
 
 #[test]

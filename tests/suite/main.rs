@@ -13,6 +13,7 @@ mod ending;
 mod failover;
 mod harness;
 mod layers;
+mod options;
 mod process;
 mod real_programs;
 mod regression;

@@ -87,6 +87,11 @@ impl Setup {
         self
     }
 
+    /// Where the instance will have its files.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// Starts `balance -f ARGS`; `PORT` among the arguments is replaced by the port. Comes back when it answers `show`.
     #[track_caller]
     pub(crate) fn start<S: ToString>(self, args: impl IntoIterator<Item = S>) -> Instance {

@@ -1,0 +1,112 @@
+//! Options that change how sockets are made, seen from outside: `ss`, strace, the peers' addresses.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::harness::{
+    Client, Direction, Instance, Received, Run, Server, Setup, Stream, eventually, own_address,
+};
+
+/// Runs the program under strace with these options. The tracer detaches (`-D`), so that the program keeps its pid.
+fn traced(options: &str) -> String {
+    format!("set -- -f \"$@\"; exec strace -D -f -qq {options} \"$0\" \"$@\";")
+}
+
+fn sockets(filter: &str) -> String {
+    Run::new("ss").args(["-tnoH", "state", "established", filter]).finish().code(0).stdout
+}
+
+#[test]
+fn keepalive_timing_reaches_the_sockets_of_both_sides() {
+    let server = Server::silent();
+    let port = server.addr.port();
+    let instance = Instance::before(&[&"-K", &"4000:10:3", &"-k", &"3000:10:3", &server]);
+    let client = instance.connect();
+    server.await_accepted(1);
+    let client_side = sockets(&format!("sport = :{}", instance.addr.port()));
+    let server_side = sockets(&format!("dport = :{port}"));
+    let minutes = |text: &str| {
+        let timer = text.split("timer:(keepalive,").nth(1).expect("a keepalive timer");
+        timer.split("min").next().and_then(|n| n.parse::<u32>().ok()).expect("minutes")
+    };
+    assert!((65..=66).contains(&minutes(&client_side)), "{client_side}");
+    assert!((49..=50).contains(&minutes(&server_side)), "{server_side}");
+    drop(client);
+    instance.end();
+}
+
+#[test]
+fn listener_and_channel_sockets_are_made_without_delay() {
+    let server = Server::named("a");
+    let address = own_address();
+    let setup = Setup::binding(address);
+    let trace = setup.directory().path().join("trace");
+    let options = format!("-e trace=setsockopt -o {}", trace.display());
+    let mut instance =
+        setup.shell(&traced(&options)).start(["-b", &address.ip().to_string(), "PORT", &server.to_string()]);
+    instance.named();
+    eventually("one for the listener, whose connections inherit it, and one for the channel", || {
+        let text = std::fs::read_to_string(&trace).unwrap_or_default();
+        (text.matches("TCP_NODELAY, [1]").count() == 2).then_some(())
+    });
+    instance.signal(rustix::process::Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn an_ipv6_source_address_is_used() {
+    let server = Server::named_on(Ipv6Addr::LOCALHOST, "s");
+    let instance = Instance::before(&[&"-B", &"::1", &server]);
+    assert_eq!(instance.named().1, "s");
+    let clients = server.clients();
+    assert!(clients.iter().all(|client| client.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST)), "{clients:?}");
+    instance.end();
+}
+
+#[test]
+fn a_source_that_cannot_be_bound_never_disables_a_channel() {
+    let server = Server::named_on(Ipv6Addr::LOCALHOST, "s");
+    // Link-local and without an interface: bind says "invalid argument", which is nobody's refusal.
+    let instance = Instance::before(&[&"-a", &"-B", &"fe80::1", &server]);
+    assert_eq!(instance.connect().ending(), Received::End);
+    let rows = instance.show();
+    assert_eq!((&rows[0].state[..], rows[0].totalc, server.accepted()), ("ENA", 1, 0));
+    instance.end();
+}
+
+#[test]
+fn a_dial_without_memory_waits_as_long_as_t_and_then_says_so() {
+    let address = own_address();
+    let setup = Setup::binding(address);
+    let shell = traced("-o /dev/null -e trace=connect -e inject=connect:error=ENOBUFS");
+    let mut instance =
+        setup.shell(&shell).start(["-b", &address.ip().to_string(), "-t", "300ms", "PORT", "127.0.0.1:9"]);
+    let mut client = instance.connect();
+    assert!(client.is_quiet_for(Duration::from_millis(100)), "it waits for memory first");
+    assert_eq!(client.ending(), Received::End);
+    let rows = instance.await_show("the slot is free again", |rows| rows[0].c == 0);
+    assert_eq!((rows[0].totalc, &rows[0].state[..]), (1, "ENA"));
+    eventually("a line that says so", || instance.stderr().contains("event=dial_failed").then_some(()));
+    instance.signal(rustix::process::Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_dump_of_a_bulk_transfer_has_every_byte() {
+    const LENGTH: u64 = 3 << 20;
+    let stream = Stream::new(7, Direction::Rcvd);
+    let server = Server::with(move |peer, _| Client(peer).send_stream(stream, LENGTH));
+    let instance = Instance::before(&[&"-p", &server]);
+    let mut client = instance.connect();
+    client.recv_stream(stream, LENGTH);
+    assert_eq!(client.ending(), Received::End);
+    drop(client);
+    instance.await_show("it is over", |rows| rows[0].c == 0);
+    let dumped: u64 = instance
+        .stdout()
+        .lines()
+        .filter_map(|line| line.strip_prefix("-< ").and_then(|n| n.parse::<u64>().ok()))
+        .sum();
+    assert_eq!(dumped, LENGTH);
+    instance.end();
+}
