@@ -214,6 +214,11 @@ impl Worker {
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "a connection".into());
             self.shared.log.tell(&Event::WorkerPanic { what });
+            if self.connections.get(key).is_some_and(Option::is_none) && !self.freed.contains(&key) {
+                // It went down while its connection was taken out of its place.
+                self.freed.push(key);
+                self.departed();
+            }
             self.close(key, Ending { reset_client: true, reset_server: true }, "panic");
         }
     }
