@@ -514,3 +514,28 @@ fn a_port_may_be_a_service_name_for_every_mode() {
     Run::balance(&instance.directory).args(["-c", "show", "redis"]).finish().code(0);
     instance.end();
 }
+
+#[test]
+fn well_known_services_are_known_without_a_services_file() {
+    if crate::harness::needs_root("a mount namespace") {
+        return;
+    }
+    let directory = Directory::new();
+    let script = "exec unshare -mn sh -ec '
+        mount --bind /dev/null /etc/services
+        ip link set lo up
+        balance -b 127.0.0.1 smtp 127.0.0.1:imap
+        balance -b 127.0.0.1 -c show 25
+        balance -b 127.0.0.1 -c kill smtp'";
+    let run = Run::script(&directory, script).finish().code(0);
+    assert!(run.stdout.contains("127.0.0.1   143 "), "{run}");
+}
+
+#[test]
+fn a_group_with_all_numbers_taken_says_so() {
+    // 65 535 channels of one address are quick to make on the command line's side of the table.
+    let channels = vec!["127.0.0.1:9"; 65_535];
+    let instance = crate::harness::Setup::new().start(["PORT"].into_iter().chain(channels));
+    instance.ctl("create 127.0.0.1 9").out("no channel slots available\n").code(65);
+    instance.terminate();
+}

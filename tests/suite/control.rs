@@ -236,6 +236,33 @@ fn another_user_runs_an_instance_of_his_own() {
 }
 
 #[test]
+fn members_of_the_control_group_are_served_and_others_are_not() {
+    if needs_root("asking as other users") {
+        return;
+    }
+    // 60 is `games` in every Debian; that nobody is a member of it does not matter, since the group is given by hand.
+    let instance = Instance::start(["--control-group", "60", "PORT", "127.0.0.1:9"]);
+    let directory = instance.directory.path();
+    let copy = directory.join("balance");
+    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    for path in [directory, &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    }
+    let ask_as = |group: &str| {
+        Run::new("setpriv")
+            .args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"])
+            .arg(&copy)
+            .args(["-c", "disable 0", &instance.port()])
+            .env("BALANCE_RUN_DIR", directory.join("run"))
+            .finish()
+    };
+    assert_ne!(ask_as("65534").code, 0);
+    assert_eq!(instance.show()[0].state, "ENA");
+    ask_as("60").code(0).out("channel 0 disabled\n");
+    instance.end();
+}
+
+#[test]
 fn the_rendezvous_is_made_for_its_owner_only() {
     let instance = Instance::start(["PORT"]);
     let path = socket(&instance);
@@ -416,5 +443,28 @@ fn tables_of_thousands_of_channels_are_shown_whole() {
     let instance = Instance::start(["PORT"]);
     instance.shell("create 127.0.0.1 9\n".repeat(3000)).code(0);
     assert_eq!(instance.show().len(), 3000);
+    instance.end();
+}
+
+#[test]
+fn the_shell_on_a_terminal_completes_words_and_takes_lines_typed_ahead() {
+    let instance = Instance::start(["PORT", "127.0.0.1:9"]);
+    let shell = format!("'{BALANCE}' -i {}", instance.port());
+    let directory = &instance.directory;
+    let run = Run::new("script")
+        .args(["-qec", &shell, "/dev/null"])
+        .env("BALANCE_RUN_DIR", directory.path().join("run"))
+        .env("HOME", directory.path())
+        .env("TERM", "xterm")
+        // All at once, faster than anybody types: completion of `sh`, then two more lines.
+        .stdin("sho\t\nmaxc 0 7\nquit\n")
+        .finish();
+    assert!(run.stdout.contains("GRP Type"), "{run}");
+    assert!(run.stdout.contains("maxc of channel 0 changed to 7"), "{run}");
+    instance.await_show("it was done", |rows| rows[0].maxc == 7);
+    let history = directory.path().join(".local/state/balance/history");
+    let text = fs::read_to_string(&history).expect("a history");
+    assert!(text.contains("maxc 0 7"), "{text}");
+    assert_eq!(fs::metadata(&history).expect("it is there").permissions().mode() & 0o777, 0o600);
     instance.end();
 }
