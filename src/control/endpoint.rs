@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode};
@@ -210,7 +211,10 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Res
             return socket.bind(address);
         }
     }
-    // The umask is a thing of the whole process: endpoints are bound before there are threads.
+    // The umask is a thing of the whole process. The program binds before it has threads; whoever else does it in several
+    // at once takes turns.
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _turn = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
     let before = rustix::process::umask(Mode::from_raw_mode(0o777 & !mode));
     let bound = socket.bind(address);
     rustix::process::umask(before);
