@@ -82,6 +82,13 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::PolicySet(group, Policy::RoundRobin) => {
             writeln!(out, "group {} set to round robin", group.index())
         }
+        Reply::PolicySet(group, Policy::LeastConnections) => {
+            writeln!(out, "group {} set to least connections", group.index())
+        }
+        Reply::PolicySet(group, Policy::TwoChoices) => {
+            writeln!(out, "group {} set to power of two choices", group.index())
+        }
+        Reply::PolicySet(group, Policy::First) => writeln!(out, "group {} set to first", group.index()),
         Reply::MrtgBytes(group, channel) => {
             mrtg(out, &channel.rcvd_bytes, &channel.sent_bytes, *group, channel)
         }
@@ -165,6 +172,9 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
     let policy = match group.policy {
         Policy::RoundRobin => "RR",
         Policy::Hash => "Hash",
+        Policy::LeastConnections => "LC",
+        Policy::TwoChoices => "P2C",
+        Policy::First => "Fst",
     };
     let state = state_word(channel.state);
     columns(

@@ -5,16 +5,7 @@
 use super::bits::{BitTree, Tried};
 use super::channel::Channel;
 use super::rendezvous::{Bucket, EVEN, Seating};
-use super::{Addresses, AdminState, Lease, NoChannel};
-
-/// How a group distributes clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// In turn. `RR`.
-    RoundRobin,
-    /// By the client's address. `Hash`.
-    Hash,
-}
+use super::{Addresses, AdminState, Lease, NoChannel, Policy};
 
 /// Where a cursor stands, and how many hand-outs brought it there.
 ///
@@ -112,7 +103,7 @@ impl Group {
     ) -> Result<usize, NoChannel> {
         let from = usize::from(self.cursor.at);
         let found = match self.policy {
-            Policy::RoundRobin => {
+            Policy::RoundRobin | Policy::LeastConnections | Policy::TwoChoices | Policy::First => {
                 self.usable.first_from(from, tried).or_else(|| self.usable.first_from(0, tried))
             }
             Policy::Hash => {

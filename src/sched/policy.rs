@@ -1,0 +1,62 @@
+//! How a group distributes clients, and how much of them a channel gets.
+//!
+//! Knows: names of policies, the range of weights. Never: channels, what is picked.
+
+/// How a group distributes clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn. `RR`.
+    RoundRobin,
+    /// By the client's address. `Hash`.
+    Hash,
+    /// To the channel with the fewest connections for its weight. `LC`.
+    LeastConnections,
+    /// To the better of two channels chosen by lot. `P2C`.
+    TwoChoices,
+    /// To the first channel that has room. `Fst`.
+    First,
+}
+
+/// The share of clients a channel gets, against those of the other channels of its group: 0..=256, 1 unless said
+/// otherwise. 0 = no new clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The greatest.
+    pub const MAX: u32 = 256;
+    /// What a channel has when nobody said otherwise.
+    pub const ONE: Self = Self(1);
+    /// No new clients.
+    pub const ZERO: Self = Self(0);
+
+    /// `None` if `n` is above [`Weight::MAX`].
+    pub fn new(n: u32) -> Option<Self> {
+        if n <= Self::MAX { u16::try_from(n).ok().map(Self) } else { None }
+    }
+
+    /// The number itself.
+    pub fn get(self) -> u32 {
+        u32::from(self.0)
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Weight;
+
+    #[test]
+    fn weights_end_at_256() {
+        assert_eq!(Weight::new(0), Some(Weight::ZERO));
+        assert_eq!(Weight::new(256).map(Weight::get), Some(256));
+        assert_eq!(Weight::new(257), None);
+        assert_eq!(Weight::new(65_537), None, "no number wraps round");
+        assert_eq!(Weight::default(), Weight::ONE);
+    }
+}
