@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, CliError, GroupDecl, Invocation, Listen, PortWord, Serve, SettingsError};
+use crate::config::{self, CliError, GroupDecl, Invocation, Listen, Place, PortWord, Serve, SettingsError};
 use crate::net::listen::{ListenError, Listener};
 use crate::net::server::{Options, Server};
 use crate::net::{self, resolve};
@@ -272,7 +272,8 @@ fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
         table.set_policy(id, group.policy);
-        for target in &group.targets {
+        for place in &group.places {
+            let Place::Channel(target) = place else { continue };
             let invalid = || SettingsError::InvalidAddress { word: target.word.clone() };
             let port = match &target.port {
                 None => default_port,

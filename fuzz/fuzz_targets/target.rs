@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use balance::config::{CliError, Invocation, Target, parse, parse_groups};
+use balance::config::{CliError, Invocation, Place, Target, parse, parse_groups};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -14,12 +14,13 @@ fuzz_target!(|data: &[u8]| {
         data.split(|b| *b == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
 
     if let Ok(groups) = parse_groups(&words) {
-        for target in groups.iter().flat_map(|group| &group.targets) {
-            let again =
-                Target::parse(OsStr::new(&target.to_string())).expect("what prints a target reads as one");
-            assert_eq!((&again.host, &again.port, again.maxc), (&target.host, &target.port, target.maxc));
+        for place in groups.iter().flat_map(|group| &group.places) {
+            let Place::Channel(target) = place else { continue };
+            let printed = target.to_string();
+            let again = Target::parse(OsStr::new(&printed)).expect("what prints a target reads as one");
+            assert_eq!(again, Target { word: printed, ..target.clone() });
         }
-        assert!(groups.iter().all(|group| !group.targets.is_empty()));
+        assert!(groups.iter().all(|group| !group.places.is_empty()));
     }
 
     let argv: Vec<OsString> = std::iter::once("balance".into()).chain(words).collect();

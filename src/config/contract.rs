@@ -11,8 +11,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{
-    CliError, GroupDecl, Instance, Invocation, Keepalive, Listen, PortWord, Serve, SettingsError, Shell,
-    Target, parse,
+    CliError, GroupDecl, Instance, Invocation, Keepalive, Listen, Place, PortWord, Serve, SettingsError,
+    Shell, parse,
 };
 use crate::sched::Policy;
 
@@ -156,12 +156,13 @@ fn every_option_sets_its_own_setting_and_no_other() {
 
 /// Port and groups in short: `host/port/maxc`, `-` for what was not given, `|` between groups.
 fn shape(serve: &Serve) -> String {
-    let target = |target: &Target| {
+    let place = |place: &Place| {
+        let Place::Channel(target) = place else { return place.to_string() };
         let port = target.port.as_ref().map_or("-".to_owned(), PortWord::to_string);
         let maxc = target.maxc.map_or("-".to_owned(), |maxc| maxc.to_string());
         format!("{}/{port}/{maxc}", target.host)
     };
-    let group = |group: &GroupDecl| group.targets.iter().map(target).collect::<Vec<_>>().join(" ");
+    let group = |group: &GroupDecl| group.places.iter().map(place).collect::<Vec<_>>().join(" ");
     format!("{}: {}", serve.port, serve.groups.iter().map(group).collect::<Vec<_>>().join(" | "))
 }
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use super::cli::{RawArgs, Shell};
 use super::duration::{DurationError, parse_duration};
-use super::target::{
-    GroupDecl, NO_CHANNELS, PortWord, TargetError, invalid_address, is_host, parse_groups, whole_number,
-};
+use super::groups::{GroupDecl, parse_groups};
+use super::target::{NO_CHANNELS, PortWord, TargetError, invalid_address, is_host, whole_number};
 use super::usage::usage;
 
 /// Long enough for a retransmitted SYN or two, as ever.
@@ -157,6 +156,9 @@ impl From<TargetError> for SettingsError {
         match error {
             TargetError::InvalidAddress { word } => Self::InvalidAddress { word },
             TargetError::EmptyGroup => Self::EmptyGroup,
+            TargetError::UnknownOption { .. }
+            | TargetError::BadOption { .. }
+            | TargetError::RepeatedOption { .. } => Self::usage(error.to_string()),
             TargetError::TooManyGroups | TargetError::TooManyChannels => {
                 Self::Usage { text: format!("{error}\n") }
             }

@@ -1,18 +1,19 @@
-//! The grammar of destinations: `host[:port[:maxc]]`, and `!` and `%` that end a group.
+//! The grammar of destinations: `host[:port[:maxc]]`, and a comma before the channel's own options.
 //!
-//! Knows: the shape of hosts, ports and limits. Never: DNS, the services database, defaults, options.
+//! Knows: the shape of hosts, ports and limits. Never: DNS, the services database, defaults, groups.
 //! Source: docs/compatibility.md, "Command line".
 //!
 //! An IPv6 address stands in brackets: `[2001:db8::1]:80:16`. Without brackets it is accepted where nothing else
 //! could be meant: a whole word that is an IPv6 address and has more than two colons or starts with `::`
 //! (`2001:db8::1`, `::1`). `a::12` has two colons and is therefore host `a` with at most 12 connections, as ever.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use crate::sched::{MAX_CHANNELS, MAX_GROUPS, Policy};
+use super::channel_options::channel_options;
+use crate::sched::{AdminState, MAX_CHANNELS, MAX_GROUPS, Weight};
 
 /// A port as it was typed: a number, or a word for the services database.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -57,19 +58,41 @@ pub struct Target {
     pub port: Option<PortWord>,
     /// The most simultaneous connections. `None`: no limit (also when 0 was typed).
     pub maxc: Option<NonZeroU32>,
+    /// `,weight=N`; 1 if nothing was said.
+    pub weight: Weight,
+    /// `,disabled` and `,disabled=hard`; enabled if nothing was said.
+    pub state: AdminState,
 }
 
 impl Target {
-    /// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address.
+    /// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address, and behind the first comma
+    /// the channel's options.
     ///
     /// # Errors
-    /// `InvalidAddress` for a bad or empty host, a bad port, a bad limit, or bytes that are not UTF-8.
+    /// `InvalidAddress` for a bad or empty host, a bad port, a bad limit, or bytes that are not UTF-8; `UnknownOption`,
+    /// `BadOption` and `RepeatedOption` for options of a good address.
     pub fn parse(word: &OsStr) -> Result<Self, TargetError> {
         let shown = word.to_string_lossy().into_owned();
-        match word.to_str().and_then(split) {
-            Some((host, port, maxc)) => Ok(Self { word: shown, host: host.to_owned(), port, maxc }),
-            None => Err(TargetError::InvalidAddress { word: shown }),
-        }
+        let text = word.to_str().unwrap_or_default();
+        let (address, options) = match text.split_once(',') {
+            Some((address, options)) => (address, Some(options)),
+            None => (text, None),
+        };
+        let Some((host, port, maxc)) = split(address) else {
+            return Err(TargetError::InvalidAddress { word: shown });
+        };
+        let (weight, state) = match options {
+            Some(options) => channel_options(options, &shown)?,
+            None => Default::default(),
+        };
+        Ok(Self {
+            word: shown,
+            host: host.to_owned(),
+            port,
+            maxc,
+            weight: weight.unwrap_or_default(),
+            state: state.unwrap_or(AdminState::Enabled),
+        })
     }
 }
 
@@ -81,21 +104,22 @@ impl fmt::Display for Target {
             f.write_str(&self.host)?
         }
         match (&self.port, self.maxc) {
-            (None, None) => Ok(()),
-            (Some(port), None) => write!(f, ":{port}"),
-            (None, Some(maxc)) => write!(f, "::{maxc}"),
-            (Some(port), Some(maxc)) => write!(f, ":{port}:{maxc}"),
+            // Alone, these words mean something else.
+            (None, None) if matches!(self.host.as_str(), "!" | "%" | "-") => f.write_str(":")?,
+            (None, None) => (),
+            (Some(port), None) => write!(f, ":{port}")?,
+            (None, Some(maxc)) => write!(f, "::{maxc}")?,
+            (Some(port), Some(maxc)) => write!(f, ":{port}:{maxc}")?,
+        }
+        if self.weight != Weight::default() {
+            write!(f, ",weight={}", self.weight.get())?;
+        }
+        match self.state {
+            AdminState::Enabled => Ok(()),
+            AdminState::Disabled => f.write_str(",disabled"),
+            AdminState::DisabledHard => f.write_str(",disabled=hard"),
         }
     }
-}
-
-/// One group as it was typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupDecl {
-    /// `Hash` if `%` ended it, else round robin.
-    pub policy: Policy,
-    /// Its channels in order; never empty.
-    pub targets: Vec<Target>,
 }
 
 /// Why the channels of a command line mean nothing.
@@ -105,6 +129,32 @@ pub enum TargetError {
     #[error("{}", invalid_address(word))]
     InvalidAddress {
         /// The word as typed.
+        word: String,
+    },
+    /// A channel's option that there is not.
+    #[error("unknown option '{option}' in [{word}]; a channel has weight=N, disabled and disabled=hard")]
+    UnknownOption {
+        /// The option as typed.
+        option: String,
+        /// The whole word as typed.
+        word: String,
+    },
+    /// A channel's option with a value that it cannot have.
+    #[error("{option} in [{word}] {wrong}")]
+    BadOption {
+        /// The option as typed, with its value.
+        option: String,
+        /// The whole word as typed.
+        word: String,
+        /// What is wrong and what would be right.
+        wrong: &'static str,
+    },
+    /// A channel's option that is there twice.
+    #[error("{option} is there twice in [{word}]; give it once")]
+    RepeatedOption {
+        /// Its name.
+        option: &'static str,
+        /// The whole word as typed.
         word: String,
     },
     /// `!` or `%` with no channel before it.
@@ -124,42 +174,6 @@ pub(super) const NO_CHANNELS: &str = "balance: no channels in group";
 /// What is said of an address that cannot be one or is not known.
 pub(super) fn invalid_address(word: &str) -> String {
     format!("unknown or invalid address [{word}]")
-}
-
-/// Reads `CHANNEL ... [!|%] CHANNEL ...`. No word at all is no group at all, which is legal.
-///
-/// # Errors
-/// The first word that is wrong, in order.
-pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupDecl>, TargetError> {
-    let mut groups = Vec::new();
-    let mut open = Vec::new();
-    for word in words {
-        let ends_with = match word.to_str() {
-            Some("!") => Some(Policy::RoundRobin),
-            Some("%") => Some(Policy::Hash),
-            _ => None,
-        };
-        match ends_with {
-            Some(policy) => close(&mut groups, &mut open, policy)?,
-            None if open.len() == MAX_CHANNELS => return Err(TargetError::TooManyChannels),
-            None => open.push(Target::parse(word)?),
-        }
-    }
-    if !open.is_empty() {
-        close(&mut groups, &mut open, Policy::RoundRobin)?;
-    }
-    Ok(groups)
-}
-
-fn close(groups: &mut Vec<GroupDecl>, open: &mut Vec<Target>, policy: Policy) -> Result<(), TargetError> {
-    if open.is_empty() {
-        return Err(TargetError::EmptyGroup);
-    }
-    if groups.len() == MAX_GROUPS {
-        return Err(TargetError::TooManyGroups);
-    }
-    groups.push(GroupDecl { policy, targets: std::mem::take(open) });
-    Ok(())
 }
 
 /// Could this be a host: an IPv6 address (with or without a zone), or a word without colons, brackets, blanks and
@@ -215,7 +229,7 @@ pub(super) fn whole_number(word: &str) -> Option<Option<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -226,10 +240,6 @@ mod tests {
 
     fn name(word: &str) -> Option<PortWord> {
         Some(PortWord::Name(word.to_owned()))
-    }
-
-    fn words(line: &str) -> Vec<OsString> {
-        line.split_whitespace().map(OsString::from).collect()
     }
 
     #[test]
@@ -260,6 +270,7 @@ mod tests {
         ];
         for (word, host, port, maxc) in table {
             let target = Target::parse(OsStr::new(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
+            assert_eq!((target.weight, target.state), (Weight::ONE, AdminState::Enabled), "{word}");
             assert_eq!(target.word, *word);
             assert_eq!(target.host, *host, "{word}");
             assert_eq!(target.port, *port, "{word}");
@@ -307,6 +318,12 @@ mod tests {
             "host:-x",
             "host:ä",
             "2001:db8::g",
+            ",",
+            ",weight=1",
+            ":80,weight=1",
+            "host:0,weight=1",
+            "host:0,colour=red",
+            "[::1,weight=1]",
         ] {
             let error = Target::parse(OsStr::new(word)).expect_err(word);
             assert_eq!(error.to_string(), format!("unknown or invalid address [{word}]"));
@@ -327,40 +344,10 @@ mod tests {
         assert_eq!(PortWord::parse("65535"), number(65535));
     }
 
-    #[test]
-    fn the_end_of_a_group_says_its_policy() {
-        let groups = parse_groups(&words("a b ! c % d")).expect("legal");
-        let shape: Vec<_> = groups.iter().map(|g| (g.policy, g.targets.len())).collect();
-        assert_eq!(shape, [(Policy::RoundRobin, 2), (Policy::Hash, 1), (Policy::RoundRobin, 1)]);
-        assert_eq!(parse_groups(&words("a !")).expect("legal").len(), 1);
-        assert_eq!(parse_groups(&words("a %")).expect("legal")[0].policy, Policy::Hash);
-        assert_eq!(parse_groups(&[]), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn an_end_with_nothing_before_it_is_an_empty_group() {
-        for line in ["!", "%", "! a", "a ! !", "a ! %", "% %"] {
-            assert_eq!(parse_groups(&words(line)), Err(TargetError::EmptyGroup), "{line}");
-        }
-        assert_eq!(TargetError::EmptyGroup.to_string(), "balance: no channels in group");
-    }
-
-    #[test]
-    fn more_than_can_be_numbered_is_refused() {
-        let mut many = vec![OsString::from("a"); MAX_CHANNELS];
-        assert_eq!(parse_groups(&many).expect("just legal")[0].targets.len(), MAX_CHANNELS);
-        many.push("a".into());
-        assert_eq!(parse_groups(&many), Err(TargetError::TooManyChannels));
-        let mut many = words(&"a ! ".repeat(MAX_GROUPS));
-        assert_eq!(parse_groups(&many).expect("just legal").len(), MAX_GROUPS);
-        many.push("a".into());
-        assert_eq!(parse_groups(&many), Err(TargetError::TooManyGroups));
-    }
-
     prop_compose! {
-        fn any_target()(
+        pub(in super::super) fn any_target()(
             host in prop_oneof![
-                "[a-z0-9][a-z0-9.-]{0,20}",
+                "[a-z0-9!%~*$'\"-][a-z0-9.-]{0,20}",
                 any::<u128>().prop_map(|bits| Ipv6Addr::from(bits).to_string()),
                 any::<[u8; 4]>().prop_map(|bytes| std::net::Ipv4Addr::from(bytes).to_string()),
             ],
@@ -370,8 +357,14 @@ mod tests {
                 "[0-9]{0,3}[a-z][a-z0-9+-]{0,8}".prop_map(|name| Some(PortWord::Name(name))),
             ],
             maxc in any::<Option<NonZeroU32>>(),
+            weight in (0..=Weight::MAX).prop_map(|n| Weight::new(n).expect("in range")),
+            state in prop::sample::select(vec![
+                AdminState::Enabled,
+                AdminState::Disabled,
+                AdminState::DisabledHard,
+            ]),
         ) -> Target {
-            let mut target = Target { word: String::new(), host, port, maxc };
+            let mut target = Target { word: String::new(), host, port, maxc, weight, state };
             target.word = target.to_string();
             target
         }
@@ -384,10 +377,10 @@ mod tests {
         }
 
         #[test]
-        fn what_was_read_prints_and_reads_the_same(word in "[a-f0-9:.%\\[\\]]{0,24}") {
+        fn what_was_read_prints_and_reads_the_same(word in "[a-f0-9:.%!\\[\\]-]{0,24}(,weight=[0-9]{0,3}|,disabled|,disabled=hard){0,2}") {
             if let Ok(target) = Target::parse(OsStr::new(&word)) {
                 let again = Target::parse(OsStr::new(&target.to_string())).expect("printed from a legal one");
-                prop_assert_eq!((again.host, again.port, again.maxc), (target.host, target.port, target.maxc));
+                prop_assert_eq!(again, Target { word: target.to_string(), ..target });
             }
         }
     }
