@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum, ValueHint};
 
+use super::health::OnDown;
 use super::usage::{help_end, help_synopsis, usage};
 
 /// The width of the help page. Fixed, so that help does not depend on the terminal or the environment.
@@ -19,6 +20,8 @@ const HELP_WIDTH: usize = 80;
 const LISTENING: &str = "Listening";
 const CONNECTING: &str = "Connecting to channels";
 const CHOOSING: &str = "Choosing a channel";
+const HEALTH: &str = "Health of channels";
+const LIMITS: &str = "Limits";
 const CONTROLLING: &str = "Talking to a running instance";
 const RUNNING: &str = "Running";
 const HELPING: &str = "Help";
@@ -49,6 +52,12 @@ pub struct RawArgs {
     /// A missing or empty port is PORT. maxc is the most simultaneous connections, 0 or none is no limit. The groups are
     /// tried in the order given. An IPv6 address needs no brackets where it is the whole word and has more than two
     /// colons or starts with "::".
+    ///
+    /// Options of a channel follow with commas: "host:port:maxc,weight=3" gives it three times the clients of a channel
+    /// of weight 1 (0 to 256; 0 is no new clients); "host,disabled" starts it disabled, "host,disabled=hard" shows it as
+    /// DIS.
+    ///
+    /// The word "-" in place of a channel leaves its number out: in "host1 - host3", host3 is channel 2.
     // The brackets are the grammar's, for --help; they are no links.
     #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(value_name = "CHANNEL", value_hint = ValueHint::Hostname)]
@@ -103,6 +112,121 @@ pub struct RawArgs {
     /// Let a hash group fail over inside the group too
     #[arg(short = 'H', long, help_heading = CHOOSING)]
     pub hash_failover: bool,
+
+    /// How a group distributes: rr, leastconn, p2c, first or hash
+    ///
+    /// rr: in turn, which is the default. leastconn: to the channel with the fewest connections for its weight. p2c: to the
+    /// better of two channels chosen by lot. first: to the first channel that has room. hash: a client always gets the
+    /// same channel.
+    ///
+    /// One word is for all groups that "!" or the end of the line ends, and for groups that are made later. A list such as
+    /// "leastconn,rr" has one word for each group. A group that "%" ends is a hash group.
+    #[arg(long, value_name = "NAME[,...]", help_heading = CHOOSING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub policy: Option<OsString>,
+
+    /// Most load of a hash group's channel, as a multiple of the average
+    ///
+    /// With 1.25 a channel that has a quarter more connections than the average of its group is passed over, and its
+    /// clients go to the channel they would get without it. 1 to 100, with at most 3 decimals. Without it a hash group
+    /// does not look at the load.
+    #[arg(long, value_name = "FACTOR", help_heading = CHOOSING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub hash_balance: Option<OsString>,
+
+    /// Time a returning channel ramps up [default: 0]
+    ///
+    /// A channel that was enabled or has come up again gets few clients at first, and its full share after this time. For
+    /// groups that are rr, leastconn or p2c.
+    #[arg(long, value_name = "TIME", help_heading = CHOOSING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub slow_start: Option<OsString>,
+
+    /// Keep offering channels whose connect fails
+    ///
+    /// That is what 3.57 does. Without it such a channel is ejected: as long as another channel is usable it is offered to no client, and tried
+    /// in the background after 250 ms, then at longer intervals up to 2 s, until it answers.
+    #[arg(long, help_heading = HEALTH)]
+    pub no_eject: bool,
+
+    /// Probe the channels: tcp, http:/PATH, send:, expect:, exec:/PROG
+    ///
+    /// "tcp": the channel takes a connection. "http:/healthz": it answers GET /healthz with a status from 200 to 399;
+    /// "http:/healthz=200-299,404" names the statuses (only a list of statuses behind the last "=" is one; any other "="
+    /// is part of the path). "expect:220": it says 220. "send:PING\r\n;expect:+PONG": it is sent the one and answers with
+    /// the other; any number of steps with ";" between them. \r \n \t \0 \\ \; and \xHH are understood in them.
+    /// "exec:/path/prog": the program, which gets host and port as its arguments, exits with 0; it is killed at the
+    /// timeout.
+    #[arg(long, value_name = "SPEC", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check: Option<OsString>,
+
+    /// Time between a channel's probes [default: 2s]
+    ///
+    /// 10ms to 1d. It is jittered, and no channel has more than one probe at a time.
+    #[arg(long, value_name = "TIME", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check_interval: Option<OsString>,
+
+    /// A probe fails after this long [default: 1s]
+    ///
+    /// 1ms to 1h.
+    #[arg(long, value_name = "TIME", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check_timeout: Option<OsString>,
+
+    /// Good probes in a row to be up [default: 2]
+    ///
+    /// 1 to 1000.
+    #[arg(long, value_name = "N", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check_rise: Option<OsString>,
+
+    /// Failed probes in a row to be down [default: 3]
+    ///
+    /// 1 to 1000.
+    #[arg(long, value_name = "N", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check_fall: Option<OsString>,
+
+    /// Port that is probed [default: the channel's]
+    #[arg(long, value_name = "N", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub check_port: Option<OsString>,
+
+    /// If all channels are down, try them [default: on]
+    ///
+    /// It holds when every usable channel of every group is ejected or down. They are then tried in order.
+    #[arg(long, value_name = "on|off", help_heading = HEALTH, allow_hyphen_values = true, value_parser = ["on", "off"], hide_possible_values = true)]
+    pub fail_open: Option<String>,
+
+    /// A down channel's connections [default: keep]
+    ///
+    /// keep: they live on. kick: they are closed.
+    #[arg(long, value_name = "keep|kick", help_heading = HEALTH, allow_hyphen_values = true, hide_possible_values = true)]
+    pub on_down: Option<OnDown>,
+
+    /// Close the port while no channel is usable
+    ///
+    /// Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed.
+    #[arg(long, help_heading = HEALTH)]
+    pub refuse_when_down: bool,
+
+    /// Most connections at a time [default: 0, no limit]
+    ///
+    /// Those of the whole instance.
+    #[arg(long, value_name = "N", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub max_connections: Option<OsString>,
+
+    /// Clients that may wait for room [default: 0, none]
+    ///
+    /// When all channels that could be used have reached their limits, up to N clients wait and are served in the order
+    /// they came. At most 1000000. A channel that is down is not waited for.
+    #[arg(long, value_name = "N", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub queue: Option<OsString>,
+
+    /// How long a client may wait [default: 5s]
+    ///
+    /// Then it is closed. More than 0.
+    #[arg(long, value_name = "TIME", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub queue_timeout: Option<OsString>,
+
+    /// End a connection at this age [default: 0, never]
+    ///
+    /// Give or take 10 %, so that connections that began together do not end together.
+    #[arg(long, value_name = "TIME", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub max_lifetime: Option<OsString>,
 
     /// Send one command (or several, separated by ';'), print the answer, exit
     #[arg(short, long, value_name = "CMD", help_heading = CONTROLLING, allow_hyphen_values = true, value_hint = ValueHint::Other)]

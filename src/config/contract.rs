@@ -11,20 +11,20 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{
-    CliError, GroupDecl, Instance, Invocation, Keepalive, Listen, Place, PortWord, Serve, SettingsError,
-    Shell, parse,
+    CliError, GroupDecl, Instance, Invocation, Keepalive, Listen, OnDown, Place, PortWord, Serve,
+    SettingsError, Shell, parse,
 };
 use crate::sched::Policy;
 
 /// How a command line ended, as the program would say it.
 #[derive(Debug, PartialEq)]
-enum Refused {
+pub(super) enum Refused {
     Stdout(String),
     Usage(String),
     Other(SettingsError),
 }
 
-fn invoke(argv: &[OsString]) -> Result<Invocation, Refused> {
+pub(super) fn invoke(argv: &[OsString]) -> Result<Invocation, Refused> {
     let raw = parse(argv).map_err(|error| match error {
         CliError::Help(text) | CliError::Version(text) => Refused::Stdout(text),
         CliError::Usage { text } => Refused::Usage(text),
@@ -35,16 +35,16 @@ fn invoke(argv: &[OsString]) -> Result<Invocation, Refused> {
     })
 }
 
-fn argv(words: &[&str]) -> Vec<OsString> {
+pub(super) fn argv(words: &[&str]) -> Vec<OsString> {
     std::iter::once("balance").chain(words.iter().copied()).map(OsString::from).collect()
 }
 
-fn split(line: &str) -> Vec<&str> {
+pub(super) fn split(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
 #[track_caller]
-fn serve(line: &str) -> Serve {
+pub(super) fn serve(line: &str) -> Serve {
     match invoke(&argv(&split(line))) {
         Ok(Invocation::Serve(serve)) => *serve,
         other => panic!("balance {line}: {other:?}"),
@@ -53,7 +53,7 @@ fn serve(line: &str) -> Serve {
 
 /// The line of blame, after checking that the usage text follows it.
 #[track_caller]
-fn blame(words: &[&str]) -> String {
+pub(super) fn blame(words: &[&str]) -> String {
     match invoke(&argv(words)) {
         Err(Refused::Usage(text)) => {
             let (first, rest) = text.split_once('\n').expect("several lines");
@@ -74,7 +74,7 @@ fn name(word: &str) -> PortWord {
 }
 
 /// What `balance 80` means.
-fn plain() -> Serve {
+pub(super) fn plain() -> Serve {
     Serve {
         listen: Listen::AnyV4,
         port: number(80),
@@ -92,6 +92,18 @@ fn plain() -> Serve {
         server_keepalive: None,
         control_group: None,
         workers: None,
+        policy: Policy::RoundRobin,
+        hash_balance: None,
+        slow_start: None,
+        eject: true,
+        check: None,
+        fail_open: true,
+        on_down: OnDown::Keep,
+        refuse_when_down: false,
+        max_connections: None,
+        queue: None,
+        queue_timeout: Duration::from_secs(5),
+        max_lifetime: None,
     }
 }
 
@@ -345,9 +357,10 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     for words in [&["80"] as &[&str], &["80", "-b"], &["80", "-B"]] {
         assert_eq!(with(words), Err(Refused::Other(SettingsError::InvalidAddress { word: word.clone() })));
     }
-    for option in
-        ["-t", "-T", "-k", "-K", "--half-close-timeout", "--workers", "--control-group", "--completions"]
-    {
+    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --policy --hash-balance \
+                   --slow-start --check --check-interval --check-timeout --check-rise --check-fall --check-port \
+                   --fail-open --on-down --max-connections --queue --queue-timeout --max-lifetime";
+    for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }
     for raw in [b"-\xff".as_slice(), b"-f\xff", b"--\xff", b"--bind\xff=1", b"--debug=\xff"] {
@@ -396,6 +409,12 @@ fn any_word() -> impl Strategy<Value = OsString> {
         "--workers=2",
         "--completions",
         "--man",
+        "--policy=p2c",
+        "--policy=rr,hash",
+        "--check",
+        "--check=tcp",
+        "--check-rise=2",
+        "--queue=3",
         "80",
         "smtp",
         "a::1",

@@ -1,4 +1,4 @@
-//! Spans of time as they are typed: `5`, `1.5`, `250ms`, `2m`, `1h`, `1d`.
+//! Spans of time as they are typed and printed: `5`, `1.5`, `250ms`, `2m`, `1h`, `1d`.
 //!
 //! Knows: units and what is sensible. Never: which option asked, what zero means to it.
 
@@ -9,29 +9,37 @@ pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The shortest span apart from zero: timers are not finer.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
+/// Units and their nanoseconds, longest first.
+const UNITS: [(&str, u128); 5] = [
+    ("d", 86_400 * 1_000_000_000),
+    ("h", 3_600 * 1_000_000_000),
+    ("m", 60 * 1_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+];
+
 /// Why a word is no span of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DurationError {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DurationError {
     /// Not `NUMBER` or `NUMBER UNIT`.
+    #[error("is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d")]
     NotATime,
-    /// Neither zero nor between [`SHORTEST`] and [`LONGEST`].
+    /// Neither zero nor from 1 ms to ten years.
+    #[error("is out of range; give 1ms to 3650d")]
     OutOfRange,
 }
 
-/// Reads a decimal number and an optional unit (`ms s m h d`); without a unit it is seconds.
+/// Reads a decimal number and an optional unit (`ms s m h d`); without a unit it is seconds. What zero means is for the
+/// caller to say.
 ///
 /// # Errors
 /// See [`DurationError`].
-pub(super) fn parse_duration(word: &str) -> Result<Duration, DurationError> {
+pub fn parse_duration(word: &str) -> Result<Duration, DurationError> {
     let unit_at = word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len());
     let (number, unit) = word.split_at(unit_at);
-    let unit_nanos: u128 = match unit {
-        "ms" => 1_000_000,
-        "" | "s" => 1_000_000_000,
-        "m" => 60 * 1_000_000_000,
-        "h" => 3_600 * 1_000_000_000,
-        "d" => 86_400 * 1_000_000_000,
-        _ => return Err(DurationError::NotATime),
+    let name = if unit.is_empty() { "s" } else { unit };
+    let Some((_, unit_nanos)) = UNITS.iter().find(|(unit, _)| *unit == name).copied() else {
+        return Err(DurationError::NotATime);
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
@@ -50,6 +58,27 @@ pub(super) fn parse_duration(word: &str) -> Result<Duration, DurationError> {
         Ok(span)
     } else {
         Err(DurationError::OutOfRange)
+    }
+}
+
+/// A short word that [`parse_duration`] reads as exactly this: a whole number of the longest unit that goes into it, or else
+/// seconds with a fraction; below a second milliseconds.
+pub(super) fn print_duration(span: Duration) -> String {
+    let nanos = span.as_nanos();
+    let whole = UNITS.iter().find(|(_, unit_nanos)| nanos.is_multiple_of(*unit_nanos));
+    match whole {
+        _ if nanos == 0 => "0".to_owned(),
+        Some((unit, unit_nanos)) if *unit != "ms" || nanos < 1_000_000_000 => {
+            format!("{}{unit}", nanos / unit_nanos)
+        }
+        _ if nanos < 1_000_000_000 => {
+            let fraction = format!("{:06}", nanos % 1_000_000);
+            format!("{}.{}ms", nanos / 1_000_000, fraction.trim_end_matches('0'))
+        }
+        _ => {
+            let fraction = format!("{:09}", span.subsec_nanos());
+            format!("{}.{}s", span.as_secs(), fraction.trim_end_matches('0'))
+        }
     }
 }
 
@@ -125,10 +154,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_span_prints_as_a_short_word_that_is_exact() {
+        let table = [
+            (0, "0"),
+            (1, "1ms"),
+            (250, "250ms"),
+            (999, "999ms"),
+            (1_500, "1.5s"),
+            (61_001, "61.001s"),
+            (5_000, "5s"),
+            (90_000, "90s"),
+            (120_000, "2m"),
+            (5_400_000, "90m"),
+            (3_600_000, "1h"),
+            (86_400_000, "1d"),
+            (315_360_000_000, "3650d"),
+        ];
+        for (millis, word) in table {
+            assert_eq!(print_duration(Duration::from_millis(millis)), word);
+        }
+        assert_eq!(print_duration(Duration::from_nanos(1_000_010)), "1.00001ms");
+        assert_eq!(print_duration(Duration::from_nanos(1_000_000_010)), "1.00000001s");
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_answered(word in ".*") {
-            let _ = parse_duration(&word);
+        fn any_text_is_answered_and_what_was_read_prints_as_itself(word in "[0-9]{0,12}\\.?[0-9]{0,12}(|s|m|h|d|ms)|.*") {
+            if let Ok(span) = parse_duration(&word) {
+                prop_assert_eq!(parse_duration(&print_duration(span)), Ok(span));
+            }
         }
 
         #[test]

@@ -33,7 +33,7 @@ impl fmt::Display for Place {
 /// One group as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupDecl {
-    /// `Hash` if `%` ended it, else round robin.
+    /// `Hash` if `%` ended it, else what `--policy` says; round robin without.
     pub policy: Policy,
     /// Its channels and gaps in order of their numbers; never empty.
     pub places: Vec<Place>,

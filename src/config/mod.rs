@@ -1,22 +1,34 @@
 //! Text becomes types: the command line and the grammar of destinations.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
-//! Reading order: `target`, `channel_options`, `groups`, `duration`, `usage`, `cli`, `man`, `settings`.
+//! Reading order: `target`, `channel_options`, `groups`, `duration`, `usage`, `cli`, `man`, `values`, `check`, `health`,
+//! `choosing`, `limits`, `settings`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel_options;
+mod check;
+mod choosing;
 mod cli;
 #[cfg(test)]
 mod contract;
 mod duration;
 mod groups;
+mod health;
+mod limits;
 mod man;
+#[cfg(test)]
+mod new_options;
 mod settings;
 mod target;
 mod usage;
+mod values;
 
+pub use check::{Check, CheckKind, Step};
+pub use choosing::{policy_name, policy_named};
 pub use cli::{CliError, RawArgs, Shell, parse};
+pub use duration::{DurationError, parse_duration};
 pub use groups::{GroupDecl, Place, parse_groups};
+pub use health::OnDown;
 pub use man::{completions, man_page};
 pub use settings::{Instance, Invocation, Keepalive, Listen, Serve, SettingsError};
 pub use target::{PortWord, Target, TargetError, is_host};

@@ -4,25 +4,38 @@
 //! Source: docs/compatibility.md, "Command line" and "Exit codes".
 
 use std::ffi::OsStr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use super::check::Check;
+use super::choosing::{PolicyWord, SLOW_START, hash_balance};
 use super::cli::{RawArgs, Shell};
-use super::duration::{DurationError, parse_duration};
+use super::duration::{LONGEST, SHORTEST, parse_duration};
 use super::groups::{GroupDecl, parse_groups};
+use super::health::{OnDown, check, fail_open};
+use super::limits::{Limits, limits};
 use super::target::{NO_CHANNELS, PortWord, TargetError, invalid_address, is_host, whole_number};
 use super::usage::usage;
+use super::values::{Count, Span, unless_zero};
+use crate::sched::Policy;
 
 /// Long enough for a retransmitted SYN or two, as ever.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that vanished after the other side had closed must not hold its slot for ever.
-const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub(super) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// More threads than any machine this was tried on has cores.
-const MAX_WORKERS: u64 = 1_024;
+const MAX_WORKERS: u32 = 1_024;
 /// The most the kernel takes as TCP_KEEPIDLE and TCP_KEEPINTVL, in seconds.
 const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
 /// The most the kernel takes as TCP_KEEPCNT.
 const MAX_KEEPALIVE_PROBES: u64 = 127;
+
+const CONNECT: Span = Span { option: "-t (--connect-timeout)", least: SHORTEST, most: LONGEST, zero: None };
+const IDLE: Span =
+    Span { option: "-T (--idle-timeout)", least: SHORTEST, most: LONGEST, zero: Some("never") };
+const HALF_CLOSE: Span =
+    Span { option: "--half-close-timeout", least: SHORTEST, most: LONGEST, zero: Some("never") };
+const WORKERS: Count = Count { option: "--workers", least: 1, most: MAX_WORKERS, zero: None };
 
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +130,31 @@ pub struct Serve {
     pub control_group: Option<String>,
     /// `--workers`, at most 1024. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// `--policy`: that of groups that come into being later. The groups of the command line have their own.
+    pub policy: Policy,
+    /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.
+    /// `None`: whatever comes.
+    pub hash_balance: Option<u32>,
+    /// `--slow-start`: how long a returning channel ramps up. `None`: not at all.
+    pub slow_start: Option<Duration>,
+    /// Without `--no-eject`: a channel whose connect fails is not offered while another is usable.
+    pub eject: bool,
+    /// `--check` and what goes with it. `None`: no probes but those of ejected channels.
+    pub check: Option<Check>,
+    /// `--fail-open`: channels are tried even if all are ejected or down.
+    pub fail_open: bool,
+    /// `--on-down`.
+    pub on_down: OnDown,
+    /// `--refuse-when-down`: the port is closed while no channel is usable.
+    pub refuse_when_down: bool,
+    /// `--max-connections`, of the whole instance. `None`: no limit.
+    pub max_connections: Option<NonZeroU32>,
+    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: nobody waits.
+    pub queue: Option<NonZeroU32>,
+    /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
+    pub queue_timeout: Duration,
+    /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// Why the command line means nothing. Prints as the contract has it.
@@ -146,7 +184,7 @@ pub enum SettingsError {
 }
 
 impl SettingsError {
-    fn usage(wrong: impl AsRef<str>) -> Self {
+    pub(super) fn usage(wrong: impl AsRef<str>) -> Self {
         Self::Usage { text: usage(wrong.as_ref()) }
     }
 }
@@ -184,9 +222,12 @@ impl TryFrom<RawArgs> for Invocation {
                 "no PORT; give a number from 1 to 65535 or the name of a service",
             ));
         };
-        let mut serve = serve(&raw, port_word(port)?)?;
+        let port = port_word(port)?;
+        let policy = PolicyWord::read(&raw)?;
+        let mut serve = serve(&raw, port, policy.later())?;
         if !raw.interactive && raw.command.is_none() {
             serve.groups = parse_groups(&raw.channels)?;
+            policy.apply(&mut serve.groups)?;
             return Ok(Self::Serve(Box::new(serve)));
         }
         let bind = match serve.listen {
@@ -217,28 +258,25 @@ fn only_one_mode(raw: &RawArgs) -> Result<(), SettingsError> {
 }
 
 /// All options; no channels yet.
-fn serve(raw: &RawArgs, port: PortWord) -> Result<Serve, SettingsError> {
+fn serve(raw: &RawArgs, port: PortWord, policy: Policy) -> Result<Serve, SettingsError> {
     let listen = match (&raw.bind, raw.ipv6) {
         (Some(word), _) => Listen::Host(host(word)?),
         (None, true) => Listen::AnyV6,
         (None, false) => Listen::AnyV4,
     };
-    let connect_timeout = time("-t (--connect-timeout)", raw.connect_timeout.as_deref(), CONNECT_TIMEOUT)?;
-    let idle_timeout = time("-T (--idle-timeout)", raw.idle_timeout.as_deref(), Duration::ZERO)?;
-    let half_close = time("--half-close-timeout", raw.half_close_timeout.as_deref(), HALF_CLOSE_TIMEOUT)?;
-    if connect_timeout.is_zero() {
-        return Err(SettingsError::usage(
-            "-t (--connect-timeout) must be more than 0; it is 5 seconds without -t",
-        ));
-    }
+    let connect_timeout = connect_timeout(raw.connect_timeout.as_deref())?;
+    let idle_timeout = IDLE.read(raw.idle_timeout.as_deref())?;
+    let half_close_timeout =
+        HALF_CLOSE.read(raw.half_close_timeout.as_deref())?.unwrap_or(HALF_CLOSE_TIMEOUT);
+    let Limits { max_connections, queue, queue_timeout, max_lifetime } = limits(raw)?;
     Ok(Serve {
         listen,
         port,
         groups: Vec::new(),
         source: raw.source.as_deref().map(host).transpose()?,
         connect_timeout,
-        idle_timeout: unless_zero(idle_timeout),
-        half_close_timeout: unless_zero(half_close),
+        idle_timeout: idle_timeout.and_then(unless_zero),
+        half_close_timeout: unless_zero(half_close_timeout),
         foreground: raw.foreground,
         debug: raw.debug,
         dump: raw.dump,
@@ -247,12 +285,20 @@ fn serve(raw: &RawArgs, port: PortWord) -> Result<Serve, SettingsError> {
         client_keepalive: keepalive("-K (--client-keepalive)", raw.client_keepalive.as_deref())?,
         server_keepalive: keepalive("-k (--server-keepalive)", raw.server_keepalive.as_deref())?,
         control_group: raw.control_group.as_deref().map(control_group).transpose()?,
-        workers: raw.workers.as_deref().map(workers).transpose()?,
+        workers: workers(raw.workers.as_deref())?,
+        policy,
+        hash_balance: hash_balance(raw)?,
+        slow_start: SLOW_START.read(raw.slow_start.as_deref())?.and_then(unless_zero),
+        eject: !raw.no_eject,
+        check: check(raw)?,
+        fail_open: fail_open(raw),
+        on_down: raw.on_down.unwrap_or_default(),
+        refuse_when_down: raw.refuse_when_down,
+        max_connections,
+        queue,
+        queue_timeout,
+        max_lifetime,
     })
-}
-
-fn unless_zero(span: Duration) -> Option<Duration> {
-    (!span.is_zero()).then_some(span)
 }
 
 fn port_word(word: &OsStr) -> Result<PortWord, SettingsError> {
@@ -272,18 +318,14 @@ fn host(word: &OsStr) -> Result<String, SettingsError> {
     }
 }
 
-fn time(option: &str, word: Option<&OsStr>, default: Duration) -> Result<Duration, SettingsError> {
-    let Some(word) = word else { return Ok(default) };
-    let shown = word.display();
-    parse_duration(&word.to_string_lossy()).map_err(|error| match error {
-        DurationError::NotATime => SettingsError::usage(format!(
-            "{option} '{shown}' is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d"
-        )),
-        DurationError::OutOfRange => {
-            let zero = if default == CONNECT_TIMEOUT { "" } else { " or 0 for never" };
-            SettingsError::usage(format!("{option} '{shown}' is out of range; give 1ms to 3650d{zero}"))
-        }
-    })
+fn connect_timeout(word: Option<&OsStr>) -> Result<Duration, SettingsError> {
+    let is_zero = word.is_some_and(|word| parse_duration(&word.to_string_lossy()) == Ok(Duration::ZERO));
+    if is_zero {
+        return Err(SettingsError::usage(
+            "-t (--connect-timeout) must be more than 0; it is 5 seconds without -t",
+        ));
+    }
+    Ok(CONNECT.read(word)?.unwrap_or(CONNECT_TIMEOUT))
 }
 
 /// `idle:interval:count`, whole numbers.
@@ -317,11 +359,7 @@ fn control_group(word: &OsStr) -> Result<String, SettingsError> {
     })
 }
 
-fn workers(word: &OsStr) -> Result<NonZeroUsize, SettingsError> {
-    let number = whole_number(&word.to_string_lossy()).flatten().filter(|n| *n <= MAX_WORKERS);
-    let number = number.and_then(|n| usize::try_from(n).ok()).and_then(NonZeroUsize::new);
-    number.ok_or_else(|| {
-        let shown = word.display();
-        SettingsError::usage(format!("--workers '{shown}' is not a number from 1 to {MAX_WORKERS}"))
-    })
+fn workers(word: Option<&OsStr>) -> Result<Option<NonZeroUsize>, SettingsError> {
+    let number = WORKERS.read(word)?;
+    Ok(number.and_then(|n| usize::try_from(n).ok()).and_then(NonZeroUsize::new))
 }

@@ -1,0 +1,362 @@
+//! What a probe does: `--check SPEC` becomes a [`CheckKind`], and a [`CheckKind`] prints as the SPEC that means it.
+//!
+//! Knows: the grammar of SPEC and its escapes. Never: how a probe is made, the other options.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::target::whole_number;
+
+/// The statuses of `http:` that are good when none are named.
+const GOOD: RangeInclusive<u16> = 200..=399;
+/// The statuses there can be.
+const STATUSES: RangeInclusive<u64> = 100..=599;
+
+/// How the channels are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// `--check`.
+    pub kind: CheckKind,
+    /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.
+    pub interval: Duration,
+    /// `--check-timeout`, 1 ms to an hour: how long a probe may take. It may be longer than the interval.
+    pub timeout: Duration,
+    /// `--check-rise`, 1..=1000: good probes in a row that make a channel up.
+    pub rise: u32,
+    /// `--check-fall`, 1..=1000: failed probes in a row that make it down.
+    pub fall: u32,
+    /// `--check-port`. `None`: the channel's.
+    pub port: Option<NonZeroU16>,
+}
+
+/// What is done to find out whether a channel is up. Prints as the word for `--check`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// It accepts a connection.
+    Tcp,
+    /// It answers a GET with one of the statuses.
+    Http {
+        /// Begins with `/`, holds neither blanks nor control characters.
+        path: String,
+        /// Each within 100..=599, start not after end; at least one.
+        statuses: Vec<RangeInclusive<u16>>,
+    },
+    /// It does its part in a dialogue. At least one step.
+    Dialogue(Vec<Step>),
+    /// A program, given host and port, exits with 0. An absolute path without control characters.
+    Exec(PathBuf),
+}
+
+/// One step of a dialogue. Its bytes are never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The probe says this.
+    Send(Vec<u8>),
+    /// The channel is to say this.
+    Expect(Vec<u8>),
+}
+
+/// Why a word is no check. Prints as what follows the word in a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CheckError {
+    #[error(
+        r"is no check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog"
+    )]
+    Unknown,
+    #[error("needs a path that begins with / and has no blanks in it, such as http:/healthz")]
+    NoPath,
+    #[error("needs an absolute path without control characters, such as exec:/path/prog")]
+    NoProgram,
+    #[error(
+        "has the step '{step}', which is neither send:TEXT nor expect:TEXT; a ; that is text is written \\;"
+    )]
+    UnknownStep { step: String },
+    #[error("has a step without text, '{step}'; give something to send or to expect, such as expect:220")]
+    EmptyStep { step: String },
+    #[error(r"has the unknown escape '{escape}'; there are \r \n \t \0 \\ \; and \xHH")]
+    UnknownEscape { escape: String },
+}
+
+impl CheckKind {
+    /// Reads `tcp`, `http:PATH[=STATUSES]`, `send:TEXT;expect:TEXT...` or `exec:PATH`.
+    pub(super) fn parse(word: &OsStr) -> Result<Self, CheckError> {
+        let spec = word.to_str().ok_or(CheckError::Unknown)?;
+        match spec.split_once(':') {
+            None if spec == "tcp" => Ok(Self::Tcp),
+            Some(("http", rest)) => http(rest),
+            Some(("exec", path)) if path.starts_with('/') && !path.contains(char::is_control) => {
+                Ok(Self::Exec(path.into()))
+            }
+            Some(("exec", _)) => Err(CheckError::NoProgram),
+            Some(("send" | "expect", _)) => {
+                Ok(Self::Dialogue(split_steps(spec).map(Step::parse).collect::<Result<_, _>>()?))
+            }
+            _ => Err(CheckError::Unknown),
+        }
+    }
+}
+
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Http { path, statuses } => {
+                write!(f, "http:{path}")?;
+                // A path that would lose its end as statuses needs some that are named.
+                if *statuses == [GOOD] && split_statuses(path).is_none() {
+                    return Ok(());
+                }
+                for (index, range) in statuses.iter().enumerate() {
+                    f.write_str(if index == 0 { "=" } else { "," })?;
+                    match (range.start(), range.end()) {
+                        (start, end) if start == end => write!(f, "{start}")?,
+                        (start, end) => write!(f, "{start}-{end}")?,
+                    }
+                }
+                Ok(())
+            }
+            Self::Dialogue(steps) => {
+                for (index, step) in steps.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { ";" })?;
+                    step.fmt(f)?;
+                }
+                Ok(())
+            }
+            Self::Exec(path) => write!(f, "exec:{}", path.display()),
+        }
+    }
+}
+
+impl Step {
+    fn parse(step: &str) -> Result<Self, CheckError> {
+        let (kind, text): (fn(Vec<u8>) -> Self, _) = match step.split_once(':') {
+            Some(("send", text)) => (Self::Send, text),
+            Some(("expect", text)) => (Self::Expect, text),
+            _ => return Err(CheckError::UnknownStep { step: step.to_owned() }),
+        };
+        if text.is_empty() {
+            return Err(CheckError::EmptyStep { step: step.to_owned() });
+        }
+        unescape(text).map(kind)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, bytes) = match self {
+            Self::Send(bytes) => ("send", bytes),
+            Self::Expect(bytes) => ("expect", bytes),
+        };
+        write!(f, "{name}:")?;
+        for byte in bytes {
+            match byte {
+                b'\r' => f.write_str("\\r")?,
+                b'\n' => f.write_str("\\n")?,
+                b'\t' => f.write_str("\\t")?,
+                b'\0' => f.write_str("\\0")?,
+                b'\\' | b';' => write!(f, "\\{}", char::from(*byte))?,
+                b' '..=b'~' => write!(f, "{}", char::from(*byte))?,
+                _ => write!(f, "\\x{byte:02x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn http(rest: &str) -> Result<CheckKind, CheckError> {
+    let (path, statuses) = split_statuses(rest).unwrap_or_else(|| (rest, vec![GOOD]));
+    if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(CheckError::NoPath);
+    }
+    Ok(CheckKind::Http { path: path.to_owned(), statuses })
+}
+
+/// `None` if what follows the last `=` is no list of statuses, or if there is no `=`.
+fn split_statuses(text: &str) -> Option<(&str, Vec<RangeInclusive<u16>>)> {
+    let (path, list) = text.rsplit_once('=')?;
+    let ranges = list.split(',').map(|item| {
+        let (start, end) = item.split_once('-').unwrap_or((item, item));
+        let (start, end) = (status(start)?, status(end)?);
+        (start <= end).then_some(start..=end)
+    });
+    Some((path, ranges.collect::<Option<_>>()?))
+}
+
+fn status(word: &str) -> Option<u16> {
+    let number = whole_number(word).flatten().filter(|n| word.len() == 3 && STATUSES.contains(n));
+    number.and_then(|n| u16::try_from(n).ok())
+}
+
+/// Splits at each `;` that no backslash stands before.
+fn split_steps(spec: &str) -> impl Iterator<Item = &str> {
+    let mut is_escaped = false;
+    spec.split(move |c| {
+        let is_end = c == ';' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        is_end
+    })
+}
+
+fn unescape(text: &str) -> Result<Vec<u8>, CheckError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let (byte, length) = match *escape.as_bytes() {
+            [b'r', ..] => (Some(b'\r'), 1),
+            [b'n', ..] => (Some(b'\n'), 1),
+            [b't', ..] => (Some(b'\t'), 1),
+            [b'0', ..] => (Some(b'\0'), 1),
+            [literal @ (b'\\' | b';'), ..] => (Some(literal), 1),
+            [b'x', high, low, ..] => (hex(high, low), 3),
+            [b'x', ..] => (None, 3),
+            _ => (None, 1),
+        };
+        let Some(byte) = byte else {
+            let escape = format!("\\{}", escape.chars().take(length).collect::<String>());
+            return Err(CheckError::UnknownEscape { escape });
+        };
+        bytes.push(byte);
+        rest = &escape[length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Ok(bytes)
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    u8::try_from(16 * value(high)? + value(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(spec: &str) -> Result<CheckKind, CheckError> {
+        CheckKind::parse(OsStr::new(spec))
+    }
+
+    fn http(path: &str, statuses: &[RangeInclusive<u16>]) -> CheckKind {
+        CheckKind::Http { path: path.to_owned(), statuses: statuses.to_vec() }
+    }
+
+    fn send(bytes: &[u8]) -> Step {
+        Step::Send(bytes.to_vec())
+    }
+
+    fn expect(bytes: &[u8]) -> Step {
+        Step::Expect(bytes.to_vec())
+    }
+
+    #[test]
+    fn every_legal_check_is_read() {
+        let table = [
+            ("tcp", CheckKind::Tcp),
+            ("http:/", http("/", &[200..=399])),
+            ("http:/healthz", http("/healthz", &[200..=399])),
+            ("http:/x=200-299,404", http("/x", &[200..=299, 404..=404])),
+            ("http:/x=100", http("/x", &[100..=100])),
+            ("http:/x=599-599", http("/x", &[599..=599])),
+            ("http:/x?a=b", http("/x?a=b", &[200..=399])),
+            ("http:/x?a=b=204", http("/x?a=b", &[204..=204])),
+            ("http:/x?a=200=200-399", http("/x?a=200", &[200..=399])),
+            ("http:/x=", http("/x=", &[200..=399])),
+            ("http:/x=600", http("/x=600", &[200..=399])),
+            ("http:/x=99", http("/x=99", &[200..=399])),
+            ("http:/x=0200", http("/x=0200", &[200..=399])),
+            ("http:/x=300-200", http("/x=300-200", &[200..=399])),
+            ("http:/x=200,", http("/x=200,", &[200..=399])),
+            ("http:/x=200-", http("/x=200-", &[200..=399])),
+            ("http:/x=200-250-299", http("/x=200-250-299", &[200..=399])),
+            ("http:/x=+200", http("/x=+200", &[200..=399])),
+            ("http:/ä;b\\", http("/ä;b\\", &[200..=399])),
+            ("expect:220", CheckKind::Dialogue(vec![expect(b"220")])),
+            ("send:x", CheckKind::Dialogue(vec![send(b"x")])),
+            ("send:PING\\r\\n;expect:+PONG", CheckKind::Dialogue(vec![send(b"PING\r\n"), expect(b"+PONG")])),
+            (
+                "expect:a\\;b;send: \\\\;expect:\\t\\0\\x00\\xfF\\x7e1",
+                CheckKind::Dialogue(vec![expect(b"a;b"), send(b" \\"), expect(b"\t\0\0\xff~1")]),
+            ),
+            ("send:a:b;send:ä", CheckKind::Dialogue(vec![send(b"a:b"), send("ä".as_bytes())])),
+            ("exec:/usr/bin/my check", CheckKind::Exec("/usr/bin/my check".into())),
+        ];
+        for (spec, kind) in table {
+            assert_eq!(parse(spec), Ok(kind), "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_check_is_told_with_the_part_that_is_wrong() {
+        let step = |step: &str| CheckError::UnknownStep { step: step.to_owned() };
+        let empty = |step: &str| CheckError::EmptyStep { step: step.to_owned() };
+        let escape = |escape: &str| CheckError::UnknownEscape { escape: escape.to_owned() };
+        let table = [
+            ("", CheckError::Unknown),
+            ("TCP", CheckError::Unknown),
+            ("tcp:", CheckError::Unknown),
+            ("tcp:80", CheckError::Unknown),
+            ("http", CheckError::Unknown),
+            ("https:/", CheckError::Unknown),
+            (" tcp", CheckError::Unknown),
+            (";expect:x", CheckError::Unknown),
+            ("http:", CheckError::NoPath),
+            ("http:healthz", CheckError::NoPath),
+            ("http:=200", CheckError::NoPath),
+            ("http://a b", CheckError::NoPath),
+            ("http:/a\u{a0}b", CheckError::NoPath),
+            ("http:/a\r\nHost: x", CheckError::NoPath),
+            ("http:/a =200", CheckError::NoPath),
+            ("exec:", CheckError::NoProgram),
+            ("exec:prog", CheckError::NoProgram),
+            ("exec:./prog", CheckError::NoProgram),
+            ("exec:/a\nb", CheckError::NoProgram),
+            ("expect:220;", step("")),
+            ("send:a;foo", step("foo")),
+            ("send:a;b;expect:c", step("b")),
+            ("send:a; expect:c", step(" expect:c")),
+            ("send:", empty("send:")),
+            ("send:a;expect:", empty("expect:")),
+            ("send:\\q", escape("\\q")),
+            ("send:a\\", escape("\\")),
+            ("send:\\xz1", escape("\\xz1")),
+            ("send:\\x1", escape("\\x1")),
+            ("send:\\x1;expect:a", escape("\\x1")),
+            ("send:\\x+1", escape("\\x+1")),
+            ("send:\\é", escape("\\é")),
+            ("send:\\R", escape("\\R")),
+        ];
+        for (spec, error) in table {
+            assert_eq!(parse(spec), Err(error), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_check_prints_as_the_shortest_word_that_means_it() {
+        let table = [
+            ("http:/x=200-399", "http:/x"),
+            ("http:/x=404-404", "http:/x=404"),
+            ("http:/x=200=200-399", "http:/x=200=200-399"),
+            ("send:\\x0d\\x0A\\x09\\x00\\x5c\\x3b\\x20\\x7f\\x80", "send:\\r\\n\\t\\0\\\\\\; \\x7f\\x80"),
+        ];
+        for (spec, printed) in table {
+            assert_eq!(parse(spec).expect("legal").to_string(), printed);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_prints_and_reads_the_same(
+            spec in "(http:/|send:|expect:|exec:/)[a-z=0-9,;:\\\\ -]{0,16}|http:/x=[1-5][0-9]{2}[-,][0-9]{3}|.*"
+        ) {
+            if let Ok(kind) = parse(&spec) {
+                prop_assert_eq!(parse(&kind.to_string()), Ok(kind));
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Tests of the options that 3.57 did not have, from `argv` to [`Serve`].
+//!
+//! Knows: the room's front door only. Never: how the words get through it.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use super::contract::{Refused, argv, blame, invoke, plain, serve, split};
+use super::{Check, CheckKind, Invocation, OnDown, Serve, Step};
+use crate::sched::Policy;
+
+const TCP: Check = Check {
+    kind: CheckKind::Tcp,
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(1),
+    rise: 2,
+    fall: 3,
+    port: None,
+};
+
+#[test]
+fn every_new_option_sets_its_own_setting_and_no_other() {
+    type Edit = fn(&mut Serve);
+    let table: &[(&str, Edit)] = &[
+        ("--no-eject", |s| s.eject = false),
+        ("--fail-open on", |_| ()),
+        ("--fail-open off", |s| s.fail_open = false),
+        ("--fail-open=off --fail-open=on", |_| ()),
+        ("--on-down keep", |_| ()),
+        ("--on-down kick", |s| s.on_down = OnDown::Kick),
+        ("--refuse-when-down", |s| s.refuse_when_down = true),
+        ("--slow-start 30s", |s| s.slow_start = Some(Duration::from_secs(30))),
+        ("--slow-start 0", |_| ()),
+        ("--hash-balance 1.25", |s| s.hash_balance = Some(1_250)),
+        ("--hash-balance 1.0", |s| s.hash_balance = Some(1_000)),
+        ("--hash-balance 100", |s| s.hash_balance = Some(100_000)),
+        ("--max-connections 0", |_| ()),
+        ("--max-connections 4294967295", |s| s.max_connections = NonZeroU32::new(u32::MAX)),
+        ("--queue 1000000", |s| s.queue = NonZeroU32::new(1_000_000)),
+        ("--queue 0", |_| ()),
+        ("--queue 1 --queue-timeout 1ms", |s| {
+            s.queue = NonZeroU32::new(1);
+            s.queue_timeout = Duration::from_millis(1);
+        }),
+        ("--max-lifetime 1h", |s| s.max_lifetime = Some(Duration::from_secs(3_600))),
+        ("--max-lifetime 0s", |_| ()),
+        ("--policy leastconn", |s| s.policy = Policy::LeastConnections),
+        ("--policy p2c", |s| s.policy = Policy::TwoChoices),
+        ("--policy first", |s| s.policy = Policy::First),
+        ("--policy hash", |s| s.policy = Policy::Hash),
+        ("--policy rr", |_| ()),
+        ("--check tcp", |s| s.check = Some(TCP)),
+        ("--check http:/healthz", |s| {
+            let kind = CheckKind::Http { path: "/healthz".into(), statuses: vec![200..=399] };
+            s.check = Some(Check { kind, ..TCP });
+        }),
+        ("--check send:PING\\r\\n;expect:+PONG", |s| {
+            let steps = vec![Step::Send(b"PING\r\n".into()), Step::Expect(b"+PONG".into())];
+            s.check = Some(Check { kind: CheckKind::Dialogue(steps), ..TCP });
+        }),
+        ("--check exec:/bin/true", |s| {
+            s.check = Some(Check { kind: CheckKind::Exec("/bin/true".into()), ..TCP });
+        }),
+        ("--check-interval 10ms --check tcp", |s| {
+            s.check = Some(Check { interval: Duration::from_millis(10), ..TCP });
+        }),
+        ("--check tcp --check-interval 1d --check-timeout 1h", |s| {
+            let (interval, timeout) = (Duration::from_secs(86_400), Duration::from_secs(3_600));
+            s.check = Some(Check { interval, timeout, ..TCP });
+        }),
+        ("--check tcp --check-rise 1 --check-fall 1000", |s| {
+            s.check = Some(Check { rise: 1, fall: 1_000, ..TCP });
+        }),
+        ("--check tcp --check-port 65535", |s| {
+            s.check = Some(Check { port: NonZeroU16::new(65_535), ..TCP });
+        }),
+    ];
+    for (options, edit) in table {
+        let mut expected = plain();
+        edit(&mut expected);
+        assert_eq!(serve(&format!("{options} 80")), expected, "{options} before PORT");
+        assert_eq!(serve(&format!("80 {options}")), expected, "{options} after PORT");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
+    let table = [
+        ("--fail-open maybe", "'maybe' is no value of --fail-open; it is one of on, off"),
+        ("--fail-open -f", "'-f' is no value of --fail-open; it is one of on, off"),
+        ("--on-down drop", "'drop' is no value of --on-down; it is one of keep, kick"),
+        ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),
+        ("--slow-start 0.1ms", "--slow-start '0.1ms' is out of range; give 1ms to 3650d or 0 for off"),
+        ("--max-lifetime 3651d", "--max-lifetime '3651d' is out of range; give 1ms to 3650d or 0 for never"),
+        (
+            "--max-connections 4294967296",
+            "--max-connections '4294967296' is not a number from 0 to 4294967295; 0 is no limit",
+        ),
+        (
+            "--max-connections -1",
+            "--max-connections '-1' is not a number from 0 to 4294967295; 0 is no limit",
+        ),
+        ("--queue 1000001", "--queue '1000001' is not a number from 0 to 1000000; 0 is no queue"),
+        ("--queue 1 --queue-timeout 0", "--queue-timeout '0' is out of range; give 1ms to 3650d"),
+        (
+            "--queue-timeout 1s",
+            "--queue-timeout needs --queue; say how many clients may wait, such as --queue 100",
+        ),
+        (
+            "--queue 0 --queue-timeout 1s",
+            "--queue-timeout needs --queue; say how many clients may wait, such as --queue 100",
+        ),
+        ("--check-interval 9ms", "--check-interval '9ms' is out of range; give 10ms to 1d"),
+        ("--check-interval 0", "--check-interval '0' is out of range; give 10ms to 1d"),
+        ("--check-timeout 61m", "--check-timeout '61m' is out of range; give 1ms to 1h"),
+        ("--check-rise 0", "--check-rise '0' is not a number from 1 to 1000"),
+        ("--check-fall 1001", "--check-fall '1001' is not a number from 1 to 1000"),
+        ("--check-port 0", "--check-port '0' is not a number from 1 to 65535"),
+        ("--check-port http", "--check-port 'http' is not a number from 1 to 65535"),
+        (
+            "--check udp",
+            r"--check 'udp' is no check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog",
+        ),
+        (
+            "--check http:healthz",
+            "--check 'http:healthz' needs a path that begins with / and has no blanks in it, such as http:/healthz",
+        ),
+        (
+            "--check exec:true",
+            "--check 'exec:true' needs an absolute path without control characters, such as exec:/path/prog",
+        ),
+        (
+            r"--check send:\q",
+            r"--check 'send:\q' has the unknown escape '\q'; there are \r \n \t \0 \\ \; and \xHH",
+        ),
+        (
+            "--check expect:a;b",
+            r"--check 'expect:a;b' has the step 'b', which is neither send:TEXT nor expect:TEXT; a ; that is text is written \;",
+        ),
+        (
+            "--check expect:",
+            "--check 'expect:' has a step without text, 'expect:'; give something to send or to expect, such as expect:220",
+        ),
+    ];
+    for (options, expected) in table {
+        for modes in ["80", "80 -i", "80 -c show"] {
+            assert_eq!(blame(&split(&format!("{options} {modes}"))), expected, "{options} {modes}");
+        }
+    }
+    for option in ["--check-interval", "--check-timeout", "--slow-start", "--queue-timeout", "--max-lifetime"]
+    {
+        for value in ["x", "", "-1", "5x"] {
+            let line = blame(&[option, value, "80"]);
+            assert!(line.starts_with(&format!("{option} '{value}' is not a time; ")), "{line}");
+        }
+    }
+    for value in ["", "0.999", "100.001", "1.2345", "1.", ".9", "-1", "x", "101"] {
+        let line = blame(&["--hash-balance", value, "80"]);
+        let legal = "is not a number from 1 to 100 with at most 3 decimals, such as 1.25";
+        assert_eq!(line, format!("--hash-balance '{value}' {legal}"));
+    }
+}
+
+#[test]
+fn options_of_a_check_need_a_check() {
+    for (option, value) in [
+        ("--check-interval", "2s"),
+        ("--check-timeout", "1s"),
+        ("--check-rise", "2"),
+        ("--check-fall", "3"),
+        ("--check-port", "80"),
+    ] {
+        let expected = format!("{option} needs --check; say how to probe, such as --check tcp");
+        assert_eq!(blame(&[option, value, "80"]), expected);
+    }
+}
+
+/// The policies of the groups, and after a slash that of later ones.
+fn policies(line: &str) -> String {
+    let serve = serve(line);
+    let groups: Vec<_> = serve.groups.iter().map(|group| super::policy_name(group.policy)).collect();
+    format!("{}/{}", groups.join(" "), super::policy_name(serve.policy))
+}
+
+#[test]
+fn one_policy_is_for_all_groups_and_a_list_for_one_after_the_other() {
+    let table = [
+        ("80 a ! b % c", "rr hash rr/rr"),
+        ("--policy leastconn 80 a ! b % c", "leastconn hash leastconn/leastconn"),
+        ("--policy rr 80 a % b", "hash rr/rr"),
+        ("--policy hash 80 a ! b", "hash hash/hash"),
+        ("80 a ! b % c --policy p2c,hash,first", "p2c hash first/rr"),
+        ("--policy hash,rr 80 a ! b !", "hash rr/rr"),
+        ("--policy rr,rr --policy first 80 a", "first/first"),
+        ("--policy first,leastconn 80 - ! a", "first leastconn/rr"),
+        ("--policy first 80", "/first"),
+    ];
+    for (line, expected) in table {
+        assert_eq!(policies(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_policy_that_fits_no_group_is_wrong_usage() {
+    let names = "rr, leastconn, p2c, first, hash, or a list such as leastconn,rr with one for each group";
+    let table = [
+        ("--policy lc 80 a", format!("--policy 'lc' is no policy; give one of {names}")),
+        ("--policy= 80 a", format!("--policy '' is no policy; give one of {names}")),
+        ("--policy RR 80 a", format!("--policy 'RR' is no policy; give one of {names}")),
+        (
+            "--policy rr,foo 80 a ! b",
+            format!("--policy 'rr,foo' has 'foo', which is no policy; give one of {names}"),
+        ),
+        ("--policy rr, 80 a", format!("--policy 'rr,' has '', which is no policy; give one of {names}")),
+        (
+            "--policy rr,first 80 a ! b ! c",
+            "--policy 'rr,first' has 2 policies, but the number of groups is 3; give one for each group, or one word \
+             for all"
+                .to_owned(),
+        ),
+        (
+            "--policy rr,first 80",
+            "--policy 'rr,first' has 2 policies, but the number of groups is 0; give one for each group, or one word \
+             for all"
+                .to_owned(),
+        ),
+        (
+            "--policy rr,first 80 a ! b %",
+            "--policy 'rr,first' has first for group 1, which % makes hash; write hash there, or end the group with !"
+                .to_owned(),
+        ),
+    ];
+    for (line, expected) in table {
+        assert_eq!(blame(&split(line)), expected, "{line}");
+    }
+}
+
+#[test]
+fn options_and_gaps_of_channels_are_read_among_the_others() {
+    let shown = |line: &str| {
+        let groups = serve(line).groups;
+        let group = |group: &super::GroupDecl| {
+            group.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        groups.iter().map(group).collect::<Vec<_>>().join(" | ")
+    };
+    let table = [
+        ("80 a - b", "a - b"),
+        ("80 - -f a", "- a"),
+        ("80 - ! a", "- | a"),
+        ("80 -- - -a", "- -a"),
+        (
+            "-f 80 a:1:2,weight=3,disabled - % [::1]:80,disabled=hard",
+            "a:1:2,weight=3,disabled - | [::1]:80,disabled=hard",
+        ),
+    ];
+    for (line, expected) in table {
+        assert_eq!(shown(line), expected, "{line}");
+    }
+    assert_eq!(
+        blame(&["80", "host:80,weight=300"]),
+        "weight=300 in [host:80,weight=300] is out of range; give 0 to 256"
+    );
+    let Err(Refused::Other(error)) = invoke(&argv(&["80", "host:0,weight=3"])) else { panic!("legal") };
+    assert_eq!(error.to_string(), "unknown or invalid address [host:0,weight=3]");
+    assert!(matches!(invoke(&argv(&["80", "-c", "wait 0"])), Ok(Invocation::Command { .. })));
+}
+
+#[test]
+fn every_example_is_a_command_line_that_is_understood() {
+    for (line, _) in super::usage::EXAMPLES {
+        let mut quote = None;
+        let words = line.split(|c| {
+            match quote {
+                None if c == '\'' || c == '"' => quote = Some(c),
+                Some(open) if c == open => quote = None,
+                _ => (),
+            }
+            c == ' ' && quote.is_none()
+        });
+        let words: Vec<_> = words.skip(1).map(|word| word.trim_matches(['\'', '"'])).collect();
+        assert!(invoke(&argv(&words)).is_ok(), "{line}: {words:?}");
+    }
+}
