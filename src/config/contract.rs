@@ -439,6 +439,7 @@ proptest! {
             Err(Refused::Usage(text)) => prop_assert!(text.starts_with("balance: ") && text.ends_with('\n'), "{}", text),
             Err(Refused::Other(error)) => prop_assert!(!error.to_string().is_empty()),
             Err(Refused::Stdout(text)) => prop_assert!(!text.is_empty()),
+            Ok(Invocation::Serve(serve)) => super::round_trip::assert_survives(&serve),
             Ok(_) => (),
         }
     }

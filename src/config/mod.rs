@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
 //! Reading order: `target`, `channel_options`, `groups`, `duration`, `usage`, `cli`, `man`, `values`, `check`, `health`,
-//! `choosing`, `limits`, `settings`.
+//! `choosing`, `limits`, `settings`, and the way back: `line`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel_options;
@@ -15,9 +15,12 @@ mod duration;
 mod groups;
 mod health;
 mod limits;
+mod line;
 mod man;
 #[cfg(test)]
 mod new_options;
+#[cfg(test)]
+mod round_trip;
 mod settings;
 mod target;
 mod usage;
@@ -29,6 +32,7 @@ pub use cli::{CliError, RawArgs, Shell, parse};
 pub use duration::{DurationError, parse_duration};
 pub use groups::{GroupDecl, Place, parse_groups};
 pub use health::OnDown;
+pub use line::command_line;
 pub use man::{completions, man_page};
 pub use settings::{Instance, Invocation, Keepalive, Listen, Serve, SettingsError};
 pub use target::{PortWord, Target, TargetError, is_host};
