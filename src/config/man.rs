@@ -22,6 +22,9 @@ limit of simultaneous connections. Channels stand in groups. The first group is 
 the next channel in turn, or, in a group that % ended, the channel that its address maps to. A channel that is disabled, \
 full or does not answer is passed over, and so is a group that has no other; when no group is left, the client is closed.
 
+A channel whose connect fails is ejected: no client gets it while another channel is usable, and it is tried in the \
+background until it answers. With --check all channels are probed, and those that are down are passed over.
+
 Without -f balance goes into the background, and its exit status 0 means that it serves. PORT alone, without a channel, is \
 legal: channels can be created while it runs.
 
@@ -34,6 +37,7 @@ const STATUS: &[(&str, &str)] = &[
     ("65", "a CHANNEL or ADDR that is unknown or invalid; -c: the command was answered with another error"),
     ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
     ("71", "the address cannot be listened on; the message names the cause"),
+    ("75", "-c: wait ran out of time"),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -51,8 +55,9 @@ const DIFFERENCES: &[&str] = &[
      directions. Two sides that both send much do not block each other.",
     "A hash group maps by the client's whole address, without its port, and adding or losing a channel moves only the \
      clients it must.",
+    "A channel whose connect fails is not offered while another one is usable; --no-eject offers it as 3.57 does.",
     "-t and -T take fractions and units. -t 0 is wrong usage; -T 0 means never, which is the default.",
-    "IPv6 channels are written [addr]:port:maxc.",
+    "IPv6 channels are written [addr]:port:maxc, a comma after a channel begins its options, and - stands for no channel.",
     "-c takes several commands separated by semicolons, and exits with 64 or 65 when one is answered with an error.",
     "-p without -f warns and prints nothing; 3.57 wrote the dump into a connection.",
     "-M is accepted and changes nothing: nothing is shared with other processes.",

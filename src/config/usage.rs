@@ -26,6 +26,22 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("balance 80 web1 web2 web3 %", "a client always gets the same host"),
     ("balance 80 [2001:db8::1]:8080:100 web2", "an IPv6 channel with port and limit"),
+    (
+        "balance --check http:/healthz --policy leastconn 80 web1:8080 web2:8080 ! sorry",
+        "probes the web servers; the one with the fewest connections is next, and sorry serves when both are down",
+    ),
+    (
+        "balance --queue 500 --queue-timeout 10s 5432 db1::100 db2::100",
+        "at most 100 connections each; up to 500 clients wait their turn for 10 seconds",
+    ),
+    (
+        "balance 80 big,weight=3 small new,weight=0",
+        "big gets three clients of four, new none until its weight is set",
+    ),
+    (
+        "balance --check 'send:PING\\r\\n;expect:+PONG' --on-down kick 6379 redis1 ! redis2",
+        "redis2 takes over when redis1 does not answer, and the connections to redis1 are closed",
+    ),
     ("balance -c show 80", "what the instance on port 80 is doing"),
     ("balance -c \"group 1; disable 0\" 80", "two commands, one after the other"),
     ("balance -i smtp", "an interactive shell on the instance for SMTP"),
@@ -56,6 +72,18 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("show", "shows all channels of all groups"),
     ("version", "shows version and limits"),
     ("status", "shows state and failures of all channels, one line each"),
+    ("drain CHANNEL", "gives no new connections to the channel; existing ones live on"),
+    (
+        "wait CHANNEL [TIME]",
+        "waits until the channel has no connections; after TIME it gives up, and CMD exits with 75",
+    ),
+    ("kick CHANNEL", "closes the connections of the channel"),
+    ("remove CHANNEL", "removes a disabled channel without connections; the others keep their numbers"),
+    ("weight CHANNEL N", "sets the share of clients the channel gets, 0 to 256; 0 is no new ones"),
+    ("policy NAME", "sets the policy of the current group: rr, leastconn, p2c, first or hash"),
+    ("sessions [CHANNEL]", "lists the connections of all channels or of one"),
+    ("close ID", "closes one connection, by its number in sessions"),
+    ("save", "prints the command line that would start this instance as it is now"),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.
