@@ -9,6 +9,7 @@ mod descriptors;
 mod dial;
 pub mod listen;
 mod poller;
+mod probe;
 pub mod relay;
 pub mod resolve;
 mod scheduling;
@@ -19,4 +20,5 @@ mod splice;
 mod timers;
 mod worker;
 
+pub use probe::{Check, Step};
 pub use socket::{Keepalive, Outgoing};

@@ -1,0 +1,36 @@
+//! What a health check does.
+//!
+//! Knows: the kinds of checks and what each is told. Never: how they are carried out, when, what follows from them.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// What a probe does to learn whether a channel works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// A connection that stands is enough.
+    Tcp,
+    /// Asks for a page by HTTP/1.1 and looks at the status of the answer, at nothing behind it.
+    Http {
+        /// As it goes into the request: begins with `/`, percent-encoded, without spaces, control characters or fragment.
+        path: String,
+        /// The statuses that are up; empty = none is. An interim status (1xx) is an answer only if it is listed here.
+        statuses: Vec<RangeInclusive<u16>>,
+    },
+    /// Says and hears bytes, in order. All steps done is up; no steps are the same as [`Check::Tcp`].
+    Dialogue(Vec<Step>),
+    /// Runs a program with the address and the port as its two arguments; exit code 0 is up.
+    ///
+    /// An absolute path: the program starts in `/`, with nothing on its standard streams and in a process group of its
+    /// own. When it ends or is late, all of that group is killed. What has left the group lives on.
+    Exec(PathBuf),
+}
+
+/// One step of a [`Check::Dialogue`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Sends these bytes.
+    Send(Vec<u8>),
+    /// Waits until these bytes have come, anywhere behind the end of the previous match. Empty = they are there.
+    Expect(Vec<u8>),
+}
