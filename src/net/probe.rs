@@ -7,6 +7,8 @@
 
 mod check;
 mod dialogue;
+mod exec;
+mod fault;
 mod http;
 mod talk;
 

@@ -1,0 +1,94 @@
+//! Whose fault it is that a probe's attempt failed, and how that is said.
+//!
+//! Knows: errors of the system. Never: which probe it was, what is tried next.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::net::socket::ConnectError;
+
+/// Why an attempt at one address was not up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The channel does not answer, or not as it should.
+    Channel(String),
+    /// This address cannot be reached from here: another family than `-B`, no source port. Says nothing about the channel.
+    Unusable(String),
+    /// We have run out of something, and would for any other address. Says nothing about the channel.
+    Exhausted(String),
+}
+
+impl Fault {
+    /// A connection could not even begin.
+    pub(super) fn of_start(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::Ours(e) if is_exhausted(e) => Self::Exhausted(told(e)),
+            ConnectError::Ours(e) => Self::Unusable(told(e)),
+            ConnectError::Target(e) => Self::of_connect(e),
+        }
+    }
+
+    /// A connection did not come to stand.
+    // The same classes as `dial::fault_of`: what lets a client try the next channel must not take a channel down here.
+    pub(super) fn of_connect(error: &io::Error) -> Self {
+        if is_exhausted(error) {
+            return Self::Exhausted(told(error));
+        }
+        let is_ours = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+            || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM));
+        if is_ours { Self::Unusable(told(error)) } else { Self::Channel(told(error)) }
+    }
+}
+
+fn told(error: &io::Error) -> String {
+    format!("connect: {}", reason(error))
+}
+
+/// An error in lower case, without its number where the words say it all.
+pub(super) fn reason(error: &io::Error) -> String {
+    let kind = error.kind().to_string();
+    // An error of our own making has a text of its own; those that std does not tell apart have only the system's.
+    if error.raw_os_error().is_none() || kind == "uncategorized error" { error.to_string() } else { kind }
+}
+
+/// Nothing to do with whom it was for: it would pass if others ended first.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(errno: Errno) -> io::Error {
+        errno.into()
+    }
+
+    #[test]
+    fn the_channel_is_blamed_for_its_own_faults_only() {
+        let channel = Fault::Channel("connect: connection refused".into());
+        assert_eq!(Fault::of_connect(&error(Errno::CONNREFUSED)), channel);
+        for ours in [Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::AFNOSUPPORT, Errno::ACCESS, Errno::PERM] {
+            assert!(matches!(Fault::of_connect(&error(ours)), Fault::Unusable(_)), "{ours}");
+        }
+        for lack in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN] {
+            assert!(matches!(Fault::of_connect(&error(lack)), Fault::Exhausted(_)), "{lack}");
+            let at_start = Fault::of_start(&ConnectError::Ours(error(lack)));
+            assert!(matches!(at_start, Fault::Exhausted(_)), "{lack}");
+        }
+        // Whatever goes wrong before connect(2) has nothing to do with the channel.
+        let before = ConnectError::Ours(error(Errno::INVAL));
+        assert!(matches!(Fault::of_start(&before), Fault::Unusable(_)));
+    }
+
+    #[test]
+    fn reasons_are_lower_case_and_complete() {
+        assert_eq!(reason(&error(Errno::HOSTUNREACH)), "host unreachable");
+        assert_eq!(reason(&io::Error::other("of our own")), "of our own");
+        assert!(reason(&error(Errno::NOTTY)).contains("os error"), "what has no kind keeps its number");
+    }
+}
