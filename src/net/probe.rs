@@ -2,14 +2,432 @@
 //!
 //! Knows: sockets and programs under way, their deadlines, who waits for a place. Never: channels, thresholds, intervals,
 //! what becomes of an outcome.
+//!
+//! Reading order: [`check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
+//! `talk` (`http`, `dialogue`) what is said there, `exec` the programs, `fault` whose fault a failure is.
 
-#![allow(dead_code, reason = "the engine, which is not here yet, will call it")]
+#![cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the schedule of the checks, which is not here yet, will call it")
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use self::exec::{Program, Programs, Report};
+use self::fault::Fault;
+use self::link::Link;
+use self::talk::{Talk, Verdict};
+use self::walk::Walk;
+use super::descriptors::Budget;
+use super::poller::{Poller, Waker};
+use super::relay::Ready;
+use super::socket::Outgoing;
+use super::timers::Timers;
+use crate::sched::Addresses;
 
 mod check;
 mod dialogue;
 mod exec;
 mod fault;
 mod http;
+mod link;
 mod talk;
+#[cfg(test)]
+mod trials;
+mod walk;
 
 pub use check::{Check, Step};
+
+/// The token of the waker; sockets have their keys, which begin behind it.
+const WAKER: usize = 0;
+/// Probes under way at once.
+const PROBES: usize = 256;
+/// Sockets that wait for their server's end at once, ...
+const LINGERING: usize = 256;
+/// ... and when descriptors are short.
+const LINGERING_WHEN_SHORT: usize = 16;
+/// How long a socket waits for its server's end, in ms.
+const FAREWELL_MS: u64 = 1_000;
+/// What is read at once, in bytes.
+const SCRATCH: usize = 16 * 1_024;
+/// How long the engine sleeps if the poller fails, in ms.
+const BROKEN_MS: u64 = 50;
+
+/// One probe to make.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    /// The caller's name for it.
+    pub(super) id: u64,
+    /// Tried one after the other until one is up.
+    pub(super) addresses: Addresses,
+    /// In place of the addresses' own port.
+    pub(super) port: Option<u16>,
+    pub(super) check: Arc<Check>,
+    /// For all addresses together, from the time when the probe starts; at least 1 ms.
+    pub(super) timeout: Duration,
+}
+
+/// How a probe went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Up,
+    /// Why, for the operator. Nothing in it was written by the server.
+    Down(String),
+    /// It could not be made, for reasons of our own; says nothing about the channel.
+    Unknown(String),
+}
+
+/// Makes probes.
+#[derive(Debug)]
+pub(super) struct Engine {
+    poller: Poller,
+    waker: Waker,
+    outgoing: Outgoing,
+    budget: Arc<Budget>,
+    programs: Programs,
+    /// Orders without a place, for sockets and for programs.
+    waiting: VecDeque<Order>,
+    waiting_programs: VecDeque<Order>,
+    probes: BTreeMap<usize, Probe>,
+    /// Sockets whose probe is over. They keep their keys, so that the first is about the oldest.
+    lingering: BTreeMap<usize, (Link, u64)>,
+    timers: Timers,
+    last_key: usize,
+    scratch: Box<[u8]>,
+    done: Vec<(u64, Outcome)>,
+    epoch: Instant,
+    now: u64,
+}
+
+/// An attempt at one address.
+#[derive(Debug)]
+struct Probe {
+    walk: Walk,
+    effort: Effort,
+    deadline: u64,
+}
+
+#[derive(Debug)]
+enum Effort {
+    Connecting(Link),
+    Talking(Link, Talk),
+    Running(Program),
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Engine {
+    /// An engine that connects like the workers do and takes descriptors from their budget.
+    ///
+    /// # Errors
+    /// No descriptor for the poller or its waker.
+    pub(super) fn new(outgoing: Outgoing, budget: Arc<Budget>) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let waker = poller.waker(WAKER as u64)?;
+        Ok(Self {
+            poller,
+            programs: Programs::new(waker.clone()),
+            waker,
+            outgoing,
+            budget,
+            waiting: VecDeque::new(),
+            waiting_programs: VecDeque::new(),
+            probes: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            timers: Timers::default(),
+            last_key: WAKER,
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            done: Vec::new(),
+            epoch: Instant::now(),
+            now: 0,
+        })
+    }
+
+    /// Ends the engine's wait from another thread.
+    pub(super) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Takes an order, which the next `wait` begins with if there is a place. No other one of this id is under way.
+    pub(super) fn start(&mut self, order: Order) {
+        debug_assert!(!self.is_under_way(order.id), "two probes of id {} at once", order.id);
+        match *order.check {
+            Check::Exec(_) => self.waiting_programs.push_back(order),
+            Check::Tcp | Check::Http { .. } | Check::Dialogue(_) => self.waiting.push_back(order),
+        }
+    }
+
+    /// Makes probes until there are outcomes, which are appended to `done`, or `until` has come, or somebody used the waker.
+    /// It may come back with nothing before that.
+    pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut Vec<(u64, Outcome)>) {
+        self.now = millis(self.epoch.elapsed());
+        loop {
+            self.admit();
+            let is_woken = self.round(until);
+            let is_over = is_woken || !self.done.is_empty();
+            done.append(&mut self.done);
+            if is_over || until.is_some_and(|until| until <= Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    /// Forgets a probe: it will have no outcome. Its socket is closed and its program killed, at once.
+    pub(super) fn cancel(&mut self, id: u64) {
+        self.waiting.retain(|order| order.id != id);
+        self.waiting_programs.retain(|order| order.id != id);
+        if let Some(key) = self.key_of(id) {
+            self.take(key);
+        }
+    }
+
+    fn is_under_way(&self, id: u64) -> bool {
+        let mut waiting = self.waiting.iter().chain(&self.waiting_programs);
+        waiting.any(|order| order.id == id) || self.key_of(id).is_some()
+    }
+
+    fn key_of(&self, id: u64) -> Option<usize> {
+        self.probes.iter().find(|(_, probe)| probe.walk.order.id == id).map(|(&key, _)| key)
+    }
+
+    /// Begins with those that wait, as far as there are places.
+    fn admit(&mut self) {
+        while self.probes.len() < PROBES
+            && !self.programs.is_full()
+            && let Some(order) = self.waiting_programs.pop_front()
+        {
+            self.attempt(Walk::begin(order, self.now));
+        }
+        while self.probes.len() < PROBES
+            && let Some(order) = self.waiting.pop_front()
+        {
+            self.attempt(Walk::begin(order, self.now));
+        }
+    }
+
+    /// Waits once, and does what is to do. Was the waker used?
+    fn round(&mut self, until: Option<Instant>) -> bool {
+        if self.poller.wait(self.patience(until)).is_err() {
+            // Cannot be; if it is, it must not burn a core.
+            thread::sleep(Duration::from_millis(BROKEN_MS));
+        }
+        self.now = millis(self.epoch.elapsed());
+        let mut is_woken = false;
+        let mut next = 0;
+        while let Some((token, ready)) = self.poller.event(next) {
+            next += 1;
+            match usize::try_from(token) {
+                Ok(WAKER) => {
+                    self.waker.drain();
+                    is_woken = true;
+                }
+                Ok(key) => self.event(key, ready),
+                Err(_) => {}
+            }
+        }
+        while let Some(report) = self.programs.report() {
+            self.ended(report);
+        }
+        while let Some(key) = self.timers.due(self.now) {
+            self.expired(key);
+        }
+        is_woken
+    }
+
+    /// How long to wait for events.
+    fn patience(&self, until: Option<Instant>) -> Option<Duration> {
+        if !self.done.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        // A moment more than due, so that the clock has surely passed it.
+        let elapsed = millis(self.epoch.elapsed());
+        let due =
+            self.timers.next().map(|at| Duration::from_millis(at.saturating_sub(elapsed).saturating_add(1)));
+        let until = until.map(|until| until.saturating_duration_since(Instant::now()));
+        [due, until].into_iter().flatten().min()
+    }
+
+    /// A key that no socket has, so that no event meets the wrong one.
+    fn next_key(&mut self) -> usize {
+        loop {
+            self.last_key = self.last_key.wrapping_add(1);
+            let key = self.last_key;
+            if key != WAKER && !self.probes.contains_key(&key) && !self.lingering.contains_key(&key) {
+                return key;
+            }
+        }
+    }
+
+    /// Starts on the walk's current address, or on the first one after it that can be started on.
+    fn attempt(&mut self, mut walk: Walk) {
+        loop {
+            let key = self.next_key();
+            match self.begin(key, &walk) {
+                Ok(effort) => {
+                    let deadline = walk.deadline(self.now);
+                    self.insert(key, Probe { walk, effort, deadline });
+                    return;
+                }
+                Err(fault) => {
+                    if let Some(outcome) = walk.failed(fault, self.now) {
+                        self.done.push((walk.order.id, outcome));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, key: usize, walk: &Walk) -> Result<Effort, Fault> {
+        let target = walk.target();
+        if let Check::Exec(path) = &*walk.order.check {
+            return self.programs.run(key, path, target, &self.budget).map(Effort::Running);
+        }
+        let mut begun = Link::begin(target, &self.outgoing, &self.budget);
+        if matches!(begun, Err(Fault::Exhausted(_))) && self.part_with_oldest() {
+            begun = Link::begin(target, &self.outgoing, &self.budget);
+        }
+        let link = begun?;
+        // Kernel memory or the system's limit of watches is used up.
+        let watched = self.poller.add(link.fd(), key as u64);
+        watched.map_err(|e| Fault::Exhausted(format!("connect: cannot watch a socket: {e}")))?;
+        Ok(Effort::Connecting(link))
+    }
+
+    fn insert(&mut self, key: usize, probe: Probe) {
+        self.timers.reset(key, None, Some(probe.deadline));
+        self.probes.insert(key, probe);
+    }
+
+    fn take(&mut self, key: usize) -> Option<Probe> {
+        let probe = self.probes.remove(&key)?;
+        self.timers.reset(key, Some(probe.deadline), None);
+        Some(probe)
+    }
+
+    fn event(&mut self, key: usize, ready: Ready) {
+        if let Some((link, _)) = self.lingering.get_mut(&key) {
+            if !link.linger(&mut self.scratch) {
+                self.close_lingering(key);
+            }
+            return;
+        }
+        let Some(mut probe) = self.take(key) else { return };
+        match probe.effort {
+            Effort::Connecting(link) => self.answered(key, probe.walk, link, probe.deadline, ready),
+            Effort::Talking(mut link, mut talk) => match link.converse(&mut talk, &mut self.scratch) {
+                Some(verdict) => self.settle(key, probe.walk, link, verdict),
+                None => {
+                    probe.effort = Effort::Talking(link, talk);
+                    self.insert(key, probe);
+                }
+            },
+            // Has no socket, so that no event comes.
+            Effort::Running(_) => self.insert(key, probe),
+        }
+    }
+
+    /// The address has answered, one way or the other.
+    fn answered(&mut self, key: usize, walk: Walk, mut link: Link, deadline: u64, ready: Ready) {
+        if (ready.writable || ready.error)
+            && let Some(fault) = link.failure()
+        {
+            drop(link);
+            return self.failed(walk, fault);
+        }
+        if !ready.writable {
+            return self.insert(key, Probe { walk, effort: Effort::Connecting(link), deadline });
+        }
+        let Some(mut talk) = Talk::new(&walk.order.check, walk.target()) else {
+            return self.settle(key, walk, link, Ok(()));
+        };
+        match talk.begin().or_else(|| link.converse(&mut talk, &mut self.scratch)) {
+            Some(verdict) => self.settle(key, walk, link, verdict),
+            None => self.insert(key, Probe { walk, effort: Effort::Talking(link, talk), deadline }),
+        }
+    }
+
+    /// A connection has led to a verdict, and is not needed any more.
+    fn settle(&mut self, key: usize, walk: Walk, link: Link, verdict: Verdict) {
+        self.part(key, link);
+        match verdict {
+            Ok(()) => self.done.push((walk.order.id, Outcome::Up)),
+            Err(cause) => self.failed(walk, Fault::Channel(cause)),
+        }
+    }
+
+    /// An address was not up.
+    fn failed(&mut self, mut walk: Walk, fault: Fault) {
+        match walk.failed(fault, self.now) {
+            Some(outcome) => self.done.push((walk.order.id, outcome)),
+            None => self.attempt(walk),
+        }
+    }
+
+    /// A program has come to its end.
+    fn ended(&mut self, report: Report) {
+        // One that was late or cancelled is known already.
+        let Some(probe) = self.take(report.key) else { return };
+        match report.result {
+            Ok(()) => self.done.push((probe.walk.order.id, Outcome::Up)),
+            Err(fault) => self.failed(probe.walk, fault),
+        }
+    }
+
+    /// A deadline has come.
+    fn expired(&mut self, key: usize) {
+        if self.lingering.remove(&key).is_some() {
+            return;
+        }
+        let Some(probe) = self.probes.remove(&key) else { return };
+        let timeout = probe.walk.order.timeout;
+        let cause = match probe.effort {
+            Effort::Connecting(_) => format!("no answer within {timeout:?}"),
+            Effort::Talking(link, talk) => {
+                let cause = talk.overdue(timeout);
+                self.part(key, link);
+                cause
+            }
+            Effort::Running(program) => {
+                drop(program);
+                format!("killed at the timeout of {timeout:?}")
+            }
+        };
+        self.failed(probe.walk, Fault::Channel(cause));
+    }
+
+    /// Lets a connection end without a reset.
+    fn part(&mut self, key: usize, mut link: Link) {
+        if !link.part(&mut self.scratch) {
+            return;
+        }
+        let room = if self.budget.is_short() { LINGERING_WHEN_SHORT } else { LINGERING };
+        while self.lingering.len() >= room && self.part_with_oldest() {}
+        let deadline = self.now + FAREWELL_MS;
+        self.timers.reset(key, None, Some(deadline));
+        self.lingering.insert(key, (link, deadline));
+    }
+
+    /// Closes the socket that has lingered for longest. `false`: there is none.
+    fn part_with_oldest(&mut self) -> bool {
+        match self.lingering.first_key_value() {
+            Some((&key, _)) => {
+                self.close_lingering(key);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn close_lingering(&mut self, key: usize) {
+        if let Some((_, deadline)) = self.lingering.remove(&key) {
+            self.timers.reset(key, Some(deadline), None);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! One probe's socket: connecting, talking, and parting without a reset.
+//!
+//! Knows: the socket and its place in the budget. Never: which probe it is for, what is said on it, the clock.
+//!
+//! A socket that is closed with unread bytes in it sends a reset, and a reset is a line in the server's log. So a probe
+//! that knows enough ends its own direction and reads until the server ends the other one, within bounds.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::fault::{Fault, reason};
+use super::talk::{Talk, Verdict};
+use crate::net::descriptors::{Budget, Taken};
+use crate::net::socket::{self, Outgoing};
+
+/// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.
+const FAREWELL: usize = 1_024 * 1_024;
+/// What is read at once while the socket is being closed, in bytes.
+const SIP: usize = 4_096;
+
+/// The socket of a probe.
+#[derive(Debug)]
+pub(super) struct Link {
+    fd: OwnedFd,
+    /// The server has said that nothing more will come.
+    is_ended: bool,
+    /// May still be read after the verdict.
+    farewell_bytes: usize,
+    _taken: Taken,
+}
+
+impl Link {
+    /// Begins a connection.
+    pub(super) fn begin(target: SocketAddr, how: &Outgoing, budget: &Arc<Budget>) -> Result<Self, Fault> {
+        let Some(taken) = budget.take(1) else {
+            return Err(Fault::Exhausted("connect: no descriptor is left".into()));
+        };
+        let fd = socket::connect(target, how).map_err(|e| Fault::of_start(&e))?;
+        Ok(Self { fd, is_ended: false, farewell_bytes: FAREWELL, _taken: taken })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Why the connection does not stand, if it is known by now.
+    pub(super) fn failure(&self) -> Option<Fault> {
+        if let Some(error) = socket::take_error(&self.fd) {
+            return Some(Fault::of_connect(&error));
+        }
+        if self.is_to_itself() {
+            // It must not keep the port that the server may want.
+            socket::reset_on_close(&self.fd);
+            return Some(Fault::Channel("connect: connection refused".into()));
+        }
+        None
+    }
+
+    /// A connection to a port of this host on which nobody listens, and which the system picked as our own: TCP connects
+    /// it to itself, and a dead server would be up.
+    fn is_to_itself(&self) -> bool {
+        let ours = rustix::net::getsockname(&self.fd).and_then(SocketAddr::try_from);
+        let theirs = rustix::net::getpeername(&self.fd).map(|peer| peer.map(SocketAddr::try_from));
+        matches!((ours, theirs), (Ok(ours), Ok(Some(Ok(theirs)))) if ours == theirs)
+    }
+
+    /// Says and hears as much as can be just now.
+    pub(super) fn converse(&mut self, talk: &mut Talk, scratch: &mut [u8]) -> Option<Verdict> {
+        loop {
+            if let Some(verdict) = self.say(talk) {
+                return Some(verdict);
+            }
+            if self.is_ended {
+                return None;
+            }
+            let verdict = match socket::read(&self.fd, scratch) {
+                Ok(0) => {
+                    self.is_ended = true;
+                    talk.ended("closed")
+                }
+                Ok(count) => talk.heard(&scratch[..count]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
+                Err(e) => {
+                    self.is_ended = true;
+                    talk.ended(&failure(&e))
+                }
+            };
+            if verdict.is_some() {
+                return verdict;
+            }
+        }
+    }
+
+    fn say(&self, talk: &mut Talk) -> Option<Verdict> {
+        while !talk.outgoing().is_empty() {
+            let verdict = match socket::write(&self.fd, talk.outgoing()) {
+                Ok(count) => talk.sent(count),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
+                Err(e) => return talk.unsendable(&failure(&e)),
+            };
+            if verdict.is_some() {
+                return verdict;
+            }
+        }
+        None
+    }
+
+    /// Ends our direction. `false`: nothing keeps the socket from being closed.
+    pub(super) fn part(&mut self, scratch: &mut [u8]) -> bool {
+        socket::shutdown_write(&self.fd).is_ok() && self.linger(scratch)
+    }
+
+    /// Reads what is there and throws it away. `false`: that was the last of it, or enough.
+    pub(super) fn linger(&mut self, scratch: &mut [u8]) -> bool {
+        while !self.is_ended && self.farewell_bytes > 0 {
+            match socket::read(&self.fd, scratch) {
+                Ok(0) => self.is_ended = true,
+                Ok(count) => self.farewell_bytes = self.farewell_bytes.saturating_sub(count),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.is_ended = true,
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Link {
+    /// Whatever is closed early is at least not closed over bytes that have come already.
+    fn drop(&mut self) {
+        self.linger(&mut [0; SIP]);
+    }
+}
+
+/// How a talk was cut short, as the first word of a cause.
+fn failure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => "reset".into(),
+        io::ErrorKind::BrokenPipe => "closed".into(),
+        _ => reason(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair(budget: &Arc<Budget>) -> (Link, std::net::TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let target = listener.local_addr().expect("it is bound");
+        let link = Link::begin(target, &Outgoing::default(), budget).expect("a connection begins");
+        let (server, _) = listener.accept().expect("it comes");
+        server.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        (link, server)
+    }
+
+    #[test]
+    fn a_link_gives_its_descriptor_back() {
+        let budget = Budget::new(4, 0);
+        let (first, _server) = pair(&budget);
+        let second = budget.take(2).expect("two are left");
+        let full = Link::begin(([127, 0, 0, 1], 1).into(), &Outgoing::default(), &budget);
+        assert!(matches!(full, Err(Fault::Exhausted(_))));
+        drop((first, second));
+        assert!(budget.take(3).is_some());
+    }
+
+    #[test]
+    fn unread_bytes_do_not_make_a_reset_of_an_early_close() {
+        let (link, mut server) = pair(&Budget::new(64, 0));
+        server.write_all(b"220 welcome\r\n").expect("it is taken");
+        // The bytes are there as soon as the write is over: both ends are in this kernel.
+        drop(link);
+        assert_eq!(server.read(&mut [0; 8]).expect("an end, not a reset"), 0);
+    }
+
+    #[test]
+    fn a_farewell_is_bounded() {
+        let (mut link, mut server) = pair(&Budget::new(64, 0));
+        let mut scratch = [0; SIP];
+        assert!(link.part(&mut scratch), "the server has not ended yet");
+        assert_eq!(server.read(&mut [0; 8]).expect("an end"), 0);
+        let mut left = 2 * FAREWELL / SIP;
+        while link.linger(&mut scratch) {
+            assert!(left > 0, "it reads for ever");
+            left -= 1;
+            server.write_all(&[0; SIP]).expect("it is taken");
+        }
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_nobody() {
+        let new = || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.expect("a socket");
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+            socket
+        };
+        let socket = new();
+        let own = socket.local_addr().expect("it is bound");
+        // Not every system does this; where it does not, there is nothing to see through.
+        if socket.connect(&own).is_err() {
+            return;
+        }
+        socket.set_nonblocking(true).expect("a flag");
+        let taken = Budget::new(64, 0).take(1).expect("one is left");
+        let link = Link { fd: socket.into(), is_ended: false, farewell_bytes: FAREWELL, _taken: taken };
+        assert_eq!(link.failure(), Some(Fault::Channel("connect: connection refused".into())));
+        let (link, _server) = pair(&Budget::new(64, 0));
+        assert_eq!(link.failure(), None);
+    }
+}

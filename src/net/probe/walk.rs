@@ -1,0 +1,132 @@
+//! One probe's way over the addresses of its channel, and how much time each of them gets.
+//!
+//! Knows: which address is tried, what the earlier ones were. Never: sockets, programs, the clock.
+//!
+//! Each address gets an even share of the time that is left: one that swallows everything leaves the others theirs, one
+//! that refuses at once leaves them its own. The last one has all that is left.
+
+use std::net::SocketAddr;
+
+use super::fault::Fault;
+use super::{Order, Outcome};
+
+/// One probe under way.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) order: Order,
+    /// Which of the addresses is being tried.
+    address: usize,
+    /// When the whole probe ends, in ms of the engine's clock.
+    ends_at: u64,
+    /// What the last address that could be tried at all was down for.
+    cause: Option<String>,
+}
+
+impl Walk {
+    /// A probe that starts now, in ms.
+    pub(super) fn begin(order: Order, now: u64) -> Self {
+        let ends_at = now.saturating_add(super::millis(order.timeout).max(1));
+        Self { order, address: 0, ends_at, cause: None }
+    }
+
+    /// The address being tried, with the port of the check.
+    pub(super) fn target(&self) -> SocketAddr {
+        let addresses = &self.order.addresses;
+        let mut target = addresses.as_slice().get(self.address).copied().unwrap_or(addresses.first());
+        if let Some(port) = self.order.port {
+            target.set_port(port);
+        }
+        target
+    }
+
+    /// When an attempt at this address that starts now has to be over.
+    pub(super) fn deadline(&self, now: u64) -> u64 {
+        let addresses_left = self.order.addresses.as_slice().len().saturating_sub(self.address).max(1);
+        let share = self.ends_at.saturating_sub(now) / addresses_left as u64;
+        now + share.max(1)
+    }
+
+    /// The address was not up. `None` = the next one is to be tried.
+    pub(super) fn failed(&mut self, fault: Fault, now: u64) -> Option<Outcome> {
+        let ours = match fault {
+            Fault::Channel(cause) => {
+                self.cause = Some(cause);
+                String::new()
+            }
+            // An address that we can never reach must not hide that the others are down.
+            Fault::Unusable(cause) => cause,
+            // The addresses that were not tried might have been up.
+            Fault::Exhausted(cause) => return Some(Outcome::Unknown(cause)),
+        };
+        let is_last = self.address + 1 >= self.order.addresses.as_slice().len();
+        if !is_last && now < self.ends_at {
+            self.address += 1;
+            return None;
+        }
+        Some(match self.cause.take() {
+            Some(cause) => Outcome::Down(cause),
+            None => Outcome::Unknown(ours),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::probe::Check;
+    use crate::sched::Addresses;
+
+    fn walk(addresses: u8, port: Option<u16>) -> Walk {
+        let list = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();
+        let addresses = Addresses::new(list).expect("at least one");
+        let timeout = Duration::from_secs(1);
+        Walk::begin(Order { id: 7, addresses, port, check: Arc::new(Check::Tcp), timeout }, 5_000)
+    }
+
+    fn channel(cause: &str) -> Fault {
+        Fault::Channel(cause.into())
+    }
+
+    #[test]
+    fn time_is_shared_evenly_and_what_is_saved_goes_to_the_rest() {
+        let mut walk = walk(4, None);
+        assert_eq!(walk.deadline(5_000), 5_250);
+        assert_eq!(walk.failed(channel("refused"), 5_001), None);
+        assert_eq!(walk.deadline(5_001), 5_334, "a third of 999 ms");
+        assert_eq!(walk.failed(channel("refused"), 5_334), None);
+        assert_eq!(walk.failed(channel("refused"), 5_700), None);
+        assert_eq!(walk.deadline(5_700), 6_000, "the last one has all that is left");
+        assert_eq!(walk.failed(channel("late"), 6_000), Some(Outcome::Down("late".into())));
+    }
+
+    #[test]
+    fn the_check_may_have_a_port_of_its_own() {
+        let mut walk = walk(2, Some(8_080));
+        assert_eq!(walk.target(), ([10, 0, 0, 1], 8_080).into());
+        assert_eq!(walk.failed(channel("refused"), 5_000), None);
+        assert_eq!(walk.target(), ([10, 0, 0, 2], 8_080).into());
+    }
+
+    #[test]
+    fn an_address_out_of_our_reach_hides_nothing() {
+        let mut one = walk(2, None);
+        assert_eq!(one.failed(channel("refused"), 5_000), None);
+        let end = one.failed(Fault::Unusable("no such source".into()), 5_000);
+        assert_eq!(end, Some(Outcome::Down("refused".into())));
+        let mut all = walk(2, None);
+        assert_eq!(all.failed(Fault::Unusable("no such source".into()), 5_000), None);
+        let end = all.failed(Fault::Unusable("none here".into()), 5_000);
+        assert_eq!(end, Some(Outcome::Unknown("none here".into())));
+    }
+
+    #[test]
+    fn want_of_our_own_says_nothing_about_untried_addresses() {
+        let mut walk = walk(3, None);
+        assert_eq!(walk.failed(channel("refused"), 5_000), None);
+        let end = walk.failed(Fault::Exhausted("no descriptors".into()), 5_000);
+        assert_eq!(end, Some(Outcome::Unknown("no descriptors".into())));
+    }
+}
