@@ -5,6 +5,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use balance::sched::{Addresses, AdminState, ClientAddr, GroupId, Lease, Policy, Rules, Table};
 use divan::Bencher;
@@ -16,7 +17,7 @@ fn main() {
 }
 
 fn table(size: usize, policy: Policy, maxc: impl Fn(usize) -> Option<NonZeroU32>) -> Table {
-    let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 2 });
+    let mut table = Table::new(Rules { shards: 2, ..Rules::CLASSIC });
     table.set_policy(GroupId::FIRST, policy);
     for n in 0..size {
         let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
@@ -30,7 +31,7 @@ fn table(size: usize, policy: Policy, maxc: impl Fn(usize) -> Option<NonZeroU32>
 fn pick(table: &mut Table, client: ClientAddr) -> Option<Lease> {
     let mut route = table.begin(client);
     let lease = table.next(&mut route).ok()?;
-    table.connected(route, &lease);
+    table.connected(route, &lease, Duration::ZERO);
     Some(lease)
 }
 

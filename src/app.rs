@@ -3,23 +3,30 @@
 //! Knows: every room's front door, the order of start and stop, which settings become which room's options.
 //! Never: scheduling rules, command syntax, byte copying.
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
+use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, CliError, GroupDecl, Invocation, Listen, Place, PortWord, Serve, SettingsError};
+use crate::config::{
+    self, CheckKind, CliError, GroupDecl, Invocation, Listen, OnDown, Place, PortWord, Serve, SettingsError,
+    Step,
+};
 use crate::net::listen::{ListenError, Listener};
 use crate::net::server::{Options, Server};
-use crate::net::{self, resolve};
+use crate::net::{self, Clock, resolve};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::process::{self, Cause, Hangup, Notifier, Shutdown, Side};
-use crate::sched::{Addresses, AdminState, GroupId, Rules, SharedTable, Table};
+use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 
 mod controllers;
+mod saved;
 
 /// Exit codes of sysexits.h.
 mod exit {
@@ -136,6 +143,7 @@ struct Start {
     table: SharedTable,
     source: Option<SocketAddr>,
     workers: usize,
+    seed: u64,
 }
 
 impl Start {
@@ -152,19 +160,16 @@ impl Start {
         };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = settings.workers.map_or(cores, NonZeroUsize::get);
-        let rules = Rules {
-            hash_failover: settings.hash_failover,
-            autodisable: settings.autodisable,
-            shards: workers,
-        };
-        let mut table = Table::new(rules);
+        // Everything that is left to chance hangs on this one number.
+        let seed = RandomState::new().hash_one(std::process::id());
+        let mut table = Table::new(rules(settings, workers, seed));
         declare(&mut table, &settings.groups, port)?;
         let keepalive = settings.client_keepalive.map(keepalive);
         let listener = match inherited {
             Some(fd) => Listener::inherit(fd, keepalive)?,
             None => bind(address, keepalive)?,
         };
-        Ok(Self { listener, table: SharedTable::new(table), source, workers })
+        Ok(Self { listener, table: SharedTable::new(table), source, workers, seed })
     }
 
     fn run(self, settings: &Serve, environment: &controllers::Environment) -> Result<u8, Failure> {
@@ -202,10 +207,12 @@ impl Start {
         let log = if foreground { warn } else { Log::syslog(settings.debug) };
         let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
         let listen = self.listener.address();
+        let clock = Clock::start();
         let started = Shutdown::install(hangup).and_then(|shutdown| {
             let dump = (settings.dump && foreground).then(|| Dump::stdout(log.clone()));
-            let (server, table) = self.start(settings, &log, dump, descriptor_limit, shutdown.notifier())?;
-            Ok((shutdown, controllers::serve(endpoint, table, server, &log)))
+            let limit = descriptor_limit;
+            let (server, table) = self.start(settings, clock, &log, dump, limit, shutdown.notifier())?;
+            Ok((shutdown, controllers::serve(endpoint, table, server, clock, settings.clone(), &log)))
         });
         let (shutdown, running) = match (started, ready) {
             (Ok(running), None) => running,
@@ -240,6 +247,7 @@ impl Start {
     fn start(
         self,
         settings: &Serve,
+        clock: Clock,
         log: &Log,
         dump: Option<Dump>,
         descriptor_limit: u64,
@@ -254,12 +262,66 @@ impl Start {
             connect_timeout: settings.connect_timeout,
             idle_timeout: settings.idle_timeout,
             half_close_timeout: settings.half_close_timeout,
+            max_lifetime: settings.max_lifetime,
+            queue_timeout: settings.queue_timeout,
+            max_connections: settings.max_connections,
+            refuse_when_down: settings.refuse_when_down,
+            checks: checks(settings),
+            seed: self.seed,
             dump,
             descriptor_limit,
         };
-        let server = Server::start(&self.listener, &self.table, log, options, move || notifier.drained())?;
+        let drained = move || notifier.drained();
+        let server = Server::start(&self.listener, &self.table, clock, log, options, drained)?;
         Ok((server, self.table))
     }
+}
+
+/// What the table goes by.
+fn rules(settings: &Serve, workers: usize, seed: u64) -> Rules {
+    let check = settings.check.as_ref();
+    Rules {
+        hash_failover: settings.hash_failover,
+        autodisable: settings.autodisable,
+        shards: workers,
+        health: HealthRules {
+            eject: settings.eject,
+            check: check.map(|check| CheckRules {
+                interval: check.interval,
+                rise: check.rise,
+                fall: check.fall,
+            }),
+            fail_open: settings.fail_open,
+            slow_start: settings.slow_start,
+        },
+        hash_balance: settings.hash_balance.and_then(NonZeroU32::new),
+        queue: settings.queue,
+        policy: settings.policy,
+        seed,
+    }
+}
+
+/// How the data plane checks channels. Without `--check` it is never asked to.
+fn checks(settings: &Serve) -> net::Checks {
+    let kick = settings.on_down == OnDown::Kick;
+    let Some(check) = &settings.check else {
+        return net::Checks { check: Arc::new(net::Check::Tcp), timeout: Duration::ZERO, port: None, kick };
+    };
+    let kind = match &check.kind {
+        CheckKind::Tcp => net::Check::Tcp,
+        CheckKind::Http { path, statuses } => {
+            net::Check::Http { path: path.clone(), statuses: statuses.clone() }
+        }
+        CheckKind::Dialogue(steps) => {
+            let step = |step: &Step| match step {
+                Step::Send(bytes) => net::Step::Send(bytes.clone()),
+                Step::Expect(bytes) => net::Step::Expect(bytes.clone()),
+            };
+            net::Check::Dialogue(steps.iter().map(step).collect())
+        }
+        CheckKind::Exec(path) => net::Check::Exec(path.clone()),
+    };
+    net::Checks { check: Arc::new(kind), timeout: check.timeout, port: check.port, kick }
 }
 
 fn keepalive(of: config::Keepalive) -> net::Keepalive {
@@ -273,7 +335,12 @@ fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
         table.set_policy(id, group.policy);
         for place in &group.places {
-            let Place::Channel(target) = place else { continue };
+            let too_many =
+                |_| Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"));
+            let Place::Channel(target) = place else {
+                table.skip(id).map_err(too_many)?;
+                continue;
+            };
             let invalid = || SettingsError::InvalidAddress { word: target.word.clone() };
             let port = match &target.port {
                 None => default_port,
@@ -281,10 +348,9 @@ fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result
                 Some(PortWord::Name(name)) => resolve::service_port(name).ok_or_else(invalid)?,
             };
             let addresses = resolve::addresses(&target.host, port).map_err(|_| invalid())?;
-            let addresses = Addresses::new(addresses).ok_or_else(invalid)?;
-            table.create(id, addresses, target.maxc, AdminState::Enabled).map_err(|_| {
-                Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"))
-            })?;
+            let addresses = Addresses::new(addresses).ok_or_else(invalid)?.named(&target.host);
+            let channel = table.create(id, addresses, target.maxc, target.state).map_err(too_many)?;
+            table.set_weight(ChannelKey { group: id, channel }, target.weight).map_err(too_many)?;
         }
     }
     Ok(())

@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Failure;
-use crate::config::{Instance, SettingsError};
+use super::{Failure, saved};
+use crate::config::{self, Instance, Serve, SettingsError};
 use crate::control::{
     Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
-    Port, Wanted,
+    Plane, Port, Wanted,
 };
-use crate::net::resolve;
 use crate::net::server::Server;
+use crate::net::{Clock, resolve};
 use crate::observe::{Event, Log, Severity};
 use crate::process::Cause;
 use crate::sched::{Addresses, SharedTable};
@@ -154,6 +154,7 @@ impl Running {
                 INTERRUPTED
             }
         };
+        self.server.stop_checks();
         if let Some(control) = &self.control {
             control.stop(patience);
         }
@@ -166,9 +167,16 @@ impl Running {
 }
 
 /// Lets controllers in, if there is an endpoint to let them in by.
-pub(super) fn serve(endpoint: Option<Endpoint>, table: SharedTable, server: Server, log: &Log) -> Running {
+pub(super) fn serve(
+    endpoint: Option<Endpoint>,
+    table: SharedTable,
+    server: Server,
+    clock: Clock,
+    settings: Serve,
+    log: &Log,
+) -> Running {
     let server = Arc::new(server);
-    let (killed, closed, told) = (Arc::clone(&server), Arc::clone(&server), log.clone());
+    let (killed, told) = (Arc::clone(&server), log.clone());
     let context = Context {
         table,
         resolve: Arc::new(resolve_channel),
@@ -176,7 +184,12 @@ pub(super) fn serve(endpoint: Option<Endpoint>, table: SharedTable, server: Serv
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });
             killed.stop_listening()
         }),
-        close_connections: Arc::new(move |channel| closed.close_connections(channel)),
+        plane: plane(&server),
+        command_line: Arc::new(move |now| {
+            let groups = saved::groups(now);
+            config::command_line(&Serve { groups, ..settings.clone() })
+        }),
+        now: Arc::new(move || clock.now()),
         log: log.clone(),
     };
     let control = endpoint.and_then(|endpoint| {
@@ -187,13 +200,31 @@ pub(super) fn serve(endpoint: Option<Endpoint>, table: SharedTable, server: Serv
     Running { server, control }
 }
 
+/// What controllers may ask of the data plane.
+fn plane(server: &Arc<Server>) -> Plane {
+    let [kicks, closes, asks, tells] = [(); 4].map(|()| Arc::clone(server));
+    Plane {
+        close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
+        close_session: Arc::new(move |id| closes.close_session(id)),
+        sessions: Arc::new(move |channel| asks.sessions(channel)),
+        changed: Arc::new(move || tells.table_changed()),
+    }
+}
+
 fn resolve_channel(wanted: &HostPort) -> io::Result<Addresses> {
+    // Brackets around an IPv6 address are habit; `save` has to print the host as one that the command line takes.
+    let inside = wanted.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host = inside.filter(|inside| inside.contains(':')).unwrap_or(&wanted.host);
+    if !config::is_host(host) || host.contains(',') {
+        return Err(io::Error::other("that cannot be a host"));
+    }
     let port = match &wanted.port {
         Port::Number(number) => number.get(),
         Port::Service(name) => {
             resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"))?
         }
     };
-    Addresses::new(resolve::addresses(&wanted.host, port)?)
+    Addresses::new(resolve::addresses(host, port)?)
+        .map(|addresses| addresses.named(host))
         .ok_or_else(|| io::Error::other("the name has no address"))
 }

@@ -30,9 +30,20 @@ impl Number {
         self.0.parse().ok()
     }
 
+    /// Its value, if it fits.
+    pub(crate) fn to_u64(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
     /// Its value, if that could be the number of a group or a channel.
     pub fn index(&self) -> Option<usize> {
         self.0.parse().ok()
+    }
+}
+
+impl From<u64> for Number {
+    fn from(number: u64) -> Self {
+        Self(number.to_string())
     }
 }
 

@@ -5,7 +5,9 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
+use crate::config::{parse_duration, policy_named};
 use crate::control::argument::{HostPort, Number};
 use crate::sched::Policy;
 
@@ -139,6 +141,71 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new("status", "", "show state and failures of all channels", Access::Look, |args| {
         alone(args, Command::Status)
     }),
+    CommandWord::new(
+        "drain",
+        "<channel>",
+        "no new connections for channel, existing ones live on",
+        Access::Change,
+        |args| one_number(args).map(Command::Drain),
+    ),
+    CommandWord::new(
+        "wait",
+        "<channel> [<time>]",
+        "waits until channel has no connections",
+        Access::Look,
+        wait,
+    ),
+    CommandWord::new("kick", "<channel>", "closes the connections of channel", Access::Change, |args| {
+        one_number(args).map(Command::Kick)
+    }),
+    CommandWord::new(
+        "remove",
+        "<channel>",
+        "removes a disabled channel without connections",
+        Access::Change,
+        |args| one_number(args).map(Command::Remove),
+    ),
+    CommandWord::new(
+        "weight",
+        "<channel> <weight>",
+        "specifies new weight (0 to 256) for channel of current group",
+        Access::Change,
+        |args| two_numbers(args).map(|(channel, weight)| Command::Weight { channel, weight }),
+    ),
+    CommandWord::new(
+        "policy",
+        "<name>",
+        "sets policy of current group: rr, leastconn, p2c, first, hash",
+        Access::Change,
+        |args| {
+            if let [name] = args {
+                Some(Command::Policy(std::str::from_utf8(name).ok().and_then(policy_named)))
+            } else {
+                None
+            }
+        },
+    ),
+    CommandWord::new(
+        "sessions",
+        "[<channel>]",
+        "shows connections, of all channels or of one",
+        Access::Look,
+        |args| match args {
+            [] => Some(Command::Sessions(None)),
+            [channel] => Some(Command::Sessions(Some(Number::parse(channel)?))),
+            _ => None,
+        },
+    ),
+    CommandWord::new("close", "<id>", "closes one connection", Access::Change, |args| {
+        one_number(args).map(Command::Close)
+    }),
+    CommandWord::new(
+        "save",
+        "",
+        "prints the command line that starts this instance as it is now",
+        Access::Look,
+        |args| alone(args, Command::Save),
+    ),
 ];
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
@@ -205,8 +272,36 @@ pub enum Command {
     },
     /// Version and limits.
     Version,
-    /// The policy of the current group.
+    /// The policy of the current group, by its 3.57 name.
     SetPolicy(Policy),
+    /// No new connections for a channel.
+    Drain(Number),
+    /// Answer when a channel has no connections, or after so long.
+    Wait {
+        /// Its number in the current group.
+        channel: Number,
+        /// `None` = as long as it takes.
+        patience: Option<Duration>,
+    },
+    /// Close a channel's connections.
+    Kick(Number),
+    /// Take a channel away.
+    Remove(Number),
+    /// A new share of clients for a channel.
+    Weight {
+        /// Its number in the current group.
+        channel: Number,
+        /// The weight as typed.
+        weight: Number,
+    },
+    /// The policy of the current group; `None` = there is no policy of the name that was typed.
+    Policy(Option<Policy>),
+    /// All connections, or those of a channel of the current group.
+    Sessions(Option<Number>),
+    /// Close one connection.
+    Close(Number),
+    /// The command line of the instance as it is now.
+    Save,
 }
 
 /// The text is no command.
@@ -277,6 +372,15 @@ fn assign(args: &[&[u8]]) -> Option<Command> {
     Some(Command::Assign { channel: Number::parse(channel)?, target: HostPort::parse(host, port) })
 }
 
+fn wait(args: &[&[u8]]) -> Option<Command> {
+    let (channel, patience) = match args {
+        [channel] => (channel, None),
+        [channel, time] => (channel, Some(parse_duration(std::str::from_utf8(time).ok()?).ok()?)),
+        _ => return None,
+    };
+    Some(Command::Wait { channel: Number::parse(channel)?, patience })
+}
+
 fn maxc(args: &[&[u8]]) -> Option<Command> {
     let (channel, limit) = two_numbers(args)?;
     Some(Command::Maxc { channel, maxc: NonZeroU32::new(limit.to_u32()?) })
@@ -309,7 +413,7 @@ mod tests {
         for new in &names[OF_3_57..] {
             // A new word may not be the prefix that an old command was called by.
             assert!(!names[..OF_3_57].iter().any(|old| old.starts_with(new)), "{new}");
-            assert!(parse(new.as_bytes()).is_ok(), "{new} is hidden by an older command");
+            assert_eq!(meant_by(new), Some(*new), "{new} is hidden by an older command");
         }
     }
 
@@ -334,6 +438,17 @@ mod tests {
             ("a", "assign"),
             ("v", "version"),
             ("st", "status"),
+            ("dr", "drain"),
+            ("w", "wait"),
+            ("we", "weight"),
+            ("kic", "kick"),
+            ("ki", "kill"),
+            ("re", "reset"),
+            ("rem", "remove"),
+            ("p", "policy"),
+            ("se", "sessions"),
+            ("cl", "close"),
+            ("sa", "save"),
         ] {
             assert_eq!(meant_by(word), Some(name), "{word}");
         }

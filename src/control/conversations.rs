@@ -12,12 +12,22 @@ use crate::control::argument::HostPort;
 use crate::control::client::{AskError, Client, FindError, Wanted};
 use crate::control::endpoint::{Endpoint, EndpointOptions};
 use crate::control::scratch::Scratch;
-use crate::control::socket::{Context, Control, serve};
+use crate::control::socket::{Context, Control, Plane, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
 use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, Rules, SharedTable, Table};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A data plane without connections.
+fn idle_plane() -> Plane {
+    Plane {
+        close_connections: Arc::new(|_| 0),
+        close_session: Arc::new(|_| false),
+        sessions: Arc::new(|_| Vec::new()),
+        changed: Arc::new(|| ()),
+    }
+}
 
 /// A served instance with one enabled channel, in a directory of its own.
 pub(crate) struct Instance {
@@ -41,7 +51,15 @@ impl Instance {
                 count.fetch_add(1, Ordering::SeqCst);
                 works.load(Ordering::SeqCst)
             }),
-            close_connections: Arc::new(move |key| closing.lock().expect("not poisoned").push(key)),
+            plane: Plane {
+                close_connections: Arc::new(move |key| {
+                    closing.lock().expect("not poisoned").push(key);
+                    3
+                }),
+                ..idle_plane()
+            },
+            command_line: Arc::new(|now| format!("balance 1 # {} groups", now.groups.len())),
+            now: Arc::new(|| Duration::ZERO),
             ..context()
         };
         let scratch = Scratch::new();
@@ -78,7 +96,7 @@ impl Instance {
 }
 
 fn context() -> Context {
-    let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+    let mut table = Table::new(Rules::CLASSIC);
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
     let resolve = |target: &HostPort| -> io::Result<Addresses> {
@@ -89,7 +107,9 @@ fn context() -> Context {
         table: SharedTable::new(table),
         resolve: Arc::new(resolve),
         kill: Arc::new(|| true),
-        close_connections: Arc::new(|_| ()),
+        plane: idle_plane(),
+        command_line: Arc::new(|_| "balance 1".into()),
+        now: Arc::new(|| Duration::ZERO),
         log: Log::stderr(false),
     }
 }

@@ -6,12 +6,13 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::io;
+use std::time::Duration;
 
 use crate::control::argument::{HostPort, Number};
 use crate::control::command::Command;
 use crate::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy, Snapshot,
-    Table,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy,
+    SessionSnapshot, Snapshot, Table, Weight,
 };
 
 /// What one operator's session remembers between commands.
@@ -52,6 +53,26 @@ pub enum Reply {
     Table(Snapshot),
     /// `status`: the same, as seen by an operator.
     Status(Snapshot),
+    /// The data plane has to do it, or to be asked; the door that took the command knows what to answer then.
+    Pending(Effect),
+    /// A channel takes no more connections, and has so many.
+    Draining(ChannelId, u32),
+    /// A channel has no connections.
+    Idle(ChannelId),
+    /// A channel still has so many connections, and the time is over.
+    StillBusy(ChannelId, u32),
+    /// So many connections of a channel were closed.
+    Kicked(ChannelId, usize),
+    /// A channel is gone.
+    Removed(ChannelId),
+    /// A channel has a new weight.
+    WeightChanged(ChannelId, Weight),
+    /// Connections.
+    Sessions(Vec<SessionSnapshot>),
+    /// One connection was closed.
+    SessionClosed(u64),
+    /// A command line.
+    CommandLine(String),
     /// The list of commands.
     Help,
     /// Version and limits.
@@ -94,6 +115,14 @@ pub enum Reply {
     InvalidAddress,
     /// An enabled channel keeps its address.
     MustBeDisabled,
+    /// An enabled channel, or one with connections, cannot be removed.
+    MustBeUnused,
+    /// Not a possible weight.
+    WeightOutOfRange,
+    /// There is no such policy.
+    UnknownPolicy,
+    /// There is no connection of this number.
+    NoSuchSession(Number),
     /// All channel numbers of the group are taken.
     NoSlot,
 }
@@ -107,6 +136,16 @@ pub enum Effect {
     Kill,
     /// Close the connections of a channel.
     CloseConnections(ChannelKey),
+    /// The same, and tell how many there were.
+    Kick(ChannelKey),
+    /// Wait until a channel has no connections; `None` = as long as it takes.
+    Wait(ChannelKey, Option<Duration>),
+    /// Ask for all connections, or those of a channel.
+    Sessions(Option<ChannelKey>),
+    /// Close one connection.
+    CloseSession(u64),
+    /// Make the command line of the instance as it is now.
+    Save,
 }
 
 impl Reply {
@@ -116,6 +155,7 @@ impl Reply {
             Self::Quit => Some(Effect::Quit),
             Self::Kill => Some(Effect::Kill),
             Self::DisabledHard(key) => Some(Effect::CloseConnections(*key)),
+            Self::Pending(effect) => Some(*effect),
             _ => None,
         }
     }
@@ -172,6 +212,49 @@ pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Re
             Some((key, _)) => edited(table.reset_counters(key), Reply::CountersReset(key.channel)),
             None => Reply::NoSuchChannel(channel),
         },
+        Command::Drain(channel) => match find(group, &channel, table) {
+            Some((key, before)) => drain(key, &before, table),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Wait { channel, patience } => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Wait(key, patience)),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Kick(channel) => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Kick(key)),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Remove(channel) => match find(group, &channel, table) {
+            Some((key, _)) => match table.remove(key) {
+                Err(EditError::NotDisabled | EditError::Busy) => Reply::MustBeUnused,
+                outcome => edited(outcome, Reply::Removed(key.channel)),
+            },
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Weight { channel, weight } => {
+            match (find(group, &channel, table), weight.to_u32().and_then(Weight::new)) {
+                (None, _) => Reply::NoSuchChannel(channel),
+                (Some(_), None) => Reply::WeightOutOfRange,
+                (Some((key, _)), Some(weight)) => {
+                    edited(table.set_weight(key, weight), Reply::WeightChanged(key.channel, weight))
+                }
+            }
+        }
+        Command::Policy(None) => Reply::UnknownPolicy,
+        Command::Policy(Some(policy)) => {
+            table.set_policy(group, policy);
+            Reply::PolicySet(group, policy)
+        }
+        Command::Sessions(None) => Reply::Pending(Effect::Sessions(None)),
+        Command::Sessions(Some(channel)) => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Sessions(Some(key))),
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Close(number) => match number.to_u64() {
+            Some(id) => Reply::Pending(Effect::CloseSession(id)),
+            None => Reply::NoSuchSession(number),
+        },
+        Command::Save => Reply::Pending(Effect::Save),
         Command::MrtgBytes { group, channel } => mrtg(&group, &channel, table, Reply::MrtgBytes),
         Command::MrtgConns { group, channel } => mrtg(&group, &channel, table, Reply::MrtgConns),
     }
@@ -231,6 +314,15 @@ fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -
     edited(table.set_state(key, after).map(drop), reply)
 }
 
+/// As `disable`, but it tells how much there is to wait for, and is no error on a channel that is disabled already.
+fn drain(key: ChannelKey, before: &ChannelSnapshot, table: &mut Table) -> Reply {
+    let reply = Reply::Draining(key.channel, before.active);
+    match before.state {
+        AdminState::Enabled => edited(table.set_state(key, AdminState::Disabled).map(drop), reply),
+        AdminState::Disabled | AdminState::DisabledHard => reply,
+    }
+}
+
 fn mrtg(
     group: &Number,
     channel: &Number,
@@ -252,5 +344,6 @@ fn edited(outcome: Result<(), EditError>, reply: Reply) -> Reply {
         Err(EditError::UnknownChannel) => Reply::UnknownChannel,
         Err(EditError::NoSlot) => Reply::NoSlot,
         Err(EditError::NotDisabled) => Reply::MustBeDisabled,
+        Err(EditError::Busy) => Reply::MustBeUnused,
     }
 }

@@ -17,6 +17,7 @@ pub mod render;
 mod scratch;
 pub mod shell;
 pub mod socket;
+mod status;
 mod terminal;
 #[cfg(test)]
 mod transcripts;
@@ -27,4 +28,4 @@ pub use client::Wanted;
 pub use directory::Directory;
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
-pub use socket::{Context, Control, serve};
+pub use socket::{Context, Control, Plane, serve};

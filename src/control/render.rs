@@ -8,15 +8,16 @@ use std::fmt::{self, Display, Write};
 
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::Reply;
+use crate::control::status::{sessions, status};
 use crate::sched::{
-    AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot,
+    AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
 
 /// Our version as the language prints it.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
-/// How the caller of `-c` learns of an answer (sysexits): 0, 64 for a syntax error, 69 for a failed shutdown, 65 for
-/// every other error.
+/// How the caller of `-c` learns of an answer (sysexits): 0, 64 for a syntax error, 69 for a failed shutdown,
+/// 75 for a wait in vain, 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
         Reply::SyntaxError => 64,
@@ -26,14 +27,28 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::OutOfRange
         | Reply::InvalidAddress
         | Reply::MustBeDisabled
+        | Reply::MustBeUnused
+        | Reply::WeightOutOfRange
+        | Reply::UnknownPolicy
+        | Reply::NoSuchSession(_)
         | Reply::NoSlot => 65,
         Reply::ShutdownFailed => 69,
+        Reply::StillBusy(..) => 75,
         Reply::Done
         | Reply::Quit
         | Reply::Kill
         | Reply::ShutdownComplete
         | Reply::Table(_)
         | Reply::Status(_)
+        | Reply::Pending(_)
+        | Reply::Draining(..)
+        | Reply::Idle(_)
+        | Reply::Kicked(..)
+        | Reply::Removed(_)
+        | Reply::WeightChanged(..)
+        | Reply::Sessions(_)
+        | Reply::SessionClosed(_)
+        | Reply::CommandLine(_)
         | Reply::Help
         | Reply::Version
         | Reply::Created
@@ -60,11 +75,29 @@ pub fn text(reply: &Reply) -> String {
 
 fn write(out: &mut String, reply: &Reply) -> fmt::Result {
     match reply {
-        Reply::Done | Reply::Quit | Reply::Kill => Ok(()),
+        Reply::Done | Reply::Quit | Reply::Kill | Reply::Pending(_) => Ok(()),
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),
         Reply::Status(snapshot) => status(out, snapshot),
+        Reply::Draining(channel, 0) => writeln!(out, "channel {} drained", channel.index()),
+        Reply::Draining(channel, left) => {
+            writeln!(out, "channel {} draining, {} left", channel.index(), connections(*left as usize))
+        }
+        Reply::Idle(channel) => writeln!(out, "channel {} idle", channel.index()),
+        Reply::StillBusy(channel, left) => {
+            writeln!(out, "channel {} still has {}", channel.index(), connections(*left as usize))
+        }
+        Reply::Kicked(channel, count) => {
+            writeln!(out, "channel {} kicked, {} closed", channel.index(), connections(*count))
+        }
+        Reply::Removed(channel) => writeln!(out, "channel {} removed", channel.index()),
+        Reply::WeightChanged(channel, weight) => {
+            writeln!(out, "weight of channel {} changed to {}", channel.index(), weight.get())
+        }
+        Reply::Sessions(list) => sessions(out, list),
+        Reply::SessionClosed(id) => writeln!(out, "session {id} closed"),
+        Reply::CommandLine(line) => writeln!(out, "{line}"),
         Reply::Help => help(out),
         Reply::Version => version(out),
         Reply::Created => writeln!(out, "channel created"),
@@ -100,6 +133,12 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::OutOfRange => writeln!(out, "value out of range"),
         Reply::InvalidAddress => writeln!(out, "invalid address"),
         Reply::MustBeDisabled => writeln!(out, "channel must be disabled to assign new address"),
+        Reply::MustBeUnused => {
+            writeln!(out, "channel must be disabled and without connections to be removed")
+        }
+        Reply::WeightOutOfRange => writeln!(out, "value out of range, a weight is 0 to {}", Weight::MAX),
+        Reply::UnknownPolicy => writeln!(out, "unknown policy, it is one of rr, leastconn, p2c, first, hash"),
+        Reply::NoSuchSession(number) => writeln!(out, "no such session {number}"),
         Reply::NoSlot => writeln!(out, "no channel slots available"),
     }
 }
@@ -127,7 +166,7 @@ fn table(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-fn state_word(state: AdminState) -> &'static str {
+pub(super) fn state_word(state: AdminState) -> &'static str {
     match state {
         AdminState::Enabled => "ENA",
         AdminState::Disabled => "dis",
@@ -135,36 +174,8 @@ fn state_word(state: AdminState) -> &'static str {
     }
 }
 
-/// Not 3.57's: columns may be added at the end.
-fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
-    let line = |out: &mut String, columns: [&dyn fmt::Display; 8]| {
-        let [group, channel, address, state, active, maxc, totalc, failed] = columns;
-        writeln!(
-            out,
-            "{group:>5} {channel:>5} {address:<25} {state:<5} {active:>6} {maxc:>6} {totalc:>11} {failed:>11}"
-        )
-    };
-    line(out, [&"group", &"chan", &"address", &"state", &"c", &"maxc", &"totalc", &"failed"])?;
-    for group in &snapshot.groups {
-        for channel in &group.channels {
-            let maxc = channel.maxc.map_or_else(|| "-".to_owned(), |maxc| maxc.to_string());
-            let address = channel.addresses.first().to_string();
-            line(
-                out,
-                [
-                    &group.id.index(),
-                    &channel.id.index(),
-                    &address,
-                    &state_word(channel.state),
-                    &channel.active,
-                    &maxc,
-                    &channel.totalc,
-                    &channel.failed,
-                ],
-            )?;
-        }
-    }
-    Ok(())
+fn connections(count: usize) -> String {
+    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
 fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
@@ -227,9 +238,10 @@ fn mrtg(
 mod tests {
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
+    use std::time::Duration;
 
     use super::*;
-    use crate::sched::{Addresses, ChannelId};
+    use crate::sched::{Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, SessionSnapshot};
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
@@ -238,16 +250,23 @@ mod tests {
             addresses: Addresses::from(address),
             state,
             maxc: None,
+            weight: Weight::ONE,
+            health: HealthSnapshot { state: HealthState::Up, age: Duration::from_secs(5), why: None },
             active: 0,
+            waiting: 0,
             totalc: 0,
             failed: 0,
+            last_error: None,
+            connect_p50: None,
+            connect_p99: None,
             sent_bytes: 0,
             rcvd_bytes: 0,
         }
     }
 
     fn group(id: usize, policy: Policy, channels: Vec<ChannelSnapshot>) -> GroupSnapshot {
-        GroupSnapshot { id: GroupId::new(id).expect("in range"), policy, channels }
+        let numbers = channels.len();
+        GroupSnapshot { id: GroupId::new(id).expect("in range"), policy, channels, numbers }
     }
 
     #[test]
@@ -302,23 +321,65 @@ available commands:
   show                           show all channels in all groups
   version                        show version id
   status                         show state and failures of all channels
+  drain <channel>                no new connections for channel, existing ones live on
+  wait <channel> [<time>]        waits until channel has no connections
+  kick <channel>                 closes the connections of channel
+  remove <channel>               removes a disabled channel without connections
+  weight <channel> <weight>      specifies new weight (0 to 256) for channel of current group
+  policy <name>                  sets policy of current group: rr, leastconn, p2c, first, hash
+  sessions [<channel>]           shows connections, of all channels or of one
+  close <id>                     closes one connection
+  save                           prints the command line that starts this instance as it is now
 ";
         assert_eq!(text(&Reply::Help), expected);
     }
 
     #[test]
-    fn status_has_one_line_per_channel_and_shows_failures() {
+    fn status_has_one_line_per_channel_and_tells_why() {
         let mut first = channel(0, "127.0.0.1:9", AdminState::Enabled);
-        (first.totalc, first.failed, first.active) = (12, 3, 2);
-        let second = channel(1, "[2001:db8::1]:80", AdminState::DisabledHard);
-        let groups =
-            vec![GroupSnapshot { id: GroupId::FIRST, policy: Policy::Hash, channels: vec![first, second] }];
+        (first.totalc, first.failed, first.active, first.waiting) = (12, 3, 2, 4);
+        (first.maxc, first.weight) = (NonZeroU32::new(2), Weight::new(7).expect("a weight"));
+        first.last_error = Some(("connect: no answer in time".into(), Duration::from_secs(75)));
+        (first.connect_p50, first.connect_p99) =
+            (Some(Duration::from_micros(80)), Some(Duration::from_micros(3_500)));
+        let mut second = channel(1, "[2001:db8::1]:80", AdminState::DisabledHard);
+        let why = Some("connect: connection refused".to_owned());
+        second.health = HealthSnapshot { state: HealthState::Ejected, age: Duration::from_secs(723), why };
+        second.last_error = Some(("connect: connection refused".into(), Duration::from_secs(723)));
+        let mut third = channel(2, "10.0.0.1:80", AdminState::Disabled);
+        third.health.state = HealthState::Ramping(16);
+        let groups = vec![group(0, Policy::Hash, vec![first, second, third])];
         let expected = "\
-group  chan address                   state      c   maxc      totalc      failed
-    0     0 127.0.0.1:9               ENA        2      -          12           3
-    0     1 [2001:db8::1]:80          DIS        0      -           0           0
+group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 why
+    0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms last error 1m15s ago: connect: no answer in time
+    0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       - connect: connection refused
+    0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       - -
 ";
         assert_eq!(text(&Reply::Status(Snapshot { groups })), expected);
+    }
+
+    #[test]
+    fn sessions_are_one_line_each() {
+        let first = SessionSnapshot {
+            id: 7,
+            client: "127.0.0.1:4711".parse().ok(),
+            channel: Some(ChannelKey {
+                group: GroupId::FIRST,
+                channel: ChannelId::new(3).expect("in range"),
+            }),
+            age: Duration::from_secs(90_000),
+            idle: Duration::from_millis(1_500),
+            sent_bytes: 10,
+            rcvd_bytes: 20,
+        };
+        let second = SessionSnapshot { id: 8, client: None, channel: None, ..first.clone() };
+        // No line continuation here: it would eat the blanks in front.
+        let expected =
+            "      id client                     group  chan     age    idle        sent        rcvd
+       7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20
+       8 -                              -     -   1d01h    1.5s          10          20
+";
+        assert_eq!(text(&Reply::Sessions(vec![first, second])), expected);
     }
 
     #[test]

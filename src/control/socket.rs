@@ -23,7 +23,7 @@ use crate::control::peer;
 use crate::control::render;
 use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable, write_body};
 use crate::observe::{Event, Log};
-use crate::sched::{Addresses, ChannelKey, SharedTable};
+use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot};
 
 /// Sessions at one time.
 const MAX_SESSIONS: usize = 64;
@@ -31,6 +31,8 @@ const MAX_SESSIONS: usize = 64;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts to accept when there are no descriptors.
 const BACK_OFF: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// Between two looks of `wait`.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// What sessions work with. The closures are called without the table's lock.
 #[derive(Clone)]
@@ -43,10 +45,28 @@ pub struct Context {
     /// Closes the TCP listeners and lets the connections live on; `true` = done. Called with the entry gone already, and
     /// perhaps more than once.
     pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Closes the connections of a channel.
-    pub close_connections: Arc<dyn Fn(ChannelKey) + Send + Sync>,
+    /// What only the data plane can do.
+    pub plane: Plane,
+    /// The command line that starts the instance with the channels of the snapshot.
+    pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
+    /// The time since the start of the instance.
+    pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Where changes are told, with the uid of who made them.
     pub log: Log,
+}
+
+/// What only the data plane can do. Called without the table's lock.
+#[derive(Clone)]
+#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
+pub struct Plane {
+    /// Closes the connections of a channel; how many there were.
+    pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
+    /// Closes one connection; `false` = there is none of that number.
+    pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// All connections, or those of a channel.
+    pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
+    /// The table was changed.
+    pub changed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl fmt::Debug for Context {
@@ -164,10 +184,18 @@ impl Shared {
         Reply::ShutdownComplete
     }
 
-    fn answer(&self, command: Result<command::Command, SyntaxError>, session: &mut Session) -> (Reply, bool) {
+    /// The answer, and whether the session ends with it.
+    fn answer(
+        &self,
+        command: Result<command::Command, SyntaxError>,
+        session: &mut Session,
+        stream: &UnixStream,
+    ) -> (Reply, bool) {
         let Ok(command) = command else { return (Reply::SyntaxError, false) };
         let prepared = prepare(command, |target| (self.context.resolve)(target));
-        let reply = apply(prepared, session, &mut self.context.table.lock());
+        let now = (self.context.now)();
+        let reply = apply(prepared, session, &mut self.context.table.lock_at(now));
+        let plane = &self.context.plane;
         match reply.effect() {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
@@ -177,11 +205,52 @@ impl Shared {
                 (reply, done)
             }
             Some(Effect::CloseConnections(key)) => {
-                (self.context.close_connections)(key);
+                (plane.close_connections)(key);
                 (reply, false)
+            }
+            Some(Effect::Kick(key)) => (Reply::Kicked(key.channel, (plane.close_connections)(key)), false),
+            Some(Effect::Wait(key, patience)) => (self.wait_until_idle(key, patience, stream), false),
+            Some(Effect::Sessions(channel)) => (Reply::Sessions((plane.sessions)(channel)), false),
+            Some(Effect::CloseSession(id)) => {
+                let reply = match (plane.close_session)(id) {
+                    true => Reply::SessionClosed(id),
+                    false => Reply::NoSuchSession(id.into()),
+                };
+                (reply, false)
+            }
+            Some(Effect::Save) => {
+                let snapshot = self.context.table.lock_at(now).snapshot();
+                (Reply::CommandLine((self.context.command_line)(&snapshot)), false)
             }
         }
     }
+}
+
+impl Shared {
+    /// Looks at the channel now and then until it has no connections, the time is over, the client has gone, or the
+    /// instance stops.
+    fn wait_until_idle(&self, key: ChannelKey, patience: Option<Duration>, stream: &UnixStream) -> Reply {
+        let begun = (self.context.now)();
+        loop {
+            let now = (self.context.now)();
+            let active = self.context.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
+            if active == 0 {
+                return Reply::Idle(key.channel);
+            }
+            let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
+            if is_over || has_gone(stream, &LOOK_AGAIN) || self.sessions().stopped {
+                return Reply::StillBusy(key.channel, active);
+            }
+        }
+    }
+}
+
+/// Has the client closed its socket? Waits for that as long as `timeout`. One that has only said all it wanted to say is
+/// still there.
+fn has_gone(stream: &UnixStream, timeout: &Timespec) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let _ = rustix::event::poll(&mut polled, Some(timeout));
+    polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 fn accept_all(shared: &Arc<Shared>, listener: &UnixListener, woken: &UnixStream) {
@@ -277,7 +346,7 @@ fn converse(shared: &Shared, stream: &UnixStream, uid: u32) -> io::Result<()> {
     let mut session = Session::default();
     loop {
         let status = match input.read()? {
-            Line::Whole(line) => answer_line(shared, line, uid, &mut session, &mut output)?,
+            Line::Whole(line) => answer_line(shared, line, uid, &mut session, stream, &mut output)?,
             Line::TooLong => {
                 write_body(&mut output, &render::text(&Reply::SyntaxError))?;
                 Status {
@@ -304,15 +373,20 @@ fn answer_line(
     line: &[u8],
     uid: u32,
     session: &mut Session,
+    stream: &UnixStream,
     output: &mut impl Write,
 ) -> io::Result<Status> {
     let mut code = 0;
     let mut end = false;
-    if command::is_change(line) {
+    let changes = command::is_change(line);
+    if changes {
         shared.context.log.tell(&Event::Commanded { uid, command: printable(line) });
     }
     for command in command::parse_line(line) {
-        let (reply, last) = shared.answer(command, session);
+        let (reply, last) = shared.answer(command, session, stream);
+        if changes {
+            (shared.context.plane.changed)();
+        }
         write_body(output, &render::text(&reply))?;
         if code == 0 {
             code = render::exit_code(&reply);

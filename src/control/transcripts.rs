@@ -32,7 +32,7 @@ fn key(group: usize, channel: usize) -> ChannelKey {
 
 /// Channels 127.0.0.1:9 (enabled) and :10 (disabled) in group 0, :11 (disabled) in group 1, a hash group.
 fn small_table() -> Table {
-    let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+    let mut table = Table::new(Rules::CLASSIC);
     let mut create = |group, port, state| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         table.create(key(group, 0).group, address.into(), None, state).expect("a slot");

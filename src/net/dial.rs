@@ -1,33 +1,52 @@
 //! Finding a channel for one client: address after address, channel after channel, until one answers.
 //!
-//! Knows: the table's route, whose fault a failure is. Never: how the choice is made, the payload, the clock.
+//! Knows: the table's route, whose fault a failure is, how long an answer took. Never: how the choice is made, the payload.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use rustix::io::Errno;
-
+use super::clock::Clock;
+use super::fault::{is_exhausted, is_ours, reason};
+use super::health::event_of;
+use super::poller::Waker;
 use super::socket::{self, ConnectError, Outgoing};
 use crate::observe::{Event, Log};
-use crate::sched::{ChannelKey, DialFailure, Lease, NoChannel, Route, SharedTable, Transition};
+use crate::sched::{
+    ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
+};
 
 /// What every dial of an instance needs.
 #[derive(Debug, Clone)]
 pub(super) struct Dialer {
     pub(super) table: SharedTable,
+    pub(super) clock: Clock,
     pub(super) outgoing: Outgoing,
     pub(super) log: Log,
+    /// Wakes the thread that minds the channels' health.
+    pub(super) health: Waker,
+}
+
+impl Dialer {
+    /// Tells what a dial changed.
+    fn changed(&self, transition: Option<Transition>) {
+        if let Some(transition) = transition {
+            self.log.tell(&event_of(transition));
+            self.health.wake();
+        }
+    }
 }
 
 /// One client's search.
 #[derive(Debug)]
 pub(super) struct Dial {
-    route: Route,
     /// `None` once the walk is over.
-    lease: Option<Lease>,
+    found: Option<(Route, Lease)>,
     /// Which of the channel's addresses is being tried.
     address: usize,
+    /// When that was begun.
+    begun: Duration,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
     /// When descriptors or memory were first missing, in ms of the worker's clock.
@@ -37,6 +56,17 @@ pub(super) struct Dial {
     pub(super) client: SocketAddr,
 }
 
+/// Where a search stands.
+#[derive(Debug)]
+pub(super) enum Search {
+    /// There is something to dial.
+    On(Box<Dial>),
+    /// In line for a slot.
+    InLine(Ticket),
+    /// Nothing is left to try.
+    Over(NoChannel),
+}
+
 /// What came of starting an attempt.
 #[derive(Debug)]
 pub(super) enum Attempt {
@@ -44,42 +74,55 @@ pub(super) enum Attempt {
     Started,
     /// No descriptor or memory for it just now.
     Wait,
-    /// Nothing is left to try.
-    Over(NoChannel),
+    /// All that was left failed at once; a place in line, or nothing.
+    Over(Result<Ticket, NoChannel>),
 }
 
 impl Dial {
-    /// Takes the first lease of a client's walk.
-    pub(super) fn begin(client: SocketAddr, dialer: &Dialer) -> Result<Self, NoChannel> {
-        let mut table = dialer.table.lock();
-        let mut route = table.begin(client.ip().into());
-        let lease = table.next(&mut route)?;
-        Ok(Self {
-            route,
-            lease: Some(lease),
+    /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
+    /// before it are served first.
+    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> (Search, Vec<Grant>) {
+        let mut table = dialer.table.lock_at(dialer.clock.now());
+        let grants = if dialer.table.is_anyone_waiting() { table.grant() } else { Vec::new() };
+        let route = table.begin(client.ip().into());
+        let search = match table.next_or_wait(route, tag) {
+            Turn::Now(route, lease) => Search::On(Box::new(Self::new(client, route, lease))),
+            Turn::Later(ticket) => Search::InLine(ticket),
+            Turn::Never(why) => Search::Over(why),
+        };
+        (search, grants)
+    }
+
+    /// A search that has got its lease.
+    pub(super) fn new(client: SocketAddr, route: Route, lease: Lease) -> Self {
+        Self {
+            found: Some((route, lease)),
             address: 0,
+            begun: Duration::ZERO,
             blame: DialFailure::Local,
             starving_since: None,
             server: None,
             client,
-        })
+        }
     }
 
     /// The channel being tried.
     pub(super) fn channel(&self) -> Option<ChannelKey> {
-        self.lease.as_ref().map(Lease::key)
+        self.found.as_ref().map(|(_, lease)| lease.key())
     }
 
     /// The address being tried.
     pub(super) fn target(&self) -> Option<SocketAddr> {
-        self.lease.as_ref()?.addresses().as_slice().get(self.address).copied()
+        let (_, lease) = self.found.as_ref()?;
+        lease.addresses().as_slice().get(self.address).copied()
     }
 
     /// Starts on the current address, or on the first one after it that can be started on. Without descriptors or memory
     /// it waits, but no longer than `patience`, in ms like `now`.
-    pub(super) fn attempt(&mut self, dialer: &Dialer, now: u64, patience: u64) -> Attempt {
+    pub(super) fn attempt(&mut self, tag: u64, dialer: &Dialer, now: u64, patience: u64) -> Attempt {
         loop {
-            let Some(target) = self.target() else { return Attempt::Over(NoChannel::Failed) };
+            let Some(target) = self.target() else { return Attempt::Over(Err(NoChannel::Failed)) };
+            self.begun = dialer.clock.now();
             let (error, fault) = match socket::connect(target, &dialer.outgoing) {
                 Ok(server) => {
                     self.server = Some(server);
@@ -100,20 +143,31 @@ impl Dial {
                     (e, fault)
                 }
             };
-            if let Err(why) = self.failed_by(&error, fault, dialer) {
-                return Attempt::Over(why);
+            if let Err(end) = self.failed_by(&error, fault, tag, dialer) {
+                return Attempt::Over(end);
             }
         }
     }
 
     /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
-    pub(super) fn failed(&mut self, error: &io::Error, dialer: &Dialer) -> Result<(), NoChannel> {
-        self.failed_by(error, fault_of(error), dialer)
+    pub(super) fn failed(
+        &mut self,
+        error: &io::Error,
+        tag: u64,
+        dialer: &Dialer,
+    ) -> Result<(), Result<Ticket, NoChannel>> {
+        self.failed_by(error, fault_of(error), tag, dialer)
     }
 
-    fn failed_by(&mut self, error: &io::Error, fault: DialFailure, dialer: &Dialer) -> Result<(), NoChannel> {
+    fn failed_by(
+        &mut self,
+        error: &io::Error,
+        fault: DialFailure,
+        tag: u64,
+        dialer: &Dialer,
+    ) -> Result<(), Result<Ticket, NoChannel>> {
         self.server = None;
-        let Some(lease) = self.lease.take() else { return Err(NoChannel::Failed) };
+        let Some((route, lease)) = self.found.take() else { return Err(Err(NoChannel::Failed)) };
         let addresses = lease.addresses().as_slice();
         if let Some(&address) = addresses.get(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
@@ -123,28 +177,42 @@ impl Dial {
         }
         if self.address + 1 < addresses.len() {
             self.address += 1;
-            self.lease = Some(lease);
+            self.found = Some((route, lease));
             return Ok(());
         }
-        let (transition, next) = {
-            let mut table = dialer.table.lock();
-            (table.failed(lease, self.blame), table.next(&mut self.route))
+        let cause = format!("connect: {}", cause_of(error));
+        let (transition, turn) = {
+            let mut table = dialer.table.lock_at(dialer.clock.now());
+            (table.failed(lease, self.blame, &cause), table.next_or_wait(route, tag))
         };
-        if let Some(Transition::Autodisabled(channel, address)) = transition {
-            dialer.log.tell(&Event::Autodisabled { channel, address });
+        dialer.changed(transition);
+        match turn {
+            Turn::Now(route, lease) => {
+                self.found = Some((route, lease));
+                self.address = 0;
+                self.blame = DialFailure::Local;
+                Ok(())
+            }
+            Turn::Later(ticket) => Err(Ok(ticket)),
+            Turn::Never(why) => Err(Err(why)),
         }
-        self.lease = Some(next?);
-        self.address = 0;
-        self.blame = DialFailure::Local;
-        Ok(())
     }
 
     /// The current address answered: the lease is the connection's from now on.
     pub(super) fn succeeded(self, dialer: &Dialer) -> Option<(OwnedFd, Lease)> {
-        let (server, lease) = (self.server?, self.lease?);
-        dialer.table.lock().connected(self.route, &lease);
+        let (server, (route, lease)) = (self.server?, self.found?);
+        let now = dialer.clock.now();
+        let took = now.saturating_sub(self.begun);
+        let transition = dialer.table.lock_at(now).connected(route, &lease, took);
+        dialer.changed(transition);
         Some((server, lease))
     }
+}
+
+/// What a dial met; one that was given up has no words of the system.
+fn cause_of(error: &io::Error) -> String {
+    let is_given_up = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
+    if is_given_up { "no answer in time".into() } else { reason(error) }
 }
 
 fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: DialFailure, log: &Log) {
@@ -158,17 +226,6 @@ fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: Dial
     }
 }
 
-/// Nothing to do with the address: it would pass if others ended first.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
-    )
-}
-
 fn fault_of(error: &io::Error) -> DialFailure {
-    let ours = is_exhausted(error)
-        || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
-        || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM));
-    if ours { DialFailure::Local } else { DialFailure::Channel }
+    if is_exhausted(error) || is_ours(error) { DialFailure::Local } else { DialFailure::Channel }
 }

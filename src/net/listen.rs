@@ -97,6 +97,23 @@ impl Listener {
         self.address
     }
 
+    /// Ends the listening, but keeps the port: connects are refused from now on. Nobody else can take the port, and no
+    /// privilege is needed to listen again.
+    ///
+    /// # Errors
+    /// Systems that cannot do this say so (it works on Linux).
+    pub(super) fn refuse(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?)
+    }
+
+    /// Listens again.
+    ///
+    /// # Errors
+    /// What listen(2) says.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        Ok(rustix::net::listen(&*self.fd, BACKLOG)?)
+    }
+
     /// The next client.
     pub(super) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)

@@ -5,8 +5,11 @@
 //! [`relay`] decides what to move, `sockets` and `splice` move it, [`server`] starts and stops the lot.
 //! `resolve` turns names into addresses before any of it.
 
+mod clock;
 mod descriptors;
 mod dial;
+mod fault;
+mod health;
 pub mod listen;
 mod poller;
 mod probe;
@@ -20,5 +23,7 @@ mod splice;
 mod timers;
 mod worker;
 
+pub use clock::Clock;
+pub use health::Checks;
 pub use probe::{Check, Step};
 pub use socket::{Keepalive, Outgoing};

@@ -6,11 +6,6 @@
 //! Reading order: [`check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
 //! `talk` (`http`, `dialogue`) what is said there, `exec` the programs, `fault` whose fault a failure is.
 
-#![cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the schedule of the checks, which is not here yet, will call it")
-)]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -175,15 +170,6 @@ impl Engine {
             if is_over || until.is_some_and(|until| until <= Instant::now()) {
                 return;
             }
-        }
-    }
-
-    /// Forgets a probe: it will have no outcome. Its socket is closed and its program killed, at once.
-    pub(super) fn cancel(&mut self, id: u64) {
-        self.waiting.retain(|order| order.id != id);
-        self.waiting_programs.retain(|order| order.id != id);
-        if let Some(key) = self.key_of(id) {
-            self.take(key);
         }
     }
 

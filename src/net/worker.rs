@@ -24,11 +24,12 @@ use super::sockets::Sockets;
 use super::splice::{Pipe, Pipes};
 use super::timers::Timers;
 use crate::observe::Event;
-use crate::sched::Lease;
+use crate::sched::{Lease, Ticket};
 
 mod accepting;
 mod dialing;
 mod ending;
+mod looking;
 
 const LISTENER: u64 = 0;
 /// The token of the worker's waker.
@@ -43,7 +44,17 @@ const STARVED_MS: u64 = 50;
 
 enum Phase {
     Dialing(Box<Dial>),
-    Relaying { server: OwnedFd, lease: Lease },
+    /// In line for a slot.
+    Waiting(Box<Waiting>),
+    Relaying {
+        server: OwnedFd,
+        lease: Lease,
+    },
+}
+
+struct Waiting {
+    ticket: Ticket,
+    client: SocketAddr,
 }
 
 struct Connection {
@@ -52,8 +63,14 @@ struct Connection {
     relay: Relay<Box<Pipe>>,
     /// Delivered to the client and to the server.
     delivered: [u64; 2],
-    /// When bytes moved last, in ms of the worker's clock.
+    /// What operators call it by.
+    id: u64,
+    /// When it came, in ms of the worker's clock.
+    opened_at: u64,
+    /// When bytes moved last.
     moved_at: u64,
+    /// When it has lived for long enough; `NEVER` = no limit.
+    expires_at: u64,
     deadline: Option<u64>,
     /// Kept for the log's sake, so only while it tells of connections.
     address: Option<Box<SocketAddr>>,
@@ -69,7 +86,7 @@ impl Connection {
         match (side, &self.phase) {
             (Side::Client, _) => Some(self.client.as_fd()),
             (Side::Server, Phase::Relaying { server, .. }) => Some(server.as_fd()),
-            (Side::Server, Phase::Dialing(_)) => None,
+            (Side::Server, Phase::Dialing(_) | Phase::Waiting(_)) => None,
         }
     }
 }
@@ -78,8 +95,10 @@ impl Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepting {
     On,
-    /// Out of descriptors until this time, in ms, or until a connection ends.
+    /// Out of descriptors or places until this time, in ms, or until a connection ends.
     Starved(u64),
+    /// No channel is up, and nobody is to be let in.
+    Refusing,
     Stopped,
 }
 
@@ -90,6 +109,8 @@ pub(super) struct Worker {
     accepting: Accepting,
     /// More clients may wait than one round took.
     clients_wait: bool,
+    /// Clients taken so far.
+    taken: u64,
     shared: Arc<Shared>,
     connections: Slab<Option<Connection>>,
     timers: Timers,
@@ -101,6 +122,16 @@ pub(super) struct Worker {
     scratch: Box<[u8]>,
     epoch: Instant,
     now: u64,
+}
+
+/// The part of a tag that is the connection's key; what is above it is the worker's number.
+const KEY_BITS: u64 = (1 << 40) - 1;
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
+
+/// The worker that a tag is of.
+pub(super) fn worker_of(tag: u64) -> usize {
+    (tag >> 40) as usize
 }
 
 fn token(key: usize, side: Side) -> u64 {
@@ -126,6 +157,7 @@ impl Worker {
             listener: Some(listener),
             accepting: Accepting::On,
             clients_wait: false,
+            taken: 0,
             shared,
             connections: Slab::new(),
             timers: Timers::default(),
@@ -198,7 +230,7 @@ impl Worker {
         }
         let starved = match self.accepting {
             Accepting::Starved(until) => Some(until),
-            Accepting::On | Accepting::Stopped => None,
+            Accepting::On | Accepting::Refusing | Accepting::Stopped => None,
         };
         let next = [self.timers.next(), starved].into_iter().flatten().min()?;
         // A moment more than due, so that the clock has surely passed it.
@@ -223,6 +255,17 @@ impl Worker {
         }
     }
 
+    /// What a client is called by in the line of those who wait.
+    fn tag(&self, key: usize) -> u64 {
+        (self.id as u64) << 40 | key as u64
+    }
+
+    /// A number that no other connection of the instance has.
+    fn next_id(&mut self) -> u64 {
+        self.taken += 1;
+        self.taken * self.shared.desks.len() as u64 + self.id as u64
+    }
+
     fn read_inbox(&mut self) {
         let shared = Arc::clone(&self.shared);
         for message in shared.desks[self.id].take() {
@@ -240,7 +283,27 @@ impl Worker {
                     self.close_all();
                     let _ = answer.send(());
                 }
-                Message::Close(channel) => self.close_channel(channel),
+                Message::Close(channel, answer) => {
+                    let _ = answer.send(self.close_channel(channel));
+                }
+                Message::CloseSession(id, answer) => {
+                    let _ = answer.send(self.close_session(id));
+                }
+                Message::Sessions(channel, answer) => {
+                    let _ = answer.send(self.sessions(channel));
+                }
+                Message::Granted(grant) => self.granted(grant),
+                Message::Refuse(answer) => {
+                    self.refuse();
+                    let _ = answer.send(());
+                }
+                Message::CloseDoor(answer) => {
+                    let _ = answer.send(self.listener.as_ref().map(Listener::refuse));
+                }
+                Message::OpenDoor(answer) => {
+                    let _ = answer.send(self.listener.as_ref().map(Listener::listen));
+                }
+                Message::Welcome => self.welcome(),
             }
         }
     }
@@ -258,13 +321,17 @@ impl Worker {
                 }
                 self.guarded(key, |worker| worker.turn_unless_queued(key));
             }
-            (Phase::Dialing(_), Side::Client) => {
+            (Phase::Dialing(_) | Phase::Waiting(_), Side::Client) => {
                 connection.relay.note(side, ready);
-                // Half-closing before there is a channel is fine; being gone is not.
-                if ready.error && socket::take_error(&connection.client).is_some() {
-                    self.close(key, Ending { reset_client: true, reset_server: true }, "client gone");
+                // Half-closing before there is a channel is fine; being gone is not. Who is in line and has closed without
+                // ever having said anything is gone, too.
+                let waits = matches!(connection.phase, Phase::Waiting(_));
+                let gone = ready.error && socket::take_error(&connection.client).is_some();
+                if gone || (waits && ready.read_closed && socket::unread(&connection.client) == 0) {
+                    self.close(key, Ending { reset_client: gone, reset_server: true }, "client gone");
                 }
             }
+            (Phase::Waiting(_), Side::Server) => {}
             (Phase::Dialing(_), Side::Server) => self.guarded(key, |worker| worker.dialed(key, ready)),
         }
     }

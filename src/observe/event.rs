@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::sched::ChannelKey;
 
@@ -64,6 +65,51 @@ pub enum Event {
         channel: ChannelKey,
         /// The address that failed.
         address: SocketAddr,
+    },
+    /// A client's connect to a channel failed: it is left out until a probe succeeds.
+    Ejected {
+        /// Which one.
+        channel: ChannelKey,
+        /// Its address.
+        address: SocketAddr,
+        /// What the connect met.
+        cause: String,
+    },
+    /// A channel that was ejected takes connections again.
+    Returned {
+        /// Which one.
+        channel: ChannelKey,
+        /// Its address.
+        address: SocketAddr,
+        /// How long it was out.
+        after: Duration,
+    },
+    /// Checks say that a channel is down.
+    ChannelDown {
+        /// Which one.
+        channel: ChannelKey,
+        /// Its address.
+        address: SocketAddr,
+        /// What the last check met.
+        cause: String,
+    },
+    /// Checks say that a channel is up again.
+    ChannelUp {
+        /// Which one.
+        channel: ChannelKey,
+        /// Its address.
+        address: SocketAddr,
+        /// How long it was down.
+        after: Duration,
+    },
+    /// No channel is up: connects are refused.
+    Refusing,
+    /// A channel is up again after [`Event::Refusing`].
+    Welcoming,
+    /// There are as many clients as there may be; the next ones wait to be accepted.
+    MaxConnections {
+        /// The limit that was reached.
+        limit: u32,
     },
     /// A connect to a channel failed; the client's walk goes on.
     ChannelFailed {
@@ -170,7 +216,16 @@ impl Event {
             Self::DialFailed { .. } | Self::NoRendezvous { .. } | Self::DumpStopped { .. } => {
                 Severity::Warning
             }
-            Self::Autodisabled { .. } | Self::Commanded { .. } | Self::DescriptorsBack => Severity::Notice,
+            Self::Refusing => Severity::Error,
+            Self::Autodisabled { .. }
+            | Self::Ejected { .. }
+            | Self::Returned { .. }
+            | Self::ChannelDown { .. }
+            | Self::ChannelUp { .. }
+            | Self::Welcoming
+            | Self::MaxConnections { .. }
+            | Self::Commanded { .. }
+            | Self::DescriptorsBack => Severity::Notice,
             Self::Started { .. } | Self::Stopping { .. } | Self::Drained => Severity::Info,
             Self::ChannelFailed { .. }
             | Self::ClientLost { .. }
@@ -184,6 +239,13 @@ impl Event {
         match self {
             Self::Started { .. } => "started",
             Self::Autodisabled { .. } => "autodisabled",
+            Self::Ejected { .. } => "ejected",
+            Self::Returned { .. } => "returned",
+            Self::ChannelDown { .. } => "channel_down",
+            Self::ChannelUp { .. } => "channel_up",
+            Self::Refusing => "refusing",
+            Self::Welcoming => "welcoming",
+            Self::MaxConnections { .. } => "max_connections",
             Self::ChannelFailed { .. } => "channel_failed",
             Self::DialFailed { .. } => "dial_failed",
             Self::ClientLost { .. } => "client_lost",
@@ -209,7 +271,13 @@ impl fmt::Display for Event {
         match self {
             Self::Started { listen, pid } => write!(f, " listen={listen} pid={pid}"),
             Self::Autodisabled { channel, address } => write!(f, "{} address={address}", Key(*channel)),
-            Self::ChannelFailed { channel, address, cause } => {
+            Self::Returned { channel, address, after } | Self::ChannelUp { channel, address, after } => {
+                write!(f, "{} address={address} after={:.1}s", Key(*channel), after.as_secs_f64())
+            }
+            Self::MaxConnections { limit } => write!(f, " limit={limit}"),
+            Self::ChannelFailed { channel, address, cause }
+            | Self::Ejected { channel, address, cause }
+            | Self::ChannelDown { channel, address, cause } => {
                 write!(f, "{} address={address} cause={}", Key(*channel), Value(cause))
             }
             Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Value(cause)),
@@ -229,7 +297,7 @@ impl fmt::Display for Event {
             Self::Stopping { connections } => write!(f, " connections={connections}"),
             Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
             Self::Note { text, .. } => write!(f, " text={}", Value(text)),
-            Self::DescriptorsBack | Self::Drained => Ok(()),
+            Self::DescriptorsBack | Self::Drained | Self::Refusing | Self::Welcoming => Ok(()),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 /// What signal-hook writes for a signal.
 const SIGNAL: u8 = b'X';
@@ -51,13 +51,15 @@ impl Notifier {
 }
 
 impl Shutdown {
-    /// Takes over SIGTERM, SIGINT and SIGHUP for the whole process. From here on they no longer kill it.
+    /// Takes over SIGTERM, SIGINT, SIGHUP and SIGCHLD for the whole process. From here on they no longer kill it.
     ///
     /// # Errors
     /// No descriptors for the pipe, or the system refuses a handler.
     pub fn install(hangup: Hangup) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         writer.set_nonblocking(true)?;
+        // Whoever started us may have ignored it, and then nobody could learn how a check's program ended.
+        signal_hook::flag::register(SIGCHLD, Arc::default())?;
         let mut signals = vec![SIGTERM, SIGINT];
         match hangup {
             Hangup::Stops if !is_ignored(SIGHUP) => signals.push(SIGHUP),

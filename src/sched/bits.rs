@@ -44,6 +44,10 @@ impl BitTree {
         self.leaves.get(number / 64).is_some_and(|word| word & bit(number) != 0)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.top == 0
+    }
+
     /// The smallest member that is at least `from` and was not tried.
     pub(super) fn first_from(&self, from: usize, tried: &Tried) -> Option<usize> {
         let mut leaf = from / 64;
@@ -103,15 +107,6 @@ impl Tried {
 
     pub(super) fn contains(&self, number: usize) -> bool {
         self.word(number / 64) & bit(number) != 0
-    }
-
-    /// True until the first `insert` and after `clear`.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
     }
 
     fn word(&self, index: usize) -> u64 {
@@ -212,12 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn tried_is_empty_until_the_first_and_after_clear() {
+    fn tried_holds_what_was_put_in_and_nothing_else() {
         let mut tried = Tried::default();
-        assert!(tried.is_empty() && !tried.contains(0));
+        assert!(!tried.contains(0));
         tried.insert(0);
-        assert!(!tried.is_empty() && tried.contains(0) && !tried.contains(1) && !tried.contains(64));
-        tried.clear();
-        assert!(tried.is_empty() && !tried.contains(0));
+        assert!(tried.contains(0) && !tried.contains(1) && !tried.contains(64));
     }
 }

@@ -1,13 +1,16 @@
 //! One channel: its number, addresses, admin state, limit and counters.
 //!
-//! Knows: when it may take a connection. Never: other channels, sockets, text, time.
+//! Knows: when it may take a connection. Never: other channels, sockets, text, the clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::connect_times::ConnectTimes;
+use super::health::{Health, HealthRules, STEPS};
 use super::lease::Slots;
-use super::{ChannelSnapshot, Lease};
+use super::{ChannelSnapshot, Lease, Weight};
 
 /// Groups are numbered 0..MAX_GROUPS.
 pub const MAX_GROUPS: usize = 65_535;
@@ -75,31 +78,51 @@ impl From<IpAddr> for ClientAddr {
 /// The addresses of one channel, in the resolver's order; never empty. A dial tries each before the channel counts as
 /// failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Addresses(Arc<[SocketAddr]>);
+pub struct Addresses(Arc<AddressList>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct AddressList {
+    /// The name they were found by.
+    host: Option<Box<str>>,
+    list: Box<[SocketAddr]>,
+}
 
 impl Addresses {
     /// `None` if the list is empty.
     pub fn new(list: Vec<SocketAddr>) -> Option<Self> {
-        if list.is_empty() { None } else { Some(Self(list.into())) }
+        if list.is_empty() {
+            None
+        } else {
+            Some(Self(Arc::new(AddressList { host: None, list: list.into() })))
+        }
+    }
+    /// The same addresses, and the host as it was typed.
+    #[must_use]
+    pub fn named(&self, host: &str) -> Self {
+        Self(Arc::new(AddressList { host: Some(host.into()), list: self.0.list.clone() }))
+    }
+    /// The host as it was typed, if that is known.
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.as_deref()
     }
     /// The address that `show` prints.
     pub fn first(&self) -> SocketAddr {
-        self.0[0]
+        self.0.list[0]
     }
     /// The one that stands for the channel in hashing: the smallest, whatever order the resolver gives today.
     pub(super) fn for_hashing(&self) -> SocketAddr {
         let canonical = |address: &&SocketAddr| (address.ip().to_canonical(), address.port());
-        self.0.iter().min_by_key(canonical).copied().unwrap_or(self.0[0])
+        self.0.list.iter().min_by_key(canonical).copied().unwrap_or(self.0.list[0])
     }
     /// All of them, in order.
     pub fn as_slice(&self) -> &[SocketAddr] {
-        &self.0
+        &self.0.list
     }
 }
 
 impl From<SocketAddr> for Addresses {
     fn from(address: SocketAddr) -> Self {
-        Self([address].into())
+        Self(Arc::new(AddressList { host: None, list: [address].into() }))
     }
 }
 
@@ -114,6 +137,13 @@ pub enum AdminState {
     DisabledHard,
 }
 
+/// A dial that failed, for those who ask why.
+#[derive(Debug)]
+struct LastError {
+    what: String,
+    at: Duration,
+}
+
 /// One destination of a group, as the table keeps it.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -121,8 +151,18 @@ pub(super) struct Channel {
     pub(super) state: AdminState,
     /// `None` = no limit.
     pub(super) maxc: Option<NonZeroU32>,
+    pub(super) weight: Weight,
+    /// How much of its weight counts, in 64ths: less than all while it is returning.
+    pub(super) steps: u32,
+    /// Its number is taken for ever, the channel itself is gone.
+    pub(super) removed: bool,
+    pub(super) health: Health,
+    /// When it stands on the agenda of probes.
+    pub(super) probe_at: Option<Duration>,
     pub(super) totalc: u64,
     pub(super) failed: u64,
+    last_error: Option<Box<LastError>>,
+    pub(super) connect_times: ConnectTimes,
     pub(super) slots: Arc<Slots>,
 }
 
@@ -131,25 +171,50 @@ impl Channel {
         addresses: Addresses,
         maxc: Option<NonZeroU32>,
         state: AdminState,
+        health: Health,
         slots: Arc<Slots>,
     ) -> Self {
-        Self { addresses, state, maxc, totalc: 0, failed: 0, slots }
+        Self {
+            addresses,
+            state,
+            maxc,
+            weight: Weight::ONE,
+            steps: STEPS,
+            removed: false,
+            health,
+            probe_at: None,
+            totalc: 0,
+            failed: 0,
+            last_error: None,
+            connect_times: ConnectTimes::default(),
+            slots,
+        }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
         self.state == AdminState::Enabled
     }
 
+    /// Does the operator want it to have clients?
+    pub(super) fn takes_clients(&self) -> bool {
+        self.is_enabled() && self.weight > Weight::ZERO && !self.removed
+    }
+
+    /// Takes clients, and nothing is known that speaks against it; it may be full.
+    pub(super) fn is_up(&self) -> bool {
+        self.takes_clients() && self.health.is_up()
+    }
+
     /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends says so on the list of
     /// freed channels. Call it with the table locked.
     pub(super) fn is_usable(&self) -> bool {
-        self.is_enabled() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
+        self.takes_clients() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
     }
 
     /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
     pub(super) fn occupy(&mut self) -> Lease {
         self.totalc += 1;
-        Slots::occupy(&self.slots, self.addresses.clone())
+        Slots::occupy(&self.slots, self.addresses.clone(), self.health.returns())
     }
 
     /// Did the last `occupy` (or an earlier one) reach the limit?
@@ -157,22 +222,37 @@ impl Channel {
         self.maxc.is_some_and(|limit| self.slots.active() >= limit.get())
     }
 
+    pub(super) fn count_failure(&mut self, what: &str, at: Duration) {
+        self.failed += 1;
+        self.last_error = Some(Box::new(LastError { what: what.to_owned(), at }));
+    }
+
     pub(super) fn reset_counters(&mut self) {
         self.totalc = 0;
         self.failed = 0;
+        self.last_error = None;
+        self.connect_times.clear();
         self.slots.reset_bytes();
     }
 
-    pub(super) fn snapshot(&self) -> ChannelSnapshot {
+    /// `waiting`: clients in line that it could serve.
+    pub(super) fn snapshot(&self, rules: &HealthRules, now: Duration, waiting: u32) -> ChannelSnapshot {
         let (sent_bytes, rcvd_bytes) = self.slots.bytes();
+        let ago = |error: &LastError| (error.what.clone(), now.saturating_sub(error.at));
         ChannelSnapshot {
             id: self.slots.key().channel,
             addresses: self.addresses.clone(),
             state: self.state,
             maxc: self.maxc,
+            weight: self.weight,
+            health: self.health.snapshot(rules, now),
             active: self.slots.active(),
+            waiting,
             totalc: self.totalc,
             failed: self.failed,
+            last_error: self.last_error.as_deref().map(ago),
+            connect_p50: self.connect_times.percentile(50),
+            connect_p99: self.connect_times.percentile(99),
             sent_bytes,
             rcvd_bytes,
         }

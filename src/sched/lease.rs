@@ -2,7 +2,7 @@
 //!
 //! Knows: that a `Lease` gives its slot back when dropped, from any thread. Never: groups, policies, admin states.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,8 @@ use super::{Addresses, ChannelKey};
 pub struct Lease {
     slots: Arc<Slots>,
     addresses: Addresses,
+    /// How often the channel had come back when the lease was taken.
+    returns: u32,
 }
 
 impl Lease {
@@ -24,6 +26,11 @@ impl Lease {
     /// The addresses to try, as they were when the lease was taken.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Tells a dial that began before the channel came back from one that began after.
+    pub(super) fn returns(&self) -> u32 {
+        self.returns
     }
 
     /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the
@@ -80,9 +87,9 @@ impl Slots {
     }
 
     /// Takes a slot. Call it with the table locked, and only if there is room.
-    pub(super) fn occupy(this: &Arc<Self>, addresses: Addresses) -> Lease {
+    pub(super) fn occupy(this: &Arc<Self>, addresses: Addresses, returns: u32) -> Lease {
         this.active.fetch_add(1, SeqCst);
-        Lease { slots: Arc::clone(this), addresses }
+        Lease { slots: Arc::clone(this), addresses, returns }
     }
 
     /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
@@ -145,7 +152,8 @@ impl Slots {
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     list: Mutex<Vec<ChannelKey>>,
-    /// Is there anything in `list`? Changed only with `list` locked; looked at without.
+    /// Is there anything in `list`? Changed only with `list` locked; looked at without. Sequentially consistent, because
+    /// the line of waiting clients relies on it: see `Line`.
     any: AtomicBool,
 }
 
@@ -153,18 +161,18 @@ impl Freed {
     fn push(&self, key: ChannelKey) {
         let mut list = self.lock();
         list.push(key);
-        self.any.store(true, Release);
+        self.any.store(true, SeqCst);
     }
 
     /// Moves the list into `out`, which comes empty. Costs one load if there is nothing.
     pub(super) fn drain_into(&self, out: &mut Vec<ChannelKey>) {
         debug_assert!(out.is_empty());
-        if !self.any.load(Acquire) {
+        if !self.any.load(SeqCst) {
             return;
         }
         let mut list = self.lock();
         std::mem::swap(&mut *list, out);
-        self.any.store(false, Release);
+        self.any.store(false, SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ChannelKey>> {
@@ -199,7 +207,7 @@ mod tests {
     fn a_lease_is_small_and_gives_its_slot_back() {
         assert!(size_of::<Lease>() <= 48, "{} bytes", size_of::<Lease>());
         let (slots, _) = slots(1);
-        let (a, b) = (Slots::occupy(&slots, address()), Slots::occupy(&slots, address()));
+        let (a, b) = (Slots::occupy(&slots, address(), 0), Slots::occupy(&slots, address(), 0));
         assert_eq!((slots.active(), a.key(), b.addresses()), (2, slots.key(), &address()));
         drop(a);
         assert_eq!(slots.active(), 1);
@@ -210,7 +218,7 @@ mod tests {
     #[test]
     fn only_a_full_channel_tells_that_a_slot_came_back() {
         let (slots, freed) = slots(1);
-        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address())).collect();
+        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), 0)).collect();
         assert!(slots.has_room(4));
         let mut leases = leases.into_iter();
         drop(leases.next());
@@ -228,7 +236,7 @@ mod tests {
     fn a_slot_that_comes_back_while_the_table_looks_is_not_lost() {
         for (held, limit, room) in [(1, 1, true), (2, 2, true), (3, 2, false)] {
             let (slots, freed) = slots(1);
-            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address())).collect();
+            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address(), 0)).collect();
             let told = slots.has_room_while(limit, || drop(leases.pop()));
             assert_eq!(told, room, "{held} held, limit {limit}");
             leases.pop();
@@ -239,7 +247,7 @@ mod tests {
     #[test]
     fn a_lowered_limit_is_asked_for_again_until_there_is_room() {
         let (slots, freed) = slots(1);
-        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address())).collect();
+        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), 0)).collect();
         assert!(!slots.has_room(1));
         for left in [2, 1] {
             leases.pop();
@@ -254,7 +262,7 @@ mod tests {
     #[test]
     fn bytes_of_every_worker_add_up_and_go_to_zero() {
         let (slots, _) = slots(3);
-        let lease = Slots::occupy(&slots, address());
+        let lease = Slots::occupy(&slots, address(), 0);
         for shard in 0..7 {
             lease.add_sent(shard, 1);
             lease.add_rcvd(shard, 10);
@@ -268,7 +276,7 @@ mod tests {
     #[test]
     fn no_workers_count_like_one() {
         let (slots, _) = slots(0);
-        Slots::occupy(&slots, address()).add_sent(usize::MAX, 5);
+        Slots::occupy(&slots, address(), 0).add_sent(usize::MAX, 5);
         assert_eq!(slots.bytes(), (5, 0));
     }
 }

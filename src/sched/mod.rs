@@ -1,26 +1,36 @@
-//! Which channel does a client get? Groups, round robin, hashing, limits, failover.
+//! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
-//! Pure: no socket, no file, no clock, no environment, no randomness. Everything here can be tested without a thread.
-//! Reading order: `channel`, `lease`, `policy`, `pick` (with `bits` and `rendezvous`), `route`, `table`, `snapshot`, `shared`.
+//! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
+//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `policy`, `pick` (with `bits`, `stride` and
+//! `rendezvous`), `route`, `table`, `agenda`, `line`, `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod agenda;
 mod bits;
 mod channel;
+mod connect_times;
+mod health;
 mod lease;
+mod line;
 mod pick;
 mod policy;
+mod random;
 mod rendezvous;
 mod route;
 mod shared;
 mod snapshot;
+mod stride;
 mod table;
 
+pub use agenda::Probe;
 pub use channel::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS,
 };
+pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use lease::Lease;
+pub use line::{Grant, Ticket, Turn};
 pub use policy::{Policy, Weight};
 pub use route::{NoChannel, Route};
 pub use shared::SharedTable;
-pub use snapshot::{ChannelSnapshot, GroupSnapshot, Snapshot};
-pub use table::{DialFailure, EditError, Rules, Table, Transition};
+pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot};
+pub use table::{DialFailure, EditError, Happened, Rules, Table, Transition};

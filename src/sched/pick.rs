@@ -2,10 +2,17 @@
 //!
 //! Knows: its channels, its cursor, its policy, what a route has tried here. Never: other groups, what happens on connect.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use super::bits::{BitTree, Tried};
 use super::channel::Channel;
-use super::rendezvous::{Bucket, EVEN, Seating};
-use super::{Addresses, AdminState, Lease, NoChannel, Policy};
+use super::health::{Change, HealthState, STEPS};
+use super::random::Random;
+use super::rendezvous::{Bucket, Seating};
+use super::stride::Stride;
+use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, NoChannel, Policy, Rules, Weight};
 
 /// Where a cursor stands, and how many hand-outs brought it there.
 ///
@@ -21,27 +28,64 @@ pub(super) struct Cursor {
     pub(super) moves: u64,
 }
 
+/// Which channels a walk looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tier {
+    /// Those that are up.
+    Up,
+    /// Those that are not: tried anyway when nothing else is left.
+    NotUp,
+}
+
+/// What one client wants of a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) bucket: Bucket,
+    pub(super) tried: &'a Tried,
+    pub(super) tier: Tier,
+    pub(super) rules: &'a Rules,
+}
+
 /// A group: channels in order of their numbers, and the way to choose one.
 #[derive(Debug)]
 pub(super) struct Group {
     policy: Policy,
     channels: Vec<Channel>,
-    /// The channels that are usable. A lease that ends does not touch it: see `Slots::has_room`.
-    usable: BitTree,
+    /// How many were not removed.
+    existing: usize,
+    /// How many take clients, full or not, up or not.
     enabled: usize,
+    /// The channels that are up, full or not.
+    up: BitTree,
+    /// The channels that are up and usable. A lease that ends does not touch it: see `Slots::has_room`.
+    ready: BitTree,
+    /// The channels that are usable, but not up.
+    spare: BitTree,
     cursor: Cursor,
     seating: Seating,
+    /// How many channels have which share; see `share`.
+    shares: BTreeMap<u32, usize>,
+    /// Turns by weight; `None` while all shares are equal and the cursor does.
+    stride: Option<Stride>,
+    /// The channels whose share is growing.
+    ramping: Vec<usize>,
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(policy: Policy) -> Self {
         Self {
-            policy: Policy::RoundRobin,
+            policy,
             channels: Vec::new(),
-            usable: BitTree::default(),
+            existing: 0,
             enabled: 0,
+            up: BitTree::default(),
+            ready: BitTree::default(),
+            spare: BitTree::default(),
             cursor: Cursor::default(),
             seating: Seating::default(),
+            shares: BTreeMap::new(),
+            stride: None,
+            ramping: Vec::new(),
         }
     }
 
@@ -53,6 +97,7 @@ impl Group {
         self.policy = policy;
     }
 
+    /// All that ever were, the removed ones too.
     pub(super) fn channels(&self) -> &[Channel] {
         &self.channels
     }
@@ -62,19 +107,29 @@ impl Group {
     }
 
     pub(super) fn push(&mut self, channel: Channel) {
-        self.enabled += usize::from(channel.is_enabled());
-        self.seating.push(channel.addresses.for_hashing(), EVEN);
+        self.existing += usize::from(!channel.removed);
+        self.enabled += usize::from(channel.takes_clients());
+        let number = self.channels.len();
+        let hashed = if channel.removed { 0 } else { channel.weight.get() };
+        self.seating.push(channel.addresses.for_hashing(), hashed);
+        if channel.removed {
+            self.seating.remove(number, channel.addresses.for_hashing());
+        }
+        if let Some(share) = weighed(&channel) {
+            *self.shares.entry(share).or_default() += 1;
+        }
         self.channels.push(channel);
-        self.refresh(self.channels.len() - 1);
+        self.weigh();
+        self.refresh(number);
     }
 
-    /// Changes a channel by `edit`, which may not touch its addresses; answers what `edit` does. `None` if there is no
-    /// such channel.
+    /// Changes a channel by `edit`, which may touch neither its addresses nor its weight; answers what `edit` does.
+    /// `None` if there is no such channel.
     pub(super) fn edit<T>(&mut self, number: usize, edit: impl FnOnce(&mut Channel) -> T) -> Option<T> {
-        let channel = self.channels.get_mut(number)?;
-        let before = channel.is_enabled();
+        let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
+        let before = channel.takes_clients();
         let answer = edit(channel);
-        self.enabled = self.enabled + usize::from(channel.is_enabled()) - usize::from(before);
+        self.enabled = self.enabled + usize::from(channel.takes_clients()) - usize::from(before);
         self.refresh(number);
         Some(answer)
     }
@@ -86,54 +141,278 @@ impl Group {
         channel.addresses = addresses;
     }
 
-    /// Looks again whether a channel is usable. Must follow everything that can make it so.
-    pub(super) fn refresh(&mut self, number: usize) {
-        match self.channels.get(number) {
-            Some(channel) if channel.is_usable() => self.usable.insert(number),
-            _ => self.usable.remove(number),
+    pub(super) fn set_weight(&mut self, number: usize, weight: Weight) {
+        self.reshare(number, |channel| channel.weight = weight);
+        self.seating.set_weight(number, weight.get());
+        self.refresh(number);
+    }
+
+    /// Takes a channel away; its number stays taken.
+    pub(super) fn remove(&mut self, number: usize) {
+        self.reshare(number, |channel| channel.removed = true);
+        self.existing -= 1;
+        self.ramping.retain(|&ramping| ramping != number);
+        if let Some(channel) = self.channels.get(number) {
+            self.seating.remove(number, channel.addresses.for_hashing());
+        }
+        self.refresh(number);
+    }
+
+    /// Changes what a channel's share depends on.
+    fn reshare(&mut self, number: usize, edit: impl FnOnce(&mut Channel)) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        let (before, took) = (weighed(channel), channel.takes_clients());
+        edit(channel);
+        let (after, takes) = (weighed(channel), channel.takes_clients());
+        self.enabled = self.enabled + usize::from(takes) - usize::from(took);
+        if let Some(count) = before.and_then(|share| self.shares.get_mut(&share)) {
+            *count -= 1;
+        }
+        if let Some(share) = after {
+            *self.shares.entry(share).or_default() += 1;
+        }
+        self.shares.retain(|_, count| *count > 0);
+        self.weigh();
+    }
+
+    /// Turns go by the cursor while all shares are equal, otherwise by weight.
+    fn weigh(&mut self) {
+        if self.shares.len() < 2 {
+            self.stride = None;
+        } else if self.stride.is_none() {
+            let mut stride = Stride::default();
+            let nobody = Tried::default();
+            for number in self.ready.iter(&nobody) {
+                stride.enter(number, share(&self.channels[number]));
+            }
+            self.stride = Some(stride);
         }
     }
 
-    /// The channel that the contract gives to this client now, or the reason why there is none.
-    pub(super) fn choose(
-        &mut self,
-        bucket: Bucket,
-        tried: &Tried,
-        hash_failover: bool,
-    ) -> Result<usize, NoChannel> {
-        let from = usize::from(self.cursor.at);
-        let found = match self.policy {
-            Policy::RoundRobin | Policy::LeastConnections | Policy::TwoChoices | Policy::First => {
-                self.usable.first_from(from, tried).or_else(|| self.usable.first_from(0, tried))
+    /// Looks again whether a channel is up and usable. Must follow everything that can make it so.
+    pub(super) fn refresh(&mut self, number: usize) {
+        let Some(channel) = self.channels.get(number) else { return };
+        let (is_up, is_usable) = (channel.is_up(), channel.is_usable());
+        put(&mut self.up, number, is_up);
+        put(&mut self.ready, number, is_up && is_usable);
+        put(&mut self.spare, number, !is_up && is_usable);
+        if let Some(stride) = &mut self.stride {
+            if is_up && is_usable {
+                stride.enter(number, share(channel));
+            } else {
+                stride.leave(number);
             }
-            Policy::Hash => {
-                let Some(mapped) = self.seating.winner(bucket) else { return Err(NoChannel::Empty) };
-                if self.usable.contains(mapped) && !tried.contains(mapped) {
-                    Some(mapped)
-                } else if hash_failover {
-                    self.seating.best_of(bucket, self.usable.iter(tried))
-                } else {
-                    return Err(reason(self.channels[mapped].state));
-                }
+        }
+        if channel.health.has_ramp() && !self.ramping.contains(&number) {
+            self.ramping.push(number);
+        }
+    }
+
+    /// Lets the shares of returning channels grow with time.
+    pub(super) fn advance(&mut self, rules: &HealthRules, now: Duration) {
+        for at in (0..self.ramping.len()).rev() {
+            let number = self.ramping[at];
+            let Some(channel) = self.channels.get_mut(number) else { continue };
+            let goes_on = channel.health.is_ramping(rules, now);
+            let steps = channel.health.ramp(rules, now);
+            if steps != channel.steps {
+                self.reshare(number, |channel| channel.steps = steps);
+                self.refresh(number);
             }
+            if !goes_on {
+                self.ramping.swap_remove(at);
+            }
+        }
+    }
+
+    /// The channel that this client gets now, or the reason why there is none.
+    pub(super) fn choose(&mut self, ask: &Ask<'_>, random: &mut Random) -> Result<usize, NoChannel> {
+        if self.policy == Policy::Hash {
+            return self.by_client(ask);
+        }
+        let found = match (self.policy, ask.tier, &self.stride) {
+            (Policy::First, ..) => self.set(ask.tier).first_from(0, ask.tried),
+            (Policy::LeastConnections, Tier::Up, _) => self.least(ask.tried),
+            (Policy::TwoChoices, Tier::Up, _) => self.better_of_two(ask.tried, random),
+            (Policy::RoundRobin, Tier::Up, Some(stride)) => stride.next(ask.tried),
+            _ => self.in_turn(ask),
         };
-        found.ok_or(match (self.channels.len(), self.enabled) {
+        found.ok_or_else(|| self.reason())
+    }
+
+    /// The first one from the cursor on, going round once.
+    fn in_turn(&self, ask: &Ask<'_>) -> Option<usize> {
+        let set = self.set(ask.tier);
+        set.first_from(usize::from(self.cursor.at), ask.tried).or_else(|| set.first_from(0, ask.tried))
+    }
+
+    /// Fewest connections for its share; of several the first one from the cursor on.
+    fn least(&self, tried: &Tried) -> Option<usize> {
+        let (from, count) = (usize::from(self.cursor.at), self.channels.len());
+        let load = |number: usize| {
+            let channel = &self.channels[number];
+            let turn = if number >= from { number - from } else { number + count - from };
+            (Load { active: channel.slots.active(), share: share(channel) }, turn, number)
+        };
+        self.ready.iter(tried).map(load).min().map(|(_, _, number)| number)
+    }
+
+    /// Two by lot, and of them the one with fewer connections for its share.
+    fn better_of_two(&self, tried: &Tried, random: &mut Random) -> Option<usize> {
+        let one = self.by_lot(tried, None, random)?;
+        let Some(other) = self.by_lot(tried, Some(one), random) else { return Some(one) };
+        let [mine, its] = [one, other].map(|number| {
+            let channel = &self.channels[number];
+            Load { active: channel.slots.active(), share: share(channel) }
+        });
+        Some(match mine.cmp(&its) {
+            std::cmp::Ordering::Less => one,
+            std::cmp::Ordering::Greater => other,
+            // Shares count among idle channels, too.
+            std::cmp::Ordering::Equal => {
+                let lot = random.below(u64::from(mine.share) + u64::from(its.share));
+                if lot < u64::from(mine.share) { one } else { other }
+            }
+        })
+    }
+
+    /// Any ready channel but `not`, each as likely as any other.
+    fn by_lot(&self, tried: &Tried, not: Option<usize>, random: &mut Random) -> Option<usize> {
+        let count = self.channels.len() as u64;
+        for _ in 0..LOTS {
+            let number = random.below(count) as usize;
+            if self.ready.contains(number) && !tried.contains(number) && Some(number) != not {
+                return Some(number);
+            }
+        }
+        // Few are ready: look at each.
+        let all: Vec<usize> = self.ready.iter(tried).filter(|&number| Some(number) != not).collect();
+        all.get(random.below(all.len() as u64) as usize).copied()
+    }
+
+    fn by_client(&mut self, ask: &Ask<'_>) -> Result<usize, NoChannel> {
+        let Some(mapped) = self.seating.winner(ask.bucket) else { return Err(self.reason()) };
+        let set = self.set(ask.tier);
+        let is_ready = set.contains(mapped) && !ask.tried.contains(mapped);
+        if !is_ready && !ask.rules.hash_failover {
+            return Err(self.reason_of(mapped));
+        }
+        if let (Some(balance), Tier::Up) = (ask.rules.hash_balance, ask.tier) {
+            let bound = self.bound(balance);
+            let fits = |number: &usize| bound.admits(&self.channels[*number]);
+            if is_ready && fits(&mapped) {
+                return Ok(mapped);
+            }
+            if let Some(other) = self.seating.best_of(ask.bucket, set.iter(ask.tried).filter(fits)) {
+                return Ok(other);
+            }
+        }
+        if is_ready {
+            return Ok(mapped);
+        }
+        self.seating.best_of(ask.bucket, set.iter(ask.tried)).ok_or_else(|| self.reason())
+    }
+
+    /// What one more client may make of the loads of the channels that are up.
+    fn bound(&self, balance: NonZeroU32) -> Bound {
+        let nobody = Tried::default();
+        let (mut clients, mut weights) = (1, 0);
+        for number in self.up.iter(&nobody) {
+            let channel = &self.channels[number];
+            clients += u64::from(channel.slots.active());
+            weights += u64::from(channel.weight.get());
+        }
+        Bound { clients, weights, balance: balance.get() }
+    }
+
+    fn set(&self, tier: Tier) -> &BitTree {
+        match tier {
+            Tier::Up => &self.ready,
+            Tier::NotUp => &self.spare,
+        }
+    }
+
+    /// Could the client have a channel if one that is full had room? Asked when `choose` found none.
+    pub(super) fn is_full_for(&mut self, ask: &Ask<'_>) -> bool {
+        if self.policy == Policy::Hash && !ask.rules.hash_failover {
+            let Some(mapped) = self.seating.winner(ask.bucket) else { return false };
+            return self.up.contains(mapped) && !self.ready.contains(mapped) && !ask.tried.contains(mapped);
+        }
+        // Whoever is up, not ready and not tried is full.
+        self.up.first_from(0, ask.tried).is_some()
+    }
+
+    /// Is a channel up, usable and not tried, whether or not the policy would give it to this client?
+    pub(super) fn has_ready(&self, tried: &Tried) -> bool {
+        self.ready.first_from(0, tried).is_some()
+    }
+
+    /// Is anything usable at all?
+    pub(super) fn has_usable(&self) -> bool {
+        !self.ready.is_empty() || !self.spare.is_empty()
+    }
+
+    /// Is any channel up, full or not?
+    pub(super) fn has_up(&self) -> bool {
+        !self.up.is_empty()
+    }
+
+    fn reason(&self) -> NoChannel {
+        match (self.existing, self.enabled) {
             (0, _) => NoChannel::Empty,
             (_, 0) => NoChannel::Disabled,
+            _ if self.up.is_empty() => NoChannel::Down,
             _ => NoChannel::Full,
-        })
+        }
+    }
+
+    fn reason_of(&self, number: usize) -> NoChannel {
+        match &self.channels[number] {
+            channel if !channel.takes_clients() => NoChannel::Disabled,
+            channel if !channel.is_up() => NoChannel::Down,
+            _ => NoChannel::Full,
+        }
     }
 
     /// Takes a slot of the channel that `choose` named, and moves the cursor past it.
     pub(super) fn hand_out(&mut self, number: usize) -> Lease {
         debug_assert!(self.channels[number].is_usable());
         let lease = self.channels[number].occupy();
+        if let Some(stride) = &mut self.stride {
+            stride.take(number);
+        }
         if self.channels[number].is_at_limit() {
             self.refresh(number);
         }
         self.pass(number);
         self.cursor.moves += 1;
         lease
+    }
+
+    /// When the channel's next probe was planned, and when it is now.
+    pub(super) fn plan_probe(&mut self, number: usize) -> Option<(Option<Duration>, Option<Duration>)> {
+        let channel = self.channels.get_mut(number)?;
+        let wanted = if channel.removed { None } else { channel.health.probe_at() };
+        Some((std::mem::replace(&mut channel.probe_at, wanted), wanted))
+    }
+
+    /// A dial of a channel succeeded. Looks at it anew only if that brought it back.
+    pub(super) fn connected(
+        &mut self,
+        number: usize,
+        lease: &Lease,
+        rules: &HealthRules,
+        now: Duration,
+        took: Duration,
+    ) -> Option<Change> {
+        let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
+        channel.connect_times.add(took);
+        if channel.addresses != *lease.addresses() {
+            return None;
+        }
+        let change = channel.health.connect_succeeded(rules, now)?;
+        self.refresh(number);
+        Some(change)
     }
 
     /// Puts the cursor back to where it stood before a walk that got nothing here, if nobody moved it since.
@@ -156,12 +435,100 @@ impl Group {
         // Channel numbers fit 16 bits; 0 is as good a turn as any if they ever should not.
         self.cursor.at = u16::try_from(next).unwrap_or(0);
     }
+
+    /// `waiting(number)`: clients in line that the channel could serve.
+    pub(super) fn snapshot(
+        &self,
+        id: GroupId,
+        rules: &HealthRules,
+        now: Duration,
+        waiting: impl Fn(usize) -> u32,
+    ) -> GroupSnapshot {
+        let weighs =
+            matches!(self.policy, Policy::RoundRobin | Policy::LeastConnections | Policy::TwoChoices);
+        let channels = self.channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
+        let channels = channels.map(|(number, channel)| {
+            let mut snapshot = channel.snapshot(rules, now, waiting(number));
+            if !weighs && matches!(snapshot.health.state, HealthState::Ramping(_)) {
+                snapshot.health.state = HealthState::Up;
+            }
+            snapshot
+        });
+        GroupSnapshot { id, policy: self.policy, channels: channels.collect(), numbers: self.channels.len() }
+    }
+
+    /// The channel that a bucket maps to.
+    pub(super) fn mapped(&mut self, bucket: Bucket) -> Option<usize> {
+        self.seating.winner(bucket)
+    }
+
+    /// Is a channel up and at its limit?
+    pub(super) fn is_full(&self, number: usize) -> bool {
+        self.up.contains(number) && !self.ready.contains(number)
+    }
 }
 
-fn reason(state: AdminState) -> NoChannel {
-    match state {
-        AdminState::Enabled => NoChannel::Full,
-        AdminState::Disabled | AdminState::DisabledHard => NoChannel::Disabled,
+/// Throws before every ready channel is looked at instead.
+const LOTS: usize = 16;
+
+/// A channel's part of turns and connections: its weight in 64ths, less while it is returning.
+fn share(channel: &Channel) -> u32 {
+    channel.weight.get() * channel.steps.min(STEPS)
+}
+
+/// The share of a channel that can have clients at all.
+fn weighed(channel: &Channel) -> Option<u32> {
+    (channel.weight > Weight::ZERO && !channel.removed).then(|| share(channel))
+}
+
+fn put(set: &mut BitTree, number: usize, belongs: bool) {
+    if belongs {
+        set.insert(number);
+    } else {
+        set.remove(number);
+    }
+}
+
+/// Connections for a share; the smaller, the better.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    active: u32,
+    share: u32,
+}
+
+impl Ord for Load {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let mine = u64::from(self.active) * u64::from(other.share);
+        mine.cmp(&(u64::from(other.active) * u64::from(self.share)))
+    }
+}
+
+impl PartialOrd for Load {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Load {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Load {}
+
+/// Hashing with bounded loads: no channel more than `balance` thousandths of its share of all clients, rounded up.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    clients: u64,
+    weights: u64,
+    balance: u32,
+}
+
+impl Bound {
+    fn admits(self, channel: &Channel) -> bool {
+        let share = u128::from(self.balance) * u128::from(self.clients) * u128::from(channel.weight.get());
+        u128::from(channel.slots.active()) < share.div_ceil(1_000 * u128::from(self.weights.max(1)))
     }
 }
 
@@ -171,21 +538,33 @@ mod tests {
     use std::num::NonZeroU32;
     use std::sync::Arc;
 
+    use super::super::health::Health;
     use super::super::lease::{Freed, Slots};
-    use super::super::{ChannelId, ChannelKey, ClientAddr, GroupId};
+    use super::super::{AdminState, ChannelId, ChannelKey, ClientAddr};
     use super::*;
 
     fn group(policy: Policy, size: usize, maxc: u32) -> Group {
-        let mut group = Group::new();
-        group.set_policy(policy);
+        let mut group = Group::new(policy);
         for n in 0..size {
             let channel = ChannelId::new(n).expect("few channels");
             let key = ChannelKey { group: GroupId::FIRST, channel };
             let slots = Arc::new(Slots::new(key, Arc::<Freed>::default(), 1));
             let address = Addresses::from(SocketAddr::from(([127, 0, 0, 1], 1000 + n as u16)));
-            group.push(Channel::new(address, NonZeroU32::new(maxc), AdminState::Enabled, slots));
+            let health = Health::new(&HealthRules::NONE, Duration::ZERO, &mut Random::new(0));
+            group.push(Channel::new(address, NonZeroU32::new(maxc), AdminState::Enabled, health, slots));
         }
         group
+    }
+
+    fn choose(
+        group: &mut Group,
+        client: u8,
+        tries: &[usize],
+        hash_failover: bool,
+    ) -> Result<usize, NoChannel> {
+        let rules = Rules { hash_failover, ..Rules::CLASSIC };
+        let ask = Ask { bucket: bucket(client), tried: &tried(tries), tier: Tier::Up, rules: &rules };
+        group.choose(&ask, &mut Random::new(1))
     }
 
     fn bucket(client: u8) -> Bucket {
@@ -208,7 +587,7 @@ mod tests {
             let mut group = group(Policy::RoundRobin, 3, 0);
             group.cursor.at = cursor;
             disabled.iter().for_each(|&number| disable(&mut group, number));
-            let found = group.choose(bucket(1), &tried(tries), false);
+            let found = choose(&mut group, 1, tries, false);
             assert_eq!(found, expected, "cursor {cursor}, disabled {disabled:?}, tried {tries:?}");
         };
         check(0, &[], &[], Ok(0));
@@ -225,7 +604,7 @@ mod tests {
     fn an_empty_group_has_nobody_under_either_policy() {
         for policy in [Policy::RoundRobin, Policy::Hash] {
             for failover in [false, true] {
-                let found = group(policy, 0, 0).choose(bucket(1), &tried(&[]), failover);
+                let found = choose(&mut group(policy, 0, 0), 1, &[], failover);
                 assert_eq!(found, Err(NoChannel::Empty), "{policy:?}");
             }
         }
@@ -234,17 +613,17 @@ mod tests {
     #[test]
     fn a_hash_group_says_why_the_mapped_channel_cannot_be_had() {
         let mut group = group(Policy::Hash, 3, 1);
-        let mapped = group.choose(bucket(1), &tried(&[]), false).expect("all usable");
-        assert_eq!(group.choose(bucket(1), &tried(&[mapped]), false), Err(NoChannel::Full), "one try only");
+        let mapped = choose(&mut group, 1, &[], false).expect("all usable");
+        assert_eq!(choose(&mut group, 1, &[mapped], false), Err(NoChannel::Full), "one try only");
         let lease = group.hand_out(mapped);
-        assert_eq!(group.choose(bucket(1), &tried(&[]), false), Err(NoChannel::Full));
+        assert_eq!(choose(&mut group, 1, &[], false), Err(NoChannel::Full));
         disable(&mut group, mapped);
-        assert_eq!(group.choose(bucket(1), &tried(&[]), false), Err(NoChannel::Disabled));
-        let second = group.choose(bucket(1), &tried(&[]), true).expect("-H goes on");
+        assert_eq!(choose(&mut group, 1, &[], false), Err(NoChannel::Disabled));
+        let second = choose(&mut group, 1, &[], true).expect("-H goes on");
         assert_ne!(second, mapped);
-        let third = group.choose(bucket(1), &tried(&[second]), true).expect("-H goes on");
+        let third = choose(&mut group, 1, &[second], true).expect("-H goes on");
         assert_eq!(mapped + second + third, 3, "three different ones");
-        assert_eq!(group.choose(bucket(1), &tried(&[second, third]), true), Err(NoChannel::Full));
+        assert_eq!(choose(&mut group, 1, &[second, third], true), Err(NoChannel::Full));
         drop(lease);
     }
 
@@ -268,10 +647,10 @@ mod tests {
     fn a_full_channel_is_out_until_it_is_looked_at_again() {
         let mut group = group(Policy::RoundRobin, 1, 2);
         let (one, two) = (group.hand_out(0), group.hand_out(0));
-        assert_eq!(group.choose(bucket(1), &tried(&[]), false), Err(NoChannel::Full));
+        assert_eq!(choose(&mut group, 1, &[], false), Err(NoChannel::Full));
         drop(one);
         group.refresh(0);
-        assert_eq!(group.choose(bucket(1), &tried(&[]), false), Ok(0));
+        assert_eq!(choose(&mut group, 1, &[], false), Ok(0));
         drop(two);
         group.refresh(7);
         assert_eq!(group.edit(7, |_| ()), None, "no such channel");

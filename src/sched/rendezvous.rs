@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 
 use super::ClientAddr;
 
@@ -26,9 +25,6 @@ const V4: u64 = 0x243f_6a88_85a3_08d3;
 const V6: u64 = 0x1319_8a2e_0370_7344;
 const SEAT: u64 = 0xa409_3822_299f_31d0;
 const SPOT: u64 = 0x082e_fa98_ec4e_6c89;
-
-/// The weight of a channel as long as nobody can say another.
-pub(super) const EVEN: NonZeroU32 = NonZeroU32::MIN;
 
 /// The clients that share one fate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +50,15 @@ impl Bucket {
 #[derive(Debug, Clone, Copy)]
 struct Seat {
     key: u64,
-    weight: NonZeroU32,
+    /// 0 = it wins nothing.
+    weight: u32,
 }
 
 /// How much a bucket likes one channel.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     hash: u64,
-    weight: NonZeroU32,
+    weight: u32,
     number: usize,
 }
 
@@ -70,8 +67,8 @@ impl Score {
     /// weight`, which for equal weights is the highest hash.
     fn beats(self, other: Self) -> bool {
         if self.weight != other.weight {
-            let mine = u128::from(cost(self.hash)) * u128::from(other.weight.get());
-            let its = u128::from(cost(other.hash)) * u128::from(self.weight.get());
+            let mine = u128::from(cost(self.hash)) * u128::from(other.weight);
+            let its = u128::from(cost(other.hash)) * u128::from(self.weight);
             if mine != its {
                 return mine < its;
             }
@@ -91,8 +88,8 @@ pub(super) struct Seating {
 }
 
 impl Seating {
-    /// Seats the next channel.
-    pub(super) fn push(&mut self, address: SocketAddr, weight: NonZeroU32) {
+    /// Seats the next channel. With weight 0 it wins nothing.
+    pub(super) fn push(&mut self, address: SocketAddr, weight: u32) {
         let number = self.seats.len();
         let Ok(short) = u16::try_from(number) else { return };
         let same = self.same.entry(canonical(address)).or_default();
@@ -108,19 +105,10 @@ impl Seating {
         if canonical(from) == canonical(to) || number >= self.seats.len() {
             return;
         }
-        let mut changed = vec![number];
         // The order among channels of one address follows their numbers, whatever happened before: the mapping depends
         // on what the group is now, so a restart with the same channels does not move anybody.
-        if let Some(same) = self.same.get_mut(&canonical(from)) {
-            same.retain(|&n| n != short);
-            let at = same.partition_point(|&n| n < short);
-            changed.extend(same[at..].iter().map(|&n| usize::from(n)));
-            if same.is_empty() {
-                self.same.remove(&canonical(from));
-            } else {
-                self.rekey(from);
-            }
-        }
+        let mut changed = self.unseat(short, from);
+        changed.push(number);
         let same = self.same.entry(canonical(to)).or_default();
         let at = same.partition_point(|&n| n < short);
         same.insert(at, short);
@@ -129,7 +117,40 @@ impl Seating {
         self.mend(&changed);
     }
 
-    /// The channel that a bucket maps to; `None` for a group without channels.
+    /// Gives a channel another share of the buckets.
+    pub(super) fn set_weight(&mut self, number: usize, weight: u32) {
+        if let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.weight != weight) {
+            seat.weight = weight;
+            self.mend(&[number]);
+        }
+    }
+
+    /// Takes a channel out for good; others of the same address move up.
+    pub(super) fn remove(&mut self, number: usize, address: SocketAddr) {
+        let Ok(short) = u16::try_from(number) else { return };
+        let mut changed = self.unseat(short, address);
+        if let Some(seat) = self.seats.get_mut(number) {
+            seat.weight = 0;
+            changed.push(number);
+        }
+        self.mend(&changed);
+    }
+
+    /// Takes a channel out of those of its address; the others whose key changed by that.
+    fn unseat(&mut self, short: u16, address: SocketAddr) -> Vec<usize> {
+        let Some(same) = self.same.get_mut(&canonical(address)) else { return Vec::new() };
+        same.retain(|&n| n != short);
+        let at = same.partition_point(|&n| n < short);
+        let changed = same[at..].iter().map(|&n| usize::from(n)).collect();
+        if same.is_empty() {
+            self.same.remove(&canonical(address));
+        } else {
+            self.rekey(address);
+        }
+        changed
+    }
+
+    /// The channel that a bucket maps to; `None` if no channel of the group has a weight.
     pub(super) fn winner(&mut self, bucket: Bucket) -> Option<usize> {
         if self.seats.len() <= COMPUTED {
             return self.compute(bucket);
@@ -148,7 +169,8 @@ impl Seating {
     pub(super) fn best_of(&self, bucket: Bucket, candidates: impl Iterator<Item = usize>) -> Option<usize> {
         let spot = bucket.spot();
         let better = |best: Score, next: Score| if next.beats(best) { next } else { best };
-        candidates.map(|number| self.score(spot, number)).reduce(better).map(|best| best.number)
+        let scores = candidates.map(|number| self.score(spot, number));
+        scores.filter(|score| score.weight > 0).reduce(better).map(|best| best.number)
     }
 
     fn compute(&self, bucket: Bucket) -> Option<usize> {
@@ -243,7 +265,7 @@ mod tests {
 
     fn seating(addresses: impl IntoIterator<Item = SocketAddr>) -> Seating {
         let mut seating = Seating::default();
-        addresses.into_iter().for_each(|address| seating.push(address, EVEN));
+        addresses.into_iter().for_each(|address| seating.push(address, 1));
         seating
     }
 
@@ -269,9 +291,9 @@ mod tests {
     fn remembered_winners_are_the_computed_ones_through_every_edit() {
         let mut large = seating((0..40).map(address));
         check(&mut large, "new");
-        large.push(address(100), EVEN);
+        large.push(address(100), 1);
         check(&mut large, "one more");
-        large.push(address(5), EVEN);
+        large.push(address(5), 1);
         check(&mut large, "one more of an address that is there");
         large.change(3, address(3), address(200));
         check(&mut large, "another address");
@@ -279,7 +301,7 @@ mod tests {
         check(&mut large, "the first of two goes, the second moves up");
         large.change(0, address(0), address(5));
         check(&mut large, "one comes before another of its address");
-        (0..20).for_each(|_| large.push(address(7), EVEN));
+        (0..20).for_each(|_| large.push(address(7), 1));
         check(&mut large, "many of one address");
         large.change(7, address(7), address(202));
         check(&mut large, "the first of many goes");
@@ -313,7 +335,7 @@ mod tests {
     fn buckets_are_shared_by_weight() {
         let mut weighted = Seating::default();
         for (n, weight) in [1, 2, 5].into_iter().enumerate() {
-            weighted.push(address(n as u32), NonZeroU32::new(weight).expect("not zero"));
+            weighted.push(address(n as u32), weight);
         }
         let mut won = [0_u32; 3];
         buckets().for_each(|bucket| won[weighted.winner(bucket).expect("three channels")] += 1);
@@ -323,9 +345,45 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_without_weight_or_removed_leaves_its_buckets_to_the_next_best() {
+        for size in [5, 40] {
+            let mut full = seating((0..size).map(address));
+            let before: Vec<_> = buckets().map(|bucket| full.winner(bucket)).collect();
+            let mut without = seating((0..size).map(address));
+            check(&mut without, "filled");
+            without.set_weight(2, 0);
+            check(&mut without, "no weight");
+            let moved =
+                |seating: &mut Seating, bucket: Bucket| seating.winner(bucket) != before[bucket.index()];
+            let rightly = |bucket: Bucket| before[bucket.index()] == Some(2);
+            assert!(buckets().all(|bucket| moved(&mut without, bucket) == rightly(bucket)));
+            without.set_weight(2, 1);
+            check(&mut without, "weight again");
+            assert!(!buckets().any(|bucket| moved(&mut without, bucket)));
+            without.remove(2, address(2));
+            check(&mut without, "removed");
+            assert!(buckets().all(|bucket| moved(&mut without, bucket) == rightly(bucket)));
+        }
+    }
+
+    #[test]
+    fn when_the_first_of_an_address_is_removed_the_second_takes_its_seat() {
+        let mut edited = seating([1, 2, 1, 3].map(address));
+        edited.remove(0, address(1));
+        let mut fresh = seating([2, 1, 3].map(address));
+        for bucket in buckets() {
+            assert_eq!(edited.winner(bucket), fresh.winner(bucket).map(|number| number + 1), "{bucket:?}");
+        }
+        for number in 1..4 {
+            edited.set_weight(number, 0);
+        }
+        assert_eq!(edited.winner(Bucket(3)), None);
+    }
+
+    #[test]
     fn equal_weights_of_any_size_are_even_weights() {
         let mut heavy = Seating::default();
-        (0..9).for_each(|n| heavy.push(address(n), NonZeroU32::MAX));
+        (0..9).for_each(|n| heavy.push(address(n), u32::MAX));
         let mut even = seating((0..9).map(address));
         assert!(buckets().all(|bucket| heavy.winner(bucket) == even.winner(bucket)));
     }

@@ -3,11 +3,13 @@
 //! Knows: tried channels, the order of groups, when to leave one. Never: how a connect is done, other clients' walks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::bits::Tried;
-use super::pick::{Cursor, Group};
+use super::pick::{Ask, Cursor, Group, Tier};
+use super::random::Random;
 use super::rendezvous::Bucket;
-use super::{ClientAddr, GroupId, Lease};
+use super::{ClientAddr, GroupId, Lease, Rules};
 
 /// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,42 +18,68 @@ pub enum NoChannel {
     Empty,
     /// Channels exist, none is enabled.
     Disabled,
-    /// Enabled channels exist, all are at their maxc.
+    /// Enabled channels exist, none is up.
+    Down,
+    /// Channels are up, all are at their maxc.
     Full,
     /// Every usable channel was tried and failed.
     Failed,
 }
 
+/// What a step of a walk depends on besides the groups.
+pub(super) struct World<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) now: Duration,
+    pub(super) random: &'a mut Random,
+    /// A client who meets a full channel may wait for it.
+    pub(super) may_wait: bool,
+}
+
 /// The state of one client's walk: which channels were tried, which group comes next.
 ///
-/// A walk ends by construction: each step marks a channel of the group as tried, or goes to a later group, or is the
-/// end. Nothing ever goes back.
+/// A walk ends by construction: each step marks a channel of the group as tried, or goes to a later group, or begins the
+/// second and last round, or is the end. Nothing ever goes back. The first round is for channels that are up. Only when no
+/// untried one is left anywhere does the second begin, for those that are not.
 #[derive(Debug)]
 pub struct Route {
     bucket: Bucket,
+    tier: Tier,
+    reason: NoChannel,
+    /// A channel that is up was full.
+    met_full: bool,
     /// The first group not left yet; `None` = the walk is over.
     at: Option<GroupId>,
     /// The channel of that group handed out last. If there is a further step, then it failed.
     last: Option<u16>,
-    /// The channels of that group that failed.
-    tried: Tried,
-    /// That group's cursor as it was before this walk moved it.
+    /// What this walk did to that group's cursor.
+    moved: Option<Moved>,
+    /// The channels that failed.
+    tried: Vec<(GroupId, Tried)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    /// The cursor as it was before this walk moved it.
     before: Cursor,
     /// `Cursor::moves` as this walk left it.
     last_move: u64,
-    reason: NoChannel,
 }
 
 impl Route {
     pub(super) fn new(client: ClientAddr) -> Self {
+        Self::of(Bucket::of(client))
+    }
+
+    pub(super) fn of(bucket: Bucket) -> Self {
         Self {
-            bucket: Bucket::of(client),
+            bucket,
+            tier: Tier::Up,
+            reason: NoChannel::Empty,
+            met_full: false,
             at: Some(GroupId::FIRST),
             last: None,
-            tried: Tried::default(),
-            before: Cursor::default(),
-            last_move: 0,
-            reason: NoChannel::Empty,
+            moved: None,
+            tried: Vec::new(),
         }
     }
 
@@ -59,50 +87,109 @@ impl Route {
     pub(super) fn step(
         &mut self,
         groups: &mut BTreeMap<GroupId, Group>,
-        hash_failover: bool,
+        world: &mut World<'_>,
     ) -> Result<Lease, NoChannel> {
-        if let Some(last) = self.last.take() {
-            self.tried.insert(usize::from(last));
-            self.reason = NoChannel::Failed;
+        self.learn_failure();
+        loop {
+            let Some(at) = self.at else { return Err(self.reason) };
+            if let Some(lease) = self.round(at, groups, world) {
+                return Ok(lease);
+            }
+            self.at = None;
+            let waits = world.may_wait && self.met_full;
+            if self.tier == Tier::Up && world.rules.health.fail_open && !waits && self.is_spent(groups) {
+                self.tier = Tier::NotUp;
+                self.at = Some(GroupId::FIRST);
+            }
         }
-        let Some(at) = self.at else { return Err(self.reason) };
-        for (&id, group) in groups.range_mut(at..) {
+    }
+
+    /// The rest of a round over the groups.
+    fn round(
+        &mut self,
+        from: GroupId,
+        groups: &mut BTreeMap<GroupId, Group>,
+        world: &mut World<'_>,
+    ) -> Option<Lease> {
+        let nobody = Tried::default();
+        for (&id, group) in groups.range_mut(from..) {
             self.at = Some(id);
-            match group.choose(self.bucket, &self.tried, hash_failover) {
-                Ok(number) => return Ok(self.take(group, number)),
+            group.advance(&world.rules.health, world.now);
+            let tried = self.tried_in(id).unwrap_or(&nobody);
+            let ask = Ask { bucket: self.bucket, tried, tier: self.tier, rules: world.rules };
+            match group.choose(&ask, world.random) {
+                Ok(number) => return Some(self.take(group, number)),
                 Err(reason) => {
+                    let is_full = self.tier == Tier::Up && group.is_full_for(&ask);
+                    self.met_full |= is_full;
                     self.reason = self.reason.max(reason);
                     self.leave(group);
                 }
             }
         }
-        self.at = None;
-        Err(self.reason)
+        None
+    }
+
+    fn learn_failure(&mut self) {
+        let (Some(last), Some(at)) = (self.last.take(), self.at) else { return };
+        self.reason = NoChannel::Failed;
+        match self.tried.iter_mut().find(|(group, _)| *group == at) {
+            Some((_, tried)) => tried.insert(usize::from(last)),
+            None => {
+                let mut tried = Tried::default();
+                tried.insert(usize::from(last));
+                self.tried.push((at, tried));
+            }
+        }
+    }
+
+    fn tried_in(&self, group: GroupId) -> Option<&Tried> {
+        self.tried.iter().find(|(id, _)| *id == group).map(|(_, tried)| tried)
+    }
+
+    /// Is there no channel left that is up, usable and not tried, not even one that the policies keep from this client?
+    fn is_spent(&self, groups: &BTreeMap<GroupId, Group>) -> bool {
+        let nobody = Tried::default();
+        !groups.iter().any(|(&id, group)| group.has_ready(self.tried_in(id).unwrap_or(&nobody)))
+    }
+
+    /// The walk is over, but a full channel was met: it may wait and then begin again, past the channels that failed.
+    pub(super) fn may_wait(&self) -> bool {
+        self.met_full
+    }
+
+    /// Begins again after a wait.
+    pub(super) fn begin_again(&mut self) {
+        (self.at, self.tier, self.met_full) = (Some(GroupId::FIRST), Tier::Up, false);
+    }
+
+    pub(super) fn bucket(&self) -> Bucket {
+        self.bucket
     }
 
     fn take(&mut self, group: &mut Group, number: usize) -> Lease {
         let cursor = group.cursor();
-        // Others moved it between two tries of ours: only what we do from here on is ours to put back.
-        if self.tried.is_empty() || cursor.moves != self.last_move {
-            self.before = cursor;
-        }
+        // If others moved it between two tries of ours, only what we do from here on is ours to put back.
+        let before = match self.moved {
+            Some(moved) if moved.last_move == cursor.moves => moved.before,
+            _ => cursor,
+        };
         let lease = group.hand_out(number);
         self.last = u16::try_from(number).ok();
-        self.last_move = group.cursor().moves;
+        self.moved = Some(Moved { before, last_move: group.cursor().moves });
         lease
     }
 
     fn leave(&mut self, group: &mut Group) {
-        if !self.tried.is_empty() {
-            group.put_back(self.before, self.last_move);
-            self.tried.clear();
+        if let Some(Moved { before, last_move }) = self.moved.take() {
+            group.put_back(before, last_move);
         }
     }
 
     /// The channel handed out last answered.
     pub(super) fn arrive(self, group: &mut Group) {
-        if let Some(last) = self.last {
-            group.settle(usize::from(last), self.last_move);
+        if let (Some(last), Some(moved)) = (self.last, self.moved) {
+            group.settle(usize::from(last), moved.last_move);
         }
     }
 }
@@ -115,7 +202,7 @@ mod tests {
     use super::super::{Addresses, AdminState, ChannelKey, DialFailure, Policy, Rules, Table};
     use super::*;
 
-    const RULES: Rules = Rules { hash_failover: false, autodisable: false, shards: 1 };
+    const RULES: Rules = Rules::CLASSIC;
 
     fn group_id(n: usize) -> GroupId {
         GroupId::new(n).expect("small")
@@ -152,7 +239,7 @@ mod tests {
             match table.next(&mut route) {
                 Ok(lease) => {
                     seen.push(place(lease.key()));
-                    table.failed(lease, DialFailure::Channel);
+                    table.failed(lease, DialFailure::Channel, "refused");
                 }
                 Err(reason) => {
                     assert_eq!(table.next(&mut route).err(), Some(reason), "the end stays the end");
@@ -166,13 +253,13 @@ mod tests {
     fn connect(table: &mut Table) -> (String, Lease) {
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("a channel");
-        table.connected(route, &lease);
+        table.connected(route, &lease, Duration::ZERO);
         (place(lease.key()), lease)
     }
 
     #[test]
     fn a_route_is_small() {
-        assert!(size_of::<Route>() <= 64, "{} bytes", size_of::<Route>());
+        assert!(size_of::<Route>() <= 72, "{} bytes", size_of::<Route>());
     }
 
     #[test]
@@ -222,7 +309,7 @@ mod tests {
         let leases = [&mut a, &mut b, &mut c].map(|route| table.next(route).expect("a channel"));
         assert_eq!(leases.each_ref().map(|lease| place(lease.key())), ["0.0", "0.1", "0.2"]);
         for (route, lease) in [c, a, b].into_iter().zip(&leases) {
-            table.connected(route, lease);
+            table.connected(route, lease, Duration::ZERO);
         }
         assert_eq!(connect(&mut table).0, "0.0", "the order of the answers does not matter");
     }
@@ -241,11 +328,11 @@ mod tests {
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
         assert_eq!(connect(&mut table).0, "0.1", "another client meanwhile");
-        table.failed(lease, DialFailure::Channel);
+        table.failed(lease, DialFailure::Channel, "refused");
         for expected in ["0.2", "0.1"] {
             let lease = table.next(&mut route).expect("not tried yet");
             assert_eq!(place(lease.key()), expected);
-            table.failed(lease, DialFailure::Channel);
+            table.failed(lease, DialFailure::Channel, "refused");
         }
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
         assert_eq!(connect(&mut table).0, "0.2", "after the one that answered last");
@@ -256,9 +343,9 @@ mod tests {
         let mut table = table(&["Reee"], RULES);
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
-        table.failed(lease, DialFailure::Channel);
+        table.failed(lease, DialFailure::Channel, "refused");
         let lease = table.next(&mut route).expect("0.1");
-        table.connected(route, &lease);
+        table.connected(route, &lease, Duration::ZERO);
         assert_eq!((place(lease.key()), connect(&mut table).0), ("0.1".into(), "0.2".into()));
     }
 
@@ -269,7 +356,7 @@ mod tests {
         let lease = table.next(&mut route).expect("0.0");
         let address = Addresses::from(SocketAddr::from(([10, 9, 9, 9], 80)));
         table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("a slot");
-        table.connected(route, &lease);
+        table.connected(route, &lease, Duration::ZERO);
         assert_eq!(connect(&mut table).0, "0.1");
     }
 
@@ -278,7 +365,7 @@ mod tests {
         let mut table = table(&["Ree"], RULES);
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
-        table.failed(lease, DialFailure::Channel);
+        table.failed(lease, DialFailure::Channel, "refused");
         let second =
             ChannelKey { group: GroupId::FIRST, channel: super::super::ChannelId::new(1).expect("1") };
         table.set_state(second, AdminState::Disabled).expect("0.1 exists");
@@ -287,7 +374,7 @@ mod tests {
         table.create(group_id(3), address, None, AdminState::Enabled).expect("a slot");
         let lease = table.next(&mut route).expect("the new group");
         assert_eq!(place(lease.key()), "3.0");
-        table.failed(lease, DialFailure::Local);
+        table.failed(lease, DialFailure::Local, "refused");
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
     }
 }

@@ -2,22 +2,42 @@
 //!
 //! Knows: one lock. Never: what happens under it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Table;
 
 /// The one table of an instance. Locked for one call at a time, never across a system call.
 #[derive(Debug, Clone)]
-pub struct SharedTable(Arc<Mutex<Table>>);
+pub struct SharedTable(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: Mutex<Table>,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl SharedTable {
     /// Shares a table.
     pub fn new(table: Table) -> Self {
-        Self(Arc::new(Mutex::new(table)))
+        let waiting = table.line.count();
+        Self(Arc::new(Shared { table: Mutex::new(table), waiting }))
     }
-    /// Locks it. A panic while it was locked does not take the instance down: the table is used as it was left.
+    /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
+    /// instance down: the table is used as it was left.
+    pub fn lock_at(&self, now: Duration) -> MutexGuard<'_, Table> {
+        let mut table = self.lock();
+        table.advance(now);
+        table
+    }
+    /// Locks it where time does not matter.
     pub fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Is anybody in line? Takes no lock; see `Line` for why the answer can be relied on after a slot was given back.
+    pub fn is_anyone_waiting(&self) -> bool {
+        self.0.waiting.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -32,7 +52,7 @@ mod tests {
 
     /// A table with one group of channels with these limits (0 = none).
     fn table(limits: &[u32]) -> Table {
-        let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+        let mut table = Table::new(Rules::CLASSIC);
         for &maxc in limits {
             let address = Addresses::from(SocketAddr::from(([127, 0, 0, 1], 80)));
             let maxc = NonZeroU32::new(maxc);
@@ -44,7 +64,7 @@ mod tests {
     fn pick(table: &mut Table) -> Result<Lease, NoChannel> {
         let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
         let lease = table.next(&mut route)?;
-        table.connected(route, &lease);
+        table.connected(route, &lease, Duration::ZERO);
         Ok(lease)
     }
 

@@ -2,9 +2,11 @@
 //!
 //! Knows: plain values. Never: the live table.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
-use super::{Addresses, AdminState, ChannelId, GroupId, Policy};
+use super::{Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, Policy, Weight};
 
 /// One channel as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +19,24 @@ pub struct ChannelSnapshot {
     pub state: AdminState,
     /// Limit of simultaneous connections, `None` = no limit.
     pub maxc: Option<NonZeroU32>,
+    /// Its share of clients.
+    pub weight: Weight,
+    /// What is known of it, whatever the operator decided.
+    pub health: HealthSnapshot,
     /// Connections now, dialling ones included.
     pub active: u32,
+    /// Clients that wait for a slot and could take one of this channel.
+    pub waiting: u32,
     /// Connections handed to it, failed attempts too.
     pub totalc: u64,
     /// Failed attempts.
     pub failed: u64,
+    /// What the last failed attempt met, and how long ago that was.
+    pub last_error: Option<(String, Duration)>,
+    /// The time that half of the last connects took at most.
+    pub connect_p50: Option<Duration>,
+    /// The time that 99 of a hundred of the last connects took at most.
+    pub connect_p99: Option<Duration>,
     /// Bytes client -> channel.
     pub sent_bytes: u64,
     /// Bytes channel -> client.
@@ -38,6 +52,8 @@ pub struct GroupSnapshot {
     pub policy: Policy,
     /// Its channels in order of their numbers.
     pub channels: Vec<ChannelSnapshot>,
+    /// How many numbers were given out, those of removed channels included: the next channel gets this one.
+    pub numbers: usize,
 }
 
 /// The whole table at one instant, in order of group numbers.
@@ -45,4 +61,23 @@ pub struct GroupSnapshot {
 pub struct Snapshot {
     /// The groups that were ever touched.
     pub groups: Vec<GroupSnapshot>,
+}
+
+/// One client's connection at one instant, as the data plane sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSnapshot {
+    /// Its number, which no other connection of the instance ever had.
+    pub id: u64,
+    /// The client's address, if the system still knows it.
+    pub client: Option<SocketAddr>,
+    /// The channel it has, or is being connected to; `None` while it waits for one.
+    pub channel: Option<ChannelKey>,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// Since bytes moved last.
+    pub idle: Duration,
+    /// Bytes client -> channel.
+    pub sent_bytes: u64,
+    /// Bytes channel -> client.
+    pub rcvd_bytes: u64,
 }

@@ -1,18 +1,24 @@
 //! All groups, and the only place that changes them.
 //!
-//! Knows: every group, the rules of the instance. Never: text formats, sockets, files, signals.
+//! Knows: every group, the rules of the instance, what time it is told. Never: text formats, sockets, files, signals, the clock.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::agenda::Agenda;
 use super::channel::Channel;
+use super::health::{Change, Health};
 use super::lease::{Freed, Slots};
+use super::line::Line;
 use super::pick::Group;
+use super::random::Random;
+use super::route::World;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, GroupSnapshot, Lease,
-    NoChannel, Policy, Route, Snapshot,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, HealthRules, Lease,
+    NoChannel, Policy, Route, Snapshot, Weight,
 };
 
 /// What holds for the whole instance.
@@ -24,6 +30,30 @@ pub struct Rules {
     pub autodisable: bool,
     /// How many workers count bytes; each gets its own cache line per channel. At least 1.
     pub shards: usize,
+    /// What health goes by.
+    pub health: HealthRules,
+    /// A hash group gives no channel more than this many thousandths of its share of clients; `None` = as it comes.
+    pub hash_balance: Option<NonZeroU32>,
+    /// How many clients may wait when channels are full; `None` = nobody.
+    pub queue: Option<NonZeroU32>,
+    /// The policy of groups that come into being without one.
+    pub policy: Policy,
+    /// What decides by lot: of two choices, and how far probes are moved against each other.
+    pub seed: u64,
+}
+
+impl Rules {
+    /// 3.57's: no health, no bounds, nobody waits.
+    pub const CLASSIC: Self = Self {
+        hash_failover: false,
+        autodisable: false,
+        shards: 1,
+        health: HealthRules::NONE,
+        hash_balance: None,
+        queue: None,
+        policy: Policy::RoundRobin,
+        seed: 0,
+    };
 }
 
 /// Whose fault a failed dial was.
@@ -31,15 +61,34 @@ pub struct Rules {
 pub enum DialFailure {
     /// The channel's: refused, timed out, unreachable.
     Channel,
-    /// Ours: no descriptors, no source port, `-B` not bindable. Never autodisables.
+    /// Ours: no descriptors, no source port, `-B` not bindable. Never ejects or autodisables.
     Local,
 }
 
-/// What a failure changed, to be told to the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
-    /// `-a` disabled this channel just now.
-    Autodisabled(ChannelKey, SocketAddr),
+/// What a dial or a probe changed, to be told to the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Whose state it is.
+    pub channel: ChannelKey,
+    /// Its first address.
+    pub address: SocketAddr,
+    /// What happened to it.
+    pub what: Happened,
+}
+
+/// What happened to a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// `-a` disabled it.
+    Autodisabled,
+    /// A client's connect failed, with this cause.
+    Ejected(String),
+    /// It takes connections again, after so long.
+    Returned(Duration),
+    /// Checks say that it is down, with this cause.
+    Down(String),
+    /// Checks say that it is up again, after so long.
+    Up(Duration),
 }
 
 /// Why an edit was refused.
@@ -49,32 +98,53 @@ pub enum EditError {
     UnknownChannel,
     /// All channel numbers of the group are taken.
     NoSlot,
-    /// Only a disabled channel takes a new address.
+    /// Only a disabled channel takes a new address, or can be removed.
     NotDisabled,
+    /// Only a channel without connections can be removed.
+    Busy,
 }
 
 /// All groups and channels. `&mut self` throughout, so that rules are tested without threads; the running program shares
 /// it as [`SharedTable`](super::SharedTable).
 #[derive(Debug)]
 pub struct Table {
-    rules: Rules,
+    pub(super) rules: Rules,
     /// Only those that were touched: a group number costs nothing.
-    groups: BTreeMap<GroupId, Group>,
+    pub(super) groups: BTreeMap<GroupId, Group>,
     freed: Arc<Freed>,
     /// Where `freed` is read into; kept for its memory, empty between calls.
     news: Vec<ChannelKey>,
+    pub(super) random: Random,
+    /// Since the start of the instance.
+    pub(super) now: Duration,
+    pub(super) agenda: Agenda,
+    pub(super) line: Line,
 }
 
 impl Table {
-    /// An empty table.
+    /// An empty table. Its time is 0.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, groups: BTreeMap::new(), freed: Arc::default(), news: Vec::new() }
+        Self {
+            rules,
+            groups: BTreeMap::new(),
+            freed: Arc::default(),
+            news: Vec::new(),
+            random: Random::new(rules.seed),
+            now: Duration::ZERO,
+            agenda: Agenda::default(),
+            line: Line::new(rules.queue),
+        }
+    }
+
+    /// Tells what time it is, as time since the start of the instance. It never goes back.
+    pub fn advance(&mut self, now: Duration) {
+        self.now = self.now.max(now);
     }
 
     /// Adds a channel at the end of a group (which comes into being with it).
     ///
     /// # Errors
-    /// `NoSlot` if the group has [`MAX_CHANNELS`](super::MAX_CHANNELS) channels.
+    /// `NoSlot` if the group has used up its [`MAX_CHANNELS`](super::MAX_CHANNELS) numbers.
     pub fn create(
         &mut self,
         group: GroupId,
@@ -82,16 +152,37 @@ impl Table {
         maxc: Option<NonZeroU32>,
         state: AdminState,
     ) -> Result<ChannelId, EditError> {
+        self.add(group, addresses, |channel| (channel.maxc, channel.state) = (maxc, state))
+    }
+
+    /// Uses up the next channel number of a group, as if its channel had been removed.
+    ///
+    /// # Errors
+    /// `NoSlot`, as for [`create`](Self::create).
+    pub fn skip(&mut self, group: GroupId) -> Result<ChannelId, EditError> {
+        let nowhere = Addresses::from(SocketAddr::from(([0, 0, 0, 0], 0)));
+        self.add(group, nowhere, |channel| channel.removed = true)
+    }
+
+    fn add(
+        &mut self,
+        group: GroupId,
+        addresses: Addresses,
+        set: impl FnOnce(&mut Channel),
+    ) -> Result<ChannelId, EditError> {
         let taken = self.groups.get(&group).map_or(0, |group| group.channels().len());
         let id = ChannelId::new(taken).ok_or(EditError::NoSlot)?;
         let key = ChannelKey { group, channel: id };
         let slots = Arc::new(Slots::new(key, Arc::clone(&self.freed), self.rules.shards));
-        let group = self.groups.entry(group).or_insert_with(Group::new);
-        group.push(Channel::new(addresses, maxc, state, slots));
+        let health = Health::new(&self.rules.health, self.now, &mut self.random);
+        let mut channel = Channel::new(addresses, None, AdminState::Disabled, health, slots);
+        set(&mut channel);
+        self.group_mut(group).push(channel);
+        self.schedule(key);
         Ok(id)
     }
 
-    /// Gives a disabled channel new addresses. Leases taken before keep the old ones.
+    /// Gives a disabled channel new addresses. Leases taken before keep the old ones; nothing is known of the new ones.
     ///
     /// # Errors
     /// `UnknownChannel`, or `NotDisabled` if it takes connections.
@@ -102,6 +193,9 @@ impl Table {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.assign(key.channel.index(), addresses);
         }
+        let (rules, now) = (self.rules.health, self.now);
+        self.edit_by_lot(key, |channel, random| channel.health.begin_anew(&rules, now, random))?;
+        self.schedule(key);
         Ok(())
     }
 
@@ -110,12 +204,43 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`.
     pub fn set_state(&mut self, key: ChannelKey, state: AdminState) -> Result<AdminState, EditError> {
-        self.edit(key, |channel| std::mem::replace(&mut channel.state, state))
+        let (rules, now) = (self.rules.health, self.now);
+        self.edit(key, |channel| {
+            let before = std::mem::replace(&mut channel.state, state);
+            // Back from a rest, as after a fault, it has everything to warm up.
+            if before != state && channel.is_up() {
+                channel.health.start_ramp(&rules, now);
+            }
+            before
+        })
+    }
+
+    /// Takes a disabled channel without connections away. Its number is not given out again.
+    ///
+    /// # Errors
+    /// `UnknownChannel`, `NotDisabled`, or `Busy`.
+    pub fn remove(&mut self, key: ChannelKey) -> Result<(), EditError> {
+        let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
+        if channel.is_enabled() {
+            return Err(EditError::NotDisabled);
+        }
+        if channel.slots.active() > 0 {
+            return Err(EditError::Busy);
+        }
+        self.agenda.put(key, channel.probe_at, None);
+        if let Some(group) = self.groups.get_mut(&key.group) {
+            group.remove(key.channel.index());
+        }
+        Ok(())
     }
 
     /// Sets a group's policy (the group comes into being with it).
     pub fn set_policy(&mut self, group: GroupId, policy: Policy) {
-        self.groups.entry(group).or_insert_with(Group::new).set_policy(policy);
+        self.group_mut(group).set_policy(policy);
+    }
+
+    fn group_mut(&mut self, group: GroupId) -> &mut Group {
+        self.groups.entry(group).or_insert_with(|| Group::new(self.rules.policy))
     }
 
     /// Sets the limit of a channel. Connections above a lowered limit live on.
@@ -126,7 +251,19 @@ impl Table {
         self.edit(key, |channel| channel.maxc = maxc)
     }
 
-    /// Zeroes sent, rcvd, totalc and failed of a channel.
+    /// Sets a channel's share of clients.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn set_weight(&mut self, key: ChannelKey, weight: Weight) -> Result<(), EditError> {
+        self.get(key).ok_or(EditError::UnknownChannel)?;
+        if let Some(group) = self.groups.get_mut(&key.group) {
+            group.set_weight(key.channel.index(), weight);
+        }
+        Ok(())
+    }
+
+    /// Zeroes sent, rcvd, totalc, failed and connect times of a channel.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -141,15 +278,16 @@ impl Table {
 
     /// One channel as it is now.
     pub fn channel(&self, key: ChannelKey) -> Option<ChannelSnapshot> {
-        self.get(key).map(Channel::snapshot)
+        self.get(key).map(|channel| channel.snapshot(&self.rules.health, self.now, 0))
     }
 
     /// Everything as it is now.
-    pub fn snapshot(&self) -> Snapshot {
-        let groups = self.groups.iter().map(|(&id, group)| GroupSnapshot {
-            id,
-            policy: group.policy(),
-            channels: group.channels().iter().map(Channel::snapshot).collect(),
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.learn_freed();
+        let waiting = self.waiting_by_channel();
+        let groups = self.groups.iter().map(|(&id, group)| {
+            let of = |number| waiting.get(&(id, number)).copied().unwrap_or(0);
+            group.snapshot(id, &self.rules.health, self.now, of)
         });
         Snapshot { groups: groups.collect() }
     }
@@ -158,6 +296,11 @@ impl Table {
     pub fn active(&self) -> u64 {
         let channels = self.groups.values().flat_map(Group::channels);
         channels.map(|channel| u64::from(channel.slots.active())).sum()
+    }
+
+    /// Does any channel take clients and is up, full or not?
+    pub fn has_up(&self) -> bool {
+        self.groups.values().any(Group::has_up)
     }
 
     /// Starts a client's walk at group 0.
@@ -171,45 +314,82 @@ impl Table {
     /// # Errors
     /// The walk is over; the most telling reason.
     pub fn next(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
+        self.step(route, false)
+    }
+
+    pub(super) fn step(&mut self, route: &mut Route, may_wait: bool) -> Result<Lease, NoChannel> {
         self.learn_freed();
-        route.step(&mut self.groups, self.rules.hash_failover)
+        let mut world = World { rules: &self.rules, now: self.now, random: &mut self.random, may_wait };
+        route.step(&mut self.groups, &mut world)
     }
 
-    /// The dial failed: frees the slot, counts the failure, autodisables if `-a` and the fault is the channel's.
+    /// The dial failed: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
+    /// disables it.
     ///
-    /// A channel that got other addresses since is not disabled: they are not the ones that failed.
-    pub fn failed(&mut self, lease: Lease, why: DialFailure) -> Option<Transition> {
-        let key = lease.key();
-        let disable = self.rules.autodisable && why == DialFailure::Channel;
-        let disabled = self.edit(key, |channel| {
-            channel.failed += 1;
-            let disable = disable && channel.is_enabled() && channel.addresses == *lease.addresses();
-            if disable {
-                channel.state = AdminState::Disabled;
+    /// A channel that got other addresses or came back since is left as it is: that is not the one that failed.
+    pub fn failed(&mut self, lease: Lease, why: DialFailure, cause: &str) -> Option<Transition> {
+        let (key, rules, now) = (lease.key(), self.rules, self.now);
+        let happened = self.edit_by_lot(key, |channel, random| {
+            channel.count_failure(cause, now);
+            if why != DialFailure::Channel || channel.addresses != *lease.addresses() {
+                return None;
             }
-            disable
+            if rules.autodisable {
+                let disables = channel.is_enabled();
+                if disables {
+                    channel.state = AdminState::Disabled;
+                }
+                return disables.then_some(Happened::Autodisabled);
+            }
+            let ejects = channel.health.connect_failed(&rules.health, lease.returns(), cause, now, random);
+            ejects.then(|| Happened::Ejected(cause.to_owned()))
         });
-        disabled.unwrap_or(false).then(|| Transition::Autodisabled(key, lease.addresses().first()))
+        let what = happened.ok().flatten()?;
+        self.schedule(key);
+        Some(Transition { channel: key, address: lease.addresses().first(), what })
     }
 
-    /// The dial succeeded.
-    pub fn connected(&mut self, route: Route, lease: &Lease) {
-        if let Some(group) = self.groups.get_mut(&lease.key().group) {
-            route.arrive(group);
-        }
+    /// The dial succeeded, after this time. A channel that was ejected is back by that.
+    pub fn connected(&mut self, route: Route, lease: &Lease, took: Duration) -> Option<Transition> {
+        let (key, rules, now) = (lease.key(), self.rules.health, self.now);
+        let group = self.groups.get_mut(&key.group)?;
+        route.arrive(group);
+        let change = group.connected(key.channel.index(), lease, &rules, now, took)?;
+        self.schedule(key);
+        Some(self.transition(key, change))
     }
 
-    fn get(&self, key: ChannelKey) -> Option<&Channel> {
-        self.groups.get(&key.group)?.channels().get(key.channel.index())
+    pub(super) fn transition(&self, key: ChannelKey, change: Change) -> Transition {
+        let what = match change {
+            Change::Returned(after) => Happened::Returned(after),
+            Change::Fell(why) => Happened::Down(why),
+            Change::Rose(after) => Happened::Up(after),
+        };
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Transition { channel: key, address: self.get(key).map_or(nowhere, |c| c.addresses.first()), what }
+    }
+
+    pub(super) fn get(&self, key: ChannelKey) -> Option<&Channel> {
+        let channel = self.groups.get(&key.group)?.channels().get(key.channel.index());
+        channel.filter(|channel| !channel.removed)
     }
 
     fn edit<T>(&mut self, key: ChannelKey, edit: impl FnOnce(&mut Channel) -> T) -> Result<T, EditError> {
+        self.edit_by_lot(key, |channel, _| edit(channel))
+    }
+
+    pub(super) fn edit_by_lot<T>(
+        &mut self,
+        key: ChannelKey,
+        edit: impl FnOnce(&mut Channel, &mut Random) -> T,
+    ) -> Result<T, EditError> {
         let group = self.groups.get_mut(&key.group).ok_or(EditError::UnknownChannel)?;
-        group.edit(key.channel.index(), edit).ok_or(EditError::UnknownChannel)
+        let random = &mut self.random;
+        group.edit(key.channel.index(), |channel| edit(channel, random)).ok_or(EditError::UnknownChannel)
     }
 
     /// Looks at the channels that were full and got a slot back since the last pick.
-    fn learn_freed(&mut self) {
+    pub(super) fn learn_freed(&mut self) {
         self.freed.drain_into(&mut self.news);
         for key in self.news.drain(..) {
             if let Some(group) = self.groups.get_mut(&key.group) {
@@ -226,7 +406,7 @@ mod tests {
     use super::super::{MAX_CHANNELS, MAX_GROUPS};
     use super::*;
 
-    const RULES: Rules = Rules { hash_failover: false, autodisable: false, shards: 2 };
+    const RULES: Rules = Rules { shards: 2, ..Rules::CLASSIC };
 
     fn address(n: u8) -> Addresses {
         Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)))
@@ -254,7 +434,7 @@ mod tests {
     fn pick(table: &mut Table) -> Result<Lease, NoChannel> {
         let mut route = table.begin(client());
         let lease = table.next(&mut route)?;
-        table.connected(route, &lease);
+        table.connected(route, &lease, Duration::ZERO);
         Ok(lease)
     }
 
@@ -320,8 +500,8 @@ mod tests {
         let mut table = table(RULES, &[0]);
         let (one, two, three) = (pick(&mut table), pick(&mut table), pick(&mut table));
         let (one, two, three) = (one.expect("1"), two.expect("2"), three.expect("3"));
-        assert_eq!(table.failed(one, DialFailure::Channel), None);
-        assert_eq!(table.failed(two, DialFailure::Local), None);
+        assert_eq!(table.failed(one, DialFailure::Channel, "refused"), None);
+        assert_eq!(table.failed(two, DialFailure::Local, "refused"), None);
         three.add_sent(0, 3);
         three.add_sent(1, 4);
         three.add_rcvd(9, 5);
@@ -341,14 +521,18 @@ mod tests {
         let mut table = table(Rules { autodisable: true, ..RULES }, &[0]);
         let leases: Vec<_> = (0..4).map(|_| pick(&mut table).expect("a channel")).collect();
         let [a, b, c, d] = <[Lease; 4]>::try_from(leases).expect("four");
-        assert_eq!(table.failed(a, DialFailure::Local), None);
-        let said = Some(Transition::Autodisabled(key(0, 0), address(0).first()));
-        assert_eq!(table.failed(b, DialFailure::Channel), said);
-        assert_eq!(table.failed(c, DialFailure::Channel), None, "said once");
+        assert_eq!(table.failed(a, DialFailure::Local, "refused"), None);
+        let said = Some(Transition {
+            channel: key(0, 0),
+            address: address(0).first(),
+            what: Happened::Autodisabled,
+        });
+        assert_eq!(table.failed(b, DialFailure::Channel, "refused"), said);
+        assert_eq!(table.failed(c, DialFailure::Channel, "refused"), None, "said once");
         assert_eq!(pick(&mut table).err(), Some(NoChannel::Disabled));
         table.assign(key(0, 0), address(9)).expect("disabled");
         table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
-        assert_eq!(table.failed(d, DialFailure::Channel), None, "the address that failed is gone");
+        assert_eq!(table.failed(d, DialFailure::Channel, "refused"), None, "the address that failed is gone");
         assert!(pick(&mut table).is_ok());
     }
 
@@ -357,7 +541,7 @@ mod tests {
         let mut table = table(Rules { autodisable: true, ..RULES }, &[0]);
         let lease = pick(&mut table).expect("a channel");
         table.set_state(key(0, 0), AdminState::DisabledHard).expect("it exists");
-        assert_eq!(table.failed(lease, DialFailure::Channel), None);
+        assert_eq!(table.failed(lease, DialFailure::Channel, "refused"), None);
         assert_eq!(table.channel(key(0, 0)).map(|c| c.state), Some(AdminState::DisabledHard));
     }
 

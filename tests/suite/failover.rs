@@ -56,7 +56,7 @@ fn round_robin_is_exact_under_concurrent_connects() {
 #[test]
 fn a_refusing_channel_is_skipped_inside_its_group() {
     let (dead, b, c) = (Refusing::new(), Server::named("b"), Server::named("c"));
-    let instance = Instance::before(&[&dead, &b, &c]);
+    let instance = Instance::before(&[&"--no-eject", &dead, &b, &c]);
     // The cursor moves after the channel that answered, so the dead one is asked once per round.
     assert_eq!(instance.names(8), "bcbcbcbc");
     let rows = instance.show();
@@ -128,7 +128,7 @@ fn maxc_is_never_exceeded_in_a_burst() {
 #[test]
 fn a_failed_attempt_gives_its_slot_back() {
     let (dead, b) = (Refusing::new(), Server::named("b"));
-    let instance = Instance::before(&[&format!("{dead}:1"), &"!", &b]);
+    let instance = Instance::before(&[&"--no-eject", &format!("{dead}:1"), &"!", &b]);
     assert_eq!(instance.names(5), "bbbbb");
     assert_eq!(instance.show()[0].totalc, 5, "the one slot was free each time");
     instance.end();
@@ -230,12 +230,12 @@ fn a_hash_channel_that_is_off_leaves_the_group_unless_told_to_stay() {
 #[test]
 fn a_hash_channel_that_fails_leaves_the_group_unless_told_to_stay() {
     let (dead, also_dead, other) = (Refusing::new(), Refusing::new(), Server::named("o"));
-    let instance = Instance::before(&[&dead, &also_dead, &"%", &other]);
+    let instance = Instance::before(&[&"--no-eject", &dead, &also_dead, &"%", &other]);
     assert_eq!(instance.names(2), "oo");
     let tried: u64 = instance.show()[..2].iter().map(|row| row.totalc).sum();
     assert_eq!(tried, 2, "one channel per client");
     instance.end();
-    let instance = Instance::before(&[&"-H", &dead, &also_dead, &"%", &other]);
+    let instance = Instance::before(&[&"--no-eject", &"-H", &dead, &also_dead, &"%", &other]);
     assert_eq!(instance.names(2), "oo");
     let tried: Vec<_> = instance.show()[..2].iter().map(|row| row.totalc).collect();
     assert_eq!(tried, [2, 2], "every channel of the group once per client, and no loop");

@@ -19,8 +19,9 @@ use std::thread;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::fault::{Fault, is_exhausted};
+use super::fault::Fault;
 use crate::net::descriptors::{Budget, Taken};
+use crate::net::fault::is_exhausted;
 use crate::net::poller::Waker;
 
 /// Programs that run at once.

@@ -4,8 +4,7 @@
 
 use std::io;
 
-use rustix::io::Errno;
-
+use crate::net::fault::{is_exhausted, is_ours, reason};
 use crate::net::socket::ConnectError;
 
 /// Why an attempt at one address was not up.
@@ -30,14 +29,11 @@ impl Fault {
     }
 
     /// A connection did not come to stand.
-    // The same classes as `dial::fault_of`: what lets a client try the next channel must not take a channel down here.
     pub(super) fn of_connect(error: &io::Error) -> Self {
         if is_exhausted(error) {
             return Self::Exhausted(told(error));
         }
-        let is_ours = matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
-            || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM));
-        if is_ours { Self::Unusable(told(error)) } else { Self::Channel(told(error)) }
+        if is_ours(error) { Self::Unusable(told(error)) } else { Self::Channel(told(error)) }
     }
 }
 
@@ -45,23 +41,10 @@ fn told(error: &io::Error) -> String {
     format!("connect: {}", reason(error))
 }
 
-/// An error in lower case, without its number where the words say it all.
-pub(super) fn reason(error: &io::Error) -> String {
-    let kind = error.kind().to_string();
-    // An error of our own making has a text of its own; those that std does not tell apart have only the system's.
-    if error.raw_os_error().is_none() || kind == "uncategorized error" { error.to_string() } else { kind }
-}
-
-/// Nothing to do with whom it was for: it would pass if others ended first.
-pub(super) fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     fn error(errno: Errno) -> io::Error {
@@ -83,12 +66,5 @@ mod tests {
         // Whatever goes wrong before connect(2) has nothing to do with the channel.
         let before = ConnectError::Ours(error(Errno::INVAL));
         assert!(matches!(Fault::of_start(&before), Fault::Unusable(_)));
-    }
-
-    #[test]
-    fn reasons_are_lower_case_and_complete() {
-        assert_eq!(reason(&error(Errno::HOSTUNREACH)), "host unreachable");
-        assert_eq!(reason(&io::Error::other("of our own")), "of our own");
-        assert!(reason(&error(Errno::NOTTY)).contains("os error"), "what has no kind keeps its number");
     }
 }

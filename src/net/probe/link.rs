@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::fault::{Fault, reason};
+use super::fault::Fault;
 use super::talk::{Talk, Verdict};
 use crate::net::descriptors::{Budget, Taken};
+use crate::net::fault::reason;
 use crate::net::socket::{self, Outgoing};
 
 /// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.

@@ -437,22 +437,6 @@ fn the_waker_and_the_clock_end_a_wait() {
     assert_eq!(done, []);
 }
 
-#[test]
-fn a_cancelled_probe_has_no_outcome_and_keeps_nothing() {
-    let mut lab = Lab::new();
-    let (_silent, address) = listener();
-    lab.start(1, &[address], http("/"), SHORT);
-    lab.engine.cancel(1);
-    lab.start(1, &[address], http("/"), SHORT);
-    lab.run_until(|lab| lab.engine.probes.values().any(|probe| matches!(probe.effort, Effort::Talking(..))));
-    lab.engine.cancel(1);
-    lab.engine.cancel(1);
-    assert!(lab.has_all_back());
-    assert_eq!(lab.engine.timers.next(), None);
-    lab.start(1, &[address], http("/"), SHORT);
-    assert_eq!(lab.outcomes(1).len(), 1);
-}
-
 /// Programs and what they leave in a directory.
 struct Shop(PathBuf);
 
@@ -585,17 +569,11 @@ fn what_a_program_leaves_behind_is_killed() {
 }
 
 #[test]
-fn cancelled_programs_and_those_of_a_dropped_engine_are_killed() {
+fn programs_of_a_dropped_engine_are_killed() {
     let mut lab = Lab::new();
     let shop = Shop::new();
     let own = shop.file("own");
     let check = shop.program(&format!("echo $$ >{}\nexec sleep 1000", own.display()));
-    lab.start(1, &[TARGET], check.clone(), LONG);
-    lab.run_until(|_| pid_in(&own).is_some());
-    let pid = pid_in(&own).expect("it runs");
-    lab.engine.cancel(1);
-    lab.run_until(|lab| is_gone(pid) && lab.engine.programs.running == 0 && lab.has_all_back());
-    fs::remove_file(&own).expect("it is ours");
     lab.start(1, &[TARGET], check.clone(), LONG);
     // Never begun, or only just.
     lab.start(2, &[TARGET], check, LONG);

@@ -1,6 +1,7 @@
 //! A worker's accepting: who takes a client, who hands it over, what happens when descriptors run out.
 //!
-//! Knows: the listener, the other workers' loads, the budget of descriptors. Never: what becomes of a client.
+//! Knows: the listener, the other workers' loads, the budget of descriptors, the limit of clients. Never: what becomes of a
+//! client.
 
 use std::sync::atomic::Ordering;
 
@@ -23,15 +24,23 @@ impl Worker {
     }
 
     pub(super) fn accept(&mut self, most: usize) {
+        if self.accepting == Accepting::Refusing {
+            return;
+        }
         for _ in 0..most {
             let Some(listener) = &self.listener else { return };
             let Some(taken) = self.shared.budget.take(2) else {
                 self.starve();
                 return;
             };
+            let Some(place) = self.shared.place() else {
+                drop(taken);
+                self.crowd();
+                return;
+            };
             match listener.accept() {
                 Ok((client, address)) => {
-                    self.shared.opened();
+                    place.keep();
                     match self.lighter_desk() {
                         Some(desk) => {
                             self.shared.desks[desk].load.add();
@@ -46,13 +55,13 @@ impl Worker {
                 Err(AcceptError::Empty) => return,
                 Err(AcceptError::Client) => {}
                 Err(AcceptError::Exhausted) => {
-                    drop(taken);
+                    drop((taken, place));
                     self.starve();
                     return;
                 }
                 Err(AcceptError::Other(e)) => {
                     self.shared.log.tell(&Event::AcceptFailed { cause: e.to_string() });
-                    drop(taken);
+                    drop((taken, place));
                     self.pause();
                     return;
                 }
@@ -84,24 +93,59 @@ impl Worker {
         self.pause();
     }
 
+    /// As many clients as there may be: the next ones wait in the kernel's queue.
+    fn crowd(&mut self) {
+        if let Some(limit) = self.shared.options.max_connections
+            && !self.shared.crowded.swap(true, Ordering::Relaxed)
+        {
+            self.shared.log.tell(&Event::MaxConnections { limit: limit.get() });
+        }
+        self.pause();
+    }
+
+    /// No channel is up: takes whoever waits already, then nobody.
+    pub(super) fn refuse(&mut self) {
+        if self.accepting == Accepting::Stopped || self.accepting == Accepting::Refusing {
+            return;
+        }
+        self.accept(CLIENTS_AT_STOP);
+        if self.accepting == Accepting::On
+            && let Some(listener) = &self.listener
+        {
+            self.poller.remove(listener);
+        }
+        self.clients_wait = false;
+        self.accepting = Accepting::Refusing;
+    }
+
+    /// A channel is up again.
+    pub(super) fn welcome(&mut self) {
+        if self.accepting == Accepting::Refusing {
+            self.accepting = Accepting::Starved(self.now);
+            self.resume_accepting();
+            self.clients_wait = true;
+        }
+    }
+
     pub(super) fn pause(&mut self) {
         if self.accepting == Accepting::On
             && let Some(listener) = &self.listener
         {
             self.poller.remove(listener);
         }
-        if self.accepting != Accepting::Stopped {
+        if matches!(self.accepting, Accepting::On | Accepting::Starved(_)) {
             self.accepting = Accepting::Starved(self.now + STARVED_MS);
         }
     }
 
     pub(super) fn resume_accepting(&mut self) {
         let Some(listener) = &self.listener else { return };
-        // Waking the poller for a descriptor that is not there would be a busy loop.
-        let Some(probe) = self.shared.budget.take(2) else {
+        // Waking the poller for a descriptor or a place that is not there would be a busy loop.
+        let probe = self.shared.budget.take(2).zip(self.shared.place());
+        if probe.is_none() {
             self.accepting = Accepting::Starved(self.now + STARVED_MS);
             return;
-        };
+        }
         drop(probe);
         if self.poller.add_listener(listener, LISTENER).is_err() {
             self.accepting = Accepting::Starved(self.now + STARVED_MS);
@@ -112,6 +156,9 @@ impl Worker {
 
     /// Says that descriptors are back, once there are plenty: at the very limit every client that leaves makes room for one.
     pub(super) fn tell_recovery(&self) {
+        if self.shared.crowded.load(Ordering::Relaxed) && self.shared.has_emptied() {
+            self.shared.crowded.store(false, Ordering::Relaxed);
+        }
         if self.shared.starved.load(Ordering::Relaxed)
             && self.shared.budget.has_recovered()
             && self.shared.starved.swap(false, Ordering::Relaxed)

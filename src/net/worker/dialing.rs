@@ -6,20 +6,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use super::{Connection, Phase, STARVED_MS, TURNED_AWAY, Worker, millis, token};
+use super::{Connection, KEY_BITS, NEVER, Phase, STARVED_MS, TURNED_AWAY, Waiting, Worker, millis, token};
 use crate::net::descriptors::Taken;
-use crate::net::dial::{Attempt, Dial};
+use crate::net::dial::{Attempt, Dial, Search};
 use crate::net::relay::{Ending, Ready, Relay, Side};
 use crate::net::socket;
 use crate::observe::Event;
-use crate::sched::NoChannel;
+use crate::sched::{Grant, NoChannel, Ticket};
 
 impl Worker {
     /// Takes a client in; its load is counted already.
     pub(super) fn admit(&mut self, client: OwnedFd, address: SocketAddr, taken: Taken) {
-        let dial = match Dial::begin(address, &self.shared.dialer) {
-            Ok(dial) => dial,
-            Err(why) => {
+        let key = self.connections.vacant_key();
+        let (search, grants) = Dial::begin(address, self.tag(key), &self.shared.dialer);
+        self.shared.deliver(grants);
+        let phase = match search {
+            Search::On(dial) => Phase::Dialing(dial),
+            Search::InLine(ticket) => Phase::Waiting(Box::new(Waiting { ticket, client: address })),
+            Search::Over(why) => {
                 self.turn_away(address, why);
                 drop(client);
                 drop(taken);
@@ -29,31 +33,69 @@ impl Worker {
         };
         let connection = Connection {
             client,
-            phase: Phase::Dialing(Box::new(dial)),
+            phase,
             relay: Relay::new(),
             delivered: [0; 2],
+            id: self.next_id(),
+            opened_at: self.now,
             moved_at: self.now,
+            expires_at: NEVER,
             deadline: None,
             address: self.shared.log.is_debug().then(|| Box::new(address)),
             muted: [false; 2],
             queued: false,
             _taken: taken,
         };
-        let key = self.connections.insert(Some(connection));
+        self.connections.insert(Some(connection));
         if let Some(Some(connection)) = self.connections.get(key)
             && let Err(e) = self.poller.add(&connection.client, token(key, Side::Client))
         {
             self.unwatched(key, &e);
             return;
         }
-        self.guarded(key, |worker| worker.dial(key));
+        self.guarded(key, |worker| worker.search(key));
+    }
+
+    /// Goes on with a client that has no channel yet.
+    pub(super) fn search(&mut self, key: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        match &connection.phase {
+            Phase::Dialing(_) => self.dial(key),
+            Phase::Waiting(_) => self.wait_in_line(key),
+            Phase::Relaying { .. } => {}
+        }
+    }
+
+    fn wait_in_line(&mut self, key: usize) {
+        let patience = millis(self.shared.options.queue_timeout).max(1);
+        self.set_deadline(key, Some(self.now.saturating_add(patience)));
+        // Whoever was served meanwhile made no room for us that we could have missed, but a slot that came free while we
+        // got in line may have been looked for before we were there.
+        self.shared.serve_line();
+    }
+
+    /// A slot for a client in line. If the client is not there any more, the slot is the next one's.
+    pub(super) fn granted(&mut self, grant: Grant) {
+        let Grant { ticket, tag, route, lease } = grant;
+        let key = (tag & KEY_BITS) as usize;
+        if let Some(Some(connection)) = self.connections.get_mut(key)
+            && let Phase::Waiting(waiting) = &connection.phase
+            && waiting.ticket == ticket
+        {
+            connection.phase = Phase::Dialing(Box::new(Dial::new(waiting.client, route, lease)));
+            self.guarded(key, |worker| worker.dial(key));
+            return;
+        }
+        drop(lease);
+        self.shared.serve_line();
     }
 
     pub(super) fn dial(&mut self, key: usize) {
+        let tag = self.tag(key);
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
         let patience = millis(self.shared.options.connect_timeout).max(1);
-        let wait = match dial.attempt(&self.shared.dialer, self.now, patience) {
+        let wait = match dial.attempt(tag, &self.shared.dialer, self.now, patience) {
             Attempt::Started => {
                 let watched =
                     dial.server.as_ref().map(|server| self.poller.add(server, token(key, Side::Server)));
@@ -63,13 +105,26 @@ impl Worker {
                 patience
             }
             Attempt::Wait => STARVED_MS,
-            Attempt::Over(why) => {
-                let client = dial.client;
-                self.turn_away(client, why);
-                return self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
-            }
+            Attempt::Over(end) => return self.search_ended(key, end),
         };
         self.set_deadline(key, Some(self.now.saturating_add(wait)));
+    }
+
+    /// Nothing can be dialled now: a place in line, or the end.
+    fn search_ended(&mut self, key: usize, end: Result<Ticket, NoChannel>) {
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Phase::Dialing(dial) = &connection.phase else { return };
+        let client = dial.client;
+        match end {
+            Ok(ticket) => {
+                connection.phase = Phase::Waiting(Box::new(Waiting { ticket, client }));
+                self.wait_in_line(key);
+            }
+            Err(why) => {
+                self.turn_away(client, why);
+                self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
+            }
+        }
     }
 
     /// A socket that cannot be watched cannot be served. Kernel memory or the system's limit of watches is used up.
@@ -83,6 +138,7 @@ impl Worker {
             let reason = match why {
                 NoChannel::Empty => "there is no channel",
                 NoChannel::Disabled => "all channels are disabled",
+                NoChannel::Down => "all channels are down",
                 NoChannel::Full => "all channels are full",
                 NoChannel::Failed => "all channels failed",
             };
@@ -119,6 +175,7 @@ impl Worker {
         }
         connection.phase = Phase::Relaying { server, lease };
         connection.moved_at = self.now;
+        connection.expires_at = self.lifetime(connection.id);
         connection.relay.note(Side::Server, ready);
         if let Some(slot) = self.connections.get_mut(key) {
             *slot = Some(connection);
@@ -128,15 +185,14 @@ impl Worker {
     }
 
     pub(super) fn dial_failed(&mut self, key: usize, error: &io::Error) {
+        let tag = self.tag(key);
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
-        match dial.failed(error, &self.shared.dialer) {
+        match dial.failed(error, tag, &self.shared.dialer) {
             Ok(()) => self.dial(key),
-            Err(why) => {
-                let client = dial.client;
-                self.turn_away(client, why);
-                self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
-            }
+            Err(end) => self.search_ended(key, end),
         }
+        // The slot of the channel that failed is free again.
+        self.shared.serve_line();
     }
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{Accepting, Connection, Phase, TURNED_AWAY, Worker, millis};
+use super::{Accepting, Connection, NEVER, Phase, TURNED_AWAY, Worker, millis};
 use crate::net::relay::{Ending, Side};
 use crate::net::socket;
 use crate::net::sockets::Sockets;
@@ -28,6 +28,8 @@ impl Worker {
                 self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
             }
             Phase::Dialing(_) => self.dial(key),
+            Phase::Waiting(_) => self.abandon(key, "waited too long"),
+            Phase::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
             Phase::Relaying { .. } if due.is_some_and(|due| due <= now) => self.abandon(key, "idle"),
             Phase::Relaying { .. } => {
                 self.rearm(key);
@@ -36,13 +38,15 @@ impl Worker {
         }
     }
 
-    /// When a relaying connection has been quiet for too long.
+    /// When a relaying connection has been quiet for too long, or lived for long enough.
     pub(super) fn due(&self, key: usize) -> Option<u64> {
         let connection = self.connections.get(key)?.as_ref()?;
         let options = &self.shared.options;
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
-        let quiet = [options.idle_timeout, half_close].into_iter().flatten().min()?;
-        Some(connection.moved_at.saturating_add(millis(quiet).max(1)))
+        let quiet = [options.idle_timeout, half_close].into_iter().flatten().min();
+        let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
+        let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
+        [quiet_at, expires_at].into_iter().flatten().min()
     }
 
     pub(super) fn rearm(&mut self, key: usize) {
@@ -62,6 +66,8 @@ impl Worker {
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         let ending = match &connection.phase {
             Phase::Dialing(_) => Ending { reset_client: true, reset_server: true },
+            // As a client is closed that got no channel.
+            Phase::Waiting(_) => Ending { reset_client: false, reset_server: true },
             Phase::Relaying { server, lease } => connection.relay.abandon(&mut Sockets {
                 client: connection.client.as_fd(),
                 server: server.as_fd(),
@@ -75,28 +81,45 @@ impl Worker {
         self.close(key, ending, how);
     }
 
-    pub(super) fn close_channel(&mut self, channel: ChannelKey) {
+    /// When a connection that begins now has lived for long enough: a tenth sooner or later, so that those who came
+    /// together do not come again together.
+    pub(super) fn lifetime(&self, id: u64) -> u64 {
+        let Some(lifetime) = self.shared.options.max_lifetime.map(millis) else { return NEVER };
+        let spread = lifetime / 5;
+        let lot = mix(id ^ self.shared.options.seed) % (spread + 1);
+        self.now.saturating_add(lifetime - lifetime / 10 + lot)
+    }
+
+    /// Closes the connections of a channel; how many there were.
+    pub(super) fn close_channel(&mut self, channel: ChannelKey) -> usize {
         let of_channel = |connection: &Connection| match &connection.phase {
             Phase::Dialing(dial) => dial.channel() == Some(channel),
+            Phase::Waiting(_) => false,
             Phase::Relaying { lease, .. } => lease.key() == channel,
         };
-        self.abandon_all(of_channel, "closed by the operator");
+        self.abandon_all(of_channel, "closed by the operator")
     }
 
     pub(super) fn close_all(&mut self) {
         self.abandon_all(|_| true, "shut down");
     }
 
-    pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) {
+    /// Closes one connection. `false` = it is not here.
+    pub(super) fn close_session(&mut self, id: u64) -> bool {
+        self.abandon_all(|connection| connection.id == id, "closed by the operator") > 0
+    }
+
+    pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) -> usize {
         let keys: Vec<usize> = self
             .connections
             .iter()
             .filter(|(_, slot)| slot.as_ref().is_some_and(&which))
             .map(|(key, _)| key)
             .collect();
-        for key in keys {
+        for &key in &keys {
             self.abandon(key, how);
         }
+        keys.len()
     }
 
     pub(super) fn close(&mut self, key: usize, ending: Ending, how: &str) {
@@ -106,6 +129,14 @@ impl Worker {
         self.freed.push(key);
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
+        }
+        if let Phase::Waiting(waiting) = &connection.phase {
+            // If its turn has come already, the grant finds nobody and goes to the next in line.
+            self.shared.dialer.table.lock().leave_line(waiting.ticket);
+            if connection.address.is_some() {
+                let client = waiting.client.ip();
+                self.shared.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
+            }
         }
         if let Phase::Dialing(dial) = &connection.phase {
             if let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server) {
@@ -143,9 +174,18 @@ impl Worker {
             // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
             self.pipes.clear();
         }
+        self.shared.serve_line();
         self.tell_recovery();
         if matches!(self.accepting, Accepting::Starved(_)) {
             self.resume_accepting();
         }
     }
+}
+
+/// Every bit of the result depends on every bit of `x` (splitmix64).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }

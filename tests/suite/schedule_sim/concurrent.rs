@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use balance::sched::{AdminState, ChannelKey, DialFailure, Lease, Policy, Route, Rules, Snapshot, Table};
 
@@ -27,7 +28,8 @@ struct World {
 #[test]
 fn interleaved_walks_keep_every_promise() {
     for_seeds("concurrent", |random| {
-        let rules = Rules { hash_failover: random.one_in(2), autodisable: random.one_in(4), shards: 1 };
+        let rules =
+            Rules { hash_failover: random.one_in(2), autodisable: random.one_in(4), ..Rules::CLASSIC };
         let mut world = World { table: Table::new(rules), rules, walks: Vec::new(), live: Vec::new() };
         (0..6).for_each(|_| world.edit(random));
         for _ in 0..STEPS {
@@ -92,12 +94,12 @@ impl World {
         let mut walk = self.walks.swap_remove(random.below(self.walks.len()));
         if let Some(lease) = walk.lease.take() {
             if random.one_in(2) {
-                self.table.connected(walk.route, &lease);
+                self.table.connected(walk.route, &lease, Duration::ZERO);
                 self.live.push(lease);
                 return;
             }
             let why = if random.one_in(4) { DialFailure::Local } else { DialFailure::Channel };
-            self.table.failed(lease, why);
+            self.table.failed(lease, why, "refused");
         }
         let before = self.table.snapshot();
         let next = self.table.next(&mut walk.route).ok();
@@ -131,7 +133,7 @@ impl World {
     }
 
     /// Connections of every channel = leases alive, dialling ones included.
-    fn count(&self) {
+    fn count(&mut self) {
         let mut leases = BTreeMap::new();
         let dialling = self.walks.iter().filter_map(|walk| walk.lease.as_ref());
         for lease in self.live.iter().chain(dialling) {
@@ -174,7 +176,7 @@ impl World {
 #[test]
 fn round_robin_is_exact_however_connects_overlap() {
     for_seeds("exact", |random| {
-        let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+        let mut table = Table::new(Rules::CLASSIC);
         let channels = 1 + random.below(130);
         for _ in 0..channels {
             let created =
@@ -189,7 +191,7 @@ fn round_robin_is_exact_however_connects_overlap() {
             dialling.push((route, lease));
             while !dialling.is_empty() && random.one_in(2) {
                 let (route, lease) = dialling.swap_remove(random.below(dialling.len()));
-                table.connected(route, &lease);
+                table.connected(route, &lease, Duration::ZERO);
                 live.push(lease);
             }
             while !live.is_empty() && random.one_in(2) {

@@ -1,6 +1,7 @@
 //! What hashing promises to the clients of a site: even, stable, and nobody moves who need not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use balance::sched::{Addresses, AdminState, ClientAddr, Policy, Rules, Table};
 
@@ -8,7 +9,7 @@ use super::{Random, group_id, key, place};
 
 /// One hash group of these channels, and a group 1 with one channel for those who get none there.
 fn table(channels: &[SocketAddr], hash_failover: bool) -> Table {
-    let mut table = Table::new(Rules { hash_failover, autodisable: false, shards: 1 });
+    let mut table = Table::new(Rules { hash_failover, ..Rules::CLASSIC });
     table.set_policy(group_id(0), Policy::Hash);
     let spare = SocketAddr::from(([127, 0, 0, 1], 9));
     for (group, address) in channels.iter().map(|&address| (0, address)).chain([(1, spare)]) {
@@ -186,9 +187,9 @@ fn what_else_happens_does_not_move_a_client() {
         let mut route = table.begin(ClientAddr::from(client));
         let lease = table.next(&mut route).expect("a channel");
         if random.one_in(3) {
-            table.failed(lease, balance::sched::DialFailure::Channel);
+            table.failed(lease, balance::sched::DialFailure::Channel, "refused");
         } else {
-            table.connected(route, &lease);
+            table.connected(route, &lease, Duration::ZERO);
         }
     }
     table.set_policy(group_id(0), Policy::RoundRobin);
@@ -239,7 +240,7 @@ fn the_order_in_which_a_name_resolves_does_not_matter() {
     let names: [&[&str]; 3] =
         [&["10.0.0.1:80", "[2001:db8::1]:80"], &["10.0.0.2:80", "10.0.0.9:80"], &["10.0.0.3:80"]];
     let table_of = |rotated: bool| {
-        let mut table = Table::new(Rules { hash_failover: false, autodisable: false, shards: 1 });
+        let mut table = Table::new(Rules::CLASSIC);
         table.set_policy(group_id(0), Policy::Hash);
         for name in names {
             let mut addresses: Vec<SocketAddr> =

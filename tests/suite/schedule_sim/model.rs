@@ -122,7 +122,7 @@ impl Preferences {
     fn of(&mut self, channels: &[Channel], client: ClientAddr) -> Vec<usize> {
         let addresses: Vec<SocketAddr> = channels.iter().map(smallest).collect();
         let probe = || {
-            let mut table = Table::new(Rules { hash_failover: true, autodisable: false, shards: 1 });
+            let mut table = Table::new(Rules { hash_failover: true, ..Rules::CLASSIC });
             table.set_policy(GroupId::FIRST, Policy::Hash);
             for &address in &addresses {
                 let created =
@@ -132,7 +132,7 @@ impl Preferences {
             let (mut route, mut order) = (table.begin(client), Vec::new());
             while let Ok(lease) = table.next(&mut route) {
                 order.push(lease.key().channel.index());
-                table.failed(lease, DialFailure::Channel);
+                table.failed(lease, DialFailure::Channel, "refused");
             }
             let mut all = order.clone();
             all.sort_unstable();

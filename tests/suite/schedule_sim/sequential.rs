@@ -1,10 +1,9 @@
 //! One client at a time, between edits and ends of connections: the table does exactly what the model does.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
-use balance::sched::{
-    AdminState, ClientAddr, DialFailure, EditError, Lease, Policy, Rules, Table, Transition,
-};
+use balance::sched::{AdminState, ClientAddr, DialFailure, EditError, Happened, Lease, Policy, Rules, Table};
 
 use super::model::{Channel, Group, Model, Walk};
 use super::{Random, for_seeds, group_id, key, place, some_addresses, some_client};
@@ -25,6 +24,7 @@ fn every_sequential_history_is_the_contracts() {
             hash_failover: random.one_in(2),
             autodisable: random.one_in(3),
             shards: 1 + random.below(3),
+            ..Rules::CLASSIC
         };
         let mut world = World { table: Table::new(rules), model: Model::new(rules), live: Vec::new() };
         // Some groups are so large that hashing works from memory.
@@ -175,15 +175,15 @@ impl World {
             visited.push((g, c));
             match dial(g, c) {
                 None => {
-                    self.table.connected(route, &lease);
+                    self.table.connected(route, &lease, Duration::ZERO);
                     self.live.push(lease);
                     break Ok((g, c));
                 }
                 Some(failure) => {
                     let address = lease.addresses().first();
-                    if let Some(Transition::Autodisabled(key, said)) = self.table.failed(lease, failure) {
-                        assert_eq!(said, address);
-                        autodisabled.push(place(key));
+                    if let Some(transition) = self.table.failed(lease, failure, "refused") {
+                        assert_eq!((transition.address, transition.what), (address, Happened::Autodisabled));
+                        autodisabled.push(place(transition.channel));
                     }
                 }
             }
@@ -192,7 +192,7 @@ impl World {
     }
 
     /// Everything that can be seen of the table is what the model says.
-    fn compare(&self, what: &str) {
+    fn compare(&mut self, what: &str) {
         let snapshot = self.table.snapshot();
         assert_eq!(snapshot.groups.len(), self.model.groups.len(), "{what}");
         for (real, (&g, model)) in snapshot.groups.iter().zip(&self.model.groups) {

@@ -1,0 +1,158 @@
+//! `status` and `sessions` as text: what 3.57 never told.
+//!
+//! Knows: columns, units of times. Never: the live table, sockets, the clock.
+//! Source: docs/control.md, "status" and "sessions".
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt::{self, Display, Write};
+use std::time::Duration;
+
+use crate::control::render::state_word;
+use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, SessionSnapshot, Snapshot};
+
+/// One line per channel. Columns may be added at the end, before `why`, which may hold blanks.
+pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
+    let line = |out: &mut String, cells: [&dyn Display; 14]| {
+        let [group, channel, address, state, health, age, weight, load, queue, totalc, failed, p50, p99, why] =
+            cells;
+        writeln!(
+            out,
+            "{group:>5} {channel:>5} {address:<22} {state:<5} {health:<8} {age:>7} {weight:>6} {load:>9} {queue:>5} \
+             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {why}"
+        )
+    };
+    line(
+        out,
+        [
+            &"group", &"chan", &"address", &"state", &"health", &"since", &"weight", &"c/maxc", &"queue",
+            &"totalc", &"failed", &"p50", &"p99", &"why",
+        ],
+    )?;
+    for group in &snapshot.groups {
+        for channel in &group.channels {
+            let load = match channel.maxc {
+                Some(maxc) => format!("{}/{maxc}", channel.active),
+                None => format!("{}/-", channel.active),
+            };
+            let time = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), short_time);
+            line(
+                out,
+                [
+                    &group.id.index(),
+                    &channel.id.index(),
+                    &channel.addresses.first().to_string(),
+                    &state_word(channel.state),
+                    &health_word(channel.health.state),
+                    &age(channel.health.age),
+                    &channel.weight.get(),
+                    &load,
+                    &channel.waiting,
+                    &channel.totalc,
+                    &channel.failed,
+                    &time(channel.connect_p50),
+                    &time(channel.connect_p99),
+                    &why(channel),
+                ],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn health_word(state: HealthState) -> String {
+    match state {
+        HealthState::Up => "up".into(),
+        HealthState::New => "new".into(),
+        HealthState::Ramping(steps) => format!("ramp:{}%", steps * 100 / 64),
+        HealthState::Ejected => "ejected".into(),
+        HealthState::Down => "down".into(),
+    }
+}
+
+/// Why it is not up, and the last error of a client's dial; `-` if there is nothing to say.
+fn why(channel: &ChannelSnapshot) -> String {
+    let mut parts = Vec::new();
+    if let Some(why) = &channel.health.why {
+        parts.push(why.clone());
+    }
+    if let Some((what, ago)) = &channel.last_error
+        && channel.health.why.as_ref() != Some(what)
+    {
+        parts.push(format!("last error {} ago: {what}", age(*ago)));
+    }
+    if parts.is_empty() { "-".into() } else { parts.join("; ") }
+}
+
+/// One line per connection.
+pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Result {
+    let line = |out: &mut String, cells: [&dyn Display; 8]| {
+        let [id, client, group, channel, age, idle, sent, rcvd] = cells;
+        writeln!(out, "{id:>8} {client:<26} {group:>5} {channel:>5} {age:>7} {idle:>7} {sent:>11} {rcvd:>11}")
+    };
+    line(out, [&"id", &"client", &"group", &"chan", &"age", &"idle", &"sent", &"rcvd"])?;
+    for session in list {
+        let number = |of: fn(ChannelKey) -> usize| {
+            session.channel.map_or_else(|| "-".to_owned(), |key| of(key).to_string())
+        };
+        let client = session.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
+        line(
+            out,
+            [
+                &session.id,
+                &client,
+                &number(|key| key.group.index()),
+                &number(|key| key.channel.index()),
+                &age(session.age),
+                &age(session.idle),
+                &session.sent_bytes,
+                &session.rcvd_bytes,
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// A span as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.
+fn age(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", span.as_millis() as f64 / 1_000.0),
+        10..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// A time that is usually short: `80us`, `3.5ms`, `1.2s`.
+fn short_time(span: Duration) -> String {
+    let micros = span.as_micros();
+    match micros {
+        0..1_000 => format!("{micros}us"),
+        1_000..1_000_000 => format!("{:.1}ms", micros as f64 / 1e3),
+        _ => format!("{:.1}s", micros as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_said_as_people_say_them() {
+        for (millis, said) in [
+            (0, "0.0s"),
+            (1_234, "1.2s"),
+            (9_999, "10.0s"),
+            (45_000, "45s"),
+            (723_000, "12m03s"),
+            (11_520_000, "3h12m"),
+            (183_600_000, "2d03h"),
+        ] {
+            assert_eq!(age(Duration::from_millis(millis)), said);
+        }
+        for (micros, said) in [(80, "80us"), (3_500, "3.5ms"), (1_200_000, "1.2s")] {
+            assert_eq!(short_time(Duration::from_micros(micros)), said);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Whose fault an error of a connection is, and how it is said.
+//!
+//! Knows: errors of the system. Never: what they interrupted.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// Nothing to do with whom it was for: it would pass if others ended first.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    )
+}
+
+/// Ours for another reason: no source port, another family than `-B`, a firewall of this machine.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+        || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM))
+}
+
+/// An error in lower case, without its number where the words say it all.
+pub(super) fn reason(error: &io::Error) -> String {
+    let kind = error.kind().to_string();
+    // An error of our own making has a text of its own; those that std does not tell apart have only the system's.
+    if error.raw_os_error().is_none() || kind == "uncategorized error" { error.to_string() } else { kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_lower_case_and_complete() {
+        assert_eq!(reason(&Errno::HOSTUNREACH.into()), "host unreachable");
+        assert_eq!(reason(&io::Error::other("of our own")), "of our own");
+        assert!(reason(&Errno::NOTTY.into()).contains("os error"), "what has no kind keeps its number");
+    }
+}

@@ -1,0 +1,41 @@
+//! A worker's connections, told to whoever asks.
+//!
+//! Knows: ages, bytes, where each connection stands. Never: who asks, how it is printed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Connection, Phase, Worker};
+use crate::net::relay::Side;
+use crate::sched::{ChannelKey, SessionSnapshot};
+
+impl Worker {
+    /// All connections, or those of one channel.
+    pub(super) fn sessions(&self, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
+        let all = self.connections.iter().filter_map(|(_, slot)| slot.as_ref());
+        let wanted = all.filter(|connection| only.is_none() || only == channel(connection));
+        wanted.map(|connection| self.session(connection)).collect()
+    }
+
+    fn session(&self, connection: &Connection) -> SessionSnapshot {
+        let client = rustix::net::getpeername(&connection.client).ok();
+        let since = |at: u64| Duration::from_millis(self.now.saturating_sub(at));
+        SessionSnapshot {
+            id: connection.id,
+            client: client.flatten().and_then(|any| SocketAddr::try_from(any).ok()),
+            channel: channel(connection),
+            age: since(connection.opened_at),
+            idle: since(connection.moved_at),
+            sent_bytes: connection.delivered[Side::Server as usize],
+            rcvd_bytes: connection.delivered[Side::Client as usize],
+        }
+    }
+}
+
+fn channel(connection: &Connection) -> Option<ChannelKey> {
+    match &connection.phase {
+        Phase::Dialing(dial) => dial.channel(),
+        Phase::Waiting(_) => None,
+        Phase::Relaying { lease, .. } => Some(lease.key()),
+    }
+}

@@ -1,0 +1,548 @@
+//! Is a channel up? Ejection after a failed connect, checks with rise and fall, the ramp after a return.
+//!
+//! Knows: thresholds, delays, `now` as an argument. Never: how a probe is made, who disabled a channel, other channels.
+//! Source: docs/health.md.
+
+use std::time::Duration;
+
+use super::random::Random;
+
+/// How soon an ejected channel is tried again, ...
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// ... and how late at most, after doubling.
+const LAST_DELAY: Duration = Duration::from_secs(2);
+/// A channel that fails again before it was up for so many times its last delay has not really been back.
+const STAYED: u32 = 2;
+/// A returning channel's weight grows in so many steps.
+pub(super) const STEPS: u32 = 64;
+
+/// What active checks go by. How one is made is not known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckRules {
+    /// From one check to the next.
+    pub interval: Duration,
+    /// Successes in a row that bring a down channel up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that bring an up channel down; at least 1.
+    pub fall: u32,
+}
+
+/// What health goes by in an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthRules {
+    /// A channel whose connect fails is ejected.
+    pub eject: bool,
+    /// `None` = no active checks.
+    pub check: Option<CheckRules>,
+    /// When no channel is up, those that are not are tried anyway.
+    pub fail_open: bool,
+    /// How long a returning channel takes to its full weight; `None` = no time.
+    pub slow_start: Option<Duration>,
+}
+
+impl HealthRules {
+    /// None of it, as in 3.57.
+    pub const NONE: Self = Self { eject: false, check: None, fail_open: true, slow_start: None };
+}
+
+/// What is known of a channel, in the words of `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthState {
+    /// Nothing speaks against it.
+    Up,
+    /// It is to be checked, and no check has come back yet. Counts as up.
+    New,
+    /// Up again, and still getting less than its full weight: so many 64ths.
+    Ramping(u32),
+    /// A client's connect failed; no probe has succeeded since.
+    Ejected,
+    /// So many checks in a row failed.
+    Down,
+}
+
+/// A channel's health at one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthSnapshot {
+    /// What is known.
+    pub state: HealthState,
+    /// For how long.
+    pub age: Duration,
+    /// Why it is not up.
+    pub why: Option<String>,
+}
+
+/// What a probe is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Does an ejected channel take connections again?
+    Return,
+    /// The check that the operator asked for.
+    Check,
+}
+
+/// How a probe went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// As wished.
+    Good,
+    /// Not as wished, and why.
+    Bad(String),
+    /// It could not be made, which says nothing about the channel.
+    Unknown,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It takes connections again, after so long.
+    Returned(Duration),
+    /// Checks say that it is down.
+    Fell(String),
+    /// Checks say that it is up again, after so long.
+    Rose(Duration),
+}
+
+#[derive(Debug)]
+struct Ejection {
+    since: Duration,
+    why: String,
+    probe_at: Duration,
+}
+
+#[derive(Debug)]
+enum Checked {
+    New,
+    /// Failures in a row so far.
+    Up(u32),
+    Down {
+        since: Duration,
+        why: String,
+        /// Successes in a row so far.
+        successes: u32,
+    },
+}
+
+/// The health of one channel. Times are since the start of the instance.
+#[derive(Debug)]
+pub(super) struct Health {
+    ejection: Option<Ejection>,
+    /// The delay before the probe that is due, or was last.
+    delay: Duration,
+    checked: Checked,
+    check_at: Option<Duration>,
+    /// The purpose of the probe under way.
+    in_flight: Option<Purpose>,
+    /// Probes so far, so that the answer to an older one is told from that to this one.
+    serial: u32,
+    /// Returns so far: a dial that began before the last one says nothing about the channel as it is now.
+    returns: u32,
+    returned_at: Option<Duration>,
+    /// Since when it is as it is.
+    since: Duration,
+    /// Since when its weight grows; `None` = it has its full weight.
+    ramp_from: Option<Duration>,
+}
+
+impl Health {
+    pub(super) fn new(rules: &HealthRules, now: Duration, random: &mut Random) -> Self {
+        Self {
+            ejection: None,
+            delay: FIRST_DELAY,
+            checked: Checked::New,
+            // Not all channels at the same moment.
+            check_at: rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
+            in_flight: None,
+            serial: 0,
+            returns: 0,
+            returned_at: None,
+            since: now,
+            ramp_from: None,
+        }
+    }
+
+    /// The channel got other addresses: nothing that was known holds.
+    pub(super) fn begin_anew(&mut self, rules: &HealthRules, now: Duration, random: &mut Random) {
+        let (serial, returns) = (self.serial.wrapping_add(1), self.returns.wrapping_add(1));
+        *self = Self { serial, returns, ..Self::new(rules, now, random) };
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.ejection.is_none() && !matches!(self.checked, Checked::Down { .. })
+    }
+
+    /// Changes with every return.
+    pub(super) fn returns(&self) -> u32 {
+        self.returns
+    }
+
+    /// A client's dial failed that began when `returns` was this. `true` = the channel is ejected by it.
+    pub(super) fn connect_failed(
+        &mut self,
+        rules: &HealthRules,
+        returns: u32,
+        why: &str,
+        now: Duration,
+        random: &mut Random,
+    ) -> bool {
+        if !rules.eject || self.ejection.is_some() || returns != self.returns {
+            return false;
+        }
+        let flaps = self.returned_at.is_some_and(|at| now.saturating_sub(at) < self.delay * STAYED);
+        self.delay = if flaps { (self.delay * 2).min(LAST_DELAY) } else { FIRST_DELAY };
+        let probe_at = now + jittered(self.delay, random);
+        self.ejection = Some(Ejection { since: now, why: why.to_owned(), probe_at });
+        self.ramp_from = None;
+        true
+    }
+
+    /// A client's dial succeeded.
+    pub(super) fn connect_succeeded(&mut self, rules: &HealthRules, now: Duration) -> Option<Change> {
+        self.come_back(rules, now)
+    }
+
+    fn come_back(&mut self, rules: &HealthRules, now: Duration) -> Option<Change> {
+        let ejection = self.ejection.take()?;
+        self.returned_at = Some(now);
+        self.rise(rules, now);
+        Some(Change::Returned(now.saturating_sub(ejection.since)))
+    }
+
+    fn rise(&mut self, rules: &HealthRules, now: Duration) {
+        self.returns = self.returns.wrapping_add(1);
+        if self.is_up() {
+            self.since = now;
+            self.start_ramp(rules, now);
+        }
+    }
+
+    /// From now on its weight grows from little to full, if the rules have it so.
+    pub(super) fn start_ramp(&mut self, rules: &HealthRules, now: Duration) {
+        self.ramp_from = rules.slow_start.map(|_| now);
+    }
+
+    pub(super) fn has_ramp(&self) -> bool {
+        self.ramp_from.is_some()
+    }
+
+    /// How much of its weight it gets, in 64ths.
+    pub(super) fn ramp(&self, rules: &HealthRules, now: Duration) -> u32 {
+        let (Some(from), Some(whole)) = (self.ramp_from, rules.slow_start) else { return STEPS };
+        let done = now.saturating_sub(from).as_millis() * u128::from(STEPS) / whole.as_millis().max(1);
+        u32::try_from(done).unwrap_or(STEPS).clamp(1, STEPS)
+    }
+
+    /// Is its weight still growing? Ends the ramp when it is not.
+    pub(super) fn is_ramping(&mut self, rules: &HealthRules, now: Duration) -> bool {
+        if self.ramp_from.is_some() && self.ramp(rules, now) == STEPS {
+            self.ramp_from = None;
+        }
+        self.ramp_from.is_some()
+    }
+
+    /// When the next probe is due; `None` while one is under way, or none is wanted.
+    pub(super) fn probe_at(&self) -> Option<Duration> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let ejection = self.ejection.as_ref().map(|ejection| ejection.probe_at);
+        [ejection, self.check_at].into_iter().flatten().min()
+    }
+
+    /// The probe that is due begins; its purpose and number. One that asks for a return goes first.
+    pub(super) fn begin_probe(&mut self, now: Duration) -> (Purpose, u32) {
+        let returning = self.ejection.as_ref().is_some_and(|ejection| ejection.probe_at <= now);
+        let purpose = if returning { Purpose::Return } else { Purpose::Check };
+        self.serial = self.serial.wrapping_add(1);
+        self.in_flight = Some(purpose);
+        (purpose, self.serial)
+    }
+
+    /// The probe of this number came back.
+    pub(super) fn probed(
+        &mut self,
+        rules: &HealthRules,
+        serial: u32,
+        result: ProbeResult,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<Change> {
+        if serial != self.serial {
+            return None;
+        }
+        match self.in_flight.take()? {
+            Purpose::Return => self.return_probed(rules, result, now, random),
+            Purpose::Check => {
+                let check = rules.check?;
+                self.check_at = Some(now + jittered(check.interval, random));
+                self.checked(rules, &check, result, now)
+            }
+        }
+    }
+
+    fn return_probed(
+        &mut self,
+        rules: &HealthRules,
+        result: ProbeResult,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<Change> {
+        let ejection = self.ejection.as_mut()?;
+        match result {
+            ProbeResult::Good => return self.come_back(rules, now),
+            ProbeResult::Bad(why) => {
+                self.delay = (self.delay * 2).min(LAST_DELAY);
+                ejection.why = why;
+            }
+            ProbeResult::Unknown => {}
+        }
+        ejection.probe_at = now + jittered(self.delay, random);
+        None
+    }
+
+    fn checked(
+        &mut self,
+        rules: &HealthRules,
+        check: &CheckRules,
+        result: ProbeResult,
+        now: Duration,
+    ) -> Option<Change> {
+        match (result, &mut self.checked) {
+            (ProbeResult::Unknown, _) => None,
+            (ProbeResult::Good, Checked::New | Checked::Up(_)) => {
+                self.checked = Checked::Up(0);
+                None
+            }
+            (ProbeResult::Good, Checked::Down { successes, since, .. }) => {
+                *successes += 1;
+                if *successes < check.rise {
+                    return None;
+                }
+                let since = *since;
+                self.checked = Checked::Up(0);
+                self.rise(rules, now);
+                Some(Change::Rose(now.saturating_sub(since)))
+            }
+            (ProbeResult::Bad(text), Checked::Down { successes, why, .. }) => {
+                *successes = 0;
+                *why = text;
+                None
+            }
+            (ProbeResult::Bad(_), Checked::Up(failures)) if *failures + 1 < check.fall => {
+                *failures += 1;
+                None
+            }
+            // Of a channel that was never seen up, the first answer is believed.
+            (ProbeResult::Bad(why), Checked::New | Checked::Up(_)) => {
+                self.checked = Checked::Down { since: now, why: why.clone(), successes: 0 };
+                self.ramp_from = None;
+                Some(Change::Fell(why))
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self, rules: &HealthRules, now: Duration) -> HealthSnapshot {
+        let (state, since, why) = match (&self.checked, &self.ejection) {
+            (Checked::Down { since, why, .. }, _) => (HealthState::Down, *since, Some(why.clone())),
+            (_, Some(ejection)) => (HealthState::Ejected, ejection.since, Some(ejection.why.clone())),
+            (checked, None) => {
+                let ramp = self.ramp(rules, now);
+                let is_new = matches!(checked, Checked::New) && rules.check.is_some();
+                let state = match (ramp, is_new) {
+                    (STEPS, true) => HealthState::New,
+                    (STEPS, false) => HealthState::Up,
+                    (steps, _) => HealthState::Ramping(steps),
+                };
+                (state, self.since, None)
+            }
+        };
+        HealthSnapshot { state, age: now.saturating_sub(since), why }
+    }
+}
+
+/// A tenth more or less, so that what was cut off together does not come back in step.
+fn jittered(span: Duration, random: &mut Random) -> Duration {
+    span - span / 10 + share(span / 5, random)
+}
+
+/// Somewhere between nothing and all of a span.
+fn share(span: Duration, random: &mut Random) -> Duration {
+    let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random.below(nanos.saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const EJECT: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
+    const CHECK: HealthRules = HealthRules {
+        check: Some(CheckRules { interval: Duration::from_secs(2), rise: 2, fall: 3 }),
+        ..HealthRules::NONE
+    };
+
+    fn health(rules: &HealthRules) -> (Health, Random) {
+        let mut random = Random::new(5);
+        (Health::new(rules, Duration::ZERO, &mut random), random)
+    }
+
+    fn bad() -> ProbeResult {
+        ProbeResult::Bad("no".into())
+    }
+
+    /// Lets the next probe come when it is due; when that was, and what came of it.
+    fn probe(
+        health: &mut Health,
+        rules: &HealthRules,
+        result: ProbeResult,
+        random: &mut Random,
+    ) -> (Duration, Option<Change>) {
+        let at = health.probe_at().expect("a probe is due");
+        let (_, serial) = health.begin_probe(at);
+        assert_eq!(health.probe_at(), None, "one at a time");
+        (at, health.probed(rules, serial, result, at, random))
+    }
+
+    #[test]
+    fn a_failed_connect_ejects_and_the_first_good_probe_brings_back() {
+        let (mut health, mut random) = health(&EJECT);
+        assert_eq!(health.probe_at(), None);
+        assert!(health.connect_failed(&EJECT, 0, "refused", MS(1_000), &mut random));
+        assert!(!health.is_up());
+        assert!(!health.connect_failed(&EJECT, 0, "again", MS(1_001), &mut random), "once");
+        let mut before = MS(1_000);
+        for delay in [250, 500, 1_000, 2_000, 2_000] {
+            let (at, change) = probe(&mut health, &EJECT, bad(), &mut random);
+            let waited = at - before;
+            assert!(waited >= MS(delay * 9 / 10) && waited <= MS(delay * 11 / 10), "{waited:?} for {delay}");
+            assert_eq!(change, None);
+            before = at;
+        }
+        let (at, change) = probe(&mut health, &EJECT, ProbeResult::Good, &mut random);
+        assert_eq!(change, Some(Change::Returned(at - MS(1_000))));
+        assert!(health.is_up());
+        assert_eq!(health.probe_at(), None);
+    }
+
+    #[test]
+    fn a_channel_that_fails_right_after_its_return_waits_longer_and_one_that_stayed_does_not() {
+        let (mut health, mut random) = health(&EJECT);
+        health.connect_failed(&EJECT, 0, "", MS(0), &mut random);
+        let (mut at, _) = probe(&mut health, &EJECT, ProbeResult::Good, &mut random);
+        for delay in [500, 1_000, 2_000, 2_000] {
+            let returns = health.returns();
+            assert!(health.connect_failed(&EJECT, returns, "", at + MS(10), &mut random));
+            let (next, _) = probe(&mut health, &EJECT, ProbeResult::Good, &mut random);
+            assert!(next - at > MS(delay * 9 / 10), "{:?} for {delay}", next - at);
+            at = next;
+        }
+        let returns = health.returns();
+        assert!(health.connect_failed(&EJECT, returns, "", at + MS(4_000), &mut random));
+        let wait = health.probe_at().expect("due") - at - MS(4_000);
+        assert!(wait <= MS(275), "{wait:?}");
+    }
+
+    #[test]
+    fn what_began_before_the_last_return_ejects_nobody() {
+        let (mut health, mut random) = health(&EJECT);
+        health.connect_failed(&EJECT, 0, "", MS(0), &mut random);
+        probe(&mut health, &EJECT, ProbeResult::Good, &mut random);
+        assert!(!health.connect_failed(&EJECT, 0, "an old dial", MS(5_000), &mut random));
+        assert!(health.connect_failed(&EJECT, 1, "a new one", MS(5_000), &mut random));
+    }
+
+    #[test]
+    fn a_client_that_gets_through_brings_the_channel_back_and_the_probe_under_way_is_no_matter() {
+        let (mut health, mut random) = health(&EJECT);
+        health.connect_failed(&EJECT, 0, "", MS(0), &mut random);
+        let (purpose, serial) = health.begin_probe(MS(250));
+        assert_eq!(purpose, Purpose::Return);
+        assert_eq!(health.connect_succeeded(&EJECT, MS(260)), Some(Change::Returned(MS(260))));
+        assert_eq!(health.connect_succeeded(&EJECT, MS(261)), None);
+        assert_eq!(health.probed(&EJECT, serial, bad(), MS(300), &mut random), None);
+        assert!(health.is_up());
+    }
+
+    #[test]
+    fn nothing_is_ejected_without_the_rule() {
+        let (mut health, mut random) = health(&HealthRules::NONE);
+        assert!(!health.connect_failed(&HealthRules::NONE, 0, "", MS(0), &mut random));
+        assert_eq!((health.is_up(), health.probe_at()), (true, None));
+    }
+
+    #[test]
+    fn checks_take_fall_failures_down_and_rise_successes_up() {
+        let (mut health, mut random) = health(&CHECK);
+        let mut step = |result: ProbeResult| {
+            let change = probe(&mut health, &CHECK, result, &mut random).1;
+            (change.is_some(), health.is_up())
+        };
+        assert_eq!(step(ProbeResult::Good), (false, true));
+        assert_eq!(step(bad()), (false, true));
+        assert_eq!(step(bad()), (false, true));
+        assert_eq!(step(ProbeResult::Good), (false, true), "the row is broken");
+        assert_eq!(step(bad()), (false, true));
+        assert_eq!(step(ProbeResult::Unknown), (false, true), "says nothing");
+        assert_eq!(step(bad()), (false, true));
+        assert_eq!(step(bad()), (true, false));
+        assert_eq!(step(ProbeResult::Good), (false, false));
+        assert_eq!(step(bad()), (false, false));
+        assert_eq!(step(ProbeResult::Good), (false, false));
+        assert_eq!(step(ProbeResult::Good), (true, true));
+    }
+
+    #[test]
+    fn the_first_check_of_all_is_believed() {
+        let (mut health, mut random) = health(&CHECK);
+        assert_eq!(health.snapshot(&CHECK, MS(0)).state, HealthState::New);
+        let (at, change) = probe(&mut health, &CHECK, bad(), &mut random);
+        assert!(at <= FIRST_DELAY, "soon: {at:?}");
+        assert_eq!(change, Some(Change::Fell("no".into())));
+        assert_eq!(health.snapshot(&CHECK, at).state, HealthState::Down);
+    }
+
+    #[test]
+    fn a_channel_that_is_ejected_and_down_comes_back_when_it_is_neither() {
+        let both = HealthRules { eject: true, ..CHECK };
+        let (mut health, mut random) = health(&both);
+        probe(&mut health, &both, bad(), &mut random);
+        health.connect_failed(&both, 0, "", MS(1_000), &mut random);
+        let (_, change) = probe(&mut health, &both, ProbeResult::Good, &mut random);
+        assert!(
+            matches!(change, Some(Change::Returned(_))),
+            "the probe for a return is due first: {change:?}"
+        );
+        assert!(!health.is_up(), "still down");
+        probe(&mut health, &both, ProbeResult::Good, &mut random);
+        probe(&mut health, &both, ProbeResult::Good, &mut random);
+        assert!(health.is_up());
+    }
+
+    #[test]
+    fn other_addresses_are_another_channel() {
+        let (mut health, mut random) = health(&EJECT);
+        health.connect_failed(&EJECT, 0, "", MS(0), &mut random);
+        let (_, serial) = health.begin_probe(MS(250));
+        health.begin_anew(&EJECT, MS(260), &mut random);
+        assert!(health.is_up());
+        assert_eq!(health.probed(&EJECT, serial, ProbeResult::Good, MS(300), &mut random), None);
+        assert!(!health.connect_failed(&EJECT, 0, "of the old address", MS(301), &mut random));
+    }
+
+    #[test]
+    fn a_returning_channel_gets_more_and_more() {
+        let rules = HealthRules { slow_start: Some(Duration::from_secs(64)), ..EJECT };
+        let (mut health, mut random) = health(&rules);
+        assert_eq!(health.ramp(&rules, MS(0)), STEPS, "at the start of the instance there is no ramp");
+        health.connect_failed(&rules, 0, "", MS(0), &mut random);
+        let (at, _) = probe(&mut health, &rules, ProbeResult::Good, &mut random);
+        for (seconds, steps) in [(0, 1), (1, 1), (10, 10), (63, 63)] {
+            assert_eq!(health.ramp(&rules, at + Duration::from_secs(seconds)), steps);
+            assert!(health.is_ramping(&rules, at + Duration::from_secs(seconds)));
+        }
+        let state = health.snapshot(&rules, at + Duration::from_secs(10)).state;
+        assert_eq!(state, HealthState::Ramping(10));
+        assert!(!health.is_ramping(&rules, at + Duration::from_secs(64)));
+        assert_eq!(health.ramp(&rules, at), STEPS, "over for good");
+    }
+}

@@ -1,0 +1,184 @@
+//! Clients that wait for a slot, in the order in which they came.
+//!
+//! A slot that comes free goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take.
+//!
+//! Knows: tickets, whose walk each is. Never: sockets, how long they have waited, which worker has them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{GroupId, Lease, NoChannel, Policy, Route, Table};
+
+/// A place in the line. Places are never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// A client's turn has come.
+#[derive(Debug)]
+pub struct Grant {
+    /// Which place it was.
+    pub ticket: Ticket,
+    /// What the client was put in line with.
+    pub tag: u64,
+    /// Its walk, to be gone on with if this channel fails.
+    pub route: Route,
+    /// Its slot.
+    pub lease: Lease,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) tag: u64,
+    pub(super) route: Route,
+}
+
+/// The line of an instance.
+///
+/// Whoever gives a slot back looks at `count` afterwards, and whoever gets in line raises `count` and looks for free slots
+/// afterwards. All of these accesses are sequentially consistent, so one of the two sees the other, and no client waits
+/// beside a free slot.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// `None` = nobody waits, ever.
+    limit: Option<NonZeroU32>,
+    waiters: BTreeMap<Ticket, Waiter>,
+    next: u64,
+    count: Arc<AtomicUsize>,
+}
+
+impl Line {
+    pub(super) fn new(limit: Option<NonZeroU32>) -> Self {
+        Self { limit, waiters: BTreeMap::new(), next: 0, count: Arc::default() }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.limit.is_some_and(|limit| self.waiters.len() < limit.get() as usize)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    pub(super) fn enter(&mut self, tag: u64, route: Route) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.waiters.insert(ticket, Waiter { tag, route });
+        self.count.fetch_add(1, Ordering::SeqCst);
+        ticket
+    }
+
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        Some(waiter)
+    }
+
+    pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.waiters.values()
+    }
+
+    /// The places from this one on, in order; a place at a time, so that they can be left meanwhile.
+    pub(super) fn at_or_after(&mut self, ticket: Ticket) -> Option<(Ticket, &mut Waiter)> {
+        self.waiters.range_mut(ticket..).next().map(|(&ticket, waiter)| (ticket, waiter))
+    }
+
+    /// How many wait, for those who have not locked the table.
+    pub(super) fn count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.count)
+    }
+}
+
+impl Ticket {
+    pub(super) const FIRST: Self = Self(0);
+
+    pub(super) fn following(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What a client gets that would rather wait than be turned away.
+#[derive(Debug)]
+pub enum Turn {
+    /// A channel.
+    Now(Route, Lease),
+    /// A place in line: its turn comes by [`Table::grant`].
+    Later(Ticket),
+    /// Nothing.
+    Never(NoChannel),
+}
+
+impl Table {
+    /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
+    /// `tag` comes back with the grant.
+    pub fn next_or_wait(&mut self, mut route: Route, tag: u64) -> Turn {
+        let may_wait = self.line.has_room();
+        match self.step(&mut route, may_wait) {
+            Ok(lease) => Turn::Now(route, lease),
+            Err(_) if may_wait && route.may_wait() => Turn::Later(self.line.enter(tag, route)),
+            Err(why) => Turn::Never(why),
+        }
+    }
+
+    /// Gives free slots to those in line, in their order. To be called after everything that may have made room, and
+    /// before a newcomer is served.
+    pub fn grant(&mut self) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        let mut at = Ticket::FIRST;
+        while let Some((ticket, waiter)) = self.line.at_or_after(at) {
+            at = ticket.following();
+            // The walk is taken out of the line while the table is looked at.
+            let client = waiter.route.bucket();
+            let mut route = std::mem::replace(&mut waiter.route, Route::of(client));
+            route.begin_again();
+            match self.step(&mut route, true) {
+                Ok(lease) => {
+                    let tag = self.line.leave(ticket).map_or(0, |waiter| waiter.tag);
+                    grants.push(Grant { ticket, tag, route, lease });
+                }
+                Err(_) => {
+                    if let Some((_, waiter)) = self.line.at_or_after(ticket) {
+                        waiter.route = route;
+                    }
+                    if !self.groups.values().any(|group| group.has_usable()) {
+                        break;
+                    }
+                }
+            }
+        }
+        grants
+    }
+
+    /// Gives up a place. `false` = its turn has come already: the grant is on its way.
+    pub fn leave_line(&mut self, ticket: Ticket) -> bool {
+        self.line.leave(ticket).is_some()
+    }
+
+    /// Clients that wait.
+    pub fn waiting(&self) -> usize {
+        self.line.waiters().count()
+    }
+
+    /// How many clients each full channel could take from the line.
+    pub(super) fn waiting_by_channel(&mut self) -> BTreeMap<(GroupId, usize), u32> {
+        let mut waiting = BTreeMap::new();
+        if self.line.is_empty() {
+            return waiting;
+        }
+        let all = u32::try_from(self.waiting()).unwrap_or(u32::MAX);
+        for (&id, group) in &mut self.groups {
+            if group.policy() == Policy::Hash && !self.rules.hash_failover {
+                for waiter in self.line.waiters() {
+                    if let Some(number) = group.mapped(waiter.route.bucket()).filter(|&n| group.is_full(n)) {
+                        *waiting.entry((id, number)).or_default() += 1;
+                    }
+                }
+            } else {
+                let full = (0..group.channels().len()).filter(|&number| group.is_full(number));
+                waiting.extend(full.map(|number| ((id, number), all)));
+            }
+        }
+        waiting
+    }
+}
