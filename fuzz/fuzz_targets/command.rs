@@ -16,7 +16,7 @@ fn lookup(target: &HostPort) -> std::io::Result<Addresses> {
 }
 
 fuzz_target!(|line: &[u8]| {
-    let mut table = Table::new(Rules { hash_failover: true, autodisable: true, shards: 1 });
+    let mut table = Table::new(Rules { hash_failover: true, autodisable: true, ..Rules::CLASSIC });
     for port in 1..4 {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
