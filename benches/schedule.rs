@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use balance::sched::{Addresses, AdminState, ClientAddr, GroupId, Lease, Policy, Rules, Table};
+use balance::sched::{
+    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, Lease, Policy, Rules, Table, Weight,
+};
 use divan::Bencher;
 
 const SIZES: [usize; 4] = [1, 64, 1_000, 10_000];
@@ -74,4 +76,27 @@ fn round_robin_half_full(bencher: Bencher<'_, '_>, size: usize) {
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn round_robin_one_slot_each(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::RoundRobin, |_| Some(NonZeroU32::MIN)));
+}
+
+/// Weights 1 to 3, so that turns go by weight.
+#[divan::bench(args = SIZES, sample_size = 2_000)]
+fn weighted_round_robin(bencher: Bencher<'_, '_>, size: usize) {
+    let mut table = table(size, Policy::RoundRobin, |_| None);
+    for n in 0..size {
+        let channel = ChannelId::new(n).expect("the sizes are below the limit");
+        let weight = Weight::new(1 + n as u32 % 3).expect("in range");
+        table.set_weight(ChannelKey { group: GroupId::FIRST, channel }, weight).expect("it exists");
+    }
+    measure(bencher, table);
+}
+
+/// Looks at every channel.
+#[divan::bench(args = SIZES, sample_size = 200)]
+fn least_connections(bencher: Bencher<'_, '_>, size: usize) {
+    measure(bencher, table(size, Policy::LeastConnections, |_| None));
+}
+
+#[divan::bench(args = SIZES, sample_size = 2_000)]
+fn two_choices(bencher: Bencher<'_, '_>, size: usize) {
+    measure(bencher, table(size, Policy::TwoChoices, |_| None));
 }

@@ -9,6 +9,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::bits::Tried;
+use super::pick::Group;
 use super::{GroupId, Lease, NoChannel, Policy, Route, Table};
 
 /// A place in the line. Places are never reused.
@@ -126,7 +128,10 @@ impl Table {
     pub fn grant(&mut self) -> Vec<Grant> {
         let mut grants = Vec::new();
         let mut at = Ticket::FIRST;
-        while let Some((ticket, waiter)) = self.line.at_or_after(at) {
+        self.learn_freed();
+        while self.can_serve_anyone()
+            && let Some((ticket, waiter)) = self.line.at_or_after(at)
+        {
             at = ticket.following();
             // The walk is taken out of the line while the table is looked at.
             let client = waiter.route.bucket();
@@ -141,13 +146,17 @@ impl Table {
                     if let Some((_, waiter)) = self.line.at_or_after(ticket) {
                         waiter.route = route;
                     }
-                    if !self.groups.values().any(|group| group.has_usable()) {
-                        break;
-                    }
                 }
             }
         }
         grants
+    }
+
+    /// Is there a slot that somebody in line could be given? So that a long line is not asked one by one for nothing.
+    fn can_serve_anyone(&self) -> bool {
+        let nobody = Tried::default();
+        let groups = || self.groups.values();
+        groups().any(|group| group.has_ready(&nobody)) || (!self.has_up() && groups().any(Group::has_usable))
     }
 
     /// Gives up a place. `false` = its turn has come already: the grant is on its way.
