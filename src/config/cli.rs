@@ -127,8 +127,8 @@ pub struct RawArgs {
     /// Most load of a hash group's channel, as a multiple of the average
     ///
     /// With 1.25 a channel that has a quarter more connections than the average of its group is passed over, and its
-    /// clients go to the channel they would get without it. 1 to 100, with at most 3 decimals. Without it a hash group
-    /// does not look at the load.
+    /// clients get the channel they would have if that one did not exist. 1 to 100, with at most 3 decimals. Without the
+    /// option a hash group does not look at the load.
     #[arg(long, value_name = "FACTOR", help_heading = CHOOSING, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub hash_balance: Option<OsString>,
 
@@ -141,8 +141,8 @@ pub struct RawArgs {
 
     /// Keep offering channels whose connect fails
     ///
-    /// That is what 3.57 does. Without it such a channel is ejected: as long as another channel is usable it is offered to no client, and tried
-    /// in the background after 250 ms, then at longer intervals up to 2 s, until it answers.
+    /// That is what 3.57 does. Without it such a channel is ejected: as long as another channel is usable it is offered to
+    /// no client, and tried in the background after 250 ms, then at longer intervals up to 2 s, until it answers.
     #[arg(long, help_heading = HEALTH)]
     pub no_eject: bool,
 
@@ -159,7 +159,8 @@ pub struct RawArgs {
 
     /// Time between a channel's probes [default: 2s]
     ///
-    /// 10ms to 1d. It is jittered, and no channel has more than one probe at a time.
+    /// 10ms to 1d, from the end of one to the start of the next, give or take 10 %. No channel has more than one probe at
+    /// a time.
     #[arg(long, value_name = "TIME", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub check_interval: Option<OsString>,
 
@@ -171,13 +172,13 @@ pub struct RawArgs {
 
     /// Good probes in a row to be up [default: 2]
     ///
-    /// 1 to 1000.
+    /// 1 to 1000. It is for channels that were down.
     #[arg(long, value_name = "N", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub check_rise: Option<OsString>,
 
     /// Failed probes in a row to be down [default: 3]
     ///
-    /// 1 to 1000.
+    /// 1 to 1000. A channel whose very first probe fails is down at once.
     #[arg(long, value_name = "N", help_heading = HEALTH, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub check_fall: Option<OsString>,
 
@@ -187,32 +188,34 @@ pub struct RawArgs {
 
     /// If all channels are down, try them [default: on]
     ///
-    /// It holds when every usable channel of every group is ejected or down. They are then tried in order.
+    /// It holds when no channel that is up has room, in no group. Those that are ejected or down are then tried in order;
+    /// off closes the client.
     #[arg(long, value_name = "on|off", help_heading = HEALTH, allow_hyphen_values = true, value_parser = ["on", "off"], hide_possible_values = true)]
     pub fail_open: Option<String>,
 
     /// A down channel's connections [default: keep]
     ///
-    /// keep: they live on. kick: they are closed.
+    /// keep: they live on. kick: they are closed when --check finds the channel down; an ejection closes nothing.
     #[arg(long, value_name = "keep|kick", help_heading = HEALTH, allow_hyphen_values = true, hide_possible_values = true)]
     pub on_down: Option<OnDown>,
 
-    /// Close the port while no channel is usable
+    /// Close the port while no channel is up
     ///
-    /// Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed.
+    /// Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed. A channel is up when it is
+    /// enabled, of a weight above 0, and neither ejected nor down; one that is full is up. Made for Linux.
     #[arg(long, help_heading = HEALTH)]
     pub refuse_when_down: bool,
 
     /// Most connections at a time [default: 0, no limit]
     ///
-    /// Those of the whole instance.
+    /// Those of the whole instance, clients that wait included. More clients are not accepted until there is room.
     #[arg(long, value_name = "N", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub max_connections: Option<OsString>,
 
     /// Clients that may wait for room [default: 0, none]
     ///
     /// When all channels that could be used have reached their limits, up to N clients wait and are served in the order
-    /// they came. At most 1000000. A channel that is down is not waited for.
+    /// they came. At most 1000000. A channel that is down is not waited for, and none is while a later group has room.
     #[arg(long, value_name = "N", help_heading = LIMITS, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub queue: Option<OsString>,
 

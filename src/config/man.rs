@@ -11,7 +11,7 @@ use super::cli::{Shell, table};
 use super::usage::{COMMANDS, EXAMPLES};
 
 /// When the text of the page was last worth a new date. Fixed, so that the page is the same on every machine.
-const DATE: &str = "2026-11-22";
+const DATE: &str = "2026-11-24";
 
 const SOURCE: &str =
     concat!("balance ", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
@@ -37,6 +37,7 @@ const STATUS: &[(&str, &str)] = &[
     ("65", "a CHANNEL or ADDR that is unknown or invalid; -c: the command was answered with another error"),
     ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
     ("71", "the address cannot be listened on; the message names the cause"),
+    ("74", "-c: the answer could not be written"),
     ("75", "-c: wait ran out of time"),
 ];
 
@@ -47,6 +48,18 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("$XDG_RUNTIME_DIR/balance/", "the same for users who cannot write there"),
     ("/etc/services", "names of ports"),
+];
+
+const HEALTH: &[&str] = &[
+    "A client's connect that is refused, times out or meets an unreachable host ejects the channel; errors of balance's own \
+     (descriptors, source ports, -B) do not. The background tries are plain connects, 250 ms, 500 ms, 1 s and from then on 2 s \
+     after one another, give or take 10 %; the first that succeeds brings the channel back.",
+    "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in no group, those \
+     that are not up are tried all the same, unless --fail-open is off.",
+    "The command status shows the health of each channel beside what the operator decided: up, new (no check has come back \
+     yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
+     it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
+     refusing and welcoming.",
 ];
 
 const DIFFERENCES: &[&str] = &[
@@ -95,6 +108,11 @@ fn own_sections() -> Roff {
          h is help, m is maxc). Most work on the current group; CMD starts in group 0.",
     )]);
     terms(&mut roff, COMMANDS);
+    roff.control("SH", ["HEALTH OF CHANNELS"]);
+    for paragraph in HEALTH {
+        roff.control("PP", []);
+        roff.text([roman(*paragraph)]);
+    }
     roff.control("SH", ["EXIT STATUS"]);
     terms(&mut roff, STATUS);
     roff.control("SH", ["FILES"]);
@@ -151,6 +169,7 @@ mod tests {
             "DESCRIPTION",
             "OPTIONS",
             "COMMANDS",
+            "\"HEALTH OF CHANNELS\"",
             "\"EXIT STATUS\"",
             "FILES",
             "EXAMPLES",

@@ -145,7 +145,7 @@ pub struct Serve {
     pub fail_open: bool,
     /// `--on-down`.
     pub on_down: OnDown,
-    /// `--refuse-when-down`: the port is closed while no channel is usable.
+    /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
     /// `--max-connections`, of the whole instance. `None`: no limit.
     pub max_connections: Option<NonZeroU32>,

@@ -1,6 +1,6 @@
 //! The command language and its doors: a control socket, and the shell as its client.
 //!
-//! Reading order: [`argument`], [`command`], [`execute`] and [`render`] are the language, pure; [`wire`], [`directory`],
+//! Reading order: [`argument`], [`command`], [`execute`], [`render`] and `status` are the language, pure; [`wire`], [`directory`],
 //! [`endpoint`], [`socket`] and [`client`] carry it between processes; [`shell`] is the operator's end.
 
 pub mod argument;
