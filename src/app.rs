@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{
-    self, CheckKind, CliError, GroupDecl, Invocation, Listen, OnDown, Place, PortWord, Serve, SettingsError,
-    Step,
+    self, Check, CheckKind, CliError, GroupDecl, Invocation, Listen, OnDown, Place, PortWord, Serve,
+    SettingsError, Step,
 };
 use crate::net::listen::{ListenError, Listener};
 use crate::net::server::{Options, Server};
@@ -179,6 +179,13 @@ impl Start {
         let warn = Log::stderr(settings.debug);
         if settings.dump && !foreground {
             let text = "-p needs -f: the packet dump is off in the background".into();
+            warn.tell(&Event::Note { severity: Severity::Warning, text });
+        }
+        if let Some(Check { kind: CheckKind::Exec(path), .. }) = &settings.check
+            && let Err(e) = rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+        {
+            // It may be there later, so this is no reason not to serve.
+            let text = format!("--check: cannot run {}: {}", path.display(), io::Error::from(e));
             warn.tell(&Event::Note { severity: Severity::Warning, text });
         }
         let endpoint = controllers::bind(

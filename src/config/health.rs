@@ -72,6 +72,8 @@ pub(super) fn check(raw: &RawArgs) -> Result<Option<Check>, SettingsError> {
             (CHECK_RISE.option, rise.is_some()),
             (CHECK_FALL.option, fall.is_some()),
             (CHECK_PORT.option, port.is_some()),
+            // Only a check takes a channel down.
+            ("--on-down kick", raw.on_down == Some(OnDown::Kick)),
         ];
         return match given.iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(SettingsError::usage(format!(

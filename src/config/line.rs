@@ -227,8 +227,8 @@ mod tests {
             ),
             ("--queue 5 --queue-timeout 250ms 80", "balance --queue 5 --queue-timeout 250ms 80"),
             (
-                "--no-eject --fail-open off --on-down kick --refuse-when-down 80",
-                "balance --no-eject --fail-open off --on-down kick --refuse-when-down 80",
+                "--check tcp --no-eject --fail-open off --on-down kick --refuse-when-down 80",
+                "balance --no-eject --check tcp --fail-open off --on-down kick --refuse-when-down 80",
             ),
             ("--check tcp --check-interval 2 --check-rise 2 --check-fall 3 80", "balance --check tcp 80"),
             (

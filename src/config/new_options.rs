@@ -27,7 +27,6 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--fail-open off", |s| s.fail_open = false),
         ("--fail-open=off --fail-open=on", |_| ()),
         ("--on-down keep", |_| ()),
-        ("--on-down kick", |s| s.on_down = OnDown::Kick),
         ("--refuse-when-down", |s| s.refuse_when_down = true),
         ("--slow-start 30s", |s| s.slow_start = Some(Duration::from_secs(30))),
         ("--slow-start 0", |_| ()),
@@ -61,6 +60,7 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--check exec:/bin/true", |s| {
             s.check = Some(Check { kind: CheckKind::Exec("/bin/true".into()), ..TCP });
         }),
+        ("--check tcp --on-down kick", |s| (s.check, s.on_down) = (Some(TCP), OnDown::Kick)),
         ("--check-interval 10ms --check tcp", |s| {
             s.check = Some(Check { interval: Duration::from_millis(10), ..TCP });
         }),
@@ -89,6 +89,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ("--fail-open maybe", "'maybe' is no value of --fail-open; it is one of on, off"),
         ("--fail-open -f", "'-f' is no value of --fail-open; it is one of on, off"),
         ("--on-down drop", "'drop' is no value of --on-down; it is one of keep, kick"),
+        ("--on-down kick", "--on-down kick needs --check; say how to probe, such as --check tcp"),
         ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),
         ("--slow-start 0.1ms", "--slow-start '0.1ms' is out of range; give 1ms to 3650d or 0 for off"),
         ("--max-lifetime 3651d", "--max-lifetime '3651d' is out of range; give 1ms to 3650d or 0 for never"),

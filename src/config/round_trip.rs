@@ -186,10 +186,10 @@ prop_compose! {
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
     ) -> Serve {
-        let queue = queue.filter(|_| has_queue);
+        let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
         Serve {
             groups, policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
-            on_down: if is_kick { OnDown::Kick } else { OnDown::Keep },
+            on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             max_connections, max_lifetime,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().queue_timeout, |(_, span)| span),

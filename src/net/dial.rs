@@ -54,6 +54,16 @@ pub(super) struct Dial {
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
     pub(super) client: SocketAddr,
+    /// The place in line by which it got its channel, and until when it would have waited there.
+    pub(super) waited: Option<Waited>,
+}
+
+/// A client's place in line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waited {
+    pub(super) ticket: Ticket,
+    /// In ms of the worker's clock.
+    pub(super) until: u64,
 }
 
 /// Where a search stands.
@@ -85,8 +95,8 @@ impl Dial {
         let mut table = dialer.table.lock_at(dialer.clock.now());
         let grants = if dialer.table.is_anyone_waiting() { table.grant() } else { Vec::new() };
         let route = table.begin(client.ip().into());
-        let search = match table.next_or_wait(route, tag) {
-            Turn::Now(route, lease) => Search::On(Box::new(Self::new(client, route, lease))),
+        let search = match table.next_or_wait(route, tag, None) {
+            Turn::Now(route, lease) => Search::On(Box::new(Self::new(client, route, lease, None))),
             Turn::Later(ticket) => Search::InLine(ticket),
             Turn::Never(why) => Search::Over(why),
         };
@@ -94,7 +104,7 @@ impl Dial {
     }
 
     /// A search that has got its lease.
-    pub(super) fn new(client: SocketAddr, route: Route, lease: Lease) -> Self {
+    pub(super) fn new(client: SocketAddr, route: Route, lease: Lease, waited: Option<Waited>) -> Self {
         Self {
             found: Some((route, lease)),
             address: 0,
@@ -103,6 +113,7 @@ impl Dial {
             starving_since: None,
             server: None,
             client,
+            waited,
         }
     }
 
@@ -181,9 +192,37 @@ impl Dial {
             return Ok(());
         }
         let cause = format!("connect: {}", cause_of(error));
+        self.next_channel(route, lease, &cause, tag, dialer)
+    }
+
+    /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
+    pub(super) fn move_on(
+        &mut self,
+        why: &str,
+        tag: u64,
+        dialer: &Dialer,
+    ) -> Result<(), Result<Ticket, NoChannel>> {
+        if let Some(server) = self.server.take() {
+            // It may have accepted already, and would take a close for a clean end.
+            socket::reset_on_close(&server);
+        }
+        let Some((route, lease)) = self.found.take() else { return Err(Err(NoChannel::Failed)) };
+        self.blame = DialFailure::Local;
+        self.next_channel(route, lease, why, tag, dialer)
+    }
+
+    fn next_channel(
+        &mut self,
+        route: Route,
+        lease: Lease,
+        cause: &str,
+        tag: u64,
+        dialer: &Dialer,
+    ) -> Result<(), Result<Ticket, NoChannel>> {
         let (transition, turn) = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
-            (table.failed(lease, self.blame, &cause), table.next_or_wait(route, tag))
+            let before = self.waited.map(|waited| waited.ticket);
+            (table.failed(lease, self.blame, cause), table.next_or_wait(route, tag, before))
         };
         dialer.changed(transition);
         match turn {

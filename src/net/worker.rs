@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::descriptors::Taken;
-use super::dial::Dial;
+use super::dial::{Dial, Waited};
 use super::listen::Listener;
 use super::poller::Poller;
 use super::relay::{Ending, Ready, Relay, Side, Verdict};
@@ -24,7 +24,7 @@ use super::sockets::Sockets;
 use super::splice::{Pipe, Pipes};
 use super::timers::Timers;
 use crate::observe::Event;
-use crate::sched::{Lease, Ticket};
+use crate::sched::Lease;
 
 mod accepting;
 mod dialing;
@@ -53,7 +53,7 @@ enum Phase {
 }
 
 struct Waiting {
-    ticket: Ticket,
+    place: Waited,
     client: SocketAddr,
 }
 

@@ -63,9 +63,10 @@ impl Line {
         self.waiters.is_empty()
     }
 
-    pub(super) fn enter(&mut self, tag: u64, route: Route) -> Ticket {
-        let ticket = Ticket(self.next);
-        self.next += 1;
+    /// `before`: the place that the client had, if its turn had come and got it nothing.
+    pub(super) fn enter(&mut self, tag: u64, route: Route, before: Option<Ticket>) -> Ticket {
+        let ticket = before.unwrap_or(Ticket(self.next));
+        self.next = self.next.max(ticket.0 + 1);
         self.waiters.insert(ticket, Waiter { tag, route });
         self.count.fetch_add(1, Ordering::SeqCst);
         ticket
@@ -113,12 +114,13 @@ pub enum Turn {
 
 impl Table {
     /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
-    /// `tag` comes back with the grant.
-    pub fn next_or_wait(&mut self, mut route: Route, tag: u64) -> Turn {
-        let may_wait = self.line.has_room();
+    /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
+    /// even if the line is full by now.
+    pub fn next_or_wait(&mut self, mut route: Route, tag: u64, before: Option<Ticket>) -> Turn {
+        let may_wait = before.is_some() || self.line.has_room();
         match self.step(&mut route, may_wait) {
             Ok(lease) => Turn::Now(route, lease),
-            Err(_) if may_wait && route.may_wait() => Turn::Later(self.line.enter(tag, route)),
+            Err(_) if may_wait && route.may_wait() => Turn::Later(self.line.enter(tag, route, before)),
             Err(why) => Turn::Never(why),
         }
     }

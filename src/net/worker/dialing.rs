@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use super::{Connection, KEY_BITS, NEVER, Phase, STARVED_MS, TURNED_AWAY, Waiting, Worker, millis, token};
 use crate::net::descriptors::Taken;
-use crate::net::dial::{Attempt, Dial, Search};
+use crate::net::dial::{Attempt, Dial, Search, Waited};
 use crate::net::relay::{Ending, Ready, Relay, Side};
 use crate::net::socket;
 use crate::observe::Event;
@@ -22,7 +22,10 @@ impl Worker {
         self.shared.deliver(grants);
         let phase = match search {
             Search::On(dial) => Phase::Dialing(dial),
-            Search::InLine(ticket) => Phase::Waiting(Box::new(Waiting { ticket, client: address })),
+            Search::InLine(ticket) => {
+                let place = Waited { ticket, until: self.patience_in_line() };
+                Phase::Waiting(Box::new(Waiting { place, client: address }))
+            }
             Search::Over(why) => {
                 self.turn_away(address, why);
                 drop(client);
@@ -66,9 +69,15 @@ impl Worker {
         }
     }
 
+    /// Until when a client waits that gets in line now.
+    fn patience_in_line(&self) -> u64 {
+        self.now.saturating_add(millis(self.shared.options.queue_timeout).max(1))
+    }
+
     fn wait_in_line(&mut self, key: usize) {
-        let patience = millis(self.shared.options.queue_timeout).max(1);
-        self.set_deadline(key, Some(self.now.saturating_add(patience)));
+        let Some(Some(connection)) = self.connections.get(key) else { return };
+        let Phase::Waiting(waiting) = &connection.phase else { return };
+        self.set_deadline(key, Some(waiting.place.until));
         // Whoever was served meanwhile made no room for us that we could have missed, but a slot that came free while we
         // got in line may have been looked for before we were there.
         self.shared.serve_line();
@@ -80,9 +89,10 @@ impl Worker {
         let key = (tag & KEY_BITS) as usize;
         if let Some(Some(connection)) = self.connections.get_mut(key)
             && let Phase::Waiting(waiting) = &connection.phase
-            && waiting.ticket == ticket
+            && waiting.place.ticket == ticket
         {
-            connection.phase = Phase::Dialing(Box::new(Dial::new(waiting.client, route, lease)));
+            let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
+            connection.phase = Phase::Dialing(Box::new(dial));
             self.guarded(key, |worker| worker.dial(key));
             return;
         }
@@ -112,12 +122,16 @@ impl Worker {
 
     /// Nothing can be dialled now: a place in line, or the end.
     fn search_ended(&mut self, key: usize, end: Result<Ticket, NoChannel>) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(Some(connection)) = self.connections.get(key) else { return };
         let Phase::Dialing(dial) = &connection.phase else { return };
-        let client = dial.client;
+        let (client, waited) = (dial.client, dial.waited);
         match end {
             Ok(ticket) => {
-                connection.phase = Phase::Waiting(Box::new(Waiting { ticket, client }));
+                let until = waited.map_or_else(|| self.patience_in_line(), |waited| waited.until);
+                let place = Waited { ticket, until };
+                if let Some(Some(connection)) = self.connections.get_mut(key) {
+                    connection.phase = Phase::Waiting(Box::new(Waiting { place, client }));
+                }
                 self.wait_in_line(key);
             }
             Err(why) => {
@@ -193,6 +207,18 @@ impl Worker {
             Err(end) => self.search_ended(key, end),
         }
         // The slot of the channel that failed is free again.
+        self.shared.serve_line();
+    }
+
+    /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
+    pub(super) fn dial_moves_on(&mut self, key: usize, why: &str) {
+        let tag = self.tag(key);
+        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Phase::Dialing(dial) = &mut connection.phase else { return };
+        match dial.move_on(why, tag, &self.shared.dialer) {
+            Ok(()) => self.dial(key),
+            Err(end) => self.search_ended(key, end),
+        }
         self.shared.serve_line();
     }
 }

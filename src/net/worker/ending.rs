@@ -92,12 +92,19 @@ impl Worker {
 
     /// Closes the connections of a channel; how many there were.
     pub(super) fn close_channel(&mut self, channel: ChannelKey) -> usize {
-        let of_channel = |connection: &Connection| match &connection.phase {
+        // Who is not connected yet has lost nothing: there may be another channel.
+        let is_dialed = |connection: &Connection| match &connection.phase {
             Phase::Dialing(dial) => dial.channel() == Some(channel),
-            Phase::Waiting(_) => false,
-            Phase::Relaying { lease, .. } => lease.key() == channel,
+            Phase::Waiting(_) | Phase::Relaying { .. } => false,
         };
-        self.abandon_all(of_channel, "closed by the operator")
+        for key in self.keys(is_dialed) {
+            self.guarded(key, |worker| worker.dial_moves_on(key, "the channel was closed meanwhile"));
+        }
+        let is_served = |connection: &Connection| match &connection.phase {
+            Phase::Relaying { lease, .. } => lease.key() == channel,
+            Phase::Waiting(_) | Phase::Dialing(_) => false,
+        };
+        self.abandon_all(is_served, "closed by the operator")
     }
 
     pub(super) fn close_all(&mut self) {
@@ -110,16 +117,16 @@ impl Worker {
     }
 
     pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) -> usize {
-        let keys: Vec<usize> = self
-            .connections
-            .iter()
-            .filter(|(_, slot)| slot.as_ref().is_some_and(&which))
-            .map(|(key, _)| key)
-            .collect();
+        let keys = self.keys(which);
         for &key in &keys {
             self.abandon(key, how);
         }
         keys.len()
+    }
+
+    fn keys(&self, which: impl Fn(&Connection) -> bool) -> Vec<usize> {
+        let all = self.connections.iter().filter(|(_, slot)| slot.as_ref().is_some_and(&which));
+        all.map(|(key, _)| key).collect()
     }
 
     pub(super) fn close(&mut self, key: usize, ending: Ending, how: &str) {
@@ -132,7 +139,7 @@ impl Worker {
         }
         if let Phase::Waiting(waiting) = &connection.phase {
             // If its turn has come already, the grant finds nobody and goes to the next in line.
-            self.shared.dialer.table.lock().leave_line(waiting.ticket);
+            self.shared.dialer.table.lock().leave_line(waiting.place.ticket);
             if connection.address.is_some() {
                 let client = waiting.client.ip();
                 self.shared.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
