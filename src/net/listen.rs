@@ -7,6 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::socket::{self, Keepalive};
@@ -79,6 +80,8 @@ impl Listener {
             })
             .map_err(|source| ListenError { call: "getsockname", address: unknown, source })?;
         let at = |call| move |source: io::Error| ListenError { call, address, source };
+        // For `listen`: its connections get the option from it.
+        sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
         Self::prepare(fd, address, keepalive)
@@ -103,14 +106,31 @@ impl Listener {
     /// # Errors
     /// Systems that cannot do this say so (it works on Linux).
     pub(super) fn refuse(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?)
+        rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?;
+        // Not an error here: the port does refuse. If somebody else was faster, `listen` says so.
+        let _ = self.hold_port();
+        // Sockets that all have the option share a port as long as none of them listens.
+        Ok(sockopt::set_socket_reuseaddr(&*self.fd, false)?)
+    }
+
+    /// Binds again a port that was chosen by the kernel, which takes it back from a socket that ends to listen (and does
+    /// not say so in its name). Inherited sockets may have such a port.
+    fn hold_port(&self) -> io::Result<()> {
+        match rustix::net::bind(&*self.fd, &self.address) {
+            // It has its port still.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Listens again.
     ///
     /// # Errors
-    /// What listen(2) says.
+    /// What listen(2) says, or bind(2) if the port was lost.
     pub(super) fn listen(&self) -> io::Result<()> {
+        // Without the option, connections that live on would be in the way.
+        sockopt::set_socket_reuseaddr(&*self.fd, true)?;
+        self.hold_port()?;
         Ok(rustix::net::listen(&*self.fd, BACKLOG)?)
     }
 
@@ -135,7 +155,6 @@ pub(super) enum AcceptError {
 
 impl From<io::Error> for AcceptError {
     fn from(error: io::Error) -> Self {
-        use rustix::io::Errno;
         match Errno::from_io_error(&error) {
             Some(Errno::AGAIN) => Self::Empty,
             // Linux hands pending network errors of the new socket through accept: they are the client's.
@@ -156,6 +175,38 @@ impl From<io::Error> for AcceptError {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Exhausted,
             None if error.kind() == io::ErrorKind::ConnectionAborted => Self::Client,
             _ => Self::Other(error),
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_refuses_stays_ours_and_listens_again_though_connections_live_on() {
+        for reuse_address in [false, true] {
+            // As if inherited; the kernel chooses the port.
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_reuse_address(reuse_address).expect("an option");
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+            let listener = Listener::inherit(socket.into(), None).expect("it listens");
+            let client = TcpStream::connect(listener.address()).expect("it is let in");
+            let live = listener.accept().expect("it is there");
+            for _ in 0..2 {
+                listener.refuse().expect("on Linux it can be done");
+                let refused = TcpStream::connect(listener.address()).expect_err("nobody is let in");
+                assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+                let other = Listener::bind(listener.address(), None).expect_err("it is ours");
+                assert_eq!((other.call, other.source.kind()), ("bind", io::ErrorKind::AddrInUse));
+                listener.listen().expect("it listens again");
+                TcpStream::connect(listener.address()).expect("it is let in");
+            }
+            drop((client, live));
         }
     }
 }
