@@ -195,8 +195,15 @@ impl Health {
         true
     }
 
-    /// A client's dial succeeded.
-    pub(super) fn connect_succeeded(&mut self, rules: &HealthRules, now: Duration) -> Option<Change> {
+    /// A client's dial succeeded that was begun then. One that was under way when the channel was ejected may have been
+    /// answered before that, and says nothing.
+    pub(super) fn connect_succeeded(
+        &mut self,
+        rules: &HealthRules,
+        begun: Duration,
+        now: Duration,
+    ) -> Option<Change> {
+        self.ejection.as_ref().filter(|ejection| begun >= ejection.since)?;
         self.come_back(rules, now)
     }
 
@@ -457,10 +464,19 @@ mod tests {
         health.connect_failed(&EJECT, 0, "", MS(0), &mut random);
         let (purpose, serial) = health.begin_probe(MS(250));
         assert_eq!(purpose, Purpose::Return);
-        assert_eq!(health.connect_succeeded(&EJECT, MS(260)), Some(Change::Returned(MS(260))));
-        assert_eq!(health.connect_succeeded(&EJECT, MS(261)), None);
+        assert_eq!(health.connect_succeeded(&EJECT, MS(255), MS(260)), Some(Change::Returned(MS(260))));
+        assert_eq!(health.connect_succeeded(&EJECT, MS(255), MS(261)), None);
         assert_eq!(health.probed(&EJECT, serial, bad(), MS(300), &mut random), None);
         assert!(health.is_up());
+    }
+
+    #[test]
+    fn a_dial_that_began_before_the_ejection_brings_nobody_back() {
+        let (mut health, mut random) = health(&EJECT);
+        health.connect_failed(&EJECT, 0, "", MS(1_000), &mut random);
+        assert_eq!(health.connect_succeeded(&EJECT, MS(999), MS(1_001)), None);
+        assert!(!health.is_up());
+        assert_eq!(health.connect_succeeded(&EJECT, MS(1_000), MS(1_001)), Some(Change::Returned(MS(1))));
     }
 
     #[test]

@@ -410,7 +410,7 @@ impl Group {
         if channel.addresses != *lease.addresses() {
             return None;
         }
-        let change = channel.health.connect_succeeded(rules, now)?;
+        let change = channel.health.connect_succeeded(rules, now.saturating_sub(took), now)?;
         self.refresh(number);
         Some(change)
     }
