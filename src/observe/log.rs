@@ -75,7 +75,8 @@ impl Log {
     }
 
     /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
-    /// word for word are said once in ten seconds, with a count of those left out.
+    /// word for word are said once in ten seconds, with a count of those left out. `refusing` is never left out: what follows
+    /// it, `welcoming`, would make no sense.
     pub fn tell(&self, event: &Event) {
         let severity = event.severity();
         if severity == Severity::Debug && !self.0.debug {
@@ -86,11 +87,7 @@ impl Log {
         let Sink { way, limiter } = &mut *sink;
         // The sink is where the clock is read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
-        let left_out = if severity <= Severity::Warning || *event == Event::DescriptorsBack {
-            limiter.admit(&line, Instant::now())
-        } else {
-            Some(0)
-        };
+        let left_out = if is_limited(event) { limiter.admit(&line, Instant::now()) } else { Some(0) };
         let Some(left_out) = left_out else { return };
         match way {
             // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.
@@ -98,6 +95,15 @@ impl Log {
             Way::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
             Way::Syslog(syslog) => syslog.send(&syslog_line(severity, &line, left_out, std::process::id())),
         }
+    }
+}
+
+/// May it be left out when it is said again soon?
+fn is_limited(event: &Event) -> bool {
+    match event {
+        Event::Refusing => false,
+        Event::DescriptorsBack => true,
+        _ => event.severity() <= Severity::Warning,
     }
 }
 
