@@ -4,9 +4,12 @@
 
 mod clients;
 mod instance;
+mod load;
 mod payload;
+mod revivable;
 mod run;
 mod servers;
+mod status;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -15,7 +18,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use clients::{Client, Received};
 pub(crate) use instance::{Instance, Setup};
+pub(crate) use load::{Got, Load, Visit, visit};
 pub(crate) use payload::{Direction, Stream};
+pub(crate) use revivable::Revivable;
 pub(crate) use run::{Finished, Run};
 pub(crate) use servers::{Server, echo};
 
@@ -140,12 +145,16 @@ impl BlackHole {
         }
         Self { socket, _queue: queue }
     }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        let address = self.socket.local_addr().expect("a bound socket has an address");
+        address.as_socket().expect("it is IPv4")
+    }
 }
 
 impl std::fmt::Display for BlackHole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = self.socket.local_addr().expect("a bound socket has an address");
-        address.as_socket().expect("it is IPv4").fmt(f)
+        self.addr().fmt(f)
     }
 }
 

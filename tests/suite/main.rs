@@ -12,6 +12,7 @@ mod data;
 mod ending;
 mod failover;
 mod harness;
+mod health;
 mod layers;
 mod options;
 mod process;

@@ -14,7 +14,7 @@ use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually};
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client";
 
 /// Where a program is.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut places = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/bin"]);
     let found = places.find_map(|place| Some(Path::new(place).join(name)).filter(|path| path.is_file()));
@@ -22,16 +22,16 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// A server program, killed at the end of the test.
-struct Daemon {
-    child: Child,
-    port: u16,
-    directory: Directory,
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) port: u16,
+    pub(crate) directory: Directory,
 }
 
 impl Daemon {
     /// Starts it with what `args` makes of its port and directory, and waits until it listens. The port is looked for and
     /// then taken by somebody who is not us: when another program was faster, try the next.
-    fn start(name: &str, args: impl Fn(u16, &Path) -> Vec<String>) -> Self {
+    pub(crate) fn start(name: &str, args: impl Fn(u16, &Path) -> Vec<String>) -> Self {
         let program = program(name);
         for _ in 0..5 {
             let directory = Directory::new();
@@ -61,7 +61,7 @@ impl Daemon {
         fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
     }
 
-    fn channel(&self) -> String {
+    pub(crate) fn channel(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
@@ -73,7 +73,7 @@ impl Drop for Daemon {
     }
 }
 
-fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
+pub(crate) fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(String::from).to_vec()
 }
 

@@ -36,10 +36,17 @@ impl Server {
 
     /// On this address.
     pub(crate) fn on(ip: IpAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
-        // std's queue of 128 overflows in a burst, and what the kernel does then is not our subject.
-        let address = SocketAddr::new(ip, 0);
+        Self::at(SocketAddr::new(ip, 0), serve)
+    }
+
+    /// On this address and port, also while connections of an earlier server there are still ending.
+    pub(crate) fn at(address: SocketAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        if address.port() != 0 {
+            socket.set_reuse_address(true).expect("an option");
+        }
         socket.bind(&address.into()).expect("a free port");
+        // std's queue of 128 overflows in a burst, and what the kernel does then is not our subject.
         socket.listen(4096).expect("listen");
         Self::over(socket.into(), serve)
     }
@@ -112,6 +119,13 @@ impl Server {
         self.shared.clients.lock().expect("no server thread panics with it").clone()
     }
 
+    /// Ends as a program does that crashes: its connections are reset.
+    pub(crate) fn crash(self) {
+        for (_, stream) in self.shared.streams.lock().expect("no server thread panics with it").iter() {
+            SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("linger");
+        }
+    }
+
     /// Waits until so many connections were taken.
     #[track_caller]
     pub(crate) fn await_accepted(&self, n: usize) {
@@ -166,7 +180,7 @@ pub(crate) fn echo(mut stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-fn name_then_echo(mut stream: TcpStream, name: &str) {
+pub(super) fn name_then_echo(mut stream: TcpStream, name: &str) {
     if stream.write_all(name.as_bytes()).is_ok() {
         echo(stream);
     }

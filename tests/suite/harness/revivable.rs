@@ -1,0 +1,55 @@
+//! A server that can be stopped and started again on the same address.
+
+use std::net::SocketAddr;
+
+use super::servers::name_then_echo;
+use super::{Server, own_address};
+
+/// Says its name, then is an echo. Its address is this test's own, so nobody else takes it meanwhile.
+pub(crate) struct Revivable {
+    pub(crate) addr: SocketAddr,
+    name: &'static str,
+    server: Option<Server>,
+    /// By those that were stopped.
+    accepted: usize,
+}
+
+impl Revivable {
+    /// One that runs.
+    pub(crate) fn new(name: &'static str) -> Self {
+        let mut server = Self::stopped(name);
+        server.start();
+        server
+    }
+
+    /// One that does not run yet.
+    pub(crate) fn stopped(name: &'static str) -> Self {
+        Self { addr: own_address(), name, server: None, accepted: 0 }
+    }
+
+    /// Does nothing to one that runs.
+    pub(crate) fn start(&mut self) {
+        let (addr, name) = (self.addr, self.name);
+        let start = || Server::at(addr, move |stream, _| name_then_echo(stream, name));
+        self.server.get_or_insert_with(start);
+    }
+
+    /// As in a crash: connects are refused from now on, connections are reset.
+    pub(crate) fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.accepted += server.accepted();
+            server.crash();
+        }
+    }
+
+    /// Connections taken so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted + self.server.as_ref().map_or(0, Server::accepted)
+    }
+}
+
+impl std::fmt::Display for Revivable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.addr.fmt(f)
+    }
+}

@@ -1,0 +1,64 @@
+//! `status`, and the lines that tell of it.
+
+use super::{Instance, eventually};
+
+/// One line of `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) address: String,
+    pub(crate) state: String,
+    pub(crate) health: String,
+    pub(crate) totalc: u64,
+    pub(crate) failed: u64,
+    pub(crate) why: String,
+}
+
+impl Status {
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, _, address, state, health, _, _, _, _, totalc, failed, _, _, why @ ..] = &words[..] else {
+            return None;
+        };
+        Some(Self {
+            address: (*address).into(),
+            state: (*state).into(),
+            health: (*health).into(),
+            totalc: totalc.parse().ok()?,
+            failed: failed.parse().ok()?,
+            why: why.join(" "),
+        })
+    }
+}
+
+impl Instance {
+    #[track_caller]
+    pub(crate) fn status(&self) -> Vec<Status> {
+        let table = self.ctl("status").code(0).stdout;
+        let rows = table.lines().skip(1);
+        rows.map(|line| Status::parse(line).unwrap_or_else(|| panic!("no status: {line:?}"))).collect()
+    }
+
+    /// The health of all channels, such as `up ejected`.
+    #[track_caller]
+    pub(crate) fn health(&self) -> String {
+        self.status().iter().map(|row| &row.health[..]).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Waits until the health of this channel (by its line) is as wanted.
+    #[track_caller]
+    pub(crate) fn await_health(&self, line: usize, health: &str) -> Status {
+        let mut last = Vec::new();
+        eventually(&format!("line {line} is {health}"), || {
+            last = self.status();
+            last.get(line).filter(|row| row.health == health).cloned()
+        })
+    }
+
+    /// The lines of this event so far.
+    pub(crate) fn told(&self, event: &str) -> Vec<String> {
+        let name = format!("event={event}");
+        let stderr = self.stderr();
+        let is_it = |line: &&str| line.split_whitespace().any(|word| word == name);
+        stderr.lines().filter(is_it).map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,37 @@
+//! Channels that heal themselves, seen from outside: ejection and return, checks, and what follows from a channel that is down.
+//!
+//! Tests count events and connections, not seconds: what comes late on a slow machine is late, not wrong. Where the order of
+//! things matters, the test holds the server back until it has looked.
+//!
+//! Source: docs/health.md.
+
+mod black_hole;
+mod checks;
+mod door;
+mod going_down;
+mod outages;
+mod passive;
+mod programs;
+mod real_servers;
+mod slow_start;
+
+use crate::harness::{Got, Instance, Visit};
+
+/// The names that so many clients, one after the other, get; `-` for one that was closed.
+fn names(instance: &Instance, n: usize) -> String {
+    (0..n).map(|_| name(instance)).collect()
+}
+
+/// The name that a client gets.
+fn name(instance: &Instance) -> char {
+    match crate::harness::visit(instance.addr).got {
+        Got::Name(name) => name,
+        Got::Closed => '-',
+        Got::Refused => '!',
+    }
+}
+
+/// How many of the clients got this.
+fn count(visits: &[Visit], got: Got) -> usize {
+    visits.iter().filter(|visit| visit.got == got).count()
+}

@@ -1,0 +1,206 @@
+//! Programs as checks: good ones, and those that fork, hang, flood, or are not there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::harness::{Directory, Instance, Run, Server, eventually, unique};
+
+use super::names;
+
+/// Writes an executable script. By another process, since a file that this one has open for writing, or a fork of it for
+/// another test, could not be run.
+fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    let write = r#"cat >"$1"; chmod 755 "$1""#;
+    Run::new("sh")
+        .args(["-ec", write, "sh"])
+        .arg(&path)
+        .stdin(format!("#!/bin/sh\n{text}\n"))
+        .finish()
+        .code(0);
+    path
+}
+
+/// An instance whose one channel, a good one, is checked by this program, at once and then once a day.
+fn checked_once(program: &Path, server: &Server, more: &[&str]) -> Instance {
+    let check = format!("exec:{}", program.display());
+    let args = ["--check", &check, "--check-interval", "1d"].into_iter().chain(more.iter().copied());
+    Instance::start(args.map(String::from).chain(["PORT".into(), server.to_string()]))
+}
+
+/// An argument of `sleep` that no other process has.
+fn mark() -> String {
+    format!("86400.{}{}", std::process::id(), unique())
+}
+
+/// How many processes have this argument.
+fn alive(mark: &str) -> usize {
+    let has_it = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+    };
+    fs::read_dir("/proc").expect("a process table").flatten().filter(has_it).count()
+}
+
+/// Children of the instance, dead or alive.
+fn children(instance: &Instance) -> Vec<String> {
+    let stat_of = |process: fs::DirEntry| fs::read_to_string(process.path().join("stat")).ok();
+    let parent = instance.pid().to_string();
+    let is_child = |stat: &String| {
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent)
+    };
+    fs::read_dir("/proc").expect("a process table").flatten().filter_map(stat_of).filter(is_child).collect()
+}
+
+#[track_caller]
+fn await_no_children(instance: &Instance) {
+    let mut left = Vec::new();
+    eventually("no child is left, not even a zombie", || {
+        left = children(instance);
+        left.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_program_decides_by_its_exit_code_and_gets_host_and_port() {
+    let (directory, a, b) = (Directory::new(), Server::named("a"), Server::named("b"));
+    let said = directory.path().join("said");
+    let text = format!(
+        r#"echo "$# $1 $2" >>{said}; pwd >>{said}; read line || echo "no input" >>{said}; test -e {up}.$2"#,
+        said = said.display(),
+        up = directory.path().join("up").display(),
+    );
+    let program = script(&directory, "check", &text);
+    let up = |server: &Server| directory.path().join(format!("up.{}", server.addr.port()));
+    fs::write(up(&a), "").expect("our own file");
+    let check = format!("exec:{}", program.display());
+    let args = ["--check", &check, "--check-interval", "30ms", "--check-rise", "1", "--check-timeout", "20s"];
+    let args = args.into_iter().chain(["PORT"]).map(String::from);
+    let instance = Instance::start(args.chain([a.to_string(), b.to_string()]));
+    instance.await_health(0, "up");
+    let status = instance.await_health(1, "down");
+    assert_eq!(status.why, "exit code 1");
+    assert_eq!(names(&instance, 4), "aaaa");
+    let heard = fs::read_to_string(&said).expect("it was run");
+    for line in [format!("2 127.0.0.1 {}", a.addr.port()), format!("2 127.0.0.1 {}", b.addr.port())] {
+        assert!(heard.lines().any(|heard| heard == line), "{line} in {heard}");
+    }
+    assert!(heard.lines().any(|line| line == "/") && heard.contains("no input"), "{heard}");
+    fs::write(up(&b), "").expect("our own file");
+    instance.await_health(1, "up");
+    fs::remove_file(up(&a)).expect("our own file");
+    instance.await_health(0, "down");
+    assert_eq!(names(&instance, 4), "bbbb");
+    let told = (instance.told("channel_down").len(), instance.told("channel_up").len());
+    assert_eq!(told, (2, 1));
+    drop((a, b));
+    instance.end();
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_killed_with_its_group() {
+    let (directory, server, mark) = (Directory::new(), Server::named("a"), mark());
+    let ran = directory.path().join("ran");
+    let text = format!("sleep {mark} & (sleep {mark} & exec sleep {mark}) & : >{}; exit 0", ran.display());
+    let program = script(&directory, "check", &text);
+    let instance = checked_once(&program, &server, &[]);
+    instance.await_health(0, "up");
+    assert!(ran.exists());
+    eventually("its offspring is gone", || (alive(&mark) == 0).then_some(()));
+    await_no_children(&instance);
+    assert_eq!(names(&instance, 2), "aa");
+    instance.end();
+}
+
+#[test]
+fn a_program_that_hangs_is_killed_at_the_timeout_with_its_group() {
+    let (directory, server, mark) = (Directory::new(), Server::named("a"), mark());
+    // The one that ignores what can be ignored.
+    let text = format!("trap '' TERM INT HUP; sleep {mark} & sleep {mark} & wait; sleep {mark}");
+    let program = script(&directory, "check", &text);
+    let instance = checked_once(&program, &server, &["--check-timeout", "500ms"]);
+    let status = instance.await_health(0, "down");
+    assert_eq!(status.why, "killed at the timeout of 500ms");
+    eventually("it is gone", || (alive(&mark) == 0).then_some(()));
+    await_no_children(&instance);
+    assert_eq!(names(&instance, 2), "aa", "the only channel is tried anyway");
+    instance.end();
+}
+
+#[test]
+fn a_program_may_say_as_much_as_it_likes() {
+    let (directory, server) = (Directory::new(), Server::named("a"));
+    let program =
+        script(&directory, "check", "head -c 50000000 /dev/zero; head -c 50000000 /dev/zero >&2; exit 0");
+    let instance = checked_once(&program, &server, &["--check-timeout", "20s"]);
+    instance.await_health(0, "up");
+    assert_eq!((instance.stdout(), instance.told("channel_down").len()), (String::new(), 0));
+    assert!(instance.stderr().len() < 1_000, "nothing of it is ours");
+    await_no_children(&instance);
+    instance.end();
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_a_cause_and_no_catastrophe() {
+    let (directory, server) = (Directory::new(), Server::named("a"));
+    let plain = directory.file("plain", "exit 0\n");
+    let missing = directory.path().join("missing");
+    let killed = script(&directory, "killed", "kill -9 $$");
+    for (program, why) in [
+        (&missing, "cannot run"),
+        (&plain, "cannot run"),
+        (&directory.path().to_owned(), "cannot run"),
+        (&killed, "killed by signal 9"),
+    ] {
+        let instance = checked_once(program, &server, &[]);
+        let status = instance.await_health(0, "down");
+        assert!(status.why.contains(why), "{program:?}: {status:?}");
+        assert_eq!(instance.told("channel_down").len(), 1);
+        assert_eq!(names(&instance, 2), "aa", "the only channel is tried anyway");
+        await_no_children(&instance);
+        instance.end();
+    }
+}
+
+#[test]
+fn no_program_survives_the_instance() {
+    let (directory, server, mark) = (Directory::new(), Server::named("a"), mark());
+    let program = script(&directory, "check", &format!("sleep {mark} & sleep {mark}"));
+    for kill in [false, true] {
+        let instance = checked_once(&program, &server, &["--check-timeout", "1h"]);
+        eventually("it runs", || (alive(&mark) == 2).then_some(()));
+        assert_eq!(names(&instance, 1), "a", "while it runs, clients are served");
+        instance.await_show("no client", |rows| rows[0].c == 0);
+        if kill {
+            instance.ctl("kill");
+            instance.killed();
+        } else {
+            instance.signal(Signal::TERM);
+            instance.killed();
+        }
+        eventually("it is gone", || (alive(&mark) == 0).then_some(()));
+    }
+}
+
+#[test]
+fn many_programs_one_after_another_leave_nothing() {
+    let (directory, server, mark) = (Directory::new(), Server::named("a"), mark());
+    let ran = directory.path().join("ran");
+    let text = format!("sleep {mark} & echo >>{}; exit 0", ran.display());
+    let program = script(&directory, "check", &text);
+    let check = format!("exec:{}", program.display());
+    let args = ["--check", &check, "--check-interval", "10ms", "--check-timeout", "20s", "PORT"];
+    let channels = (0..4).map(|_| server.to_string());
+    let instance = Instance::start(args.map(String::from).into_iter().chain(channels));
+    eventually("a hundred runs", || {
+        let runs = fs::read(&ran).map_or(0, |said| said.len());
+        (runs >= 100).then_some(())
+    });
+    // Those of this very moment are under way, or die just now.
+    eventually("no heap of them", || (alive(&mark) <= 8 && children(&instance).len() <= 4).then_some(()));
+    instance.terminate();
+    eventually("none is left", || (alive(&mark) == 0).then_some(()));
+}
