@@ -47,6 +47,8 @@ const LINGERING: usize = 256;
 const LINGERING_WHEN_SHORT: usize = 16;
 /// How long a socket waits for its server's end, in ms.
 const FAREWELL_MS: u64 = 1_000;
+/// How long an engine that is dropped waits for the end of the programs that it kills.
+pub(super) const PARTING: Duration = Duration::from_secs(1);
 /// What is read at once, in bytes.
 const SCRATCH: usize = 16 * 1_024;
 /// How long the engine sleeps if the poller fails, in ms.
@@ -111,6 +113,15 @@ enum Effort {
     Connecting(Link),
     Talking(Link, Talk),
     Running(Program),
+}
+
+impl Drop for Engine {
+    /// The process may be about to end, and no program may outlive it. One that is just being started, or has just ended
+    /// and left others behind, can only be killed by its thread.
+    fn drop(&mut self) {
+        self.probes.clear();
+        self.programs.join(PARTING);
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

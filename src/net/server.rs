@@ -18,7 +18,7 @@ use super::dial::Dialer;
 use super::health::{Checks, Health};
 use super::listen::Listener;
 use super::poller::{Poller, Waker};
-use super::probe::Engine;
+use super::probe::{Engine, PARTING};
 use super::socket::Outgoing;
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
@@ -312,7 +312,7 @@ impl Server {
         self.shared.dialer.health.wake();
         let ended = self.health_ended.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is ever sent; what is waited for is the end of the sender.
-        let _ = ended.recv_timeout(FAREWELL);
+        let _ = ended.recv_timeout(FAREWELL + PARTING);
     }
 
     /// Frees the port and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the

@@ -15,6 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -112,6 +113,15 @@ impl Programs {
         let report = self.reports.try_recv().ok()?;
         self.running = self.running.saturating_sub(1);
         Some(report)
+    }
+
+    /// Waits until every program has come to its end, what it left behind included, but no longer than `patience`. To be
+    /// called when all are killed.
+    pub(super) fn join(&mut self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.running > 0 && self.reports.recv_timeout(until - Instant::now().min(until)).is_ok() {
+            self.running -= 1;
+        }
     }
 }
 
