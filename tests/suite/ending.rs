@@ -46,11 +46,13 @@ fn a_silent_half_closed_connection_ends_after_its_timeout() {
 fn a_hard_disable_ends_live_connections_and_shows_so_while_a_soft_one_lets_them_live() {
     let (soft, hard) = (Server::echo(), Server::echo());
     let instance = Instance::before(&[&soft, &hard]);
-    let (mut first, mut second) = (instance.connect(), instance.connect());
-    for client in [&mut first, &mut second] {
+    // One after the other: two that wait to be accepted at the same time may get their channels in either order.
+    let [mut first, mut second] = [(); 2].map(|()| {
+        let mut client = instance.connect();
         client.send("x");
         client.recv(1);
-    }
+        client
+    });
     instance.ctl("disable 0").out("channel 0 disabled\n").code(0);
     instance.ctl("disable 1 hard").out("channel 1 disabled\n").code(0);
     assert_eq!(second.ending(), Received::End, "nothing was under way");
