@@ -12,7 +12,11 @@ use crate::harness::{
 };
 
 /// Connects so many clients at the same moment; each answers what `each` makes of its connection.
-fn burst<T: Send>(instance: &Instance, n: usize, each: impl Fn(Client, usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn burst<T: Send>(
+    instance: &Instance,
+    n: usize,
+    each: impl Fn(Client, usize) -> T + Sync,
+) -> Vec<T> {
     let start = Barrier::new(n);
     std::thread::scope(|scope| {
         let (start, each) = (&start, &each);
@@ -28,7 +32,7 @@ fn burst<T: Send>(instance: &Instance, n: usize, each: impl Fn(Client, usize) ->
 }
 
 /// The channel's name, or nothing if the client was closed without one.
-fn name_of(client: &mut Client) -> Option<char> {
+pub(crate) fn name_of(client: &mut Client) -> Option<char> {
     let mut byte = [0];
     match std::io::Read::read(&mut client.0, &mut byte) {
         Ok(1) => Some(char::from(byte[0])),
@@ -163,7 +167,7 @@ fn maxc_changed_at_run_time_holds_at_once() {
 }
 
 /// Clients' addresses away from those of servers and instances.
-fn client_ip(i: usize) -> IpAddr {
+pub(crate) fn client_ip(i: usize) -> IpAddr {
     Ipv4Addr::new(127, 1, (i / 250) as u8, 1 + (i % 250) as u8).into()
 }
 

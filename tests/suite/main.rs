@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod layers;
 mod options;
+mod policies;
 mod process;
 mod real_programs;
 mod regression;
