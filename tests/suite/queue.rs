@@ -1,0 +1,336 @@
+//! The line of clients that wait for a channel with room, seen from outside.
+//!
+//! Source: docs/compatibility.md, "Limits".
+
+use std::time::{Duration, Instant};
+
+use crate::failover::{burst, client_ip, name_of};
+use crate::harness::{Client, Instance, Received, Refusing, Server, eventually};
+
+/// An instance with a line, in front of these channels.
+fn with_line(queue: &str, timeout: &str, channels: &[&dyn std::fmt::Display]) -> Instance {
+    let options: [&dyn std::fmt::Display; 4] = [&"--queue", &queue, &"--queue-timeout", &timeout];
+    Instance::before(&[&options, channels].concat())
+}
+
+/// The column `queue` of `status`.
+fn waiting(instance: &Instance) -> Vec<usize> {
+    let status = instance.ctl("status").code(0).stdout;
+    let lines: Vec<Vec<_>> = status.lines().map(|line| line.split_whitespace().collect()).collect();
+    let column = lines[0].iter().position(|word| *word == "queue").expect("a column queue");
+    lines[1..].iter().map(|words| words[column].parse().expect("a number")).collect()
+}
+
+#[track_caller]
+fn await_waiting(instance: &Instance, n: usize) {
+    eventually("so many in line", || (waiting(instance).iter().max() == Some(&n)).then_some(()));
+}
+
+/// Gets into line as the `n`-th.
+#[track_caller]
+fn wait_as(instance: &Instance, n: usize) -> Client {
+    let client = instance.connect();
+    await_waiting(instance, n);
+    client
+}
+
+#[test]
+fn clients_are_served_in_the_order_in_which_they_came() {
+    const CLIENTS: usize = 8;
+    let a = Server::named("a");
+    let instance = with_line("20", "1m", &[&"--workers", &"3", &format!("{a}:1")]);
+    let (mut holder, _) = instance.named();
+    let clients: Vec<_> = (1..=CLIENTS).map(|n| wait_as(&instance, n)).collect();
+    let row = instance.show().remove(0);
+    assert_eq!((row.c, row.totalc), (1, 1), "who waits is nobody's connection yet");
+    for (served, mut client) in clients.into_iter().enumerate() {
+        // The one slot: whoever has it, nobody else does.
+        drop(holder);
+        assert_eq!(name_of(&mut client), Some('a'), "client {served}");
+        assert_eq!((instance.show()[0].c, waiting(&instance)), (1, vec![CLIENTS - 1 - served]));
+        holder = client;
+    }
+    assert_eq!(a.most(), 1);
+    drop(holder);
+    instance.end();
+}
+
+#[test]
+fn a_client_beyond_the_line_is_closed_at_once() {
+    let a = Server::named("a");
+    let instance = with_line("2", "1m", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut first = wait_as(&instance, 1);
+    let second = wait_as(&instance, 2);
+    for _ in 0..3 {
+        assert_eq!(instance.connect().ending(), Received::End);
+    }
+    assert_eq!(waiting(&instance), [2]);
+    drop(holder);
+    assert_eq!(name_of(&mut first), Some('a'));
+    let third = wait_as(&instance, 2);
+    drop((first, second, third));
+    instance.end();
+}
+
+#[test]
+fn who_waits_too_long_is_closed() {
+    let a = Server::named("a");
+    let instance = with_line("5", "300ms", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let begin = Instant::now();
+    let mut client = instance.connect();
+    assert_eq!(client.ending(), Received::End);
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(15), "{took:?}");
+    await_waiting(&instance, 0);
+    drop(holder);
+    assert_eq!(instance.names(2), "aa", "its place is nobody's");
+    assert_eq!(a.accepted(), 3);
+    instance.end();
+}
+
+#[test]
+fn a_client_that_leaves_gives_up_its_place() {
+    let a = Server::named("a");
+    let instance = with_line("5", "1m", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let resets = wait_as(&instance, 1);
+    let closes = wait_as(&instance, 2);
+    let half_closes = wait_as(&instance, 3);
+    let mut stays = wait_as(&instance, 4);
+    resets.rst();
+    await_waiting(&instance, 3);
+    drop(closes);
+    await_waiting(&instance, 2);
+    // It never said anything, so there is nothing that it could wait for an answer to.
+    half_closes.shut_wr();
+    await_waiting(&instance, 1);
+    drop(holder);
+    assert_eq!(name_of(&mut stays), Some('a'));
+    assert_eq!(a.accepted(), 2, "no channel ever heard of the others");
+    drop((half_closes, stays));
+    instance.end();
+}
+
+#[test]
+fn a_client_that_has_asked_and_half_closed_keeps_its_place_and_gets_its_answer() {
+    let a = Server::named("a");
+    let instance = with_line("5", "1m", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut client = wait_as(&instance, 1);
+    client.send("question");
+    client.shut_wr();
+    let behind = wait_as(&instance, 2);
+    drop(holder);
+    assert_eq!(client.recv_all(), b"aquestion");
+    drop((client, behind));
+    instance.end();
+}
+
+#[test]
+fn a_slot_of_any_group_serves_the_line_in_the_order_of_the_walk() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let instance = with_line("5", "1m", &[&format!("{a}:1"), &"!", &format!("{b}:1")]);
+    let (on_a, on_b) = (instance.named(), instance.named());
+    assert_eq!((on_a.1.as_str(), on_b.1.as_str()), ("a", "b"));
+    let mut first = wait_as(&instance, 1);
+    let mut second = wait_as(&instance, 2);
+    let mut third = wait_as(&instance, 3);
+    drop(on_b);
+    assert_eq!(name_of(&mut first), Some('b'), "a later group has room");
+    drop(on_a);
+    assert_eq!(name_of(&mut second), Some('a'));
+    drop((first, second));
+    assert!(name_of(&mut third).is_some());
+    drop(third);
+    instance.await_show("idle", |rows| rows.iter().all(|row| row.c == 0));
+    assert_eq!(instance.names(1), "a");
+    instance.end();
+}
+
+#[test]
+fn a_hashed_client_waits_for_its_own_channel_and_holds_up_nobody() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let instance = with_line("9", "1m", &[&format!("{a}:1"), &format!("{b}:1"), &"%"]);
+    let connect = |client| Client::connect_from(client_ip(client), instance.addr);
+    let (mut held, mut owner) = (std::collections::BTreeMap::new(), [None; 2]);
+    for client in 0..64 {
+        let mut holder = connect(client);
+        holder.0.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        if let Some(name) = name_of(&mut holder) {
+            owner[usize::from(name == 'b')] = Some(client);
+            held.insert(name, holder);
+        }
+        if owner.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let [Some(of_a), Some(of_b)] = owner else { panic!("64 clients have one favourite") };
+    await_waiting(&instance, 0);
+    let mut first = connect(of_a);
+    eventually("one for a", || (waiting(&instance) == [1, 0]).then_some(()));
+    let mut second = connect(of_b);
+    eventually("one for b", || (waiting(&instance) == [1, 1]).then_some(()));
+    drop(held.remove(&'b'));
+    assert_eq!(name_of(&mut second), Some('b'), "though another is in line before it");
+    assert_eq!(waiting(&instance), [1, 0]);
+    drop(held.remove(&'a'));
+    assert_eq!(name_of(&mut first), Some('a'));
+    drop((first, second));
+    instance.end();
+}
+
+#[test]
+fn whatever_makes_room_serves_the_line_at_once() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let (ip, port) = (b.addr.ip(), b.addr.port());
+    for (before, after, name) in [
+        ("version", "maxc 0 2".to_owned(), 'a'),
+        ("version", "maxc 0 0".to_owned(), 'a'),
+        ("disable 1", "enable 1".to_owned(), 'b'),
+        ("weight 1 0", "weight 1 1".to_owned(), 'b'),
+        ("disable 1", format!("assign 1 {ip} {port}; enable 1"), 'b'),
+        ("disable 1; remove 1", format!("create {ip} {port}; enable 2"), 'b'),
+        ("disable 1; remove 1", format!("group 3; create {ip} {port}; enable 0"), 'b'),
+    ] {
+        let second = format!("{b}:{}", if before == "version" { 1 } else { 9 });
+        let instance = with_line("5", "1m", &[&format!("{a}:1"), &second]);
+        instance.ctl(before).code(0);
+        let mut held = vec![instance.named().0];
+        if before == "version" {
+            held.push(instance.named().0);
+        }
+        let mut client = wait_as(&instance, 1);
+        instance.ctl(&after).code(0);
+        assert_eq!(name_of(&mut client), Some(name), "{after}");
+        await_waiting(&instance, 0);
+        drop((held, client));
+        instance.end();
+    }
+}
+
+#[test]
+fn channels_that_are_off_or_do_not_answer_are_waited_for_by_nobody() {
+    let (a, dead) = (Server::named("a"), Refusing::new());
+    let instance = with_line("5", "1m", &[&a]);
+    for off in ["disable 0", "enable 0; weight 0 0", "weight 0 1; disable 0 hard; remove 0"] {
+        instance.ctl(off).code(0);
+        assert_eq!(instance.connect().ending(), Received::End, "{off}");
+    }
+    instance.end();
+    for options in [&[][..], &["--no-eject"], &["-a"]] {
+        let options: Vec<&dyn std::fmt::Display> =
+            options.iter().map(|option| option as _).chain([&dead as _]).collect();
+        let instance = with_line("5", "1m", &options);
+        for _ in 0..3 {
+            assert_eq!(instance.connect().ending(), Received::End);
+        }
+        instance.end();
+    }
+}
+
+#[test]
+fn without_the_option_nobody_waits() {
+    let a = Server::named("a");
+    let instance = Instance::before(&[&format!("{a}:1")]);
+    let holder = instance.named();
+    assert_eq!(instance.connect().ending(), Received::End);
+    assert_eq!(waiting(&instance), [0]);
+    drop(holder);
+    instance.end();
+}
+
+#[test]
+fn kill_lets_the_line_be_served_to_its_end() {
+    let a = Server::named("a");
+    let mut instance = with_line("5", "1m", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut first = wait_as(&instance, 1);
+    let mut second = wait_as(&instance, 2);
+    instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+    drop(holder);
+    assert_eq!(name_of(&mut first), Some('a'));
+    assert!(instance.is_running());
+    drop(first);
+    assert_eq!(name_of(&mut second), Some('a'));
+    drop(second);
+    instance.killed();
+}
+
+#[test]
+fn kill_ends_when_those_in_line_have_waited_long_enough() {
+    let a = Server::named("a");
+    let instance = with_line("5", "500ms", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut client = instance.connect();
+    instance.ctl("kill").code(0);
+    assert_eq!(client.ending(), Received::End);
+    drop(holder);
+    instance.killed();
+}
+
+#[test]
+fn sigterm_ends_at_once_whoever_waits() {
+    let a = Server::named("a");
+    let instance = with_line("5", "1h", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut clients: Vec<_> = (1..=3).map(|n| wait_as(&instance, n)).collect();
+    instance.terminate();
+    for client in &mut clients {
+        assert_eq!(client.ending(), Received::End);
+    }
+    drop(holder);
+}
+
+#[test]
+fn a_crowd_through_two_slots_is_served_exactly_once_each() {
+    const CLIENTS: usize = 200;
+    let a = Server::named("a");
+    let instance = with_line("200", "2m", &[&format!("{a}:2")]);
+    let answers = burst(&instance, CLIENTS, |mut client, i| {
+        let text = format!("I am client {i}.");
+        client.send(&text);
+        assert_eq!(client.recv(1 + text.len()), format!("a{text}").as_bytes());
+        // Endings of both kinds keep the slots changing hands.
+        if i % 3 == 0 {
+            client.rst();
+        } else {
+            client.shut_wr();
+            assert_eq!(client.ending(), Received::End);
+        }
+        1
+    });
+    assert_eq!(answers.iter().sum::<usize>(), CLIENTS);
+    assert_eq!((a.accepted(), instance.show()[0].totalc), (CLIENTS, CLIENTS as u64));
+    assert_eq!(waiting(&instance), [0]);
+    instance.end();
+}
+
+#[test]
+fn those_who_leave_in_a_crowd_cost_no_slot() {
+    const CLIENTS: usize = 120;
+    let a = Server::named("a");
+    let instance = with_line("200", "2m", &[&format!("{a}:2")]);
+    let holders = [instance.named(), instance.named()];
+    let served = std::thread::scope(|scope| {
+        let crowd = scope.spawn(|| {
+            burst(&instance, CLIENTS, |mut client, i| {
+                if i % 2 == 0 {
+                    client.rst();
+                    return 0;
+                }
+                let served = usize::from(name_of(&mut client) == Some('a'));
+                client.shut_wr();
+                assert_eq!(client.ending(), Received::End);
+                served
+            })
+        });
+        // Half of the leavers have left while the channel was full, the others meet its opening.
+        eventually("a line", || (waiting(&instance)[0] > CLIENTS / 4).then_some(()));
+        drop(holders);
+        crowd.join().expect("the crowd").into_iter().sum::<usize>()
+    });
+    assert_eq!(served, CLIENTS / 2, "everybody who stayed");
+    instance.end();
+}
