@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod layers;
 mod limits;
+mod looks;
 mod options;
 mod policies;
 mod process;
@@ -25,3 +26,4 @@ mod schedule_sim;
 
 mod relay_sim;
 mod torture;
+mod verbs;
