@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use clients::{Client, Received};
-pub(crate) use instance::{Instance, Setup};
+pub(crate) use instance::{Instance, Row, Setup};
 pub(crate) use load::{Got, Load, Visit, visit};
 pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;

@@ -22,6 +22,7 @@ mod process;
 mod queue;
 mod real_programs;
 mod regression;
+mod save;
 mod schedule_sim;
 
 mod relay_sim;
