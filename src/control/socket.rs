@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::argument::HostPort;
-use crate::control::command::{self, SyntaxError};
+use crate::control::command::{self, Command, SyntaxError};
 use crate::control::endpoint::{Endpoint, Entry};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
@@ -187,7 +187,7 @@ impl Shared {
     /// The answer, and whether the session ends with it.
     fn answer(
         &self,
-        command: Result<command::Command, SyntaxError>,
+        command: Result<Command, SyntaxError>,
         session: &mut Session,
         stream: &UnixStream,
     ) -> (Reply, bool) {
@@ -383,6 +383,10 @@ fn answer_line(
         shared.context.log.tell(&Event::Commanded { uid, command: printable(line) });
     }
     for command in command::parse_line(line) {
+        if matches!(command, Ok(Command::Wait { .. })) {
+            // What was answered before is to be read meanwhile.
+            output.flush()?;
+        }
         let (reply, last) = shared.answer(command, session, stream);
         if changes {
             (shared.context.plane.changed)();
