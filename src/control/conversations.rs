@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use crate::control::scratch::Scratch;
 use crate::control::socket::{Context, Control, Plane, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
-use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, Rules, SharedTable, Table};
+use crate::sched::{
+    Addresses, AdminState, ChannelKey, ClientAddr, GroupId, Lease, Rules, SessionSnapshot, SharedTable, Table,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -39,13 +41,20 @@ pub(crate) struct Instance {
     kill_works: Arc<AtomicBool>,
     /// The channels whose connections were to be closed.
     closed: Arc<Mutex<Vec<ChannelKey>>>,
+    /// How often the data plane was told of a change.
+    changed: Arc<AtomicU32>,
+    /// What time it is, in ms since the start.
+    clock: Arc<AtomicU64>,
+    table: SharedTable,
 }
 
 impl Instance {
     pub(crate) fn start() -> Self {
         let (killed, kill_works) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
         let closed = Arc::new(Mutex::new(Vec::new()));
+        let (changed, clock) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
         let (count, works, closing) = (Arc::clone(&killed), Arc::clone(&kill_works), Arc::clone(&closed));
+        let (changes, time) = (Arc::clone(&changed), Arc::clone(&clock));
         let context = Context {
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
@@ -56,16 +65,21 @@ impl Instance {
                     closing.lock().expect("not poisoned").push(key);
                     3
                 }),
-                ..idle_plane()
+                close_session: Arc::new(|id| id == 7),
+                sessions: Arc::new(|only| vec![session(only)]),
+                changed: Arc::new(move || {
+                    changes.fetch_add(1, Ordering::SeqCst);
+                }),
             },
             command_line: Arc::new(|now| format!("balance 1 # {} groups", now.groups.len())),
-            now: Arc::new(|| Duration::ZERO),
+            now: Arc::new(move || Duration::from_millis(time.load(Ordering::SeqCst))),
             ..context()
         };
+        let table = context.table.clone();
         let scratch = Scratch::new();
         let endpoint = Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound");
         let control = serve(endpoint, context).expect("serving");
-        Self { scratch, control, killed, kill_works, closed }
+        Self { scratch, control, killed, kill_works, closed, changed, clock, table }
     }
 
     pub(crate) fn wanted(&self) -> Wanted {
@@ -86,6 +100,13 @@ impl Instance {
         stream
     }
 
+    /// A client's connection to the one channel.
+    fn lease(&self) -> Lease {
+        let mut table = self.table.lock();
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([127, 0, 0, 1])));
+        table.next(&mut route).expect("a channel")
+    }
+
     /// What the instance says to these bytes until it or we end.
     fn says(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
@@ -93,6 +114,13 @@ impl Instance {
         stream.shutdown(Shutdown::Write).expect("shut");
         rest(&mut stream)
     }
+}
+
+/// One connection of the channel that was asked for.
+fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
+    let (age, idle) = (Duration::from_secs(75), Duration::ZERO);
+    let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
+    SessionSnapshot { id: 7, client, channel, age, idle, sent_bytes: 1, rcvd_bytes: 2 }
 }
 
 fn context() -> Context {
@@ -249,6 +277,151 @@ fn disabling_hard_closes_the_connections_of_the_channel_once() {
     let text = ask(&mut instance.client(), b"disable 0 hard; disable 0 hard; disable 0").0;
     assert_eq!(text, "channel 0 disabled\nchannel 0 already disabled\nchannel 0 already disabled\n");
     assert_eq!(instance.closed.lock().expect("not poisoned").len(), 1);
+}
+
+#[test]
+fn what_the_data_plane_did_or_knows_is_the_answer() {
+    let instance = Instance::start();
+    let mut client = instance.client();
+    let mut hears = |line: &[u8], answer: &str, code| {
+        let (text, status, ..) = ask(&mut client, line);
+        assert_eq!((text.as_str(), status), (answer, code), "{}", line.escape_ascii());
+    };
+    hears(b"kick 0", "channel 0 kicked, 3 connections closed\n", 0);
+    hears(b"kick 1", "no such channel 1\n", 65);
+    hears(b"close 7", "session 7 closed\n", 0);
+    hears(b"close 8", "no such session 8\n", 65);
+    hears(b"save", "balance 1 # 1 groups\n", 0);
+    let header = "      id client                     group  chan     age    idle        sent        rcvd\n";
+    let line = |group, channel| {
+        format!(
+            "{header}       7 127.0.0.1:4711             {group:>5} {channel:>5}   1m15s    0.0s           1           2\n"
+        )
+    };
+    hears(b"sessions", &line("-", "-"), 0);
+    hears(b"sessions 0", &line("0", "0"), 0);
+    hears(b"group 1; sessions 0", "no such channel 0\n", 65);
+    assert_eq!(instance.closed.lock().expect("not poisoned").len(), 1);
+}
+
+#[test]
+fn the_data_plane_is_told_of_changes_and_not_of_looks() {
+    let instance = Instance::start();
+    let mut client = instance.client();
+    let mut changes = |line: &[u8]| {
+        ask(&mut client, line);
+        instance.changed.swap(0, Ordering::SeqCst) > 0
+    };
+    for look in [&b"show"[..], b"status", b"sessions", b"save", b"wait 0", b"group 1", b"help", b"x", b""] {
+        assert!(!changes(look), "{}", look.escape_ascii());
+    }
+    for change in [
+        &b"group 0; drain 0"[..],
+        b"enable 0",
+        b"weight 0 2",
+        b"maxc 0 2",
+        b"policy first",
+        b"rr",
+        b"kick 0",
+        b"close 7",
+        b"create ::1 80",
+        b"remove 1",
+    ] {
+        assert!(changes(change), "{}", change.escape_ascii());
+    }
+}
+
+#[test]
+fn wait_answers_when_the_last_connection_is_over_and_holds_up_nobody() {
+    let instance = Instance::start();
+    assert_eq!(ask(&mut instance.client(), b"wait 0"), ("channel 0 idle\n".into(), 0, 0, false));
+    let leases = [instance.lease(), instance.lease()];
+    let mut stream = instance.connect();
+    stream.write_all(b"drain 0; wait 0; version; x\n").expect("written");
+    let mut first = vec![0; (greeting() + "channel 0 draining, 2 connections left\n").len()];
+    stream.read_exact(&mut first).expect("told before the wait begins");
+    // Others work meanwhile, and a client that has said everything it wants to say is still there.
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let [one, other] = leases;
+    drop(one);
+    assert_eq!(
+        ask(&mut instance.client(), b"wait 0 0"),
+        ("channel 0 still has 1 connection\n".into(), 75, 0, false)
+    );
+    assert_eq!(
+        ask(&mut instance.client(), b"enable 0; drain 0").0,
+        "channel 0 enabled\nchannel 0 draining, 1 connection left\n"
+    );
+    drop(other);
+    let said = rest(&mut stream);
+    assert!(said.starts_with("channel 0 idle\n  This is balance "), "{said}");
+    assert!(said.ends_with("syntax error\n. 64 0\n"), "{said}");
+}
+
+#[test]
+fn wait_in_vain_ends_when_its_time_is_over_and_not_before() {
+    let instance = Instance::start();
+    let lease = instance.lease();
+    let mut stream = instance.connect();
+    stream.write_all(b"wait 0 30\n").expect("written");
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let mut greeted = vec![0; greeting().len()];
+    stream.read_exact(&mut greeted).expect("a greeting");
+    // When exactly it began to wait nobody knows, but it was not before now; a little less than its time is too little.
+    instance.clock.store(29_999, Ordering::SeqCst);
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    assert!(stream.read(&mut [0]).is_err(), "it goes on waiting");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    instance.clock.store(60_000, Ordering::SeqCst);
+    assert_eq!(rest(&mut stream), "channel 0 still has 1 connection\n. 75 0\n");
+    drop(lease);
+}
+
+#[test]
+fn a_channel_that_is_gone_is_waited_for_by_nobody() {
+    let instance = Instance::start();
+    let mut client = instance.client();
+    assert_eq!(ask(&mut client, b"drain 0; remove 0; wait 0").1, 65);
+    assert_eq!(ask(&mut client, b"group 9; wait 0"), ("no such channel 0\n".into(), 65, 9, false));
+}
+
+#[test]
+fn clients_that_leave_while_they_wait_take_their_sessions_with_them() {
+    let instance = Instance::start();
+    let lease = instance.lease();
+    let mut waiting: Vec<_> = (0..64).map(|_| instance.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"drain 0; wait 0\n").expect("written");
+        let mut first = vec![0; (greeting() + "channel 0 draining, 1 connection left\n").len()];
+        stream.read_exact(&mut first).expect("it waits");
+    }
+    assert!(rest(&mut instance.connect()).starts_with(". busy: "), "all sessions are taken");
+    drop(waiting);
+    let end = std::time::Instant::now() + DEADLINE;
+    while Client::find(&instance.wanted()).is_err() {
+        assert!(std::time::Instant::now() < end, "their sessions are still taken");
+        thread::yield_now();
+    }
+    drop(lease);
+}
+
+#[test]
+fn neither_a_stop_nor_a_kill_waits_for_those_who_wait() {
+    for by_kill in [true, false] {
+        let instance = Instance::start();
+        let lease = instance.lease();
+        let mut stream = instance.connect();
+        stream.write_all(b"drain 0; wait 0\n").expect("written");
+        let mut first = vec![0; (greeting() + "channel 0 draining, 1 connection left\n").len()];
+        stream.read_exact(&mut first).expect("it waits");
+        if by_kill {
+            assert_eq!(ask(&mut instance.client(), b"kill").0, "shutdown complete, exiting.\n");
+        } else {
+            instance.control.stop(DEADLINE);
+        }
+        assert_eq!(rest(&mut stream), "channel 0 still has 1 connection\n. 75 0\n");
+        drop(lease);
+    }
 }
 
 #[test]
