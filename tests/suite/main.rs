@@ -8,6 +8,7 @@
 
 mod compat;
 mod control;
+mod crowd;
 mod data;
 mod ending;
 mod failover;

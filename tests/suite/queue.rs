@@ -4,17 +4,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::failover::{burst, client_ip, name_of};
+use crate::failover::{client_ip, name_of};
 use crate::harness::{Client, Instance, Received, Refusing, Server, eventually};
 
 /// An instance with a line, in front of these channels.
-fn with_line(queue: &str, timeout: &str, channels: &[&dyn std::fmt::Display]) -> Instance {
+pub(crate) fn with_line(queue: &str, timeout: &str, channels: &[&dyn std::fmt::Display]) -> Instance {
     let options: [&dyn std::fmt::Display; 4] = [&"--queue", &queue, &"--queue-timeout", &timeout];
     Instance::before(&[&options, channels].concat())
 }
 
 /// The column `queue` of `status`.
-fn waiting(instance: &Instance) -> Vec<usize> {
+pub(crate) fn waiting(instance: &Instance) -> Vec<usize> {
     let status = instance.ctl("status").code(0).stdout;
     let lines: Vec<Vec<_>> = status.lines().map(|line| line.split_whitespace().collect()).collect();
     let column = lines[0].iter().position(|word| *word == "queue").expect("a column queue");
@@ -28,7 +28,7 @@ fn await_waiting(instance: &Instance, n: usize) {
 
 /// Gets into line as the `n`-th.
 #[track_caller]
-fn wait_as(instance: &Instance, n: usize) -> Client {
+pub(crate) fn wait_as(instance: &Instance, n: usize) -> Client {
     let client = instance.connect();
     await_waiting(instance, n);
     client
@@ -211,6 +211,49 @@ fn whatever_makes_room_serves_the_line_at_once() {
 }
 
 #[test]
+fn a_connection_that_the_operator_closes_makes_room_too() {
+    let a = Server::named("a");
+    for command in ["kick 0", "disable 0 hard; enable 0", "close"] {
+        let instance = with_line("5", "1m", &[&format!("{a}:1")]);
+        let holder = instance.named();
+        let mut first = wait_as(&instance, 1);
+        let second = wait_as(&instance, 2);
+        if command == "close" {
+            let sessions = instance.ctl("sessions 0").code(0).stdout;
+            let id = sessions.lines().nth(1).and_then(|line| line.split_whitespace().next());
+            instance.ctl(&format!("close {}", id.expect("the holder's number"))).code(0);
+        } else {
+            instance.ctl(command).code(0);
+        }
+        assert_eq!(name_of(&mut first), Some('a'), "{command}");
+        assert_eq!(
+            (waiting(&instance), instance.show()[0].c),
+            (vec![1], 1),
+            "{command}: only one was closed"
+        );
+        drop((holder, first, second));
+        instance.end();
+    }
+}
+
+#[test]
+fn those_in_line_sit_out_a_rest_of_their_channel() {
+    let a = Server::named("a");
+    let instance = with_line("5", "1m", &[&format!("{a}:1")]);
+    let holder = instance.named();
+    let mut client = wait_as(&instance, 1);
+    instance.ctl("disable 0").code(0);
+    assert_eq!(instance.connect().ending(), Received::End, "nobody joins for a channel that is off");
+    drop(holder);
+    instance.await_show("idle", |rows| rows[0].c == 0);
+    assert!(client.is_quiet_for(Duration::from_millis(100)), "off is off, room or not");
+    instance.ctl("enable 0").code(0);
+    assert_eq!(name_of(&mut client), Some('a'));
+    drop(client);
+    instance.end();
+}
+
+#[test]
 fn channels_that_are_off_or_do_not_answer_are_waited_for_by_nobody() {
     let (a, dead) = (Server::named("a"), Refusing::new());
     let instance = with_line("5", "1m", &[&a]);
@@ -281,56 +324,4 @@ fn sigterm_ends_at_once_whoever_waits() {
         assert_eq!(client.ending(), Received::End);
     }
     drop(holder);
-}
-
-#[test]
-fn a_crowd_through_two_slots_is_served_exactly_once_each() {
-    const CLIENTS: usize = 200;
-    let a = Server::named("a");
-    let instance = with_line("200", "2m", &[&format!("{a}:2")]);
-    let answers = burst(&instance, CLIENTS, |mut client, i| {
-        let text = format!("I am client {i}.");
-        client.send(&text);
-        assert_eq!(client.recv(1 + text.len()), format!("a{text}").as_bytes());
-        // Endings of both kinds keep the slots changing hands.
-        if i % 3 == 0 {
-            client.rst();
-        } else {
-            client.shut_wr();
-            assert_eq!(client.ending(), Received::End);
-        }
-        1
-    });
-    assert_eq!(answers.iter().sum::<usize>(), CLIENTS);
-    assert_eq!((a.accepted(), instance.show()[0].totalc), (CLIENTS, CLIENTS as u64));
-    assert_eq!(waiting(&instance), [0]);
-    instance.end();
-}
-
-#[test]
-fn those_who_leave_in_a_crowd_cost_no_slot() {
-    const CLIENTS: usize = 120;
-    let a = Server::named("a");
-    let instance = with_line("200", "2m", &[&format!("{a}:2")]);
-    let holders = [instance.named(), instance.named()];
-    let served = std::thread::scope(|scope| {
-        let crowd = scope.spawn(|| {
-            burst(&instance, CLIENTS, |mut client, i| {
-                if i % 2 == 0 {
-                    client.rst();
-                    return 0;
-                }
-                let served = usize::from(name_of(&mut client) == Some('a'));
-                client.shut_wr();
-                assert_eq!(client.ending(), Received::End);
-                served
-            })
-        });
-        // Half of the leavers have left while the channel was full, the others meet its opening.
-        eventually("a line", || (waiting(&instance)[0] > CLIENTS / 4).then_some(()));
-        drop(holders);
-        crowd.join().expect("the crowd").into_iter().sum::<usize>()
-    });
-    assert_eq!(served, CLIENTS / 2, "everybody who stayed");
-    instance.end();
 }

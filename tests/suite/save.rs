@@ -248,3 +248,40 @@ fn one_that_runs_in_the_background_is_saved_as_one() {
     assert_eq!(said.stdout, format!("shutdown complete, exiting.\n{line}"));
     run(&["-c", "kill", &port]).code(0);
 }
+
+#[test]
+fn whatever_commands_made_of_it_comes_back() {
+    for seed in 1..=8 {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
+        // xorshift64: any sequence will do, as long as the seed says which.
+        let mut below = |n: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 20) % n
+        };
+        let mut script = String::new();
+        for step in 0..60 {
+            let (group, channel) = (below(4), below(5));
+            let port = 1_000 + step;
+            let host = ["127.0.0.1", "::1", "[::1]", "localhost", "::ffff:10.0.0.1"][below(5) as usize];
+            let policy = ["rr", "leastconn", "p2c", "first", "hash"][below(5) as usize];
+            let command = match below(12) {
+                0..=3 => format!("create {host} {port}"),
+                4 | 5 => format!("enable {channel}"),
+                6 => format!("disable {channel}{}", ["", " hard"][below(2) as usize]),
+                7 => format!("remove {channel}"),
+                8 => format!("maxc {channel} {}", below(3)),
+                9 => format!("weight {channel} {}", below(4)),
+                10 => format!("policy {policy}"),
+                _ => format!("assign {channel} {host} {port}"),
+            };
+            script += &format!("group {}\n{command}\n", group * group);
+        }
+        println!("seed {seed}:\n{script}");
+        let options: &[&str] = if seed % 2 == 0 { &[] } else { &["--policy", "leastconn"] };
+        let instance = start(options, &["127.0.0.1:9", "127.0.0.1:10", "!", "127.0.0.1:11:3,weight=2", "%"]);
+        instance.shell(&script).code(0);
+        assert_comes_back(instance).terminate();
+    }
+}

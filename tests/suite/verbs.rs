@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::failover::name_of;
-use crate::harness::{BALANCE, Client, Direction, Instance, Run, Server, Stream, eventually};
+use crate::harness::{
+    BALANCE, BlackHole, Client, Direction, Instance, Received, Run, Server, Stream, eventually,
+};
 
 /// How many controllers are in a session with it.
 fn sessions_open(instance: &Instance) -> usize {
@@ -109,6 +111,23 @@ fn kick_closes_the_connections_of_one_channel_and_no_byte_of_the_others() {
     assert_eq!(lived, of_b);
     assert_eq!(instance.names(2), "ab", "a kicked channel takes new connections");
     drop(clients);
+    instance.end();
+}
+
+#[test]
+fn kick_ends_dials_under_way() {
+    let (hole, b) = (BlackHole::new(), Server::named("b"));
+    let instance = Instance::before(&[&"-t", &"60", &hole, &"!", &b]);
+    let mut clients: Vec<_> = (0..3).map(|_| instance.connect()).collect();
+    instance.await_show("three dials", |rows| rows[0].c == 3);
+    instance.ctl("wait 0 10ms").code(75).out("channel 0 still has 3 connections\n");
+    instance.ctl("drain 0; kick 0; wait 0").code(0).out(
+        "channel 0 draining, 3 connections left\nchannel 0 kicked, 3 connections closed\nchannel 0 idle\n",
+    );
+    for client in &mut clients {
+        assert_eq!(client.ending(), Received::Reset);
+    }
+    assert_eq!(instance.names(1), "b");
     instance.end();
 }
 
