@@ -235,8 +235,14 @@ impl Channel {
         self.slots.reset_bytes();
     }
 
-    /// `waiting`: clients in line that it could serve.
-    pub(super) fn snapshot(&self, rules: &HealthRules, now: Duration, waiting: u32) -> ChannelSnapshot {
+    /// `weighs`: its group goes by shares. `waiting`: clients in line that it could serve.
+    pub(super) fn snapshot(
+        &self,
+        rules: &HealthRules,
+        weighs: bool,
+        now: Duration,
+        waiting: u32,
+    ) -> ChannelSnapshot {
         let (sent_bytes, rcvd_bytes) = self.slots.bytes();
         let ago = |error: &LastError| (error.what.clone(), now.saturating_sub(error.at));
         ChannelSnapshot {
@@ -245,7 +251,7 @@ impl Channel {
             state: self.state,
             maxc: self.maxc,
             weight: self.weight,
-            health: self.health.snapshot(rules, now),
+            health: self.health.snapshot(rules, weighs, now),
             active: self.slots.active(),
             waiting,
             totalc: self.totalc,

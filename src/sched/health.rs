@@ -347,12 +347,13 @@ impl Health {
         }
     }
 
-    pub(super) fn snapshot(&self, rules: &HealthRules, now: Duration) -> HealthSnapshot {
+    /// `weighs`: the policy of its group goes by shares, so that a growing one matters.
+    pub(super) fn snapshot(&self, rules: &HealthRules, weighs: bool, now: Duration) -> HealthSnapshot {
         let (state, since, why) = match (&self.checked, &self.ejection) {
             (Checked::Down { since, why, .. }, _) => (HealthState::Down, *since, Some(why.clone())),
             (_, Some(ejection)) => (HealthState::Ejected, ejection.since, Some(ejection.why.clone())),
             (checked, None) => {
-                let ramp = self.ramp(rules, now);
+                let ramp = if weighs { self.ramp(rules, now) } else { STEPS };
                 let is_new = matches!(checked, Checked::New) && rules.check.is_some();
                 let state = match (ramp, is_new) {
                     (STEPS, true) => HealthState::New,
@@ -510,11 +511,20 @@ mod tests {
     #[test]
     fn the_first_check_of_all_is_believed() {
         let (mut health, mut random) = health(&CHECK);
-        assert_eq!(health.snapshot(&CHECK, MS(0)).state, HealthState::New);
+        assert_eq!(health.snapshot(&CHECK, true, MS(0)).state, HealthState::New);
         let (at, change) = probe(&mut health, &CHECK, bad(), &mut random);
         assert!(at <= FIRST_DELAY, "soon: {at:?}");
         assert_eq!(change, Some(Change::Fell("no".into())));
-        assert_eq!(health.snapshot(&CHECK, at).state, HealthState::Down);
+        assert_eq!(health.snapshot(&CHECK, true, at).state, HealthState::Down);
+    }
+
+    #[test]
+    fn a_new_channel_is_new_under_every_policy_even_if_it_was_enabled_just_now() {
+        let rules = HealthRules { slow_start: Some(Duration::from_secs(64)), ..CHECK };
+        let (mut health, _) = health(&rules);
+        health.start_ramp(&rules, MS(0));
+        assert_eq!(health.snapshot(&rules, true, MS(0)).state, HealthState::Ramping(1));
+        assert_eq!(health.snapshot(&rules, false, MS(0)).state, HealthState::New);
     }
 
     #[test]
@@ -556,8 +566,9 @@ mod tests {
             assert_eq!(health.ramp(&rules, at + Duration::from_secs(seconds)), steps);
             assert!(health.is_ramping(&rules, at + Duration::from_secs(seconds)));
         }
-        let state = health.snapshot(&rules, at + Duration::from_secs(10)).state;
-        assert_eq!(state, HealthState::Ramping(10));
+        let state = |weighs| health.snapshot(&rules, weighs, at + Duration::from_secs(10)).state;
+        assert_eq!(state(true), HealthState::Ramping(10));
+        assert_eq!(state(false), HealthState::Up, "nobody goes by its share");
         assert!(!health.is_ramping(&rules, at + Duration::from_secs(64)));
         assert_eq!(health.ramp(&rules, at), STEPS, "over for good");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::bits::{BitTree, Tried};
 use super::channel::Channel;
-use super::health::{Change, HealthState, STEPS};
+use super::health::{Change, STEPS};
 use super::random::Random;
 use super::rendezvous::{Bucket, Seating};
 use super::stride::Stride;
@@ -444,16 +444,10 @@ impl Group {
         now: Duration,
         waiting: impl Fn(usize) -> u32,
     ) -> GroupSnapshot {
-        let weighs =
-            matches!(self.policy, Policy::RoundRobin | Policy::LeastConnections | Policy::TwoChoices);
         let channels = self.channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
-        let channels = channels.map(|(number, channel)| {
-            let mut snapshot = channel.snapshot(rules, now, waiting(number));
-            if !weighs && matches!(snapshot.health.state, HealthState::Ramping(_)) {
-                snapshot.health.state = HealthState::Up;
-            }
-            snapshot
-        });
+        let weighs = self.policy.weighs();
+        let channels =
+            channels.map(|(number, channel)| channel.snapshot(rules, weighs, now, waiting(number)));
         GroupSnapshot { id, policy: self.policy, channels: channels.collect(), numbers: self.channels.len() }
     }
 

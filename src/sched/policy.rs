@@ -17,6 +17,13 @@ pub enum Policy {
     First,
 }
 
+impl Policy {
+    /// Does it go by the channels' shares, which grow while they return?
+    pub(super) fn weighs(self) -> bool {
+        matches!(self, Self::RoundRobin | Self::LeastConnections | Self::TwoChoices)
+    }
+}
+
 /// The share of clients a channel gets, against those of the other channels of its group: 0..=256, 1 unless said
 /// otherwise. 0 = no new clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

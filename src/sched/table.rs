@@ -276,9 +276,10 @@ impl Table {
         self.groups.contains_key(&group)
     }
 
-    /// One channel as it is now.
+    /// One channel as it is now, but for `waiting`, which is left at 0.
     pub fn channel(&self, key: ChannelKey) -> Option<ChannelSnapshot> {
-        self.get(key).map(|channel| channel.snapshot(&self.rules.health, self.now, 0))
+        let weighs = self.groups.get(&key.group)?.policy().weighs();
+        self.get(key).map(|channel| channel.snapshot(&self.rules.health, weighs, self.now, 0))
     }
 
     /// Everything as it is now.
