@@ -2,10 +2,17 @@
 //!
 //! `BALANCE_SEED=n` replays one seed, `BALANCE_SEEDS=n` runs so many instead of 256.
 
+mod compare;
 mod concurrent;
+mod crowd;
 mod hashing;
+mod health_model;
+mod line;
 mod model;
+mod preferences;
+mod promises;
 mod sequential;
+mod world;
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};

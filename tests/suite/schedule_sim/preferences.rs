@@ -1,0 +1,54 @@
+//! In which order a client likes the channels of a hash group. The oracle's part on hashing.
+//!
+//! Knows nothing of hashing itself (see `hashing`): it asks a table without a past.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use balance::sched::{Addresses, AdminState, ClientAddr, DialFailure, GroupId, Policy, Rules, Table, Weight};
+
+use super::key;
+use super::model::Channel;
+
+/// In which order a client likes the channels of a hash group. Learned by asking a fresh table that never had others, in
+/// which every channel is enabled, unlimited and refuses.
+#[derive(Default)]
+pub(super) struct Preferences(HashMap<(Vec<(SocketAddr, u32)>, ClientAddr), Vec<usize>>);
+
+impl Preferences {
+    /// Numbers of those with a weight that were not removed.
+    pub(super) fn of(&mut self, channels: &[Channel], client: ClientAddr) -> Vec<usize> {
+        let left = || channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
+        let seats: Vec<_> = left().map(|(_, channel)| (smallest(channel), channel.weight)).collect();
+        let order = self.0.entry((seats.clone(), client)).or_insert_with(|| ask_afresh(&seats, client));
+        let numbers: Vec<usize> = left().map(|(c, _)| c).collect();
+        order.iter().map(|&nth| numbers[nth]).collect()
+    }
+}
+
+/// What a channel is hashed by: the resolver may give the addresses of a name in another order each day.
+fn smallest(channel: &Channel) -> SocketAddr {
+    let mut addresses = channel.addresses.as_slice().to_vec();
+    addresses.sort_by_key(|address| (address.ip().to_canonical(), address.port()));
+    addresses[0]
+}
+
+fn ask_afresh(seats: &[(SocketAddr, u32)], client: ClientAddr) -> Vec<usize> {
+    let mut table = Table::new(Rules { hash_failover: true, ..Rules::CLASSIC });
+    table.set_policy(GroupId::FIRST, Policy::Hash);
+    for &(address, weight) in seats {
+        let created = table.create(GroupId::FIRST, Addresses::from(address), None, AdminState::Enabled);
+        let number = created.expect("few channels").index();
+        table.set_weight(key(0, number), Weight::new(weight).expect("a legal one")).expect("it exists");
+    }
+    let (mut route, mut order) = (table.begin(client), Vec::new());
+    while let Ok(lease) = table.next(&mut route) {
+        order.push(lease.key().channel.index());
+        table.failed(lease, DialFailure::Channel, "refused");
+    }
+    let mut all = order.clone();
+    all.sort_unstable();
+    let weighed = (0..seats.len()).filter(|&nth| seats[nth].1 > 0);
+    assert!(all.into_iter().eq(weighed), "every channel once: {order:?}");
+    order
+}
