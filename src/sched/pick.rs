@@ -65,7 +65,7 @@ pub(super) struct Group {
     seating: Seating,
     /// How many channels have which share; see `share`.
     shares: BTreeMap<u32, usize>,
-    /// Turns by weight; `None` while all shares are equal and the cursor does.
+    /// Turns by weight; `None` while all shares are equal and the cursor does, and under other policies.
     stride: Option<Stride>,
     /// The channels whose share is growing.
     ramping: Vec<usize>,
@@ -95,6 +95,7 @@ impl Group {
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+        self.weigh();
     }
 
     /// All that ever were, the removed ones too.
@@ -175,9 +176,10 @@ impl Group {
         self.weigh();
     }
 
-    /// Turns go by the cursor while all shares are equal, otherwise by weight.
+    /// Turns go by the cursor while all shares are equal, otherwise by weight. Under other policies nobody takes turns, so
+    /// that nobody has a row of them coming when the policy changes.
     fn weigh(&mut self) {
-        if self.shares.len() < 2 {
+        if self.policy != Policy::RoundRobin || self.shares.len() < 2 {
             self.stride = None;
         } else if self.stride.is_none() {
             let mut stride = Stride::default();
@@ -648,5 +650,26 @@ mod tests {
         drop(two);
         group.refresh(7);
         assert_eq!(group.edit(7, |_| ()), None, "no such channel");
+    }
+
+    #[test]
+    fn picks_of_another_policy_are_no_turns() {
+        let mut group = group(Policy::LeastConnections, 2, 0);
+        group.set_weight(1, Weight::new(2).expect("a legal one"));
+        // The second one is busy all the time, so that the first one gets everybody.
+        let busy: Vec<_> = (0..3).map(|_| group.hand_out(1)).collect();
+        for _ in 0..100 {
+            assert_eq!(choose(&mut group, 1, &[], false), Ok(0));
+            drop(group.hand_out(0));
+        }
+        group.set_policy(Policy::RoundRobin);
+        let mut counts = [0, 0];
+        for _ in 0..6 {
+            let number = choose(&mut group, 1, &[], false).expect("all usable");
+            drop(group.hand_out(number));
+            counts[number] += 1;
+        }
+        assert_eq!(counts, [2, 4]);
+        drop(busy);
     }
 }

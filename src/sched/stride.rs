@@ -39,13 +39,14 @@ pub(super) struct Stride {
     queue: BTreeSet<Turn>,
     /// Each member's next turn, also of those who are out just now: by number.
     turns: Vec<Option<Turn>>,
-    /// The turn that was taken last, as `(2 turns + 1, weight)`: that is what time it is.
-    now: (u64, u32),
+    /// The turn that was taken last: that is what time it is. Each member's next turn comes after it, and not later than
+    /// one of its parts of a round after it; that alone makes the next round exact, and every one after that.
+    now: Option<Turn>,
 }
 
 impl Stride {
-    /// Lets a member take turns with this weight (above 0). One that comes, or comes back, starts at the turn that is due
-    /// now: what it did not take while it was away is gone.
+    /// Lets a member take turns with this weight (above 0). One that comes, or comes back, starts at its next turn
+    /// from now on: what it did not take while it was away is gone.
     pub(super) fn enter(&mut self, number: usize, weight: u32) {
         let Ok(short) = u16::try_from(number) else { return };
         if self.turns.len() <= number {
@@ -58,13 +59,12 @@ impl Stride {
             }
             self.queue.remove(&turn);
         }
-        let mut turn = Turn { turns: self.first_due(weight), weight, number: short };
+        let mut turn = self.first_due(weight, short);
         if let Some(known) = known.filter(|known| known.weight == weight) {
             // Leaving and coming back gains no turn.
             turn.turns = turn.turns.max(known.turns);
         }
-        self.turns[number] = Some(turn);
-        self.queue.insert(turn);
+        self.put(turn);
     }
 
     /// Takes a member out.
@@ -79,28 +79,34 @@ impl Stride {
         self.queue.iter().map(|turn| usize::from(turn.number)).find(|&number| !tried.contains(number))
     }
 
-    /// The member takes its turn.
+    /// The member takes its turn. Those whose turn came before it were passed over, and have saved nothing up by that.
     pub(super) fn take(&mut self, number: usize) {
-        let Some(Some(turn)) = self.turns.get_mut(number) else { return };
-        let was_in = self.queue.remove(turn);
-        let taken = (2 * turn.turns + 1, turn.weight);
-        turn.turns += 1;
-        if was_in {
-            self.queue.insert(*turn);
+        let Some(&Some(turn)) = self.turns.get(number) else { return };
+        // One that is not in, but was picked when nothing else was left, takes no turn by that.
+        if !self.queue.remove(&turn) {
+            return;
         }
-        // A member whose turn came early, since others were tried before, does not turn the clock back.
-        let (at, weight) = self.now;
-        if u128::from(taken.0) * u128::from(weight.max(1)) > u128::from(at) * u128::from(taken.1) {
-            self.now = taken;
+        self.now = Some(turn);
+        self.put(Turn { turns: turn.turns + 1, ..turn });
+        while let Some(&late) = self.queue.first().filter(|&&first| first < turn) {
+            self.queue.remove(&late);
+            self.put(self.first_due(late.weight, late.number));
         }
     }
 
-    /// The number of the first turn of this weight that is not before now.
-    fn first_due(&self, weight: u32) -> u64 {
-        let (at, of) = (u128::from(self.now.0), u128::from(self.now.1.max(1)));
-        // (2 turns + 1) / weight >= at / of
-        let least = (at * u128::from(weight)).div_ceil(of);
-        u64::try_from(least.saturating_sub(1).div_ceil(2)).unwrap_or(u64::MAX / 4)
+    fn put(&mut self, turn: Turn) {
+        self.turns[usize::from(turn.number)] = Some(turn);
+        self.queue.insert(turn);
+    }
+
+    /// The first turn of this weight after the one that was taken last.
+    fn first_due(&self, weight: u32, number: u16) -> Turn {
+        let Some(now) = self.now else { return Turn { turns: 0, weight, number } };
+        // (2 turns + 1) / weight >= (2 now.turns + 1) / now.weight
+        let least = (u128::from(2 * now.turns + 1) * u128::from(weight)).div_ceil(u128::from(now.weight));
+        let turns = u64::try_from(least.saturating_sub(1).div_ceil(2)).unwrap_or(u64::MAX / 4);
+        let turn = Turn { turns, weight, number };
+        if turn > now { turn } else { Turn { turns: turns + 1, ..turn } }
     }
 }
 
@@ -204,5 +210,48 @@ mod tests {
         tried.insert(1);
         tried.insert(2);
         assert_eq!(stride.next(&tried), None);
+    }
+
+    #[test]
+    fn who_failed_for_long_does_not_catch_up() {
+        let mut stride = Stride::default();
+        stride.enter(0, 3);
+        stride.enter(1, 1);
+        let mut tried = Tried::default();
+        tried.insert(0);
+        for _ in 0..1_000 {
+            // The first one fails, and the client goes on to the second.
+            for tried in [&Tried::default(), &tried] {
+                let number = stride.next(tried).expect("a member");
+                stride.take(number);
+            }
+        }
+        let after = take(&mut stride, 8);
+        assert_eq!((after.matches('a').count(), after.matches('b').count()), (6, 2), "{after}");
+    }
+
+    #[test]
+    fn the_first_round_after_somebody_came_is_exact() {
+        let mut stride = Stride::default();
+        stride.enter(1, 1);
+        stride.enter(2, 2);
+        assert_eq!(take(&mut stride, 2), "cb");
+        stride.enter(0, 1);
+        let round = take(&mut stride, 4);
+        let counts = ['a', 'b', 'c'].map(|letter| round.matches(letter).count());
+        assert_eq!(counts, [1, 1, 2], "{round}");
+    }
+
+    #[test]
+    fn who_is_out_takes_no_turn() {
+        let mut stride = Stride::default();
+        stride.enter(0, 1);
+        stride.enter(1, 2);
+        take(&mut stride, 3);
+        stride.leave(0);
+        (0..50).for_each(|_| stride.take(0));
+        stride.enter(0, 1);
+        let after = take(&mut stride, 3);
+        assert_eq!((after.matches('a').count(), after.matches('b').count()), (1, 2), "{after}");
     }
 }
