@@ -12,6 +12,7 @@ mod model;
 mod preferences;
 mod promises;
 mod sequential;
+mod weights;
 mod world;
 
 use std::net::{IpAddr, SocketAddr};
