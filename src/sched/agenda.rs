@@ -83,3 +83,77 @@ impl Table {
         self.agenda.put(key, old, new);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::super::{
+        AdminState, ChannelId, ClientAddr, DialFailure, GroupId, Happened, HealthRules, Rules,
+    };
+    use super::*;
+
+    /// A table with so many channels, all ejected at time 0.
+    fn ejected(channels: u8) -> Table {
+        let health = HealthRules { eject: true, ..HealthRules::NONE };
+        let mut table = Table::new(Rules { health, ..Rules::CLASSIC });
+        for n in 0..channels {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("few channels");
+        }
+        for _ in 0..channels {
+            let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+            let lease = table.next(&mut route).expect("one that is up");
+            table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        }
+        table
+    }
+
+    fn key(n: usize) -> ChannelKey {
+        ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") }
+    }
+
+    #[test]
+    fn probes_are_handed_out_when_due_as_many_as_asked_for_and_once() {
+        let mut table = ejected(5);
+        assert!(table.probes_due(9).is_empty(), "nothing is due yet");
+        assert!(table.next_probe().is_some_and(|at| at >= Duration::from_millis(225)));
+        table.advance(Duration::from_secs(1));
+        assert_eq!(table.probes_due(0).len(), 0);
+        let mut probes = table.probes_due(2);
+        assert_eq!(probes.len(), 2);
+        probes.extend(table.probes_due(9));
+        let mut channels: Vec<_> = probes.iter().map(|probe| probe.channel.channel.index()).collect();
+        channels.sort_unstable();
+        assert_eq!(channels, [0, 1, 2, 3, 4]);
+        assert!(probes.iter().all(|probe| probe.purpose == Purpose::Return));
+        assert_eq!((table.next_probe(), table.probes_due(9).len()), (None, 0), "all are under way");
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_only_for_the_channel_that_was_asked() {
+        let mut table = ejected(3);
+        table.advance(Duration::from_secs(1));
+        let mut probes = table.probes_due(9);
+        probes.sort_by_key(|probe| probe.channel);
+        for n in [1, 2] {
+            table.set_state(key(n), AdminState::Disabled).expect("it exists");
+        }
+        table.assign(key(1), Addresses::from(SocketAddr::from(([127, 0, 0, 9], 80)))).expect("disabled");
+        table.remove(key(2)).expect("disabled and idle");
+        let told: Vec<_> =
+            probes.iter().map(|probe| table.probed(probe, ProbeResult::Good).map(|told| told.what)).collect();
+        assert_eq!(told, [Some(Happened::Returned(Duration::from_secs(1))), None, None]);
+        assert_eq!(table.probed(&probes[0], ProbeResult::Bad("late".into())), None, "answered before");
+        assert_eq!(table.next_probe(), None);
+    }
+
+    #[test]
+    fn a_removed_channel_is_never_probed() {
+        let mut table = ejected(1);
+        table.set_state(key(0), AdminState::Disabled).expect("it exists");
+        table.remove(key(0)).expect("disabled and idle");
+        table.advance(Duration::from_secs(9));
+        assert_eq!((table.next_probe(), table.probes_due(9).len()), (None, 0));
+    }
+}

@@ -193,3 +193,77 @@ impl Table {
         waiting
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::super::{Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, Rules};
+    use super::*;
+
+    const KEY: fn(usize) -> ChannelKey =
+        |n| ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") };
+
+    /// A table with one group of channels with room for one client each.
+    fn table(policy: Policy, channels: u8, queue: u32) -> Table {
+        let mut table = Table::new(Rules { policy, queue: NonZeroU32::new(queue), ..Rules::CLASSIC });
+        for n in 0..channels {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            let created = table.create(GroupId::FIRST, address, Some(NonZeroU32::MIN), AdminState::Enabled);
+            created.expect("few channels");
+        }
+        table
+    }
+
+    fn ask(table: &mut Table, client: u8) -> Turn {
+        let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
+        table.next_or_wait(route, u64::from(client))
+    }
+
+    #[test]
+    fn whoever_meets_a_full_channel_waits_and_gets_its_slot_in_turn() {
+        let mut table = table(Policy::RoundRobin, 1, 2);
+        let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
+        let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
+        let Turn::Later(last) = ask(&mut table, 3) else { panic!("for two") };
+        assert!(matches!(ask(&mut table, 4), Turn::Never(NoChannel::Full)), "and for no more");
+        assert!(table.grant().is_empty());
+        drop(lease);
+        let grants = table.grant();
+        assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [2]);
+        assert_eq!(table.waiting(), 1);
+        assert!(table.leave_line(last) && !table.leave_line(last));
+        drop(grants);
+        assert!(table.grant().is_empty(), "nobody is left");
+    }
+
+    #[test]
+    fn nobody_waits_without_a_line_or_for_what_takes_no_clients() {
+        let mut without = table(Policy::RoundRobin, 1, 0);
+        let Turn::Now(_, _lease) = ask(&mut without, 1) else { panic!("it has room") };
+        assert!(matches!(ask(&mut without, 2), Turn::Never(NoChannel::Full)));
+        let mut with = table(Policy::RoundRobin, 1, 5);
+        with.set_state(KEY(0), AdminState::Disabled).expect("it exists");
+        assert!(matches!(ask(&mut with, 1), Turn::Never(NoChannel::Disabled)));
+    }
+
+    #[test]
+    fn a_full_channel_tells_how_many_wait_for_it() {
+        for (policy, expected) in [(Policy::RoundRobin, [3, 3]), (Policy::First, [3, 3])] {
+            let mut table = table(policy, 2, 9);
+            let _leases = [ask(&mut table, 1), ask(&mut table, 2)];
+            (3..6).for_each(|client| drop(ask(&mut table, client)));
+            let told = |table: &mut Table| -> Vec<u32> {
+                table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).collect()
+            };
+            assert_eq!(told(&mut table), expected, "{policy:?}");
+            table.set_maxc(KEY(1), None).expect("it exists");
+            assert_eq!(told(&mut table), [3, 0], "{policy:?}: the second one has room now");
+        }
+        let mut table = table(Policy::Hash, 2, 99);
+        let turns: Vec<Turn> = (0..40).map(|client| ask(&mut table, client)).collect();
+        let now = turns.iter().filter(|turn| matches!(turn, Turn::Now(..))).count();
+        let told: u32 = table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).sum();
+        assert_eq!((now, told), (2, 38), "each waits for its own channel only");
+    }
+}

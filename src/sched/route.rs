@@ -199,7 +199,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::num::NonZeroU32;
 
-    use super::super::{Addresses, AdminState, ChannelKey, DialFailure, Policy, Rules, Table};
+    use super::super::{Addresses, AdminState, ChannelKey, DialFailure, HealthRules, Policy, Rules, Table};
     use super::*;
 
     const RULES: Rules = Rules::CLASSIC;
@@ -376,5 +376,53 @@ mod tests {
         assert_eq!(place(lease.key()), "3.0");
         table.failed(lease, DialFailure::Local, "refused");
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
+    }
+
+    /// Ejects a channel: a client comes that fails at it alone.
+    fn eject(table: &mut Table, place_of: &str) {
+        loop {
+            let mut route = table.begin(client());
+            let lease = table.next(&mut route).expect("a channel");
+            if place(lease.key()) == place_of {
+                table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+                return;
+            }
+            table.connected(route, &lease, Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn what_is_not_up_is_tried_last_and_only_if_the_rules_say_so() {
+        for (fail_open, expected) in [(true, "0.1 1.0 0.0 0.2"), (false, "0.1 1.0")] {
+            let health = HealthRules { eject: true, fail_open, ..HealthRules::NONE };
+            let mut table = table(&["Reee", "Re"], Rules { health, ..RULES });
+            eject(&mut table, "0.0");
+            eject(&mut table, "0.2");
+            assert_eq!(connect(&mut table).0, "0.1", "while it is up");
+            table.set_policy(GroupId::FIRST, Policy::First);
+            assert_eq!(
+                walk(&mut table),
+                (expected.split(' ').map(String::from).collect(), NoChannel::Failed)
+            );
+        }
+    }
+
+    #[test]
+    fn a_channel_that_is_up_keeps_everybody_from_those_that_are_not() {
+        let health = HealthRules { eject: true, ..HealthRules::NONE };
+        let mut table = table(&["Re", "Hee"], Rules { health, ..RULES });
+        eject(&mut table, "0.0");
+        let (seen, end) = walk(&mut table);
+        assert_eq!((seen.len(), end), (1, NoChannel::Failed), "its other hash channel is up: {seen:?}");
+        let (seen, _) = walk(&mut table);
+        assert!(seen.is_empty(), "and nobody else is tried: {seen:?}");
+    }
+
+    #[test]
+    fn without_any_up_channel_the_reason_says_so() {
+        let health = HealthRules { eject: true, fail_open: false, ..HealthRules::NONE };
+        let mut table = table(&["Re", "Rd"], Rules { health, ..RULES });
+        eject(&mut table, "0.0");
+        assert_eq!(walk(&mut table), (Vec::new(), NoChannel::Down));
     }
 }
