@@ -14,7 +14,8 @@ const STEPS: usize = 400;
 fn interleaved_walks_keep_every_promise() {
     for_seeds("concurrent", |random| {
         let (rules, classic) = some_rules(random);
-        history(random, World::new((rules, classic), false));
+        let world = World::new((rules, classic), false, random);
+        history(random, world);
     });
 }
 
@@ -23,7 +24,8 @@ fn interleaved_walks_keep_the_promises_of_3_57_without_the_new_rules() {
     for_seeds("classic concurrent", |random| {
         let rules =
             Rules { hash_failover: random.one_in(2), autodisable: random.one_in(4), ..Rules::CLASSIC };
-        history(random, World::new((rules, true), false));
+        let world = World::new((rules, true), false, random);
+        history(random, world);
     });
 }
 
@@ -34,9 +36,9 @@ fn history(random: &mut Random, world: World) {
         crowd.world.create(random, g);
     }
     for step in 0..STEPS {
-        match random.below(16) {
+        match random.below(18) {
             0 | 1 => drop(crowd.world.edit(random)),
-            2 => drop(crowd.world.live_on(random)),
+            2 | 16 | 17 => drop(crowd.world.live_on(random)),
             3..=5 => crowd.hang_up(random),
             6 => crowd.give_up(random),
             7..=9 => crowd.arrive(random),

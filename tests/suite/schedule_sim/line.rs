@@ -18,15 +18,15 @@ fn every_history_of_a_line_is_the_models() {
     for_seeds("line", |random| {
         let (rules, classic) = some_rules(random);
         let rules = Rules { queue: NonZeroU32::new(1 + random.below(6) as u32), ..rules };
-        let mut crowd = Crowd::new(World::new((rules, classic), false));
+        let mut crowd = Crowd::new(World::new((rules, classic), false, random));
         for _ in 0..5 {
             let g = random.below(3);
             crowd.world.create(random, g);
         }
         for step in 0..STEPS {
-            match random.below(20) {
+            match random.below(22) {
                 0 => drop(crowd.world.edit(random)),
-                1 => drop(crowd.world.live_on(random)),
+                1 | 20 | 21 => drop(crowd.world.live_on(random)),
                 2..=5 => crowd.hang_up(random),
                 6 => crowd.give_up(random),
                 7..=12 => crowd.arrive(random),

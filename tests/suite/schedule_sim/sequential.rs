@@ -14,7 +14,8 @@ const STEPS: usize = 250;
 fn every_sequential_history_is_the_contracts() {
     for_seeds("sequential", |random| {
         let (rules, classic) = some_rules(random);
-        history(random, World::new((rules, classic), true));
+        let world = World::new((rules, classic), true, random);
+        history(random, world);
     });
 }
 
@@ -27,7 +28,8 @@ fn every_sequential_history_is_3_57s_without_the_new_rules() {
             shards: 1 + random.below(3),
             ..Rules::CLASSIC
         };
-        history(random, World::new((rules, true), true));
+        let world = World::new((rules, true), true, random);
+        history(random, world);
     });
 }
 
@@ -37,11 +39,11 @@ fn history(random: &mut Random, mut world: World) {
     let large = if random.one_in(8) { 40 } else { 0 };
     (0..large).for_each(|_| drop(world.create(random, 0)));
     for step in 0..STEPS {
-        let what = match random.below(20) {
+        let what = match random.below(24) {
             0..=6 => world.edit(random),
             7..=9 if !live.is_empty() => world.end(live.swap_remove(random.below(live.len()))),
             10 => world.move_bytes(random, &live),
-            11 | 12 => world.live_on(random),
+            11..=16 => world.live_on(random),
             _ => connect(&mut world, random, &mut live),
         };
         world.compare(&format!("step {step}: {what}"));

@@ -12,7 +12,8 @@ use super::health_model::Health;
 use super::model::{Channel, Group, Model};
 use super::{Random, group_id, key, place, some_addresses};
 
-pub(super) const GROUPS: usize = 5;
+/// Groups are numbered below this.
+const GROUPS: usize = 5;
 
 const POLICIES: [Policy; 5] =
     [Policy::RoundRobin, Policy::Hash, Policy::LeastConnections, Policy::TwoChoices, Policy::First];
@@ -25,6 +26,8 @@ pub(super) struct World {
     asked: u64,
     /// 3.57's policies and nothing else.
     classic: bool,
+    /// How many groups are edited: in fewer ones more happens to each channel.
+    groups: usize,
 }
 
 /// Rules by lot; a quarter are 3.57's.
@@ -57,34 +60,36 @@ pub(super) fn some_rules(random: &mut Random) -> (Rules, bool) {
 }
 
 impl World {
-    pub(super) fn new((rules, classic): (Rules, bool), exact: bool) -> Self {
+    pub(super) fn new((rules, classic): (Rules, bool), exact: bool, random: &mut Random) -> Self {
         let (table, model) = (Table::new(rules), Model::new(rules, exact));
-        Self { table, model, probes: Vec::new(), asked: 0, classic }
+        Self { table, model, probes: Vec::new(), asked: 0, classic, groups: 1 + random.below(GROUPS) }
     }
 
     /// One edit by lot, of a channel that perhaps does not exist; what it was.
     pub(super) fn edit(&mut self, random: &mut Random) -> String {
-        let g = random.below(GROUPS);
+        let g = random.below(self.groups);
         let channels = self.model.groups.get(&g).map_or(0, |group| group.channels.len());
         let c = random.below(channels + 1);
-        match random.below(if self.classic { 11 } else { 16 }) {
+        match random.below(if self.classic { 12 } else { 17 }) {
             0..=2 => self.create(random, g),
             3..=5 => self.set_state(random, g, c),
             6 | 7 => self.set_maxc(random.below(5) as u32, g, c),
             8 => self.assign(random, g, c),
             9 => self.set_policy(random, g),
             10 => self.reset(g, c),
-            11..=13 => self.set_weight(random, g, c),
-            14 => self.remove(g, c),
+            11 => self.move_over(random, g, c),
+            12..=14 => self.set_weight(random, g, c),
+            15 => self.remove(g, c),
             _ => self.skip(g),
         }
     }
 
     /// Time, probes, answers: something of what happens by itself.
     pub(super) fn live_on(&mut self, random: &mut Random) -> String {
-        match random.below(4) {
-            0 | 1 => self.pass_time(random),
-            2 => self.probe(random),
+        match random.below(6) {
+            0 => self.pass_time(random),
+            1 => self.probe(random),
+            2 | 3 => self.pass_time(random) + ", " + &self.probe(random),
             _ => self.answer(random),
         }
     }
@@ -126,7 +131,10 @@ impl World {
     fn set_state(&mut self, random: &mut Random, g: usize, c: usize) -> String {
         let states =
             [AdminState::Enabled, AdminState::Enabled, AdminState::Disabled, AdminState::DisabledHard];
-        let state = states[random.below(4)];
+        self.turn(states[random.below(4)], g, c)
+    }
+
+    fn turn(&mut self, state: AdminState, g: usize, c: usize) -> String {
         let before = self.table.set_state(key(g, c), state);
         let (rules, now) = (self.model.rules.health, self.model.now);
         let expected = self.modelled(g, c).map(|channel| {
@@ -167,6 +175,14 @@ impl World {
         });
         assert_eq!(done, expected);
         format!("assign {g} {c}")
+    }
+
+    /// What an operator does who moves a channel to another machine.
+    fn move_over(&mut self, random: &mut Random, g: usize, c: usize) -> String {
+        self.turn(AdminState::Disabled, g, c);
+        let what = self.assign(random, g, c);
+        self.turn(AdminState::Enabled, g, c);
+        what + " and on again"
     }
 
     fn remove(&mut self, g: usize, c: usize) -> String {
