@@ -217,7 +217,7 @@ mod tests {
 
     fn ask(table: &mut Table, client: u8) -> Turn {
         let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
-        table.next_or_wait(route, u64::from(client))
+        table.next_or_wait(route, u64::from(client), None)
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Crowd {
         let expected = self.world.model.step(&mut walk, has_room);
         self.tags += 1;
         let turn = if rules.queue.is_some() {
-            self.world.table.next_or_wait(route, self.tags)
+            self.world.table.next_or_wait(route, self.tags, None)
         } else {
             match self.world.table.next(&mut route) {
                 Ok(lease) => Turn::Now(route, lease),

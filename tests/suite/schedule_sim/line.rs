@@ -59,7 +59,7 @@ fn table(policies: &[Policy], queue: u32) -> Table {
 
 fn turn(table: &mut Table, tag: u64) -> Turn {
     let route = table.begin(some_client(&mut Random(tag)));
-    table.next_or_wait(route, tag)
+    table.next_or_wait(route, tag, None)
 }
 
 fn now(table: &mut Table) -> Lease {
@@ -144,7 +144,7 @@ fn nobody_waits_for_what_is_not_up_or_not_enabled_or_has_failed() {
     let Turn::Now(route, lease) = turn(&mut table, 2) else { panic!("it has room") };
     table.failed(lease, DialFailure::Channel, "refused");
     let _other = now(&mut table);
-    assert!(matches!(table.next_or_wait(route, 2), Turn::Never(NoChannel::Failed)), "full, but tried");
+    assert!(matches!(table.next_or_wait(route, 2, None), Turn::Never(NoChannel::Failed)), "full, but tried");
     assert_eq!(table.waiting(), 0);
 }
 
