@@ -295,6 +295,7 @@ fn remove_takes_only_an_unused_channel_and_its_number_is_never_given_again() {
     names.sort_unstable();
     assert_eq!(names, ['a', 'b', 'c']);
     // The last one too leaves its number taken.
+    instance.await_show("idle", |rows| rows.iter().all(|row| row.c == 0));
     instance.ctl("disable 3; remove 3; create 127.0.0.1 9; enable 4").code(0);
     assert_eq!(numbers(&instance), [0, 2, 4]);
     instance.end();
