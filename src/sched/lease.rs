@@ -65,7 +65,7 @@ pub(super) struct Slots {
     key: ChannelKey,
     /// Leases alive. Goes up with the table locked, goes down at any time.
     active: AtomicU32,
-    /// "The table holds this channel for full": the next lease that ends must say so.
+    /// "The table holds this channel for full", or goes by its load: the next lease that ends must say so.
     full: AtomicBool,
     freed: Arc<Freed>,
     shards: Box<[Shard]>,
@@ -116,6 +116,12 @@ impl Slots {
             return true;
         }
         false
+    }
+
+    /// From here on the next lease that ends puts the channel on the list of freed ones. To be called before `active` is
+    /// looked at, with the table locked.
+    pub(super) fn watch(&self) {
+        self.full.store(true, SeqCst);
     }
 
     fn release(&self) {

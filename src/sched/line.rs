@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bits::Tried;
-use super::pick::Group;
+use super::group::Group;
 use super::{GroupId, Lease, NoChannel, Policy, Route, Table};
 
 /// A place in the line. Places are never reused.
@@ -158,7 +158,18 @@ impl Table {
     fn can_serve_anyone(&self) -> bool {
         let nobody = Tried::default();
         let groups = || self.groups.values();
-        groups().any(|group| group.has_ready(&nobody)) || (!self.has_up() && groups().any(Group::has_usable))
+        if groups().any(|group| group.has_ready(&nobody)) {
+            return true;
+        }
+        // Channels that are not up are for clients who have nothing to wait for: all that are up were tried or, where one
+        // channel is all that a client may have, are of no use to it.
+        let is_bound = |group: &Group| group.policy() == Policy::Hash && !self.rules.hash_failover;
+        let has_nothing = || {
+            !self.has_up()
+                || groups().any(is_bound)
+                || self.line.waiters().any(|waiter| waiter.route.has_tried())
+        };
+        groups().any(Group::has_usable) && has_nothing()
     }
 
     /// Gives up a place. `false` = its turn has come already: the grant is on its way.

@@ -119,7 +119,8 @@ mod tests {
         let (mut loads, mut plain) = (Loads::default(), vec![None; 20]);
         for step in 0..5_000 {
             let number = random(20) as usize;
-            let told = (random(4) > 0).then(|| Load { active: random(6) as u32, share: 1 + random(4) as u32 });
+            let told =
+                (random(4) > 0).then(|| Load { active: random(6) as u32, share: 1 + random(4) as u32 });
             loads.set(number, told);
             plain[number] = told;
             let from = random(21) as u16;

@@ -1,17 +1,19 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `policy`, `pick` (with `bits`, `stride` and
-//! `rendezvous`), `route`, `table`, `agenda`, `line`, `snapshot`, `shared`.
+//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `policy`, `group`
+//! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line`, `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod agenda;
 mod bits;
 mod channel;
 mod connect_times;
+mod group;
 mod health;
 mod lease;
 mod line;
+mod loads;
 mod pick;
 mod policy;
 mod random;

@@ -1,32 +1,16 @@
 //! One group's choice.
 //!
-//! Knows: its channels, its cursor, its policy, what a route has tried here. Never: other groups, what happens on connect.
+//! Knows: its channels, its policy, what a route has tried here. Never: other groups, what happens on connect.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use super::bits::{BitTree, Tried};
 use super::channel::Channel;
-use super::health::{Change, STEPS};
+use super::group::{Group, share};
+use super::loads::Load;
 use super::random::Random;
-use super::rendezvous::{Bucket, Seating};
-use super::stride::Stride;
-use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, NoChannel, Policy, Rules, Weight};
-
-/// Where a cursor stands, and how many hand-outs brought it there.
-///
-/// The contract moves the cursor on success; then two clients who connect at the same time would both get the same
-/// channel. So we move it when a channel is handed out, and put it back when a walk leaves the group in vain. Moves
-/// work like a stack: putting one back makes it undone for those who moved before, too. A number is reused only after the
-/// route that held it has left the group, so nobody mistakes another's move for its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Cursor {
-    /// The channel whose turn it is.
-    pub(super) at: u16,
-    /// Hand-outs so far, less those put back.
-    pub(super) moves: u64,
-}
+use super::rendezvous::Bucket;
+use super::{NoChannel, Policy, Rules};
 
 /// Which channels a walk looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,187 +30,7 @@ pub(super) struct Ask<'a> {
     pub(super) rules: &'a Rules,
 }
 
-/// A group: channels in order of their numbers, and the way to choose one.
-#[derive(Debug)]
-pub(super) struct Group {
-    policy: Policy,
-    channels: Vec<Channel>,
-    /// How many were not removed.
-    existing: usize,
-    /// How many take clients, full or not, up or not.
-    enabled: usize,
-    /// The channels that are up, full or not.
-    up: BitTree,
-    /// The channels that are up and usable. A lease that ends does not touch it: see `Slots::has_room`.
-    ready: BitTree,
-    /// The channels that are usable, but not up.
-    spare: BitTree,
-    cursor: Cursor,
-    seating: Seating,
-    /// How many channels have which share; see `share`.
-    shares: BTreeMap<u32, usize>,
-    /// Turns by weight; `None` while all shares are equal and the cursor does, and under other policies.
-    stride: Option<Stride>,
-    /// The channels whose share is growing.
-    ramping: Vec<usize>,
-}
-
 impl Group {
-    pub(super) fn new(policy: Policy) -> Self {
-        Self {
-            policy,
-            channels: Vec::new(),
-            existing: 0,
-            enabled: 0,
-            up: BitTree::default(),
-            ready: BitTree::default(),
-            spare: BitTree::default(),
-            cursor: Cursor::default(),
-            seating: Seating::default(),
-            shares: BTreeMap::new(),
-            stride: None,
-            ramping: Vec::new(),
-        }
-    }
-
-    pub(super) fn policy(&self) -> Policy {
-        self.policy
-    }
-
-    pub(super) fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
-        self.weigh();
-    }
-
-    /// All that ever were, the removed ones too.
-    pub(super) fn channels(&self) -> &[Channel] {
-        &self.channels
-    }
-
-    pub(super) fn cursor(&self) -> Cursor {
-        self.cursor
-    }
-
-    pub(super) fn push(&mut self, channel: Channel) {
-        self.existing += usize::from(!channel.removed);
-        self.enabled += usize::from(channel.takes_clients());
-        let number = self.channels.len();
-        let hashed = if channel.removed { 0 } else { channel.weight.get() };
-        self.seating.push(channel.addresses.for_hashing(), hashed);
-        if channel.removed {
-            self.seating.remove(number, channel.addresses.for_hashing());
-        }
-        if let Some(share) = weighed(&channel) {
-            *self.shares.entry(share).or_default() += 1;
-        }
-        self.channels.push(channel);
-        self.weigh();
-        self.refresh(number);
-    }
-
-    /// Changes a channel by `edit`, which may touch neither its addresses nor its weight; answers what `edit` does.
-    /// `None` if there is no such channel.
-    pub(super) fn edit<T>(&mut self, number: usize, edit: impl FnOnce(&mut Channel) -> T) -> Option<T> {
-        let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
-        let before = channel.takes_clients();
-        let answer = edit(channel);
-        self.enabled = self.enabled + usize::from(channel.takes_clients()) - usize::from(before);
-        self.refresh(number);
-        Some(answer)
-    }
-
-    /// Gives a channel other addresses.
-    pub(super) fn assign(&mut self, number: usize, addresses: Addresses) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        self.seating.change(number, channel.addresses.for_hashing(), addresses.for_hashing());
-        channel.addresses = addresses;
-    }
-
-    pub(super) fn set_weight(&mut self, number: usize, weight: Weight) {
-        self.reshare(number, |channel| channel.weight = weight);
-        self.seating.set_weight(number, weight.get());
-        self.refresh(number);
-    }
-
-    /// Takes a channel away; its number stays taken.
-    pub(super) fn remove(&mut self, number: usize) {
-        self.reshare(number, |channel| channel.removed = true);
-        self.existing -= 1;
-        self.ramping.retain(|&ramping| ramping != number);
-        if let Some(channel) = self.channels.get(number) {
-            self.seating.remove(number, channel.addresses.for_hashing());
-        }
-        self.refresh(number);
-    }
-
-    /// Changes what a channel's share depends on.
-    fn reshare(&mut self, number: usize, edit: impl FnOnce(&mut Channel)) {
-        let Some(channel) = self.channels.get_mut(number) else { return };
-        let (before, took) = (weighed(channel), channel.takes_clients());
-        edit(channel);
-        let (after, takes) = (weighed(channel), channel.takes_clients());
-        self.enabled = self.enabled + usize::from(takes) - usize::from(took);
-        if let Some(count) = before.and_then(|share| self.shares.get_mut(&share)) {
-            *count -= 1;
-        }
-        if let Some(share) = after {
-            *self.shares.entry(share).or_default() += 1;
-        }
-        self.shares.retain(|_, count| *count > 0);
-        self.weigh();
-    }
-
-    /// Turns go by the cursor while all shares are equal, otherwise by weight. Under other policies nobody takes turns, so
-    /// that nobody has a row of them coming when the policy changes.
-    fn weigh(&mut self) {
-        if self.policy != Policy::RoundRobin || self.shares.len() < 2 {
-            self.stride = None;
-        } else if self.stride.is_none() {
-            let mut stride = Stride::default();
-            let nobody = Tried::default();
-            for number in self.ready.iter(&nobody) {
-                stride.enter(number, share(&self.channels[number]));
-            }
-            self.stride = Some(stride);
-        }
-    }
-
-    /// Looks again whether a channel is up and usable. Must follow everything that can make it so.
-    pub(super) fn refresh(&mut self, number: usize) {
-        let Some(channel) = self.channels.get(number) else { return };
-        let (is_up, is_usable) = (channel.is_up(), channel.is_usable());
-        put(&mut self.up, number, is_up);
-        put(&mut self.ready, number, is_up && is_usable);
-        put(&mut self.spare, number, !is_up && is_usable);
-        if let Some(stride) = &mut self.stride {
-            if is_up && is_usable {
-                stride.enter(number, share(channel));
-            } else {
-                stride.leave(number);
-            }
-        }
-        if channel.health.has_ramp() && !self.ramping.contains(&number) {
-            self.ramping.push(number);
-        }
-    }
-
-    /// Lets the shares of returning channels grow with time.
-    pub(super) fn advance(&mut self, rules: &HealthRules, now: Duration) {
-        for at in (0..self.ramping.len()).rev() {
-            let number = self.ramping[at];
-            let Some(channel) = self.channels.get_mut(number) else { continue };
-            let goes_on = channel.health.is_ramping(rules, now);
-            let steps = channel.health.ramp(rules, now);
-            if steps != channel.steps {
-                self.reshare(number, |channel| channel.steps = steps);
-                self.refresh(number);
-            }
-            if !goes_on {
-                self.ramping.swap_remove(at);
-            }
-        }
-    }
-
     /// The channel that this client gets now, or the reason why there is none.
     pub(super) fn choose(&mut self, ask: &Ask<'_>, random: &mut Random) -> Result<usize, NoChannel> {
         if self.policy == Policy::Hash {
@@ -250,13 +54,7 @@ impl Group {
 
     /// Fewest connections for its share; of several the first one from the cursor on.
     fn least(&self, tried: &Tried) -> Option<usize> {
-        let (from, count) = (usize::from(self.cursor.at), self.channels.len());
-        let load = |number: usize| {
-            let channel = &self.channels[number];
-            let turn = if number >= from { number - from } else { number + count - from };
-            (Load { active: channel.slots.active(), share: share(channel) }, turn, number)
-        };
-        self.ready.iter(tried).map(load).min().map(|(_, _, number)| number)
+        self.loads.as_ref()?.least(self.cursor.at, tried)
     }
 
     /// Two by lot, and of them the one with fewer connections for its share.
@@ -375,143 +173,10 @@ impl Group {
             _ => NoChannel::Full,
         }
     }
-
-    /// Takes a slot of the channel that `choose` named, and moves the cursor past it.
-    pub(super) fn hand_out(&mut self, number: usize) -> Lease {
-        debug_assert!(self.channels[number].is_usable());
-        let lease = self.channels[number].occupy();
-        if let Some(stride) = &mut self.stride {
-            stride.take(number);
-        }
-        if self.channels[number].is_at_limit() {
-            self.refresh(number);
-        }
-        self.pass(number);
-        self.cursor.moves += 1;
-        lease
-    }
-
-    /// When the channel's next probe was planned, and when it is now.
-    pub(super) fn plan_probe(&mut self, number: usize) -> Option<(Option<Duration>, Option<Duration>)> {
-        let channel = self.channels.get_mut(number)?;
-        let wanted = if channel.removed { None } else { channel.health.probe_at() };
-        Some((std::mem::replace(&mut channel.probe_at, wanted), wanted))
-    }
-
-    /// A dial of a channel succeeded. Looks at it anew only if that brought it back.
-    pub(super) fn connected(
-        &mut self,
-        number: usize,
-        lease: &Lease,
-        rules: &HealthRules,
-        now: Duration,
-        took: Duration,
-    ) -> Option<Change> {
-        let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
-        channel.connect_times.add(took);
-        if channel.addresses != *lease.addresses() {
-            return None;
-        }
-        let change = channel.health.connect_succeeded(rules, now.saturating_sub(took), now)?;
-        self.refresh(number);
-        Some(change)
-    }
-
-    /// Puts the cursor back to where it stood before a walk that got nothing here, if nobody moved it since.
-    pub(super) fn put_back(&mut self, before: Cursor, last_move: u64) {
-        if self.cursor.moves == last_move {
-            self.cursor = before;
-        }
-    }
-
-    /// The channel answered: the next one's turn, if nobody moved the cursor since. It matters only if the channel was
-    /// the last one when it was handed out, and is not any more.
-    pub(super) fn settle(&mut self, number: usize, last_move: u64) {
-        if self.cursor.moves == last_move {
-            self.pass(number);
-        }
-    }
-
-    fn pass(&mut self, number: usize) {
-        let next = if number + 1 < self.channels.len() { number + 1 } else { 0 };
-        // Channel numbers fit 16 bits; 0 is as good a turn as any if they ever should not.
-        self.cursor.at = u16::try_from(next).unwrap_or(0);
-    }
-
-    /// `waiting(number)`: clients in line that the channel could serve.
-    pub(super) fn snapshot(
-        &self,
-        id: GroupId,
-        rules: &HealthRules,
-        now: Duration,
-        waiting: impl Fn(usize) -> u32,
-    ) -> GroupSnapshot {
-        let channels = self.channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
-        let weighs = self.policy.weighs();
-        let channels =
-            channels.map(|(number, channel)| channel.snapshot(rules, weighs, now, waiting(number)));
-        GroupSnapshot { id, policy: self.policy, channels: channels.collect(), numbers: self.channels.len() }
-    }
-
-    /// The channel that a bucket maps to.
-    pub(super) fn mapped(&mut self, bucket: Bucket) -> Option<usize> {
-        self.seating.winner(bucket)
-    }
-
-    /// Is a channel up and at its limit?
-    pub(super) fn is_full(&self, number: usize) -> bool {
-        self.up.contains(number) && !self.ready.contains(number)
-    }
 }
 
 /// Throws before every ready channel is looked at instead.
 const LOTS: usize = 16;
-
-/// A channel's part of turns and connections: its weight in 64ths, less while it is returning.
-fn share(channel: &Channel) -> u32 {
-    channel.weight.get() * channel.steps.min(STEPS)
-}
-
-/// The share of a channel that can have clients at all.
-fn weighed(channel: &Channel) -> Option<u32> {
-    (channel.weight > Weight::ZERO && !channel.removed).then(|| share(channel))
-}
-
-fn put(set: &mut BitTree, number: usize, belongs: bool) {
-    if belongs {
-        set.insert(number);
-    } else {
-        set.remove(number);
-    }
-}
-
-/// Connections for a share; the smaller, the better.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    active: u32,
-    share: u32,
-}
-
-impl Ord for Load {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let mine = u64::from(self.active) * u64::from(other.share);
-        mine.cmp(&(u64::from(other.active) * u64::from(self.share)))
-    }
-}
-
-impl PartialOrd for Load {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Load {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Load {}
 
 /// Hashing with bounded loads: no channel more than `balance` thousandths of its share of all clients, rounded up.
 #[derive(Debug, Clone, Copy)]
@@ -533,10 +198,13 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::num::NonZeroU32;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::super::health::Health;
     use super::super::lease::{Freed, Slots};
-    use super::super::{AdminState, ChannelId, ChannelKey, ClientAddr};
+    use super::super::{
+        Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, HealthRules, Weight,
+    };
     use super::*;
 
     fn group(policy: Policy, size: usize, maxc: u32) -> Group {

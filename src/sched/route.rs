@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bits::Tried;
-use super::pick::{Ask, Cursor, Group, Tier};
+use super::group::{Cursor, Group};
+use super::pick::{Ask, Tier};
 use super::random::Random;
 use super::rendezvous::Bucket;
 use super::{ClientAddr, GroupId, Lease, Rules};
@@ -156,6 +157,11 @@ impl Route {
     /// The walk is over, but a full channel was met: it may wait and then begin again, past the channels that failed.
     pub(super) fn may_wait(&self) -> bool {
         self.met_full
+    }
+
+    /// Did a channel fail already?
+    pub(super) fn has_tried(&self) -> bool {
+        !self.tried.is_empty()
     }
 
     /// Begins again after a wait.

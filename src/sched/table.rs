@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::agenda::Agenda;
 use super::channel::Channel;
+use super::group::Group;
 use super::health::{Change, Health};
 use super::lease::{Freed, Slots};
 use super::line::Line;
-use super::pick::Group;
 use super::random::Random;
 use super::route::World;
 use super::{

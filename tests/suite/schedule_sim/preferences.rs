@@ -13,7 +13,10 @@ use super::model::Channel;
 /// In which order a client likes the channels of a hash group. Learned by asking a fresh table that never had others, in
 /// which every channel is enabled, unlimited and refuses.
 #[derive(Default)]
-pub(super) struct Preferences(HashMap<(Vec<(SocketAddr, u32)>, ClientAddr), Vec<usize>>);
+pub(super) struct Preferences(HashMap<(Vec<Seat>, ClientAddr), Vec<usize>>);
+
+/// Address and weight.
+type Seat = (SocketAddr, u32);
 
 impl Preferences {
     /// Numbers of those with a weight that were not removed.
@@ -33,7 +36,7 @@ fn smallest(channel: &Channel) -> SocketAddr {
     addresses[0]
 }
 
-fn ask_afresh(seats: &[(SocketAddr, u32)], client: ClientAddr) -> Vec<usize> {
+fn ask_afresh(seats: &[Seat], client: ClientAddr) -> Vec<usize> {
     let mut table = Table::new(Rules { hash_failover: true, ..Rules::CLASSIC });
     table.set_policy(GroupId::FIRST, Policy::Hash);
     for &(address, weight) in seats {
