@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::Signal;
+
 use crate::failover::{burst, name_of};
 use crate::harness::{Client, Direction, Received, Server, Stream, eventually};
 use crate::queue::{wait_as, waiting, with_line};
@@ -78,6 +80,26 @@ fn turns_that_come_as_the_time_ends_cost_no_slot() {
     let both = [instance.named(), instance.named()];
     assert_eq!(instance.show()[0].c, 2, "both slots are there");
     drop(both);
+    instance.end();
+}
+
+#[test]
+fn a_turn_that_finds_its_client_gone_is_the_next_ones() {
+    let a = Server::named("a");
+    let instance = with_line("9", "1m", &[&format!("{a}:1")]);
+    for _ in 0..30 {
+        let holder = instance.named();
+        let leaves = wait_as(&instance, 1);
+        let mut stays = wait_as(&instance, 2);
+        // While nothing runs, the first in line leaves and a slot comes free: both are met in the same moment.
+        instance.signal(Signal::STOP);
+        drop(holder);
+        leaves.rst();
+        instance.signal(Signal::CONT);
+        assert_eq!(name_of(&mut stays), Some('a'));
+        drop(stays);
+        instance.await_show("idle", |rows| rows[0].c == 0);
+    }
     instance.end();
 }
 
