@@ -15,14 +15,18 @@ use super::model::Channel;
 #[derive(Default)]
 pub(super) struct Preferences(HashMap<(Vec<Seat>, ClientAddr), Vec<usize>>);
 
-/// Address and weight.
-type Seat = (SocketAddr, u32);
+/// A channel as hashing sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Seat {
+    address: SocketAddr,
+    weight: u32,
+}
 
 impl Preferences {
     /// Numbers of those with a weight that were not removed.
     pub(super) fn of(&mut self, channels: &[Channel], client: ClientAddr) -> Vec<usize> {
         let left = || channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
-        let seats: Vec<_> = left().map(|(_, channel)| (smallest(channel), channel.weight)).collect();
+        let seats: Vec<Seat> = left().map(|(_, channel)| seat(channel)).collect();
         let order = self.0.entry((seats.clone(), client)).or_insert_with(|| ask_afresh(&seats, client));
         let numbers: Vec<usize> = left().map(|(c, _)| c).collect();
         order.iter().map(|&nth| numbers[nth]).collect()
@@ -30,16 +34,16 @@ impl Preferences {
 }
 
 /// What a channel is hashed by: the resolver may give the addresses of a name in another order each day.
-fn smallest(channel: &Channel) -> SocketAddr {
+fn seat(channel: &Channel) -> Seat {
     let mut addresses = channel.addresses.as_slice().to_vec();
     addresses.sort_by_key(|address| (address.ip().to_canonical(), address.port()));
-    addresses[0]
+    Seat { address: addresses[0], weight: channel.weight }
 }
 
 fn ask_afresh(seats: &[Seat], client: ClientAddr) -> Vec<usize> {
     let mut table = Table::new(Rules { hash_failover: true, ..Rules::CLASSIC });
     table.set_policy(GroupId::FIRST, Policy::Hash);
-    for &(address, weight) in seats {
+    for &Seat { address, weight } in seats {
         let created = table.create(GroupId::FIRST, Addresses::from(address), None, AdminState::Enabled);
         let number = created.expect("few channels").index();
         table.set_weight(key(0, number), Weight::new(weight).expect("a legal one")).expect("it exists");
@@ -51,7 +55,7 @@ fn ask_afresh(seats: &[Seat], client: ClientAddr) -> Vec<usize> {
     }
     let mut all = order.clone();
     all.sort_unstable();
-    let weighed = (0..seats.len()).filter(|&nth| seats[nth].1 > 0);
+    let weighed = (0..seats.len()).filter(|&nth| seats[nth].weight > 0);
     assert!(all.into_iter().eq(weighed), "every channel once: {order:?}");
     order
 }
