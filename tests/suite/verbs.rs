@@ -115,19 +115,31 @@ fn kick_closes_the_connections_of_one_channel_and_no_byte_of_the_others() {
 }
 
 #[test]
-fn kick_ends_dials_under_way() {
+fn a_kick_sends_clients_whose_dial_is_under_way_to_the_next_channel() {
     let (hole, b) = (BlackHole::new(), Server::named("b"));
     let instance = Instance::before(&[&"-t", &"60", &hole, &"!", &b]);
     let mut clients: Vec<_> = (0..3).map(|_| instance.connect()).collect();
     instance.await_show("three dials", |rows| rows[0].c == 3);
     instance.ctl("wait 0 10ms").code(75).out("channel 0 still has 3 connections\n");
     instance.ctl("drain 0; kick 0; wait 0").code(0).out(
-        "channel 0 draining, 3 connections left\nchannel 0 kicked, 3 connections closed\nchannel 0 idle\n",
+        "channel 0 draining, 3 connections left\nchannel 0 kicked, 0 connections closed\nchannel 0 idle\n",
     );
     for client in &mut clients {
-        assert_eq!(client.ending(), Received::Reset);
+        assert_eq!(client.recv(1), b"b");
     }
     assert_eq!(instance.names(1), "b");
+    drop(clients);
+    instance.end();
+}
+
+#[test]
+fn a_kick_of_the_only_channel_closes_clients_whose_dial_is_under_way() {
+    let hole = BlackHole::new();
+    let instance = Instance::before(&[&"-t", &"60", &hole]);
+    let mut client = instance.connect();
+    instance.await_show("a dial", |rows| rows[0].c == 1);
+    instance.ctl("kick 0").code(0);
+    assert_eq!(client.ending(), Received::End);
     instance.end();
 }
 
