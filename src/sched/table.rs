@@ -282,6 +282,11 @@ impl Table {
         self.get(key).map(|channel| channel.snapshot(&self.rules.health, weighs, self.now, 0))
     }
 
+    /// What the operator decided about a channel.
+    pub fn state(&self, key: ChannelKey) -> Option<AdminState> {
+        self.get(key).map(|channel| channel.state)
+    }
+
     /// Everything as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
         self.learn_freed();

@@ -12,7 +12,10 @@ use crate::net::dial::{Attempt, Dial, Search, Waited};
 use crate::net::relay::{Ending, Ready, Relay, Side};
 use crate::net::socket;
 use crate::observe::Event;
-use crate::sched::{Grant, NoChannel, Ticket};
+use crate::sched::{AdminState, Grant, NoChannel, Ticket};
+
+/// Why a client goes on to the next channel though nobody failed.
+pub(super) const CLOSED_MEANWHILE: &str = "the channel was closed meanwhile";
 
 impl Worker {
     /// Takes a client in; its load is counted already.
@@ -91,9 +94,14 @@ impl Worker {
             && let Phase::Waiting(waiting) = &connection.phase
             && waiting.place.ticket == ticket
         {
+            // Closing a channel's connections may have come before the grant.
+            let state = self.shared.dialer.table.lock().state(lease.key());
             let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
             connection.phase = Phase::Dialing(Box::new(dial));
-            self.guarded(key, |worker| worker.dial(key));
+            self.guarded(key, |worker| match state {
+                Some(AdminState::DisabledHard) => worker.dial_moves_on(key, CLOSED_MEANWHILE),
+                _ => worker.dial(key),
+            });
             return;
         }
         drop(lease);

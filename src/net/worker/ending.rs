@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use super::dialing::CLOSED_MEANWHILE;
 use super::{Accepting, Connection, NEVER, Phase, TURNED_AWAY, Worker, millis};
 use crate::net::relay::{Ending, Side};
 use crate::net::socket;
@@ -98,7 +99,7 @@ impl Worker {
             Phase::Waiting(_) | Phase::Relaying { .. } => false,
         };
         for key in self.keys(is_dialed) {
-            self.guarded(key, |worker| worker.dial_moves_on(key, "the channel was closed meanwhile"));
+            self.guarded(key, |worker| worker.dial_moves_on(key, CLOSED_MEANWHILE));
         }
         let is_served = |connection: &Connection| match &connection.phase {
             Phase::Relaying { lease, .. } => lease.key() == channel,
