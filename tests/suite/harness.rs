@@ -11,7 +11,7 @@ mod run;
 mod servers;
 mod status;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -91,8 +91,12 @@ pub(crate) fn own_address() -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     // 127.x.y.z with x from 64 to 191: away from 127.0.0.1 and from the clients' addresses.
     let ip = Ipv4Addr::new(127, 64 + (high ^ (n >> 8) as u8) % 128, low, 1 + (n % 254) as u8);
-    let listener = TcpListener::bind((ip, 0)).expect("a free port on an address of our own");
-    listener.local_addr().expect("a bound socket has an address")
+    // It never listens: a copy of its descriptor in a child of another test, between fork and exec, is in nobody's way then.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("a free port on an address of our own");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    address.as_socket().expect("it is IPv4")
 }
 
 /// A port on 127.0.0.1 that refuses: bound by us, so that nobody else takes it, and never listening.

@@ -85,10 +85,9 @@ pub(crate) fn visit(to: SocketAddr) -> Visit {
     };
     let from = client.0.local_addr().ok();
     let mut byte = [0];
-    let got = match client.0.read(&mut byte) {
-        Ok(1) => Got::Name(char::from(byte[0])),
-        Ok(_) => Got::Closed,
-        Err(e) if e.kind() == ErrorKind::ConnectionReset => Got::Closed,
+    let got = match client.0.read_exact(&mut byte) {
+        Ok(()) => Got::Name(char::from(byte[0])),
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => Got::Closed,
         Err(e) => panic!("waiting for a name from {to}: {e}"),
     };
     Visit { from, got }

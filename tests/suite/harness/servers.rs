@@ -15,6 +15,7 @@ use super::{DEADLINE, eventually};
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -54,19 +55,21 @@ impl Server {
     fn over(listener: TcpListener, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared::default());
-        let serve = Arc::new(serve);
+        let (serve, listener) = (Arc::new(serve), Arc::new(listener));
         let acceptor = std::thread::spawn({
-            let shared = Arc::clone(&shared);
+            let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
             move || {
-                for stream in listener.incoming().flatten() {
+                for stream in listener.incoming() {
                     if shared.stop.load(Ordering::SeqCst) {
                         break;
                     }
-                    take(&shared, &serve, stream);
+                    if let Ok(stream) = stream {
+                        take(&shared, &serve, stream);
+                    }
                 }
             }
         });
-        Self { addr, shared, acceptor: Some(acceptor) }
+        Self { addr, shared, listener, acceptor: Some(acceptor) }
     }
 
     /// Sends back what it gets, half-close included.
@@ -189,8 +192,11 @@ pub(super) fn name_then_echo(mut stream: TcpStream, name: &str) {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor.
-        let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
+        // Wakes the acceptor. Closing alone would not end the listening as long as another thread of ours, between fork and
+        // exec, has a copy of the descriptor.
+        if SockRef::from(&*self.listener).shutdown(Shutdown::Read).is_err() {
+            let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
+        }
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
