@@ -7,9 +7,11 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, pause};
 
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client";
 
@@ -68,6 +70,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // Asked first: a program that is killed leaves its own children behind, as nginx does.
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        let end = Instant::now() + Duration::from_secs(5);
+        while asked && Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            pause();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
