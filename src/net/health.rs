@@ -43,15 +43,41 @@ pub(super) struct Health {
     shared: Arc<Shared>,
     under_way: HashMap<u64, Probe>,
     next_id: u64,
+    door: Door,
+}
+
+/// What has become of the listener.
+#[derive(Debug, Default)]
+struct Door {
     /// Connects are refused just now.
-    refusing: bool,
-    /// When a door that could not be moved is tried again.
-    door_at: Option<Duration>,
+    is_shut: bool,
+    /// When one that could not be moved is tried again.
+    retry_at: Option<Duration>,
+}
+
+impl Door {
+    /// Is it to be moved now, to be shut or not?
+    fn is_due(&mut self, shut: bool, now: Duration) -> bool {
+        if shut == self.is_shut {
+            // Whatever could not be done before is not wanted any more.
+            self.retry_at = None;
+            return false;
+        }
+        self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    fn moved(&mut self, shut: bool) {
+        (self.is_shut, self.retry_at) = (shut, None);
+    }
+
+    fn stuck(&mut self, now: Duration) {
+        self.retry_at = Some(now + DOOR_RETRY);
+    }
 }
 
 impl Health {
     pub(super) fn new(engine: Engine, shared: Arc<Shared>) -> Self {
-        Self { engine, shared, under_way: HashMap::new(), next_id: 0, refusing: false, door_at: None }
+        Self { engine, shared, under_way: HashMap::new(), next_id: 0, door: Door::default() }
     }
 
     /// Minds them until the process is about to end.
@@ -76,7 +102,7 @@ impl Health {
                 self.mind_the_door();
             }
             self.shared.serve_line();
-            let until = [next, self.door_at].into_iter().flatten().min();
+            let until = [next, self.door.retry_at].into_iter().flatten().min();
             self.engine.wait(until.map(|at| clock.instant(at)), &mut done);
             for (id, outcome) in done.drain(..) {
                 self.answered(id, outcome);
@@ -120,7 +146,7 @@ impl Health {
         self.shared.log.tell(&event_of(transition));
         if kicks {
             // Nobody waits for the count.
-            let (answer, _) = std::sync::mpsc::sync_channel(self.shared.desks.len());
+            let (answer, _) = std::sync::mpsc::sync_channel(1);
             for desk in &self.shared.desks {
                 desk.send(Message::Close(probe.channel, answer.clone()));
             }
@@ -131,19 +157,18 @@ impl Health {
     fn mind_the_door(&mut self) {
         let now = self.shared.dialer.clock.now();
         let refuse = !self.shared.dialer.table.lock_at(now).has_up();
-        if refuse == self.refusing || self.door_at.is_some_and(|at| at > now) {
+        if !self.door.is_due(refuse, now) {
             return;
         }
         match if refuse { self.shut() } else { self.open() } {
             Ok(()) => {
-                self.refusing = refuse;
-                self.door_at = None;
+                self.door.moved(refuse);
                 self.shared.log.tell(&if refuse { Event::Refusing } else { Event::Welcoming });
             }
             Err(e) => {
                 let text = format!("cannot {} listening: {e}", if refuse { "stop" } else { "go on" });
                 self.shared.log.tell(&Event::Note { severity: Severity::Error, text });
-                self.door_at = Some(now + DOOR_RETRY);
+                self.door.stuck(now);
             }
         }
     }
@@ -177,5 +202,27 @@ pub(super) fn event_of(transition: Transition) -> Event {
         Happened::Returned(after) => Event::Returned { channel, address, after },
         Happened::Down(cause) => Event::ChannelDown { channel, address, cause },
         Happened::Up(after) => Event::ChannelUp { channel, address, after },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_door_that_is_stuck_is_tried_again_only_while_that_is_wanted() {
+        let second = Duration::from_secs;
+        let mut door = Door::default();
+        assert!(!door.is_due(false, second(0)), "it is open");
+        assert!(door.is_due(true, second(0)));
+        door.stuck(second(0));
+        assert!(!door.is_due(true, second(0)));
+        assert!(door.is_due(true, second(1)));
+        door.stuck(second(1));
+        assert!(!door.is_due(false, second(1)));
+        assert_eq!(door.retry_at, None, "nothing is left to wake for");
+        assert!(door.is_due(true, second(1)));
+        door.moved(true);
+        assert!(!door.is_due(true, second(9)) && door.is_due(false, second(9)));
     }
 }

@@ -339,9 +339,9 @@ impl Server {
         sessions
     }
 
-    /// An operator changed the table: there may be room for those in line, probes to make, a door to open or to close.
+    /// An operator changed the table: there may be room for those in line, probes to make, a door to open or to close. The
+    /// thread that minds the channels looks at all of it.
     pub fn table_changed(&self) {
-        self.shared.serve_line();
         self.shared.dialer.health.wake();
     }
 }

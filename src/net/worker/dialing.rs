@@ -81,8 +81,7 @@ impl Worker {
         let Some(Some(connection)) = self.connections.get(key) else { return };
         let Phase::Waiting(waiting) = &connection.phase else { return };
         self.set_deadline(key, Some(waiting.place.until));
-        // Whoever was served meanwhile made no room for us that we could have missed, but a slot that came free while we
-        // got in line may have been looked for before we were there.
+        // A slot may have come free while we got in line, and whoever gave it back may have seen nobody there yet.
         self.shared.serve_line();
     }
 

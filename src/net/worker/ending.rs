@@ -2,6 +2,7 @@
 //!
 //! Knows: when a connection has been quiet for too long, how its sockets are closed. Never: why an operator wants it gone.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -86,9 +87,9 @@ impl Worker {
     /// together do not come again together.
     pub(super) fn lifetime(&self, id: u64) -> u64 {
         let Some(lifetime) = self.shared.options.max_lifetime.map(millis) else { return NEVER };
-        let spread = lifetime / 5;
-        let lot = mix(id ^ self.shared.options.seed) % (spread + 1);
-        self.now.saturating_add(lifetime - lifetime / 10 + lot)
+        let mut lot = DefaultHasher::new();
+        lot.write_u64(id ^ self.shared.options.seed);
+        self.now.saturating_add(spread(lifetime, lot.finish()))
     }
 
     /// Closes the connections of a channel; how many there were.
@@ -190,10 +191,19 @@ impl Worker {
     }
 }
 
-/// Every bit of the result depends on every bit of `x` (splitmix64).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// A lifetime, or a tenth less or more.
+fn spread(lifetime: u64, lot: u64) -> u64 {
+    lifetime - lifetime / 10 + lot % (lifetime / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_lifetime_is_spread_by_a_tenth_to_both_sides() {
+        let all: Vec<u64> = (0..400).map(|lot| spread(1_000, lot)).collect();
+        assert_eq!((all.iter().min(), all.iter().max()), (Some(&900), Some(&1_100)));
+        assert_eq!([0, 1, 7, u64::MAX].map(|lot| spread(1, lot)), [1; 4], "too short to be spread");
+    }
 }

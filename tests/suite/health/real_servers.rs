@@ -82,3 +82,20 @@ fn redis_that_hangs_is_down_by_its_dialogue_and_up_by_tcp() {
     dialogue.end();
     tcp.end();
 }
+
+#[test]
+fn a_mail_server_is_up_by_its_banner() {
+    let mail = Daemon::start("python3", |port, _| {
+        let at = format!("127.0.0.1:{port}");
+        strings(["-W", "ignore", "-m", "smtpd", "-n", "-c", "DebuggingServer", &at])
+    });
+    for check in ["expect:220", "expect:220;send:QUIT\\r\\n;expect:221"] {
+        let instance = checked(check, &mail, &[]);
+        instance.await_health(0, "up");
+        instance.end();
+    }
+    let instance = checked("expect:554", &mail, &["--check-timeout", "300ms"]);
+    let status = instance.await_health(0, "down");
+    assert_eq!(status.why, "\"554\" did not come within 300ms");
+    instance.end();
+}

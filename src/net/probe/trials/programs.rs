@@ -1,0 +1,194 @@
+//! The engine against real programs.
+
+use super::*;
+
+/// Programs and what they leave in a directory.
+struct Shop(PathBuf);
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Shop {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("balance-check-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a directory of ours");
+        Self(path)
+    }
+
+    /// A program. Another process writes it: a fork of ours that still holds it open for writing would keep it from being
+    /// run.
+    fn program(&self, text: &str) -> Check {
+        let path = self.0.join("check");
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", "cat >\"$1\" && chmod 700 \"$1\"", "sh"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let text = format!("#!/bin/sh\n{text}\n");
+        writer.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+        assert!(writer.wait().expect("it ends").success());
+        Check::Exec(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// The process whose number stands on the line of this file, once the line is complete.
+fn pid_in(file: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(file).ok()?;
+    Pid::from_raw(text.strip_suffix('\n')?.parse().ok()?)
+}
+
+/// Not even a zombie is left.
+fn is_gone(pid: Pid) -> bool {
+    test_kill_process(pid).is_err()
+}
+
+/// Killed, though whoever inherited it may not have reaped it.
+fn is_dead(pid: Pid) -> bool {
+    if !cfg!(target_os = "linux") {
+        return is_gone(pid);
+    }
+    let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else { return true };
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
+}
+
+const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8_080);
+
+#[test]
+fn an_exit_code_is_the_outcome() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let table = [
+        ("exit 0", Outcome::Up),
+        ("exit 3", down("exit code 3")),
+        ("kill -TERM $$", down("killed by signal 15")),
+        ("[ \"$# $1 $2\" = '2 127.0.0.1 8080' ]", Outcome::Up),
+        ("[ \"$(pwd)\" = / ] && [ -z \"$(cat)\" ]", Outcome::Up),
+    ];
+    for (text, expected) in table {
+        assert_eq!(lab.outcome(&[TARGET], shop.program(text), LONG), expected, "{text}");
+        assert!(lab.has_all_back());
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_down() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let missing = Check::Exec("/no/such/check".into());
+    let cause = "cannot run /no/such/check: No such file or directory (os error 2)";
+    assert_eq!(lab.outcome(&[TARGET], missing, LONG), down(cause));
+    let directory = Check::Exec(shop.0.clone());
+    let cause = format!("cannot run {}: Permission denied (os error 13)", shop.0.display());
+    assert_eq!(lab.outcome(&[TARGET], directory, LONG), down(&cause));
+    assert!(lab.has_all_back());
+}
+
+#[test]
+fn a_late_program_is_killed_with_its_children() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let (own, child) = (shop.file("own"), shop.file("child"));
+    let text = format!("sleep 1000 & echo $! >{}\necho $$ >{}\nsleep 1000", child.display(), own.display());
+    let check = shop.program(&text);
+    // On a busy machine it may take a while to start.
+    let pids = [250, 2_000, 15_000].into_iter().find_map(|ms| {
+        let timeout = Duration::from_millis(ms);
+        let outcome = lab.outcome(&[TARGET], check.clone(), timeout);
+        assert_eq!(outcome, down(&format!("killed at the timeout of {timeout:?}")));
+        pid_in(&own).zip(pid_in(&child))
+    });
+    let (own, child) = pids.expect("it ran");
+    lab.run_until(|lab| is_gone(own) && is_dead(child) && lab.engine.programs.running == 0);
+}
+
+#[test]
+fn a_program_that_floods_its_output_holds_up_nobody() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let outcome = lab.outcome(&[TARGET], shop.program("yes; exit 0"), SHORT);
+    assert_eq!(outcome, down("killed at the timeout of 250ms"));
+    let outcome = lab.outcome(&[TARGET], shop.program("yes | head -c 10000000\nexit 0"), LONG);
+    assert_eq!(outcome, Outcome::Up);
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_killed() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let (own, child) = (shop.file("own"), shop.file("child"));
+    let text = format!("sleep 1000 & echo $! >{}\necho $$ >{}\nexit 0", child.display(), own.display());
+    assert_eq!(lab.outcome(&[TARGET], shop.program(&text), LONG), Outcome::Up);
+    let (own, child) = pid_in(&own).zip(pid_in(&child)).expect("it has written them");
+    assert!(is_gone(own), "it was reaped before the outcome was told");
+    lab.run_until(|_| is_dead(child));
+}
+
+#[test]
+fn programs_of_a_dropped_engine_are_killed() {
+    let mut lab = Lab::new();
+    let shop = Shop::new();
+    let own = shop.file("own");
+    let check = shop.program(&format!("echo $$ >{}\nexec sleep 1000", own.display()));
+    lab.start(1, &[TARGET], check.clone(), LONG);
+    // Never begun, or only just.
+    lab.start(2, &[TARGET], check, LONG);
+    lab.run_until(|_| pid_in(&own).is_some());
+    let pid = pid_in(&own).expect("it runs");
+    drop(lab);
+    assert!(is_gone(pid), "the process may end now");
+}
+
+#[test]
+fn programs_wait_for_a_place_and_hold_up_no_sockets() {
+    let mut lab = Lab::new();
+    let (_listener, address) = listener();
+    let shop = Shop::new();
+    let check = shop.program("exec sleep 1000");
+    for id in 0..40 {
+        lab.start(id, &[TARGET], check.clone(), Duration::from_millis(1_500));
+    }
+    lab.start(100, &[address], Check::Tcp, LONG);
+    assert_eq!(lab.outcomes(1), [(100, Outcome::Up)]);
+    assert!(lab.engine.programs.is_full());
+    assert_eq!(lab.engine.waiting_programs.len(), 8);
+    let late: Vec<_> = (0..40).map(|id| (id, down("killed at the timeout of 1.5s"))).collect();
+    assert_eq!(lab.outcomes(40), late);
+    lab.run_until(|lab| lab.engine.programs.running == 0 && lab.has_all_back());
+}
+
+/// Not in a portable build: the sockets of the tests beside this one are made in two steps there.
+#[cfg(all(target_os = "linux", not(portable)))]
+#[test]
+fn programs_inherit_no_descriptor() {
+    const CLOEXEC: u32 = 0o2_000_000;
+    let mut lab = Lab::new();
+    let (_silent, address) = listener();
+    lab.start(2, &[address], http("/"), LONG);
+    // The harness may have got some from whoever started it.
+    let is_inherited = |entry: &fs::DirEntry| {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags.is_some_and(|octal| u32::from_str_radix(octal.trim(), 8).is_ok_and(|f| f & CLOEXEC == 0))
+    };
+    let entries = fs::read_dir("/proc/self/fdinfo").expect("there is one").flatten();
+    let inherited = entries.filter(is_inherited).count();
+    let shop = Shop::new();
+    let seen = shop.file("seen");
+    let text = format!(
+        "ls -l /proc/self/fd >{}\n[ \"$(ls /proc/self/fd | wc -l)\" -eq {} ]",
+        seen.display(),
+        inherited + 1
+    );
+    let outcome = lab.outcome(&[TARGET], shop.program(&text), LONG);
+    assert_eq!(outcome, Outcome::Up, "{}", fs::read_to_string(&seen).unwrap_or_default());
+}
