@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::fault::{is_exhausted, is_ours, reason};
 use super::health::event_of;
 use super::poller::Waker;
-use super::socket::{self, ConnectError, Outgoing};
+use super::socket::{self, ConnectError, HandshakeAck, Outgoing};
 use crate::observe::{Event, Log};
 use crate::sched::{
     ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
@@ -134,7 +134,8 @@ impl Dial {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(Err(NoChannel::Failed)) };
             self.begun = dialer.clock.now();
-            let (error, fault) = match socket::connect(target, &dialer.outgoing) {
+            let connected = socket::connect(target, &dialer.outgoing, HandshakeAck::WithData);
+            let (error, fault) = match connected {
                 Ok(server) => {
                     self.server = Some(server);
                     self.starving_since = None;

@@ -107,16 +107,46 @@ pub(super) enum ConnectError {
     Target(io::Error),
 }
 
+/// When the server learns that the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandshakeAck {
+    /// At once.
+    AtOnce,
+    /// With the first data, which saves a segment. Without any, [`acknowledge`] is called for; the kernel itself waits up
+    /// to 200 ms. Where a system cannot do this it acknowledges at once.
+    WithData,
+}
+
 /// Begins a connection. `Ok` says that it is on its way, not that it stands.
 ///
 /// # Errors
 /// What socket(2), bind(2) of the source address, or connect(2) says at once.
-pub(super) fn connect(address: SocketAddr, how: &Outgoing) -> Result<OwnedFd, ConnectError> {
+pub(super) fn connect(
+    address: SocketAddr,
+    how: &Outgoing,
+    ack: HandshakeAck,
+) -> Result<OwnedFd, ConnectError> {
     let fd = outgoing(address, how).map_err(ConnectError::Ours)?;
+    #[cfg(target_os = "linux")]
+    if ack == HandshakeAck::WithData {
+        // It only saves something: refused, the connection is as good.
+        let _ = sockopt::set_tcp_quickack(&fd, false);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = ack;
     match rustix::net::connect(&fd, &address) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(fd),
         Err(e) => Err(ConnectError::Target(e.into())),
     }
+}
+
+/// Sends the acknowledgement that [`HandshakeAck::WithData`] held back, if it was not sent yet.
+pub(super) fn acknowledge(fd: impl AsFd) {
+    // If it fails, the kernel's own timer sends it.
+    #[cfg(target_os = "linux")]
+    let _ = sockopt::set_tcp_quickack(fd, true);
+    #[cfg(not(target_os = "linux"))]
+    let _ = fd;
 }
 
 fn outgoing(address: SocketAddr, how: &Outgoing) -> io::Result<OwnedFd> {
@@ -224,4 +254,61 @@ pub(super) fn unsent(fd: impl AsFd) -> usize {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn unsent(_fd: impl AsFd) -> usize {
     0
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// Connects to a listener that does not block; the socket, once it says that it stands.
+    fn connected(listener: &TcpListener, ack: HandshakeAck) -> OwnedFd {
+        let address = listener.local_addr().expect("it is bound");
+        let fd = connect(address, &Outgoing::default(), ack).expect("loopback takes it");
+        poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None).expect("a poll");
+        assert!(take_error(&fd).is_none());
+        fd
+    }
+
+    fn listener() -> TcpListener {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("an option");
+        listener
+    }
+
+    fn await_client(listener: &TcpListener) {
+        poll(&mut [PollFd::new(listener, PollFlags::IN)], None).expect("a poll");
+        listener.accept().expect("it is there");
+    }
+
+    #[test]
+    fn a_handshake_is_acknowledged_with_the_first_data_or_when_asked_to() {
+        let listener = listener();
+        // The kernel waits no longer than 200 ms, and a busy machine may take that long between two calls.
+        let held = (0..20).find_map(|_| {
+            let fd = connected(&listener, HandshakeAck::WithData);
+            let is_held = listener.accept().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+            is_held.then_some(fd)
+        });
+        acknowledge(held.expect("one that is held back"));
+        await_client(&listener);
+
+        let fd = connected(&listener, HandshakeAck::WithData);
+        write(&fd, b"x").expect("room for a byte");
+        await_client(&listener);
+    }
+
+    #[test]
+    fn a_handshake_is_acknowledged_at_once_otherwise() {
+        let listener = listener();
+        // On loopback what was sent has arrived, but for a machine so busy that its kernel puts it off.
+        let is_there = (0..20).any(|_| {
+            let _fd = connected(&listener, HandshakeAck::AtOnce);
+            listener.accept().is_ok()
+        });
+        assert!(is_there);
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::harness::{
     Client, Direction, Instance, Received, Run, Server, Setup, Stream, eventually, own_address,
 };
+use crate::queue::waiting;
 
 /// Runs the program under strace with these options. The tracer detaches (`-D`), so that the program keeps its pid.
 fn traced(options: &str) -> String {
@@ -51,6 +52,36 @@ fn listener_and_channel_sockets_are_made_without_delay() {
     });
     instance.signal(rustix::process::Signal::TERM);
     assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_channel_hears_at_once_of_a_client_only_if_it_has_nothing_to_say() {
+    let server = Server::echo();
+    let address = own_address();
+    let setup = Setup::binding(address);
+    let trace = setup.directory().path().join("trace");
+    let options = format!("-e trace=setsockopt -o {}", trace.display());
+    let host = address.ip().to_string();
+    let mut instance =
+        setup.shell(&traced(&options)).start(["-b", &host, "--queue", "9", "PORT", &format!("{server}:1")]);
+    let calls = |value| {
+        let text = std::fs::read_to_string(&trace).unwrap_or_default();
+        text.matches(&format!("TCP_QUICKACK, [{value}]")).count()
+    };
+    let silent = instance.connect();
+    server.await_accepted(1);
+    eventually("the acknowledgement is asked for", || ((calls(0), calls(1)) == (1, 1)).then_some(()));
+    // The next one has spoken by the time it gets its channel.
+    let mut talker = instance.connect();
+    talker.send("words");
+    eventually("one in line", || (waiting(&instance).iter().max() == Some(&1)).then_some(()));
+    drop(silent);
+    assert_eq!(talker.recv(5), b"words");
+    drop(talker);
+    instance.await_show("it is over", |rows| rows[0].c == 0);
+    instance.signal(rustix::process::Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!((calls(0), calls(1)), (2, 1));
 }
 
 #[test]

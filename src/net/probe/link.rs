@@ -14,7 +14,7 @@ use super::fault::Fault;
 use super::talk::{Talk, Verdict};
 use crate::net::descriptors::{Budget, Taken};
 use crate::net::fault::reason;
-use crate::net::socket::{self, Outgoing};
+use crate::net::socket::{self, HandshakeAck, Outgoing};
 
 /// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.
 const FAREWELL: usize = 1_024 * 1_024;
@@ -38,7 +38,7 @@ impl Link {
         let Some(taken) = budget.take(1) else {
             return Err(Fault::Exhausted("connect: no descriptor is left".into()));
         };
-        let fd = socket::connect(target, how).map_err(|e| Fault::of_start(&e))?;
+        let fd = socket::connect(target, how, HandshakeAck::AtOnce).map_err(|e| Fault::of_start(&e))?;
         Ok(Self { fd, is_ended: false, farewell_bytes: FAREWELL, _taken: taken })
     }
 

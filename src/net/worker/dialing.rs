@@ -203,6 +203,17 @@ impl Worker {
         }
         self.rearm(key);
         self.turn(key);
+        self.announce(key);
+    }
+
+    /// A server that has got no data by now may be one that speaks first: it has to hear of its client.
+    fn announce(&self, key: usize) {
+        if let Some(Some(connection)) = self.connections.get(key)
+            && connection.delivered[Side::Server as usize] == 0
+            && let Some(server) = connection.fd(Side::Server)
+        {
+            socket::acknowledge(server);
+        }
     }
 
     pub(super) fn dial_failed(&mut self, key: usize, error: &io::Error) {
