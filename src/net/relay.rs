@@ -66,6 +66,10 @@ pub trait Kernel {
         let _ = side;
         0
     }
+    /// What goes to this side has turned out to be bulk. Said once for a connection and direction.
+    fn expect_bulk(&mut self, to: Side) {
+        let _ = to;
+    }
     /// An empty pipe, or `None` if bytes have to be copied (no pipes here, few descriptors left, a dump is on).
     fn open_pipe(&mut self) -> Option<Self::Pipe>;
     /// Moves up to `max` bytes from a side into an empty pipe. 0 is not proof of an end.
@@ -155,13 +159,22 @@ struct Way<P> {
     urgent: Option<u8>,
     stage: Stage,
     splicing: bool,
+    /// [`Kernel::expect_bulk`] was told.
+    is_bulk: bool,
     /// Full reads in a row while copying, small splices in a row while splicing.
     streak: u8,
 }
 
 impl<P> Way<P> {
     fn new() -> Self {
-        Self { held: Held::Nothing, urgent: None, stage: Stage::Open, splicing: false, streak: 0 }
+        Self {
+            held: Held::Nothing,
+            urgent: None,
+            stage: Stage::Open,
+            splicing: false,
+            is_bulk: false,
+            streak: 0,
+        }
     }
 
     fn holds_data(&self) -> bool {
@@ -478,6 +491,9 @@ impl<P> Relay<P> {
             if way.streak >= BULK_AFTER {
                 way.splicing = true;
                 way.streak = 0;
+                if !std::mem::replace(&mut way.is_bulk, true) {
+                    kernel.expect_bulk(from.peer());
+                }
             }
         } else {
             way.streak = 0;

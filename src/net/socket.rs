@@ -178,6 +178,33 @@ fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Res
     Ok(rustix::net::bind(fd, &source)?)
 }
 
+/// The most that waits unsent on a connection that [`unpace_loopback`] changed, in bytes.
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 512 * 1024;
+
+/// Takes a connection within this host off a congestion control that paces.
+///
+/// BBR spreads what is sent over time, so that it does not queue in front of a narrow link. Within a host there is no link:
+/// the timers of the pacing only cost, and halve what a connection can carry. Reno, which every Linux has and everybody may
+/// choose, sends at once. Its queue is bounded, since what has waited in a long one is out of the processor's caches when
+/// it is read. Connections to anywhere else keep what the operator has chosen.
+#[cfg(target_os = "linux")]
+pub(super) fn unpace_loopback(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    let peer = rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
+    let is_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    if is_loopback && sockopt::tcp_congestion(fd).is_ok_and(|name| name.starts_with("bbr")) {
+        // Slower is all that it is if these fail.
+        if sockopt::set_tcp_congestion(fd, "reno").is_ok() {
+            let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(UNSENT_MOST);
+        }
+    }
+}
+
+/// Other systems do not pace.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn unpace_loopback(_fd: impl AsFd) {}
+
 /// Reads what is there.
 pub(super) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty())?;
@@ -282,6 +309,28 @@ mod tests {
     fn await_client(listener: &TcpListener) {
         poll(&mut [PollFd::new(listener, PollFlags::IN)], None).expect("a poll");
         listener.accept().expect("it is there");
+    }
+
+    #[test]
+    fn bulk_within_the_host_is_not_paced() {
+        let listener = listener();
+        let fd = connected(&listener, HandshakeAck::AtOnce);
+        let lowat = || socket2::SockRef::from(&fd).tcp_notsent_lowat().expect("an option");
+        sockopt::set_tcp_congestion(&fd, "reno").expect("every Linux has it");
+        let before = lowat();
+        unpace_loopback(&fd);
+        assert_eq!((&sockopt::tcp_congestion(&fd).expect("an option")[..], lowat()), ("reno", before));
+        match sockopt::set_tcp_congestion(&fd, "bbr") {
+            Ok(()) => {
+                unpace_loopback(&fd);
+                let name = sockopt::tcp_congestion(&fd).expect("an option");
+                assert_eq!((&name[..], lowat()), ("reno", UNSENT_MOST));
+            }
+            Err(e) => assert!(
+                matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::PERM),
+                "only a kernel that has no BBR, or does not let us have it, may refuse: {e}"
+            ),
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn expected(bug: Bug) -> &'static [Kind] {
         Bug::Swaps => &[Kind::Bytes],
         Bug::AsksForEver | Bug::NeverSleeps => &[Kind::Spin],
         Bug::LeaksPipes => &[Kind::Memory, Kind::Release],
-        Bug::GivesFullPipes => &[Kind::Release],
+        Bug::GivesFullPipes | Bug::TellsTwice => &[Kind::Release],
         Bug::CountsCopiesOnly => &[Kind::Counters],
     }
 }

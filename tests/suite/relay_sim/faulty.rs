@@ -49,6 +49,8 @@ pub(super) enum Bug {
     GivesFullPipes,
     /// Spliced bytes are not counted.
     CountsCopiesOnly,
+    /// A socket is prepared for bulk more than once.
+    TellsTwice,
 }
 
 /// Every bug there is.
@@ -70,6 +72,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug::LeaksPipes,
     Bug::GivesFullPipes,
     Bug::CountsCopiesOnly,
+    Bug::TellsTwice,
 ];
 
 impl Bug {
@@ -185,6 +188,13 @@ impl Kernel for Faulty<'_> {
 
     fn unsent(&mut self, side: Side) -> usize {
         self.inner.unsent(side)
+    }
+
+    fn expect_bulk(&mut self, to: Side) {
+        self.inner.expect_bulk(to);
+        if self.bug == Bug::TellsTwice {
+            self.inner.expect_bulk(to);
+        }
     }
 
     fn open_pipe(&mut self) -> Option<Pipe> {

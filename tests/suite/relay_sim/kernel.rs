@@ -190,6 +190,12 @@ impl Kernel for VirtualKernel<'_> {
         usize::try_from(socket.written - socket.acked + end).expect("it fitted into a buffer")
     }
 
+    fn expect_bulk(&mut self, to: Side) {
+        if std::mem::replace(&mut self.0.bulk[to as usize], true) {
+            self.0.violate(Kind::Release, || format!("what goes to {to:?} is told to be bulk twice"));
+        }
+    }
+
     fn open_pipe(&mut self) -> Option<Pipe> {
         if self.0.random.chance(self.0.weather.no_pipe) {
             return None;
@@ -205,6 +211,9 @@ impl Kernel for VirtualKernel<'_> {
         if pipe.length > 0 {
             let held = pipe.length;
             self.0.violate(Kind::Release, || format!("a pipe with {held} bytes inside is filled again"));
+        }
+        if !self.0.bulk[from.peer() as usize] {
+            self.0.violate(Kind::Release, || format!("{from:?} is spliced and nobody was told of bulk"));
         }
         if self.0.weather.unspliceable {
             return Err(ErrorKind::InvalidInput.into());

@@ -116,6 +116,8 @@ pub(super) struct World {
     pub(super) broken: [bool; 2],
     /// What the relay says it delivered.
     pub(super) counted: [u64; 2],
+    /// What goes to a side was said to be bulk.
+    pub(super) bulk: [bool; 2],
     /// Pipes that are out, by number.
     pub(super) pipes: BTreeSet<u32>,
     pub(super) next_pipe: u32,
@@ -178,6 +180,7 @@ impl World {
             fruitless: 0,
             broken: [false; 2],
             counted: [0; 2],
+            bulk: [false; 2],
             pipes: BTreeSet::new(),
             next_pipe: 0,
             weather,
