@@ -143,6 +143,7 @@ struct Start {
     table: SharedTable,
     source: Option<SocketAddr>,
     workers: usize,
+    busy_poll: bool,
     seed: u64,
 }
 
@@ -158,8 +159,9 @@ impl Start {
             Some(host) => Some(first_address(host, 0)?),
             None => None,
         };
-        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let workers = settings.workers.map_or(cores, NonZeroUsize::get);
+        let cores = process::cores();
+        let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
+        let busy_poll = settings.busy_poll.unwrap_or_else(|| cores.can_be_spared());
         // Everything that is left to chance hangs on this one number.
         let seed = RandomState::new().hash_one(std::process::id());
         let mut table = Table::new(rules(settings, workers, seed));
@@ -169,7 +171,7 @@ impl Start {
             Some(fd) => Listener::inherit(fd, keepalive)?,
             None => bind(address, keepalive)?,
         };
-        Ok(Self { listener, table: SharedTable::new(table), source, workers, seed })
+        Ok(Self { listener, table: SharedTable::new(table), source, workers, busy_poll, seed })
     }
 
     fn run(self, settings: &Serve, environment: &controllers::Environment) -> Result<u8, Failure> {
@@ -262,6 +264,7 @@ impl Start {
     ) -> io::Result<(Server, SharedTable)> {
         let options = Options {
             workers: self.workers,
+            busy_poll: self.busy_poll,
             outgoing: net::Outgoing {
                 source: self.source,
                 keepalive: settings.server_keepalive.map(keepalive),

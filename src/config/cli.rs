@@ -258,6 +258,14 @@ pub struct RawArgs {
     #[arg(long, value_name = "N", help_heading = RUNNING, allow_hyphen_values = true)]
     pub workers: Option<OsString>,
 
+    /// Look for events for a moment before sleeping [default: on where cores can be spared]
+    ///
+    /// It makes answers faster and costs time of a core that would be idle. A thread looks for at most 50 microseconds, giving
+    /// way to whoever wants the core, and only while that mostly finds something; an idle instance sleeps. The default is on
+    /// where the process has two cores or more and no limit of processor time.
+    #[arg(long, value_name = "on|off", help_heading = RUNNING, allow_hyphen_values = true, value_parser = ["on", "off"], hide_possible_values = true)]
+    pub busy_poll: Option<String>,
+
     /// Let the members of this unix group control the instance, too
     ///
     /// Without it, only the user who started the instance and root can.

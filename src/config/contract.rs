@@ -92,6 +92,7 @@ pub(super) fn plain() -> Serve {
         server_keepalive: None,
         control_group: None,
         workers: None,
+        busy_poll: None,
         policy: Policy::RoundRobin,
         hash_balance: None,
         slow_start: None,
@@ -357,7 +358,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     for words in [&["80"] as &[&str], &["80", "-b"], &["80", "-B"]] {
         assert_eq!(with(words), Err(Refused::Other(SettingsError::InvalidAddress { word: word.clone() })));
     }
-    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --policy --hash-balance \
+    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --policy --hash-balance \
                    --slow-start --check --check-interval --check-timeout --check-rise --check-fall --check-port \
                    --fail-open --on-down --max-connections --queue --queue-timeout --max-lifetime";
     for option in options.split(' ') {

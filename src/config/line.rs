@@ -60,6 +60,8 @@ impl Words {
         self.flag("-d", serve.debug);
         self.flag("-p", serve.dump);
         self.value("--workers", serve.workers.map(|n| n.to_string()));
+        let busy_poll = serve.busy_poll.map(|is_on| if is_on { "on" } else { "off" });
+        self.value("--busy-poll", busy_poll.map(str::to_owned));
         self.value("--control-group", serve.control_group.clone());
     }
 

@@ -163,11 +163,12 @@ prop_compose! {
         client_keepalive in keepalive(),
         server_keepalive in keepalive(),
         control_group in prop::option::of("[ -9;-~]{1,12}"),
+        busy_poll in any::<Option<bool>>(),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
         Serve {
             listen, port, source, connect_timeout, idle_timeout, half_close_timeout, foreground, debug, dump,
-            autodisable, hash_failover, client_keepalive, server_keepalive, control_group, workers,
+            autodisable, hash_failover, client_keepalive, server_keepalive, control_group, workers, busy_poll,
             ..plain()
         }
     }

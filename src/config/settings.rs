@@ -130,6 +130,8 @@ pub struct Serve {
     pub control_group: Option<String>,
     /// `--workers`, at most 1024. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// `--busy-poll`. `None`: where cores can be spared.
+    pub busy_poll: Option<bool>,
     /// `--policy`: that of groups that come into being later. The groups of the command line have their own.
     pub policy: Policy,
     /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.
@@ -286,6 +288,7 @@ fn serve(raw: &RawArgs, port: PortWord, policy: Policy) -> Result<Serve, Setting
         server_keepalive: keepalive("-k (--server-keepalive)", raw.server_keepalive.as_deref())?,
         control_group: raw.control_group.as_deref().map(control_group).transpose()?,
         workers: workers(raw.workers.as_deref())?,
+        busy_poll: raw.busy_poll.as_deref().map(|word| word == "on"),
         policy,
         hash_balance: hash_balance(raw)?,
         slow_start: SLOW_START.read(raw.slow_start.as_deref())?.and_then(unless_zero),

@@ -35,6 +35,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub struct Options {
     /// Workers, at least 1.
     pub workers: usize,
+    /// Workers look for events for a moment before they sleep, where that pays.
+    pub busy_poll: bool,
     /// How connections to channels are made.
     pub outgoing: Outgoing,
     /// `-t`: how long one address may take to answer.

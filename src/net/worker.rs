@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::busy_poll::{self, BusyPoll};
 use super::descriptors::Taken;
 use super::dial::{Dial, Waited};
 use super::listen::Listener;
@@ -119,6 +120,8 @@ pub(super) struct Worker {
     /// Keys freed in this round. They are given out again in the next one, so that a stale event meets nobody.
     freed: Vec<usize>,
     pipes: Pipes,
+    /// `None` = always sleeps.
+    busy_poll: Option<BusyPoll>,
     scratch: Box<[u8]>,
     epoch: Instant,
     now: u64,
@@ -151,6 +154,7 @@ impl Worker {
     ) -> io::Result<Self> {
         poller.add_listener(&listener, LISTENER)?;
         let pipes = Pipes::new(Arc::clone(&shared.budget));
+        let busy_poll = shared.options.busy_poll.then(BusyPoll::default);
         Ok(Self {
             id,
             poller,
@@ -164,6 +168,7 @@ impl Worker {
             queue: Vec::new(),
             freed: Vec::new(),
             pipes,
+            busy_poll,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             epoch: Instant::now(),
             now: 0,
@@ -183,7 +188,7 @@ impl Worker {
 
     fn serve(&mut self) {
         loop {
-            if let Err(e) = self.poller.wait(self.patience()) {
+            if let Err(e) = self.wait() {
                 self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
                 std::thread::sleep(Duration::from_millis(STARVED_MS));
             }
@@ -221,6 +226,31 @@ impl Worker {
                 self.accept(accepting::CLIENTS);
             }
         }
+    }
+
+    /// Waits for events, asleep or not.
+    fn wait(&mut self) -> io::Result<()> {
+        let patience = self.patience();
+        let Some(busy_poll) = &mut self.busy_poll else { return self.poller.wait(patience) };
+        if patience == Some(Duration::ZERO) || !busy_poll.wants_to_try() {
+            return self.poller.wait(patience);
+        }
+        self.poller.wait(Some(Duration::ZERO))?;
+        if self.poller.has_events() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < busy_poll::LONGEST {
+            std::thread::yield_now();
+            self.poller.wait(Some(Duration::ZERO))?;
+            if self.poller.has_events() {
+                busy_poll.found();
+                return Ok(());
+            }
+        }
+        busy_poll.missed();
+        // Whoever was given way to may have taken its time.
+        self.poller.wait(self.patience())
     }
 
     /// How long to wait for events.

@@ -1,12 +1,14 @@
-//! The operating system's side: going to the background, limits, signals.
+//! The operating system's side: going to the background, limits, cores, signals.
 //!
-//! Reading order: `inherit`, `daemon`, `limits`, `shutdown`.
+//! Reading order: `inherit`, `daemon`, `limits`, `cores`, `shutdown`.
 
+mod cores;
 mod daemon;
 mod inherit;
 mod limits;
 mod shutdown;
 
+pub use cores::{Cores, cores};
 pub use daemon::{Ready, Side, Verdict, detach, is_init};
 pub use inherit::inherited_listener;
 pub use limits::{forbid_core_files, raise_descriptor_limit};

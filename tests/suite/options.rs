@@ -85,6 +85,38 @@ fn a_channel_hears_at_once_of_a_client_only_if_it_has_nothing_to_say() {
 }
 
 #[test]
+fn a_worker_looks_for_events_before_it_sleeps_unless_told_not_to() {
+    for (option, does) in [("on", true), ("off", false)] {
+        let server = Server::echo();
+        let address = own_address();
+        let setup = Setup::binding(address);
+        let trace = setup.directory().path().join("trace");
+        let options = format!("-e trace=sched_yield -o {}", trace.display());
+        let host = address.ip().to_string();
+        let mut instance = setup.shell(&traced(&options)).start([
+            "-b",
+            &host,
+            "--busy-poll",
+            option,
+            "PORT",
+            &server.to_string(),
+        ]);
+        let mut client = instance.connect();
+        for _ in 0..20 {
+            client.send("ping");
+            assert_eq!(client.recv(4), b"ping");
+        }
+        drop(client);
+        instance.await_show("it is over", |rows| rows[0].c == 0);
+        instance.assert_idle();
+        instance.signal(rustix::process::Signal::TERM);
+        assert_eq!(instance.wait(), 0);
+        let calls = std::fs::read_to_string(&trace).expect("a trace");
+        assert_eq!(calls.contains("sched_yield()"), does, "--busy-poll {option}");
+    }
+}
+
+#[test]
 fn an_ipv6_source_address_is_used() {
     let server = Server::named_on(Ipv6Addr::LOCALHOST, "s");
     let instance = Instance::before(&[&"-B", &"::1", &server]);

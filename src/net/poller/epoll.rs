@@ -111,6 +111,11 @@ impl Poller {
         Ok(())
     }
 
+    /// Did the last wait report anything?
+    pub(in crate::net) fn has_events(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The `i`-th event of the last wait: token and readiness.
     pub(in crate::net) fn event(&self, i: usize) -> Option<(u64, Ready)> {
         self.ready.get(i).copied()
