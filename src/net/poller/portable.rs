@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::net::relay::Ready;
 
 /// Events taken from the kernel at once.
-const BATCH: usize = 256;
+const BATCH: usize = 512;
 
 /// One worker's poller.
 #[derive(Debug)]
