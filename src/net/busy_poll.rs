@@ -12,8 +12,9 @@ use std::time::Duration;
 
 /// For how long a try looks.
 pub(super) const LONGEST: Duration = Duration::from_micros(50);
-/// The most sleeps between two tries.
-const RAREST: u32 = 4_095;
+/// The most sleeps between two tries. A try in vain then costs a fifth of a microsecond per sleep, and a crowd that comes
+/// after a lull is found out within some five hundred.
+const RAREST: u32 = 255;
 
 /// One worker's judgement.
 #[derive(Debug, Default)]
