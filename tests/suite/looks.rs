@@ -83,6 +83,24 @@ fn sessions_show_who_is_connected_to_what_and_how_much_went_by() {
 }
 
 #[test]
+fn a_burst_among_many_connections_is_not_left_to_one_worker() {
+    const WORKERS: u64 = 2;
+    const CLIENTS: usize = 600;
+    let server = Server::silent();
+    let instance = Instance::before(&[&"--workers", &WORKERS, &server]);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| instance.connect()).collect();
+    instance.await_show("all are there", |rows| usize::try_from(rows[0].c) == Ok(CLIENTS));
+    let text = instance.ctl("sessions").code(0).stdout;
+    // A connection's number says which worker has it.
+    let numbers = rows(&text).into_iter().map(|row| row[0].parse::<u64>().expect("a number"));
+    let of_one = numbers.filter(|number| number % WORKERS == 0).count();
+    let more = of_one.abs_diff(CLIENTS - of_one);
+    assert!(more <= 12, "one worker has {more} more than the other");
+    drop(clients);
+    instance.end();
+}
+
+#[test]
 fn every_answer_and_exit_code_of_an_idle_instance() {
     let instance = Instance::start(["PORT", "127.0.0.1:9", "127.0.0.1:10"]);
     let number = "99999999999999999999";

@@ -12,6 +12,8 @@ use crate::observe::Event;
 
 /// Clients accepted in one go, so that the other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;
+/// How many clients more than another a worker may have, however many they have.
+const UNEVEN: usize = 8;
 /// Clients still taken when the listener is about to close. A flood must not keep it from closing.
 pub(super) const CLIENTS_AT_STOP: usize = 4096;
 
@@ -79,8 +81,9 @@ impl Worker {
         }
         let (least, load) =
             desks.iter().map(|desk| desk.load.get()).enumerate().min_by_key(|&(_, load)| load)?;
-        // A hand-over costs a wake-up. Among many, one more or less does not matter.
-        (mine > load + 1 + mine / 8).then_some(least)
+        // A hand-over costs a wake-up, and among many one more or less does not matter. But the new ones may be the only busy
+        // ones among many idle ones, so more than a few are never left to one worker.
+        (mine > load + 1 + (mine / 8).min(UNEVEN)).then_some(least)
     }
 
     /// Out of descriptors: wait for one, quietly.
