@@ -358,9 +358,9 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     for words in [&["80"] as &[&str], &["80", "-b"], &["80", "-B"]] {
         assert_eq!(with(words), Err(Refused::Other(SettingsError::InvalidAddress { word: word.clone() })));
     }
-    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --policy --hash-balance \
-                   --slow-start --check --check-interval --check-timeout --check-rise --check-fall --check-port \
-                   --fail-open --on-down --max-connections --queue --queue-timeout --max-lifetime";
+    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --policy \
+                   --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
+                   --check-port --fail-open --on-down --max-connections --queue --queue-timeout --max-lifetime";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }

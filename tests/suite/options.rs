@@ -1,6 +1,7 @@
 //! Options that change how sockets are made, seen from outside: `ss`, strace, the peers' addresses.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::{
@@ -11,6 +12,17 @@ use crate::queue::waiting;
 /// Runs the program under strace with these options. The tracer detaches (`-D`), so that the program keeps its pid.
 fn traced(options: &str) -> String {
     format!("set -- -f \"$@\"; exec strace -D -f -qq {options} \"$0\" \"$@\";")
+}
+
+/// An instance whose system calls of this name are written down; and where.
+fn writing_down(call: &str, options: &[&str], channel: &str) -> (Instance, PathBuf) {
+    let address = own_address();
+    let setup = Setup::binding(address);
+    let trace = setup.directory().path().join("trace");
+    let shell = traced(&format!("-e trace={call} -o {}", trace.display()));
+    let host = address.ip().to_string();
+    let words = [&["-b", &host][..], options, &["PORT", channel]].concat();
+    (setup.shell(&shell).start(words), trace)
 }
 
 fn sockets(filter: &str) -> String {
@@ -39,12 +51,7 @@ fn keepalive_timing_reaches_the_sockets_of_both_sides() {
 #[test]
 fn listener_and_channel_sockets_are_made_without_delay() {
     let server = Server::named("a");
-    let address = own_address();
-    let setup = Setup::binding(address);
-    let trace = setup.directory().path().join("trace");
-    let options = format!("-e trace=setsockopt -o {}", trace.display());
-    let mut instance =
-        setup.shell(&traced(&options)).start(["-b", &address.ip().to_string(), "PORT", &server.to_string()]);
+    let (mut instance, trace) = writing_down("setsockopt", &[], &server.to_string());
     instance.named();
     eventually("one for the listener, whose connections inherit it, and one for the channel", || {
         let text = std::fs::read_to_string(&trace).unwrap_or_default();
@@ -57,13 +64,7 @@ fn listener_and_channel_sockets_are_made_without_delay() {
 #[test]
 fn a_channel_hears_at_once_of_a_client_only_if_it_has_nothing_to_say() {
     let server = Server::echo();
-    let address = own_address();
-    let setup = Setup::binding(address);
-    let trace = setup.directory().path().join("trace");
-    let options = format!("-e trace=setsockopt -o {}", trace.display());
-    let host = address.ip().to_string();
-    let mut instance =
-        setup.shell(&traced(&options)).start(["-b", &host, "--queue", "9", "PORT", &format!("{server}:1")]);
+    let (mut instance, trace) = writing_down("setsockopt", &["--queue", "9"], &format!("{server}:1"));
     let calls = |value| {
         let text = std::fs::read_to_string(&trace).unwrap_or_default();
         text.matches(&format!("TCP_QUICKACK, [{value}]")).count()
@@ -88,19 +89,8 @@ fn a_channel_hears_at_once_of_a_client_only_if_it_has_nothing_to_say() {
 fn a_worker_looks_for_events_before_it_sleeps_unless_told_not_to() {
     for (option, does) in [("on", true), ("off", false)] {
         let server = Server::echo();
-        let address = own_address();
-        let setup = Setup::binding(address);
-        let trace = setup.directory().path().join("trace");
-        let options = format!("-e trace=sched_yield -o {}", trace.display());
-        let host = address.ip().to_string();
-        let mut instance = setup.shell(&traced(&options)).start([
-            "-b",
-            &host,
-            "--busy-poll",
-            option,
-            "PORT",
-            &server.to_string(),
-        ]);
+        let (mut instance, trace) =
+            writing_down("sched_yield", &["--busy-poll", option], &server.to_string());
         let mut client = instance.connect();
         for _ in 0..20 {
             client.send("ping");
