@@ -18,12 +18,13 @@ use crate::config::{
     self, Check, CheckKind, CliError, GroupDecl, Invocation, Listen, OnDown, Place, PortWord, Serve,
     SettingsError, Step,
 };
-use crate::net::listen::{ListenError, Listener};
 use crate::net::server::{Options, Server};
-use crate::net::{self, Clock, resolve};
+use crate::net::{self, resolve};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::process::{self, Cause, Hangup, Notifier, Shutdown, Side};
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::sys::listen::{ListenError, Listener};
+use crate::sys::{self, Clock};
 
 mod controllers;
 mod saved;
@@ -265,7 +266,7 @@ impl Start {
         let options = Options {
             workers: self.workers,
             busy_poll: self.busy_poll,
-            outgoing: net::Outgoing {
+            outgoing: sys::Outgoing {
                 source: self.source,
                 keepalive: settings.server_keepalive.map(keepalive),
             },
@@ -334,8 +335,8 @@ fn checks(settings: &Serve) -> net::Checks {
     net::Checks { check: Arc::new(kind), timeout: check.timeout, port: check.port, kick }
 }
 
-fn keepalive(of: config::Keepalive) -> net::Keepalive {
-    net::Keepalive { idle: of.idle, interval: of.interval, count: of.count }
+fn keepalive(of: config::Keepalive) -> sys::Keepalive {
+    sys::Keepalive { idle: of.idle, interval: of.interval, count: of.count }
 }
 
 /// Resolves the channels of the command line into the table.
@@ -367,7 +368,7 @@ fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result
 }
 
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
-fn bind(address: SocketAddr, keepalive: Option<net::Keepalive>) -> Result<Listener, Failure> {
+fn bind(address: SocketAddr, keepalive: Option<sys::Keepalive>) -> Result<Listener, Failure> {
     let started = Instant::now();
     loop {
         match Listener::bind(address, keepalive) {

@@ -4,7 +4,9 @@
 //! The rooms, in reading order. Imports go down this list only; `tests/suite/layers.rs` holds the wall.
 //!
 //! - [`sched`] decides which channel a client gets. Pure.
+//! - [`wire`] says what happens to bytes. Pure.
 //! - [`observe`] tells: the log, the packet dump. Never asked back.
+//! - [`sys`] is what the kernel offers: sockets, readiness, pipes, the clock.
 //! - [`config`] turns text into types. Pure.
 //! - [`net`] moves bytes: the data plane.
 //! - [`control`] is the command language and its doors.
@@ -18,3 +20,5 @@ pub mod net;
 pub mod observe;
 pub mod process;
 pub mod sched;
+pub mod sys;
+pub mod wire;

@@ -15,11 +15,12 @@ use crate::control::{
     Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
     Plane, Port, Wanted,
 };
+use crate::net::resolve;
 use crate::net::server::Server;
-use crate::net::{Clock, resolve};
 use crate::observe::{Event, Log, Severity};
 use crate::process::Cause;
 use crate::sched::{Addresses, SharedTable};
+use crate::sys::Clock;
 
 /// Where instances and controllers of all users meet.
 const RUN_DIRECTORY: &str = "/run/balance";

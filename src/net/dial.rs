@@ -7,15 +7,15 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::clock::Clock;
-use super::fault::{is_exhausted, is_ours, reason};
 use super::health::event_of;
-use super::poller::Waker;
-use super::socket::{self, ConnectError, HandshakeAck, Outgoing};
 use crate::observe::{Event, Log};
 use crate::sched::{
     ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
 };
+use crate::sys::Clock;
+use crate::sys::fault::{is_exhausted, is_ours, reason};
+use crate::sys::poller::Waker;
+use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
 /// What every dial of an instance needs.
 #[derive(Debug, Clone)]

@@ -17,12 +17,12 @@ use self::fault::Fault;
 use self::link::Link;
 use self::talk::{Talk, Verdict};
 use self::walk::Walk;
-use super::descriptors::Budget;
-use super::poller::{Poller, Waker};
-use super::relay::Ready;
-use super::socket::Outgoing;
-use super::timers::Timers;
 use crate::sched::Addresses;
+use crate::sys::descriptors::Budget;
+use crate::sys::poller::{Poller, Waker};
+use crate::sys::socket::Outgoing;
+use crate::sys::timers::Timers;
+use crate::wire::relay::Ready;
 
 mod check;
 mod dialogue;

@@ -12,17 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::clock::Clock;
-use super::descriptors::{Budget, Taken};
 use super::dial::Dialer;
 use super::health::{Checks, Health};
-use super::listen::Listener;
-use super::poller::{Poller, Waker};
 use super::probe::{Engine, PARTING};
-use super::socket::Outgoing;
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
 use crate::sched::{ChannelKey, Grant, SessionSnapshot, SharedTable};
+use crate::sys::Clock;
+use crate::sys::descriptors::{Budget, Taken};
+use crate::sys::listen::Listener;
+use crate::sys::poller::{Poller, Waker};
+use crate::sys::socket::Outgoing;
 
 /// A worker answers at once unless it is being stopped by a debugger.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

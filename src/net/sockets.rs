@@ -5,11 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::relay::{Kernel, Side};
-use super::socket;
-use super::splice::{self, Pipe, Pipes};
 use crate::observe::{Direction, Dump};
 use crate::sched::Lease;
+use crate::sys::socket;
+use crate::sys::splice::{self, Pipe, Pipes};
+use crate::wire::relay::{Kernel, Side};
 
 /// One connection's sockets for the length of a turn.
 pub(super) struct Sockets<'a> {

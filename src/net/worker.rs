@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::busy_poll::{self, BusyPoll};
-use super::descriptors::Taken;
 use super::dial::{Dial, Waited};
-use super::listen::Listener;
-use super::poller::Poller;
-use super::relay::{Ending, Ready, Relay, Side, Verdict};
-use super::scheduling;
 use super::server::{Message, Shared};
-use super::socket;
 use super::sockets::Sockets;
-use super::splice::{Pipe, Pipes};
-use super::timers::Timers;
 use crate::observe::Event;
 use crate::sched::Lease;
+use crate::sys::descriptors::Taken;
+use crate::sys::listen::Listener;
+use crate::sys::poller::Poller;
+use crate::sys::scheduling;
+use crate::sys::socket;
+use crate::sys::splice::{Pipe, Pipes};
+use crate::sys::timers::Timers;
+use crate::wire::relay::{Ending, Ready, Relay, Side, Verdict};
 
 mod accepting;
 mod dialing;

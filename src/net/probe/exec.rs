@@ -21,9 +21,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::fault::Fault;
-use crate::net::descriptors::{Budget, Taken};
-use crate::net::fault::is_exhausted;
-use crate::net::poller::Waker;
+use crate::sys::descriptors::{Budget, Taken};
+use crate::sys::fault::is_exhausted;
+use crate::sys::poller::Waker;
 
 /// Programs that run at once.
 const PROGRAMS: usize = 32;

@@ -4,8 +4,8 @@
 
 use std::io;
 
-use crate::net::fault::{is_exhausted, is_ours, reason};
-use crate::net::socket::ConnectError;
+use crate::sys::fault::{is_exhausted, is_ours, reason};
+use crate::sys::socket::ConnectError;
 
 /// Why an attempt at one address was not up.
 #[derive(Debug, Clone, PartialEq, Eq)]

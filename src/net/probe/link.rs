@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::fault::Fault;
 use super::talk::{Talk, Verdict};
-use crate::net::descriptors::{Budget, Taken};
-use crate::net::fault::reason;
-use crate::net::socket::{self, HandshakeAck, Outgoing};
+use crate::sys::descriptors::{Budget, Taken};
+use crate::sys::fault::reason;
+use crate::sys::socket::{self, HandshakeAck, Outgoing};
 
 /// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.
 const FAREWELL: usize = 1_024 * 1_024;

@@ -6,9 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use super::{Accepting, LISTENER, STARVED_MS, Worker};
-use crate::net::listen::AcceptError;
 use crate::net::server::Message;
 use crate::observe::Event;
+use crate::sys::listen::AcceptError;
 
 /// Clients accepted in one go, so that the other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::{Connection, KEY_BITS, NEVER, Phase, STARVED_MS, TURNED_AWAY, Waiting, Worker, millis, token};
-use crate::net::descriptors::Taken;
 use crate::net::dial::{Attempt, Dial, Search, Waited};
-use crate::net::relay::{Ending, Ready, Relay, Side};
-use crate::net::socket;
 use crate::observe::Event;
 use crate::sched::{AdminState, Grant, NoChannel, Ticket};
+use crate::sys::descriptors::Taken;
+use crate::sys::socket;
+use crate::wire::relay::{Ending, Ready, Relay, Side};
 
 /// Why a client goes on to the next channel though nobody failed.
 pub(super) const CLOSED_MEANWHILE: &str = "the channel was closed meanwhile";

@@ -8,11 +8,11 @@ use std::os::fd::AsFd;
 
 use super::dialing::CLOSED_MEANWHILE;
 use super::{Accepting, Connection, NEVER, Phase, TURNED_AWAY, Worker, millis};
-use crate::net::relay::{Ending, Side};
-use crate::net::socket;
 use crate::net::sockets::Sockets;
 use crate::observe::Event;
 use crate::sched::ChannelKey;
+use crate::sys::socket;
+use crate::wire::relay::{Ending, Side};
 
 /// How often the last acknowledgement is looked for before a reset is passed on, in ms: at first, ...
 pub(super) const LINGER_MS: u64 = 4;

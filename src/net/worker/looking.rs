@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Connection, Phase, Worker};
-use crate::net::relay::Side;
 use crate::sched::{ChannelKey, SessionSnapshot};
+use crate::wire::relay::Side;
 
 impl Worker {
     /// All connections, or those of one channel.

@@ -2,7 +2,7 @@
 //!
 //! Knows: when the relay is told and asked, its deadlines. Never: what the relay decides.
 
-use balance::net::relay::{Ending, Relay, Side, Verdict};
+use balance::wire::relay::{Ending, Relay, Side, Verdict};
 
 use super::faulty::{Bug, Faulty};
 use super::kernel::{Pipe, VirtualKernel};

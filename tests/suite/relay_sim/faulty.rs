@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
-use balance::net::relay::{Ending, Kernel, Ready, Side, Verdict};
+use balance::wire::relay::{Ending, Kernel, Ready, Side, Verdict};
 
 use super::kernel::{Pipe, VirtualKernel};
 use super::world::World;

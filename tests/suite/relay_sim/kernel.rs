@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
-use balance::net::relay::{Kernel, Side};
+use balance::wire::relay::{Kernel, Side};
 
 use super::oracle::Kind;
 use super::world::World;

@@ -2,7 +2,7 @@
 //!
 //! Knows: the promise of the relay, judged from what really happened at the sockets. Never: the relay's own state.
 
-use balance::net::relay::{Ending, PIPE_BYTES, Side};
+use balance::wire::relay::{Ending, PIPE_BYTES, Side};
 
 use super::world::World;
 

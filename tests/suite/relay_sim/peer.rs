@@ -2,7 +2,7 @@
 //!
 //! Knows: one side's habits and its kernel's buffer. Never: the relay, the other side.
 
-use balance::net::relay::Side;
+use balance::wire::relay::Side;
 
 use super::random::Random;
 use super::world::World;

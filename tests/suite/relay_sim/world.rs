@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 
-use balance::net::relay::{Ready, Side};
+use balance::wire::relay::{Ready, Side};
 
 use super::oracle::{Stats, Violation};
 use super::peer::Peer;

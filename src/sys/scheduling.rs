@@ -10,7 +10,7 @@
 /// or unknown, it is done without.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code, reason = "no safe wrapper of sched_setscheduler exists")]
-pub(super) fn become_batch() {
+pub(crate) fn become_batch() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads one struct, which lives until after it; 0 names the calling thread.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
@@ -18,4 +18,4 @@ pub(super) fn become_batch() {
 
 /// There is no such policy here.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn become_batch() {}
+pub(crate) fn become_batch() {}

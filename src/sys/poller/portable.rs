@@ -10,14 +10,14 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::net::relay::Ready;
+use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 512;
 
 /// One worker's poller.
 #[derive(Debug)]
-pub(in crate::net) struct Poller {
+pub(crate) struct Poller {
     poll: Poll,
     events: Events,
     ready: Vec<(u64, Ready)>,
@@ -25,16 +25,16 @@ pub(in crate::net) struct Poller {
 
 /// Wakes a sleeping poller from another thread.
 #[derive(Debug, Clone)]
-pub(in crate::net) struct Waker(Arc<mio::Waker>);
+pub(crate) struct Waker(Arc<mio::Waker>);
 
 impl Waker {
     /// Makes the poller report the waker's token.
-    pub(in crate::net) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _ = self.0.wake();
     }
 
     /// Takes note of the wake-up.
-    pub(in crate::net) fn drain(&self) {}
+    pub(crate) fn drain(&self) {}
 }
 
 fn token(token: u64) -> Token {
@@ -42,7 +42,7 @@ fn token(token: u64) -> Token {
 }
 
 impl Poller {
-    pub(in crate::net) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(BATCH),
@@ -51,12 +51,12 @@ impl Poller {
     }
 
     /// A waker that reports `token`.
-    pub(in crate::net) fn waker(&self, number: u64) -> io::Result<Waker> {
+    pub(crate) fn waker(&self, number: u64) -> io::Result<Waker> {
         Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), token(number))?)))
     }
 
     /// Watches a connection's socket for everything, once and for all.
-    pub(in crate::net) fn add(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
@@ -64,23 +64,23 @@ impl Poller {
     }
 
     /// Readiness is reported anyway: `mio` cannot change one half of a watch on all systems alike.
-    pub(in crate::net) fn set_reading(&self, _fd: impl AsFd, _token: u64, _reading: bool) -> io::Result<()> {
+    pub(crate) fn set_reading(&self, _fd: impl AsFd, _token: u64, _reading: bool) -> io::Result<()> {
         Ok(())
     }
 
     /// Watches a listener that other workers watch too. `mio` is edge-triggered: whoever is told accepts until nobody waits.
-    pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
+    pub(crate) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&raw), token(number), Interest::READABLE)
     }
 
     /// Ends the watch of a listener.
-    pub(in crate::net) fn remove(&mut self, fd: impl AsFd) {
+    pub(crate) fn remove(&mut self, fd: impl AsFd) {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_fd().as_raw_fd()));
     }
 
     /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(in crate::net) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ready.clear();
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
@@ -101,12 +101,12 @@ impl Poller {
     }
 
     /// Did the last wait report anything?
-    pub(in crate::net) fn has_events(&self) -> bool {
+    pub(crate) fn has_events(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// The `i`-th event of the last wait: token and readiness.
-    pub(in crate::net) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+    pub(crate) fn event(&self, i: usize) -> Option<(u64, Ready)> {
         self.ready.get(i).copied()
     }
 }

@@ -5,9 +5,9 @@
 #[cfg(all(target_os = "linux", not(portable)))]
 mod epoll;
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(super) use epoll::{Poller, Waker};
+pub(crate) use epoll::{Poller, Waker};
 
 #[cfg(any(not(target_os = "linux"), portable))]
 mod portable;
 #[cfg(any(not(target_os = "linux"), portable))]
-pub(super) use portable::{Poller, Waker};
+pub(crate) use portable::{Poller, Waker};

@@ -33,7 +33,7 @@ pub struct Outgoing {
 ///
 /// # Errors
 /// `WouldBlock` when there is none; otherwise what accept(2) says.
-pub(super) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     #[cfg(all(target_os = "linux", not(portable)))]
     let (fd, peer) = {
         use rustix::net::SocketFlags;
@@ -54,7 +54,7 @@ pub(super) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
 }
 
 /// A new non-blocking TCP socket.
-pub(super) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     #[cfg(all(target_os = "linux", not(portable)))]
     let fd = {
@@ -79,7 +79,7 @@ pub(super) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
 /// Sets what every connection has: no delay, keepalive, urgent bytes kept in their place of the stream.
 ///
 /// Connections inherit these from their listener, so clients' sockets cost no call.
-pub(super) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
+pub(crate) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     let fd = fd.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
@@ -98,7 +98,7 @@ pub(super) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) ->
 
 /// Why a connection could not even begin.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     /// No socket, or the source address cannot be used: nothing to do with the address it was for.
     #[error("{0}")]
     Ours(io::Error),
@@ -109,7 +109,7 @@ pub(super) enum ConnectError {
 
 /// When the server learns that the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HandshakeAck {
+pub(crate) enum HandshakeAck {
     /// At once.
     AtOnce,
     /// With the first data, which saves a segment. Without any, [`acknowledge`] is called for; the kernel itself waits up
@@ -121,7 +121,7 @@ pub(super) enum HandshakeAck {
 ///
 /// # Errors
 /// What socket(2), bind(2) of the source address, or connect(2) says at once.
-pub(super) fn connect(
+pub(crate) fn connect(
     address: SocketAddr,
     how: &Outgoing,
     ack: HandshakeAck,
@@ -141,7 +141,7 @@ pub(super) fn connect(
 }
 
 /// Sends the acknowledgement that [`HandshakeAck::WithData`] held back, if it was not sent yet.
-pub(super) fn acknowledge(fd: impl AsFd) {
+pub(crate) fn acknowledge(fd: impl AsFd) {
     // If it fails, the kernel's own timer sends it.
     #[cfg(target_os = "linux")]
     let _ = sockopt::set_tcp_quickack(fd, true);
@@ -189,7 +189,7 @@ const UNSENT_MOST: u32 = 512 * 1024;
 /// choose, sends at once. Its queue is bounded, since what has waited in a long one is out of the processor's caches when
 /// it is read. Connections to anywhere else keep what the operator has chosen.
 #[cfg(target_os = "linux")]
-pub(super) fn unpace_loopback(fd: impl AsFd) {
+pub(crate) fn unpace_loopback(fd: impl AsFd) {
     let fd = fd.as_fd();
     let peer = rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
     let is_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
@@ -203,21 +203,21 @@ pub(super) fn unpace_loopback(fd: impl AsFd) {
 
 /// Other systems do not pace.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn unpace_loopback(_fd: impl AsFd) {}
+pub(crate) fn unpace_loopback(_fd: impl AsFd) {}
 
 /// Reads what is there.
-pub(super) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty())?;
     Ok(n)
 }
 
 /// Writes what fits. A peer that is gone is an error and never a signal: Rust programs ignore SIGPIPE.
-pub(super) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+pub(crate) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(fd, buf, SendFlags::empty())?)
 }
 
 /// Writes what fits, and lets it wait for what follows at once.
-pub(super) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
+pub(crate) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
     let flags = SendFlags::MORE;
     #[cfg(not(target_os = "linux"))]
@@ -226,18 +226,18 @@ pub(super) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
 }
 
 /// Sends one urgent byte.
-pub(super) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
+pub(crate) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
     rustix::net::send(fd, &[byte], SendFlags::OOB)?;
     Ok(())
 }
 
 /// Ends our direction.
-pub(super) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
+pub(crate) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(fd, Shutdown::Write)?)
 }
 
 /// The pending error, taken.
-pub(super) fn take_error(fd: impl AsFd) -> Option<io::Error> {
+pub(crate) fn take_error(fd: impl AsFd) -> Option<io::Error> {
     match sockopt::socket_error(fd) {
         Ok(Ok(())) => None,
         Ok(Err(e)) | Err(e) => Some(e.into()),
@@ -245,19 +245,19 @@ pub(super) fn take_error(fd: impl AsFd) -> Option<io::Error> {
 }
 
 /// Bytes that have come in and were not read yet.
-pub(super) fn unread(fd: impl AsFd) -> usize {
+pub(crate) fn unread(fd: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
 }
 
 /// Makes the close of this socket a reset.
-pub(super) fn reset_on_close(fd: impl AsFd) {
+pub(crate) fn reset_on_close(fd: impl AsFd) {
     // A socket that is dead already refuses; its peer has seen worse.
     let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
 }
 
 /// Is the next byte to read the urgent one?
 #[allow(unsafe_code, reason = "no safe wrapper of SIOCATMARK exists")]
-pub(super) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
+pub(crate) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
     #[cfg(target_os = "linux")]
     const SIOCATMARK: rustix::ioctl::Opcode = 0x8905;
     #[cfg(not(target_os = "linux"))]
@@ -270,7 +270,7 @@ pub(super) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
 /// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "no safe wrapper of SIOCOUTQ exists")]
-pub(super) fn unsent(fd: impl AsFd) -> usize {
+pub(crate) fn unsent(fd: impl AsFd) -> usize {
     const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
     // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
     let left = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
@@ -279,7 +279,7 @@ pub(super) fn unsent(fd: impl AsFd) -> usize {
 
 /// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn unsent(_fd: impl AsFd) -> usize {
+pub(crate) fn unsent(_fd: impl AsFd) -> usize {
     0
 }
 

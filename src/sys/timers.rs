@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 
 /// Deadlines in milliseconds of the worker's clock, earliest first.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     queue: BTreeSet<(u64, usize)>,
 }
 
 impl Timers {
     /// Moves the deadline of `key` from `old` (`None` = it had none) to `new`.
-    pub(super) fn reset(&mut self, key: usize, old: Option<u64>, new: Option<u64>) {
+    pub(crate) fn reset(&mut self, key: usize, old: Option<u64>, new: Option<u64>) {
         if old == new {
             return;
         }
@@ -25,12 +25,12 @@ impl Timers {
     }
 
     /// The earliest deadline.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(crate) fn next(&self) -> Option<u64> {
         self.queue.first().map(|&(at, _)| at)
     }
 
     /// Takes one deadline that has come.
-    pub(super) fn due(&mut self, now: u64) -> Option<usize> {
+    pub(crate) fn due(&mut self, now: u64) -> Option<usize> {
         let &(at, key) = self.queue.first()?;
         if at > now {
             return None;

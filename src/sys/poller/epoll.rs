@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use crate::net::relay::Ready;
+use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once. Measured with 500 clients: 512 serve 5 % more than 256, and 1024 no more than 512.
 const BATCH: usize = 512;
@@ -25,66 +25,66 @@ const ALL: EventFlags = EventFlags::IN
 
 /// One worker's epoll instance.
 #[derive(Debug)]
-pub(in crate::net) struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
     ready: Vec<(u64, Ready)>,
 }
 
 /// Wakes a sleeping poller from another thread.
 #[derive(Debug, Clone)]
-pub(in crate::net) struct Waker(Arc<OwnedFd>);
+pub(crate) struct Waker(Arc<OwnedFd>);
 
 impl Waker {
     /// Makes the poller report the waker's token.
-    pub(in crate::net) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // The only failure is a counter that is full already, and then the poller is awake.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
     /// Takes note of the wake-up.
-    pub(in crate::net) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let _ = rustix::io::read(&*self.0, &mut [0u8; 8]);
     }
 }
 
 impl Poller {
-    pub(in crate::net) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(BATCH) })
     }
 
     /// A waker that reports `token`.
-    pub(in crate::net) fn waker(&self, token: u64) -> io::Result<Waker> {
+    pub(crate) fn waker(&self, token: u64) -> io::Result<Waker> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?;
         Ok(Waker(Arc::new(fd)))
     }
 
     /// Watches a connection's socket for everything, once and for all. Closing it ends the watch.
-    pub(in crate::net) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), ALL)?)
     }
 
     /// Stops, or starts again, to report that a connection's socket has something to read. Started again, it reports what
     /// is there.
-    pub(in crate::net) fn set_reading(&self, fd: impl AsFd, token: u64, reading: bool) -> io::Result<()> {
+    pub(crate) fn set_reading(&self, fd: impl AsFd, token: u64, reading: bool) -> io::Result<()> {
         let flags = if reading { ALL } else { ALL.difference(EventFlags::IN) };
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags)?)
     }
 
     /// Watches a listener that other workers watch too: one of them is woken per client, not all.
-    pub(in crate::net) fn add_listener(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
     }
 
     /// Ends the watch of a listener.
-    pub(in crate::net) fn remove(&mut self, fd: impl AsFd) {
+    pub(crate) fn remove(&mut self, fd: impl AsFd) {
         // Not watched any more is what was asked for.
         let _ = epoll::delete(&self.epoll, fd);
     }
 
     /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(in crate::net) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ready.clear();
         let timeout = timeout.map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
@@ -112,12 +112,12 @@ impl Poller {
     }
 
     /// Did the last wait report anything?
-    pub(in crate::net) fn has_events(&self) -> bool {
+    pub(crate) fn has_events(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// The `i`-th event of the last wait: token and readiness.
-    pub(in crate::net) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+    pub(crate) fn event(&self, i: usize) -> Option<(u64, Ready)> {
         self.ready.get(i).copied()
     }
 }

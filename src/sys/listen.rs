@@ -105,7 +105,7 @@ impl Listener {
     ///
     /// # Errors
     /// Systems that cannot do this say so (it works on Linux).
-    pub(super) fn refuse(&self) -> io::Result<()> {
+    pub(crate) fn refuse(&self) -> io::Result<()> {
         rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?;
         // Not an error here: the port does refuse. If somebody else was faster, `listen` says so.
         let _ = self.hold_port();
@@ -127,7 +127,7 @@ impl Listener {
     ///
     /// # Errors
     /// What listen(2) says, or bind(2) if the port was lost.
-    pub(super) fn listen(&self) -> io::Result<()> {
+    pub(crate) fn listen(&self) -> io::Result<()> {
         // Without the option, connections that live on would be in the way.
         sockopt::set_socket_reuseaddr(&*self.fd, true)?;
         self.hold_port()?;
@@ -135,14 +135,14 @@ impl Listener {
     }
 
     /// The next client.
-    pub(super) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
+    pub(crate) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)
     }
 }
 
 /// What an error of accept means for the listener.
 #[derive(Debug)]
-pub(super) enum AcceptError {
+pub(crate) enum AcceptError {
     /// Nobody waits.
     Empty,
     /// This client is gone; the next may be there.

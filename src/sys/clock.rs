@@ -20,7 +20,7 @@ impl Clock {
     }
 
     /// As an instant of the system's clock.
-    pub(super) fn instant(self, at: Duration) -> Instant {
+    pub(crate) fn instant(self, at: Duration) -> Instant {
         self.0 + at
     }
 }

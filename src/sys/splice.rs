@@ -4,9 +4,9 @@
 //! Where there is no splice (or in a build with `--cfg portable`) no pipe can be had, and the relay copies.
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(super) use linux::{Pipe, Pipes, drain, fill};
+pub(crate) use linux::{Pipe, Pipes, drain, fill};
 #[cfg(any(not(target_os = "linux"), portable))]
-pub(super) use none::{Pipe, Pipes, drain, fill};
+pub(crate) use none::{Pipe, Pipes, drain, fill};
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
@@ -16,15 +16,15 @@ mod linux {
 
     use rustix::pipe::{PipeFlags, SpliceFlags};
 
-    use crate::net::descriptors::{Budget, Taken};
-    use crate::net::relay::PIPE_BYTES;
+    use crate::sys::descriptors::{Budget, Taken};
+    use crate::wire::relay::PIPE_BYTES;
 
     /// Idle pipes that a worker keeps.
     const KEPT: usize = 16;
 
     /// A pipe of our own; its descriptors are counted.
     #[derive(Debug)]
-    pub(in crate::net) struct Pipe {
+    pub(crate) struct Pipe {
         read: OwnedFd,
         write: OwnedFd,
         _taken: Taken,
@@ -36,18 +36,18 @@ mod linux {
         clippy::vec_box,
         reason = "a connection owns its pipe by one pointer, and that box is what is kept"
     )]
-    pub(in crate::net) struct Pipes {
+    pub(crate) struct Pipes {
         idle: Vec<Box<Pipe>>,
         budget: Arc<Budget>,
     }
 
     impl Pipes {
-        pub(in crate::net) fn new(budget: Arc<Budget>) -> Self {
+        pub(crate) fn new(budget: Arc<Budget>) -> Self {
             Self { idle: Vec::new(), budget }
         }
 
         /// An empty pipe, or `None` while descriptors are short.
-        pub(in crate::net) fn take(&mut self) -> Option<Box<Pipe>> {
+        pub(crate) fn take(&mut self) -> Option<Box<Pipe>> {
             if let Some(pipe) = self.idle.pop() {
                 return Some(pipe);
             }
@@ -59,14 +59,14 @@ mod linux {
         }
 
         /// Takes a pipe back. One that still holds bytes is closed with them.
-        pub(in crate::net) fn give(&mut self, pipe: Box<Pipe>, held: usize) {
+        pub(crate) fn give(&mut self, pipe: Box<Pipe>, held: usize) {
             if held == 0 && self.idle.len() < KEPT && !self.budget.is_short() {
                 self.idle.push(pipe);
             }
         }
 
         /// Gives the idle ones' descriptors back to connections.
-        pub(in crate::net) fn clear(&mut self) {
+        pub(crate) fn clear(&mut self) {
             self.idle.clear();
         }
     }
@@ -74,12 +74,12 @@ mod linux {
     const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
     /// Moves bytes from a socket into a pipe.
-    pub(in crate::net) fn fill(from: impl AsFd, pipe: &Pipe, max: usize) -> io::Result<usize> {
+    pub(crate) fn fill(from: impl AsFd, pipe: &Pipe, max: usize) -> io::Result<usize> {
         Ok(rustix::pipe::splice(from, None, &pipe.write, None, max, FLAGS)?)
     }
 
     /// Moves bytes from a pipe to a socket.
-    pub(in crate::net) fn drain(pipe: &Pipe, to: impl AsFd, len: usize) -> io::Result<usize> {
+    pub(crate) fn drain(pipe: &Pipe, to: impl AsFd, len: usize) -> io::Result<usize> {
         Ok(rustix::pipe::splice(&pipe.read, None, to, None, len, FLAGS)?)
     }
 }
@@ -90,34 +90,34 @@ mod none {
     use std::os::fd::AsFd;
     use std::sync::Arc;
 
-    use crate::net::descriptors::Budget;
+    use crate::sys::descriptors::Budget;
 
     /// No pipe exists here.
     #[derive(Debug)]
-    pub(in crate::net) enum Pipe {}
+    pub(crate) enum Pipe {}
 
     /// A store that is always empty.
     #[derive(Debug)]
-    pub(in crate::net) struct Pipes;
+    pub(crate) struct Pipes;
 
     impl Pipes {
-        pub(in crate::net) fn new(_budget: Arc<Budget>) -> Self {
+        pub(crate) fn new(_budget: Arc<Budget>) -> Self {
             Self
         }
-        pub(in crate::net) fn take(&mut self) -> Option<Box<Pipe>> {
+        pub(crate) fn take(&mut self) -> Option<Box<Pipe>> {
             None
         }
         #[allow(clippy::boxed_local, reason = "the signature of the other kind")]
-        pub(in crate::net) fn give(&mut self, pipe: Box<Pipe>, _held: usize) {
+        pub(crate) fn give(&mut self, pipe: Box<Pipe>, _held: usize) {
             match *pipe {}
         }
-        pub(in crate::net) fn clear(&mut self) {}
+        pub(crate) fn clear(&mut self) {}
     }
 
-    pub(in crate::net) fn fill(_from: impl AsFd, pipe: &Pipe, _max: usize) -> io::Result<usize> {
+    pub(crate) fn fill(_from: impl AsFd, pipe: &Pipe, _max: usize) -> io::Result<usize> {
         match *pipe {}
     }
-    pub(in crate::net) fn drain(pipe: &Pipe, _to: impl AsFd, _len: usize) -> io::Result<usize> {
+    pub(crate) fn drain(pipe: &Pipe, _to: impl AsFd, _len: usize) -> io::Result<usize> {
         match *pipe {}
     }
 }

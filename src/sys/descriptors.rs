@@ -13,14 +13,14 @@ const RESERVE: usize = 64;
 
 /// The instance's share of descriptors.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     total: usize,
     left: AtomicUsize,
 }
 
 /// Descriptors taken from the budget; dropping gives them back.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     count: u16,
     budget: Arc<Budget>,
 }
@@ -33,7 +33,7 @@ impl Drop for Taken {
 
 impl Budget {
     /// A budget under the process's limit, of which `open` are in use already. At least one connection is allowed.
-    pub(super) fn new(limit: usize, open: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, open: usize) -> Arc<Self> {
         // Under a very low limit the reserve gives way: better to serve a few than nobody.
         let reserve = RESERVE.min(limit / 4);
         let total = limit.saturating_sub(open + reserve).max(2);
@@ -41,23 +41,23 @@ impl Budget {
     }
 
     /// Takes `count`, if so many are left.
-    pub(super) fn take(self: &Arc<Self>, count: u16) -> Option<Taken> {
+    pub(crate) fn take(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, 0)
     }
 
     /// Takes `count` for comfort: only while a quarter is left for those who need them.
-    pub(super) fn take_spare(self: &Arc<Self>, count: u16) -> Option<Taken> {
+    pub(crate) fn take_spare(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, self.total / 4)
     }
 
     /// Is so little left that nobody should keep any for comfort?
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.left.load(Ordering::Relaxed) <= self.total / 4
     }
 
     /// Is so much left again that a lack of descriptors is over? At the limit itself each connection that ends makes room
     /// for the next one, which is no recovery.
-    pub(super) fn has_recovered(&self) -> bool {
+    pub(crate) fn has_recovered(&self) -> bool {
         self.left.load(Ordering::Relaxed) > self.total / 2
     }
 

@@ -7,7 +7,7 @@ use std::io;
 use rustix::io::Errno;
 
 /// Nothing to do with whom it was for: it would pass if others ended first.
-pub(super) fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
@@ -15,13 +15,13 @@ pub(super) fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// Ours for another reason: no source port, another family than `-B`, a firewall of this machine.
-pub(super) fn is_ours(error: &io::Error) -> bool {
+pub(crate) fn is_ours(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
         || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM))
 }
 
 /// An error in lower case, without its number where the words say it all.
-pub(super) fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     let kind = error.kind().to_string();
     // An error of our own making has a text of its own; those that std does not tell apart have only the system's.
     if error.raw_os_error().is_none() || kind == "uncategorized error" { error.to_string() } else { kind }

@@ -1,0 +1,18 @@
+//! What the kernel offers: sockets, readiness, pipes, descriptors, the clock. Knows no channel and no client.
+//!
+//! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
+//! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `fault` says whose
+//! fault an error is, `scheduling` sets the priority of a thread.
+
+mod clock;
+pub(crate) mod descriptors;
+pub(crate) mod fault;
+pub mod listen;
+pub(crate) mod poller;
+pub(crate) mod scheduling;
+pub(crate) mod socket;
+pub(crate) mod splice;
+pub(crate) mod timers;
+
+pub use clock::Clock;
+pub use socket::{Keepalive, Outgoing};

@@ -1,0 +1,7 @@
+//! What can be said about bytes without a socket. Pure: every part takes bytes in any split and says what to do.
+//!
+//! [`relay`] decides what one connection reads, delivers, ends and resets.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod relay;
