@@ -19,10 +19,10 @@ use self::talk::{Talk, Verdict};
 use self::walk::Walk;
 use crate::sched::Addresses;
 use crate::sys::descriptors::Budget;
-use crate::sys::poller::{Poller, Waker};
+use crate::sys::poller::{Kind, Poller, Token, Waker};
 use crate::sys::socket::Outgoing;
 use crate::sys::timers::Timers;
-use crate::wire::relay::Ready;
+use crate::wire::relay::{Ready, Side};
 
 mod check;
 mod dialogue;
@@ -37,8 +37,6 @@ mod walk;
 
 pub use check::{Check, Step};
 
-/// The token of the waker; sockets have their keys, which begin behind it.
-const WAKER: usize = 0;
 /// Probes under way at once.
 const PROBES: usize = 256;
 /// Sockets that wait for their server's end at once, ...
@@ -124,6 +122,16 @@ impl Drop for Engine {
     }
 }
 
+/// Keys are not given out again, so that the generation is just more of the key.
+fn token(key: usize) -> Token {
+    let generation = (key as u64 >> 32) as u16;
+    Token { kind: Kind::Socket, key: key as u32, side: Side::Server, generation }
+}
+
+fn key(token: Token) -> usize {
+    (u64::from(token.generation) << 32 | u64::from(token.key)) as usize
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -135,7 +143,7 @@ impl Engine {
     /// No descriptor for the poller or its waker.
     pub(super) fn new(outgoing: Outgoing, budget: Arc<Budget>) -> io::Result<Self> {
         let poller = Poller::new()?;
-        let waker = poller.waker(WAKER as u64)?;
+        let waker = poller.waker(Token::WAKER)?;
         Ok(Self {
             poller,
             programs: Programs::new(waker.clone()),
@@ -147,7 +155,7 @@ impl Engine {
             probes: BTreeMap::new(),
             lingering: BTreeMap::new(),
             timers: Timers::default(),
-            last_key: WAKER,
+            last_key: 0,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             done: Vec::new(),
             epoch: Instant::now(),
@@ -219,19 +227,19 @@ impl Engine {
         let mut next = 0;
         while let Some((token, ready)) = self.poller.event(next) {
             next += 1;
-            match usize::try_from(token) {
-                Ok(WAKER) => {
+            match token.kind {
+                Kind::Waker => {
                     self.waker.drain();
                     is_woken = true;
                 }
-                Ok(key) => self.event(key, ready),
-                Err(_) => {}
+                Kind::Socket => self.event(key(token), ready),
+                Kind::Listener => {}
             }
         }
         while let Some(report) = self.programs.report() {
             self.ended(report);
         }
-        while let Some(key) = self.timers.due(self.now) {
+        while let Some((_, key)) = self.timers.due(self.now) {
             self.expired(key);
         }
         is_woken
@@ -255,7 +263,7 @@ impl Engine {
         loop {
             self.last_key = self.last_key.wrapping_add(1);
             let key = self.last_key;
-            if key != WAKER && !self.probes.contains_key(&key) && !self.lingering.contains_key(&key) {
+            if !self.probes.contains_key(&key) && !self.lingering.contains_key(&key) {
                 return key;
             }
         }
@@ -292,7 +300,7 @@ impl Engine {
         }
         let link = begun?;
         // Kernel memory or the system's limit of watches is used up.
-        let watched = self.poller.add(link.fd(), key as u64);
+        let watched = self.poller.add(link.fd(), token(key));
         watched.map_err(|e| Fault::Exhausted(format!("connect: cannot watch a socket: {e}")))?;
         Ok(Effort::Connecting(link))
     }

@@ -21,7 +21,7 @@ use crate::sched::{ChannelKey, Grant, SessionSnapshot, SharedTable};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
-use crate::sys::poller::{Poller, Waker};
+use crate::sys::poller::{Poller, Token, Waker};
 use crate::sys::socket::Outgoing;
 
 /// A worker answers at once unless it is being stopped by a debugger.
@@ -255,7 +255,7 @@ impl Server {
         let mut desks = Vec::new();
         for _ in 0..options.workers.max(1) {
             let poller = Poller::new()?;
-            let waker = poller.waker(worker::WAKER)?;
+            let waker = poller.waker(Token::WAKER)?;
             pollers.push(poller);
             desks.push(Desk { inbox: Mutex::default(), waker, load: Load::default() });
         }

@@ -3,6 +3,8 @@
 //! Knows: every connection's phase and deadline, when to accept and when to hand over. Never: how channels are chosen,
 //! what the bytes mean.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,15 +14,17 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use self::sight::Sight;
 use super::busy_poll::{self, BusyPoll};
 use super::dial::{Dial, Waited};
 use super::server::{Message, Shared};
 use super::sockets::Sockets;
 use crate::observe::Event;
 use crate::sched::Lease;
+use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
-use crate::sys::poller::Poller;
+use crate::sys::poller::{Kind, Poller, Seen, Token};
 use crate::sys::scheduling;
 use crate::sys::socket;
 use crate::sys::splice::{Pipe, Pipes};
@@ -31,11 +35,10 @@ mod accepting;
 mod dialing;
 mod ending;
 mod looking;
+mod sight;
 
-const LISTENER: u64 = 0;
-/// The token of the worker's waker.
-pub(super) const WAKER: u64 = 1;
-const FIRST_SOCKET: u64 = 2;
+/// The listener's watch.
+const LISTENER: Token = Token { kind: Kind::Listener, key: 0, side: Side::Client, generation: 0 };
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
 /// How a client ends that got no channel; `turn_away` has told why.
@@ -51,6 +54,8 @@ enum Phase {
         server: OwnedFd,
         lease: Lease,
     },
+    /// Between two phases.
+    Over,
 }
 
 struct Waiting {
@@ -62,6 +67,8 @@ struct Connection {
     client: OwnedFd,
     phase: Phase,
     relay: Relay<Box<Pipe>>,
+    /// Which watch each side's socket has: a dial that goes on to another address has a new one.
+    generations: [u16; 2],
     /// Delivered to the client and to the server.
     delivered: [u64; 2],
     /// What operators call it by.
@@ -83,11 +90,16 @@ struct Connection {
 }
 
 impl Connection {
+    fn token(&self, key: usize, side: Side) -> Token {
+        // A worker has far fewer connections than there are keys: descriptors end first.
+        Token { kind: Kind::Socket, key: key as u32, side, generation: self.generations[side as usize] }
+    }
+
     fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
         match (side, &self.phase) {
             (Side::Client, _) => Some(self.client.as_fd()),
             (Side::Server, Phase::Relaying { server, .. }) => Some(server.as_fd()),
-            (Side::Server, Phase::Dialing(_) | Phase::Waiting(_)) => None,
+            (Side::Server, Phase::Dialing(_) | Phase::Waiting(_) | Phase::Over) => None,
         }
     }
 }
@@ -113,22 +125,32 @@ pub(super) struct Worker {
     /// Clients taken so far.
     taken: u64,
     shared: Arc<Shared>,
-    connections: Slab<Option<Connection>>,
+    connections: Slab<Connection>,
     timers: Timers,
     /// Those that used up their turn.
-    queue: Vec<usize>,
-    /// Keys freed in this round. They are given out again in the next one, so that a stale event meets nobody.
-    freed: Vec<usize>,
+    queue: VecDeque<usize>,
+    /// Messages taken and not yet worked off.
+    inbox: VecDeque<Message>,
+    sight: Sight,
+    /// The watches given out so far, round and round.
+    watches: u16,
     pipes: Pipes,
     /// `None` = always sleeps.
     busy_poll: Option<BusyPoll>,
     scratch: Box<[u8]>,
-    epoch: Instant,
+    /// The next event of the batch that is being worked off.
+    next_event: usize,
+    /// Up to when all that happened has been heard, in ms of its own time.
+    heard: u64,
+    time: OwnTime,
+    /// Its own time, in ms.
     now: u64,
 }
 
 /// The part of a tag that is the connection's key; what is above it is the worker's number.
 const KEY_BITS: u64 = (1 << 40) - 1;
+/// No event of a batch is left.
+const WORKED_OFF: usize = usize::MAX;
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
 
@@ -137,12 +159,14 @@ pub(super) fn worker_of(tag: u64) -> usize {
     (tag >> 40) as usize
 }
 
-fn token(key: usize, side: Side) -> u64 {
-    FIRST_SOCKET + (key as u64) * 2 + side as u64
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send), of: &str) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| of.into())
 }
 
 impl Worker {
@@ -153,6 +177,7 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         poller.add_listener(&listener, LISTENER)?;
+        let now = shared.dialer.clock.now();
         let pipes = Pipes::new(Arc::clone(&shared.budget));
         let busy_poll = shared.options.busy_poll.then(BusyPoll::default);
         Ok(Self {
@@ -165,13 +190,17 @@ impl Worker {
             shared,
             connections: Slab::new(),
             timers: Timers::default(),
-            queue: Vec::new(),
-            freed: Vec::new(),
+            queue: VecDeque::new(),
+            inbox: VecDeque::new(),
+            sight: Sight::default(),
+            watches: 0,
             pipes,
             busy_poll,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
-            epoch: Instant::now(),
-            now: 0,
+            next_event: WORKED_OFF,
+            heard: 0,
+            time: OwnTime::at(now),
+            now: millis(now),
         })
     }
 
@@ -188,34 +217,36 @@ impl Worker {
 
     fn serve(&mut self) {
         loop {
-            if let Err(e) = self.wait() {
-                self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
-                std::thread::sleep(Duration::from_millis(STARVED_MS));
+            // After a panic the batch is gone on with: news is told once.
+            if self.next_event == WORKED_OFF {
+                self.heard = self.look();
+                self.next_event = 0;
             }
-            self.now = millis(self.epoch.elapsed());
-            let mut next = 0;
-            while let Some((token, ready)) = self.poller.event(next) {
-                next += 1;
-                match token {
-                    LISTENER => self.clients_wait = true,
-                    WAKER => self.read_inbox(),
-                    _ => self.event(token, ready),
+            while let Some((token, ready)) = self.poller.event(self.next_event) {
+                self.next_event += 1;
+                match token.kind {
+                    Kind::Listener => self.clients_wait = true,
+                    Kind::Waker => self.read_inbox(),
+                    Kind::Socket => self.event(token, ready),
                 }
             }
-            for key in std::mem::take(&mut self.queue) {
-                if let Some(Some(connection)) = self.connections.get_mut(key) {
-                    connection.queued = false;
+            self.next_event = WORKED_OFF;
+            self.work_off_inbox();
+            for _ in 0..self.queue.len() {
+                let Some(key) = self.queue.pop_front() else { break };
+                if let Some(connection) = self.connections.get_mut(key)
+                    && std::mem::take(&mut connection.queued)
+                {
                     self.guarded(key, |worker| worker.turn(key));
                 }
             }
-            while let Some(key) = self.timers.due(self.now) {
-                if let Some(Some(connection)) = self.connections.get_mut(key) {
+            while let Some((at, key)) = self.timers.due(self.heard) {
+                if let Some(connection) = self.connections.get_mut(key)
+                    && connection.deadline == Some(at)
+                {
                     connection.deadline = None;
                     self.guarded(key, |worker| worker.expired(key));
                 }
-            }
-            for key in self.freed.drain(..) {
-                self.connections.remove(key);
             }
             if let Accepting::Starved(until) = self.accepting
                 && until <= self.now
@@ -228,24 +259,43 @@ impl Worker {
         }
     }
 
+    /// Waits for events. Up to when all that happened has been heard then?
+    fn look(&mut self) -> u64 {
+        let asked = self.patience();
+        let began = millis(self.own_time());
+        let seen = self.wait(asked).unwrap_or_else(|e| {
+            self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
+            std::thread::sleep(Duration::from_millis(STARVED_MS));
+            Seen::Interrupted
+        });
+        self.now = millis(self.time.waited(asked, self.shared.dialer.clock.now()));
+        // Two sockets for each connection, the listener and the waker.
+        let watches = 2 * self.connections.len() + 2;
+        // What lies in the time that was lost cannot be told apart, so it counts as not heard.
+        self.sight.looked(began.min(self.now), seen, self.poller.events(), watches)
+    }
+
+    fn own_time(&self) -> Duration {
+        self.time.reading(self.shared.dialer.clock.now())
+    }
+
     /// Waits for events, asleep or not.
-    fn wait(&mut self) -> io::Result<()> {
-        let patience = self.patience();
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<Seen> {
         let Some(busy_poll) = &mut self.busy_poll else { return self.poller.wait(patience) };
         if patience == Some(Duration::ZERO) || !busy_poll.wants_to_try() {
             return self.poller.wait(patience);
         }
-        self.poller.wait(Some(Duration::ZERO))?;
-        if self.poller.has_events() {
-            return Ok(());
+        let seen = self.poller.wait(Some(Duration::ZERO))?;
+        if self.poller.events() > 0 {
+            return Ok(seen);
         }
         let begin = Instant::now();
         while begin.elapsed() < busy_poll::LONGEST {
             std::thread::yield_now();
-            self.poller.wait(Some(Duration::ZERO))?;
-            if self.poller.has_events() {
+            let seen = self.poller.wait(Some(Duration::ZERO))?;
+            if self.poller.events() > 0 {
                 busy_poll.found();
-                return Ok(());
+                return Ok(seen);
             }
         }
         busy_poll.missed();
@@ -263,25 +313,21 @@ impl Worker {
             Accepting::On | Accepting::Refusing | Accepting::Stopped => None,
         };
         let next = [self.timers.next(), starved].into_iter().flatten().min()?;
-        // A moment more than due, so that the clock has surely passed it.
-        Some(Duration::from_millis(next.saturating_sub(millis(self.epoch.elapsed())).saturating_add(1)))
+        match next.saturating_sub(millis(self.own_time())) {
+            0 => Some(Duration::ZERO),
+            // A moment more than due, so that the clock has surely passed it.
+            left => Some(Duration::from_millis(left.saturating_add(1))),
+        }
     }
 
     /// A panic ends the connection it happened in, and no other.
     fn guarded(&mut self, key: usize, act: impl FnOnce(&mut Self)) {
+        let Some(id) = self.connections.get(key).map(|connection| connection.id) else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(self))) {
-            let what = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "a connection".into());
-            self.shared.log.tell(&Event::WorkerPanic { what });
-            if self.connections.get(key).is_some_and(Option::is_none) && !self.freed.contains(&key) {
-                // It went down while its connection was taken out of its place.
-                self.freed.push(key);
-                self.departed();
+            self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a connection") });
+            if self.connections.get(key).is_some_and(|connection| connection.id == id) {
+                self.close(key, Ending { reset_client: true, reset_server: true }, "panic");
             }
-            self.close(key, Ending { reset_client: true, reset_server: true }, "panic");
         }
     }
 
@@ -296,60 +342,84 @@ impl Worker {
         self.taken * self.shared.desks.len() as u64 + self.id as u64
     }
 
+    /// The number of a new watch, so that no event of an older one is taken for its.
+    fn next_watch(&mut self) -> u16 {
+        self.watches = self.watches.wrapping_add(1);
+        self.watches
+    }
+
     fn read_inbox(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        for message in shared.desks[self.id].take() {
-            match message {
-                Message::Adopt(client, address, taken) => self.admit(client, address, taken),
-                Message::StopListening(answer) => {
-                    // Who waits in the accept queue was promised service; who comes from now on was not.
-                    self.accept(accepting::CLIENTS_AT_STOP);
-                    self.drop_listener();
-                    // A caller that has given up does not matter.
-                    let _ = answer.send(());
-                }
-                Message::ShutDown(answer) => {
-                    self.drop_listener();
-                    self.close_all();
-                    let _ = answer.send(());
-                }
-                Message::Close(channel, answer) => {
-                    let _ = answer.send(self.close_channel(channel));
-                }
-                Message::CloseSession(id, answer) => {
-                    let _ = answer.send(self.close_session(id));
-                }
-                Message::Sessions(channel, answer) => {
-                    let _ = answer.send(self.sessions(channel));
-                }
-                Message::Granted(grant) => self.granted(grant),
-                Message::Refuse(answer) => {
-                    self.refuse();
-                    let _ = answer.send(());
-                }
-                Message::CloseDoor(answer) => {
-                    let _ = answer.send(self.listener.as_ref().map(Listener::refuse));
-                }
-                Message::OpenDoor(answer) => {
-                    let _ = answer.send(self.listener.as_ref().map(Listener::listen));
-                }
-                Message::Welcome => self.welcome(),
+        self.inbox.extend(self.shared.desks[self.id].take());
+        self.work_off_inbox();
+    }
+
+    /// A panic loses the message it happened in, and no other.
+    fn work_off_inbox(&mut self) {
+        while let Some(message) = self.inbox.pop_front() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.obey_message(message))) {
+                self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a message") });
             }
         }
     }
 
-    fn event(&mut self, token: u64, ready: Ready) {
-        let number = token - FIRST_SOCKET;
-        let Ok(key) = usize::try_from(number / 2) else { return };
-        let side = if number.is_multiple_of(2) { Side::Client } else { Side::Server };
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+    fn obey_message(&mut self, message: Message) {
+        match message {
+            Message::Adopt(client, address, taken) => self.admit(client, address, taken),
+            Message::StopListening(answer) => {
+                // Who waits in the accept queue was promised service; who comes from now on was not.
+                self.accept(accepting::CLIENTS_AT_STOP);
+                self.drop_listener();
+                // A caller that has given up does not matter.
+                let _ = answer.send(());
+            }
+            Message::ShutDown(answer) => {
+                self.drop_listener();
+                self.close_all();
+                let _ = answer.send(());
+            }
+            Message::Close(channel, answer) => {
+                let _ = answer.send(self.close_channel(channel));
+            }
+            Message::CloseSession(id, answer) => {
+                let _ = answer.send(self.close_session(id));
+            }
+            Message::Sessions(channel, answer) => {
+                let _ = answer.send(self.sessions(channel));
+            }
+            Message::Granted(grant) => self.granted(grant),
+            Message::Refuse(answer) => {
+                self.refuse();
+                let _ = answer.send(());
+            }
+            Message::CloseDoor(answer) => {
+                let _ = answer.send(self.listener.as_ref().map(Listener::refuse));
+            }
+            Message::OpenDoor(answer) => {
+                let _ = answer.send(self.listener.as_ref().map(Listener::listen));
+            }
+            Message::Welcome => self.welcome(),
+        }
+    }
+
+    fn event(&mut self, token: Token, ready: Ready) {
+        let (key, side) = (token.key as usize, token.side);
+        let Some(connection) = self.connections.get(key) else { return };
+        // Otherwise it is news of a socket that is closed already.
+        if connection.token(key, side) == token {
+            self.guarded(key, |worker| worker.heard_of(key, side, ready));
+        }
+    }
+
+    /// There is news of a connection's socket.
+    fn heard_of(&mut self, key: usize, side: Side, ready: Ready) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
         match (&mut connection.phase, side) {
             (Phase::Relaying { .. }, _) => {
                 connection.relay.note(side, ready);
                 if connection.relay.is_blocked(side) && ready.readable && !ready.read_closed {
                     self.mute(key, side);
                 }
-                self.guarded(key, |worker| worker.turn_unless_queued(key));
+                self.turn_unless_queued(key);
             }
             (Phase::Dialing(_) | Phase::Waiting(_), Side::Client) => {
                 connection.relay.note(side, ready);
@@ -361,28 +431,29 @@ impl Worker {
                     self.close(key, Ending { reset_client: gone, reset_server: true }, "client gone");
                 }
             }
-            (Phase::Waiting(_), Side::Server) => {}
-            (Phase::Dialing(_), Side::Server) => self.guarded(key, |worker| worker.dialed(key, ready)),
+            (Phase::Waiting(_), Side::Server) | (Phase::Over, _) => {}
+            (Phase::Dialing(_), Side::Server) => self.dialed(key, ready),
         }
     }
 
     /// A source that goes on sending while the destination takes nothing would wake us for every segment.
     fn mute(&mut self, key: usize, side: Side) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(fd) = connection.fd(side) else { return };
-        if !connection.muted[side as usize] && self.poller.set_reading(fd, token(key, side), false).is_ok() {
+        let token = connection.token(key, side);
+        if !connection.muted[side as usize] && self.poller.set_reading(fd, token, false).is_ok() {
             connection.muted[side as usize] = true;
         }
     }
 
     fn unmute(&mut self, key: usize) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         for side in [Side::Client, Side::Server] {
             if connection.muted[side as usize]
                 && !connection.relay.is_blocked(side)
                 && let Some(fd) = connection.fd(side)
                 // The table of a poller does not refuse what it has already; if it did, the next turn asks again.
-                && self.poller.set_reading(fd, token(key, side), true).is_ok()
+                && self.poller.set_reading(fd, connection.token(key, side), true).is_ok()
             {
                 connection.muted[side as usize] = false;
             }
@@ -390,7 +461,7 @@ impl Worker {
     }
 
     fn turn_unless_queued(&mut self, key: usize) {
-        if let Some(Some(connection)) = self.connections.get(key)
+        if let Some(connection) = self.connections.get(key)
             && !connection.queued
         {
             self.turn(key);
@@ -399,7 +470,7 @@ impl Worker {
 
     /// Lets the relay do what it can.
     fn turn(&mut self, key: usize) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let Phase::Relaying { server, lease } = &connection.phase else { return };
         let before = connection.delivered;
         let was_half_closed = connection.relay.is_half_closed();
@@ -424,7 +495,7 @@ impl Worker {
     }
 
     fn obey(&mut self, key: usize, verdict: Verdict, was_half_closed: bool) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         match verdict {
             Verdict::Sleep => {
                 if !was_half_closed && connection.relay.is_half_closed() {
@@ -433,7 +504,7 @@ impl Worker {
             }
             Verdict::Again => {
                 connection.queued = true;
-                self.queue.push(key);
+                self.queue.push_back(key);
             }
             Verdict::Linger => {
                 let quiet = self.now.saturating_sub(connection.moved_at);

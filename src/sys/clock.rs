@@ -1,8 +1,11 @@
-//! The time that the table is told.
+//! The time that the table is told, and the time that deadlines go by.
 //!
-//! Knows: when the instance started. Never: who asks.
+//! Knows: when the instance started, when a thread could not look. Never: who asks.
 
 use std::time::{Duration, Instant};
+
+/// Later than asked for by more than this, and the thread was held up: stopped, starved, or the machine was.
+const LATE: Duration = Duration::from_millis(250);
 
 /// Time since the start of the instance. Every copy tells the same.
 #[derive(Debug, Clone, Copy)]
@@ -22,5 +25,63 @@ impl Clock {
     /// As an instant of the system's clock.
     pub(crate) fn instant(self, at: Duration) -> Instant {
         self.0 + at
+    }
+}
+
+/// A thread's own time, for its deadlines: it stands still while the thread is held up, for nobody's patience may run out
+/// while nobody looks.
+#[derive(Debug, Default)]
+pub(crate) struct OwnTime {
+    /// The clock's time of the last look.
+    real: Duration,
+    /// What of it does not count.
+    lost: Duration,
+}
+
+impl OwnTime {
+    /// Begins together with the clock.
+    pub(crate) fn at(real: Duration) -> Self {
+        Self { real, lost: Duration::ZERO }
+    }
+
+    /// What the time would be if the thread were not held up.
+    pub(crate) fn reading(&self, real: Duration) -> Duration {
+        real.saturating_sub(self.lost)
+    }
+
+    /// The time after a wait that was to take `asked` at most (`None` = for ever).
+    pub(crate) fn waited(&mut self, asked: Option<Duration>, real: Duration) -> Duration {
+        let took = real.saturating_sub(self.real);
+        let late = asked.map_or(Duration::ZERO, |asked| took.saturating_sub(asked));
+        if late > LATE {
+            self.lost += took - LATE;
+        }
+        self.real = real;
+        self.reading(real)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn own_time_goes_on_while_the_thread_sleeps_as_it_asked_to() {
+        let mut time = OwnTime::at(ms(0));
+        assert_eq!(time.waited(Some(ms(5_000)), ms(5_001)), ms(5_001));
+        assert_eq!(time.waited(None, ms(90_000)), ms(90_000));
+        assert_eq!(time.waited(Some(ms(5_000)), ms(90_007)), ms(90_007), "an event came first");
+    }
+
+    #[test]
+    fn own_time_stands_still_while_the_thread_is_held_up() {
+        let mut time = OwnTime::at(ms(0));
+        assert_eq!(time.waited(Some(ms(1_000)), ms(61_000)), LATE);
+        assert_eq!(time.reading(ms(61_010)), LATE + ms(10));
+        assert_eq!(time.waited(Some(ms(100)), ms(61_100)), LATE + ms(100));
     }
 }

@@ -4,7 +4,7 @@
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread.
 
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod fault;
 pub mod listen;

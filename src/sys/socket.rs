@@ -244,6 +244,11 @@ pub(crate) fn take_error(fd: impl AsFd) -> Option<io::Error> {
     }
 }
 
+/// Does the other end stand?
+pub(crate) fn is_connected(fd: impl AsFd) -> bool {
+    rustix::net::getpeername(fd).is_ok_and(|peer| peer.is_some())
+}
+
 /// Bytes that have come in and were not read yet.
 pub(crate) fn unread(fd: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)

@@ -29,14 +29,10 @@ impl Timers {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// Takes one deadline that has come.
-    pub(crate) fn due(&mut self, now: u64) -> Option<usize> {
-        let &(at, key) = self.queue.first()?;
-        if at > now {
-            return None;
-        }
-        self.queue.pop_first();
-        Some(key)
+    /// Takes one deadline that has come, and whose it was.
+    pub(crate) fn due(&mut self, now: u64) -> Option<(u64, usize)> {
+        let &(at, _) = self.queue.first()?;
+        if at > now { None } else { self.queue.pop_first() }
     }
 }
 
@@ -54,8 +50,8 @@ mod tests {
         timers.reset(3, Some(30), None);
         assert_eq!(timers.next(), Some(50));
         assert_eq!(timers.due(49), None);
-        assert_eq!(timers.due(100), Some(1));
-        assert_eq!(timers.due(100), Some(2));
+        assert_eq!(timers.due(100), Some((50, 1)));
+        assert_eq!(timers.due(100), Some((60, 2)));
         assert_eq!(timers.due(100), None);
     }
 }

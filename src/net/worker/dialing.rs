@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use super::{Connection, KEY_BITS, NEVER, Phase, STARVED_MS, TURNED_AWAY, Waiting, Worker, millis, token};
+use super::{Connection, KEY_BITS, NEVER, Phase, STARVED_MS, TURNED_AWAY, Waiting, Worker, millis};
 use crate::net::dial::{Attempt, Dial, Search, Waited};
 use crate::observe::Event;
 use crate::sched::{AdminState, Grant, NoChannel, Ticket};
@@ -41,6 +41,7 @@ impl Worker {
             client,
             phase,
             relay: Relay::new(),
+            generations: [self.next_watch(), 0],
             delivered: [0; 2],
             id: self.next_id(),
             opened_at: self.now,
@@ -52,9 +53,9 @@ impl Worker {
             queued: false,
             _taken: taken,
         };
-        self.connections.insert(Some(connection));
-        if let Some(Some(connection)) = self.connections.get(key)
-            && let Err(e) = self.poller.add(&connection.client, token(key, Side::Client))
+        self.connections.insert(connection);
+        if let Some(connection) = self.connections.get(key)
+            && let Err(e) = self.poller.add(&connection.client, connection.token(key, Side::Client))
         {
             self.unwatched(key, &e);
             return;
@@ -64,11 +65,11 @@ impl Worker {
 
     /// Goes on with a client that has no channel yet.
     pub(super) fn search(&mut self, key: usize) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         match &connection.phase {
             Phase::Dialing(_) => self.dial(key),
             Phase::Waiting(_) => self.wait_in_line(key),
-            Phase::Relaying { .. } => {}
+            Phase::Relaying { .. } | Phase::Over => {}
         }
     }
 
@@ -78,7 +79,7 @@ impl Worker {
     }
 
     fn wait_in_line(&mut self, key: usize) {
-        let Some(Some(connection)) = self.connections.get(key) else { return };
+        let Some(connection) = self.connections.get(key) else { return };
         let Phase::Waiting(waiting) = &connection.phase else { return };
         self.set_deadline(key, Some(waiting.place.until));
         // A slot may have come free while we got in line, and whoever gave it back may have seen nobody there yet.
@@ -89,7 +90,7 @@ impl Worker {
     pub(super) fn granted(&mut self, grant: Grant) {
         let Grant { ticket, tag, route, lease } = grant;
         let key = (tag & KEY_BITS) as usize;
-        if let Some(Some(connection)) = self.connections.get_mut(key)
+        if let Some(connection) = self.connections.get_mut(key)
             && let Phase::Waiting(waiting) = &connection.phase
             && waiting.place.ticket == ticket
         {
@@ -109,13 +110,15 @@ impl Worker {
 
     pub(super) fn dial(&mut self, key: usize) {
         let tag = self.tag(key);
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let watch = self.next_watch();
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.generations[Side::Server as usize] = watch;
+        let token = connection.token(key, Side::Server);
         let Phase::Dialing(dial) = &mut connection.phase else { return };
         let patience = millis(self.shared.options.connect_timeout).max(1);
         let wait = match dial.attempt(tag, &self.shared.dialer, self.now, patience) {
             Attempt::Started => {
-                let watched =
-                    dial.server.as_ref().map(|server| self.poller.add(server, token(key, Side::Server)));
+                let watched = dial.server.as_ref().map(|server| self.poller.add(server, token));
                 if let Some(Err(e)) = watched {
                     return self.unwatched(key, &e);
                 }
@@ -129,14 +132,14 @@ impl Worker {
 
     /// Nothing can be dialled now: a place in line, or the end.
     fn search_ended(&mut self, key: usize, end: Result<Ticket, NoChannel>) {
-        let Some(Some(connection)) = self.connections.get(key) else { return };
+        let Some(connection) = self.connections.get(key) else { return };
         let Phase::Dialing(dial) = &connection.phase else { return };
         let (client, waited) = (dial.client, dial.waited);
         match end {
             Ok(ticket) => {
                 let until = waited.map_or_else(|| self.patience_in_line(), |waited| waited.until);
                 let place = Waited { ticket, until };
-                if let Some(Some(connection)) = self.connections.get_mut(key) {
+                if let Some(connection) = self.connections.get_mut(key) {
                     connection.phase = Phase::Waiting(Box::new(Waiting { place, client }));
                 }
                 self.wait_in_line(key);
@@ -169,7 +172,7 @@ impl Worker {
 
     /// The channel answered, one way or the other.
     pub(super) fn dialed(&mut self, key: usize, ready: Ready) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
         let Some(server) = &dial.server else { return };
         if ready.error
@@ -177,30 +180,34 @@ impl Worker {
         {
             return self.dial_failed(key, &error);
         }
-        if !ready.writable {
-            return;
+        // An error that is no error any more says nothing; whether there is a connection, the kernel knows.
+        if ready.writable && (!ready.error || socket::is_connected(server)) {
+            self.connected(key, ready);
         }
-        self.connected(key, ready);
     }
 
     pub(super) fn connected(&mut self, key: usize, ready: Ready) {
-        let Some(Some(mut connection)) = self.connections.get_mut(key).map(Option::take) else { return };
-        let Phase::Dialing(dial) = connection.phase else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !matches!(connection.phase, Phase::Dialing(_)) {
+            return;
+        }
+        let id = connection.id;
+        // A panic below loses this connection and nothing else: its slot and its sockets go with the dial.
+        let Phase::Dialing(dial) = std::mem::replace(&mut connection.phase, Phase::Over) else { return };
         let client = dial.client;
         let target = dial.target();
         let Some((server, lease)) = dial.succeeded(&self.shared.dialer) else { return };
+        let expires_at = self.lifetime(id);
         if self.shared.log.is_debug()
             && let Some(address) = target
         {
             self.shared.log.tell(&Event::Opened { client, channel: lease.key(), address });
         }
+        let Some(connection) = self.connections.get_mut(key) else { return };
         connection.phase = Phase::Relaying { server, lease };
         connection.moved_at = self.now;
-        connection.expires_at = self.lifetime(connection.id);
+        connection.expires_at = expires_at;
         connection.relay.note(Side::Server, ready);
-        if let Some(slot) = self.connections.get_mut(key) {
-            *slot = Some(connection);
-        }
         self.rearm(key);
         self.turn(key);
         self.announce(key);
@@ -208,7 +215,7 @@ impl Worker {
 
     /// A server that has got no data by now may be one that speaks first: it has to hear of its client.
     fn announce(&self, key: usize) {
-        if let Some(Some(connection)) = self.connections.get(key)
+        if let Some(connection) = self.connections.get(key)
             && connection.delivered[Side::Server as usize] == 0
             && let Some(server) = connection.fd(Side::Server)
         {
@@ -218,7 +225,7 @@ impl Worker {
 
     pub(super) fn dial_failed(&mut self, key: usize, error: &io::Error) {
         let tag = self.tag(key);
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
         match dial.failed(error, tag, &self.shared.dialer) {
             Ok(()) => self.dial(key),
@@ -231,7 +238,7 @@ impl Worker {
     /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
     pub(super) fn dial_moves_on(&mut self, key: usize, why: &str) {
         let tag = self.tag(key);
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let Phase::Dialing(dial) = &mut connection.phase else { return };
         match dial.move_on(why, tag, &self.shared.dialer) {
             Ok(()) => self.dial(key),

@@ -24,13 +24,22 @@ impl Worker {
     pub(super) fn expired(&mut self, key: usize) {
         let now = self.now;
         let due = self.due(key);
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         match &mut connection.phase {
             Phase::Dialing(dial) if dial.server.is_some() => {
                 self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
             }
             Phase::Dialing(_) => self.dial(key),
-            Phase::Waiting(_) => self.abandon(key, "waited too long"),
+            Phase::Over => {}
+            Phase::Waiting(waiting) => {
+                let ticket = waiting.place.ticket;
+                // A slot may have come free that nobody has handed out yet, and a grant may be on its way: neither is known
+                // without asking.
+                self.shared.serve_line();
+                if self.shared.dialer.table.lock().leave_line(ticket) {
+                    self.abandon(key, "waited too long");
+                }
+            }
             Phase::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
             Phase::Relaying { .. } if due.is_some_and(|due| due <= now) => self.abandon(key, "idle"),
             Phase::Relaying { .. } => {
@@ -42,7 +51,7 @@ impl Worker {
 
     /// When a relaying connection has been quiet for too long, or lived for long enough.
     pub(super) fn due(&self, key: usize) -> Option<u64> {
-        let connection = self.connections.get(key)?.as_ref()?;
+        let connection = self.connections.get(key)?;
         let options = &self.shared.options;
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
         let quiet = [options.idle_timeout, half_close].into_iter().flatten().min();
@@ -57,7 +66,7 @@ impl Worker {
     }
 
     pub(super) fn set_deadline(&mut self, key: usize, deadline: Option<u64>) {
-        if let Some(Some(connection)) = self.connections.get_mut(key) {
+        if let Some(connection) = self.connections.get_mut(key) {
             self.timers.reset(key, connection.deadline, deadline);
             connection.deadline = deadline;
         }
@@ -65,9 +74,9 @@ impl Worker {
 
     /// Ends a connection from outside.
     pub(super) fn abandon(&mut self, key: usize, how: &str) {
-        let Some(Some(connection)) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let ending = match &connection.phase {
-            Phase::Dialing(_) => Ending { reset_client: true, reset_server: true },
+            Phase::Dialing(_) | Phase::Over => Ending { reset_client: true, reset_server: true },
             // As a client is closed that got no channel.
             Phase::Waiting(_) => Ending { reset_client: false, reset_server: true },
             Phase::Relaying { server, lease } => connection.relay.abandon(&mut Sockets {
@@ -97,14 +106,14 @@ impl Worker {
         // Who is not connected yet has lost nothing: there may be another channel.
         let is_dialed = |connection: &Connection| match &connection.phase {
             Phase::Dialing(dial) => dial.channel() == Some(channel),
-            Phase::Waiting(_) | Phase::Relaying { .. } => false,
+            Phase::Waiting(_) | Phase::Relaying { .. } | Phase::Over => false,
         };
         for key in self.keys(is_dialed) {
             self.guarded(key, |worker| worker.dial_moves_on(key, CLOSED_MEANWHILE));
         }
         let is_served = |connection: &Connection| match &connection.phase {
             Phase::Relaying { lease, .. } => lease.key() == channel,
-            Phase::Waiting(_) | Phase::Dialing(_) => false,
+            Phase::Waiting(_) | Phase::Dialing(_) | Phase::Over => false,
         };
         self.abandon_all(is_served, "closed by the operator")
     }
@@ -127,15 +136,13 @@ impl Worker {
     }
 
     fn keys(&self, which: impl Fn(&Connection) -> bool) -> Vec<usize> {
-        let all = self.connections.iter().filter(|(_, slot)| slot.as_ref().is_some_and(&which));
+        let all = self.connections.iter().filter(|(_, connection)| which(connection));
         all.map(|(key, _)| key).collect()
     }
 
     pub(super) fn close(&mut self, key: usize, ending: Ending, how: &str) {
         self.set_deadline(key, None);
-        let Some(slot) = self.connections.get_mut(key) else { return };
-        let Some(connection) = slot.take() else { return };
-        self.freed.push(key);
+        let Some(connection) = self.connections.try_remove(key) else { return };
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
         }

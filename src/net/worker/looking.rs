@@ -12,7 +12,7 @@ use crate::wire::relay::Side;
 impl Worker {
     /// All connections, or those of one channel.
     pub(super) fn sessions(&self, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
-        let all = self.connections.iter().filter_map(|(_, slot)| slot.as_ref());
+        let all = self.connections.iter().map(|(_, connection)| connection);
         let wanted = all.filter(|connection| only.is_none() || only == channel(connection));
         wanted.map(|connection| self.session(connection)).collect()
     }
@@ -35,7 +35,7 @@ impl Worker {
 fn channel(connection: &Connection) -> Option<ChannelKey> {
     match &connection.phase {
         Phase::Dialing(dial) => dial.channel(),
-        Phase::Waiting(_) => None,
+        Phase::Waiting(_) | Phase::Over => None,
         Phase::Relaying { lease, .. } => Some(lease.key()),
     }
 }

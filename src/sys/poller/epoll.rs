@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
+use super::{Seen, Token};
 use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once. Measured with 500 clients: 512 serve 5 % more than 256, and 1024 no more than 512.
@@ -27,7 +28,7 @@ const ALL: EventFlags = EventFlags::IN
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: OwnedFd,
-    ready: Vec<(u64, Ready)>,
+    ready: Vec<(Token, Ready)>,
 }
 
 /// Wakes a sleeping poller from another thread.
@@ -53,28 +54,28 @@ impl Poller {
     }
 
     /// A waker that reports `token`.
-    pub(crate) fn waker(&self, token: u64) -> io::Result<Waker> {
+    pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&self.epoll, &fd, EventData::new_u64(token.pack()), EventFlags::IN | EventFlags::ET)?;
         Ok(Waker(Arc::new(fd)))
     }
 
     /// Watches a connection's socket for everything, once and for all. Closing it ends the watch.
-    pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), ALL)?)
+    pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), ALL)?)
     }
 
     /// Stops, or starts again, to report that a connection's socket has something to read. Started again, it reports what
     /// is there.
-    pub(crate) fn set_reading(&self, fd: impl AsFd, token: u64, reading: bool) -> io::Result<()> {
+    pub(crate) fn set_reading(&self, fd: impl AsFd, token: Token, reading: bool) -> io::Result<()> {
         let flags = if reading { ALL } else { ALL.difference(EventFlags::IN) };
-        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags)?)
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
     /// Watches a listener that other workers watch too: one of them is woken per client, not all.
-    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
-        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
     /// Ends the watch of a listener.
@@ -84,7 +85,7 @@ impl Poller {
     }
 
     /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
         self.ready.clear();
         let timeout = timeout.map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
@@ -93,7 +94,7 @@ impl Poller {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; BATCH];
         let (events, _) = match epoll::wait(&self.epoll, &mut room, timeout.as_ref()) {
             Ok(events) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => return Ok(Seen::Interrupted),
             Err(e) => return Err(e.into()),
         };
         self.ready.extend(events.iter().map(|event| {
@@ -106,18 +107,18 @@ impl Poller {
                 read_closed: has(EventFlags::RDHUP | EventFlags::HUP),
                 error: has(EventFlags::ERR),
             };
-            (event.data.u64(), ready)
+            (Token::unpack(event.data.u64()), ready)
         }));
-        Ok(())
+        Ok(if self.ready.len() < BATCH { Seen::All } else { Seen::Part })
     }
 
-    /// Did the last wait report anything?
-    pub(crate) fn has_events(&self) -> bool {
-        !self.ready.is_empty()
+    /// How many events the last wait reported.
+    pub(crate) fn events(&self) -> usize {
+        self.ready.len()
     }
 
     /// The `i`-th event of the last wait: token and readiness.
-    pub(crate) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+    pub(crate) fn event(&self, i: usize) -> Option<(Token, Ready)> {
         self.ready.get(i).copied()
     }
 }

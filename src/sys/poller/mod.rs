@@ -11,3 +11,17 @@ pub(crate) use epoll::{Poller, Waker};
 mod portable;
 #[cfg(any(not(target_os = "linux"), portable))]
 pub(crate) use portable::{Poller, Waker};
+
+mod token;
+pub(crate) use token::{Kind, Token};
+
+/// How much of what there was a wait reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// All of it.
+    All,
+    /// As many events as are taken at once; there may be more.
+    Part,
+    /// Nothing: a signal came first.
+    Interrupted,
+}

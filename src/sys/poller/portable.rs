@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll};
 
+use super::{Seen, Token};
 use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once.
@@ -20,7 +21,7 @@ const BATCH: usize = 512;
 pub(crate) struct Poller {
     poll: Poll,
     events: Events,
-    ready: Vec<(u64, Ready)>,
+    ready: Vec<(Token, Ready)>,
 }
 
 /// Wakes a sleeping poller from another thread.
@@ -37,8 +38,11 @@ impl Waker {
     pub(crate) fn drain(&self) {}
 }
 
-fn token(token: u64) -> Token {
-    Token(usize::try_from(token).unwrap_or(usize::MAX))
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the portable poller keeps a token of 64 bits in a pointer");
+
+fn packed(token: Token) -> mio::Token {
+    mio::Token(token.pack() as usize)
 }
 
 impl Poller {
@@ -51,27 +55,27 @@ impl Poller {
     }
 
     /// A waker that reports `token`.
-    pub(crate) fn waker(&self, number: u64) -> io::Result<Waker> {
-        Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), token(number))?)))
+    pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
+        Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), packed(token))?)))
     }
 
     /// Watches a connection's socket for everything, once and for all.
-    pub(crate) fn add(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
-        self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), token(number), interest)
+        self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), packed(token), interest)
     }
 
     /// Readiness is reported anyway: `mio` cannot change one half of a watch on all systems alike.
-    pub(crate) fn set_reading(&self, _fd: impl AsFd, _token: u64, _reading: bool) -> io::Result<()> {
+    pub(crate) fn set_reading(&self, _fd: impl AsFd, _token: Token, _reading: bool) -> io::Result<()> {
         Ok(())
     }
 
     /// Watches a listener that other workers watch too. `mio` is edge-triggered: whoever is told accepts until nobody waits.
-    pub(crate) fn add_listener(&mut self, fd: impl AsFd, number: u64) -> io::Result<()> {
+    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&raw), token(number), Interest::READABLE)
+        self.poll.registry().register(&mut SourceFd(&raw), packed(token), Interest::READABLE)
     }
 
     /// Ends the watch of a listener.
@@ -80,11 +84,11 @@ impl Poller {
     }
 
     /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
         self.ready.clear();
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Seen::Interrupted),
             Err(e) => return Err(e),
         }
         for event in &self.events {
@@ -95,18 +99,18 @@ impl Poller {
                 read_closed: event.is_read_closed(),
                 error: event.is_error() || event.is_write_closed(),
             };
-            self.ready.push((event.token().0 as u64, ready));
+            self.ready.push((Token::unpack(event.token().0 as u64), ready));
         }
-        Ok(())
+        Ok(if self.ready.len() < BATCH { Seen::All } else { Seen::Part })
     }
 
-    /// Did the last wait report anything?
-    pub(crate) fn has_events(&self) -> bool {
-        !self.ready.is_empty()
+    /// How many events the last wait reported.
+    pub(crate) fn events(&self) -> usize {
+        self.ready.len()
     }
 
     /// The `i`-th event of the last wait: token and readiness.
-    pub(crate) fn event(&self, i: usize) -> Option<(u64, Ready)> {
+    pub(crate) fn event(&self, i: usize) -> Option<(Token, Ready)> {
         self.ready.get(i).copied()
     }
 }
