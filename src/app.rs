@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{
-    self, Check, CheckKind, CliError, GroupDecl, Invocation, Listen, OnDown, Place, PortWord, Serve,
-    SettingsError, Step,
-};
+use crate::config::{self, CliError, Invocation, Serve, SettingsError};
 use crate::net::server::{Options, Server};
 use crate::net::{self, resolve};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::process::{self, Cause, Hangup, Notifier, Shutdown, Side};
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::spec::{
+    Check, CheckSpec, GroupSpec, Keepalive, ListenHost, Member, OnDown, PortWord, ServiceSpec,
+};
 use crate::sys::listen::{ListenError, Listener};
 use crate::sys::{self, Clock};
 
@@ -150,24 +150,24 @@ struct Start {
 
 impl Start {
     fn prepare(settings: &Serve, inherited: Option<std::os::fd::OwnedFd>) -> Result<Self, Failure> {
-        let port = port_number(&settings.port)?;
-        let address = match &settings.listen {
-            Listen::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
-            Listen::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
-            Listen::Host(host) => first_address(host, port)?,
+        let port = port_number(&settings.service.listen.port)?;
+        let address = match &settings.service.listen.host {
+            ListenHost::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            ListenHost::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+            ListenHost::Host(host) => first_address(host, port)?,
         };
-        let source = match &settings.source {
+        let source = match &settings.service.source {
             Some(host) => Some(first_address(host, 0)?),
             None => None,
         };
         let cores = process::cores();
-        let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
-        let busy_poll = settings.busy_poll.unwrap_or_else(|| cores.can_be_spared());
+        let workers = settings.process.workers.map_or(cores.count, NonZeroUsize::get);
+        let busy_poll = settings.process.busy_poll.unwrap_or_else(|| cores.can_be_spared());
         // Everything that is left to chance hangs on this one number.
         let seed = RandomState::new().hash_one(std::process::id());
-        let mut table = Table::new(rules(settings, workers, seed));
-        declare(&mut table, &settings.groups, port)?;
-        let keepalive = settings.client_keepalive.map(keepalive);
+        let mut table = Table::new(rules(&settings.service, workers, seed));
+        declare(&mut table, &settings.service.groups, port)?;
+        let keepalive = settings.service.client_keepalive;
         let listener = match inherited {
             Some(fd) => Listener::inherit(fd, keepalive)?,
             None => bind(address, keepalive)?,
@@ -176,15 +176,15 @@ impl Start {
     }
 
     fn run(self, settings: &Serve, environment: &controllers::Environment) -> Result<u8, Failure> {
-        let foreground = settings.foreground || process::is_init();
+        let foreground = settings.process.foreground || process::is_init();
         let descriptor_limit = process::raise_descriptor_limit();
         process::forbid_core_files();
-        let warn = Log::stderr(settings.debug);
-        if settings.dump && !foreground {
+        let warn = Log::stderr(settings.process.debug);
+        if settings.process.dump && !foreground {
             let text = "-p needs -f: the packet dump is off in the background".into();
             warn.tell(&Event::Note { severity: Severity::Warning, text });
         }
-        if let Some(Check { kind: CheckKind::Exec(path), .. }) = &settings.check
+        if let Some(CheckSpec { check: Check::Exec(path), .. }) = &settings.service.check
             && let Err(e) = rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
         {
             // It may be there later, so this is no reason not to serve.
@@ -193,7 +193,7 @@ impl Start {
         }
         let endpoint = controllers::bind(
             self.listener.address(),
-            settings.control_group.as_deref(),
+            settings.process.control_group.as_deref(),
             environment,
             &warn,
         )?;
@@ -214,12 +214,12 @@ impl Start {
                 Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
             }
         };
-        let log = if foreground { warn } else { Log::syslog(settings.debug) };
+        let log = if foreground { warn } else { Log::syslog(settings.process.debug) };
         let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
         let listen = self.listener.address();
         let clock = Clock::start();
         let started = Shutdown::install(hangup).and_then(|shutdown| {
-            let dump = (settings.dump && foreground).then(|| Dump::stdout(log.clone()));
+            let dump = (settings.process.dump && foreground).then(|| Dump::stdout(log.clone()));
             let limit = descriptor_limit;
             let (server, table) = self.start(settings, clock, &log, dump, limit, shutdown.notifier())?;
             Ok((shutdown, controllers::serve(endpoint, table, server, clock, settings.clone(), &log)))
@@ -266,18 +266,15 @@ impl Start {
         let options = Options {
             workers: self.workers,
             busy_poll: self.busy_poll,
-            outgoing: sys::Outgoing {
-                source: self.source,
-                keepalive: settings.server_keepalive.map(keepalive),
-            },
-            connect_timeout: settings.connect_timeout,
-            idle_timeout: settings.idle_timeout,
-            half_close_timeout: settings.half_close_timeout,
-            max_lifetime: settings.max_lifetime,
-            queue_timeout: settings.queue_timeout,
-            max_connections: settings.max_connections,
-            refuse_when_down: settings.refuse_when_down,
-            checks: checks(settings),
+            outgoing: sys::Outgoing { source: self.source, keepalive: settings.service.server_keepalive },
+            connect_timeout: settings.service.connect_timeout,
+            idle_timeout: settings.service.idle_timeout,
+            half_close_timeout: settings.service.half_close_timeout,
+            max_lifetime: settings.service.max_lifetime,
+            queue_timeout: settings.service.queue_timeout,
+            max_connections: settings.service.max_connections,
+            refuse_when_down: settings.service.refuse_when_down,
+            checks: checks(&settings.service),
             seed: self.seed,
             dump,
             descriptor_limit,
@@ -289,70 +286,52 @@ impl Start {
 }
 
 /// What the table goes by.
-fn rules(settings: &Serve, workers: usize, seed: u64) -> Rules {
-    let check = settings.check.as_ref();
+fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
+    let check = service.check.as_ref();
     Rules {
-        hash_failover: settings.hash_failover,
-        autodisable: settings.autodisable,
+        hash_failover: service.hash_failover,
+        autodisable: service.autodisable,
         shards: workers,
         health: HealthRules {
-            eject: settings.eject,
+            eject: service.eject,
             check: check.map(|check| CheckRules {
                 interval: check.interval,
                 rise: check.rise,
                 fall: check.fall,
             }),
-            fail_open: settings.fail_open,
-            slow_start: settings.slow_start,
+            fail_open: service.fail_open,
+            slow_start: service.slow_start,
         },
-        hash_balance: settings.hash_balance.and_then(NonZeroU32::new),
-        queue: settings.queue,
-        policy: settings.policy,
+        hash_balance: service.hash_balance.and_then(NonZeroU32::new),
+        queue: service.queue,
+        policy: service.later_policy,
         seed,
     }
 }
 
 /// How the data plane checks channels. Without `--check` it is never asked to.
-fn checks(settings: &Serve) -> net::Checks {
-    let kick = settings.on_down == OnDown::Kick;
-    let Some(check) = &settings.check else {
-        return net::Checks { check: Arc::new(net::Check::Tcp), timeout: Duration::ZERO, port: None, kick };
+fn checks(service: &ServiceSpec) -> net::Checks {
+    let kick = service.on_down == OnDown::Kick;
+    let Some(check) = &service.check else {
+        return net::Checks { check: Arc::new(Check::Tcp), timeout: Duration::ZERO, port: None, kick };
     };
-    let kind = match &check.kind {
-        CheckKind::Tcp => net::Check::Tcp,
-        CheckKind::Http { path, statuses } => {
-            net::Check::Http { path: path.clone(), statuses: statuses.clone() }
-        }
-        CheckKind::Dialogue(steps) => {
-            let step = |step: &Step| match step {
-                Step::Send(bytes) => net::Step::Send(bytes.clone()),
-                Step::Expect(bytes) => net::Step::Expect(bytes.clone()),
-            };
-            net::Check::Dialogue(steps.iter().map(step).collect())
-        }
-        CheckKind::Exec(path) => net::Check::Exec(path.clone()),
-    };
-    net::Checks { check: Arc::new(kind), timeout: check.timeout, port: check.port, kick }
-}
-
-fn keepalive(of: config::Keepalive) -> sys::Keepalive {
-    sys::Keepalive { idle: of.idle, interval: of.interval, count: of.count }
+    net::Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
 }
 
 /// Resolves the channels of the command line into the table.
-fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result<(), Failure> {
+fn declare(table: &mut Table, groups: &[GroupSpec], default_port: u16) -> Result<(), Failure> {
     for (index, group) in groups.iter().enumerate() {
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
         table.set_policy(id, group.policy);
-        for place in &group.places {
+        for place in &group.members {
             let too_many =
                 |_| Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"));
-            let Place::Channel(target) = place else {
+            let Member::Channel(target) = place else {
                 table.skip(id).map_err(too_many)?;
                 continue;
             };
-            let invalid = || SettingsError::InvalidAddress { word: target.word.clone() };
+            let invalid = || SettingsError::InvalidAddress { word: target.typed.text.clone() };
             let port = match &target.port {
                 None => default_port,
                 Some(PortWord::Number(n)) => n.get(),
@@ -368,7 +347,7 @@ fn declare(table: &mut Table, groups: &[GroupDecl], default_port: u16) -> Result
 }
 
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
-fn bind(address: SocketAddr, keepalive: Option<sys::Keepalive>) -> Result<Listener, Failure> {
+fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Listener, Failure> {
     let started = Instant::now();
     loop {
         match Listener::bind(address, keepalive) {

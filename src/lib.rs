@@ -3,6 +3,7 @@
 //!
 //! The rooms, in reading order. Imports go down this list only; `tests/suite/layers.rs` holds the wall.
 //!
+//! - [`spec`] is what was asked for: plain values.
 //! - [`sched`] decides which channel a client gets. Pure.
 //! - [`wire`] says what happens to bytes. Pure.
 //! - [`observe`] tells: the log, the packet dump. Never asked back.
@@ -20,5 +21,6 @@ pub mod net;
 pub mod observe;
 pub mod process;
 pub mod sched;
+pub mod spec;
 pub mod sys;
 pub mod wire;

@@ -187,8 +187,9 @@ pub(super) fn serve(
         }),
         plane: plane(&server),
         command_line: Arc::new(move |now| {
-            let groups = saved::groups(now);
-            config::command_line(&Serve { groups, ..settings.clone() })
+            let mut settings = settings.clone();
+            settings.service.groups = saved::groups(now);
+            config::command_line(&settings)
         }),
         now: Arc::new(move || clock.now()),
         log: log.clone(),

@@ -4,12 +4,12 @@
 
 use std::num::NonZeroU16;
 
-use crate::config::{GroupDecl, Place, PortWord, Target};
-use crate::sched::{ChannelSnapshot, GroupSnapshot, Policy, Snapshot};
+use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
+use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Typed};
 
 /// The groups in order of their numbers. A group or channel number without a channel is a gap, so that the others keep
 /// theirs; empty groups at the end that are as any other would be are left out.
-pub(super) fn groups(now: &Snapshot) -> Vec<GroupDecl> {
+pub(super) fn groups(now: &Snapshot) -> Vec<GroupSpec> {
     let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != Policy::RoundRobin;
     let last = now.groups.iter().filter(counts).map(|group| group.id.index()).max();
     let of = |number| now.groups.iter().find(|group| group.id.index() == number);
@@ -17,33 +17,31 @@ pub(super) fn groups(now: &Snapshot) -> Vec<GroupDecl> {
     last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect())
 }
 
-fn group(group: &GroupSnapshot) -> GroupDecl {
+fn group(group: &GroupSnapshot) -> GroupSpec {
     if group.numbers == 0 {
         return empty(group.policy);
     }
     let of = |number| group.channels.iter().find(|channel| channel.id.index() == number);
-    let place = |number| of(number).map_or(Place::Gap, |channel| Place::Channel(target(channel)));
-    GroupDecl { policy: group.policy, places: (0..group.numbers).map(place).collect() }
+    let member = |number| of(number).map_or(Member::Gap, |channel| Member::Channel(target(channel)));
+    GroupSpec { policy: group.policy, members: (0..group.numbers).map(member).collect() }
 }
 
 /// A group cannot be without a word.
-fn empty(policy: Policy) -> GroupDecl {
-    GroupDecl { policy, places: vec![Place::Gap] }
+fn empty(policy: Policy) -> GroupSpec {
+    GroupSpec { policy, members: vec![Member::Gap] }
 }
 
-fn target(channel: &ChannelSnapshot) -> Target {
+fn target(channel: &ChannelSnapshot) -> ChannelSpec {
     let first = channel.addresses.first();
     let host = channel.addresses.host().map_or_else(|| first.ip().to_string(), str::to_owned);
     // Port 0 cannot be connected to, so nobody has it; if it were there, the default port would be as wrong.
     let port = NonZeroU16::new(first.port()).map(PortWord::Number);
-    let mut target = Target {
-        word: String::new(),
+    ChannelSpec {
+        typed: Typed::default(),
         host,
         port,
         maxc: channel.maxc,
         weight: channel.weight,
         state: channel.state,
-    };
-    target.word = target.to_string();
-    target
+    }
 }

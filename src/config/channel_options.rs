@@ -3,7 +3,7 @@
 //! Knows: their names and legal values. Never: hosts and ports, what a weight does.
 
 use super::target::{TargetError, whole_number};
-use crate::sched::{AdminState, Weight};
+use crate::spec::{AdminState, Weight};
 
 /// Reads `weight=N`, `disabled` and `disabled=hard`, with commas between. `None` for what was not said.
 pub(super) fn channel_options(
@@ -45,8 +45,8 @@ fn read_weight(value: Option<&str>) -> Result<Weight, &'static str> {
 mod tests {
     use std::ffi::OsStr;
 
-    use super::super::target::Target;
     use super::*;
+    use crate::spec::ChannelSpec;
 
     #[test]
     fn options_of_a_channel_stand_behind_the_first_comma() {
@@ -64,9 +64,9 @@ mod tests {
             ("-,weight=2", "-:,weight=2", 2, Enabled),
         ];
         for (word, printed, weight, state) in table {
-            let target = Target::parse(OsStr::new(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
+            let target = ChannelSpec::parse(OsStr::new(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
             assert_eq!((target.weight.get(), target.state), (weight, state), "{word}");
-            assert_eq!((target.word.as_str(), target.to_string().as_str()), (word, printed));
+            assert_eq!((target.typed.text.as_str(), target.to_string().as_str()), (word, printed));
         }
     }
 
@@ -99,7 +99,7 @@ mod tests {
             ("h, weight=3", format!("unknown option ' weight=3' in [h, weight=3]{unknown}")),
         ];
         for (word, message) in table {
-            assert_eq!(Target::parse(OsStr::new(word)).expect_err(word).to_string(), message);
+            assert_eq!(ChannelSpec::parse(OsStr::new(word)).expect_err(word).to_string(), message);
         }
     }
 }

@@ -1,64 +1,18 @@
-//! What a probe does: `--check SPEC` becomes a [`CheckKind`], and a [`CheckKind`] prints as the SPEC that means it.
+//! What a probe does: `--check SPEC` becomes a [`Check`], and a [`Check`] prints as the SPEC that means it.
 //!
 //! Knows: the grammar of SPEC and its escapes. Never: how a probe is made, the other options.
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use super::target::whole_number;
+use crate::spec::{Check, Step};
 
 /// The statuses of `http:` that are good when none are named.
 const GOOD: RangeInclusive<u16> = 200..=399;
 /// The statuses there can be.
 const STATUSES: RangeInclusive<u64> = 100..=599;
-
-/// How the channels are probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// `--check`.
-    pub kind: CheckKind,
-    /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.
-    pub interval: Duration,
-    /// `--check-timeout`, 1 ms to an hour: how long a probe may take. It may be longer than the interval.
-    pub timeout: Duration,
-    /// `--check-rise`, 1..=1000: good probes in a row that make a channel up.
-    pub rise: u32,
-    /// `--check-fall`, 1..=1000: failed probes in a row that make it down.
-    pub fall: u32,
-    /// `--check-port`. `None`: the channel's.
-    pub port: Option<NonZeroU16>,
-}
-
-/// What is done to find out whether a channel is up. Prints as the word for `--check`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// It accepts a connection.
-    Tcp,
-    /// It answers a GET with one of the statuses.
-    Http {
-        /// Begins with `/`, holds neither blanks nor control characters.
-        path: String,
-        /// Each within 100..=599, start not after end; at least one.
-        statuses: Vec<RangeInclusive<u16>>,
-    },
-    /// It does its part in a dialogue. At least one step.
-    Dialogue(Vec<Step>),
-    /// A program, given host and port, exits with 0. An absolute path without control characters.
-    Exec(PathBuf),
-}
-
-/// One step of a dialogue. Its bytes are never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// The probe says this.
-    Send(Vec<u8>),
-    /// The channel is to say this.
-    Expect(Vec<u8>),
-}
 
 /// Why a word is no check. Prints as what follows the word in a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +35,7 @@ pub(super) enum CheckError {
     UnknownEscape { escape: String },
 }
 
-impl CheckKind {
+impl Check {
     /// Reads `tcp`, `http:PATH[=STATUSES]`, `send:TEXT;expect:TEXT...` or `exec:PATH`.
     pub(super) fn parse(word: &OsStr) -> Result<Self, CheckError> {
         let spec = word.to_str().ok_or(CheckError::Unknown)?;
@@ -100,7 +54,7 @@ impl CheckKind {
     }
 }
 
-impl fmt::Display for CheckKind {
+impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp => f.write_str("tcp"),
@@ -167,12 +121,12 @@ impl fmt::Display for Step {
     }
 }
 
-fn http(rest: &str) -> Result<CheckKind, CheckError> {
+fn http(rest: &str) -> Result<Check, CheckError> {
     let (path, statuses) = split_statuses(rest).unwrap_or_else(|| (rest, vec![GOOD]));
     if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(CheckError::NoPath);
     }
-    Ok(CheckKind::Http { path: path.to_owned(), statuses })
+    Ok(Check::Http { path: path.to_owned(), statuses })
 }
 
 /// `None` if what follows the last `=` is no list of statuses, or if there is no `=`.
@@ -238,12 +192,12 @@ mod tests {
 
     use super::*;
 
-    fn parse(spec: &str) -> Result<CheckKind, CheckError> {
-        CheckKind::parse(OsStr::new(spec))
+    fn parse(spec: &str) -> Result<Check, CheckError> {
+        Check::parse(OsStr::new(spec))
     }
 
-    fn http(path: &str, statuses: &[RangeInclusive<u16>]) -> CheckKind {
-        CheckKind::Http { path: path.to_owned(), statuses: statuses.to_vec() }
+    fn http(path: &str, statuses: &[RangeInclusive<u16>]) -> Check {
+        Check::Http { path: path.to_owned(), statuses: statuses.to_vec() }
     }
 
     fn send(bytes: &[u8]) -> Step {
@@ -257,7 +211,7 @@ mod tests {
     #[test]
     fn every_legal_check_is_read() {
         let table = [
-            ("tcp", CheckKind::Tcp),
+            ("tcp", Check::Tcp),
             ("http:/", http("/", &[200..=399])),
             ("http:/healthz", http("/healthz", &[200..=399])),
             ("http:/x=200-299,404", http("/x", &[200..=299, 404..=404])),
@@ -276,15 +230,15 @@ mod tests {
             ("http:/x=200-250-299", http("/x=200-250-299", &[200..=399])),
             ("http:/x=+200", http("/x=+200", &[200..=399])),
             ("http:/ä;b\\", http("/ä;b\\", &[200..=399])),
-            ("expect:220", CheckKind::Dialogue(vec![expect(b"220")])),
-            ("send:x", CheckKind::Dialogue(vec![send(b"x")])),
-            ("send:PING\\r\\n;expect:+PONG", CheckKind::Dialogue(vec![send(b"PING\r\n"), expect(b"+PONG")])),
+            ("expect:220", Check::Dialogue(vec![expect(b"220")])),
+            ("send:x", Check::Dialogue(vec![send(b"x")])),
+            ("send:PING\\r\\n;expect:+PONG", Check::Dialogue(vec![send(b"PING\r\n"), expect(b"+PONG")])),
             (
                 "expect:a\\;b;send: \\\\;expect:\\t\\0\\x00\\xfF\\x7e1",
-                CheckKind::Dialogue(vec![expect(b"a;b"), send(b" \\"), expect(b"\t\0\0\xff~1")]),
+                Check::Dialogue(vec![expect(b"a;b"), send(b" \\"), expect(b"\t\0\0\xff~1")]),
             ),
-            ("send:a:b;send:ä", CheckKind::Dialogue(vec![send(b"a:b"), send("ä".as_bytes())])),
-            ("exec:/usr/bin/my check", CheckKind::Exec("/usr/bin/my check".into())),
+            ("send:a:b;send:ä", Check::Dialogue(vec![send(b"a:b"), send("ä".as_bytes())])),
+            ("exec:/usr/bin/my check", Check::Exec("/usr/bin/my check".into())),
         ];
         for (spec, kind) in table {
             assert_eq!(parse(spec), Ok(kind), "{spec}");

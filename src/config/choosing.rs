@@ -6,11 +6,10 @@ use std::ffi::OsStr;
 
 use super::cli::RawArgs;
 use super::duration::{LONGEST, SHORTEST};
-use super::groups::GroupDecl;
 use super::settings::SettingsError;
 use super::target::whole_number;
 use super::values::Span;
-use crate::sched::Policy;
+use crate::spec::{GroupSpec, Policy};
 
 const NAMES: [(&str, Policy); 5] = [
     ("rr", Policy::RoundRobin),
@@ -80,7 +79,7 @@ impl PolicyWord {
     ///
     /// # Errors
     /// `Usage` for a list that is too short or too long, or that has another policy than hash for a group that `%` ends.
-    pub(super) fn apply(&self, groups: &mut [GroupDecl]) -> Result<(), SettingsError> {
+    pub(super) fn apply(&self, groups: &mut [GroupSpec]) -> Result<(), SettingsError> {
         let policies = match self {
             Self::All(policy) => {
                 groups

@@ -11,7 +11,6 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum, ValueHint};
 
-use super::health::OnDown;
 use super::usage::{help_end, help_synopsis, usage};
 
 /// The width of the help page. Fixed, so that help does not depend on the terminal or the environment.
@@ -196,8 +195,8 @@ pub struct RawArgs {
     /// A down channel's connections [default: keep]
     ///
     /// keep: they live on. kick: they are closed when --check finds the channel down; an ejection closes nothing.
-    #[arg(long, value_name = "keep|kick", help_heading = HEALTH, allow_hyphen_values = true, hide_possible_values = true)]
-    pub on_down: Option<OnDown>,
+    #[arg(long, value_name = "keep|kick", help_heading = HEALTH, allow_hyphen_values = true, value_parser = ["keep", "kick"], hide_possible_values = true)]
+    pub on_down: Option<String>,
 
     /// Close the port while no channel is up
     ///

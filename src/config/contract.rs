@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{
-    CliError, GroupDecl, Instance, Invocation, Keepalive, Listen, OnDown, Place, PortWord, Serve,
-    SettingsError, Shell, parse,
+use super::{CliError, Instance, Invocation, Serve, SettingsError, Shell, parse};
+use crate::spec::{
+    GroupSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec,
 };
-use crate::sched::Policy;
 
 /// How a command line ended, as the program would say it.
 #[derive(Debug, PartialEq)]
@@ -75,25 +74,20 @@ fn name(word: &str) -> PortWord {
 
 /// What `balance 80` means.
 pub(super) fn plain() -> Serve {
-    Serve {
-        listen: Listen::AnyV4,
-        port: number(80),
+    let host = ListenHost::AnyV4;
+    let service = ServiceSpec {
+        name: None,
+        listen: ListenSpec { host, port: number(80) },
         groups: Vec::new(),
         source: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
         half_close_timeout: Some(Duration::from_secs(3600)),
-        foreground: false,
-        debug: false,
-        dump: false,
         autodisable: false,
         hash_failover: false,
         client_keepalive: None,
         server_keepalive: None,
-        control_group: None,
-        workers: None,
-        busy_poll: None,
-        policy: Policy::RoundRobin,
+        later_policy: Policy::RoundRobin,
         hash_balance: None,
         slow_start: None,
         eject: true,
@@ -105,7 +99,8 @@ pub(super) fn plain() -> Serve {
         queue: None,
         queue_timeout: Duration::from_secs(5),
         max_lifetime: None,
-    }
+    };
+    Serve { process: ProcessSpec::default(), service }
 }
 
 #[test]
@@ -118,40 +113,40 @@ fn every_option_sets_its_own_setting_and_no_other() {
     type Edit = fn(&mut Serve);
     let alive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
     let table: &[(&str, Edit)] = &[
-        ("-6", |s| s.listen = Listen::AnyV6),
-        ("--ipv6", |s| s.listen = Listen::AnyV6),
-        ("-a", |s| s.autodisable = true),
-        ("--autodisable", |s| s.autodisable = true),
-        ("-b 10.0.0.1", |s| s.listen = Listen::Host("10.0.0.1".into())),
-        ("-b10.0.0.1", |s| s.listen = Listen::Host("10.0.0.1".into())),
-        ("--bind localhost", |s| s.listen = Listen::Host("localhost".into())),
-        ("--bind=::1", |s| s.listen = Listen::Host("::1".into())),
-        ("-b [::1]", |s| s.listen = Listen::Host("::1".into())),
-        ("-6 -b ::1", |s| s.listen = Listen::Host("::1".into())),
-        ("-b 10.0.0.1 -6", |s| s.listen = Listen::Host("10.0.0.1".into())),
-        ("-B 10.0.0.2", |s| s.source = Some("10.0.0.2".into())),
-        ("--source [2001:db8::2]", |s| s.source = Some("2001:db8::2".into())),
-        ("-d", |s| s.debug = true),
-        ("--debug", |s| s.debug = true),
-        ("-f", |s| s.foreground = true),
-        ("--foreground", |s| s.foreground = true),
-        ("-H", |s| s.hash_failover = true),
-        ("--hash-failover", |s| s.hash_failover = true),
+        ("-6", |s| s.service.listen.host = ListenHost::AnyV6),
+        ("--ipv6", |s| s.service.listen.host = ListenHost::AnyV6),
+        ("-a", |s| s.service.autodisable = true),
+        ("--autodisable", |s| s.service.autodisable = true),
+        ("-b 10.0.0.1", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
+        ("-b10.0.0.1", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
+        ("--bind localhost", |s| s.service.listen.host = ListenHost::Host("localhost".into())),
+        ("--bind=::1", |s| s.service.listen.host = ListenHost::Host("::1".into())),
+        ("-b [::1]", |s| s.service.listen.host = ListenHost::Host("::1".into())),
+        ("-6 -b ::1", |s| s.service.listen.host = ListenHost::Host("::1".into())),
+        ("-b 10.0.0.1 -6", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
+        ("-B 10.0.0.2", |s| s.service.source = Some("10.0.0.2".into())),
+        ("--source [2001:db8::2]", |s| s.service.source = Some("2001:db8::2".into())),
+        ("-d", |s| s.process.debug = true),
+        ("--debug", |s| s.process.debug = true),
+        ("-f", |s| s.process.foreground = true),
+        ("--foreground", |s| s.process.foreground = true),
+        ("-H", |s| s.service.hash_failover = true),
+        ("--hash-failover", |s| s.service.hash_failover = true),
         ("-M", |_| ()),
         ("--mmap", |_| ()),
-        ("-p", |s| s.dump = true),
-        ("--dump", |s| s.dump = true),
-        ("-t 2", |s| s.connect_timeout = Duration::from_secs(2)),
-        ("-t2", |s| s.connect_timeout = Duration::from_secs(2)),
-        ("--connect-timeout 250ms", |s| s.connect_timeout = Duration::from_millis(250)),
-        ("-T 90", |s| s.idle_timeout = Some(Duration::from_secs(90))),
+        ("-p", |s| s.process.dump = true),
+        ("--dump", |s| s.process.dump = true),
+        ("-t 2", |s| s.service.connect_timeout = Duration::from_secs(2)),
+        ("-t2", |s| s.service.connect_timeout = Duration::from_secs(2)),
+        ("--connect-timeout 250ms", |s| s.service.connect_timeout = Duration::from_millis(250)),
+        ("-T 90", |s| s.service.idle_timeout = Some(Duration::from_secs(90))),
         ("-T 0", |_| ()),
-        ("--idle-timeout=1.5", |s| s.idle_timeout = Some(Duration::from_millis(1500))),
-        ("--half-close-timeout 2m", |s| s.half_close_timeout = Some(Duration::from_secs(120))),
-        ("--half-close-timeout 0", |s| s.half_close_timeout = None),
-        ("--control-group adm", |s| s.control_group = Some("adm".into())),
-        ("--workers 4", |s| s.workers = NonZeroUsize::new(4)),
-        ("--workers 1024", |s| s.workers = NonZeroUsize::new(1024)),
+        ("--idle-timeout=1.5", |s| s.service.idle_timeout = Some(Duration::from_millis(1500))),
+        ("--half-close-timeout 2m", |s| s.service.half_close_timeout = Some(Duration::from_secs(120))),
+        ("--half-close-timeout 0", |s| s.service.half_close_timeout = None),
+        ("--control-group adm", |s| s.process.control_group = Some("adm".into())),
+        ("--workers 4", |s| s.process.workers = NonZeroUsize::new(4)),
+        ("--workers 1024", |s| s.process.workers = NonZeroUsize::new(1024)),
     ];
     for (option, edit) in table {
         let mut expected = plain();
@@ -160,23 +155,28 @@ fn every_option_sets_its_own_setting_and_no_other() {
         assert_eq!(serve(&format!("80 {option}")), expected, "{option} after PORT");
     }
     for option in ["-K 60:10:6", "--client-keepalive=60:10:6"] {
-        assert_eq!(serve(&format!("{option} 80")), Serve { client_keepalive: Some(alive), ..plain() });
+        let mut expected = plain();
+        expected.service.client_keepalive = Some(alive);
+        assert_eq!(serve(&format!("{option} 80")), expected);
     }
     for option in ["-k 60:10:6", "--server-keepalive=60:10:6"] {
-        assert_eq!(serve(&format!("{option} 80")), Serve { server_keepalive: Some(alive), ..plain() });
+        let mut expected = plain();
+        expected.service.server_keepalive = Some(alive);
+        assert_eq!(serve(&format!("{option} 80")), expected);
     }
 }
 
 /// Port and groups in short: `host/port/maxc`, `-` for what was not given, `|` between groups.
 fn shape(serve: &Serve) -> String {
-    let place = |place: &Place| {
-        let Place::Channel(target) = place else { return place.to_string() };
+    let place = |place: &Member| {
+        let Member::Channel(target) = place else { return place.to_string() };
         let port = target.port.as_ref().map_or("-".to_owned(), PortWord::to_string);
         let maxc = target.maxc.map_or("-".to_owned(), |maxc| maxc.to_string());
         format!("{}/{port}/{maxc}", target.host)
     };
-    let group = |group: &GroupDecl| group.places.iter().map(place).collect::<Vec<_>>().join(" ");
-    format!("{}: {}", serve.port, serve.groups.iter().map(group).collect::<Vec<_>>().join(" | "))
+    let group = |group: &GroupSpec| group.members.iter().map(place).collect::<Vec<_>>().join(" ");
+    let Serve { service, .. } = serve;
+    format!("{}: {}", service.listen.port, service.groups.iter().map(group).collect::<Vec<_>>().join(" | "))
 }
 
 #[test]
@@ -199,19 +199,22 @@ fn the_examples_of_the_seed_and_the_manual_work_as_written() {
     for (line, expected) in table {
         let serve = serve(line);
         assert_eq!(shape(&serve), expected, "{line}");
-        assert!(serve.groups.iter().all(|group| group.policy == Policy::RoundRobin), "{line}");
+        assert!(serve.service.groups.iter().all(|group| group.policy == Policy::RoundRobin), "{line}");
     }
-    assert_eq!(serve("-b 2001:DB8::1 80 a").listen, Listen::Host("2001:DB8::1".into()));
-    assert_eq!(serve("-b ::ffff:10.1.1.3 80 a").listen, Listen::Host("::ffff:10.1.1.3".into()));
+    assert_eq!(serve("-b 2001:DB8::1 80 a").service.listen.host, ListenHost::Host("2001:DB8::1".into()));
+    assert_eq!(
+        serve("-b ::ffff:10.1.1.3 80 a").service.listen.host,
+        ListenHost::Host("::ffff:10.1.1.3".into())
+    );
     let both = serve("-fp imap mailserver");
-    assert!(both.foreground && both.dump);
+    assert!(both.process.foreground && both.process.dump);
     let instance = Instance { bind: None, ipv6: false, port: name("smtp"), debug: false };
     assert_eq!(invoke(&argv(&["-i", "smtp"])), Ok(Invocation::Shell { instance }));
 }
 
 #[test]
 fn policies_follow_the_end_of_each_group() {
-    let policies: Vec<_> = serve("80 a b % c ! d").groups.iter().map(|group| group.policy).collect();
+    let policies: Vec<_> = serve("80 a b % c ! d").service.groups.iter().map(|group| group.policy).collect();
     assert_eq!(policies, [Policy::Hash, Policy::RoundRobin, Policy::RoundRobin]);
 }
 

@@ -6,22 +6,14 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use super::target::{Target, TargetError};
-use crate::sched::{MAX_CHANNELS, MAX_GROUPS, Policy};
+use super::target::TargetError;
+use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
+use crate::spec::{ChannelSpec, GroupSpec, Member, Policy};
 
 /// The word that takes a channel's number and has no channel.
 const GAP: &str = "-";
 
-/// What a number of a group stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// A channel.
-    Channel(Target),
-    /// `-`: nothing, as after a channel was removed. The number is taken all the same.
-    Gap,
-}
-
-impl fmt::Display for Place {
+impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Channel(target) => target.fmt(f),
@@ -30,21 +22,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// One group as it was typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupDecl {
-    /// `Hash` if `%` ended it, else what `--policy` says; round robin without.
-    pub policy: Policy,
-    /// Its channels and gaps in order of their numbers; never empty.
-    pub places: Vec<Place>,
-}
-
 /// Reads `CHANNEL ... [!|%] CHANNEL ...`, where `-` may stand for a channel. No word at all is no group at all, which is
 /// legal.
 ///
 /// # Errors
 /// The first word that is wrong, in order.
-pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupDecl>, TargetError> {
+pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupSpec>, TargetError> {
     let mut groups = Vec::new();
     let mut open = Vec::new();
     for word in words {
@@ -56,8 +39,8 @@ pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupDecl>, TargetError> {
         match ends_with {
             Some(policy) => close(&mut groups, &mut open, policy)?,
             None if open.len() == MAX_CHANNELS => return Err(TargetError::TooManyChannels),
-            None if word == GAP => open.push(Place::Gap),
-            None => open.push(Place::Channel(Target::parse(word)?)),
+            None if word == GAP => open.push(Member::Gap),
+            None => open.push(Member::Channel(ChannelSpec::parse(word)?)),
         }
     }
     if !open.is_empty() {
@@ -66,14 +49,14 @@ pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupDecl>, TargetError> {
     Ok(groups)
 }
 
-fn close(groups: &mut Vec<GroupDecl>, open: &mut Vec<Place>, policy: Policy) -> Result<(), TargetError> {
+fn close(groups: &mut Vec<GroupSpec>, open: &mut Vec<Member>, policy: Policy) -> Result<(), TargetError> {
     if open.is_empty() {
         return Err(TargetError::EmptyGroup);
     }
     if groups.len() == MAX_GROUPS {
         return Err(TargetError::TooManyGroups);
     }
-    groups.push(GroupDecl { policy, places: std::mem::take(open) });
+    groups.push(GroupSpec { policy, members: std::mem::take(open) });
     Ok(())
 }
 
@@ -88,7 +71,7 @@ mod tests {
     #[test]
     fn the_end_of_a_group_says_its_policy() {
         let groups = parse_groups(&words("a b ! c % d")).expect("legal");
-        let shape: Vec<_> = groups.iter().map(|g| (g.policy, g.places.len())).collect();
+        let shape: Vec<_> = groups.iter().map(|g| (g.policy, g.members.len())).collect();
         assert_eq!(shape, [(Policy::RoundRobin, 2), (Policy::Hash, 1), (Policy::RoundRobin, 1)]);
         assert_eq!(parse_groups(&words("a !")).expect("legal").len(), 1);
         assert_eq!(parse_groups(&words("a %")).expect("legal")[0].policy, Policy::Hash);
@@ -106,7 +89,7 @@ mod tests {
     #[test]
     fn more_than_can_be_numbered_is_refused() {
         let mut many = vec![OsString::from("a"); MAX_CHANNELS];
-        assert_eq!(parse_groups(&many).expect("just legal")[0].places.len(), MAX_CHANNELS);
+        assert_eq!(parse_groups(&many).expect("just legal")[0].members.len(), MAX_CHANNELS);
         many.push("a".into());
         assert_eq!(parse_groups(&many), Err(TargetError::TooManyChannels));
         let mut many = words(&"a ! ".repeat(MAX_GROUPS));
@@ -120,14 +103,14 @@ mod tests {
         let numbers = |line: &str| {
             let groups = parse_groups(&words(line)).expect("legal");
             let group =
-                |group: GroupDecl| group.places.iter().map(Place::to_string).collect::<Vec<_>>().join(" ");
+                |group: GroupSpec| group.members.iter().map(Member::to_string).collect::<Vec<_>>().join(" ");
             groups.into_iter().map(group).collect::<Vec<_>>()
         };
         assert_eq!(numbers("a - b"), ["a - b"]);
         assert_eq!(numbers("- ! a - % -"), ["-", "a -", "-"]);
         assert_eq!(numbers("-: !: %:"), ["-: !: %:"], "hosts, though odd ones");
         let mut many = vec![OsString::from("-"); MAX_CHANNELS];
-        assert_eq!(parse_groups(&many).expect("just legal")[0].places.len(), MAX_CHANNELS);
+        assert_eq!(parse_groups(&many).expect("just legal")[0].members.len(), MAX_CHANNELS);
         many.push("-".into());
         assert_eq!(parse_groups(&many), Err(TargetError::TooManyChannels));
     }

@@ -2,16 +2,13 @@
 //!
 //! Knows: defaults and legal ranges. Never: how a probe is made, which channels there are.
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
-use super::check::{Check, CheckKind};
 use super::cli::RawArgs;
 use super::settings::SettingsError;
 use super::values::{Count, Span};
+use crate::spec::{Check, CheckSpec, OnDown};
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,30 +33,20 @@ const CHECK_RISE: Count = Count { option: "--check-rise", least: 1, most: MOST_I
 const CHECK_FALL: Count = Count { option: "--check-fall", least: 1, most: MOST_IN_A_ROW, zero: None };
 const CHECK_PORT: Count = Count { option: "--check-port", least: 1, most: u16::MAX as u32, zero: None };
 
-/// `--on-down`: what becomes of the connections of a channel that is found to be down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum OnDown {
-    /// They live on.
-    #[default]
-    Keep,
-    /// They are closed.
-    Kick,
-}
+/// The values of `--on-down`.
+pub(super) const ON_DOWN: [(&str, OnDown); 2] = [("keep", OnDown::Keep), ("kick", OnDown::Kick)];
 
-impl fmt::Display for OnDown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Keep => "keep",
-            Self::Kick => "kick",
-        })
-    }
+/// `--on-down`; the table of options lets nothing else pass.
+pub(super) fn on_down(raw: &RawArgs) -> OnDown {
+    let named = |word: &str| ON_DOWN.iter().find(|(name, _)| *name == word);
+    raw.on_down.as_deref().and_then(named).map(|(_, on_down)| *on_down).unwrap_or_default()
 }
 
 /// `--check` and the options that go with it. `None`: nobody asked for probes.
 ///
 /// # Errors
 /// `Usage`: a bad value, or an option of `--check` without it.
-pub(super) fn check(raw: &RawArgs) -> Result<Option<Check>, SettingsError> {
+pub(super) fn check(raw: &RawArgs) -> Result<Option<CheckSpec>, SettingsError> {
     let interval = CHECK_INTERVAL.read(raw.check_interval.as_deref())?;
     let timeout = CHECK_TIMEOUT.read(raw.check_timeout.as_deref())?;
     let rise = CHECK_RISE.read(raw.check_rise.as_deref())?;
@@ -73,7 +60,7 @@ pub(super) fn check(raw: &RawArgs) -> Result<Option<Check>, SettingsError> {
             (CHECK_FALL.option, fall.is_some()),
             (CHECK_PORT.option, port.is_some()),
             // Only a check takes a channel down.
-            ("--on-down kick", raw.on_down == Some(OnDown::Kick)),
+            ("--on-down kick", on_down(raw) == OnDown::Kick),
         ];
         return match given.iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(SettingsError::usage(format!(
@@ -82,10 +69,10 @@ pub(super) fn check(raw: &RawArgs) -> Result<Option<Check>, SettingsError> {
             None => Ok(None),
         };
     };
-    let kind = CheckKind::parse(word)
+    let kind = Check::parse(word)
         .map_err(|error| SettingsError::usage(format!("--check '{}' {error}", word.display())))?;
-    Ok(Some(Check {
-        kind,
+    Ok(Some(CheckSpec {
+        check: kind,
         interval: interval.unwrap_or(INTERVAL),
         timeout: timeout.unwrap_or(TIMEOUT),
         rise: rise.unwrap_or(RISE),

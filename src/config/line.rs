@@ -2,14 +2,12 @@
 //!
 //! Knows: which option says what, defaults, what a shell would not leave alone. Never: where the settings came from.
 
-use super::check::Check;
 use super::choosing::policy_name;
 use super::duration::print_duration;
-use super::groups::GroupDecl;
-use super::health::{FALL, INTERVAL, OnDown, RISE, TIMEOUT};
+use super::health::{FALL, INTERVAL, RISE, TIMEOUT};
 use super::limits::QUEUE_TIMEOUT;
-use super::settings::{CONNECT_TIMEOUT, HALF_CLOSE_TIMEOUT, Keepalive, Listen, Serve};
-use crate::sched::Policy;
+use super::settings::{CONNECT_TIMEOUT, HALF_CLOSE_TIMEOUT, Serve};
+use crate::spec::{CheckSpec, GroupSpec, Keepalive, ListenHost, OnDown, Policy, ProcessSpec, ServiceSpec};
 
 /// The command line that starts an instance with exactly these settings: one line, without a newline, for any POSIX shell,
 /// also an interactive one. Options first, and only those that say something else than the default.
@@ -24,18 +22,19 @@ pub fn command_line(serve: &Serve) -> String {
 /// Without the name of the program, and not quoted.
 fn words(serve: &Serve) -> Vec<String> {
     let mut words = Words(Vec::new());
-    words.running(serve);
-    words.addresses(serve);
-    words.times(serve);
-    words.choosing(serve);
-    words.health(serve);
-    words.limits(serve);
-    let channels = channels(&serve.groups);
+    let Serve { process, service } = serve;
+    words.running(process);
+    words.addresses(service);
+    words.times(service);
+    words.choosing(service);
+    words.health(service);
+    words.limits(service);
+    let channels = channels(&service.groups);
     // A lone dash is no option to anybody; all else that begins with one is.
     if channels.iter().any(|word| word.starts_with('-') && word != "-") {
         words.0.push("--".to_owned());
     }
-    words.0.push(serve.port.to_string());
+    words.0.push(service.listen.port.to_string());
     words.0.extend(channels);
     words.0
 }
@@ -55,58 +54,58 @@ impl Words {
         }
     }
 
-    fn running(&mut self, serve: &Serve) {
-        self.flag("-f", serve.foreground);
-        self.flag("-d", serve.debug);
-        self.flag("-p", serve.dump);
-        self.value("--workers", serve.workers.map(|n| n.to_string()));
-        let busy_poll = serve.busy_poll.map(|is_on| if is_on { "on" } else { "off" });
+    fn running(&mut self, process: &ProcessSpec) {
+        self.flag("-f", process.foreground);
+        self.flag("-d", process.debug);
+        self.flag("-p", process.dump);
+        self.value("--workers", process.workers.map(|n| n.to_string()));
+        let busy_poll = process.busy_poll.map(|is_on| if is_on { "on" } else { "off" });
         self.value("--busy-poll", busy_poll.map(str::to_owned));
-        self.value("--control-group", serve.control_group.clone());
+        self.value("--control-group", process.control_group.clone());
     }
 
-    fn addresses(&mut self, serve: &Serve) {
-        match &serve.listen {
-            Listen::AnyV4 => (),
-            Listen::AnyV6 => self.flag("-6", true),
-            Listen::Host(host) => self.value("-b", Some(host.clone())),
+    fn addresses(&mut self, service: &ServiceSpec) {
+        match &service.listen.host {
+            ListenHost::AnyV4 => (),
+            ListenHost::AnyV6 => self.flag("-6", true),
+            ListenHost::Host(host) => self.value("-b", Some(host.clone())),
         }
-        self.value("-B", serve.source.clone());
+        self.value("-B", service.source.clone());
     }
 
-    fn times(&mut self, serve: &Serve) {
-        let timeout = serve.connect_timeout;
+    fn times(&mut self, service: &ServiceSpec) {
+        let timeout = service.connect_timeout;
         self.value("-t", (timeout != CONNECT_TIMEOUT).then(|| seconds(&print_duration(timeout))));
-        self.value("-T", serve.idle_timeout.map(|timeout| seconds(&print_duration(timeout))));
-        let half_close = serve.half_close_timeout.unwrap_or_default();
+        self.value("-T", service.idle_timeout.map(|timeout| seconds(&print_duration(timeout))));
+        let half_close = service.half_close_timeout.unwrap_or_default();
         self.value(
             "--half-close-timeout",
             (half_close != HALF_CLOSE_TIMEOUT).then(|| print_duration(half_close)),
         );
-        self.value("-K", serve.client_keepalive.map(keepalive));
-        self.value("-k", serve.server_keepalive.map(keepalive));
+        self.value("-K", service.client_keepalive.map(keepalive));
+        self.value("-k", service.server_keepalive.map(keepalive));
     }
 
-    fn choosing(&mut self, serve: &Serve) {
-        self.flag("-a", serve.autodisable);
-        self.flag("-H", serve.hash_failover);
-        self.value("--policy", policies(serve));
-        self.value("--hash-balance", serve.hash_balance.map(decimal));
-        self.value("--slow-start", serve.slow_start.map(print_duration));
+    fn choosing(&mut self, service: &ServiceSpec) {
+        self.flag("-a", service.autodisable);
+        self.flag("-H", service.hash_failover);
+        self.value("--policy", policies(service));
+        self.value("--hash-balance", service.hash_balance.map(decimal));
+        self.value("--slow-start", service.slow_start.map(print_duration));
     }
 
-    fn health(&mut self, serve: &Serve) {
-        self.flag("--no-eject", !serve.eject);
-        if let Some(check) = &serve.check {
+    fn health(&mut self, service: &ServiceSpec) {
+        self.flag("--no-eject", !service.eject);
+        if let Some(check) = &service.check {
             self.check(check);
         }
-        self.value("--fail-open", (!serve.fail_open).then(|| "off".to_owned()));
-        self.value("--on-down", (serve.on_down != OnDown::default()).then(|| serve.on_down.to_string()));
-        self.flag("--refuse-when-down", serve.refuse_when_down);
+        self.value("--fail-open", (!service.fail_open).then(|| "off".to_owned()));
+        self.value("--on-down", (service.on_down == OnDown::Kick).then(|| "kick".to_owned()));
+        self.flag("--refuse-when-down", service.refuse_when_down);
     }
 
-    fn check(&mut self, check: &Check) {
-        self.value("--check", Some(check.kind.to_string()));
+    fn check(&mut self, check: &CheckSpec) {
+        self.value("--check", Some(check.check.to_string()));
         let time = |time, default| (time != default).then(|| print_duration(time));
         self.value("--check-interval", time(check.interval, INTERVAL));
         self.value("--check-timeout", time(check.timeout, TIMEOUT));
@@ -115,26 +114,26 @@ impl Words {
         self.value("--check-port", check.port.map(|port| port.to_string()));
     }
 
-    fn limits(&mut self, serve: &Serve) {
-        self.value("--max-connections", serve.max_connections.map(|n| n.to_string()));
-        if let Some(queue) = serve.queue {
+    fn limits(&mut self, service: &ServiceSpec) {
+        self.value("--max-connections", service.max_connections.map(|n| n.to_string()));
+        if let Some(queue) = service.queue {
             self.value("--queue", Some(queue.to_string()));
-            let timeout = serve.queue_timeout;
+            let timeout = service.queue_timeout;
             self.value("--queue-timeout", (timeout != QUEUE_TIMEOUT).then(|| print_duration(timeout)));
         }
-        self.value("--max-lifetime", serve.max_lifetime.map(print_duration));
+        self.value("--max-lifetime", service.max_lifetime.map(print_duration));
     }
 }
 
 /// `!` stands between groups, `%` behind each hash group.
-fn channels(groups: &[GroupDecl]) -> Vec<String> {
+fn channels(groups: &[GroupSpec]) -> Vec<String> {
     let mut words = Vec::new();
     for (index, group) in groups.iter().enumerate() {
-        if group.places.is_empty() {
+        if group.members.is_empty() {
             // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
             words.push("-".to_owned());
         }
-        words.extend(group.places.iter().map(ToString::to_string));
+        words.extend(group.members.iter().map(ToString::to_string));
         let is_last = index + 1 == groups.len();
         match group.policy {
             Policy::Hash => words.push("%".to_owned()),
@@ -146,9 +145,10 @@ fn channels(groups: &[GroupDecl]) -> Vec<String> {
 }
 
 /// The word for `--policy`, if one is needed.
-fn policies(serve: &Serve) -> Option<String> {
-    let mut turning = serve.groups.iter().map(|group| group.policy).filter(|policy| *policy != Policy::Hash);
-    let later = serve.policy;
+fn policies(service: &ServiceSpec) -> Option<String> {
+    let mut turning =
+        service.groups.iter().map(|group| group.policy).filter(|policy| *policy != Policy::Hash);
+    let later = service.later_policy;
     if turning.clone().all(|policy| policy == later) {
         return (later != Policy::RoundRobin).then(|| policy_name(later).to_owned());
     }
@@ -157,7 +157,7 @@ fn policies(serve: &Serve) -> Option<String> {
     if turning.all(|policy| policy == Policy::RoundRobin) {
         return None;
     }
-    let names: Vec<_> = serve.groups.iter().map(|group| policy_name(group.policy)).collect();
+    let names: Vec<_> = service.groups.iter().map(|group| policy_name(group.policy)).collect();
     Some(names.join(","))
 }
 
@@ -193,8 +193,8 @@ mod tests {
     use std::process::Command;
 
     use super::super::contract::{plain, serve};
-    use super::super::groups::Place;
     use super::*;
+    use crate::spec::Member;
 
     #[test]
     fn a_line_has_what_differs_from_the_defaults_and_nothing_else() {
@@ -249,11 +249,14 @@ mod tests {
     #[test]
     fn what_only_a_running_instance_can_be_is_printed_as_near_as_can_be() {
         let with = |later, groups: &[(Policy, usize)]| {
-            let group = |(policy, gaps): &(Policy, usize)| GroupDecl {
+            let group = |(policy, gaps): &(Policy, usize)| GroupSpec {
                 policy: *policy,
-                places: vec![Place::Gap; *gaps],
+                members: vec![Member::Gap; *gaps],
             };
-            command_line(&Serve { policy: later, groups: groups.iter().map(group).collect(), ..plain() })
+            let mut serve = plain();
+            serve.service.later_policy = later;
+            serve.service.groups = groups.iter().map(group).collect();
+            command_line(&serve)
         };
         use Policy::{First, Hash, LeastConnections, RoundRobin};
         assert_eq!(with(First, &[(RoundRobin, 1), (RoundRobin, 1)]), "balance 80 - '!' -");

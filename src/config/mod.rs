@@ -26,13 +26,11 @@ mod target;
 mod usage;
 mod values;
 
-pub use check::{Check, CheckKind, Step};
 pub use choosing::{policy_name, policy_named};
 pub use cli::{CliError, RawArgs, Shell, parse};
 pub use duration::{DurationError, parse_duration};
-pub use groups::{GroupDecl, Place, parse_groups};
-pub use health::OnDown;
+pub use groups::parse_groups;
 pub use line::command_line;
 pub use man::{completions, man_page};
-pub use settings::{Instance, Invocation, Keepalive, Listen, Serve, SettingsError};
-pub use target::{PortWord, Target, TargetError, is_host};
+pub use settings::{Instance, Invocation, Serve, SettingsError};
+pub use target::{TargetError, is_host};

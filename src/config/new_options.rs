@@ -6,11 +6,11 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use super::contract::{Refused, argv, blame, invoke, plain, serve, split};
-use super::{Check, CheckKind, Invocation, OnDown, Serve, Step};
-use crate::sched::Policy;
+use super::{Invocation, Serve};
+use crate::spec::{Check, CheckSpec, GroupSpec, OnDown, Policy, Step};
 
-const TCP: Check = Check {
-    kind: CheckKind::Tcp,
+const TCP: CheckSpec = CheckSpec {
+    check: Check::Tcp,
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
     rise: 2,
@@ -22,59 +22,59 @@ const TCP: Check = Check {
 fn every_new_option_sets_its_own_setting_and_no_other() {
     type Edit = fn(&mut Serve);
     let table: &[(&str, Edit)] = &[
-        ("--no-eject", |s| s.eject = false),
+        ("--no-eject", |s| s.service.eject = false),
         ("--fail-open on", |_| ()),
-        ("--fail-open off", |s| s.fail_open = false),
+        ("--fail-open off", |s| s.service.fail_open = false),
         ("--fail-open=off --fail-open=on", |_| ()),
         ("--on-down keep", |_| ()),
-        ("--refuse-when-down", |s| s.refuse_when_down = true),
-        ("--busy-poll on", |s| s.busy_poll = Some(true)),
-        ("--busy-poll=off", |s| s.busy_poll = Some(false)),
-        ("--slow-start 30s", |s| s.slow_start = Some(Duration::from_secs(30))),
+        ("--refuse-when-down", |s| s.service.refuse_when_down = true),
+        ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
+        ("--busy-poll=off", |s| s.process.busy_poll = Some(false)),
+        ("--slow-start 30s", |s| s.service.slow_start = Some(Duration::from_secs(30))),
         ("--slow-start 0", |_| ()),
-        ("--hash-balance 1.25", |s| s.hash_balance = Some(1_250)),
-        ("--hash-balance 1.0", |s| s.hash_balance = Some(1_000)),
-        ("--hash-balance 100", |s| s.hash_balance = Some(100_000)),
+        ("--hash-balance 1.25", |s| s.service.hash_balance = Some(1_250)),
+        ("--hash-balance 1.0", |s| s.service.hash_balance = Some(1_000)),
+        ("--hash-balance 100", |s| s.service.hash_balance = Some(100_000)),
         ("--max-connections 0", |_| ()),
-        ("--max-connections 4294967295", |s| s.max_connections = NonZeroU32::new(u32::MAX)),
-        ("--queue 1000000", |s| s.queue = NonZeroU32::new(1_000_000)),
+        ("--max-connections 4294967295", |s| s.service.max_connections = NonZeroU32::new(u32::MAX)),
+        ("--queue 1000000", |s| s.service.queue = NonZeroU32::new(1_000_000)),
         ("--queue 0", |_| ()),
         ("--queue 1 --queue-timeout 1ms", |s| {
-            s.queue = NonZeroU32::new(1);
-            s.queue_timeout = Duration::from_millis(1);
+            s.service.queue = NonZeroU32::new(1);
+            s.service.queue_timeout = Duration::from_millis(1);
         }),
-        ("--max-lifetime 1h", |s| s.max_lifetime = Some(Duration::from_secs(3_600))),
+        ("--max-lifetime 1h", |s| s.service.max_lifetime = Some(Duration::from_secs(3_600))),
         ("--max-lifetime 0s", |_| ()),
-        ("--policy leastconn", |s| s.policy = Policy::LeastConnections),
-        ("--policy p2c", |s| s.policy = Policy::TwoChoices),
-        ("--policy first", |s| s.policy = Policy::First),
-        ("--policy hash", |s| s.policy = Policy::Hash),
+        ("--policy leastconn", |s| s.service.later_policy = Policy::LeastConnections),
+        ("--policy p2c", |s| s.service.later_policy = Policy::TwoChoices),
+        ("--policy first", |s| s.service.later_policy = Policy::First),
+        ("--policy hash", |s| s.service.later_policy = Policy::Hash),
         ("--policy rr", |_| ()),
-        ("--check tcp", |s| s.check = Some(TCP)),
+        ("--check tcp", |s| s.service.check = Some(TCP)),
         ("--check http:/healthz", |s| {
-            let kind = CheckKind::Http { path: "/healthz".into(), statuses: vec![200..=399] };
-            s.check = Some(Check { kind, ..TCP });
+            let check = Check::Http { path: "/healthz".into(), statuses: vec![200..=399] };
+            s.service.check = Some(CheckSpec { check, ..TCP });
         }),
         ("--check send:PING\\r\\n;expect:+PONG", |s| {
             let steps = vec![Step::Send(b"PING\r\n".into()), Step::Expect(b"+PONG".into())];
-            s.check = Some(Check { kind: CheckKind::Dialogue(steps), ..TCP });
+            s.service.check = Some(CheckSpec { check: Check::Dialogue(steps), ..TCP });
         }),
         ("--check exec:/bin/true", |s| {
-            s.check = Some(Check { kind: CheckKind::Exec("/bin/true".into()), ..TCP });
+            s.service.check = Some(CheckSpec { check: Check::Exec("/bin/true".into()), ..TCP });
         }),
-        ("--check tcp --on-down kick", |s| (s.check, s.on_down) = (Some(TCP), OnDown::Kick)),
+        ("--check tcp --on-down kick", |s| (s.service.check, s.service.on_down) = (Some(TCP), OnDown::Kick)),
         ("--check-interval 10ms --check tcp", |s| {
-            s.check = Some(Check { interval: Duration::from_millis(10), ..TCP });
+            s.service.check = Some(CheckSpec { interval: Duration::from_millis(10), ..TCP });
         }),
         ("--check tcp --check-interval 1d --check-timeout 1h", |s| {
             let (interval, timeout) = (Duration::from_secs(86_400), Duration::from_secs(3_600));
-            s.check = Some(Check { interval, timeout, ..TCP });
+            s.service.check = Some(CheckSpec { interval, timeout, ..TCP });
         }),
         ("--check tcp --check-rise 1 --check-fall 1000", |s| {
-            s.check = Some(Check { rise: 1, fall: 1_000, ..TCP });
+            s.service.check = Some(CheckSpec { rise: 1, fall: 1_000, ..TCP });
         }),
         ("--check tcp --check-port 65535", |s| {
-            s.check = Some(Check { port: NonZeroU16::new(65_535), ..TCP });
+            s.service.check = Some(CheckSpec { port: NonZeroU16::new(65_535), ..TCP });
         }),
     ];
     for (options, edit) in table {
@@ -182,8 +182,8 @@ fn options_of_a_check_need_a_check() {
 /// The policies of the groups, and after a slash that of later ones.
 fn policies(line: &str) -> String {
     let serve = serve(line);
-    let groups: Vec<_> = serve.groups.iter().map(|group| super::policy_name(group.policy)).collect();
-    format!("{}/{}", groups.join(" "), super::policy_name(serve.policy))
+    let groups: Vec<_> = serve.service.groups.iter().map(|group| super::policy_name(group.policy)).collect();
+    format!("{}/{}", groups.join(" "), super::policy_name(serve.service.later_policy))
 }
 
 #[test]
@@ -242,10 +242,9 @@ fn a_policy_that_fits_no_group_is_wrong_usage() {
 #[test]
 fn options_and_gaps_of_channels_are_read_among_the_others() {
     let shown = |line: &str| {
-        let groups = serve(line).groups;
-        let group = |group: &super::GroupDecl| {
-            group.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
+        let groups = serve(line).service.groups;
+        let group =
+            |group: &GroupSpec| group.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         groups.iter().map(group).collect::<Vec<_>>().join(" | ")
     };
     let table = [

@@ -10,11 +10,11 @@ use proptest::prelude::*;
 
 use super::contract::{argv, invoke, plain};
 use super::target::tests::any_target;
-use super::{
-    Check, CheckKind, GroupDecl, Invocation, Keepalive, Listen, OnDown, Place, PortWord, Serve, Step,
-    command_line,
+use super::{Invocation, Serve, command_line};
+use crate::spec::{
+    Check, CheckSpec, GroupSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord,
+    ProcessSpec, ServiceSpec, Step,
 };
-use crate::sched::Policy;
 
 const POLICIES: [Policy; 5] =
     [Policy::RoundRobin, Policy::Hash, Policy::LeastConnections, Policy::TwoChoices, Policy::First];
@@ -48,17 +48,6 @@ fn shell_split(line: &str) -> Vec<String> {
     words
 }
 
-/// The word as typed is for messages; it may differ.
-fn without_words(serve: &Serve) -> Serve {
-    let mut serve = serve.clone();
-    for place in serve.groups.iter_mut().flat_map(|group| &mut group.places) {
-        if let Place::Channel(target) = place {
-            target.word.clear();
-        }
-    }
-    serve
-}
-
 #[track_caller]
 pub(super) fn assert_survives(serve: &Serve) {
     let line = command_line(serve);
@@ -67,7 +56,7 @@ pub(super) fn assert_survives(serve: &Serve) {
     assert_eq!(words[0], "balance");
     let words: Vec<_> = words[1..].iter().map(String::as_str).collect();
     match invoke(&argv(&words)) {
-        Ok(Invocation::Serve(again)) => assert_eq!(without_words(&again), without_words(serve), "{line}"),
+        Ok(Invocation::Serve(again)) => assert_eq!(*again, *serve, "{line}"),
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -115,29 +104,36 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-fn check() -> impl Strategy<Value = Option<Check>> {
+fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     let statuses = prop_oneof![Just(vec![200..=399]), prop::collection::vec(status_range(), 1..4)];
-    let kind = prop_oneof![
-        Just(CheckKind::Tcp),
+    let check = prop_oneof![
+        Just(Check::Tcp),
         ("/[!-~]{0,12}(=[1-6][0-9]{2}(-[1-6][0-9]{2})?)?", statuses)
-            .prop_map(|(path, statuses)| CheckKind::Http { path, statuses }),
-        prop::collection::vec(step(), 1..4).prop_map(CheckKind::Dialogue),
-        "/[ -~]{0,16}ü?".prop_map(|path| CheckKind::Exec(path.into())),
+            .prop_map(|(path, statuses)| Check::Http { path, statuses }),
+        prop::collection::vec(step(), 1..4).prop_map(Check::Dialogue),
+        "/[ -~]{0,16}ü?".prop_map(|path| Check::Exec(path.into())),
     ];
     let interval = span(Duration::from_millis(10)..=Duration::from_secs(86_400));
     let timeout = span(Duration::from_millis(1)..=Duration::from_secs(3_600));
     let numbers = (1u32..=1_000, 1u32..=1_000, any::<Option<NonZeroU16>>());
-    prop::option::of((kind, interval, timeout, numbers).prop_map(
-        |(kind, interval, timeout, (rise, fall, port))| Check { kind, interval, timeout, rise, fall, port },
+    prop::option::of((check, interval, timeout, numbers).prop_map(
+        |(check, interval, timeout, (rise, fall, port))| CheckSpec {
+            check,
+            interval,
+            timeout,
+            rise,
+            fall,
+            port,
+        },
     ))
 }
 
 /// Groups and the policy of later ones, as one word or a list for `--policy` can have them.
-fn groups() -> impl Strategy<Value = (Vec<GroupDecl>, Policy)> {
+fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     let policy = || prop::sample::select(POLICIES.to_vec());
-    let place = prop_oneof![1 => Just(Place::Gap), 4 => any_target().prop_map(Place::Channel)];
+    let place = prop_oneof![1 => Just(Member::Gap), 4 => any_target().prop_map(Member::Channel)];
     let group = (policy(), prop::collection::vec(place, 1..4))
-        .prop_map(|(policy, places)| GroupDecl { policy, places });
+        .prop_map(|(policy, members)| GroupSpec { policy, members });
     (prop::collection::vec(group, 0..4), prop::option::of(policy())).prop_map(|(mut groups, word)| {
         if groups.len() > 1 && word.is_none() {
             return (groups, Policy::RoundRobin);
@@ -150,7 +146,7 @@ fn groups() -> impl Strategy<Value = (Vec<GroupDecl>, Policy)> {
 
 prop_compose! {
     fn old_options()(
-        listen in prop_oneof![Just(Listen::AnyV4), Just(Listen::AnyV6), host().prop_map(Listen::Host)],
+        host in prop_oneof![Just(ListenHost::AnyV4), Just(ListenHost::AnyV6), host().prop_map(ListenHost::Host)],
         port in prop_oneof![
             any::<NonZeroU16>().prop_map(PortWord::Number),
             "[a-z][a-z0-9*/+_.-]{0,8}".prop_map(PortWord::Name),
@@ -166,18 +162,19 @@ prop_compose! {
         busy_poll in any::<Option<bool>>(),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
-        Serve {
-            listen, port, source, connect_timeout, idle_timeout, half_close_timeout, foreground, debug, dump,
-            autodisable, hash_failover, client_keepalive, server_keepalive, control_group, workers, busy_poll,
-            ..plain()
-        }
+        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll };
+        let service = ServiceSpec {
+            listen: ListenSpec { host, port }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
+            hash_failover, client_keepalive, server_keepalive, ..plain().service
+        };
+        Serve { process, service }
     }
 }
 
 prop_compose! {
     fn any_serve()(
         old in old_options(),
-        (groups, policy) in groups(),
+        (groups, later_policy) in groups(),
         hash_balance in prop::option::of(1_000u32..=100_000),
         slow_start in prop::option::of(any_span()),
         check in check(),
@@ -188,14 +185,15 @@ prop_compose! {
         max_lifetime in prop::option::of(any_span()),
     ) -> Serve {
         let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
-        Serve {
-            groups, policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
+        let service = ServiceSpec {
+            groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             max_connections, max_lifetime,
             queue: queue.map(|(n, _)| n),
-            queue_timeout: queue.map_or(plain().queue_timeout, |(_, span)| span),
-            ..old
-        }
+            queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
+            ..old.service
+        };
+        Serve { process: old.process, service }
     }
 }
 

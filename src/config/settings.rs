@@ -4,20 +4,19 @@
 //! Source: docs/compatibility.md, "Command line" and "Exit codes".
 
 use std::ffi::OsStr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::check::Check;
 use super::choosing::{PolicyWord, SLOW_START, hash_balance};
 use super::cli::{RawArgs, Shell};
 use super::duration::{LONGEST, SHORTEST, parse_duration};
-use super::groups::{GroupDecl, parse_groups};
-use super::health::{OnDown, check, fail_open};
+use super::groups::parse_groups;
+use super::health::{check, fail_open, on_down};
 use super::limits::{Limits, limits};
-use super::target::{NO_CHANNELS, PortWord, TargetError, invalid_address, is_host, whole_number};
+use super::target::{NO_CHANNELS, TargetError, invalid_address, is_host, whole_number};
 use super::usage::usage;
 use super::values::{Count, Span, unless_zero};
-use crate::sched::Policy;
+use crate::spec::{Keepalive, ListenHost, ListenSpec, Policy, PortWord, ProcessSpec, ServiceSpec};
 
 /// Long enough for a retransmitted SYN or two, as ever.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,90 +72,13 @@ pub struct Instance {
     pub debug: bool,
 }
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// `0.0.0.0`.
-    AnyV4,
-    /// `::`, IPv4 clients too.
-    AnyV6,
-    /// One host or address, as typed but without brackets. Not resolved.
-    Host(String),
-}
-
-/// TCP keepalive of one side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Silence before the first probe; whole seconds, at least 1.
-    pub idle: Duration,
-    /// Time between probes; whole seconds, at least 1.
-    pub interval: Duration,
-    /// Lost probes that end the connection; 1..=127.
-    pub count: u32,
-}
-
 /// Everything an instance is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serve {
-    /// `-b`, `-6`.
-    pub listen: Listen,
-    /// PORT; also the port of channels that have none.
-    pub port: PortWord,
-    /// The channels. Empty: the instance starts with none.
-    pub groups: Vec<GroupDecl>,
-    /// `-B`, without brackets. Not resolved.
-    pub source: Option<String>,
-    /// `-t`, at least 1 ms.
-    pub connect_timeout: Duration,
-    /// `-T`. `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// `--half-close-timeout`. `None`: never.
-    pub half_close_timeout: Option<Duration>,
-    /// `-f`.
-    pub foreground: bool,
-    /// `-d`.
-    pub debug: bool,
-    /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
-    pub dump: bool,
-    /// `-a`.
-    pub autodisable: bool,
-    /// `-H`.
-    pub hash_failover: bool,
-    /// `-K`. `None`: the system's numbers.
-    pub client_keepalive: Option<Keepalive>,
-    /// `-k`. `None`: the system's numbers.
-    pub server_keepalive: Option<Keepalive>,
-    /// `--control-group`; whether there is such a group is asked later.
-    pub control_group: Option<String>,
-    /// `--workers`, at most 1024. `None`: one per core.
-    pub workers: Option<NonZeroUsize>,
-    /// `--busy-poll`. `None`: where cores can be spared.
-    pub busy_poll: Option<bool>,
-    /// `--policy`: that of groups that come into being later. The groups of the command line have their own.
-    pub policy: Policy,
-    /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.
-    /// `None`: whatever comes.
-    pub hash_balance: Option<u32>,
-    /// `--slow-start`: how long a returning channel ramps up. `None`: not at all.
-    pub slow_start: Option<Duration>,
-    /// Without `--no-eject`: a channel whose connect fails is not offered while another is usable.
-    pub eject: bool,
-    /// `--check` and what goes with it. `None`: no probes but those of ejected channels.
-    pub check: Option<Check>,
-    /// `--fail-open`: channels are tried even if all are ejected or down.
-    pub fail_open: bool,
-    /// `--on-down`.
-    pub on_down: OnDown,
-    /// `--refuse-when-down`: the port is closed while no channel is up.
-    pub refuse_when_down: bool,
-    /// `--max-connections`, of the whole instance. `None`: no limit.
-    pub max_connections: Option<NonZeroU32>,
-    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: nobody waits.
-    pub queue: Option<NonZeroU32>,
-    /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
-    pub queue_timeout: Duration,
-    /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
-    pub max_lifetime: Option<Duration>,
+    /// What the process is asked for.
+    pub process: ProcessSpec,
+    /// What it serves.
+    pub service: ServiceSpec,
 }
 
 /// Why the command line means nothing. Prints as the contract has it.
@@ -228,15 +150,17 @@ impl TryFrom<RawArgs> for Invocation {
         let policy = PolicyWord::read(&raw)?;
         let mut serve = serve(&raw, port, policy.later())?;
         if !raw.interactive && raw.command.is_none() {
-            serve.groups = parse_groups(&raw.channels)?;
-            policy.apply(&mut serve.groups)?;
+            let groups = &mut serve.service.groups;
+            *groups = parse_groups(&raw.channels)?;
+            policy.apply(groups)?;
             return Ok(Self::Serve(Box::new(serve)));
         }
-        let bind = match serve.listen {
-            Listen::Host(host) => Some(host),
-            Listen::AnyV4 | Listen::AnyV6 => None,
+        let ListenSpec { host, port } = serve.service.listen;
+        let bind = match host {
+            ListenHost::Host(host) => Some(host),
+            ListenHost::AnyV4 | ListenHost::AnyV6 => None,
         };
-        let instance = Instance { bind, ipv6: raw.ipv6, port: serve.port, debug: raw.debug };
+        let instance = Instance { bind, ipv6: raw.ipv6, port, debug: raw.debug };
         Ok(match raw.command {
             Some(text) => Self::Command { instance, text: text.to_string_lossy().into_owned() },
             None => Self::Shell { instance },
@@ -262,46 +186,49 @@ fn only_one_mode(raw: &RawArgs) -> Result<(), SettingsError> {
 /// All options; no channels yet.
 fn serve(raw: &RawArgs, port: PortWord, policy: Policy) -> Result<Serve, SettingsError> {
     let listen = match (&raw.bind, raw.ipv6) {
-        (Some(word), _) => Listen::Host(host(word)?),
-        (None, true) => Listen::AnyV6,
-        (None, false) => Listen::AnyV4,
+        (Some(word), _) => ListenHost::Host(host(word)?),
+        (None, true) => ListenHost::AnyV6,
+        (None, false) => ListenHost::AnyV4,
     };
     let connect_timeout = connect_timeout(raw.connect_timeout.as_deref())?;
     let idle_timeout = IDLE.read(raw.idle_timeout.as_deref())?;
     let half_close_timeout =
         HALF_CLOSE.read(raw.half_close_timeout.as_deref())?.unwrap_or(HALF_CLOSE_TIMEOUT);
     let Limits { max_connections, queue, queue_timeout, max_lifetime } = limits(raw)?;
-    Ok(Serve {
-        listen,
-        port,
+    let process = ProcessSpec {
+        foreground: raw.foreground,
+        debug: raw.debug,
+        dump: raw.dump,
+        control_group: raw.control_group.as_deref().map(control_group).transpose()?,
+        workers: workers(raw.workers.as_deref())?,
+        busy_poll: raw.busy_poll.as_deref().map(|word| word == "on"),
+    };
+    let service = ServiceSpec {
+        name: None,
+        listen: ListenSpec { host: listen, port },
         groups: Vec::new(),
         source: raw.source.as_deref().map(host).transpose()?,
         connect_timeout,
         idle_timeout: idle_timeout.and_then(unless_zero),
         half_close_timeout: unless_zero(half_close_timeout),
-        foreground: raw.foreground,
-        debug: raw.debug,
-        dump: raw.dump,
         autodisable: raw.autodisable,
         hash_failover: raw.hash_failover,
         client_keepalive: keepalive("-K (--client-keepalive)", raw.client_keepalive.as_deref())?,
         server_keepalive: keepalive("-k (--server-keepalive)", raw.server_keepalive.as_deref())?,
-        control_group: raw.control_group.as_deref().map(control_group).transpose()?,
-        workers: workers(raw.workers.as_deref())?,
-        busy_poll: raw.busy_poll.as_deref().map(|word| word == "on"),
-        policy,
+        later_policy: policy,
         hash_balance: hash_balance(raw)?,
         slow_start: SLOW_START.read(raw.slow_start.as_deref())?.and_then(unless_zero),
         eject: !raw.no_eject,
         check: check(raw)?,
         fail_open: fail_open(raw),
-        on_down: raw.on_down.unwrap_or_default(),
+        on_down: on_down(raw),
         refuse_when_down: raw.refuse_when_down,
         max_connections,
         queue,
         queue_timeout,
         max_lifetime,
-    })
+    };
+    Ok(Serve { process, service })
 }
 
 fn port_word(word: &OsStr) -> Result<PortWord, SettingsError> {

@@ -13,16 +13,8 @@ use std::net::Ipv6Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::channel_options::channel_options;
-use crate::sched::{AdminState, MAX_CHANNELS, MAX_GROUPS, Weight};
-
-/// A port as it was typed: a number, or a word for the services database.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PortWord {
-    /// 1..=65535.
-    Number(NonZeroU16),
-    /// Looks like a service name; whether there is such a service is asked later.
-    Name(String),
-}
+use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
+use crate::spec::{AdminState, ChannelSpec, PortWord, Typed, Weight};
 
 impl PortWord {
     /// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
@@ -38,33 +30,7 @@ impl PortWord {
     }
 }
 
-impl fmt::Display for PortWord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// One channel as it was typed. Prints as the shortest word that means the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The whole word, for messages. Bytes that are not UTF-8 were replaced.
-    pub word: String,
-    /// A name or an address, without brackets. Not resolved, never empty.
-    pub host: String,
-    /// `None`: the port that the instance listens on.
-    pub port: Option<PortWord>,
-    /// The most simultaneous connections. `None`: no limit (also when 0 was typed).
-    pub maxc: Option<NonZeroU32>,
-    /// `,weight=N`; 1 if nothing was said.
-    pub weight: Weight,
-    /// `,disabled` and `,disabled=hard`; enabled if nothing was said.
-    pub state: AdminState,
-}
-
-impl Target {
+impl ChannelSpec {
     /// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address, and behind the first comma
     /// the channel's options.
     ///
@@ -86,7 +52,7 @@ impl Target {
             None => Default::default(),
         };
         Ok(Self {
-            word: shown,
+            typed: Typed { text: shown },
             host: host.to_owned(),
             port,
             maxc,
@@ -96,7 +62,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ChannelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]", self.host)?
@@ -269,9 +235,9 @@ pub(super) mod tests {
             ("1:2:3", "1", number(2), 3),
         ];
         for (word, host, port, maxc) in table {
-            let target = Target::parse(OsStr::new(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
+            let target = ChannelSpec::parse(OsStr::new(word)).unwrap_or_else(|e| panic!("{word}: {e}"));
             assert_eq!((target.weight, target.state), (Weight::ONE, AdminState::Enabled), "{word}");
-            assert_eq!(target.word, *word);
+            assert_eq!(target.typed.text, *word);
             assert_eq!(target.host, *host, "{word}");
             assert_eq!(target.port, *port, "{word}");
             assert_eq!(target.maxc, NonZeroU32::new(*maxc), "{word}");
@@ -325,7 +291,7 @@ pub(super) mod tests {
             "host:0,colour=red",
             "[::1,weight=1]",
         ] {
-            let error = Target::parse(OsStr::new(word)).expect_err(word);
+            let error = ChannelSpec::parse(OsStr::new(word)).expect_err(word);
             assert_eq!(error.to_string(), format!("unknown or invalid address [{word}]"));
         }
     }
@@ -363,24 +329,22 @@ pub(super) mod tests {
                 AdminState::Disabled,
                 AdminState::DisabledHard,
             ]),
-        ) -> Target {
-            let mut target = Target { word: String::new(), host, port, maxc, weight, state };
-            target.word = target.to_string();
-            target
+        ) -> ChannelSpec {
+            ChannelSpec { typed: Typed::default(), host, port, maxc, weight, state }
         }
     }
 
     proptest! {
         #[test]
         fn a_printed_target_reads_as_itself(target in any_target()) {
-            prop_assert_eq!(Target::parse(OsStr::new(&target.word)), Ok(target));
+            prop_assert_eq!(ChannelSpec::parse(OsStr::new(&target.to_string())), Ok(target));
         }
 
         #[test]
         fn what_was_read_prints_and_reads_the_same(word in "[a-f0-9:.%!\\[\\]-]{0,24}(,weight=[0-9]{0,3}|,disabled|,disabled=hard){0,2}") {
-            if let Ok(target) = Target::parse(OsStr::new(&word)) {
-                let again = Target::parse(OsStr::new(&target.to_string())).expect("printed from a legal one");
-                prop_assert_eq!(again, Target { word: target.to_string(), ..target });
+            if let Ok(target) = ChannelSpec::parse(OsStr::new(&word)) {
+                let again = ChannelSpec::parse(OsStr::new(&target.to_string())).expect("printed from a legal one");
+                prop_assert_eq!(again, target);
             }
         }
     }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::probe::{Check, Engine, Order, Outcome};
+use super::probe::{Engine, Order, Outcome};
 use super::server::{Message, Shared};
 use crate::observe::{Event, Severity};
 use crate::sched::{Happened, Probe, ProbeResult, Purpose, Transition};
+use crate::spec::Check;
 
 /// A probe for a return does not wait for longer than this, whatever `-t` says: the next one may be luckier.
 const RETURN_PATIENCE: Duration = Duration::from_secs(2);

@@ -16,4 +16,3 @@ mod sockets;
 mod worker;
 
 pub use health::Checks;
-pub use probe::{Check, Step};

@@ -3,7 +3,7 @@
 //! Knows: sockets and programs under way, their deadlines, who waits for a place. Never: channels, thresholds, intervals,
 //! what becomes of an outcome.
 //!
-//! Reading order: [`check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
+//! Reading order: [`Check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
 //! `talk` (`http`, `dialogue`) what is said there, `exec` the programs, `fault` whose fault a failure is.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,13 +18,13 @@ use self::link::Link;
 use self::talk::{Talk, Verdict};
 use self::walk::Walk;
 use crate::sched::Addresses;
+use crate::spec::Check;
 use crate::sys::descriptors::Budget;
 use crate::sys::poller::{Kind, Poller, Token, Waker};
 use crate::sys::socket::Outgoing;
 use crate::sys::timers::Timers;
 use crate::wire::relay::{Ready, Side};
 
-mod check;
 mod dialogue;
 mod exec;
 mod fault;
@@ -34,8 +34,6 @@ mod talk;
 #[cfg(test)]
 mod trials;
 mod walk;
-
-pub use check::{Check, Step};
 
 /// Probes under way at once.
 const PROBES: usize = 256;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, STEPS};
 use super::lease::Slots;
-use super::{ChannelSnapshot, Lease, Weight};
+use super::{AdminState, ChannelSnapshot, Lease, Weight};
 
 /// Groups are numbered 0..MAX_GROUPS.
 pub const MAX_GROUPS: usize = 65_535;
@@ -124,17 +124,6 @@ impl From<SocketAddr> for Addresses {
     fn from(address: SocketAddr) -> Self {
         Self(Arc::new(AddressList { host: None, list: [address].into() }))
     }
-}
-
-/// What the operator decided about a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminState {
-    /// Takes connections. `ENA`.
-    Enabled,
-    /// Takes no new connections, existing ones live on. `dis`.
-    Disabled,
-    /// Takes no new connections and existing ones were closed. `DIS`.
-    DisabledHard,
 }
 
 /// A dial that failed, for those who ask why.

@@ -1,7 +1,7 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `policy`, `group`
+//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `group`
 //! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line`, `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -15,7 +15,6 @@ mod lease;
 mod line;
 mod loads;
 mod pick;
-mod policy;
 mod random;
 mod rendezvous;
 mod route;
@@ -25,14 +24,13 @@ mod stride;
 mod table;
 
 pub use agenda::Probe;
-pub use channel::{
-    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS,
-};
+pub use channel::{Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use lease::Lease;
 pub use line::{Grant, Ticket, Turn};
-pub use policy::{Policy, Weight};
 pub use route::{NoChannel, Route};
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot};
 pub use table::{DialFailure, EditError, Happened, Rules, Table, Transition};
+
+pub use crate::spec::{AdminState, Policy, Weight};

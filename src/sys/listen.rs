@@ -10,7 +10,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::socket::{self, Keepalive};
+use super::socket;
+use crate::spec::Keepalive;
 
 /// As long as the system allows: a burst waits here instead of being refused.
 const BACKLOG: i32 = 65_535;

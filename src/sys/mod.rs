@@ -15,4 +15,4 @@ pub(crate) mod splice;
 pub(crate) mod timers;
 
 pub use clock::Clock;
-pub use socket::{Keepalive, Outgoing};
+pub use socket::Outgoing;

@@ -9,16 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
-/// TCP keepalive timing (balance.fm's `-k` and `-K`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Quiet time before the first probe, whole seconds.
-    pub idle: Duration,
-    /// Time between probes, whole seconds.
-    pub interval: Duration,
-    /// Probes without an answer before the connection counts as dead.
-    pub count: u32,
-}
+use crate::spec::Keepalive;
 
 /// How a connection to a channel is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use super::Step;
 use super::talk::Verdict;
+use crate::spec::Step;
 
 /// A server that has said so much without the last expected text will not say it, in bytes.
 const PATIENCE: usize = 1_024 * 1_024;

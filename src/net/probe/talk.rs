@@ -5,9 +5,9 @@
 use std::net::{SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use super::Check;
 use super::dialogue::Dialogue;
 use super::http::Http;
+use crate::spec::Check;
 
 /// How a talk ended; the error is the cause of being down, for the operator.
 pub(super) type Verdict = Result<(), String>;

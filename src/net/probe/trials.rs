@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, test_kill_process};
 
 use super::*;
+use crate::spec::Step;
 
 mod programs;
 

@@ -76,8 +76,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::net::probe::Check;
     use crate::sched::Addresses;
+    use crate::spec::Check;
 
     fn walk(addresses: u8, port: Option<u16>) -> Walk {
         let list = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();

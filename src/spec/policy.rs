@@ -19,7 +19,7 @@ pub enum Policy {
 
 impl Policy {
     /// Does it go by the channels' shares, which grow while they return?
-    pub(super) fn weighs(self) -> bool {
+    pub fn weighs(self) -> bool {
         matches!(self, Self::RoundRobin | Self::LeastConnections | Self::TwoChoices)
     }
 }

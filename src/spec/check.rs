@@ -1,9 +1,11 @@
 //! What a health check does.
 //!
-//! Knows: the kinds of checks and what each is told. Never: how they are carried out, when, what follows from them.
+//! Knows: the kinds of checks and what each is told. Never: how they are carried out, what follows from them.
 
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a probe does to learn whether a channel works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,4 +35,31 @@ pub enum Step {
     Send(Vec<u8>),
     /// Waits until these bytes have come, anywhere behind the end of the previous match. Empty = they are there.
     Expect(Vec<u8>),
+}
+
+/// How the channels of a service are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckSpec {
+    /// `--check`.
+    pub check: Check,
+    /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.
+    pub interval: Duration,
+    /// `--check-timeout`, 1 ms to an hour: how long a probe may take. It may be longer than the interval.
+    pub timeout: Duration,
+    /// `--check-rise`, 1..=1000: good probes in a row that make a channel up.
+    pub rise: u32,
+    /// `--check-fall`, 1..=1000: failed probes in a row that make it down.
+    pub fall: u32,
+    /// `--check-port`. `None`: the channel's.
+    pub port: Option<NonZeroU16>,
+}
+
+/// `--on-down`: what becomes of the connections of a channel that is found to be down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDown {
+    /// They live on.
+    #[default]
+    Keep,
+    /// They are closed.
+    Kick,
 }

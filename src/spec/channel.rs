@@ -1,0 +1,51 @@
+//! One channel as it was asked for.
+//!
+//! Knows: what can be said of a channel. Never: how that is written, whether its host exists.
+
+use std::num::NonZeroU32;
+
+use super::{PortWord, Weight};
+
+/// One channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelSpec {
+    /// The whole word, for messages.
+    pub typed: Typed,
+    /// A name or an address, without brackets. Not resolved, never empty.
+    pub host: String,
+    /// `None`: the port that its service listens on.
+    pub port: Option<PortWord>,
+    /// The most simultaneous connections. `None`: no limit.
+    pub maxc: Option<NonZeroU32>,
+    /// Its share of the clients of its group.
+    pub weight: Weight,
+    /// What it starts as.
+    pub state: AdminState,
+}
+
+/// What the operator decided about a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AdminState {
+    /// Takes connections. `ENA`.
+    #[default]
+    Enabled,
+    /// Takes no new connections, existing ones live on. `dis`.
+    Disabled,
+    /// Takes no new connections and existing ones were closed. `DIS`.
+    DisabledHard,
+}
+
+/// A word as somebody typed it. It is for messages and no part of what was asked for, so any two of them are equal.
+#[derive(Debug, Clone, Default)]
+pub struct Typed {
+    /// The word. Bytes that were not UTF-8 were replaced; empty if nobody typed it.
+    pub text: String,
+}
+
+impl PartialEq for Typed {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Typed {}

@@ -1,0 +1,22 @@
+//! What is asked of the process, whatever services it has.
+//!
+//! Knows: its settings. Never: services, how a setting is carried out.
+
+use std::num::NonZeroUsize;
+
+/// The settings that all services of a process share.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessSpec {
+    /// `-f`.
+    pub foreground: bool,
+    /// `-d`.
+    pub debug: bool,
+    /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
+    pub dump: bool,
+    /// `--control-group`; whether there is such a group is asked later.
+    pub control_group: Option<String>,
+    /// `--workers`, at most 1024. `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// `--busy-poll`. `None`: where cores can be spared.
+    pub busy_poll: Option<bool>,
+}

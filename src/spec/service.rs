@@ -1,0 +1,98 @@
+//! One service: where it listens, how it chooses, its channels.
+//!
+//! Knows: its settings and their ranges. Never: defaults (those are `config`'s), other services, how a setting is carried out.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{CheckSpec, GroupSpec, Keepalive, ListenSpec, OnDown, Policy};
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// What operators call it. `None`: by where it listens.
+    pub name: Option<Name>,
+    /// `-b`, `-6`, PORT.
+    pub listen: ListenSpec,
+    /// The channels. Empty: it starts with none.
+    pub groups: Vec<GroupSpec>,
+    /// `-B`, without brackets. Not resolved.
+    pub source: Option<String>,
+    /// `-t`, at least 1 ms.
+    pub connect_timeout: Duration,
+    /// `-T`. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// `--half-close-timeout`. `None`: never.
+    pub half_close_timeout: Option<Duration>,
+    /// `-a`.
+    pub autodisable: bool,
+    /// `-H`.
+    pub hash_failover: bool,
+    /// `-K`. `None`: the system's numbers.
+    pub client_keepalive: Option<Keepalive>,
+    /// `-k`. `None`: the system's numbers.
+    pub server_keepalive: Option<Keepalive>,
+    /// `--policy`: that of groups that come into being later. `groups` have their own.
+    pub later_policy: Policy,
+    /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.
+    /// `None`: whatever comes.
+    pub hash_balance: Option<u32>,
+    /// `--slow-start`: how long a returning channel ramps up. `None`: not at all.
+    pub slow_start: Option<Duration>,
+    /// Without `--no-eject`: a channel whose connect fails is not offered while another is usable.
+    pub eject: bool,
+    /// `--check` and what goes with it. `None`: no probes but those of ejected channels.
+    pub check: Option<CheckSpec>,
+    /// `--fail-open`: channels are tried even if all are ejected or down.
+    pub fail_open: bool,
+    /// `--on-down`.
+    pub on_down: OnDown,
+    /// `--refuse-when-down`: the port is closed while no channel is up.
+    pub refuse_when_down: bool,
+    /// `--max-connections`. `None`: no limit.
+    pub max_connections: Option<NonZeroU32>,
+    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: nobody waits.
+    pub queue: Option<NonZeroU32>,
+    /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
+    pub queue_timeout: Duration,
+    /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
+    pub max_lifetime: Option<Duration>,
+}
+
+/// The name of a service: ASCII letters, digits, `-`, `_` and `.`, at most 63 of them, with a letter first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<str>);
+
+impl Name {
+    /// The most bytes of a name.
+    pub const LONGEST: usize = 63;
+
+    /// `None` for what is no name.
+    pub fn new(word: &str) -> Option<Self> {
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_name = word.starts_with(|c: char| c.is_ascii_alphabetic())
+            && word.len() <= Self::LONGEST
+            && word.chars().all(is_legal);
+        is_name.then(|| Self(word.into()))
+    }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Name;
+
+    #[test]
+    fn a_name_begins_with_a_letter_and_is_short() {
+        for word in ["web", "a", "web-1", "Web_2.old", &"x".repeat(63)] {
+            assert_eq!(Name::new(word).expect(word).as_str(), word);
+        }
+        for word in ["", "1", "80", "-a", ".a", "a b", "a:", "ä", "a/b", "*", "!", &"x".repeat(64)] {
+            assert_eq!(Name::new(word), None, "{word:?}");
+        }
+    }
+}
