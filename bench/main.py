@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 
+import build
 import growth
 import micro
 import peers
@@ -30,15 +31,30 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MET, MISSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
+# How long --quick takes at most, in seconds.
+QUICK_LIMIT = 60
+
+
+def duration(text):
+    """`90s`, `25m` or `1h` in seconds."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isdigit() or unit not in "smh":
+        raise argparse.ArgumentTypeError(f"'{text}' is no time; write it like 90s, 25m or 1h")
+    return int(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+
+
 def arguments():
     parser = argparse.ArgumentParser(
         prog="bench/compare",
         description="Measures balance against HAProxy, nginx, pen and a direct connection, in turns, on loopback.",
         epilog="Exit code: 0 all targets met, 1 some missed (they are listed), 2 it could not be run, 130 interrupted.",
     )
-    parser.add_argument("--quick", action="store_true", help="everything short, one round, under a minute")
+    parser.add_argument("--quick", action="store_true", help="some lines of each row, short, one round: a minute")
     parser.add_argument("--row", action="append", metavar="NAME", help="only this row or line (may be repeated)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5; 1 with --quick, 3 with --growth)")
+    parser.add_argument(
+        "--limit", type=duration, metavar="TIME", help="begin no measurement after so long, e.g. 25m (60s with --quick)"
+    )
     parser.add_argument("--balance", metavar="PATH", help="the program to measure (default: built from this project)")
     parser.add_argument("--workers", type=int, metavar="N", help="workers of every program (default 2)")
     parser.add_argument("--programs", metavar="LIST", help="only these, with commas: " + ",".join(peers.PROGRAMS))
@@ -46,6 +62,11 @@ def arguments():
     parser.add_argument("--out", metavar="DIR", help="where results go (default bench/out)")
     parser.add_argument("--list", action="store_true", help="print the names of rows and lines")
     return parser.parse_args()
+
+
+def usual_limit(options):
+    """Seconds that a run may take if nobody says so; None = as long as it takes."""
+    return QUICK_LIMIT if options.quick and not options.growth and not options.row else None
 
 
 def chosen(options):
@@ -58,6 +79,8 @@ def chosen(options):
     found = []
     for row in everything:
         wanted = [cell for cell in row.cells if not options.row or row.key in options.row or cell.key in options.row]
+        if options.quick and not options.row:
+            wanted = [cell for cell in wanted if cell.quick]
         skip = row.slow and options.quick and not options.row
         if row.key == "pick" and not os.path.exists(micro.SOURCE):
             skip = True
@@ -92,10 +115,13 @@ def brief(row, figures):
     return ", ".join(shown) or f"{len(figures)} figures"
 
 
-def measure(bench, steps, samples, rounds):
-    """Runs the plan; what fails is noted and the rest goes on."""
+def measure(bench, steps, samples, rounds, limit):
+    """Runs the plan; what fails is noted and the rest goes on. How many steps there was time for."""
     begin = time.monotonic()
     for done, (turn, row, cell, program) in enumerate(steps):
+        if limit and time.monotonic() - begin > limit:
+            print(f"time is up: {done} of {len(steps)} measurements made", file=sys.stderr)
+            return done
         bench.round = turn
         left = (time.monotonic() - begin) / done * (len(steps) - done) if done else 0
         head = f"[{done + 1:>{len(str(len(steps)))}}/{len(steps)}] round {turn + 1}/{rounds}"
@@ -113,6 +139,7 @@ def measure(bench, steps, samples, rounds):
         else:
             samples.add(cell.key, program, figures)
         print(brief(row, figures), file=sys.stderr)
+    return len(steps)
 
 
 def facts(options, rounds, scale, workers, versions):
@@ -226,7 +253,7 @@ def main():
     programs = options.programs.split(",") if options.programs else peers.PROGRAMS
     if not set(programs) <= set(peers.PROGRAMS):
         raise proc.Failed("--programs takes " + ",".join(peers.PROGRAMS))
-    balance = os.path.abspath(options.balance or os.path.join(HERE, "..", "target", "release", "balance"))
+    balance = os.path.abspath(options.balance or build.release())
     if not os.access(balance, os.X_OK):
         raise proc.Failed(f"{balance} cannot be executed")
     scale = rows.QUICK if options.quick else rows.FULL
@@ -247,7 +274,10 @@ def main():
     interrupted = False
     try:
         bench = rows.Bench(children, peers.Programs(children, scratch, balance, workers), scale, scratch)
-        measure(bench, list(plan(selection, programs, rounds)), samples, rounds)
+        steps = list(plan(selection, programs, rounds))
+        made = measure(bench, steps, samples, rounds, options.limit or usual_limit(options))
+        if made < len(steps):
+            about.append(f"TIME LIMIT: {made} of {len(steps)} measurements made")
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted: what was measured so far follows", file=sys.stderr)

@@ -34,6 +34,8 @@ class Cell:
     key: str
     title: str
     parameters: tuple = ()
+    # Part of the quick mode.
+    quick: bool = True
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,12 @@ ROWS = [
         "bulk",
         "bulk, iperf3",
         [
-            Cell(f"bulk-{streams}-{'down' if down else 'up'}", f"{streams} {'↓' if down else '↑'}", (streams, down))
+            Cell(
+                f"bulk-{streams}-{'down' if down else 'up'}",
+                f"{streams} {'↓' if down else '↑'}",
+                (streams, down),
+                quick=(streams, down) in ((1, False), (8, True)),
+            )
             for streams in (1, 2, 8)
             for down in (False, True)
         ],
@@ -263,7 +270,7 @@ ROWS = [
     Row(
         "requests",
         "request/response, redis-benchmark PING",
-        [Cell(f"requests-{n}", f"{n} clients", (n,)) for n in (50, 500)],
+        [Cell(f"requests-{n}", f"{n} clients", (n,), quick=n == 50) for n in (50, 500)],
         [
             Metric("rps", "requests", "req/s", True),
             Metric("p50_us", "p50", "µs"),
@@ -286,7 +293,7 @@ ROWS = [
     Row(
         "connections",
         "new connections, wrk",
-        [Cell(f"connections-{n}", f"{n} clients", (n,)) for n in (32, 256)],
+        [Cell(f"connections-{n}", f"{n} clients", (n,), quick=n == 32) for n in (32, 256)],
         [
             Metric("rate", "connections", "conn/s", True),
             Metric("cpu_us", "CPU of the proxy", "µs/connection"),

@@ -3,13 +3,19 @@
 Knows: sample outputs, made-up figures. Never: processes, the network.
 """
 
+import argparse
+import contextlib
+import io
+import json
 import unittest
 
+import build
 import load
 import main
 import micro
 import peers
 import plots
+import proc
 import rows
 import table
 import targets
@@ -68,6 +74,34 @@ class Reading(unittest.TestCase):
     def test_wrk_latencies_have_units(self):
         text = "  Latency Distribution\n     50%  950.00us\n     99%    1.50ms\n"
         self.assertEqual((load._microseconds(text, "50"), load._microseconds(text, "99")), (950, 1500))
+
+
+class Building(unittest.TestCase):
+    def test_cargo_says_where_the_program_is(self):
+        artifacts = [
+            {"reason": "compiler-artifact", "executable": None},
+            {"reason": "compiler-artifact", "executable": "/elsewhere/release/balance"},
+            {"reason": "build-finished", "success": True},
+        ]
+        self.assertEqual(build.program("\n".join(map(json.dumps, artifacts))), "/elsewhere/release/balance")
+        with self.assertRaises(proc.Failed):
+            build.program(json.dumps(artifacts[0]))
+
+
+class Bounding(unittest.TestCase):
+    def test_no_measurement_begins_after_the_limit(self):
+        row = rows.Row("row", "a row", [rows.Cell("cell", "a cell")], [], lambda *_: {})
+        steps = list(main.plan([row], ["direct", "balance"], 2))
+        bench = rows.Bench(None, None, rows.QUICK, "")
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertEqual(main.measure(bench, steps, targets.Samples(), 2, None), 4)
+            self.assertEqual(main.measure(bench, steps, targets.Samples(), 2, 1e-9), 0)
+
+    def test_limits_have_units(self):
+        self.assertEqual([main.duration(text) for text in ("90s", "25m", "1h")], [90, 1500, 3600])
+        for text in ("", "m", "90", "-1s", "1.5h"):
+            with self.assertRaises(argparse.ArgumentTypeError):
+                main.duration(text)
 
 
 class Showing(unittest.TestCase):
