@@ -9,7 +9,7 @@ use crate::observe::{Direction, Dump};
 use crate::sched::Lease;
 use crate::sys::socket;
 use crate::sys::splice::{self, Pipe, Pipes};
-use crate::wire::relay::{Kernel, Side};
+use crate::wire::relay::{Input, Kernel, Output, Side};
 
 /// One connection's sockets for the length of a turn.
 pub(super) struct Sockets<'a> {
@@ -36,17 +36,23 @@ impl Sockets<'_> {
 impl Kernel for Sockets<'_> {
     type Pipe = Box<Pipe>;
 
-    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
-        socket::read(self.fd(side), buf)
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
+        let bytes = socket::read(self.fd(side), buf)?;
+        // A stream's socket gives all that it has.
+        Ok(Input { bytes, drained: bytes < buf.len() })
     }
-    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
-        socket::write(self.fd(side), buf)
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
+        let bytes = socket::write(self.fd(side), buf)?;
+        // It takes as much as it has room for.
+        Ok(Output { bytes, full: bytes < buf.len() })
     }
-    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
-        socket::write_more(self.fd(side), buf)
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
+        let bytes = socket::write_more(self.fd(side), buf)?;
+        Ok(Output { bytes, full: bytes < buf.len() })
     }
-    fn shutdown(&mut self, side: Side) -> io::Result<()> {
-        socket::shutdown_write(self.fd(side))
+    fn shutdown(&mut self, side: Side, closes: bool) -> io::Result<()> {
+        // Closing a socket ends its direction, too.
+        if closes { Ok(()) } else { socket::shutdown_write(self.fd(side)) }
     }
     fn at_mark(&mut self, side: Side) -> io::Result<bool> {
         socket::at_mark(self.fd(side))
@@ -70,11 +76,13 @@ impl Kernel for Sockets<'_> {
         // Spliced bytes are never seen, so a dump needs copies.
         if self.dump.is_some() { None } else { self.pipes.take() }
     }
-    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<usize> {
-        splice::fill(self.fd(from), pipe, max)
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<Input> {
+        // A pipe is full when all its pages are in use, with however few bytes in each.
+        Ok(Input { bytes: splice::fill(self.fd(from), pipe, max)?, drained: false })
     }
-    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<usize> {
-        splice::drain(pipe, self.fd(to).as_fd(), len)
+    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output> {
+        // A splice may stop between two pages.
+        Ok(Output { bytes: splice::drain(pipe, self.fd(to).as_fd(), len)?, full: false })
     }
     fn close_pipe(&mut self, pipe: Self::Pipe, held: usize) {
         self.pipes.give(pipe, held);

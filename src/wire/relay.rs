@@ -39,27 +39,56 @@ impl Side {
     }
 }
 
-/// What the relay needs of a kernel. Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`].
+/// What came of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// So many bytes were read.
+    pub bytes: usize,
+    /// Nothing more is there before the end or the urgent mark, and an event will tell of what comes. Of an end or a mark
+    /// that was announced already, no other event tells.
+    pub drained: bool,
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Output {
+    /// So many bytes were taken, at least one.
+    pub bytes: usize,
+    /// No more are taken now, and an event will tell when more are.
+    pub full: bool,
+}
+
+/// What the relay needs of a kernel. Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`], and an event
+/// tells when it can.
+///
+/// It says itself when it is drained and when it is full. Fewer bytes than asked for prove neither: what stands between a
+/// socket and the relay may cut as it likes, and keep bytes back until [`Kernel::flush`].
 pub trait Kernel {
     /// A pipe that holds spliced bytes.
     type Pipe;
-    /// Reads what is there; 0 = the side ended its direction. A read never crosses the urgent mark.
-    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize>;
-    /// Writes what fits. Fewer than asked = the side takes no more for now.
-    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize>;
+    /// Reads what is there; 0 bytes = the side ended its direction. A read never crosses the urgent mark.
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input>;
+    /// Writes what fits.
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output>;
     /// Writes the last bytes before an end: they may wait for [`Kernel::shutdown`] and share a segment with it.
-    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         self.write(side, buf)
     }
-    /// Sends the end of the direction towards `side`.
-    fn shutdown(&mut self, side: Side) -> io::Result<()>;
+    /// Sends what writes to `side` have left behind on the way. Comes after the last write of a turn, and before an end.
+    fn flush(&mut self, side: Side) -> io::Result<()> {
+        let _ = side;
+        Ok(())
+    }
+    /// Sends the end of the direction towards `side`. `closes`: the other direction has ended, so that both sockets are
+    /// closed next, and whatever that says by itself need not be said here.
+    fn shutdown(&mut self, side: Side, closes: bool) -> io::Result<()>;
     /// Is the next byte to read the urgent one?
     fn at_mark(&mut self, side: Side) -> io::Result<bool>;
     /// Sends one byte as urgent.
     fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()>;
     /// The error that is pending on a side, taken from it.
     fn error(&mut self, side: Side) -> Option<io::Error>;
-    /// Bytes written to `side` that it has not acknowledged yet.
+    /// Bytes written to `side` that it has not acknowledged yet, those kept back included.
     fn unsent(&mut self, side: Side) -> usize;
     /// Bytes that `side` has sent and nobody has read yet, as far as the kernel can tell.
     fn unread(&mut self, side: Side) -> usize {
@@ -73,9 +102,9 @@ pub trait Kernel {
     /// An empty pipe, or `None` if bytes have to be copied (no pipes here, few descriptors left, a dump is on).
     fn open_pipe(&mut self) -> Option<Self::Pipe>;
     /// Moves up to `max` bytes from a side into an empty pipe. 0 is not proof of an end.
-    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<usize>;
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<Input>;
     /// Moves up to `len` bytes out of the pipe to a side.
-    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<usize>;
+    fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output>;
     /// Takes a pipe back, with the bytes still inside.
     fn close_pipe(&mut self, pipe: Self::Pipe, held: usize);
     /// Bytes were read from a side (empty = its end). Not called for spliced bytes.
@@ -93,7 +122,7 @@ pub struct Ready {
     pub writable: bool,
     /// Urgent data is on its way.
     pub urgent: bool,
-    /// The side has sent its end, or is gone: a short read is not the last word.
+    /// The side has sent its end, or is gone: this is to be read, too.
     pub read_closed: bool,
     /// The side has an error pending.
     pub error: bool,
@@ -157,6 +186,8 @@ enum Held<P> {
 struct Way<P> {
     held: Held<P>,
     urgent: Option<u8>,
+    /// Something was written and not flushed.
+    unflushed: bool,
     stage: Stage,
     splicing: bool,
     /// [`Kernel::expect_bulk`] was told.
@@ -170,6 +201,7 @@ impl<P> Way<P> {
         Self {
             held: Held::Nothing,
             urgent: None,
+            unflushed: false,
             stage: Stage::Open,
             splicing: false,
             is_bulk: false,
@@ -184,6 +216,11 @@ impl<P> Way<P> {
                 Held::Bytes { .. } => true,
                 Held::Pipe { len, .. } => len > 0,
             }
+    }
+
+    /// Does anything still wait to be delivered, here or further on?
+    fn is_waiting(&self) -> bool {
+        self.unflushed || self.holds_data()
     }
 }
 
@@ -234,9 +271,9 @@ impl<P> Relay<P> {
         self.half_closed
     }
 
-    /// Are bytes of this side held because the other takes no more? Then news of its next ones are of no use.
+    /// Do bytes of this side wait because the other takes no more? Then news of its next ones are of no use.
     pub fn is_blocked(&self, from: Side) -> bool {
-        self.ways[from as usize].holds_data()
+        self.ways[from as usize].is_waiting()
     }
 
     /// Bytes held for both sides, those inside pipes included.
@@ -258,12 +295,16 @@ impl<P> Relay<P> {
     pub fn turn<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8]) -> Verdict {
         let mut again = false;
         for from in [Side::Client, Side::Server] {
-            match self.pump(kernel, scratch, from) {
-                Stop::Wait => {}
-                Stop::Turn => again = true,
-                Stop::Gone(side) => {
-                    self.lose(kernel, side);
-                    again = true;
+            let stop = self.pump(kernel, scratch, from);
+            let flushed = self.flush(kernel, from);
+            for stop in [Some(stop), flushed.err()].into_iter().flatten() {
+                match stop {
+                    Stop::Wait => {}
+                    Stop::Turn => again = true,
+                    Stop::Gone(side) => {
+                        self.lose(kernel, side);
+                        again = true;
+                    }
                 }
             }
             self.release_empty_pipe(kernel, from);
@@ -294,7 +335,7 @@ impl<P> Relay<P> {
         let [reset_server, reset_client] = [Side::Client, Side::Server].map(|from| {
             let way = &self.ways[from as usize];
             self.gone[from as usize]
-                || way.holds_data()
+                || way.is_waiting()
                 || (way.stage == Stage::Open && kernel.unread(from) > 0)
         });
         self.release(kernel);
@@ -324,7 +365,7 @@ impl<P> Relay<P> {
                 let (lost, left) =
                     if client_gone { (Side::Client, Side::Server) } else { (Side::Server, Side::Client) };
                 let way = &self.ways[lost as usize];
-                if way.stage == Stage::Open || way.holds_data() {
+                if way.stage == Stage::Open || way.is_waiting() {
                     return if again { Verdict::Again } else { Verdict::Sleep };
                 }
                 // A reset throws away what the kernel has not sent yet, so it waits for the last acknowledgement.
@@ -344,6 +385,7 @@ impl<P> Relay<P> {
         let towards = &mut self.ways[side.peer() as usize];
         towards.stage = Stage::Dropped;
         towards.urgent = None;
+        towards.unflushed = false;
         if let Held::Pipe { pipe, len } = std::mem::replace(&mut towards.held, Held::Nothing) {
             kernel.close_pipe(pipe, len as usize);
         }
@@ -390,18 +432,43 @@ impl<P> Relay<P> {
             // It did not end, it broke: the other side gets a reset, not an end. `verdict` sees to it.
             return Stop::Wait;
         }
-        // With the other direction over too, the close that follows says it.
-        let passed = if self.ways[from.peer() as usize].stage == Stage::Ended {
-            Ok(())
-        } else {
-            kernel.shutdown(from.peer())
-        };
-        match passed {
+        if let Err(stop) = self.flush(kernel, from) {
+            return stop;
+        }
+        let to = from.peer();
+        let closes = self.ways[to as usize].stage == Stage::Ended;
+        match kernel.shutdown(to, closes) {
             Ok(()) => {
                 self.ways[from as usize].stage = Stage::Ended;
                 Stop::Wait
             }
-            Err(_) => Stop::Gone(from.peer()),
+            Err(e) => self.write_error(&e, to),
+        }
+    }
+
+    /// Sends what was written and kept back. `Ok` = nothing is kept back any more.
+    fn flush<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
+        let to = from.peer();
+        while self.ways[from as usize].unflushed {
+            if !self.ready[to as usize].writable {
+                return Err(Stop::Wait);
+            }
+            match kernel.flush(to) {
+                Ok(()) => self.ways[from as usize].unflushed = false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.write_error(&e, to)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What an error of a write to this side means, unless it was an interruption.
+    fn write_error(&mut self, error: &io::Error, to: Side) -> Stop {
+        if error.kind() == ErrorKind::WouldBlock {
+            self.ready[to as usize].writable = false;
+            Stop::Wait
+        } else {
+            Stop::Gone(to)
         }
     }
 
@@ -417,46 +484,50 @@ impl<P> Relay<P> {
                 return Err(Stop::Wait);
             }
             let done = match &mut way.held {
-                Held::Bytes { bytes, at } => {
-                    let rest = &bytes[*at as usize..];
-                    kernel.write(to, rest).map(|n| {
-                        *at += u32::try_from(n).unwrap_or(u32::MAX);
-                        (n, n < rest.len())
+                Held::Bytes { bytes, at } => kernel.write(to, &bytes[*at as usize..]).inspect(|output| {
+                    *at += u32::try_from(output.bytes).unwrap_or(u32::MAX);
+                }),
+                Held::Pipe { pipe, len } if *len > 0 => {
+                    kernel.drain(pipe, to, *len as usize).inspect(|output| {
+                        *len -= u32::try_from(output.bytes).unwrap_or(u32::MAX).min(*len);
                     })
                 }
-                Held::Pipe { pipe, len } if *len > 0 => kernel.drain(pipe, to, *len as usize).and_then(|n| {
-                    // A pipe that holds bytes and moves none would be asked for ever.
-                    if n == 0 {
-                        return Err(ErrorKind::WriteZero.into());
-                    }
-                    *len -= u32::try_from(n).unwrap_or(u32::MAX).min(*len);
-                    Ok((n, false))
-                }),
                 Held::Nothing | Held::Pipe { .. } => {
                     let Some(byte) = way.urgent else { return Ok(()) };
                     kernel.write_urgent(to, byte).map(|()| {
                         way.urgent = None;
-                        (1, false)
+                        Output { bytes: 1, full: false }
                     })
                 }
             };
+            if matches!(&way.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
+                way.held = Held::Nothing;
+            }
             match done {
-                Ok((n, short)) => {
-                    if matches!(&way.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
-                        way.held = Held::Nothing;
-                    }
-                    kernel.delivered(to, n);
-                    if short {
-                        self.ready[to as usize].writable = false;
-                    }
-                }
-                Err(e) => match e.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => self.ready[to as usize].writable = false,
-                    _ => return Err(Stop::Gone(to)),
-                },
+                Ok(output) => self.wrote(kernel, output, to)?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.write_error(&e, to)),
             }
         }
+    }
+
+    /// Takes note of what a side has taken.
+    fn wrote<K: Kernel<Pipe = P>>(
+        &mut self,
+        kernel: &mut K,
+        Output { bytes, full }: Output,
+        to: Side,
+    ) -> Result<(), Stop> {
+        if bytes == 0 {
+            // It would be asked for ever.
+            return Err(Stop::Gone(to));
+        }
+        kernel.delivered(to, bytes);
+        self.ways[to.peer() as usize].unflushed = true;
+        if full {
+            self.ready[to as usize].writable = false;
+        }
+        Ok(())
     }
 
     /// Reads into the worker's buffer and writes straight on.
@@ -469,8 +540,8 @@ impl<P> Relay<P> {
         let ready = self.ready[from as usize];
         let at_mark = ready.urgent && kernel.at_mark(from).unwrap_or(false);
         let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
-        let mut n = match kernel.read(from, room) {
-            Ok(n) => n,
+        let Input { bytes: mut n, drained } = match kernel.read(from, room) {
+            Ok(input) => input,
             Err(e) => return self.read_error(&e, from),
         };
         kernel.saw(from, &scratch[..n]);
@@ -497,10 +568,10 @@ impl<P> Relay<P> {
             }
         } else {
             way.streak = 0;
-            if ready.read_closed && !ready.urgent {
+            if drained && ready.read_closed && !ready.urgent {
                 // The end is announced and mostly right behind: then it goes out together with the data.
                 match kernel.read(from, &mut scratch[n..]) {
-                    Ok(more) => {
+                    Ok(Input { bytes: more, .. }) => {
                         kernel.saw(from, &scratch[n..n + more]);
                         if more == 0 {
                             way.stage = Stage::Draining;
@@ -511,8 +582,7 @@ impl<P> Relay<P> {
                     }
                     Err(e) => ended = self.read_error(&e, from),
                 }
-            } else if !ready.urgent {
-                // All that was there is read, and an edge tells of more. Not so at a mark, which was announced already.
+            } else if drained && !ready.urgent {
                 self.ready[from as usize].readable = false;
             }
         }
@@ -540,26 +610,23 @@ impl<P> Relay<P> {
             let rest = &chunk[at..];
             let written = if last { kernel.write_last(to, rest) } else { kernel.write(to, rest) };
             match written {
-                Ok(n) => {
-                    kernel.delivered(to, n);
-                    at += n;
-                    if at == chunk.len() {
-                        return Ok(());
-                    }
-                    self.ready[to as usize].writable = false;
-                    break;
-                }
-                Err(e) => match e.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => {
-                        self.ready[to as usize].writable = false;
+                Ok(output) => {
+                    self.wrote(kernel, output, to)?;
+                    at += output.bytes;
+                    if output.full {
                         break;
                     }
-                    _ => return Err(Stop::Gone(to)),
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => match self.write_error(&e, to) {
+                    Stop::Wait => break,
+                    stop => return Err(stop),
                 },
             }
         }
-        self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
+        if at < chunk.len() {
+            self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
+        }
         Ok(())
     }
 
@@ -578,8 +645,11 @@ impl<P> Relay<P> {
         let Held::Pipe { pipe, len } = &mut way.held else { return Ok(()) };
         match kernel.fill(from, pipe, PIPE_BYTES) {
             // An end, or a mark: a plain read tells which.
-            Ok(0) => way.splicing = false,
-            Ok(n) => {
+            Ok(Input { bytes: 0, .. }) => way.splicing = false,
+            Ok(Input { bytes: n, drained }) => {
+                if drained {
+                    self.ready[from as usize].readable = false;
+                }
                 *len = u32::try_from(n).unwrap_or(u32::MAX);
                 way.streak = if n < SMALL_SPLICE { way.streak + 1 } else { 0 };
                 if way.streak >= SMALL_ENOUGH {

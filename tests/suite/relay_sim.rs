@@ -164,6 +164,8 @@ fn expected(bug: Bug) -> &'static [Kind] {
         Bug::LeaksPipes => &[Kind::Memory, Kind::Release],
         Bug::GivesFullPipes | Bug::TellsTwice => &[Kind::Release],
         Bug::CountsCopiesOnly => &[Kind::Counters],
+        Bug::ShortIsDrained | Bug::ShortIsFull => &[Kind::Stuck, Kind::NeverEnds],
+        Bug::NeverFlushes | Bug::FlushesOnce => &[Kind::Stuck, Kind::EarlyEnd],
     }
 }
 

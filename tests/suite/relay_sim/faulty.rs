@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
-use balance::wire::relay::{Ending, Kernel, Ready, Side, Verdict};
+use balance::wire::relay::{Ending, Input, Kernel, Output, Ready, Side, Verdict};
 
 use super::kernel::{Pipe, VirtualKernel};
 use super::world::World;
@@ -51,6 +51,14 @@ pub(super) enum Bug {
     CountsCopiesOnly,
     /// A socket is prepared for bulk more than once.
     TellsTwice,
+    /// Fewer bytes than asked for are taken for all there are.
+    ShortIsDrained,
+    /// Fewer bytes taken than offered are taken for no more room.
+    ShortIsFull,
+    /// What was kept back on the way is left there.
+    NeverFlushes,
+    /// What could not be sent on when it was asked for is forgotten.
+    FlushesOnce,
 }
 
 /// Every bug there is.
@@ -73,6 +81,10 @@ pub(super) const BUGS: &[Bug] = &[
     Bug::GivesFullPipes,
     Bug::CountsCopiesOnly,
     Bug::TellsTwice,
+    Bug::ShortIsDrained,
+    Bug::ShortIsFull,
+    Bug::NeverFlushes,
+    Bug::FlushesOnce,
 ];
 
 impl Bug {
@@ -121,7 +133,7 @@ impl Faulty<'_> {
 impl Kernel for Faulty<'_> {
     type Pipe = Pipe;
 
-    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
         let bug = self.bug;
         let socket = &mut self.world().sockets[side as usize];
         if bug == Bug::ResetHidesData
@@ -134,44 +146,56 @@ impl Kernel for Faulty<'_> {
             Err(e) if bug == Bug::AsksForEver && e.kind() == ErrorKind::WouldBlock => {
                 Err(ErrorKind::Interrupted.into())
             }
+            Ok(Input { bytes, .. }) if bug == Bug::ShortIsDrained => {
+                Ok(Input { bytes, drained: bytes < buf.len() })
+            }
             result => result,
         }
     }
 
-    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         let mut swapped = Vec::new();
         if self.bug == Bug::Swaps && buf.len() > 40 && self.world().random.chance(10) {
             swapped.extend_from_slice(buf);
             swapped.swap(20, 21);
         }
         let written = self.inner.write(side, if swapped.is_empty() { buf } else { &swapped });
-        let short = matches!(written, Ok(n) if n < buf.len());
+        let short = matches!(written, Ok(Output { bytes, .. }) if bytes < buf.len());
         let ended = self.world().sockets[side.peer() as usize].fin;
         match self.bug {
             Bug::EndOvertakesData if short && ended => {
-                self.inner.shutdown(side)?;
+                self.inner.shutdown(side, false)?;
                 written
             }
-            Bug::SendsTwice if short => written.map(|n| {
+            Bug::SendsTwice if short => written.map(|Output { bytes, full }| {
                 // The counters are right all the same: the bytes themselves must show it.
-                self.delivered(side, usize::from(n > 1));
-                n.max(2) - 1
+                self.delivered(side, usize::from(bytes > 1));
+                Output { bytes: bytes.max(2) - 1, full }
             }),
-            Bug::ForgetsRest if short => written.map(|n| {
+            Bug::ForgetsRest if short => written.map(|Output { bytes, full }| {
                 let counted = &mut self.world().counted[side as usize];
-                *counted = counted.wrapping_sub((buf.len() - n) as u64);
-                buf.len()
+                *counted = counted.wrapping_sub((buf.len() - bytes) as u64);
+                Output { bytes: buf.len(), full }
             }),
+            Bug::ShortIsFull => written.map(|Output { bytes, .. }| Output { bytes, full: short }),
             _ => written,
         }
     }
 
-    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         if self.bug == Bug::None { self.inner.write_last(side, buf) } else { self.write(side, buf) }
     }
 
-    fn shutdown(&mut self, side: Side) -> io::Result<()> {
-        self.inner.shutdown(side)
+    fn flush(&mut self, side: Side) -> io::Result<()> {
+        match self.bug {
+            Bug::NeverFlushes => Ok(()),
+            Bug::FlushesOnce => self.inner.flush(side).or(Ok(())),
+            _ => self.inner.flush(side),
+        }
+    }
+
+    fn shutdown(&mut self, side: Side, closes: bool) -> io::Result<()> {
+        self.inner.shutdown(side, closes)
     }
 
     fn at_mark(&mut self, side: Side) -> io::Result<bool> {
@@ -201,18 +225,18 @@ impl Kernel for Faulty<'_> {
         self.inner.open_pipe()
     }
 
-    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<Input> {
         self.inner.fill(from, pipe, max)
     }
 
-    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<usize> {
+    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<Output> {
         let drained = self.inner.drain(pipe, to, len);
         if self.bug == Bug::CountsCopiesOnly
-            && let Ok(n) = drained
+            && let Ok(Output { bytes, .. }) = drained
         {
             // Takes back what the relay is about to count.
             let counted = &mut self.world().counted[to as usize];
-            *counted = counted.wrapping_sub(n as u64);
+            *counted = counted.wrapping_sub(bytes as u64);
         }
         drained
     }

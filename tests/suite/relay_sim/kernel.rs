@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
-use balance::wire::relay::{Kernel, Side};
+use balance::wire::relay::{Input, Kernel, Output, Side};
 
 use super::oracle::Kind;
 use super::world::World;
@@ -53,16 +53,16 @@ impl VirtualKernel<'_> {
     }
 
     /// Why there is nothing to read.
-    fn nothing_to_read(&mut self, side: Side) -> io::Result<usize> {
+    fn nothing_to_read(&mut self, side: Side) -> io::Result<Input> {
         let socket = &mut self.0.sockets[side as usize];
         // Linux: whoever has seen the end hears of no reset by reading.
         if socket.fin {
-            return Ok(0);
+            return Ok(Input { bytes: 0, drained: true });
         }
         if let Some(error) = socket.error.take() {
             return Err(self.hard(side, error));
         }
-        if socket.reset { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
+        if socket.reset { Ok(Input { bytes: 0, drained: true }) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
     fn hard(&mut self, side: Side, error: ErrorKind) -> io::Error {
@@ -72,8 +72,8 @@ impl VirtualKernel<'_> {
         error.into()
     }
 
-    /// How many of `n` bytes a side takes now.
-    fn takes(&mut self, side: Side, n: u64) -> io::Result<u64> {
+    /// Can this side be written to at all?
+    fn check_writing(&mut self, side: Side) -> io::Result<()> {
         let socket = &mut self.0.sockets[side as usize];
         if let Some(error) = socket.error.take() {
             return Err(self.hard(side, error));
@@ -81,34 +81,74 @@ impl VirtualKernel<'_> {
         if socket.reset || socket.shut {
             return Err(self.hard(side, ErrorKind::BrokenPipe));
         }
-        let taken = n.min(socket.space());
-        if taken < n {
+        Ok(())
+    }
+
+    /// How many of `n` bytes a side takes now, and whether that is because it is full.
+    fn takes(&mut self, side: Side, n: u64) -> io::Result<(u64, bool)> {
+        self.check_writing(side)?;
+        let keeps = self.0.weather.keeps;
+        if keeps > 0 && self.0.sockets[side as usize].kept >= keeps {
+            self.push(side);
+        }
+        let socket = &mut self.0.sockets[side as usize];
+        let room = if keeps > 0 { keeps.saturating_sub(socket.kept) } else { socket.space() };
+        let taken = n.min(room);
+        // What keeps bytes back says so only when it can pass none on.
+        let full = taken < n && (keeps == 0 || taken == 0);
+        if full {
             socket.wants_space = true;
         }
-        if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        if taken == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.0.random.chance(self.0.weather.short_writes) {
+            return Ok((self.0.random.up_to(taken), false));
+        }
+        Ok((taken, full))
     }
 
     /// The next bytes to `side` are these, of its peer's stream.
-    fn wrote(&mut self, side: Side, n: u64) -> usize {
+    fn wrote(&mut self, side: Side, n: u64, full: bool) -> Output {
+        let keeps = self.0.weather.keeps > 0;
         let socket = &mut self.0.sockets[side as usize];
         socket.written += n;
+        socket.kept += if keeps { n } else { 0 };
         socket.corked_until = None;
         let written = socket.written;
         self.0.trace(|_| format!("  {n} to {side:?}, {written} in all"));
-        self.moved(n)
+        Output { bytes: self.moved(n), full }
+    }
+
+    /// What was kept back goes on as far as there is room.
+    fn push(&mut self, side: Side) {
+        let socket = &mut self.0.sockets[side as usize];
+        let n = socket.kept.min(socket.space());
+        socket.kept -= n;
+        if socket.kept > 0 {
+            socket.wants_space = true;
+        }
+        if n > 0 {
+            self.0.trace(|_| format!("  {n} pushed to {side:?}"));
+            self.moved(n);
+        }
     }
 }
 
 impl Kernel for VirtualKernel<'_> {
     type Pipe = Pipe;
 
-    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
         self.enter()?;
-        let socket = &mut self.0.sockets[side as usize];
-        let mut n = socket.readable().min(buf.len() as u64);
+        let mut n = self.0.sockets[side as usize].readable().min(buf.len() as u64);
         if n == 0 {
             return self.nothing_to_read(side);
         }
+        let cut = self.0.random.chance(self.0.weather.short_reads);
+        if cut {
+            n = self.0.random.up_to(n);
+        }
+        let socket = &mut self.0.sockets[side as usize];
         let mut missed = false;
         if let Some(mark) = socket.mark {
             // In line, a read that begins at the mark takes it as any byte.
@@ -128,27 +168,43 @@ impl Kernel for VirtualKernel<'_> {
         let length = self.moved(n);
         buf[..length].copy_from_slice(self.0.streams[side as usize].bytes(at, length));
         self.0.trace(|w| format!("  {n} read from {side:?}, {} left", w.sockets[side as usize].readable()));
-        Ok(length)
+        // What may cut may not know either, and a signal comes in between.
+        Ok(Input { bytes: length, drained: length < buf.len() && !cut })
     }
 
-    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         self.enter()?;
-        let n = self.takes(side, buf.len() as u64)?;
+        let (n, full) = self.takes(side, buf.len() as u64)?;
         let length = usize::try_from(n).expect("at most the buffer");
         self.0.check_bytes(side, &buf[..length]);
-        Ok(self.wrote(side, n))
+        Ok(self.wrote(side, n, full))
     }
 
-    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<usize> {
-        let written = self.write(side, buf)?;
+    fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
+        let output = self.write(side, buf)?;
         // Linux sends it when nothing has followed for the time of a retransmission, or when the buffer is full.
-        if written == buf.len() {
-            self.0.sockets[side as usize].corked_until = Some(self.0.now + 200);
+        let socket = &mut self.0.sockets[side as usize];
+        if output.bytes == buf.len() && socket.kept == 0 {
+            socket.corked_until = Some(self.0.now + 200);
         }
-        Ok(written)
+        Ok(output)
     }
 
-    fn shutdown(&mut self, side: Side) -> io::Result<()> {
+    fn flush(&mut self, side: Side) -> io::Result<()> {
+        if self.0.sockets[side as usize].kept == 0 {
+            return Ok(());
+        }
+        self.enter()?;
+        self.check_writing(side)?;
+        self.push(side);
+        if self.0.sockets[side as usize].kept > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn shutdown(&mut self, side: Side, closes: bool) -> io::Result<()> {
+        if closes {
+            // The close says it.
+            return Ok(());
+        }
         self.enter().or_else(|e| if e.kind() == ErrorKind::Interrupted { Ok(()) } else { Err(e) })?;
         if self.0.sockets[side as usize].reset {
             return Err(self.hard(side, ErrorKind::NotConnected));
@@ -171,11 +227,11 @@ impl Kernel for VirtualKernel<'_> {
 
     fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()> {
         self.enter()?;
-        self.takes(side, 1)?;
+        let (_, full) = self.takes(side, 1)?;
         self.0.check_bytes(side, &[byte]);
         self.0.check_urgent(side);
         self.0.stats.urgent += 1;
-        self.wrote(side, 1);
+        self.wrote(side, 1, full);
         Ok(())
     }
 
@@ -206,7 +262,7 @@ impl Kernel for VirtualKernel<'_> {
         Some(Pipe { number, at: 0, length: 0, capacity: self.0.weather.pipe_bytes })
     }
 
-    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<Input> {
         self.enter()?;
         if pipe.length > 0 {
             let held = pipe.length;
@@ -236,23 +292,23 @@ impl Kernel for VirtualKernel<'_> {
         self.0.stats.spliced += n;
         self.0
             .trace(|w| format!("  {n} spliced from {from:?}, {} left", w.sockets[from as usize].readable()));
-        Ok(self.moved(n))
+        Ok(Input { bytes: self.moved(n), drained: false })
     }
 
-    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<usize> {
+    fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<Output> {
         self.enter()?;
         let n = pipe.length.min(len as u64);
         if n == 0 {
-            return Ok(0);
+            return Ok(Output { bytes: 0, full: false });
         }
-        let mut n = self.takes(to, n)?;
+        let (mut n, _) = self.takes(to, n)?;
         if self.0.random.chance(self.0.weather.short_splice) {
             n = self.0.random.up_to(n);
         }
         self.0.check_position(to, pipe.at);
         pipe.at += n;
         pipe.length -= n;
-        Ok(self.wrote(to, n))
+        Ok(self.wrote(to, n, false))
     }
 
     fn close_pipe(&mut self, pipe: Pipe, held: usize) {

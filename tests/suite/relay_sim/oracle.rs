@@ -125,8 +125,13 @@ impl World {
     pub(super) fn check_end(&mut self, to: Side) {
         let (source, destination) = (&self.sockets[to.peer() as usize], &self.sockets[to as usize]);
         let (sent, delivered) = (source.arrived, destination.written);
+        let kept = destination.kept;
         if destination.shut {
             self.violate(Kind::Release, || format!("{to:?} is told of the end twice"));
+        } else if kept > 0 {
+            self.violate(Kind::EarlyEnd, || {
+                format!("{to:?} is told of the end before {kept} bytes kept back")
+            });
         } else if delivered < sent {
             self.violate(Kind::EarlyEnd, || {
                 format!("{to:?} is told of the end after {delivered} of {sent} bytes")
@@ -180,19 +185,20 @@ impl World {
     pub(super) fn check_sleep(&mut self) {
         for from in [Side::Client, Side::Server] {
             let (source, destination) = (&self.sockets[from as usize], &self.sockets[from.peer() as usize]);
-            let (waiting, held) = (source.readable(), self.held(from));
+            let (waiting, held, kept) = (source.readable(), self.held(from), destination.kept);
             if source.reset && destination.reset {
                 self.violate(Kind::Stuck, || "both sides are gone and it sleeps".to_owned());
             } else if destination.reset {
                 // Nothing can be delivered; the other direction decides.
-            } else if source.reset && waiting == 0 && held == 0 {
+            } else if source.reset && waiting == 0 && held == 0 && kept == 0 {
                 self.violate(Kind::Stuck, || format!("{from:?} is gone, all is delivered, and it sleeps"));
             } else if destination.writable() && !destination.shut {
                 let end = source.fin;
-                if waiting > 0 || held > 0 || end {
+                if waiting > 0 || held > 0 || kept > 0 || end {
                     self.violate(Kind::Stuck, || {
                         format!(
-                            "it sleeps with {waiting} bytes to read, {held} held, end {end}, from {from:?}"
+                            "it sleeps with {waiting} bytes to read, {held} held, {kept} kept back, end {end}, \
+                             from {from:?}"
                         )
                     });
                 }
@@ -212,7 +218,7 @@ impl World {
                 Side::Server => ending.reset_server,
             } || destination.readable() > 0;
             let (sent, delivered, acked) = (source.arrived, destination.written, destination.acked);
-            let ended_before = destination.shut;
+            let (ended_before, kept) = (destination.shut, destination.kept);
             // Both have ended, and all of it was passed on, before anybody could tell of the reset.
             let too_late = source.fin && destination.fin && delivered == sent && !source.told_error;
             if with_reset {
@@ -227,6 +233,8 @@ impl World {
                 self.violate(Kind::HiddenReset, || {
                     format!("{:?} is gone and {to:?} gets a clean end", to.peer())
                 });
+            } else if kept > 0 {
+                self.violate(Kind::EarlyEnd, || format!("{to:?} is closed with {kept} bytes kept back"));
             } else if !ended_before && (delivered < sent || !(source.fin || abandoned)) {
                 self.violate(Kind::EarlyEnd, || {
                     format!("{to:?} is closed after {delivered} of {sent} bytes")

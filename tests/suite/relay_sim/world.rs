@@ -44,6 +44,8 @@ pub(super) struct Socket {
     /// Bytes that the relay wrote in all, and those of them that the peer has acknowledged.
     pub(super) written: u64,
     pub(super) acked: u64,
+    /// The last of what was written is kept back until a flush, so many bytes.
+    pub(super) kept: u64,
     pub(super) send_buffer: u64,
     /// Written with the promise that more follows at once: it waits until this time, in ms.
     pub(super) corked_until: Option<u64>,
@@ -63,13 +65,18 @@ impl Socket {
         self.arrived - self.read
     }
 
+    /// Bytes that are on their way to the peer.
+    fn in_flight(&self) -> u64 {
+        self.written - self.kept - self.acked
+    }
+
     pub(super) fn space(&self) -> u64 {
-        self.send_buffer.saturating_sub(self.written - self.acked)
+        self.send_buffer.saturating_sub(self.in_flight())
     }
 
     /// Linux calls a socket writable only when a third of its buffer is free.
     pub(super) fn writable(&self) -> bool {
-        self.reset || self.shut || (self.space() > 0 && self.space() >= (self.written - self.acked) / 2)
+        self.reset || self.shut || (self.space() > 0 && self.space() >= self.in_flight() / 2)
     }
 
     /// Both directions have ended and are acknowledged: a reset does not reach such a socket any more.
@@ -135,6 +142,11 @@ pub(super) struct Weather {
     pub(super) interleaves: u64,
     pub(super) no_pipe: u64,
     pub(super) short_splice: u64,
+    /// Reads and writes of fewer bytes than could be.
+    pub(super) short_reads: u64,
+    pub(super) short_writes: u64,
+    /// Writes are kept back until a flush, at most so many bytes; 0 = they are not.
+    pub(super) keeps: u64,
     pub(super) unspliceable: bool,
     pub(super) pipe_bytes: u64,
 }
@@ -148,6 +160,9 @@ impl Weather {
             interleaves: sometimes(random, 400),
             no_pipe: if random.chance(100) { 1000 } else { sometimes(random, 500) },
             short_splice: sometimes(random, 800),
+            short_reads: sometimes(random, 400),
+            short_writes: sometimes(random, 400),
+            keeps: if random.chance(200) { random.magnitude(15) } else { 0 },
             unspliceable: random.chance(30),
             pipe_bytes: if random.chance(500) { 1 << 20 } else { random.magnitude(20) },
         }
@@ -251,7 +266,7 @@ impl World {
         if socket.corked_until.is_some_and(|until| until > self.now) {
             return;
         }
-        let waiting = socket.written - socket.acked;
+        let waiting = socket.in_flight();
         if waiting > 0 && peer.closed {
             self.trace(|_| format!("{side:?} has closed and is sent data"));
             self.reset_arrives(side);
