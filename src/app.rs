@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, CliError, Invocation, Serve, SettingsError};
-use crate::net::server::{Options, Server};
-use crate::net::{self, resolve};
+use crate::net::server::{Options, Running, Server};
+use crate::net::{self, NewService, ServiceOptions, resolve};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::process::{self, Cause, Hangup, Notifier, Shutdown, Side};
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
@@ -221,8 +221,12 @@ impl Start {
         let started = Shutdown::install(hangup).and_then(|shutdown| {
             let dump = (settings.process.dump && foreground).then(|| Dump::stdout(log.clone()));
             let limit = descriptor_limit;
-            let (server, table) = self.start(settings, clock, &log, dump, limit, shutdown.notifier())?;
-            Ok((shutdown, controllers::serve(endpoint, table, server, clock, settings.clone(), &log)))
+            let (server, service, table) =
+                self.start(settings, clock, &log, dump, limit, shutdown.notifier())?;
+            Ok((
+                shutdown,
+                controllers::serve(endpoint, table, server, service, clock, settings.clone(), &log),
+            ))
         });
         let (shutdown, running) = match (started, ready) {
             (Ok(running), None) => running,
@@ -262,10 +266,15 @@ impl Start {
         dump: Option<Dump>,
         descriptor_limit: u64,
         notifier: Notifier,
-    ) -> io::Result<(Server, SharedTable)> {
-        let options = Options {
+    ) -> io::Result<(Server, Running, SharedTable)> {
+        let process = Options {
             workers: self.workers,
             busy_poll: self.busy_poll,
+            seed: self.seed,
+            dump,
+            descriptor_limit,
+        };
+        let options = ServiceOptions {
             outgoing: sys::Outgoing { source: self.source, keepalive: settings.service.server_keepalive },
             connect_timeout: settings.service.connect_timeout,
             idle_timeout: settings.service.idle_timeout,
@@ -275,13 +284,12 @@ impl Start {
             max_connections: settings.service.max_connections,
             refuse_when_down: settings.service.refuse_when_down,
             checks: checks(&settings.service),
-            seed: self.seed,
-            dump,
-            descriptor_limit,
         };
-        let drained = move || notifier.drained();
-        let server = Server::start(&self.listener, &self.table, clock, log, options, drained)?;
-        Ok((server, self.table))
+        let server = Server::start(clock, log, process, move |_| notifier.drained())?;
+        let table = self.table.clone();
+        let new = NewService { listeners: vec![self.listener], table, log: log.clone(), options };
+        let service = server.open(vec![new])?.remove(0);
+        Ok((server, service, self.table))
     }
 }
 

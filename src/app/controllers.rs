@@ -16,7 +16,7 @@ use crate::control::{
     Plane, Port, Wanted,
 };
 use crate::net::resolve;
-use crate::net::server::Server;
+use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::process::Cause;
 use crate::sched::{Addresses, SharedTable};
@@ -136,12 +136,12 @@ pub(super) fn bind(
 }
 
 /// An instance at work: the data plane, and the control socket unless there is nothing to make it by.
-pub(super) struct Running {
-    server: Arc<Server>,
+pub(super) struct AtWork {
+    server: Server,
     control: Option<Control>,
 }
 
-impl Running {
+impl AtWork {
     /// Ends what is left of it. The name goes first and the port after it: whoever gets the port next finds the name free.
     pub(super) fn end(self, cause: Cause) {
         if let Some(control) = &self.control {
@@ -172,12 +172,12 @@ pub(super) fn serve(
     endpoint: Option<Endpoint>,
     table: SharedTable,
     server: Server,
+    service: Running,
     clock: Clock,
     settings: Serve,
     log: &Log,
-) -> Running {
-    let server = Arc::new(server);
-    let (killed, told) = (Arc::clone(&server), log.clone());
+) -> AtWork {
+    let (killed, told) = (service.clone(), log.clone());
     let context = Context {
         table,
         resolve: Arc::new(resolve_channel),
@@ -185,7 +185,7 @@ pub(super) fn serve(
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });
             killed.stop_listening()
         }),
-        plane: plane(&server),
+        plane: plane(&service),
         command_line: Arc::new(move |now| {
             let mut settings = settings.clone();
             settings.service.groups = saved::groups(now);
@@ -199,12 +199,12 @@ pub(super) fn serve(
             .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
             .ok()
     });
-    Running { server, control }
+    AtWork { server, control }
 }
 
 /// What controllers may ask of the data plane.
-fn plane(server: &Arc<Server>) -> Plane {
-    let [kicks, closes, asks, tells] = [(); 4].map(|()| Arc::clone(server));
+fn plane(service: &Running) -> Plane {
+    let [kicks, closes, asks, tells] = [(); 4].map(|()| service.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
         close_session: Arc::new(move |id| closes.close_session(id)),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::probe::{Engine, Order, Outcome};
 use super::server::{Message, Shared};
+use super::service::{Service, ServiceId};
 use crate::observe::{Event, Severity};
 use crate::sched::{Happened, Probe, ProbeResult, Purpose, Transition};
 use crate::spec::Check;
@@ -42,9 +43,10 @@ pub struct Checks {
 pub(super) struct Health {
     engine: Engine,
     shared: Arc<Shared>,
-    under_way: HashMap<u64, Probe>,
+    under_way: HashMap<u64, (Arc<Service>, Probe)>,
     next_id: u64,
-    door: Door,
+    /// Of the services that may refuse.
+    doors: HashMap<ServiceId, Door>,
 }
 
 /// What has become of the listener.
@@ -78,7 +80,7 @@ impl Door {
 
 impl Health {
     pub(super) fn new(engine: Engine, shared: Arc<Shared>) -> Self {
-        Self { engine, shared, under_way: HashMap::new(), next_id: 0, door: Door::default() }
+        Self { engine, shared, under_way: HashMap::new(), next_id: 0, doors: HashMap::new() }
     }
 
     /// Minds them until the process is about to end.
@@ -93,17 +95,19 @@ impl Health {
     fn mind(&mut self) {
         let mut done = Vec::new();
         while !self.shared.ended.load(Ordering::SeqCst) {
-            let clock = self.shared.dialer.clock;
-            let (due, next) = {
-                let mut table = self.shared.dialer.table.lock_at(clock.now());
-                (table.probes_due(PROBES), table.next_probe())
-            };
-            due.into_iter().for_each(|probe| self.begin(probe));
-            if self.shared.options.refuse_when_down {
-                self.mind_the_door();
+            let clock = self.shared.clock;
+            let mut until = None;
+            for service in self.shared.services() {
+                let (due, next) = {
+                    let mut table = service.dialer.table.lock_at(clock.now());
+                    (table.probes_due(PROBES), table.next_probe())
+                };
+                due.into_iter().for_each(|probe| self.begin(&service, probe));
+                let retry_at =
+                    service.options.refuse_when_down.then(|| self.mind_the_door(&service)).flatten();
+                self.shared.serve_line(&service);
+                until = [until, next, retry_at].into_iter().flatten().min();
             }
-            self.shared.serve_line();
-            let until = [next, self.door.retry_at].into_iter().flatten().min();
             self.engine.wait(until.map(|at| clock.instant(at)), &mut done);
             for (id, outcome) in done.drain(..) {
                 self.answered(id, outcome);
@@ -111,8 +115,8 @@ impl Health {
         }
     }
 
-    fn begin(&mut self, probe: Probe) {
-        let options = &self.shared.options;
+    fn begin(&mut self, service: &Arc<Service>, probe: Probe) {
+        let options = &service.options;
         let (check, timeout, port) = match probe.purpose {
             Purpose::Return => (Arc::new(Check::Tcp), options.connect_timeout.min(RETURN_PATIENCE), None),
             Purpose::Check => {
@@ -122,12 +126,14 @@ impl Health {
         };
         let id = self.next_id;
         self.next_id += 1;
-        self.engine.start(Order { id, addresses: probe.addresses.clone(), port, check, timeout });
-        self.under_way.insert(id, probe);
+        let addresses = probe.addresses.clone();
+        let outgoing = options.outgoing;
+        self.engine.start(Order { id, addresses, port, check, timeout, outgoing });
+        self.under_way.insert(id, (Arc::clone(service), probe));
     }
 
     fn answered(&mut self, id: u64, outcome: Outcome) {
-        let Some(probe) = self.under_way.remove(&id) else { return };
+        let Some((service, probe)) = self.under_way.remove(&id) else { return };
         let result = match outcome {
             Outcome::Up => ProbeResult::Good,
             Outcome::Down(why) => ProbeResult::Bad(why),
@@ -137,60 +143,63 @@ impl Health {
                     probe.channel.group.index(),
                     probe.channel.channel.index()
                 );
-                self.shared.log.tell(&Event::Note { severity: Severity::Debug, text });
+                service.log.tell(&Event::Note { severity: Severity::Debug, text });
                 ProbeResult::Unknown
             }
         };
-        let now = self.shared.dialer.clock.now();
-        let Some(transition) = self.shared.dialer.table.lock_at(now).probed(&probe, result) else { return };
-        let kicks = self.shared.options.checks.kick && matches!(transition.what, Happened::Down(_));
-        self.shared.log.tell(&event_of(transition));
+        let now = self.shared.clock.now();
+        let Some(transition) = service.dialer.table.lock_at(now).probed(&probe, result) else { return };
+        let kicks = service.options.checks.kick && matches!(transition.what, Happened::Down(_));
+        service.log.tell(&event_of(transition));
         if kicks {
             // Nobody waits for the count.
             let (answer, _) = std::sync::mpsc::sync_channel(1);
             for desk in &self.shared.desks {
-                desk.send(Message::Close(probe.channel, answer.clone()));
+                desk.send(Message::Close(service.id, probe.channel, answer.clone()));
             }
         }
     }
 
-    /// Shuts the door while no channel is up, and opens it when one is.
-    fn mind_the_door(&mut self) {
-        let now = self.shared.dialer.clock.now();
-        let refuse = !self.shared.dialer.table.lock_at(now).has_up();
-        if !self.door.is_due(refuse, now) {
-            return;
+    /// Shuts a service's door while no channel is up, and opens it when one is. When is it to be tried again?
+    fn mind_the_door(&mut self, service: &Service) -> Option<Duration> {
+        let now = self.shared.clock.now();
+        let refuse = !service.dialer.table.lock_at(now).has_up();
+        if !self.doors.entry(service.id).or_default().is_due(refuse, now) {
+            return self.doors.get(&service.id)?.retry_at;
         }
-        match if refuse { self.shut() } else { self.open() } {
+        let moved = if refuse { self.shut(service.id) } else { self.open(service.id) };
+        let door = self.doors.entry(service.id).or_default();
+        match moved {
             Ok(()) => {
-                self.door.moved(refuse);
-                self.shared.log.tell(&if refuse { Event::Refusing } else { Event::Welcoming });
+                door.moved(refuse);
+                service.log.tell(&if refuse { Event::Refusing } else { Event::Welcoming });
             }
             Err(e) => {
                 let text = format!("cannot {} listening: {e}", if refuse { "stop" } else { "go on" });
-                self.shared.log.tell(&Event::Note { severity: Severity::Error, text });
-                self.door.stuck(now);
+                service.log.tell(&Event::Note { severity: Severity::Error, text });
+                door.stuck(now);
             }
         }
+        door.retry_at
     }
 
-    fn shut(&self) -> io::Result<()> {
-        self.shared.ask(super::server::PATIENCE, Message::Refuse);
-        let shut = self.shared.ask_one(Message::CloseDoor).flatten().unwrap_or(Ok(()));
+    fn shut(&self, id: ServiceId) -> io::Result<()> {
+        self.shared.ask(super::server::PATIENCE, |answer| Message::Refuse(id, answer));
+        let shut = self.shared.ask_one(|answer| Message::CloseDoor(id, answer)).flatten().unwrap_or(Ok(()));
         if shut.is_err() {
-            self.welcome();
+            self.welcome(id);
         }
         shut
     }
 
-    fn open(&self) -> io::Result<()> {
-        self.shared.ask_one(Message::OpenDoor).flatten().unwrap_or(Ok(()))?;
-        self.welcome();
+    fn open(&self, id: ServiceId) -> io::Result<()> {
+        self.shared.ask_one(|answer| Message::OpenDoor(id, answer)).flatten().unwrap_or(Ok(()))?;
+        self.welcome(id);
         Ok(())
     }
 
-    fn welcome(&self) {
-        self.shared.desks.iter().for_each(|desk| desk.send(Message::Welcome));
+    fn welcome(&self, id: ServiceId) {
+        self.shared.desks.iter().for_each(|desk| desk.send(Message::Welcome(id)));
     }
 }
 

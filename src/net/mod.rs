@@ -1,7 +1,7 @@
 //! The data plane: sockets in, bytes across, nothing decided about channels.
 //!
-//! One worker per core, each with its own poller and its own connections; they share the listener, the table and nothing
-//! else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
+//! One worker per core, each with its own poller and its own connections; they share the services (listeners, tables) and
+//! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
 //! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
 //! Beside the workers one thread, `health`, asks the table which probes are due and lets `probe` make them.
 //! `resolve` turns names into addresses before any of it.
@@ -12,7 +12,9 @@ mod health;
 mod probe;
 pub mod resolve;
 pub mod server;
+mod service;
 mod sockets;
 mod worker;
 
 pub use health::Checks;
+pub use service::{NewService, Phase, ServiceId, ServiceOptions};

@@ -62,6 +62,8 @@ pub(super) struct Order {
     pub(super) check: Arc<Check>,
     /// For all addresses together, from the time when the probe starts; at least 1 ms.
     pub(super) timeout: Duration,
+    /// How to connect.
+    pub(super) outgoing: Outgoing,
 }
 
 /// How a probe went.
@@ -79,7 +81,6 @@ pub(super) enum Outcome {
 pub(super) struct Engine {
     poller: Poller,
     waker: Waker,
-    outgoing: Outgoing,
     budget: Arc<Budget>,
     programs: Programs,
     /// Orders without a place, for sockets and for programs.
@@ -139,14 +140,13 @@ impl Engine {
     ///
     /// # Errors
     /// No descriptor for the poller or its waker.
-    pub(super) fn new(outgoing: Outgoing, budget: Arc<Budget>) -> io::Result<Self> {
+    pub(super) fn new(budget: Arc<Budget>) -> io::Result<Self> {
         let poller = Poller::new()?;
         let waker = poller.waker(Token::WAKER)?;
         Ok(Self {
             poller,
             programs: Programs::new(waker.clone()),
             waker,
-            outgoing,
             budget,
             waiting: VecDeque::new(),
             waiting_programs: VecDeque::new(),
@@ -292,9 +292,9 @@ impl Engine {
         if let Check::Exec(path) = &*walk.order.check {
             return self.programs.run(key, path, target, &self.budget).map(Effort::Running);
         }
-        let mut begun = Link::begin(target, &self.outgoing, &self.budget);
+        let mut begun = Link::begin(target, &walk.order.outgoing, &self.budget);
         if matches!(begun, Err(Fault::Exhausted(_))) && self.part_with_oldest() {
-            begun = Link::begin(target, &self.outgoing, &self.budget);
+            begun = Link::begin(target, &walk.order.outgoing, &self.budget);
         }
         let link = begun?;
         // Kernel memory or the system's limit of watches is used up.

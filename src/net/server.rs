@@ -1,28 +1,28 @@
-//! All workers of an instance: started, told to stop listening, told to close connections.
+//! All workers and services of a process: started, opened, told to stop listening, told to close connections.
 //!
 //! Knows: how many workers there are and how to reach them. Never: what they do with a client.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::dial::Dialer;
-use super::health::{Checks, Health};
+use super::health::Health;
 use super::probe::{Engine, PARTING};
+use super::service::{NewService, Phase, Service, ServiceId};
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
-use crate::sched::{ChannelKey, Grant, SessionSnapshot, SharedTable};
+use crate::sched::{ChannelKey, Grant, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
 use crate::sys::poller::{Poller, Token, Waker};
-use crate::sys::socket::Outgoing;
 
 /// A worker answers at once unless it is being stopped by a debugger.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,31 +30,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the workers to let their connections go.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// What the data plane of an instance needs.
+/// What the data plane of a process needs.
 #[derive(Debug)]
 pub struct Options {
     /// Workers, at least 1.
     pub workers: usize,
     /// Workers look for events for a moment before they sleep, where that pays.
     pub busy_poll: bool,
-    /// How connections to channels are made.
-    pub outgoing: Outgoing,
-    /// `-t`: how long one address may take to answer.
-    pub connect_timeout: Duration,
-    /// `-T`: quiet for so long ends a connection; `None` = never.
-    pub idle_timeout: Option<Duration>,
-    /// Half-closed and quiet for so long ends a connection; `None` = never.
-    pub half_close_timeout: Option<Duration>,
-    /// A connection that has lived for so long, or a tenth less or more, is closed; `None` = never.
-    pub max_lifetime: Option<Duration>,
-    /// How long a client waits in line.
-    pub queue_timeout: Duration,
-    /// The most clients at a time; `None` = no limit.
-    pub max_connections: Option<NonZeroU32>,
-    /// While no channel is up, connects are refused.
-    pub refuse_when_down: bool,
-    /// How channels are checked.
-    pub checks: Checks,
     /// What decides by lot.
     pub seed: u64,
     /// `-p`.
@@ -65,28 +47,37 @@ pub struct Options {
 
 /// What is sent to a worker.
 pub(super) enum Message {
+    /// Serve these, then answer.
+    Open(Vec<Opened>, SyncSender<io::Result<()>>),
     /// A client that another worker accepted.
-    Adopt(OwnedFd, SocketAddr, Taken),
-    /// Drop the listener, then answer.
-    StopListening(SyncSender<()>),
-    /// Drop the listener, close all connections, then answer.
+    Adopt(Arc<Service>, OwnedFd, SocketAddr, Taken),
+    /// Take nobody new for a service, then answer.
+    StopListening(ServiceId, SyncSender<()>),
+    /// Take nobody new, close all connections, then answer.
     ShutDown(SyncSender<()>),
     /// Close the connections of a channel, then answer how many there were.
-    Close(ChannelKey, SyncSender<usize>),
-    /// Close one connection, then answer whether it was there.
-    CloseSession(u64, SyncSender<bool>),
-    /// Answer with all connections, or those of one channel.
-    Sessions(Option<ChannelKey>, SyncSender<Vec<SessionSnapshot>>),
+    Close(ServiceId, ChannelKey, SyncSender<usize>),
+    /// Close one connection of a service, then answer whether it was there.
+    CloseSession(ServiceId, u64, SyncSender<bool>),
+    /// Answer with all connections of a service, or those of one channel.
+    Sessions(ServiceId, Option<ChannelKey>, SyncSender<Vec<SessionSnapshot>>),
     /// A client in line gets its slot.
-    Granted(Grant),
+    Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.
-    Refuse(SyncSender<()>),
-    /// Make the listener refuse, then answer how that went; `None` = there is none any more.
-    CloseDoor(SyncSender<Option<io::Result<()>>>),
-    /// Make the listener listen again, then answer.
-    OpenDoor(SyncSender<Option<io::Result<()>>>),
+    Refuse(ServiceId, SyncSender<()>),
+    /// Make the listeners refuse, then answer how that went; `None` = there is none any more.
+    CloseDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
+    /// Make the listeners listen again, then answer.
+    OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Accept again.
-    Welcome,
+    Welcome(ServiceId),
+}
+
+/// A service and where its clients come in.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) service: Arc<Service>,
+    pub(super) listeners: Vec<Listener>,
 }
 
 /// How others reach one worker, and what they see of it.
@@ -129,50 +120,36 @@ impl Desk {
 /// What all workers share.
 pub(super) struct Shared {
     pub(super) options: Options,
-    pub(super) dialer: Dialer,
+    pub(super) clock: Clock,
     pub(super) log: Log,
     pub(super) budget: Arc<Budget>,
     pub(super) desks: Box<[Desk]>,
     /// Accept waits for descriptors, and it was said.
     pub(super) starved: AtomicBool,
-    /// Accept waits for clients to leave, and it was said.
-    pub(super) crowded: AtomicBool,
-    /// Clients accepted and not yet closed, the handed-over ones included.
-    connections: AtomicUsize,
-    stopping: AtomicBool,
+    /// Wakes the thread that minds the channels' health.
+    pub(super) health: Waker,
+    /// All services that have not stopped.
+    services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
+    next_service: AtomicU32,
     /// The process is about to end: no more checks.
     pub(super) ended: AtomicBool,
-    drained: Box<dyn Fn() + Send + Sync>,
+    stopped: Box<dyn Fn(ServiceId) + Send + Sync>,
 }
 
 impl Shared {
-    /// A place for a client, if there is one below the limit.
-    pub(super) fn place(&self) -> Option<Place<'_>> {
-        let limit = self.options.max_connections.map_or(usize::MAX, |limit| limit.get() as usize);
-        let below = |now: usize| (now < limit).then_some(now + 1);
-        self.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).ok()?;
-        Some(Place { shared: self })
-    }
-
-    /// Is the limit of clients far away again?
-    pub(super) fn has_emptied(&self) -> bool {
-        let limit = self.options.max_connections.map_or(usize::MAX, |limit| limit.get() as usize);
-        self.connections.load(Ordering::SeqCst) <= limit / 2
-    }
-
-    /// Gives free slots to those in line. To be called after a slot was given back, without the table's lock.
-    pub(super) fn serve_line(&self) {
-        if self.dialer.table.is_anyone_waiting() {
-            let grants = self.dialer.table.lock_at(self.dialer.clock.now()).grant();
-            self.deliver(grants);
+    /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
+    pub(super) fn serve_line(&self, service: &Service) {
+        if service.dialer.table.is_anyone_waiting() {
+            let grants = service.dialer.table.lock_at(self.clock.now()).grant();
+            self.deliver(service.id, grants);
         }
     }
 
     /// Sends grants to the workers whose clients they are for.
-    pub(super) fn deliver(&self, grants: Vec<Grant>) {
+    pub(super) fn deliver(&self, service: ServiceId, grants: Vec<Grant>) {
         for grant in grants {
             if let Some(desk) = self.desks.get(worker::worker_of(grant.tag)) {
-                desk.send(Message::Granted(grant));
+                desk.send(Message::Granted(service, grant));
             }
         }
     }
@@ -200,36 +177,36 @@ impl Shared {
         answered.recv_timeout(PATIENCE).ok()
     }
 
-    pub(super) fn closed(&self) {
-        if self.connections.fetch_sub(1, Ordering::SeqCst) == 1 && self.stopping.load(Ordering::SeqCst) {
-            (self.drained)();
+    /// A service that has not stopped.
+    pub(super) fn service(&self, id: ServiceId) -> Option<Arc<Service>> {
+        lock(&self.services).get(&id).cloned()
+    }
+
+    /// All that have not stopped.
+    pub(super) fn services(&self) -> Vec<Arc<Service>> {
+        lock(&self.services).values().cloned().collect()
+    }
+
+    /// A client of a service has left.
+    pub(super) fn left(&self, service: &Service) {
+        service.leave();
+        self.see_the_last_off(service);
+    }
+
+    fn see_the_last_off(&self, service: &Service) {
+        if service.has_just_stopped() {
+            lock(&self.services).remove(&service.id);
+            (self.stopped)(service.id);
         }
     }
 }
 
-/// A client's place below the limit, given back when dropped.
-pub(super) struct Place<'a> {
-    shared: &'a Shared,
-}
-
-impl Place<'_> {
-    /// A client has it now: [`Shared::closed`] gives it back.
-    pub(super) fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shared.closed();
-    }
-}
-
-/// The running data plane.
+/// The running data plane. Every clone is the same one.
+#[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
     /// Ends when the thread that minds the channels' health has ended.
-    health_ended: Mutex<Receiver<()>>,
+    health_ended: Arc<Mutex<Receiver<()>>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -239,17 +216,16 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts the workers. `drained` is called when the last connection ends after [`Server::stop_listening`].
+    /// Starts the workers. `stopped` is called with each service whose last connection has ended after
+    /// [`Running::stop_listening`].
     ///
     /// # Errors
     /// No descriptor for a poller, or no thread.
     pub fn start(
-        listener: &Listener,
-        table: &SharedTable,
         clock: Clock,
         log: &Log,
         options: Options,
-        drained: impl Fn() + Send + Sync + 'static,
+        stopped: impl Fn(ServiceId) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let mut pollers = Vec::new();
         let mut desks = Vec::new();
@@ -261,25 +237,22 @@ impl Server {
         }
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
         let budget = Budget::new(limit, open_descriptors() + 8);
-        let engine = Engine::new(options.outgoing, Arc::clone(&budget))?;
-        let health = engine.waker();
-        let outgoing = options.outgoing;
-        let dialer = Dialer { table: table.clone(), clock, outgoing, log: log.clone(), health };
+        let engine = Engine::new(Arc::clone(&budget))?;
         let shared = Arc::new(Shared {
             options,
-            dialer,
+            clock,
             log: log.clone(),
             budget,
             desks: desks.into(),
             starved: AtomicBool::new(false),
-            crowded: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
+            health: engine.waker(),
+            services: Mutex::default(),
+            next_service: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            drained: Box::new(drained),
+            stopped: Box::new(stopped),
         });
         for (id, poller) in pollers.into_iter().enumerate() {
-            let mut worker = Worker::new(id, poller, listener.clone(), Arc::clone(&shared))?;
+            let mut worker = Worker::new(id, poller, Arc::clone(&shared));
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
         }
         let mut health = Health::new(engine, Arc::clone(&shared));
@@ -290,52 +263,128 @@ impl Server {
             drop(health);
             drop(running);
         })?;
-        Ok(Self { shared, health_ended: Mutex::new(health_ended) })
+        Ok(Self { shared, health_ended: Arc::new(Mutex::new(health_ended)) })
     }
 
-    /// Clients accepted and not yet closed.
-    pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
-    }
-
-    /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it).
-    pub fn stop_listening(&self) -> bool {
-        let stopped = self.shared.ask(PATIENCE, Message::StopListening).len() == self.shared.desks.len();
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        if self.connections() == 0 {
-            (self.shared.drained)();
+    /// Begins to serve.
+    ///
+    /// # Errors
+    /// A listener cannot be watched; then none of them is served.
+    pub fn open(&self, services: Vec<NewService>) -> io::Result<Vec<Running>> {
+        let shared = &self.shared;
+        let open = |new: NewService| {
+            let id = ServiceId(shared.next_service.fetch_add(1, Ordering::SeqCst));
+            let dialer = Dialer {
+                table: new.table,
+                clock: shared.clock,
+                outgoing: new.options.outgoing,
+                log: new.log.clone(),
+                health: shared.health.clone(),
+            };
+            let service = Arc::new(Service::new(id, dialer, new.log, new.options));
+            Opened { service, listeners: new.listeners }
+        };
+        let opened: Vec<Opened> = services.into_iter().map(open).collect();
+        lock(&shared.services).extend(opened.iter().map(|new| (new.service.id, Arc::clone(&new.service))));
+        let answers = shared.ask(PATIENCE, |answer| Message::Open(opened.clone(), answer));
+        let running: Vec<Running> = opened
+            .into_iter()
+            .map(|new| Running { shared: Arc::clone(shared), service: new.service })
+            .collect();
+        let result = if answers.len() < shared.desks.len() {
+            Err(io::Error::from(io::ErrorKind::TimedOut))
+        } else {
+            answers.into_iter().collect()
+        };
+        match result {
+            Ok(()) => {
+                shared.health.wake();
+                Ok(running)
+            }
+            Err(e) => {
+                for service in running {
+                    service.stop_listening();
+                }
+                Err(e)
+            }
         }
-        stopped
+    }
+
+    /// Clients accepted and not yet closed, of all services.
+    pub fn connections(&self) -> usize {
+        lock(&self.shared.services).values().map(|service| service.connections()).sum()
     }
 
     /// Ends all checks, and the programs that they run. Takes a moment at most: the process is about to end.
     pub fn stop_checks(&self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        self.shared.dialer.health.wake();
-        let ended = self.health_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.health.wake();
+        let ended = lock(&self.health_ended);
         // Nothing is ever sent; what is waited for is the end of the sender.
         let _ = ended.recv_timeout(FAREWELL + PARTING);
     }
 
-    /// Frees the port and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the
+    /// Frees all ports and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the
     /// process is about to end.
     pub fn shut_down(&self) {
         self.shared.ask(FAREWELL, Message::ShutDown);
     }
+}
+
+/// A service that was opened. Every clone is the same one.
+#[derive(Clone)]
+pub struct Running {
+    shared: Arc<Shared>,
+    service: Arc<Service>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("service", &self.service.id).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// What it is called by.
+    pub fn id(&self) -> ServiceId {
+        self.service.id
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.service.phase()
+    }
+
+    /// Clients accepted and not yet closed.
+    pub fn connections(&self) -> usize {
+        self.service.connections()
+    }
+
+    /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it).
+    pub fn stop_listening(&self) -> bool {
+        let id = self.id();
+        let answers = self.shared.ask(PATIENCE, |answer| Message::StopListening(id, answer));
+        self.service.drain();
+        self.shared.see_the_last_off(&self.service);
+        answers.len() == self.shared.desks.len()
+    }
 
     /// Closes the connections of a channel; how many there were.
     pub fn close_connections(&self, channel: ChannelKey) -> usize {
-        self.shared.ask(PATIENCE, |answer| Message::Close(channel, answer)).into_iter().sum()
+        let id = self.id();
+        self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, answer)).into_iter().sum()
     }
 
     /// Closes one connection. `false` = there is none of that number.
-    pub fn close_session(&self, id: u64) -> bool {
-        self.shared.ask(PATIENCE, |answer| Message::CloseSession(id, answer)).contains(&true)
+    pub fn close_session(&self, session: u64) -> bool {
+        let id = self.id();
+        self.shared.ask(PATIENCE, |answer| Message::CloseSession(id, session, answer)).contains(&true)
     }
 
     /// All connections, or those of one channel, the oldest first.
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
-        let all = self.shared.ask(PATIENCE, |answer| Message::Sessions(channel, answer));
+        let id = self.id();
+        let all = self.shared.ask(PATIENCE, |answer| Message::Sessions(id, channel, answer));
         let mut sessions: Vec<_> = all.into_iter().flatten().collect();
         sessions.sort_by_key(|session| (std::cmp::Reverse(session.age), session.id));
         sessions
@@ -344,8 +393,13 @@ impl Server {
     /// An operator changed the table: there may be room for those in line, probes to make, a door to open or to close. The
     /// thread that minds the channels looks at all of it.
     pub fn table_changed(&self) {
-        self.shared.dialer.health.wake();
+        self.shared.health.wake();
     }
+}
+
+/// What is behind a lock is whole at any time: each change of it is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open_descriptors() -> usize {

@@ -1,6 +1,6 @@
 //! One worker: a thread with its poller, its clients, its buffer.
 //!
-//! Knows: every connection's phase and deadline, when to accept and when to hand over. Never: how channels are chosen,
+//! Knows: every connection's stage and deadline, when to accept and when to hand over. Never: how channels are chosen,
 //! what the bytes mean.
 
 use std::any::Any;
@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use self::doors::Doors;
 use self::sight::Sight;
 use super::busy_poll::{self, BusyPoll};
 use super::dial::{Dial, Waited};
 use super::server::{Message, Shared};
+use super::service::Service;
 use super::sockets::Sockets;
 use crate::observe::Event;
 use crate::sched::Lease;
@@ -33,12 +35,11 @@ use crate::wire::relay::{Ending, Ready, Relay, Side, Verdict};
 
 mod accepting;
 mod dialing;
+mod doors;
 mod ending;
 mod looking;
 mod sight;
 
-/// The listener's watch.
-const LISTENER: Token = Token { kind: Kind::Listener, key: 0, side: Side::Client, generation: 0 };
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
 /// How a client ends that got no channel; `turn_away` has told why.
@@ -46,15 +47,18 @@ const TURNED_AWAY: &str = "no channel";
 /// How long accept, or a dial, waits when descriptors ran out and nobody tells that one came back, in ms.
 const STARVED_MS: u64 = 50;
 
-enum Phase {
-    Dialing(Box<Dial>),
+/// Where a client is on its way.
+enum Stage {
+    /// What has to be known of it before a channel is chosen. So far that is nothing.
+    Greeting,
     /// In line for a slot.
     Waiting(Box<Waiting>),
+    Dialing(Box<Dial>),
     Relaying {
         server: OwnedFd,
         lease: Lease,
     },
-    /// Between two phases.
+    /// Between two stages.
     Over,
 }
 
@@ -64,8 +68,9 @@ struct Waiting {
 }
 
 struct Connection {
+    service: Arc<Service>,
     client: OwnedFd,
-    phase: Phase,
+    stage: Stage,
     relay: Relay<Box<Pipe>>,
     /// Which watch each side's socket has: a dial that goes on to another address has a new one.
     generations: [u16; 2],
@@ -96,32 +101,18 @@ impl Connection {
     }
 
     fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
-        match (side, &self.phase) {
+        match (side, &self.stage) {
             (Side::Client, _) => Some(self.client.as_fd()),
-            (Side::Server, Phase::Relaying { server, .. }) => Some(server.as_fd()),
-            (Side::Server, Phase::Dialing(_) | Phase::Waiting(_) | Phase::Over) => None,
+            (Side::Server, Stage::Relaying { server, .. }) => Some(server.as_fd()),
+            (Side::Server, _) => None,
         }
     }
-}
-
-/// The state of one worker's accepting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accepting {
-    On,
-    /// Out of descriptors or places until this time, in ms, or until a connection ends.
-    Starved(u64),
-    /// No channel is up, and nobody is to be let in.
-    Refusing,
-    Stopped,
 }
 
 pub(super) struct Worker {
     id: usize,
     poller: Poller,
-    listener: Option<Listener>,
-    accepting: Accepting,
-    /// More clients may wait than one round took.
-    clients_wait: bool,
+    doors: Doors,
     /// Clients taken so far.
     taken: u64,
     shared: Arc<Shared>,
@@ -170,22 +161,14 @@ fn words_of(panic: &(dyn Any + Send), of: &str) -> String {
 }
 
 impl Worker {
-    pub(super) fn new(
-        id: usize,
-        mut poller: Poller,
-        listener: Listener,
-        shared: Arc<Shared>,
-    ) -> io::Result<Self> {
-        poller.add_listener(&listener, LISTENER)?;
-        let now = shared.dialer.clock.now();
+    pub(super) fn new(id: usize, poller: Poller, shared: Arc<Shared>) -> Self {
+        let now = shared.clock.now();
         let pipes = Pipes::new(Arc::clone(&shared.budget));
         let busy_poll = shared.options.busy_poll.then(BusyPoll::default);
-        Ok(Self {
+        Self {
             id,
             poller,
-            listener: Some(listener),
-            accepting: Accepting::On,
-            clients_wait: false,
+            doors: Doors::default(),
             taken: 0,
             shared,
             connections: Slab::new(),
@@ -201,7 +184,7 @@ impl Worker {
             heard: 0,
             time: OwnTime::at(now),
             now: millis(now),
-        })
+        }
     }
 
     /// Serves for ever.
@@ -225,7 +208,7 @@ impl Worker {
             while let Some((token, ready)) = self.poller.event(self.next_event) {
                 self.next_event += 1;
                 match token.kind {
-                    Kind::Listener => self.clients_wait = true,
+                    Kind::Listener => self.doors.knock(token),
                     Kind::Waker => self.read_inbox(),
                     Kind::Socket => self.event(token, ready),
                 }
@@ -248,13 +231,10 @@ impl Worker {
                     self.guarded(key, |worker| worker.expired(key));
                 }
             }
-            if let Accepting::Starved(until) = self.accepting
-                && until <= self.now
-            {
-                self.resume_accepting();
-            }
-            if std::mem::take(&mut self.clients_wait) {
-                self.accept(accepting::CLIENTS);
+            self.resume_starved();
+            for _ in 0..self.doors.knocked() {
+                let Some(door) = self.doors.next_knock() else { break };
+                self.accept(door, accepting::CLIENTS);
             }
         }
     }
@@ -268,15 +248,15 @@ impl Worker {
             std::thread::sleep(Duration::from_millis(STARVED_MS));
             Seen::Interrupted
         });
-        self.now = millis(self.time.waited(asked, self.shared.dialer.clock.now()));
-        // Two sockets for each connection, the listener and the waker.
-        let watches = 2 * self.connections.len() + 2;
+        self.now = millis(self.time.waited(asked, self.shared.clock.now()));
+        // Two sockets for each connection, the listeners and the waker.
+        let watches = 2 * self.connections.len() + self.doors.len() + 1;
         // What lies in the time that was lost cannot be told apart, so it counts as not heard.
         self.sight.looked(began.min(self.now), seen, self.poller.events(), watches)
     }
 
     fn own_time(&self) -> Duration {
-        self.time.reading(self.shared.dialer.clock.now())
+        self.time.reading(self.shared.clock.now())
     }
 
     /// Waits for events, asleep or not.
@@ -305,14 +285,10 @@ impl Worker {
 
     /// How long to wait for events.
     fn patience(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || self.clients_wait {
+        if !self.queue.is_empty() || self.doors.knocked() > 0 {
             return Some(Duration::ZERO);
         }
-        let starved = match self.accepting {
-            Accepting::Starved(until) => Some(until),
-            Accepting::On | Accepting::Refusing | Accepting::Stopped => None,
-        };
-        let next = [self.timers.next(), starved].into_iter().flatten().min()?;
+        let next = [self.timers.next(), self.doors.starved_until()].into_iter().flatten().min()?;
         match next.saturating_sub(millis(self.own_time())) {
             0 => Some(Duration::ZERO),
             // A moment more than due, so that the clock has surely passed it.
@@ -364,40 +340,41 @@ impl Worker {
 
     fn obey_message(&mut self, message: Message) {
         match message {
-            Message::Adopt(client, address, taken) => self.admit(client, address, taken),
-            Message::StopListening(answer) => {
-                // Who waits in the accept queue was promised service; who comes from now on was not.
-                self.accept(accepting::CLIENTS_AT_STOP);
-                self.drop_listener();
+            Message::Open(services, answer) => {
+                let _ = answer.send(self.open(services));
+            }
+            Message::Adopt(service, client, address, taken) => self.admit(service, client, address, taken),
+            Message::StopListening(service, answer) => {
+                self.stop_listening(service);
                 // A caller that has given up does not matter.
                 let _ = answer.send(());
             }
             Message::ShutDown(answer) => {
-                self.drop_listener();
+                self.doors.clear(&mut self.poller);
                 self.close_all();
                 let _ = answer.send(());
             }
-            Message::Close(channel, answer) => {
-                let _ = answer.send(self.close_channel(channel));
+            Message::Close(service, channel, answer) => {
+                let _ = answer.send(self.close_channel(service, channel));
             }
-            Message::CloseSession(id, answer) => {
-                let _ = answer.send(self.close_session(id));
+            Message::CloseSession(service, id, answer) => {
+                let _ = answer.send(self.close_session(service, id));
             }
-            Message::Sessions(channel, answer) => {
-                let _ = answer.send(self.sessions(channel));
+            Message::Sessions(service, channel, answer) => {
+                let _ = answer.send(self.sessions(service, channel));
             }
-            Message::Granted(grant) => self.granted(grant),
-            Message::Refuse(answer) => {
-                self.refuse();
+            Message::Granted(service, grant) => self.granted(service, grant),
+            Message::Refuse(service, answer) => {
+                self.refuse(service);
                 let _ = answer.send(());
             }
-            Message::CloseDoor(answer) => {
-                let _ = answer.send(self.listener.as_ref().map(Listener::refuse));
+            Message::CloseDoor(service, answer) => {
+                let _ = answer.send(self.doors.move_all(service, Listener::refuse));
             }
-            Message::OpenDoor(answer) => {
-                let _ = answer.send(self.listener.as_ref().map(Listener::listen));
+            Message::OpenDoor(service, answer) => {
+                let _ = answer.send(self.doors.move_all(service, Listener::listen));
             }
-            Message::Welcome => self.welcome(),
+            Message::Welcome(service) => self.welcome(service),
         }
     }
 
@@ -413,26 +390,26 @@ impl Worker {
     /// There is news of a connection's socket.
     fn heard_of(&mut self, key: usize, side: Side, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        match (&mut connection.phase, side) {
-            (Phase::Relaying { .. }, _) => {
+        match (&mut connection.stage, side) {
+            (Stage::Relaying { .. }, _) => {
                 connection.relay.note(side, ready);
                 if connection.relay.is_blocked(side) && ready.readable && !ready.read_closed {
                     self.mute(key, side);
                 }
                 self.turn_unless_queued(key);
             }
-            (Phase::Dialing(_) | Phase::Waiting(_), Side::Client) => {
+            (Stage::Greeting | Stage::Dialing(_) | Stage::Waiting(_), Side::Client) => {
                 connection.relay.note(side, ready);
                 // Half-closing before there is a channel is fine; being gone is not. Who is in line and has closed without
                 // ever having said anything is gone, too.
-                let waits = matches!(connection.phase, Phase::Waiting(_));
+                let waits = matches!(connection.stage, Stage::Waiting(_));
                 let gone = ready.error && socket::take_error(&connection.client).is_some();
                 if gone || (waits && ready.read_closed && socket::unread(&connection.client) == 0) {
                     self.close(key, Ending { reset_client: gone, reset_server: true }, "client gone");
                 }
             }
-            (Phase::Waiting(_), Side::Server) | (Phase::Over, _) => {}
-            (Phase::Dialing(_), Side::Server) => self.dialed(key, ready),
+            (Stage::Greeting | Stage::Waiting(_), Side::Server) | (Stage::Over, _) => {}
+            (Stage::Dialing(_), Side::Server) => self.dialed(key, ready),
         }
     }
 
@@ -471,7 +448,7 @@ impl Worker {
     /// Lets the relay do what it can.
     fn turn(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Phase::Relaying { server, lease } = &connection.phase else { return };
+        let Stage::Relaying { server, lease } = &connection.stage else { return };
         let before = connection.delivered;
         let was_half_closed = connection.relay.is_half_closed();
         let mut sockets = Sockets {

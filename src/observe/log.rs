@@ -29,7 +29,11 @@ const LINE_MAX: usize = 4096;
 
 /// The log of an instance. Cheap to clone; every clone is the same log.
 #[derive(Debug, Clone)]
-pub struct Log(Arc<Inner>);
+pub struct Log {
+    inner: Arc<Inner>,
+    /// Whose events it tells, where there are several services.
+    service: Option<Arc<str>>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -66,12 +70,18 @@ impl Log {
     }
 
     fn new(debug: bool, way: Way) -> Self {
-        Self(Arc::new(Inner { debug, sink: Mutex::new(Sink { way, limiter: Limiter::default() }) }))
+        let sink = Mutex::new(Sink { way, limiter: Limiter::default() });
+        Self { inner: Arc::new(Inner { debug, sink }), service: None }
+    }
+
+    /// The same log for the events of one service: each line says so, behind its first word.
+    pub fn of_service(&self, name: &str) -> Self {
+        Self { inner: Arc::clone(&self.inner), service: Some(name.into()) }
     }
 
     /// Do debug events go anywhere? Ask before putting one together.
     pub fn is_debug(&self) -> bool {
-        self.0.debug
+        self.inner.debug
     }
 
     /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
@@ -79,11 +89,15 @@ impl Log {
     /// it, `welcoming`, would make no sense.
     pub fn tell(&self, event: &Event) {
         let severity = event.severity();
-        if severity == Severity::Debug && !self.0.debug {
+        if severity == Severity::Debug && !self.inner.debug {
             return;
         }
-        let line = event.to_string();
-        let mut sink = self.0.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = event.to_string();
+        if let Some(name) = &self.service {
+            let at = line.find(' ').unwrap_or(line.len());
+            line.insert_str(at, &format!(" service={name}"));
+        }
+        let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink { way, limiter } = &mut *sink;
         // The sink is where the clock is read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
@@ -91,7 +105,7 @@ impl Log {
         let Some(left_out) = left_out else { return };
         match way {
             // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.
-            Way::Stderr if severity == Severity::Info && !self.0.debug => {}
+            Way::Stderr if severity == Severity::Info && !self.inner.debug => {}
             Way::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
             Way::Syslog(syslog) => syslog.send(&syslog_line(severity, &line, left_out, std::process::id())),
         }

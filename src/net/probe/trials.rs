@@ -26,6 +26,7 @@ const SHORT: Duration = Duration::from_millis(250);
 struct Lab {
     engine: Engine,
     budget: Arc<Budget>,
+    outgoing: Outgoing,
     all: usize,
 }
 
@@ -41,12 +42,19 @@ impl Lab {
     fn with(outgoing: Outgoing, descriptors: usize) -> Self {
         let budget = Budget::new(descriptors, 0);
         let all = left(&budget);
-        Self { engine: Engine::new(outgoing, Arc::clone(&budget)).expect("an engine"), budget, all }
+        Self { engine: Engine::new(Arc::clone(&budget)).expect("an engine"), budget, outgoing, all }
     }
 
     fn start(&mut self, id: u64, addresses: &[SocketAddr], check: Check, timeout: Duration) {
         let addresses = Addresses::new(addresses.to_vec()).expect("at least one");
-        self.engine.start(Order { id, addresses, port: None, check: Arc::new(check), timeout });
+        self.engine.start(Order {
+            id,
+            addresses,
+            port: None,
+            check: Arc::new(check),
+            timeout,
+            outgoing: self.outgoing,
+        });
     }
 
     /// The outcomes of so many probes, by id.
@@ -193,7 +201,14 @@ fn the_check_can_have_a_port_of_its_own() {
     let dead = deaf();
     let addresses = Addresses::from(dead.address);
     let check = Arc::new(Check::Tcp);
-    lab.engine.start(Order { id: 1, addresses, port: Some(alive.port()), check, timeout: LONG });
+    lab.engine.start(Order {
+        id: 1,
+        addresses,
+        port: Some(alive.port()),
+        check,
+        timeout: LONG,
+        outgoing: Outgoing::default(),
+    });
     assert_eq!(lab.outcomes(1), [(1, Outcome::Up)]);
 }
 

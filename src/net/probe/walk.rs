@@ -78,12 +78,14 @@ mod tests {
     use super::*;
     use crate::sched::Addresses;
     use crate::spec::Check;
+    use crate::sys::Outgoing;
 
     fn walk(addresses: u8, port: Option<u16>) -> Walk {
         let list = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();
         let addresses = Addresses::new(list).expect("at least one");
         let timeout = Duration::from_secs(1);
-        Walk::begin(Order { id: 7, addresses, port, check: Arc::new(Check::Tcp), timeout }, 5_000)
+        let outgoing = Outgoing::default();
+        Walk::begin(Order { id: 7, addresses, port, check: Arc::new(Check::Tcp), timeout, outgoing }, 5_000)
     }
 
     fn channel(cause: &str) -> Fault {

@@ -1,12 +1,16 @@
 //! A worker's accepting: who takes a client, who hands it over, what happens when descriptors run out.
 //!
-//! Knows: the listener, the other workers' loads, the budget of descriptors, the limit of clients. Never: what becomes of a
+//! Knows: the doors, the other workers' loads, the budget of descriptors, the limit of clients. Never: what becomes of a
 //! client.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Accepting, LISTENER, STARVED_MS, Worker};
-use crate::net::server::Message;
+use super::doors::{Accepting, Door};
+use super::{STARVED_MS, Worker};
+use crate::net::server::{Message, Opened};
+use crate::net::service::{Service, ServiceId};
 use crate::observe::Event;
 use crate::sys::listen::AcceptError;
 
@@ -18,58 +22,71 @@ const UNEVEN: usize = 8;
 pub(super) const CLIENTS_AT_STOP: usize = 4096;
 
 impl Worker {
-    pub(super) fn drop_listener(&mut self) {
-        if let Some(listener) = self.listener.take() {
-            self.poller.remove(&listener);
+    /// Begins to serve.
+    pub(super) fn open(&mut self, services: Vec<Opened>) -> io::Result<()> {
+        for Opened { service, listeners } in services {
+            for listener in listeners {
+                self.doors.add(Arc::clone(&service), listener, &mut self.poller)?;
+            }
         }
-        self.accepting = Accepting::Stopped;
+        Ok(())
     }
 
-    pub(super) fn accept(&mut self, most: usize) {
-        if self.accepting == Accepting::Refusing {
-            return;
+    /// Takes nobody new for a service.
+    pub(super) fn stop_listening(&mut self, service: ServiceId) {
+        for door in self.doors.of(service) {
+            // Who waits in the accept queue was promised service; who comes from now on was not.
+            self.accept(door, CLIENTS_AT_STOP);
+            self.doors.remove(door, &mut self.poller);
         }
+    }
+
+    pub(super) fn accept(&mut self, door: usize, most: usize) {
         for _ in 0..most {
-            let Some(listener) = &self.listener else { return };
+            let Some(Door { service, listener, accepting, .. }) = self.doors.get(door) else { return };
+            if *accepting == Accepting::Refusing {
+                return;
+            }
             let Some(taken) = self.shared.budget.take(2) else {
-                self.starve();
+                self.starve(door);
                 return;
             };
-            let Some(place) = self.shared.place() else {
+            if !service.enter() {
                 drop(taken);
-                self.crowd();
+                self.crowd(door);
                 return;
-            };
+            }
             match listener.accept() {
                 Ok((client, address)) => {
-                    place.keep();
+                    let service = Arc::clone(service);
                     match self.lighter_desk() {
                         Some(desk) => {
                             self.shared.desks[desk].load.add();
-                            self.shared.desks[desk].send(Message::Adopt(client, address, taken));
+                            self.shared.desks[desk].send(Message::Adopt(service, client, address, taken));
                         }
                         None => {
                             self.shared.desks[self.id].load.add();
-                            self.admit(client, address, taken);
+                            self.admit(service, client, address, taken);
                         }
                     }
                 }
-                Err(AcceptError::Empty) => return,
-                Err(AcceptError::Client) => {}
-                Err(AcceptError::Exhausted) => {
-                    drop((taken, place));
-                    self.starve();
-                    return;
-                }
-                Err(AcceptError::Other(e)) => {
-                    self.shared.log.tell(&Event::AcceptFailed { cause: e.to_string() });
-                    drop((taken, place));
-                    self.pause();
-                    return;
+                Err(error) => {
+                    let service = Arc::clone(service);
+                    drop(taken);
+                    self.shared.left(&service);
+                    match error {
+                        AcceptError::Empty => return,
+                        AcceptError::Client => {}
+                        AcceptError::Exhausted => return self.starve(door),
+                        AcceptError::Other(e) => {
+                            service.log.tell(&Event::AcceptFailed { cause: e.to_string() });
+                            return self.pause(door);
+                        }
+                    }
                 }
             }
         }
-        self.clients_wait = true;
+        self.doors.knock_at(door);
     }
 
     /// The worker with the fewest connections, if it has clearly fewer than this one.
@@ -87,80 +104,78 @@ impl Worker {
     }
 
     /// Out of descriptors: wait for one, quietly.
-    pub(super) fn starve(&mut self) {
+    fn starve(&mut self, door: usize) {
         if !self.shared.starved.swap(true, Ordering::Relaxed) {
             let limit = self.shared.options.descriptor_limit;
             self.shared.log.tell(&Event::OutOfDescriptors { limit });
         }
         self.pipes.clear();
-        self.pause();
+        self.pause(door);
     }
 
     /// As many clients as there may be: the next ones wait in the kernel's queue.
-    fn crowd(&mut self) {
-        if let Some(limit) = self.shared.options.max_connections
-            && !self.shared.crowded.swap(true, Ordering::Relaxed)
+    fn crowd(&mut self, door: usize) {
+        if let Some(Door { service, .. }) = self.doors.get(door)
+            && let Some(limit) = service.options.max_connections
+            && !service.crowded.swap(true, Ordering::Relaxed)
         {
-            self.shared.log.tell(&Event::MaxConnections { limit: limit.get() });
+            service.log.tell(&Event::MaxConnections { limit: limit.get() });
         }
-        self.pause();
+        self.pause(door);
     }
 
-    /// No channel is up: takes whoever waits already, then nobody.
-    pub(super) fn refuse(&mut self) {
-        if self.accepting == Accepting::Stopped || self.accepting == Accepting::Refusing {
-            return;
+    /// No channel of a service is up: takes whoever waits already, then nobody.
+    pub(super) fn refuse(&mut self, service: ServiceId) {
+        for door in self.doors.of(service) {
+            self.accept(door, CLIENTS_AT_STOP);
+            self.doors.refuse(door, &mut self.poller);
         }
-        self.accept(CLIENTS_AT_STOP);
-        if self.accepting == Accepting::On
-            && let Some(listener) = &self.listener
-        {
-            self.poller.remove(listener);
-        }
-        self.clients_wait = false;
-        self.accepting = Accepting::Refusing;
     }
 
     /// A channel is up again.
-    pub(super) fn welcome(&mut self) {
-        if self.accepting == Accepting::Refusing {
-            self.accepting = Accepting::Starved(self.now);
-            self.resume_accepting();
-            self.clients_wait = true;
+    pub(super) fn welcome(&mut self, service: ServiceId) {
+        for door in self.doors.of(service) {
+            self.resume(door);
         }
     }
 
-    pub(super) fn pause(&mut self) {
-        if self.accepting == Accepting::On
-            && let Some(listener) = &self.listener
-        {
-            self.poller.remove(listener);
-        }
-        if matches!(self.accepting, Accepting::On | Accepting::Starved(_)) {
-            self.accepting = Accepting::Starved(self.now + STARVED_MS);
+    fn pause(&mut self, door: usize) {
+        self.doors.starve(door, self.now + STARVED_MS, &mut self.poller);
+    }
+
+    fn resume(&mut self, door: usize) {
+        if self.doors.resume(door, &mut self.poller) {
+            self.doors.knock_at(door);
+        } else {
+            self.doors.starves_on(door, self.now + STARVED_MS);
         }
     }
 
-    pub(super) fn resume_accepting(&mut self) {
-        let Some(listener) = &self.listener else { return };
+    /// Time for those that have starved for long enough to look again.
+    pub(super) fn resume_starved(&mut self) {
+        if self.doors.starved_until().is_some_and(|until| until <= self.now) {
+            for _ in 0..self.doors.starved() {
+                self.resume_one();
+            }
+        }
+    }
+
+    /// A client has left: one door may let in another.
+    pub(super) fn resume_one(&mut self) {
+        let Some(door) = self.doors.next_starved() else { return };
+        let Some(Door { service, .. }) = self.doors.get(door) else { return };
         // Waking the poller for a descriptor or a place that is not there would be a busy loop.
-        let probe = self.shared.budget.take(2).zip(self.shared.place());
-        if probe.is_none() {
-            self.accepting = Accepting::Starved(self.now + STARVED_MS);
-            return;
+        if service.has_room() && self.shared.budget.take(2).is_some() {
+            self.resume(door);
+        } else {
+            self.doors.starves_on(door, self.now + STARVED_MS);
         }
-        drop(probe);
-        if self.poller.add_listener(listener, LISTENER).is_err() {
-            self.accepting = Accepting::Starved(self.now + STARVED_MS);
-            return;
-        }
-        self.accepting = Accepting::On;
     }
 
     /// Says that descriptors are back, once there are plenty: at the very limit every client that leaves makes room for one.
-    pub(super) fn tell_recovery(&self) {
-        if self.shared.crowded.load(Ordering::Relaxed) && self.shared.has_emptied() {
-            self.shared.crowded.store(false, Ordering::Relaxed);
+    pub(super) fn tell_recovery(&self, service: &Service) {
+        if service.crowded.load(Ordering::Relaxed) && service.has_emptied() {
+            service.crowded.store(false, Ordering::Relaxed);
         }
         if self.shared.starved.load(Ordering::Relaxed)
             && self.shared.budget.has_recovered()

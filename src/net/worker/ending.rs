@@ -5,9 +5,11 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::dialing::CLOSED_MEANWHILE;
-use super::{Accepting, Connection, NEVER, Phase, TURNED_AWAY, Worker, millis};
+use super::{Connection, NEVER, Stage, TURNED_AWAY, Worker, millis};
+use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
 use crate::observe::Event;
 use crate::sched::ChannelKey;
@@ -25,24 +27,25 @@ impl Worker {
         let now = self.now;
         let due = self.due(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        match &mut connection.phase {
-            Phase::Dialing(dial) if dial.server.is_some() => {
+        match &mut connection.stage {
+            Stage::Dialing(dial) if dial.server.is_some() => {
                 self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
             }
-            Phase::Dialing(_) => self.dial(key),
-            Phase::Over => {}
-            Phase::Waiting(waiting) => {
+            Stage::Dialing(_) => self.dial(key),
+            Stage::Greeting | Stage::Over => {}
+            Stage::Waiting(waiting) => {
                 let ticket = waiting.place.ticket;
                 // A slot may have come free that nobody has handed out yet, and a grant may be on its way: neither is known
                 // without asking.
-                self.shared.serve_line();
-                if self.shared.dialer.table.lock().leave_line(ticket) {
+                let service = Arc::clone(&connection.service);
+                self.shared.serve_line(&service);
+                if service.dialer.table.lock().leave_line(ticket) {
                     self.abandon(key, "waited too long");
                 }
             }
-            Phase::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
-            Phase::Relaying { .. } if due.is_some_and(|due| due <= now) => self.abandon(key, "idle"),
-            Phase::Relaying { .. } => {
+            Stage::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
+            Stage::Relaying { .. } if due.is_some_and(|due| due <= now) => self.abandon(key, "idle"),
+            Stage::Relaying { .. } => {
                 self.rearm(key);
                 self.turn(key);
             }
@@ -52,7 +55,7 @@ impl Worker {
     /// When a relaying connection has been quiet for too long, or lived for long enough.
     pub(super) fn due(&self, key: usize) -> Option<u64> {
         let connection = self.connections.get(key)?;
-        let options = &self.shared.options;
+        let options = &connection.service.options;
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
         let quiet = [options.idle_timeout, half_close].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
@@ -75,11 +78,13 @@ impl Worker {
     /// Ends a connection from outside.
     pub(super) fn abandon(&mut self, key: usize, how: &str) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let ending = match &connection.phase {
-            Phase::Dialing(_) | Phase::Over => Ending { reset_client: true, reset_server: true },
+        let ending = match &connection.stage {
+            Stage::Greeting | Stage::Dialing(_) | Stage::Over => {
+                Ending { reset_client: true, reset_server: true }
+            }
             // As a client is closed that got no channel.
-            Phase::Waiting(_) => Ending { reset_client: false, reset_server: true },
-            Phase::Relaying { server, lease } => connection.relay.abandon(&mut Sockets {
+            Stage::Waiting(_) => Ending { reset_client: false, reset_server: true },
+            Stage::Relaying { server, lease } => connection.relay.abandon(&mut Sockets {
                 client: connection.client.as_fd(),
                 server: server.as_fd(),
                 pipes: &mut self.pipes,
@@ -94,26 +99,26 @@ impl Worker {
 
     /// When a connection that begins now has lived for long enough: a tenth sooner or later, so that those who came
     /// together do not come again together.
-    pub(super) fn lifetime(&self, id: u64) -> u64 {
-        let Some(lifetime) = self.shared.options.max_lifetime.map(millis) else { return NEVER };
+    pub(super) fn lifetime(&self, service: &Service, id: u64) -> u64 {
+        let Some(lifetime) = service.options.max_lifetime.map(millis) else { return NEVER };
         let mut lot = DefaultHasher::new();
         lot.write_u64(id ^ self.shared.options.seed);
         self.now.saturating_add(spread(lifetime, lot.finish()))
     }
 
     /// Closes the connections of a channel; how many there were.
-    pub(super) fn close_channel(&mut self, channel: ChannelKey) -> usize {
+    pub(super) fn close_channel(&mut self, service: ServiceId, channel: ChannelKey) -> usize {
         // Who is not connected yet has lost nothing: there may be another channel.
-        let is_dialed = |connection: &Connection| match &connection.phase {
-            Phase::Dialing(dial) => dial.channel() == Some(channel),
-            Phase::Waiting(_) | Phase::Relaying { .. } | Phase::Over => false,
+        let is_dialed = |connection: &Connection| match &connection.stage {
+            Stage::Dialing(dial) => connection.service.id == service && dial.channel() == Some(channel),
+            _ => false,
         };
         for key in self.keys(is_dialed) {
             self.guarded(key, |worker| worker.dial_moves_on(key, CLOSED_MEANWHILE));
         }
-        let is_served = |connection: &Connection| match &connection.phase {
-            Phase::Relaying { lease, .. } => lease.key() == channel,
-            Phase::Waiting(_) | Phase::Dialing(_) | Phase::Over => false,
+        let is_served = |connection: &Connection| match &connection.stage {
+            Stage::Relaying { lease, .. } => connection.service.id == service && lease.key() == channel,
+            _ => false,
         };
         self.abandon_all(is_served, "closed by the operator")
     }
@@ -123,8 +128,11 @@ impl Worker {
     }
 
     /// Closes one connection. `false` = it is not here.
-    pub(super) fn close_session(&mut self, id: u64) -> bool {
-        self.abandon_all(|connection| connection.id == id, "closed by the operator") > 0
+    pub(super) fn close_session(&mut self, service: ServiceId, id: u64) -> bool {
+        self.abandon_all(
+            |connection| connection.service.id == service && connection.id == id,
+            "closed by the operator",
+        ) > 0
     }
 
     pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) -> usize {
@@ -146,30 +154,30 @@ impl Worker {
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
         }
-        if let Phase::Waiting(waiting) = &connection.phase {
+        if let Stage::Waiting(waiting) = &connection.stage {
             // If its turn has come already, the grant finds nobody and goes to the next in line.
-            self.shared.dialer.table.lock().leave_line(waiting.place.ticket);
+            connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
             if connection.address.is_some() {
                 let client = waiting.client.ip();
-                self.shared.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
+                connection.service.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
             }
         }
-        if let Phase::Dialing(dial) = &connection.phase {
+        if let Stage::Dialing(dial) = &connection.stage {
             if let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server) {
                 // It may have accepted already, and would take a close for a clean end.
                 socket::reset_on_close(server);
             }
             if connection.address.is_some() && how != TURNED_AWAY {
                 let client = dial.client.ip();
-                self.shared.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
+                connection.service.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
             }
         }
-        if let Phase::Relaying { server, lease } = &connection.phase {
+        if let Stage::Relaying { server, lease } = &connection.stage {
             if ending.reset_server {
                 socket::reset_on_close(server);
             }
             if let Some(client) = &connection.address {
-                self.shared.log.tell(&Event::Closed {
+                connection.service.log.tell(&Event::Closed {
                     client: **client,
                     channel: lease.key(),
                     sent_bytes: connection.delivered[Side::Server as usize],
@@ -178,23 +186,22 @@ impl Worker {
                 });
             }
         }
+        let service = Arc::clone(&connection.service);
         drop(connection);
-        self.departed();
+        self.departed(&service);
     }
 
     /// One client fewer.
-    pub(super) fn departed(&mut self) {
+    fn departed(&mut self, service: &Service) {
         self.shared.desks[self.id].load.subtract();
-        self.shared.closed();
+        self.shared.left(service);
         if self.shared.desks[self.id].load.get() == 0 {
             // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
             self.pipes.clear();
         }
-        self.shared.serve_line();
-        self.tell_recovery();
-        if matches!(self.accepting, Accepting::Starved(_)) {
-            self.resume_accepting();
-        }
+        self.shared.serve_line(service);
+        self.tell_recovery(service);
+        self.resume_one();
     }
 }
 

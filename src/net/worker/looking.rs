@@ -5,15 +5,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Connection, Phase, Worker};
+use super::{Connection, Stage, Worker};
+use crate::net::service::ServiceId;
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::wire::relay::Side;
 
 impl Worker {
-    /// All connections, or those of one channel.
-    pub(super) fn sessions(&self, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
+    /// All connections of a service, or those of one channel.
+    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
         let all = self.connections.iter().map(|(_, connection)| connection);
-        let wanted = all.filter(|connection| only.is_none() || only == channel(connection));
+        let ours = all.filter(|connection| connection.service.id == service);
+        let wanted = ours.filter(|connection| only.is_none() || only == channel(connection));
         wanted.map(|connection| self.session(connection)).collect()
     }
 
@@ -33,9 +35,9 @@ impl Worker {
 }
 
 fn channel(connection: &Connection) -> Option<ChannelKey> {
-    match &connection.phase {
-        Phase::Dialing(dial) => dial.channel(),
-        Phase::Waiting(_) | Phase::Over => None,
-        Phase::Relaying { lease, .. } => Some(lease.key()),
+    match &connection.stage {
+        Stage::Dialing(dial) => dial.channel(),
+        Stage::Greeting | Stage::Waiting(_) | Stage::Over => None,
+        Stage::Relaying { lease, .. } => Some(lease.key()),
     }
 }

@@ -1,0 +1,155 @@
+//! One service: where it listens, its table, its options, how many clients it has.
+//!
+//! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::dial::Dialer;
+use super::health::Checks;
+use crate::observe::Log;
+use crate::sched::SharedTable;
+use crate::sys::Outgoing;
+use crate::sys::listen::Listener;
+
+/// What a service is called by in a process. Never given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub(super) u32);
+
+/// How a service treats its clients and its channels.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// How connections to channels are made.
+    pub outgoing: Outgoing,
+    /// `-t`: how long one address may take to answer.
+    pub connect_timeout: Duration,
+    /// `-T`: quiet for so long ends a connection; `None` = never.
+    pub idle_timeout: Option<Duration>,
+    /// Half-closed and quiet for so long ends a connection; `None` = never.
+    pub half_close_timeout: Option<Duration>,
+    /// A connection that has lived for so long, or a tenth less or more, is closed; `None` = never.
+    pub max_lifetime: Option<Duration>,
+    /// How long a client waits in line.
+    pub queue_timeout: Duration,
+    /// The most clients at a time; `None` = no limit.
+    pub max_connections: Option<NonZeroU32>,
+    /// While no channel is up, connects are refused.
+    pub refuse_when_down: bool,
+    /// How channels are checked.
+    pub checks: Checks,
+}
+
+/// A service to be opened.
+#[derive(Debug)]
+pub struct NewService {
+    /// Where its clients come in; at least one.
+    pub listeners: Vec<Listener>,
+    /// Its channels.
+    pub table: SharedTable,
+    /// Where its events go.
+    pub log: Log,
+    /// How it treats them.
+    pub options: ServiceOptions,
+}
+
+/// Where a service is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It takes clients.
+    Serving = 0,
+    /// It takes nobody any more; those it has go on to their end.
+    Draining = 1,
+    /// The last of its clients has gone.
+    Stopped = 2,
+}
+
+/// What all workers share of a service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    pub(super) options: ServiceOptions,
+    pub(super) dialer: Dialer,
+    pub(super) log: Log,
+    /// Accept waits for clients to leave, and it was said.
+    pub(super) crowded: AtomicBool,
+    /// Clients accepted and not yet closed, the handed-over ones included.
+    connections: AtomicUsize,
+    phase: AtomicU8,
+}
+
+impl Service {
+    pub(super) fn new(id: ServiceId, dialer: Dialer, log: Log, options: ServiceOptions) -> Self {
+        Self {
+            id,
+            options,
+            dialer,
+            log,
+            crowded: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            phase: AtomicU8::new(Phase::Serving as u8),
+        }
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
+    }
+
+    /// It takes nobody any more.
+    pub(super) fn drain(&self) {
+        let _ = self.phase.compare_exchange(
+            Phase::Serving as u8,
+            Phase::Draining as u8,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+    }
+
+    /// Has a draining service nobody left? `true` once: for whoever sees it first.
+    pub(super) fn has_just_stopped(&self) -> bool {
+        self.connections() == 0
+            && self
+                .phase
+                .compare_exchange(
+                    Phase::Draining as u8,
+                    Phase::Stopped as u8,
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                )
+                .is_ok()
+    }
+
+    /// A place for a client below the limit, if there is one. To be given back by [`Service::leave`].
+    pub(super) fn enter(&self) -> bool {
+        let limit = self.limit();
+        let below = |now: usize| (now < limit).then_some(now + 1);
+        self.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).is_ok()
+    }
+
+    /// A client has left.
+    pub(super) fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Is there a place for a client?
+    pub(super) fn has_room(&self) -> bool {
+        self.connections() < self.limit()
+    }
+
+    /// Is it well below its limit of clients again?
+    pub(super) fn has_emptied(&self) -> bool {
+        self.connections() <= self.limit() / 2
+    }
+
+    fn limit(&self) -> usize {
+        self.options.max_connections.map_or(usize::MAX, |limit| limit.get() as usize)
+    }
+}

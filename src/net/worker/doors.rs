@@ -1,0 +1,202 @@
+//! A worker's doors: the listeners of all services, and by which of them clients may come in just now.
+//!
+//! Knows: watches of listeners, which door waits for what. Never: clients, descriptors left, other workers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::net::service::{Service, ServiceId};
+use crate::sys::listen::Listener;
+use crate::sys::poller::{Kind, Poller, Token};
+use crate::wire::relay::Side;
+
+/// Is anybody let in?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepting {
+    /// Whoever knocks.
+    On,
+    /// Out of descriptors or places for now.
+    Starved,
+    /// No channel is up, and nobody is to be let in.
+    Refusing,
+}
+
+/// One listener of one service.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) service: Arc<Service>,
+    pub(super) listener: Listener,
+    pub(super) accepting: Accepting,
+    /// Stands among those where clients may wait.
+    knocked: bool,
+    generation: u16,
+}
+
+impl Door {
+    fn token(&self, key: usize) -> Token {
+        Token { kind: Kind::Listener, key: key as u32, side: Side::Client, generation: self.generation }
+    }
+}
+
+/// All doors of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    doors: Slab<Door>,
+    /// Where clients may wait.
+    knocked: VecDeque<usize>,
+    /// Those without descriptors or places, and until when they wait for them, in ms.
+    starved: VecDeque<usize>,
+    starved_until: u64,
+    generations: u16,
+}
+
+impl Doors {
+    pub(super) fn len(&self) -> usize {
+        self.doors.len()
+    }
+
+    pub(super) fn get(&self, door: usize) -> Option<&Door> {
+        self.doors.get(door)
+    }
+
+    /// Opens a door.
+    pub(super) fn add(
+        &mut self,
+        service: Arc<Service>,
+        listener: Listener,
+        poller: &mut Poller,
+    ) -> io::Result<()> {
+        self.generations = self.generations.wrapping_add(1);
+        let generation = self.generations;
+        let entry = self.doors.vacant_entry();
+        let door = Door { service, listener, accepting: Accepting::On, knocked: false, generation };
+        poller.add_listener(&door.listener, door.token(entry.key()))?;
+        entry.insert(door);
+        Ok(())
+    }
+
+    /// The doors of a service.
+    pub(super) fn of(&self, service: ServiceId) -> Vec<usize> {
+        let all = self.doors.iter().filter(|(_, door)| door.service.id == service);
+        all.map(|(key, _)| key).collect()
+    }
+
+    /// Closes a door for good; the listener goes with the last worker's.
+    pub(super) fn remove(&mut self, key: usize, poller: &mut Poller) {
+        if let Some(door) = self.doors.try_remove(key) {
+            poller.remove(&door.listener);
+        }
+        self.knocked.retain(|&knocked| knocked != key);
+        self.starved.retain(|&starved| starved != key);
+    }
+
+    /// Closes all.
+    pub(super) fn clear(&mut self, poller: &mut Poller) {
+        for door in self.doors.drain() {
+            poller.remove(&door.listener);
+        }
+        self.knocked.clear();
+        self.starved.clear();
+    }
+
+    /// Somebody waits at a door, says the poller.
+    pub(super) fn knock(&mut self, token: Token) {
+        let key = token.key as usize;
+        if self.doors.get(key).is_some_and(|door| door.token(key) == token) {
+            self.knock_at(key);
+        }
+    }
+
+    /// Somebody may wait at a door.
+    pub(super) fn knock_at(&mut self, key: usize) {
+        if let Some(door) = self.doors.get_mut(key)
+            && !door.knocked
+        {
+            door.knocked = true;
+            self.knocked.push_back(key);
+        }
+    }
+
+    /// How many doors are there at which somebody may wait?
+    pub(super) fn knocked(&self) -> usize {
+        self.knocked.len()
+    }
+
+    /// One of them; it is not among them any more.
+    pub(super) fn next_knock(&mut self) -> Option<usize> {
+        let key = self.knocked.pop_front()?;
+        if let Some(door) = self.doors.get_mut(key) {
+            door.knocked = false;
+        }
+        Some(key)
+    }
+
+    /// Nobody is let in by this door until `until`, or until there is room again.
+    pub(super) fn starve(&mut self, key: usize, until: u64, poller: &mut Poller) {
+        if let Some(door) = self.doors.get_mut(key)
+            && door.accepting == Accepting::On
+        {
+            poller.remove(&door.listener);
+            door.accepting = Accepting::Starved;
+            self.starved.push_back(key);
+        }
+        self.starved_until = until;
+    }
+
+    /// When those that starve are to be looked at; `None`: there is none.
+    pub(super) fn starved_until(&self) -> Option<u64> {
+        (!self.starved.is_empty()).then_some(self.starved_until)
+    }
+
+    /// How many starve.
+    pub(super) fn starved(&self) -> usize {
+        self.starved.len()
+    }
+
+    /// The one that has starved for longest, taken out.
+    pub(super) fn next_starved(&mut self) -> Option<usize> {
+        self.starved.pop_front()
+    }
+
+    /// One that was taken out goes on starving.
+    pub(super) fn starves_on(&mut self, key: usize, until: u64) {
+        self.starved.push_back(key);
+        self.starved_until = until;
+    }
+
+    /// Lets clients in again by a door that starves or refuses. `false`: it cannot be watched.
+    pub(super) fn resume(&mut self, key: usize, poller: &mut Poller) -> bool {
+        let Some(door) = self.doors.get_mut(key) else { return true };
+        if door.accepting == Accepting::On {
+            return true;
+        }
+        let token = door.token(key);
+        let is_watched = poller.add_listener(&door.listener, token).is_ok();
+        door.accepting = if is_watched { Accepting::On } else { Accepting::Starved };
+        is_watched
+    }
+
+    /// Lets nobody in until [`Doors::resume`].
+    pub(super) fn refuse(&mut self, key: usize, poller: &mut Poller) {
+        if let Some(door) = self.doors.get_mut(key) {
+            if door.accepting == Accepting::On {
+                poller.remove(&door.listener);
+            }
+            door.accepting = Accepting::Refusing;
+        }
+        self.starved.retain(|&starved| starved != key);
+    }
+
+    /// Does something to all listeners of a service; the first error of it, `None` = it has none any more.
+    pub(super) fn move_all(
+        &self,
+        service: ServiceId,
+        act: impl Fn(&Listener) -> io::Result<()>,
+    ) -> Option<io::Result<()>> {
+        let doors = self.of(service).into_iter().filter_map(|key| self.get(key));
+        doors.map(|door| act(&door.listener)).reduce(|all, one| all.and(one))
+    }
+}
