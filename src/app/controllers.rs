@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::prepared::Prepared;
 use super::{Failure, saved};
 use crate::config::{self, Instance, Serve, SettingsError};
 use crate::control::{
@@ -19,7 +20,8 @@ use crate::net::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::process::Cause;
-use crate::sched::{Addresses, SharedTable};
+use crate::sched::Addresses;
+use crate::spec::ProcessSpec;
 use crate::sys::Clock;
 
 /// Where instances and controllers of all users meet.
@@ -170,16 +172,17 @@ impl AtWork {
 /// Lets controllers in, if there is an endpoint to let them in by.
 pub(super) fn serve(
     endpoint: Option<Endpoint>,
-    table: SharedTable,
+    settings: &ProcessSpec,
+    mut services: Vec<(Prepared, Running)>,
     server: Server,
-    service: Running,
     clock: Clock,
-    settings: Serve,
     log: &Log,
 ) -> AtWork {
+    let (prepared, service) = services.remove(0);
     let (killed, told) = (service.clone(), log.clone());
+    let settings = Serve { process: settings.clone(), service: prepared.spec };
     let context = Context {
-        table,
+        table: prepared.table,
         resolve: Arc::new(resolve_channel),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });

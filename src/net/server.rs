@@ -133,7 +133,7 @@ pub(super) struct Shared {
     next_service: AtomicU32,
     /// The process is about to end: no more checks.
     pub(super) ended: AtomicBool,
-    stopped: Box<dyn Fn(ServiceId) + Send + Sync>,
+    drained: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Shared {
@@ -195,8 +195,13 @@ impl Shared {
 
     fn see_the_last_off(&self, service: &Service) {
         if service.has_just_stopped() {
-            lock(&self.services).remove(&service.id);
-            (self.stopped)(service.id);
+            let mut services = lock(&self.services);
+            services.remove(&service.id);
+            let was_last = services.is_empty();
+            drop(services);
+            if was_last {
+                (self.drained)();
+            }
         }
     }
 }
@@ -216,8 +221,8 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts the workers. `stopped` is called with each service whose last connection has ended after
-    /// [`Running::stop_listening`].
+    /// Starts the workers. `drained` is called when the last service has stopped: after [`Running::stop_listening`], its
+    /// last connection has ended.
     ///
     /// # Errors
     /// No descriptor for a poller, or no thread.
@@ -225,7 +230,7 @@ impl Server {
         clock: Clock,
         log: &Log,
         options: Options,
-        stopped: impl Fn(ServiceId) + Send + Sync + 'static,
+        drained: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let mut pollers = Vec::new();
         let mut desks = Vec::new();
@@ -249,7 +254,7 @@ impl Server {
             services: Mutex::default(),
             next_service: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            stopped: Box::new(stopped),
+            drained: Box::new(drained),
         });
         for (id, poller) in pollers.into_iter().enumerate() {
             let mut worker = Worker::new(id, poller, Arc::clone(&shared));

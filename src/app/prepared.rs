@@ -1,0 +1,154 @@
+//! One service, as far as it can be made before there is a data plane: names looked up, its table filled, its port bound.
+//!
+//! Knows: which settings become which room's options, where to look names up. Never: workers, the background, controllers.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Failure, exit, first_address, port_number};
+use crate::config::SettingsError;
+use crate::net::{self, NewService, ServiceOptions, resolve};
+use crate::observe::Log;
+use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, PortWord, ServiceSpec};
+use crate::sys;
+use crate::sys::listen::Listener;
+
+/// How long a start waits for a port that the instance before it is just leaving.
+const BIND_PATIENCE: Duration = Duration::from_millis(500);
+const BIND_RETRY: Duration = Duration::from_millis(5);
+
+/// Everything that can fail because of what was typed, done: what is left is to serve.
+pub(super) struct Prepared {
+    pub(super) spec: ServiceSpec,
+    pub(super) listener: Listener,
+    pub(super) table: SharedTable,
+    source: Option<SocketAddr>,
+}
+
+impl Prepared {
+    /// Looks names up and binds. `inherited` is a socket that is bound already; `shards` are the counters that share nothing.
+    ///
+    /// # Errors
+    /// An unknown name or service, or a port that cannot be had.
+    pub(super) fn new(
+        spec: ServiceSpec,
+        inherited: Option<OwnedFd>,
+        shards: usize,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let port = port_number(&spec.listen.port)?;
+        let address = match &spec.listen.host {
+            ListenHost::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            ListenHost::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+            ListenHost::Host(host) => first_address(host, port)?,
+        };
+        let source = match &spec.source {
+            Some(host) => Some(first_address(host, 0)?),
+            None => None,
+        };
+        let mut table = Table::new(rules(&spec, shards, seed));
+        declare(&mut table, &spec.groups, port)?;
+        let listener = match inherited {
+            Some(fd) => Listener::inherit(fd, spec.client_keepalive)?,
+            None => bind(address, spec.client_keepalive)?,
+        };
+        Ok(Self { spec, listener, table: SharedTable::new(table), source })
+    }
+
+    /// What the data plane gets of it.
+    pub(super) fn service(&self, log: Log) -> NewService {
+        let spec = &self.spec;
+        let options = ServiceOptions {
+            outgoing: sys::Outgoing { source: self.source, keepalive: spec.server_keepalive },
+            connect_timeout: spec.connect_timeout,
+            idle_timeout: spec.idle_timeout,
+            half_close_timeout: spec.half_close_timeout,
+            max_lifetime: spec.max_lifetime,
+            queue_timeout: spec.queue_timeout,
+            max_connections: spec.max_connections,
+            refuse_when_down: spec.refuse_when_down,
+            checks: checks(spec),
+        };
+        NewService { listeners: vec![self.listener.clone()], table: self.table.clone(), log, options }
+    }
+}
+
+/// What the table goes by.
+fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
+    let check = service.check.as_ref();
+    Rules {
+        hash_failover: service.hash_failover,
+        autodisable: service.autodisable,
+        shards: workers,
+        health: HealthRules {
+            eject: service.eject,
+            check: check.map(|check| CheckRules {
+                interval: check.interval,
+                rise: check.rise,
+                fall: check.fall,
+            }),
+            fail_open: service.fail_open,
+            slow_start: service.slow_start,
+        },
+        hash_balance: service.hash_balance.and_then(NonZeroU32::new),
+        queue: service.queue,
+        policy: service.later_policy,
+        seed,
+    }
+}
+
+/// How the data plane checks channels. Without `--check` it is never asked to.
+fn checks(service: &ServiceSpec) -> net::Checks {
+    let kick = service.on_down == OnDown::Kick;
+    let Some(check) = &service.check else {
+        return net::Checks { check: Arc::new(Check::Tcp), timeout: Duration::ZERO, port: None, kick };
+    };
+    net::Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
+}
+
+/// Resolves the channels of the command line into the table.
+fn declare(table: &mut Table, groups: &[GroupSpec], default_port: u16) -> Result<(), Failure> {
+    for (index, group) in groups.iter().enumerate() {
+        let id = GroupId::new(index)
+            .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
+        table.set_policy(id, group.policy);
+        for place in &group.members {
+            let too_many =
+                |_| Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"));
+            let Member::Channel(target) = place else {
+                table.skip(id).map_err(too_many)?;
+                continue;
+            };
+            let invalid = || SettingsError::InvalidAddress { word: target.typed.text.clone() };
+            let port = match &target.port {
+                None => default_port,
+                Some(PortWord::Number(n)) => n.get(),
+                Some(PortWord::Name(name)) => resolve::service_port(name).ok_or_else(invalid)?,
+            };
+            let addresses = resolve::addresses(&target.host, port).map_err(|_| invalid())?;
+            let addresses = Addresses::new(addresses).ok_or_else(invalid)?.named(&target.host);
+            let channel = table.create(id, addresses, target.maxc, target.state).map_err(too_many)?;
+            table.set_weight(ChannelKey { group: id, channel }, target.weight).map_err(too_many)?;
+        }
+    }
+    Ok(())
+}
+
+/// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
+fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Listener, Failure> {
+    let started = Instant::now();
+    loop {
+        match Listener::bind(address, keepalive) {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && started.elapsed() < BIND_PATIENCE => {
+                thread::sleep(BIND_RETRY);
+            }
+            result => return Ok(result?),
+        }
+    }
+}

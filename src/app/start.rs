@@ -1,0 +1,137 @@
+//! The start of the process that serves, and its end: bind → background → workers → controllers → the end.
+//!
+//! Knows: the order of start and stop. Never: what a setting means, scheduling rules, byte copying.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+
+use super::controllers::{self, AtWork, Environment};
+use super::prepared::Prepared;
+use super::{Failure, exit};
+use crate::control::Endpoint;
+use crate::net::server::{Options, Server};
+use crate::observe::{Dump, Event, Log, Severity};
+use crate::process::{self, Cause, Hangup, Shutdown, Side};
+use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
+use crate::sys::Clock;
+
+/// Starts to serve and does so until the end; the exit code. In the background the caller comes back once it serves.
+///
+/// # Errors
+/// What was typed cannot be served.
+pub(super) fn start(
+    settings: &ProcessSpec,
+    services: Vec<ServiceSpec>,
+    mut inherited: Option<OwnedFd>,
+    environment: &Environment,
+) -> Result<u8, Failure> {
+    let cores = process::cores();
+    let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
+    // Everything that is left to chance hangs on this one number.
+    let seed = RandomState::new().hash_one(std::process::id());
+    let prepared = services
+        .into_iter()
+        .map(|service| Prepared::new(service, inherited.take(), workers, seed))
+        .collect::<Result<Vec<_>, _>>()?;
+    let foreground = settings.foreground || process::is_init();
+    let descriptor_limit = process::raise_descriptor_limit();
+    process::forbid_core_files();
+    let warn = Log::stderr(settings.debug);
+    warn_of_what_is_odd(settings, &prepared, foreground, &warn);
+    let listen = prepared[0].listener.address();
+    let endpoint = controllers::bind(listen, settings.control_group.as_deref(), environment, &warn)?;
+    let ready = if foreground {
+        None
+    } else {
+        match process::detach() {
+            Ok(Side::Caller(verdict)) => {
+                // The endpoint's name now belongs to the instance.
+                std::mem::forget(endpoint);
+                return match verdict.code {
+                    0 => Ok(0),
+                    code => Err(Failure::new(code, verdict.message)),
+                };
+            }
+            Ok(Side::Instance(ready)) => Some(ready),
+            Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
+        }
+    };
+    let log = if foreground { warn } else { Log::syslog(settings.debug) };
+    let options = Options {
+        workers,
+        busy_poll: settings.busy_poll.unwrap_or_else(|| cores.can_be_spared()),
+        seed,
+        dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
+        descriptor_limit,
+    };
+    let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
+    let (shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
+        (Ok(running), None) => running,
+        (Ok(running), Some(ready)) => {
+            // A failure here was told to the caller, who reports it.
+            if ready.serving().is_err() {
+                return Ok(exit::OS);
+            }
+            running
+        }
+        (Err(e), ready) => {
+            let message = format!("balance: cannot start: {e}");
+            return match ready {
+                Some(ready) => {
+                    ready.failed(exit::OS, &message);
+                    Ok(exit::OS)
+                }
+                None => Err(Failure::new(exit::OS, message)),
+            };
+        }
+    };
+    log.tell(&Event::Started { listen, pid: std::process::id() });
+    let cause = shutdown.wait();
+    match cause {
+        Cause::Drained => log.tell(&Event::Drained),
+        Cause::Signal => log.tell(&Event::Stopping { connections: at_work.connections() }),
+    }
+    at_work.end(cause);
+    Ok(0)
+}
+
+/// Lets the data plane serve and controllers in.
+fn run(
+    settings: &ProcessSpec,
+    prepared: Vec<Prepared>,
+    endpoint: Option<Endpoint>,
+    options: Options,
+    hangup: Hangup,
+    log: &Log,
+) -> io::Result<(Shutdown, AtWork)> {
+    let shutdown = Shutdown::install(hangup)?;
+    let notifier = shutdown.notifier();
+    let clock = Clock::start();
+    let server = Server::start(clock, log, options, move || notifier.drained())?;
+    let label = |one: &Prepared| match &one.spec.name {
+        Some(name) => log.of_service(name.as_str()),
+        None => log.clone(),
+    };
+    let opened = server.open(prepared.iter().map(|one| one.service(label(one))).collect())?;
+    let services = prepared.into_iter().zip(opened).collect();
+    Ok((shutdown, controllers::serve(endpoint, settings, services, server, clock, log)))
+}
+
+/// What was typed and can be served, but hardly meant.
+fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[Prepared], foreground: bool, warn: &Log) {
+    let tell = |text| warn.tell(&Event::Note { severity: Severity::Warning, text });
+    if settings.dump && !foreground {
+        tell("-p needs -f: the packet dump is off in the background".into());
+    }
+    for Prepared { spec, .. } in services {
+        if let Some(CheckSpec { check: Check::Exec(path), .. }) = &spec.check
+            && let Err(e) = rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+        {
+            // It may be there later, so this is no reason not to serve.
+            tell(format!("--check: cannot run {}: {}", path.display(), io::Error::from(e)));
+        }
+    }
+}
