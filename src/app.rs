@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use crate::config::{self, CliError, Invocation, Serve, SettingsError};
-use crate::net::resolve;
+use crate::names::resolve;
 use crate::process;
 use crate::spec::PortWord;
 use crate::sys::listen::ListenError;

@@ -9,6 +9,7 @@
 //! - [`observe`] tells: the log, the packet dump. Never asked back.
 //! - [`sys`] is what the kernel offers: sockets, readiness, pipes, the clock.
 //! - [`config`] turns text into types. Pure.
+//! - [`names`] turns names into addresses.
 //! - [`net`] moves bytes: the data plane.
 //! - [`control`] is the command language and its doors.
 //! - [`process`] is the operating system's side: background, signals.
@@ -17,6 +18,7 @@
 pub mod app;
 pub mod config;
 pub mod control;
+pub mod names;
 pub mod net;
 pub mod observe;
 pub mod process;

@@ -16,7 +16,7 @@ use crate::control::{
     Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
     Plane, Port, Wanted,
 };
-use crate::net::resolve;
+use crate::names::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::process::Cause;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, exit, first_address, port_number};
 use crate::config::SettingsError;
-use crate::net::{self, NewService, ServiceOptions, resolve};
+use crate::names::resolve;
+use crate::net::{self, NewService, ServiceOptions};
 use crate::observe::Log;
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, PortWord, ServiceSpec};

@@ -4,13 +4,11 @@
 //! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
 //! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
 //! Beside the workers one thread, `health`, asks the table which probes are due and lets `probe` make them.
-//! `resolve` turns names into addresses before any of it.
 
 mod busy_poll;
 mod dial;
 mod health;
 mod probe;
-pub mod resolve;
 pub mod server;
 mod service;
 mod sockets;

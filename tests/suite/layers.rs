@@ -14,9 +14,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("sys", &["spec", "wire"]),
     ("net", &["spec", "sched", "wire", "observe", "sys"]),
+    ("names", &["spec", "sched", "observe", "sys"]),
     ("control", &["spec", "sched", "observe", "config"]),
     ("process", &["observe"]),
-    ("app", &["spec", "sched", "observe", "wire", "sys", "config", "net", "control", "process"]),
+    ("app", &["spec", "sched", "observe", "wire", "sys", "config", "net", "names", "control", "process"]),
     ("main", &["app"]),
     ("lib", &[]),
 ];
