@@ -4,7 +4,7 @@
 //! what becomes of an outcome.
 //!
 //! Reading order: [`Check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
-//! `talk` (`http`, `dialogue`) what is said there, `exec` the programs, `fault` whose fault a failure is.
+//! `exec` the programs, `fault` whose fault a failure is.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use self::exec::{Program, Programs, Report};
 use self::fault::Fault;
 use self::link::Link;
-use self::talk::{Talk, Verdict};
 use self::walk::Walk;
 use crate::sched::Addresses;
 use crate::spec::Check;
@@ -24,13 +23,11 @@ use crate::sys::poller::{Kind, Poller, Token, Waker};
 use crate::sys::socket::Outgoing;
 use crate::sys::timers::Timers;
 use crate::wire::relay::{Ready, Side};
+use crate::wire::talk::Talk;
 
-mod dialogue;
 mod exec;
 mod fault;
-mod http;
 mod link;
-mod talk;
 #[cfg(test)]
 mod trials;
 mod walk;
@@ -357,7 +354,7 @@ impl Engine {
     }
 
     /// A connection has led to a verdict, and is not needed any more.
-    fn settle(&mut self, key: usize, walk: Walk, link: Link, verdict: Verdict) {
+    fn settle(&mut self, key: usize, walk: Walk, link: Link, verdict: Result<(), String>) {
         self.part(key, link);
         match verdict {
             Ok(()) => self.done.push((walk.order.id, Outcome::Up)),

@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::fault::Fault;
-use super::talk::{Talk, Verdict};
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::fault::reason;
 use crate::sys::socket::{self, HandshakeAck, Outgoing};
+use crate::wire::talk::Talk;
 
 /// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.
 const FAREWELL: usize = 1_024 * 1_024;
@@ -68,7 +68,7 @@ impl Link {
     }
 
     /// Says and hears as much as can be just now.
-    pub(super) fn converse(&mut self, talk: &mut Talk, scratch: &mut [u8]) -> Option<Verdict> {
+    pub(super) fn converse(&mut self, talk: &mut Talk, scratch: &mut [u8]) -> Option<Result<(), String>> {
         loop {
             if let Some(verdict) = self.say(talk) {
                 return Some(verdict);
@@ -95,7 +95,7 @@ impl Link {
         }
     }
 
-    fn say(&self, talk: &mut Talk) -> Option<Verdict> {
+    fn say(&self, talk: &mut Talk) -> Option<Result<(), String>> {
         while !talk.outgoing().is_empty() {
             let verdict = match socket::write(&self.fd, talk.outgoing()) {
                 Ok(count) => talk.sent(count),

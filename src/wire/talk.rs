@@ -1,4 +1,4 @@
-//! What is said and heard on a probe's connection: bytes in, bytes to send and a verdict out.
+//! What is said and heard on the connection of a check: bytes in, bytes to send and a verdict out.
 //!
 //! Knows: which kinds of talk there are. Never: sockets, time, the channel.
 
@@ -9,19 +9,17 @@ use super::dialogue::Dialogue;
 use super::http::Http;
 use crate::spec::Check;
 
-/// How a talk ended; the error is the cause of being down, for the operator.
-pub(super) type Verdict = Result<(), String>;
-
-/// The talk of one connection. It is over when a call answers with a verdict.
+/// The talk of one connection. It is over when a call answers with a verdict; its error is the cause of being down, for the
+/// operator.
 #[derive(Debug)]
-pub(super) enum Talk {
+pub(crate) enum Talk {
     Http(Http),
     Dialogue(Dialogue),
 }
 
 impl Talk {
     /// `None`: a connection is all that was asked for.
-    pub(super) fn new(check: &Check, target: SocketAddr) -> Option<Self> {
+    pub(crate) fn new(check: &Check, target: SocketAddr) -> Option<Self> {
         match check {
             Check::Tcp | Check::Exec(_) => None,
             Check::Http { path, statuses } => {
@@ -32,7 +30,7 @@ impl Talk {
     }
 
     /// Is it over before anything was heard or can be said?
-    pub(super) fn begin(&mut self) -> Option<Verdict> {
+    pub(crate) fn begin(&mut self) -> Option<Result<(), String>> {
         match self {
             Self::Http(_) => None,
             Self::Dialogue(dialogue) => dialogue.begin(),
@@ -40,7 +38,7 @@ impl Talk {
     }
 
     /// What can be sent now; empty = nothing until something is heard.
-    pub(super) fn outgoing(&self) -> &[u8] {
+    pub(crate) fn outgoing(&self) -> &[u8] {
         match self {
             Self::Http(http) => http.outgoing(),
             Self::Dialogue(dialogue) => dialogue.outgoing(),
@@ -48,7 +46,7 @@ impl Talk {
     }
 
     /// So many bytes of [`Self::outgoing`] are on their way.
-    pub(super) fn sent(&mut self, count: usize) -> Option<Verdict> {
+    pub(crate) fn sent(&mut self, count: usize) -> Option<Result<(), String>> {
         match self {
             Self::Http(http) => {
                 http.sent(count);
@@ -59,7 +57,7 @@ impl Talk {
     }
 
     /// Nothing can be sent any more, for this reason. What has come already may still be read.
-    pub(super) fn unsendable(&mut self, why: &str) -> Option<Verdict> {
+    pub(crate) fn unsendable(&mut self, why: &str) -> Option<Result<(), String>> {
         match self {
             Self::Http(http) => {
                 http.unsendable();
@@ -70,7 +68,7 @@ impl Talk {
     }
 
     /// The server has said this.
-    pub(super) fn heard(&mut self, bytes: &[u8]) -> Option<Verdict> {
+    pub(crate) fn heard(&mut self, bytes: &[u8]) -> Option<Result<(), String>> {
         match self {
             Self::Http(http) => http.heard(bytes),
             Self::Dialogue(dialogue) => dialogue.heard(bytes),
@@ -78,7 +76,7 @@ impl Talk {
     }
 
     /// The server says nothing any more: `closed`, `reset`, or what else the system calls it.
-    pub(super) fn ended(&mut self, how: &str) -> Option<Verdict> {
+    pub(crate) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
         match self {
             Self::Http(_) => Some(Err(format!("http: {how} before an answer came"))),
             Self::Dialogue(dialogue) => dialogue.ended(how),
@@ -86,7 +84,7 @@ impl Talk {
     }
 
     /// The cause when time is up.
-    pub(super) fn overdue(&self, timeout: Duration) -> String {
+    pub(crate) fn overdue(&self, timeout: Duration) -> String {
         match self {
             Self::Http(_) => format!("http: no answer within {timeout:?}"),
             Self::Dialogue(dialogue) => dialogue.overdue(timeout),

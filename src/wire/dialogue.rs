@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use super::talk::Verdict;
 use crate::spec::Step;
 
 /// A server that has said so much without the last expected text will not say it, in bytes.
@@ -17,7 +16,7 @@ const QUOTED: usize = 40;
 
 /// The steps, and how far they are done.
 #[derive(Debug)]
-pub(super) struct Dialogue {
+pub(crate) struct Dialogue {
     steps: Vec<Step>,
     /// The first text that is expected and has not come; the number of steps if all have.
     expected: usize,
@@ -36,7 +35,7 @@ impl Dialogue {
     }
 
     /// Up at once, if there is nothing to do.
-    pub(super) fn begin(&mut self) -> Option<Verdict> {
+    pub(super) fn begin(&mut self) -> Option<Result<(), String>> {
         self.listen();
         self.sent(0)
     }
@@ -48,7 +47,7 @@ impl Dialogue {
         }
     }
 
-    pub(super) fn sent(&mut self, count: usize) -> Option<Verdict> {
+    pub(super) fn sent(&mut self, count: usize) -> Option<Result<(), String>> {
         self.sent += count;
         while let Some(step) = self.steps.get(self.unsent) {
             if matches!(step, Step::Send(text) if self.sent < text.len() || self.unsent > self.expected) {
@@ -62,7 +61,7 @@ impl Dialogue {
         self.verdict()
     }
 
-    pub(super) fn heard(&mut self, bytes: &[u8]) -> Option<Verdict> {
+    pub(super) fn heard(&mut self, bytes: &[u8]) -> Option<Result<(), String>> {
         self.heard_bytes = self.heard_bytes.saturating_add(bytes.len());
         self.tail.extend_from_slice(bytes);
         self.listen();
@@ -79,7 +78,7 @@ impl Dialogue {
     }
 
     /// Nothing more will be heard. What is left to send can be sent all the same.
-    pub(super) fn ended(&mut self, how: &str) -> Option<Verdict> {
+    pub(super) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
         self.missing().map(|text| Err(format!("{how} before {} came", quoted(text))))
     }
 
@@ -125,7 +124,7 @@ impl Dialogue {
         self.tail.drain(..from);
     }
 
-    fn verdict(&self) -> Option<Verdict> {
+    fn verdict(&self) -> Option<Result<(), String>> {
         let is_done = self.expected == self.steps.len() && self.unsent == self.steps.len();
         is_done.then_some(Ok(()))
     }

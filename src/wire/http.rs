@@ -5,8 +5,6 @@
 
 use std::ops::RangeInclusive;
 
-use super::talk::Verdict;
-
 /// A status line is shorter, in bytes; what is longer is not one.
 const LINE: usize = 1_024;
 /// Interim answers and their fields are shorter altogether, in bytes.
@@ -23,7 +21,7 @@ enum Part {
 
 /// The request, and what has come of the answer.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(crate) struct Http {
     request: Vec<u8>,
     sent: usize,
     statuses: Vec<RangeInclusive<u16>>,
@@ -62,7 +60,7 @@ impl Http {
         self.sent = self.request.len();
     }
 
-    pub(super) fn heard(&mut self, bytes: &[u8]) -> Option<Verdict> {
+    pub(super) fn heard(&mut self, bytes: &[u8]) -> Option<Result<(), String>> {
         for &byte in bytes {
             self.heard_bytes += 1;
             let verdict = match self.part {
@@ -79,7 +77,7 @@ impl Http {
         None
     }
 
-    fn status_byte(&mut self, byte: u8) -> Option<Verdict> {
+    fn status_byte(&mut self, byte: u8) -> Option<Result<(), String>> {
         if byte != b'\n' {
             self.line.push(byte);
             let is_http = self.line.len() <= LINE && may_begin_status(&self.line);
@@ -99,7 +97,7 @@ impl Http {
     }
 
     /// Only the empty line matters, so of a field no more than its first byte is kept.
-    fn field_byte(&mut self, byte: u8) -> Option<Verdict> {
+    fn field_byte(&mut self, byte: u8) -> Option<Result<(), String>> {
         match byte {
             b'\n' if self.line.is_empty() => self.part = Part::Status,
             b'\n' => self.line.clear(),
@@ -141,7 +139,7 @@ mod tests {
     }
 
     /// The verdict on this answer, which is the same whether it comes at once or byte by byte.
-    fn verdict(statuses: &[RangeInclusive<u16>], answer: &[u8]) -> Option<Verdict> {
+    fn verdict(statuses: &[RangeInclusive<u16>], answer: &[u8]) -> Option<Result<(), String>> {
         let at_once = http(statuses).heard(answer);
         let mut slow = http(statuses);
         let byte_by_byte = answer.iter().find_map(|&byte| slow.heard(&[byte]));
@@ -166,7 +164,7 @@ mod tests {
     #[test]
     fn listed_statuses_are_up_and_others_are_named() {
         let good: &[RangeInclusive<u16>] = &[200..=299, 401..=401];
-        let table: &[(&[u8], Verdict)] = &[
+        let table: &[(&[u8], Result<(), String>)] = &[
             (b"HTTP/1.1 200 OK\r\n", Ok(())),
             (b"HTTP/1.0 204 \r\n", Ok(())),
             (b"HTTP/1.1 299\r\n", Ok(())),
