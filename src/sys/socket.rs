@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
@@ -252,22 +252,25 @@ pub(crate) fn reset_on_close(fd: impl AsFd) {
 }
 
 /// Is the next byte to read the urgent one?
-#[allow(unsafe_code, reason = "no safe wrapper of SIOCATMARK exists")]
+#[allow(unsafe_code, reason = "no safe wrapper of sockatmark exists")]
 pub(crate) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
-    #[cfg(target_os = "linux")]
-    const SIOCATMARK: rustix::ioctl::Opcode = 0x8905;
-    #[cfg(not(target_os = "linux"))]
-    const SIOCATMARK: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<i32>(b's', 7);
-    // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
-    let at = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCATMARK, i32>::new()) }?;
-    Ok(at != 0)
+    // The number of the request behind it differs between systems and processors, and the C library knows it.
+    unsafe extern "C" {
+        // SAFETY: POSIX.1-2001 has this function with this signature. It takes any number, and looks at no memory of ours.
+        safe fn sockatmark(fd: std::ffi::c_int) -> std::ffi::c_int;
+    }
+    match sockatmark(fd.as_fd().as_raw_fd()) {
+        -1 => Err(io::Error::last_os_error()),
+        at => Ok(at != 0),
+    }
 }
 
 /// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "no safe wrapper of SIOCOUTQ exists")]
 pub(crate) fn unsent(fd: impl AsFd) -> usize {
-    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // Sockets have it under another name and with the same number, which differs between processors.
+    const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
     // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
     let left = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
     left.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
