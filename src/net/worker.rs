@@ -80,8 +80,10 @@ struct Connection {
     id: u64,
     /// When it came, in ms of the worker's clock.
     opened_at: u64,
-    /// When bytes moved last.
+    /// When bytes moved last, as far as is known without asking.
     moved_at: u64,
+    /// Bytes that both peers had acknowledged when that was asked last.
+    acknowledged: u64,
     /// When it has lived for long enough; `NEVER` = no limit.
     expires_at: u64,
     deadline: Option<u64>,

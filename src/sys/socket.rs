@@ -282,6 +282,34 @@ pub(crate) fn unsent(_fd: impl AsFd) -> usize {
     0
 }
 
+/// How long ago the peer acknowledged something, if only that it has nothing to acknowledge; `None` where the system
+/// cannot tell.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no safe wrapper of TCP_INFO exists")]
+pub(crate) fn since_acknowledged(fd: impl AsFd) -> Option<Duration> {
+    // SAFETY: the structure consists of integers only, of which all may be 0.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the system writes at most `length` bytes to `info`, which is so long and ours; `fd` is open for the call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    // A kernel that cannot tell just now does not make a peer silent.
+    Some(if result == 0 { Duration::from_millis(info.tcpi_last_ack_recv.into()) } else { Duration::ZERO })
+}
+
+/// How long ago the peer acknowledged something; `None` where the system cannot tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn since_acknowledged(_fd: impl AsFd) -> Option<Duration> {
+    None
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};

@@ -14,7 +14,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ends::{End, Habits, Half, Payload, announce, await_acknowledged, receive, send};
 
@@ -338,4 +338,68 @@ fn a_reset_in_any_state_arrives_as_one_and_after_all_that_was_delivered() {
             instance.terminate();
         }
     }
+}
+
+/// What a server does behind its last byte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Afterwards {
+    Stays,
+    Closes,
+    Resets,
+}
+
+#[test]
+fn a_reader_that_is_slow_is_not_idle_whatever_the_server_does() {
+    let seed = seed() + 6;
+    let payload = Payload { seed, id: 0, direction: Direction::Rcvd };
+    // More than fits into what is between the two, or as much as does.
+    for (afterwards, length) in
+        [(Afterwards::Stays, 12 << 20), (Afterwards::Closes, 700_000), (Afterwards::Resets, 700_000)]
+    {
+        let server = Server::with(move |stream, _| {
+            let _ = send(&stream, payload, length, Habits::PLAIN);
+            match afterwards {
+                Afterwards::Stays => drop((&stream).read(&mut [0])),
+                Afterwards::Closes => {}
+                Afterwards::Resets => {
+                    await_acknowledged(&stream);
+                    Client(stream).rst();
+                }
+            }
+        });
+        let timeouts = ["-T1", "--half-close-timeout", "1s"];
+        let instance = Instance::start(timeouts.into_iter().chain(["PORT", &server.to_string()]));
+        let mut client = Client::connect_narrow(instance.addr);
+        // 80 kB/s for several times the timeout, never a quarter of a second without.
+        let begin = Instant::now();
+        let mut at = 0;
+        while begin.elapsed() < Duration::from_millis(4500) {
+            let bytes = client.recv(4000);
+            payload.check(at, &bytes).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
+            at += 4000;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut rest = Vec::new();
+        let end = client.0.read_to_end(&mut rest);
+        payload.check(at, &rest).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
+        assert_eq!(at + rest.len() as u64, length, "{afterwards:?}, {end:?}");
+        // One that stays is quiet in the end.
+        assert_eq!(end.is_err(), afterwards == Afterwards::Resets, "{afterwards:?}, {end:?}");
+        drop(client);
+        instance.end();
+    }
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_idle_however_often_its_kernel_answers() {
+    let payload = Payload { seed: seed() + 7, id: 0, direction: Direction::Rcvd };
+    let server = Server::with(move |stream, _| {
+        let _ = send(&stream, payload, 64 << 20, Habits::PLAIN);
+    });
+    let instance = Instance::before(&[&"-T1", &server]);
+    let stream = announce(instance.addr, 0, &Habits { receive_buffer: 8192, ..Habits::PLAIN });
+    // The kernels ask and answer all the while whether there is room.
+    instance.await_show("it is idle", |rows| rows[0].totalc == 1 && rows[0].c == 0);
+    assert_eq!(receive(&stream, payload, Habits::PLAIN).map(|half| half.end), Ok(End::Reset));
+    instance.end();
 }

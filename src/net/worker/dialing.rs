@@ -39,6 +39,7 @@ impl Worker {
             id: self.next_id(),
             opened_at: self.now,
             moved_at: self.now,
+            acknowledged: 0,
             expires_at: NEVER,
             deadline: None,
             address: is_debug.then(|| Box::new(address)),

@@ -25,7 +25,6 @@ impl Worker {
     /// A deadline has come.
     pub(super) fn expired(&mut self, key: usize) {
         let now = self.now;
-        let due = self.due(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         match &mut connection.stage {
             Stage::Dialing(dial) if dial.server.is_some() => {
@@ -44,11 +43,42 @@ impl Worker {
                 }
             }
             Stage::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
-            Stage::Relaying { .. } if due.is_some_and(|due| due <= now) => self.abandon(key, "idle"),
-            Stage::Relaying { .. } => {
-                self.rearm(key);
-                self.turn(key);
-            }
+            Stage::Relaying { .. } => self.relay_expired(key),
+        }
+    }
+
+    fn relay_expired(&mut self, key: usize) {
+        if self.is_quiet(key) {
+            return self.abandon(key, "idle");
+        }
+        self.rearm(key);
+        self.turn(key);
+    }
+
+    /// Has a relaying connection been quiet for too long, in the kernel's eyes too? A full buffer takes a slow reader longer
+    /// than any patience, and was counted when it was written.
+    fn is_quiet(&mut self, key: usize) -> bool {
+        let seems = |worker: &Self| worker.due(key).is_some_and(|due| due <= worker.now);
+        if !seems(self) {
+            return false;
+        }
+        self.ask_progress(key);
+        seems(self)
+    }
+
+    /// Asks the kernel how much the peers have acknowledged. If it is more than when this was asked last, bytes have moved.
+    fn ask_progress(&mut self, key: usize) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let sockets = || [Side::Client, Side::Server].into_iter().filter_map(|side| connection.fd(side));
+        let unsent: usize = sockets().map(socket::unsent).sum();
+        let acknowledged = connection.delivered.iter().sum::<u64>().saturating_sub(unsent as u64);
+        // An end that is not acknowledged yet counts as a byte, so less than before is no news.
+        if acknowledged > connection.acknowledged
+            && let Some(since) = sockets().filter_map(socket::since_acknowledged).min()
+        {
+            connection.moved_at = connection.moved_at.max(now.saturating_sub(millis(since)));
+            connection.acknowledged = acknowledged;
         }
     }
 
