@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::circle::{Circle, LeadsBack};
 use super::health::event_of;
 use crate::observe::{Event, Log};
 use crate::sched::{
@@ -18,12 +19,13 @@ use crate::sys::poller::Waker;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
 /// What every dial of an instance needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) table: SharedTable,
     pub(super) clock: Clock,
     pub(super) outgoing: Outgoing,
     pub(super) log: Log,
+    pub(super) circle: Circle,
     /// Wakes the thread that minds the channels' health.
     pub(super) health: Waker,
 }
@@ -35,6 +37,11 @@ impl Dialer {
             self.log.tell(&event_of(transition));
             self.health.wake();
         }
+    }
+
+    /// Would clients of this channel, if it leads back to us, come back without end?
+    fn is_endless(&self, channel: ChannelKey) -> bool {
+        self.table.lock().channel(channel).is_some_and(|channel| channel.maxc.is_none())
     }
 }
 
@@ -134,8 +141,7 @@ impl Dial {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(Err(NoChannel::Failed)) };
             self.begun = dialer.clock.now();
-            let connected = socket::connect(target, &dialer.outgoing, HandshakeAck::WithData);
-            let (error, fault) = match connected {
+            let (error, fault) = match self.connect(target, dialer) {
                 Ok(server) => {
                     self.server = Some(server);
                     self.starving_since = None;
@@ -159,6 +165,31 @@ impl Dial {
                 return Attempt::Over(end);
             }
         }
+    }
+
+    fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
+        let leads_back = dialer.circle.awaits(target, dialer.outgoing.source.is_some())
+            && self.channel().is_some_and(|channel| dialer.is_endless(channel));
+        if leads_back {
+            return Err(ConnectError::Ours(LeadsBack::error(target)));
+        }
+        socket::connect(target, &dialer.outgoing, HandshakeAck::WithData)
+    }
+
+    /// The connection stands. Why it is none all the same, if it is none.
+    pub(super) fn doubt(&self, dialer: &Dialer) -> Option<io::Error> {
+        let (server, target) = (self.server.as_ref()?, self.target()?);
+        let ours = socket::local(server)?;
+        let error = if ours.port() == target.port() && socket::is_to_itself(server) {
+            io::Error::from(io::ErrorKind::ConnectionRefused)
+        } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(self.channel()?) {
+            LeadsBack::error(target)
+        } else {
+            return None;
+        };
+        // It must not keep the port that a server may want, nor be taken for a client.
+        socket::reset_on_close(server);
+        Some(error)
     }
 
     /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
@@ -267,5 +298,6 @@ fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: Dial
 }
 
 fn fault_of(error: &io::Error) -> DialFailure {
-    if is_exhausted(error) || is_ours(error) { DialFailure::Local } else { DialFailure::Channel }
+    let is_local = is_exhausted(error) || is_ours(error) || LeadsBack::is(error);
+    if is_local { DialFailure::Local } else { DialFailure::Channel }
 }

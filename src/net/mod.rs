@@ -6,6 +6,7 @@
 //! Beside the workers one thread, `health`, asks the table which probes are due and lets `probe` make them.
 
 mod busy_poll;
+mod circle;
 mod dial;
 mod health;
 mod probe;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::circle::Circle;
 use super::dial::Dialer;
 use super::health::Health;
 use super::probe::{Engine, PARTING};
@@ -284,6 +285,7 @@ impl Server {
                 clock: shared.clock,
                 outgoing: new.options.outgoing,
                 log: new.log.clone(),
+                circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
                 health: shared.health.clone(),
             };
             let service = Arc::new(Service::new(id, dialer, new.log, new.options));

@@ -46,20 +46,23 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
 
 /// A new non-blocking TCP socket.
 pub(crate) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
+    socket(address, SocketType::STREAM)
+}
+
+fn datagram(address: SocketAddr) -> io::Result<OwnedFd> {
+    socket(address, SocketType::DGRAM)
+}
+
+fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     #[cfg(all(target_os = "linux", not(portable)))]
     let fd = {
         use rustix::net::SocketFlags;
-        rustix::net::socket_with(
-            family,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?
+        rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?
     };
     #[cfg(any(not(target_os = "linux"), portable))]
     let fd = {
-        let fd = rustix::net::socket(family, SocketType::STREAM, None)?;
+        let fd = rustix::net::socket(family, kind, None)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&fd, true)?;
         fd
@@ -233,6 +236,33 @@ pub(crate) fn take_error(fd: impl AsFd) -> Option<io::Error> {
         Ok(Ok(())) => None,
         Ok(Err(e)) | Err(e) => Some(e.into()),
     }
+}
+
+/// The address that a socket has on our side.
+pub(crate) fn local(fd: impl AsFd) -> Option<SocketAddr> {
+    rustix::net::getsockname(fd).ok().and_then(|any| SocketAddr::try_from(any).ok())
+}
+
+/// Is the other end of a connection this end? TCP does that with a port of this host on which nobody listens, when the
+/// system picks the same one as ours.
+pub(crate) fn is_to_itself(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    let theirs =
+        || rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
+    local(fd).is_some_and(|ours| theirs() == Some(ours))
+}
+
+/// Is this an address of this host? Nothing is sent.
+pub(crate) fn is_here(address: SocketAddr) -> bool {
+    let ours = towards(address).ok().and_then(local);
+    ours.is_some_and(|ours| ours.ip().to_canonical() == address.ip().to_canonical())
+}
+
+/// A datagram socket that would send to an address: how the kernel is asked about the way there.
+fn towards(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = datagram(address)?;
+    rustix::net::connect(&fd, &address)?;
+    Ok(fd)
 }
 
 /// Does the other end stand?

@@ -5,6 +5,7 @@
 mod clients;
 mod instance;
 mod load;
+mod network;
 mod payload;
 mod revivable;
 mod run;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub(crate) use clients::{Client, Received};
 pub(crate) use instance::{Instance, Row, Setup};
 pub(crate) use load::{Got, Load, Visit, visit};
+pub(crate) use network::{port_range, private_network};
 pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;
 pub(crate) use run::{Finished, Run};

@@ -6,6 +6,7 @@
 // Tests talk through the test runner, which captures what they print.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
+mod circles;
 mod compat;
 mod control;
 mod crowd;

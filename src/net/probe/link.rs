@@ -51,20 +51,13 @@ impl Link {
         if let Some(error) = socket::take_error(&self.fd) {
             return Some(Fault::of_connect(&error));
         }
-        if self.is_to_itself() {
+        // A dead server would be up.
+        if socket::is_to_itself(&self.fd) {
             // It must not keep the port that the server may want.
             socket::reset_on_close(&self.fd);
             return Some(Fault::Channel("connect: connection refused".into()));
         }
         None
-    }
-
-    /// A connection to a port of this host on which nobody listens, and which the system picked as our own: TCP connects
-    /// it to itself, and a dead server would be up.
-    fn is_to_itself(&self) -> bool {
-        let ours = rustix::net::getsockname(&self.fd).and_then(SocketAddr::try_from);
-        let theirs = rustix::net::getpeername(&self.fd).map(|peer| peer.map(SocketAddr::try_from));
-        matches!((ours, theirs), (Ok(ours), Ok(Some(Ok(theirs)))) if ours == theirs)
     }
 
     /// Says and hears as much as can be just now.

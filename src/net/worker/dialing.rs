@@ -202,7 +202,10 @@ impl Worker {
         }
         // An error that is no error any more says nothing; whether there is a connection, the kernel knows.
         if ready.writable && (!ready.error || socket::is_connected(server)) {
-            self.connected(key, ready);
+            match dial.doubt(&connection.service.dialer) {
+                Some(error) => self.dial_failed(key, &error),
+                None => self.connected(key, ready),
+            }
         }
     }
 

@@ -1,0 +1,150 @@
+//! Channels that lead back to the port that their clients came in by: one client would take all descriptors.
+//!
+//! Knows: where a service listens, how an address of this host is told from others. Never: channels, what becomes of a client.
+//!
+//! Most of it is seen in the address, before a connection is made. Whether an address is one of this host's, only the
+//! kernel knows, and asking it before each dial would cost too much. So behind a wildcard listener a connection tells
+//! afterwards that it went round, and from then on the kernel is asked before.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sys::socket;
+
+/// Where a service listens, for those who look out for circles.
+#[derive(Debug)]
+pub(super) struct Circle {
+    listening: Vec<SocketAddr>,
+    /// A connection went round.
+    was_met: AtomicBool,
+}
+
+/// A channel leads back to this instance.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is where this instance listens; a channel that leads back needs a maxc")]
+pub(super) struct LeadsBack(SocketAddr);
+
+impl LeadsBack {
+    pub(super) fn error(target: SocketAddr) -> io::Error {
+        io::Error::other(Self(target))
+    }
+
+    pub(super) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+impl Circle {
+    pub(super) fn new(listening: Vec<SocketAddr>) -> Self {
+        let listening = listening.into_iter().map(canonical).collect();
+        Self { listening, was_met: AtomicBool::new(false) }
+    }
+
+    /// Would a connection to `target` come in by one of the listeners? `bound`: it has a source address of the operator's
+    /// choice, so that it cannot tell afterwards.
+    pub(super) fn awaits(&self, target: SocketAddr, bound: bool) -> bool {
+        let target = canonical(target);
+        self.listening.iter().any(|listener| match reach(*listener, target) {
+            Reach::Certain => true,
+            Reach::IfHere => (bound || self.was_met.load(Ordering::Relaxed)) && socket::is_here(target),
+            Reach::No => false,
+        })
+    }
+
+    /// Did a connection to `target`, which has this address on our side, come in by one of the listeners?
+    pub(super) fn was_closed(&self, ours: SocketAddr, target: SocketAddr) -> bool {
+        let (ours, target) = (canonical(ours), canonical(target));
+        // Only a connection within the host has the same address at both ends.
+        let went_round = ours.ip() == target.ip()
+            && self.listening.iter().any(|listener| reach(*listener, target) != Reach::No);
+        if went_round {
+            self.was_met.store(true, Ordering::Relaxed);
+        }
+        went_round
+    }
+}
+
+/// Does a listener get what goes to an address?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    No,
+    /// If the address is one of this host's.
+    IfHere,
+    Certain,
+}
+
+fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
+    if listener.port() != target.port() {
+        return Reach::No;
+    }
+    // The kernel takes the unspecified address of a target for the loopback one.
+    let to = match target.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    match listener.ip() {
+        ip if ip == to => Reach::Certain,
+        // The IPv6 one is dual-stack.
+        ip if ip.is_unspecified() && (ip.is_ipv6() || to.is_ipv4()) => {
+            if to.is_loopback() {
+                Reach::Certain
+            } else {
+                Reach::IfHere
+            }
+        }
+        _ => Reach::No,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn what_leads_back_is_seen_in_the_address_where_it_can_be() {
+        for (listener, target, awaits) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("[::1]:80", "[::]:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("10.0.0.1:80", "127.0.0.1:80", false),
+            ("0.0.0.0:80", "127.9.9.9:80", true),
+            ("0.0.0.0:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("0.0.0.0:80", "192.0.2.1:80", false),
+        ] {
+            let circle = Circle::new(vec![at("10.9.9.9:9"), at(listener)]);
+            assert_eq!(circle.awaits(at(target), false), awaits, "{target} behind {listener}");
+        }
+    }
+
+    #[test]
+    fn behind_a_wildcard_a_connection_tells() {
+        let circle = Circle::new(vec![at("0.0.0.0:80")]);
+        let target = at("192.0.2.1:80");
+        assert!(!circle.was_closed(at("192.0.2.2:4000"), target));
+        assert!(!circle.was_closed(at("192.0.2.1:4000"), at("192.0.2.1:81")));
+        assert!(circle.was_closed(at("192.0.2.1:4000"), target));
+        assert!(!circle.awaits(target, false), "the kernel knows that this host does not have it");
+    }
+
+    #[test]
+    fn the_error_is_told_from_others() {
+        assert!(LeadsBack::is(&LeadsBack::error(at("127.0.0.1:80"))));
+        assert!(!LeadsBack::is(&io::Error::other("something else")));
+    }
+}

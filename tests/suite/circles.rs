@@ -1,0 +1,115 @@
+//! Connections that lead nowhere but back: to themselves, or to the instance that they come from.
+
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{
+    Client, DEADLINE, Instance, Received, Run, Server, Setup, eventually, own_address, port_range,
+    private_network,
+};
+
+/// Ends an instance whose connections ended within.
+#[track_caller]
+fn end(instance: Instance) {
+    instance.await_show("nobody is left", |rows| rows.iter().all(|row| row.c == 0));
+    instance.end();
+}
+
+/// Adds a channel in group 0 and enables it.
+#[track_caller]
+fn add(instance: &Instance, number: usize, channel: SocketAddr) {
+    instance.ctl(&format!("create {} {}", channel.ip(), channel.port())).code(0).out("channel created\n");
+    instance.ctl(&format!("enable {number}")).code(0);
+}
+
+/// A client with this port.
+fn connect_by(port: u16, to: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("a free port");
+    socket.connect(&to.into()).expect("it listens");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    Client(socket.into())
+}
+
+#[test]
+fn a_dial_that_connects_to_itself_was_refused() {
+    private_network("a range of ports of its own", || {
+        // One port for all connections: a dial to it, where nobody listens, can only meet itself.
+        let dead = SocketAddr::from(([127, 0, 0, 1], 40_000));
+        port_range(dead.port(), dead.port());
+        let other = Server::at(([127, 0, 0, 2], 20_001).into(), |stream, _| Client(stream).send("b"));
+        let setup = Setup::listening(([127, 0, 0, 1], 20_000).into());
+        let instance = setup.start(["--no-eject", "PORT", &dead.to_string(), &other.addr.to_string()]);
+        let mut client = connect_by(20_100, instance.addr);
+        assert_eq!(client.recv(1), b"b", "nobody is there, so it is the next one's turn");
+        drop(client);
+        instance.ctl("disable 1").code(0);
+        let mut client = connect_by(20_101, instance.addr);
+        assert_eq!(client.ending(), Received::End, "and not its own echo");
+        drop(client);
+        let rows = instance.await_show("it is over", |rows| rows[0].c == 0);
+        assert_eq!((rows[0].totalc, rows[0].sent, rows[0].rcvd), (2, 0, 0));
+        // The port is free for the server that may come back.
+        port_range(30_000, 39_999);
+        let back = Server::at(dead, |stream, _| Client(stream).send("a"));
+        assert_eq!(instance.names(1), "a");
+        drop(back);
+        end(instance);
+    });
+}
+
+#[test]
+fn a_channel_that_leads_back_gets_nobody() {
+    let other = Server::named("b");
+    let instance = Instance::before(&[&"--workers", &"2", &other]);
+    add(&instance, 1, instance.addr);
+    assert_eq!(instance.names(4), "bbbb", "those who would go round go to the next one");
+    instance.ctl("disable 0").code(0);
+    assert_eq!(instance.connect().ending(), Received::End);
+    let rows = instance.await_show("it is over", |rows| rows[1].c == 0);
+    assert_eq!((&rows[1].state[..], rows[0].totalc), ("ENA", 4), "nobody came back");
+    let lines = || instance.stderr().matches("is where this instance listens").count();
+    assert_eq!(eventually("a line that says so", || Some(lines()).filter(|&n| n > 0)), 1);
+    end(instance);
+}
+
+#[test]
+fn what_leads_back_by_an_address_of_this_host_is_found_out() {
+    private_network("an address of its own", || {
+        Run::new("ip").args(["addr", "add", "10.9.9.9/32", "dev", "lo"]).finish().code(0);
+        for options in [&[][..], &["-B", "127.0.0.7"]] {
+            let address = SocketAddr::from(([10, 9, 9, 9], 20_000));
+            let setup = Setup::listening(([0, 0, 0, 0], address.port()).into());
+            let instance = setup.start(options.iter().copied().chain(["PORT"]));
+            add(&instance, 0, address);
+            for _ in 0..3 {
+                let mut client = Client::connect(address);
+                assert_eq!(client.ending(), Received::End, "{options:?}");
+            }
+            // The first one may be let in once before it is found out.
+            let rows = instance.await_show("it is over", |rows| rows[0].c == 0);
+            assert!((3..=4).contains(&rows[0].totalc), "{options:?}: {rows:?}");
+            end(instance);
+        }
+    });
+}
+
+#[test]
+fn a_limit_makes_a_way_round_finite_as_in_the_manual() {
+    let address = own_address();
+    let server = Server::named("s");
+    let port = address.port();
+    let back = |maxc: u32| format!("{}:{port}:{maxc}", address.ip());
+    let args = ["-b", &address.ip().to_string(), "PORT"].map(String::from);
+    let channels =
+        [back(12), "!".into(), back(4), "!".into(), back(2), back(2), "!".into(), server.to_string()];
+    let instance = Setup::binding(address).start(args.into_iter().chain(channels));
+    let (client, name) = instance.named();
+    assert_eq!(name, "s", "twenty times round, and then to the server");
+    let rows =
+        instance.await_show("all of it stands", |rows| rows.iter().map(|row| row.c).sum::<i64>() == 21);
+    assert_eq!(rows.iter().map(|row| row.c).collect::<Vec<_>>(), [12, 4, 2, 2, 1]);
+    drop(client);
+    end(instance);
+}
