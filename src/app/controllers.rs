@@ -7,14 +7,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::prepared::Prepared;
 use super::{Failure, saved};
 use crate::config::{self, Instance, Serve, SettingsError};
 use crate::control::{
-    Context, Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, OneShot,
-    Plane, Port, Wanted,
+    Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
+    Plane, Port, Service, Services, Wanted, Which,
 };
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
@@ -87,7 +88,8 @@ impl Environment {
             let text = format!("looking for the instance on port {port} in {}", places.join(", "));
             Log::stderr(true).tell(&Event::Note { severity: Severity::Debug, text });
         }
-        Ok(Wanted { directories: self.searched.clone(), port, addresses, ipv6: instance.ipv6 })
+        let service = Which::Port { port, addresses, ipv6: instance.ipv6 };
+        Ok(Wanted { directories: self.searched.clone(), service })
     }
 }
 
@@ -114,19 +116,24 @@ pub(super) fn shell(instance: &Instance, port: u16, environment: &Environment) -
 /// # Errors
 /// The control group is unknown.
 pub(super) fn bind(
-    listen: SocketAddr,
+    services: Vec<Names>,
     group: Option<&str>,
     environment: &Environment,
     log: &Log,
 ) -> Result<Option<Endpoint>, Failure> {
     let options = EndpointOptions {
         directories: environment.directories.clone(),
-        address: listen.ip(),
-        port: listen.port(),
+        services,
         group: group.map(str::to_owned),
     };
     match Endpoint::bind(&options) {
-        Ok(endpoint) => Ok(Some(endpoint)),
+        Ok(endpoint) => {
+            for (path, cause) in endpoint.missed() {
+                let cause = format!("no control socket at {}: {cause}", path.display());
+                log.tell(&Event::NoRendezvous { cause });
+            }
+            Ok(Some(endpoint))
+        }
         Err(e @ EndpointError::UnknownGroup(_)) => {
             Err(Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {e}")))
         }
@@ -173,46 +180,60 @@ impl AtWork {
 pub(super) fn serve(
     endpoint: Option<Endpoint>,
     settings: &ProcessSpec,
-    mut services: Vec<(Prepared, Running)>,
+    services: Vec<(Prepared, Running)>,
     server: Server,
     clock: Clock,
     log: &Log,
 ) -> AtWork {
-    let (prepared, service) = services.remove(0);
-    let (killed, told) = (service.clone(), log.clone());
-    let settings = Serve { process: settings.clone(), service: prepared.spec };
-    let context = Context {
-        table: prepared.table,
-        resolve: Arc::new(resolve_channel),
-        kill: Arc::new(move || {
-            told.tell(&Event::Stopping { connections: killed.connections() as u64 });
-            killed.stop_listening()
-        }),
-        plane: plane(&service),
-        command_line: Arc::new(move |now| {
-            let mut settings = settings.clone();
-            settings.service.groups = saved::groups(now);
-            config::command_line(&settings)
-        }),
-        now: Arc::new(move || clock.now()),
-        log: log.clone(),
-    };
+    let managed = services
+        .into_iter()
+        .map(|(prepared, running)| manage(prepared, running, settings, clock, log))
+        .collect();
     let control = endpoint.and_then(|endpoint| {
-        crate::control::serve(endpoint, context)
+        crate::control::serve(endpoint, Services::new(managed))
             .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
             .ok()
     });
     AtWork { server, control }
 }
 
+/// A service as operators have it.
+fn manage(prepared: Prepared, running: Running, settings: &ProcessSpec, clock: Clock, log: &Log) -> Service {
+    let log = prepared.log(log);
+    let Prepared { spec, listener, table, .. } = prepared;
+    let (killed, told) = (running.clone(), log.clone());
+    let name = spec.name.as_ref().map(|name| name.as_str().to_owned());
+    let settings = Serve { process: settings.clone(), service: spec };
+    Service {
+        name,
+        listen: vec![listener.address()],
+        table,
+        resolve: Arc::new(resolve_channel),
+        kill: Arc::new(move || {
+            told.tell(&Event::Stopping { connections: killed.connections() as u64 });
+            killed.stop_listening()
+        }),
+        plane: plane(&running),
+        command_line: Arc::new(move |now| {
+            let mut settings = settings.clone();
+            settings.service.groups = saved::groups(now);
+            config::command_line(&settings)
+        }),
+        now: Arc::new(move || clock.now()),
+        log,
+        killed: AtomicBool::new(false),
+    }
+}
+
 /// What controllers may ask of the data plane.
 fn plane(service: &Running) -> Plane {
-    let [kicks, closes, asks, tells] = [(); 4].map(|()| service.clone());
+    let [kicks, closes, asks, tells, counts] = [(); 5].map(|()| service.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
         close_session: Arc::new(move |id| closes.close_session(id)),
         sessions: Arc::new(move |channel| asks.sessions(channel)),
         changed: Arc::new(move || tells.table_changed()),
+        connections: Arc::new(move || counts.connections()),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, exit, first_address, port_number};
 use crate::config::SettingsError;
+use crate::control::Names;
 use crate::names::resolve;
 use crate::net::{self, NewService, ServiceOptions};
 use crate::observe::Log;
@@ -62,8 +63,23 @@ impl Prepared {
         Ok(Self { spec, listener, table: SharedTable::new(table), source })
     }
 
+    /// Where its events go.
+    pub(super) fn log(&self, log: &Log) -> Log {
+        match &self.spec.name {
+            Some(name) => log.of_service(name.as_str()),
+            None => log.clone(),
+        }
+    }
+
+    /// What operators find it by.
+    pub(super) fn names(&self) -> Names {
+        let name = self.spec.name.as_ref().map(|name| name.as_str().to_owned());
+        Names { listen: vec![self.listener.address()], name }
+    }
+
     /// What the data plane gets of it.
-    pub(super) fn service(&self, log: Log) -> NewService {
+    pub(super) fn service(&self, log: &Log) -> NewService {
+        let log = self.log(log);
         let spec = &self.spec;
         let options = ServiceOptions {
             outgoing: sys::Outgoing { source: self.source, keepalive: spec.server_keepalive },

@@ -42,7 +42,8 @@ pub(super) fn start(
     let warn = Log::stderr(settings.debug);
     warn_of_what_is_odd(settings, &prepared, foreground, &warn);
     let listen = prepared[0].listener.address();
-    let endpoint = controllers::bind(listen, settings.control_group.as_deref(), environment, &warn)?;
+    let names = prepared.iter().map(Prepared::names).collect();
+    let endpoint = controllers::bind(names, settings.control_group.as_deref(), environment, &warn)?;
     let ready = if foreground {
         None
     } else {
@@ -111,11 +112,7 @@ fn run(
     let notifier = shutdown.notifier();
     let clock = Clock::start();
     let server = Server::start(clock, log, options, move || notifier.drained())?;
-    let label = |one: &Prepared| match &one.spec.name {
-        Some(name) => log.of_service(name.as_str()),
-        None => log.clone(),
-    };
-    let opened = server.open(prepared.iter().map(|one| one.service(label(one))).collect())?;
+    let opened = server.open(prepared.iter().map(|one| one.service(log)).collect())?;
     let services = prepared.into_iter().zip(opened).collect();
     Ok((shutdown, controllers::serve(endpoint, settings, services, server, clock, log)))
 }

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::control::directory::{Directory, entry_address, entry_name};
+use crate::control::directory::{Directory, entry_address, entry_name, service_entry_name};
 use crate::control::endpoint;
 use crate::control::peer;
 use crate::control::render::VERSION;
@@ -24,12 +24,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Wanted {
     /// Where entries are, in the order to look.
     pub directories: Vec<Directory>,
-    /// The port that it listens on.
-    pub port: u16,
-    /// All addresses of the host that was given with `-b`; `None`: none was given.
-    pub addresses: Option<Vec<IpAddr>>,
-    /// `-6`: look for `::` before `0.0.0.0`.
-    pub ipv6: bool,
+    /// Which service of which instance.
+    pub service: Which,
+}
+
+/// What a service is looked for by.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// Where it listens.
+    Port {
+        /// The port.
+        port: u16,
+        /// All addresses of the host that was given with `-b`; `None`: none was given.
+        addresses: Option<Vec<IpAddr>>,
+        /// `-6`: look for `::` before `0.0.0.0`.
+        ipv6: bool,
+    },
+    /// Its name.
+    Name(String),
 }
 
 /// Why there is no instance to talk to. The messages are for the operator.
@@ -116,6 +128,8 @@ pub struct Client {
     stream: UnixStream,
     lines: Lines<BufReader<UnixStream>>,
     pid: u32,
+    /// Where it begins, if there are several services.
+    service: Option<String>,
 }
 
 impl Client {
@@ -124,22 +138,35 @@ impl Client {
     /// # Errors
     /// When there is none, it is not clear which one is meant, or it does not talk to us.
     pub fn find(wanted: &Wanted) -> Result<Self, FindError> {
-        match &wanted.addresses {
-            Some(addresses) => Self::first(wanted, addresses),
-            None => Self::by_port(wanted),
+        match &wanted.service {
+            Which::Port { port, addresses: Some(addresses), .. } => Self::first(wanted, *port, addresses),
+            Which::Port { port, addresses: None, ipv6 } => Self::by_port(wanted, *port, *ipv6),
+            Which::Name(name) => Self::by_name(wanted, name),
         }
     }
 
+    fn by_name(wanted: &Wanted, name: &str) -> Result<Self, FindError> {
+        let mut failure = FindError::None;
+        for directory in wanted.directories.iter().filter(|directory| directory.open().is_ok()) {
+            match reach(&directory.path().join(service_entry_name(name))) {
+                Ok((stream, path)) => return Self::greet(stream, path, name),
+                Err(FindError::None) => {}
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
     /// The first that lives, of all addresses and directories.
-    fn first(wanted: &Wanted, addresses: &[IpAddr]) -> Result<Self, FindError> {
+    fn first(wanted: &Wanted, port: u16, addresses: &[IpAddr]) -> Result<Self, FindError> {
         let mut failure = FindError::None;
         for address in addresses {
             for directory in &wanted.directories {
                 if directory.open().is_err() {
                     continue;
                 }
-                match reach(&directory.path().join(entry_name(wanted.port, *address))) {
-                    Ok((stream, path)) => return Self::greet(stream, path),
+                match reach(&directory.path().join(entry_name(port, *address))) {
+                    Ok((stream, path)) => return Self::greet(stream, path, &place(port, *address)),
                     Err(FindError::None) => {}
                     Err(error) => failure = error,
                 }
@@ -148,23 +175,23 @@ impl Client {
         Err(failure)
     }
 
-    fn by_port(wanted: &Wanted) -> Result<Self, FindError> {
+    fn by_port(wanted: &Wanted, port: u16, ipv6: bool) -> Result<Self, FindError> {
         let mut wildcards = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
-        if wanted.ipv6 {
+        if ipv6 {
             wildcards.reverse();
         }
-        let mut failure = match Self::first(wanted, &wildcards) {
+        let mut failure = match Self::first(wanted, port, &wildcards) {
             Err(FindError::None) => FindError::None,
             // An entry that cannot be used does not hide an instance that can.
             Err(failure @ (FindError::Denied { .. } | FindError::Stranger { .. })) => failure,
             other => return other,
         };
         let others: BTreeSet<IpAddr> =
-            wanted.directories.iter().flat_map(|place| entries(place, wanted.port)).collect();
+            wanted.directories.iter().flat_map(|place| entries(place, port)).collect();
         let mut live = Vec::new();
         for address in others.into_iter().filter(|address| !wildcards.contains(address)) {
             for place in wanted.directories.iter().filter(|place| place.open().is_ok()) {
-                match reach(&place.path().join(entry_name(wanted.port, address))) {
+                match reach(&place.path().join(entry_name(port, address))) {
                     Ok(found) => {
                         live.push((address, found));
                         break;
@@ -176,15 +203,16 @@ impl Client {
         }
         if live.len() > 1 {
             let addresses = live.into_iter().map(|(address, _)| address).collect();
-            return Err(FindError::Several { port: wanted.port, addresses });
+            return Err(FindError::Several { port, addresses });
         }
         match live.pop() {
-            Some((_, (stream, path))) => Self::greet(stream, path),
+            Some((address, (stream, path))) => Self::greet(stream, path, &place(port, address)),
             None => Err(failure),
         }
     }
 
-    fn greet(stream: UnixStream, path: PathBuf) -> Result<Self, FindError> {
+    /// Hears who is there, and says which of several services is meant.
+    fn greet(stream: UnixStream, path: PathBuf, service: &str) -> Result<Self, FindError> {
         let silent = |cause| FindError::Silent { path: path.clone(), cause };
         stream.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
         let mut lines = Lines::new(BufReader::new(stream.try_clone().map_err(silent)?));
@@ -212,8 +240,22 @@ impl Client {
         if greeting.protocol != PROTOCOL {
             return Err(FindError::OtherProtocol(greeting));
         }
-        stream.set_read_timeout(None).map_err(silent)?;
-        Ok(Self { stream, lines, pid: greeting.pid })
+        let mut client = Self { stream, lines, pid: greeting.pid, service: None };
+        if greeting.services > 1 {
+            match client.ask(format!("use {service}").as_bytes(), |_| ()) {
+                Ok(Status { code: 0, service, .. }) => client.service = service,
+                // The name of a service that has just gone.
+                Ok(_) | Err(AskError::Gone) => return Err(FindError::None),
+                Err(AskError::Garbled(text)) => return Err(FindError::Unknown { path, text }),
+            }
+        }
+        client.stream.set_read_timeout(None).map_err(silent)?;
+        Ok(client)
+    }
+
+    /// The service that the session began with, where there are several.
+    pub fn service(&self) -> Option<&str> {
+        self.service.as_deref()
     }
 
     /// The process of the instance.
@@ -247,6 +289,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Where a service listens, as `use` takes it.
+fn place(port: u16, address: IpAddr) -> String {
+    SocketAddr::new(address, port).to_string()
 }
 
 /// A connection to a live entry whose server may be believed.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::config::{parse_duration, policy_named};
 use crate::control::argument::{HostPort, Number};
+use crate::control::wire::printable;
 use crate::sched::Policy;
 
 /// What a command may do.
@@ -206,6 +207,16 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Look,
         |args| alone(args, Command::Save),
     ),
+    CommandWord::new("services", "", "shows the services of this process", Access::Look, |args| {
+        alone(args, Command::Services)
+    }),
+    CommandWord::new(
+        "use",
+        "<service>",
+        "changes current service, by name, address:port or port",
+        Access::Look,
+        |args| if let [word] = args { Some(Command::Use(printable(word))) } else { None },
+    ),
 ];
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
@@ -302,6 +313,10 @@ pub enum Command {
     Close(Number),
     /// The command line of the instance as it is now.
     Save,
+    /// All services of the process.
+    Services,
+    /// Change the current service to the one that this word means.
+    Use(String),
 }
 
 /// The text is no command.

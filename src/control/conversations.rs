@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::control::argument::HostPort;
-use crate::control::client::{AskError, Client, FindError, Wanted};
-use crate::control::endpoint::{Endpoint, EndpointOptions};
+use crate::control::client::{AskError, Client, FindError, Wanted, Which};
+use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
 use crate::control::scratch::Scratch;
-use crate::control::socket::{Context, Control, Plane, serve};
+use crate::control::services::{Plane, Service, Services};
+use crate::control::socket::{Control, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
 use crate::sched::{
@@ -28,6 +29,7 @@ fn idle_plane() -> Plane {
         close_session: Arc::new(|_| false),
         sessions: Arc::new(|_| Vec::new()),
         changed: Arc::new(|| ()),
+        connections: Arc::new(|| 0),
     }
 }
 
@@ -55,7 +57,7 @@ impl Instance {
         let (changed, clock) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
         let (count, works, closing) = (Arc::clone(&killed), Arc::clone(&kill_works), Arc::clone(&closed));
         let (changes, time) = (Arc::clone(&changed), Arc::clone(&clock));
-        let context = Context {
+        let service = Service {
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
                 works.load(Ordering::SeqCst)
@@ -70,15 +72,16 @@ impl Instance {
                 changed: Arc::new(move || {
                     changes.fetch_add(1, Ordering::SeqCst);
                 }),
+                connections: Arc::new(|| 5),
             },
             command_line: Arc::new(|now| format!("balance 1 # {} groups", now.groups.len())),
             now: Arc::new(move || Duration::from_millis(time.load(Ordering::SeqCst))),
-            ..context()
+            ..service()
         };
-        let table = context.table.clone();
+        let table = service.table.clone();
         let scratch = Scratch::new();
         let endpoint = Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound");
-        let control = serve(endpoint, context).expect("serving");
+        let control = serve(endpoint, Services::new(vec![service])).expect("serving");
         Self { scratch, control, killed, kill_works, closed, changed, clock, table }
     }
 
@@ -123,7 +126,7 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     SessionSnapshot { id: 7, client, channel, age, idle, sent_bytes: 1, rcvd_bytes: 2 }
 }
 
-fn context() -> Context {
+fn service() -> Service {
     let mut table = Table::new(Rules::CLASSIC);
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
@@ -131,7 +134,10 @@ fn context() -> Context {
         let ip: IpAddr = target.host.parse().map_err(io::Error::other)?;
         Ok(SocketAddr::new(ip, 80).into())
     };
-    Context {
+    Service {
+        name: None,
+        listen: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
+        killed: AtomicBool::new(false),
         table: SharedTable::new(table),
         resolve: Arc::new(resolve),
         kill: Arc::new(|| true),
@@ -144,11 +150,13 @@ fn context() -> Context {
 
 fn options(scratch: &Scratch, address: &str) -> EndpointOptions {
     let address = address.parse().expect("an address");
-    EndpointOptions { directories: vec![scratch.shared()], address, port: 80, group: None }
+    let services = vec![Names { listen: vec![SocketAddr::new(address, 80)], name: None }];
+    EndpointOptions { directories: vec![scratch.shared()], services, group: None }
 }
 
 fn wanted(scratch: &Scratch) -> Wanted {
-    Wanted { directories: vec![scratch.shared(), scratch.private()], port: 80, addresses: None, ipv6: false }
+    let service = Which::Port { port: 80, addresses: None, ipv6: false };
+    Wanted { directories: vec![scratch.shared(), scratch.private()], service }
 }
 
 fn greeting() -> String {
@@ -439,12 +447,14 @@ fn a_stop_ends_idle_sessions_and_removes_the_entry() {
 fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_asked() {
     let scratch = Scratch::new();
     let start = |address: &str| {
-        serve(Endpoint::bind(&options(&scratch, address)).expect("bound"), context()).expect("serving")
+        serve(Endpoint::bind(&options(&scratch, address)).expect("bound"), Services::new(vec![service()]))
+            .expect("serving")
     };
     let find = |addresses: Option<&str>| {
         let addresses =
             addresses.map(|list| list.split(' ').map(|ip| ip.parse().expect("an address")).collect());
-        Client::find(&Wanted { addresses, ..wanted(&scratch) }).map(drop)
+        let service = Which::Port { port: 80, addresses, ipv6: false };
+        Client::find(&Wanted { service, ..wanted(&scratch) }).map(drop)
     };
     assert!(matches!(find(None), Err(FindError::None)));
     let one = start("127.0.0.1");
@@ -488,4 +498,90 @@ fn whoever_speaks_something_else_is_named_and_left() {
     assert!(meet(b"balance 4").contains("does not answer"));
     assert_eq!(meet(b""), "no master process, exiting.", "it died while we waited to be let in");
     assert!(meet(b". denied: no\n").contains("says: denied: no"));
+}
+
+/// Two services of one process, `web` on port 80 and one without a name on port 25; how often each was killed.
+fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2]) {
+    let kills = [(); 2].map(|()| Arc::new(AtomicU32::new(0)));
+    let made = |name: Option<&str>, port: u16, kills: &Arc<AtomicU32>| {
+        let count = Arc::clone(kills);
+        Service {
+            name: name.map(str::to_owned),
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], port))],
+            kill: Arc::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                true
+            }),
+            ..service()
+        }
+    };
+    let services = vec![made(Some("web"), 80, &kills[0]), made(None, 25, &kills[1])];
+    let names = services.iter().map(|one| Names { listen: one.listen.clone(), name: one.name.clone() });
+    let scratch = Scratch::new();
+    let options =
+        EndpointOptions { directories: vec![scratch.shared()], services: names.collect(), group: None };
+    let endpoint = Endpoint::bind(&options).expect("bound");
+    let control = serve(endpoint, Services::new(services)).expect("serving");
+    (scratch, control, kills)
+}
+
+fn find(scratch: &Scratch, service: Which) -> Result<Client, FindError> {
+    Client::find(&Wanted { directories: vec![scratch.shared()], service })
+}
+
+fn by_port(port: u16) -> Which {
+    Which::Port { port, addresses: None, ipv6: false }
+}
+
+fn answer(client: &mut Client, line: &str) -> (u8, String) {
+    let mut text = String::new();
+    let status = client.ask(line.as_bytes(), |line| text.push_str(line)).expect("an answer");
+    (status.code, text)
+}
+
+#[test]
+fn a_client_is_at_the_service_that_it_asked_for() {
+    let (scratch, _control, _) = two_services();
+    let mut web = find(&scratch, Which::Name("web".into())).expect("found");
+    let mut mail = find(&scratch, by_port(25)).expect("found");
+    assert_eq!((web.service(), mail.service()), (Some("web"), Some("0.0.0.0:25")));
+    assert!(matches!(find(&scratch, Which::Name("mail".into())), Err(FindError::None)));
+    // What is done to one is not done to the other.
+    assert_eq!(answer(&mut web, "disable 0").0, 0);
+    assert!(answer(&mut web, "show").1.contains("dis"));
+    assert!(answer(&mut mail, "show").1.contains("ENA"));
+    let list = "\
+name             listen                 up/channels connections state
+web              0.0.0.0:80                     0/1           0 serving
+-                0.0.0.0:25                     1/1           0 serving
+";
+    assert_eq!(answer(&mut mail, "services"), (0, list.into()));
+    for (word, code, text) in [
+        ("web", 0, "using service web\n"),
+        ("25", 0, "using service 0.0.0.0:25\n"),
+        ("0.0.0.0:80", 0, "using service web\n"),
+        ("[::ffff:0.0.0.0]:80", 0, "using service web\n"),
+        ("443", 65, "no such service 443\n"),
+        ("mail", 65, "no such service mail\n"),
+    ] {
+        assert_eq!(answer(&mut mail, &format!("use {word}")), (code, text.into()));
+    }
+}
+
+#[test]
+fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
+    let (scratch, _control, kills) = two_services();
+    let count = || [0, 1].map(|i| kills[i].load(Ordering::SeqCst));
+    let mut stays = find(&scratch, by_port(25)).expect("found");
+    let mut web = find(&scratch, by_port(80)).expect("found");
+    assert_eq!(answer(&mut web, "kill"), (0, "shutdown complete, exiting.\n".into()));
+    assert_eq!(count(), [1, 0]);
+    assert_eq!(scratch.names(), ["balance.25.0.0.0.0"]);
+    assert!(matches!(find(&scratch, by_port(80)), Err(FindError::None)));
+    assert!(answer(&mut stays, "services").1.contains("draining"));
+    let mut other = find(&scratch, by_port(25)).expect("found");
+    assert_eq!(answer(&mut other, "kill").0, 0);
+    assert_eq!(count(), [1, 1]);
+    assert!(matches!(stays.ask(b"version", |_| ()), Err(AskError::Gone)));
+    assert!(scratch.names().is_empty());
 }

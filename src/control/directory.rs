@@ -73,6 +73,11 @@ pub(crate) fn entry_name(port: u16, address: IpAddr) -> String {
     format!("balance.{port}.{}", address.to_canonical())
 }
 
+/// The name of the entry of a service that has a name.
+pub(crate) fn service_entry_name(name: &str) -> String {
+    format!("service.{name}")
+}
+
 /// The address of an entry of this port.
 pub(crate) fn entry_address(name: &str, port: u16) -> Option<IpAddr> {
     name.strip_prefix("balance.")?.strip_prefix(&port.to_string())?.strip_prefix('.')?.parse().ok()

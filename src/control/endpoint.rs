@@ -5,17 +5,17 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Directory, entry_name};
+use crate::control::directory::{Directory, entry_name, service_entry_name};
 use crate::control::peer;
 
 /// Clients that the kernel keeps waiting for us.
@@ -28,12 +28,26 @@ const TEMPORARY_NAMES: u32 = 16;
 pub struct EndpointOptions {
     /// The places to try, in this order.
     pub directories: Vec<Directory>,
-    /// The address that the instance listens on.
-    pub address: IpAddr,
-    /// The port that the instance listens on.
-    pub port: u16,
+    /// What the services of the instance are found by, one each; at least one.
+    pub services: Vec<Names>,
     /// A unix group (name or number) whose members may control the instance too.
     pub group: Option<String>,
+}
+
+/// What a service is found by.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Where it listens; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// What it is called, if it has a name.
+    pub name: Option<String>,
+}
+
+impl Names {
+    fn entries(&self) -> impl Iterator<Item = String> {
+        let addresses = self.listen.iter().map(|at| entry_name(at.port(), at.ip()));
+        addresses.chain(self.name.as_deref().map(service_entry_name))
+    }
 }
 
 /// Why there is no endpoint.
@@ -61,7 +75,10 @@ fn list(causes: &[(PathBuf, io::Error)]) -> String {
 #[derive(Debug)]
 pub struct Endpoint {
     pub(crate) listener: UnixListener,
-    pub(crate) entry: Entry,
+    /// Those of each service, in the order of the services.
+    pub(crate) entries: Vec<Vec<Entry>>,
+    /// Names that could not be had, and why: the services are there all the same.
+    missed: Vec<(PathBuf, io::Error)>,
     pub(crate) owner: u32,
     pub(crate) group_named: bool,
 }
@@ -77,17 +94,37 @@ impl Endpoint {
             None => None,
             Some(name) => Some(group_id(name).ok_or_else(|| EndpointError::UnknownGroup(name.clone()))?),
         };
-        let name = entry_name(options.port, options.address);
+        let names: Vec<Vec<String>> =
+            options.services.iter().map(|service| service.entries().collect()).collect();
+        let Some(first) = names.first().and_then(|names| names.first()) else {
+            return Err(EndpointError::NoDirectory(Vec::new()));
+        };
         let mut causes = Vec::new();
         for directory in &options.directories {
-            let path = directory.path().join(&name);
+            let path = directory.path().join(first);
             if listener_of(&path) == Some(peer::own_uid()) {
                 return Err(EndpointError::Busy(path));
             }
-            match bind_in(directory, &name, group) {
+            match bind_in(directory, first, group) {
                 Ok((listener, entry)) => {
+                    let mut entries = Vec::new();
+                    let mut missed = Vec::new();
+                    let mut made = Some(entry);
+                    for names in &names {
+                        let mut ours: Vec<Entry> = made.take().into_iter().collect();
+                        let original =
+                            entries.first().and_then(|all: &Vec<Entry>| all.first()).or(ours.first());
+                        let Some(original) = original.map(Entry::handle) else { break };
+                        for name in names.iter().skip(ours.len()) {
+                            match original.link(name) {
+                                Ok(entry) => ours.push(entry),
+                                Err(error) => missed.push((directory.path().join(name), error)),
+                            }
+                        }
+                        entries.push(ours);
+                    }
                     let owner = peer::own_uid();
-                    return Ok(Self { listener, entry, owner, group_named: group.is_some() });
+                    return Ok(Self { listener, entries, missed, owner, group_named: group.is_some() });
                 }
                 Err(error) => causes.push((path, error)),
             }
@@ -95,21 +132,26 @@ impl Endpoint {
         Err(EndpointError::NoDirectory(causes))
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.entry.path
+    /// Where it is: the first of its names.
+    pub fn path(&self) -> Option<&Path> {
+        self.entries.first()?.first().map(|entry| entry.path.as_path())
     }
 
-    /// Removes the entry, if it still is ours. To be called before the TCP listener is closed: until then no successor
-    /// can have put its own there.
+    /// Names that could not be had, and why.
+    pub fn missed(&self) -> &[(PathBuf, io::Error)] {
+        &self.missed
+    }
+
+    /// Removes the entries that still are ours. To be called before the TCP listeners are closed: until then no
+    /// successor can have put its own there.
     pub fn remove(&mut self) {
-        self.entry.remove();
+        self.entries.iter_mut().flatten().for_each(Entry::remove);
     }
 }
 
 /// A name in a directory that is ours as long as it is the same file.
 pub(crate) struct Entry {
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     /// Its name now.
     name: String,
     /// Its name while it is not hidden.
@@ -118,7 +160,54 @@ pub(crate) struct Entry {
     file: Option<(u64, u64)>,
 }
 
+/// A socket's file, to make more names for it.
+struct Handle {
+    directory: Arc<OwnedFd>,
+    name: String,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Handle {
+    /// Gives the socket one more name. What was left behind there, or planted, is replaced; what answers is not.
+    fn link(&self, name: &str) -> io::Result<Entry> {
+        let path = self.path.with_file_name(name);
+        let entry = |name: &str| Entry {
+            directory: Arc::clone(&self.directory),
+            name: name.into(),
+            shown: None,
+            path: path.clone(),
+            file: self.file,
+        };
+        let link = |to: &str| {
+            let none = AtFlags::empty();
+            rustix::fs::linkat(&self.directory, self.name.as_str(), &self.directory, to, none)
+        };
+        match link(name) {
+            Ok(()) => return Ok(entry(name)),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if listener_of(&path) == Some(peer::own_uid()) {
+            return Err(io::Error::other("another instance answers there"));
+        }
+        let temporary = format!(".{name}.{}.link", std::process::id());
+        // One of a process of this number that is gone.
+        let _ = rustix::fs::unlinkat(&self.directory, temporary.as_str(), AtFlags::empty());
+        link(&temporary)?;
+        let mut made = entry(&temporary);
+        rustix::fs::renameat(&self.directory, temporary.as_str(), &self.directory, name)?;
+        made.name = name.into();
+        Ok(made)
+    }
+}
+
 impl Entry {
+    fn handle(&self) -> Handle {
+        let Self { directory, name, path, file, .. } = self;
+        Handle { directory: Arc::clone(directory), name: name.clone(), path: path.clone(), file: *file }
+    }
+
     /// Takes the entry out of sight, so that no client finds it any more, but [`Entry::show`] can bring it back.
     pub(crate) fn hide(&mut self) {
         let hidden = format!(".{}.{}.hidden", self.name, std::process::id());
@@ -168,7 +257,7 @@ fn bind_in(directory: &Directory, name: &str, group: Option<Gid>) -> io::Result<
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     let (socket, temporary) = bind_temporary(directory.path(), name, mode)?;
     let path = directory.path().join(name);
-    let mut entry = Entry { directory: fd, name: temporary, shown: None, path, file: None };
+    let mut entry = Entry { directory: Arc::new(fd), name: temporary, shown: None, path, file: None };
     let made = stat(&entry.directory, &entry.name)?;
     entry.file = Some(identity(&made));
     if let Some(group) = group {
@@ -274,8 +363,9 @@ mod tests {
     use crate::control::scratch::Scratch;
 
     fn options(scratch: &Scratch) -> EndpointOptions {
-        let address = IpAddr::from([127, 0, 0, 1]);
-        EndpointOptions { directories: vec![scratch.shared()], address, port: 80, group: None }
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+        let services = vec![Names { listen, name: None }];
+        EndpointOptions { directories: vec![scratch.shared()], services, group: None }
     }
 
     fn is_socket(path: &Path) -> bool {
@@ -286,7 +376,7 @@ mod tests {
     fn an_endpoint_is_private_and_gone_when_removed() {
         let scratch = Scratch::new();
         let mut endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        let path = endpoint.path().to_owned();
+        let path = endpoint.path().expect("a name").to_owned();
         assert_eq!(path, scratch.path().join("balance.80.127.0.0.1"));
         assert_eq!(fs::symlink_metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
         assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "no temporary name is left");
@@ -327,7 +417,7 @@ mod tests {
         assert_eq!(causes.len(), 1);
         options.directories.push(next.private());
         let endpoint = Endpoint::bind(&options).expect("bound");
-        assert_eq!(endpoint.path(), next.path().join("private/balance.80.127.0.0.1"));
+        assert_eq!(endpoint.path().expect("a name"), next.path().join("private/balance.80.127.0.0.1"));
         assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "the temporary socket is gone");
     }
 
@@ -337,7 +427,7 @@ mod tests {
         let temporary = format!(".balance.80.127.0.0.1.{}", std::process::id());
         symlink("/nonexistent/x", scratch.path().join(&temporary)).expect("linked");
         let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        assert!(is_socket(endpoint.path()));
+        assert!(is_socket(endpoint.path().expect("a name")));
         assert_eq!(scratch.names(), [temporary.as_str(), "balance.80.127.0.0.1"]);
     }
 
@@ -345,21 +435,21 @@ mod tests {
     fn a_live_instance_keeps_its_entry() {
         let scratch = Scratch::new();
         let first = Endpoint::bind(&options(&scratch)).expect("bound");
-        let before = fs::symlink_metadata(first.path()).expect("there").ino();
+        let before = fs::symlink_metadata(first.path().expect("a name")).expect("there").ino();
         assert!(
-            matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(path)) if path == first.path())
+            matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(path)) if Some(path.as_path()) == first.path())
         );
-        assert_eq!(fs::symlink_metadata(first.path()).expect("there").ino(), before);
+        assert_eq!(fs::symlink_metadata(first.path().expect("a name")).expect("there").ino(), before);
     }
 
     #[test]
     fn an_entry_that_is_another_file_by_now_is_left_alone() {
         let scratch = Scratch::new();
         let first = Endpoint::bind(&options(&scratch)).expect("bound");
-        fs::remove_file(first.path()).expect("removed");
+        fs::remove_file(first.path().expect("a name")).expect("removed");
         let second = Endpoint::bind(&options(&scratch)).expect("bound");
         drop(first);
-        assert!(is_socket(second.path()));
+        assert!(is_socket(second.path().expect("a name")));
     }
 
     #[test]
@@ -368,9 +458,46 @@ mod tests {
         let own = rustix::process::getegid().as_raw();
         let named = |group: String| EndpointOptions { group: Some(group), ..options(&scratch) };
         let endpoint = Endpoint::bind(&named(own.to_string())).expect("bound");
-        let meta = fs::symlink_metadata(endpoint.path()).expect("there");
+        let meta = fs::symlink_metadata(endpoint.path().expect("a name")).expect("there");
         assert_eq!((meta.permissions().mode() & 0o777, meta.gid()), (0o660, own));
         let unknown = Endpoint::bind(&named("no such group".into()));
         assert!(matches!(unknown, Err(EndpointError::UnknownGroup(_))));
+    }
+
+    #[test]
+    fn all_services_are_names_of_one_socket_and_go_one_by_one() {
+        let scratch = Scratch::new();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let services = vec![
+            Names { listen: vec![at(80), at(81)], name: Some("web".into()) },
+            Names { listen: vec![at(25)], name: None },
+        ];
+        // What was left behind under one of the names.
+        drop(UnixListener::bind(scratch.path().join("service.web")).expect("bound"));
+        let mut endpoint = Endpoint::bind(&EndpointOptions { services, ..options(&scratch) }).expect("bound");
+        assert!(endpoint.missed().is_empty(), "{:?}", endpoint.missed());
+        let all = ["balance.25.127.0.0.1", "balance.80.127.0.0.1", "balance.81.127.0.0.1", "service.web"];
+        assert_eq!(scratch.names(), all);
+        for name in all {
+            assert!(UnixStream::connect(scratch.path().join(name)).is_ok(), "{name}");
+        }
+        endpoint.entries[0].iter_mut().for_each(Entry::remove);
+        assert_eq!(scratch.names(), ["balance.25.127.0.0.1"]);
+        drop(endpoint);
+        assert!(scratch.names().is_empty());
+    }
+
+    #[test]
+    fn a_name_that_another_instance_answers_to_is_missed_and_the_others_serve() {
+        let scratch = Scratch::new();
+        let first = Endpoint::bind(&options(&scratch)).expect("bound");
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let services = [81, 80].map(|port| Names { listen: vec![at(port)], name: None });
+        let second = Endpoint::bind(&EndpointOptions { services: services.into(), ..options(&scratch) })
+            .expect("bound");
+        assert_eq!(second.missed().len(), 1);
+        drop(second);
+        assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "the other's is left alone");
+        drop(first);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::control::argument::{HostPort, Number};
 use crate::control::command::Command;
+use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy,
     SessionSnapshot, Snapshot, Table, Weight,
@@ -125,10 +126,18 @@ pub enum Reply {
     NoSuchSession(Number),
     /// All channel numbers of the group are taken.
     NoSlot,
+    /// The services of the process.
+    Services(Vec<ServiceSnapshot>),
+    /// The session's service is this one now, if there are several.
+    Using(String),
+    /// No service of the process is meant by the word.
+    UnknownService(String),
+    /// Several services are.
+    SeveralServices(Vec<String>),
 }
 
 /// What is left to do for the door that took the command, outside the table's lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// End this session.
     Quit,
@@ -146,6 +155,10 @@ pub enum Effect {
     CloseSession(u64),
     /// Make the command line of the instance as it is now.
     Save,
+    /// Tell of all services.
+    Services,
+    /// Change the session's service.
+    Use(String),
 }
 
 impl Reply {
@@ -155,7 +168,7 @@ impl Reply {
             Self::Quit => Some(Effect::Quit),
             Self::Kill => Some(Effect::Kill),
             Self::DisabledHard(key) => Some(Effect::CloseConnections(*key)),
-            Self::Pending(effect) => Some(*effect),
+            Self::Pending(effect) => Some(effect.clone()),
             _ => None,
         }
     }
@@ -255,6 +268,8 @@ pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Re
             None => Reply::NoSuchSession(number),
         },
         Command::Save => Reply::Pending(Effect::Save),
+        Command::Services => Reply::Pending(Effect::Services),
+        Command::Use(word) => Reply::Pending(Effect::Use(word)),
         Command::MrtgBytes { group, channel } => mrtg(&group, &channel, table, Reply::MrtgBytes),
         Command::MrtgConns { group, channel } => mrtg(&group, &channel, table, Reply::MrtgConns),
     }

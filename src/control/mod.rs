@@ -15,6 +15,7 @@ mod peer;
 pub mod render;
 #[cfg(test)]
 mod scratch;
+pub mod services;
 pub mod shell;
 pub mod socket;
 mod status;
@@ -24,8 +25,9 @@ mod transcripts;
 pub mod wire;
 
 pub use argument::{HostPort, Port};
-pub use client::Wanted;
+pub use client::{Wanted, Which};
 pub use directory::Directory;
-pub use endpoint::{Endpoint, EndpointError, EndpointOptions};
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names};
+pub use services::{Plane, Service, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
-pub use socket::{Context, Control, Plane, serve};
+pub use socket::{Control, serve};

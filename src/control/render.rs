@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write};
 
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::Reply;
-use crate::control::status::{sessions, status};
+use crate::control::status::{services, sessions, status};
 use crate::sched::{
     AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
@@ -31,6 +31,8 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::WeightOutOfRange
         | Reply::UnknownPolicy
         | Reply::NoSuchSession(_)
+        | Reply::UnknownService(_)
+        | Reply::SeveralServices(_)
         | Reply::NoSlot => 65,
         Reply::ShutdownFailed => 69,
         Reply::StillBusy(..) => 75,
@@ -49,6 +51,8 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Sessions(_)
         | Reply::SessionClosed(_)
         | Reply::CommandLine(_)
+        | Reply::Services(_)
+        | Reply::Using(_)
         | Reply::Help
         | Reply::Version
         | Reply::Created
@@ -140,6 +144,12 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::UnknownPolicy => writeln!(out, "unknown policy, it is one of rr, leastconn, p2c, first, hash"),
         Reply::NoSuchSession(number) => writeln!(out, "no such session {number}"),
         Reply::NoSlot => writeln!(out, "no channel slots available"),
+        Reply::Services(list) => services(out, list),
+        Reply::Using(label) => writeln!(out, "using service {label}"),
+        Reply::UnknownService(word) => writeln!(out, "no such service {word}"),
+        Reply::SeveralServices(labels) => {
+            writeln!(out, "several services are meant, say which: {}", labels.join(", "))
+        }
     }
 }
 
@@ -241,6 +251,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::services::ServiceSnapshot;
     use crate::sched::{Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, SessionSnapshot};
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
@@ -330,6 +341,8 @@ available commands:
   sessions [<channel>]           shows connections, of all channels or of one
   close <id>                     closes one connection
   save                           prints the command line that starts this instance as it is now
+  services                       shows the services of this process
+  use <service>                  changes current service, by name, address:port or port
 ";
         assert_eq!(text(&Reply::Help), expected);
     }
@@ -380,6 +393,25 @@ group  chan address                state health     since weight    c/maxc queue
        8 -                              -     -   1d01h    1.5s          10          20
 ";
         assert_eq!(text(&Reply::Sessions(vec![first, second])), expected);
+    }
+
+    #[test]
+    fn services_are_one_line_each() {
+        let web = ServiceSnapshot {
+            name: Some("web".into()),
+            listen: vec!["0.0.0.0:80".parse().expect("an address"), "[::1]:80".parse().expect("an address")],
+            up: 2,
+            channels: 3,
+            connections: 12,
+            is_draining: false,
+        };
+        let other = ServiceSnapshot { name: None, is_draining: true, ..web.clone() };
+        let expected = "\
+name             listen                 up/channels connections state
+web              0.0.0.0:80,[::1]:80            2/3          12 serving
+-                0.0.0.0:80,[::1]:80            2/3          12 draining
+";
+        assert_eq!(text(&Reply::Services(vec![web, other])), expected);
     }
 
     #[test]

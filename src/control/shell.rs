@@ -65,16 +65,20 @@ fn banner(client: &Client) -> String {
     format!("\nbalance {VERSION} interactive command shell\nPID of master process is {}\n\n", client.pid())
 }
 
-fn prompt(group: usize) -> String {
-    format!("balance[{group}] ")
+/// 3.57's, and between its two words the service, where there are several.
+fn prompt(group: usize, service: Option<&str>) -> String {
+    match service {
+        None => format!("balance[{group}] "),
+        Some(service) => format!("balance {service}[{group}] "),
+    }
 }
 
 fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<impl Write>) -> u8 {
     printer.print(&banner(client));
     let mut lines = Lines::new(input);
-    let mut group = 0;
+    let (mut group, mut service) = (0, client.service().map(str::to_owned));
     loop {
-        printer.print(&prompt(group));
+        printer.print(&prompt(group, service.as_deref()));
         printer.flush();
         if printer.failure.is_some() {
             return printer.end(0);
@@ -94,7 +98,7 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
         };
         match client.ask(line, |line| printer.print(line)) {
             Ok(status) if status.end => return printer.end(leave(status.code)),
-            Ok(status) => group = status.group,
+            Ok(status) => (group, service) = (status.group, status.service),
             Err(error) => return printer.end(gone(&error)),
         }
     }
@@ -103,13 +107,13 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
 fn at_terminal(client: &mut Client, terminal: &mut Terminal) -> u8 {
     let mut printer = Printer::new(io::stdout());
     printer.print(&banner(client));
-    let mut group = 0;
+    let (mut group, mut service) = (0, client.service().map(str::to_owned));
     loop {
         printer.flush();
-        let Some(line) = terminal.line(&prompt(group)) else { return printer.end(0) };
+        let Some(line) = terminal.line(&prompt(group, service.as_deref())) else { return printer.end(0) };
         match client.ask(line.as_bytes(), |line| printer.print(line)) {
             Ok(status) if status.end => return printer.end(leave(status.code)),
-            Ok(status) => group = status.group,
+            Ok(status) => (group, service) = (status.group, status.service),
             Err(error) => return printer.end(gone(&error)),
         }
     }

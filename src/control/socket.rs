@@ -4,26 +4,26 @@
 //! Source: docs/control.md, "The protocol".
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::control::argument::HostPort;
 use crate::control::command::{self, Command, SyntaxError};
 use crate::control::endpoint::{Endpoint, Entry};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
 use crate::control::render;
+use crate::control::services::{Service, Services, Unclear};
 use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable, write_body};
-use crate::observe::{Event, Log};
-use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot};
+use crate::observe::Event;
+use crate::sched::ChannelKey;
 
 /// Sessions at one time.
 const MAX_SESSIONS: usize = 64;
@@ -33,47 +33,6 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const BACK_OFF: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Between two looks of `wait`.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-
-/// What sessions work with. The closures are called without the table's lock.
-#[derive(Clone)]
-#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
-pub struct Context {
-    /// The one table.
-    pub table: SharedTable,
-    /// Looks up an address; may take its time.
-    pub resolve: Arc<dyn Fn(&HostPort) -> io::Result<Addresses> + Send + Sync>,
-    /// Closes the TCP listeners and lets the connections live on; `true` = done. Called with the entry gone already, and
-    /// perhaps more than once.
-    pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// What only the data plane can do.
-    pub plane: Plane,
-    /// The command line that starts the instance with the channels of the snapshot.
-    pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
-    /// The time since the start of the instance.
-    pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// Where changes are told, with the uid of who made them.
-    pub log: Log,
-}
-
-/// What only the data plane can do. Called without the table's lock.
-#[derive(Clone)]
-#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
-pub struct Plane {
-    /// Closes the connections of a channel; how many there were.
-    pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
-    /// Closes one connection; `false` = there is none of that number.
-    pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
-    /// All connections, or those of a channel.
-    pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
-    /// The table was changed.
-    pub changed: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl fmt::Debug for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").finish_non_exhaustive()
-    }
-}
 
 /// The running server. Dropped, it stops.
 #[derive(Debug)]
@@ -86,13 +45,13 @@ impl Control {
     /// Removes the entry, at once. To be called before the TCP listener is closed: until then no successor can have put
     /// its own there. Sessions go on.
     pub fn remove(&self) {
-        self.shared.remove_entry();
+        self.shared.remove_entries();
     }
 
     /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
     /// who sent `kill` hears how it went. To be called last, before the process goes.
     pub fn stop(&self, patience: Duration) {
-        self.shared.remove_entry();
+        self.shared.remove_entries();
         let sessions = self.shared.end_sessions();
         // Whether they ended in time makes no difference.
         drop(self.shared.ended.wait_timeout_while(sessions, patience, |now| !now.open.is_empty()));
@@ -109,15 +68,15 @@ impl Drop for Control {
 ///
 /// # Errors
 /// When there are no descriptors or no thread for it; the endpoint is gone then.
-pub fn serve(endpoint: Endpoint, context: Context) -> io::Result<Control> {
-    let Endpoint { listener, entry, owner, group_named } = endpoint;
+pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
+    let Endpoint { listener, entries, owner, group_named, .. } = endpoint;
     listener.set_nonblocking(true)?;
     let (wake, woken) = UnixStream::pair()?;
     let shared = Arc::new(Shared {
-        context,
+        services,
         owner,
         group_named,
-        entry: Mutex::new(entry),
+        entries: Mutex::new(entries),
         sessions: Mutex::new(Sessions { stopped: false, next: 0, open: HashMap::new() }),
         ended: Condvar::new(),
         wake,
@@ -129,10 +88,11 @@ pub fn serve(endpoint: Endpoint, context: Context) -> io::Result<Control> {
 
 #[derive(Debug)]
 struct Shared {
-    context: Context,
+    services: Services,
     owner: u32,
     group_named: bool,
-    entry: Mutex<Entry>,
+    /// Those of each service, in the order of the services.
+    entries: Mutex<Vec<Vec<Entry>>>,
     sessions: Mutex<Sessions>,
     /// Told whenever a session ends.
     ended: Condvar,
@@ -152,8 +112,12 @@ impl Shared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remove_entry(&self) {
-        self.entry.lock().unwrap_or_else(PoisonError::into_inner).remove();
+    fn entries(&self) -> MutexGuard<'_, Vec<Vec<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove_entries(&self) {
+        self.entries().iter_mut().flatten().for_each(Entry::remove);
     }
 
     /// No session starts from now on, and those that are open end after the command that they are at.
@@ -170,17 +134,25 @@ impl Shared {
         sessions
     }
 
-    /// `kill`: entry, then listeners, then the answer. If it fails the entry is back, for the next try.
-    fn kill(&self) -> Reply {
-        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
-        entry.hide();
-        if !(self.context.kill)() {
-            entry.show();
+    /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. With the
+    /// last service all sessions end.
+    fn kill(&self, service: &Arc<Service>) -> Reply {
+        let all = self.services.all();
+        let position = all.iter().position(|one| Arc::ptr_eq(one, service));
+        let mut entries = self.entries();
+        let mut none = Vec::new();
+        let ours = position.and_then(|at| entries.get_mut(at)).unwrap_or(&mut none);
+        ours.iter_mut().for_each(Entry::hide);
+        if !(service.kill)() {
+            ours.iter_mut().for_each(Entry::show);
             return Reply::ShutdownFailed;
         }
-        entry.remove();
-        drop(entry);
-        drop(self.end_sessions());
+        service.killed.store(true, Ordering::SeqCst);
+        ours.iter_mut().for_each(Entry::remove);
+        drop(entries);
+        if all.iter().all(|one| one.killed.load(Ordering::SeqCst)) {
+            drop(self.end_sessions());
+        }
         Reply::ShutdownComplete
     }
 
@@ -188,19 +160,20 @@ impl Shared {
     fn answer(
         &self,
         command: Result<Command, SyntaxError>,
-        session: &mut Session,
+        seat: &mut Seat,
         stream: &UnixStream,
     ) -> (Reply, bool) {
         let Ok(command) = command else { return (Reply::SyntaxError, false) };
-        let prepared = prepare(command, |target| (self.context.resolve)(target));
-        let now = (self.context.now)();
-        let reply = apply(prepared, session, &mut self.context.table.lock_at(now));
-        let plane = &self.context.plane;
+        let service = Arc::clone(&seat.service);
+        let prepared = prepare(command, |target| (service.resolve)(target));
+        let now = (service.now)();
+        let reply = apply(prepared, &mut seat.session, &mut service.table.lock_at(now));
+        let plane = &service.plane;
         match reply.effect() {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
             Some(Effect::Kill) => {
-                let reply = self.kill();
+                let reply = self.kill(&service);
                 let done = matches!(reply, Reply::ShutdownComplete);
                 (reply, done)
             }
@@ -209,7 +182,9 @@ impl Shared {
                 (reply, false)
             }
             Some(Effect::Kick(key)) => (Reply::Kicked(key.channel, (plane.close_connections)(key)), false),
-            Some(Effect::Wait(key, patience)) => (self.wait_until_idle(key, patience, stream), false),
+            Some(Effect::Wait(key, patience)) => {
+                (self.wait_until_idle(&service, key, patience, stream), false)
+            }
             Some(Effect::Sessions(channel)) => (Reply::Sessions((plane.sessions)(channel)), false),
             Some(Effect::CloseSession(id)) => {
                 let reply = match (plane.close_session)(id) {
@@ -219,21 +194,50 @@ impl Shared {
                 (reply, false)
             }
             Some(Effect::Save) => {
-                let snapshot = self.context.table.lock_at(now).snapshot();
-                (Reply::CommandLine((self.context.command_line)(&snapshot)), false)
+                let snapshot = service.table.lock_at(now).snapshot();
+                (Reply::CommandLine((service.command_line)(&snapshot)), false)
             }
+            Some(Effect::Services) => {
+                let all = self.services.all();
+                (Reply::Services(all.iter().map(|one| one.snapshot()).collect()), false)
+            }
+            Some(Effect::Use(word)) => (self.change_service(&word, seat), false),
         }
     }
 }
 
 impl Shared {
+    /// What the session's service is called, where there are several.
+    fn label_of(&self, seat: &Seat) -> Option<String> {
+        (self.services.len() > 1).then(|| seat.service.label())
+    }
+
+    /// `use`: the group is the first one again.
+    fn change_service(&self, word: &str, seat: &mut Seat) -> Reply {
+        match self.services.find(word) {
+            Ok(service) => {
+                let label = service.label();
+                *seat = Seat { session: Session::default(), service };
+                Reply::Using(label)
+            }
+            Err(Unclear::Unknown) => Reply::UnknownService(word.to_owned()),
+            Err(Unclear::Several(labels)) => Reply::SeveralServices(labels),
+        }
+    }
+
     /// Looks at the channel now and then until it has no connections, the time is over, the client has gone, or the
     /// instance stops.
-    fn wait_until_idle(&self, key: ChannelKey, patience: Option<Duration>, stream: &UnixStream) -> Reply {
-        let begun = (self.context.now)();
+    fn wait_until_idle(
+        &self,
+        service: &Service,
+        key: ChannelKey,
+        patience: Option<Duration>,
+        stream: &UnixStream,
+    ) -> Reply {
+        let begun = (service.now)();
         loop {
-            let now = (self.context.now)();
-            let active = self.context.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
+            let now = (service.now)();
+            let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
             if active == 0 {
                 return Reply::Idle(key.channel);
             }
@@ -337,22 +341,35 @@ impl Drop for Open {
     }
 }
 
+/// Where an operator's session is.
+struct Seat {
+    session: Session,
+    service: Arc<Service>,
+}
+
 fn converse(shared: &Shared, stream: &UnixStream, uid: u32) -> io::Result<()> {
     let mut input = Lines::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
-    let greeting = Greeting { version: render::VERSION.into(), pid: std::process::id(), protocol: PROTOCOL };
+    let Some(service) = shared.services.first() else { return Ok(()) };
+    let greeting = Greeting {
+        version: render::VERSION.into(),
+        pid: std::process::id(),
+        protocol: PROTOCOL,
+        services: shared.services.len(),
+    };
     writeln!(output, "{greeting}")?;
     output.flush()?;
-    let mut session = Session::default();
+    let mut seat = Seat { session: Session::default(), service };
     loop {
         let status = match input.read()? {
-            Line::Whole(line) => answer_line(shared, line, uid, &mut session, stream, &mut output)?,
+            Line::Whole(line) => answer_line(shared, line, uid, &mut seat, stream, &mut output)?,
             Line::TooLong => {
                 write_body(&mut output, &render::text(&Reply::SyntaxError))?;
                 Status {
                     code: render::exit_code(&Reply::SyntaxError),
-                    group: session.group.index(),
+                    group: seat.session.group.index(),
                     end: false,
+                    service: shared.label_of(&seat),
                 }
             }
             // A line that the client did not end may be half a command: `disable 1` of `disable 12`.
@@ -372,7 +389,7 @@ fn answer_line(
     shared: &Shared,
     line: &[u8],
     uid: u32,
-    session: &mut Session,
+    seat: &mut Seat,
     stream: &UnixStream,
     output: &mut impl Write,
 ) -> io::Result<Status> {
@@ -380,16 +397,17 @@ fn answer_line(
     let mut end = false;
     let changes = command::is_change(line);
     if changes {
-        shared.context.log.tell(&Event::Commanded { uid, command: printable(line) });
+        seat.service.log.tell(&Event::Commanded { uid, command: printable(line) });
     }
     for command in command::parse_line(line) {
         if matches!(command, Ok(Command::Wait { .. })) {
             // What was answered before is to be read meanwhile.
             output.flush()?;
         }
-        let (reply, last) = shared.answer(command, session, stream);
+        let service = Arc::clone(&seat.service);
+        let (reply, last) = shared.answer(command, seat, stream);
         if changes {
-            (shared.context.plane.changed)();
+            (service.plane.changed)();
         }
         write_body(output, &render::text(&reply))?;
         if code == 0 {
@@ -400,5 +418,5 @@ fn answer_line(
             break;
         }
     }
-    Ok(Status { code, group: session.group.index(), end })
+    Ok(Status { code, group: seat.session.group.index(), end, service: shared.label_of(seat) })
 }

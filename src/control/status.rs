@@ -1,4 +1,4 @@
-//! `status` and `sessions` as text: what 3.57 never told.
+//! `status`, `sessions` and `services` as text: what 3.57 never told.
 //!
 //! Knows: columns, units of times. Never: the live table, sockets, the clock.
 //! Source: docs/control.md, "status" and "sessions".
@@ -8,6 +8,7 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use crate::control::render::state_word;
+use crate::control::services::ServiceSnapshot;
 use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, SessionSnapshot, Snapshot};
 
 /// One line per channel. Columns may be added at the end, before `why`, which may hold blanks.
@@ -55,6 +56,19 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                 ],
             )?;
         }
+    }
+    Ok(())
+}
+
+/// One line per service. The columns hold no blanks, so that scripts can cut them.
+pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::Result {
+    writeln!(out, "{:<16} {:<22} up/channels connections state", "name", "listen")?;
+    for service in services {
+        let name = service.name.as_deref().unwrap_or("-");
+        let listen = service.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let up = format!("{}/{}", service.up, service.channels);
+        let state = if service.is_draining { "draining" } else { "serving" };
+        writeln!(out, "{name:<16} {listen:<22} {up:>11} {:>11} {state}", service.connections)?;
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub struct Greeting {
     pub pid: u32,
     /// Its protocol.
     pub protocol: u32,
+    /// How many services it has. With more than one, a client says which it means (`use`).
+    pub services: usize,
 }
 
 impl Greeting {
@@ -29,18 +31,25 @@ impl Greeting {
         let mut words = line.split(' ');
         let mut named = |name| if words.next() == Some(name) { words.next() } else { None };
         let (version, pid, protocol) = (named("balance")?, named("pid")?, named("protocol")?);
-        Some(Self { version: version.into(), pid: pid.parse().ok()?, protocol: protocol.parse().ok()? })
+        let services = named("services").and_then(|count| count.parse().ok()).unwrap_or(1);
+        Some(Self {
+            version: version.into(),
+            pid: pid.parse().ok()?,
+            protocol: protocol.parse().ok()?,
+            services,
+        })
     }
 }
 
 impl fmt::Display for Greeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "balance {} pid {} protocol {}", self.version, self.pid, self.protocol)
+        write!(f, "balance {} pid {} protocol {}", self.version, self.pid, self.protocol)?;
+        if self.services == 1 { Ok(()) } else { write!(f, " services {}", self.services) }
     }
 }
 
 /// The line that ends an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Exit code of the first command that failed, else 0.
     pub code: u8,
@@ -48,6 +57,8 @@ pub struct Status {
     pub group: usize,
     /// The instance ends the session after this line.
     pub end: bool,
+    /// The session's current service, where there are several.
+    pub service: Option<String>,
 }
 
 impl Status {
@@ -56,14 +67,21 @@ impl Status {
         let mut words = line.strip_prefix(". ")?.split(' ');
         let code = words.next()?.parse().ok()?;
         let group = words.next()?.parse().ok()?;
-        Some(Self { code, group, end: words.next() == Some("end") })
+        let mut word = words.next();
+        let end = word == Some("end");
+        if end {
+            word = words.next();
+        }
+        let service = if word == Some("in") { words.next().map(str::to_owned) } else { None };
+        Some(Self { code, group, end, service })
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = if self.end { " end" } else { "" };
-        write!(f, ". {} {}{end}", self.code, self.group)
+        write!(f, ". {} {}{end}", self.code, self.group)?;
+        self.service.as_ref().map_or(Ok(()), |service| write!(f, " in {service}"))
     }
 }
 
@@ -156,13 +174,17 @@ mod tests {
 
     #[test]
     fn greeting_and_status_survive_the_wire() {
-        let greeting = Greeting { version: "4.0".into(), pid: 8840, protocol: 1 };
+        let greeting = Greeting { version: "4.0".into(), pid: 8840, protocol: 1, services: 1 };
         assert_eq!(greeting.to_string(), "balance 4.0 pid 8840 protocol 1");
         assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1"), Some(greeting.clone()));
-        assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1 and more"), Some(greeting));
+        assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1 and more"), Some(greeting.clone()));
+        let many = Greeting { services: 3, ..greeting };
+        assert_eq!(Greeting::parse(&many.to_string()), Some(many));
         for end in [false, true] {
-            let status = Status { code: 65, group: 65_534, end };
-            assert_eq!(Status::parse(&status.to_string()), Some(status));
+            for service in [None, Some("web".to_owned())] {
+                let status = Status { code: 65, group: 65_534, end, service };
+                assert_eq!(Status::parse(&status.to_string()), Some(status));
+            }
         }
     }
 

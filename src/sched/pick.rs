@@ -157,6 +157,11 @@ impl Group {
         !self.up.is_empty()
     }
 
+    /// How many channels are up, full or not?
+    pub(super) fn count_up(&self) -> usize {
+        self.channels.iter().filter(|channel| channel.is_up()).count()
+    }
+
     fn reason(&self) -> NoChannel {
         match (self.existing, self.enabled) {
             (0, _) => NoChannel::Empty,

@@ -304,6 +304,12 @@ impl Table {
         channels.map(|channel| u64::from(channel.slots.active())).sum()
     }
 
+    /// How many channels take clients and are up, full or not, and how many there are.
+    pub fn up_and_all(&self) -> (usize, usize) {
+        let groups = self.groups.values();
+        groups.fold((0, 0), |(up, all), group| (up + group.count_up(), all + group.existing))
+    }
+
     /// Does any channel take clients and is up, full or not?
     pub fn has_up(&self) -> bool {
         self.groups.values().any(Group::has_up)

@@ -1,0 +1,172 @@
+//! The services that operators can reach in this process, and which of them a word means.
+//!
+//! Knows: names, addresses, what may be done to each service. Never: sessions, the protocol, how a list looks.
+//! Source: docs/control.md, "Several services in one process".
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::control::argument::HostPort;
+use crate::observe::Log;
+use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot};
+
+/// One service, as far as operators are concerned. The closures are called without the table's lock.
+#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
+pub struct Service {
+    /// What it is called, if it has a name.
+    pub name: Option<String>,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Its one table.
+    pub table: SharedTable,
+    /// Looks up an address; may take its time.
+    pub resolve: Arc<dyn Fn(&HostPort) -> io::Result<Addresses> + Send + Sync>,
+    /// Closes the TCP listeners and lets the connections live on; `true` = done. Called with the entry gone already, and
+    /// perhaps more than once.
+    pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// What only the data plane can do.
+    pub plane: Plane,
+    /// The command line that starts the service with the channels of the snapshot.
+    pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
+    /// The time since the start of the instance.
+    pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Where changes are told, with the uid of who made them.
+    pub log: Log,
+    /// `kill` has worked.
+    pub killed: AtomicBool,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What only the data plane can do. Called without the table's lock.
+#[derive(Clone)]
+#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
+pub struct Plane {
+    /// Closes the connections of a channel; how many there were.
+    pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
+    /// Closes one connection; `false` = there is none of that number.
+    pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// All connections, or those of a channel.
+    pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
+    /// The table was changed.
+    pub changed: Arc<dyn Fn() + Send + Sync>,
+    /// Clients accepted and not yet closed.
+    pub connections: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// One line of `services`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSnapshot {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Channels that are enabled and up.
+    pub up: usize,
+    /// All channels.
+    pub channels: usize,
+    /// Clients accepted and not yet closed.
+    pub connections: usize,
+    /// It takes no clients any more.
+    pub is_draining: bool,
+}
+
+impl Service {
+    /// What `services` says of it.
+    pub(crate) fn snapshot(&self) -> ServiceSnapshot {
+        let (up, channels) = self.table.lock_at((self.now)()).up_and_all();
+        ServiceSnapshot {
+            name: self.name.clone(),
+            listen: self.listen.clone(),
+            up,
+            channels,
+            connections: (self.plane.connections)(),
+            is_draining: self.killed.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Its name, or where it listens.
+    pub(crate) fn label(&self) -> String {
+        let address = || self.listen.first().map_or_else(|| "-".to_owned(), SocketAddr::to_string);
+        self.name.clone().unwrap_or_else(address)
+    }
+}
+
+/// Why a word means no service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unclear {
+    /// There is none.
+    Unknown,
+    /// There are several: their labels.
+    Several(Vec<String>),
+}
+
+/// All services of the process.
+#[derive(Debug, Default)]
+pub struct Services {
+    all: RwLock<Vec<Arc<Service>>>,
+}
+
+impl Services {
+    /// These, in the order in which `services` lists them.
+    pub fn new(services: Vec<Service>) -> Self {
+        Self { all: RwLock::new(services.into_iter().map(Arc::new).collect()) }
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Service>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The one that a session begins with.
+    pub(crate) fn first(&self) -> Option<Arc<Service>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+
+    /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has.
+    pub(crate) fn find(&self, word: &str) -> Result<Arc<Service>, Unclear> {
+        let all = self.all();
+        if let Some(named) = all.iter().find(|service| service.name.as_deref() == Some(word)) {
+            return Ok(Arc::clone(named));
+        }
+        let is_meant: Box<dyn Fn(&SocketAddr) -> bool> = if let Ok(address) = word.parse::<SocketAddr>() {
+            Box::new(move |at| canonical(*at) == canonical(address))
+        } else if let Ok(port) = word.parse::<u16>() {
+            Box::new(move |at| at.port() == port)
+        } else {
+            return Err(Unclear::Unknown);
+        };
+        let meant: Vec<_> = all.iter().filter(|service| service.listen.iter().any(&is_meant)).collect();
+        let is_wildcard = |service: &&&Arc<Service>| service.listen.iter().any(|at| at.ip().is_unspecified());
+        match meant.as_slice() {
+            [] => Err(Unclear::Unknown),
+            [one] => Ok(Arc::clone(one)),
+            // As a port alone means the instance that listens on all addresses.
+            several => match several.iter().filter(is_wildcard).collect::<Vec<_>>().as_slice() {
+                [one] => Ok(Arc::clone(one)),
+                _ => Err(Unclear::Several(several.iter().map(|service| service.label()).collect())),
+            },
+        }
+    }
+}
+
+/// A v4-mapped address is its v4 address.
+fn canonical(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip().to_canonical(), address.port())
+}
