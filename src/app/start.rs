@@ -68,8 +68,8 @@ pub(super) fn start(
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,
     };
-    let hangup = if foreground { Hangup::Stops } else { Hangup::Ignored };
-    let (shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
+    let hangup = Hangup::of_this_process(foreground);
+    let (mut shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {
             // A failure here was told to the caller, who reports it.
@@ -90,7 +90,7 @@ pub(super) fn start(
         }
     };
     log.tell(&Event::Started { listen, pid: std::process::id() });
-    let cause = shutdown.wait();
+    let cause = shutdown.wait(&log);
     match cause {
         Cause::Drained => log.tell(&Event::Drained),
         Cause::Signal => log.tell(&Event::Stopping { connections: at_work.connections() }),

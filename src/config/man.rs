@@ -62,6 +62,27 @@ const HEALTH: &[&str] = &[
      refusing and welcoming.",
 ];
 
+const SIGNALS: &[(&str, &str)] = &[
+    (
+        "TERM, INT, QUIT",
+        "end the process: it frees the port, closes its connections and exits with 0. The command kill frees the port too, but \
+         lets connections live to their end",
+    ),
+    (
+        "HUP",
+        "in the foreground at a terminal, without nohup, like TERM: the terminal is lost. Otherwise ignored and logged. A later \
+         version will reload",
+    ),
+    (
+        "USR1, USR2",
+        "ignored and logged: there is no log file to reopen; a later version will upgrade in place",
+    ),
+    (
+        "others",
+        "those that would end the process are ignored and logged, except KILL and the signals of its own faults",
+    ),
+];
+
 const DIFFERENCES: &[&str] = &[
     "A background start that fails says so and exits with the status above; 3.57 exited with 0.",
     "Each side of a connection ends on its own (half-close), a reset stays a reset, and urgent data passes in both \
@@ -115,6 +136,8 @@ fn own_sections() -> Roff {
     }
     roff.control("SH", ["EXIT STATUS"]);
     terms(&mut roff, STATUS);
+    roff.control("SH", ["SIGNALS"]);
+    terms(&mut roff, SIGNALS);
     roff.control("SH", ["FILES"]);
     terms(&mut roff, FILES);
     roff.control("SH", ["EXAMPLES"]);

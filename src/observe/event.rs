@@ -185,6 +185,13 @@ pub enum Event {
         /// What the system said.
         cause: String,
     },
+    /// A signal came that does nothing.
+    SignalIgnored {
+        /// Its name, without `SIG`.
+        signal: String,
+        /// Why nothing was done.
+        why: &'static str,
+    },
     /// A signal or a command ends the instance; the listener is closed, connections live on.
     Stopping {
         /// How many connections live on.
@@ -225,6 +232,7 @@ impl Event {
             | Self::Welcoming
             | Self::MaxConnections { .. }
             | Self::Commanded { .. }
+            | Self::SignalIgnored { .. }
             | Self::DescriptorsBack => Severity::Notice,
             Self::Started { .. } | Self::Stopping { .. } | Self::Drained => Severity::Info,
             Self::ChannelFailed { .. }
@@ -257,6 +265,7 @@ impl Event {
             Self::NoRendezvous { .. } => "no_rendezvous",
             Self::Commanded { .. } => "commanded",
             Self::DumpStopped { .. } => "dump_stopped",
+            Self::SignalIgnored { .. } => "signal_ignored",
             Self::Stopping { .. } => "stopping",
             Self::Drained => "drained",
             Self::WorkerPanic { .. } => "worker_panic",
@@ -294,6 +303,7 @@ impl fmt::Display for Event {
                 write!(f, " cause={}", Value(cause))
             }
             Self::Commanded { uid, command } => write!(f, " uid={uid} command={}", Value(command)),
+            Self::SignalIgnored { signal, why } => write!(f, " signal={} why={}", Value(signal), Value(why)),
             Self::Stopping { connections } => write!(f, " connections={connections}"),
             Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
             Self::Note { text, .. } => write!(f, " text={}", Value(text)),

@@ -116,7 +116,7 @@ impl Log {
 fn is_limited(event: &Event) -> bool {
     match event {
         Event::Refusing => false,
-        Event::DescriptorsBack => true,
+        Event::DescriptorsBack | Event::SignalIgnored { .. } => true,
         _ => event.severity() <= Severity::Warning,
     }
 }

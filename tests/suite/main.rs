@@ -26,6 +26,7 @@ mod real_programs;
 mod regression;
 mod save;
 mod schedule_sim;
+mod signals;
 
 mod relay_sim;
 mod torture;

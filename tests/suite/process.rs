@@ -173,17 +173,6 @@ fn a_hangup_does_not_end_an_instance_in_the_background() {
 }
 
 #[test]
-fn a_hangup_ends_an_instance_in_the_foreground_unless_under_nohup() {
-    let mut instance = Instance::start(["PORT"]);
-    instance.signal(Signal::HUP);
-    assert_eq!(instance.wait(), 0);
-    let instance = Setup::new().shell("trap '' HUP;").start(["PORT"]);
-    instance.signal(Signal::HUP);
-    instance.ctl("show").code(0);
-    instance.end();
-}
-
-#[test]
 fn killall_and_start_again_works_with_nothing_between() {
     let server = Server::named("a");
     let address = own_address();

@@ -1,0 +1,259 @@
+//! What ends the instance: a signal, or word that nothing is left to do. And what does not: every other signal.
+//!
+//! Knows: signals, one pipe. Never: what is being drained, listeners, connections.
+//! Source: docs/compatibility.md, "Process".
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
+    SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use super::daemon::is_init;
+use super::dispositions::{ignore, is_ignored, unblock_all};
+use crate::observe::{Event, Log, Severity};
+
+/// Signals that ask for the end.
+const STOPS: &[i32] = &[SIGTERM, SIGINT, SIGQUIT];
+/// Signals that would end the process, have nothing to tell it, and are not its own faults (as SIGSEGV is).
+const IDLE: &[(i32, &str)] = &[
+    (SIGUSR1, "USR1"),
+    (SIGUSR2, "USR2"),
+    (SIGALRM, "ALRM"),
+    (SIGVTALRM, "VTALRM"),
+    (SIGPROF, "PROF"),
+    (SIGIO, "IO"),
+    (SIGXCPU, "XCPU"),
+    #[cfg(target_os = "linux")]
+    (libc::SIGPWR, "PWR"),
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    (libc::SIGSTKFLT, "STKFLT"),
+];
+/// Signals that are ignored without a handler, and without a word: a write of ours causes them. Of SIGTTIN and SIGTTOU a
+/// handler would make an endless loop; with SIGXFSZ ignored the write says that the file is too big.
+const MUTE: &[i32] = &[SIGTTIN, SIGTTOU, SIGXFSZ];
+/// Between two looks when nothing can be waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Why [`Shutdown::wait`] came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGTERM, SIGINT, SIGQUIT, or SIGHUP where it stops.
+    Signal,
+    /// A [`Notifier`] was told that nothing is left to do.
+    Drained,
+}
+
+/// What SIGHUP means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal is lost: the end.
+    Stops,
+    /// Somebody wants us to reload: nothing yet.
+    Ignored,
+}
+
+impl Hangup {
+    /// What it means to a process that was started as this one was. A hangup is one only for a program in the foreground
+    /// that has a terminal to lose: anywhere else (a service manager, a container) the signal is what other servers are
+    /// told to reload by. `nohup` has its way, too.
+    ///
+    /// To be asked before [`Shutdown::install`]. Afterwards, and after a real hangup, nobody can know.
+    pub fn of_this_process(foreground: bool) -> Self {
+        let has_terminal = || File::open("/dev/tty").is_ok();
+        if foreground && !is_init() && !is_ignored(SIGHUP) && has_terminal() {
+            Self::Stops
+        } else {
+            Self::Ignored
+        }
+    }
+}
+
+/// The one place that waits for the end.
+#[derive(Debug)]
+pub struct Shutdown {
+    signals: SignalDelivery<UnixStream, SignalOnly>,
+    drained: Notifier,
+    hangup: Hangup,
+}
+
+/// Tells [`Shutdown::wait`] that nothing is left to do. Cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct Notifier(Arc<Drained>);
+
+#[derive(Debug)]
+struct Drained {
+    is_drained: AtomicBool,
+    waker: UnixStream,
+}
+
+impl Notifier {
+    /// Wakes the waiter. Never blocks: a pipe that is full wakes it anyway.
+    pub fn drained(&self) {
+        self.0.is_drained.store(true, Ordering::SeqCst);
+        let _ = (&self.0.waker).write(&[0]);
+    }
+}
+
+impl Shutdown {
+    /// Takes over, for the whole process, every signal that would end it and does not come from a fault of its own. They
+    /// are let through in this thread and in those that are started later, whatever mask the process was started with.
+    ///
+    /// # Errors
+    /// No descriptors for the pipe, or the system refuses a handler.
+    pub fn install(hangup: Hangup) -> io::Result<Self> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        let waker = writer.try_clone()?;
+        // SIGCHLD: whoever started us may have ignored it, and then nobody could learn how a check's program ended.
+        let idle = IDLE.iter().map(|&(signal, _)| signal);
+        let all = STOPS.iter().copied().chain(idle).chain([SIGHUP, SIGCHLD]).chain(real_time());
+        let signals = SignalDelivery::with_pipe(reader, writer, SignalOnly, all)?;
+        for signal in MUTE {
+            ignore(*signal)?;
+        }
+        unblock_all();
+        let drained = Notifier(Arc::new(Drained { is_drained: AtomicBool::new(false), waker }));
+        Ok(Self { signals, drained, hangup })
+    }
+
+    /// A handle for whoever knows when the last connection ended.
+    pub fn notifier(&self) -> Notifier {
+        self.drained.clone()
+    }
+
+    /// Blocks until something ends the instance. Signals that do not are told to `log`. May be called again: a second signal
+    /// is a second answer.
+    pub fn wait(&mut self, log: &Log) -> Cause {
+        loop {
+            // What came is in flags; the pipe only wakes us. So nothing is lost, or invented, where the pipe fails.
+            let trouble = self.sleep().err();
+            if self.drained.0.is_drained.swap(false, Ordering::SeqCst) {
+                return Cause::Drained;
+            }
+            let came: Vec<i32> = self.signals.pending().collect();
+            for &signal in &came {
+                match meaning(signal, self.hangup) {
+                    Meaning::Stop => return Cause::Signal,
+                    Meaning::Child => {}
+                    Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
+                }
+            }
+            if let Some(error) = trouble {
+                let text = format!("cannot wait for signals: {error}; looking for them every {LOOK_AGAIN:?}");
+                log.tell(&Event::Note { severity: Severity::Warning, text });
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Until somebody wrote to the pipe. What it is woken by is a signal or a notifier, but it may also be nothing.
+    fn sleep(&mut self) -> io::Result<()> {
+        let reader = self.signals.get_read();
+        match poll(&mut [PollFd::new(reader, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut reader: &UnixStream = reader;
+        match reader.read(&mut [0; 64]) {
+            // We hold a writer ourselves, so that it cannot end.
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(()),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+enum Meaning {
+    Stop,
+    /// A child ended.
+    Child,
+    Nothing {
+        name: String,
+        why: &'static str,
+    },
+}
+
+fn meaning(signal: i32, hangup: Hangup) -> Meaning {
+    let nothing = |name: &str, why| Meaning::Nothing { name: name.to_owned(), why };
+    match signal {
+        SIGCHLD => Meaning::Child,
+        SIGHUP if hangup == Hangup::Stops => Meaning::Stop,
+        SIGHUP => nothing("HUP", "reloading comes with a later version"),
+        SIGUSR1 => nothing("USR1", "there is no log file to reopen"),
+        SIGUSR2 => nothing("USR2", "upgrading in place comes with a later version"),
+        SIGXCPU => nothing("XCPU", "the limit of CPU time (ulimit -t) is used up"),
+        signal if STOPS.contains(&signal) => Meaning::Stop,
+        signal => match IDLE.iter().find(|&&(idle, _)| idle == signal) {
+            Some((_, name)) => nothing(name, "it means nothing here"),
+            None => nothing(&signal.to_string(), "it means nothing here"),
+        },
+    }
+}
+
+/// Those that nobody has given a meaning.
+#[cfg(target_os = "linux")]
+fn real_time() -> impl Iterator<Item = i32> {
+    libc::SIGRTMIN()..=libc::SIGRTMAX()
+}
+
+/// They cannot be asked for here.
+#[cfg(not(target_os = "linux"))]
+fn real_time() -> impl Iterator<Item = i32> {
+    std::iter::empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // One test for what is process-wide: the handlers stay installed.
+    #[test]
+    fn signals_and_notifiers_wake_the_waiter() {
+        let log = Log::stderr(false);
+        let mut shutdown = Shutdown::install(Hangup::Stops).expect("handlers");
+        for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP] {
+            let harmless =
+                [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ, SIGTTOU, SIGTTIN];
+            for signal in harmless.into_iter().chain(real_time()).chain([signal]) {
+                signal_hook::low_level::raise(signal).expect("a signal to ourselves");
+            }
+            assert_eq!(shutdown.wait(&log), Cause::Signal);
+        }
+        let notifier = shutdown.notifier();
+        thread::spawn(move || notifier.drained()).join().expect("telling does not panic");
+        assert_eq!(shutdown.wait(&log), Cause::Drained);
+        // Never blocks, however often it is told.
+        let notifier = shutdown.notifier();
+        for _ in 0..100_000 {
+            notifier.drained();
+        }
+        assert_eq!(shutdown.wait(&log), Cause::Drained);
+    }
+
+    #[test]
+    fn signals_that_others_reload_by_are_named_with_what_was_not_done() {
+        let told = |signal| match meaning(signal, Hangup::Ignored) {
+            Meaning::Nothing { name, why } => format!("{name}: {why}"),
+            Meaning::Stop | Meaning::Child => String::new(),
+        };
+        assert_eq!(told(SIGHUP), "HUP: reloading comes with a later version");
+        assert_eq!(told(SIGUSR1), "USR1: there is no log file to reopen");
+        assert_eq!(told(SIGUSR2), "USR2: upgrading in place comes with a later version");
+        assert_eq!(told(SIGALRM), "ALRM: it means nothing here");
+        assert_eq!(told(63), "63: it means nothing here");
+        assert_eq!(told(SIGTERM), "");
+    }
+}

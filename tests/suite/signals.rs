@@ -1,0 +1,224 @@
+//! Signals: which end an instance, which do nothing and are logged, and what a hangup is.
+//!
+//! Source: docs/compatibility.md, "Process".
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{Direction, Instance, Run, Server, Setup, Stream, eventually, needs_root, own_address};
+
+/// Those that cannot be caught, and those that say "end" or "stop", or that a bug of the program itself causes.
+const OTHERS: &[(u32, &str)] = &[
+    (2, "INT"),
+    (3, "QUIT"),
+    (4, "ILL"),
+    (5, "TRAP"),
+    (6, "ABRT"),
+    (7, "BUS"),
+    (8, "FPE"),
+    (9, "KILL"),
+    (11, "SEGV"),
+    (15, "TERM"),
+    (19, "STOP"),
+    (20, "TSTP"),
+    (31, "SYS"),
+    (32, "of the C library"),
+    (33, "of the C library"),
+];
+
+/// Sends these signals to a process.
+#[track_caller]
+fn send(signals: &[u32], pid: i32) {
+    let pid = pid.to_string();
+    let names = signals.iter().map(u32::to_string);
+    let script = "pid=$1; shift; for signal; do kill -$signal $pid; done";
+    Run::new("sh").args(["-ec", script, "sh", &pid]).args(names).finish().code(0);
+}
+
+/// Every signal that may come and has to do nothing.
+fn harmless() -> Vec<u32> {
+    (1..=64).filter(|signal| OTHERS.iter().all(|(other, _)| other != signal)).collect()
+}
+
+#[test]
+fn signals_that_mean_nothing_end_nothing_and_disturb_no_stream() {
+    let server = Server::echo();
+    let instance = Setup::new().start(["PORT", &server.to_string()]);
+    let mut client = instance.connect();
+    let stream = Stream::new(1, Direction::Sent);
+    for round in 0..20 {
+        let offset = round * 100_000;
+        client.send(stream.bytes(offset, 100_000));
+        send(&harmless(), instance.pid());
+        stream.check(offset, &client.recv(100_000));
+    }
+    let told = eventually("all are logged", || {
+        let told = instance.told("signal_ignored");
+        (told.len() >= 41).then_some(told)
+    });
+    for (signal, why) in [
+        ("HUP", "reloading comes with a later version"),
+        ("USR1", "there is no log file to reopen"),
+        ("USR2", "upgrading in place comes with a later version"),
+        ("ALRM", "it means nothing here"),
+        ("VTALRM", "it means nothing here"),
+        ("PROF", "it means nothing here"),
+        ("IO", "it means nothing here"),
+        ("PWR", "it means nothing here"),
+        ("STKFLT", "it means nothing here"),
+        ("XCPU", "the limit of CPU time (ulimit -t) is used up"),
+        ("34", "it means nothing here"),
+        ("64", "it means nothing here"),
+    ] {
+        let line = format!("balance: level=notice event=signal_ignored signal={signal} why=\"{why}\"");
+        assert!(told.contains(&line), "{line} in {told:#?}");
+    }
+    drop(client);
+    instance.end();
+}
+
+/// In the foreground at a terminal of its own. The pid is that of the program that holds the terminal.
+fn at_a_terminal(words: &str, server: &Server) -> Instance {
+    let shell =
+        format!(r#"exec script -qec "exec {words} $0 -f $* >$XDG_RUNTIME_DIR/output 2>&1" /dev/null;"#);
+    let address = own_address();
+    let (ip, server) = (address.ip().to_string(), server.to_string());
+    Setup::binding(address).shell(&shell).start(["-b", &ip, "PORT", &server])
+}
+
+/// The process of the instance, whatever it was started through.
+fn pid_of(instance: &Instance) -> i32 {
+    let greeting = instance.shell("").code(0).stdout;
+    let pid = greeting.lines().find_map(|line| line.strip_prefix("PID of master process is "));
+    pid.and_then(|pid| pid.parse().ok()).expect("the shell says the pid")
+}
+
+fn entries(instance: &Instance) -> usize {
+    fs::read_dir(instance.directory.path().join("run")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
+    let server = Server::named("a");
+    let instance = at_a_terminal("", &server);
+    assert_eq!(entries(&instance), 1);
+    instance.signal(Signal::KILL);
+    eventually("it ends, and cleanly", || (entries(&instance) == 0).then_some(()));
+    instance.ctl("show").code(69);
+    // The same without a hangup: there is a terminal to lose.
+    let mut instance = at_a_terminal("", &server);
+    send(&[1], pid_of(&instance));
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn under_nohup_a_terminal_that_hangs_up_does_not_matter() {
+    let server = Server::named("a");
+    let instance = at_a_terminal("nohup", &server);
+    let pid = pid_of(&instance);
+    instance.signal(Signal::KILL);
+    send(&[1], pid);
+    assert_eq!(instance.names(3), "aaa");
+    instance.ctl("kill").code(0);
+}
+
+#[test]
+fn without_a_terminal_to_lose_a_hangup_is_a_wish_to_reload() {
+    // As a service manager starts it. `setsid` takes the terminal away, if the tests run at one.
+    let server = Server::named("a");
+    let instance = Setup::new().shell("exec setsid \"$0\" -f \"$@\";").start(["PORT", &server.to_string()]);
+    instance.signal(Signal::HUP);
+    let told = eventually("it is logged", || instance.told("signal_ignored").pop());
+    assert!(told.contains("signal=HUP"), "{told}");
+    assert_eq!(instance.names(3), "aaa");
+    instance.end();
+}
+
+#[test]
+fn process_1_ends_by_no_signal_that_means_nothing() {
+    if needs_root("a pid namespace") {
+        return;
+    }
+    let server = Server::named("a");
+    let address = own_address();
+    let (ip, channel) = (address.ip().to_string(), server.to_string());
+    let shell = "exec unshare -pf --kill-child \"$0\" \"$@\";";
+    let mut instance = Setup::binding(address).shell(shell).start(["-b", &ip, "PORT", &channel]);
+    let children = format!("/proc/{0}/task/{0}/children", instance.pid());
+    let children = fs::read_to_string(children).expect("our own child");
+    let pid = children.trim().parse().expect("one child");
+    send(&harmless(), pid);
+    eventually("all are logged", || (instance.told("signal_ignored").len() >= 41).then_some(()));
+    assert_eq!(instance.names(3), "aaa");
+    send(&[3], pid);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn each_signal_that_asks_for_the_end_ends_it_cleanly_even_if_it_was_blocked_or_ignored() {
+    let server = Server::named("a");
+    for (signal, name) in [(2, "INT"), (3, "QUIT"), (15, "TERM")] {
+        for start in ["--default-signal", "--block-signal", "--ignore-signal"] {
+            let shell = format!("exec env {start}={name} \"$0\" -f \"$@\";");
+            let mut instance = Setup::new().shell(&shell).start(["PORT", &server.to_string()]);
+            assert_eq!(entries(&instance), 1);
+            send(&[signal], instance.pid());
+            assert_eq!((instance.wait(), entries(&instance)), (0, 0), "{name} after {start}");
+        }
+    }
+}
+
+/// Lets system calls of the main thread fail, which waits for signals; those of no other thread.
+fn tracing(instance: &Instance, call: &str, fault: &str) -> std::process::Child {
+    let pid = instance.pid().to_string();
+    let inject = format!("inject={call}:error={fault}");
+    let strace = std::process::Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &pid])
+        .spawn()
+        .expect("strace: apt-get install strace");
+    eventually("it is traced", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("our own child");
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).expect("a line");
+        (tracer.trim() == strace.id().to_string()).then_some(())
+    });
+    strace
+}
+
+#[test]
+fn signals_are_heard_although_the_pipe_that_they_come_by_fails() {
+    let server = Server::named("a");
+    for fault in ["EIO:when=1", "EIO", "ENOMEM:when=1", "ENOMEM"] {
+        let mut instance = Setup::new().start(["PORT", &server.to_string()]);
+        let mut strace = tracing(&instance, "recvfrom", fault);
+        send(&[10], instance.pid());
+        let trouble = eventually("the failure is logged", || instance.told("note").pop());
+        assert!(
+            trouble.contains("level=warning") && trouble.contains("cannot wait for signals"),
+            "{trouble}"
+        );
+        let told = eventually("the signal is", || instance.told("signal_ignored").pop());
+        assert!(told.contains("signal=USR1"), "{fault}: {told}");
+        assert_eq!(instance.names(3), "aaa", "{fault}");
+        send(&[12], instance.pid());
+        eventually("the next one too", || (instance.told("signal_ignored").len() == 2).then_some(()));
+        assert_eq!(instance.told("note").len(), 1, "said once: {}", instance.stderr());
+        instance.assert_idle();
+        send(&[15], instance.pid());
+        assert_eq!(instance.wait(), 0, "{fault}");
+        strace.wait().expect("it ends with the instance");
+    }
+}
+
+#[test]
+fn an_instance_that_cannot_wait_for_signals_serves_and_can_be_ended() {
+    let server = Server::named("a");
+    let mut instance = Setup::new().start(["PORT", &server.to_string()]);
+    let mut strace = tracing(&instance, "ppoll,poll", "ENOMEM");
+    send(&harmless(), instance.pid());
+    assert_eq!(instance.names(3), "aaa");
+    instance.assert_idle();
+    send(&[15], instance.pid());
+    assert_eq!(instance.wait(), 0);
+    strace.wait().expect("it ends with the instance");
+}
