@@ -11,7 +11,8 @@ use super::circle::{Circle, LeadsBack};
 use super::health::event_of;
 use crate::observe::{Event, Log};
 use crate::sched::{
-    ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
+    AdminState, ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition,
+    Turn,
 };
 use crate::sys::Clock;
 use crate::sys::fault::{is_exhausted, is_ours, reason};
@@ -56,8 +57,10 @@ pub(super) struct Dial {
     begun: Duration,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
-    /// When descriptors or memory were first missing, in ms of the worker's clock.
+    /// When something of ours was first missing, in ms of the worker's clock.
     starving_since: Option<u64>,
+    /// A channel that could not be tried for want of a port: if no other one will do, it is waited for.
+    kept: Option<Lease>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
     pub(super) client: SocketAddr,
@@ -84,12 +87,23 @@ pub(super) enum Search {
     Over(NoChannel),
 }
 
+/// What an attempt goes by.
+#[derive(Debug)]
+pub(super) struct Terms {
+    /// Names the client in a grant.
+    pub(super) tag: u64,
+    /// In ms of the worker's clock.
+    pub(super) now: u64,
+    /// How long a lack of ours may last, in ms.
+    pub(super) patience: u64,
+}
+
 /// What came of starting an attempt.
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// `Dial::server` is on its way.
     Started,
-    /// No descriptor or memory for it just now.
+    /// No descriptor, port or memory for it just now.
     Wait,
     /// All that was left failed at once; a place in line, or nothing.
     Over(Result<Ticket, NoChannel>),
@@ -118,6 +132,7 @@ impl Dial {
             begun: Duration::ZERO,
             blame: DialFailure::Local,
             starving_since: None,
+            kept: None,
             server: None,
             client,
             waited,
@@ -135,24 +150,47 @@ impl Dial {
         lease.addresses().as_slice().get(self.address).copied()
     }
 
-    /// Starts on the current address, or on the first one after it that can be started on. Without descriptors or memory
-    /// it waits, but no longer than `patience`, in ms like `now`.
-    pub(super) fn attempt(&mut self, tag: u64, dialer: &Dialer, now: u64, patience: u64) -> Attempt {
+    /// Starts on the current address, or on the first one after it that can be started on; `watch` is done with the socket.
+    /// Without descriptors or memory it waits. Without a source port it looks at the other channels first. It waits no
+    /// longer than `terms` say.
+    pub(super) fn attempt(
+        &mut self,
+        terms: &Terms,
+        dialer: &Dialer,
+        mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> Attempt {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(Err(NoChannel::Failed)) };
             self.begun = dialer.clock.now();
-            let (error, fault) = match self.connect(target, dialer) {
+            let tried = self.connect(target, dialer).and_then(|server| match watch(&server) {
+                Ok(()) => Ok(server),
+                Err(e) => {
+                    // It may have accepted already, and would take a close for a clean end.
+                    socket::reset_on_close(&server);
+                    Err(ConnectError::Ours(e))
+                }
+            });
+            let (error, fault) = match tried {
                 Ok(server) => {
                     self.server = Some(server);
                     self.starving_since = None;
                     return Attempt::Started;
                 }
-                Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
-                    let since = *self.starving_since.get_or_insert(now);
-                    if now.saturating_sub(since) < patience {
+                Err(ConnectError::Ports(_)) => {
+                    let error = io::Error::other(format!("no source port is free towards {target}"));
+                    if self.is_patient(terms) {
+                        self.say(&error, dialer);
+                        if self.step_aside(&error, dialer) {
+                            continue;
+                        }
                         return Attempt::Wait;
                     }
-                    self.starving_since = None;
+                    (error, DialFailure::Local)
+                }
+                Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
+                    if self.is_patient(terms) {
+                        return Attempt::Wait;
+                    }
                     (e, DialFailure::Local)
                 }
                 Err(ConnectError::Ours(e)) => (e, DialFailure::Local),
@@ -161,10 +199,43 @@ impl Dial {
                     (e, fault)
                 }
             };
-            if let Err(end) = self.failed_by(&error, fault, tag, dialer) {
+            if let Err(end) = self.failed_by(&error, fault, terms.tag, dialer) {
                 return Attempt::Over(end);
             }
         }
+    }
+
+    /// Something of ours is missing: is there time to wait for it?
+    fn is_patient(&mut self, terms: &Terms) -> bool {
+        let since = *self.starving_since.get_or_insert(terms.now);
+        terms.now.saturating_sub(since) < terms.patience
+    }
+
+    /// Tells that the current address could not be tried.
+    fn say(&self, error: &io::Error, dialer: &Dialer) {
+        if let (Some(channel), Some(target)) = (self.channel(), self.target()) {
+            tell(channel, target, error, DialFailure::Local, &dialer.log);
+        }
+    }
+
+    /// Goes on to the channel's next address, or to another channel that is up, and keeps the slot of this one, since it was
+    /// not tried. `false`: there is none.
+    fn step_aside(&mut self, error: &io::Error, dialer: &Dialer) -> bool {
+        let Some((route, lease)) = &mut self.found else { return false };
+        if self.address + 1 < lease.addresses().as_slice().len() {
+            self.address += 1;
+            return true;
+        }
+        let mut table = dialer.table.lock_at(dialer.clock.now());
+        let Ok(next) = table.next_up(route) else { return false };
+        let left = std::mem::replace(lease, next);
+        if self.kept.is_none() {
+            self.kept = Some(left);
+        } else {
+            table.failed(left, DialFailure::Local, &cause_of(error));
+        }
+        (self.address, self.blame) = (0, DialFailure::Local);
+        true
     }
 
     fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
@@ -245,7 +316,7 @@ impl Dial {
 
     fn next_channel(
         &mut self,
-        route: Route,
+        mut route: Route,
         lease: Lease,
         cause: &str,
         tag: u64,
@@ -254,7 +325,22 @@ impl Dial {
         let (transition, turn) = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
             let before = self.waited.map(|waited| waited.ticket);
-            (table.failed(lease, self.blame, cause), table.next_or_wait(route, tag, before))
+            let transition = table.failed(lease, self.blame, cause);
+            let turn = match self.kept.take() {
+                None => table.next_or_wait(route, tag, before),
+                Some(kept) => match table.next_up(&mut route) {
+                    Ok(next) => {
+                        self.kept = Some(kept);
+                        Turn::Now(route, next)
+                    }
+                    Err(_) if table.state(kept.key()) == Some(AdminState::Enabled) => Turn::Now(route, kept),
+                    Err(_) => {
+                        drop(kept);
+                        table.next_or_wait(route, tag, before)
+                    }
+                },
+            };
+            (transition, turn)
         };
         dialer.changed(transition);
         match turn {
@@ -274,7 +360,13 @@ impl Dial {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
-        let transition = dialer.table.lock_at(now).connected(route, &lease, took);
+        let transition = {
+            let mut table = dialer.table.lock_at(now);
+            if let Some(kept) = self.kept {
+                table.failed(kept, DialFailure::Local, "no source port is free");
+            }
+            table.connected(route, &lease, took)
+        };
         dialer.changed(transition);
         Some((server, lease))
     }
@@ -300,4 +392,94 @@ fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: Dial
 fn fault_of(error: &io::Error) -> DialFailure {
     let is_local = is_exhausted(error) || is_ours(error) || LeadsBack::is(error);
     if is_local { DialFailure::Local } else { DialFailure::Channel }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::sched::{Addresses, GroupId, Rules, Table};
+    use crate::sys::poller::{Poller, Token};
+
+    fn dialer(channels: &[SocketAddr]) -> Dialer {
+        let mut table = Table::new(Rules::CLASSIC);
+        for &channel in channels {
+            let added = table.create(GroupId::FIRST, Addresses::from(channel), None, AdminState::Enabled);
+            added.expect("a slot");
+        }
+        let waker = Poller::new().and_then(|poller| poller.waker(Token::WAKER));
+        Dialer {
+            table: SharedTable::new(table),
+            clock: Clock::start(),
+            outgoing: Outgoing::default(),
+            log: Log::stderr(false),
+            circle: Circle::new(Vec::new()),
+            health: waker.expect("a waker"),
+        }
+    }
+
+    fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        (listener, address)
+    }
+
+    fn begin(dialer: &Dialer) -> Box<Dial> {
+        match Dial::begin(([127, 0, 0, 1], 9).into(), 0, dialer) {
+            (Search::On(dial), _) => dial,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_watched_for_want_of_memory_is_tried_again() {
+        let ((_first, a), (_second, b)) = (listener(), listener());
+        let dialer = dialer(&[a, b]);
+        for (lack, waits) in [(Errno::NOMEM, true), (Errno::NOSPC, true), (Errno::PERM, false)] {
+            let mut dial = begin(&dialer);
+            let mut calls = 0;
+            let mut attempt = |now, dial: &mut Dial| {
+                let terms = Terms { tag: 0, now, patience: 100 };
+                dial.attempt(&terms, &dialer, |_| {
+                    calls += 1;
+                    if calls == 1 { Err(lack.into()) } else { Ok(()) }
+                })
+            };
+            let target = dial.target();
+            if waits {
+                assert!(matches!(attempt(0, &mut dial), Attempt::Wait), "{lack}");
+            }
+            assert!(matches!(attempt(50, &mut dial), Attempt::Started), "{lack}");
+            assert_eq!(
+                dial.target() == target,
+                waits,
+                "{lack}: what is not for want of something is not waited for"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_for_too_long_ends_the_search_after_one_try_of_each_channel() {
+        let ((_first, a), (_second, b)) = (listener(), listener());
+        let dialer = dialer(&[a, b]);
+        let mut dial = begin(&dialer);
+        let mut calls = 0;
+        let mut attempt = |now| {
+            let terms = Terms { tag: 0, now, patience: 100 };
+            dial.attempt(&terms, &dialer, |_| {
+                calls += 1;
+                Err(Errno::NOMEM.into())
+            })
+        };
+        assert!(matches!(
+            (attempt(7), attempt(57), attempt(106)),
+            (Attempt::Wait, Attempt::Wait, Attempt::Wait)
+        ));
+        assert!(matches!(attempt(107), Attempt::Over(Err(NoChannel::Failed))));
+        assert_eq!(calls, 5);
+        assert_eq!(dialer.table.lock().active(), 0);
+    }
 }

@@ -329,6 +329,19 @@ impl Table {
         self.step(route, false)
     }
 
+    /// The same, but never one that is not up: for a client that could come back to a channel, and had better wait for that
+    /// one than try those.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn next_up(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
+        let health = HealthRules { fail_open: false, ..self.rules.health };
+        let rules = Rules { health, ..self.rules };
+        self.learn_freed();
+        let mut world = World { rules: &rules, now: self.now, random: &mut self.random, may_wait: false };
+        route.step(&mut self.groups, &mut world)
+    }
+
     pub(super) fn step(&mut self, route: &mut Route, may_wait: bool) -> Result<Lease, NoChannel> {
         self.learn_freed();
         let mut world = World { rules: &self.rules, now: self.now, random: &mut self.random, may_wait };

@@ -6,11 +6,11 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// Nothing to do with whom it was for: it would pass if others ended first.
+/// Nothing to do with whom it was for: it would pass if others ended first. (`NOSPC`: no more watches of a poller.)
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN | Errno::NOSPC)
     )
 }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
 use crate::spec::Keepalive;
@@ -96,6 +97,10 @@ pub(crate) enum ConnectError {
     /// No socket, or the source address cannot be used: nothing to do with the address it was for.
     #[error("{0}")]
     Ours(io::Error),
+    /// All ports of the source address are taken towards this address. One comes back when a connection has ended, or a
+    /// minute later.
+    #[error("no source port is free: {0}")]
+    Ports(io::Error),
     /// connect(2) itself refused.
     #[error("{0}")]
     Target(io::Error),
@@ -120,7 +125,11 @@ pub(crate) fn connect(
     how: &Outgoing,
     ack: HandshakeAck,
 ) -> Result<OwnedFd, ConnectError> {
-    let fd = outgoing(address, how).map_err(ConnectError::Ours)?;
+    let fd = outgoing(address, how).map_err(|e| match e.kind() {
+        // Where a bind cannot leave the port to the connect.
+        io::ErrorKind::AddrInUse => ConnectError::Ports(e),
+        _ => ConnectError::Ours(e),
+    })?;
     #[cfg(target_os = "linux")]
     if ack == HandshakeAck::WithData {
         // It only saves something: refused, the connection is as good.
@@ -129,7 +138,11 @@ pub(crate) fn connect(
     #[cfg(not(target_os = "linux"))]
     let _ = ack;
     match rustix::net::connect(&fd, &address) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => Ok(fd),
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(fd),
+        // Without an address of our own to go there from it is the same error.
+        Err(e @ (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) if has_source(address, how) => {
+            Err(ConnectError::Ports(e.into()))
+        }
         Err(e) => Err(ConnectError::Target(e.into())),
     }
 }
@@ -254,13 +267,21 @@ pub(crate) fn is_to_itself(fd: impl AsFd) -> bool {
 
 /// Is this an address of this host? Nothing is sent.
 pub(crate) fn is_here(address: SocketAddr) -> bool {
-    let ours = towards(address).ok().and_then(local);
+    let ours = towards(address, None).ok().and_then(local);
     ours.is_some_and(|ours| ours.ip().to_canonical() == address.ip().to_canonical())
 }
 
+/// Has this host an address from which it can go there? Nothing is sent.
+fn has_source(address: SocketAddr, how: &Outgoing) -> bool {
+    towards(address, how.source).is_ok()
+}
+
 /// A datagram socket that would send to an address: how the kernel is asked about the way there.
-fn towards(address: SocketAddr) -> io::Result<OwnedFd> {
+fn towards(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let fd = datagram(address)?;
+    if let Some(source) = source {
+        bind_source(&fd, source, address)?;
+    }
     rustix::net::connect(&fd, &address)?;
     Ok(fd)
 }
@@ -384,7 +405,7 @@ mod tests {
                 assert_eq!((&name[..], lowat()), ("reno", UNSENT_MOST));
             }
             Err(e) => assert!(
-                matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::PERM),
+                matches!(e, Errno::NOENT | Errno::PERM),
                 "only a kernel that has no BBR, or does not let us have it, may refuse: {e}"
             ),
         }

@@ -2,11 +2,8 @@
 
 use std::net::SocketAddr;
 
-use socket2::{Domain, Socket, Type};
-
 use crate::harness::{
-    Client, DEADLINE, Instance, Received, Run, Server, Setup, eventually, own_address, port_range,
-    private_network,
+    Client, Instance, Received, Run, Server, Setup, eventually, own_address, port_range, private_network,
 };
 
 /// Ends an instance whose connections ended within.
@@ -23,15 +20,6 @@ fn add(instance: &Instance, number: usize, channel: SocketAddr) {
     instance.ctl(&format!("enable {number}")).code(0);
 }
 
-/// A client with this port.
-fn connect_by(port: u16, to: SocketAddr) -> Client {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("a free port");
-    socket.connect(&to.into()).expect("it listens");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    Client(socket.into())
-}
-
 #[test]
 fn a_dial_that_connects_to_itself_was_refused() {
     private_network("a range of ports of its own", || {
@@ -41,11 +29,11 @@ fn a_dial_that_connects_to_itself_was_refused() {
         let other = Server::at(([127, 0, 0, 2], 20_001).into(), |stream, _| Client(stream).send("b"));
         let setup = Setup::listening(([127, 0, 0, 1], 20_000).into());
         let instance = setup.start(["--no-eject", "PORT", &dead.to_string(), &other.addr.to_string()]);
-        let mut client = connect_by(20_100, instance.addr);
+        let mut client = Client::connect_by(20_100, instance.addr);
         assert_eq!(client.recv(1), b"b", "nobody is there, so it is the next one's turn");
         drop(client);
         instance.ctl("disable 1").code(0);
-        let mut client = connect_by(20_101, instance.addr);
+        let mut client = Client::connect_by(20_101, instance.addr);
         assert_eq!(client.ending(), Received::End, "and not its own echo");
         drop(client);
         let rows = instance.await_show("it is over", |rows| rows[0].c == 0);

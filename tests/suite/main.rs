@@ -20,6 +20,7 @@ mod limits;
 mod looks;
 mod options;
 mod policies;
+mod ports;
 mod process;
 mod queue;
 mod real_programs;

@@ -23,7 +23,7 @@ impl Fault {
     pub(super) fn of_start(error: &ConnectError) -> Self {
         match error {
             ConnectError::Ours(e) if is_exhausted(e) => Self::Exhausted(told(e)),
-            ConnectError::Ours(e) => Self::Unusable(told(e)),
+            ConnectError::Ours(e) | ConnectError::Ports(e) => Self::Unusable(told(e)),
             ConnectError::Target(e) => Self::of_connect(e),
         }
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, TURNED_AWAY, Waiting, Worker, millis};
-use crate::net::dial::{Attempt, Dial, Search, Waited};
+use crate::net::dial::{Attempt, Dial, Search, Terms, Waited};
 use crate::net::service::{Service, ServiceId};
 use crate::observe::Event;
 use crate::sched::{AdminState, Grant, NoChannel, Ticket};
@@ -134,14 +134,13 @@ impl Worker {
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = &connection.service;
         let patience = millis(service.options.connect_timeout).max(1);
-        let wait = match dial.attempt(tag, &service.dialer, self.now, patience) {
-            Attempt::Started => {
-                let watched = dial.server.as_ref().map(|server| self.poller.add(server, token));
-                if let Some(Err(e)) = watched {
-                    return self.unwatched(key, &e);
-                }
-                patience
-            }
+        let terms = Terms { tag, now: self.now, patience };
+        let poller = &mut self.poller;
+        let attempt = dial.attempt(&terms, &service.dialer, |server| poller.add(server, token));
+        // Slots of channels that failed at once are free again.
+        self.shared.serve_line(service);
+        let wait = match attempt {
+            Attempt::Started => patience,
             Attempt::Wait => STARVED_MS,
             Attempt::Over(end) => return self.search_ended(key, end),
         };
@@ -235,6 +234,8 @@ impl Worker {
         self.rearm(key);
         self.turn(key);
         self.announce(key);
+        // It may have kept the slot of a channel that it could not try.
+        self.shared.serve_line(&service);
     }
 
     /// A server that has got no data by now may be one that speaks first: it has to hear of its client.

@@ -35,6 +35,16 @@ impl Client {
         Self::try_connect(to, Some(from), None).unwrap_or_else(|e| panic!("connect from {from} to {to}: {e}"))
     }
 
+    /// With this port of 127.0.0.1: in a network of one's own, where ports are scarce.
+    #[track_caller]
+    pub(crate) fn connect_by(port: u16, to: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("a free port");
+        socket.connect(&to.into()).unwrap_or_else(|e| panic!("connect to {to}: {e}"));
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        Self(socket.into())
+    }
+
     /// With a small receive buffer: a reader that makes the other side wait.
     #[track_caller]
     pub(crate) fn connect_narrow(to: SocketAddr) -> Self {
