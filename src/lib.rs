@@ -10,6 +10,7 @@
 //! - [`sys`] is what the kernel offers: sockets, readiness, pipes, the clock.
 //! - [`config`] turns text into types. Pure.
 //! - [`names`] turns names into addresses.
+//! - [`probe`] minds the health of channels.
 //! - [`net`] moves bytes: the data plane.
 //! - [`control`] is the command language and its doors.
 //! - [`process`] is the operating system's side: background, signals.
@@ -21,6 +22,7 @@ pub mod control;
 pub mod names;
 pub mod net;
 pub mod observe;
+pub mod probe;
 pub mod process;
 pub mod sched;
 pub mod spec;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::prepared::Prepared;
+use super::prepared::{Prepared, Served};
 use super::{Failure, saved};
 use crate::config::{self, Instance, Serve, SettingsError};
 use crate::control::{
@@ -20,6 +20,7 @@ use crate::control::{
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
+use crate::probe::{Alarm, Minder};
 use crate::process::Cause;
 use crate::sched::Addresses;
 use crate::spec::ProcessSpec;
@@ -147,6 +148,7 @@ pub(super) fn bind(
 /// An instance at work: the data plane, and the control socket unless there is nothing to make it by.
 pub(super) struct AtWork {
     server: Server,
+    minder: Minder,
     control: Option<Control>,
 }
 
@@ -164,7 +166,7 @@ impl AtWork {
                 INTERRUPTED
             }
         };
-        self.server.stop_checks();
+        self.minder.stop();
         if let Some(control) = &self.control {
             control.stop(patience);
         }
@@ -180,28 +182,27 @@ impl AtWork {
 pub(super) fn serve(
     endpoint: Option<Endpoint>,
     settings: &ProcessSpec,
-    services: Vec<(Prepared, Running)>,
-    server: Server,
+    services: Vec<Served>,
+    (server, minder): (Server, Minder),
     clock: Clock,
     log: &Log,
 ) -> AtWork {
-    let managed = services
-        .into_iter()
-        .map(|(prepared, running)| manage(prepared, running, settings, clock, log))
-        .collect();
+    let managed = services.into_iter().map(|served| manage(served, &minder, settings, clock, log)).collect();
     let control = endpoint.and_then(|endpoint| {
         crate::control::serve(endpoint, Services::new(managed))
             .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
             .ok()
     });
-    AtWork { server, control }
+    AtWork { server, minder, control }
 }
 
 /// A service as operators have it.
-fn manage(prepared: Prepared, running: Running, settings: &ProcessSpec, clock: Clock, log: &Log) -> Service {
+fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock, log: &Log) -> Service {
+    let Served { prepared, running, alarm } = served;
     let log = prepared.log(log);
     let Prepared { spec, listener, table, .. } = prepared;
     let (killed, told) = (running.clone(), log.clone());
+    let (checks, checked) = (minder.clone(), alarm.clone());
     let name = spec.name.as_ref().map(|name| name.as_str().to_owned());
     let settings = Serve { process: settings.clone(), service: spec };
     Service {
@@ -211,9 +212,10 @@ fn manage(prepared: Prepared, running: Running, settings: &ProcessSpec, clock: C
         resolve: Arc::new(resolve_channel),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });
+            checks.leave(&checked);
             killed.stop_listening()
         }),
-        plane: plane(&running),
+        plane: plane(&running, alarm),
         command_line: Arc::new(move |now| {
             let mut settings = settings.clone();
             settings.service.groups = saved::groups(now);
@@ -226,13 +228,17 @@ fn manage(prepared: Prepared, running: Running, settings: &ProcessSpec, clock: C
 }
 
 /// What controllers may ask of the data plane.
-fn plane(service: &Running) -> Plane {
-    let [kicks, closes, asks, tells, counts] = [(); 5].map(|()| service.clone());
+fn plane(running: &Running, alarm: Alarm) -> Plane {
+    let [kicks, closes, asks, serves, counts] = [(); 5].map(|()| running.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
         close_session: Arc::new(move |id| closes.close_session(id)),
         sessions: Arc::new(move |channel| asks.sessions(channel)),
-        changed: Arc::new(move || tells.table_changed()),
+        changed: Arc::new(move || {
+            // Not left to the alarm: after `kill` nobody hears it.
+            serves.serve_line();
+            alarm.ring();
+        }),
         connections: Arc::new(move || counts.connections()),
     }
 }

@@ -14,11 +14,13 @@ use super::{Failure, exit, first_address, port_number};
 use crate::config::SettingsError;
 use crate::control::Names;
 use crate::names::resolve;
-use crate::net::{self, NewService, ServiceOptions};
+use crate::net::server::Running;
+use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::Log;
+use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, PortWord, ServiceSpec};
-use crate::sys;
+use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
 /// How long a start waits for a port that the instance before it is just leaving.
@@ -30,7 +32,15 @@ pub(super) struct Prepared {
     pub(super) spec: ServiceSpec,
     pub(super) listener: Listener,
     pub(super) table: SharedTable,
-    source: Option<SocketAddr>,
+    outgoing: Outgoing,
+}
+
+/// One service being served.
+pub(super) struct Served {
+    pub(super) prepared: Prepared,
+    pub(super) running: Running,
+    /// Rung when its table has changed.
+    pub(super) alarm: Alarm,
 }
 
 impl Prepared {
@@ -60,7 +70,8 @@ impl Prepared {
             Some(fd) => Listener::inherit(fd, spec.client_keepalive)?,
             None => bind(address, spec.client_keepalive)?,
         };
-        Ok(Self { spec, listener, table: SharedTable::new(table), source })
+        let outgoing = Outgoing { source, keepalive: spec.server_keepalive };
+        Ok(Self { spec, listener, table: SharedTable::new(table), outgoing })
     }
 
     /// Where its events go.
@@ -77,22 +88,40 @@ impl Prepared {
         Names { listen: vec![self.listener.address()], name }
     }
 
-    /// What the data plane gets of it.
-    pub(super) fn service(&self, log: &Log) -> NewService {
+    /// What the data plane gets of it. `alarm` is rung when the data plane has changed the table.
+    pub(super) fn service(&self, log: &Log, alarm: Alarm) -> NewService {
         let log = self.log(log);
         let spec = &self.spec;
         let options = ServiceOptions {
-            outgoing: sys::Outgoing { source: self.source, keepalive: spec.server_keepalive },
+            outgoing: self.outgoing,
             connect_timeout: spec.connect_timeout,
             idle_timeout: spec.idle_timeout,
             half_close_timeout: spec.half_close_timeout,
             max_lifetime: spec.max_lifetime,
             queue_timeout: spec.queue_timeout,
             max_connections: spec.max_connections,
-            refuse_when_down: spec.refuse_when_down,
-            checks: checks(spec),
         };
-        NewService { listeners: vec![self.listener.clone()], table: self.table.clone(), log, options }
+        let (listeners, table) = (vec![self.listener.clone()], self.table.clone());
+        NewService { listeners, table, log, options, changed: Changed::new(move || alarm.ring()) }
+    }
+
+    /// What the thread that minds the channels gets of it.
+    pub(super) fn ward(&self, log: &Log, running: &Running) -> Ward {
+        let [kicks, shuts, opens, serves] = [(); 4].map(|()| running.clone());
+        Ward {
+            table: self.table.clone(),
+            log: self.log(log),
+            outgoing: self.outgoing,
+            connect_timeout: self.spec.connect_timeout,
+            checks: checks(&self.spec),
+            refuse_when_down: self.spec.refuse_when_down,
+            hands: Hands {
+                kick: Box::new(move |channel| kicks.kick(channel)),
+                shut: Box::new(move || shuts.refuse()),
+                open: Box::new(move || opens.admit()),
+                serve_line: Box::new(move || serves.serve_line()),
+            },
+        }
     }
 }
 
@@ -120,13 +149,13 @@ fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
     }
 }
 
-/// How the data plane checks channels. Without `--check` it is never asked to.
-fn checks(service: &ServiceSpec) -> net::Checks {
+/// How channels are checked. Without `--check` they never are.
+fn checks(service: &ServiceSpec) -> Checks {
     let kick = service.on_down == OnDown::Kick;
     let Some(check) = &service.check else {
-        return net::Checks { check: Arc::new(Check::Tcp), timeout: Duration::ZERO, port: None, kick };
+        return Checks { check: Arc::new(Check::Tcp), timeout: Duration::ZERO, port: None, kick };
     };
-    net::Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
+    Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
 }
 
 /// Resolves the channels of the command line into the table.

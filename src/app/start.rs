@@ -9,11 +9,12 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 
 use super::controllers::{self, AtWork, Environment};
-use super::prepared::Prepared;
+use super::prepared::{Prepared, Served};
 use super::{Failure, exit};
 use crate::control::Endpoint;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
+use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Hangup, Shutdown, Side};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
@@ -112,9 +113,17 @@ fn run(
     let notifier = shutdown.notifier();
     let clock = Clock::start();
     let server = Server::start(clock, log, options, move || notifier.drained())?;
-    let opened = server.open(prepared.iter().map(|one| one.service(log)).collect())?;
-    let services = prepared.into_iter().zip(opened).collect();
-    Ok((shutdown, controllers::serve(endpoint, settings, services, server, clock, log)))
+    let minder = Minder::start(clock, log, server.budget())?;
+    let alarms: Vec<Alarm> = prepared.iter().map(|_| minder.alarm()).collect();
+    let new = prepared.iter().zip(&alarms).map(|(one, alarm)| one.service(log, alarm.clone()));
+    let opened = server.open(new.collect())?;
+    let mut services = Vec::new();
+    for ((prepared, running), alarm) in prepared.into_iter().zip(opened).zip(alarms) {
+        minder.mind(&alarm, prepared.ward(log, &running));
+        services.push(Served { prepared, running, alarm });
+    }
+    let at_work = controllers::serve(endpoint, settings, services, (server, minder), clock, log);
+    Ok((shutdown, at_work))
 }
 
 /// What was typed and can be served, but hardly meant.

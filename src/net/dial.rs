@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::circle::{Circle, LeadsBack};
-use super::health::event_of;
+use super::service::Changed;
 use crate::observe::{Event, Log};
 use crate::sched::{
     AdminState, ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition,
@@ -16,7 +16,6 @@ use crate::sched::{
 };
 use crate::sys::Clock;
 use crate::sys::fault::{is_exhausted, is_ours, reason};
-use crate::sys::poller::Waker;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
 /// What every dial of an instance needs.
@@ -27,16 +26,16 @@ pub(super) struct Dialer {
     pub(super) outgoing: Outgoing,
     pub(super) log: Log,
     pub(super) circle: Circle,
-    /// Wakes the thread that minds the channels' health.
-    pub(super) health: Waker,
+    /// Tells whoever minds the channels' health that the table has changed.
+    pub(super) changed: Changed,
 }
 
 impl Dialer {
     /// Tells what a dial changed.
     fn changed(&self, transition: Option<Transition>) {
         if let Some(transition) = transition {
-            self.log.tell(&event_of(transition));
-            self.health.wake();
+            self.log.tell(&Event::from(transition));
+            self.changed.tell();
         }
     }
 
@@ -402,7 +401,6 @@ mod tests {
 
     use super::*;
     use crate::sched::{Addresses, GroupId, Rules, Table};
-    use crate::sys::poller::{Poller, Token};
 
     fn dialer(channels: &[SocketAddr]) -> Dialer {
         let mut table = Table::new(Rules::CLASSIC);
@@ -410,14 +408,13 @@ mod tests {
             let added = table.create(GroupId::FIRST, Addresses::from(channel), None, AdminState::Enabled);
             added.expect("a slot");
         }
-        let waker = Poller::new().and_then(|poller| poller.waker(Token::WAKER));
         Dialer {
             table: SharedTable::new(table),
             clock: Clock::start(),
             outgoing: Outgoing::default(),
             log: Log::stderr(false),
             circle: Circle::new(Vec::new()),
-            health: waker.expect("a waker"),
+            changed: Changed::new(|| ()),
         }
     }
 

@@ -3,17 +3,13 @@
 //! One worker per core, each with its own poller and its own connections; they share the services (listeners, tables) and
 //! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
 //! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
-//! Beside the workers one thread, `health`, asks the table which probes are due and lets `probe` make them.
 
 mod busy_poll;
 mod circle;
 mod dial;
-mod health;
-mod probe;
 pub mod server;
 mod service;
 mod sockets;
 mod worker;
 
-pub use health::Checks;
-pub use service::{NewService, Phase, ServiceId, ServiceOptions};
+pub use service::{Changed, NewService, Phase, ServiceId, ServiceOptions};

@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use super::circle::Circle;
 use super::dial::Dialer;
-use super::health::Health;
-use super::probe::{Engine, PARTING};
 use super::service::{NewService, Phase, Service, ServiceId};
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
@@ -127,13 +125,9 @@ pub(super) struct Shared {
     pub(super) desks: Box<[Desk]>,
     /// Accept waits for descriptors, and it was said.
     pub(super) starved: AtomicBool,
-    /// Wakes the thread that minds the channels' health.
-    pub(super) health: Waker,
     /// All services that have not stopped.
     services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
     next_service: AtomicU32,
-    /// The process is about to end: no more checks.
-    pub(super) ended: AtomicBool,
     drained: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -183,11 +177,6 @@ impl Shared {
         lock(&self.services).get(&id).cloned()
     }
 
-    /// All that have not stopped.
-    pub(super) fn services(&self) -> Vec<Arc<Service>> {
-        lock(&self.services).values().cloned().collect()
-    }
-
     /// A client of a service has left.
     pub(super) fn left(&self, service: &Service) {
         service.leave();
@@ -211,8 +200,6 @@ impl Shared {
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
-    /// Ends when the thread that minds the channels' health has ended.
-    health_ended: Arc<Mutex<Receiver<()>>>,
 }
 
 impl std::fmt::Debug for Server {
@@ -243,7 +230,6 @@ impl Server {
         }
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
         let budget = Budget::new(limit, open_descriptors() + 8);
-        let engine = Engine::new(Arc::clone(&budget))?;
         let shared = Arc::new(Shared {
             options,
             clock,
@@ -251,25 +237,15 @@ impl Server {
             budget,
             desks: desks.into(),
             starved: AtomicBool::new(false),
-            health: engine.waker(),
             services: Mutex::default(),
             next_service: AtomicU32::new(0),
-            ended: AtomicBool::new(false),
             drained: Box::new(drained),
         });
         for (id, poller) in pollers.into_iter().enumerate() {
             let mut worker = Worker::new(id, poller, Arc::clone(&shared));
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
         }
-        let mut health = Health::new(engine, Arc::clone(&shared));
-        let (running, health_ended) = sync_channel(0);
-        thread::Builder::new().name("health".into()).spawn(move || {
-            health.run();
-            // The engine first: it kills the programs of checks.
-            drop(health);
-            drop(running);
-        })?;
-        Ok(Self { shared, health_ended: Arc::new(Mutex::new(health_ended)) })
+        Ok(Self { shared })
     }
 
     /// Begins to serve.
@@ -286,7 +262,7 @@ impl Server {
                 outgoing: new.options.outgoing,
                 log: new.log.clone(),
                 circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
-                health: shared.health.clone(),
+                changed: new.changed,
             };
             let service = Arc::new(Service::new(id, dialer, new.log, new.options));
             Opened { service, listeners: new.listeners }
@@ -304,10 +280,7 @@ impl Server {
             answers.into_iter().collect()
         };
         match result {
-            Ok(()) => {
-                shared.health.wake();
-                Ok(running)
-            }
+            Ok(()) => Ok(running),
             Err(e) => {
                 for service in running {
                     service.stop_listening();
@@ -322,13 +295,9 @@ impl Server {
         lock(&self.shared.services).values().map(|service| service.connections()).sum()
     }
 
-    /// Ends all checks, and the programs that they run. Takes a moment at most: the process is about to end.
-    pub fn stop_checks(&self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
-        self.shared.health.wake();
-        let ended = lock(&self.health_ended);
-        // Nothing is ever sent; what is waited for is the end of the sender.
-        let _ = ended.recv_timeout(FAREWELL + PARTING);
+    /// What all who open descriptors in this process take them from.
+    pub(crate) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.shared.budget)
     }
 
     /// Frees all ports and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the
@@ -397,10 +366,47 @@ impl Running {
         sessions
     }
 
-    /// An operator changed the table: there may be room for those in line, probes to make, a door to open or to close. The
-    /// thread that minds the channels looks at all of it.
-    pub fn table_changed(&self) {
-        self.shared.health.wake();
+    /// Closes the connections of a channel, sooner or later.
+    pub fn kick(&self, channel: ChannelKey) {
+        // Nobody waits for the count.
+        let (answer, _) = sync_channel(1);
+        for desk in &self.shared.desks {
+            desk.send(Message::Close(self.id(), channel, answer.clone()));
+        }
+    }
+
+    /// Makes the listeners refuse, after whoever waits already was let in.
+    ///
+    /// # Errors
+    /// The system does not stop to listen; then it goes on.
+    pub fn refuse(&self) -> io::Result<()> {
+        let id = self.id();
+        self.shared.ask(PATIENCE, |answer| Message::Refuse(id, answer));
+        let shut = self.shared.ask_one(|answer| Message::CloseDoor(id, answer)).flatten().unwrap_or(Ok(()));
+        if shut.is_err() {
+            self.welcome();
+        }
+        shut
+    }
+
+    /// Lets clients in again after [`Running::refuse`].
+    ///
+    /// # Errors
+    /// The system does not listen again.
+    pub fn admit(&self) -> io::Result<()> {
+        let id = self.id();
+        self.shared.ask_one(|answer| Message::OpenDoor(id, answer)).flatten().unwrap_or(Ok(()))?;
+        self.welcome();
+        Ok(())
+    }
+
+    fn welcome(&self) {
+        self.shared.desks.iter().for_each(|desk| desk.send(Message::Welcome(self.id())));
+    }
+
+    /// Gives free slots to those in line: an operator, or a channel that came back, may have made room.
+    pub fn serve_line(&self) {
+        self.shared.serve_line(&self.service);
     }
 }
 

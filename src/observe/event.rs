@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::sched::ChannelKey;
+use crate::sched::{ChannelKey, Happened, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -308,6 +308,19 @@ impl fmt::Display for Event {
             Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
             Self::Note { text, .. } => write!(f, " text={}", Value(text)),
             Self::DescriptorsBack | Self::Drained | Self::Refusing | Self::Welcoming => Ok(()),
+        }
+    }
+}
+
+impl From<Transition> for Event {
+    fn from(transition: Transition) -> Self {
+        let Transition { channel, address, what } = transition;
+        match what {
+            Happened::Autodisabled => Self::Autodisabled { channel, address },
+            Happened::Ejected(cause) => Self::Ejected { channel, address, cause },
+            Happened::Returned(after) => Self::Returned { channel, address, after },
+            Happened::Down(cause) => Self::ChannelDown { channel, address, cause },
+            Happened::Up(after) => Self::ChannelUp { channel, address, after },
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use super::fault::Fault;
-use super::{Order, Outcome};
+use super::order::{Order, Outcome, millis};
 
 /// One probe under way.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Walk {
 impl Walk {
     /// A probe that starts now, in ms.
     pub(super) fn begin(order: Order, now: u64) -> Self {
-        let ends_at = now.saturating_add(super::millis(order.timeout).max(1));
+        let ends_at = now.saturating_add(millis(order.timeout).max(1));
         Self { order, address: 0, ends_at, cause: None }
     }
 

@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, test_kill_process};
 
 use super::*;
+use crate::sched::Addresses;
 use crate::spec::Step;
+use crate::sys::Outgoing;
 
 mod programs;
 
@@ -60,12 +62,13 @@ impl Lab {
     /// The outcomes of so many probes, by id.
     fn outcomes(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         let until = Instant::now() + PATIENCE;
-        let mut done = Vec::new();
+        let mut done = VecDeque::new();
         while done.len() < count {
             assert!(Instant::now() < until, "{} of {count} outcomes", done.len());
             self.engine.wait(Some(until), &mut done);
             assert!(self.engine.probes.len() <= PROBES && self.engine.lingering.len() <= LINGERING);
         }
+        let mut done = Vec::from(done);
         done.sort_by_key(|&(id, _)| id);
         done
     }
@@ -78,7 +81,7 @@ impl Lab {
     /// Lets the engine run until this holds; no probe comes to its end meanwhile.
     fn run_until(&mut self, mut holds: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
-        let mut done = Vec::new();
+        let mut done = VecDeque::new();
         while !holds(self) {
             assert!(Instant::now() < until, "it does not come to hold");
             self.engine.wait(Some(Instant::now() + Duration::from_millis(5)), &mut done);
@@ -443,7 +446,7 @@ fn the_source_address_counts_and_its_faults_are_ours() {
 #[test]
 fn the_waker_and_the_clock_end_a_wait() {
     let mut lab = Lab::new();
-    let mut done = Vec::new();
+    let mut done = VecDeque::new();
     let waker = lab.engine.waker();
     let other = thread::spawn(move || waker.wake());
     lab.engine.wait(None, &mut done);

@@ -1,36 +1,28 @@
-//! Probes: many attempts to learn whether a channel works, on one thread.
+//! Many probes at once, on one thread.
 //!
 //! Knows: sockets and programs under way, their deadlines, who waits for a place. Never: channels, thresholds, intervals,
 //! what becomes of an outcome.
-//!
-//! Reading order: [`Check`] is what can be asked for, `walk` is one probe's way over the addresses, `link` its socket,
-//! `exec` the programs, `fault` whose fault a failure is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::exec::{Program, Programs, Report};
-use self::fault::Fault;
-use self::link::Link;
-use self::walk::Walk;
-use crate::sched::Addresses;
+use super::exec::{Program, Programs, Report};
+use super::fault::Fault;
+use super::link::Link;
+use super::order::{Order, Outcome, millis};
+use super::walk::Walk;
 use crate::spec::Check;
 use crate::sys::descriptors::Budget;
 use crate::sys::poller::{Kind, Poller, Token, Waker};
-use crate::sys::socket::Outgoing;
 use crate::sys::timers::Timers;
 use crate::wire::relay::{Ready, Side};
 use crate::wire::talk::Talk;
 
-mod exec;
-mod fault;
-mod link;
 #[cfg(test)]
 mod trials;
-mod walk;
 
 /// Probes under way at once.
 const PROBES: usize = 256;
@@ -46,32 +38,6 @@ pub(super) const PARTING: Duration = Duration::from_secs(1);
 const SCRATCH: usize = 16 * 1_024;
 /// How long the engine sleeps if the poller fails, in ms.
 const BROKEN_MS: u64 = 50;
-
-/// One probe to make.
-#[derive(Debug, Clone)]
-pub(super) struct Order {
-    /// The caller's name for it.
-    pub(super) id: u64,
-    /// Tried one after the other until one is up.
-    pub(super) addresses: Addresses,
-    /// In place of the addresses' own port.
-    pub(super) port: Option<u16>,
-    pub(super) check: Arc<Check>,
-    /// For all addresses together, from the time when the probe starts; at least 1 ms.
-    pub(super) timeout: Duration,
-    /// How to connect.
-    pub(super) outgoing: Outgoing,
-}
-
-/// How a probe went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Up,
-    /// Why, for the operator. Nothing in it was written by the server.
-    Down(String),
-    /// It could not be made, for reasons of our own; says nothing about the channel.
-    Unknown(String),
-}
 
 /// Makes probes.
 #[derive(Debug)]
@@ -128,10 +94,6 @@ fn key(token: Token) -> usize {
     (u64::from(token.generation) << 32 | u64::from(token.key)) as usize
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Engine {
     /// An engine that connects like the workers do and takes descriptors from their budget.
     ///
@@ -174,15 +136,33 @@ impl Engine {
 
     /// Makes probes until there are outcomes, which are appended to `done`, or `until` has come, or somebody used the waker.
     /// It may come back with nothing before that.
-    pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut Vec<(u64, Outcome)>) {
+    pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut VecDeque<(u64, Outcome)>) {
         self.now = millis(self.epoch.elapsed());
         loop {
             self.admit();
             let is_woken = self.round(until);
             let is_over = is_woken || !self.done.is_empty();
-            done.append(&mut self.done);
+            done.extend(self.done.drain(..));
             if is_over || until.is_some_and(|until| until <= Instant::now()) {
                 return;
+            }
+        }
+    }
+
+    /// Forgets these: nothing will come of them.
+    pub(super) fn cancel(&mut self, ids: &HashSet<u64>) {
+        if ids.is_empty() {
+            return;
+        }
+        self.waiting.retain(|order| !ids.contains(&order.id));
+        self.waiting_programs.retain(|order| !ids.contains(&order.id));
+        self.done.retain(|(id, _)| !ids.contains(id));
+        let under_way = self.probes.iter().filter(|(_, probe)| ids.contains(&probe.walk.order.id));
+        let keys: Vec<usize> = under_way.map(|(&key, _)| key).collect();
+        for key in keys {
+            match self.take(key).map(|probe| probe.effort) {
+                Some(Effort::Talking(link, _)) => self.part(key, link),
+                Some(Effort::Connecting(_) | Effort::Running(_)) | None => {}
             }
         }
     }

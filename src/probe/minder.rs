@@ -1,0 +1,402 @@
+//! The thread that minds the channels of all services: probes on time, doors shut while nobody is up.
+//!
+//! Knows: which service has something to do, which probe is for what. Never: thresholds and delays (those are the table's),
+//! how a probe is made, how a connection is closed.
+//! Source: docs/health.md.
+//!
+//! A service costs nothing while it has nothing to do: the thread looks at one when a probe of it is due, when its alarm rang,
+//! or when a probe of it was answered.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::door::Door;
+use super::engine::{Engine, PARTING};
+use super::order::Outcome;
+use super::ward::Ward;
+use crate::observe::{Event, Log, Severity};
+use crate::sched::{Happened, Probe, ProbeResult};
+use crate::sys::Clock;
+use crate::sys::descriptors::Budget;
+use crate::sys::poller::Waker;
+
+/// Probes begun in one go, so that answers are not left waiting.
+const PROBES: usize = 64;
+/// Services looked at in one go, for the same reason.
+const WARDS: usize = 64;
+/// How long the end waits for the thread to see it.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Who has something to do, and what is new since the thread looked last.
+#[derive(Debug, Default)]
+struct News {
+    rung: BTreeSet<u64>,
+    added: Vec<(u64, Ward)>,
+    removed: HashSet<u64>,
+    last_ward: u64,
+    has_ended: bool,
+}
+
+#[derive(Debug)]
+struct Desk {
+    news: Mutex<News>,
+    waker: Waker,
+}
+
+impl Desk {
+    fn news(&self) -> MutexGuard<'_, News> {
+        // Whole at any time: each change of it is one call.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the thread that one service has something to do. Every copy is the same one.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    desk: Arc<Desk>,
+    ward: u64,
+}
+
+impl Alarm {
+    /// The table has changed: there may be probes to make, or a door to move. The thread looks at all of it.
+    pub fn ring(&self) {
+        // Somebody else's ring that was not heard yet will do for this one.
+        if self.desk.news().rung.insert(self.ward) {
+            self.desk.waker.wake();
+        }
+    }
+}
+
+/// The thread that minds the channels of all services. Every clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Minder {
+    desk: Arc<Desk>,
+    /// Ends when the thread has ended.
+    ended: Arc<Mutex<Receiver<()>>>,
+}
+
+impl Minder {
+    /// Starts the thread, which has nobody to mind yet. It takes descriptors from `budget`.
+    ///
+    /// # Errors
+    /// No descriptor for its poller, or no thread.
+    pub(crate) fn start(clock: Clock, log: &Log, budget: Arc<Budget>) -> io::Result<Self> {
+        let engine = Engine::new(budget)?;
+        let desk = Arc::new(Desk { news: Mutex::default(), waker: engine.waker() });
+        let mut rounds = Rounds {
+            engine,
+            clock,
+            log: log.clone(),
+            desk: Arc::clone(&desk),
+            wards: HashMap::new(),
+            rung: BTreeSet::new(),
+            agenda: BTreeSet::new(),
+            under_way: BTreeMap::new(),
+            last_probe: 0,
+            done: VecDeque::new(),
+        };
+        let (running, ended) = sync_channel(0);
+        thread::Builder::new().name("health".into()).spawn(move || {
+            rounds.run();
+            // The engine first: it kills the programs of checks.
+            drop(rounds);
+            drop(running);
+        })?;
+        Ok(Self { desk, ended: Arc::new(Mutex::new(ended)) })
+    }
+
+    /// The alarm of a service that is to be minded. Nothing comes of ringing it before.
+    pub fn alarm(&self) -> Alarm {
+        let mut news = self.desk.news();
+        news.last_ward += 1;
+        Alarm { desk: Arc::clone(&self.desk), ward: news.last_ward }
+    }
+
+    /// Begins to mind a service.
+    pub fn mind(&self, alarm: &Alarm, ward: Ward) {
+        self.desk.news().added.push((alarm.ward, ward));
+        alarm.ring();
+    }
+
+    /// Minds a service no longer: no more probes, and those under way come to nothing.
+    pub fn leave(&self, alarm: &Alarm) {
+        self.desk.news().removed.insert(alarm.ward);
+        alarm.ring();
+    }
+
+    /// Ends the thread, and the programs that it runs. Takes a moment at most: the process is about to end.
+    pub fn stop(&self) {
+        self.desk.news().has_ended = true;
+        self.desk.waker.wake();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is ever sent; what is waited for is the end of the sender.
+        let _ = ended.recv_timeout(FAREWELL + PARTING);
+    }
+}
+
+/// A ward and where it stands.
+struct Minded {
+    ward: Ward,
+    door: Door,
+    /// When it is looked at next, if nothing happens before.
+    due: Option<Duration>,
+}
+
+/// The state of the thread.
+struct Rounds {
+    engine: Engine,
+    clock: Clock,
+    log: Log,
+    desk: Arc<Desk>,
+    wards: HashMap<u64, Minded>,
+    /// Whose alarms rang and were not looked at yet.
+    rung: BTreeSet<u64>,
+    /// When which ward is due, each at most once.
+    agenda: BTreeSet<(Duration, u64)>,
+    /// The probes under way, with the ward that each is for.
+    under_way: BTreeMap<u64, (u64, Probe)>,
+    last_probe: u64,
+    /// Outcomes that nothing has been made of yet.
+    done: VecDeque<(u64, Outcome)>,
+}
+
+impl Rounds {
+    /// Minds them until the process is about to end.
+    fn run(&mut self) {
+        while !self.desk.news().has_ended {
+            if catch_unwind(AssertUnwindSafe(|| self.mind())).is_err() {
+                self.log.tell(&Event::WorkerPanic { what: "health".into() });
+            }
+        }
+    }
+
+    fn mind(&mut self) {
+        loop {
+            if self.learn() {
+                return;
+            }
+            // What a panic leaves undone is gone on with: each is taken as it is done.
+            while let Some((id, outcome)) = self.done.pop_front() {
+                self.answered(id, outcome);
+            }
+            while let Some(id) = self.rung.pop_first() {
+                self.look_at(id);
+                if let Some(Minded { ward, .. }) = self.wards.get(&id) {
+                    // Clients may have got a channel to wait for no longer.
+                    (ward.hands.serve_line)();
+                }
+            }
+            let now = self.clock.now();
+            let due: Vec<u64> =
+                self.agenda.iter().take_while(|(at, _)| *at <= now).take(WARDS).map(|&(_, id)| id).collect();
+            due.into_iter().for_each(|id| self.look_at(id));
+            let until = self.agenda.first().map(|&(at, _)| self.clock.instant(at));
+            self.engine.wait(until, &mut self.done);
+        }
+    }
+
+    /// Takes note of what others have said. Is this the end?
+    fn learn(&mut self) -> bool {
+        let (rung, added, removed) = {
+            let mut news = self.desk.news();
+            if news.has_ended {
+                return true;
+            }
+            let News { rung, added, removed, .. } = &mut *news;
+            (std::mem::take(rung), std::mem::take(added), std::mem::take(removed))
+        };
+        self.rung.extend(rung);
+        for (id, ward) in added {
+            self.wards.insert(id, Minded { ward, door: Door::default(), due: None });
+        }
+        self.forget(&removed);
+        false
+    }
+
+    fn forget(&mut self, wards: &HashSet<u64>) {
+        if wards.is_empty() {
+            return;
+        }
+        for id in wards {
+            if let Some(Minded { due: Some(at), .. }) = self.wards.remove(id) {
+                self.agenda.remove(&(at, *id));
+            }
+        }
+        let orphans: HashSet<u64> =
+            self.under_way.iter().filter(|(_, (ward, _))| wards.contains(ward)).map(|(&id, _)| id).collect();
+        self.under_way.retain(|id, _| !orphans.contains(id));
+        self.engine.cancel(&orphans);
+    }
+
+    /// Begins a ward's probes that are due, moves its door if that is wanted, and notes when it is due next.
+    fn look_at(&mut self, id: u64) {
+        let Some(minded) = self.wards.get_mut(&id) else { return };
+        let Minded { ward, door, due } = minded;
+        let now = self.clock.now();
+        let (probes, next, has_up) = {
+            let mut table = ward.table.lock_at(now);
+            (table.probes_due(PROBES), table.next_probe(), table.has_up())
+        };
+        for probe in probes {
+            self.last_probe += 1;
+            self.engine.start(ward.order(self.last_probe, &probe));
+            self.under_way.insert(self.last_probe, (id, probe));
+        }
+        if ward.refuse_when_down && door.is_due(!has_up, now) {
+            move_door(ward, door, !has_up, now);
+        }
+        let next = [next, door.retry_at].into_iter().flatten().min();
+        if *due != next {
+            if let Some(at) = due.take() {
+                self.agenda.remove(&(at, id));
+            }
+            self.agenda.extend(next.map(|at| (at, id)));
+            *due = next;
+        }
+    }
+
+    fn answered(&mut self, id: u64, outcome: Outcome) {
+        let Some((ward_id, probe)) = self.under_way.remove(&id) else { return };
+        let Some(Minded { ward, .. }) = self.wards.get(&ward_id) else { return };
+        let result = match outcome {
+            Outcome::Up => ProbeResult::Good,
+            Outcome::Down(why) => ProbeResult::Bad(why),
+            Outcome::Unknown(cause) => {
+                let text = format!(
+                    "cannot check group {} channel {}: {cause}",
+                    probe.channel.group.index(),
+                    probe.channel.channel.index()
+                );
+                ward.log.tell(&Event::Note { severity: Severity::Debug, text });
+                ProbeResult::Unknown
+            }
+        };
+        let transition = ward.table.lock_at(self.clock.now()).probed(&probe, result);
+        if let Some(transition) = transition {
+            let kicks = ward.checks.kick && matches!(transition.what, Happened::Down(_));
+            ward.log.tell(&Event::from(transition));
+            if kicks {
+                (ward.hands.kick)(probe.channel);
+            }
+            (ward.hands.serve_line)();
+        }
+        self.look_at(ward_id);
+    }
+}
+
+fn move_door(ward: &Ward, door: &mut Door, shut: bool, now: Duration) {
+    match if shut { (ward.hands.shut)() } else { (ward.hands.open)() } {
+        Ok(()) => {
+            door.moved(shut);
+            ward.log.tell(&if shut { Event::Refusing } else { Event::Welcoming });
+        }
+        Err(e) => {
+            let text = format!("cannot {} listening: {e}", if shut { "stop" } else { "go on" });
+            ward.log.tell(&Event::Note { severity: Severity::Error, text });
+            door.stuck(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::ward::{Checks, Hands};
+    use super::*;
+    use crate::sched::{Addresses, AdminState, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+    use crate::spec::Check;
+    use crate::sys::Outgoing;
+
+    fn listener() -> TcpListener {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")
+    }
+
+    fn minder() -> Minder {
+        Minder::start(Clock::start(), &Log::stderr(false), Budget::new(500, 0)).expect("a thread")
+    }
+
+    const OFTEN: CheckRules = CheckRules { interval: Duration::from_millis(5), rise: 1, fall: 1 };
+
+    /// A service with one channel.
+    fn ward(address: SocketAddr, check: Option<CheckRules>, lines: &Arc<AtomicUsize>) -> Ward {
+        let health = HealthRules { check, ..HealthRules::NONE };
+        let mut table = Table::new(Rules { health, ..Rules::CLASSIC });
+        table.create(GroupId::FIRST, Addresses::from(address), None, AdminState::Enabled).expect("a slot");
+        let lines = Arc::clone(lines);
+        let count = move || {
+            let _ = lines.fetch_add(1, Ordering::SeqCst);
+        };
+        let (check, timeout) = (Arc::new(Check::Tcp), Duration::from_secs(9));
+        Ward {
+            table: SharedTable::new(table),
+            log: Log::stderr(false),
+            outgoing: Outgoing::default(),
+            connect_timeout: Duration::from_secs(9),
+            checks: Checks { check, timeout, port: None, kick: false },
+            refuse_when_down: false,
+            hands: Hands {
+                kick: Box::new(|_| ()),
+                shut: Box::new(|| Ok(())),
+                open: Box::new(|| Ok(())),
+                serve_line: Box::new(count),
+            },
+        }
+    }
+
+    #[test]
+    fn a_service_that_is_left_is_not_checked_any_more_and_the_others_are() {
+        let (first, second) = (listener(), listener());
+        let address = |listener: &TcpListener| listener.local_addr().expect("it is bound");
+        let minder = minder();
+        let lines = Arc::default();
+        let (one, two) = (minder.alarm(), minder.alarm());
+        minder.mind(&one, ward(address(&first), Some(OFTEN), &lines));
+        for _ in 0..3 {
+            first.accept().expect("a check");
+        }
+        minder.leave(&one);
+        minder.mind(&two, ward(address(&second), Some(OFTEN), &lines));
+        second.accept().expect("a check");
+        // Whatever was begun before is in the queue by now.
+        first.set_nonblocking(true).expect("a flag");
+        while first.accept().is_ok() {}
+        for _ in 0..20 {
+            second.accept().expect("a check");
+        }
+        assert_eq!(first.accept().map_err(|e| e.kind()).err(), Some(io::ErrorKind::WouldBlock));
+        minder.stop();
+    }
+
+    #[test]
+    fn only_whose_alarm_rings_is_looked_at() {
+        let minder = minder();
+        let (quiet, rung): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let alarms: Vec<Alarm> = (0..100).map(|_| minder.alarm()).collect();
+        for (n, alarm) in alarms.iter().enumerate() {
+            minder.mind(alarm, ward(address, None, if n == 7 { &rung } else { &quiet }));
+        }
+        let until = |n| {
+            while rung.load(Ordering::SeqCst) < n {
+                thread::yield_now()
+            }
+        };
+        until(1);
+        while quiet.load(Ordering::SeqCst) < 99 {
+            thread::yield_now();
+        }
+        for n in 2..10 {
+            alarms[7].ring();
+            until(n);
+        }
+        assert_eq!(quiet.load(Ordering::SeqCst), 99);
+        minder.stop();
+    }
+}

@@ -1,0 +1,40 @@
+//! One probe as it is ordered, and what came of it.
+//!
+//! Knows: plain values. Never: sockets, the clock, what follows from an outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::sched::Addresses;
+use crate::spec::Check;
+use crate::sys::Outgoing;
+
+/// One probe to make.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    /// The caller's name for it.
+    pub(super) id: u64,
+    /// Tried one after the other until one is up.
+    pub(super) addresses: Addresses,
+    /// In place of the addresses' own port.
+    pub(super) port: Option<u16>,
+    pub(super) check: Arc<Check>,
+    /// For all addresses together, from the time when the probe starts; at least 1 ms.
+    pub(super) timeout: Duration,
+    /// How to connect.
+    pub(super) outgoing: Outgoing,
+}
+
+/// How a probe went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Up,
+    /// Why, for the operator. Nothing in it was written by the server.
+    Down(String),
+    /// It could not be made, for reasons of our own; says nothing about the channel.
+    Unknown(String),
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
