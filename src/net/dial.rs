@@ -75,13 +75,24 @@ pub(super) struct Waited {
     pub(super) until: u64,
 }
 
-/// Where a search stands.
+/// Where a search begins.
 #[derive(Debug)]
 pub(super) enum Search {
     /// There is something to dial.
-    On(Box<Dial>),
+    Dial(Box<Dial>),
     /// In line for a slot.
-    InLine(Ticket),
+    Line(Ticket),
+    /// There is nothing to try.
+    Over(NoChannel),
+}
+
+/// How a search goes on when the channel being tried will not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// There is something else to dial.
+    Dial,
+    /// In line for a slot.
+    Line(Ticket),
     /// Nothing is left to try.
     Over(NoChannel),
 }
@@ -104,8 +115,10 @@ pub(super) enum Attempt {
     Started,
     /// No descriptor, port or memory for it just now.
     Wait,
-    /// All that was left failed at once; a place in line, or nothing.
-    Over(Result<Ticket, NoChannel>),
+    /// All that was left failed at once: in line for a slot.
+    Line(Ticket),
+    /// All that was left failed at once.
+    Over(NoChannel),
 }
 
 impl Dial {
@@ -116,8 +129,8 @@ impl Dial {
         let grants = if dialer.table.is_anyone_waiting() { table.grant() } else { Vec::new() };
         let route = table.begin(client.ip().into());
         let search = match table.next_or_wait(route, tag, None) {
-            Turn::Now(route, lease) => Search::On(Box::new(Self::new(client, route, lease, None))),
-            Turn::Later(ticket) => Search::InLine(ticket),
+            Turn::Now(route, lease) => Search::Dial(Box::new(Self::new(client, route, lease, None))),
+            Turn::Later(ticket) => Search::Line(ticket),
             Turn::Never(why) => Search::Over(why),
         };
         (search, grants)
@@ -159,7 +172,7 @@ impl Dial {
         mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Attempt {
         loop {
-            let Some(target) = self.target() else { return Attempt::Over(Err(NoChannel::Failed)) };
+            let Some(target) = self.target() else { return Attempt::Over(NoChannel::Failed) };
             self.begun = dialer.clock.now();
             let tried = self.connect(target, dialer).and_then(|server| match watch(&server) {
                 Ok(()) => Ok(server),
@@ -198,8 +211,10 @@ impl Dial {
                     (e, fault)
                 }
             };
-            if let Err(end) = self.failed_by(&error, fault, terms.tag, dialer) {
-                return Attempt::Over(end);
+            match self.failed_by(&error, fault, terms.tag, dialer) {
+                Next::Dial => {}
+                Next::Line(ticket) => return Attempt::Line(ticket),
+                Next::Over(why) => return Attempt::Over(why),
             }
         }
     }
@@ -263,24 +278,13 @@ impl Dial {
     }
 
     /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
-    pub(super) fn failed(
-        &mut self,
-        error: &io::Error,
-        tag: u64,
-        dialer: &Dialer,
-    ) -> Result<(), Result<Ticket, NoChannel>> {
+    pub(super) fn failed(&mut self, error: &io::Error, tag: u64, dialer: &Dialer) -> Next {
         self.failed_by(error, fault_of(error), tag, dialer)
     }
 
-    fn failed_by(
-        &mut self,
-        error: &io::Error,
-        fault: DialFailure,
-        tag: u64,
-        dialer: &Dialer,
-    ) -> Result<(), Result<Ticket, NoChannel>> {
+    fn failed_by(&mut self, error: &io::Error, fault: DialFailure, tag: u64, dialer: &Dialer) -> Next {
         self.server = None;
-        let Some((route, lease)) = self.found.take() else { return Err(Err(NoChannel::Failed)) };
+        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
         let addresses = lease.addresses().as_slice();
         if let Some(&address) = addresses.get(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
@@ -291,24 +295,19 @@ impl Dial {
         if self.address + 1 < addresses.len() {
             self.address += 1;
             self.found = Some((route, lease));
-            return Ok(());
+            return Next::Dial;
         }
         let cause = format!("connect: {}", cause_of(error));
         self.next_channel(route, lease, &cause, tag, dialer)
     }
 
     /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
-    pub(super) fn move_on(
-        &mut self,
-        why: &str,
-        tag: u64,
-        dialer: &Dialer,
-    ) -> Result<(), Result<Ticket, NoChannel>> {
+    pub(super) fn move_on(&mut self, why: &str, tag: u64, dialer: &Dialer) -> Next {
         if let Some(server) = self.server.take() {
             // It may have accepted already, and would take a close for a clean end.
             socket::reset_on_close(&server);
         }
-        let Some((route, lease)) = self.found.take() else { return Err(Err(NoChannel::Failed)) };
+        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
         self.blame = DialFailure::Local;
         self.next_channel(route, lease, why, tag, dialer)
     }
@@ -320,7 +319,7 @@ impl Dial {
         cause: &str,
         tag: u64,
         dialer: &Dialer,
-    ) -> Result<(), Result<Ticket, NoChannel>> {
+    ) -> Next {
         let (transition, turn) = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
             let before = self.waited.map(|waited| waited.ticket);
@@ -347,10 +346,10 @@ impl Dial {
                 self.found = Some((route, lease));
                 self.address = 0;
                 self.blame = DialFailure::Local;
-                Ok(())
+                Next::Dial
             }
-            Turn::Later(ticket) => Err(Ok(ticket)),
-            Turn::Never(why) => Err(Err(why)),
+            Turn::Later(ticket) => Next::Line(ticket),
+            Turn::Never(why) => Next::Over(why),
         }
     }
 
@@ -426,7 +425,7 @@ mod tests {
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
         match Dial::begin(([127, 0, 0, 1], 9).into(), 0, dialer) {
-            (Search::On(dial), _) => dial,
+            (Search::Dial(dial), _) => dial,
             (other, _) => panic!("{other:?}"),
         }
     }
@@ -475,7 +474,7 @@ mod tests {
             (attempt(7), attempt(57), attempt(106)),
             (Attempt::Wait, Attempt::Wait, Attempt::Wait)
         ));
-        assert!(matches!(attempt(107), Attempt::Over(Err(NoChannel::Failed))));
+        assert!(matches!(attempt(107), Attempt::Over(NoChannel::Failed)));
         assert_eq!(calls, 5);
         assert_eq!(dialer.table.lock().active(), 0);
     }

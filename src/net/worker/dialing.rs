@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, TURNED_AWAY, Waiting, Worker, millis};
-use crate::net::dial::{Attempt, Dial, Search, Terms, Waited};
+use crate::net::dial::{Attempt, Dial, Next, Search, Terms, Waited};
 use crate::net::service::{Service, ServiceId};
 use crate::observe::Event;
 use crate::sched::{AdminState, Grant, NoChannel, Ticket};
@@ -63,8 +63,8 @@ impl Worker {
         let (search, grants) = Dial::begin(client, tag, &connection.service.dialer);
         self.shared.deliver(connection.service.id, grants);
         let stage = match search {
-            Search::On(dial) => Stage::Dialing(dial),
-            Search::InLine(ticket) => {
+            Search::Dial(dial) => Stage::Dialing(dial),
+            Search::Line(ticket) => {
                 let place = Waited { ticket, until: self.patience_in_line(&connection.service) };
                 Stage::Waiting(Box::new(Waiting { place, client }))
             }
@@ -142,27 +142,39 @@ impl Worker {
         let wait = match attempt {
             Attempt::Started => patience,
             Attempt::Wait => STARVED_MS,
-            Attempt::Over(end) => return self.search_ended(key, end),
+            Attempt::Line(ticket) => return self.line_up(key, ticket),
+            Attempt::Over(why) => return self.give_up(key, why),
         };
         self.set_deadline(key, Some(self.now.saturating_add(wait)));
     }
 
-    /// Nothing can be dialled now: a place in line, or the end.
-    fn search_ended(&mut self, key: usize, end: Result<Ticket, NoChannel>) {
+    /// The channel being tried will not do.
+    fn go_on(&mut self, key: usize, next: Next) {
+        match next {
+            Next::Dial => self.dial(key),
+            Next::Line(ticket) => self.line_up(key, ticket),
+            Next::Over(why) => self.give_up(key, why),
+        }
+    }
+
+    /// Nothing can be dialled now, but there is a place in line.
+    fn line_up(&mut self, key: usize, ticket: Ticket) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
-        let (client, waited) = (dial.client, dial.waited);
-        match end {
-            Ok(ticket) => {
-                let anew = || self.patience_in_line(&connection.service);
-                let until = waited.map_or_else(anew, |waited| waited.until);
-                let place = Waited { ticket, until };
-                if let Some(connection) = self.connections.get_mut(key) {
-                    connection.stage = Stage::Waiting(Box::new(Waiting { place, client }));
-                }
-                self.wait_in_line(key);
-            }
-            Err(why) => self.turn_away(key, client, why),
+        let anew = || self.patience_in_line(&connection.service);
+        let until = dial.waited.map_or_else(anew, |waited| waited.until);
+        let waiting = Waiting { place: Waited { ticket, until }, client: dial.client };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.stage = Stage::Waiting(Box::new(waiting));
+        }
+        self.wait_in_line(key);
+    }
+
+    /// Nothing is left to dial.
+    fn give_up(&mut self, key: usize, why: NoChannel) {
+        if let Some(Stage::Dialing(dial)) = self.connections.get(key).map(|connection| &connection.stage) {
+            let client = dial.client;
+            self.turn_away(key, client, why);
         }
     }
 
@@ -253,10 +265,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = Arc::clone(&connection.service);
-        match dial.failed(error, tag, &service.dialer) {
-            Ok(()) => self.dial(key),
-            Err(end) => self.search_ended(key, end),
-        }
+        let next = dial.failed(error, tag, &service.dialer);
+        self.go_on(key, next);
         // The slot of the channel that failed is free again.
         self.shared.serve_line(&service);
     }
@@ -267,10 +277,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = Arc::clone(&connection.service);
-        match dial.move_on(why, tag, &service.dialer) {
-            Ok(()) => self.dial(key),
-            Err(end) => self.search_ended(key, end),
-        }
+        let next = dial.move_on(why, tag, &service.dialer);
+        self.go_on(key, next);
         self.shared.serve_line(&service);
     }
 }
