@@ -84,15 +84,15 @@ pub(super) struct Desk {
     inbox: Mutex<Vec<Message>>,
     waker: Waker,
     /// Connections it carries. On a cache line of its own, since every accept of every worker reads it.
-    pub(super) load: Load,
+    pub(super) load: Carried,
 }
 
 /// A counter that shares its cache line with nothing.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Load(AtomicUsize);
+pub(super) struct Carried(AtomicUsize);
 
-impl Load {
+impl Carried {
     pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -226,7 +226,7 @@ impl Server {
             let poller = Poller::new()?;
             let waker = poller.waker(Token::WAKER)?;
             pollers.push(poller);
-            desks.push(Desk { inbox: Mutex::default(), waker, load: Load::default() });
+            desks.push(Desk { inbox: Mutex::default(), waker, load: Carried::default() });
         }
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
         let budget = Budget::new(limit, open_descriptors() + 8);
