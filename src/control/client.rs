@@ -258,6 +258,14 @@ impl Client {
         self.service.as_deref()
     }
 
+    /// The socket, to be shut down by whoever does not want to wait for the answer any longer.
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub fn socket(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+
     /// The process of the instance.
     pub fn pid(&self) -> u32 {
         self.pid

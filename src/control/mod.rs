@@ -11,6 +11,7 @@ mod conversations;
 pub mod directory;
 pub mod endpoint;
 pub mod execute;
+mod interrupt;
 mod peer;
 pub mod render;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::PathBuf;
 
 use crate::control::client::{AskError, Client, FindError, Wanted};
+use crate::control::interrupt::Interrupts;
 use crate::control::render::VERSION;
 use crate::control::terminal::Terminal;
 use crate::control::wire::{Line, Lines, MAX_LINE};
@@ -56,7 +57,7 @@ pub fn interactive(options: &Interactive) -> u8 {
         Err(error) => return not_found(&error),
     };
     match Terminal::open(options.history.as_deref()) {
-        Some(mut terminal) => at_terminal(&mut client, &mut terminal),
+        Some(mut terminal) => at_terminal(client, &mut terminal, &options.wanted),
         None => through_pipe(&mut client, io::stdin().lock(), Printer::new(io::stdout().lock())),
     }
 }
@@ -104,19 +105,43 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
     }
 }
 
-fn at_terminal(client: &mut Client, terminal: &mut Terminal) -> u8 {
+fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> u8 {
     let mut printer = Printer::new(io::stdout());
-    printer.print(&banner(client));
+    printer.print(&banner(&client));
+    let interrupts = Interrupts::catch();
     let (mut group, mut service) = (0, client.service().map(str::to_owned));
     loop {
         printer.flush();
         let Some(line) = terminal.line(&prompt(group, service.as_deref())) else { return printer.end(0) };
-        match client.ask(line.as_bytes(), |line| printer.print(line)) {
+        let mut ask = |client: &mut Client| client.ask(line.as_bytes(), |line| printer.print(line));
+        let (answer, is_interrupted) = match interrupts.as_ref().zip(client.socket().ok()) {
+            Some((interrupts, socket)) => interrupts.during(socket, || ask(&mut client)),
+            None => (ask(&mut client), false),
+        };
+        match answer {
             Ok(status) if status.end => return printer.end(leave(status.code)),
             Ok(status) => (group, service) = (status.group, status.service),
-            Err(error) => return printer.end(gone(&error)),
+            Err(error) if !is_interrupted => return printer.end(gone(&error)),
+            Err(_) => {}
+        }
+        if is_interrupted {
+            printer.print("\n");
+            match again(wanted, group, service.as_deref()) {
+                Ok(found) => client = found,
+                Err(error) => return printer.end(not_found(&error)),
+            }
         }
     }
+}
+
+/// A session in place of one that was given up, at the same group of the same service. The instance ends a `wait` when the
+/// session that asked for it is gone.
+fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client, FindError> {
+    let mut client = Client::find(wanted)?;
+    let use_it = service.map(|service| format!("use {service}; ")).unwrap_or_default();
+    // A service that has gone meanwhile is told of at the next command.
+    let _ = client.ask(format!("{use_it}group {group}").as_bytes(), |_| ());
+    Ok(client)
 }
 
 /// What a shell that was left tells its caller: only whether the instance was stopped if that was asked for. Errors of

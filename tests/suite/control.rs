@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -466,5 +467,47 @@ fn the_shell_on_a_terminal_completes_words_and_takes_lines_typed_ahead() {
     let text = fs::read_to_string(&history).expect("a history");
     assert!(text.contains("maxc 0 7"), "{text}");
     assert_eq!(fs::metadata(&history).expect("it is there").permissions().mode() & 0o777, 0o600);
+    instance.end();
+}
+
+#[test]
+fn ctrl_c_ends_a_wait_of_the_shell_and_not_the_shell() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let instance = Instance::start(["PORT".into(), format!("{a},disabled"), "!".into(), b.to_string()]);
+    let (client, name) = instance.named();
+    assert_eq!(name, "b");
+    let output = instance.directory.path().join("shell");
+    let mut shell = Command::new("script")
+        .args(["-qec", &format!("'{BALANCE}' -i {}", instance.port()), "/dev/null"])
+        .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
+        .env("HOME", instance.directory.path())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(fs::File::create(&output).expect("a file of our own"))
+        .spawn()
+        .expect("script: apt-get install bsdutils");
+    let said = || String::from_utf8_lossy(&fs::read(&output).unwrap_or_default()).into_owned();
+    let mut keyboard = shell.stdin.take().expect("a pipe");
+    keyboard.write_all(b"group 1\n").expect("it reads");
+    eventually("the prompt", || said().contains("balance[1]").then_some(()));
+    keyboard.write_all(b"wait 0\n").expect("it reads");
+    eventually("it waits", || said().contains("wait 0").then_some(()));
+    let mut press_until = |keys: &str, what: &str, is_done: &dyn Fn(&str) -> bool| {
+        eventually(what, || {
+            // The shell that is left does not read any more.
+            let _ = keyboard.write_all(keys.as_bytes());
+            is_done(&said()).then_some(())
+        });
+    };
+    // Again and again: a Ctrl-C may come before the terminal makes a signal of it, and takes along what was typed ahead.
+    let is_back = |said: &str| said.rsplit("wait 0").next().is_some_and(|rest| rest.contains("balance[1]"));
+    press_until("\x03", "the prompt of the same group is back", &is_back);
+    let answer = "channel 0 draining, 1 connection left";
+    press_until("drain 0\n", "the next command is answered", &|said| said.contains(answer));
+    let shell = std::cell::RefCell::new(shell);
+    let end = || shell.borrow_mut().try_wait().expect("our own child");
+    press_until("quit\n", "it was left", &|_| end().is_some());
+    assert_eq!(end().and_then(|status| status.code()), Some(0), "{}", said());
+    drop(client);
     instance.end();
 }
