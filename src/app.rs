@@ -13,6 +13,7 @@ use crate::config::{self, CliError, Invocation, Serve, SettingsError};
 use crate::names::resolve;
 use crate::process;
 use crate::spec::PortWord;
+use crate::sys::given;
 use crate::sys::listen::ListenError;
 
 mod controllers;
@@ -72,7 +73,8 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
 }
 
 fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
-    // First of all: the inherited descriptor has a fixed number, which nobody else may be given.
+    // First of all: what was inherited can be told from what is ours only now.
+    given::record();
     let environment = controllers::Environment::read();
     let inherited =
         process::inherited_listener(environment.listen_pid.as_deref(), environment.listen_fds.as_deref());

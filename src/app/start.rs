@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::controllers::{self, AtWork, Environment};
 use super::prepared::{Prepared, Served};
@@ -17,7 +17,7 @@ use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Hangup, Shutdown, Side};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
-use crate::sys::Clock;
+use crate::sys::{Clock, given};
 
 /// Starts to serve and does so until the end; the exit code. In the background the caller comes back once it serves.
 ///
@@ -57,7 +57,11 @@ pub(super) fn start(
                     code => Err(Failure::new(code, verdict.message)),
                 };
             }
-            Ok(Side::Instance(ready)) => Some(ready),
+            Ok(Side::Instance(ready)) => {
+                let ours: Vec<_> = prepared.iter().map(|one| one.listener.as_fd()).collect();
+                given::close_all_but(&ours);
+                Some(ready)
+            }
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };
@@ -69,7 +73,7 @@ pub(super) fn start(
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,
     };
-    let hangup = Hangup::of_this_process(foreground);
+    let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
     let (mut shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {

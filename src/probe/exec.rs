@@ -8,22 +8,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
 
 use super::fault::Fault;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::fault::is_exhausted;
 use crate::sys::poller::Waker;
+use crate::sys::program::{self, StartError};
 
 /// Programs that run at once.
 const PROGRAMS: usize = 32;
@@ -32,8 +30,15 @@ const DESCRIPTORS: u16 = 3;
 /// The stack of a thread that waits, in bytes.
 const STACK: usize = 128 * 1_024;
 /// What was said to this process by the one that started it, and to no other.
-const PRIVATE: &[&str] =
-    &["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+const PRIVATE: &[&str] = &[
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// All programs of one engine.
 #[derive(Debug)]
@@ -150,9 +155,9 @@ impl Errand {
         if *lock(&life) == Life::Doomed {
             return Err(Fault::Exhausted("forgotten before it ran".into()));
         }
-        let mut child = command(&path, target).spawn().map_err(|e| not_run(&path, &e))?;
+        let pid = program::start(&path, &[host(target), target.port().to_string()], PRIVATE)
+            .map_err(|e| not_run(&path, &e))?;
         drop(taken);
-        let pid = Pid::from_child(&child);
         {
             let mut life = lock(&life);
             if *life == Life::Doomed {
@@ -160,28 +165,12 @@ impl Errand {
             }
             *life = Life::Running(pid);
         }
-        let status = reap(&mut child, pid, &life).map_err(|e| {
+        let status = reap(pid, &life).map_err(|e| {
             // Nobody knows how it ended, for example since SIGCHLD was ignored when we were started.
             Fault::Exhausted(format!("cannot wait for {}: {e}", path.display()))
         })?;
         judge(status)
     }
-}
-
-fn command(path: &Path, target: SocketAddr) -> Command {
-    let mut command = Command::new(path);
-    command
-        .arg(host(target))
-        .arg(target.port().to_string())
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    for name in PRIVATE {
-        command.env_remove(name);
-    }
-    command
 }
 
 /// The address as programs take it: without brackets, with the zone if there is one.
@@ -192,15 +181,20 @@ fn host(target: SocketAddr) -> String {
     }
 }
 
-fn not_run(path: &Path, error: &io::Error) -> Fault {
-    let cause = format!("cannot run {}: {error}", path.display());
+fn not_run(path: &Path, error: &StartError) -> Fault {
+    let StartError { act, source } = error;
+    if *act != "execve" {
+        // It was not even tried.
+        return Fault::Exhausted(format!("cannot run {}: {act}: {source}", path.display()));
+    }
+    let cause = format!("cannot run {}: {source}", path.display());
     // A program that is being written is ours to wait for.
-    let is_ours = is_exhausted(error) || Errno::from_io_error(error) == Some(Errno::TXTBSY);
+    let is_ours = is_exhausted(source) || Errno::from_io_error(source) == Some(Errno::TXTBSY);
     if is_ours { Fault::Exhausted(cause) } else { Fault::Channel(cause) }
 }
 
-fn judge(status: ExitStatus) -> Result<(), Fault> {
-    match (status.code(), status.signal()) {
+fn judge(status: WaitStatus) -> Result<(), Fault> {
+    match (status.exit_status(), status.terminating_signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(Fault::Channel(format!("exit code {code}"))),
         (None, Some(signal)) => Err(Fault::Channel(format!("killed by signal {signal}"))),
@@ -210,7 +204,7 @@ fn judge(status: ExitStatus) -> Result<(), Fault> {
 
 /// Waits for the end of the program, kills what it left behind, and reaps it, in this order.
 #[cfg(not(target_os = "openbsd"))]
-fn reap(child: &mut Child, pid: Pid, life: &Mutex<Life>) -> io::Result<ExitStatus> {
+fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let ended = loop {
         match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
@@ -223,41 +217,35 @@ fn reap(child: &mut Child, pid: Pid, life: &Mutex<Life>) -> io::Result<ExitStatu
     ended?;
     kill_group(pid);
     // It has ended, so that this does not wait.
-    let status = child.wait();
-    drop(life);
-    adopt(pid);
-    status
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// `waitid` cannot be had: looks again and again. The group is killed an instant after the reaping instead of before, in
 /// which its number would have to be given out again to meet a stranger.
 #[cfg(target_os = "openbsd")]
-fn reap(child: &mut Child, pid: Pid, life: &Mutex<Life>) -> io::Result<ExitStatus> {
+fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     loop {
         let mut life = lock(life);
-        match child.try_wait() {
-            Ok(None) => {}
+        match waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => {}
             ended => {
                 *life = Life::Over;
                 kill_group(pid);
-                return ended.map(|status| status.unwrap_or_default());
+                return match ended {
+                    Ok(Some((_, status))) => Ok(status),
+                    Ok(None) => Err(Errno::CHILD.into()),
+                    Err(e) => Err(e.into()),
+                };
             }
         }
         drop(life);
         thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
-/// The first process of a container inherits orphans, so that what was killed of the group is ours to reap.
-#[cfg(not(target_os = "openbsd"))]
-fn adopt(group: Pid) {
-    use rustix::process::{WaitOptions, waitpgid};
-    // Anywhere else somebody else does that, and there is nothing to wait for.
-    while std::process::id() == 1 {
-        match waitpgid(group, WaitOptions::empty()) {
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) | Err(_) => return,
-        }
     }
 }
 
@@ -283,22 +271,14 @@ mod tests {
 
     #[test]
     fn want_of_processes_is_not_the_channels_fault() {
-        let path = Path::new("/check");
+        let not_run =
+            |act, error: Errno| not_run(Path::new("/check"), &StartError { act, source: error.into() });
         for ours in [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY] {
-            assert!(matches!(not_run(path, &ours.into()), Fault::Exhausted(_)), "{ours}");
+            assert!(matches!(not_run("execve", ours), Fault::Exhausted(_)), "{ours}");
         }
         for theirs in [Errno::NOENT, Errno::ACCESS, Errno::NOEXEC] {
-            assert!(matches!(not_run(path, &theirs.into()), Fault::Channel(_)), "{theirs}");
+            assert!(matches!(not_run("execve", theirs), Fault::Channel(_)), "{theirs}");
+            assert!(matches!(not_run("open /dev/null", theirs), Fault::Exhausted(_)), "{theirs}");
         }
-    }
-
-    #[test]
-    fn what_was_said_to_us_alone_is_not_handed_on() {
-        let command = command(Path::new("/check"), ([127, 0, 0, 1], 80).into());
-        let removed: Vec<_> = command.get_envs().map(|(name, value)| (name.to_str(), value)).collect();
-        for name in PRIVATE {
-            assert!(removed.contains(&(Some(*name), None)), "{name} in {removed:?}");
-        }
-        assert_eq!(command.get_current_dir(), Some(Path::new("/")));
     }
 }

@@ -19,9 +19,11 @@ pub fn raise_descriptor_limit() -> u64 {
 ///
 /// The limit is 1 and not 0: the kernel ignores 0 when cores are piped to a program (`core_pattern` with `|`), while 1
 /// stops that too and is less than any core file needs. `PR_SET_DUMPABLE` would do as well, but makes `/proc/PID` belong
-/// to root, and an instance run by somebody else could no longer be looked at by its own operator.
+/// to root, and an instance run by somebody else could no longer be looked at by its own operator. The hard limit stays, so
+/// that programs of checks can have the operator's.
 pub fn forbid_core_files() {
-    if setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).is_ok() {
+    let maximum = getrlimit(Resource::Core).maximum.map(|bytes| bytes.max(1));
+    if setrlimit(Resource::Core, Rlimit { current: Some(1), maximum }).is_ok() {
         return;
     }
     // The hard limit is 0 already and not ours to raise. That stops files; against a program that takes cores from a
@@ -43,10 +45,11 @@ mod tests {
     }
 
     #[test]
-    fn core_files_are_forbidden_for_good() {
+    fn core_files_are_forbidden_and_the_hard_limit_stays() {
+        let before = getrlimit(Resource::Core);
         forbid_core_files();
         let limit = getrlimit(Resource::Core);
         assert!(limit.current.is_some_and(|bytes| bytes <= 1), "{limit:?}");
-        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(limit.maximum, before.maximum.map(|bytes| bytes.max(1)));
     }
 }

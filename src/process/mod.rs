@@ -13,4 +13,4 @@ pub use cores::{Cores, cores};
 pub use daemon::{Ready, Side, Verdict, detach, is_init};
 pub use inherit::inherited_listener;
 pub use limits::{forbid_core_files, raise_descriptor_limit};
-pub use signals::{Cause, Hangup, Notifier, Shutdown};
+pub use signals::{Cause, HANGUP, Hangup, Notifier, Shutdown};

@@ -20,9 +20,11 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::daemon::is_init;
-use super::dispositions::{ignore, is_ignored, unblock_all};
+use super::dispositions::{ignore, unblock_all};
 use crate::observe::{Event, Log, Severity};
 
+/// The number of the signal whose meaning is a [`Hangup`].
+pub const HANGUP: i32 = SIGHUP;
 /// Signals that ask for the end.
 const STOPS: &[i32] = &[SIGTERM, SIGINT, SIGQUIT];
 /// Signals that would end the process, have nothing to tell it, and are not its own faults (as SIGSEGV is).
@@ -65,17 +67,13 @@ pub enum Hangup {
 
 impl Hangup {
     /// What it means to a process that was started as this one was. A hangup is one only for a program in the foreground
-    /// that has a terminal to lose: anywhere else (a service manager, a container) the signal is what other servers are
-    /// told to reload by. `nohup` has its way, too.
+    /// that has a terminal to lose, and did not start with the signal ignored (`nohup`): anywhere else (a service manager, a container) the signal is what other servers are
+    /// told to reload by.
     ///
-    /// To be asked before [`Shutdown::install`]. Afterwards, and after a real hangup, nobody can know.
-    pub fn of_this_process(foreground: bool) -> Self {
+    /// To be asked at the start. After a real hangup nobody can know.
+    pub fn of_this_process(foreground: bool, was_ignored: bool) -> Self {
         let has_terminal = || File::open("/dev/tty").is_ok();
-        if foreground && !is_init() && !is_ignored(SIGHUP) && has_terminal() {
-            Self::Stops
-        } else {
-            Self::Ignored
-        }
+        if foreground && !is_init() && !was_ignored && has_terminal() { Self::Stops } else { Self::Ignored }
     }
 }
 
@@ -146,7 +144,7 @@ impl Shutdown {
             for &signal in &came {
                 match meaning(signal, self.hangup) {
                     Meaning::Stop => return Cause::Signal,
-                    Meaning::Child => {}
+                    Meaning::Child => reap_orphans(),
                     Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
                 }
             }
@@ -202,6 +200,21 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
         },
     }
 }
+
+/// Takes note of the ends of processes that became ours without our doing: the first process of a container inherits every
+/// orphan, and a shell that became this program by exec leaves it its own. Children of other threads (the programs of
+/// checks) are theirs to wait for.
+#[cfg(target_os = "linux")]
+fn reap_orphans() {
+    use rustix::process::{WaitOptions, wait};
+    // Orphans come to the thread that this is, the main one.
+    let of_this_thread = WaitOptions::from_bits_retain(libc::__WNOTHREAD.cast_unsigned());
+    while matches!(wait(WaitOptions::NOHANG | of_this_thread), Ok(Some(_)) | Err(rustix::io::Errno::INTR)) {}
+}
+
+/// They are told from other children nowhere else.
+#[cfg(not(target_os = "linux"))]
+fn reap_orphans() {}
 
 /// Those that nobody has given a meaning.
 #[cfg(target_os = "linux")]

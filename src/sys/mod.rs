@@ -2,13 +2,15 @@
 //!
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `fault` says whose
-//! fault an error is, `scheduling` sets the priority of a thread.
+//! fault an error is, `scheduling` sets the priority of a thread. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod fault;
+pub mod given;
 pub mod listen;
 pub(crate) mod poller;
+pub(crate) mod program;
 pub(crate) mod scheduling;
 pub(crate) mod socket;
 pub(crate) mod splice;

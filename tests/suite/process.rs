@@ -245,6 +245,37 @@ fn closed_standard_descriptors_never_end_up_in_a_connection() {
 }
 
 #[test]
+fn an_instance_in_the_background_keeps_none_of_its_callers_descriptors() {
+    let address = own_address();
+    let directory = Directory::new();
+    let (ip, port, lock) = (address.ip(), address.port(), directory.path().join("lock"));
+    // As a script has it that must not run twice. In front, the instance holds the lock for as long as it runs.
+    let lock = lock.display();
+    let script = format!("exec 9>{lock}; flock -n 9; balance -b {ip} {port} 127.0.0.1:9 5<&0 0<&-");
+    Run::script(&directory, &script).finish().code(0);
+    Run::script(&directory, &format!("flock -n {lock} true")).finish().code(0);
+    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    let script = format!("exec 9>{lock}; flock -n 9; exec balance -f -b {ip} {port} 127.0.0.1:9");
+    let mut front = Killed(
+        Command::new("sh")
+            .args([
+                "-ec",
+                &format!(
+                    "PATH={}:$PATH; {script}",
+                    Path::new(BALANCE).parent().expect("its directory").display()
+                ),
+            ])
+            .env("BALANCE_RUN_DIR", directory.path().join("run"))
+            .spawn()
+            .expect("sh is everywhere"),
+    );
+    eventually("it serves", || Client::try_connect(address, None, None).ok());
+    Run::script(&directory, &format!("! flock -n {lock} true")).finish().code(0);
+    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    eventually("its end", || front.0.try_wait().expect("our own child"));
+}
+
+#[test]
 fn a_background_start_without_standard_descriptors_serves() {
     let server = Server::echo();
     let address = own_address();

@@ -5,21 +5,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use crate::harness::{Directory, Instance, Run, Server, eventually, unique};
+use crate::harness::{Directory, Instance, Run, Server, Setup, eventually, needs_root, own_address, unique};
 
 use super::names;
 
 /// Writes an executable script. By another process, since a file that this one has open for writing, or a fork of it for
 /// another test, could not be run.
 fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
+    executable(directory, name, &format!("#!/bin/sh\n{text}\n"))
+}
+
+fn executable(directory: &Directory, name: &str, text: &str) -> PathBuf {
     let path = directory.path().join(name);
     let write = r#"cat >"$1"; chmod 755 "$1""#;
-    Run::new("sh")
-        .args(["-ec", write, "sh"])
-        .arg(&path)
-        .stdin(format!("#!/bin/sh\n{text}\n"))
-        .finish()
-        .code(0);
+    Run::new("sh").args(["-ec", write, "sh"]).arg(&path).stdin(text).finish().code(0);
     path
 }
 
@@ -203,4 +202,110 @@ fn many_programs_one_after_another_leave_nothing() {
     eventually("no heap of them", || (alive(&mark) <= 8 && children(&instance).len() <= 4).then_some(()));
     instance.terminate();
     eventually("none is left", || (alive(&mark) == 0).then_some(()));
+}
+
+/// The processes of this parent that have ended and were not waited for.
+fn zombies(parent: i32) -> usize {
+    let parent = parent.to_string();
+    let is_one = |process: &fs::DirEntry| {
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let mut words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        (words.next(), words.next()) == (Some("Z"), Some(&parent))
+    };
+    fs::read_dir("/proc").expect("a process table").flatten().filter(is_one).count()
+}
+
+/// Writes what it was given to the file that it is made for: limits, signals (but for two of the C library), descriptors.
+const LOOK: &str = r#"
+import os, resource
+with open("/proc/self/status") as status:
+    masks = {line.split()[0]: int(line.split()[1], 16) & ~(3 << 31) for line in status
+        if line.startswith(("SigBlk", "SigIgn"))}
+lines = [resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE)]
+lines += [hex(masks["SigBlk:"]), hex(masks["SigIgn:"])]
+def is_open(fd):
+    try:
+        return os.fstat(fd) is not None
+    except OSError:
+        return False
+descriptors = [fd for fd in range(3, 1000) if is_open(fd)]
+streams = [os.readlink("/proc/self/fd/%d" % fd) for fd in range(3)]
+"#;
+
+#[test]
+fn a_program_gets_what_the_operator_had_and_none_of_the_descriptors() {
+    let (directory, server) = (Directory::new(), Server::named("a"));
+    let looking = |name: &str| {
+        let said = directory.path().join(format!("{name}.said"));
+        // Moved into place at the end, so that it is whole when it is there.
+        let tail = format!(
+            "with open('{0}.new', 'w') as out: print(lines, file=out); print(descriptors, streams, file=out)\n\
+             os.rename('{0}.new', '{0}')",
+            said.display()
+        );
+        // Not by way of sh, which has a mask of its own.
+        (executable(&directory, name, &format!("#!/usr/bin/env -S python3 -I\n{LOOK}{tail}\n")), said)
+    };
+    let ((operator, of_operator), (program, of_check)) = (looking("operator"), looking("check"));
+    let start = "env --ignore-signal=HUP,INT,ALRM,USR1,TTOU --block-signal=WINCH,USR2,TERM";
+    let shell = format!(
+        "ulimit -Sn 100; exec 7</dev/null 9>&2; {start} {}; exec {start} \"$0\" -f \"$@\";",
+        operator.display()
+    );
+    let check = format!("exec:{}", program.display());
+    let args = ["--check", &check, "--check-interval", "1d", "PORT", &server.to_string()].map(String::from);
+    let instance = Setup::new().shell(&shell).start(args);
+    instance.await_health(0, "up");
+    let read = |path: &Path| fs::read_to_string(path).expect("it was run");
+    let (operator, check) = (read(&of_operator), read(&of_check));
+    assert_eq!(check.lines().next(), operator.lines().next());
+    assert!(operator.contains("(100, ") && !operator.contains("'0x0'"), "{operator}");
+    assert_eq!(check.lines().nth(1), Some("[] ['/dev/null', '/dev/null', '/dev/null']"));
+    instance.end();
+}
+
+#[test]
+fn a_program_does_not_outlive_an_instance_that_is_killed() {
+    let (directory, server, mark) = (Directory::new(), Server::named("a"), mark());
+    let program = script(&directory, "check", &format!("exec sleep {mark}"));
+    let instance = checked_once(&program, &server, &["--check-timeout", "1h"]);
+    eventually("it runs", || (alive(&mark) == 1).then_some(()));
+    instance.signal(Signal::KILL);
+    eventually("it is gone", || (alive(&mark) == 0).then_some(()));
+}
+
+#[test]
+fn process_1_waits_for_orphans_wherever_they_went() {
+    if needs_root("a pid namespace") {
+        return;
+    }
+    let (directory, server) = (Directory::new(), Server::named("a"));
+    let ran = directory.path().join("ran");
+    // One helper in the group, which is killed, one in a session of its own, and a daemon's daemon.
+    let text = format!(
+        "sleep 9 & setsid sleep 0.02 & setsid sh -c 'sleep 0.03 & exit' & echo >>{}; exit 0",
+        ran.display()
+    );
+    let program = script(&directory, "check", &text);
+    let check = format!("exec:{}", program.display());
+    let args = ["--check", &check, "--check-interval", "20ms", "--check-timeout", "20s"];
+    let address = own_address();
+    let (ip, channel) = (address.ip().to_string(), server.to_string());
+    let args = args.into_iter().chain(["-b", &ip, "PORT", &channel]);
+    let shell = "exec unshare -pf --kill-child \"$0\" \"$@\";";
+    let mut instance = Setup::binding(address).shell(shell).start(args);
+    let children = format!("/proc/{0}/task/{0}/children", instance.pid());
+    let pid = fs::read_to_string(children).expect("our own child").trim().parse().expect("one child");
+    eventually("thirty runs", || (fs::read(&ran).map_or(0, |said| said.len()) >= 30).then_some(()));
+    eventually("no zombie is left", || (zombies(pid) == 0).then_some(()));
+    Run::new("kill").arg(pid.to_string()).finish().code(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn children_from_before_the_program_leave_no_zombies() {
+    let server = Server::named("a");
+    let instance = Setup::new().shell("sleep 0.3 &").start(["PORT", &server.to_string()]);
+    await_no_children(&instance);
+    instance.end();
 }
