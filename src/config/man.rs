@@ -59,7 +59,8 @@ const HEALTH: &[&str] = &[
     "The command status shows the health of each channel beside what the operator decided: up, new (no check has come back \
      yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
-     refusing and welcoming.",
+     refusing and welcoming. When the last channel goes it has event=no_channel_up, and channel_up_again when one is back. The \
+     last line of status counts the clients that were lost before they had a channel, and says why.",
 ];
 
 const SIGNALS: &[(&str, &str)] = &[

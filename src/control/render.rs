@@ -252,7 +252,9 @@ mod tests {
 
     use super::*;
     use crate::control::services::ServiceSnapshot;
-    use crate::sched::{Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, SessionSnapshot};
+    use crate::sched::{
+        Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, Loss, NoChannel, SessionSnapshot,
+    };
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
@@ -291,7 +293,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
   0   RR  0 ENA        127.0.0.1     9    0           0    0           0           0
   1 Hash  0 dis        127.0.0.1    11    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups })), expected);
+        assert_eq!(text(&Reply::Table(Snapshot { groups, losses: Vec::new() })), expected);
     }
 
     #[test]
@@ -308,7 +310,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
 12345 Hash 1000 DIS 2001:db8:1111:2222:3333:4444:5555:6666 65535 123456 18446744073709551615 4294967295           0           0
 12345 Hash  1 ENA  ::ffff:10.1.1.3    80    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups })), expected);
+        assert_eq!(text(&Reply::Table(Snapshot { groups, losses: Vec::new() })), expected);
     }
 
     #[test]
@@ -367,8 +369,10 @@ group  chan address                state health     since weight    c/maxc queue
     0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms last error 1m15s ago: connect: no answer in time
     0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       - connect: connection refused
     0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       - -
+lost clients: 14 (no channel up 2, queue timeout 12)
 ";
-        assert_eq!(text(&Reply::Status(Snapshot { groups })), expected);
+        let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
+        assert_eq!(text(&Reply::Status(Snapshot { groups, losses })), expected);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use crate::control::render::state_word;
 use crate::control::services::ServiceSnapshot;
-use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, SessionSnapshot, Snapshot};
+use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, Loss, SessionSnapshot, Snapshot};
 
-/// One line per channel. Columns may be added at the end, before `why`, which may hold blanks.
+/// One line per channel, and one for lost clients if there are any. Columns may be added at the end, before `why`, which may
+/// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     let line = |out: &mut String, cells: [&dyn Display; 14]| {
         let [group, channel, address, state, health, age, weight, load, queue, totalc, failed, p50, p99, why] =
@@ -57,7 +58,17 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
             )?;
         }
     }
-    Ok(())
+    lost(out, &snapshot.losses)
+}
+
+/// How many clients were lost before they had a channel, and why; nothing if there were none.
+fn lost(out: &mut String, losses: &[(Loss, u64)]) -> fmt::Result {
+    if losses.is_empty() {
+        return Ok(());
+    }
+    let all: u64 = losses.iter().map(|(_, count)| count).sum();
+    let reasons: Vec<String> = losses.iter().map(|(why, count)| format!("{why} {count}")).collect();
+    writeln!(out, "lost clients: {all} ({})", reasons.join(", "))
 }
 
 /// One line per service. The columns hold no blanks, so that scripts can cut them.

@@ -21,7 +21,7 @@ use super::dial::{Dial, Waited};
 use super::server::{Message, Shared};
 use super::service::Service;
 use super::sockets::Sockets;
-use crate::observe::Event;
+use crate::observe::{End, Event};
 use crate::sched::Lease;
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
@@ -42,8 +42,6 @@ mod sight;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
-/// How a client ends that got no channel; `turn_away` has told why.
-const TURNED_AWAY: &str = "no channel";
 /// How long accept, or a dial, waits when descriptors ran out and nobody tells that one came back, in ms.
 const STARVED_MS: u64 = 50;
 
@@ -160,6 +158,17 @@ fn millis(duration: Duration) -> u64 {
 fn words_of(panic: &(dyn Any + Send), of: &str) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| of.into())
+}
+
+/// How a connection ended, by what its relay met first.
+fn end_of(first: Option<(Side, bool)>) -> End {
+    match first {
+        Some((Side::Client, false)) => End::ClientClosed,
+        Some((Side::Server, false)) => End::ChannelClosed,
+        Some((Side::Client, true)) => End::ClientReset,
+        Some((Side::Server, true)) => End::ChannelReset,
+        None => End::Ours,
+    }
 }
 
 impl Worker {
@@ -304,7 +313,7 @@ impl Worker {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(self))) {
             self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a connection") });
             if self.connections.get(key).is_some_and(|connection| connection.id == id) {
-                self.close(key, Ending { reset_client: true, reset_server: true }, "panic");
+                self.close(key, Ending { reset_client: true, reset_server: true }, End::Panic);
             }
         }
     }
@@ -407,7 +416,8 @@ impl Worker {
                 let waits = matches!(connection.stage, Stage::Waiting(_));
                 let gone = ready.error && socket::take_error(&connection.client).is_some();
                 if gone || (waits && ready.read_closed && socket::unread(&connection.client) == 0) {
-                    self.close(key, Ending { reset_client: gone, reset_server: true }, "client gone");
+                    let how = if gone { End::ClientReset } else { End::ClientClosed };
+                    self.close(key, Ending { reset_client: gone, reset_server: true }, how);
                 }
             }
             (Stage::Greeting | Stage::Waiting(_), Side::Server) | (Stage::Over, _) => {}
@@ -491,7 +501,7 @@ impl Worker {
                 self.set_deadline(key, Some(self.now + wait));
             }
             Verdict::Done(ending) => {
-                let how = if ending.reset_client || ending.reset_server { "reset" } else { "end" };
+                let how = end_of(connection.relay.first_end());
                 self.close(key, ending, how);
             }
         }

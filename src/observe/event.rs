@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::End;
 use crate::sched::{ChannelKey, Happened, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
@@ -102,6 +103,13 @@ pub enum Event {
         /// How long it was down.
         after: Duration,
     },
+    /// Channels are to take clients, and not one is up.
+    NoChannelUp,
+    /// A channel is up again after [`Event::NoChannelUp`].
+    ChannelUpAgain {
+        /// How long none was.
+        after: Duration,
+    },
     /// No channel is up: connects are refused.
     Refusing,
     /// A channel is up again after [`Event::Refusing`].
@@ -131,8 +139,8 @@ pub enum Event {
     ClientLost {
         /// Whose connection.
         client: IpAddr,
-        /// Why: no channel at all, all full, all failed, or it went away itself.
-        reason: String,
+        /// Why.
+        reason: End,
     },
     /// A client got its channel.
     Opened {
@@ -153,8 +161,8 @@ pub enum Event {
         sent_bytes: u64,
         /// Bytes channel -> client.
         rcvd_bytes: u64,
-        /// How: end, reset, idle, ...
-        how: String,
+        /// How.
+        how: End,
     },
     /// No descriptor for the next client; accept waits.
     OutOfDescriptors {
@@ -223,7 +231,7 @@ impl Event {
             Self::DialFailed { .. } | Self::NoRendezvous { .. } | Self::DumpStopped { .. } => {
                 Severity::Warning
             }
-            Self::Refusing => Severity::Error,
+            Self::NoChannelUp | Self::ChannelUpAgain { .. } | Self::Refusing => Severity::Error,
             Self::Autodisabled { .. }
             | Self::Ejected { .. }
             | Self::Returned { .. }
@@ -251,6 +259,8 @@ impl Event {
             Self::Returned { .. } => "returned",
             Self::ChannelDown { .. } => "channel_down",
             Self::ChannelUp { .. } => "channel_up",
+            Self::NoChannelUp => "no_channel_up",
+            Self::ChannelUpAgain { .. } => "channel_up_again",
             Self::Refusing => "refusing",
             Self::Welcoming => "welcoming",
             Self::MaxConnections { .. } => "max_connections",
@@ -290,12 +300,15 @@ impl fmt::Display for Event {
                 write!(f, "{} address={address} cause={}", Key(*channel), Value(cause))
             }
             Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Value(cause)),
-            Self::ClientLost { client, reason } => write!(f, " client={client} reason={}", Value(reason)),
+            Self::ClientLost { client, reason } => {
+                write!(f, " client={client} reason={}", Value(&reason.to_string()))
+            }
             Self::Opened { client, channel, address } => {
                 write!(f, " client={client}{} address={address}", Key(*channel))
             }
             Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
-                let (key, how) = (Key(*channel), Value(how));
+                let (key, how) = (Key(*channel), how.to_string());
+                let how = Value(&how);
                 write!(f, " client={client}{key} sent_bytes={sent_bytes} rcvd_bytes={rcvd_bytes} how={how}")
             }
             Self::OutOfDescriptors { limit } => write!(f, " limit={limit}"),
@@ -307,7 +320,10 @@ impl fmt::Display for Event {
             Self::Stopping { connections } => write!(f, " connections={connections}"),
             Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
             Self::Note { text, .. } => write!(f, " text={}", Value(text)),
-            Self::DescriptorsBack | Self::Drained | Self::Refusing | Self::Welcoming => Ok(()),
+            Self::ChannelUpAgain { after } => write!(f, " after={:.1}s", after.as_secs_f64()),
+            Self::DescriptorsBack | Self::Drained | Self::NoChannelUp | Self::Refusing | Self::Welcoming => {
+                Ok(())
+            }
         }
     }
 }
@@ -352,7 +368,7 @@ impl fmt::Display for Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sched::{ChannelId, GroupId};
+    use crate::sched::{ChannelId, GroupId, Loss};
 
     fn key(group: usize, channel: usize) -> ChannelKey {
         let group = GroupId::new(group).expect("a small number");
@@ -373,8 +389,8 @@ mod tests {
                 r#"event=channel_failed group=0 channel=3 address=10.0.0.1:80 cause="timed out""#,
             ),
             (
-                Event::ClientLost { client: address.ip(), reason: "full".into() },
-                "event=client_lost client=10.0.0.1 reason=full",
+                Event::ClientLost { client: address.ip(), reason: End::Lost(Loss::QueueFull) },
+                "event=client_lost client=10.0.0.1 reason=\"queue full\"",
             ),
             (Event::OutOfDescriptors { limit: 20_000 }, "event=out_of_descriptors limit=20000"),
             (Event::Drained, "event=drained"),
@@ -396,7 +412,7 @@ mod tests {
     #[test]
     fn a_lost_client_is_debug_and_a_lack_of_descriptors_an_error() {
         let client = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(Event::ClientLost { client, reason: String::new() }.severity(), Severity::Debug);
+        assert_eq!(Event::ClientLost { client, reason: End::Idle }.severity(), Severity::Debug);
         assert_eq!(Event::OutOfDescriptors { limit: 1 }.severity(), Severity::Error);
         assert_eq!(
             Event::Note { severity: Severity::Notice, text: String::new() }.severity(),

@@ -85,8 +85,8 @@ impl Log {
     }
 
     /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
-    /// word for word are said once in ten seconds, with a count of those left out. `refusing` is never left out: what follows
-    /// it, `welcoming`, would make no sense.
+    /// word for word are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
+    /// left out: the one makes no sense without the other.
     pub fn tell(&self, event: &Event) {
         let severity = event.severity();
         if severity == Severity::Debug && !self.inner.debug {
@@ -115,7 +115,7 @@ impl Log {
 /// May it be left out when it is said again soon?
 fn is_limited(event: &Event) -> bool {
     match event {
-        Event::Refusing => false,
+        Event::NoChannelUp | Event::ChannelUpAgain { .. } | Event::Refusing => false,
         Event::DescriptorsBack | Event::SignalIgnored { .. } => true,
         _ => event.severity() <= Severity::Warning,
     }
@@ -288,7 +288,8 @@ mod tests {
     fn debug_events_need_the_debug_flag() {
         let directory = Directory::new("debug");
         let server = server(&directory);
-        let lost = Event::ClientLost { client: [127, 0, 0, 1].into(), reason: "full".into() };
+        let lost =
+            Event::ClientLost { client: [127, 0, 0, 1].into(), reason: crate::observe::End::ClientReset };
         let quiet = Log::syslog_at(directory.0.join("log"), false);
         quiet.tell(&lost);
         quiet.tell(&Event::Drained);

@@ -2,13 +2,15 @@
 //!
 //! What an event says is pure text ([`Event`], [`dump_chunk`]); the sinks ([`Log`], [`Dump`]) are the only places here
 //! that touch a descriptor, and say so.
-//! Reading order: `event`, `log`, `dump`.
+//! Reading order: `end`, `event`, `log`, `dump`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod dump;
+mod end;
 mod event;
 mod log;
 
 pub use dump::{Direction, Dump, dump_chunk};
+pub use end::End;
 pub use event::{Event, Severity};
 pub use log::Log;

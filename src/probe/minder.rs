@@ -143,6 +143,8 @@ impl Minder {
 struct Minded {
     ward: Ward,
     door: Door,
+    /// Since when no channel is up.
+    out_since: Option<Duration>,
     /// When it is looked at next, if nothing happens before.
     due: Option<Duration>,
 }
@@ -212,7 +214,7 @@ impl Rounds {
         };
         self.rung.extend(rung);
         for (id, ward) in added {
-            self.wards.insert(id, Minded { ward, door: Door::default(), due: None });
+            self.wards.insert(id, Minded { ward, door: Door::default(), out_since: None, due: None });
         }
         self.forget(&removed);
         false
@@ -236,16 +238,27 @@ impl Rounds {
     /// Begins a ward's probes that are due, moves its door if that is wanted, and notes when it is due next.
     fn look_at(&mut self, id: u64) {
         let Some(minded) = self.wards.get_mut(&id) else { return };
-        let Minded { ward, door, due } = minded;
+        let Minded { ward, door, out_since, due } = minded;
         let now = self.clock.now();
-        let (probes, next, has_up) = {
+        let (probes, next, has_up, is_out) = {
             let mut table = ward.table.lock_at(now);
-            (table.probes_due(PROBES), table.next_probe(), table.has_up())
+            (table.probes_due(PROBES), table.next_probe(), table.has_up(), table.is_out())
         };
         for probe in probes {
             self.last_probe += 1;
             self.engine.start(ward.order(self.last_probe, &probe));
             self.under_way.insert(self.last_probe, (id, probe));
+        }
+        match *out_since {
+            None if is_out => {
+                *out_since = Some(now);
+                ward.log.tell(&Event::NoChannelUp);
+            }
+            Some(since) if has_up => {
+                *out_since = None;
+                ward.log.tell(&Event::ChannelUpAgain { after: now.saturating_sub(since) });
+            }
+            None | Some(_) => {}
         }
         if ward.refuse_when_down && door.is_due(!has_up, now) {
             move_door(ward, door, !has_up, now);

@@ -14,6 +14,7 @@ mod health;
 mod lease;
 mod line;
 mod loads;
+mod losses;
 mod pick;
 mod random;
 mod rendezvous;
@@ -28,6 +29,7 @@ pub use channel::{Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHA
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use lease::Lease;
 pub use line::{Grant, Ticket, Turn};
+pub use losses::Loss;
 pub use route::{NoChannel, Route};
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, Policy, Weight};
+use super::{Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, Loss, Policy, Weight};
 
 /// One channel as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct GroupSnapshot {
 pub struct Snapshot {
     /// The groups that were ever touched.
     pub groups: Vec<GroupSnapshot>,
+    /// How many clients were lost before they had a channel, by why; reasons without any are left out.
+    pub losses: Vec<(Loss, u64)>,
 }
 
 /// One client's connection at one instant, as the data plane sees it.

@@ -14,6 +14,7 @@ use super::group::Group;
 use super::health::{Change, Health};
 use super::lease::{Freed, Slots};
 use super::line::Line;
+use super::losses::Losses;
 use super::random::Random;
 use super::route::World;
 use super::{
@@ -119,6 +120,7 @@ pub struct Table {
     pub(super) now: Duration,
     pub(super) agenda: Agenda,
     pub(super) line: Line,
+    pub(super) losses: Arc<Losses>,
 }
 
 impl Table {
@@ -133,6 +135,7 @@ impl Table {
             now: Duration::ZERO,
             agenda: Agenda::default(),
             line: Line::new(rules.queue),
+            losses: Arc::default(),
         }
     }
 
@@ -295,7 +298,7 @@ impl Table {
             let of = |number| waiting.get(&(id, number)).copied().unwrap_or(0);
             group.snapshot(id, &self.rules.health, self.now, of)
         });
-        Snapshot { groups: groups.collect() }
+        Snapshot { groups: groups.collect(), losses: self.losses.snapshot() }
     }
 
     /// Connections of all channels now. Looks at every channel.
@@ -313,6 +316,13 @@ impl Table {
     /// Does any channel take clients and is up, full or not?
     pub fn has_up(&self) -> bool {
         self.groups.values().any(Group::has_up)
+    }
+
+    /// Is there a channel that is to take clients, and none of them is up? An operator who disabled all of them knows it;
+    /// `-a` may have disabled them by itself.
+    pub fn is_out(&self) -> bool {
+        let counts = |group: &Group| if self.rules.autodisable { group.existing } else { group.enabled };
+        !self.has_up() && self.groups.values().any(|group| counts(group) > 0)
     }
 
     /// Starts a client's walk at group 0.

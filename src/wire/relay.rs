@@ -245,6 +245,8 @@ pub struct Relay<P> {
     gone: [bool; 2],
     /// What `is_half_closed` says.
     half_closed: bool,
+    /// What `first_end` says.
+    first_end: Option<(Side, bool)>,
 }
 
 impl<P> Default for Relay<P> {
@@ -257,7 +259,13 @@ impl<P> Relay<P> {
     /// A relay between two connected sides of which nothing is known yet but that they take a write.
     pub fn new() -> Self {
         let ready = Ready { writable: true, ..Ready::default() };
-        Self { ways: [Way::new(), Way::new()], ready: [ready; 2], gone: [false; 2], half_closed: false }
+        Self {
+            ways: [Way::new(), Way::new()],
+            ready: [ready; 2],
+            gone: [false; 2],
+            half_closed: false,
+            first_end: None,
+        }
     }
 
     /// Takes note of an event.
@@ -269,6 +277,11 @@ impl<P> Relay<P> {
     /// caller, who looks when it goes to sleep, sees the change then.
     pub fn is_half_closed(&self) -> bool {
         self.half_closed
+    }
+
+    /// Which side ended first, and was that by being gone (`true`) rather than by an orderly end? As of the last turn.
+    pub fn first_end(&self) -> Option<(Side, bool)> {
+        self.first_end
     }
 
     /// Do bytes of this side wait because the other takes no more? Then news of its next ones are of no use.
@@ -319,6 +332,12 @@ impl<P> Relay<P> {
                     again = true;
                 }
             }
+        }
+        if self.first_end.is_none() {
+            let sides = [Side::Client, Side::Server].into_iter();
+            let gone = sides.clone().find(|&side| self.gone[side as usize]).map(|side| (side, true));
+            let ended = || sides.clone().find(|&side| self.ways[side as usize].stage != Stage::Open);
+            self.first_end = gone.or_else(|| ended().map(|side| (side, false)));
         }
         let verdict = self.verdict(kernel, again);
         if verdict != Verdict::Again {

@@ -14,6 +14,7 @@ mod passive;
 mod programs;
 mod real_servers;
 mod slow_start;
+mod total;
 
 use crate::harness::{Got, Instance, Visit};
 

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, TURNED_AWAY, Waiting, Worker, millis};
+use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, Waiting, Worker, millis};
 use crate::net::dial::{Attempt, Dial, Next, Search, Terms, Waited};
 use crate::net::service::{Service, ServiceId};
-use crate::observe::Event;
-use crate::sched::{AdminState, Grant, NoChannel, Ticket};
+use crate::observe::{End, Event};
+use crate::sched::{AdminState, Grant, Loss, NoChannel, Ticket};
 use crate::sys::descriptors::Taken;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Ready, Relay, Side};
@@ -68,7 +68,7 @@ impl Worker {
                 let place = Waited { ticket, until: self.patience_in_line(&connection.service) };
                 Stage::Waiting(Box::new(Waiting { place, client }))
             }
-            Search::Over(why) => return self.turn_away(key, client, why),
+            Search::Over(why) => return self.turn_away(key, why),
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = stage;
@@ -143,7 +143,7 @@ impl Worker {
             Attempt::Started => patience,
             Attempt::Wait => STARVED_MS,
             Attempt::Line(ticket) => return self.line_up(key, ticket),
-            Attempt::Over(why) => return self.give_up(key, why),
+            Attempt::Over(why) => return self.turn_away(key, why),
         };
         self.set_deadline(key, Some(self.now.saturating_add(wait)));
     }
@@ -153,7 +153,7 @@ impl Worker {
         match next {
             Next::Dial => self.dial(key),
             Next::Line(ticket) => self.line_up(key, ticket),
-            Next::Over(why) => self.give_up(key, why),
+            Next::Over(why) => self.turn_away(key, why),
         }
     }
 
@@ -170,35 +170,21 @@ impl Worker {
         self.wait_in_line(key);
     }
 
-    /// Nothing is left to dial.
-    fn give_up(&mut self, key: usize, why: NoChannel) {
-        if let Some(Stage::Dialing(dial)) = self.connections.get(key).map(|connection| &connection.stage) {
-            let client = dial.client;
-            self.turn_away(key, client, why);
-        }
-    }
-
     /// A socket that cannot be watched cannot be served. Kernel memory or the system's limit of watches is used up.
     pub(super) fn unwatched(&mut self, key: usize, error: &io::Error) {
         self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot watch a socket: {error}") });
-        self.close(key, Ending { reset_client: true, reset_server: true }, "cannot be watched");
+        self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
     }
 
     /// There is no channel for a client.
-    fn turn_away(&mut self, key: usize, client: SocketAddr, why: NoChannel) {
+    fn turn_away(&mut self, key: usize, why: NoChannel) {
         let Some(connection) = self.connections.get(key) else { return };
-        let log = &connection.service.log;
-        if log.is_debug() {
-            let reason = match why {
-                NoChannel::Empty => "there is no channel",
-                NoChannel::Disabled => "all channels are disabled",
-                NoChannel::Down => "all channels are down",
-                NoChannel::Full => "all channels are full",
-                NoChannel::Failed => "all channels failed",
-            };
-            log.tell(&Event::ClientLost { client: client.ip(), reason: reason.into() });
-        }
-        self.close(key, Ending { reset_client: false, reset_server: false }, TURNED_AWAY);
+        let loss = match why {
+            // It could have waited, had the queue not been full as well.
+            NoChannel::Full if connection.service.dialer.table.has_queue() => Loss::QueueFull,
+            why => Loss::NoChannel(why),
+        };
+        self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(loss));
     }
 
     /// The channel answered, one way or the other.

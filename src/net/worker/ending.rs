@@ -8,11 +8,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::dialing::CLOSED_MEANWHILE;
-use super::{Connection, NEVER, Stage, TURNED_AWAY, Worker, millis};
+use super::{Connection, NEVER, Stage, Worker, millis};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
-use crate::observe::Event;
-use crate::sched::ChannelKey;
+use crate::observe::{End, Event};
+use crate::sched::{ChannelKey, Loss};
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
 
@@ -39,17 +39,18 @@ impl Worker {
                 let service = Arc::clone(&connection.service);
                 self.shared.serve_line(&service);
                 if service.dialer.table.lock().leave_line(ticket) {
-                    self.abandon(key, "waited too long");
+                    self.abandon(key, End::Lost(Loss::QueueTimeout));
                 }
             }
-            Stage::Relaying { .. } if connection.expires_at <= now => self.abandon(key, "lifetime"),
+            Stage::Relaying { .. } if connection.expires_at <= now => self.abandon(key, End::Lifetime),
             Stage::Relaying { .. } => self.relay_expired(key),
         }
     }
 
     fn relay_expired(&mut self, key: usize) {
         if self.is_quiet(key) {
-            return self.abandon(key, "idle");
+            let half_closed = self.connections.get(key).is_some_and(|c| c.relay.is_half_closed());
+            return self.abandon(key, if half_closed { End::HalfClosed } else { End::Idle });
         }
         self.rearm(key);
         self.turn(key);
@@ -106,7 +107,7 @@ impl Worker {
     }
 
     /// Ends a connection from outside.
-    pub(super) fn abandon(&mut self, key: usize, how: &str) {
+    pub(super) fn abandon(&mut self, key: usize, how: End) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let ending = match &connection.stage {
             Stage::Greeting | Stage::Dialing(_) | Stage::Over => {
@@ -150,22 +151,20 @@ impl Worker {
             Stage::Relaying { lease, .. } => connection.service.id == service && lease.key() == channel,
             _ => false,
         };
-        self.abandon_all(is_served, "closed by the operator")
+        self.abandon_all(is_served, End::Kicked)
     }
 
     pub(super) fn close_all(&mut self) {
-        self.abandon_all(|_| true, "shut down");
+        self.abandon_all(|_| true, End::ShutDown);
     }
 
     /// Closes one connection. `false` = it is not here.
     pub(super) fn close_session(&mut self, service: ServiceId, id: u64) -> bool {
-        self.abandon_all(
-            |connection| connection.service.id == service && connection.id == id,
-            "closed by the operator",
-        ) > 0
+        self.abandon_all(|connection| connection.service.id == service && connection.id == id, End::Kicked)
+            > 0
     }
 
-    pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: &str) -> usize {
+    pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: End) -> usize {
         let keys = self.keys(which);
         for &key in &keys {
             self.abandon(key, how);
@@ -178,7 +177,7 @@ impl Worker {
         all.map(|(key, _)| key).collect()
     }
 
-    pub(super) fn close(&mut self, key: usize, ending: Ending, how: &str) {
+    pub(super) fn close(&mut self, key: usize, ending: Ending, how: End) {
         self.set_deadline(key, None);
         let Some(connection) = self.connections.try_remove(key) else { return };
         if ending.reset_client {
@@ -187,20 +186,12 @@ impl Worker {
         if let Stage::Waiting(waiting) = &connection.stage {
             // If its turn has come already, the grant finds nobody and goes to the next in line.
             connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
-            if connection.address.is_some() {
-                let client = waiting.client.ip();
-                connection.service.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
-            }
         }
-        if let Stage::Dialing(dial) = &connection.stage {
-            if let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server) {
-                // It may have accepted already, and would take a close for a clean end.
-                socket::reset_on_close(server);
-            }
-            if connection.address.is_some() && how != TURNED_AWAY {
-                let client = dial.client.ip();
-                connection.service.log.tell(&Event::ClientLost { client, reason: how.to_owned() });
-            }
+        if let Stage::Dialing(dial) = &connection.stage
+            && let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server)
+        {
+            // It may have accepted already, and would take a close for a clean end.
+            socket::reset_on_close(server);
         }
         if let Stage::Relaying { server, lease } = &connection.stage {
             if ending.reset_server {
@@ -212,8 +203,15 @@ impl Worker {
                     channel: lease.key(),
                     sent_bytes: connection.delivered[Side::Server as usize],
                     rcvd_bytes: connection.delivered[Side::Client as usize],
-                    how: how.to_owned(),
+                    how,
                 });
+            }
+        } else {
+            if let Some(why) = how.loss() {
+                connection.service.dialer.table.lost(why);
+            }
+            if let Some(client) = &connection.address {
+                connection.service.log.tell(&Event::ClientLost { client: client.ip(), reason: how });
             }
         }
         let service = Arc::clone(&connection.service);

@@ -34,8 +34,15 @@ impl Instance {
     #[track_caller]
     pub(crate) fn status(&self) -> Vec<Status> {
         let table = self.ctl("status").code(0).stdout;
-        let rows = table.lines().skip(1);
+        let rows = table.lines().skip(1).filter(|line| !line.starts_with("lost clients: "));
         rows.map(|line| Status::parse(line).unwrap_or_else(|| panic!("no status: {line:?}"))).collect()
+    }
+
+    /// What `status` says of lost clients: all of them, and why; empty if there are none.
+    #[track_caller]
+    pub(crate) fn losses(&self) -> String {
+        let text = self.ctl("status").code(0).stdout;
+        text.lines().find_map(|line| line.strip_prefix("lost clients: ")).unwrap_or("").to_owned()
     }
 
     /// The health of all channels, such as `up ejected`.

@@ -91,7 +91,7 @@ fn without_fail_open_an_ejected_channel_waits_for_its_probe() {
     assert_eq!(instance.show()[0].totalc, 1, "only the first client was tried on it");
     eventually("the reason", || {
         let lost = instance.told("client_lost");
-        (lost.iter().filter(|line| line.contains("all channels are down")).count() == 5).then_some(())
+        (lost.iter().filter(|line| line.contains("no channel up")).count() == 5).then_some(())
     });
     a.start();
     let mut clients = 0;

@@ -1,0 +1,95 @@
+//! Clients that were lost before they had a channel, counted by why.
+//!
+//! Knows: counters. Never: which client it was, who counts.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::NoChannel;
+
+/// Why a client was lost before it had a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// Its walk came to nothing.
+    NoChannel(NoChannel),
+    /// It could have waited, but as many did as may.
+    QueueFull,
+    /// It waited for as long as one may.
+    QueueTimeout,
+    /// It went away by itself.
+    Left,
+    /// By an error of our own.
+    Ours,
+}
+
+impl Loss {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::NoChannel(NoChannel::Empty),
+        Self::NoChannel(NoChannel::Disabled),
+        Self::NoChannel(NoChannel::Down),
+        Self::NoChannel(NoChannel::Full),
+        Self::NoChannel(NoChannel::Failed),
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::Left,
+        Self::Ours,
+    ];
+
+    fn index(self) -> usize {
+        match self {
+            Self::NoChannel(why) => why as usize,
+            Self::QueueFull => 5,
+            Self::QueueTimeout => 6,
+            Self::Left => 7,
+            Self::Ours => 8,
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoChannel(NoChannel::Empty) => "no channel",
+            Self::NoChannel(NoChannel::Disabled) => "all channels disabled",
+            Self::NoChannel(NoChannel::Down) => "no channel up",
+            Self::NoChannel(NoChannel::Full) => "all channels full",
+            Self::NoChannel(NoChannel::Failed) => "all channels failed",
+            Self::QueueFull => "queue full",
+            Self::QueueTimeout => "queue timeout",
+            Self::Left => "client left",
+            Self::Ours => "internal error",
+        })
+    }
+}
+
+/// How many clients were lost for which reason. Counted without the table's lock.
+#[derive(Debug, Default)]
+pub(super) struct Losses([AtomicU64; Loss::ALL.len()]);
+
+impl Losses {
+    pub(super) fn count(&self, why: Loss) {
+        self.0[why.index()].fetch_add(1, Relaxed);
+    }
+
+    /// Those reasons that there were clients for.
+    pub(super) fn snapshot(&self) -> Vec<(Loss, u64)> {
+        let all = Loss::ALL.map(|why| (why, self.0[why.index()].load(Relaxed)));
+        all.into_iter().filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_of_its_own() {
+        let losses = Losses::default();
+        for (n, why) in Loss::ALL.into_iter().enumerate() {
+            (0..=n).for_each(|_| losses.count(why));
+        }
+        let counts: Vec<u64> = losses.snapshot().into_iter().map(|(_, count)| count).collect();
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+}
