@@ -17,7 +17,13 @@ use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Hangup, Shutdown, Side};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
-use crate::sys::{Clock, given};
+use crate::sys::{Clock, descriptors, given};
+
+/// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
+/// of the pipe that signals come by, two of the thread that minds channels. A test holds this against a process.
+const OWN: usize = 9;
+/// Those of a worker: its poller and what wakes it.
+const PER_WORKER: usize = 2;
 
 /// Starts to serve and does so until the end; the exit code. In the background the caller comes back once it serves.
 ///
@@ -29,16 +35,27 @@ pub(super) fn start(
     mut inherited: Option<OwnedFd>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
+    let foreground = settings.foreground || process::is_init();
+    if !foreground {
+        // In the background they would keep a file locked, or a pipe open, for as long as we run.
+        let ours: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
+        given::close_all_but(&ours);
+    }
     let cores = process::cores();
     let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
+    let descriptor_limit = process::raise_descriptor_limit();
+    let listeners = services.len() - usize::from(inherited.is_some());
+    let log = usize::from(!foreground);
+    let own_descriptors = given::open_below(descriptor_limit) + listeners + OWN + workers * PER_WORKER + log;
+    if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
+        return Err(too_few_descriptors(descriptor_limit, own_descriptors + descriptors::LEAST, workers));
+    }
     // Everything that is left to chance hangs on this one number.
     let seed = RandomState::new().hash_one(std::process::id());
     let prepared = services
         .into_iter()
         .map(|service| Prepared::new(service, inherited.take(), workers, seed))
         .collect::<Result<Vec<_>, _>>()?;
-    let foreground = settings.foreground || process::is_init();
-    let descriptor_limit = process::raise_descriptor_limit();
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);
     warn_of_what_is_odd(settings, &prepared, foreground, &warn);
@@ -57,11 +74,7 @@ pub(super) fn start(
                     code => Err(Failure::new(code, verdict.message)),
                 };
             }
-            Ok(Side::Instance(ready)) => {
-                let ours: Vec<_> = prepared.iter().map(|one| one.listener.as_fd()).collect();
-                given::close_all_but(&ours);
-                Some(ready)
-            }
+            Ok(Side::Instance(ready)) => Some(ready),
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };
@@ -72,6 +85,7 @@ pub(super) fn start(
         seed,
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,
+        own_descriptors,
     };
     let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
     let (mut shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
@@ -128,6 +142,16 @@ fn run(
     }
     let at_work = controllers::serve(endpoint, settings, services, (server, minder), clock, log);
     Ok((shutdown, at_work))
+}
+
+/// Better said now than found out by clients.
+fn too_few_descriptors(limit: u64, needed: usize, workers: usize) -> Failure {
+    let threads = if workers == 1 { "worker" } else { "workers" };
+    let text = format!(
+        "balance: the limit of open files is {limit}, but {needed} are needed to serve one client with {workers} {threads}; \
+         raise it (ulimit -n), or use fewer --workers"
+    );
+    Failure::new(exit::OS, text)
 }
 
 /// What was typed and can be served, but hardly meant.

@@ -36,7 +36,10 @@ const STATUS: &[(&str, &str)] = &[
     ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
     ("65", "a CHANNEL or ADDR that is unknown or invalid; -c: the command was answered with another error"),
     ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
-    ("71", "the address cannot be listened on; the message names the cause"),
+    (
+        "71",
+        "the address cannot be listened on, or the limit of open files is too low; the message names the cause",
+    ),
     ("74", "-c: the answer could not be written"),
     ("75", "-c: wait ran out of time"),
 ];

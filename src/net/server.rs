@@ -42,6 +42,8 @@ pub struct Options {
     pub dump: Option<Dump>,
     /// The process's limit of descriptors.
     pub descriptor_limit: u64,
+    /// How many of them the process needs for itself, without clients.
+    pub own_descriptors: usize,
 }
 
 /// What is sent to a worker.
@@ -229,7 +231,7 @@ impl Server {
             desks.push(Desk { inbox: Mutex::default(), waker, load: Carried::default() });
         }
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
-        let budget = Budget::new(limit, open_descriptors() + 8);
+        let budget = Budget::new(limit, options.own_descriptors);
         let shared = Arc::new(Shared {
             options,
             clock,
@@ -413,8 +415,4 @@ impl Running {
 /// What is behind a lock is whole at any time: each change of it is one call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(32, |entries| entries.count())
 }

@@ -8,8 +8,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Kept free for the log, the control socket and its sessions, name lookups, health checks.
+/// Kept free for the control socket's sessions, name lookups, health checks.
 const RESERVE: usize = 64;
+/// The least of that under a low limit: a session that looks a name up, and a check.
+const LEAST_RESERVE: usize = 4;
+/// What a client takes: its own connection and that to its channel.
+const CLIENT: usize = 2;
+/// Beside what a process has open for itself, it needs so many to serve one client and to answer while it does.
+pub const LEAST: usize = CLIENT + LEAST_RESERVE;
 
 /// The instance's share of descriptors.
 #[derive(Debug)]
@@ -32,11 +38,12 @@ impl Drop for Taken {
 }
 
 impl Budget {
-    /// A budget under the process's limit, of which `open` are in use already. At least one connection is allowed.
+    /// A budget under the process's limit, of which `open` are in use already. [`LEAST`] more than that serve one client.
     pub(crate) fn new(limit: usize, open: usize) -> Arc<Self> {
-        // Under a very low limit the reserve gives way: better to serve a few than nobody.
-        let reserve = RESERVE.min(limit / 4);
-        let total = limit.saturating_sub(open + reserve).max(2);
+        let free = limit.saturating_sub(open);
+        // Under a low limit the reserve gives way: better to serve a few than nobody.
+        let reserve = RESERVE.min(limit / 4).min(free.saturating_sub(CLIENT));
+        let total = free - reserve;
         Arc::new(Self { total, left: AtomicUsize::new(total) })
     }
 
@@ -74,7 +81,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::Budget;
+    use super::{Budget, LEAST};
 
     #[test]
     fn what_is_taken_comes_back_when_dropped() {
@@ -96,7 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn even_an_absurd_limit_serves_one_client() {
-        assert!(Budget::new(3, 10).take(2).is_some());
+    fn the_least_limit_serves_one_client_and_keeps_the_reserve() {
+        for open in [10, 20, 100] {
+            let budget = Budget::new(open + LEAST, open);
+            let taken = budget.take(2).expect("one client");
+            assert!(budget.take(1).is_none(), "the rest is kept");
+            drop(taken);
+        }
+        assert!(Budget::new(3, 10).take(1).is_none(), "nothing is invented");
     }
 }

@@ -56,7 +56,8 @@ pub fn ignores(signal: i32) -> bool {
     given().is_some_and(|given| given.ignored.contains(&signal) || is_blocked(given))
 }
 
-/// Closes what was open at the start, except 0 to 2 and these. To be called once, before there are threads.
+/// Closes what was open at the start, except 0 to 2 and these. To be called once, before anything else is closed or a thread
+/// started.
 pub fn close_all_but(ours: &[BorrowedFd<'_>]) {
     let Some(given) = given() else { return };
     let is_ours = |fd: RawFd| ours.iter().any(|one| one.as_raw_fd() == fd);
@@ -65,6 +66,12 @@ pub fn close_all_but(ours: &[BorrowedFd<'_>]) {
         // left out.
         unsafe { libc::close(fd) };
     }
+}
+
+/// How many descriptors below the limit are in use now. What is open above it takes no place.
+pub fn open_below(limit: u64) -> usize {
+    // 0 to 2 are always open: the language's start has seen to that.
+    3 + open_descriptors().iter().filter(|&&fd| u64::try_from(fd).is_ok_and(|fd| fd < limit)).count()
 }
 
 fn is_open(fd: RawFd) -> bool {

@@ -5,7 +5,7 @@
 //! fault an error is, `scheduling` sets the priority of a thread. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod clock;
-pub(crate) mod descriptors;
+pub mod descriptors;
 pub(crate) mod fault;
 pub mod given;
 pub mod listen;

@@ -216,6 +216,79 @@ fn an_instance_can_still_be_asked_when_its_descriptors_are_used_up() {
     instance.end();
 }
 
+/// How many descriptors so many workers need, as the program says when it is given one too few for anything.
+#[track_caller]
+fn needed(workers: &str) -> usize {
+    let mut instance = Setup::new().shell("ulimit -n 13;").spawn(["--workers", workers, "PORT"]);
+    assert_eq!(instance.wait(), 71, "{}", instance.stderr());
+    let said = instance.stderr();
+    let number = said
+        .strip_prefix("balance: the limit of open files is 13, but ")
+        .and_then(|rest| rest.split(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number in {said:?}"))
+}
+
+#[test]
+fn too_low_a_limit_of_descriptors_is_refused_and_the_lowest_serves_a_client_and_a_controller() {
+    let server = Server::named("a");
+    for (workers, threads) in [("1", "1 worker"), ("2", "2 workers"), ("8", "8 workers")] {
+        let needed = needed(workers);
+        for low in [13, 16, needed - 2, needed - 1] {
+            let shell = format!("ulimit -n {low};");
+            let mut instance =
+                Setup::new().shell(&shell).spawn(["--workers", workers, "PORT", &server.to_string()]);
+            assert_eq!(instance.wait(), 71, "{low}: {}", instance.stderr());
+            let said = format!(
+                "balance: the limit of open files is {low}, but {needed} are needed to serve one client with {threads}; \
+                 raise it (ulimit -n), or use fewer --workers\n"
+            );
+            assert_eq!(instance.stderr(), said);
+        }
+        let shell = format!("ulimit -n {needed};");
+        let instance = Setup::new().shell(&shell).start(["--workers", workers, "PORT", &server.to_string()]);
+        let limit = needed as i32;
+        assert_eq!(
+            instance.open_descriptors().filter(|fd| *fd < limit).count(),
+            needed - 6,
+            "what is said is true"
+        );
+        for _ in 0..3 {
+            let (mut client, name) = instance.named();
+            assert_eq!(name, "a");
+            // The next one waits, and is served when this one leaves.
+            let mut next = instance.connect();
+            instance.ctl("create localhost 9; show").code(0);
+            client.send("x");
+            assert_eq!(client.recv(1), b"x");
+            drop(client);
+            assert_eq!(next.recv(1), b"a");
+        }
+        instance.end();
+    }
+}
+
+#[test]
+fn the_lowest_limit_of_descriptors_serves_in_the_background_too() {
+    let server = Server::named("a");
+    let (address, directory) = (own_address(), Directory::new());
+    let (ip, port) = (address.ip(), address.port());
+    let start = |limit: usize| {
+        let script = format!("ulimit -n {limit}; balance --workers 2 -b {ip} {port} {server}");
+        Run::script(&directory, &script).finish()
+    };
+    let said = start(13).code(71).stderr;
+    let number = said.strip_prefix("balance: the limit of open files is 13, but ");
+    let needed = number.and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a number");
+    start(needed - 1).code(71).err(&format!("but {needed} are needed"));
+    assert_eq!(start(needed).code(0).stderr, "");
+    let mut client = Client::connect(address);
+    assert_eq!(client.recv(1), b"a");
+    let control = |command: &str| Run::balance(&directory).args(["-c", command, &port.to_string()]).finish();
+    control("show").code(0);
+    drop(client);
+    control("kill").code(0);
+}
+
 #[test]
 fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
     let instance = Setup::new().shell("ulimit -Sn 50;").start(["PORT"]);

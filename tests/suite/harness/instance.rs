@@ -256,9 +256,14 @@ impl Instance {
         self.child.try_wait().expect("our own child").is_none()
     }
 
-    /// How many descriptors it has open, those of pipes included.
+    /// The descriptors that it has open, those of pipes included.
+    pub(crate) fn open_descriptors(&self) -> impl Iterator<Item = i32> {
+        let names = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        names.filter_map(|name| name.file_name().to_str()?.parse().ok())
+    }
+
     fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten().count()
+        self.open_descriptors().count()
     }
 
     /// CPU time it used so far, in clock ticks (usually 10 ms).
