@@ -1,22 +1,20 @@
 //! The composition root: what was typed leads to a start, a command or a shell; how it ends, to an exit code.
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
-//! Reading order: `prepared` makes a service of what was asked for, `start` starts the process that serves it, `controllers` lets
+//! Reading order: `lookup` finds hosts and services, `prepared` makes a service of what was asked for, `start` starts the process that serves it, `controllers` lets
 //! operators in, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use crate::config::{self, CliError, Invocation, Serve, SettingsError};
-use crate::names::resolve;
+use crate::config::{self, Invocation, LineError, Serve, Wrong};
 use crate::process;
-use crate::spec::PortWord;
 use crate::sys::given;
 use crate::sys::listen::ListenError;
 
 mod controllers;
+mod lookup;
 mod prepared;
 mod saved;
 mod start;
@@ -42,12 +40,12 @@ impl Failure {
     }
 }
 
-impl From<SettingsError> for Failure {
-    fn from(error: SettingsError) -> Self {
-        let code = match error {
-            SettingsError::Usage { .. } | SettingsError::InvalidPort { .. } => exit::USAGE,
-            SettingsError::InvalidAddress { .. } => exit::BAD_DATA,
-            SettingsError::EmptyGroup => exit::UNAVAILABLE,
+impl From<LineError> for Failure {
+    fn from(error: LineError) -> Self {
+        let code = match error.wrong {
+            Wrong::Usage(_) | Wrong::Port { .. } => exit::USAGE,
+            Wrong::Address { .. } => exit::BAD_DATA,
+            Wrong::EmptyGroup => exit::UNAVAILABLE,
         };
         Self::new(code, error.to_string())
     }
@@ -78,26 +76,20 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     let environment = controllers::Environment::read();
     let inherited =
         process::inherited_listener(environment.listen_pid.as_deref(), environment.listen_fds.as_deref());
-    let raw = match config::parse(argv) {
-        Ok(raw) => raw,
-        Err(CliError::Help(text) | CliError::Version(text)) => return print(text.as_bytes()),
-        Err(CliError::Usage { text }) => return Err(Failure::new(exit::USAGE, text)),
-    };
-    match Invocation::try_from(raw)? {
+    match config::parse(argv)? {
         Invocation::Serve(serve) => {
-            let Serve { process, service, .. } = *serve;
+            let Serve { process, service } = *serve;
             start::start(&process, vec![service], inherited, &environment)
         }
         Invocation::Command { instance, text } => {
-            let port = port_number(&instance.port)?;
+            let port = lookup::port_number(&instance.port, &instance.typed)?;
             controllers::one_shot(&instance, port, &text, &environment)
         }
         Invocation::Shell { instance } => {
-            let port = port_number(&instance.port)?;
+            let port = lookup::port_number(&instance.port, &instance.typed)?;
             controllers::shell(&instance, port, &environment)
         }
-        Invocation::Man => print(&config::man_page()),
-        Invocation::Completions(shell) => print(&config::completions(shell)),
+        Invocation::Print(page) => print(&page),
     }
 }
 
@@ -110,19 +102,4 @@ fn print(text: &[u8]) -> Result<u8, Failure> {
         }
         _ => Ok(0),
     }
-}
-
-fn port_number(word: &PortWord) -> Result<u16, Failure> {
-    match word {
-        PortWord::Number(n) => Ok(n.get()),
-        PortWord::Name(name) => resolve::service_port(name)
-            .ok_or_else(|| SettingsError::InvalidPort { word: name.clone() }.into()),
-    }
-}
-
-fn first_address(host: &str, port: u16) -> Result<SocketAddr, Failure> {
-    resolve::addresses(host, port)
-        .ok()
-        .and_then(|found| found.first().copied())
-        .ok_or_else(|| SettingsError::InvalidAddress { word: host.to_owned() }.into())
 }

@@ -6,32 +6,33 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use balance::config::{CliError, Invocation, parse, parse_groups};
-use balance::spec::{ChannelSpec, Member};
+use balance::config::{Invocation, Word, parse, print_channel, print_line, read_channel, read_groups, read_line};
+use balance::spec::Member;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let words: Vec<OsString> =
         data.split(|b| *b == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    let word = |text: OsString| Word { text, at: None };
 
-    if let Ok(groups) = parse_groups(&words) {
-        for member in groups.iter().flat_map(|group| &group.members) {
-            let Member::Channel(target) = member else { continue };
-            let printed = target.to_string();
-            let again = ChannelSpec::parse(OsStr::new(&printed)).expect("what prints a target reads as one");
-            assert_eq!(again, *target);
-        }
-        assert!(groups.iter().all(|group| !group.members.is_empty()));
+    let mut errors = Vec::new();
+    let typed: Vec<Word> = words.iter().cloned().map(word).collect();
+    let groups = read_groups(&typed, &mut errors);
+    for member in groups.iter().flat_map(|group| &group.members) {
+        let Member::Channel(channel) = member else { continue };
+        let again = read_channel(&word(print_channel(channel).into())).expect("what prints a channel reads as one");
+        assert_eq!(again, *channel);
     }
+    assert!(!errors.is_empty() || groups.iter().all(|group| !group.members.is_empty()));
+    let _ = read_line(&typed);
 
     let argv: Vec<OsString> = std::iter::once("balance".into()).chain(words).collect();
     match parse(&argv) {
-        Ok(raw) => match Invocation::try_from(raw) {
-            Ok(Invocation::Serve(serve)) => assert!(!serve.service.connect_timeout.is_zero()),
-            Ok(_) => (),
-            Err(error) => assert!(!error.to_string().is_empty()),
-        },
-        Err(CliError::Usage { text }) => assert!(text.starts_with("balance: ")),
-        Err(CliError::Help(_) | CliError::Version(_)) => (),
+        Ok(Invocation::Serve(serve)) => {
+            assert!(!serve.service.connect_timeout.is_zero());
+            assert!(!print_line(&serve.service).is_empty());
+        }
+        Ok(_) => (),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 });

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::prepared::{Prepared, Served};
 use super::{Failure, saved};
-use crate::config::{self, Instance, Serve, SettingsError};
+use crate::config::{self, Instance, Serve};
 use crate::control::{
     Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
     Plane, Port, Service, Services, Wanted, Which,
@@ -78,8 +78,7 @@ impl Environment {
         let addresses = match &instance.bind {
             None => None,
             Some(host) => {
-                let found = resolve::addresses(host, port)
-                    .map_err(|_| SettingsError::InvalidAddress { word: host.clone() })?;
+                let found = super::lookup::addresses(&host.name, port, &host.typed)?;
                 Some(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>())
             }
         };
@@ -218,8 +217,8 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
         plane: plane(&running, alarm),
         command_line: Arc::new(move |now| {
             let mut settings = settings.clone();
-            settings.service.groups = saved::groups(now);
-            config::command_line(&settings)
+            settings.service.groups = saved::groups(now, settings.service.later_policy);
+            config::command_line(&settings.process, &settings.service)
         }),
         now: Arc::new(move || clock.now()),
         log,

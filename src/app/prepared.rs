@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Failure, exit, first_address, port_number};
-use crate::config::SettingsError;
+use super::lookup::{self, first_address, port_number};
+use super::{Failure, exit};
 use crate::control::Names;
-use crate::names::resolve;
 use crate::net::server::Running;
 use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::Log;
 use crate::probe::{Alarm, Checks, Hands, Ward};
-use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
-use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, PortWord, ServiceSpec};
+use crate::sched::{ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, ServiceSpec};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -54,7 +53,7 @@ impl Prepared {
         shards: usize,
         seed: u64,
     ) -> Result<Self, Failure> {
-        let port = port_number(&spec.listen.port)?;
+        let port = port_number(&spec.listen.port, &spec.listen.typed)?;
         let address = match &spec.listen.host {
             ListenHost::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
             ListenHost::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
@@ -171,14 +170,7 @@ fn declare(table: &mut Table, groups: &[GroupSpec], default_port: u16) -> Result
                 table.skip(id).map_err(too_many)?;
                 continue;
             };
-            let invalid = || SettingsError::InvalidAddress { word: target.typed.text.clone() };
-            let port = match &target.port {
-                None => default_port,
-                Some(PortWord::Number(n)) => n.get(),
-                Some(PortWord::Name(name)) => resolve::service_port(name).ok_or_else(invalid)?,
-            };
-            let addresses = resolve::addresses(&target.host, port).map_err(|_| invalid())?;
-            let addresses = Addresses::new(addresses).ok_or_else(invalid)?.named(&target.host);
+            let addresses = lookup::channel(target, default_port)?;
             let channel = table.create(id, addresses, target.maxc, target.state).map_err(too_many)?;
             table.set_weight(ChannelKey { group: id, channel }, target.weight).map_err(too_many)?;
         }

@@ -8,12 +8,12 @@ use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
 use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Typed};
 
 /// The groups in order of their numbers. A group or channel number without a channel is a gap, so that the others keep
-/// theirs; empty groups at the end that are as any other would be are left out.
-pub(super) fn groups(now: &Snapshot) -> Vec<GroupSpec> {
-    let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != Policy::RoundRobin;
+/// theirs; empty groups at the end that are as any other would be (`later` is their policy) are left out.
+pub(super) fn groups(now: &Snapshot, later: Policy) -> Vec<GroupSpec> {
+    let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != later;
     let last = now.groups.iter().filter(counts).map(|group| group.id.index()).max();
     let of = |number| now.groups.iter().find(|group| group.id.index() == number);
-    let decl = |number| of(number).map_or_else(|| empty(Policy::RoundRobin), group);
+    let decl = |number| of(number).map_or_else(|| empty(later), group);
     last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect())
 }
 

@@ -10,27 +10,23 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{CliError, Instance, Invocation, Serve, SettingsError, Shell, parse};
+use super::{Instance, Invocation, LineError, Serve, Wrong, parse};
 use crate::spec::{
-    GroupSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec,
+    GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord, ProcessSpec,
+    ServiceSpec, Typed,
 };
 
 /// How a command line ended, as the program would say it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refused {
-    Stdout(String),
     Usage(String),
-    Other(SettingsError),
+    Other(LineError),
 }
 
 pub(super) fn invoke(argv: &[OsString]) -> Result<Invocation, Refused> {
-    let raw = parse(argv).map_err(|error| match error {
-        CliError::Help(text) | CliError::Version(text) => Refused::Stdout(text),
-        CliError::Usage { text } => Refused::Usage(text),
-    })?;
-    Invocation::try_from(raw).map_err(|error| match error {
-        SettingsError::Usage { text } => Refused::Usage(text),
-        other => Refused::Other(other),
+    parse(argv).map_err(|error| match error.wrong {
+        Wrong::Usage(_) => Refused::Usage(error.to_string()),
+        _ => Refused::Other(error),
     })
 }
 
@@ -72,12 +68,16 @@ fn name(word: &str) -> PortWord {
     PortWord::Name(word.to_owned())
 }
 
+fn host(name: &str) -> HostSpec {
+    HostSpec { name: name.to_owned(), typed: Typed::default() }
+}
+
 /// What `balance 80` means.
 pub(super) fn plain() -> Serve {
     let host = ListenHost::AnyV4;
     let service = ServiceSpec {
         name: None,
-        listen: ListenSpec { host, port: number(80) },
+        listen: ListenSpec { host, port: number(80), typed: Typed::default() },
         groups: Vec::new(),
         source: None,
         connect_timeout: Duration::from_secs(5),
@@ -117,15 +117,15 @@ fn every_option_sets_its_own_setting_and_no_other() {
         ("--ipv6", |s| s.service.listen.host = ListenHost::AnyV6),
         ("-a", |s| s.service.autodisable = true),
         ("--autodisable", |s| s.service.autodisable = true),
-        ("-b 10.0.0.1", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
-        ("-b10.0.0.1", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
-        ("--bind localhost", |s| s.service.listen.host = ListenHost::Host("localhost".into())),
-        ("--bind=::1", |s| s.service.listen.host = ListenHost::Host("::1".into())),
-        ("-b [::1]", |s| s.service.listen.host = ListenHost::Host("::1".into())),
-        ("-6 -b ::1", |s| s.service.listen.host = ListenHost::Host("::1".into())),
-        ("-b 10.0.0.1 -6", |s| s.service.listen.host = ListenHost::Host("10.0.0.1".into())),
-        ("-B 10.0.0.2", |s| s.service.source = Some("10.0.0.2".into())),
-        ("--source [2001:db8::2]", |s| s.service.source = Some("2001:db8::2".into())),
+        ("-b 10.0.0.1", |s| s.service.listen.host = ListenHost::Host(host("10.0.0.1"))),
+        ("-b10.0.0.1", |s| s.service.listen.host = ListenHost::Host(host("10.0.0.1"))),
+        ("--bind localhost", |s| s.service.listen.host = ListenHost::Host(host("localhost"))),
+        ("--bind=::1", |s| s.service.listen.host = ListenHost::Host(host("::1"))),
+        ("-b [::1]", |s| s.service.listen.host = ListenHost::Host(host("::1"))),
+        ("-6 -b ::1", |s| s.service.listen.host = ListenHost::Host(host("::1"))),
+        ("-b 10.0.0.1 -6", |s| s.service.listen.host = ListenHost::Host(host("10.0.0.1"))),
+        ("-B 10.0.0.2", |s| s.service.source = Some(host("10.0.0.2"))),
+        ("--source [2001:db8::2]", |s| s.service.source = Some(host("2001:db8::2"))),
         ("-d", |s| s.process.debug = true),
         ("--debug", |s| s.process.debug = true),
         ("-f", |s| s.process.foreground = true),
@@ -166,10 +166,14 @@ fn every_option_sets_its_own_setting_and_no_other() {
     }
 }
 
+pub(super) fn first_line(error: &LineError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// Port and groups in short: `host/port/maxc`, `-` for what was not given, `|` between groups.
 fn shape(serve: &Serve) -> String {
     let place = |place: &Member| {
-        let Member::Channel(target) = place else { return place.to_string() };
+        let Member::Channel(target) = place else { return "-".to_owned() };
         let port = target.port.as_ref().map_or("-".to_owned(), PortWord::to_string);
         let maxc = target.maxc.map_or("-".to_owned(), |maxc| maxc.to_string());
         format!("{}/{port}/{maxc}", target.host)
@@ -201,14 +205,15 @@ fn the_examples_of_the_seed_and_the_manual_work_as_written() {
         assert_eq!(shape(&serve), expected, "{line}");
         assert!(serve.service.groups.iter().all(|group| group.policy == Policy::RoundRobin), "{line}");
     }
-    assert_eq!(serve("-b 2001:DB8::1 80 a").service.listen.host, ListenHost::Host("2001:DB8::1".into()));
+    assert_eq!(serve("-b 2001:DB8::1 80 a").service.listen.host, ListenHost::Host(host("2001:DB8::1")));
     assert_eq!(
         serve("-b ::ffff:10.1.1.3 80 a").service.listen.host,
-        ListenHost::Host("::ffff:10.1.1.3".into())
+        ListenHost::Host(host("::ffff:10.1.1.3"))
     );
     let both = serve("-fp imap mailserver");
     assert!(both.process.foreground && both.process.dump);
-    let instance = Instance { bind: None, ipv6: false, port: name("smtp"), debug: false };
+    let instance =
+        Instance { bind: None, ipv6: false, port: name("smtp"), typed: Typed::default(), debug: false };
     assert_eq!(invoke(&argv(&["-i", "smtp"])), Ok(Invocation::Shell { instance }));
 }
 
@@ -220,7 +225,13 @@ fn policies_follow_the_end_of_each_group() {
 
 #[test]
 fn a_command_may_stand_anywhere_and_other_options_are_accepted_with_it() {
-    let instance = Instance { bind: Some("10.0.0.1".into()), ipv6: false, port: number(80), debug: false };
+    let instance = Instance {
+        bind: Some(host("10.0.0.1")),
+        ipv6: false,
+        port: number(80),
+        typed: Typed::default(),
+        debug: false,
+    };
     let create = Invocation::Command { instance: instance.clone(), text: "create h 1".into() };
     for words in [
         ["-b", "10.0.0.1", "80", "-c", "create h 1"].as_slice(),
@@ -322,7 +333,7 @@ fn what_cannot_be_a_port_is_an_invalid_port() {
         for mode in [&["-f"] as &[&str], &["-i"], &["-c", "show"]] {
             let words: Vec<_> = mode.iter().copied().chain([word]).collect();
             let Err(Refused::Other(error)) = invoke(&argv(&words)) else { panic!("{words:?} is legal") };
-            assert_eq!(error, SettingsError::InvalidPort { word: word.to_owned() });
+            assert_eq!(error.wrong, Wrong::Port { word: word.to_owned() });
             assert_eq!(error.to_string(), format!("invalid port [{word}], exiting."));
         }
     }
@@ -341,11 +352,11 @@ fn what_cannot_be_an_address_is_an_invalid_address_and_a_group_of_none_is_empty(
     ];
     for (words, word) in table {
         let Err(Refused::Other(error)) = invoke(&argv(words)) else { panic!("{words:?} is legal") };
-        assert_eq!(error.to_string(), format!("unknown or invalid address [{word}]"));
+        assert_eq!(first_line(&error), format!("unknown or invalid address [{word}]"));
     }
     for line in ["80 !", "80 %", "80 a ! !"] {
         let Err(Refused::Other(error)) = invoke(&argv(&split(line))) else { panic!("{line} is legal") };
-        assert_eq!(error, SettingsError::EmptyGroup);
+        assert_eq!(error.wrong, Wrong::EmptyGroup);
         assert_eq!(error.to_string(), "balance: no channels in group");
     }
 }
@@ -357,9 +368,11 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     let Ok(Invocation::Command { text, .. }) = with(&["80", "-c"]) else { panic!("a command") };
     assert_eq!(text, "a\u{fffd}");
     let word = "a\u{fffd}".to_owned();
-    assert_eq!(with(&[]), Err(Refused::Other(SettingsError::InvalidPort { word: word.clone() })));
+    let wrong = |wrong| Err(Refused::Other(LineError { at: None, wrong }));
+    assert_eq!(with(&[]), wrong(Wrong::Port { word: word.clone() }));
     for words in [&["80"] as &[&str], &["80", "-b"], &["80", "-B"]] {
-        assert_eq!(with(words), Err(Refused::Other(SettingsError::InvalidAddress { word: word.clone() })));
+        let why = "the word is not UTF-8".to_owned();
+        assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
     let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
@@ -375,15 +388,20 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
 
 #[test]
 fn help_version_and_the_printed_pages_need_no_port() {
-    let Err(Refused::Stdout(help)) = invoke(&argv(&["--help"])) else { panic!("help") };
+    let printed = |words: &[&str]| match invoke(&argv(words)) {
+        Ok(Invocation::Print(page)) => String::from_utf8(page).expect("text"),
+        other => panic!("{words:?}: {other:?}"),
+    };
+    let help = printed(&["--help"]);
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
     assert!(help.lines().count() < 110, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
-    assert_eq!(invoke(&argv(&["-f", "--version"])), Err(Refused::Stdout(version)));
-    assert_eq!(invoke(&argv(&["--man"])), Ok(Invocation::Man));
-    assert_eq!(invoke(&argv(&["--completions", "zsh"])), Ok(Invocation::Completions(Shell::Zsh)));
+    assert_eq!(printed(&["-f", "--version"]), version);
+    assert_eq!(printed(&["-z", "80", "--help"]), help);
+    assert!(printed(&["--man"]).contains(".TH BALANCE"));
+    assert!(printed(&["--completions", "zsh"]).contains("#compdef balance"));
     assert!(matches!(invoke(&[]), Err(Refused::Usage(_))));
 }
 
@@ -442,7 +460,6 @@ proptest! {
         match invoke(&argv) {
             Err(Refused::Usage(text)) => prop_assert!(text.starts_with("balance: ") && text.ends_with('\n'), "{}", text),
             Err(Refused::Other(error)) => prop_assert!(!error.to_string().is_empty()),
-            Err(Refused::Stdout(text)) => prop_assert!(!text.is_empty()),
             Ok(Invocation::Serve(serve)) => super::round_trip::assert_survives(&serve),
             Ok(_) => (),
         }

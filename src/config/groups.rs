@@ -3,115 +3,152 @@
 //! Knows: which words are no channels. Never: how a channel's word is read, what a policy does.
 //! Source: docs/compatibility.md, "Command line".
 
-use std::ffi::OsString;
-use std::fmt;
-
-use super::target::TargetError;
+use super::channel::{print_channel, read_channel};
+use super::wrong::{LineError, Word, Wrong};
 use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
-use crate::spec::{ChannelSpec, GroupSpec, Member, Policy};
+use crate::spec::{GroupSpec, Member, Policy};
 
 /// The word that takes a channel's number and has no channel.
 const GAP: &str = "-";
 
-impl fmt::Display for Member {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Channel(target) => target.fmt(f),
-            Self::Gap => f.write_str(GAP),
-        }
-    }
-}
-
 /// Reads `CHANNEL ... [!|%] CHANNEL ...`, where `-` may stand for a channel. No word at all is no group at all, which is
-/// legal.
-///
-/// # Errors
-/// The first word that is wrong, in order.
-pub fn parse_groups(words: &[OsString]) -> Result<Vec<GroupSpec>, TargetError> {
+/// legal. What is wrong goes to `errors`, in order.
+pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> Vec<GroupSpec> {
     let mut groups = Vec::new();
     let mut open = Vec::new();
+    // A group whose only channel is wrong is not empty as well.
+    let mut is_begun = false;
     for word in words {
-        let ends_with = match word.to_str() {
-            Some("!") => Some(Policy::RoundRobin),
-            Some("%") => Some(Policy::Hash),
-            _ => None,
+        let policy = match word.as_str() {
+            Some("!") => Policy::RoundRobin,
+            Some("%") => Policy::Hash,
+            _ => {
+                is_begun = true;
+                if open.len() == MAX_CHANNELS {
+                    let wrong = format!("a group has at most {MAX_CHANNELS} channels; end it with ! or %");
+                    errors.push(word.wrong(Wrong::Usage(wrong)));
+                    return groups;
+                }
+                match read_member(word) {
+                    Ok(member) => open.push(member),
+                    Err(wrong) => errors.push(word.wrong(wrong)),
+                }
+                continue;
+            }
         };
-        match ends_with {
-            Some(policy) => close(&mut groups, &mut open, policy)?,
-            None if open.len() == MAX_CHANNELS => return Err(TargetError::TooManyChannels),
-            None if word == GAP => open.push(Member::Gap),
-            None => open.push(Member::Channel(ChannelSpec::parse(word)?)),
+        if !std::mem::take(&mut is_begun) {
+            errors.push(word.wrong(Wrong::EmptyGroup));
         }
+        groups.push(GroupSpec { policy, members: std::mem::take(&mut open) });
     }
-    if !open.is_empty() {
-        close(&mut groups, &mut open, Policy::RoundRobin)?;
+    if is_begun {
+        groups.push(GroupSpec { policy: Policy::RoundRobin, members: open });
     }
-    Ok(groups)
+    if let (Some(word), true) = (words.last(), groups.len() > MAX_GROUPS) {
+        let wrong = format!("a service has at most {MAX_GROUPS} groups, but there are {}", groups.len());
+        errors.push(word.wrong(Wrong::Usage(wrong)));
+    }
+    groups
 }
 
-fn close(groups: &mut Vec<GroupSpec>, open: &mut Vec<Member>, policy: Policy) -> Result<(), TargetError> {
-    if open.is_empty() {
-        return Err(TargetError::EmptyGroup);
+fn read_member(word: &Word) -> Result<Member, Wrong> {
+    if word.text == GAP { Ok(Member::Gap) } else { read_channel(word).map(Member::Channel) }
+}
+
+pub(super) fn print_member(member: &Member) -> String {
+    match member {
+        Member::Channel(channel) => print_channel(channel),
+        Member::Gap => GAP.to_owned(),
     }
-    if groups.len() == MAX_GROUPS {
-        return Err(TargetError::TooManyGroups);
+}
+
+/// The words that mean the groups: `!` stands between groups, `%` behind each hash group.
+pub(super) fn print_groups(groups: &[GroupSpec]) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, group) in groups.iter().enumerate() {
+        if group.members.is_empty() {
+            // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
+            words.push(GAP.to_owned());
+        }
+        words.extend(group.members.iter().map(print_member));
+        let is_last = index + 1 == groups.len();
+        match group.policy {
+            Policy::Hash => words.push("%".to_owned()),
+            _ if is_last => (),
+            _ => words.push("!".to_owned()),
+        }
     }
-    groups.push(GroupSpec { policy, members: std::mem::take(open) });
-    Ok(())
+    words
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::channel::tests::word;
     use super::*;
 
-    fn words(line: &str) -> Vec<OsString> {
-        line.split_whitespace().map(OsString::from).collect()
+    fn words(line: &str) -> Vec<Word> {
+        line.split_whitespace().map(word).collect()
+    }
+
+    fn read(words: &[Word]) -> Result<Vec<GroupSpec>, Vec<Wrong>> {
+        let mut errors = Vec::new();
+        let groups = read_groups(words, &mut errors);
+        if errors.is_empty() {
+            Ok(groups)
+        } else {
+            Err(errors.into_iter().map(|error| error.wrong).collect())
+        }
     }
 
     #[test]
     fn the_end_of_a_group_says_its_policy() {
-        let groups = parse_groups(&words("a b ! c % d")).expect("legal");
+        let groups = read(&words("a b ! c % d")).expect("legal");
         let shape: Vec<_> = groups.iter().map(|g| (g.policy, g.members.len())).collect();
         assert_eq!(shape, [(Policy::RoundRobin, 2), (Policy::Hash, 1), (Policy::RoundRobin, 1)]);
-        assert_eq!(parse_groups(&words("a !")).expect("legal").len(), 1);
-        assert_eq!(parse_groups(&words("a %")).expect("legal")[0].policy, Policy::Hash);
-        assert_eq!(parse_groups(&[]), Ok(Vec::new()));
+        assert_eq!(read(&words("a !")).expect("legal").len(), 1);
+        assert_eq!(read(&words("a %")).expect("legal")[0].policy, Policy::Hash);
+        assert_eq!(read(&[]), Ok(Vec::new()));
     }
 
     #[test]
     fn an_end_with_nothing_before_it_is_an_empty_group() {
-        for line in ["!", "%", "! a", "a ! !", "a ! %", "% %"] {
-            assert_eq!(parse_groups(&words(line)), Err(TargetError::EmptyGroup), "{line}");
+        for line in ["!", "%", "! a", "a ! !", "a ! %"] {
+            assert_eq!(read(&words(line)), Err(vec![Wrong::EmptyGroup]), "{line}");
         }
-        assert_eq!(TargetError::EmptyGroup.to_string(), "balance: no channels in group");
+        assert_eq!(read(&words("% %")), Err(vec![Wrong::EmptyGroup, Wrong::EmptyGroup]));
+    }
+
+    #[test]
+    fn every_wrong_word_is_told_and_a_group_of_wrong_words_is_not_empty() {
+        let errors = read(&words("a:0 ! b 80 % !")).expect_err("three wrong words");
+        assert!(
+            matches!(&errors[..], [Wrong::Address { .. }, Wrong::Address { .. }, Wrong::EmptyGroup]),
+            "{errors:?}"
+        );
     }
 
     #[test]
     fn more_than_can_be_numbered_is_refused() {
-        let mut many = vec![OsString::from("a"); MAX_CHANNELS];
-        assert_eq!(parse_groups(&many).expect("just legal")[0].members.len(), MAX_CHANNELS);
-        many.push("a".into());
-        assert_eq!(parse_groups(&many), Err(TargetError::TooManyChannels));
+        for text in ["a", GAP] {
+            let mut many = vec![word(text); MAX_CHANNELS];
+            assert_eq!(read(&many).expect("just legal")[0].members.len(), MAX_CHANNELS);
+            many.push(word(text));
+            let wrong = "a group has at most 65535 channels; end it with ! or %".to_owned();
+            assert_eq!(read(&many), Err(vec![Wrong::Usage(wrong)]));
+        }
         let mut many = words(&"a ! ".repeat(MAX_GROUPS));
-        assert_eq!(parse_groups(&many).expect("just legal").len(), MAX_GROUPS);
-        many.push("a".into());
-        assert_eq!(parse_groups(&many), Err(TargetError::TooManyGroups));
+        assert_eq!(read(&many).expect("just legal").len(), MAX_GROUPS);
+        many.push(word("a"));
+        let wrong = "a service has at most 65535 groups, but there are 65536".to_owned();
+        assert_eq!(read(&many), Err(vec![Wrong::Usage(wrong)]));
     }
 
     #[test]
     fn a_dash_takes_a_number_and_has_no_channel() {
-        let numbers = |line: &str| {
-            let groups = parse_groups(&words(line)).expect("legal");
-            let group =
-                |group: GroupSpec| group.members.iter().map(Member::to_string).collect::<Vec<_>>().join(" ");
-            groups.into_iter().map(group).collect::<Vec<_>>()
-        };
-        assert_eq!(numbers("a - b"), ["a - b"]);
-        assert_eq!(numbers("- ! a - % -"), ["-", "a -", "-"]);
-        assert_eq!(numbers("-: !: %:"), ["-: !: %:"], "hosts, though odd ones");
-        let mut many = vec![OsString::from("-"); MAX_CHANNELS];
-        assert_eq!(parse_groups(&many).expect("just legal")[0].members.len(), MAX_CHANNELS);
-        many.push("-".into());
-        assert_eq!(parse_groups(&many), Err(TargetError::TooManyChannels));
+        let again = |line: &str| print_groups(&read(&words(line)).expect("legal")).join(" ");
+        for line in ["a - b", "- ! a - % -", "-: !: %:", "a % b %"] {
+            assert_eq!(again(line), line);
+        }
+        assert_eq!(again("a !"), "a");
     }
 }

@@ -1,200 +1,149 @@
-//! The way back: settings become the command line that means them, quoted for a POSIX shell.
+//! One line, one service: words become a [`ServiceSpec`], and back.
 //!
-//! Knows: which option says what, defaults, what a shell would not leave alone. Never: where the settings came from.
+//! Knows: which word of a line is what, and in which order wrong ones are told. Never: single options, files, `argv`.
+//! Source: docs/compatibility.md, "Command line".
 
-use super::choosing::policy_name;
-use super::duration::print_duration;
-use super::health::{FALL, INTERVAL, RISE, TIMEOUT};
-use super::limits::QUEUE_TIMEOUT;
-use super::settings::{CONNECT_TIMEOUT, HALF_CLOSE_TIMEOUT, Serve};
-use crate::spec::{CheckSpec, GroupSpec, Keepalive, ListenHost, OnDown, Policy, ProcessSpec, ServiceSpec};
+use super::draft::Draft;
+use super::groups::{print_groups, read_groups};
+use super::host::read_port;
+use super::options::{Scope, print_options};
+use super::quote::quoted;
+use super::split::{Given, Split};
+use super::wrong::{LineError, Word, Wrong};
+use crate::spec::{ProcessSpec, ServiceSpec, Typed};
+
+/// What is said of a line without PORT.
+pub(super) const NO_PORT: &str = "no PORT; give a number from 1 to 65535 or the name of a service";
+
+/// Reads the words of one service, without a name in front and without options of the process.
+///
+/// # Errors
+/// The first word that is wrong: PORT, then the options, then the channels.
+pub fn read_line(words: &[Word]) -> Result<ServiceSpec, LineError> {
+    let split = Split::of(words);
+    let mut errors = split.errors.clone();
+    let foreign = split.options.iter().filter(|given| given.row.scope != Scope::Service);
+    errors.extend(foreign.map(|given| {
+        given.word.wrong(Wrong::Usage(format!("{} is no option of a service", given.row.name())))
+    }));
+    let draft = read_draft(&split, &[], &mut errors);
+    match (draft, errors.into_iter().next()) {
+        (Some(draft), None) => Ok(draft.settle().1),
+        (_, Some(error)) => Err(error),
+        (None, None) => Err(LineError { at: None, wrong: Wrong::Usage(NO_PORT.to_owned()) }),
+    }
+}
+
+/// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they have been judged. `None` if
+/// PORT is missing or wrong; then the options and the channels have been judged all the same.
+pub(super) fn read_draft(split: &Split, defaults: &[Given], errors: &mut Vec<LineError>) -> Option<Draft> {
+    let port = split.positionals.first();
+    let read = port.and_then(Word::as_str).and_then(read_port);
+    if let (Some(word), None) = (port, &read) {
+        errors.push(word.wrong(Wrong::Port { word: word.shown() }));
+    }
+    let typed = port.map_or_else(Typed::default, Word::typed);
+    let is_good = read.is_some();
+    let mut draft = Draft::new(read.unwrap_or(Draft::ANY_PORT), typed);
+    read_options(split, defaults, &mut draft, errors);
+    let channels = split.positionals.get(1..).unwrap_or_default();
+    let mut groups = read_groups(channels, errors);
+    if errors.is_empty() {
+        match draft.policy.apply(&mut groups) {
+            Ok(later) => draft.service.later_policy = later,
+            Err(wrong) => {
+                let wrong = Wrong::Usage(format!("--policy '{}' {wrong}", draft.policy.print()));
+                let own = split.options.iter().rfind(|given| given.row.long == "policy");
+                errors.extend(own.map(|given| &given.word).or(port).map(|word| word.wrong(wrong)));
+            }
+        }
+    }
+    draft.service.groups = groups;
+    is_good.then_some(draft)
+}
+
+/// Reads the options in the order of the words; of one that is repeated the last one.
+pub(super) fn read_options(
+    split: &Split,
+    defaults: &[Given],
+    draft: &mut Draft,
+    errors: &mut Vec<LineError>,
+) {
+    for given in defaults {
+        let read = given.row.apply(draft, &given.word);
+        debug_assert!(read.is_ok(), "it was judged where it stands");
+    }
+    let own = split.last_options();
+    let has = |long| own.iter().any(|given| given.row.long == long);
+    // On one line -b wins; but -6 on a line is for that line, whatever -b holds for all.
+    if has("ipv6") && !has("bind") {
+        draft.bind = None;
+    }
+    for given in &own {
+        if let Err(wrong) = given.row.apply(draft, &given.word) {
+            errors.push(given.word.wrong(wrong));
+        }
+    }
+    for given in &own {
+        let unmet = given.row.needs.filter(|need| !(need.is_met)(draft));
+        errors.extend(
+            unmet.map(|need| given.word.wrong(Wrong::Usage(format!("{} {}", given.row.name(), need.wrong)))),
+        );
+    }
+}
+
+/// The line that means the service: `NAME:` if it has one, its options, PORT, its channels, quoted for a POSIX shell.
+/// Only options that say something else than the default.
+pub fn print_line(service: &ServiceSpec) -> String {
+    let name = service.name.as_ref().map(|name| format!("{}:", name.as_str()));
+    join(name.into_iter().chain(service_words(service)))
+}
+
+/// The options of a process, quoted for a POSIX shell; empty if all are as they would be anyway.
+pub fn print_process(process: &ProcessSpec) -> String {
+    join(process_words(process))
+}
 
 /// The command line that starts an instance with exactly these settings: one line, without a newline, for any POSIX shell,
-/// also an interactive one. Options first, and only those that say something else than the default.
-///
-/// One thing has no words: a policy for later groups other than round robin, where the groups of the line have several. The
-/// later groups are then round robin.
-pub fn command_line(serve: &Serve) -> String {
-    let words = words(serve);
-    words.iter().fold(String::from("balance"), |line, word| line + " " + &quoted(word))
+/// also an interactive one.
+pub fn command_line(process: &ProcessSpec, service: &ServiceSpec) -> String {
+    let program = std::iter::once("balance".to_owned());
+    join(program.chain(process_words(process)).chain(service_words(service)))
 }
 
-/// Without the name of the program, and not quoted.
-fn words(serve: &Serve) -> Vec<String> {
-    let mut words = Words(Vec::new());
-    let Serve { process, service } = serve;
-    words.running(process);
-    words.addresses(service);
-    words.times(service);
-    words.choosing(service);
-    words.health(service);
-    words.limits(service);
-    let channels = channels(&service.groups);
+fn join(words: impl IntoIterator<Item = String>) -> String {
+    words.into_iter().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+}
+
+fn process_words(process: &ProcessSpec) -> Vec<String> {
+    let plain = Draft::new(Draft::ANY_PORT, Typed::default());
+    let draft = Draft { process: process.clone(), ..plain.clone() };
+    print_options(&draft, &plain, Scope::Process)
+}
+
+fn service_words(service: &ServiceSpec) -> Vec<String> {
+    let plain = Draft::new(Draft::ANY_PORT, Typed::default());
+    let mut words = print_options(&Draft::of(service.clone()), &plain, Scope::Service);
+    let channels = print_groups(&service.groups);
     // A lone dash is no option to anybody; all else that begins with one is.
     if channels.iter().any(|word| word.starts_with('-') && word != "-") {
-        words.0.push("--".to_owned());
+        words.push("--".to_owned());
     }
-    words.0.push(service.listen.port.to_string());
-    words.0.extend(channels);
-    words.0
-}
-
-struct Words(Vec<String>);
-
-impl Words {
-    fn flag(&mut self, option: &str, is_on: bool) {
-        if is_on {
-            self.0.push(option.to_owned());
-        }
-    }
-
-    fn value(&mut self, option: &str, value: Option<String>) {
-        if let Some(value) = value {
-            self.0.extend([option.to_owned(), value]);
-        }
-    }
-
-    fn running(&mut self, process: &ProcessSpec) {
-        self.flag("-f", process.foreground);
-        self.flag("-d", process.debug);
-        self.flag("-p", process.dump);
-        self.value("--workers", process.workers.map(|n| n.to_string()));
-        let busy_poll = process.busy_poll.map(|is_on| if is_on { "on" } else { "off" });
-        self.value("--busy-poll", busy_poll.map(str::to_owned));
-        self.value("--control-group", process.control_group.clone());
-    }
-
-    fn addresses(&mut self, service: &ServiceSpec) {
-        match &service.listen.host {
-            ListenHost::AnyV4 => (),
-            ListenHost::AnyV6 => self.flag("-6", true),
-            ListenHost::Host(host) => self.value("-b", Some(host.clone())),
-        }
-        self.value("-B", service.source.clone());
-    }
-
-    fn times(&mut self, service: &ServiceSpec) {
-        let timeout = service.connect_timeout;
-        self.value("-t", (timeout != CONNECT_TIMEOUT).then(|| seconds(&print_duration(timeout))));
-        self.value("-T", service.idle_timeout.map(|timeout| seconds(&print_duration(timeout))));
-        let half_close = service.half_close_timeout.unwrap_or_default();
-        self.value(
-            "--half-close-timeout",
-            (half_close != HALF_CLOSE_TIMEOUT).then(|| print_duration(half_close)),
-        );
-        self.value("-K", service.client_keepalive.map(keepalive));
-        self.value("-k", service.server_keepalive.map(keepalive));
-    }
-
-    fn choosing(&mut self, service: &ServiceSpec) {
-        self.flag("-a", service.autodisable);
-        self.flag("-H", service.hash_failover);
-        self.value("--policy", policies(service));
-        self.value("--hash-balance", service.hash_balance.map(decimal));
-        self.value("--slow-start", service.slow_start.map(print_duration));
-    }
-
-    fn health(&mut self, service: &ServiceSpec) {
-        self.flag("--no-eject", !service.eject);
-        if let Some(check) = &service.check {
-            self.check(check);
-        }
-        self.value("--fail-open", (!service.fail_open).then(|| "off".to_owned()));
-        self.value("--on-down", (service.on_down == OnDown::Kick).then(|| "kick".to_owned()));
-        self.flag("--refuse-when-down", service.refuse_when_down);
-    }
-
-    fn check(&mut self, check: &CheckSpec) {
-        self.value("--check", Some(check.check.to_string()));
-        let time = |time, default| (time != default).then(|| print_duration(time));
-        self.value("--check-interval", time(check.interval, INTERVAL));
-        self.value("--check-timeout", time(check.timeout, TIMEOUT));
-        self.value("--check-rise", (check.rise != RISE).then(|| check.rise.to_string()));
-        self.value("--check-fall", (check.fall != FALL).then(|| check.fall.to_string()));
-        self.value("--check-port", check.port.map(|port| port.to_string()));
-    }
-
-    fn limits(&mut self, service: &ServiceSpec) {
-        self.value("--max-connections", service.max_connections.map(|n| n.to_string()));
-        if let Some(queue) = service.queue {
-            self.value("--queue", Some(queue.to_string()));
-            let timeout = service.queue_timeout;
-            self.value("--queue-timeout", (timeout != QUEUE_TIMEOUT).then(|| print_duration(timeout)));
-        }
-        self.value("--max-lifetime", service.max_lifetime.map(print_duration));
-    }
-}
-
-/// `!` stands between groups, `%` behind each hash group.
-fn channels(groups: &[GroupSpec]) -> Vec<String> {
-    let mut words = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
-        if group.members.is_empty() {
-            // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
-            words.push("-".to_owned());
-        }
-        words.extend(group.members.iter().map(ToString::to_string));
-        let is_last = index + 1 == groups.len();
-        match group.policy {
-            Policy::Hash => words.push("%".to_owned()),
-            _ if is_last => (),
-            _ => words.push("!".to_owned()),
-        }
-    }
+    words.push(service.listen.port.to_string());
+    words.extend(channels);
     words
-}
-
-/// The word for `--policy`, if one is needed.
-fn policies(service: &ServiceSpec) -> Option<String> {
-    let mut turning =
-        service.groups.iter().map(|group| group.policy).filter(|policy| *policy != Policy::Hash);
-    let later = service.later_policy;
-    if turning.clone().all(|policy| policy == later) {
-        return (later != Policy::RoundRobin).then(|| policy_name(later).to_owned());
-    }
-    // From here on no word keeps `later` if it is not round robin: a list says nothing about groups that come later, and a
-    // word would change those that are there.
-    if turning.all(|policy| policy == Policy::RoundRobin) {
-        return None;
-    }
-    let names: Vec<_> = service.groups.iter().map(|group| policy_name(group.policy)).collect();
-    Some(names.join(","))
-}
-
-/// The old options take bare seconds, and so does everybody who reads them.
-fn seconds(word: &str) -> String {
-    let bare =
-        word.strip_suffix('s').filter(|number| number.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
-    bare.unwrap_or(word).to_owned()
-}
-
-fn keepalive(of: Keepalive) -> String {
-    format!("{}:{}:{}", of.idle.as_secs(), of.interval.as_secs(), of.count)
-}
-
-fn decimal(thousandths: u32) -> String {
-    let digits = format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000);
-    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// The word as a shell reads it back. Between single quotes nothing is special to any of them, not even the `!` of an
-/// interactive one's history.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%=".contains(c);
-    // `=ls` is the path of ls to some shells.
-    if !word.is_empty() && !word.starts_with('=') && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
+    use super::super::Serve;
     use super::super::contract::{plain, serve};
     use super::*;
-    use crate::spec::Member;
+    use crate::spec::{GroupSpec, Member, Policy};
+
+    fn said(serve: &Serve) -> String {
+        command_line(&serve.process, &serve.service)
+    }
 
     #[test]
     fn a_line_has_what_differs_from_the_defaults_and_nothing_else() {
@@ -242,7 +191,7 @@ mod tests {
             (r"--check send:PING\r\n;expect:+PONG 80", r"balance --check 'send:PING\r\n;expect:+PONG' 80"),
         ];
         for (typed, printed) in table {
-            assert_eq!(command_line(&serve(typed)), printed, "{typed}");
+            assert_eq!(said(&serve(typed)), printed, "{typed}");
         }
     }
 
@@ -256,64 +205,15 @@ mod tests {
             let mut serve = plain();
             serve.service.later_policy = later;
             serve.service.groups = groups.iter().map(group).collect();
-            command_line(&serve)
+            said(&serve)
         };
         use Policy::{First, Hash, LeastConnections, RoundRobin};
-        assert_eq!(with(First, &[(RoundRobin, 1), (RoundRobin, 1)]), "balance 80 - '!' -");
-        assert_eq!(with(First, &[(LeastConnections, 1)]), "balance --policy leastconn 80 -");
-        assert_eq!(with(Hash, &[(First, 1), (Hash, 1)]), "balance --policy first,hash 80 - '!' - %");
+        assert_eq!(
+            with(First, &[(RoundRobin, 1), (RoundRobin, 1)]),
+            "balance --policy rr,rr,first 80 - '!' -"
+        );
+        assert_eq!(with(First, &[(LeastConnections, 1)]), "balance --policy leastconn,first 80 -");
+        assert_eq!(with(Hash, &[(First, 1), (Hash, 1)]), "balance --policy first,hash,hash 80 - '!' - %");
         assert_eq!(with(RoundRobin, &[(RoundRobin, 0), (RoundRobin, 2)]), "balance 80 - '!' - -");
-    }
-
-    #[test]
-    fn a_shell_reads_each_word_as_it_was() {
-        let hostile = [
-            "",
-            " ",
-            "plain",
-            "a b",
-            "it's",
-            "'",
-            "''",
-            "\"",
-            "$HOME",
-            "$(echo x)",
-            "`echo x`",
-            "*",
-            "?",
-            "[a-z]",
-            "!",
-            "!!",
-            "%",
-            "-",
-            "--",
-            "-n",
-            "a\nb",
-            "\n",
-            "a\tb",
-            "\\",
-            "a\\nb",
-            "a\\'b",
-            "~",
-            "~root",
-            "#",
-            "a#b",
-            "a;b",
-            "a|b&c",
-            "<x>y",
-            "{a,b}",
-            "=ls",
-            "a=b",
-            "x^y",
-            "ü",
-            "\u{a0}",
-        ];
-        let words: Vec<_> = hostile.iter().map(|word| quoted(word)).collect();
-        let script = format!(r#"printf "%s\\0" {}"#, words.join(" "));
-        let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
-        let printed = String::from_utf8(output.stdout).expect("as it was given");
-        let read: Vec<_> = printed.split_terminator('\0').collect();
-        assert_eq!(read, hostile, "{script}");
-        assert_eq!((quoted("!"), quoted("")), ("'!'".to_owned(), "''".to_owned()));
     }
 }

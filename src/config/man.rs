@@ -1,13 +1,12 @@
-//! The manual page and the shell completions, made from the table of options.
+//! The manual page, made from the table of options.
 //!
 //! Knows: roff, the sections of a manual page. Never: the terminal, today's date.
 //! `balance.1` in the root of the tree is this page; `balance --man > balance.1` makes it anew.
 
-use clap_complete::aot;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::cli::{Shell, table};
+use super::page::command;
 use super::usage::{COMMANDS, EXAMPLES};
 
 /// When the text of the page was last worth a new date. Fixed, so that the page is the same on every machine.
@@ -103,9 +102,9 @@ const DIFFERENCES: &[&str] = &[
 ];
 
 /// The manual page in roff. The same bytes on every machine.
-pub fn man_page() -> Vec<u8> {
+pub(super) fn man_page() -> Vec<u8> {
     // Without their headings all options are in the one section OPTIONS, where readers look for them.
-    let options = table().long_about(DESCRIPTION).mut_args(|arg| arg.help_heading(None::<&str>));
+    let options = command().long_about(DESCRIPTION).mut_args(|arg| arg.help_heading(None::<&str>));
     let man = Man::new(options).title("BALANCE").date(DATE).source(SOURCE).manual("User Commands");
     let mut page = Vec::new();
     let rendered = [Man::render_title, Man::render_name_section, Man::render_synopsis_section]
@@ -164,20 +163,9 @@ fn terms(roff: &mut Roff, list: &[(&str, &str)]) {
     }
 }
 
-/// The completion script for a shell.
-pub fn completions(shell: Shell) -> Vec<u8> {
-    let shell = match shell {
-        Shell::Bash => aot::Shell::Bash,
-        Shell::Zsh => aot::Shell::Zsh,
-        Shell::Fish => aot::Shell::Fish,
-    };
-    let mut script = Vec::new();
-    aot::generate(shell, &mut table(), "balance", &mut script);
-    script
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::options::OPTIONS;
     use super::*;
 
     #[test]
@@ -206,21 +194,8 @@ mod tests {
             assert_eq!(page.matches(&format!(".SH {section}\n")).count(), 1, "{section}");
         }
         let plain = page.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
-        for arg in table().get_arguments().filter(|arg| !arg.is_positional()) {
-            let long = arg.get_long().expect("every option has a long name");
-            assert!(plain.contains(&format!("--{long}")), "--{long}");
-            assert!(arg.get_help().is_some(), "--{long} has no help");
-        }
-    }
-
-    #[test]
-    fn every_shell_completes_every_option() {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let script = String::from_utf8(completions(shell)).expect("text");
-            for arg in table().get_arguments().filter(|arg| !arg.is_positional()) {
-                let long = arg.get_long().expect("every option has a long name");
-                assert!(script.contains(long), "{shell:?} does not know --{long}");
-            }
+        for row in OPTIONS {
+            assert!(plain.contains(&format!("--{}", row.long)), "--{}", row.long);
         }
     }
 }

@@ -1,36 +1,41 @@
-//! Text becomes types: the command line and the grammar of destinations.
+//! Text becomes specs, and specs become text: the command line, one service as one line.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
-//! Reading order: `target`, `channel_options`, `groups`, `duration`, `usage`, `cli`, `man`, `values`, `check`, `health`,
-//! `choosing`, `limits`, `settings`, and the way back: `line`.
+//! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `groups`, `check`, `policy`,
+//! `values`, `draft`, `options`, `split`, `quote`, `line`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod channel;
 mod channel_options;
 mod check;
-mod choosing;
-mod cli;
 #[cfg(test)]
 mod contract;
+mod draft;
 mod duration;
 mod groups;
-mod health;
-mod limits;
+mod host;
+mod invocation;
 mod line;
 mod man;
 #[cfg(test)]
 mod new_options;
+mod number;
+mod options;
+mod page;
+mod policy;
+mod quote;
 #[cfg(test)]
 mod round_trip;
-mod settings;
-mod target;
+mod split;
 mod usage;
 mod values;
+mod wrong;
 
-pub use choosing::{policy_name, policy_named};
-pub use cli::{CliError, RawArgs, Shell, parse};
+pub use channel::{print_channel, read_channel};
 pub use duration::{DurationError, parse_duration};
-pub use groups::parse_groups;
-pub use line::command_line;
-pub use man::{completions, man_page};
-pub use settings::{Instance, Invocation, Serve, SettingsError};
-pub use target::{TargetError, is_host};
+pub use groups::read_groups;
+pub use host::{is_host, read_port};
+pub use invocation::{Instance, Invocation, Serve, parse};
+pub use line::{command_line, print_line, print_process, read_line};
+pub use policy::{policy_name, policy_named};
+pub use wrong::{LineError, Word, Wrong};

@@ -5,7 +5,8 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use super::contract::{Refused, argv, blame, invoke, plain, serve, split};
+use super::contract::{Refused, argv, blame, first_line, invoke, plain, serve, split};
+use super::groups::print_member;
 use super::{Invocation, Serve};
 use crate::spec::{Check, CheckSpec, GroupSpec, OnDown, Policy, Step};
 
@@ -198,6 +199,9 @@ fn one_policy_is_for_all_groups_and_a_list_for_one_after_the_other() {
         ("--policy rr,rr --policy first 80 a", "first/first"),
         ("--policy first,leastconn 80 - ! a", "first leastconn/rr"),
         ("--policy first 80", "/first"),
+        ("--policy rr,first 80 a", "rr/first"),
+        ("--policy first,rr,p2c 80 a ! b", "first rr/p2c"),
+        ("--policy hash,hash,leastconn 80 a % b %", "hash hash/leastconn"),
     ];
     for (line, expected) in table {
         assert_eq!(policies(line), expected, "{line}");
@@ -243,8 +247,7 @@ fn a_policy_that_fits_no_group_is_wrong_usage() {
 fn options_and_gaps_of_channels_are_read_among_the_others() {
     let shown = |line: &str| {
         let groups = serve(line).service.groups;
-        let group =
-            |group: &GroupSpec| group.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let group = |group: &GroupSpec| group.members.iter().map(print_member).collect::<Vec<_>>().join(" ");
         groups.iter().map(group).collect::<Vec<_>>().join(" | ")
     };
     let table = [
@@ -265,7 +268,7 @@ fn options_and_gaps_of_channels_are_read_among_the_others() {
         "weight=300 in [host:80,weight=300] is out of range; give 0 to 256"
     );
     let Err(Refused::Other(error)) = invoke(&argv(&["80", "host:0,weight=3"])) else { panic!("legal") };
-    assert_eq!(error.to_string(), "unknown or invalid address [host:0,weight=3]");
+    assert_eq!(first_line(&error), "unknown or invalid address [host:0,weight=3]");
     assert!(matches!(invoke(&argv(&["80", "-c", "wait 0"])), Ok(Invocation::Command { .. })));
 }
 

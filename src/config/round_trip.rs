@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::channel::tests::any_target;
 use super::contract::{argv, invoke, plain};
-use super::target::tests::any_target;
+use super::host::is_host;
 use super::{Invocation, Serve, command_line};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord,
-    ProcessSpec, ServiceSpec, Step,
+    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy,
+    PortWord, ProcessSpec, ServiceSpec, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -50,7 +51,7 @@ fn shell_split(line: &str) -> Vec<String> {
 
 #[track_caller]
 pub(super) fn assert_survives(serve: &Serve) {
-    let line = command_line(serve);
+    let line = command_line(&serve.process, &serve.service);
     assert!(!line.contains('\n'), "one line: {line}");
     let words = shell_split(&line);
     assert_eq!(words[0], "balance");
@@ -75,12 +76,14 @@ fn any_span() -> impl Strategy<Value = Duration> {
     span(Duration::from_millis(1)..=Duration::from_secs(315_360_000))
 }
 
-fn host() -> impl Strategy<Value = String> {
-    prop_oneof![
+fn host() -> impl Strategy<Value = HostSpec> {
+    let name = prop_oneof![
         "[a-z0-9.!$`'\"\\\\*~#&;|<>(){}=-]{1,12}",
         any::<u128>().prop_map(|bits| std::net::Ipv6Addr::from(bits).to_string()),
         Just("--".to_owned()),
-    ]
+    ];
+    name.prop_filter("a bare number is no host", |name| is_host(name))
+        .prop_map(|name| HostSpec { name, typed: Typed::default() })
 }
 
 fn keepalive() -> impl Strategy<Value = Option<Keepalive>> {
@@ -128,20 +131,13 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     ))
 }
 
-/// Groups and the policy of later ones, as one word or a list for `--policy` can have them.
+/// Groups and the policy of later ones.
 fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     let policy = || prop::sample::select(POLICIES.to_vec());
-    let place = prop_oneof![1 => Just(Member::Gap), 4 => any_target().prop_map(Member::Channel)];
-    let group = (policy(), prop::collection::vec(place, 1..4))
+    let member = prop_oneof![1 => Just(Member::Gap), 4 => any_target().prop_map(Member::Channel)];
+    let group = (policy(), prop::collection::vec(member, 1..4))
         .prop_map(|(policy, members)| GroupSpec { policy, members });
-    (prop::collection::vec(group, 0..4), prop::option::of(policy())).prop_map(|(mut groups, word)| {
-        if groups.len() > 1 && word.is_none() {
-            return (groups, Policy::RoundRobin);
-        }
-        let word = word.unwrap_or(Policy::RoundRobin);
-        groups.iter_mut().filter(|group| group.policy != Policy::Hash).for_each(|group| group.policy = word);
-        (groups, word)
-    })
+    (prop::collection::vec(group, 0..4), policy())
 }
 
 prop_compose! {
@@ -164,7 +160,7 @@ prop_compose! {
     ) -> Serve {
         let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll };
         let service = ServiceSpec {
-            listen: ListenSpec { host, port }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
+            listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
         Serve { process, service }

@@ -1,7 +1,39 @@
 //! The words that explain the program: synopsis, examples, run-time commands. Usage text, help and man page share them.
 //!
-//! Knows: sentences. Never: options (their words stand with them in `cli`), how anything is carried out.
+//! Knows: sentences. Never: options (their words stand with them in `options`), how anything is carried out.
 //! Source: docs/compatibility.md, "Command line" and "The command language".
+
+/// What the program is.
+pub(super) const ABOUT: &str = "a generic TCP proxy with round robin, client hashing and failover";
+
+/// A word of the command line that is no option.
+pub(super) struct Positional {
+    pub(super) name: &'static str,
+    /// One line, for `--help` and the manual page.
+    pub(super) help: &'static str,
+    /// Paragraphs for the manual page.
+    pub(super) more: &'static str,
+}
+
+pub(super) const PORT: Positional = Positional {
+    name: "PORT",
+    help: "Port to listen on, or name of a service; the instance to talk to with -i and -c",
+    more: "",
+};
+
+pub(super) const CHANNEL: Positional = Positional {
+    name: "CHANNEL",
+    help: "host[:port[:maxc]], an IPv6 address as [addr]:port:maxc; '!' ends a group, '%' ends it and makes it hash",
+    more: "\
+Without a port, or with an empty one, it is PORT. maxc is the maximum number of simultaneous connections; 0 or none is no \
+limit. balance tries the groups in the order given. An IPv6 address needs no brackets where it is the whole word and has \
+more than two colons or starts with \"::\".
+
+Options of a channel follow after commas: \"host:port:maxc,weight=3\" gives it three times the clients of a channel of \
+weight 1 (0 to 256; 0 is no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS.
+
+The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\", host3 is channel 2.",
+};
 
 /// The three ways to call the program.
 pub(super) const SYNOPSIS: [&str; 3] = [

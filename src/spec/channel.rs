@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{PortWord, Weight};
+use super::{PortWord, Typed, Weight};
 
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +34,3 @@ pub enum AdminState {
     /// Takes no new connections and existing ones were closed. `DIS`.
     DisabledHard,
 }
-
-/// A word as somebody typed it. It is for messages and no part of what was asked for, so any two of them are equal.
-#[derive(Debug, Clone, Default)]
-pub struct Typed {
-    /// The word. Bytes that were not UTF-8 were replaced; empty if nobody typed it.
-    pub text: String,
-}
-
-impl PartialEq for Typed {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Typed {}

@@ -5,24 +5,37 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
+use super::Typed;
+
 /// Where a service listens.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSpec {
     /// On which address.
     pub host: ListenHost,
     /// On which port; also the port of channels that have none.
     pub port: PortWord,
+    /// PORT's word, for messages.
+    pub typed: Typed,
 }
 
 /// The address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenHost {
     /// `0.0.0.0`.
     AnyV4,
     /// `::`, IPv4 clients too.
     AnyV6,
-    /// One host or address, as typed but without brackets. Not resolved.
-    Host(String),
+    /// One host or address.
+    Host(HostSpec),
+}
+
+/// A host or an address. Not resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSpec {
+    /// The name or address, without brackets; never empty.
+    pub name: String,
+    /// The whole word, for messages.
+    pub typed: Typed,
 }
 
 /// A port as it was typed: a number, or a word for the services database.

@@ -1,7 +1,7 @@
 //! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
 //!
 //! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `policy`, `check`, `keepalive`, `channel`, `group`, `listen`, `service`, `process`.
+//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `channel`, `group`, `listen`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel;
@@ -12,12 +12,14 @@ mod listen;
 mod policy;
 mod process;
 mod service;
+mod typed;
 
-pub use channel::{AdminState, ChannelSpec, Typed};
+pub use channel::{AdminState, ChannelSpec};
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};
 pub use keepalive::Keepalive;
-pub use listen::{ListenHost, ListenSpec, PortWord};
+pub use listen::{HostSpec, ListenHost, ListenSpec, PortWord};
 pub use policy::{Policy, Weight};
 pub use process::ProcessSpec;
 pub use service::{Name, ServiceSpec};
+pub use typed::{Spot, Typed};

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{CheckSpec, GroupSpec, Keepalive, ListenSpec, OnDown, Policy};
+use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, OnDown, Policy};
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct ServiceSpec {
     pub listen: ListenSpec,
     /// The channels. Empty: it starts with none.
     pub groups: Vec<GroupSpec>,
-    /// `-B`, without brackets. Not resolved.
-    pub source: Option<String>,
+    /// `-B`.
+    pub source: Option<HostSpec>,
     /// `-t`, at least 1 ms.
     pub connect_timeout: Duration,
     /// `-T`. `None`: never.

@@ -126,6 +126,34 @@ fn a_channel_that_is_none_is_65() {
 }
 
 #[test]
+fn an_invalid_address_is_told_with_the_reason_in_a_second_line() {
+    let port = own_address().port().to_string();
+    let number = |n| {
+        format!("'{n}' is a number where a host should be; for port {n} of this machine write localhost:{n}")
+    };
+    let table: &[(&[&str], &str, &str)] = &[
+        (&["8080"], "8080", &number(8080)),
+        (&["127.0.0.1", "8080:80"], "8080:80", &number(8080)),
+        (&["::1:80"], "::1:80", "no host has the address ::1:80; for port 80 of ::1 write [::1]:80"),
+        (&["a:80!"], "a:80!", "'80!' is no port; give a number from 1 to 65535 or the name of a service"),
+        (&["a:80:x"], "a:80:x", "'x' is no maxc; give a number from 0 to 4294967295, 0 for no limit"),
+        (&["127.0.0.1:nosuch"], "127.0.0.1:nosuch", "no service 'nosuch' is known; give a number"),
+        (&["-B", "8080", "127.0.0.1"], "8080", &number(8080)),
+        (&["-b", "[::1]:80"], "[::1]:80", "give a host or an address here, without a port"),
+    ];
+    for (words, word, why) in table {
+        let args = [&["-f", "-b", "127.0.0.1", &port], *words].concat();
+        let said = balance(&args).code(65).out("").stderr;
+        assert_eq!(said, format!("unknown or invalid address [{word}]\nbalance: {why}\n"), "{words:?}");
+    }
+    // What the resolver says of a name differs from machine to machine.
+    let said = balance(&["-f", "-b", "127.0.0.1", &port, "no-such-host.invalid:80"]).code(65).out("").stderr;
+    let (first, second) = said.split_once('\n').expect("two lines");
+    assert_eq!(first, "unknown or invalid address [no-such-host.invalid:80]");
+    assert!(second.starts_with("balance: no host 'no-such-host.invalid': "), "{said}");
+}
+
+#[test]
 fn the_end_of_a_group_without_channels_is_69() {
     let port = own_address().port().to_string();
     for groups in [&["!"][..], &["%"], &["127.0.0.1", "!", "!"], &["127.0.0.1", "%", "!", "127.0.0.1"]] {

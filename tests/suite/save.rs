@@ -233,6 +233,18 @@ fn a_policy_per_group_comes_back() {
 }
 
 #[test]
+fn the_policy_of_groups_to_come_comes_back_where_groups_differ() {
+    let instance = start(&["--policy", "first"], &["127.0.0.1:9", "!", "127.0.0.1:10"]);
+    instance.ctl("policy leastconn").code(0);
+    assert!(saved(&instance).contains(" --policy leastconn,first,first "), "{}", saved(&instance));
+    let again = assert_comes_back(instance);
+    again.ctl("group 7; create 127.0.0.1 11").code(0);
+    let policies: Vec<_> = again.show().into_iter().map(|row| row.policy).collect();
+    assert_eq!(policies, ["LC", "Fst", "Fst"]);
+    again.end();
+}
+
+#[test]
 fn one_that_runs_in_the_background_is_saved_as_one() {
     let directory = crate::harness::Directory::new();
     let address = own_address();

@@ -1,0 +1,152 @@
+//! What a line is read into, option by option: its settings before they have been judged together. All defaults are here.
+//!
+//! Knows: defaults, and why. Never: words, names of options.
+//! Source: docs/compatibility.md, "Command line".
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use super::policy::PolicyWord;
+use crate::spec::{
+    Check, CheckSpec, HostSpec, ListenHost, ListenSpec, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec,
+    Typed,
+};
+
+/// Long enough for a retransmitted SYN or two, as ever.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that vanished after the other side had closed must not hold its slot for ever.
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// How long a client waits for a full channel: as long as a connect may take.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late
+/// twice.
+const CHECK: CheckSpec = CheckSpec {
+    check: Check::Tcp,
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(1),
+    rise: 2,
+    fall: 3,
+    port: None,
+};
+
+/// The settings of a line.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) process: ProcessSpec,
+    /// Without what the other fields will say: where it listens, its groups, their policies, its check.
+    pub(super) service: ServiceSpec,
+    pub(super) bind: Option<HostSpec>,
+    pub(super) ipv6: bool,
+    pub(super) policy: PolicyWord,
+    /// `--check` itself.
+    pub(super) check: Option<Check>,
+    /// The options that go with `--check`.
+    pub(super) probe: CheckSpec,
+    pub(super) ask: Ask,
+}
+
+/// What is asked for in place of serving.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ask {
+    pub(super) command: Option<String>,
+    pub(super) interactive: bool,
+    pub(super) help: bool,
+    pub(super) version: bool,
+    pub(super) man: bool,
+    pub(super) completions: Option<Shell>,
+}
+
+/// A shell that completions are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Draft {
+    /// For drafts whose port does not matter.
+    pub(super) const ANY_PORT: PortWord = PortWord::Number(NonZeroU16::MIN);
+
+    /// A line that says nothing but its port.
+    pub(super) fn new(port: PortWord, typed: Typed) -> Self {
+        Self {
+            process: ProcessSpec::default(),
+            service: ServiceSpec {
+                name: None,
+                listen: ListenSpec { host: ListenHost::AnyV4, port, typed },
+                groups: Vec::new(),
+                source: None,
+                connect_timeout: CONNECT_TIMEOUT,
+                idle_timeout: None,
+                half_close_timeout: Some(HALF_CLOSE_TIMEOUT),
+                autodisable: false,
+                hash_failover: false,
+                client_keepalive: None,
+                server_keepalive: None,
+                later_policy: Policy::RoundRobin,
+                hash_balance: None,
+                slow_start: None,
+                eject: true,
+                check: None,
+                fail_open: true,
+                on_down: OnDown::Keep,
+                refuse_when_down: false,
+                max_connections: None,
+                queue: None,
+                queue_timeout: QUEUE_TIMEOUT,
+                max_lifetime: None,
+            },
+            bind: None,
+            ipv6: false,
+            policy: PolicyWord::All(Policy::RoundRobin),
+            check: None,
+            probe: CHECK,
+            ask: Ask::default(),
+        }
+    }
+
+    /// The line that would be read into this.
+    pub(super) fn of(service: ServiceSpec) -> Self {
+        let plain = Self::new(service.listen.port.clone(), Typed::default());
+        let (bind, ipv6) = match service.listen.host.clone() {
+            ListenHost::AnyV4 => (None, false),
+            ListenHost::AnyV6 => (None, true),
+            ListenHost::Host(host) => (Some(host), false),
+        };
+        let mut draft = Self {
+            bind,
+            ipv6,
+            policy: PolicyWord::of(&service.groups, service.later_policy),
+            check: service.check.as_ref().map(|check| check.check.clone()),
+            probe: service.check.clone().unwrap_or(CHECK),
+            service,
+            ..plain
+        };
+        draft.forget_idle_settings();
+        draft
+    }
+
+    /// What the line asks for, all but its groups and their policies.
+    pub(super) fn settle(mut self) -> (ProcessSpec, ServiceSpec) {
+        self.forget_idle_settings();
+        let host = match (self.bind, self.ipv6) {
+            (Some(host), _) => ListenHost::Host(host),
+            (None, true) => ListenHost::AnyV6,
+            (None, false) => ListenHost::AnyV4,
+        };
+        let listen = ListenSpec { host, ..self.service.listen };
+        let check = self.check.map(|check| CheckSpec { check, ..self.probe });
+        (self.process, ServiceSpec { listen, check, ..self.service })
+    }
+
+    /// What has no weight is what it would be if nobody had said it.
+    fn forget_idle_settings(&mut self) {
+        if self.service.queue.is_none() {
+            self.service.queue_timeout = QUEUE_TIMEOUT;
+        }
+        if self.check.is_none() {
+            (self.probe, self.service.on_down) = (CHECK, OnDown::Keep);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Hosts and ports as they are typed.
+//!
+//! Knows: their shapes, and what is mistaken for them. Never: DNS, the services database, defaults.
+//! Source: docs/compatibility.md, "Command line".
+//!
+//! An IPv6 address with a port stands in brackets. Without brackets it is accepted where nothing else could be meant: a
+//! whole word that is an IPv6 address and has more than two colons or starts with `::` (`2001:db8::1`, `::1`).
+//! `a::12` has two colons and is therefore host `a` with at most 12 connections, as ever.
+
+use std::net::Ipv6Addr;
+use std::num::NonZeroU16;
+
+use super::number::whole_number;
+use super::wrong::{Word, Wrong};
+use crate::spec::{HostSpec, PortWord};
+
+/// Numbers below this are addresses of 0.0.0.0/8, which no host has.
+const NO_HOST: u64 = 1 << 24;
+
+/// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
+/// letter or digit, then those and `-_+.*/`, with at least one letter in it).
+pub fn read_port(word: &str) -> Option<PortWord> {
+    if let Some(number) = whole_number(word) {
+        return u16::try_from(number?).ok().and_then(NonZeroU16::new).map(PortWord::Number);
+    }
+    let starts_well = word.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let has_letter = word.contains(|c: char| c.is_ascii_alphabetic());
+    let is_name = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+.*/".contains(c));
+    (starts_well && has_letter && is_name).then(|| PortWord::Name(word.to_owned()))
+}
+
+/// Could this be a host: an IPv6 address (with or without a zone), or a word without colons, brackets, blanks and
+/// control characters that is no bare number? Whether it exists is for the resolver.
+pub fn is_host(word: &str) -> bool {
+    why_no_host(word).is_none()
+}
+
+/// `None`: it could be one.
+pub(super) fn why_no_host(word: &str) -> Option<String> {
+    if word.is_empty() {
+        return Some("the host is missing; write host[:port[:maxc]]".to_owned());
+    }
+    if word.contains(':') {
+        return (!is_ipv6(word)).then(|| format!("'{word}' is no IPv6 address"));
+    }
+    if word.contains(|c: char| c.is_whitespace() || c.is_control() || "[]".contains(c)) {
+        return Some("a host has no blanks, brackets or control characters in it".to_owned());
+    }
+    // The resolver takes 8080 for 0.0.31.144. Zero is an old way to say this machine.
+    let number = whole_number(word).flatten().filter(|n| (1..NO_HOST).contains(n))?;
+    Some(match u16::try_from(number) {
+        Ok(port) => {
+            format!(
+                "'{word}' is a number where a host should be; for port {port} of this machine write localhost:{port}"
+            )
+        }
+        Err(_) => format!("'{word}' is a number where a host should be; write host[:port[:maxc]]"),
+    })
+}
+
+/// A word that can be nothing but an IPv6 address, though it has no brackets.
+pub(super) fn is_bare_ipv6(word: &str) -> bool {
+    let unmistakable = word.starts_with("::") || word.contains('%') || word.matches(':').count() > 2;
+    unmistakable && is_ipv6(word)
+}
+
+/// `::1:80` is an address by its shape, but of a kind that no host has had since 2006 (RFC 4291, 2.5.5.1); a port was
+/// meant. `None`: any other word.
+pub(super) fn port_taken_for_address(word: &str) -> Option<String> {
+    let address: Ipv6Addr = word.parse().ok()?;
+    let is_old = address.segments()[..6] == [0; 6] && !address.is_unspecified() && !address.is_loopback();
+    let (host, port) = word.rsplit_once(':').filter(|(_, last)| is_old && !last.contains('.'))?;
+    Some(match host {
+        ":" => format!("no host has the address {word}; an IPv6 address with a port is written [::1]:{port}"),
+        _ => format!("no host has the address {word}; for port {port} of {host} write [{host}]:{port}"),
+    })
+}
+
+/// An IPv6 address, `%zone` allowed as in `fe80::1%eth0`.
+fn is_ipv6(word: &str) -> bool {
+    let (address, zone) = word.split_once('%').unwrap_or((word, "0"));
+    let zone_is_name = zone.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone_is_name
+}
+
+/// The address of `-b` or `-B`. Brackets around an IPv6 address are habit from elsewhere; they do no harm.
+pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
+    let typed = word.typed();
+    let Some(text) = word.as_str() else { return Err(Wrong::address(&typed, NOT_UTF8)) };
+    let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = inside.filter(|inside| inside.contains(':')).unwrap_or(text);
+    match why_no_host(bare) {
+        Some(_) if bare.is_empty() || bare.contains(':') => {
+            Err(Wrong::address(&typed, "give a host or an address here, without a port"))
+        }
+        Some(why) => Err(Wrong::address(&typed, why)),
+        None => Ok(HostSpec { name: bare.to_owned(), typed }),
+    }
+}
+
+/// What is said of a word whose bytes are no text.
+pub(super) const NOT_UTF8: &str = "the word is not UTF-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_with_a_letter_is_a_service_name_and_the_rest_is_nothing() {
+        for word in ["smtp", "5x", "z3950", "3com-tsmux", "whois++", "kerberos_master", "x"] {
+            assert_eq!(read_port(word), Some(PortWord::Name(word.to_owned())));
+        }
+        for word in
+            ["", "0", "65536", "-1", "+5", " 5", "5 ", "1.5", "99999999999999999999999", "-x", "a:b", "ß"]
+        {
+            assert_eq!(read_port(word), None, "{word:?}");
+        }
+        for n in [1, 65_535] {
+            assert_eq!(read_port(&n.to_string()), NonZeroU16::new(n).map(PortWord::Number));
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_no_host_unless_it_can_be_an_address() {
+        for word in ["1", "80", "8080", "65536", "16777215", "0080"] {
+            assert!(!is_host(word), "{word}");
+        }
+        for word in ["0", "16777216", "2130706433", "127.1", "10.1.1.1", "8080x", "x8080"] {
+            assert!(is_host(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_port_at_the_end_of_an_address_is_found_where_no_host_could_have_it() {
+        for (word, cure) in
+            [("::1:80", "[::1]:80"), ("::1:8080", "[::1]:8080"), ("::80", "[::1]:80"), ("::2:1:3", "")]
+        {
+            let why = port_taken_for_address(word);
+            assert_eq!(why.is_some(), !cure.is_empty(), "{word}");
+            assert!(why.is_none_or(|why| why.ends_with(cure)), "{word}");
+        }
+        for word in
+            ["::1", "::", "::ffff:10.1.1.3", "::10.1.1.3", "2001:db8::1:80", "fe80::1:80", "a::12", "80"]
+        {
+            assert_eq!(port_taken_for_address(word), None, "{word}");
+        }
+    }
+}

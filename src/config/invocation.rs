@@ -1,0 +1,135 @@
+//! What a command line asks for: `argv` becomes an [`Invocation`].
+//!
+//! Knows: which options exclude which, and which word is judged first. Never: single options, how anything is carried out.
+//! Source: docs/compatibility.md, "Command line" and "Exit codes".
+
+use std::ffi::OsString;
+
+use super::draft::{Ask, Draft};
+use super::line::{NO_PORT, read_draft, read_options};
+use super::man::man_page;
+use super::page::{completions, help, version};
+use super::split::Split;
+use super::wrong::{LineError, Word, Wrong};
+use crate::spec::{HostSpec, ListenHost, ListenSpec, PortWord, ProcessSpec, ServiceSpec, Typed};
+
+/// What the program was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// Listen and hand clients to channels.
+    Serve(Box<Serve>),
+    /// `-c`: send commands to a running instance.
+    Command {
+        /// Which one.
+        instance: Instance,
+        /// The commands. Bytes that were not UTF-8 were replaced; no command has such a word.
+        text: String,
+    },
+    /// `-i`: a shell on a running instance.
+    Shell {
+        /// Which one.
+        instance: Instance,
+    },
+    /// `--help`, `--version`, `--man`, `--completions`: print this.
+    Print(Vec<u8>),
+}
+
+/// The running instance that a controller talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// `-b`. `None`: not said.
+    pub bind: Option<HostSpec>,
+    /// `-6`: an instance on the IPv6 wildcard is meant; of no weight with `bind`.
+    pub ipv6: bool,
+    /// Its port.
+    pub port: PortWord,
+    /// PORT's word, for messages.
+    pub typed: Typed,
+    /// `-d`.
+    pub debug: bool,
+}
+
+/// Everything an instance is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serve {
+    /// What the process is asked for.
+    pub process: ProcessSpec,
+    /// What it serves.
+    pub service: ServiceSpec,
+}
+
+/// Reads `argv` (program name first). Whether hosts and services exist is asked later.
+///
+/// # Errors
+/// The first thing wrong: an unknown option or a missing value, what cannot go together, PORT, the options, the channels.
+/// Every option is judged in every mode, so that a wrong one is found even where it has no effect.
+pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
+    let words: Vec<_> = argv.iter().skip(1).map(|text| Word { text: text.clone(), at: None }).collect();
+    let split = Split::of(&words);
+    let mut scratch = Draft::new(Draft::ANY_PORT, Typed::default());
+    // What is wrong with them is found again below, in its turn.
+    read_options(&split, &[], &mut scratch, &mut Vec::new());
+    let ask = scratch.ask;
+    if let Some(page) = page(&ask, &split)? {
+        return Ok(Invocation::Print(page));
+    }
+    only_one_mode(&ask, &split)?;
+    if split.positionals.is_empty() {
+        return Err(usage(NO_PORT));
+    }
+    let mut errors = Vec::new();
+    let is_asking = ask.interactive || ask.command.is_some();
+    let draft = read_draft(&split, &[], &mut errors);
+    let draft = match (draft, errors.into_iter().next()) {
+        (Some(draft), None) => draft,
+        (_, Some(error)) => return Err(error),
+        (None, None) => return Err(usage(NO_PORT)),
+    };
+    let ipv6 = draft.ipv6;
+    let (process, service) = draft.settle();
+    if !is_asking {
+        return Ok(Invocation::Serve(Box::new(Serve { process, service })));
+    }
+    let bind = match service.listen.host {
+        ListenHost::Host(host) => Some(host),
+        ListenHost::AnyV4 | ListenHost::AnyV6 => None,
+    };
+    let ListenSpec { port, typed, .. } = service.listen;
+    let instance = Instance { bind, ipv6, port, typed, debug: process.debug };
+    Ok(match ask.command {
+        Some(text) => Invocation::Command { instance, text },
+        None => Invocation::Shell { instance },
+    })
+}
+
+fn usage(wrong: impl Into<String>) -> LineError {
+    LineError { at: None, wrong: Wrong::Usage(wrong.into()) }
+}
+
+/// A page that was asked for. Whoever asks for help gets it, whatever else is wrong.
+fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
+    if ask.help {
+        return Ok(Some(help().into_bytes()));
+    }
+    match split.errors.first() {
+        Some(error) => Err(error.clone()),
+        None if ask.version => Ok(Some(version().into_bytes())),
+        None if ask.man => Ok(Some(man_page())),
+        None => Ok(ask.completions.map(completions)),
+    }
+}
+
+/// `-i` and `-c` exclude each other and take exactly one positional (that it is there at all is checked elsewhere).
+fn only_one_mode(ask: &Ask, split: &Split) -> Result<(), LineError> {
+    let extra = split.positionals.get(1).map(Word::shown);
+    match (ask.interactive, &ask.command, extra) {
+        (true, Some(_), _) => Err(usage("-i and -c cannot be used together; choose one")),
+        (true, None, Some(word)) => {
+            Err(usage(format!("'{word}' is one word too many; -i takes one PORT and nothing else")))
+        }
+        (false, Some(_), Some(word)) => Err(usage(format!(
+            "'{word}' is one word too many; -c takes one PORT, and a CMD of several words needs quotes"
+        ))),
+        _ => Ok(()),
+    }
+}

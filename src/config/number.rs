@@ -1,0 +1,9 @@
+//! Whole numbers as they are typed.
+//!
+//! Knows: digits. Never: what a number is for, its range.
+
+/// `None`: not all digits. `Some(None)`: digits, but more than fit.
+pub(super) fn whole_number(word: &str) -> Option<Option<u64>> {
+    let is_number = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| word.parse().ok())
+}

@@ -1,0 +1,708 @@
+//! The table of options: one row per option, which the command line, files, `save`, help, the manual page and completions read.
+//!
+//! Knows: letters, names, values, sections and texts; which setting each option is for. Never: where words come from, how a
+//! page is laid out.
+//! Source: docs/compatibility.md, "Command line".
+//!
+//! `save` prints the rows in this order, those of the process first.
+
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use super::check::{print_check, read_check};
+use super::draft::{Draft, Shell};
+use super::duration::print_duration;
+use super::host::read_host;
+use super::policy::PolicyWord;
+use super::values::{
+    Bad, Count, Span, print_count, print_keepalive, print_or, print_seconds, print_thousandths,
+    read_keepalive, thousandths,
+};
+use super::wrong::{Word, Wrong};
+use crate::spec::{HostSpec, OnDown};
+
+/// One option.
+pub(super) struct Row {
+    pub(super) short: Option<char>,
+    pub(super) long: &'static str,
+    pub(super) value: Value,
+    pub(super) scope: Scope,
+    pub(super) section: &'static str,
+    /// One line, for `--help` and the manual page.
+    pub(super) help: &'static str,
+    /// What holds without the option, for readers. Empty: nothing worth saying.
+    pub(super) default: &'static str,
+    /// Paragraphs for the manual page.
+    pub(super) more: &'static str,
+    /// Reads the value; of a flag, which has none, the option itself.
+    pub(super) read: fn(&mut Draft, &Word) -> Result<(), Bad>,
+    /// The value as it would be typed; of a flag anything that differs from what holds without it. What does not differ
+    /// from that is not printed.
+    pub(super) print: fn(&Draft) -> String,
+    /// Another option that this one is of no use without.
+    pub(super) needs: Option<Need>,
+    /// It may be given several times, and each counts.
+    pub(super) repeats: bool,
+}
+
+/// What an option takes.
+#[derive(Clone, Copy)]
+pub(super) enum Value {
+    /// Nothing.
+    Flag,
+    /// A word; the name is for help.
+    Word(&'static str),
+    /// A host or an address.
+    Host,
+    /// One of these; the name is for help.
+    OneOf(&'static str, &'static [&'static str]),
+}
+
+/// What an option is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The process: once, whatever it serves.
+    Process,
+    /// A service: on each line, or as a default.
+    Service,
+    /// Something else than serving, or where the lines come from. For the command line only.
+    Ask,
+}
+
+/// A rule between two options.
+#[derive(Clone, Copy)]
+pub(super) struct Need {
+    pub(super) is_met: fn(&Draft) -> bool,
+    /// What stands behind the option's name in the message.
+    pub(super) wrong: &'static str,
+}
+
+impl Row {
+    /// As messages have it: `-t (--connect-timeout)`, `--queue`.
+    pub(super) fn name(&self) -> String {
+        match self.short {
+            Some(short) => format!("-{short} (--{})", self.long),
+            None => format!("--{}", self.long),
+        }
+    }
+
+    /// The shorter way to type it.
+    pub(super) fn shortest(&self) -> String {
+        self.short.map_or_else(|| format!("--{}", self.long), |short| format!("-{short}"))
+    }
+
+    /// An example of its use: `-t TIME`.
+    pub(super) fn example(&self) -> String {
+        format!("{} {}", self.shortest(), self.value.name()).trim_end().to_owned()
+    }
+
+    /// Reads a value, or for a flag the option itself.
+    ///
+    /// # Errors
+    /// The whole message.
+    pub(super) fn apply(&self, draft: &mut Draft, word: &Word) -> Result<(), Wrong> {
+        let (name, value) = (self.name(), word.shown());
+        (self.read)(draft, word).map_err(|bad| match bad {
+            Bad::Value(wrong) => Wrong::Usage(format!("{name} '{value}' {wrong}")),
+            Bad::Rule(wrong) => Wrong::Usage(format!("{name} {wrong}")),
+            Bad::Address(wrong) => wrong,
+        })
+    }
+}
+
+impl Value {
+    /// Its name in help. Empty for a flag.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "",
+            Self::Word(name) | Self::OneOf(name, _) => name,
+            Self::Host => "ADDR",
+        }
+    }
+
+    pub(super) fn is_flag(self) -> bool {
+        matches!(self, Self::Flag)
+    }
+}
+
+const LISTENING: &str = "Listening";
+const CONNECTING: &str = "Connecting to channels";
+const CHOOSING: &str = "Choosing a channel";
+const HEALTH: &str = "Health of channels";
+const LIMITS: &str = "Limits";
+const CONTROLLING: &str = "Talking to a running instance";
+const RUNNING: &str = "Running";
+const HELPING: &str = "Help";
+
+const TIME: Value = Value::Word("TIME");
+const NUMBER: Value = Value::Word("N");
+const KEEPALIVE: Value = Value::Word("IDLE:INTVL:CNT");
+const SWITCH: Value = Value::OneOf("on|off", &["on", "off"]);
+
+/// More threads than any machine this was tried on has cores.
+const MAX_WORKERS: u32 = 1_024;
+/// More clients than any machine has descriptors for.
+const MAX_QUEUE: u32 = 1_000_000;
+/// Of rise and fall; more in a row would hardly ever happen.
+const MOST_IN_A_ROW: u32 = 1_000;
+/// Closer together, the probes of many channels would be a load of their own.
+const CHECK_INTERVAL: Span =
+    Span { least: Duration::from_millis(10), most: Duration::from_secs(86_400), zero: None };
+const CHECK_TIMEOUT: Span =
+    Span { least: Duration::from_millis(1), most: Duration::from_secs(3_600), zero: None };
+
+const NEEDS_CHECK: Option<Need> = Some(Need {
+    is_met: |draft| draft.check.is_some(),
+    wrong: "needs --check; say how to probe, such as --check tcp",
+});
+
+/// What most rows say where they say nothing.
+const PLAIN: Row = Row {
+    short: None,
+    long: "",
+    value: Value::Flag,
+    scope: Scope::Service,
+    section: "",
+    help: "",
+    default: "",
+    more: "",
+    read: |_, _| Ok(()),
+    print: |_| String::new(),
+    needs: None,
+    repeats: false,
+};
+
+/// All options.
+pub(super) static OPTIONS: &[Row] = &[
+    Row {
+        short: Some('f'),
+        long: "foreground",
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Stay in the foreground",
+        read: |draft, _| set(&mut draft.process.foreground, true),
+        print: |draft| draft.process.foreground.to_string(),
+        ..PLAIN
+    },
+    Row {
+        short: Some('d'),
+        long: "debug",
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Log debug messages to stderr",
+        more: "In the background they go to syslog.",
+        read: |draft, _| set(&mut draft.process.debug, true),
+        print: |draft| draft.process.debug.to_string(),
+        ..PLAIN
+    },
+    Row {
+        short: Some('p'),
+        long: "dump",
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Print all data on stdout; needs -f",
+        more: "\"-> N\" announces N bytes from the client, \"-< N\" N bytes from the channel. Bytes that are not printable \
+               ASCII are shown as \\XX.",
+        read: |draft, _| set(&mut draft.process.dump, true),
+        print: |draft| draft.process.dump.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "workers",
+        value: NUMBER,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Number of threads that move data",
+        default: "one per core",
+        read: |draft, word| {
+            let workers: u16 = Count::to(MAX_WORKERS).read(word)?;
+            set(&mut draft.process.workers, NonZeroUsize::new(workers.into()))
+        },
+        print: |draft| draft.process.workers.map_or_else(String::new, |n| n.to_string()),
+        ..PLAIN
+    },
+    Row {
+        long: "busy-poll",
+        value: SWITCH,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Poll for events for a moment before sleeping",
+        default: "on where cores can be spared",
+        more: "Polling makes answers faster and uses time of a core that would be idle. A thread polls for at most 50 \
+               microseconds, yields to any other thread that wants the core, and stops polling where it mostly finds \
+               nothing. An idle instance sleeps. The default is on where the process has two cores or more and no limit of \
+               processor time.",
+        read: |draft, word| set(&mut draft.process.busy_poll, Some(is_on(word))),
+        print: |draft| draft.process.busy_poll.map_or_else(String::new, on_off),
+        ..PLAIN
+    },
+    Row {
+        long: "control-group",
+        value: Value::Word("NAME"),
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Let this unix group control the instance, too",
+        more: "Without it, only root and the user who started the instance can.",
+        read: |draft, word| {
+            let is_name =
+                |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
+            match word.as_str().filter(is_name) {
+                Some(name) => set(&mut draft.process.control_group, Some(name.to_owned())),
+                None => Err(Bad::Value("is not the name of a unix group".to_owned())),
+            }
+        },
+        print: |draft| draft.process.control_group.clone().unwrap_or_default(),
+        ..PLAIN
+    },
+    Row {
+        short: Some('6'),
+        long: "ipv6",
+        section: LISTENING,
+        help: "Listen on all IPv6 and IPv4 addresses",
+        read: |draft, _| set(&mut draft.ipv6, true),
+        print: |draft| draft.ipv6.to_string(),
+        ..PLAIN
+    },
+    Row {
+        short: Some('b'),
+        long: "bind",
+        value: Value::Host,
+        section: LISTENING,
+        help: "Listen on this address or host",
+        default: "0.0.0.0",
+        more: "An IPv4 address, an IPv6 address, an IPv4 address in IPv6 notation such as ::ffff:10.1.1.3, or a name. With \
+               -b, -6 changes nothing.",
+        read: |draft, word| set(&mut draft.bind, Some(read_host(word).map_err(Bad::Address)?)),
+        print: |draft| print_host(&draft.bind),
+        ..PLAIN
+    },
+    Row {
+        short: Some('B'),
+        long: "source",
+        value: Value::Host,
+        section: CONNECTING,
+        help: "Connect to the channels from this address",
+        read: |draft, word| set(&mut draft.service.source, Some(read_host(word).map_err(Bad::Address)?)),
+        print: |draft| print_host(&draft.service.source),
+        ..PLAIN
+    },
+    Row {
+        short: Some('t'),
+        long: "connect-timeout",
+        value: TIME,
+        section: CONNECTING,
+        help: "Give a channel this long to answer a connect",
+        default: "5s",
+        more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years.",
+        read: |draft, word| match Span::ANY.read(word) {
+            Err(_) if Span::or("").read(word) == Ok(Duration::ZERO) => {
+                Err(Bad::Rule("must be more than 0; it is 5 seconds without -t".to_owned()))
+            }
+            span => set(&mut draft.service.connect_timeout, span?),
+        },
+        print: |draft| print_seconds(draft.service.connect_timeout),
+        ..PLAIN
+    },
+    Row {
+        short: Some('T'),
+        long: "idle-timeout",
+        value: TIME,
+        section: CONNECTING,
+        help: "End a connection after this long without a byte in either direction",
+        default: "0, never",
+        read: |draft, word| set(&mut draft.service.idle_timeout, Span::or("never").read_or(word)?),
+        print: |draft| print_seconds(draft.service.idle_timeout.unwrap_or_default()),
+        ..PLAIN
+    },
+    Row {
+        long: "half-close-timeout",
+        value: TIME,
+        section: CONNECTING,
+        help: "End a connection that one side has closed after this long without a byte",
+        default: "1h; 0 is never",
+        read: |draft, word| set(&mut draft.service.half_close_timeout, Span::or("never").read_or(word)?),
+        print: |draft| print_or(draft.service.half_close_timeout),
+        ..PLAIN
+    },
+    Row {
+        short: Some('K'),
+        long: "client-keepalive",
+        value: KEEPALIVE,
+        section: LISTENING,
+        help: "TCP keepalive towards the clients",
+        more: "Seconds of silence before the first probe, seconds between probes, number of lost probes that end the \
+               connection. Without the option keepalive is on, with the system's numbers. Example: -K 60:10:6",
+        read: |draft, word| set(&mut draft.service.client_keepalive, Some(read_keepalive(word)?)),
+        print: |draft| print_keepalive(draft.service.client_keepalive),
+        ..PLAIN
+    },
+    Row {
+        short: Some('k'),
+        long: "server-keepalive",
+        value: KEEPALIVE,
+        section: CONNECTING,
+        help: "TCP keepalive towards the channels",
+        more: "The numbers are those of --client-keepalive.",
+        read: |draft, word| set(&mut draft.service.server_keepalive, Some(read_keepalive(word)?)),
+        print: |draft| print_keepalive(draft.service.server_keepalive),
+        ..PLAIN
+    },
+    Row {
+        short: Some('a'),
+        long: "autodisable",
+        section: CHOOSING,
+        help: "Disable a channel whose connect fails, until it is enabled by hand",
+        read: |draft, _| set(&mut draft.service.autodisable, true),
+        print: |draft| draft.service.autodisable.to_string(),
+        ..PLAIN
+    },
+    Row {
+        short: Some('H'),
+        long: "hash-failover",
+        section: CHOOSING,
+        help: "Let a hash group fail over inside the group, too",
+        read: |draft, _| set(&mut draft.service.hash_failover, true),
+        print: |draft| draft.service.hash_failover.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "policy",
+        value: Value::Word("NAME[,...]"),
+        section: CHOOSING,
+        help: "How a group chooses a channel: rr, leastconn, p2c, first or hash",
+        default: "rr",
+        more: "rr: in turn. leastconn: the channel with the fewest connections for its weight. p2c: the better of two \
+               channels chosen at random. first: the first channel that has room. hash: always the same channel for the same \
+               client.\n\n\
+               One word is for all groups that \"!\" or the end of the line ends, and for groups that are created later. A \
+               list has one word for each group; one more word is for groups that are created later. A group that \"%\" ends \
+               is a hash group. Example: --policy leastconn,rr",
+        read: |draft, word| set(&mut draft.policy, PolicyWord::read(&word.shown()).map_err(Bad::Value)?),
+        print: |draft| draft.policy.print(),
+        ..PLAIN
+    },
+    Row {
+        long: "hash-balance",
+        value: Value::Word("FACTOR"),
+        section: CHOOSING,
+        help: "Maximum load of one channel in a hash group, as a multiple of the average",
+        more: "1 to 100, with at most 3 decimals. With 1.25, a channel that has a quarter more connections than the average of \
+               its group is passed over. Its clients get the channel they would get if it did not exist. Without the option \
+               a hash group does not look at the load.",
+        read: |draft, word| match thousandths(&word.shown()) {
+            Some(factor @ 1_000..=100_000) => set(&mut draft.service.hash_balance, Some(factor)),
+            _ => Err(Bad::Value(
+                "is not a number from 1 to 100 with at most 3 decimals, such as 1.25".to_owned(),
+            )),
+        },
+        print: |draft| print_thousandths(draft.service.hash_balance),
+        ..PLAIN
+    },
+    Row {
+        long: "slow-start",
+        value: TIME,
+        section: CHOOSING,
+        help: "Ramp a returning channel up over this time",
+        more: "A channel that was enabled or has come up again gets few clients at first, and its full share after this time. \
+               It works in groups that are rr, leastconn or p2c. Example: --slow-start 30s",
+        read: |draft, word| set(&mut draft.service.slow_start, Span::or("off").read_or(word)?),
+        print: |draft| print_or(draft.service.slow_start),
+        ..PLAIN
+    },
+    Row {
+        long: "no-eject",
+        section: HEALTH,
+        help: "Keep offering channels whose connect fails",
+        more: "3.57 does so. Without the option such a channel is ejected: no client gets it as long as another channel is \
+               usable, and balance tries it in the background, first after 250 ms, then at longer intervals up to 2 s, until \
+               it answers.",
+        read: |draft, _| set(&mut draft.service.eject, false),
+        print: |draft| draft.service.eject.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "check",
+        value: Value::Word("SPEC"),
+        section: HEALTH,
+        help: "Probe the channels: tcp, http:/PATH, send:, expect:, exec:/PROG",
+        more: "tcp: the channel accepts a connection.\n\n\
+               http:/healthz: it answers GET /healthz with a status from 200 to 399. http:/healthz=200-299,404 names the good \
+               statuses. Only a list of statuses behind the last \"=\" is one; any other \"=\" is part of the path.\n\n\
+               expect:220: it says 220. send:PING\\r\\n;expect:+PONG: it is sent the one and answers with the other; any number \
+               of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
+               exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.",
+        read: |draft, word| {
+            set(
+                &mut draft.check,
+                Some(read_check(&word.text).map_err(|error| Bad::Value(error.to_string()))?),
+            )
+        },
+        print: |draft| draft.check.as_ref().map_or_else(String::new, print_check),
+        ..PLAIN
+    },
+    Row {
+        long: "check-interval",
+        value: TIME,
+        section: HEALTH,
+        help: "Time between a channel's probes",
+        default: "2s",
+        more: "10ms to 1d, from the end of one probe to the start of the next, give or take 10 %. A channel has at most one \
+               probe at a time.",
+        read: |draft, word| set(&mut draft.probe.interval, CHECK_INTERVAL.read(word)?),
+        print: |draft| print_duration(draft.probe.interval),
+        needs: NEEDS_CHECK,
+        ..PLAIN
+    },
+    Row {
+        long: "check-timeout",
+        value: TIME,
+        section: HEALTH,
+        help: "A probe fails after this long",
+        default: "1s",
+        more: "1ms to 1h.",
+        read: |draft, word| set(&mut draft.probe.timeout, CHECK_TIMEOUT.read(word)?),
+        print: |draft| print_duration(draft.probe.timeout),
+        needs: NEEDS_CHECK,
+        ..PLAIN
+    },
+    Row {
+        long: "check-rise",
+        value: NUMBER,
+        section: HEALTH,
+        help: "Good probes in a row to come up",
+        default: "2",
+        more: "1 to 1000. It is for channels that were down.",
+        read: |draft, word| set(&mut draft.probe.rise, Count::to(MOST_IN_A_ROW).read(word)?),
+        print: |draft| draft.probe.rise.to_string(),
+        needs: NEEDS_CHECK,
+        ..PLAIN
+    },
+    Row {
+        long: "check-fall",
+        value: NUMBER,
+        section: HEALTH,
+        help: "Failed probes in a row to go down",
+        default: "3",
+        more: "1 to 1000. A channel whose very first probe fails is down at once.",
+        read: |draft, word| set(&mut draft.probe.fall, Count::to(MOST_IN_A_ROW).read(word)?),
+        print: |draft| draft.probe.fall.to_string(),
+        needs: NEEDS_CHECK,
+        ..PLAIN
+    },
+    Row {
+        long: "check-port",
+        value: NUMBER,
+        section: HEALTH,
+        help: "Probe this port",
+        default: "the channel's",
+        read: |draft, word| {
+            let port: u16 = Count::to(u16::MAX as u32).read(word)?;
+            set(&mut draft.probe.port, NonZeroU16::new(port))
+        },
+        print: |draft| print_count(draft.probe.port.map(NonZeroU16::get)),
+        needs: NEEDS_CHECK,
+        ..PLAIN
+    },
+    Row {
+        long: "fail-open",
+        value: SWITCH,
+        section: HEALTH,
+        help: "Try channels that are down if all are",
+        default: "on",
+        more: "When no channel that is up has room in any group, balance tries those that are ejected or down, in order. With off \
+               it closes the client.",
+        read: |draft, word| set(&mut draft.service.fail_open, is_on(word)),
+        print: |draft| on_off(draft.service.fail_open),
+        ..PLAIN
+    },
+    Row {
+        long: "on-down",
+        value: Value::OneOf("keep|kick", &["keep", "kick"]),
+        section: HEALTH,
+        help: "What to do with connections when their channel goes down",
+        default: "keep",
+        more: "keep: they live on. kick: balance closes them when --check finds the channel down. An ejection closes no \
+               connection.",
+        read: |draft, word| {
+            let is_kick = word.text == "kick";
+            set(&mut draft.service.on_down, if is_kick { OnDown::Kick } else { OnDown::Keep })
+        },
+        print: |draft| match draft.service.on_down {
+            OnDown::Keep => "keep".to_owned(),
+            OnDown::Kick => "kick".to_owned(),
+        },
+        needs: Some(Need {
+            // Only a check takes a channel down.
+            is_met: |draft| draft.service.on_down == OnDown::Keep || draft.check.is_some(),
+            wrong: "kick needs --check; say how to probe, such as --check tcp",
+        }),
+        ..PLAIN
+    },
+    Row {
+        long: "refuse-when-down",
+        section: HEALTH,
+        help: "Close the port while no channel is up",
+        more: "Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed. A channel is up when it is \
+               enabled, has a weight above 0, and is neither ejected nor down. A channel that is full is up. Made for Linux.",
+        read: |draft, _| set(&mut draft.service.refuse_when_down, true),
+        print: |draft| draft.service.refuse_when_down.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "max-connections",
+        value: NUMBER,
+        section: LIMITS,
+        help: "Maximum number of connections",
+        default: "no limit",
+        more: "Clients that wait are counted. Further clients are not accepted until there is room.",
+        read: |draft, word| {
+            let most: u32 = Count::or("no limit", u32::MAX).read(word)?;
+            set(&mut draft.service.max_connections, NonZeroU32::new(most))
+        },
+        print: |draft| print_count(draft.service.max_connections),
+        ..PLAIN
+    },
+    Row {
+        long: "queue",
+        value: NUMBER,
+        section: LIMITS,
+        help: "Clients that may wait for room",
+        default: "0, none",
+        more: "When all channels that could be used have reached their limits, up to N clients wait. They are served in the \
+               order they came. At most 1000000. A client does not wait for a channel that is down, nor while a later group \
+               has room.",
+        read: |draft, word| {
+            let most: u32 = Count::or("no queue", MAX_QUEUE).read(word)?;
+            set(&mut draft.service.queue, NonZeroU32::new(most))
+        },
+        print: |draft| print_count(draft.service.queue),
+        ..PLAIN
+    },
+    Row {
+        long: "queue-timeout",
+        value: TIME,
+        section: LIMITS,
+        help: "How long a client may wait",
+        default: "5s",
+        more: "Then balance closes it. More than 0.",
+        read: |draft, word| set(&mut draft.service.queue_timeout, Span::ANY.read(word)?),
+        print: |draft| print_duration(draft.service.queue_timeout),
+        needs: Some(Need {
+            is_met: |draft| draft.service.queue.is_some(),
+            wrong: "needs --queue; say how many clients may wait, such as --queue 100",
+        }),
+        ..PLAIN
+    },
+    Row {
+        long: "max-lifetime",
+        value: TIME,
+        section: LIMITS,
+        help: "End a connection at this age",
+        default: "0, never",
+        more: "Give or take 10 %, so that connections that began together do not end together.",
+        read: |draft, word| set(&mut draft.service.max_lifetime, Span::or("never").read_or(word)?),
+        print: |draft| print_or(draft.service.max_lifetime),
+        ..PLAIN
+    },
+    Row {
+        short: Some('M'),
+        long: "mmap",
+        section: RUNNING,
+        help: "Accepted and ignored, for old scripts",
+        ..PLAIN
+    },
+    Row {
+        short: Some('c'),
+        long: "command",
+        value: Value::Word("CMD"),
+        scope: Scope::Ask,
+        section: CONTROLLING,
+        help: "Send commands, separated by ';', print the answers",
+        // No command has a word that is not UTF-8.
+        read: |draft, word| set(&mut draft.ask.command, Some(word.shown())),
+        ..PLAIN
+    },
+    Row {
+        short: Some('i'),
+        long: "interactive",
+        scope: Scope::Ask,
+        section: CONTROLLING,
+        help: "Open an interactive shell",
+        read: |draft, _| set(&mut draft.ask.interactive, true),
+        ..PLAIN
+    },
+    Row {
+        long: "help",
+        scope: Scope::Ask,
+        section: HELPING,
+        help: "Print this help",
+        read: |draft, _| set(&mut draft.ask.help, true),
+        ..PLAIN
+    },
+    Row {
+        long: "version",
+        scope: Scope::Ask,
+        section: HELPING,
+        help: "Print the version",
+        read: |draft, _| set(&mut draft.ask.version, true),
+        ..PLAIN
+    },
+    Row {
+        long: "man",
+        scope: Scope::Ask,
+        section: HELPING,
+        help: "Print the manual page (man -l <(balance --man))",
+        read: |draft, _| set(&mut draft.ask.man, true),
+        ..PLAIN
+    },
+    Row {
+        long: "completions",
+        value: Value::OneOf("SHELL", &["bash", "zsh", "fish"]),
+        scope: Scope::Ask,
+        section: HELPING,
+        help: "Print a completion script: bash, zsh or fish",
+        read: |draft, word| {
+            let shell = match word.as_str() {
+                Some("bash") => Shell::Bash,
+                Some("zsh") => Shell::Zsh,
+                _ => Shell::Fish,
+            };
+            set(&mut draft.ask.completions, Some(shell))
+        },
+        ..PLAIN
+    },
+];
+
+/// In the order that help has them.
+pub(super) const SECTIONS: [&str; 8] =
+    [LISTENING, CONNECTING, CHOOSING, HEALTH, LIMITS, CONTROLLING, RUNNING, HELPING];
+
+/// The options that have to be said, in short form and with their values, for `draft` to be what it is.
+pub(super) fn print_options(draft: &Draft, plain: &Draft, scope: Scope) -> Vec<String> {
+    let mut words = Vec::new();
+    for row in OPTIONS.iter().filter(|row| row.scope == scope) {
+        let value = (row.print)(draft);
+        if value != (row.print)(plain) {
+            words.push(row.shortest());
+            words.extend((!row.value.is_flag()).then_some(value));
+        }
+    }
+    words
+}
+
+fn set<T>(setting: &mut T, value: T) -> Result<(), Bad> {
+    *setting = value;
+    Ok(())
+}
+
+fn is_on(word: &Word) -> bool {
+    word.text == *"on"
+}
+
+fn on_off(is_on: bool) -> String {
+    if is_on { "on".to_owned() } else { "off".to_owned() }
+}
+
+fn print_host(host: &Option<HostSpec>) -> String {
+    host.as_ref().map_or_else(String::new, |host| host.name.clone())
+}

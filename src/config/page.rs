@@ -1,0 +1,113 @@
+//! `--help`, `--version` and the shell completions, made from the table of options.
+//!
+//! Knows: how pages are laid out; hands the table to `clap`, whose generators do the rest. Never: the terminal, single
+//! options.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Command, ValueHint};
+use clap_complete::aot;
+
+use super::draft::Shell;
+use super::options::{OPTIONS, Row, SECTIONS, Value};
+use super::usage::{ABOUT, CHANNEL, PORT, Positional, help_end, help_synopsis};
+
+/// The width of the help page. Fixed, so that help does not depend on the terminal or the environment.
+const HELP_WIDTH: usize = 80;
+
+/// The whole table as a command of `clap`, for its generators. Words are split in `split`, not by `clap`.
+pub(super) fn command() -> Command {
+    let positionals = [positional(&PORT, ValueHint::Other), positional(&CHANNEL, ValueHint::Hostname)];
+    let channels = ArgAction::Append;
+    let [port, channel] = positionals;
+    let in_section = |section: &'static str| OPTIONS.iter().filter(move |row| row.section == section);
+    Command::new("balance")
+        .bin_name("balance")
+        .about(ABOUT)
+        .override_usage(help_synopsis())
+        .after_help(help_end())
+        .term_width(HELP_WIDTH)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(port)
+        .arg(channel.action(channels))
+        .args(SECTIONS.into_iter().flat_map(in_section).map(option))
+}
+
+fn positional(of: &Positional, hint: ValueHint) -> Arg {
+    Arg::new(of.name)
+        .value_name(of.name)
+        .value_hint(hint)
+        .help(of.help)
+        .long_help(format!("{}\n\n{}", of.help, of.more).trim_end().to_owned())
+}
+
+fn option(row: &Row) -> Arg {
+    let default = match row.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{}{default}", row.help);
+    let arg = Arg::new(row.long)
+        .long(row.long)
+        .short(row.short)
+        .help_heading(row.section)
+        .long_help(format!("{help}\n\n{}", row.more).trim_end().to_owned())
+        .help(help);
+    match row.value {
+        Value::Flag => arg.action(ArgAction::SetTrue),
+        Value::Word(name) => arg.value_name(name).value_hint(ValueHint::Other),
+        Value::Host => arg.value_name(row.value.name()).value_hint(ValueHint::Hostname),
+        Value::OneOf(name, words) => {
+            arg.value_name(name).value_parser(PossibleValuesParser::new(words)).hide_possible_values(true)
+        }
+    }
+}
+
+/// What `--help` prints.
+pub(super) fn help() -> String {
+    command().render_help().to_string()
+}
+
+/// What `--version` prints.
+pub(super) fn version() -> String {
+    format!("balance {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// The completion script for a shell.
+pub(super) fn completions(shell: Shell) -> Vec<u8> {
+    let shell = match shell {
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Zsh => aot::Shell::Zsh,
+        Shell::Fish => aot::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    aot::generate(shell, &mut command(), "balance", &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_in_a_section_and_has_a_line_of_help() {
+        let in_sections: usize =
+            SECTIONS.iter().map(|section| OPTIONS.iter().filter(|row| row.section == *section).count()).sum();
+        assert_eq!(in_sections, OPTIONS.len());
+        for row in OPTIONS {
+            assert!(!row.help.is_empty() && !row.help.ends_with('.'), "--{}", row.long);
+            let (help, name) = (help(), format!("--{}", row.long));
+            assert!(help.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_shell_completes_every_option() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).expect("text");
+            for row in OPTIONS {
+                assert!(script.contains(row.long), "{shell:?} does not know --{}", row.long);
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `--policy`: names of policies, and which group of a line gets which.
+//!
+//! Knows: that `%` makes a group hash, that a list may have a word for groups to come. Never: how a policy chooses.
+
+use crate::spec::{GroupSpec, Policy};
+
+const NAMES: [(&str, Policy); 5] = [
+    ("rr", Policy::RoundRobin),
+    ("leastconn", Policy::LeastConnections),
+    ("p2c", Policy::TwoChoices),
+    ("first", Policy::First),
+    ("hash", Policy::Hash),
+];
+
+/// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
+pub fn policy_named(name: &str) -> Option<Policy> {
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
+}
+
+/// The name that [`policy_named`] knows a policy by.
+pub fn policy_name(policy: Policy) -> &'static str {
+    // The table has every policy, as a test shows.
+    NAMES.iter().find(|(_, known)| *known == policy).map_or("rr", |(name, _)| name)
+}
+
+/// `--policy` as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PolicyWord {
+    /// One word: all groups that `%` does not end, and those that come later.
+    All(Policy),
+    /// A list: group by group, and maybe one for those that come later.
+    Each(Vec<Policy>),
+}
+
+impl PolicyWord {
+    /// # Errors
+    /// What is wrong with the word, and what would be right.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let policies = text.split(',').map(|name| {
+            policy_named(name).ok_or_else(|| {
+                let at = if name == text { String::new() } else { format!("has '{name}', which ") };
+                format!(
+                    "{at}is no policy; give one of {}, or a list such as leastconn,rr with one for each group",
+                    NAMES.map(|(name, _)| name).join(", ")
+                )
+            })
+        });
+        let policies = policies.collect::<Result<Vec<_>, _>>()?;
+        Ok(match policies[..] {
+            [policy] => Self::All(policy),
+            _ => Self::Each(policies),
+        })
+    }
+
+    /// The shortest word for what the groups have, and those that come later.
+    pub(super) fn of(groups: &[GroupSpec], later: Policy) -> Self {
+        let mut turning = groups.iter().map(|group| group.policy).filter(|policy| *policy != Policy::Hash);
+        if turning.clone().all(|policy| policy == later) {
+            return Self::All(later);
+        }
+        if later == Policy::RoundRobin && turning.all(|policy| policy == Policy::RoundRobin) {
+            return Self::All(Policy::RoundRobin);
+        }
+        let own = groups.iter().map(|group| group.policy);
+        // A list of one is one word, which would be for later groups as well.
+        let last = (later != Policy::RoundRobin || groups.len() == 1).then_some(later);
+        Self::Each(own.chain(last).collect())
+    }
+
+    pub(super) fn print(&self) -> String {
+        match self {
+            Self::All(policy) => policy_name(*policy).to_owned(),
+            Self::Each(policies) => {
+                policies.iter().map(|policy| policy_name(*policy)).collect::<Vec<_>>().join(",")
+            }
+        }
+    }
+
+    /// Gives the groups, which are round robin or hash by their ends, their policies. Returns that of groups that come
+    /// into being later.
+    ///
+    /// # Errors
+    /// What is wrong with a list that is too short or too long, or that has another policy than hash for a group that `%`
+    /// ends, and what would be right.
+    pub(super) fn apply(&self, groups: &mut [GroupSpec]) -> Result<Policy, String> {
+        let policies = match self {
+            Self::All(policy) => {
+                groups
+                    .iter_mut()
+                    .filter(|group| group.policy != Policy::Hash)
+                    .for_each(|group| group.policy = *policy);
+                return Ok(*policy);
+            }
+            Self::Each(policies) => policies,
+        };
+        // One more is for the groups that come later, if there are any that it could not be for.
+        let later = match policies.len().checked_sub(groups.len()) {
+            Some(0) => Policy::RoundRobin,
+            Some(1) if !groups.is_empty() => policies.last().copied().unwrap_or(Policy::RoundRobin),
+            _ => {
+                return Err(format!(
+                    "has {} policies, but the number of groups is {}; give one for each group, or one word for all",
+                    policies.len(),
+                    groups.len()
+                ));
+            }
+        };
+        for (index, (group, policy)) in groups.iter_mut().zip(policies).enumerate() {
+            if group.policy == Policy::Hash && *policy != Policy::Hash {
+                return Err(format!(
+                    "has {} for group {index}, which % makes hash; write hash there, or end the group with !",
+                    policy_name(*policy)
+                ));
+            }
+            group.policy = *policy;
+        }
+        Ok(later)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_has_one_name() {
+        for (name, policy) in NAMES {
+            // A policy that is added must be added to the table: this match is what notices.
+            match policy {
+                Policy::RoundRobin
+                | Policy::Hash
+                | Policy::LeastConnections
+                | Policy::TwoChoices
+                | Policy::First => (),
+            }
+            assert_eq!(policy_named(name), Some(policy));
+            assert_eq!(policy_name(policy), name);
+        }
+        for name in ["", "RR", "lc", "leastcon", "rr ", "hash,rr"] {
+            assert_eq!(policy_named(name), None, "{name:?}");
+        }
+    }
+}

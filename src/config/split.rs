@@ -1,0 +1,165 @@
+//! Words become options and positionals.
+//!
+//! Knows: which options take a value, and words that a value is one of. Never: what else a value means, what the positionals are.
+//! Source: docs/compatibility.md, "Command line".
+//!
+//! As with getopt, options may stand behind positionals, short ones may be written together, an option that takes a value
+//! takes whatever comes next, and `--` ends the options.
+
+use std::ffi::OsStr;
+
+use super::options::{OPTIONS, Row, Value};
+use super::wrong::{LineError, Word, Wrong};
+
+/// How alike a word must be to the option that was meant, 0 to 1.
+const ALIKE: f64 = 0.7;
+
+/// An option that was given.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) row: &'static Row,
+    /// Its value; of a flag the option itself.
+    pub(super) word: Word,
+}
+
+/// What the words of a line are.
+#[derive(Default)]
+pub(super) struct Split {
+    /// In order.
+    pub(super) options: Vec<Given>,
+    pub(super) positionals: Vec<Word>,
+    /// In order: unknown options, values that are missing, too many or none of those there are.
+    pub(super) errors: Vec<LineError>,
+}
+
+impl Split {
+    pub(super) fn of(words: &[Word]) -> Self {
+        let raw = clap_lex::RawArgs::new(words.iter().map(|word| &word.text));
+        let mut cursor = raw.cursor();
+        let mut split = Self::default();
+        let mut rest = words.iter();
+        while let (Some(arg), Some(word)) = (raw.next(&mut cursor), rest.next()) {
+            // The value that an option takes from the words behind it.
+            let mut next = || raw.next_os(&mut cursor).and(rest.next()).cloned();
+            if arg.is_escape() {
+                split.positionals.extend(rest.cloned());
+                return split;
+            } else if let Some((name, value)) = arg.to_long() {
+                split.long(word, name.ok(), value, &mut next);
+            } else if let Some(mut flags) = arg.to_short() {
+                while let Some(flag) = flags.next_flag() {
+                    let row = flag.ok().and_then(|flag| OPTIONS.iter().find(|row| row.short == Some(flag)));
+                    let Some(row) = row else {
+                        let flag = flag.map_or_else(|rest| rest.to_string_lossy().into_owned(), String::from);
+                        split.errors.push(word.wrong(unknown(&format!("-{flag}"))));
+                        break;
+                    };
+                    if row.value.is_flag() {
+                        split.options.push(Given { row, word: word.clone() });
+                        continue;
+                    }
+                    let attached = flags.next_value_os();
+                    // `-t=2` is `-t 2`.
+                    let attached = attached.map(|value| strip_equals(value).unwrap_or(value));
+                    split.value(row, word, attached, &mut next);
+                    break;
+                }
+            } else {
+                split.positionals.push(word.clone());
+            }
+        }
+        split
+    }
+
+    fn long(
+        &mut self,
+        word: &Word,
+        name: Option<&str>,
+        value: Option<&OsStr>,
+        next: &mut dyn FnMut() -> Option<Word>,
+    ) {
+        let row = name.and_then(|name| OPTIONS.iter().find(|row| row.long == name));
+        match (row, value) {
+            (None, _) => {
+                let shown = word.shown();
+                let option = shown.split_once('=').map_or(shown.as_str(), |(option, _)| option);
+                self.errors.push(word.wrong(unknown(option)));
+            }
+            (Some(row @ Row { value: Value::Flag, .. }), Some(value)) => {
+                let (name, shown, example) = (row.name(), value.display(), row.shortest());
+                self.errors.push(word.wrong(Wrong::Usage(format!(
+                    "option {name} takes no value, but has '{shown}'; write {example}"
+                ))));
+            }
+            (Some(row @ Row { value: Value::Flag, .. }), None) => {
+                self.options.push(Given { row, word: word.clone() });
+            }
+            (Some(row), value) => self.value(row, word, value, next),
+        }
+    }
+
+    fn value(
+        &mut self,
+        row: &'static Row,
+        word: &Word,
+        attached: Option<&OsStr>,
+        next: &mut dyn FnMut() -> Option<Word>,
+    ) {
+        let value = match attached {
+            Some(text) => Some(Word { text: text.to_owned(), at: word.at.clone() }),
+            None => next(),
+        };
+        match value {
+            Some(value) => {
+                if let Value::OneOf(_, legal) = row.value
+                    && !legal.iter().any(|word| value.text == **word)
+                {
+                    let (shown, name, legal) = (value.shown(), row.name(), legal.join(", "));
+                    let wrong = format!("'{shown}' is no value of {name}; it is one of {legal}");
+                    self.errors.push(value.wrong(Wrong::Usage(wrong)));
+                } else {
+                    self.options.push(Given { row, word: value });
+                }
+            }
+            None => {
+                let (name, example) = (row.name(), row.example());
+                self.errors.push(word.wrong(Wrong::Usage(format!("option {name} needs a value: {example}"))));
+            }
+        }
+    }
+
+    /// Of an option that is repeated the last one counts. In the order of the words.
+    pub(super) fn last_options(&self) -> Vec<&Given> {
+        let mut seen: Vec<&Row> = Vec::new();
+        let mut is_last = |given: &&Given| {
+            let is_new = given.row.repeats || !seen.iter().any(|row| std::ptr::eq(*row, given.row));
+            seen.extend((is_new && !given.row.repeats).then_some(given.row));
+            is_new
+        };
+        let mut last: Vec<_> = self.options.iter().rev().filter(|given| is_last(given)).collect();
+        last.reverse();
+        last
+    }
+}
+
+fn strip_equals(value: &OsStr) -> Option<&OsStr> {
+    clap_lex::OsStrExt::strip_prefix(value, "=")
+}
+
+fn unknown(option: &str) -> Wrong {
+    let meant = match option {
+        "-h" => Some("help"),
+        "-v" | "-V" => Some("version"),
+        _ => option.strip_prefix("--").and_then(most_alike),
+    };
+    Wrong::Usage(match meant {
+        Some(meant) => format!("unknown option '{option}'; did you mean '--{meant}'?"),
+        None => format!("unknown option '{option}'; 'balance --help' lists all options"),
+    })
+}
+
+fn most_alike(name: &str) -> Option<&'static str> {
+    let likeness = |row: &Row| strsim::jaro(name, row.long);
+    let best = OPTIONS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > ALIKE).then_some(best.long)
+}

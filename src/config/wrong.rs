@@ -1,0 +1,116 @@
+//! What is wrong with a word, and where it stands: the errors of this room.
+//!
+//! Knows: the contract's sentences, how a place in a file is told. Never: exit codes, which grammar found the error.
+//! Source: docs/compatibility.md, "Exit codes".
+
+use std::ffi::OsString;
+use std::fmt;
+
+use super::usage::usage;
+use crate::spec::{Spot, Typed};
+
+/// What is said of a group that ends before it has begun.
+const NO_CHANNELS: &str = "balance: no channels in group";
+
+/// A word of a line, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The word, any bytes.
+    pub text: OsString,
+    /// Where it stands in a file. `None`: on the command line.
+    pub at: Option<Spot>,
+}
+
+impl Word {
+    /// The word as text. `None` for bytes that are not UTF-8.
+    pub(super) fn as_str(&self) -> Option<&str> {
+        self.text.to_str()
+    }
+
+    /// The word for messages.
+    pub(super) fn typed(&self) -> Typed {
+        Typed { text: self.shown(), at: self.at.clone() }
+    }
+
+    /// The word, its bytes that are not UTF-8 replaced.
+    pub(super) fn shown(&self) -> String {
+        self.text.to_string_lossy().into_owned()
+    }
+
+    pub(super) fn wrong(&self, wrong: Wrong) -> LineError {
+        LineError { at: self.at.clone(), wrong }
+    }
+}
+
+/// Why a line means nothing. Prints in full: for the command line as the contract has it, for a file in one line that
+/// begins with `FILE:LINE:COLUMN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineError {
+    /// Where in a file. `None`: on the command line.
+    pub at: Option<Spot>,
+    /// What is wrong.
+    pub wrong: Wrong,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wrong {
+    /// One line that says what is wrong and what would be right.
+    Usage(String),
+    /// PORT is neither 1..=65535 nor, as far as can be seen or was found out, a service.
+    Port {
+        /// PORT as typed.
+        word: String,
+    },
+    /// An address that cannot be one, or that was found to be unknown.
+    Address {
+        /// The whole word as typed.
+        word: String,
+        /// One line that says why, and what would be right.
+        why: String,
+    },
+    /// `!` or `%` with no channel before it.
+    EmptyGroup,
+}
+
+impl LineError {
+    /// For a word that was typed, when it turns out later to be wrong.
+    pub fn of(typed: &Typed, wrong: Wrong) -> Self {
+        Self { at: typed.at.clone(), wrong }
+    }
+}
+
+impl Wrong {
+    /// A host or a service of a typed word that turned out to be unknown.
+    pub fn address(typed: &Typed, why: impl Into<String>) -> Self {
+        Self::Address { word: typed.text.clone(), why: why.into() }
+    }
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.at, &self.wrong) {
+            (None, Wrong::Usage(wrong)) => f.write_str(&usage(wrong)),
+            (None, Wrong::Port { word }) => write!(f, "invalid port [{word}], exiting."),
+            (None, Wrong::Address { word, why }) => {
+                write!(f, "unknown or invalid address [{word}]\nbalance: {why}")
+            }
+            (None, Wrong::EmptyGroup) => f.write_str(NO_CHANNELS),
+            (Some(at), Wrong::Usage(wrong)) => write!(f, "{at}: {wrong}"),
+            (Some(at), Wrong::Port { word }) => {
+                write!(
+                    f,
+                    "{at}: invalid port [{word}]; give a number from 1 to 65535 or the name of a service"
+                )
+            }
+            (Some(at), Wrong::Address { word, why }) => {
+                write!(f, "{at}: unknown or invalid address [{word}]: {why}")
+            }
+            (Some(at), Wrong::EmptyGroup) => {
+                write!(f, "{at}: no channels in group; write a channel before ! and %")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LineError {}
