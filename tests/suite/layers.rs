@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md shows the same table; this is the one that bites.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -145,5 +146,215 @@ fn unsafe_code_stays_where_it_is_accounted_for() {
         // With a reason behind it or without: the crate denies unsafe code, so each use needs this attribute.
         let has = code(&text).contains("allow(unsafe_code");
         assert_eq!(is_listed, has, "{}: unsafe code and its list differ", path.display());
+    }
+}
+
+/// Circles of files that there still are, by their stems. They may shrink; a new one, or a longer one, is a breach.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["render", "status"],
+    &["dial", "service"],
+    &["server", "worker"],
+    &[
+        "agenda",
+        "channel",
+        "group",
+        "lease",
+        "line",
+        "losses",
+        "pick",
+        "rendezvous",
+        "route",
+        "snapshot",
+        "table",
+    ],
+    &["poller", "epoll", "portable"],
+];
+
+/// The text without what is compiled for tests only: a `mod tests { ... }` at its end, and `mod x;` behind the attribute.
+fn production(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let text = text.split("#[cfg(test)]\npub(super) mod tests {").next().unwrap_or_default();
+    code(text)
+}
+
+/// A module of the crate, such as `["net", "worker", "dialing"]`.
+type ModulePath = Vec<String>;
+
+fn module_of(inside: &Path) -> ModulePath {
+    let mut path: ModulePath =
+        inside.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    path.pop_if(|last| *last == "mod" || *last == "lib");
+    path
+}
+
+/// What a tree of a `use` names: `a::{b, c::d as e}` is `a::b` and `a::c::d`, each with the name it has here.
+fn leaves(tree: &str, prefix: &[String], found: &mut Vec<(ModulePath, String)>) {
+    let tree = tree.trim();
+    if let Some((head, rest)) = tree.split_once('{') {
+        let mut prefix = prefix.to_vec();
+        prefix.extend(head.split("::").map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned));
+        let inside = rest.rsplit_once('}').map_or(rest, |(inside, _)| inside);
+        let (mut depth, mut start) = (0, 0);
+        for (at, c) in inside.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    leaves(&inside[start..at], &prefix, found);
+                    start = at + 1;
+                }
+                _ => (),
+            }
+        }
+        leaves(&inside[start..], &prefix, found);
+    } else if !tree.is_empty() {
+        let (path, name) = tree.split_once(" as ").unwrap_or((tree, ""));
+        let mut full = prefix.to_vec();
+        full.extend(
+            path.split("::")
+                .map(|part| part.trim().to_owned())
+                .filter(|part| part != "self" || prefix.is_empty()),
+        );
+        let name =
+            if name.is_empty() { full.last().cloned().unwrap_or_default() } else { name.trim().to_owned() };
+        found.push((full, name));
+    }
+}
+
+/// Every path of the crate that a text names, with the name that a `use` gives it.
+fn named(text: &str) -> Vec<(ModulePath, String)> {
+    let mut found = Vec::new();
+    for statement in text.split(';') {
+        let uses = statement.rfind("use ").filter(|at| {
+            let before = statement[..*at].trim_end();
+            before.is_empty() || before.ends_with([')', '}', ']', '{', '\n']) || before.ends_with("pub")
+        });
+        match uses {
+            Some(at) => leaves(&statement[at + 4..], &[], &mut found),
+            None => {
+                for root in ["crate::", "super::", "self::"] {
+                    for (at, _) in statement.match_indices(root) {
+                        let before = statement[..at].chars().next_back();
+                        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                            continue;
+                        }
+                        let rest = &statement[at..];
+                        let end = rest
+                            .find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+                            .unwrap_or(rest.len());
+                        let path = rest[..end].split("::").filter(|part| !part.is_empty()).map(str::to_owned);
+                        found.push((path.collect(), String::new()));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The crate's modules and what each names.
+struct Modules(BTreeMap<ModulePath, Vec<(ModulePath, String)>>);
+
+impl Modules {
+    fn of(files: &[(String, PathBuf, String)]) -> Self {
+        let tests: Vec<ModulePath> = files
+            .iter()
+            .flat_map(|(_, path, text)| {
+                let parent = module_of(path);
+                let only_for_tests = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+                    let line = rest.lines().next()?;
+                    let name = line.rsplit("mod ").next()?.strip_suffix(';')?;
+                    Some([&parent[..], &[name.to_owned()]].concat())
+                });
+                only_for_tests.collect::<Vec<_>>()
+            })
+            .collect();
+        let is_for_tests = |path: &ModulePath| tests.iter().any(|test| path.starts_with(test));
+        let all = files.iter().map(|(_, path, text)| (module_of(path), named(&production(text))));
+        Self(all.filter(|(path, _)| !is_for_tests(path)).collect())
+    }
+
+    /// The module that an absolute path leads to, through re-exports.
+    fn target(&self, path: &[String], depth: usize) -> Option<ModulePath> {
+        let mut at =
+            (1..=path.len()).rev().map(|n| &path[..n]).find(|part| self.0.contains_key(*part))?.to_vec();
+        let Some(name) = path.get(at.len()) else { return Some(at) };
+        let uses = self.0.get(&at)?;
+        if let Some((used, _)) = uses.iter().find(|(_, known)| known == name)
+            && depth < 8
+        {
+            let mut next = self.absolute(&at, used)?;
+            next.extend_from_slice(&path[at.len() + 1..]);
+            return self.target(&next, depth + 1);
+        }
+        at.shrink_to_fit();
+        Some(at)
+    }
+
+    /// `None` for a path out of the crate.
+    fn absolute(&self, from: &ModulePath, path: &[String]) -> Option<ModulePath> {
+        let mut base = from.clone();
+        let mut rest = path;
+        match path.first()?.as_str() {
+            "crate" => {
+                base.clear();
+                rest = &path[1..];
+            }
+            "self" => rest = &path[1..],
+            "super" => {
+                while rest.first().is_some_and(|part| part == "super") {
+                    base.pop();
+                    rest = &rest[1..];
+                }
+            }
+            child if self.0.contains_key(&[&base[..], &[child.to_owned()]].concat()) => (),
+            _ => return None,
+        }
+        base.extend_from_slice(rest);
+        Some(base)
+    }
+
+    /// The modules that one imports from, of its own room.
+    fn imports(&self, from: &ModulePath) -> BTreeSet<ModulePath> {
+        let paths = self.0[from].iter().filter_map(|(path, _)| self.absolute(from, path));
+        let targets = paths.filter_map(|path| self.target(&path, 0));
+        targets.filter(|to| to != from && to.len() > 1 && to[0] == from[0]).collect()
+    }
+
+    fn reaches(&self, from: &ModulePath) -> BTreeSet<ModulePath> {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![from.clone()];
+        while let Some(module) = next.pop() {
+            next.extend(self.imports(&module).into_iter().filter(|to| seen.insert(to.clone())));
+        }
+        seen
+    }
+}
+
+#[test]
+fn imports_inside_a_room_run_one_way() {
+    let modules = Modules::of(&files());
+    let reach: BTreeMap<_, _> =
+        modules.0.keys().filter(|path| path.len() > 1).map(|path| (path, modules.reaches(path))).collect();
+    let circles: BTreeSet<BTreeSet<&ModulePath>> = reach
+        .iter()
+        .filter(|(path, reached)| reached.contains(**path))
+        .map(|(path, reached)| {
+            let back = reached.iter().filter(|to| reach.get(to).is_some_and(|back| back.contains(*path)));
+            back.collect()
+        })
+        .collect();
+    let stems = |circle: &BTreeSet<&ModulePath>| -> BTreeSet<String> {
+        circle.iter().filter_map(|path| path.last().cloned()).collect()
+    };
+    let is_known = |circle: &BTreeSet<&ModulePath>| {
+        KNOWN_CIRCLES.iter().any(|known| stems(circle).iter().all(|stem| known.contains(&stem.as_str())))
+    };
+    let new: Vec<_> = circles.iter().filter(|circle| !is_known(circle)).collect();
+    assert!(new.is_empty(), "files that import each other in a circle: {new:#?}");
+    for known in KNOWN_CIRCLES {
+        let is_there =
+            circles.iter().any(|circle| stems(circle).iter().all(|stem| known.contains(&stem.as_str())));
+        assert!(is_there, "{known:?} import each other no more: take them off the list");
     }
 }
