@@ -4,7 +4,6 @@
 
 use std::env;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +14,7 @@ use super::{Failure, saved};
 use crate::config::{self, Instance, Serve};
 use crate::control::{
     Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
-    Plane, Port, Service, Services, Wanted, Which,
+    Place, Plane, Port, Service, Services, Wanted, Which,
 };
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
@@ -79,7 +78,7 @@ impl Environment {
             None => None,
             Some(host) => {
                 let found = super::lookup::addresses(&host.name, port, &host.typed)?;
-                Some(found.iter().map(SocketAddr::ip).collect::<Vec<IpAddr>>())
+                Some(found.into_iter().map(Place::from).collect())
             }
         };
         if instance.debug {

@@ -3,10 +3,12 @@
 //! Knows: which directories can be trusted, entry names. Never: sockets, the environment (paths are handed in).
 //! Source: docs/control.md, "Where the socket is".
 
+use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -19,6 +21,18 @@ pub enum Directory {
     Shared(PathBuf),
     /// For one user, such as `$XDG_RUNTIME_DIR/balance`; made with mode 0700.
     Private(PathBuf),
+}
+
+/// Others could meddle with what is in the directory.
+#[derive(Debug, thiserror::Error)]
+#[error("not a safe directory: it must be root's or your own, and sticky where all may write")]
+pub(crate) struct Unsafe;
+
+impl Unsafe {
+    /// Is this the error of a directory that was there, and could not be trusted?
+    pub(crate) fn is_cause_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
 }
 
 impl Directory {
@@ -37,15 +51,14 @@ impl Directory {
         let stat = rustix::fs::fstat(&fd)?;
         let own = stat.st_uid == peer::own_uid();
         let trusted = match self {
-            Self::Shared(_) => own || stat.st_uid == 0,
+            // Where all may write, only the sticky bit keeps them from each other's entries.
+            Self::Shared(_) => {
+                (own || stat.st_uid == 0) && (stat.st_mode & 0o002 == 0 || stat.st_mode & 0o1000 != 0)
+            }
             // Root is told nothing that its users may not know: it may use theirs, as they are.
             Self::Private(_) => (own || peer::own_uid() == 0) && stat.st_mode & 0o022 == 0,
         };
-        if trusted {
-            Ok(fd)
-        } else {
-            Err(io::Error::new(ErrorKind::PermissionDenied, "not a safe directory"))
-        }
+        if trusted { Ok(fd) } else { Err(io::Error::new(ErrorKind::PermissionDenied, Unsafe)) }
     }
 
     /// Opens it, made if it is not there.
@@ -68,9 +81,72 @@ impl Directory {
     }
 }
 
-/// The name of the entry of an address and port. A v4-mapped address is its v4 address.
-pub(crate) fn entry_name(port: u16, address: IpAddr) -> String {
-    format!("balance.{port}.{}", address.to_canonical())
+/// An address as entries and operators tell it apart: a v4-mapped one is its v4 address, and a link-local one has a zone,
+/// since every interface may have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    ip: IpAddr,
+    /// The number of the interface; 0 = none.
+    zone: u32,
+}
+
+impl Place {
+    /// Does it stand for all addresses?
+    pub(crate) fn is_wildcard(self) -> bool {
+        self.ip.is_unspecified()
+    }
+
+    /// As what somebody typed without a zone means any.
+    pub(crate) fn is_meant_by(self, typed: Self) -> bool {
+        self == typed || (self.ip == typed.ip && typed.zone == 0)
+    }
+
+    /// With a port, as `use` takes it.
+    pub(crate) fn with_port(self, port: u16) -> SocketAddr {
+        match self.ip {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.zone).into(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        let zone = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+        Self { ip: address.ip().to_canonical(), zone }
+    }
+}
+
+impl From<IpAddr> for Place {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip: ip.to_canonical(), zone: 0 }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.zone {
+            0 => write!(f, "{}", self.ip),
+            zone => write!(f, "{}%{zone}", self.ip),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (ip, zone) = match text.split_once('%') {
+            None => (text, 0),
+            Some((ip, zone)) => (ip, zone.parse().map_err(drop)?),
+        };
+        Ok(Self { zone, ..Self::from(ip.parse::<IpAddr>().map_err(drop)?) })
+    }
+}
+
+/// The name of the entry of an address and port.
+pub(crate) fn entry_name(port: u16, place: Place) -> String {
+    format!("balance.{port}.{place}")
 }
 
 /// The name of the entry of a service that has a name.
@@ -78,9 +154,23 @@ pub(crate) fn service_entry_name(name: &str) -> String {
     format!("service.{name}")
 }
 
-/// The address of an entry of this port.
-pub(crate) fn entry_address(name: &str, port: u16) -> Option<IpAddr> {
-    name.strip_prefix("balance.")?.strip_prefix(&port.to_string())?.strip_prefix('.')?.parse().ok()
+/// Behind a name that is taken stands, after this, what tells the two apart.
+const APART: char = '~';
+
+/// The name to go by where another user, or another network namespace, has the plain one.
+pub(crate) fn name_apart(name: &str, uid: u32, namespace: Option<u64>) -> String {
+    format!("{name}{APART}{uid}.{}", namespace.unwrap_or(0))
+}
+
+/// The plain name of an entry.
+pub(crate) fn plain_name(name: &str) -> &str {
+    name.split_once(APART).map_or(name, |(plain, _)| plain)
+}
+
+/// The port and the address of an entry that goes by them.
+pub(crate) fn entry_place(name: &str) -> Option<(u16, Place)> {
+    let (port, place) = plain_name(name).strip_prefix("balance.")?.split_once('.')?;
+    Some((port.parse().ok()?, place.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -93,13 +183,31 @@ mod tests {
 
     #[test]
     fn names_carry_port_and_canonical_address() {
-        let name = |port, address: &str| entry_name(port, address.parse().expect("an address"));
-        assert_eq!(name(80, "0.0.0.0"), "balance.80.0.0.0.0");
-        assert_eq!(name(80, "::"), "balance.80.::");
-        assert_eq!(name(65_535, "::ffff:10.1.1.3"), "balance.65535.10.1.1.3");
-        assert_eq!(entry_address("balance.80.2001:db8::1", 80), "2001:db8::1".parse().ok());
-        for name in ["balance.8.0.0.0.0", "balance.800.0.0.0.0", "balance.80", ".balance.80.0.0.0.0.7", "x"] {
-            assert_eq!(entry_address(name, 80), None, "{name}");
+        let at = |address: &str| Place::from(address.parse::<SocketAddr>().expect("an address"));
+        let name = |address: &str| entry_name(80, at(address));
+        assert_eq!(name("0.0.0.0:80"), "balance.80.0.0.0.0");
+        assert_eq!(name("[::]:80"), "balance.80.::");
+        assert_eq!(name("[::ffff:10.1.1.3]:80"), "balance.80.10.1.1.3");
+        assert_eq!(name("[fe80::1%3]:80"), "balance.80.fe80::1%3");
+        for address in ["[2001:db8::1]:80", "[fe80::1%3]:80", "10.1.1.3:80"] {
+            assert_eq!(entry_place(&name(address)), Some((80, at(address))));
+            assert_eq!(entry_place(&name_apart(&name(address), 1000, Some(7))), Some((80, at(address))));
+        }
+        assert!(at("[fe80::1%3]:80").is_meant_by(at("[fe80::1]:80")));
+        assert!(!at("[fe80::1%3]:80").is_meant_by(at("[fe80::1%4]:80")));
+        for name in ["balance.80", ".balance.80.0.0.0.0.7", "x", "balance.80.::%x", "balance.70000.::"] {
+            assert_eq!(entry_place(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_where_all_may_write_and_nothing_is_sticky_is_refused() {
+        let scratch = Scratch::new();
+        for (mode, is_safe) in [(0o777, false), (0o1777, true), (0o775, true), (0o755, true), (0o700, true)] {
+            fs::set_permissions(scratch.path(), fs::Permissions::from_mode(mode)).expect("our own");
+            let opened = scratch.shared().open();
+            assert_eq!(opened.is_ok(), is_safe, "{mode:o}");
+            assert!(opened.err().is_none_or(|error| Unsafe::is_cause_of(&error)));
         }
     }
 

@@ -4,7 +4,7 @@
 //! Source: docs/control.md, "Where the socket is".
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io::{self, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,11 +15,14 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Directory, entry_name, service_entry_name};
+use crate::control::directory::{Directory, Unsafe, entry_name, name_apart, service_entry_name};
 use crate::control::peer;
+use crate::control::wire::{Greeting, Line, Lines, printable};
 
 /// Clients that the kernel keeps waiting for us.
 const BACKLOG: i32 = 64;
+/// How long an instance may take to say who it is.
+const HELLO: Duration = Duration::from_secs(1);
 /// Names tried for the socket before it is renamed; more than one only if somebody is in our way on purpose.
 const TEMPORARY_NAMES: u32 = 16;
 
@@ -45,7 +48,7 @@ pub struct Names {
 
 impl Names {
     fn entries(&self) -> impl Iterator<Item = String> {
-        let addresses = self.listen.iter().map(|at| entry_name(at.port(), at.ip()));
+        let addresses = self.listen.iter().map(|at| entry_name(at.port(), (*at).into()));
         addresses.chain(self.name.as_deref().map(service_entry_name))
     }
 }
@@ -102,10 +105,8 @@ impl Endpoint {
         let mut causes = Vec::new();
         for directory in &options.directories {
             let path = directory.path().join(first);
-            if listener_of(&path) == Some(peer::own_uid()) {
-                return Err(EndpointError::Busy(path));
-            }
-            match bind_in(directory, first, group) {
+            match bind_where_free(directory, first, group) {
+                Err(BindError::Busy(path)) => return Err(EndpointError::Busy(path)),
                 Ok((listener, entry)) => {
                     let mut entries = Vec::new();
                     let mut missed = Vec::new();
@@ -118,15 +119,22 @@ impl Endpoint {
                         for name in names.iter().skip(ours.len()) {
                             match original.link(name) {
                                 Ok(entry) => ours.push(entry),
-                                Err(error) => missed.push((directory.path().join(name), error)),
+                                Err(BindError::Busy(path)) => {
+                                    missed.push((path, io::Error::other("another instance answers there")));
+                                }
+                                Err(BindError::Io(error)) => {
+                                    missed.push((original.path.with_file_name(name), error))
+                                }
                             }
                         }
                         entries.push(ours);
                     }
                     let owner = peer::own_uid();
+                    // That a directory is not for us is no news; that it is not safe is.
+                    missed.extend(causes.into_iter().filter(|(_, cause)| Unsafe::is_cause_of(cause)));
                     return Ok(Self { listener, entries, missed, owner, group_named: group.is_some() });
                 }
-                Err(error) => causes.push((path, error)),
+                Err(BindError::Io(error)) => causes.push((path, error)),
             }
         }
         Err(EndpointError::NoDirectory(causes))
@@ -170,7 +178,17 @@ struct Handle {
 
 impl Handle {
     /// Gives the socket one more name. What was left behind there, or planted, is replaced; what answers is not.
-    fn link(&self, name: &str) -> io::Result<Entry> {
+    fn link(&self, name: &str) -> Result<Entry, BindError> {
+        self.link_as(name).or_else(|error| match error {
+            BindError::Io(_) => self.link_as(&own_name_apart(name)),
+            BindError::Busy(_) if is_elsewhere(&self.path.with_file_name(name)) => {
+                self.link_as(&own_name_apart(name))
+            }
+            BindError::Busy(_) => Err(error),
+        })
+    }
+
+    fn link_as(&self, name: &str) -> Result<Entry, BindError> {
         let path = self.path.with_file_name(name);
         let entry = |name: &str| Entry {
             directory: Arc::clone(&self.directory),
@@ -186,17 +204,18 @@ impl Handle {
         match link(name) {
             Ok(()) => return Ok(entry(name)),
             Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(BindError::Io(error.into())),
         }
         if listener_of(&path) == Some(peer::own_uid()) {
-            return Err(io::Error::other("another instance answers there"));
+            return Err(BindError::Busy(path));
         }
         let temporary = format!(".{name}.{}.link", std::process::id());
         // One of a process of this number that is gone.
         let _ = rustix::fs::unlinkat(&self.directory, temporary.as_str(), AtFlags::empty());
-        link(&temporary)?;
+        link(&temporary).map_err(io::Error::from)?;
         let mut made = entry(&temporary);
-        rustix::fs::renameat(&self.directory, temporary.as_str(), &self.directory, name)?;
+        rustix::fs::renameat(&self.directory, temporary.as_str(), &self.directory, name)
+            .map_err(io::Error::from)?;
         made.name = name.into();
         Ok(made)
     }
@@ -248,6 +267,66 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Entry").field(&self.path).finish()
     }
+}
+
+/// Why an entry cannot be made.
+#[derive(Debug)]
+enum BindError {
+    /// An instance of ours, in our network namespace, answers there.
+    Busy(PathBuf),
+    Io(io::Error),
+}
+
+impl From<io::Error> for BindError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn own_name_apart(name: &str) -> String {
+    name_apart(name, peer::own_uid(), peer::own_namespace())
+}
+
+/// Under its plain name; or, where somebody else has that (an entry of another user that must not be touched, a
+/// directory, an instance in another network namespace), under a name of its own beside it.
+fn bind_where_free(
+    directory: &Directory,
+    name: &str,
+    group: Option<Gid>,
+) -> Result<(UnixListener, Entry), BindError> {
+    let path = directory.path().join(name);
+    let plain = if listener_of(&path) == Some(peer::own_uid()) {
+        if !is_elsewhere(&path) {
+            return Err(BindError::Busy(path));
+        }
+        Err(io::Error::from(ErrorKind::AddrInUse))
+    } else {
+        bind_in(directory, name, group)
+    };
+    plain.or_else(|error| {
+        let apart = own_name_apart(name);
+        let path = directory.path().join(&apart);
+        if listener_of(&path) == Some(peer::own_uid()) {
+            return Err(BindError::Busy(path));
+        }
+        // The first error is the one that the operator can do something about.
+        bind_in(directory, &apart, group).map_err(|_| BindError::Io(error))
+    })
+}
+
+/// Is the instance that answers here in another network namespace?
+fn is_elsewhere(path: &Path) -> bool {
+    let Ok((stream, _)) = connect(path, HELLO) else { return false };
+    if stream.set_read_timeout(Some(HELLO)).is_err() {
+        return false;
+    }
+    let mut lines = Lines::new(BufReader::new(stream));
+    let greeting = match lines.read() {
+        Ok(Line::Whole(line)) => Greeting::parse(&printable(line)),
+        _ => None,
+    };
+    let theirs = greeting.and_then(|greeting| greeting.namespace);
+    theirs.is_some_and(|theirs| peer::own_namespace().is_some_and(|ours| ours != theirs))
 }
 
 /// Binds to a temporary name, then renames over the final one: that replaces whatever was there in one step, and a
@@ -409,16 +488,28 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_the_way_makes_it_go_to_the_next_directory() {
-        let (scratch, next) = (Scratch::new(), Scratch::new());
+    fn what_cannot_be_replaced_makes_it_go_by_a_name_beside() {
+        let scratch = Scratch::new();
         fs::create_dir(scratch.path().join("balance.80.127.0.0.1")).expect("made");
+        let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+        let apart = own_name_apart("balance.80.127.0.0.1");
+        assert_eq!(endpoint.path().expect("a name"), scratch.path().join(&apart));
+        assert!(UnixStream::connect(scratch.path().join(&apart)).is_ok());
+        assert!(matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(_))));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_safe_is_passed_over_and_told() {
+        let (scratch, next) = (Scratch::new(), Scratch::new());
+        fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).expect("our own");
         let mut options = options(&scratch);
         let Err(EndpointError::NoDirectory(causes)) = Endpoint::bind(&options) else { panic!("bound") };
         assert_eq!(causes.len(), 1);
         options.directories.push(next.private());
         let endpoint = Endpoint::bind(&options).expect("bound");
         assert_eq!(endpoint.path().expect("a name"), next.path().join("private/balance.80.127.0.0.1"));
-        assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "the temporary socket is gone");
+        assert_eq!(endpoint.missed().len(), 1);
+        assert!(scratch.names().is_empty());
     }
 
     #[test]

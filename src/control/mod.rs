@@ -1,7 +1,7 @@
 //! The command language and its doors: a control socket, and the shell as its client.
 //!
 //! Reading order: [`argument`], [`command`], [`execute`], [`render`] and `status` are the language, pure; [`wire`], [`directory`],
-//! [`endpoint`], [`socket`] and [`client`] carry it between processes; [`shell`] is the operator's end.
+//! [`endpoint`], [`services`], [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the operator's end.
 
 pub mod argument;
 pub mod client;
@@ -11,6 +11,7 @@ mod conversations;
 pub mod directory;
 pub mod endpoint;
 pub mod execute;
+pub mod find;
 mod interrupt;
 mod peer;
 pub mod render;
@@ -26,9 +27,10 @@ mod transcripts;
 pub mod wire;
 
 pub use argument::{HostPort, Port};
-pub use client::{Wanted, Which};
 pub use directory::Directory;
+pub use directory::Place;
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names};
+pub use find::{Wanted, Which};
 pub use services::{Plane, Service, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, serve};

@@ -32,6 +32,16 @@ pub(crate) fn uid(stream: impl AsFd) -> io::Result<u32> {
     Ok(nix::unistd::getpeereid(stream)?.0.as_raw())
 }
 
+/// What a user is called.
+pub(crate) fn user_name(uid: u32) -> Option<String> {
+    Some(nix::unistd::User::from_uid(uid.into()).ok()??.name)
+}
+
+/// The network namespace of this process; `None` where that cannot be told.
+pub(crate) fn own_namespace() -> Option<u64> {
+    rustix::fs::stat("/proc/self/ns/net").ok().map(|stat| stat.st_ino)
+}
+
 /// May this user control an instance of `owner`? With a control group, the mode of the socket's file has already
 /// decided who could connect: owner and group. Group membership is not asked again, because a peer's credentials do
 /// not carry its supplementary groups.

@@ -6,8 +6,11 @@
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::PathBuf;
 
-use crate::control::client::{AskError, Client, FindError, Wanted};
+use crate::control::client::{AskError, Client};
+use crate::control::command;
+use crate::control::find::{self, FindError, Wanted};
 use crate::control::interrupt::Interrupts;
+use crate::control::peer;
 use crate::control::render::VERSION;
 use crate::control::terminal::Terminal;
 use crate::control::wire::{Line, Lines, MAX_LINE};
@@ -37,7 +40,9 @@ pub struct Interactive {
 
 /// Runs the commands in one session, prints the answers on stdout, and answers with the exit code.
 pub fn one_shot(options: &OneShot) -> u8 {
-    match Client::find(&options.wanted) {
+    // A newline separates commands as `;` does.
+    let is_change = options.text.split(|&byte| byte == b'\n').any(command::is_change);
+    match find(&options.wanted, is_change) {
         Ok(mut client) => ask_once(&mut client, &options.text, Printer::new(io::stdout().lock())),
         Err(error) => not_found(&error),
     }
@@ -52,7 +57,7 @@ fn ask_once(client: &mut Client, text: &[u8], mut printer: Printer<impl Write>) 
 /// Runs the shell on stdin and stdout, and answers with the exit code. At a terminal it edits, completes and
 /// remembers lines; through a pipe it is 3.57's, byte for byte.
 pub fn interactive(options: &Interactive) -> u8 {
-    let mut client = match Client::find(&options.wanted) {
+    let mut client = match find(&options.wanted, false) {
         Ok(client) => client,
         Err(error) => return not_found(&error),
     };
@@ -137,7 +142,7 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
 /// A session in place of one that was given up, at the same group of the same service. The instance ends a `wait` when the
 /// session that asked for it is gone.
 fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client, FindError> {
-    let mut client = Client::find(wanted)?;
+    let mut client = find::find(wanted, false)?;
     let use_it = service.map(|service| format!("use {service}; ")).unwrap_or_default();
     // A service that has gone meanwhile is told of at the next command.
     let _ = client.ask(format!("{use_it}group {group}").as_bytes(), |_| ());
@@ -148,6 +153,17 @@ fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client,
 /// commands were seen.
 fn leave(code: u8) -> u8 {
     if code == UNAVAILABLE { code } else { 0 }
+}
+
+/// Root talks to anybody's instance, so it is told when that is a stranger's: it may be a fake that somebody planted.
+fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
+    let client = find::find(wanted, is_change)?;
+    let uid = client.uid();
+    if uid != 0 && uid != peer::own_uid() {
+        let user = peer::user_name(uid).map_or_else(String::new, |name| format!(" ({name})"));
+        complain(&format!("balance: this is an instance of user {uid}{user}"));
+    }
+    Ok(client)
 }
 
 fn gone(error: &AskError) -> u8 {
@@ -207,7 +223,7 @@ mod tests {
     use crate::control::conversations::Instance;
 
     fn client(instance: &Instance) -> Client {
-        Client::find(&instance.wanted()).expect("an instance")
+        find::find(&instance.wanted(), false).expect("an instance")
     }
 
     /// What the shell prints, and its exit code, when its input is a pipe.

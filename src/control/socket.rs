@@ -3,12 +3,12 @@
 //! Knows: who may connect, sessions, the order of a shutdown. Never: what a command means, how an answer looks.
 //! Source: docs/control.md, "The protocol".
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +27,8 @@ use crate::sched::ChannelKey;
 
 /// Sessions at one time.
 const MAX_SESSIONS: usize = 64;
+/// So many more may be root's, where all of them are at work.
+const ROOMS_FOR_ROOT: usize = 8;
 /// A client that does not take its answer for so long is let go.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts to accept when there are no descriptors.
@@ -74,10 +76,11 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
     let (wake, woken) = UnixStream::pair()?;
     let shared = Arc::new(Shared {
         services,
+        namespace: peer::own_namespace(),
         owner,
         group_named,
         entries: Mutex::new(entries),
-        sessions: Mutex::new(Sessions { stopped: false, next: 0, open: HashMap::new() }),
+        sessions: Mutex::new(Sessions { stopped: false, next: 0, open: BTreeMap::new() }),
         ended: Condvar::new(),
         wake,
     });
@@ -89,6 +92,8 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
 #[derive(Debug)]
 struct Shared {
     services: Services,
+    /// Where it listens.
+    namespace: Option<u64>,
     owner: u32,
     group_named: bool,
     /// Those of each service, in the order of the services.
@@ -104,7 +109,39 @@ struct Shared {
 struct Sessions {
     stopped: bool,
     next: u64,
-    open: HashMap<u64, Arc<UnixStream>>,
+    /// By their numbers, so that the first is the oldest.
+    open: BTreeMap<u64, OpenSession>,
+}
+
+#[derive(Debug)]
+struct OpenSession {
+    stream: Arc<UnixStream>,
+    uid: u32,
+    /// At a command just now, so that it is not to be sent away.
+    is_busy: Arc<AtomicBool>,
+}
+
+impl Sessions {
+    /// Makes room for one more: among too many, the oldest one that is idle gives way, root's last. `false`: all are busy.
+    fn make_room(&mut self, uid: u32) -> bool {
+        if self.open.len() < MAX_SESSIONS {
+            return true;
+        }
+        let idle = self.open.iter().filter(|(_, open)| !open.is_busy.load(Ordering::SeqCst));
+        let Some(&number) =
+            idle.min_by_key(|(number, open)| (open.uid == 0, **number)).map(|(number, _)| number)
+        else {
+            // Whatever others do: root gets in.
+            return uid == 0 && self.open.len() < MAX_SESSIONS + ROOMS_FOR_ROOT;
+        };
+        if let Some(gone) = self.open.remove(&number) {
+            // Nothing waits in an idle session's stream, so there is room for a line; its thread sees the end.
+            let _ =
+                writeln!(&*gone.stream, ". closed: {MAX_SESSIONS} sessions are open, and this one was idle");
+            let _ = gone.stream.shutdown(Shutdown::Both);
+        }
+        true
+    }
 }
 
 impl Shared {
@@ -127,8 +164,8 @@ impl Shared {
             sessions.stopped = true;
             // Errors here are of sockets that are closed by now.
             let _ = self.wake.shutdown(Shutdown::Both);
-            for stream in sessions.open.values() {
-                let _ = stream.shutdown(Shutdown::Read);
+            for open in sessions.open.values() {
+                let _ = open.stream.shutdown(Shutdown::Read);
             }
         }
         sessions
@@ -303,19 +340,21 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) {
     if sessions.stopped {
         return;
     }
-    if sessions.open.len() >= MAX_SESSIONS {
+    if !sessions.make_room(uid) {
         drop(sessions);
-        return refuse(&stream, &format!("busy: {MAX_SESSIONS} sessions are open, try again later"));
+        return refuse(&stream, &format!("busy: {MAX_SESSIONS} sessions are at work, try again later"));
     }
     let number = sessions.next;
     sessions.next += 1;
-    sessions.open.insert(number, Arc::clone(&stream));
+    let is_busy = Arc::new(AtomicBool::new(false));
+    let open = OpenSession { stream: Arc::clone(&stream), uid, is_busy: Arc::clone(&is_busy) };
+    sessions.open.insert(number, open);
     drop(sessions);
     let open = Open { shared: Arc::clone(shared), number };
     // Without a thread the closure is dropped, and with it the session.
     let _ = thread::Builder::new().name("session".into()).spawn(move || {
         // A client that went away is no event.
-        let _ = converse(&open.shared, &stream, uid);
+        let _ = converse(&open.shared, &stream, uid, &is_busy);
         // In this order the socket is closed by the time that the session counts as ended.
         drop(stream);
         drop(open);
@@ -347,7 +386,7 @@ struct Seat {
     service: Arc<Service>,
 }
 
-fn converse(shared: &Shared, stream: &UnixStream, uid: u32) -> io::Result<()> {
+fn converse(shared: &Shared, stream: &UnixStream, uid: u32, is_busy: &AtomicBool) -> io::Result<()> {
     let mut input = Lines::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
     let Some(service) = shared.services.first() else { return Ok(()) };
@@ -356,12 +395,16 @@ fn converse(shared: &Shared, stream: &UnixStream, uid: u32) -> io::Result<()> {
         pid: std::process::id(),
         protocol: PROTOCOL,
         services: shared.services.len(),
+        namespace: shared.namespace,
     };
     writeln!(output, "{greeting}")?;
     output.flush()?;
     let mut seat = Seat { session: Session::default(), service };
     loop {
-        let status = match input.read()? {
+        is_busy.store(false, Ordering::SeqCst);
+        let line = input.read()?;
+        is_busy.store(true, Ordering::SeqCst);
+        let status = match line {
             Line::Whole(line) => answer_line(shared, line, uid, &mut seat, stream, &mut output)?,
             Line::TooLong => {
                 write_body(&mut output, &render::text(&Reply::SyntaxError))?;
@@ -419,4 +462,40 @@ fn answer_line(
         }
     }
     Ok(Status { code, group: seat.session.group.index(), end, service: shared.label_of(seat) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: u32 = 1000;
+
+    fn full_of(sessions: impl IntoIterator<Item = (u32, bool)>) -> Sessions {
+        let open = sessions.into_iter().map(|(uid, is_busy)| {
+            let (stream, _) = UnixStream::pair().expect("a pair");
+            OpenSession { stream: Arc::new(stream), uid, is_busy: Arc::new(AtomicBool::new(is_busy)) }
+        });
+        Sessions { stopped: false, next: 0, open: (0..).zip(open).collect() }
+    }
+
+    #[test]
+    fn the_oldest_idle_session_gives_way_and_roots_last() {
+        let mut sessions = full_of((0..MAX_SESSIONS).map(|n| (if n == 1 { 0 } else { USER }, n == 0)));
+        assert!(sessions.make_room(USER));
+        assert!(sessions.open.contains_key(&0), "it is at work");
+        assert!(sessions.open.contains_key(&1), "it is root's");
+        assert!(!sessions.open.contains_key(&2));
+        assert!(sessions.make_room(USER), "there is room");
+        assert_eq!(sessions.open.len(), MAX_SESSIONS - 1);
+    }
+
+    #[test]
+    fn root_gets_in_where_all_are_at_work() {
+        let mut sessions = full_of((0..MAX_SESSIONS).map(|_| (USER, true)));
+        assert!(!sessions.make_room(USER));
+        assert!(sessions.make_room(0));
+        assert_eq!(sessions.open.len(), MAX_SESSIONS, "nobody was sent away for it");
+        let mut sessions = full_of((0..MAX_SESSIONS + ROOMS_FOR_ROOT).map(|_| (0, true)));
+        assert!(!sessions.make_room(0), "there is an end to it");
+    }
 }

@@ -23,6 +23,8 @@ pub struct Greeting {
     pub protocol: u32,
     /// How many services it has. With more than one, a client says which it means (`use`).
     pub services: usize,
+    /// The network namespace that it listens in; `None` where that cannot be told.
+    pub namespace: Option<u64>,
 }
 
 impl Greeting {
@@ -31,20 +33,27 @@ impl Greeting {
         let mut words = line.split(' ');
         let mut named = |name| if words.next() == Some(name) { words.next() } else { None };
         let (version, pid, protocol) = (named("balance")?, named("pid")?, named("protocol")?);
-        let services = named("services").and_then(|count| count.parse().ok()).unwrap_or(1);
-        Some(Self {
-            version: version.into(),
-            pid: pid.parse().ok()?,
-            protocol: protocol.parse().ok()?,
-            services,
-        })
+        let pid = pid.parse().ok()?;
+        let protocol = protocol.parse().ok()?;
+        let mut greeting = Self { version: version.into(), pid, protocol, services: 1, namespace: None };
+        while let (Some(word), Some(value)) = (words.next(), words.next()) {
+            match word {
+                "services" => greeting.services = value.parse().unwrap_or(1),
+                "netns" => greeting.namespace = value.parse().ok(),
+                _ => {}
+            }
+        }
+        Some(greeting)
     }
 }
 
 impl fmt::Display for Greeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "balance {} pid {} protocol {}", self.version, self.pid, self.protocol)?;
-        if self.services == 1 { Ok(()) } else { write!(f, " services {}", self.services) }
+        if self.services != 1 {
+            write!(f, " services {}", self.services)?;
+        }
+        self.namespace.map_or(Ok(()), |namespace| write!(f, " netns {namespace}"))
     }
 }
 
@@ -174,11 +183,12 @@ mod tests {
 
     #[test]
     fn greeting_and_status_survive_the_wire() {
-        let greeting = Greeting { version: "4.0".into(), pid: 8840, protocol: 1, services: 1 };
+        let greeting =
+            Greeting { version: "4.0".into(), pid: 8840, protocol: 1, services: 1, namespace: None };
         assert_eq!(greeting.to_string(), "balance 4.0 pid 8840 protocol 1");
         assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1"), Some(greeting.clone()));
         assert_eq!(Greeting::parse("balance 4.0 pid 8840 protocol 1 and more"), Some(greeting.clone()));
-        let many = Greeting { services: 3, ..greeting };
+        let many = Greeting { services: 3, namespace: Some(4_026_531_840), ..greeting };
         assert_eq!(Greeting::parse(&many.to_string()), Some(many));
         for end in [false, true] {
             for service in [None, Some("web".to_owned())] {

@@ -528,7 +528,7 @@ fn the_dump_in_the_background_is_left_off_with_a_warning() {
     assert_eq!(client.recv(1), b"a");
     client.send("x");
     assert_eq!(client.recv(1), b"x", "nothing of the dump in the connection");
-    run(&["-c", "kill", &port]).code(0).out("shutdown complete, exiting.\n");
+    run(&["-b", &ip, "-c", "kill", &port]).code(0).out("shutdown complete, exiting.\n");
     drop(client);
     eventually("the port is free", || TcpListener::bind(address).ok());
 }

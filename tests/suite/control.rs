@@ -108,7 +108,7 @@ fn nothing_stale_is_left_by_a_kill_9() {
     run(&["-b", &ip, &port, "127.0.0.1:11"]).code(0).out("");
     let shown = run(&["-c", "show", &port]).code(0);
     assert!(shown.stdout.contains(" 11 ") && !shown.stdout.contains(" 9 "), "{shown}");
-    run(&["-c", "kill", &port]).code(0);
+    run(&["-b", &ip, "-c", "kill", &port]).code(0);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_symlink_in_the_way_is_never_followed() {
     // Taken away or refused, it must not be followed; an instance that serves must be reachable.
     if started.code == 0 {
         Client::connect(address);
-        let _ = Run::balance(&directory).args(["-c", "kill", &port]).finish();
+        let _ = Run::balance(&directory).args(["-b", &ip, "-c", "kill", &port]).finish();
     }
     let nowhere = directory.path().join("nowhere");
     assert!(!nowhere.exists());
@@ -144,7 +144,7 @@ fn a_dangling_symlink_creates_nothing_elsewhere() {
     let started = Run::balance(&directory).args(["-b", &ip, &port, "127.0.0.1:9"]).finish();
     assert!(!nowhere.exists(), "{started}");
     if started.code == 0 {
-        let _ = Run::balance(&directory).args(["-c", "kill", &port]).finish();
+        let _ = Run::balance(&directory).args(["-b", &ip, "-c", "kill", &port]).finish();
         // Killed or not reachable: it must not outlive the test.
         eventually("the port is free", || TcpListener::bind(address).ok());
     }
@@ -198,6 +198,7 @@ fn another_user_cannot_steer_an_instance() {
         let asked = Run::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(&copy)
+            .args(instance.bind_option())
             .args(["-c", command, &instance.port()])
             .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
             .finish();
@@ -253,6 +254,7 @@ fn members_of_the_control_group_are_served_and_others_are_not() {
         Run::new("setpriv")
             .args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"])
             .arg(&copy)
+            .args(instance.bind_option())
             .args(["-c", "disable 0", &instance.port()])
             .env("BALANCE_RUN_DIR", directory.join("run"))
             .finish()
@@ -450,7 +452,7 @@ fn tables_of_thousands_of_channels_are_shown_whole() {
 #[test]
 fn the_shell_on_a_terminal_completes_words_and_takes_lines_typed_ahead() {
     let instance = Instance::start(["PORT", "127.0.0.1:9"]);
-    let shell = format!("'{BALANCE}' -i {}", instance.port());
+    let shell = format!("'{BALANCE}' -b {} -i {}", instance.addr.ip(), instance.port());
     let directory = &instance.directory;
     let run = Run::new("script")
         .args(["-qec", &shell, "/dev/null"])

@@ -130,7 +130,7 @@ fn a_background_start_holds_none_of_its_callers_pipes() {
     caller.stderr.take().expect("a pipe").read_to_string(&mut err).expect("the end of stderr");
     assert!(begin.elapsed() < DEADLINE);
     assert_eq!((caller.wait().expect("our own child").code(), out.as_str(), err.as_str()), (Some(0), "", ""));
-    Run::balance(&directory).args(["-c", "kill", &port]).finish().code(0);
+    Run::balance(&directory).args(["-b", &address.ip().to_string(), "-c", "kill", &port]).finish().code(0);
 }
 
 #[test]
@@ -360,7 +360,10 @@ fn a_background_start_without_standard_descriptors_serves() {
     client.send("exactly this");
     client.shut_wr();
     assert_eq!(client.recv_all(), b"exactly this");
-    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    Run::balance(&directory)
+        .args(["-b", &address.ip().to_string(), "-c", "kill", &port.to_string()])
+        .finish()
+        .code(0);
 }
 
 #[test]
@@ -491,7 +494,10 @@ fn in_the_background_syslog_is_told() {
     };
     let expected = format!("<29>Balance[{pid}]: event=autodisabled group=0 channel=0 address={dead}");
     assert_eq!(line, expected);
-    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    Run::balance(&directory)
+        .args(["-b", &address.ip().to_string(), "-c", "kill", &port.to_string()])
+        .finish()
+        .code(0);
 }
 
 #[test]

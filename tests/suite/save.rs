@@ -251,16 +251,16 @@ fn one_that_runs_in_the_background_is_saved_as_one() {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let run = |args: &[&str]| Run::balance(&directory).args(args).finish();
     run(&["-b", &ip, &port, "127.0.0.1:9"]).code(0);
-    run(&["-c", "disable 0", &port]).code(0);
+    run(&["-b", &ip, "-c", "disable 0", &port]).code(0);
     let line = run(&["-c", "save", &port]).code(0).stdout;
     assert_eq!(line, format!("balance -b {ip} {port} 127.0.0.1:9,disabled\n"));
     // The whole of it as an operator does it.
     let script = format!(
-        "line=$(balance -c save {port}); balance -c kill {port}; eval \"$line\"; balance -c save {port}"
+        "line=$(balance -c save {port}); balance -b {ip} -c kill {port}; eval \"$line\"; balance -c save {port}"
     );
     let said = Run::script(&directory, &script).finish().code(0);
     assert_eq!(said.stdout, format!("shutdown complete, exiting.\n{line}"));
-    run(&["-c", "kill", &port]).code(0);
+    run(&["-b", &ip, "-c", "kill", &port]).code(0);
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn sessions_open(instance: &Instance) -> usize {
 #[track_caller]
 fn at_work(instance: &Instance, command: &str) -> Child {
     let child = Command::new(BALANCE)
+        .args(instance.bind_option())
         .args(["-c", command, &instance.port()])
         .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
         .stdout(Stdio::piped())
@@ -259,7 +260,7 @@ fn a_rolling_restart_loses_nobody() {
         };
         let clients: Vec<_> = (0..4).map(|i| scope.spawn(move || ask(i))).collect();
         let roll = |number, server: &Server, new| {
-            let port = instance.port();
+            let port = format!("-b {} {}", instance.addr.ip(), instance.port());
             let (ip, at) = (server.addr.ip(), server.addr.port());
             let script = format!(
                 "balance -c 'drain {number}; wait {number} 30' {port} >/dev/null

@@ -26,6 +26,8 @@ pub(crate) struct Setup {
 /// reported.
 pub(crate) struct Instance {
     pub(crate) addr: SocketAddr,
+    /// Where it listens, whatever address its clients use.
+    bound: SocketAddr,
     pub(crate) directory: Directory,
     child: Child,
     pid: i32,
@@ -131,7 +133,7 @@ impl Setup {
         let argv = format!("balance -f {args:?} (port {port}, {prefix:?})");
         let child = command.spawn().expect("sh is everywhere");
         let pid = i32::try_from(child.id()).expect("a pid");
-        Instance { addr, directory, child, pid, argv, baseline: 0, ended: false }
+        Instance { addr, bound: addr, directory, child, pid, argv, baseline: 0, ended: false }
     }
 }
 
@@ -197,13 +199,23 @@ impl Instance {
     /// `balance -c CMD PORT`.
     #[track_caller]
     pub(crate) fn ctl(&self, command: &str) -> Finished {
-        Run::balance(&self.directory).args(["-c", command, &self.port()]).finish()
+        Run::balance(&self.directory).args(self.bind_option()).args(["-c", command, &self.port()]).finish()
     }
 
     /// `balance -i PORT` with this on stdin.
     #[track_caller]
     pub(crate) fn shell(&self, input: impl AsRef<[u8]>) -> Finished {
-        Run::balance(&self.directory).args(["-i", &self.port()]).stdin(input).finish()
+        Run::balance(&self.directory)
+            .args(self.bind_option())
+            .args(["-i", &self.port()])
+            .stdin(input)
+            .finish()
+    }
+
+    /// `-b` for where it listens: without it, what changes something is for an instance on all addresses.
+    pub(crate) fn bind_option(&self) -> Vec<String> {
+        let ip = self.bound.ip();
+        if ip.is_unspecified() { Vec::new() } else { vec!["-b".into(), ip.to_string()] }
     }
 
     #[track_caller]
