@@ -25,7 +25,7 @@ fuzz_target!(|line: &[u8]| {
     for command in parse_line(line) {
         let reply = match command {
             Ok(command) => apply(prepare(command, lookup), &mut session, &mut table),
-            Err(_) => Reply::SyntaxError,
+            Err(error) => Reply::NoCommand(error),
         };
         let text = render::text(&reply);
         assert!(text.is_empty() || text.ends_with('\n'));

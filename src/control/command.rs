@@ -34,7 +34,7 @@ pub struct CommandWord {
     pub help: &'static str,
     /// What it may do.
     pub access: Access,
-    /// Arguments to command; `None` is a syntax error.
+    /// Arguments to command; `None` if they are not what it takes.
     parse: fn(&[&[u8]]) -> Option<Command>,
 }
 
@@ -47,6 +47,11 @@ impl CommandWord {
         parse: fn(&[&[u8]]) -> Option<Command>,
     ) -> Self {
         Self { name, alias: None, arguments, help, access, parse }
+    }
+
+    /// How it is used, as `help` shows it.
+    pub(crate) fn usage(&self) -> String {
+        format!("{} {}", self.name, self.arguments).trim_end().to_owned()
     }
 
     fn is_meant_by(&self, word: &[u8]) -> bool {
@@ -320,9 +325,18 @@ pub enum Command {
 }
 
 /// The text is no command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("syntax error")]
-pub struct SyntaxError;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SyntaxError {
+    /// No command is meant, or one of 3.57's was used wrongly: it has no other words for that.
+    #[error("syntax error")]
+    Plain,
+    /// A command that 3.57 has not was used wrongly.
+    #[error("usage: {usage}")]
+    Usage {
+        /// The name of the command and its arguments.
+        usage: String,
+    },
+}
 
 /// The commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
 pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxError>> {
@@ -333,7 +347,7 @@ pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxErr
 pub fn is_change(line: &[u8]) -> bool {
     line.split(|&byte| byte == b';')
         .filter_map(|text| row_of(words(text).next()?))
-        .any(|row| row.access == Access::Change)
+        .any(|(row, _)| row.access == Access::Change)
 }
 
 /// One command.
@@ -342,15 +356,19 @@ pub fn is_change(line: &[u8]) -> bool {
 /// When no command is meant by the first word, or its arguments are not what it takes.
 pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
     let mut words = words(text);
-    let word = words.next().ok_or(SyntaxError)?;
-    let row = row_of(word).ok_or(SyntaxError)?;
+    let (row, is_new) = words.next().and_then(row_of).ok_or(SyntaxError::Plain)?;
     // One more than can be right shows that there are too many; a line of 30 000 words need not be kept for that.
     let arguments: Vec<&[u8]> = words.take(MAX_ARGUMENTS + 1).collect();
-    (row.parse)(&arguments).ok_or(SyntaxError)
+    (row.parse)(&arguments).ok_or_else(|| match is_new {
+        true => SyntaxError::Usage { usage: row.usage() },
+        false => SyntaxError::Plain,
+    })
 }
 
-fn row_of(word: &[u8]) -> Option<&'static CommandWord> {
-    COMMANDS.iter().find(|row| row.is_meant_by(word))
+/// The row that a word means, and whether the command is none of 3.57's.
+fn row_of(word: &[u8]) -> Option<(&'static CommandWord, bool)> {
+    let (number, row) = COMMANDS.iter().enumerate().find(|(_, row)| row.is_meant_by(word))?;
+    Some((row, number >= OF_3_57))
 }
 
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -537,9 +555,26 @@ mod tests {
             "rr 1",
             "sho w",
         ] {
-            assert_eq!(parse(text.as_bytes()), Err(SyntaxError), "{text:?}");
+            assert_eq!(parse(text.as_bytes()), Err(SyntaxError::Plain), "{text:?}");
         }
-        assert_eq!(parse(b"\0\xff"), Err(SyntaxError));
+        assert_eq!(parse(b"\0\xff"), Err(SyntaxError::Plain));
+    }
+
+    #[test]
+    fn a_wrong_use_of_what_3_57_has_not_is_answered_with_the_usage() {
+        let usage = |name: &str| match parse(format!("{name} ! ! ! !").as_bytes()) {
+            Err(error) => error.to_string(),
+            Ok(command) => panic!("{name} takes anything: {command:?}"),
+        };
+        for row in &COMMANDS[..OF_3_57] {
+            assert_eq!(usage(row.name), "syntax error");
+        }
+        for row in &COMMANDS[OF_3_57..] {
+            assert_eq!(usage(row.name), format!("usage: {} {}", row.name, row.arguments).trim_end());
+        }
+        // By whatever prefix it was called.
+        assert_eq!(usage("w"), "usage: wait <channel> [<time>]");
+        assert_eq!(usage("st"), "usage: status");
     }
 
     #[test]
@@ -548,6 +583,6 @@ mod tests {
         assert_eq!(all(b" "), []);
         assert_eq!(all(b";; ;"), []);
         let group = Ok(Command::Group(number("1")));
-        assert_eq!(all(b"group 1; x;show;"), [group, Err(SyntaxError), Ok(Command::Show)]);
+        assert_eq!(all(b"group 1; x;show;"), [group, Err(SyntaxError::Plain), Ok(Command::Show)]);
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::control::argument::{HostPort, Number};
-use crate::control::command::Command;
+use crate::control::command::{Command, SyntaxError};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy,
@@ -103,7 +103,7 @@ pub enum Reply {
     /// The connection counter for MRTG.
     MrtgConns(GroupId, Box<ChannelSnapshot>),
     /// No command, or not its arguments.
-    SyntaxError,
+    NoCommand(SyntaxError),
     /// The current group has no channel of this number (`disable`, `enable`, `reset`).
     NoSuchChannel(Number),
     /// The group has no channel of this number (the other commands).

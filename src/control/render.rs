@@ -20,7 +20,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CA
 /// 75 for a wait in vain, 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
-        Reply::SyntaxError => 64,
+        Reply::NoCommand(_) => 64,
         Reply::NoSuchChannel(_)
         | Reply::UnknownChannel
         | Reply::UnknownGroup
@@ -130,7 +130,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
             mrtg(out, &channel.rcvd_bytes, &channel.sent_bytes, *group, channel)
         }
         Reply::MrtgConns(group, channel) => mrtg(out, &channel.totalc, &"UNKNOWN", *group, channel),
-        Reply::SyntaxError => writeln!(out, "syntax error"),
+        Reply::NoCommand(error) => writeln!(out, "{error}"),
         Reply::NoSuchChannel(number) => writeln!(out, "no such channel {number}"),
         Reply::UnknownChannel => writeln!(out, "unknown channel"),
         Reply::UnknownGroup => writeln!(out, "unknown group"),
@@ -223,8 +223,7 @@ fn help(out: &mut String) -> fmt::Result {
     rows.sort_by_key(|row| (row.name != "create", row.name));
     writeln!(out, "available commands:")?;
     for row in rows.into_iter().chain(new) {
-        let usage = format!("{} {}", row.name, row.arguments);
-        writeln!(out, "  {:<30} {}", usage.trim_end(), row.help)?;
+        writeln!(out, "  {:<30} {}", row.usage(), row.help)?;
     }
     Ok(())
 }
@@ -251,6 +250,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::command::SyntaxError;
     use crate::control::services::ServiceSnapshot;
     use crate::sched::{
         Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, Loss, NoChannel, SessionSnapshot,
@@ -431,7 +431,8 @@ web              0.0.0.0:80,[::1]:80            2/3          12 serving
 
     #[test]
     fn exit_codes_tell_syntax_errors_other_errors_and_failed_shutdowns() {
-        let codes = [Reply::Done, Reply::SyntaxError, Reply::UnknownGroup, Reply::ShutdownFailed];
+        let codes =
+            [Reply::Done, Reply::NoCommand(SyntaxError::Plain), Reply::UnknownGroup, Reply::ShutdownFailed];
         assert_eq!(codes.map(|reply| exit_code(&reply)), [0, 64, 65, 69]);
     }
 }

@@ -200,7 +200,10 @@ impl Shared {
         seat: &mut Seat,
         stream: &UnixStream,
     ) -> (Reply, bool) {
-        let Ok(command) = command else { return (Reply::SyntaxError, false) };
+        let command = match command {
+            Ok(command) => command,
+            Err(error) => return (Reply::NoCommand(error), false),
+        };
         let service = Arc::clone(&seat.service);
         let prepared = prepare(command, |target| (service.resolve)(target));
         let now = (service.now)();
@@ -407,9 +410,10 @@ fn converse(shared: &Shared, stream: &UnixStream, uid: u32, is_busy: &AtomicBool
         let status = match line {
             Line::Whole(line) => answer_line(shared, line, uid, &mut seat, stream, &mut output)?,
             Line::TooLong => {
-                write_body(&mut output, &render::text(&Reply::SyntaxError))?;
+                let reply = Reply::NoCommand(SyntaxError::Plain);
+                write_body(&mut output, &render::text(&reply))?;
                 Status {
-                    code: render::exit_code(&Reply::SyntaxError),
+                    code: render::exit_code(&reply),
                     group: seat.session.group.index(),
                     end: false,
                     service: shared.label_of(&seat),

@@ -60,7 +60,7 @@ impl Operator {
     fn replies(&mut self, line: &[u8]) -> Vec<Reply> {
         let reply = |command| match command {
             Ok(command) => apply(prepare(command, lookup), &mut self.session, &mut self.table),
-            Err(_) => Reply::SyntaxError,
+            Err(error) => Reply::NoCommand(error),
         };
         parse_line(line).map(reply).collect()
     }
@@ -261,9 +261,9 @@ fn drain_disables_and_tells_how_many_are_left() {
         ("drain 2", "no such channel 2"),
         ("drain -1", "no such channel -1"),
         ("drain 99999999999999999999", "no such channel 99999999999999999999"),
-        ("drain", "syntax error"),
-        ("drain x", "syntax error"),
-        ("drain 0 hard", "syntax error"),
+        ("drain", "usage: drain <channel>"),
+        ("drain x", "usage: drain <channel>"),
+        ("drain 0 hard", "usage: drain <channel>"),
         ("group 1; drain 0", "channel 0 drained"),
     ]);
 }
@@ -287,14 +287,14 @@ fn wait_takes_a_time_and_leaves_the_waiting_to_the_door() {
     operator.hears(&[
         ("wait 1", "no such channel 1"),
         ("wait -1 5", "no such channel -1"),
-        ("wait", "syntax error"),
-        ("wait x", "syntax error"),
-        ("wait 0 x", "syntax error"),
-        ("wait 0 -1", "syntax error"),
-        ("wait 0 5 s", "syntax error"),
-        ("wait 0 5x", "syntax error"),
-        ("wait 0 3651d", "syntax error"),
-        ("wait 0 \u{663}", "syntax error"),
+        ("wait", "usage: wait <channel> [<time>]"),
+        ("wait x", "usage: wait <channel> [<time>]"),
+        ("wait 0 x", "usage: wait <channel> [<time>]"),
+        ("wait 0 -1", "usage: wait <channel> [<time>]"),
+        ("wait 0 5 s", "usage: wait <channel> [<time>]"),
+        ("wait 0 5x", "usage: wait <channel> [<time>]"),
+        ("wait 0 3651d", "usage: wait <channel> [<time>]"),
+        ("wait 0 \u{663}", "usage: wait <channel> [<time>]"),
     ]);
     let (idle, busy) = (key(0, 0).channel, key(0, 1).channel);
     assert_eq!(render::text(&Reply::Idle(idle)), "channel 0 idle\n");
@@ -323,17 +323,17 @@ fn kick_close_and_sessions_are_for_the_data_plane() {
     operator.hears(&[
         ("kick 2", "no such channel 2"),
         ("kick -1", "no such channel -1"),
-        ("kick", "syntax error"),
-        ("kick 0 1", "syntax error"),
+        ("kick", "usage: kick <channel>"),
+        ("kick 0 1", "usage: kick <channel>"),
         ("sessions 2", "no such channel 2"),
-        ("sessions x", "syntax error"),
-        ("sessions 0 1", "syntax error"),
+        ("sessions x", "usage: sessions [<channel>]"),
+        ("sessions 0 1", "usage: sessions [<channel>]"),
         ("close 18446744073709551616", "no such session 18446744073709551616"),
         ("close -1", "no such session -1"),
-        ("close", "syntax error"),
-        ("close 1 2", "syntax error"),
-        ("close x", "syntax error"),
-        ("save x", "syntax error"),
+        ("close", "usage: close <id>"),
+        ("close 1 2", "usage: close <id>"),
+        ("close x", "usage: close <id>"),
+        ("save x", "usage: save"),
         ("group 7; kick 0", "no such channel 0"),
     ]);
     for (count, said) in [(0, "0 connections"), (1, "1 connection"), (7, "7 connections")] {
@@ -352,9 +352,9 @@ fn remove_wants_a_disabled_channel_without_connections_and_keeps_its_number() {
         ("disable 0", "channel 0 disabled"),
         ("remove 0", used),
         ("remove 2", "no such channel 2"),
-        ("remove", "syntax error"),
-        ("remove x", "syntax error"),
-        ("remove 0 1", "syntax error"),
+        ("remove", "usage: remove <channel>"),
+        ("remove x", "usage: remove <channel>"),
+        ("remove 0 1", "usage: remove <channel>"),
     ]);
     drop(lease);
     operator.hears(&[
@@ -390,10 +390,10 @@ fn a_weight_is_0_to_256() {
         ("weight 0 99999999999999999999", range),
         ("weight 2 1", "no such channel 2"),
         ("weight 2 257", "no such channel 2"),
-        ("weight 0", "syntax error"),
-        ("weight 0 x", "syntax error"),
-        ("weight 0 1.5", "syntax error"),
-        ("weight 0 1 1", "syntax error"),
+        ("weight 0", "usage: weight <channel> <weight>"),
+        ("weight 0 x", "usage: weight <channel> <weight>"),
+        ("weight 0 1.5", "usage: weight <channel> <weight>"),
+        ("weight 0 1 1", "usage: weight <channel> <weight>"),
     ]);
     let weights: Vec<_> =
         operator.table.snapshot().groups[0].channels.iter().map(|c| c.weight.get()).collect();
@@ -420,8 +420,8 @@ fn policy_takes_every_name_and_no_short_ones() {
         ("policy lc", unknown),
         ("policy least", unknown),
         ("policy 0", unknown),
-        ("policy", "syntax error"),
-        ("policy rr hash", "syntax error"),
+        ("policy", "usage: policy <name>"),
+        ("policy rr hash", "usage: policy <name>"),
         ("group 5; p first", "group 5 set to first"),
     ]);
     let unreadable: Vec<_> = operator.replies(b"policy \xff").iter().map(render::exit_code).collect();
@@ -446,7 +446,7 @@ fn status_and_show_have_the_same_channels() {
     let shown = channels(&operator.says("show"), [0, 2]);
     assert_eq!(shown, [["0", "1"], ["1", "0"]]);
     assert_eq!(channels(&operator.says("st"), [0, 1]), shown);
-    operator.hears(&[("status 0", "syntax error")]);
+    operator.hears(&[("status 0", "usage: status")]);
 }
 
 #[test]

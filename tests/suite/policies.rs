@@ -294,8 +294,8 @@ fn a_policy_that_is_none_changes_nothing() {
     let unknown = "unknown policy, it is one of rr, leastconn, p2c, first, hash\n";
     instance.ctl("policy lc").code(65).out(unknown);
     instance.ctl("policy RR").code(65).out(unknown);
-    instance.ctl("policy").code(64).out("syntax error\n");
-    instance.ctl("policy rr first").code(64).out("syntax error\n");
+    instance.ctl("policy").code(64).out("usage: policy <name>\n");
+    instance.ctl("policy rr first").code(64).out("usage: policy <name>\n");
     assert_eq!(instance.show()[0].policy, "Fst");
     // The same command as ever, by its name of 3.57.
     instance.ctl("rr").code(0).out("group 0 set to round robin\n");
