@@ -8,7 +8,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, Lease, Policy, Rules, Table, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, DialFailure, GroupId, Lease, Policy, Rules,
+    Table, Turn, Weight,
 };
 use divan::Bencher;
 
@@ -99,4 +100,116 @@ fn least_connections(bencher: Bencher<'_, '_>, size: usize) {
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn two_choices(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::TwoChoices, |_| None));
+}
+
+const LINES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+
+fn some_client(n: u32) -> ClientAddr {
+    ClientAddr::from(IpAddr::from(n.wrapping_mul(0x9e37_79b9).to_be_bytes()))
+}
+
+/// Channel a has one slot, which is taken, b has room; so many clients wait for a. By hash, or since b failed for them.
+struct Beside {
+    table: Table,
+    holder: Lease,
+    /// Clients that b serves.
+    of_b: Vec<ClientAddr>,
+    next: u32,
+}
+
+fn create(table: &mut Table, last: u8, maxc: Option<NonZeroU32>) {
+    let address = Addresses::from(SocketAddr::from(([10, 0, 0, last], 80)));
+    table.create(GroupId::FIRST, address, maxc, AdminState::Enabled).expect("few channels");
+}
+
+fn beside(policy: Policy, waiting: usize) -> Beside {
+    let mut table = Table::new(Rules { queue: NonZeroU32::new(200_000), ..Rules::CLASSIC });
+    table.set_policy(GroupId::FIRST, policy);
+    create(&mut table, 1, NonZeroU32::new(1));
+    create(&mut table, 2, None);
+    let mut holder = None;
+    let mut of_b = Vec::new();
+    let mut next = 0_u32;
+    while table.waiting() < waiting || of_b.len() < 64 {
+        let client = some_client(next);
+        next += 1;
+        let route = table.begin(client);
+        match table.next_or_wait(route, 0, None) {
+            Turn::Now(_, lease) if lease.key().channel.index() == 0 => holder = Some(lease),
+            Turn::Now(route, lease) => {
+                of_b.push(client);
+                if policy != Policy::Hash {
+                    table.failed(lease, DialFailure::Local, "refused");
+                    drop(table.next_or_wait(route, 0, None));
+                }
+            }
+            Turn::Later(ticket) if table.waiting() > waiting => drop(table.leave_line(ticket)),
+            Turn::Later(_) => {}
+            Turn::Never(why) => panic!("{why:?}"),
+        }
+    }
+    Beside { table, holder: holder.expect("a has one"), of_b, next }
+}
+
+fn newcomers_of_b(bencher: Bencher<'_, '_>, mut beside: Beside) {
+    let mut nth = 0;
+    bencher.bench_local(|| {
+        nth = (nth + 1) % beside.of_b.len();
+        let table = black_box(&mut beside.table);
+        assert!(table.grant().is_empty());
+        let route = table.begin(beside.of_b[nth]);
+        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else { panic!("b has room") };
+        table.connected(route, &lease, Duration::ZERO);
+    });
+}
+
+/// Clients of a healthy channel while so many wait for another one of their hash group.
+#[divan::bench(args = LINES, sample_size = 20)]
+fn newcomer_beside_a_line_of_hash(bencher: Bencher<'_, '_>, waiting: usize) {
+    newcomers_of_b(bencher, beside(Policy::Hash, waiting));
+}
+
+/// Clients of a channel with room that all who wait have tried in vain.
+#[divan::bench(args = LINES, sample_size = 20)]
+fn newcomer_beside_a_line_that_tried(bencher: Bencher<'_, '_>, waiting: usize) {
+    newcomers_of_b(bencher, beside(Policy::RoundRobin, waiting));
+}
+
+/// A newcomer that goes in line and leaves it again.
+#[divan::bench(args = LINES, sample_size = 20)]
+fn to_the_end_of_a_line_and_away(bencher: Bencher<'_, '_>, waiting: usize) {
+    let mut beside = beside(Policy::Hash, waiting);
+    let client = (beside.next..).map(some_client).find(|client| {
+        let route = beside.table.begin(*client);
+        match beside.table.next_or_wait(route, 0, None) {
+            Turn::Later(ticket) => beside.table.leave_line(ticket),
+            _ => false,
+        }
+    });
+    let client = client.expect("one for a");
+    bencher.bench_local(|| {
+        let table = black_box(&mut beside.table);
+        assert!(table.grant().is_empty());
+        let route = table.begin(client);
+        let Turn::Later(ticket) = table.next_or_wait(route, 0, None) else { panic!("a is full") };
+        assert!(table.leave_line(ticket));
+    });
+}
+
+/// A connection ends, the first in line gets its slot, and another client goes to the end of the line.
+#[divan::bench(args = LINES, sample_size = 20)]
+fn slot_to_the_first_of_a_line(bencher: Bencher<'_, '_>, waiting: usize) {
+    let Beside { mut table, holder, .. } = beside(Policy::RoundRobin, waiting);
+    let mut holder = Some(holder);
+    bencher.bench_local(|| {
+        drop(holder.take());
+        let mut grants = black_box(&mut table).grant();
+        let grant = grants.pop().expect("a is free");
+        holder = Some(grant.lease);
+        let client = some_client(7);
+        let route = table.begin(client);
+        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else { panic!("b has room") };
+        table.failed(lease, DialFailure::Local, "refused");
+        let Turn::Later(_) = table.next_or_wait(route, 0, None) else { panic!("all the rest is full") };
+    });
 }

@@ -66,6 +66,12 @@ impl BitTree {
         }
     }
 
+    /// All members, in order.
+    pub(super) fn members(&self) -> impl Iterator<Item = usize> + '_ {
+        const NOBODY: &Tried = &Tried(Vec::new());
+        self.iter(NOBODY)
+    }
+
     /// All members that were not tried, in order.
     pub(super) fn iter<'a>(&'a self, tried: &'a Tried) -> impl Iterator<Item = usize> + 'a {
         let mut from = 0;
@@ -92,25 +98,40 @@ impl BitTree {
     }
 }
 
-/// The channels of one group that a route has tried. Takes no memory until the first one.
+/// The channels of one group that a route has tried. Few as a rule, so only the words that are not empty are kept, in
+/// order; clients in line keep theirs.
 #[derive(Debug, Default)]
-pub(super) struct Tried(Vec<u64>);
+pub(super) struct Tried(Vec<(u32, u64)>);
 
 impl Tried {
     pub(super) fn insert(&mut self, number: usize) {
-        let word = number / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
+        let Ok(index) = u32::try_from(number / 64) else { return };
+        match self.find(index) {
+            Ok(at) => self.0[at].1 |= bit(number),
+            Err(at) => self.0.insert(at, (index, bit(number))),
         }
-        self.0[word] |= bit(number);
     }
 
     pub(super) fn contains(&self, number: usize) -> bool {
         self.word(number / 64) & bit(number) != 0
     }
 
+    /// All of them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().flat_map(|&(index, word)| {
+            (0..64)
+                .filter(move |&number| word & bit(number) != 0)
+                .map(move |number| index as usize * 64 + number)
+        })
+    }
+
     fn word(&self, index: usize) -> u64 {
-        self.0.get(index).copied().unwrap_or(0)
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        self.find(index).map_or(0, |at| self.0[at].1)
+    }
+
+    fn find(&self, index: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&index, |&(index, _)| index)
     }
 }
 
@@ -212,5 +233,8 @@ mod tests {
         assert!(!tried.contains(0));
         tried.insert(0);
         assert!(tried.contains(0) && !tried.contains(1) && !tried.contains(64));
+        [65_000, 63, 64, 0, 128].into_iter().for_each(|number| tried.insert(number));
+        assert_eq!(tried.iter().collect::<Vec<_>>(), [0, 63, 64, 128, 65_000]);
+        assert!(tried.contains(65_000) && !tried.contains(65_001) && !tried.contains(usize::MAX));
     }
 }

@@ -58,6 +58,13 @@ pub struct ChannelKey {
     pub channel: ChannelId,
 }
 
+impl ChannelKey {
+    /// `None` if there can be no such number.
+    pub(super) fn of(group: GroupId, number: usize) -> Option<Self> {
+        ChannelId::new(number).map(|channel| Self { group, channel })
+    }
+}
+
 /// A client's address as hashing sees it: no port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(IpAddr);

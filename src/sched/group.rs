@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::bits::{BitTree, Tried};
+use super::bits::BitTree;
 use super::channel::Channel;
 use super::health::{Change, STEPS};
 use super::loads::{Load, Loads};
+use super::news::News;
 use super::rendezvous::{Bucket, Seating};
 use super::stride::Stride;
 use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, Policy, Weight};
@@ -53,6 +54,8 @@ pub(super) struct Group {
     pub(super) loads: Option<Loads>,
     /// The channels whose share is growing.
     pub(super) ramping: Vec<usize>,
+    /// What changed since those in line heard of the group.
+    pub(super) news: News,
 }
 
 impl Group {
@@ -71,6 +74,7 @@ impl Group {
             stride: None,
             loads: (policy == Policy::LeastConnections).then(Loads::default),
             ramping: Vec::new(),
+            news: News::default(),
         }
     }
 
@@ -79,6 +83,7 @@ impl Group {
     }
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
+        self.news.moved |= self.policy != policy && [self.policy, policy].contains(&Policy::Hash);
         self.policy = policy;
         self.weigh();
         self.loads = (policy == Policy::LeastConnections).then(Loads::default);
@@ -109,6 +114,7 @@ impl Group {
             *self.shares.entry(share).or_default() += 1;
         }
         self.channels.push(channel);
+        self.map_anew();
         self.weigh();
         self.refresh(number);
     }
@@ -129,11 +135,13 @@ impl Group {
         let Some(channel) = self.channels.get_mut(number) else { return };
         self.seating.change(number, channel.addresses.for_hashing(), addresses.for_hashing());
         channel.addresses = addresses;
+        self.map_anew();
     }
 
     pub(super) fn set_weight(&mut self, number: usize, weight: Weight) {
         self.reshare(number, |channel| channel.weight = weight);
         self.seating.set_weight(number, weight.get());
+        self.map_anew();
         self.refresh(number);
     }
 
@@ -145,7 +153,12 @@ impl Group {
         if let Some(channel) = self.channels.get(number) {
             self.seating.remove(number, channel.addresses.for_hashing());
         }
+        self.map_anew();
         self.refresh(number);
+    }
+
+    fn map_anew(&mut self) {
+        self.news.moved |= self.policy == Policy::Hash;
     }
 
     /// Changes what a channel's share depends on.
@@ -172,8 +185,7 @@ impl Group {
             self.stride = None;
         } else if self.stride.is_none() {
             let mut stride = Stride::default();
-            let nobody = Tried::default();
-            for number in self.ready.iter(&nobody) {
+            for number in self.ready.members() {
                 stride.enter(number, share(&self.channels[number]));
             }
             self.stride = Some(stride);
@@ -184,9 +196,16 @@ impl Group {
     pub(super) fn refresh(&mut self, number: usize) {
         let Some(channel) = self.channels.get(number) else { return };
         let (is_up, is_usable) = (channel.is_up(), channel.is_usable());
-        put(&mut self.up, number, is_up);
-        put(&mut self.ready, number, is_up && is_usable);
-        put(&mut self.spare, number, !is_up && is_usable);
+        let short = u16::try_from(number).unwrap_or(u16::MAX);
+        self.news.fell |= put(&mut self.up, number, is_up) == Some(false);
+        match put(&mut self.ready, number, is_up && is_usable) {
+            Some(true) => self.news.ready.push(short),
+            Some(false) => self.news.taken = true,
+            None => {}
+        }
+        if put(&mut self.spare, number, !is_up && is_usable) == Some(true) {
+            self.news.spare.push(short);
+        }
         if let Some(stride) = &mut self.stride {
             if is_up && is_usable {
                 stride.enter(number, share(channel));
@@ -301,6 +320,26 @@ impl Group {
         self.seating.winner(bucket)
     }
 
+    /// The channels that are up, full or not.
+    pub(super) fn up(&self) -> impl Iterator<Item = usize> + '_ {
+        self.up.members()
+    }
+
+    /// The channels that are up and usable.
+    pub(super) fn ready(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ready.members()
+    }
+
+    /// Is this one up and usable?
+    pub(super) fn is_ready(&self, number: usize) -> bool {
+        self.ready.contains(number)
+    }
+
+    /// Is any channel usable that is not up?
+    pub(super) fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
     /// Is a channel up and at its limit?
     pub(super) fn is_full(&self, number: usize) -> bool {
         self.up.contains(number) && !self.ready.contains(number)
@@ -317,12 +356,17 @@ fn weighed(channel: &Channel) -> Option<u32> {
     (channel.weight > Weight::ZERO && !channel.removed).then(|| share(channel))
 }
 
-fn put(set: &mut BitTree, number: usize, belongs: bool) {
+/// Puts a number into a set, or takes it out; `None` if it was so already.
+fn put(set: &mut BitTree, number: usize, belongs: bool) -> Option<bool> {
+    if set.contains(number) == belongs {
+        return None;
+    }
     if belongs {
         set.insert(number);
     } else {
         set.remove(number);
     }
+    Some(belongs)
 }
 
 /// A channel's load now. From here on the next lease that ends makes the table look again: a load that is told late would

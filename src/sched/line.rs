@@ -1,39 +1,29 @@
-//! Clients that wait for a slot, in the order in which they came.
+//! Clients that wait for a slot, in the order in which they came, and who of them is the first for a channel.
 //!
-//! A slot that comes free goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take.
+//! Knows: tickets, whose walk each is, which channels each may not or may only have. Never: which channels have room, how
+//! long anybody has waited, which worker has them.
 //!
-//! Knows: tickets, whose walk each is. Never: sockets, how long they have waited, which worker has them.
+//! What a client waits for is said by the channels that it has tried in vain and, in groups where a client may have one
+//! channel only, by that one. Both are indexed, so that neither a newcomer nor a slot that comes free costs a look at
+//! each place: nobody who cannot take a channel is asked twice about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::bits::Tried;
-use super::group::Group;
-use super::{GroupId, Lease, NoChannel, Policy, Route, Table};
+use super::{ChannelKey, Route};
 
 /// A place in the line. Places are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// A client's turn has come.
-#[derive(Debug)]
-pub struct Grant {
-    /// Which place it was.
-    pub ticket: Ticket,
-    /// What the client was put in line with.
-    pub tag: u64,
-    /// Its walk, to be gone on with if this channel fails.
-    pub route: Route,
-    /// Its slot.
-    pub lease: Lease,
-}
-
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) tag: u64,
     pub(super) route: Route,
+    /// The only channels that it may have of groups where that is one each.
+    homes: Box<[ChannelKey]>,
 }
 
 /// The line of an instance.
@@ -48,11 +38,38 @@ pub(super) struct Line {
     waiters: BTreeMap<Ticket, Waiter>,
     next: u64,
     count: Arc<AtomicUsize>,
+    /// For each channel that is the only one of its group for some: who they are.
+    homes: BTreeMap<ChannelKey, BTreeSet<Ticket>>,
+    /// For each channel that failed for some of those in line: how many they are.
+    tried: BTreeMap<ChannelKey, u32>,
+    /// For such channels: how far the line was searched.
+    searched: BTreeMap<ChannelKey, Searched>,
+    /// No member, since somebody first got in line, has tried more channels than so many.
+    most_tried: usize,
+}
+
+/// How far the line was searched for somebody who has not tried a channel. Everybody who was passed over once would be
+/// passed over again.
+#[derive(Debug, Default)]
+struct Searched {
+    /// Everybody before this place has tried it, but for `behind`.
+    to: Ticket,
+    /// Those who came back to a place before that and have not tried it. May hold places that were left since.
+    behind: BTreeSet<Ticket>,
 }
 
 impl Line {
     pub(super) fn new(limit: Option<NonZeroU32>) -> Self {
-        Self { limit, waiters: BTreeMap::new(), next: 0, count: Arc::default() }
+        Self {
+            limit,
+            waiters: BTreeMap::new(),
+            next: 0,
+            count: Arc::default(),
+            homes: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            searched: BTreeMap::new(),
+            most_tried: 0,
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -63,11 +80,38 @@ impl Line {
         self.waiters.is_empty()
     }
 
-    /// `before`: the place that the client had, if its turn had come and got it nothing.
-    pub(super) fn enter(&mut self, tag: u64, route: Route, before: Option<Ticket>) -> Ticket {
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// `homes`: of each group where the client may have one channel only, that one, unless it was tried. `before`: the
+    /// place that the client had, if its turn had come and got it nothing.
+    pub(super) fn enter(
+        &mut self,
+        tag: u64,
+        route: Route,
+        homes: Vec<ChannelKey>,
+        before: Option<Ticket>,
+    ) -> Ticket {
         let ticket = before.unwrap_or(Ticket(self.next));
         self.next = self.next.max(ticket.0 + 1);
-        self.waiters.insert(ticket, Waiter { tag, route });
+        let mut tried_by_it = 0;
+        for channel in route.tried() {
+            tried_by_it += 1;
+            *self.tried.entry(channel).or_default() += 1;
+        }
+        self.most_tried = self.most_tried.max(tried_by_it);
+        if before.is_some() {
+            for (&channel, searched) in &mut self.searched {
+                if ticket < searched.to && !route.has_tried(channel) {
+                    searched.behind.insert(ticket);
+                }
+            }
+        }
+        for &home in &homes {
+            self.homes.entry(home).or_default().insert(ticket);
+        }
+        self.waiters.insert(ticket, Waiter { tag, route, homes: homes.into() });
         self.count.fetch_add(1, Ordering::SeqCst);
         ticket
     }
@@ -75,21 +119,102 @@ impl Line {
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
         self.count.fetch_sub(1, Ordering::SeqCst);
+        for channel in waiter.route.tried() {
+            if let Some(count) = self.tried.get_mut(&channel) {
+                *count -= 1;
+                if *count == 0 {
+                    self.tried.remove(&channel);
+                }
+            }
+        }
+        self.leave_homes(ticket, &waiter.homes);
+        if self.waiters.is_empty() {
+            self.searched.clear();
+            self.most_tried = 0;
+        }
         Some(waiter)
     }
 
-    pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
-        self.waiters.values()
+    /// Clients may map to other channels than before: `homes_of` says to which.
+    pub(super) fn settle(&mut self, mut homes_of: impl FnMut(&Route) -> Vec<ChannelKey>) {
+        self.homes.clear();
+        for (&ticket, waiter) in &mut self.waiters {
+            waiter.homes = homes_of(&waiter.route).into();
+            for &home in &waiter.homes {
+                self.homes.entry(home).or_default().insert(ticket);
+            }
+        }
     }
 
-    /// The places from this one on, in order; a place at a time, so that they can be left meanwhile.
-    pub(super) fn at_or_after(&mut self, ticket: Ticket) -> Option<(Ticket, &mut Waiter)> {
-        self.waiters.range_mut(ticket..).next().map(|(&ticket, waiter)| (ticket, waiter))
+    fn leave_homes(&mut self, ticket: Ticket, homes: &[ChannelKey]) {
+        for home in homes {
+            if let Some(tickets) = self.homes.get_mut(home) {
+                tickets.remove(&ticket);
+                if tickets.is_empty() {
+                    self.homes.remove(home);
+                }
+            }
+        }
+    }
+
+    /// The first one whose only channel of its group this is.
+    pub(super) fn first_at_home(&self, channel: ChannelKey) -> Option<Ticket> {
+        self.homes.get(&channel)?.first().copied()
+    }
+
+    /// The first one who has not tried this channel.
+    pub(super) fn first_untried(&mut self, channel: ChannelKey) -> Option<Ticket> {
+        let Some(&count) = self.tried.get(&channel) else {
+            return self.waiters.first_key_value().map(|(&ticket, _)| ticket);
+        };
+        if count as usize == self.waiters.len() {
+            return None;
+        }
+        let searched = self.searched.entry(channel).or_default();
+        while let Some(&ticket) = searched.behind.first() {
+            if self.waiters.get(&ticket).is_some_and(|waiter| !waiter.route.has_tried(channel)) {
+                return Some(ticket);
+            }
+            searched.behind.pop_first();
+        }
+        let mut rest = self.waiters.range(searched.to..);
+        let (&ticket, _) = rest.find(|(_, waiter)| !waiter.route.has_tried(channel))?;
+        searched.to = ticket;
+        Some(ticket)
+    }
+
+    /// How many could take a slot of this channel, the only one of its group for some (`is_home`) or one of several.
+    pub(super) fn waiting_for(&self, channel: ChannelKey, is_home: bool) -> usize {
+        if is_home {
+            self.homes.get(&channel).map_or(0, BTreeSet::len)
+        } else {
+            self.waiters.len() - self.tried.get(&channel).map_or(0, |&count| count as usize)
+        }
+    }
+
+    /// Nobody in line has tried more channels than so many.
+    pub(super) fn most_tried(&self) -> usize {
+        self.most_tried
+    }
+
+    pub(super) fn waiter(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        self.waiters.get_mut(&ticket)
+    }
+
+    /// The first place from this one on.
+    pub(super) fn first_from(&self, ticket: Ticket) -> Option<Ticket> {
+        self.waiters.range(ticket..).next().map(|(&ticket, _)| ticket)
     }
 
     /// How many wait, for those who have not locked the table.
     pub(super) fn count(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.count)
+    }
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Self::FIRST
     }
 }
 
@@ -101,180 +226,79 @@ impl Ticket {
     }
 }
 
-/// What a client gets that would rather wait than be turned away.
-#[derive(Debug)]
-pub enum Turn {
-    /// A channel.
-    Now(Route, Lease),
-    /// A place in line: its turn comes by [`Table::grant`].
-    Later(Ticket),
-    /// Nothing.
-    Never(NoChannel),
-}
-
-impl Table {
-    /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
-    /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
-    /// even if the line is full by now.
-    pub fn next_or_wait(&mut self, mut route: Route, tag: u64, before: Option<Ticket>) -> Turn {
-        let may_wait = before.is_some() || self.line.has_room();
-        match self.step(&mut route, may_wait) {
-            Ok(lease) => Turn::Now(route, lease),
-            Err(_) if may_wait && route.may_wait() => Turn::Later(self.line.enter(tag, route, before)),
-            Err(why) => Turn::Never(why),
-        }
-    }
-
-    /// Gives free slots to those in line, in their order. To be called after everything that may have made room, and
-    /// before a newcomer is served.
-    pub fn grant(&mut self) -> Vec<Grant> {
-        let mut grants = Vec::new();
-        let mut at = Ticket::FIRST;
-        self.learn_freed();
-        while self.can_serve_anyone()
-            && let Some((ticket, waiter)) = self.line.at_or_after(at)
-        {
-            at = ticket.following();
-            // The walk is taken out of the line while the table is looked at.
-            let client = waiter.route.bucket();
-            let mut route = std::mem::replace(&mut waiter.route, Route::of(client));
-            route.begin_again();
-            match self.step(&mut route, true) {
-                Ok(lease) => {
-                    let tag = self.line.leave(ticket).map_or(0, |waiter| waiter.tag);
-                    grants.push(Grant { ticket, tag, route, lease });
-                }
-                Err(_) => {
-                    if let Some((_, waiter)) = self.line.at_or_after(ticket) {
-                        waiter.route = route;
-                    }
-                }
-            }
-        }
-        grants
-    }
-
-    /// Is there a slot that somebody in line could be given? So that a long line is not asked one by one for nothing.
-    fn can_serve_anyone(&self) -> bool {
-        let nobody = Tried::default();
-        let groups = || self.groups.values();
-        if groups().any(|group| group.has_ready(&nobody)) {
-            return true;
-        }
-        // Channels that are not up are for clients who have nothing to wait for: all that are up were tried or, where one
-        // channel is all that a client may have, are of no use to it.
-        let is_bound = |group: &Group| group.policy() == Policy::Hash && !self.rules.hash_failover;
-        let has_nothing = || {
-            !self.has_up()
-                || groups().any(is_bound)
-                || self.line.waiters().any(|waiter| waiter.route.has_tried())
-        };
-        groups().any(Group::has_usable) && has_nothing()
-    }
-
-    /// Gives up a place. `false` = its turn has come already: the grant is on its way.
-    pub fn leave_line(&mut self, ticket: Ticket) -> bool {
-        self.line.leave(ticket).is_some()
-    }
-
-    /// Clients that wait.
-    pub fn waiting(&self) -> usize {
-        self.line.waiters().count()
-    }
-
-    /// How many clients each full channel could take from the line.
-    pub(super) fn waiting_by_channel(&mut self) -> BTreeMap<(GroupId, usize), u32> {
-        let mut waiting = BTreeMap::new();
-        if self.line.is_empty() {
-            return waiting;
-        }
-        let all = u32::try_from(self.waiting()).unwrap_or(u32::MAX);
-        for (&id, group) in &mut self.groups {
-            if group.policy() == Policy::Hash && !self.rules.hash_failover {
-                for waiter in self.line.waiters() {
-                    if let Some(number) = group.mapped(waiter.route.bucket()).filter(|&n| group.is_full(n)) {
-                        *waiting.entry((id, number)).or_default() += 1;
-                    }
-                }
-            } else {
-                let full = (0..group.channels().len()).filter(|&number| group.is_full(number));
-                waiting.extend(full.map(|number| ((id, number), all)));
-            }
-        }
-        waiting
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, SocketAddr};
-
-    use super::super::{Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, Rules};
+    use super::super::{ChannelId, GroupId};
     use super::*;
 
-    const KEY: fn(usize) -> ChannelKey =
-        |n| ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") };
+    fn key(number: usize) -> ChannelKey {
+        ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(number).expect("small") }
+    }
 
-    /// A table with one group of channels with room for one client each.
-    fn table(policy: Policy, channels: u8, queue: u32) -> Table {
-        let mut table = Table::new(Rules { policy, queue: NonZeroU32::new(queue), ..Rules::CLASSIC });
-        for n in 0..channels {
-            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
-            let created = table.create(GroupId::FIRST, address, Some(NonZeroU32::MIN), AdminState::Enabled);
-            created.expect("few channels");
+    /// The walk of a client for whom these channels failed.
+    fn route(tried: &[usize]) -> Route {
+        Route::after(tried.iter().map(|&number| key(number)))
+    }
+
+    /// A client in line as the naive model has it: what it tried, and the only channel it may have.
+    #[derive(Debug, Clone)]
+    struct Plain {
+        tried: Vec<usize>,
+        home: Option<usize>,
+    }
+
+    #[test]
+    fn whoever_is_first_for_a_channel_is_found_as_by_asking_everybody() {
+        let mut state = 3_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let (mut line, mut plain) = (Line::new(NonZeroU32::new(50)), BTreeMap::new());
+        let mut left: Vec<Ticket> = Vec::new();
+        for step in 0..30_000 {
+            // Now a long line, now a short one.
+            if random(if step / 1_000 % 2 == 0 { 3 } else { 7 }) < 2 {
+                let tried: Vec<usize> = (0..5).filter(|_| random(3) == 0).collect();
+                let home = Some(random(5)).filter(|home| random(2) == 0 && !tried.contains(home));
+                let before = if left.is_empty() { 0 } else { random(2 * left.len()) };
+                let before = (before < left.len()).then(|| left.swap_remove(before));
+                let ticket = line.enter(0, route(&tried), home.map(key).into_iter().collect(), before);
+                assert!(before.is_none_or(|before| before == ticket), "step {step}");
+                assert!(
+                    plain.insert(ticket, Plain { tried, home }).is_none(),
+                    "step {step}: {ticket:?} twice"
+                );
+            } else if !plain.is_empty() {
+                let ticket = *plain.keys().nth(random(plain.len())).expect("one of them");
+                assert!(line.leave(ticket).is_some() && line.leave(ticket).is_none(), "step {step}");
+                plain.remove(&ticket);
+                left.push(ticket);
+            }
+            left.truncate(20);
+            assert_eq!((line.len(), line.is_empty()), (plain.len(), plain.is_empty()), "step {step}");
+            assert_eq!(line.has_room(), plain.len() < 50, "step {step}");
+            let most = plain.values().map(|plain| plain.tried.len()).max();
+            assert!(most <= Some(line.most_tried()), "step {step}");
+            for channel in 0..5 {
+                let untried = || plain.iter().filter(|(_, one)| !one.tried.contains(&channel));
+                let at_home = || plain.iter().filter(|(_, one)| one.home == Some(channel));
+                let found = (line.first_untried(key(channel)), line.first_at_home(key(channel)));
+                let expected = (untried().next(), at_home().next());
+                let expected = (expected.0.map(|one| *one.0), expected.1.map(|one| *one.0));
+                assert_eq!(found, expected, "step {step}: {channel} of {plain:?}");
+                let counts = [false, true].map(|is_home| line.waiting_for(key(channel), is_home));
+                assert_eq!(counts, [untried().count(), at_home().count()], "step {step}: {channel}");
+            }
         }
-        table
-    }
-
-    fn ask(table: &mut Table, client: u8) -> Turn {
-        let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
-        table.next_or_wait(route, u64::from(client), None)
     }
 
     #[test]
-    fn whoever_meets_a_full_channel_waits_and_gets_its_slot_in_turn() {
-        let mut table = table(Policy::RoundRobin, 1, 2);
-        let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
-        let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
-        let Turn::Later(last) = ask(&mut table, 3) else { panic!("for two") };
-        assert!(matches!(ask(&mut table, 4), Turn::Never(NoChannel::Full)), "and for no more");
-        assert!(table.grant().is_empty());
-        drop(lease);
-        let grants = table.grant();
-        assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [2]);
-        assert_eq!(table.waiting(), 1);
-        assert!(table.leave_line(last) && !table.leave_line(last));
-        drop(grants);
-        assert!(table.grant().is_empty(), "nobody is left");
-    }
-
-    #[test]
-    fn nobody_waits_without_a_line_or_for_what_takes_no_clients() {
-        let mut without = table(Policy::RoundRobin, 1, 0);
-        let Turn::Now(_, _lease) = ask(&mut without, 1) else { panic!("it has room") };
-        assert!(matches!(ask(&mut without, 2), Turn::Never(NoChannel::Full)));
-        let mut with = table(Policy::RoundRobin, 1, 5);
-        with.set_state(KEY(0), AdminState::Disabled).expect("it exists");
-        assert!(matches!(ask(&mut with, 1), Turn::Never(NoChannel::Disabled)));
-    }
-
-    #[test]
-    fn a_full_channel_tells_how_many_wait_for_it() {
-        for (policy, expected) in [(Policy::RoundRobin, [3, 3]), (Policy::First, [3, 3])] {
-            let mut table = table(policy, 2, 9);
-            let _leases = [ask(&mut table, 1), ask(&mut table, 2)];
-            (3..6).for_each(|client| drop(ask(&mut table, client)));
-            let told = |table: &mut Table| -> Vec<u32> {
-                table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).collect()
-            };
-            assert_eq!(told(&mut table), expected, "{policy:?}");
-            table.set_maxc(KEY(1), None).expect("it exists");
-            assert_eq!(told(&mut table), [3, 0], "{policy:?}: the second one has room now");
-        }
-        let mut table = table(Policy::Hash, 2, 99);
-        let turns: Vec<Turn> = (0..40).map(|client| ask(&mut table, client)).collect();
-        let now = turns.iter().filter(|turn| matches!(turn, Turn::Now(..))).count();
-        let told: u32 = table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).sum();
-        assert_eq!((now, told), (2, 38), "each waits for its own channel only");
+    fn an_empty_line_has_nobody() {
+        let mut line = Line::new(None);
+        assert!(!line.has_room() && line.is_empty());
+        assert_eq!((line.first_untried(key(0)), line.first_at_home(key(0))), (None, None));
+        assert_eq!(line.first_from(Ticket::FIRST), None);
+        assert!(line.leave(Ticket::FIRST).is_none());
     }
 }

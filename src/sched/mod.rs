@@ -2,7 +2,8 @@
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
 //! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `group`
-//! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line`, `snapshot`, `shared`.
+//! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
+//! `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod agenda;
@@ -15,10 +16,12 @@ mod lease;
 mod line;
 mod loads;
 mod losses;
+mod news;
 mod pick;
 mod random;
 mod rendezvous;
 mod route;
+mod serving;
 mod shared;
 mod snapshot;
 mod stride;
@@ -28,9 +31,10 @@ pub use agenda::Probe;
 pub use channel::{Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use lease::Lease;
-pub use line::{Grant, Ticket, Turn};
+pub use line::Ticket;
 pub use losses::Loss;
 pub use route::{NoChannel, Route};
+pub use serving::{Grant, Turn};
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot};
 pub use table::{DialFailure, EditError, Happened, Rules, Table, Transition};

@@ -115,9 +115,8 @@ impl Group {
 
     /// What one more client may make of the loads of the channels that are up.
     fn bound(&self, balance: NonZeroU32) -> Bound {
-        let nobody = Tried::default();
         let (mut clients, mut weights) = (1, 0);
-        for number in self.up.iter(&nobody) {
+        for number in self.up.members() {
             let channel = &self.channels[number];
             clients += u64::from(channel.slots.active());
             weights += u64::from(channel.weight.get());
@@ -145,11 +144,6 @@ impl Group {
     /// Is a channel up, usable and not tried, whether or not the policy would give it to this client?
     pub(super) fn has_ready(&self, tried: &Tried) -> bool {
         self.ready.first_from(0, tried).is_some()
-    }
-
-    /// Is anything usable at all?
-    pub(super) fn has_usable(&self) -> bool {
-        !self.ready.is_empty() || !self.spare.is_empty()
     }
 
     /// Is any channel up, full or not?

@@ -10,7 +10,7 @@ use super::group::{Cursor, Group};
 use super::pick::{Ask, Tier};
 use super::random::Random;
 use super::rendezvous::Bucket;
-use super::{ClientAddr, GroupId, Lease, Rules};
+use super::{ChannelKey, ClientAddr, GroupId, Lease, Rules};
 
 /// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,10 @@ pub(super) struct World<'a> {
     pub(super) random: &'a mut Random,
     /// A client who meets a full channel may wait for it.
     pub(super) may_wait: bool,
+    /// When no channel that is up is left, the others are tried.
+    pub(super) fail_open: bool,
+    /// Where the step leaves word which groups have news for those in line.
+    pub(super) stirred: &'a mut Vec<GroupId>,
 }
 
 /// The state of one client's walk: which channels were tried, which group comes next.
@@ -98,7 +102,7 @@ impl Route {
             }
             self.at = None;
             let waits = world.may_wait && self.met_full;
-            if self.tier == Tier::Up && world.rules.health.fail_open && !waits && self.is_spent(groups) {
+            if self.tier == Tier::Up && world.fail_open && !waits && self.is_spent(groups) {
                 self.tier = Tier::NotUp;
                 self.at = Some(GroupId::FIRST);
             }
@@ -118,14 +122,21 @@ impl Route {
             group.advance(&world.rules.health, world.now);
             let tried = self.tried_in(id).unwrap_or(&nobody);
             let ask = Ask { bucket: self.bucket, tried, tier: self.tier, rules: world.rules };
-            match group.choose(&ask, world.random) {
-                Ok(number) => return Some(self.take(group, number)),
+            let found = match group.choose(&ask, world.random) {
+                Ok(number) => Some(self.take(group, number)),
                 Err(reason) => {
                     let is_full = self.tier == Tier::Up && group.is_full_for(&ask);
                     self.met_full |= is_full;
                     self.reason = self.reason.max(reason);
                     self.leave(group);
+                    None
                 }
+            };
+            if !group.news.are_none() {
+                world.stirred.push(id);
+            }
+            if found.is_some() {
+                return found;
             }
         }
         None
@@ -159,9 +170,32 @@ impl Route {
         self.met_full
     }
 
-    /// Did a channel fail already?
-    pub(super) fn has_tried(&self) -> bool {
+    /// The walk of a client for whom these failed.
+    #[cfg(test)]
+    pub(super) fn after(failed: impl Iterator<Item = ChannelKey>) -> Self {
+        let mut route = Self::new(std::net::IpAddr::from([192, 0, 2, 1]).into());
+        for key in failed {
+            (route.at, route.last) = (Some(key.group), u16::try_from(key.channel.index()).ok());
+            route.learn_failure();
+        }
+        route
+    }
+
+    /// Did a channel fail?
+    pub(super) fn has_failed(&self) -> bool {
         !self.tried.is_empty()
+    }
+
+    /// The channels that failed.
+    pub(super) fn tried(&self) -> impl Iterator<Item = ChannelKey> + '_ {
+        self.tried.iter().flat_map(|&(group, ref tried)| {
+            tried.iter().filter_map(move |number| ChannelKey::of(group, number))
+        })
+    }
+
+    /// Did this channel fail?
+    pub(super) fn has_tried(&self, channel: ChannelKey) -> bool {
+        self.tried_in(channel.group).is_some_and(|tried| tried.contains(channel.channel.index()))
     }
 
     /// Begins again after a wait.
@@ -205,7 +239,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::num::NonZeroU32;
 
-    use super::super::{Addresses, AdminState, ChannelKey, DialFailure, HealthRules, Policy, Rules, Table};
+    use super::super::{Addresses, AdminState, DialFailure, HealthRules, Policy, Rules, Table};
     use super::*;
 
     const RULES: Rules = Rules::CLASSIC;

@@ -17,6 +17,7 @@ use super::line::Line;
 use super::losses::Losses;
 use super::random::Random;
 use super::route::World;
+use super::serving::Changes;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, HealthRules, Lease,
     NoChannel, Policy, Route, Snapshot, Weight,
@@ -114,13 +115,17 @@ pub struct Table {
     pub(super) groups: BTreeMap<GroupId, Group>,
     freed: Arc<Freed>,
     /// Where `freed` is read into; kept for its memory, empty between calls.
-    news: Vec<ChannelKey>,
+    came_free: Vec<ChannelKey>,
     pub(super) random: Random,
     /// Since the start of the instance.
     pub(super) now: Duration,
     pub(super) agenda: Agenda,
     pub(super) line: Line,
     pub(super) losses: Arc<Losses>,
+    /// What is new to those in line.
+    pub(super) changes: Changes,
+    /// Groups with news; kept for its memory, empty between calls.
+    stirred: Vec<GroupId>,
 }
 
 impl Table {
@@ -130,12 +135,14 @@ impl Table {
             rules,
             groups: BTreeMap::new(),
             freed: Arc::default(),
-            news: Vec::new(),
+            came_free: Vec::new(),
             random: Random::new(rules.seed),
             now: Duration::ZERO,
             agenda: Agenda::default(),
             line: Line::new(rules.queue),
             losses: Arc::default(),
+            changes: Changes::default(),
+            stirred: Vec::new(),
         }
     }
 
@@ -181,6 +188,7 @@ impl Table {
         let mut channel = Channel::new(addresses, None, AdminState::Disabled, health, slots);
         set(&mut channel);
         self.group_mut(group).push(channel);
+        self.hear(group);
         self.schedule(key);
         Ok(id)
     }
@@ -196,6 +204,7 @@ impl Table {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.assign(key.channel.index(), addresses);
         }
+        self.hear(key.group);
         let (rules, now) = (self.rules.health, self.now);
         self.edit_by_lot(key, |channel, random| channel.health.begin_anew(&rules, now, random))?;
         self.schedule(key);
@@ -234,12 +243,14 @@ impl Table {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.remove(key.channel.index());
         }
+        self.hear(key.group);
         Ok(())
     }
 
     /// Sets a group's policy (the group comes into being with it).
     pub fn set_policy(&mut self, group: GroupId, policy: Policy) {
         self.group_mut(group).set_policy(policy);
+        self.hear(group);
     }
 
     fn group_mut(&mut self, group: GroupId) -> &mut Group {
@@ -263,6 +274,7 @@ impl Table {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.set_weight(key.channel.index(), weight);
         }
+        self.hear(key.group);
         Ok(())
     }
 
@@ -345,17 +357,29 @@ impl Table {
     /// # Errors
     /// As for [`next`](Self::next).
     pub fn next_up(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
-        let health = HealthRules { fail_open: false, ..self.rules.health };
-        let rules = Rules { health, ..self.rules };
         self.learn_freed();
-        let mut world = World { rules: &rules, now: self.now, random: &mut self.random, may_wait: false };
-        route.step(&mut self.groups, &mut world)
+        self.walk(route, false, false)
     }
 
     pub(super) fn step(&mut self, route: &mut Route, may_wait: bool) -> Result<Lease, NoChannel> {
         self.learn_freed();
-        let mut world = World { rules: &self.rules, now: self.now, random: &mut self.random, may_wait };
-        route.step(&mut self.groups, &mut world)
+        self.walk(route, may_wait, self.rules.health.fail_open)
+    }
+
+    /// A step by what is known of freed slots already.
+    pub(super) fn walk(
+        &mut self,
+        route: &mut Route,
+        may_wait: bool,
+        fail_open: bool,
+    ) -> Result<Lease, NoChannel> {
+        let (rules, random, stirred) = (&self.rules, &mut self.random, &mut self.stirred);
+        let mut world = World { rules, now: self.now, random, may_wait, fail_open, stirred };
+        let found = route.step(&mut self.groups, &mut world);
+        while let Some(group) = self.stirred.pop() {
+            self.hear(group);
+        }
+        found
     }
 
     /// The dial failed: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
@@ -390,6 +414,7 @@ impl Table {
         let group = self.groups.get_mut(&key.group)?;
         route.arrive(group);
         let change = group.connected(key.channel.index(), lease, &rules, now, took)?;
+        self.hear(key.group);
         self.schedule(key);
         Some(self.transition(key, change))
     }
@@ -420,16 +445,26 @@ impl Table {
     ) -> Result<T, EditError> {
         let group = self.groups.get_mut(&key.group).ok_or(EditError::UnknownChannel)?;
         let random = &mut self.random;
-        group.edit(key.channel.index(), |channel| edit(channel, random)).ok_or(EditError::UnknownChannel)
+        let answer = group.edit(key.channel.index(), |channel| edit(channel, random));
+        self.hear(key.group);
+        answer.ok_or(EditError::UnknownChannel)
+    }
+
+    /// Tells those in line what changed in a group.
+    fn hear(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            self.changes.hear(id, group, &mut self.line, &self.rules);
+        }
     }
 
     /// Looks at the channels that were full and got a slot back since the last pick.
     pub(super) fn learn_freed(&mut self) {
-        self.freed.drain_into(&mut self.news);
-        for key in self.news.drain(..) {
+        self.freed.drain_into(&mut self.came_free);
+        while let Some(key) = self.came_free.pop() {
             if let Some(group) = self.groups.get_mut(&key.group) {
                 group.refresh(key.channel.index());
             }
+            self.hear(key.group);
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every step is compared with the model's; `promises` are asked besides, and those know nothing of the model.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
@@ -20,6 +21,8 @@ pub(super) struct Open {
     walk: Walk,
     handed: Handed,
     seen: Seen,
+    /// The place in line that it had.
+    place: Option<Ticket>,
 }
 
 /// What a walk met so far.
@@ -50,42 +53,56 @@ pub(super) struct Crowd {
 
 impl Crowd {
     pub(super) fn new(world: World) -> Self {
-        Self { world, open: Vec::new(), live: Vec::new(), line: Vec::new(), gone: Vec::new(), tags: 0 }
+        let (open, live, line, gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { world, open, live, line, gone, tags: 0 }
     }
 
     pub(super) fn arrive(&mut self, random: &mut Random) {
         self.grant();
         let client = some_client(random);
         let route = self.world.table.begin(client);
-        self.go_on(route, Model::begin(client), Seen::default());
+        self.go_on(route, Model::begin(client), Seen::default(), None);
     }
 
-    /// A step of a walk: the next dial, a place in line, or the end.
-    fn go_on(&mut self, mut route: Route, mut walk: Walk, mut seen: Seen) {
+    /// A step of a walk: the next dial, a place in line, or the end. Who had a place in line keeps it.
+    fn go_on(&mut self, mut route: Route, mut walk: Walk, mut seen: Seen, had: Option<Ticket>) {
         let before = self.world.table.snapshot();
         let rules = self.world.model.rules;
-        let has_room = rules.queue.is_some_and(|limit| self.line.len() < limit.get() as usize);
-        let expected = self.world.model.step(&mut walk, has_room);
+        let is_full = |limit: NonZeroU32| self.line.len() >= limit.get() as usize;
+        let has_room = had.is_some() || !rules.queue.is_none_or(is_full);
+        let mut expected = self.world.model.step(&mut walk, has_room);
+        let again = expected.is_err() && has_room && walk.met_full && !walk.tried.is_empty();
+        if again {
+            // Before it waits it looks from the beginning.
+            Model::begin_again(&mut walk);
+            expected = self.world.model.step(&mut walk, true);
+            seen.second_round = false;
+        }
         self.tags += 1;
         let turn = if rules.queue.is_some() {
-            self.world.table.next_or_wait(route, self.tags, None)
+            self.world.table.next_or_wait(route, self.tags, had)
         } else {
             match self.world.table.next(&mut route) {
                 Ok(lease) => Turn::Now(route, lease),
                 Err(why) => Turn::Never(why),
             }
         };
-        let step = Step { before: &before, rules: &rules, seen: &seen, waits: false };
+        let step = Step { before: &before, rules: &rules, seen: &seen, waits: false, again };
         match (turn, expected) {
             (Turn::Now(route, lease), Ok(allowed)) => {
                 assert!(allowed.contains(&place(lease.key())), "{lease:?} is none of {allowed:?}: {walk:?}");
                 let is_up = step.gave(&lease);
-                self.dial(route, lease, walk, seen, is_up);
+                self.dial(route, lease, walk, seen, is_up, had);
             }
             (Turn::Later(ticket), Err(_)) if has_room && walk.met_full => {
                 Step { waits: true, ..step }.gave_nothing();
                 seen.second_round = false;
-                self.line.push(Waiting { ticket, tag: self.tags, walk, seen });
+                assert_eq!(self.gone.contains(&ticket), had.is_some(), "{ticket:?} is given out again");
+                assert!(had.is_none_or(|had| had == ticket), "{had:?} is lost for {ticket:?}");
+                self.gone.retain(|&gone| gone != ticket);
+                let at = self.line.partition_point(|waiting| waiting.ticket < ticket);
+                assert!(had.is_some() || at == self.line.len(), "{ticket:?} goes before others");
+                self.line.insert(at, Waiting { ticket, tag: self.tags, walk, seen });
             }
             (Turn::Never(why), Err(expected)) if !(has_room && walk.met_full) => {
                 assert_eq!(why, expected, "{walk:?}");
@@ -95,12 +112,20 @@ impl Crowd {
         }
     }
 
-    fn dial(&mut self, route: Route, lease: Lease, mut walk: Walk, mut seen: Seen, is_up: bool) {
+    fn dial(
+        &mut self,
+        route: Route,
+        lease: Lease,
+        mut walk: Walk,
+        mut seen: Seen,
+        is_up: bool,
+        had: Option<Ticket>,
+    ) {
         promises::is_within_limits(&self.world.table, &lease);
         let handed = self.world.model.hand_out(&mut walk, place(lease.key()));
         seen.visited.push(lease.key());
         seen.second_round |= !is_up;
-        self.open.push(Open { route, lease, walk, handed, seen });
+        self.open.push(Open { route, lease, walk, handed, seen, place: had });
     }
 
     /// A dial under way ends; if it failed, the walk goes on.
@@ -108,7 +133,8 @@ impl Crowd {
         if self.open.is_empty() {
             return;
         }
-        let Open { route, lease, walk, handed, seen } = self.open.swap_remove(random.below(self.open.len()));
+        let Open { route, lease, walk, handed, seen, place } =
+            self.open.swap_remove(random.below(self.open.len()));
         let (channel, address) = (lease.key(), lease.addresses().first());
         let transition = |what: Happened| Transition { channel, address, what };
         if random.one_in(2) {
@@ -120,7 +146,7 @@ impl Crowd {
         let why = if random.one_in(4) { DialFailure::Local } else { DialFailure::Channel };
         let told = self.world.table.failed(lease, why, "refused");
         assert_eq!(told, self.world.model.failed(&handed, why, "refused").map(transition), "{why:?}");
-        self.go_on(route, walk, seen);
+        self.go_on(route, walk, seen, place);
     }
 
     /// A client leaves while its channel is dialled.
@@ -149,29 +175,35 @@ impl Crowd {
         }
     }
 
-    /// Free slots go to those in line: in order, to whoever can have one.
+    /// Free slots go to those in line: in order, to whoever can have one. Channels that are up first, and when all of those
+    /// are given away, the others.
     pub(super) fn grant(&mut self) {
-        let before = self.world.table.snapshot();
         let rules = self.world.model.rules;
         let mut grants = self.world.table.grant().into_iter();
-        for mut waiting in std::mem::take(&mut self.line) {
-            Model::begin_again(&mut waiting.walk);
-            let Ok(allowed) = self.world.model.step(&mut waiting.walk, true) else {
-                self.line.push(waiting);
-                continue;
-            };
-            let Waiting { ticket, tag, walk, mut seen } = waiting;
-            let Some(Grant { ticket: real, tag: real_tag, route, lease }) = grants.next() else {
-                panic!("{ticket:?} gets none of {allowed:?}: {walk:?}");
-            };
-            assert_eq!((real, real_tag), (ticket, tag), "out of order, or twice");
-            assert!(allowed.contains(&place(lease.key())), "{lease:?} is none of {allowed:?}: {walk:?}");
-            let is_up = promises::is_up(&before, lease.key());
-            assert!(!seen.visited.contains(&lease.key()), "{:?} twice, {seen:?}", lease.key());
-            assert!(is_up || rules.health.fail_open, "{lease:?} is not up");
-            seen.second_round = false;
-            self.gone.push(ticket);
-            self.dial(route, lease, walk, seen, is_up);
+        let after = self.world.table.snapshot();
+        for fail_open in [false, rules.health.fail_open] {
+            for mut waiting in std::mem::take(&mut self.line) {
+                Model::begin_again(&mut waiting.walk);
+                self.world.model.rules.health.fail_open = fail_open;
+                let step = self.world.model.step(&mut waiting.walk, true);
+                self.world.model.rules = rules;
+                let Ok(allowed) = step else {
+                    self.line.push(waiting);
+                    continue;
+                };
+                let Waiting { ticket, tag, walk, mut seen } = waiting;
+                let Some(Grant { ticket: real, tag: real_tag, route, lease }) = grants.next() else {
+                    panic!("{ticket:?} gets none of {allowed:?}: {walk:?}");
+                };
+                assert_eq!((real, real_tag), (ticket, tag), "out of order, or twice");
+                assert!(allowed.contains(&place(lease.key())), "{lease:?} is none of {allowed:?}: {walk:?}");
+                let is_up = promises::is_up(&after, lease.key());
+                assert!(!seen.visited.contains(&lease.key()), "{:?} twice, {seen:?}", lease.key());
+                assert!(is_up || fail_open, "{lease:?} is not up");
+                seen.second_round = false;
+                self.gone.push(ticket);
+                self.dial(route, lease, walk, seen, is_up, Some(ticket));
+            }
         }
         assert!(grants.next().is_none(), "a grant for nobody");
         promises::nobody_waits_in_vain(&self.world.table.snapshot(), &self.line);
@@ -183,8 +215,20 @@ impl Crowd {
         let leases = self.live.iter().chain(self.open.iter().map(|open| &open.lease));
         promises::every_slot_has_a_lease(&mut self.world.table, leases);
         assert_eq!(self.world.table.waiting(), self.line.len(), "{what}");
-        let limit = self.world.model.rules.queue.map_or(0, |limit| limit.get() as usize);
-        assert!(self.line.len() <= limit, "{what}: {} in a line of {limit}", self.line.len());
+        self.compare_queues(what);
+    }
+
+    /// The column `queue` of `status`: who could take a slot of a channel that is full.
+    fn compare_queues(&mut self, what: &str) {
+        for group in self.world.table.snapshot().groups {
+            for channel in group.channels {
+                let at = (group.id.index(), channel.id.index());
+                let model = &mut self.world.model;
+                let could = self.line.iter().filter(|waiting| model.could_have(at, &waiting.walk)).count();
+                let expected = if model.is_full(at) { could } else { 0 };
+                assert_eq!(channel.waiting as usize, expected, "{what}: who waits for {at:?}");
+            }
+        }
     }
 
     /// No walk is endless: all of them are walked to their ends, and everybody leaves.

@@ -17,7 +17,8 @@ const STEPS: usize = 300;
 fn every_history_of_a_line_is_the_models() {
     for_seeds("line", |random| {
         let (rules, classic) = some_rules(random);
-        let rules = Rules { queue: NonZeroU32::new(1 + random.below(6) as u32), ..rules };
+        let most = [6, 6, 60][random.below(3)];
+        let rules = Rules { queue: NonZeroU32::new(1 + random.below(most) as u32), ..rules };
         let mut crowd = Crowd::new(World::new((rules, classic), false, random));
         for _ in 0..5 {
             let g = random.below(3);

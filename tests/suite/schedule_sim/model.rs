@@ -267,6 +267,18 @@ impl Model {
         })
     }
 
+    pub(super) fn is_full(&self, (g, c): (usize, usize)) -> bool {
+        let channel = &self.groups[&g].channels[c];
+        channel.is_up() && !channel.has_room()
+    }
+
+    /// May this client have the channel as far as the client goes?
+    pub(super) fn could_have(&mut self, (g, c): (usize, usize), walk: &Walk) -> bool {
+        let is_one_each = self.groups[&g].policy == Policy::Hash && !self.rules.hash_failover;
+        let is_its_own = !is_one_each || self.order(g, walk).first() == Some(&c);
+        is_its_own && !walk.tried.contains(&(g, c))
+    }
+
     fn channel(&mut self, (g, c): (usize, usize)) -> &mut Channel {
         let group = self.groups.get_mut(&g).expect("it was handed out");
         &mut group.channels[c]

@@ -18,6 +18,8 @@ pub(super) struct Step<'a> {
     pub(super) seen: &'a Seen,
     /// The client goes in line now.
     pub(super) waits: bool,
+    /// The walk began again at group 0.
+    pub(super) again: bool,
 }
 
 impl Step<'_> {
@@ -57,8 +59,11 @@ impl Step<'_> {
         self.any(0, usize::MAX, true, |channel| has_room(channel) && is_healthy(channel))
     }
 
-    /// Walks never go back.
+    /// Walks never go back but to wait.
     fn first(self) -> usize {
+        if self.again {
+            return 0;
+        }
         self.seen.visited.last().map_or(0, |key| key.group.index())
     }
 

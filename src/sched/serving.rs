@@ -1,0 +1,418 @@
+//! Who gets a slot that comes free, while clients wait.
+//!
+//! A slot goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take.
+//!
+//! Knows: what changed since the line was served last, which rounds a walk has. Never: sockets, how long anybody has waited.
+//!
+//! After the line was served, nobody in it can have any channel, as things are. So only what changed since can serve
+//! anybody: channels that have room now and had none (`ready`), and, for those who are left without any channel that
+//! is up, whatever changed about the others (`second`). A walk of everybody in line is made for the latter only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::group::Group;
+use super::line::Line;
+use super::news::News;
+use super::{ChannelKey, GroupId, Lease, NoChannel, Route, Rules, Table, Ticket};
+use crate::spec::Policy;
+
+/// A client's turn has come.
+#[derive(Debug)]
+pub struct Grant {
+    /// Which place it was.
+    pub ticket: Ticket,
+    /// What the client was put in line with.
+    pub tag: u64,
+    /// Its walk, to be gone on with if this channel fails.
+    pub route: Route,
+    /// Its slot.
+    pub lease: Lease,
+}
+
+/// What a client gets that would rather wait than be turned away.
+#[derive(Debug)]
+pub enum Turn {
+    /// A channel.
+    Now(Route, Lease),
+    /// A place in line: its turn comes by [`Table::grant`].
+    Later(Ticket),
+    /// Nothing.
+    Never(NoChannel),
+}
+
+/// What changed since the line was served.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Channels that have room now.
+    ready: BTreeSet<ChannelKey>,
+    /// Somebody in line may have lost the last channel to wait for, or may have one that is not up.
+    second: bool,
+    /// Somebody is only kept from channels that are not up by one that is up and has room, though not for him.
+    kept: bool,
+    /// `Line::settle` is due.
+    moved: bool,
+    /// How often somebody in line was asked so far.
+    #[cfg(test)]
+    asked: usize,
+}
+
+impl Changes {
+    /// Takes in what changed in a group.
+    pub(super) fn hear(&mut self, id: GroupId, group: &mut Group, line: &mut Line, rules: &Rules) {
+        if group.news.are_none() {
+            return;
+        }
+        let mut news = std::mem::take(&mut group.news);
+        if !line.is_empty() {
+            self.take_in(&news, id, group, line, rules);
+        }
+        news.clear();
+        group.news = news;
+    }
+
+    fn take_in(&mut self, news: &News, id: GroupId, group: &Group, line: &mut Line, rules: &Rules) {
+        let key = |&number: &u16| ChannelKey::of(id, usize::from(number));
+        let is_home = is_one_each(group, rules);
+        self.ready.extend(news.ready.iter().filter_map(key));
+        self.second |= news.fell || news.moved || (news.taken && self.kept);
+        if news.moved {
+            self.moved = true;
+            self.ready.extend(group.ready().filter_map(|number| ChannelKey::of(id, number)));
+        }
+        // A channel that is not up matters only if it is of use to anybody.
+        for spare in news.spare.iter().filter_map(key) {
+            self.second = self.second || first_for(line, spare, is_home).is_some();
+        }
+    }
+}
+
+/// May a client have one channel of this group only?
+fn is_one_each(group: &Group, rules: &Rules) -> bool {
+    group.policy() == Policy::Hash && !rules.hash_failover
+}
+
+/// The first in line who may have this channel, as far as the channel itself goes.
+fn first_for(line: &mut Line, channel: ChannelKey, is_home: bool) -> Option<Ticket> {
+    if is_home { line.first_at_home(channel) } else { line.first_untried(channel) }
+}
+
+/// Of each group where a client may have one channel only: that one, unless it failed.
+fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> Vec<ChannelKey> {
+    let mut homes = Vec::new();
+    for (&id, group) in groups.iter_mut().filter(|(_, group)| is_one_each(group, rules)) {
+        let home = group.mapped(route.bucket()).and_then(|number| ChannelKey::of(id, number));
+        homes.extend(home.filter(|&home| !route.has_tried(home)));
+    }
+    homes
+}
+
+impl Table {
+    /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
+    /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
+    /// even if the line is full by now.
+    pub fn next_or_wait(&mut self, mut route: Route, tag: u64, before: Option<Ticket>) -> Turn {
+        let may_wait = before.is_some() || self.line.has_room();
+        let mut found = self.step(&mut route, may_wait);
+        if found.is_err() && may_wait && route.may_wait() && route.has_failed() {
+            // It has left groups long ago, and may find there now what it is about to wait for, or that it waits for nothing.
+            route.begin_again();
+            found = self.walk(&mut route, true, self.rules.health.fail_open);
+        }
+        match found {
+            Ok(lease) => Turn::Now(route, lease),
+            Err(_) if may_wait && route.may_wait() => {
+                let homes = homes_of(&route, &mut self.groups, &self.rules);
+                Turn::Later(self.line.enter(tag, route, homes, before))
+            }
+            Err(why) => Turn::Never(why),
+        }
+    }
+
+    /// Gives free slots to those in line, in their order. To be called after everything that may have made room, and
+    /// before a newcomer is served.
+    pub fn grant(&mut self) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        self.learn_freed();
+        if self.line.is_empty() {
+            self.changes.ready.clear();
+            (self.changes.second, self.changes.kept, self.changes.moved) = (false, false, false);
+            return grants;
+        }
+        if std::mem::take(&mut self.changes.moved) {
+            self.settle();
+        }
+        self.first_round(&mut grants);
+        self.second_round(&mut grants);
+        grants
+    }
+
+    /// Channels that have room now go to the first in line who may have them.
+    fn first_round(&mut self, grants: &mut Vec<Grant>) {
+        // For each such channel the first one who may have it; the first of these is the first in line who may have any.
+        let mut turns = BTreeSet::new();
+        loop {
+            for channel in std::mem::take(&mut self.changes.ready) {
+                turns.extend(self.first_for(channel).map(|ticket| (ticket, channel)));
+            }
+            let Some((ticket, channel)) = turns.pop_first() else { return };
+            match self.first_for(channel) {
+                Some(first) if first == ticket => {
+                    let got = self.turn_of(ticket, grants);
+                    debug_assert!(got, "{ticket:?} may have {channel:?}");
+                    if got {
+                        turns.extend(self.first_for(channel).map(|next| (next, channel)));
+                    }
+                }
+                // It got another one of them.
+                first => turns.extend(first.map(|first| (first, channel))),
+            }
+        }
+    }
+
+    /// Those who have nothing to wait for any more may have channels that are not up: a walk of everybody in line, unless
+    /// it is clear that nobody can be in that state.
+    fn second_round(&mut self, grants: &mut Vec<Grant>) {
+        if !std::mem::take(&mut self.changes.second) {
+            return;
+        }
+        let most_tried = self.line.most_tried();
+        if !self.rules.health.fail_open || !self.has_spare() || self.has_more_up_for_all(most_tried) {
+            return;
+        }
+        // Channels that are up and have room keep everybody from the others who has not tried them.
+        let has_ready = self.groups.values().any(|group| group.ready().next().is_some());
+        if self.groups.values().flat_map(Group::ready).nth(most_tried).is_some() {
+            self.changes.kept = true;
+            return;
+        }
+        self.changes.kept = has_ready;
+        let mut at = Ticket::FIRST;
+        while let Some(ticket) = self.line.first_from(at) {
+            at = ticket.following();
+            if self.turn_of(ticket, grants) && !self.has_spare() {
+                return;
+            }
+        }
+    }
+
+    /// Lets one in line try. `true` = it got a slot.
+    fn turn_of(&mut self, ticket: Ticket, grants: &mut Vec<Grant>) -> bool {
+        let Some(waiter) = self.line.waiter(ticket) else { return false };
+        #[cfg(test)]
+        {
+            self.changes.asked += 1;
+        }
+        // The walk is taken out of the line while the table is looked at.
+        let empty = Route::of(waiter.route.bucket());
+        let mut route = std::mem::replace(&mut waiter.route, empty);
+        route.begin_again();
+        let found = self.walk(&mut route, true, self.rules.health.fail_open);
+        if let Some(waiter) = self.line.waiter(ticket) {
+            waiter.route = route;
+        }
+        let Ok(lease) = found else { return false };
+        let Some(waiter) = self.line.leave(ticket) else { return false };
+        grants.push(Grant { ticket, tag: waiter.tag, route: waiter.route, lease });
+        true
+    }
+
+    /// The first in line who may have this channel, if it has room.
+    fn first_for(&mut self, channel: ChannelKey) -> Option<Ticket> {
+        let group = self.groups.get(&channel.group)?;
+        if !group.is_ready(channel.channel.index()) {
+            return None;
+        }
+        first_for(&mut self.line, channel, is_one_each(group, &self.rules))
+    }
+
+    /// Is any channel usable that is not up?
+    fn has_spare(&self) -> bool {
+        self.groups.values().any(Group::has_spare)
+    }
+
+    /// Are more than so many channels up, full or not, that any client may have?
+    fn has_more_up_for_all(&self, than: usize) -> bool {
+        let groups = self.groups.values().filter(|group| !is_one_each(group, &self.rules));
+        groups.flat_map(Group::up).nth(than).is_some()
+    }
+
+    /// Looks anew who may have only which channel.
+    fn settle(&mut self) {
+        self.line.settle(|route| homes_of(route, &mut self.groups, &self.rules));
+    }
+
+    /// Gives up a place. `false` = its turn has come already: the grant is on its way.
+    pub fn leave_line(&mut self, ticket: Ticket) -> bool {
+        self.line.leave(ticket).is_some()
+    }
+
+    /// Clients that wait.
+    pub fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    /// How many clients each full channel could take from the line.
+    pub(super) fn waiting_by_channel(&mut self) -> BTreeMap<(GroupId, usize), u32> {
+        let mut waiting = BTreeMap::new();
+        if self.line.is_empty() {
+            return waiting;
+        }
+        if std::mem::take(&mut self.changes.moved) {
+            self.settle();
+        }
+        for (&id, group) in &self.groups {
+            let is_home = is_one_each(group, &self.rules);
+            for number in group.up().filter(|&number| group.is_full(number)) {
+                let Some(key) = ChannelKey::of(id, number) else { continue };
+                let count = self.line.waiting_for(key, is_home);
+                waiting.insert((id, number), u32::try_from(count).unwrap_or(u32::MAX));
+            }
+        }
+        waiting
+    }
+}
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::num::NonZeroU32;
+
+    use std::time::Duration;
+
+    use super::super::{Addresses, AdminState, ChannelId, ClientAddr, DialFailure, HealthRules};
+    use super::*;
+
+    const KEY: fn(usize) -> ChannelKey =
+        |n| ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") };
+
+    /// A table with one group of channels with room for one client each.
+    fn table(policy: Policy, channels: u8, queue: u32) -> Table {
+        let mut table = Table::new(Rules { policy, queue: NonZeroU32::new(queue), ..Rules::CLASSIC });
+        for n in 0..channels {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            let created = table.create(GroupId::FIRST, address, Some(NonZeroU32::MIN), AdminState::Enabled);
+            created.expect("few channels");
+        }
+        table
+    }
+
+    fn ask(table: &mut Table, client: u8) -> Turn {
+        let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
+        table.next_or_wait(route, u64::from(client), None)
+    }
+
+    #[test]
+    fn whoever_meets_a_full_channel_waits_and_gets_its_slot_in_turn() {
+        let mut table = table(Policy::RoundRobin, 1, 2);
+        let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
+        let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
+        let Turn::Later(last) = ask(&mut table, 3) else { panic!("for two") };
+        assert!(matches!(ask(&mut table, 4), Turn::Never(NoChannel::Full)), "and for no more");
+        assert!(table.grant().is_empty());
+        drop(lease);
+        let grants = table.grant();
+        assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [2]);
+        assert_eq!(table.waiting(), 1);
+        assert!(table.leave_line(last) && !table.leave_line(last));
+        drop(grants);
+        assert!(table.grant().is_empty(), "nobody is left");
+    }
+
+    #[test]
+    fn nobody_waits_without_a_line_or_for_what_takes_no_clients() {
+        let mut without = table(Policy::RoundRobin, 1, 0);
+        let Turn::Now(_, _lease) = ask(&mut without, 1) else { panic!("it has room") };
+        assert!(matches!(ask(&mut without, 2), Turn::Never(NoChannel::Full)));
+        let mut with = table(Policy::RoundRobin, 1, 5);
+        with.set_state(KEY(0), AdminState::Disabled).expect("it exists");
+        assert!(matches!(ask(&mut with, 1), Turn::Never(NoChannel::Disabled)));
+    }
+
+    /// Channel 0 has one slot, which is taken, channel 1 has room, and so many wait for channel 0. In a hash group, or since
+    /// channel 1 failed for them. Also somebody whom channel 1 serves.
+    fn beside(policy: Policy, waiting: usize) -> (Table, Lease, ClientAddr) {
+        let mut table = table(policy, 2, 1_000);
+        table.set_maxc(KEY(1), None).expect("it exists");
+        let (mut holder, mut served) = (None, None);
+        for n in 0.. {
+            if table.waiting() == waiting && served.is_some() {
+                break;
+            }
+            let client = ClientAddr::from(IpAddr::from([10, 0, (n / 256) as u8, n as u8]));
+            let route = table.begin(client);
+            match table.next_or_wait(route, 0, None) {
+                Turn::Now(_, lease) if lease.key() == KEY(0) => holder = Some(lease),
+                Turn::Now(route, lease) => {
+                    served = Some(client);
+                    if policy == Policy::RoundRobin {
+                        table.failed(lease, DialFailure::Local, "no");
+                        assert!(matches!(table.next_or_wait(route, 0, None), Turn::Later(_)));
+                    }
+                }
+                Turn::Later(ticket) if table.waiting() > waiting => assert!(table.leave_line(ticket)),
+                Turn::Later(_) => {}
+                Turn::Never(why) => panic!("{why:?}"),
+            }
+        }
+        (table, holder.expect("channel 0 was free"), served.expect("channel 1 serves some"))
+    }
+
+    #[test]
+    fn clients_of_a_channel_with_room_ask_nobody_who_waits_for_another() {
+        for policy in [Policy::Hash, Policy::RoundRobin] {
+            let (mut table, holder, client) = beside(policy, 500);
+            table.grant();
+            let before = table.changes.asked;
+            for _ in 0..100 {
+                assert!(table.grant().is_empty());
+                let route = table.begin(client);
+                let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else {
+                    panic!("it has room")
+                };
+                table.connected(route, &lease, Duration::ZERO);
+                drop(lease);
+            }
+            assert_eq!(table.changes.asked - before, 0, "{policy:?}");
+            drop(holder);
+            assert_eq!((table.grant().len(), table.waiting()), (1, 499), "{policy:?}");
+            assert_eq!(table.changes.asked - before, 1, "{policy:?}: the one who gets it");
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_a_channel_that_is_not_up_and_has_failed_for_all() {
+        let health = HealthRules { eject: true, ..HealthRules::NONE };
+        let (mut table, _holder, _) = beside(Policy::RoundRobin, 500);
+        table.rules.health = health;
+        // One more client, for whom channel 1 fails by its own fault.
+        let Turn::Now(route, lease) = ask(&mut table, 1) else { panic!("it has room") };
+        table.failed(lease, DialFailure::Channel, "refused").expect("ejected");
+        assert!(matches!(table.next_or_wait(route, 0, None), Turn::Later(_)));
+        table.grant();
+        let before = table.changes.asked;
+        for _ in 0..100 {
+            table.set_maxc(KEY(1), NonZeroU32::new(3)).expect("it exists");
+            assert!(table.grant().is_empty());
+        }
+        assert_eq!(table.changes.asked - before, 0);
+    }
+
+    #[test]
+    fn a_full_channel_tells_how_many_wait_for_it() {
+        for (policy, expected) in [(Policy::RoundRobin, [3, 3]), (Policy::First, [3, 3])] {
+            let mut table = table(policy, 2, 9);
+            let _leases = [ask(&mut table, 1), ask(&mut table, 2)];
+            (3..6).for_each(|client| drop(ask(&mut table, client)));
+            let told = |table: &mut Table| -> Vec<u32> {
+                table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).collect()
+            };
+            assert_eq!(told(&mut table), expected, "{policy:?}");
+            table.set_maxc(KEY(1), None).expect("it exists");
+            assert_eq!(told(&mut table), [3, 0], "{policy:?}: the second one has room now");
+        }
+        let mut table = table(Policy::Hash, 2, 99);
+        let turns: Vec<Turn> = (0..40).map(|client| ask(&mut table, client)).collect();
+        let now = turns.iter().filter(|turn| matches!(turn, Turn::Now(..))).count();
+        let told: u32 = table.snapshot().groups[0].channels.iter().map(|channel| channel.waiting).sum();
+        assert_eq!((now, told), (2, 38), "each waits for its own channel only");
+    }
+}
