@@ -1,7 +1,8 @@
 //! The composition root: what was typed leads to a start, a command or a shell; how it ends, to an exit code.
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
-//! Reading order: `lookup` finds hosts and services, `prepared` makes a service of what was asked for, `start` starts the process that serves it, `controllers` lets
+//! Reading order: `lookup` finds hosts and services, `passed` says which socket that was passed in is whose, `prepared` makes a
+//! service of what was asked for, `start` starts the process that serves it, `controllers` lets
 //! operators in, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
@@ -9,12 +10,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::config::{self, Invocation, LineError, Serve, Wrong};
-use crate::process;
+use crate::process::PassedError;
 use crate::sys::given;
 use crate::sys::listen::ListenError;
 
 mod controllers;
 mod lookup;
+mod passed;
 mod prepared;
 mod saved;
 mod start;
@@ -51,6 +53,12 @@ impl From<LineError> for Failure {
     }
 }
 
+impl From<PassedError> for Failure {
+    fn from(error: PassedError) -> Self {
+        Self::new(exit::OS, format!("balance: {error}"))
+    }
+}
+
 impl From<ListenError> for Failure {
     fn from(error: ListenError) -> Self {
         Self::new(exit::OS, error.to_string())
@@ -74,12 +82,11 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     // First of all: what was inherited can be told from what is ours only now.
     given::record();
     let environment = controllers::Environment::read();
-    let inherited =
-        process::inherited_listener(environment.listen_pid.as_deref(), environment.listen_fds.as_deref());
+    let passed = environment.passed_listeners();
     match config::parse(argv)? {
         Invocation::Serve(serve) => {
             let Serve { process, service } = *serve;
-            start::start(&process, vec![service], inherited, &environment)
+            start::start(&process, vec![service], passed?, &environment)
         }
         Invocation::Command { instance, text } => {
             let port = lookup::port_number(&instance.port, &instance.typed)?;

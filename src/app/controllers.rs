@@ -3,6 +3,7 @@
 //! Knows: the environment's variables, the front doors of control and net. Never: a command's syntax, the protocol.
 
 use std::env;
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::names::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::process::Cause;
+use crate::process::{self, Cause, PassedError, PassedListener, Variables};
 use crate::sched::Addresses;
 use crate::spec::ProcessSpec;
 use crate::sys::Clock;
@@ -36,9 +37,8 @@ const INTERRUPTED: Duration = Duration::from_millis(50);
 
 /// What is taken from the environment, read once.
 pub(super) struct Environment {
-    /// Socket activation: the process that the descriptors are for, and how many there are.
-    pub(super) listen_pid: Option<String>,
-    pub(super) listen_fds: Option<String>,
+    /// Socket activation: the process that the descriptors are for, how many there are, and their names.
+    listen: [Option<OsString>; 3],
     /// Where an instance puts its socket, in the order of preference.
     directories: Vec<Directory>,
     /// Where a controller looks for it: root looks at the users' as well.
@@ -65,12 +65,17 @@ impl Environment {
         }
         let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
         Self {
-            listen_pid: env::var("LISTEN_PID").ok(),
-            listen_fds: env::var("LISTEN_FDS").ok(),
+            listen: ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(env::var_os),
             directories,
             searched,
             history: state.map(|path| path.join("balance/history")),
         }
+    }
+
+    /// Takes the listeners that were passed in.
+    pub(super) fn passed_listeners(&self) -> Result<Vec<PassedListener>, PassedError> {
+        let [pid, count, names] = self.listen.each_ref().map(Option::as_deref);
+        process::passed_listeners(Variables { pid, count, names })
     }
 
     fn wanted(&self, instance: &Instance, port: u16) -> Result<Wanted, Failure> {

@@ -5,7 +5,6 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use crate::net::server::Running;
 use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::Log;
 use crate::probe::{Alarm, Checks, Hands, Ward};
+use crate::process::PassedListener;
 use crate::sched::{ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, ServiceSpec};
 use crate::sys::Outgoing;
@@ -43,13 +43,13 @@ pub(super) struct Served {
 }
 
 impl Prepared {
-    /// Looks names up and binds. `inherited` is a socket that is bound already; `shards` are the counters that share nothing.
+    /// Looks names up and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing.
     ///
     /// # Errors
     /// An unknown name or service, or a port that cannot be had.
     pub(super) fn new(
         spec: ServiceSpec,
-        inherited: Option<OwnedFd>,
+        passed: Option<PassedListener>,
         shards: usize,
         seed: u64,
     ) -> Result<Self, Failure> {
@@ -65,8 +65,8 @@ impl Prepared {
         };
         let mut table = Table::new(rules(&spec, shards, seed));
         declare(&mut table, &spec.groups, port)?;
-        let listener = match inherited {
-            Some(fd) => Listener::inherit(fd, spec.client_keepalive)?,
+        let listener = match passed {
+            Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive)?,
             None => bind(address, spec.client_keepalive)?,
         };
         let outgoing = Outgoing { source, keepalive: spec.server_keepalive };

@@ -6,16 +6,16 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use super::controllers::{self, AtWork, Environment};
 use super::prepared::{Prepared, Served};
-use super::{Failure, exit};
+use super::{Failure, exit, passed};
 use crate::control::Endpoint;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::process::{self, Cause, Hangup, Shutdown, Side};
+use crate::process::{self, Cause, Hangup, PassedListener, Shutdown, Side};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
 
@@ -32,19 +32,19 @@ const PER_WORKER: usize = 2;
 pub(super) fn start(
     settings: &ProcessSpec,
     services: Vec<ServiceSpec>,
-    mut inherited: Option<OwnedFd>,
+    passed: Vec<PassedListener>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
     let foreground = settings.foreground || process::is_init();
     if !foreground {
         // In the background they would keep a file locked, or a pipe open, for as long as we run.
-        let ours: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
+        let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
         given::close_all_but(&ours);
     }
     let cores = process::cores();
     let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
-    let listeners = services.len() - usize::from(inherited.is_some());
+    let listeners = services.len().saturating_sub(passed.len());
     let log = usize::from(!foreground);
     let own_descriptors = given::open_below(descriptor_limit) + listeners + OWN + workers * PER_WORKER + log;
     if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
@@ -52,9 +52,11 @@ pub(super) fn start(
     }
     // Everything that is left to chance hangs on this one number.
     let seed = RandomState::new().hash_one(std::process::id());
+    let passed = passed::assign(passed, &services)?;
     let prepared = services
         .into_iter()
-        .map(|service| Prepared::new(service, inherited.take(), workers, seed))
+        .zip(passed)
+        .map(|(service, passed)| Prepared::new(service, passed, workers, seed))
         .collect::<Result<Vec<_>, _>>()?;
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);

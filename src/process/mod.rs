@@ -1,16 +1,16 @@
 //! The operating system's side: going to the background, limits, cores, signals.
 //!
-//! Reading order: `inherit`, `daemon`, `limits`, `cores`, `dispositions`, `signals`.
+//! Reading order: `passed`, `daemon`, `limits`, `cores`, `dispositions`, `signals`.
 
 mod cores;
 mod daemon;
 mod dispositions;
-mod inherit;
 mod limits;
+mod passed;
 mod signals;
 
 pub use cores::{Cores, cores};
 pub use daemon::{Ready, Side, Verdict, detach, is_init};
-pub use inherit::inherited_listener;
 pub use limits::{forbid_core_files, raise_descriptor_limit};
+pub use passed::{PassedError, PassedListener, Variables, passed_listeners};
 pub use signals::{Cause, HANGUP, Hangup, Notifier, Shutdown};

@@ -51,7 +51,7 @@ const UNSAFE: &[&str] = &[
     "sys/scheduling.rs",
     "process/daemon.rs",
     "process/dispositions.rs",
-    "process/inherit.rs",
+    "process/passed.rs",
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

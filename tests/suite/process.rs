@@ -545,3 +545,69 @@ fn thousands_of_connections_leave_nothing_behind() {
     drop(clients);
     instance.end();
 }
+
+#[test]
+fn what_is_passed_and_cannot_be_served_is_an_error_at_the_start() {
+    let refused = |listen: &str, shell: &str, args: &[&str]| {
+        let mut instance = Setup::listening(listen.parse().expect("an address")).shell(shell).spawn(args);
+        let code = instance.wait();
+        let said = instance.stderr();
+        assert_eq!((code, said.lines().count()), (71, 1), "{shell} {args:?}: {said}");
+        said.replace(&instance.addr.port().to_string(), "PORT").trim_end().to_owned()
+    };
+    for (shell, args, said) in [
+        (
+            "exec 4<&3; export LISTEN_FDS=2;",
+            &["PORT"][..],
+            "LISTEN_FDS passes a listener at 127.0.0.1:PORT, but the service listens on port PORT",
+        ),
+        ("export LISTEN_FDS=2;", &["PORT"], "LISTEN_FDS promises descriptor 4, which is not open"),
+        ("export LISTEN_FDS=two;", &["PORT"], "LISTEN_FDS 'two' is not a number"),
+        ("export LISTEN_PID=me;", &["PORT"], "LISTEN_PID 'me' is not a number"),
+        ("export LISTEN_FDNAMES=a:b;", &["PORT"], "LISTEN_FDS is 1, but LISTEN_FDNAMES has 2 names"),
+        (
+            "exec 3</dev/null;",
+            &["PORT"],
+            "descriptor 3, passed by LISTEN_FDS, is not a listening TCP socket: it is not a socket",
+        ),
+        ("", &["1"], "LISTEN_FDS passes a listener at 127.0.0.1:PORT, but the service listens on port 1"),
+        (
+            "",
+            &["-b", "127.0.0.2", "PORT"],
+            "LISTEN_FDS passes a listener at 127.0.0.1:PORT, but the service listens on 127.0.0.2:PORT",
+        ),
+        (
+            "",
+            &["-6", "PORT"],
+            "LISTEN_FDS passes a listener at 127.0.0.1:PORT, but the service listens on [::]:PORT",
+        ),
+    ] {
+        assert_eq!(refused("127.0.0.1:0", shell, args), format!("balance: {said}"));
+    }
+}
+
+#[test]
+fn what_is_passed_is_served_whatever_its_address_if_the_port_is_right() {
+    let server = Server::named("a");
+    for (listen, args, shell) in [
+        ("127.0.0.1:0", &[][..], "export LISTEN_FDNAMES=web.socket;"),
+        ("[::]:0", &[], ""),
+        ("[::]:0", &["-6"], ""),
+        ("127.0.0.1:0", &["-b", "localhost"], ""),
+        ("127.0.0.1:0", &["-b", "::ffff:127.0.0.1"], ""),
+        // For another process: nothing was passed to us.
+        ("127.0.0.1:0", &["-b", "127.0.0.7"], "export LISTEN_PID=1 LISTEN_FDS=many;"),
+    ] {
+        let address: SocketAddr = listen.parse().expect("an address");
+        let args = args.iter().map(|arg| (*arg).to_owned()).chain(["PORT".into(), server.to_string()]);
+        let instance = Setup::listening(address).shell(shell).start(args);
+        if !shell.contains("PID") {
+            assert_eq!(
+                Client::connect(([127, 0, 0, 1], instance.addr.port()).into()).recv(1),
+                b"a",
+                "{listen}"
+            );
+        }
+        instance.end();
+    }
+}

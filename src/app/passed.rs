@@ -1,0 +1,175 @@
+//! Which passed listener (socket activation) is whose.
+//!
+//! Knows: names, addresses, what was asked for. Never: descriptors' numbers, the environment.
+//! Source: docs/compatibility.md, "Process".
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::lookup::{addresses, port_number};
+use super::{Failure, exit};
+use crate::process::PassedListener;
+use crate::spec::{ListenHost, ServiceSpec};
+
+/// Where a service wants to listen.
+#[derive(Debug, PartialEq)]
+struct Place {
+    name: Option<String>,
+    port: u16,
+    /// Any of these. `None`: whatever it is.
+    ips: Option<Vec<IpAddr>>,
+}
+
+impl Place {
+    fn of(service: &ServiceSpec) -> Result<Self, Failure> {
+        let port = port_number(&service.listen.port, &service.listen.typed)?;
+        let ips = match &service.listen.host {
+            ListenHost::AnyV4 => None,
+            ListenHost::AnyV6 => Some(vec![Ipv6Addr::UNSPECIFIED.into()]),
+            ListenHost::Host(host) => {
+                let found = addresses(&host.name, port, &host.typed)?;
+                Some(found.iter().map(|address| address.ip().to_canonical()).collect())
+            }
+        };
+        Ok(Self { name: service.name.as_ref().map(|name| name.as_str().to_owned()), port, ips })
+    }
+
+    /// How well it fits, the best first. `None`: not at all.
+    fn rank(&self, passed: &PassedListener) -> Option<u8> {
+        if passed.address.port() != self.port {
+            return None;
+        }
+        let ip = passed.address.ip().to_canonical();
+        let fits = match &self.ips {
+            Some(ips) if ips.contains(&ip) => 1,
+            Some(_) => return None,
+            None if ip.is_unspecified() => 2,
+            None => 3,
+        };
+        Some(if self.name.is_some() && self.name == passed.name { 0 } else { fits })
+    }
+}
+
+/// Gives each service the listener that was passed for it, if there is one: by its name, else by its address. Without `-b`
+/// and `-6` the port alone says so.
+///
+/// # Errors
+/// There is one that no service wants: its clients would wait for nobody. Or a service's host or port is unknown.
+pub(super) fn assign(
+    passed: Vec<PassedListener>,
+    services: &[ServiceSpec],
+) -> Result<Vec<Option<PassedListener>>, Failure> {
+    if passed.is_empty() {
+        return Ok(services.iter().map(|_| None).collect());
+    }
+    let places = services.iter().map(Place::of).collect::<Result<Vec<_>, _>>()?;
+    let (assigned, left) = match_up(passed, &places);
+    if left.is_empty() {
+        return Ok(assigned);
+    }
+    let unwanted: Vec<String> = left.iter().map(describe).collect();
+    let wanted = match places.as_slice() {
+        [only] => format!("the service listens on {}", describe_place(only)),
+        _ => "no service listens there".to_owned(),
+    };
+    let text = format!("balance: LISTEN_FDS passes a listener at {}, but {wanted}", unwanted.join(" and "));
+    Err(Failure::new(exit::OS, text))
+}
+
+/// What each place gets, and what is left.
+fn match_up(
+    passed: Vec<PassedListener>,
+    places: &[Place],
+) -> (Vec<Option<PassedListener>>, Vec<PassedListener>) {
+    // The surest first, so that a service that takes any address takes none that another one names.
+    let mut pairs: Vec<(u8, usize, usize)> = Vec::new();
+    for (i, one) in passed.iter().enumerate() {
+        pairs.extend(places.iter().enumerate().filter_map(|(j, place)| Some((place.rank(one)?, i, j))));
+    }
+    pairs.sort_unstable();
+    let mut assigned: Vec<Option<PassedListener>> = places.iter().map(|_| None).collect();
+    let mut left: Vec<Option<PassedListener>> = passed.into_iter().map(Some).collect();
+    for (_, i, j) in pairs {
+        if left[i].is_some() && assigned[j].is_none() {
+            assigned[j] = left[i].take();
+        }
+    }
+    (assigned, left.into_iter().flatten().collect())
+}
+
+fn describe(passed: &PassedListener) -> String {
+    match &passed.name {
+        Some(name) if !name.is_empty() => format!("{} ({})", passed.address, name.escape_debug()),
+        _ => passed.address.to_string(),
+    }
+}
+
+fn describe_place(place: &Place) -> String {
+    let at = |ip: &IpAddr| SocketAddr::new(*ip, place.port).to_string();
+    match &place.ips {
+        None => format!("port {}", place.port),
+        Some(ips) => ips.iter().map(at).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn passed(name: Option<&str>, address: &str) -> PassedListener {
+        let fd = File::open("/dev/null").expect("a file").into();
+        PassedListener { name: name.map(str::to_owned), fd, address: address.parse().expect("an address") }
+    }
+
+    fn place(name: Option<&str>, port: u16, ips: &[&str]) -> Place {
+        let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().expect("an address")).collect();
+        Place { name: name.map(str::to_owned), port, ips: (!ips.is_empty()).then_some(ips) }
+    }
+
+    /// What each place gets, and what is left.
+    fn matched(listeners: &[(Option<&str>, &str)], places: &[Place]) -> (Vec<String>, Vec<String>) {
+        let listeners = listeners.iter().map(|(name, address)| passed(*name, address)).collect();
+        let (assigned, left) = match_up(listeners, places);
+        let text = |one: Option<&PassedListener>| one.map_or("-".to_owned(), describe);
+        (assigned.iter().map(|one| text(one.as_ref())).collect(), left.iter().map(describe).collect())
+    }
+
+    #[test]
+    fn a_port_without_an_address_takes_what_is_passed_for_it_and_no_other() {
+        let any = [place(None, 80, &[])];
+        for address in ["0.0.0.0:80", "[::]:80", "127.0.0.1:80", "[fe80::1]:80"] {
+            assert_eq!(matched(&[(None, address)], &any).0, [address]);
+        }
+        let both = [(None, "0.0.0.0:80"), (None, "127.0.0.1:81")];
+        assert_eq!(matched(&both, &any), (vec!["0.0.0.0:80".into()], vec!["127.0.0.1:81".into()]));
+        let twice = [(None, "10.0.0.1:80"), (None, "0.0.0.0:80")];
+        assert_eq!(matched(&twice, &any), (vec!["0.0.0.0:80".into()], vec!["10.0.0.1:80".into()]));
+        assert_eq!(matched(&[], &any), (vec!["-".into()], vec![]));
+    }
+
+    #[test]
+    fn an_address_is_compared_as_one_and_not_as_it_is_spelled() {
+        let one = [place(None, 80, &["127.0.0.1", "::1"])];
+        assert_eq!(matched(&[(None, "[::ffff:127.0.0.1]:80")], &one).0, ["[::ffff:127.0.0.1]:80"]);
+        assert_eq!(matched(&[(None, "[::1]:80")], &one).0, ["[::1]:80"]);
+        assert_eq!(matched(&[(None, "127.0.0.2:80")], &one).1, ["127.0.0.2:80"]);
+        assert_eq!(matched(&[(None, "0.0.0.0:80")], &one).1, ["0.0.0.0:80"]);
+    }
+
+    #[test]
+    fn of_several_services_each_gets_its_own() {
+        let places = [place(None, 80, &[]), place(None, 80, &["10.0.0.1"]), place(Some("mail"), 25, &[])];
+        let all = [
+            (None, "10.0.0.1:80"),
+            (Some("x"), "0.0.0.0:25"),
+            (Some("mail"), "10.0.0.1:25"),
+            (None, "0.0.0.0:80"),
+        ];
+        let (assigned, left) = matched(&all, &places);
+        assert_eq!(assigned, ["0.0.0.0:80", "10.0.0.1:80", "10.0.0.1:25 (mail)"]);
+        assert_eq!(left, ["0.0.0.0:25 (x)"]);
+        // A name alone does not make a port another one.
+        assert_eq!(matched(&[(Some("mail"), "0.0.0.0:26")], &places).1, ["0.0.0.0:26 (mail)"]);
+    }
+}
