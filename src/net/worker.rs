@@ -26,7 +26,7 @@ use crate::sched::Lease;
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
-use crate::sys::poller::{Kind, Poller, Seen, Token};
+use crate::sys::poller::{Kind, Readiness, Seen, Token};
 use crate::sys::scheduling;
 use crate::sys::socket;
 use crate::sys::splice::{Pipe, Pipes};
@@ -109,9 +109,9 @@ impl Connection {
     }
 }
 
-pub(super) struct Worker {
+pub(super) struct Worker<P> {
     id: usize,
-    poller: Poller,
+    poller: P,
     doors: Doors,
     /// Clients taken so far.
     taken: u64,
@@ -136,6 +136,14 @@ pub(super) struct Worker {
     time: OwnTime,
     /// Its own time, in ms.
     now: u64,
+}
+
+/// A look for events.
+struct Look {
+    /// How long it may take.
+    patience: Option<Duration>,
+    /// In ms of the worker's own time.
+    began: u64,
 }
 
 /// The part of a tag that is the connection's key; what is above it is the worker's number.
@@ -171,8 +179,8 @@ fn end_of(first: Option<(Side, bool)>) -> End {
     }
 }
 
-impl Worker {
-    pub(super) fn new(id: usize, poller: Poller, shared: Arc<Shared>) -> Self {
+impl<P: Readiness> Worker<P> {
+    pub(super) fn new(id: usize, poller: P, shared: Arc<Shared>) -> Self {
         let now = shared.clock.now();
         let pipes = Pipes::new(Arc::clone(&shared.budget));
         let busy_poll = shared.options.busy_poll.then(BusyPoll::default);
@@ -213,57 +221,67 @@ impl Worker {
         loop {
             // After a panic the batch is gone on with: news is told once.
             if self.next_event == WORKED_OFF {
-                self.heard = self.look();
-                self.next_event = 0;
+                let look = self.plan();
+                let seen = self.wait(look.patience);
+                self.looked(&look, seen);
             }
-            while let Some((token, ready)) = self.poller.event(self.next_event) {
-                self.next_event += 1;
-                match token.kind {
-                    Kind::Listener => self.doors.knock(token),
-                    Kind::Waker => self.read_inbox(),
-                    Kind::Socket => self.event(token, ready),
-                }
-            }
-            self.next_event = WORKED_OFF;
-            self.work_off_inbox();
-            for _ in 0..self.queue.len() {
-                let Some(key) = self.queue.pop_front() else { break };
-                if let Some(connection) = self.connections.get_mut(key)
-                    && std::mem::take(&mut connection.queued)
-                {
-                    self.guarded(key, |worker| worker.turn(key));
-                }
-            }
-            while let Some((at, key)) = self.timers.due(self.heard) {
-                if let Some(connection) = self.connections.get_mut(key)
-                    && connection.deadline == Some(at)
-                {
-                    connection.deadline = None;
-                    self.guarded(key, |worker| worker.expired(key));
-                }
-            }
-            self.resume_starved();
-            for _ in 0..self.doors.knocked() {
-                let Some(door) = self.doors.next_knock() else { break };
-                self.accept(door, accepting::CLIENTS);
-            }
+            self.work_off();
         }
     }
 
-    /// Waits for events. Up to when all that happened has been heard then?
-    fn look(&mut self) -> u64 {
-        let asked = self.patience();
-        let began = millis(self.own_time());
-        let seen = self.wait(asked).unwrap_or_else(|e| {
+    /// What the next look is to be.
+    fn plan(&self) -> Look {
+        Look { patience: self.patience(), began: millis(self.own_time()) }
+    }
+
+    /// Takes note of what a look has brought.
+    fn looked(&mut self, look: &Look, seen: io::Result<Seen>) {
+        let seen = seen.unwrap_or_else(|e| {
             self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
             std::thread::sleep(Duration::from_millis(STARVED_MS));
             Seen::Interrupted
         });
-        self.now = millis(self.time.waited(asked, self.shared.clock.now()));
+        self.now = millis(self.time.waited(look.patience, self.shared.clock.now()));
         // Two sockets for each connection, the listeners and the waker.
         let watches = 2 * self.connections.len() + self.doors.len() + 1;
         // What lies in the time that was lost cannot be told apart, so it counts as not heard.
-        self.sight.looked(began.min(self.now), seen, self.poller.events(), watches)
+        self.heard = self.sight.looked(look.began.min(self.now), seen, self.poller.events(), watches);
+        self.next_event = 0;
+    }
+
+    /// Works off what the last look has brought.
+    fn work_off(&mut self) {
+        while let Some((token, ready)) = self.poller.event(self.next_event) {
+            self.next_event += 1;
+            match token.kind {
+                Kind::Listener => self.doors.knock(token),
+                Kind::Waker => self.read_inbox(),
+                Kind::Socket => self.event(token, ready),
+            }
+        }
+        self.next_event = WORKED_OFF;
+        self.work_off_inbox();
+        for _ in 0..self.queue.len() {
+            let Some(key) = self.queue.pop_front() else { break };
+            if let Some(connection) = self.connections.get_mut(key)
+                && std::mem::take(&mut connection.queued)
+            {
+                self.guarded(key, |worker| worker.turn(key));
+            }
+        }
+        while let Some((at, key)) = self.timers.due(self.heard) {
+            if let Some(connection) = self.connections.get_mut(key)
+                && connection.deadline == Some(at)
+            {
+                connection.deadline = None;
+                self.guarded(key, |worker| worker.expired(key));
+            }
+        }
+        self.resume_starved();
+        for _ in 0..self.doors.knocked() {
+            let Some(door) = self.doors.next_knock() else { break };
+            self.accept(door, accepting::CLIENTS);
+        }
     }
 
     fn own_time(&self) -> Duration {

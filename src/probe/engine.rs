@@ -16,7 +16,7 @@ use super::order::{Order, Outcome, millis};
 use super::walk::Walk;
 use crate::spec::Check;
 use crate::sys::descriptors::Budget;
-use crate::sys::poller::{Kind, Poller, Token, Waker};
+use crate::sys::poller::{Kind, Poller, Readiness, Token, Waker};
 use crate::sys::timers::Timers;
 use crate::wire::relay::{Ready, Side};
 use crate::wire::talk::Talk;

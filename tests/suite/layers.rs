@@ -167,7 +167,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "snapshot",
         "table",
     ],
-    &["poller", "epoll", "portable"],
 ];
 
 /// The text without what is compiled for tests only: a `mod tests { ... }` at its end, and `mod x;` behind the attribute.

@@ -13,6 +13,7 @@ use crate::net::server::{Message, Opened};
 use crate::net::service::{Service, ServiceId};
 use crate::observe::Event;
 use crate::sys::listen::AcceptError;
+use crate::sys::poller::Readiness;
 
 /// Clients accepted in one go, so that the other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;
@@ -21,7 +22,7 @@ const UNEVEN: usize = 8;
 /// Clients still taken when the listener is about to close. A flood must not keep it from closing.
 pub(super) const CLIENTS_AT_STOP: usize = 4096;
 
-impl Worker {
+impl<P: Readiness> Worker<P> {
     /// Begins to serve.
     pub(super) fn open(&mut self, services: Vec<Opened>) -> io::Result<()> {
         for Opened { service, listeners } in services {

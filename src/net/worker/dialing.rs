@@ -13,13 +13,14 @@ use crate::net::service::{Service, ServiceId};
 use crate::observe::{End, Event};
 use crate::sched::{AdminState, Grant, Loss, NoChannel, Ticket};
 use crate::sys::descriptors::Taken;
+use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Ready, Relay, Side};
 
 /// Why a client goes on to the next channel though nobody failed.
 pub(super) const CLOSED_MEANWHILE: &str = "the channel was closed meanwhile";
 
-impl Worker {
+impl<P: Readiness> Worker<P> {
     /// Takes a client in; its load is counted already.
     pub(super) fn admit(
         &mut self,

@@ -10,7 +10,7 @@ use slab::Slab;
 
 use crate::net::service::{Service, ServiceId};
 use crate::sys::listen::Listener;
-use crate::sys::poller::{Kind, Poller, Token};
+use crate::sys::poller::{Kind, Readiness, Token};
 use crate::wire::relay::Side;
 
 /// Is anybody let in?
@@ -67,7 +67,7 @@ impl Doors {
         &mut self,
         service: Arc<Service>,
         listener: Listener,
-        poller: &mut Poller,
+        poller: &mut impl Readiness,
     ) -> io::Result<()> {
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
@@ -85,7 +85,7 @@ impl Doors {
     }
 
     /// Closes a door for good; the listener goes with the last worker's.
-    pub(super) fn remove(&mut self, key: usize, poller: &mut Poller) {
+    pub(super) fn remove(&mut self, key: usize, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.try_remove(key) {
             poller.remove(&door.listener);
         }
@@ -94,7 +94,7 @@ impl Doors {
     }
 
     /// Closes all.
-    pub(super) fn clear(&mut self, poller: &mut Poller) {
+    pub(super) fn clear(&mut self, poller: &mut impl Readiness) {
         for door in self.doors.drain() {
             poller.remove(&door.listener);
         }
@@ -135,7 +135,7 @@ impl Doors {
     }
 
     /// Nobody is let in by this door until `until`, or until there is room again.
-    pub(super) fn starve(&mut self, key: usize, until: u64, poller: &mut Poller) {
+    pub(super) fn starve(&mut self, key: usize, until: u64, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.get_mut(key)
             && door.accepting == Accepting::On
         {
@@ -168,7 +168,7 @@ impl Doors {
     }
 
     /// Lets clients in again by a door that starves or refuses. `false`: it cannot be watched.
-    pub(super) fn resume(&mut self, key: usize, poller: &mut Poller) -> bool {
+    pub(super) fn resume(&mut self, key: usize, poller: &mut impl Readiness) -> bool {
         let Some(door) = self.doors.get_mut(key) else { return true };
         if door.accepting == Accepting::On {
             return true;
@@ -180,7 +180,7 @@ impl Doors {
     }
 
     /// Lets nobody in until [`Doors::resume`].
-    pub(super) fn refuse(&mut self, key: usize, poller: &mut Poller) {
+    pub(super) fn refuse(&mut self, key: usize, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.get_mut(key) {
             if door.accepting == Accepting::On {
                 poller.remove(&door.listener);

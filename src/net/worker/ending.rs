@@ -13,6 +13,7 @@ use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
 use crate::observe::{End, Event};
 use crate::sched::{ChannelKey, Loss};
+use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
 
@@ -21,7 +22,7 @@ pub(super) const LINGER_MS: u64 = 4;
 /// ... and when it has been missing for long.
 pub(super) const LINGER_MOST_MS: u64 = 1_000;
 
-impl Worker {
+impl<P: Readiness> Worker<P> {
     /// A deadline has come.
     pub(super) fn expired(&mut self, key: usize) {
         let now = self.now;

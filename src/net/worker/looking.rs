@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
 use crate::sched::{ChannelKey, SessionSnapshot};
+use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;
 
-impl Worker {
+impl<P: Readiness> Worker<P> {
     /// All connections of a service, or those of one channel.
     pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
         let all = self.connections.iter().map(|(_, connection)| connection);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::{Seen, Token};
+use super::readiness::{Readiness, Seen};
+use super::token::Token;
 use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once. Measured with 500 clients: 512 serve 5 % more than 256, and 1024 no more than 512.
@@ -59,33 +60,30 @@ impl Poller {
         epoll::add(&self.epoll, &fd, EventData::new_u64(token.pack()), EventFlags::IN | EventFlags::ET)?;
         Ok(Waker(Arc::new(fd)))
     }
+}
 
-    /// Watches a connection's socket for everything, once and for all. Closing it ends the watch.
-    pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+impl Readiness for Poller {
+    fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), ALL)?)
     }
 
-    /// Stops, or starts again, to report that a connection's socket has something to read. Started again, it reports what
-    /// is there.
-    pub(crate) fn set_reading(&self, fd: impl AsFd, token: Token, reading: bool) -> io::Result<()> {
+    fn set_reading(&self, fd: impl AsFd, token: Token, reading: bool) -> io::Result<()> {
         let flags = if reading { ALL } else { ALL.difference(EventFlags::IN) };
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
-    /// Watches a listener that other workers watch too: one of them is woken per client, not all.
-    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
+    /// One of the workers is woken per client, not all of them.
+    fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
-    /// Ends the watch of a listener.
-    pub(crate) fn remove(&mut self, fd: impl AsFd) {
+    fn remove(&mut self, fd: impl AsFd) {
         // Not watched any more is what was asked for.
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
         self.ready.clear();
         let timeout = timeout.map(|t| Timespec {
             tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
@@ -112,13 +110,11 @@ impl Poller {
         Ok(if self.ready.len() < BATCH { Seen::All } else { Seen::Part })
     }
 
-    /// How many events the last wait reported.
-    pub(crate) fn events(&self) -> usize {
+    fn events(&self) -> usize {
         self.ready.len()
     }
 
-    /// The `i`-th event of the last wait: token and readiness.
-    pub(crate) fn event(&self, i: usize) -> Option<(Token, Ready)> {
+    fn event(&self, i: usize) -> Option<(Token, Ready)> {
         self.ready.get(i).copied()
     }
 }

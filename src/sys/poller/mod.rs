@@ -12,16 +12,7 @@ mod portable;
 #[cfg(any(not(target_os = "linux"), portable))]
 pub(crate) use portable::{Poller, Waker};
 
+mod readiness;
 mod token;
+pub(crate) use readiness::{Readiness, Seen};
 pub(crate) use token::{Kind, Token};
-
-/// How much of what there was a wait reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// All of it.
-    All,
-    /// As many events as are taken at once; there may be more.
-    Part,
-    /// Nothing: a signal came first.
-    Interrupted,
-}

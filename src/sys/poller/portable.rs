@@ -10,7 +10,8 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
-use super::{Seen, Token};
+use super::readiness::{Readiness, Seen};
+use super::token::Token;
 use crate::wire::relay::Ready;
 
 /// Events taken from the kernel at once.
@@ -58,33 +59,32 @@ impl Poller {
     pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
         Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), packed(token))?)))
     }
+}
 
-    /// Watches a connection's socket for everything, once and for all.
-    pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+impl Readiness for Poller {
+    fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), packed(token), interest)
     }
 
-    /// Readiness is reported anyway: `mio` cannot change one half of a watch on all systems alike.
-    pub(crate) fn set_reading(&self, _fd: impl AsFd, _token: Token, _reading: bool) -> io::Result<()> {
+    /// `mio` cannot change one half of a watch on all systems alike.
+    fn set_reading(&self, _fd: impl AsFd, _token: Token, _reading: bool) -> io::Result<()> {
         Ok(())
     }
 
-    /// Watches a listener that other workers watch too. `mio` is edge-triggered: whoever is told accepts until nobody waits.
-    pub(crate) fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
+    /// `mio` is edge-triggered: whoever is told accepts until nobody waits.
+    fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&raw), packed(token), Interest::READABLE)
     }
 
-    /// Ends the watch of a listener.
-    pub(crate) fn remove(&mut self, fd: impl AsFd) {
+    fn remove(&mut self, fd: impl AsFd) {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_fd().as_raw_fd()));
     }
 
-    /// Waits for events, `None` = for ever. An interrupted wait reports none.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
         self.ready.clear();
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
@@ -104,13 +104,11 @@ impl Poller {
         Ok(if self.ready.len() < BATCH { Seen::All } else { Seen::Part })
     }
 
-    /// How many events the last wait reported.
-    pub(crate) fn events(&self) -> usize {
+    fn events(&self) -> usize {
         self.ready.len()
     }
 
-    /// The `i`-th event of the last wait: token and readiness.
-    pub(crate) fn event(&self, i: usize) -> Option<(Token, Ready)> {
+    fn event(&self, i: usize) -> Option<(Token, Ready)> {
         self.ready.get(i).copied()
     }
 }
