@@ -161,6 +161,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "lease",
         "line",
         "losses",
+        "serving",
         "pick",
         "rendezvous",
         "route",
