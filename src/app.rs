@@ -88,14 +88,8 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
             let Serve { process, service } = *serve;
             start::start(&process, vec![service], passed?, &environment)
         }
-        Invocation::Command { instance, text } => {
-            let port = lookup::port_number(&instance.port, &instance.typed)?;
-            controllers::one_shot(&instance, port, &text, &environment)
-        }
-        Invocation::Shell { instance } => {
-            let port = lookup::port_number(&instance.port, &instance.typed)?;
-            controllers::shell(&instance, port, &environment)
-        }
+        Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
+        Invocation::Shell { instance } => controllers::shell(&instance, &environment),
         Invocation::Print(page) => print(&page),
     }
 }

@@ -23,7 +23,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Variables};
 use crate::sched::Addresses;
-use crate::spec::ProcessSpec;
+use crate::spec::{PortWord, ProcessSpec};
 use crate::sys::Clock;
 
 /// Where instances and controllers of all users meet.
@@ -78,7 +78,15 @@ impl Environment {
         process::passed_listeners(Variables { pid, count, names })
     }
 
-    fn wanted(&self, instance: &Instance, port: u16) -> Result<Wanted, Failure> {
+    /// The service that is meant: a word that a service goes by is that service, whatever else it may be.
+    fn wanted(&self, instance: &Instance) -> Result<Wanted, Failure> {
+        let directories = self.searched.clone();
+        if let PortWord::Name(name) = &instance.port
+            && crate::control::is_service(&directories, name)
+        {
+            return Ok(Wanted { directories, service: Which::Name(name.clone()) });
+        }
+        let port = super::lookup::port_number(&instance.port, &instance.typed)?;
         let addresses = match &instance.bind {
             None => None,
             Some(host) => {
@@ -93,24 +101,19 @@ impl Environment {
             Log::stderr(true).tell(&Event::Note { severity: Severity::Debug, text });
         }
         let service = Which::Port { port, addresses, ipv6: instance.ipv6 };
-        Ok(Wanted { directories: self.searched.clone(), service })
+        Ok(Wanted { directories, service })
     }
 }
 
 /// `-c`.
-pub(super) fn one_shot(
-    instance: &Instance,
-    port: u16,
-    text: &str,
-    environment: &Environment,
-) -> Result<u8, Failure> {
-    let wanted = environment.wanted(instance, port)?;
+pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environment) -> Result<u8, Failure> {
+    let wanted = environment.wanted(instance)?;
     Ok(crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() }))
 }
 
 /// `-i`.
-pub(super) fn shell(instance: &Instance, port: u16, environment: &Environment) -> Result<u8, Failure> {
-    let wanted = environment.wanted(instance, port)?;
+pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8, Failure> {
+    let wanted = environment.wanted(instance)?;
     Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
 

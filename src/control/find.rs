@@ -184,6 +184,12 @@ pub(super) fn entries(directories: &[Directory], plain: &[String]) -> Vec<Found>
     found
 }
 
+/// Is there a service of this name, as far as its entry says?
+pub fn is_service(directories: &[Directory], name: &str) -> bool {
+    let entry = service_entry_name(name);
+    entries(directories, std::slice::from_ref(&entry)).iter().any(|found| found.plain == entry)
+}
+
 /// Finds the instance and starts a session with it. `is_change`: the session is to change something.
 ///
 /// # Errors

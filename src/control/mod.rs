@@ -30,7 +30,7 @@ pub use argument::{HostPort, Port};
 pub use directory::Directory;
 pub use directory::Place;
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names};
-pub use find::{Wanted, Which};
+pub use find::{Wanted, Which, is_service};
 pub use services::{Plane, Service, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, serve};

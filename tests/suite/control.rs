@@ -480,7 +480,7 @@ fn ctrl_c_ends_a_wait_of_the_shell_and_not_the_shell() {
     assert_eq!(name, "b");
     let output = instance.directory.path().join("shell");
     let mut shell = Command::new("script")
-        .args(["-qec", &format!("'{BALANCE}' -i {}", instance.port()), "/dev/null"])
+        .args(["-qec", &format!("'{BALANCE}' -b {} -i {}", instance.addr.ip(), instance.port()), "/dev/null"])
         .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
         .env("HOME", instance.directory.path())
         .env("TERM", "xterm")
