@@ -41,8 +41,7 @@ pub(super) fn start(
         let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
         given::close_all_but(&ours);
     }
-    let cores = process::cores();
-    let workers = settings.workers.map_or(cores.count, NonZeroUsize::get);
+    let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
     let listeners = services.len().saturating_sub(passed.len());
     let log = usize::from(!foreground);
@@ -83,7 +82,7 @@ pub(super) fn start(
     let log = if foreground { warn } else { Log::syslog(settings.debug) };
     let options = Options {
         workers,
-        busy_poll: settings.busy_poll.unwrap_or_else(|| cores.can_be_spared()),
+        busy_poll: settings.busy_poll.unwrap_or(false),
         seed,
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,

@@ -227,11 +227,11 @@ pub(super) static OPTIONS: &[Row] = &[
         scope: Scope::Process,
         section: RUNNING,
         help: "Poll for events for a moment before sleeping",
-        default: "on where cores can be spared",
-        more: "Polling makes answers faster and uses time of a core that would be idle. A thread polls for at most 50 \
-               microseconds, yields to any other thread that wants the core, and stops polling where it mostly finds \
-               nothing. An idle instance sleeps. The default is on where the process has two cores or more and no limit of \
-               processor time.",
+        default: "off",
+        more: "With few clients at a time, polling makes answers faster and uses time of a core that would be idle. With \
+               many clients, or with other programs that want the cores, it makes the slowest answers slower. A thread \
+               polls for at most 50 microseconds, yields to any other thread that wants the core, and stops polling where \
+               it mostly finds nothing. An idle instance sleeps.",
         read: |draft, word| set(&mut draft.process.busy_poll, Some(is_on(word))),
         print: |draft| draft.process.busy_poll.map_or_else(String::new, on_off),
         ..PLAIN

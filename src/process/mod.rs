@@ -9,7 +9,7 @@ mod limits;
 mod passed;
 mod signals;
 
-pub use cores::{Cores, cores};
+pub use cores::cores;
 pub use daemon::{Ready, Side, Verdict, detach, is_init};
 pub use limits::{forbid_core_files, raise_descriptor_limit};
 pub use passed::{PassedError, PassedListener, Variables, passed_listeners};

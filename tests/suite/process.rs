@@ -283,7 +283,9 @@ fn the_lowest_limit_of_descriptors_serves_in_the_background_too() {
     assert_eq!(start(needed).code(0).stderr, "");
     let mut client = Client::connect(address);
     assert_eq!(client.recv(1), b"a");
-    let control = |command: &str| Run::balance(&directory).args(["-c", command, &port.to_string()]).finish();
+    let ip = address.ip().to_string();
+    let control =
+        |command: &str| Run::balance(&directory).args(["-b", &ip, "-c", command, &port.to_string()]).finish();
     control("show").code(0);
     drop(client);
     control("kill").code(0);
@@ -327,7 +329,7 @@ fn an_instance_in_the_background_keeps_none_of_its_callers_descriptors() {
     let script = format!("exec 9>{lock}; flock -n 9; balance -b {ip} {port} 127.0.0.1:9 5<&0 0<&-");
     Run::script(&directory, &script).finish().code(0);
     Run::script(&directory, &format!("flock -n {lock} true")).finish().code(0);
-    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    Run::balance(&directory).args(["-b", &ip.to_string(), "-c", "kill", &port.to_string()]).finish().code(0);
     let script = format!("exec 9>{lock}; flock -n 9; exec balance -f -b {ip} {port} 127.0.0.1:9");
     let mut front = Killed(
         Command::new("sh")
@@ -344,7 +346,7 @@ fn an_instance_in_the_background_keeps_none_of_its_callers_descriptors() {
     );
     eventually("it serves", || Client::try_connect(address, None, None).ok());
     Run::script(&directory, &format!("! flock -n {lock} true")).finish().code(0);
-    Run::balance(&directory).args(["-c", "kill", &port.to_string()]).finish().code(0);
+    Run::balance(&directory).args(["-b", &ip.to_string(), "-c", "kill", &port.to_string()]).finish().code(0);
     eventually("its end", || front.0.try_wait().expect("our own child"));
 }
 

@@ -199,7 +199,9 @@ impl Instance {
     /// `balance -c CMD PORT`.
     #[track_caller]
     pub(crate) fn ctl(&self, command: &str) -> Finished {
-        Run::balance(&self.directory).args(self.bind_option()).args(["-c", command, &self.port()]).finish()
+        // Where it listens is not always known here, and to look the port alone will do.
+        let bind = if command == "show" { Vec::new() } else { self.bind_option() };
+        Run::balance(&self.directory).args(bind).args(["-c", command, &self.port()]).finish()
     }
 
     /// `balance -i PORT` with this on stdin.
