@@ -1,8 +1,8 @@
 //! The composition root: what was typed leads to a start, a command or a shell; how it ends, to an exit code.
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
-//! Reading order: `lookup` finds hosts and services, `passed` says which socket that was passed in is whose, `prepared` makes a
-//! service of what was asked for, `start` starts the process that serves it, `controllers` lets
+//! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
+//! is whose, `prepared` makes a service of what was asked for, `start` starts the process that serves it, `controllers` lets
 //! operators in, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
@@ -10,11 +10,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::config::{self, Invocation, LineError, Serve, Wrong};
-use crate::process::PassedError;
+use crate::process::{PassedError, PassedListener};
+use crate::spec::{ProcessSpec, ServiceSpec, Typed};
 use crate::sys::given;
 use crate::sys::listen::ListenError;
 
 mod controllers;
+mod files;
 mod lookup;
 mod passed;
 mod prepared;
@@ -27,6 +29,7 @@ mod exit {
     pub(super) const BAD_DATA: u8 = 65;
     pub(super) const UNAVAILABLE: u8 = 69;
     pub(super) const OS: u8 = 71;
+    pub(super) const CONFIG: u8 = 78;
 }
 
 /// Why the program ends early: the exit code and what stderr gets.
@@ -40,6 +43,14 @@ impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+
+    /// With the place of what was asked for, if that is in a file.
+    fn at(typed: &Typed, failure: Self) -> Self {
+        match &typed.at {
+            Some(at) => Self::new(failure.code, format!("{at}: {}", failure.message)),
+            None => failure,
+        }
+    }
 }
 
 impl From<LineError> for Failure {
@@ -48,7 +59,9 @@ impl From<LineError> for Failure {
             Wrong::Usage(_) | Wrong::Port { .. } => exit::USAGE,
             Wrong::Address { .. } => exit::BAD_DATA,
             Wrong::EmptyGroup => exit::UNAVAILABLE,
+            Wrong::File { .. } => exit::CONFIG,
         };
+        let code = if error.is_of_file() { exit::CONFIG } else { code };
         Self::new(code, error.to_string())
     }
 }
@@ -56,6 +69,18 @@ impl From<LineError> for Failure {
 impl From<PassedError> for Failure {
     fn from(error: PassedError) -> Self {
         Self::new(exit::OS, format!("balance: {error}"))
+    }
+}
+
+impl From<Vec<LineError>> for Failure {
+    /// All that is wrong with files; of a command line the first thing.
+    fn from(errors: Vec<LineError>) -> Self {
+        if errors.iter().any(LineError::is_of_file) {
+            let lines: String = errors.iter().map(|error| format!("{error}\n")).collect();
+            let wrong = counted(errors.len(), "error");
+            return Self::new(exit::CONFIG, format!("{lines}balance: {wrong}; nothing was started"));
+        }
+        errors.into_iter().next().map_or_else(|| Self::new(exit::USAGE, ""), Self::from)
     }
 }
 
@@ -85,13 +110,39 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     let passed = environment.passed_listeners();
     match config::parse(argv)? {
         Invocation::Serve(serve) => {
-            let Serve { process, service } = *serve;
-            start::start(&process, vec![service], passed?, &environment)
+            let Serve { process, service, check_only } = *serve;
+            serve_all(&process, vec![service], check_only, passed, &environment)
+        }
+        Invocation::Files(asked) => {
+            let (process, services) = files::read(&asked)?;
+            serve_all(&process, services, asked.check_only, passed, &environment)
         }
         Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
         Invocation::Shell { instance } => controllers::shell(&instance, &environment),
         Invocation::Print(page) => print(&page),
     }
+}
+
+/// Looks all names up, and starts to serve unless only a check was asked for.
+fn serve_all(
+    process: &ProcessSpec,
+    services: Vec<ServiceSpec>,
+    check_only: bool,
+    passed: Result<Vec<PassedListener>, PassedError>,
+    environment: &controllers::Environment,
+) -> Result<u8, Failure> {
+    let found = lookup::services(&services)?;
+    if check_only {
+        let channels = found.iter().flat_map(|found| &found.channels).flatten().flatten().count();
+        let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));
+        return print(text.as_bytes());
+    }
+    start::start(process, services.into_iter().zip(found).collect(), passed?, environment)
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{end}")
 }
 
 /// A reader that went away has seen what it wanted.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::prepared::{Prepared, Served};
 use super::{Failure, saved};
-use crate::config::{self, Instance, Serve};
+use crate::config::{self, Instance};
 use crate::control::{
     Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
     Place, Plane, Port, Service, Services, Wanted, Which,
@@ -23,7 +23,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Variables};
 use crate::sched::Addresses;
-use crate::spec::{PortWord, ProcessSpec};
+use crate::spec::{PortWord, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 
 /// Where instances and controllers of all users meet.
@@ -90,7 +90,7 @@ impl Environment {
         let addresses = match &instance.bind {
             None => None,
             Some(host) => {
-                let found = super::lookup::addresses(&host.name, port, &host.typed)?;
+                let found = super::lookup::addresses(host, port)?;
                 Some(found.into_iter().map(Place::from).collect())
             }
         };
@@ -210,7 +210,7 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
     let (killed, told) = (running.clone(), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
     let name = spec.name.as_ref().map(|name| name.as_str().to_owned());
-    let settings = Serve { process: settings.clone(), service: spec };
+    let process = settings.clone();
     Service {
         name,
         listen: vec![listener.address()],
@@ -223,9 +223,12 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
         }),
         plane: plane(&running, alarm),
         command_line: Arc::new(move |now| {
-            let mut settings = settings.clone();
-            settings.service.groups = saved::groups(now, settings.service.later_policy);
-            config::command_line(&settings.process, &settings.service)
+            let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec.clone() };
+            // What came from a file is a line of it; the process's options are another.
+            match spec.listen.typed.at {
+                Some(_) => config::print_line(&spec),
+                None => config::command_line(&process, &spec),
+            }
         }),
         now: Arc::new(move || clock.now()),
         log,

@@ -1,50 +1,151 @@
 //! Hosts and services that somebody typed, looked up; what there is not is told with the word and its place.
 //!
-//! Knows: the words' own places, how a resolver's answer is put. Never: what an address is for.
+//! Knows: the words' own places, how a resolver's answer is put, which services would get in each other's way. Never: what an
+//! address is for.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{LineError, Wrong};
 use crate::names::resolve;
 use crate::sched::Addresses;
-use crate::spec::{ChannelSpec, HostSpec, PortWord, Typed};
+use crate::spec::{ChannelSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
+
+/// What is known of a service once all names have been looked up.
+pub(super) struct Found {
+    /// Of several addresses the first one is meant.
+    pub(super) listen: Addresses,
+    pub(super) source: Option<SocketAddr>,
+    /// By group and number; `None` for a gap.
+    pub(super) channels: Vec<Vec<Option<Addresses>>>,
+}
+
+/// Looks everything up that the services name, each name once.
+///
+/// # Errors
+/// Everything that is wrong, service by service.
+pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Found>, Vec<LineError>> {
+    let mut names = Names::default();
+    let mut errors = Vec::new();
+    let found: Vec<_> = specs.iter().filter_map(|spec| names.service(spec, &mut errors)).collect();
+    if errors.is_empty() {
+        errors = taken_twice(specs, &found);
+    }
+    if errors.is_empty() { Ok(found) } else { Err(errors) }
+}
 
 /// The port of PORT.
 pub(super) fn port_number(word: &PortWord, typed: &Typed) -> Result<u16, LineError> {
-    let wrong = |name: &str| LineError::of(typed, Wrong::Port { word: name.to_owned() });
-    service_port(word).map_err(wrong)
+    Names::default().port(word).map_err(|name| LineError::of(typed, Wrong::Port { word: name }))
 }
 
-/// # Errors
-/// The name of the service that there is not.
-fn service_port(word: &PortWord) -> Result<u16, &str> {
-    match word {
-        PortWord::Number(n) => Ok(n.get()),
-        PortWord::Name(name) => resolve::service_port(name).ok_or(name),
+/// All addresses of a host.
+pub(super) fn addresses(host: &HostSpec, port: u16) -> Result<Vec<SocketAddr>, LineError> {
+    Names::default().addresses(&host.name, port, &host.typed)
+}
+
+/// Of two services that would listen at one place the second one.
+fn taken_twice(specs: &[ServiceSpec], found: &[Found]) -> Vec<LineError> {
+    let mut taken: HashMap<SocketAddr, &Typed> = HashMap::new();
+    let mut errors = Vec::new();
+    for (spec, found) in specs.iter().zip(found) {
+        let typed = &spec.listen.typed;
+        if let Some(Some(other)) = taken.insert(found.listen.first(), typed).map(|other| other.at.as_ref()) {
+            let place = found.listen.first();
+            let wrong = format!("the service at {other} listens on {place}, too; give another port or -b");
+            errors.push(LineError::of(typed, Wrong::Usage(wrong)));
+        }
+    }
+    errors
+}
+
+/// What was looked up already.
+#[derive(Default)]
+struct Names {
+    hosts: HashMap<String, Result<Vec<SocketAddr>, String>>,
+    ports: HashMap<String, Option<u16>>,
+}
+
+impl Names {
+    /// `None` if something is wrong with it. With a wrong PORT its channels are looked up all the same.
+    fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Found> {
+        let before = errors.len();
+        let typed = &spec.listen.typed;
+        let port = self.port(&spec.listen.port);
+        let port = keep(port.map_err(|word| LineError::of(typed, Wrong::Port { word })), errors).unwrap_or(1);
+        let listen = match &spec.listen.host {
+            ListenHost::AnyV4 => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port).into()),
+            ListenHost::AnyV6 => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()),
+            ListenHost::Host(host) => keep(self.host(host, port), errors),
+        };
+        let source = spec.source.as_ref().and_then(|host| keep(self.host(host, 0), errors));
+        let source = source.map(|found| found.first());
+        let mut member = |member: &Member| match member {
+            Member::Channel(channel) => keep(self.channel(channel, port), errors),
+            Member::Gap => None,
+        };
+        let channels =
+            spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
+        let found = Found { listen: listen?, source, channels };
+        (errors.len() == before).then_some(found)
+    }
+
+    fn channel(&mut self, channel: &ChannelSpec, default: u16) -> Result<Addresses, LineError> {
+        let ChannelSpec { typed, host, port, .. } = channel;
+        let wrong = |why: String| LineError::of(typed, Wrong::address(typed, why));
+        let port = match port {
+            None => default,
+            Some(port) => self
+                .port(port)
+                .map_err(|name| wrong(format!("no service '{name}' is known; give a number")))?,
+        };
+        let addresses = Addresses::new(self.addresses(host, port, typed)?);
+        Ok(addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?.named(host))
+    }
+
+    fn host(&mut self, host: &HostSpec, port: u16) -> Result<Addresses, LineError> {
+        let found = self.addresses(&host.name, port, &host.typed)?;
+        let none = || LineError::of(&host.typed, Wrong::address(&host.typed, "the name has no address"));
+        Addresses::new(found).ok_or_else(none)
+    }
+
+    fn addresses(&mut self, host: &str, port: u16, typed: &Typed) -> Result<Vec<SocketAddr>, LineError> {
+        let look_up = || {
+            resolve::addresses(host, 0).map_err(|e| {
+                let cause = e.to_string();
+                cause.strip_prefix("failed to lookup address information: ").unwrap_or(&cause).to_owned()
+            })
+        };
+        let found = match self.hosts.get(host) {
+            Some(found) => found,
+            None => self.hosts.entry(host.to_owned()).or_insert(look_up()),
+        };
+        match found {
+            Ok(found) => Ok(found.iter().map(|address| with_port(*address, port)).collect()),
+            Err(cause) => {
+                Err(LineError::of(typed, Wrong::address(typed, format!("no host '{host}': {cause}"))))
+            }
+        }
+    }
+
+    /// # Errors
+    /// The name of the service that there is not.
+    fn port(&mut self, word: &PortWord) -> Result<u16, String> {
+        match word {
+            PortWord::Number(n) => Ok(n.get()),
+            PortWord::Name(name) => {
+                let found = self.ports.entry(name.clone()).or_insert_with(|| resolve::service_port(name));
+                found.ok_or_else(|| name.clone())
+            }
+        }
     }
 }
 
-pub(super) fn addresses(host: &str, port: u16, typed: &Typed) -> Result<Vec<SocketAddr>, LineError> {
-    resolve::addresses(host, port).map_err(|e| {
-        let cause = e.to_string();
-        let cause = cause.strip_prefix("failed to lookup address information: ").unwrap_or(&cause);
-        LineError::of(typed, Wrong::address(typed, format!("no host '{host}': {cause}")))
-    })
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
-/// Of a name with several addresses the first one.
-pub(super) fn first_address(host: &HostSpec, port: u16) -> Result<SocketAddr, LineError> {
-    let found = addresses(&host.name, port, &host.typed)?;
-    let none = || LineError::of(&host.typed, Wrong::address(&host.typed, "the name has no address"));
-    found.first().copied().ok_or_else(none)
-}
-
-/// Where a channel is. `default`: the port of its service.
-pub(super) fn channel(channel: &ChannelSpec, default: u16) -> Result<Addresses, LineError> {
-    let ChannelSpec { typed, host, port, .. } = channel;
-    let port = port.as_ref().map_or(Ok(default), service_port).map_err(|name| {
-        LineError::of(typed, Wrong::address(typed, format!("no service '{name}' is known; give a number")))
-    })?;
-    let none = || LineError::of(typed, Wrong::address(typed, "the name has no address"));
-    Ok(Addresses::new(addresses(host, port, typed)?).ok_or_else(none)?.named(host))
+fn keep<T>(result: Result<T, LineError>, errors: &mut Vec<LineError>) -> Option<T> {
+    result.map_err(|error| errors.push(error)).ok()
 }

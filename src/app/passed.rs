@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::lookup::{addresses, port_number};
+use super::lookup::Found;
 use super::{Failure, exit};
 use crate::process::PassedListener;
 use crate::spec::{ListenHost, ServiceSpec};
@@ -20,17 +20,17 @@ struct Place {
 }
 
 impl Place {
-    fn of(service: &ServiceSpec) -> Result<Self, Failure> {
-        let port = port_number(&service.listen.port, &service.listen.typed)?;
+    fn of((service, found): &(ServiceSpec, Found)) -> Self {
+        let found = &found.listen;
         let ips = match &service.listen.host {
             ListenHost::AnyV4 => None,
             ListenHost::AnyV6 => Some(vec![Ipv6Addr::UNSPECIFIED.into()]),
-            ListenHost::Host(host) => {
-                let found = addresses(&host.name, port, &host.typed)?;
-                Some(found.iter().map(|address| address.ip().to_canonical()).collect())
+            ListenHost::Host(_) => {
+                Some(found.as_slice().iter().map(|address| address.ip().to_canonical()).collect())
             }
         };
-        Ok(Self { name: service.name.as_ref().map(|name| name.as_str().to_owned()), port, ips })
+        let name = service.name.as_ref().map(|name| name.as_str().to_owned());
+        Self { name, port: found.first().port(), ips }
     }
 
     /// How well it fits, the best first. `None`: not at all.
@@ -53,15 +53,15 @@ impl Place {
 /// and `-6` the port alone says so.
 ///
 /// # Errors
-/// There is one that no service wants: its clients would wait for nobody. Or a service's host or port is unknown.
+/// There is one that no service wants: its clients would wait for nobody.
 pub(super) fn assign(
     passed: Vec<PassedListener>,
-    services: &[ServiceSpec],
+    services: &[(ServiceSpec, Found)],
 ) -> Result<Vec<Option<PassedListener>>, Failure> {
     if passed.is_empty() {
         return Ok(services.iter().map(|_| None).collect());
     }
-    let places = services.iter().map(Place::of).collect::<Result<Vec<_>, _>>()?;
+    let places = services.iter().map(Place::of).collect::<Vec<_>>();
     let (assigned, left) = match_up(passed, &places);
     if left.is_empty() {
         return Ok(assigned);

@@ -1,15 +1,15 @@
-//! One service, as far as it can be made before there is a data plane: names looked up, its table filled, its port bound.
+//! One service, as far as it can be made before there is a data plane: its table filled, its port bound.
 //!
-//! Knows: which settings become which room's options, where to look names up. Never: workers, the background, controllers.
+//! Knows: which settings become which room's options. Never: workers, the background, controllers.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::lookup::{self, first_address, port_number};
+use super::lookup::Found;
 use super::{Failure, exit};
 use crate::control::Names;
 use crate::net::server::Running;
@@ -17,10 +17,10 @@ use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::Log;
 use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
-use crate::sched::{ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
-use crate::spec::{Check, GroupSpec, Keepalive, ListenHost, Member, OnDown, ServiceSpec};
+use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, ServiceSpec};
 use crate::sys::Outgoing;
-use crate::sys::listen::Listener;
+use crate::sys::listen::{ListenError, Listener};
 
 /// How long a start waits for a port that the instance before it is just leaving.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -43,33 +43,25 @@ pub(super) struct Served {
 }
 
 impl Prepared {
-    /// Looks names up and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing.
+    /// Fills the table and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing.
     ///
     /// # Errors
-    /// An unknown name or service, or a port that cannot be had.
+    /// A port that cannot be had.
     pub(super) fn new(
         spec: ServiceSpec,
+        found: Found,
         passed: Option<PassedListener>,
         shards: usize,
         seed: u64,
     ) -> Result<Self, Failure> {
-        let port = port_number(&spec.listen.port, &spec.listen.typed)?;
-        let address = match &spec.listen.host {
-            ListenHost::AnyV4 => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
-            ListenHost::AnyV6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
-            ListenHost::Host(host) => first_address(host, port)?,
-        };
-        let source = match &spec.source {
-            Some(host) => Some(first_address(host, 0)?),
-            None => None,
-        };
         let mut table = Table::new(rules(&spec, shards, seed));
-        declare(&mut table, &spec.groups, port)?;
+        declare(&mut table, &spec.groups, found.channels)?;
         let listener = match passed {
-            Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive)?,
-            None => bind(address, spec.client_keepalive)?,
+            Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive),
+            None => bind(found.listen.first(), spec.client_keepalive),
         };
-        let outgoing = Outgoing { source, keepalive: spec.server_keepalive };
+        let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
+        let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
         Ok(Self { spec, listener, table: SharedTable::new(table), outgoing })
     }
 
@@ -157,20 +149,23 @@ fn checks(service: &ServiceSpec) -> Checks {
     Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
 }
 
-/// Resolves the channels of the command line into the table.
-fn declare(table: &mut Table, groups: &[GroupSpec], default_port: u16) -> Result<(), Failure> {
-    for (index, group) in groups.iter().enumerate() {
+/// Puts the channels into the table.
+fn declare(
+    table: &mut Table,
+    groups: &[GroupSpec],
+    channels: Vec<Vec<Option<Addresses>>>,
+) -> Result<(), Failure> {
+    for (index, (group, found)) in groups.iter().zip(channels).enumerate() {
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
         table.set_policy(id, group.policy);
-        for place in &group.members {
+        for (member, addresses) in group.members.iter().zip(found) {
             let too_many =
                 |_| Failure::new(exit::USAGE, format!("balance: too many channels in group {index}"));
-            let Member::Channel(target) = place else {
+            let (Member::Channel(target), Some(addresses)) = (member, addresses) else {
                 table.skip(id).map_err(too_many)?;
                 continue;
             };
-            let addresses = lookup::channel(target, default_port)?;
             let channel = table.create(id, addresses, target.maxc, target.state).map_err(too_many)?;
             table.set_weight(ChannelKey { group: id, channel }, target.weight).map_err(too_many)?;
         }
@@ -179,14 +174,14 @@ fn declare(table: &mut Table, groups: &[GroupSpec], default_port: u16) -> Result
 }
 
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
-fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Listener, Failure> {
+fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Listener, ListenError> {
     let started = Instant::now();
     loop {
         match Listener::bind(address, keepalive) {
             Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && started.elapsed() < BIND_PATIENCE => {
                 thread::sleep(BIND_RETRY);
             }
-            result => return Ok(result?),
+            result => return result,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 
 use super::controllers::{self, AtWork, Environment};
+use super::lookup::Found;
 use super::prepared::{Prepared, Served};
 use super::{Failure, exit, passed};
 use crate::control::Endpoint;
@@ -31,7 +32,7 @@ const PER_WORKER: usize = 2;
 /// What was typed cannot be served.
 pub(super) fn start(
     settings: &ProcessSpec,
-    services: Vec<ServiceSpec>,
+    services: Vec<(ServiceSpec, Found)>,
     passed: Vec<PassedListener>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
@@ -55,7 +56,7 @@ pub(super) fn start(
     let prepared = services
         .into_iter()
         .zip(passed)
-        .map(|(service, passed)| Prepared::new(service, passed, workers, seed))
+        .map(|((spec, found), passed)| Prepared::new(spec, found, passed, workers, seed))
         .collect::<Result<Vec<_>, _>>()?;
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);

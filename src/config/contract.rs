@@ -100,7 +100,7 @@ pub(super) fn plain() -> Serve {
         queue_timeout: Duration::from_secs(5),
         max_lifetime: None,
     };
-    Serve { process: ProcessSpec::default(), service }
+    Serve { process: ProcessSpec::default(), service, check_only: false }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Source: docs/compatibility.md, "Command line".
 
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::policy::PolicyWord;
@@ -54,6 +55,9 @@ pub(super) struct Ask {
     pub(super) version: bool,
     pub(super) man: bool,
     pub(super) completions: Option<Shell>,
+    /// `--file`.
+    pub(super) files: Vec<PathBuf>,
+    pub(super) check_only: bool,
 }
 
 /// A shell that completions are made for.

@@ -4,8 +4,10 @@
 //! Source: docs/compatibility.md, "Command line" and "Exit codes".
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::draft::{Ask, Draft};
+use super::file::FileReader;
 use super::line::{NO_PORT, read_draft, read_options};
 use super::man::man_page;
 use super::page::{completions, help, version};
@@ -30,6 +32,8 @@ pub enum Invocation {
         /// Which one.
         instance: Instance,
     },
+    /// `--file`: serve what stands in files.
+    Files(Files),
     /// `--help`, `--version`, `--man`, `--completions`: print this.
     Print(Vec<u8>),
 }
@@ -56,6 +60,19 @@ pub struct Serve {
     pub process: ProcessSpec,
     /// What it serves.
     pub service: ServiceSpec,
+    /// `--check-only`: start nothing.
+    pub check_only: bool,
+}
+
+/// Services that stand in files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Files and directories, in order.
+    pub paths: Vec<PathBuf>,
+    /// The words of the command line, for [`FileReader::new`](super::FileReader::new).
+    pub words: Vec<Word>,
+    /// `--check-only`: start nothing.
+    pub check_only: bool,
 }
 
 /// Reads `argv` (program name first). Whether hosts and services exist is asked later.
@@ -74,6 +91,10 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
         return Ok(Invocation::Print(page));
     }
     only_one_mode(&ask, &split)?;
+    if !ask.files.is_empty() {
+        FileReader::new(&words)?;
+        return Ok(Invocation::Files(Files { paths: ask.files, words, check_only: ask.check_only }));
+    }
     if split.positionals.is_empty() {
         return Err(usage(NO_PORT));
     }
@@ -88,7 +109,7 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
     let ipv6 = draft.ipv6;
     let (process, service) = draft.settle();
     if !is_asking {
-        return Ok(Invocation::Serve(Box::new(Serve { process, service })));
+        return Ok(Invocation::Serve(Box::new(Serve { process, service, check_only: ask.check_only })));
     }
     let bind = match service.listen.host {
         ListenHost::Host(host) => Some(host),
@@ -119,8 +140,23 @@ fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
     }
 }
 
-/// `-i` and `-c` exclude each other and take exactly one positional (that it is there at all is checked elsewhere).
+/// `-i`, `-c` and `--file` exclude each other. `-i` and `-c` take exactly one positional (that it is there at all is checked elsewhere).
 fn only_one_mode(ask: &Ask, split: &Split) -> Result<(), LineError> {
+    let asking = match (ask.interactive, &ask.command) {
+        (true, _) => Some("-i"),
+        (false, Some(_)) => Some("-c"),
+        (false, None) => None,
+    };
+    let serving = [(!ask.files.is_empty(), "--file"), (ask.check_only, "--check-only")];
+    if let (Some(asking), Some((_, serving))) = (asking, serving.iter().find(|(is_given, _)| *is_given)) {
+        return Err(usage(format!(
+            "{serving} and {asking} cannot be used together; {asking} takes the PORT of a running instance"
+        )));
+    }
+    if let (false, Some(word)) = (ask.files.is_empty(), split.positionals.first()) {
+        let word = word.shown();
+        return Err(usage(format!("'{word}' is one word too many; with --file, services stand in the file")));
+    }
     let extra = split.positionals.get(1).map(Word::shown);
     match (ask.interactive, &ask.command, extra) {
         (true, Some(_), _) => Err(usage("-i and -c cannot be used together; choose one")),

@@ -10,28 +10,75 @@ use super::options::{Scope, print_options};
 use super::quote::quoted;
 use super::split::{Given, Split};
 use super::wrong::{LineError, Word, Wrong};
-use crate::spec::{ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{Name, ProcessSpec, ServiceSpec, Typed};
 
+/// A line may begin as a command line does.
+const PROGRAM: &str = "balance";
 /// What is said of a line without PORT.
 pub(super) const NO_PORT: &str = "no PORT; give a number from 1 to 65535 or the name of a service";
 
-/// Reads the words of one service, without a name in front and without options of the process.
+/// Reads the words of one service: `[NAME:] [balance] [OPTIONS] PORT [CHANNEL ...]`.
 ///
 /// # Errors
-/// The first word that is wrong: PORT, then the options, then the channels.
+/// The first one: an unknown option or a missing value, PORT, the options, the channels.
 pub fn read_line(words: &[Word]) -> Result<ServiceSpec, LineError> {
-    let split = Split::of(words);
-    let mut errors = split.errors.clone();
-    let foreign = split.options.iter().filter(|given| given.row.scope != Scope::Service);
-    errors.extend(foreign.map(|given| {
-        given.word.wrong(Wrong::Usage(format!("{} is no option of a service", given.row.name())))
-    }));
-    let draft = read_draft(&split, &[], &mut errors);
-    match (draft, errors.into_iter().next()) {
-        (Some(draft), None) => Ok(draft.settle().1),
-        (_, Some(error)) => Err(error),
-        (None, None) => Err(LineError { at: None, wrong: Wrong::Usage(NO_PORT.to_owned()) }),
+    let mut errors = Vec::new();
+    let service = read_service(words, &[], &mut errors);
+    let nothing = || LineError { at: None, wrong: Wrong::Usage(NO_PORT.to_owned()) };
+    service.ok_or_else(|| errors.into_iter().next().unwrap_or_else(nothing))
+}
+
+/// As [`read_line`], with all that is wrong. `defaults` hold where the line says nothing; they have been judged.
+pub(super) fn read_service(
+    words: &[Word],
+    defaults: &[Given],
+    errors: &mut Vec<LineError>,
+) -> Option<ServiceSpec> {
+    let first = words.first()?;
+    let (name, mut words) = match first.lossy().strip_suffix(':') {
+        Some(name) => {
+            let read = Name::new(name).ok_or_else(|| no_name(first));
+            (Some(read.map_err(|wrong| errors.push(first.wrong(wrong)))), &words[1..])
+        }
+        None => (None, words),
+    };
+    if words.first().is_some_and(|word| word.text == PROGRAM) {
+        words = &words[1..];
     }
+    let split = Split::of(words);
+    errors.extend(split.errors.iter().cloned());
+    for given in &split.options {
+        match given.row.scope {
+            Scope::Service => (),
+            Scope::Process => {
+                let (name, example) = (given.row.name(), given.row.example());
+                errors.push(given.word.wrong(Wrong::Usage(format!(
+                    "{name} is for the whole process; write it in a line of its own: * {example}"
+                ))));
+            }
+            Scope::Ask => errors.push(for_the_command_line(given)),
+        }
+    }
+    let draft = read_draft(&split, defaults, errors);
+    // An option without a value may have swallowed PORT, which is told already.
+    let is_told = matches!(name, Some(Err(()))) || !split.errors.is_empty();
+    if split.positionals.is_empty() && !is_told {
+        errors.push(first.wrong(Wrong::Usage(NO_PORT.to_owned())));
+    }
+    let name = name.and_then(Result::ok);
+    draft.filter(|_| errors.is_empty()).map(|draft| ServiceSpec { name, ..draft.settle().1 })
+}
+
+fn no_name(word: &Word) -> Wrong {
+    let (shown, most) = (word.shown(), Name::LONGEST);
+    let name = shown.trim_end_matches(':');
+    Wrong::Usage(format!(
+        "'{name}' is no name of a service; it has at most {most} letters, digits, '-', '_' and '.', and begins with a letter"
+    ))
+}
+
+pub(super) fn for_the_command_line(given: &Given) -> LineError {
+    given.word.wrong(Wrong::Usage(format!("{} is for the command line only", given.row.name())))
 }
 
 /// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they have been judged. `None` if
@@ -96,7 +143,10 @@ pub(super) fn read_options(
 /// Only options that say something else than the default.
 pub fn print_line(service: &ServiceSpec) -> String {
     let name = service.name.as_ref().map(|name| format!("{}:", name.as_str()));
-    join(name.into_iter().chain(service_words(service)))
+    let words = service_words(service);
+    // A port of that name would be taken for the program.
+    let program = words.first().filter(|word| *word == PROGRAM).cloned();
+    join(name.into_iter().chain(program).chain(words))
 }
 
 /// The options of a process, quoted for a POSIX shell; empty if all are as they would be anyway.
@@ -107,7 +157,7 @@ pub fn print_process(process: &ProcessSpec) -> String {
 /// The command line that starts an instance with exactly these settings: one line, without a newline, for any POSIX shell,
 /// also an interactive one.
 pub fn command_line(process: &ProcessSpec, service: &ServiceSpec) -> String {
-    let program = std::iter::once("balance".to_owned());
+    let program = std::iter::once(PROGRAM.to_owned());
     join(program.chain(process_words(process)).chain(service_words(service)))
 }
 

@@ -41,6 +41,7 @@ const STATUS: &[(&str, &str)] = &[
     ),
     ("74", "-c: the answer could not be written"),
     ("75", "-c: wait ran out of time"),
+    ("78", "a file of --file cannot be read or has errors"),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -63,6 +64,18 @@ const HEALTH: &[&str] = &[
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
      refusing and welcoming. When the last channel goes it has event=no_channel_up, and channel_up_again when one is back. The \
      last line of status counts the clients that were lost before they had a channel, and says why.",
+];
+
+const FILE: &[&str] = &[
+    "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
+     begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
+     shell has to be quoted. NAME: gives the service a name.",
+    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --control-group), and options of the services \
+     that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
+     process's options those of the command line win.",
+    "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. All errors \
+     are told at once, each with file, line and column. --check-only tells them, or how many services and channels there are, \
+     and starts nothing.",
 ];
 
 const SIGNALS: &[(&str, &str)] = &[
@@ -132,11 +145,8 @@ fn own_sections() -> Roff {
          h is help, m is maxc). Most work on the current group; CMD starts in group 0.",
     )]);
     terms(&mut roff, COMMANDS);
-    roff.control("SH", ["HEALTH OF CHANNELS"]);
-    for paragraph in HEALTH {
-        roff.control("PP", []);
-        roff.text([roman(*paragraph)]);
-    }
+    paragraphs(&mut roff, "HEALTH OF CHANNELS", HEALTH);
+    paragraphs(&mut roff, "SERVICES IN A FILE", FILE);
     roff.control("SH", ["EXIT STATUS"]);
     terms(&mut roff, STATUS);
     roff.control("SH", ["SIGNALS"]);
@@ -153,6 +163,14 @@ fn own_sections() -> Roff {
     roff.control("SH", ["SEE ALSO"]);
     roff.text([bold("services"), roman("(5), "), bold("tcp"), roman("(7), "), bold("syslog"), roman("(3)")]);
     roff
+}
+
+fn paragraphs(roff: &mut Roff, title: &str, list: &[&str]) {
+    roff.control("SH", [title]);
+    for paragraph in list {
+        roff.control("PP", []);
+        roff.text([roman(*paragraph)]);
+    }
 }
 
 fn terms(roff: &mut Roff, list: &[(&str, &str)]) {
@@ -185,6 +203,7 @@ mod tests {
             "OPTIONS",
             "COMMANDS",
             "\"HEALTH OF CHANNELS\"",
+            "\"SERVICES IN A FILE\"",
             "\"EXIT STATUS\"",
             "FILES",
             "EXAMPLES",

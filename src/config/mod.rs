@@ -1,8 +1,8 @@
-//! Text becomes specs, and specs become text: the command line, one service as one line.
+//! Text becomes specs, and specs become text: the command line, one service as one line, files of lines.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
 //! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `groups`, `check`, `policy`,
-//! `values`, `draft`, `options`, `split`, `quote`, `line`, `page`, `man`, `invocation`. Imports go up this list only.
+//! `values`, `draft`, `options`, `split`, `quote`, `line`, `lex`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel;
@@ -12,9 +12,11 @@ mod check;
 mod contract;
 mod draft;
 mod duration;
+mod file;
 mod groups;
 mod host;
 mod invocation;
+mod lex;
 mod line;
 mod man;
 #[cfg(test)]
@@ -33,9 +35,10 @@ mod wrong;
 
 pub use channel::{print_channel, read_channel};
 pub use duration::{DurationError, parse_duration};
+pub use file::{FileReader, print_file, read_file};
 pub use groups::read_groups;
 pub use host::{is_host, read_port};
-pub use invocation::{Instance, Invocation, Serve, parse};
+pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, print_line, print_process, read_line};
 pub use policy::{policy_name, policy_named};
 pub use wrong::{LineError, Word, Wrong};

@@ -54,6 +54,8 @@ pub(super) enum Value {
     Word(&'static str),
     /// A host or an address.
     Host,
+    /// A file or a directory.
+    Path,
     /// One of these; the name is for help.
     OneOf(&'static str, &'static [&'static str]),
 }
@@ -117,6 +119,7 @@ impl Value {
             Self::Flag => "",
             Self::Word(name) | Self::OneOf(name, _) => name,
             Self::Host => "ADDR",
+            Self::Path => "FILE",
         }
     }
 
@@ -377,7 +380,7 @@ pub(super) static OPTIONS: &[Row] = &[
                One word is for all groups that \"!\" or the end of the line ends, and for groups that are created later. A \
                list has one word for each group; one more word is for groups that are created later. A group that \"%\" ends \
                is a hash group. Example: --policy leastconn,rr",
-        read: |draft, word| set(&mut draft.policy, PolicyWord::read(&word.shown()).map_err(Bad::Value)?),
+        read: |draft, word| set(&mut draft.policy, PolicyWord::read(&word.lossy()).map_err(Bad::Value)?),
         print: |draft| draft.policy.print(),
         ..PLAIN
     },
@@ -389,7 +392,7 @@ pub(super) static OPTIONS: &[Row] = &[
         more: "1 to 100, with at most 3 decimals. With 1.25, a channel that has a quarter more connections than the average of \
                its group is passed over. Its clients get the channel they would get if it did not exist. Without the option \
                a hash group does not look at the load.",
-        read: |draft, word| match thousandths(&word.shown()) {
+        read: |draft, word| match thousandths(&word.lossy()) {
             Some(factor @ 1_000..=100_000) => set(&mut draft.service.hash_balance, Some(factor)),
             _ => Err(Bad::Value(
                 "is not a number from 1 to 100 with at most 3 decimals, such as 1.25".to_owned(),
@@ -605,6 +608,31 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "file",
+        value: Value::Path,
+        scope: Scope::Ask,
+        section: RUNNING,
+        help: "Serve the lines of this file, or of the *.conf files of this directory",
+        more: "Each line is one service, written as on the command line. The option may be given several times. See SERVICES \
+               IN A FILE. Example: --file /etc/balance",
+        read: |draft, word| {
+            draft.ask.files.push(word.text.clone().into());
+            Ok(())
+        },
+        repeats: true,
+        ..PLAIN
+    },
+    Row {
+        long: "check-only",
+        scope: Scope::Ask,
+        section: RUNNING,
+        help: "Check what was asked for, start nothing",
+        more: "balance reads all lines and looks all names up. It prints how many services and channels there are, or \
+               everything that is wrong. Example: balance --check-only --file /etc/balance",
+        read: |draft, _| set(&mut draft.ask.check_only, true),
+        ..PLAIN
+    },
+    Row {
         short: Some('M'),
         long: "mmap",
         section: RUNNING,
@@ -619,7 +647,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: CONTROLLING,
         help: "Send commands, separated by ';', print the answers",
         // No command has a word that is not UTF-8.
-        read: |draft, word| set(&mut draft.ask.command, Some(word.shown())),
+        read: |draft, word| set(&mut draft.ask.command, Some(word.lossy().into_owned())),
         ..PLAIN
     },
     Row {

@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use super::channel::tests::any_target;
 use super::contract::{argv, invoke, plain};
 use super::host::is_host;
-use super::{Invocation, Serve, command_line};
+use super::lex::Lines;
+use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy,
+    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, Name, OnDown, Policy,
     PortWord, ProcessSpec, ServiceSpec, Step, Typed,
 };
 
@@ -163,7 +164,7 @@ prop_compose! {
             listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
-        Serve { process, service }
+        Serve { process, service, check_only: false }
     }
 }
 
@@ -189,7 +190,7 @@ prop_compose! {
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
             ..old.service
         };
-        Serve { process: old.process, service }
+        Serve { process: old.process, service, check_only: false }
     }
 }
 
@@ -199,5 +200,25 @@ proptest! {
     #[test]
     fn a_printed_line_starts_the_same_instance(serve in any_serve()) {
         assert_survives(&serve);
+    }
+
+    #[test]
+    fn a_printed_line_reads_as_the_same_service(serve in any_serve(), name in prop::option::of("[a-zA-Z][a-z0-9._-]{0,8}")) {
+        let service = ServiceSpec { name: name.as_deref().and_then(Name::new), ..serve.service };
+        let line = print_line(&service);
+        let words = Lines::of("f", line.as_bytes()).next().expect("a line").words;
+        prop_assert_eq!(read_line(&words), Ok(service), "{}", line);
+    }
+
+    #[test]
+    fn a_printed_file_reads_as_itself(serves in prop::collection::vec(any_serve(), 1..5)) {
+        let process = serves[0].process.clone();
+        let services: Vec<_> = serves.into_iter().zip(1u16..).map(|(serve, port)| {
+            let port = PortWord::Number(NonZeroU16::new(port).expect("from 1"));
+            let listen = ListenSpec { port, ..serve.service.listen };
+            ServiceSpec { name: Name::new(&format!("s{}", listen.port)), listen, ..serve.service }
+        }).collect();
+        let text = print_file(&process, &services);
+        prop_assert_eq!(read_file("f", text.as_bytes()), Ok((process, services)), "{}", text);
     }
 }

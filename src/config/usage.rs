@@ -35,11 +35,12 @@ weight 1 (0 to 256; 0 is no new clients), \"host,disabled\" starts it disabled, 
 The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\", host3 is channel 2.",
 };
 
-/// The three ways to call the program.
-pub(super) const SYNOPSIS: [&str; 3] = [
+/// The ways to call the program.
+pub(super) const SYNOPSIS: [&str; 4] = [
     "balance [-b addr] [-B addr] [-t sec] [-T sec] [-adfpHM6] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
     "balance [-b addr] -i [-d] [-M] PORT",
     "balance [-b addr] -c CMD [-d] [-M] PORT",
+    "balance --file FILE ... [OPTION ...] [--check-only]",
 ];
 
 /// Command lines and what they do. The first five are as old as the program.
@@ -74,6 +75,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "balance --check 'send:PING\\r\\n;expect:+PONG' --on-down kick 6379 redis1 ! redis2",
         "redis2 takes over when redis1 does not answer, and the connections to redis1 are closed",
     ),
+    ("balance --file /etc/balance", "serves the lines of the *.conf files there, one service each"),
     ("balance -c show 80", "what the instance on port 80 is doing"),
     ("balance -c \"group 1; disable 0\" 80", "two commands, one after the other"),
     ("balance -i smtp", "an interactive shell on the instance for SMTP"),
@@ -120,10 +122,8 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.
 pub(super) fn usage(wrong: &str) -> String {
-    format!(
-        "balance: {wrong}\nusage: {}\n       {}\n       {}\ntry 'balance --help'\n",
-        SYNOPSIS[0], SYNOPSIS[1], SYNOPSIS[2]
-    )
+    let calls = SYNOPSIS.join("\n       ");
+    format!("balance: {wrong}\nusage: {calls}\ntry 'balance --help'\n")
 }
 
 /// The synopsis as the help page shows it, under its own `Usage: `.
@@ -151,14 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usage_text_is_one_line_of_blame_and_the_three_synopsis_lines() {
+    fn the_usage_text_is_one_line_of_blame_and_the_synopsis() {
         let text = usage("no PORT");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "balance: no PORT");
-        for (line, synopsis) in lines[1..4].iter().zip(SYNOPSIS) {
+        for (line, synopsis) in lines[1..5].iter().zip(SYNOPSIS) {
             assert!(line.ends_with(synopsis), "{line}");
         }
-        assert_eq!(lines[4..], ["try 'balance --help'"]);
+        assert_eq!(lines[5..], ["try 'balance --help'"]);
         assert!(text.ends_with('\n'));
     }
 }

@@ -46,7 +46,7 @@ impl Span {
     /// # Errors
     /// What is no time, or not a legal one.
     pub(super) fn read(&self, word: &Word) -> Result<Duration, Bad> {
-        let span = parse_duration(&word.shown());
+        let span = parse_duration(&word.lossy());
         let is_legal = |span: &Duration| {
             if span.is_zero() { self.zero.is_some() } else { (self.least..=self.most).contains(span) }
         };
@@ -108,7 +108,7 @@ impl Count {
     /// # Errors
     /// What is no number, or not a legal one.
     pub(super) fn read<N: TryFrom<u32>>(&self, word: &Word) -> Result<N, Bad> {
-        let number = whole_number(&word.shown()).flatten().and_then(|n| u32::try_from(n).ok());
+        let number = whole_number(&word.lossy()).flatten().and_then(|n| u32::try_from(n).ok());
         let legal = number.filter(|n| (self.least..=self.most).contains(n)).and_then(|n| N::try_from(n).ok());
         legal.ok_or_else(|| {
             let Self { least, most, zero } = self;
@@ -128,7 +128,7 @@ pub(super) fn print_count(number: Option<impl Into<u32>>) -> String {
 /// # Errors
 /// What is not that, or out of range.
 pub(super) fn read_keepalive(word: &Word) -> Result<Keepalive, Bad> {
-    let text = word.shown();
+    let text = word.lossy();
     let in_range = |part: &str, most| whole_number(part).flatten().filter(|n| (1..=most).contains(n));
     let parts = match text.split(':').collect::<Vec<_>>()[..] {
         [idle, interval, count] => in_range(idle, MAX_KEEPALIVE_SECONDS)

@@ -3,6 +3,7 @@
 //! Knows: the contract's sentences, how a place in a file is told. Never: exit codes, which grammar found the error.
 //! Source: docs/compatibility.md, "Exit codes".
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 
@@ -11,6 +12,11 @@ use crate::spec::{Spot, Typed};
 
 /// What is said of a group that ends before it has begun.
 const NO_CHANNELS: &str = "balance: no channels in group";
+
+/// As much of a word of a file as a message has, in characters.
+const LONGEST_SHOWN: usize = 100;
+/// As much of a message about a file as is printed.
+const LONGEST_TOLD: usize = 500;
 
 /// A word of a line, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +39,14 @@ impl Word {
     }
 
     /// The word, its bytes that are not UTF-8 replaced.
+    pub(super) fn lossy(&self) -> Cow<'_, str> {
+        self.text.to_string_lossy()
+    }
+
+    /// The word for messages. A file that is none of ours may have words as long as itself.
     pub(super) fn shown(&self) -> String {
-        self.text.to_string_lossy().into_owned()
+        let text = self.lossy();
+        if self.at.is_some() { shortened(&text, LONGEST_SHOWN) } else { text.into_owned() }
     }
 
     pub(super) fn wrong(&self, wrong: Wrong) -> LineError {
@@ -71,12 +83,24 @@ pub enum Wrong {
     },
     /// `!` or `%` with no channel before it.
     EmptyGroup,
+    /// A file of services that cannot be read.
+    File {
+        /// As it was typed.
+        path: String,
+        /// Why.
+        cause: String,
+    },
 }
 
 impl LineError {
     /// For a word that was typed, when it turns out later to be wrong.
     pub fn of(typed: &Typed, wrong: Wrong) -> Self {
         Self { at: typed.at.clone(), wrong }
+    }
+
+    /// Is it about a file, rather than about the command line?
+    pub fn is_of_file(&self) -> bool {
+        self.at.is_some() || matches!(self.wrong, Wrong::File { .. })
     }
 }
 
@@ -96,7 +120,8 @@ impl fmt::Display for LineError {
                 write!(f, "unknown or invalid address [{word}]\nbalance: {why}")
             }
             (None, Wrong::EmptyGroup) => f.write_str(NO_CHANNELS),
-            (Some(at), Wrong::Usage(wrong)) => write!(f, "{at}: {wrong}"),
+            (_, Wrong::File { path, cause }) => write!(f, "{path}: cannot be read: {cause}"),
+            (Some(at), Wrong::Usage(wrong)) => write!(f, "{at}: {}", shortened(wrong, LONGEST_TOLD)),
             (Some(at), Wrong::Port { word }) => {
                 write!(
                     f,
@@ -104,7 +129,7 @@ impl fmt::Display for LineError {
                 )
             }
             (Some(at), Wrong::Address { word, why }) => {
-                write!(f, "{at}: unknown or invalid address [{word}]: {why}")
+                write!(f, "{at}: unknown or invalid address [{word}]: {}", shortened(why, LONGEST_TOLD))
             }
             (Some(at), Wrong::EmptyGroup) => {
                 write!(f, "{at}: no channels in group; write a channel before ! and %")
@@ -114,3 +139,10 @@ impl fmt::Display for LineError {
 }
 
 impl std::error::Error for LineError {}
+
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

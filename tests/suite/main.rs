@@ -13,6 +13,7 @@ mod crowd;
 mod data;
 mod ending;
 mod failover;
+mod files;
 mod harness;
 mod health;
 mod layers;

@@ -1,0 +1,89 @@
+//! Files of services: found, opened and handed to the one who reads them.
+//!
+//! Knows: directories, what is no file, how much of one is read. Never: what stands in it.
+//! Source: docs/file.md.
+//!
+//! Whatever a path leads to, it is opened without waiting for anybody and is read only if it is a plain file.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::config::{FileReader, Files, LineError, Wrong};
+use crate::spec::{ProcessSpec, ServiceSpec};
+
+/// The largest file that is read, in bytes: a hundred thousand services and more.
+const LARGEST: u64 = 16 << 20;
+
+/// Reads them all.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub(super) fn read(files: &Files) -> Result<(ProcessSpec, Vec<ServiceSpec>), Vec<LineError>> {
+    let mut reader = FileReader::new(&files.words).map_err(|error| vec![error])?;
+    for path in &files.paths {
+        match members(path) {
+            Ok(paths) => paths.iter().for_each(|path| read_one(path, &mut reader)),
+            Err(e) => reader.unreadable(unreadable(path, &e)),
+        }
+    }
+    reader.finish()
+}
+
+fn read_one(path: &Path, reader: &mut FileReader) {
+    match contents(path) {
+        Ok(text) => reader.read(&path.to_string_lossy(), &text),
+        Err(e) => reader.unreadable(unreadable(path, &e)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> LineError {
+    let wrong = Wrong::File { path: path.to_string_lossy().into_owned(), cause: error.to_string() };
+    LineError { at: None, wrong }
+}
+
+/// The path itself, or the `*.conf` files of a directory in the order of their names.
+fn members(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut members = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let bytes = name.as_encoded_bytes();
+        // Hidden files are what editors leave.
+        if bytes.ends_with(b".conf") && !bytes.starts_with(b".") {
+            members.push(path.join(name));
+        }
+    }
+    members.sort();
+    match members.is_empty() {
+        true => Err(io::Error::other("the directory has no file whose name ends with .conf")),
+        false => Ok(members),
+    }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a fifo would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    let kind = match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a directory"),
+        FileType::Fifo => Some("a fifo"),
+        FileType::CharacterDevice | FileType::BlockDevice => Some("a device"),
+        _ => Some("something else"),
+    };
+    if let Some(kind) = kind {
+        return Err(io::Error::other(format!("it is {kind}, not a file")));
+    }
+    let mut text = Vec::new();
+    File::from(fd).take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        let most = LARGEST >> 20;
+        return Err(io::Error::other(format!("it is larger than {most} MiB; split it")));
+    }
+    Ok(text)
+}

@@ -1,0 +1,349 @@
+//! A file becomes lines of words: comments, continuation, quoting as in a shell.
+//!
+//! Knows: what a shell does with quotes and backslashes, and what it would do that is not done here. Never: what a word means.
+//! Source: docs/file.md, "Lines".
+//!
+//! A line of a shell with variables, pipes or jobs in it would mean something else than it says here, so what is special to a
+//! shell has to be quoted. Tabs and blanks separate words; a quote ends on the line that it began on.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+use super::wrong::{LineError, Word, Wrong};
+use crate::spec::Spot;
+
+/// The longest line, continued ones taken together, in bytes: room for as many channels as a group can have.
+pub(super) const LONGEST_LINE: usize = 2 << 20;
+
+/// The lines of a file, one after the other. Blank lines and comments are left out.
+pub(super) struct Lines<'a> {
+    rest: &'a [u8],
+    file: Arc<str>,
+    line: u32,
+    column: u32,
+}
+
+/// A line with at least one word, or one that is wrong.
+pub(super) struct Line {
+    pub(super) words: Vec<Word>,
+    /// What is wrong first. Then the words are not worth a look.
+    pub(super) error: Option<LineError>,
+}
+
+/// What the next byte is part of.
+#[derive(Clone)]
+enum Within {
+    Nothing,
+    Comment,
+    Word,
+    /// Quotes, and where they began.
+    Single(Spot),
+    Double(Spot),
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn of(file: &str, text: &'a [u8]) -> Self {
+        // Editors of other systems begin a file like this; it is no word.
+        let rest = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        Self { rest, file: file.into(), line: 1, column: 1 }
+    }
+
+    fn spot(&self) -> Spot {
+        Spot { file: Arc::clone(&self.file), line: self.line, column: self.column }
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        if *byte == b'\n' {
+            (self.line, self.column) = (self.line.saturating_add(1), 1);
+        } else if byte & 0xc0 != 0x80 {
+            // Bytes inside a character of UTF-8 are no columns.
+            self.column = self.column.saturating_add(1);
+        }
+        Some(*byte)
+    }
+
+    /// Takes the end of a line if it is next, whichever system wrote it.
+    fn take_end(&mut self) -> bool {
+        let length = match self.rest {
+            [b'\n', ..] => 1,
+            [b'\r', b'\n', ..] => 2,
+            _ => return false,
+        };
+        (0..length).for_each(|_| _ = self.take());
+        true
+    }
+}
+
+impl Iterator for Lines<'_> {
+    type Item = Line;
+
+    fn next(&mut self) -> Option<Line> {
+        while !self.rest.is_empty() {
+            let line = Reading::default().read(self);
+            if !line.words.is_empty() || line.error.is_some() {
+                return Some(line);
+            }
+        }
+        None
+    }
+}
+
+/// A line that is being read.
+struct Reading {
+    within: Within,
+    word: Vec<u8>,
+    begun: Option<Spot>,
+    line: Line,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        let line = Line { words: Vec::new(), error: None };
+        Self { within: Within::Nothing, word: Vec::new(), begun: None, line }
+    }
+}
+
+impl Reading {
+    fn read(mut self, lines: &mut Lines<'_>) -> Line {
+        let (start, before) = (lines.spot(), lines.rest.len());
+        loop {
+            if before - lines.rest.len() > LONGEST_LINE {
+                let most = LONGEST_LINE >> 20;
+                self.wrong(start, format!("the line is longer than {most} MiB; write several services"));
+                skip_line(lines);
+                break;
+            }
+            let at = lines.spot();
+            if lines.take_end() {
+                break;
+            }
+            let Some(byte) = lines.take() else { break };
+            self.byte(byte, at, lines);
+        }
+        if let Within::Single(at) | Within::Double(at) = self.within.clone() {
+            self.wrong(at, "the quote is not closed on its line".to_owned());
+        }
+        self.end_word();
+        self.line
+    }
+
+    fn byte(&mut self, byte: u8, at: Spot, lines: &mut Lines<'_>) {
+        match (&self.within, byte) {
+            (Within::Comment, _) => (),
+            (_, 0..=8 | 10..=31 | 127) => {
+                self.wrong(
+                    at,
+                    format!("there is a control character here (byte {byte:#04x}); a file is plain text"),
+                );
+            }
+            (Within::Single(_), b'\'') | (Within::Double(_), b'"') => self.within = Within::Word,
+            (Within::Single(_), _) => self.word.push(byte),
+            (Within::Double(_), b'\\') => {
+                if lines.take_end() {
+                    return;
+                }
+                match lines.rest.first() {
+                    Some(b'\\' | b'"' | b'$' | b'`') => self.word.extend(lines.take()),
+                    _ => self.word.push(byte),
+                }
+            }
+            (Within::Double(_), b'$' | b'`') => {
+                self.special(at, byte, "a backslash before it, or single quotes, make it plain");
+                self.word.push(byte);
+            }
+            (Within::Double(_), _) => self.word.push(byte),
+            (Within::Nothing | Within::Word, b' ' | b'\t') => self.end_word(),
+            (Within::Nothing, b'#') => self.within = Within::Comment,
+            (Within::Nothing | Within::Word, b'\\') => {
+                if lines.take_end() {
+                    return;
+                }
+                self.begin_word(&at);
+                match lines.take() {
+                    Some(literal) => self.word.push(literal),
+                    None => self.wrong(at, "a backslash at the end of the file continues nothing".to_owned()),
+                }
+            }
+            (Within::Nothing | Within::Word, b'\'') => {
+                self.begin_word(&at);
+                self.within = Within::Single(at);
+            }
+            (Within::Nothing | Within::Word, b'"') => {
+                self.begin_word(&at);
+                self.within = Within::Double(at);
+            }
+            (
+                Within::Nothing | Within::Word,
+                b'$' | b'`' | b';' | b'&' | b'|' | b'<' | b'>' | b'(' | b')',
+            ) => {
+                self.begin_word(&at);
+                self.special(at, byte, "quote the word that has it: '...'");
+                self.word.push(byte);
+            }
+            (Within::Nothing | Within::Word, _) => {
+                self.begin_word(&at);
+                self.word.push(byte);
+            }
+        }
+    }
+
+    fn begin_word(&mut self, at: &Spot) {
+        if self.begun.is_none() {
+            (self.begun, self.within) = (Some(at.clone()), Within::Word);
+        }
+    }
+
+    fn end_word(&mut self) {
+        if let Some(at) = self.begun.take() {
+            let text = OsString::from_vec(std::mem::take(&mut self.word));
+            self.line.words.push(Word { text, at: Some(at) });
+        }
+        self.within = Within::Nothing;
+    }
+
+    fn special(&mut self, at: Spot, byte: u8, cure: &str) {
+        let shown = char::from(byte);
+        self.wrong(at, format!("{shown} is special to a shell, but not here; {cure}"));
+    }
+
+    fn wrong(&mut self, at: Spot, wrong: String) {
+        self.line.error.get_or_insert(LineError { at: Some(at), wrong: Wrong::Usage(wrong) });
+    }
+}
+
+fn skip_line(lines: &mut Lines<'_>) {
+    while !lines.take_end() && lines.take().is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::super::quote::quoted;
+    use super::*;
+
+    /// Words with a blank between, lines with a bar, and the errors without the name of the file.
+    fn read(text: &str) -> (String, Vec<String>) {
+        let mut errors = Vec::new();
+        let lines: Vec<_> = Lines::of("f", text.as_bytes())
+            .map(|line| {
+                errors.extend(line.error.iter().map(|error| error.to_string().split_off(2)));
+                line.words.iter().map(Word::shown).collect::<Vec<_>>().join(" ")
+            })
+            .collect();
+        (lines.join(" | "), errors)
+    }
+
+    #[test]
+    fn lines_are_split_as_a_shell_splits_them() {
+        let table = [
+            ("", ""),
+            ("\n\n  \t\n# nothing\n   # here\n", ""),
+            ("80 a b\n81 c", "80 a b | 81 c"),
+            ("80\ta  b # c\n", "80 a b"),
+            ("80 a#b '#' \\#\n", "80 a#b # #"),
+            ("80 a \\\n   b\\\nc d\n81 x\n", "80 a bc d | 81 x"),
+            ("80 a \\\r\n  b\r\n81\r\n", "80 a b | 81"),
+            ("a'b c'd \"e f\" '' \"\"", "ab cd e f  "),
+            ("'it'\\''s' \"it's\" 'a\"b' \"a\\\"b\"", "it's it's a\"b a\"b"),
+            (r#""a\b\\c\$d\`e" 'a\b' a\b\\c"#, r"a\b\c$d`e a\b ab\c"),
+            ("\"a\\\nb\"", "ab"),
+            ("! % - * [::1]:80 ~ {a,b} a=b a?b x^y", "! % - * [::1]:80 ~ {a,b} a=b a?b x^y"),
+            ("\u{feff}80 a", "80 a"),
+            ("# ü \u{0}\u{1} ' \" $ ;\n80", "80"),
+        ];
+        for (text, words) in table {
+            assert_eq!(read(text), (words.to_owned(), Vec::new()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_shell_would_do_something_with_has_to_be_quoted() {
+        let quote = "is special to a shell, but not here; quote the word that has it: '...'";
+        for special in ["$", "`", ";", "&", "|", "<", ">", "(", ")"] {
+            let (words, errors) = read(&format!("80 a{special}b c\n81"));
+            assert_eq!(
+                (words, errors),
+                (format!("80 a{special}b c | 81"), vec![format!("1:5: {special} {quote}")])
+            );
+        }
+        let cure =
+            "is special to a shell, but not here; a backslash before it, or single quotes, make it plain";
+        assert_eq!(read("80 \"ä$x\"").1, [format!("1:6: $ {cure}")]);
+    }
+
+    #[test]
+    fn what_is_no_line_is_told_with_its_place() {
+        let table = [
+            ("80 'a b\n81 c", "1:4: the quote is not closed on its line"),
+            ("80\n  \"a\n", "2:3: the quote is not closed on its line"),
+            ("80 a\\", "1:5: a backslash at the end of the file continues nothing"),
+            ("80 a\u{0}b", "1:5: there is a control character here (byte 0x00); a file is plain text"),
+            ("80 ä\u{7f}", "1:5: there is a control character here (byte 0x7f); a file is plain text"),
+            ("80\rb", "1:3: there is a control character here (byte 0x0d); a file is plain text"),
+        ];
+        for (text, wrong) in table {
+            assert_eq!(read(text).1, [wrong], "{text:?}");
+        }
+        let long = format!("80\n{}\n81 a", "a ".repeat(LONGEST_LINE));
+        let (words, errors) = read(&long);
+        assert_eq!(errors, ["2:1: the line is longer than 2 MiB; write several services"]);
+        assert!(words.starts_with("80 | a a ") && words.ends_with(" | 81 a"));
+        let deep = format!("80 {}a", "\\\n".repeat(200_000));
+        assert_eq!(read(&deep), ("80 a".to_owned(), Vec::new()));
+    }
+
+    #[test]
+    fn words_know_where_they_stand() {
+        let text = "80 ä b\\\n  c\n\n'd'  e";
+        let spots: Vec<_> = Lines::of("x.conf", text.as_bytes())
+            .flat_map(|line| line.words)
+            .map(|word| format!("{} {}", word.shown(), word.at.expect("in a file")))
+            .collect();
+        let expected =
+            ["80 x.conf:1:1", "ä x.conf:1:4", "b x.conf:1:6", "c x.conf:2:3", "d x.conf:4:1", "e x.conf:4:6"];
+        assert_eq!(spots, expected);
+    }
+
+    #[test]
+    fn a_shell_splits_the_same_lines_the_same_way() {
+        let lines = [
+            r#"a'b c'd "e f" '' "" x"#,
+            r#"'it'\''s' "it's" 'a"b' "a\"b\c""#,
+            r"a\ b \# a#b -- ! % 'x'#y # end",
+            "a \\\n b\\\nc \"d\\\ne\"",
+        ];
+        for line in lines {
+            let script = format!("printf '%s\\n' {line}");
+            let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
+            let shell = String::from_utf8(output.stdout).expect("text");
+            let ours: Vec<_> = Lines::of("f", line.as_bytes()).flat_map(|line| line.words).collect();
+            let ours: String = ours.iter().map(|word| word.shown() + "\n").collect();
+            assert_eq!(ours, shell, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_words_are_read_as_they_were(words in prop::collection::vec("[^\u{0}-\u{8}\u{a}-\u{1f}\u{7f}]{0,8}", 1..6)) {
+            let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+            let read: Vec<_> = Lines::of("f", line.as_bytes()).collect();
+            prop_assert_eq!(read.len(), 1);
+            prop_assert_eq!(&read[0].error, &None);
+            let again: Vec<_> = read[0].words.iter().map(Word::shown).collect();
+            prop_assert_eq!(again, words);
+        }
+
+        #[test]
+        fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            for line in Lines::of("f", &bytes) {
+                prop_assert!(!line.words.is_empty() || line.error.is_some());
+            }
+        }
+    }
+}
