@@ -296,7 +296,8 @@ pub(super) static OPTIONS: &[Row] = &[
         section: CONNECTING,
         help: "Give a channel this long to answer a connect",
         default: "5s",
-        more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years.",
+        more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years. The \
+               addresses of a name share this time.",
         read: |draft, word| match Span::ANY.read(word) {
             Err(_) if Span::or("").read(word) == Ok(Duration::ZERO) => {
                 Err(Bad::Rule("must be more than 0; it is 5 seconds without -t".to_owned()))

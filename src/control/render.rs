@@ -261,6 +261,8 @@ mod tests {
         ChannelSnapshot {
             id: ChannelId::new(id).expect("in range"),
             addresses: Addresses::from(address),
+            addresses_out: Vec::new(),
+            used: Some(address),
             state,
             maxc: None,
             weight: Weight::ONE,
@@ -359,16 +361,20 @@ available commands:
             (Some(Duration::from_micros(80)), Some(Duration::from_micros(3_500)));
         let mut second = channel(1, "[2001:db8::1]:80", AdminState::DisabledHard);
         let why = Some("connect: connection refused".to_owned());
+        second.used = None;
         second.health = HealthSnapshot { state: HealthState::Ejected, age: Duration::from_secs(723), why };
         second.last_error = Some(("connect: connection refused".into(), Duration::from_secs(723)));
         let mut third = channel(2, "10.0.0.1:80", AdminState::Disabled);
         third.health.state = HealthState::Ramping(16);
+        let dead: SocketAddr = "10.0.0.2:80".parse().expect("an address");
+        third.addresses = Addresses::new(vec![third.addresses.first(), dead]).expect("two");
+        third.addresses_out = vec![(dead, "connect: no answer in time".into())];
         let groups = vec![group(0, Policy::Hash, vec![first, second, third])];
         let expected = "\
-group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 why
-    0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms last error 1m15s ago: connect: no answer in time
-    0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       - connect: connection refused
-    0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       - -
+group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 addrs used                   why
+    0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms   1/1 127.0.0.1:9            last error 1m15s ago: connect: no answer in time
+    0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       -   0/1 -                      connect: connection refused
+    0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       -   1/2 10.0.0.1:80            10.0.0.2:80: connect: no answer in time
 lost clients: 14 (no channel up 2, queue timeout 12)
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];

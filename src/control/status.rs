@@ -14,20 +14,36 @@ use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, Loss, SessionSnapsh
 /// One line per channel, and one for lost clients if there are any. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
-    let line = |out: &mut String, cells: [&dyn Display; 14]| {
-        let [group, channel, address, state, health, age, weight, load, queue, totalc, failed, p50, p99, why] =
-            cells;
+    let line = |out: &mut String, cells: [&dyn Display; 16]| {
+        let [
+            group,
+            channel,
+            address,
+            state,
+            health,
+            age,
+            weight,
+            load,
+            queue,
+            totalc,
+            failed,
+            p50,
+            p99,
+            addresses,
+            used,
+            why,
+        ] = cells;
         writeln!(
             out,
             "{group:>5} {channel:>5} {address:<22} {state:<5} {health:<8} {age:>7} {weight:>6} {load:>9} {queue:>5} \
-             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {why}"
+             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {addresses:>5} {used:<22} {why}"
         )
     };
     line(
         out,
         [
             &"group", &"chan", &"address", &"state", &"health", &"since", &"weight", &"c/maxc", &"queue",
-            &"totalc", &"failed", &"p50", &"p99", &"why",
+            &"totalc", &"failed", &"p50", &"p99", &"addrs", &"used", &"why",
         ],
     )?;
     for group in &snapshot.groups {
@@ -53,6 +69,8 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                     &channel.failed,
                     &time(channel.connect_p50),
                     &time(channel.connect_p99),
+                    &format!("{}/{}", channel.addresses_up(), channel.addresses.as_slice().len()),
+                    &channel.used.map_or_else(|| "-".to_owned(), |used| used.to_string()),
                     &why(channel),
                 ],
             )?;
@@ -94,11 +112,14 @@ fn health_word(state: HealthState) -> String {
     }
 }
 
-/// Why it is not up, and the last error of a client's dial; `-` if there is nothing to say.
+/// Why it is not up, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
 fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
     if let Some(why) = &channel.health.why {
         parts.push(why.clone());
+    }
+    if channel.health.state != HealthState::Ejected {
+        parts.extend(channel.addresses_out.iter().map(|(address, why)| format!("{address}: {why}")));
     }
     if let Some((what, ago)) = &channel.last_error
         && channel.health.why.as_ref() != Some(what)

@@ -54,6 +54,8 @@ pub(super) struct Dial {
     address: usize,
     /// When that was begun.
     begun: Duration,
+    /// Until when one of the channel's addresses has to answer, in ms of the worker's clock; since the first attempt.
+    until: Option<u64>,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
     /// When something of ours was first missing, in ms of the worker's clock.
@@ -104,15 +106,15 @@ pub(super) struct Terms {
     pub(super) tag: u64,
     /// In ms of the worker's clock.
     pub(super) now: u64,
-    /// How long a lack of ours may last, in ms.
+    /// How long a channel may take to answer, and how long a lack of ours may last, in ms.
     pub(super) patience: u64,
 }
 
 /// What came of starting an attempt.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// `Dial::server` is on its way.
-    Started,
+    /// `Dial::server` is on its way, and has so long to answer, in ms.
+    Started(u64),
     /// No descriptor, port or memory for it just now.
     Wait,
     /// All that was left failed at once: in line for a slot.
@@ -142,6 +144,7 @@ impl Dial {
             found: Some((route, lease)),
             address: 0,
             begun: Duration::ZERO,
+            until: None,
             blame: DialFailure::Local,
             starving_since: None,
             kept: None,
@@ -159,7 +162,15 @@ impl Dial {
     /// The address being tried.
     pub(super) fn target(&self) -> Option<SocketAddr> {
         let (_, lease) = self.found.as_ref()?;
-        lease.addresses().as_slice().get(self.address).copied()
+        lease.address(self.address)
+    }
+
+    /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
+    /// are known not to answer get what the others leave.
+    fn share(&mut self, terms: &Terms) -> u64 {
+        let until = *self.until.get_or_insert(terms.now.saturating_add(terms.patience));
+        let alike = self.found.as_ref().map_or(1, |(_, lease)| lease.alike_from(self.address));
+        (until.saturating_sub(terms.now) / alike as u64).max(1)
     }
 
     /// Starts on the current address, or on the first one after it that can be started on; `watch` is done with the socket.
@@ -173,6 +184,13 @@ impl Dial {
     ) -> Attempt {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(NoChannel::Failed) };
+            if self.until.is_some_and(|until| until <= terms.now) {
+                match self.out_of_time(terms.tag, dialer) {
+                    Next::Dial => continue,
+                    Next::Line(ticket) => return Attempt::Line(ticket),
+                    Next::Over(why) => return Attempt::Over(why),
+                }
+            }
             self.begun = dialer.clock.now();
             let tried = self.connect(target, dialer).and_then(|server| match watch(&server) {
                 Ok(()) => Ok(server),
@@ -186,7 +204,7 @@ impl Dial {
                 Ok(server) => {
                     self.server = Some(server);
                     self.starving_since = None;
-                    return Attempt::Started;
+                    return Attempt::Started(self.share(terms));
                 }
                 Err(ConnectError::Ports(_)) => {
                     let error = io::Error::other(format!("no source port is free towards {target}"));
@@ -248,7 +266,7 @@ impl Dial {
         } else {
             table.failed(left, DialFailure::Local, &cause_of(error));
         }
-        (self.address, self.blame) = (0, DialFailure::Local);
+        (self.address, self.until, self.blame) = (0, None, DialFailure::Local);
         true
     }
 
@@ -285,19 +303,29 @@ impl Dial {
     fn failed_by(&mut self, error: &io::Error, fault: DialFailure, tag: u64, dialer: &Dialer) -> Next {
         self.server = None;
         let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
-        let addresses = lease.addresses().as_slice();
-        if let Some(&address) = addresses.get(self.address) {
+        let cause = format!("connect: {}", cause_of(error));
+        if let Some(address) = lease.address(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
+            if fault == DialFailure::Channel {
+                self.blame = fault;
+                let mut table = dialer.table.lock_at(dialer.clock.now());
+                let told = table.address_failed(&lease, address, self.begun, &cause);
+                drop(table);
+                dialer.changed(told);
+            }
         }
-        if fault == DialFailure::Channel {
-            self.blame = fault;
-        }
-        if self.address + 1 < addresses.len() {
+        if lease.address(self.address + 1).is_some() {
             self.address += 1;
             self.found = Some((route, lease));
             return Next::Dial;
         }
-        let cause = format!("connect: {}", cause_of(error));
+        self.next_channel(route, lease, &cause, tag, dialer)
+    }
+
+    /// Addresses are left, but no time for them.
+    fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
+        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
+        let cause = format!("connect: {}", cause_of(&io::ErrorKind::TimedOut.into()));
         self.next_channel(route, lease, &cause, tag, dialer)
     }
 
@@ -344,8 +372,7 @@ impl Dial {
         match turn {
             Turn::Now(route, lease) => {
                 self.found = Some((route, lease));
-                self.address = 0;
-                self.blame = DialFailure::Local;
+                (self.address, self.until, self.blame) = (0, None, DialFailure::Local);
                 Next::Dial
             }
             Turn::Later(ticket) => Next::Line(ticket),
@@ -358,13 +385,16 @@ impl Dial {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
-        let transition = {
+        let address = lease.address(self.address);
+        let (told, transition) = {
             let mut table = dialer.table.lock_at(now);
             if let Some(kept) = self.kept {
                 table.failed(kept, DialFailure::Local, "no source port is free");
             }
-            table.connected(route, &lease, took)
+            let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
+            (told, table.connected(route, &lease, took))
         };
+        dialer.changed(told);
         dialer.changed(transition);
         Some((server, lease))
     }
@@ -448,7 +478,7 @@ mod tests {
             if waits {
                 assert!(matches!(attempt(0, &mut dial), Attempt::Wait), "{lack}");
             }
-            assert!(matches!(attempt(50, &mut dial), Attempt::Started), "{lack}");
+            assert!(matches!(attempt(50, &mut dial), Attempt::Started(_)), "{lack}");
             assert_eq!(
                 dial.target() == target,
                 waits,
@@ -477,5 +507,31 @@ mod tests {
         assert!(matches!(attempt(107), Attempt::Over(NoChannel::Failed)));
         assert_eq!(calls, 5);
         assert_eq!(dialer.table.lock().active(), 0);
+    }
+
+    #[test]
+    fn the_time_is_for_the_channel_and_its_addresses_share_it() {
+        let (servers, addresses): (Vec<_>, Vec<_>) = (0..3).map(|_| listener()).unzip();
+        let mut table = Table::new(Rules::CLASSIC);
+        let list = Addresses::new(addresses).expect("three");
+        table.create(GroupId::FIRST, list, None, AdminState::Enabled).expect("a slot");
+        let dialer = Dialer { table: SharedTable::new(table), ..dialer(&[]) };
+        let mut dial = begin(&dialer);
+        let attempt = |dial: &mut Dial, now| {
+            let terms = Terms { tag: 0, now, patience: 900 };
+            match dial.attempt(&terms, &dialer, |_| Ok(())) {
+                Attempt::Started(wait) => Some(wait),
+                Attempt::Over(_) => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        let late = io::Error::from(io::ErrorKind::TimedOut);
+        assert_eq!(attempt(&mut dial, 1_000), Some(300));
+        assert!(matches!(dial.failed(&late, 0, &dialer), Next::Dial));
+        assert_eq!(attempt(&mut dial, 1_100), Some(400), "what the first one left is for both");
+        assert!(matches!(dial.failed(&late, 0, &dialer), Next::Dial));
+        // It came back late: there is no time for the third.
+        assert_eq!(attempt(&mut dial, 1_900), None);
+        drop(servers);
     }
 }

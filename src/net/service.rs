@@ -23,7 +23,7 @@ pub struct ServiceId(pub(super) u32);
 pub struct ServiceOptions {
     /// How connections to channels are made.
     pub outgoing: Outgoing,
-    /// `-t`: how long one address may take to answer.
+    /// `-t`: how long a channel may take to answer.
     pub connect_timeout: Duration,
     /// `-T`: quiet for so long ends a connection; `None` = never.
     pub idle_timeout: Option<Duration>,

@@ -85,6 +85,24 @@ pub enum Event {
         /// How long it was out.
         after: Duration,
     },
+    /// One of a channel's addresses did not answer: it is tried behind the others until a probe of it succeeds.
+    AddressEjected {
+        /// Which one.
+        channel: ChannelKey,
+        /// The address.
+        address: SocketAddr,
+        /// What the attempt met.
+        cause: String,
+    },
+    /// One of a channel's addresses answers again.
+    AddressReturned {
+        /// Which one.
+        channel: ChannelKey,
+        /// The address.
+        address: SocketAddr,
+        /// How long it did not.
+        after: Duration,
+    },
     /// Checks say that a channel is down.
     ChannelDown {
         /// Which one.
@@ -235,6 +253,8 @@ impl Event {
             Self::Autodisabled { .. }
             | Self::Ejected { .. }
             | Self::Returned { .. }
+            | Self::AddressEjected { .. }
+            | Self::AddressReturned { .. }
             | Self::ChannelDown { .. }
             | Self::ChannelUp { .. }
             | Self::Welcoming
@@ -257,6 +277,8 @@ impl Event {
             Self::Autodisabled { .. } => "autodisabled",
             Self::Ejected { .. } => "ejected",
             Self::Returned { .. } => "returned",
+            Self::AddressEjected { .. } => "address_ejected",
+            Self::AddressReturned { .. } => "address_returned",
             Self::ChannelDown { .. } => "channel_down",
             Self::ChannelUp { .. } => "channel_up",
             Self::NoChannelUp => "no_channel_up",
@@ -290,12 +312,15 @@ impl fmt::Display for Event {
         match self {
             Self::Started { listen, pid } => write!(f, " listen={listen} pid={pid}"),
             Self::Autodisabled { channel, address } => write!(f, "{} address={address}", Key(*channel)),
-            Self::Returned { channel, address, after } | Self::ChannelUp { channel, address, after } => {
+            Self::Returned { channel, address, after }
+            | Self::AddressReturned { channel, address, after }
+            | Self::ChannelUp { channel, address, after } => {
                 write!(f, "{} address={address} after={:.1}s", Key(*channel), after.as_secs_f64())
             }
             Self::MaxConnections { limit } => write!(f, " limit={limit}"),
             Self::ChannelFailed { channel, address, cause }
             | Self::Ejected { channel, address, cause }
+            | Self::AddressEjected { channel, address, cause }
             | Self::ChannelDown { channel, address, cause } => {
                 write!(f, "{} address={address} cause={}", Key(*channel), Value(cause))
             }
@@ -337,6 +362,8 @@ impl From<Transition> for Event {
             Happened::Returned(after) => Self::Returned { channel, address, after },
             Happened::Down(cause) => Self::ChannelDown { channel, address, cause },
             Happened::Up(after) => Self::ChannelUp { channel, address, after },
+            Happened::AddressEjected(cause) => Self::AddressEjected { channel, address, cause },
+            Happened::AddressReturned(after) => Self::AddressReturned { channel, address, after },
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::exec::{Program, Programs, Report};
 use super::fault::Fault;
 use super::link::Link;
-use super::order::{Order, Outcome, millis};
+use super::order::{Findings, Order, millis};
 use super::walk::Walk;
 use crate::spec::Check;
 use crate::sys::descriptors::Budget;
@@ -55,7 +55,7 @@ pub(super) struct Engine {
     timers: Timers,
     last_key: usize,
     scratch: Box<[u8]>,
-    done: Vec<(u64, Outcome)>,
+    done: Vec<(u64, Findings)>,
     epoch: Instant,
     now: u64,
 }
@@ -136,7 +136,7 @@ impl Engine {
 
     /// Makes probes until there are outcomes, which are appended to `done`, or `until` has come, or somebody used the waker.
     /// It may come back with nothing before that.
-    pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut VecDeque<(u64, Outcome)>) {
+    pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut VecDeque<(u64, Findings)>) {
         self.now = millis(self.epoch.elapsed());
         loop {
             self.admit();
@@ -337,9 +337,14 @@ impl Engine {
     fn settle(&mut self, key: usize, walk: Walk, link: Link, verdict: Result<(), String>) {
         self.part(key, link);
         match verdict {
-            Ok(()) => self.done.push((walk.order.id, Outcome::Up)),
+            Ok(()) => self.succeeded(walk),
             Err(cause) => self.failed(walk, Fault::Channel(cause)),
         }
+    }
+
+    /// An address was up.
+    fn succeeded(&mut self, mut walk: Walk) {
+        self.done.push((walk.order.id, walk.succeeded()));
     }
 
     /// An address was not up.
@@ -355,7 +360,7 @@ impl Engine {
         // One that was late or cancelled is known already.
         let Some(probe) = self.take(report.key) else { return };
         match report.result {
-            Ok(()) => self.done.push((probe.walk.order.id, Outcome::Up)),
+            Ok(()) => self.succeeded(probe.walk),
             Err(fault) => self.failed(probe.walk, fault),
         }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::door::Door;
 use super::engine::{Engine, PARTING};
-use super::order::Outcome;
+use super::order::{Findings, Outcome};
 use super::ward::Ward;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::{Happened, Probe, ProbeResult};
@@ -163,8 +163,8 @@ struct Rounds {
     /// The probes under way, with the ward that each is for.
     under_way: BTreeMap<u64, (u64, Probe)>,
     last_probe: u64,
-    /// Outcomes that nothing has been made of yet.
-    done: VecDeque<(u64, Outcome)>,
+    /// Findings that nothing has been made of yet.
+    done: VecDeque<(u64, Findings)>,
 }
 
 impl Rounds {
@@ -183,8 +183,8 @@ impl Rounds {
                 return;
             }
             // What a panic leaves undone is gone on with: each is taken as it is done.
-            while let Some((id, outcome)) = self.done.pop_front() {
-                self.answered(id, outcome);
+            while let Some((id, findings)) = self.done.pop_front() {
+                self.answered(id, findings);
             }
             while let Some(id) = self.rung.pop_first() {
                 self.look_at(id);
@@ -273,9 +273,10 @@ impl Rounds {
         }
     }
 
-    fn answered(&mut self, id: u64, outcome: Outcome) {
+    fn answered(&mut self, id: u64, findings: Findings) {
         let Some((ward_id, probe)) = self.under_way.remove(&id) else { return };
         let Some(Minded { ward, .. }) = self.wards.get(&ward_id) else { return };
+        let Findings { outcome, up, down } = findings;
         let result = match outcome {
             Outcome::Up => ProbeResult::Good,
             Outcome::Down(why) => ProbeResult::Bad(why),
@@ -289,8 +290,11 @@ impl Rounds {
                 ProbeResult::Unknown
             }
         };
-        let transition = ward.table.lock_at(self.clock.now()).probed(&probe, result);
-        if let Some(transition) = transition {
+        let (seen, transition) = {
+            let mut table = ward.table.lock_at(self.clock.now());
+            (table.seen(&probe, up, &down), table.probed(&probe, result))
+        };
+        for transition in seen.into_iter().chain(transition) {
             let kicks = ward.checks.kick && matches!(transition.what, Happened::Down(_));
             ward.log.tell(&Event::from(transition));
             if kicks {

@@ -2,10 +2,10 @@
 //!
 //! Knows: plain values. Never: sockets, the clock, what follows from an outcome.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sched::Addresses;
 use crate::spec::Check;
 use crate::sys::Outgoing;
 
@@ -14,8 +14,8 @@ use crate::sys::Outgoing;
 pub(super) struct Order {
     /// The caller's name for it.
     pub(super) id: u64,
-    /// Tried one after the other until one is up.
-    pub(super) addresses: Addresses,
+    /// Tried one after the other until one is up; at least one.
+    pub(super) addresses: Vec<SocketAddr>,
     /// In place of the addresses' own port.
     pub(super) port: Option<u16>,
     pub(super) check: Arc<Check>,
@@ -23,6 +23,16 @@ pub(super) struct Order {
     pub(super) timeout: Duration,
     /// How to connect.
     pub(super) outgoing: Outgoing,
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Findings {
+    pub(super) outcome: Outcome,
+    /// The address that is up.
+    pub(super) up: Option<SocketAddr>,
+    /// Those before it that are not, by their own fault, and why.
+    pub(super) down: Vec<(SocketAddr, String)>,
 }
 
 /// How a probe went.

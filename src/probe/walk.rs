@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use super::fault::Fault;
-use super::order::{Order, Outcome, millis};
+use super::order::{Findings, Order, Outcome, millis};
 
 /// One probe under way.
 #[derive(Debug)]
@@ -18,21 +18,25 @@ pub(super) struct Walk {
     address: usize,
     /// When the whole probe ends, in ms of the engine's clock.
     ends_at: u64,
-    /// What the last address that could be tried at all was down for.
-    cause: Option<String>,
+    /// The addresses that could be tried at all and were down, and why.
+    down: Vec<(SocketAddr, String)>,
 }
 
 impl Walk {
     /// A probe that starts now, in ms.
     pub(super) fn begin(order: Order, now: u64) -> Self {
         let ends_at = now.saturating_add(millis(order.timeout).max(1));
-        Self { order, address: 0, ends_at, cause: None }
+        Self { order, address: 0, ends_at, down: Vec::new() }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.order.addresses.get(self.address).copied().unwrap_or(nowhere)
     }
 
     /// The address being tried, with the port of the check.
     pub(super) fn target(&self) -> SocketAddr {
-        let addresses = &self.order.addresses;
-        let mut target = addresses.as_slice().get(self.address).copied().unwrap_or(addresses.first());
+        let mut target = self.address();
         if let Some(port) = self.order.port {
             target.set_port(port);
         }
@@ -41,16 +45,27 @@ impl Walk {
 
     /// When an attempt at this address that starts now has to be over.
     pub(super) fn deadline(&self, now: u64) -> u64 {
-        let addresses_left = self.order.addresses.as_slice().len().saturating_sub(self.address).max(1);
+        let addresses_left = self.order.addresses.len().saturating_sub(self.address).max(1);
         let share = self.ends_at.saturating_sub(now) / addresses_left as u64;
         now + share.max(1)
     }
 
+    /// The address is up.
+    pub(super) fn succeeded(&mut self) -> Findings {
+        let up = Some(self.address());
+        Findings { outcome: Outcome::Up, up, down: std::mem::take(&mut self.down) }
+    }
+
     /// The address was not up. `None` = the next one is to be tried.
-    pub(super) fn failed(&mut self, fault: Fault, now: u64) -> Option<Outcome> {
+    pub(super) fn failed(&mut self, fault: Fault, now: u64) -> Option<Findings> {
+        let outcome = self.outcome_of(fault, now)?;
+        Some(Findings { outcome, up: None, down: std::mem::take(&mut self.down) })
+    }
+
+    fn outcome_of(&mut self, fault: Fault, now: u64) -> Option<Outcome> {
         let ours = match fault {
             Fault::Channel(cause) => {
-                self.cause = Some(cause);
+                self.down.push((self.address(), cause));
                 String::new()
             }
             // An address that we can never reach must not hide that the others are down.
@@ -58,13 +73,13 @@ impl Walk {
             // The addresses that were not tried might have been up.
             Fault::Exhausted(cause) => return Some(Outcome::Unknown(cause)),
         };
-        let is_last = self.address + 1 >= self.order.addresses.as_slice().len();
+        let is_last = self.address + 1 >= self.order.addresses.len();
         if !is_last && now < self.ends_at {
             self.address += 1;
             return None;
         }
-        Some(match self.cause.take() {
-            Some(cause) => Outcome::Down(cause),
+        Some(match self.down.last() {
+            Some((_, cause)) => Outcome::Down(cause.clone()),
             None => Outcome::Unknown(ours),
         })
     }
@@ -76,13 +91,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sched::Addresses;
     use crate::spec::Check;
     use crate::sys::Outgoing;
 
     fn walk(addresses: u8, port: Option<u16>) -> Walk {
-        let list = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();
-        let addresses = Addresses::new(list).expect("at least one");
+        let addresses = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();
         let timeout = Duration::from_secs(1);
         let outgoing = Outgoing::default();
         Walk::begin(Order { id: 7, addresses, port, check: Arc::new(Check::Tcp), timeout, outgoing }, 5_000)
@@ -90,6 +103,10 @@ mod tests {
 
     fn channel(cause: &str) -> Fault {
         Fault::Channel(cause.into())
+    }
+
+    fn outcome(walk: &mut Walk, fault: Fault, now: u64) -> Option<Outcome> {
+        walk.failed(fault, now).map(|findings| findings.outcome)
     }
 
     #[test]
@@ -101,7 +118,7 @@ mod tests {
         assert_eq!(walk.failed(channel("refused"), 5_334), None);
         assert_eq!(walk.failed(channel("refused"), 5_700), None);
         assert_eq!(walk.deadline(5_700), 6_000, "the last one has all that is left");
-        assert_eq!(walk.failed(channel("late"), 6_000), Some(Outcome::Down("late".into())));
+        assert_eq!(outcome(&mut walk, channel("late"), 6_000), Some(Outcome::Down("late".into())));
     }
 
     #[test]
@@ -116,11 +133,11 @@ mod tests {
     fn an_address_out_of_our_reach_hides_nothing() {
         let mut one = walk(2, None);
         assert_eq!(one.failed(channel("refused"), 5_000), None);
-        let end = one.failed(Fault::Unusable("no such source".into()), 5_000);
+        let end = outcome(&mut one, Fault::Unusable("no such source".into()), 5_000);
         assert_eq!(end, Some(Outcome::Down("refused".into())));
         let mut all = walk(2, None);
         assert_eq!(all.failed(Fault::Unusable("no such source".into()), 5_000), None);
-        let end = all.failed(Fault::Unusable("none here".into()), 5_000);
+        let end = outcome(&mut all, Fault::Unusable("none here".into()), 5_000);
         assert_eq!(end, Some(Outcome::Unknown("none here".into())));
     }
 
@@ -128,7 +145,21 @@ mod tests {
     fn want_of_our_own_says_nothing_about_untried_addresses() {
         let mut walk = walk(3, None);
         assert_eq!(walk.failed(channel("refused"), 5_000), None);
-        let end = walk.failed(Fault::Exhausted("no descriptors".into()), 5_000);
+        let end = outcome(&mut walk, Fault::Exhausted("no descriptors".into()), 5_000);
         assert_eq!(end, Some(Outcome::Unknown("no descriptors".into())));
+    }
+
+    #[test]
+    fn what_each_address_did_is_told() {
+        let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
+        let mut some = walk(3, Some(8_080));
+        assert_eq!(some.failed(channel("refused"), 5_000), None);
+        assert_eq!(some.failed(Fault::Unusable("not from here".into()), 5_000), None);
+        let down = vec![(address(1), "refused".to_owned())];
+        assert_eq!(some.succeeded(), Findings { outcome: Outcome::Up, up: Some(address(3)), down });
+        let mut none = walk(1, None);
+        let down = vec![(address(1), "late".to_owned())];
+        let outcome = Outcome::Down("late".into());
+        assert_eq!(none.failed(channel("late"), 5_000), Some(Findings { outcome, up: None, down }));
     }
 }

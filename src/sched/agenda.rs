@@ -3,9 +3,11 @@
 //! Knows: times, channels. Never: how a probe is made; thresholds, which are the channel's health.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Addresses, ChannelKey, ProbeResult, Purpose, Table, Transition};
+use super::reach::Place;
+use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
 
 /// Times of the next probes, earliest first: at most one per channel.
 #[derive(Debug, Default)]
@@ -35,11 +37,28 @@ impl Agenda {
 pub struct Probe {
     /// Of which channel.
     pub channel: ChannelKey,
-    /// Where it is.
-    pub addresses: Addresses,
+    /// Whom to ask, in this order: one that is up is enough.
+    pub addresses: Vec<SocketAddr>,
     /// What is asked.
     pub purpose: Purpose,
+    /// It is of this address of the channel only.
+    address: Option<Place>,
     serial: u32,
+    begun: Duration,
+}
+
+impl Probe {
+    pub(super) fn is_of_one(&self) -> bool {
+        self.address.is_some()
+    }
+
+    pub(super) fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    pub(super) fn begun(&self) -> Duration {
+        self.begun
+    }
 }
 
 impl Table {
@@ -52,8 +71,8 @@ impl Table {
         {
             let now = self.now;
             let begun = self.edit_by_lot(key, |channel, _| {
-                let (purpose, serial) = channel.health.begin_probe(now);
-                Probe { channel: key, addresses: channel.addresses.clone(), purpose, serial }
+                let (address, purpose, serial, addresses) = channel.begin_probe(now);
+                Probe { channel: key, addresses, purpose, address, serial, begun: now }
             });
             probes.extend(begun);
             self.schedule(key);
@@ -69,11 +88,24 @@ impl Table {
     /// A probe was answered. The answer to one of a channel that is gone or has other addresses by now changes nothing.
     pub fn probed(&mut self, probe: &Probe, result: ProbeResult) -> Option<Transition> {
         let (rules, now) = (self.rules.health, self.now);
+        if let Some(place) = probe.address {
+            return self.address_probed(probe, place, result);
+        }
         let change = self.edit_by_lot(probe.channel, |channel, random| {
             channel.health.probed(&rules, probe.serial, result, now, random)
         });
         self.schedule(probe.channel);
         change.ok().flatten().map(|change| self.transition(probe.channel, change))
+    }
+
+    fn address_probed(&mut self, probe: &Probe, place: Place, result: ProbeResult) -> Option<Transition> {
+        let (channel, now) = (probe.channel, self.now);
+        let after = self.edit_by_lot(channel, |channel, random| {
+            channel.reach.as_mut()?.probed(place, probe.serial, result, now, random)
+        });
+        self.schedule(channel);
+        let (after, address) = (after.ok().flatten()?, *probe.addresses.first()?);
+        Some(Transition { channel, address, what: Happened::AddressReturned(after) })
     }
 
     /// Puts a channel on the agenda for the probe that its health wants next.
@@ -89,7 +121,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use super::super::{
-        AdminState, ChannelId, ClientAddr, DialFailure, GroupId, Happened, HealthRules, Rules,
+        Addresses, AdminState, ChannelId, ClientAddr, DialFailure, GroupId, HealthRules, Rules,
     };
     use super::*;
 

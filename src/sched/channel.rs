@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, STEPS};
 use super::lease::Slots;
+use super::reach::Reach;
 use super::{AdminState, ChannelSnapshot, Lease, Weight};
 
 /// Groups are numbered 0..MAX_GROUPS.
@@ -153,6 +154,12 @@ pub(super) struct Channel {
     /// Its number is taken for ever, the channel itself is gone.
     pub(super) removed: bool,
     pub(super) health: Health,
+    /// `None`: it has one address only.
+    pub(super) reach: Option<Box<Reach>>,
+    /// How often it got other addresses.
+    pub(super) lives: u32,
+    /// Which of its addresses answered a client last.
+    pub(super) used: Option<u16>,
     /// When it stands on the agenda of probes.
     pub(super) probe_at: Option<Duration>,
     pub(super) totalc: u64,
@@ -178,6 +185,9 @@ impl Channel {
             steps: STEPS,
             removed: false,
             health,
+            reach: None,
+            lives: 0,
+            used: None,
             probe_at: None,
             totalc: 0,
             failed: 0,
@@ -210,7 +220,8 @@ impl Channel {
     /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
     pub(super) fn occupy(&mut self) -> Lease {
         self.totalc += 1;
-        Slots::occupy(&self.slots, self.addresses.clone(), self.health.returns())
+        let order = self.reach.as_ref().and_then(|reach| reach.order()).cloned();
+        Slots::occupy(&self.slots, self.addresses.clone(), order, self.health.returns())
     }
 
     /// Did the last `occupy` (or an earlier one) reach the limit?
@@ -244,6 +255,8 @@ impl Channel {
         ChannelSnapshot {
             id: self.slots.key().channel,
             addresses: self.addresses.clone(),
+            addresses_out: self.addresses_out(),
+            used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
             state: self.state,
             maxc: self.maxc,
             weight: self.weight,

@@ -4,6 +4,7 @@
 //! what happens on connect.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::bits::BitTree;
@@ -256,7 +257,7 @@ impl Group {
     /// When the channel's next probe was planned, and when it is now.
     pub(super) fn plan_probe(&mut self, number: usize) -> Option<(Option<Duration>, Option<Duration>)> {
         let channel = self.channels.get_mut(number)?;
-        let wanted = if channel.removed { None } else { channel.health.probe_at() };
+        let wanted = if channel.removed { None } else { channel.next_probe() };
         Some((std::mem::replace(&mut channel.probe_at, wanted), wanted))
     }
 
@@ -277,6 +278,22 @@ impl Group {
         let change = channel.health.connect_succeeded(rules, now.saturating_sub(took), now)?;
         self.refresh(number);
         Some(change)
+    }
+
+    /// A dial's attempt at one of a channel's addresses was answered. That address is back by it, after so long.
+    pub(super) fn address_answered(
+        &mut self,
+        lease: &Lease,
+        address: SocketAddr,
+        begun: Duration,
+        now: Duration,
+    ) -> Option<Duration> {
+        let channel =
+            self.channels.get_mut(lease.key().channel.index()).filter(|channel| !channel.removed)?;
+        if channel.addresses != *lease.addresses() {
+            return None;
+        }
+        channel.address_answered(address, begun, now)
     }
 
     /// Puts the cursor back to where it stood before a walk that got nothing here, if nobody moved it since.

@@ -170,6 +170,25 @@ impl Health {
         self.ejection.is_none() && !matches!(self.checked, Checked::Down { .. })
     }
 
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejection.is_some()
+    }
+
+    /// Why it is ejected, if it is.
+    pub(super) fn ejected_for(&self) -> Option<&str> {
+        self.ejection.as_ref().map(|ejection| &*ejection.why)
+    }
+
+    /// Did it come back after this time?
+    pub(super) fn has_returned_after(&self, then: Duration) -> bool {
+        self.returned_at.is_some_and(|at| at > then)
+    }
+
+    /// Is the probe of this number under way?
+    pub(super) fn awaits(&self, serial: u32) -> bool {
+        self.in_flight.is_some() && self.serial == serial
+    }
+
     /// Changes with every return.
     pub(super) fn returns(&self) -> u32 {
         self.returns

@@ -2,10 +2,12 @@
 //!
 //! Knows: that a `Lease` gives its slot back when dropped, from any thread. Never: groups, policies, admin states.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::reach::Order;
 use super::{Addresses, ChannelKey};
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
@@ -13,6 +15,8 @@ use super::{Addresses, ChannelKey};
 pub struct Lease {
     slots: Arc<Slots>,
     addresses: Addresses,
+    /// In which order they are tried; `None` = as they are listed.
+    order: Option<Arc<Order>>,
     /// How often the channel had come back when the lease was taken.
     returns: u32,
 }
@@ -23,9 +27,26 @@ impl Lease {
         self.slots.key
     }
 
-    /// The addresses to try, as they were when the lease was taken.
+    /// The channel's addresses, as they were when the lease was taken.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// The address to try as the `n`-th, from 0: those that are known not to answer come last.
+    pub fn address(&self, n: usize) -> Option<SocketAddr> {
+        let at = match &self.order {
+            Some(order) => usize::from(*order.list().get(n)?),
+            None => n,
+        };
+        self.addresses.as_slice().get(at).copied()
+    }
+
+    /// How many of the addresses from the `n`-th on are as likely to answer as it is, itself included: at least 1.
+    pub fn alike_from(&self, n: usize) -> usize {
+        let all = self.addresses.as_slice().len();
+        let answering = self.order.as_ref().map_or(all, |order| order.answering());
+        let end = if n < answering { answering } else { all };
+        end.saturating_sub(n).max(1)
     }
 
     /// Tells a dial that began before the channel came back from one that began after.
@@ -87,9 +108,14 @@ impl Slots {
     }
 
     /// Takes a slot. Call it with the table locked, and only if there is room.
-    pub(super) fn occupy(this: &Arc<Self>, addresses: Addresses, returns: u32) -> Lease {
+    pub(super) fn occupy(
+        this: &Arc<Self>,
+        addresses: Addresses,
+        order: Option<Arc<Order>>,
+        returns: u32,
+    ) -> Lease {
         this.active.fetch_add(1, SeqCst);
-        Lease { slots: Arc::clone(this), addresses, returns }
+        Lease { slots: Arc::clone(this), addresses, order, returns }
     }
 
     /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
@@ -213,7 +239,7 @@ mod tests {
     fn a_lease_is_small_and_gives_its_slot_back() {
         assert!(size_of::<Lease>() <= 48, "{} bytes", size_of::<Lease>());
         let (slots, _) = slots(1);
-        let (a, b) = (Slots::occupy(&slots, address(), 0), Slots::occupy(&slots, address(), 0));
+        let (a, b) = (Slots::occupy(&slots, address(), None, 0), Slots::occupy(&slots, address(), None, 0));
         assert_eq!((slots.active(), a.key(), b.addresses()), (2, slots.key(), &address()));
         drop(a);
         assert_eq!(slots.active(), 1);
@@ -224,7 +250,7 @@ mod tests {
     #[test]
     fn only_a_full_channel_tells_that_a_slot_came_back() {
         let (slots, freed) = slots(1);
-        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), 0)).collect();
+        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
         assert!(slots.has_room(4));
         let mut leases = leases.into_iter();
         drop(leases.next());
@@ -242,7 +268,7 @@ mod tests {
     fn a_slot_that_comes_back_while_the_table_looks_is_not_lost() {
         for (held, limit, room) in [(1, 1, true), (2, 2, true), (3, 2, false)] {
             let (slots, freed) = slots(1);
-            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address(), 0)).collect();
+            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
             let told = slots.has_room_while(limit, || drop(leases.pop()));
             assert_eq!(told, room, "{held} held, limit {limit}");
             leases.pop();
@@ -253,7 +279,7 @@ mod tests {
     #[test]
     fn a_lowered_limit_is_asked_for_again_until_there_is_room() {
         let (slots, freed) = slots(1);
-        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), 0)).collect();
+        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
         assert!(!slots.has_room(1));
         for left in [2, 1] {
             leases.pop();
@@ -268,7 +294,7 @@ mod tests {
     #[test]
     fn bytes_of_every_worker_add_up_and_go_to_zero() {
         let (slots, _) = slots(3);
-        let lease = Slots::occupy(&slots, address(), 0);
+        let lease = Slots::occupy(&slots, address(), None, 0);
         for shard in 0..7 {
             lease.add_sent(shard, 1);
             lease.add_rcvd(shard, 10);
@@ -282,7 +308,7 @@ mod tests {
     #[test]
     fn no_workers_count_like_one() {
         let (slots, _) = slots(0);
-        Slots::occupy(&slots, address(), 0).add_sent(usize::MAX, 5);
+        Slots::occupy(&slots, address(), None, 0).add_sent(usize::MAX, 5);
         assert_eq!(slots.bytes(), (5, 0));
     }
 }

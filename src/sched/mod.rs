@@ -1,7 +1,7 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `group`
+//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `reach`, `group`
 //! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
 //! `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -19,6 +19,7 @@ mod losses;
 mod news;
 mod pick;
 mod random;
+mod reach;
 mod rendezvous;
 mod route;
 mod serving;

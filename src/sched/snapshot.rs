@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, Loss, Policy, Weight};
+use super::{
+    Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, HealthState, Loss, Policy, Weight,
+};
 
 /// One channel as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,10 @@ pub struct ChannelSnapshot {
     pub id: ChannelId,
     /// Its addresses.
     pub addresses: Addresses,
+    /// Those of several that are known not to answer, and what they met.
+    pub addresses_out: Vec<(SocketAddr, String)>,
+    /// The one that answered a client last.
+    pub used: Option<SocketAddr>,
     /// What the operator decided.
     pub state: AdminState,
     /// Limit of simultaneous connections, `None` = no limit.
@@ -41,6 +47,16 @@ pub struct ChannelSnapshot {
     pub sent_bytes: u64,
     /// Bytes channel -> client.
     pub rcvd_bytes: u64,
+}
+
+impl ChannelSnapshot {
+    /// How many of its addresses answer, as far as is known.
+    pub fn addresses_up(&self) -> usize {
+        match self.health.state {
+            HealthState::Ejected | HealthState::Down => 0,
+            _ => self.addresses.as_slice().len().saturating_sub(self.addresses_out.len()),
+        }
+    }
 }
 
 /// One group as it was when the snapshot was taken.

@@ -16,6 +16,7 @@ use super::lease::{Freed, Slots};
 use super::line::Line;
 use super::losses::Losses;
 use super::random::Random;
+use super::reach::Reach;
 use super::route::World;
 use super::serving::Changes;
 use super::{
@@ -72,7 +73,7 @@ pub enum DialFailure {
 pub struct Transition {
     /// Whose state it is.
     pub channel: ChannelKey,
-    /// Its first address.
+    /// Its first address, or the one that it happened to.
     pub address: SocketAddr,
     /// What happened to it.
     pub what: Happened,
@@ -91,6 +92,10 @@ pub enum Happened {
     Down(String),
     /// Checks say that it is up again, after so long.
     Up(Duration),
+    /// One of its addresses did not answer, with this cause.
+    AddressEjected(String),
+    /// One of its addresses answers again, after so long.
+    AddressReturned(Duration),
 }
 
 /// Why an edit was refused.
@@ -185,7 +190,9 @@ impl Table {
         let key = ChannelKey { group, channel: id };
         let slots = Arc::new(Slots::new(key, Arc::clone(&self.freed), self.rules.shards));
         let health = Health::new(&self.rules.health, self.now, &mut self.random);
+        let reach = Reach::of(addresses.as_slice().len(), 0, self.now, &mut self.random);
         let mut channel = Channel::new(addresses, None, AdminState::Disabled, health, slots);
+        channel.reach = reach;
         set(&mut channel);
         self.group_mut(group).push(channel);
         self.hear(group);
@@ -206,7 +213,12 @@ impl Table {
         }
         self.hear(key.group);
         let (rules, now) = (self.rules.health, self.now);
-        self.edit_by_lot(key, |channel, random| channel.health.begin_anew(&rules, now, random))?;
+        self.edit_by_lot(key, |channel, random| {
+            channel.health.begin_anew(&rules, now, random);
+            channel.lives = channel.lives.wrapping_add(1);
+            channel.reach = Reach::of(channel.addresses.as_slice().len(), channel.lives, now, random);
+            channel.used = None;
+        })?;
         self.schedule(key);
         Ok(())
     }

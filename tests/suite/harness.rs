@@ -132,10 +132,15 @@ pub(crate) struct BlackHole {
 
 impl BlackHole {
     pub(crate) fn new() -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    pub(crate) fn at(address: SocketAddr) -> Self {
         let new =
             || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let socket = new();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&address.into()).expect("a free port");
         socket.listen(0).expect("listen");
         let address = socket.local_addr().expect("a bound socket has an address");
         let mut queue = Vec::new();

@@ -5,6 +5,7 @@
 //!
 //! Source: docs/health.md.
 
+mod addresses;
 mod black_hole;
 mod checks;
 mod door;

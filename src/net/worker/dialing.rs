@@ -141,7 +141,7 @@ impl<P: Readiness> Worker<P> {
         // Slots of channels that failed at once are free again.
         self.shared.serve_line(service);
         let wait = match attempt {
-            Attempt::Started => patience,
+            Attempt::Started(wait) => wait,
             Attempt::Wait => STARVED_MS,
             Attempt::Line(ticket) => return self.line_up(key, ticket),
             Attempt::Over(why) => return self.turn_away(key, why),

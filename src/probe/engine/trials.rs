@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use rustix::process::{Pid, test_kill_process};
 
+use super::super::order::Outcome;
 use super::*;
-use crate::sched::Addresses;
 use crate::spec::Step;
 use crate::sys::Outgoing;
 
@@ -48,7 +48,7 @@ impl Lab {
     }
 
     fn start(&mut self, id: u64, addresses: &[SocketAddr], check: Check, timeout: Duration) {
-        let addresses = Addresses::new(addresses.to_vec()).expect("at least one");
+        let addresses = addresses.to_vec();
         self.engine.start(Order {
             id,
             addresses,
@@ -68,7 +68,7 @@ impl Lab {
             self.engine.wait(Some(until), &mut done);
             assert!(self.engine.probes.len() <= PROBES && self.engine.lingering.len() <= LINGERING);
         }
-        let mut done = Vec::from(done);
+        let mut done: Vec<_> = done.into_iter().map(|(id, findings)| (id, findings.outcome)).collect();
         done.sort_by_key(|&(id, _)| id);
         done
     }
@@ -202,7 +202,7 @@ fn the_check_can_have_a_port_of_its_own() {
     let mut lab = Lab::new();
     let (_listener, alive) = listener();
     let dead = deaf();
-    let addresses = Addresses::from(dead.address);
+    let addresses = vec![dead.address];
     let check = Arc::new(Check::Tcp);
     lab.engine.start(Order {
         id: 1,

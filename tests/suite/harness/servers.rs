@@ -82,6 +82,11 @@ impl Server {
         Self::with(move |stream, _| name_then_echo(stream, name))
     }
 
+    /// The same at this address.
+    pub(crate) fn named_at(address: SocketAddr, name: &'static str) -> Self {
+        Self::at(address, move |stream, _| name_then_echo(stream, name))
+    }
+
     /// The same on this address.
     pub(crate) fn named_on(ip: impl Into<IpAddr>, name: &'static str) -> Self {
         Self::on(ip.into(), move |stream, _| name_then_echo(stream, name))

@@ -10,13 +10,18 @@ pub(crate) struct Status {
     pub(crate) health: String,
     pub(crate) totalc: u64,
     pub(crate) failed: u64,
+    /// How many of its addresses are up, and how many it has.
+    pub(crate) addrs: String,
+    pub(crate) used: String,
     pub(crate) why: String,
 }
 
 impl Status {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, _, address, state, health, _, _, _, _, totalc, failed, _, _, why @ ..] = &words[..] else {
+        let [_, _, address, state, health, _, _, _, _, totalc, failed, _, _, addrs, used, why @ ..] =
+            &words[..]
+        else {
             return None;
         };
         Some(Self {
@@ -25,6 +30,8 @@ impl Status {
             health: (*health).into(),
             totalc: totalc.parse().ok()?,
             failed: failed.parse().ok()?,
+            addrs: (*addrs).into(),
+            used: (*used).into(),
             why: why.join(" "),
         })
     }

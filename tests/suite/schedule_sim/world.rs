@@ -256,7 +256,7 @@ impl World {
             let id = self.asked;
             self.asked += 1;
             let channel = self.modelled(g, c).expect("nobody probes what is not there");
-            assert_eq!(probe.addresses, channel.addresses);
+            assert_eq!(probe.addresses, channel.addresses.as_slice());
             channel.health.ask(id, probe.purpose, now);
             self.probes.push((probe.clone(), id));
         }
