@@ -163,6 +163,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "losses",
         "serving",
         "pick",
+        "reach",
         "rendezvous",
         "route",
         "snapshot",

@@ -292,11 +292,13 @@ impl Instance {
     pub(crate) fn assert_idle(&self) {
         // What a shared machine does to a window, it does not do to five in a row; a spin shows in all.
         let mut used = 0;
+        // One that was told to check its channels fifty times a second is not quiet; a spin takes thirty ticks.
+        let allowed = if self.argv.contains("--check-interval") { 6 } else { 1 };
         for _ in 0..5 {
             let before = self.ticks();
             std::thread::sleep(Duration::from_millis(300));
             used = self.ticks() - before;
-            if used <= 1 {
+            if used <= allowed {
                 return;
             }
         }
