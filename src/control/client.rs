@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::control::command;
+use crate::control::patience::Patient;
 use crate::control::wire::{Greeting, Line, Lines, Status, printable};
 
 /// No instance that this may be asked of (sysexits: `EX_UNAVAILABLE`).
@@ -31,7 +32,7 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    lines: Lines<BufReader<UnixStream>>,
+    lines: Lines<BufReader<Patient>>,
     pid: u32,
     /// Whose it is.
     uid: u32,
@@ -45,11 +46,16 @@ impl Client {
     /// A session that has been greeted.
     pub(super) fn new(
         stream: UnixStream,
-        lines: Lines<BufReader<UnixStream>>,
+        lines: Lines<BufReader<Patient>>,
         greeting: &Greeting,
         uid: u32,
     ) -> Self {
         Self { stream, lines, pid: greeting.pid, uid, service: None, look_only: None }
+    }
+
+    /// So far it had to answer soon; its commands may take their time.
+    pub(super) fn wait_for_ever(&mut self) -> io::Result<()> {
+        self.lines.input().get_mut().wait_for_ever()
     }
 
     pub(super) fn begins_at(&mut self, service: Option<String>) {

@@ -1,5 +1,6 @@
 //! Whole conversations over real sockets: a server, and clients that behave, or do not.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -149,9 +150,19 @@ fn service() -> Service {
     }
 }
 
+/// The same on port 80 of this address.
+fn service_at(address: &str) -> Service {
+    Service { listen: vec![port_80(address)], ..service() }
+}
+
+/// `127.0.0.1`, `::1`, `fe80::1%2`.
+fn port_80(address: &str) -> SocketAddr {
+    let bracketed = if address.contains(':') { format!("[{address}]:80") } else { format!("{address}:80") };
+    bracketed.parse().expect("an address")
+}
+
 fn options(scratch: &Scratch, address: &str) -> EndpointOptions {
-    let address = address.parse().expect("an address");
-    let services = vec![Names { listen: vec![SocketAddr::new(address, 80)], name: None }];
+    let services = vec![Names { listen: vec![port_80(address)], name: None }];
     EndpointOptions { directories: vec![scratch.shared()], services, group: None }
 }
 
@@ -453,12 +464,11 @@ fn a_stop_ends_idle_sessions_and_removes_the_entry() {
 fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_asked() {
     let scratch = Scratch::new();
     let start = |address: &str| {
-        serve(Endpoint::bind(&options(&scratch, address)).expect("bound"), Services::new(vec![service()]))
-            .expect("serving")
+        let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
+        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
     };
     let find = |addresses: Option<&str>| {
-        let addresses = addresses
-            .map(|list| list.split(' ').map(|ip| ip.parse::<IpAddr>().expect("an address").into()).collect());
+        let addresses = addresses.map(|list| list.split(' ').map(|ip| port_80(ip).into()).collect());
         let service = Which::Port { port: 80, addresses, ipv6: false };
         find::find(&Wanted { service, ..wanted(&scratch) }, false).map(drop)
     };
@@ -484,13 +494,13 @@ fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_a
 fn without_an_address_what_changes_is_for_an_instance_on_all_addresses() {
     let scratch = Scratch::new();
     let start = |address: &str| {
-        serve(Endpoint::bind(&options(&scratch, address)).expect("bound"), Services::new(vec![service()]))
-            .expect("serving")
+        let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
+        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
     };
     let one = start("127.0.0.1");
     let message = find::find(&wanted(&scratch), true).expect_err("it is on one address").to_string();
     let expected = "no master process, exiting.\n\
-        balance: port 80 is served on 127.0.0.1 only: to change an instance, say which with -b: -b 127.0.0.1";
+        balance: port 80 is served on 127.0.0.1 only; to change that instance, add -b 127.0.0.1";
     assert_eq!(message, expected);
     // A session that was begun to look at it can do just that.
     let mut client = find::find(&wanted(&scratch), false).expect("found");
@@ -500,6 +510,46 @@ fn without_an_address_what_changes_is_for_an_instance_on_all_addresses() {
     let any = start("0.0.0.0");
     assert!(find::find(&wanted(&scratch), true).is_ok());
     drop((one, any));
+}
+
+#[test]
+fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
+    let scratch = Scratch::new();
+    let start = |address: &str| {
+        let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
+        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
+    };
+    let find = |address: &str, is_change| {
+        let addresses = Some(vec![port_80(address).into()]);
+        let service = Which::Port { port: 80, addresses, ipv6: false };
+        find::find(&Wanted { service, ..wanted(&scratch) }, is_change).map_err(|error| error.to_string())
+    };
+    // No machine has so many interfaces: the numbers are not turned into names.
+    let one = start("fe80::1%900001");
+    assert!(find("fe80::1%900001", true).is_ok());
+    assert_eq!(find("fe80::1%900002", true).expect_err("another one"), "no master process, exiting.");
+    assert!(find("fe80::1", false).is_ok(), "to look, the only one will do");
+    let expected = "no master process, exiting.\n\
+        balance: port 80 is served on fe80::1%900001 only; to change that instance, add -b fe80::1%900001";
+    assert_eq!(find("fe80::1", true).expect_err("which?"), expected);
+    let other = start("fe80::1%900002");
+    let several = find("fe80::1", false).expect_err("which?");
+    assert!(several.ends_with("say which with -b: fe80::1%900001, fe80::1%900002"), "{several}");
+    drop((one, other));
+}
+
+#[test]
+fn a_name_that_leads_to_another_instance_leads_nowhere() {
+    let instance = Instance::start();
+    // A hard link, made by anybody, where the system does not restrict them.
+    let names = ["balance.80.0.0.0.0", "balance.81.0.0.0.0"].map(|name| instance.scratch.path().join(name));
+    fs::hard_link(&names[0], &names[1]).expect("linked");
+    let service = Which::Port { port: 81, addresses: None, ipv6: false };
+    for is_change in [false, true] {
+        let found = find::find(&Wanted { service: service.clone(), ..instance.wanted() }, is_change);
+        assert_eq!(found.expect_err("another one").to_string(), "no master process, exiting.");
+    }
+    assert_eq!(instance.killed.load(Ordering::SeqCst), 0);
 }
 
 /// A listener that greets as an instance in another network namespace.

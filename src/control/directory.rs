@@ -6,11 +6,11 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawMode};
 
 use crate::control::peer;
 
@@ -23,17 +23,51 @@ pub enum Directory {
     Private(PathBuf),
 }
 
-/// Others could meddle with what is in the directory.
+/// Others could meddle with what is in the directory: how, and what would help.
 #[derive(Debug, thiserror::Error)]
-#[error("not a safe directory: it must be root's or your own, and sticky where all may write")]
-pub(crate) struct Unsafe;
+#[error("not a safe directory: {0}")]
+pub(crate) struct Unsafe(String);
 
 impl Unsafe {
     /// Is this the error of a directory that was there, and could not be trusted?
     pub(crate) fn is_cause_of(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
     }
+
+    fn error(why: impl Into<String>) -> io::Error {
+        io::Error::new(ErrorKind::PermissionDenied, Self(why.into()))
+    }
 }
+
+/// A directory that can be trusted. What is done to it is done to this one, whatever stands under its name by then.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Opened {
+    /// The path that it was opened by.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in it; nothing if it cannot be listed.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + use<> {
+        let all = rustix::fs::Dir::read_from(&self.fd).into_iter().flatten().flatten();
+        all.filter_map(|entry| Some(entry.file_name().to_str().ok()?.to_owned()))
+    }
+}
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+const STICKY: RawMode = 0o1000;
+const BY_GROUP: RawMode = 0o020;
+const BY_ALL: RawMode = 0o002;
 
 impl Directory {
     /// Its path.
@@ -43,41 +77,71 @@ impl Directory {
         }
     }
 
-    /// Opens it if it can be trusted: a real directory of root or of ourselves; a private one of ourselves, where
-    /// nobody else can write.
-    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+    /// Opens it, to look for entries, if it can be trusted: a real directory of root or of ourselves, and nobody else can
+    /// touch the entries of others in it; a private one of ourselves, where nobody else can write.
+    pub(crate) fn open(&self) -> io::Result<Opened> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(self.path(), flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        let own = stat.st_uid == peer::own_uid();
-        let trusted = match self {
-            // Where all may write, only the sticky bit keeps them from each other's entries.
-            Self::Shared(_) => {
-                (own || stat.st_uid == 0) && (stat.st_mode & 0o002 == 0 || stat.st_mode & 0o1000 != 0)
-            }
-            // Root is told nothing that its users may not know: it may use theirs, as they are.
-            Self::Private(_) => (own || peer::own_uid() == 0) && stat.st_mode & 0o022 == 0,
+        let (own, may_write) = (peer::own_uid(), stat.st_mode & (BY_GROUP | BY_ALL));
+        let is_open_to_all = match self {
+            // Where others may write, only the sticky bit keeps them from each other's entries.
+            Self::Shared(_) if stat.st_mode & STICKY != 0 => false,
+            // A user's own group is often that user's alone.
+            Self::Shared(_) if stat.st_gid == peer::own_gid() => may_write & BY_ALL != 0,
+            Self::Shared(_) | Self::Private(_) => may_write != 0,
         };
-        if trusted { Ok(fd) } else { Err(io::Error::new(ErrorKind::PermissionDenied, Unsafe)) }
+        let is_strange = match self {
+            Self::Shared(_) => stat.st_uid != own && stat.st_uid != 0,
+            // Root is told nothing that its users may not know: it may look into theirs, as they are.
+            Self::Private(_) => stat.st_uid != own && own != 0,
+        };
+        if is_strange {
+            return Err(Unsafe::error(format!("it belongs to user {}", stat.st_uid)));
+        }
+        if is_open_to_all {
+            let cure = if matches!(self, Self::Shared(_)) { "+t" } else { "go-w" };
+            let path = self.path().display();
+            return Err(Unsafe::error(format!("others may change what is in it; chmod {cure} {path}")));
+        }
+        Ok(Opened { fd, path: self.path().to_owned() })
     }
 
-    /// Opens it, made if it is not there.
-    pub(crate) fn make(&self) -> io::Result<OwnedFd> {
+    /// Opens it, to put an entry there, made if it is not there. Beyond what [`Directory::open`] wants, nobody else may be
+    /// able to put another directory in its place.
+    pub(crate) fn make(&self) -> io::Result<Opened> {
         let mode = match self {
             Self::Shared(_) => Mode::from_raw_mode(0o1777),
             Self::Private(_) => Mode::from_raw_mode(0o700),
         };
         match rustix::fs::mkdir(self.path(), mode) {
             Ok(()) => {
-                let fd = self.open()?;
+                let opened = self.open_for_good()?;
                 // mkdir(2) obeys the umask and may leave out the sticky bit.
-                rustix::fs::fchmod(&fd, mode)?;
-                Ok(fd)
+                rustix::fs::fchmod(&opened, mode)?;
+                Ok(opened)
             }
-            Err(rustix::io::Errno::EXIST) => self.open(),
+            Err(rustix::io::Errno::EXIST) => self.open_for_good(),
             // On a read-only /run the directory may be there all the same.
-            Err(error) => self.open().map_err(|_| error.into()),
+            Err(error) => self.open_for_good().map_err(|_| error.into()),
         }
+    }
+
+    fn open_for_good(&self) -> io::Result<Opened> {
+        let opened = self.open()?;
+        let owner = rustix::fs::fstat(&opened)?.st_uid;
+        if matches!(self, Self::Private(_)) && owner != peer::own_uid() {
+            return Err(Unsafe::error(format!("it belongs to user {owner}")));
+        }
+        let real = std::fs::canonicalize(self.path())?;
+        for path in real.ancestors().skip(1) {
+            let mode = rustix::fs::stat(path)?.st_mode;
+            if mode & BY_ALL != 0 && mode & STICKY == 0 {
+                let path = path.display();
+                return Err(Unsafe::error(format!("all may change what is in {path}; chmod +t {path}")));
+            }
+        }
+        Ok(opened)
     }
 }
 
@@ -96,9 +160,15 @@ impl Place {
         self.ip.is_unspecified()
     }
 
-    /// As what somebody typed without a zone means any.
-    pub(crate) fn is_meant_by(self, typed: Self) -> bool {
-        self == typed || (self.ip == typed.ip && typed.zone == 0)
+    /// Is it what was typed, but for a zone that was left out?
+    pub(crate) fn is_near(self, typed: Self) -> bool {
+        self.ip == typed.ip && typed.zone == 0
+    }
+
+    /// As an operator types it: with the name of the interface.
+    pub(crate) fn typed(&self) -> String {
+        let name = Some(self.zone).filter(|zone| *zone != 0).and_then(interface_name);
+        name.map_or_else(|| self.to_string(), |name| format!("{}%{name}", self.ip))
     }
 
     /// With a port, as `use` takes it.
@@ -108,6 +178,11 @@ impl Place {
             IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.zone).into(),
         }
     }
+}
+
+fn interface_name(number: u32) -> Option<String> {
+    // nix takes no notice of the error for a number that no interface has.
+    nix::net::if_::if_indextoname(number).ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 impl From<SocketAddr> for Place {
@@ -193,8 +268,8 @@ mod tests {
             assert_eq!(entry_place(&name(address)), Some((80, at(address))));
             assert_eq!(entry_place(&name_apart(&name(address), 1000, Some(7))), Some((80, at(address))));
         }
-        assert!(at("[fe80::1%3]:80").is_meant_by(at("[fe80::1]:80")));
-        assert!(!at("[fe80::1%3]:80").is_meant_by(at("[fe80::1%4]:80")));
+        assert!(at("[fe80::1%3]:80").is_near(at("[fe80::1]:80")));
+        assert!(!at("[fe80::1%3]:80").is_near(at("[fe80::1%4]:80")));
         for name in ["balance.80", ".balance.80.0.0.0.0.7", "x", "balance.80.::%x", "balance.70000.::"] {
             assert_eq!(entry_place(name), None, "{name}");
         }

@@ -1,28 +1,24 @@
-//! The entry of an instance in a run directory: how it is made safely, how it goes, how it is connected to.
+//! The control socket of an instance: how it is made safely, under which names.
 //!
-//! Knows: sockets as files, their owners and modes. Never: the protocol, commands.
+//! Knows: the socket, its mode and group, the names of services. Never: the protocol, commands.
 //! Source: docs/control.md, "Where the socket is".
 
-use std::fmt;
-use std::io::{self, BufReader, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RawMode};
+use rustix::fs::{AtFlags, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Directory, Unsafe, entry_name, name_apart, service_entry_name};
+use crate::control::directory::{Directory, Opened, Unsafe, entry_name, service_entry_name};
+use crate::control::entry::{Entry, PutError, Putting, unlikely_name};
 use crate::control::peer;
-use crate::control::wire::{Greeting, Line, Lines, printable};
 
 /// Clients that the kernel keeps waiting for us.
 const BACKLOG: i32 = 64;
-/// How long an instance may take to say who it is.
-const HELLO: Duration = Duration::from_secs(1);
 /// Names tried for the socket before it is renamed; more than one only if somebody is in our way on purpose.
 const TEMPORARY_NAMES: u32 = 16;
 
@@ -104,45 +100,24 @@ impl Endpoint {
         };
         let mut causes = Vec::new();
         for directory in &options.directories {
-            let path = directory.path().join(first);
-            match bind_where_free(directory, first, group) {
-                Err(BindError::Busy(path)) => return Err(EndpointError::Busy(path)),
-                Ok((listener, entry)) => {
-                    let mut entries = Vec::new();
-                    let mut missed = Vec::new();
-                    let mut made = Some(entry);
-                    for names in &names {
-                        let mut ours: Vec<Entry> = made.take().into_iter().collect();
-                        let original =
-                            entries.first().and_then(|all: &Vec<Entry>| all.first()).or(ours.first());
-                        let Some(original) = original.map(Entry::handle) else { break };
-                        for name in names.iter().skip(ours.len()) {
-                            match original.link(name) {
-                                Ok(entry) => ours.push(entry),
-                                Err(BindError::Busy(path)) => {
-                                    missed.push((path, io::Error::other("another instance answers there")));
-                                }
-                                Err(BindError::Io(error)) => {
-                                    missed.push((original.path.with_file_name(name), error))
-                                }
-                            }
-                        }
-                        entries.push(ours);
-                    }
+            match bind_in(directory, first, group) {
+                Ok((listener, entry, putting)) => {
+                    let (entries, mut missed) = name_all(&names, entry, putting);
                     let owner = peer::own_uid();
                     // That a directory is not for us is no news; that it is not safe is.
                     missed.extend(causes.into_iter().filter(|(_, cause)| Unsafe::is_cause_of(cause)));
                     return Ok(Self { listener, entries, missed, owner, group_named: group.is_some() });
                 }
-                Err(BindError::Io(error)) => causes.push((path, error)),
+                Err(PutError::Busy(path)) => return Err(EndpointError::Busy(path)),
+                Err(PutError::Io(error)) => causes.push((directory.path().join(first), error)),
             }
         }
         Err(EndpointError::NoDirectory(causes))
     }
 
     /// Where it is: the first of its names.
-    pub fn path(&self) -> Option<&Path> {
-        self.entries.first()?.first().map(|entry| entry.path.as_path())
+    pub fn path(&self) -> Option<PathBuf> {
+        Some(self.entries.first()?.first()?.path())
     }
 
     /// Names that could not be had, and why.
@@ -157,210 +132,69 @@ impl Endpoint {
     }
 }
 
-/// A name in a directory that is ours as long as it is the same file.
-pub(crate) struct Entry {
-    directory: Arc<OwnedFd>,
-    /// Its name now.
-    name: String,
-    /// Its name while it is not hidden.
-    shown: Option<String>,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-}
-
-/// A socket's file, to make more names for it.
-struct Handle {
-    directory: Arc<OwnedFd>,
-    name: String,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-}
-
-impl Handle {
-    /// Gives the socket one more name. What was left behind there, or planted, is replaced; what answers is not.
-    fn link(&self, name: &str) -> Result<Entry, BindError> {
-        self.link_as(name).or_else(|error| match error {
-            BindError::Io(_) => self.link_as(&own_name_apart(name)),
-            BindError::Busy(_) if is_elsewhere(&self.path.with_file_name(name)) => {
-                self.link_as(&own_name_apart(name))
+/// Gives the socket all its names, of which `first` is one, and takes away what is left of an instance that had them before.
+fn name_all(
+    names: &[Vec<String>],
+    first: Entry,
+    mut putting: Putting,
+) -> (Vec<Vec<Entry>>, Vec<(PathBuf, io::Error)>) {
+    let (mut entries, mut missed) = (Vec::with_capacity(names.len()), Vec::new());
+    let mut original = Some(first);
+    for names in names {
+        let mut ours: Vec<Entry> = original.take().into_iter().collect();
+        for name in names.iter().skip(ours.len()) {
+            let Some(original) = entries.first().and_then(|all: &Vec<Entry>| all.first()).or(ours.first())
+            else {
+                continue;
+            };
+            match putting.link(original, name) {
+                Ok(entry) => ours.push(entry),
+                Err(PutError::Busy(path)) => {
+                    missed.push((path, io::Error::other("another instance answers there")));
+                }
+                Err(PutError::Io(error)) => missed.push((original.path().with_file_name(name), error)),
             }
-            BindError::Busy(_) => Err(error),
-        })
-    }
-
-    fn link_as(&self, name: &str) -> Result<Entry, BindError> {
-        let path = self.path.with_file_name(name);
-        let entry = |name: &str| Entry {
-            directory: Arc::clone(&self.directory),
-            name: name.into(),
-            shown: None,
-            path: path.clone(),
-            file: self.file,
-        };
-        let link = |to: &str| {
-            let none = AtFlags::empty();
-            rustix::fs::linkat(&self.directory, self.name.as_str(), &self.directory, to, none)
-        };
-        match link(name) {
-            Ok(()) => return Ok(entry(name)),
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(BindError::Io(error.into())),
         }
-        if listener_of(&path) == Some(peer::own_uid()) {
-            return Err(BindError::Busy(path));
-        }
-        let temporary = format!(".{name}.{}.link", std::process::id());
-        // One of a process of this number that is gone.
-        let _ = rustix::fs::unlinkat(&self.directory, temporary.as_str(), AtFlags::empty());
-        link(&temporary).map_err(io::Error::from)?;
-        let mut made = entry(&temporary);
-        rustix::fs::renameat(&self.directory, temporary.as_str(), &self.directory, name)
-            .map_err(io::Error::from)?;
-        made.name = name.into();
-        Ok(made)
+        entries.push(ours);
     }
+    putting.sweep();
+    (entries, missed)
 }
 
-impl Entry {
-    fn handle(&self) -> Handle {
-        let Self { directory, name, path, file, .. } = self;
-        Handle { directory: Arc::clone(directory), name: name.clone(), path: path.clone(), file: *file }
-    }
-
-    /// Takes the entry out of sight, so that no client finds it any more, but [`Entry::show`] can bring it back.
-    pub(crate) fn hide(&mut self) {
-        let hidden = format!(".{}.{}.hidden", self.name, std::process::id());
-        if self.shown.is_none() && self.rename(&hidden) {
-            self.shown = Some(std::mem::replace(&mut self.name, hidden));
-        }
-    }
-
-    /// Undoes [`Entry::hide`].
-    pub(crate) fn show(&mut self) {
-        let Some(name) = self.shown.take() else { return };
-        if self.rename(&name) {
-            self.name = name;
-        }
-    }
-
-    fn rename(&self, to: &str) -> bool {
-        let ours = stat(&self.directory, &self.name).is_ok_and(|stat| Some(identity(&stat)) == self.file);
-        ours && rustix::fs::renameat(&self.directory, self.name.as_str(), &self.directory, to).is_ok()
-    }
-
-    pub(crate) fn remove(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        if stat(&self.directory, &self.name).is_ok_and(|stat| identity(&stat) == file) {
-            // Nothing can be done about a failure, and an entry that nobody listens on does no harm.
-            let _ = rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Entry").field(&self.path).finish()
-    }
-}
-
-/// Why an entry cannot be made.
-#[derive(Debug)]
-enum BindError {
-    /// An instance of ours, in our network namespace, answers there.
-    Busy(PathBuf),
-    Io(io::Error),
-}
-
-impl From<io::Error> for BindError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn own_name_apart(name: &str) -> String {
-    name_apart(name, peer::own_uid(), peer::own_namespace())
-}
-
-/// Under its plain name; or, where somebody else has that (an entry of another user that must not be touched, a
-/// directory, an instance in another network namespace), under a name of its own beside it.
-fn bind_where_free(
+/// Binds to a name that nobody looks at, listens, and only then gives the socket its first name: a client meets either the
+/// old socket or one that listens.
+fn bind_in(
     directory: &Directory,
     name: &str,
     group: Option<Gid>,
-) -> Result<(UnixListener, Entry), BindError> {
-    let path = directory.path().join(name);
-    let plain = if listener_of(&path) == Some(peer::own_uid()) {
-        if !is_elsewhere(&path) {
-            return Err(BindError::Busy(path));
-        }
-        Err(io::Error::from(ErrorKind::AddrInUse))
-    } else {
-        bind_in(directory, name, group)
-    };
-    plain.or_else(|error| {
-        let apart = own_name_apart(name);
-        let path = directory.path().join(&apart);
-        if listener_of(&path) == Some(peer::own_uid()) {
-            return Err(BindError::Busy(path));
-        }
-        // The first error is the one that the operator can do something about.
-        bind_in(directory, &apart, group).map_err(|_| BindError::Io(error))
-    })
-}
-
-/// Is the instance that answers here in another network namespace?
-fn is_elsewhere(path: &Path) -> bool {
-    let Ok((stream, _)) = connect(path, HELLO) else { return false };
-    if stream.set_read_timeout(Some(HELLO)).is_err() {
-        return false;
-    }
-    let mut lines = Lines::new(BufReader::new(stream));
-    let greeting = match lines.read() {
-        Ok(Line::Whole(line)) => Greeting::parse(&printable(line)),
-        _ => None,
-    };
-    let theirs = greeting.and_then(|greeting| greeting.namespace);
-    theirs.is_some_and(|theirs| peer::own_namespace().is_some_and(|ours| ours != theirs))
-}
-
-/// Binds to a temporary name, then renames over the final one: that replaces whatever was there in one step, and a
-/// client meets either the old socket or one that listens.
-fn bind_in(directory: &Directory, name: &str, group: Option<Gid>) -> io::Result<(UnixListener, Entry)> {
-    let fd = directory.make()?;
+) -> Result<(UnixListener, Entry, Putting), PutError> {
+    let opened = Arc::new(directory.make().map_err(PutError::Io)?);
     let mode = if group.is_some() { 0o660 } else { 0o600 };
-    let (socket, temporary) = bind_temporary(directory.path(), name, mode)?;
-    let path = directory.path().join(name);
-    let mut entry = Entry { directory: Arc::new(fd), name: temporary, shown: None, path, file: None };
-    let made = stat(&entry.directory, &entry.name)?;
-    entry.file = Some(identity(&made));
-    if let Some(group) = group {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&entry.directory, entry.name.as_str(), None, Some(group), flags)?;
-    }
-    let is_ours = FileType::from_raw_mode(made.st_mode) == FileType::Socket && made.st_uid == peer::own_uid();
-    if !is_ours || made.st_mode & 0o777 != mode {
-        return Err(io::Error::other("the socket's file is not as it was made"));
-    }
-    socket.listen(BACKLOG)?;
-    rustix::fs::renameat(&entry.directory, entry.name.as_str(), &entry.directory, name)?;
-    entry.name = name.into();
-    Ok((UnixListener::from(OwnedFd::from(socket)), entry))
+    let made = || -> io::Result<(Socket, Entry)> {
+        let (socket, temporary) = bind_temporary(&opened, name, mode)?;
+        let (entry, seen) = Entry::of_socket(&opened, temporary)?;
+        if !seen.is_socket() || !seen.is_own() || seen.mode & 0o777 != mode {
+            return Err(io::Error::other("the socket's file is not as it was made"));
+        }
+        if let Some(group) = group {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(&opened, entry.name(), None, Some(group), flags)?;
+        }
+        socket.listen(BACKLOG)?;
+        Ok((socket, entry))
+    };
+    let (socket, mut entry) = made().map_err(PutError::Io)?;
+    let mut putting = Putting::new(&opened);
+    putting.rename(&mut entry, name)?;
+    Ok((UnixListener::from(OwnedFd::from(socket)), entry, putting))
 }
 
-fn bind_temporary(directory: &Path, name: &str, mode: RawMode) -> io::Result<(Socket, String)> {
-    let pid = std::process::id();
+fn bind_temporary(directory: &Opened, name: &str, mode: RawMode) -> io::Result<(Socket, String)> {
     let mut in_the_way = io::Error::from(ErrorKind::AddrInUse);
-    for attempt in 0..TEMPORARY_NAMES {
-        let temporary =
-            if attempt == 0 { format!(".{name}.{pid}") } else { format!(".{name}.{pid}.{attempt}") };
+    for _ in 0..TEMPORARY_NAMES {
+        let temporary = unlikely_name(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        match bind_with_mode(&socket, &SockAddr::unix(directory.join(&temporary))?, mode) {
+        match bind_with_mode(&socket, &SockAddr::unix(directory.path().join(&temporary))?, mode) {
             Ok(()) => return Ok((socket, temporary)),
             // bind(2) follows no link and replaces nothing.
             Err(error) if error.kind() == ErrorKind::AddrInUse => in_the_way = error,
@@ -389,42 +223,6 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Res
     bound
 }
 
-/// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
-/// to let us in is [`ErrorKind::WouldBlock`].
-pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<(UnixStream, RawMode)> {
-    let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(ErrorKind::ConnectionRefused.into());
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(patience))?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    socket.set_write_timeout(None)?;
-    Ok((UnixStream::from(OwnedFd::from(socket)), stat.st_mode))
-}
-
-/// The user who listens at this entry, if anybody does.
-fn listener_of(path: &Path) -> Option<u32> {
-    match connect(path, Duration::from_millis(200)) {
-        Ok((stream, _)) => peer::uid(&stream).ok(),
-        // Alive, but its backlog is full: all that is known is whose file it is.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_uid)
-        }
-        Err(_) => None,
-    }
-}
-
-fn stat(directory: impl AsFd, name: &str) -> io::Result<rustix::fs::Stat> {
-    Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-// The widths of these two differ between systems.
-#[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
-fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
-    (stat.st_dev as u64, stat.st_ino as u64)
-}
-
 fn group_id(name: &str) -> Option<Gid> {
     if let Ok(number) = name.parse() {
         return Some(Gid::from_raw(number));
@@ -437,6 +235,8 @@ fn group_id(name: &str) -> Option<Gid> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
 
     use super::*;
     use crate::control::scratch::Scratch;
@@ -455,7 +255,7 @@ mod tests {
     fn an_endpoint_is_private_and_gone_when_removed() {
         let scratch = Scratch::new();
         let mut endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        let path = endpoint.path().expect("a name").to_owned();
+        let path = endpoint.path().expect("a name");
         assert_eq!(path, scratch.path().join("balance.80.127.0.0.1"));
         assert_eq!(fs::symlink_metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
         assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "no temporary name is left");
@@ -488,14 +288,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replaced_makes_it_go_by_a_name_beside() {
-        let scratch = Scratch::new();
-        fs::create_dir(scratch.path().join("balance.80.127.0.0.1")).expect("made");
-        let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        let apart = own_name_apart("balance.80.127.0.0.1");
-        assert_eq!(endpoint.path().expect("a name"), scratch.path().join(&apart));
-        assert!(UnixStream::connect(scratch.path().join(&apart)).is_ok());
-        assert!(matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(_))));
+    fn a_directory_in_the_way_is_moved_aside() {
+        for file in [None, Some("file")] {
+            let scratch = Scratch::new();
+            let planted = scratch.path().join("balance.80.127.0.0.1");
+            fs::create_dir(&planted).expect("made");
+            if let Some(file) = file {
+                fs::write(planted.join(file), "precious").expect("written");
+            }
+            let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+            assert_eq!(endpoint.path().as_deref(), Some(planted.as_path()));
+            assert!(UnixStream::connect(&planted).is_ok());
+            drop(endpoint);
+            // What is in it is not ours to take away.
+            let left: Vec<bool> =
+                scratch.names().iter().map(|name| name.starts_with(".balance.80.")).collect();
+            assert_eq!(left, vec![true; usize::from(file.is_some())]);
+        }
     }
 
     #[test]
@@ -513,13 +322,18 @@ mod tests {
     }
 
     #[test]
-    fn temporary_names_in_the_way_are_stepped_over() {
+    fn what_is_left_of_an_instance_that_was_killed_is_taken_away() {
         let scratch = Scratch::new();
-        let temporary = format!(".balance.80.127.0.0.1.{}", std::process::id());
-        symlink("/nonexistent/x", scratch.path().join(&temporary)).expect("linked");
+        let left = scratch.path().join("balance.80.127.0.0.1");
+        drop(UnixListener::bind(&left).expect("bound"));
+        for name in ["balance.81.127.0.0.1", "service.old"] {
+            fs::hard_link(&left, scratch.path().join(name)).expect("linked");
+        }
+        drop(UnixListener::bind(scratch.path().join("balance.82.127.0.0.1")).expect("bound"));
         let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        assert!(is_socket(endpoint.path().expect("a name")));
-        assert_eq!(scratch.names(), [temporary.as_str(), "balance.80.127.0.0.1"]);
+        // Not what somebody else left.
+        assert_eq!(scratch.names(), ["balance.80.127.0.0.1", "balance.82.127.0.0.1"]);
+        assert!(UnixStream::connect(endpoint.path().expect("a name")).is_ok());
     }
 
     #[test]
@@ -528,7 +342,7 @@ mod tests {
         let first = Endpoint::bind(&options(&scratch)).expect("bound");
         let before = fs::symlink_metadata(first.path().expect("a name")).expect("there").ino();
         assert!(
-            matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(path)) if Some(path.as_path()) == first.path())
+            matches!(Endpoint::bind(&options(&scratch)), Err(EndpointError::Busy(path)) if Some(&path) == first.path().as_ref())
         );
         assert_eq!(fs::symlink_metadata(first.path().expect("a name")).expect("there").ino(), before);
     }
@@ -540,7 +354,7 @@ mod tests {
         fs::remove_file(first.path().expect("a name")).expect("removed");
         let second = Endpoint::bind(&options(&scratch)).expect("bound");
         drop(first);
-        assert!(is_socket(second.path().expect("a name")));
+        assert!(is_socket(&second.path().expect("a name")));
     }
 
     #[test]

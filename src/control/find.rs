@@ -3,26 +3,26 @@
 //! Knows: entries and what they are called, whose they are, which of several is meant. Never: commands, terminals.
 //! Source: docs/control.md, "Finding the instance".
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::{self, BufReader, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD};
-
 use crate::control::client::{AskError, Client};
-use crate::control::directory::{Directory, Place, entry_name, entry_place, plain_name, service_entry_name};
-use crate::control::endpoint;
+use crate::control::directory::{
+    Directory, Opened, Place, Unsafe, entry_name, entry_place, plain_name, service_entry_name,
+};
+use crate::control::entry::{self, Seen, look};
+use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::render::VERSION;
 use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable};
 
 /// How long an instance may take to say hello. Commands may take longer: they ask DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Entries looked at in a directory. More than this and somebody plays games in it.
-const ENTRIES: usize = 65_536;
 
 /// Which instance is meant.
 #[derive(Debug, Clone)]
@@ -63,16 +63,23 @@ pub enum FindError {
         /// Their addresses.
         places: Vec<Place>,
     },
-    /// Without `-b`, what changes something is for an instance on all addresses, and there is none.
-    #[error(
-        "no master process, exiting.\nbalance: port {port} is served on {} only: to change an instance, say which with -b: {}",
-        list(.places), bind_options(.places)
-    )]
-    NotOnAll {
+    /// What changes something is for an instance that was named by its address, or, without `-b`, for one on all
+    /// addresses.
+    #[error("no master process, exiting.\nbalance: port {port} is served on {} only; to change that instance, add {}",
+        list(.places), bind_options(.places))]
+    NotNamed {
         /// The port.
         port: u16,
         /// Where there are instances with this port.
         places: Vec<Place>,
+    },
+    /// A directory that may hold its entry cannot be trusted.
+    #[error("no master process, exiting.\nbalance: {} is not looked into: {cause}", .path.display())]
+    NotLookedInto {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
     },
     /// There is an entry, but we may not use it.
     #[error("balance: cannot connect to {}: {cause}", .path.display())]
@@ -89,6 +96,16 @@ pub enum FindError {
         path: PathBuf,
         /// Who serves it.
         uid: u32,
+    },
+    /// Two other users have an entry there.
+    #[error(
+        "balance: {} and {} both have an instance there, and one may be a fake; run this as the user that you mean: \
+         setpriv --reuid={} --clear-groups balance ...",
+        peer::called(.users[0]), peer::called(.users[1]), .users[0]
+    )]
+    Contested {
+        /// Who they are.
+        users: [u32; 2],
     },
     /// The instance listens in another network namespace, where the same port is another one.
     #[error(
@@ -137,57 +154,166 @@ impl FindError {
     fn is_passed_over(&self) -> bool {
         matches!(self, Self::None | Self::Denied { .. } | Self::Stranger { .. } | Self::Elsewhere { .. })
     }
+
+    /// What says more than that there is none.
+    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
+        if matches!(self, Self::None) { other() } else { self }
+    }
 }
 
 fn list(places: &[Place]) -> String {
-    places.iter().map(Place::to_string).collect::<Vec<_>>().join(", ")
+    places.iter().map(Place::typed).collect::<Vec<_>>().join(", ")
 }
 
 fn bind_options(places: &[Place]) -> String {
-    places.iter().map(|place| format!("-b {place}")).collect::<Vec<_>>().join(", ")
+    places.iter().map(|place| format!("-b {}", place.typed())).collect::<Vec<_>>().join(" or ")
+}
+
+/// What the run directories hold, and what was learned while looking for an instance.
+pub(super) struct Search {
+    entries: Vec<Found>,
+    /// A directory that was there and could not be trusted.
+    unsafe_directory: Option<(PathBuf, io::Error)>,
+    /// Other users who let us wait for nothing: one may have thousands of such entries.
+    tiresome: BTreeSet<u32>,
 }
 
 /// An entry of a run directory.
-#[derive(Debug, Clone)]
 pub(super) struct Found {
-    pub(super) path: PathBuf,
-    /// Its name, without what only tells it apart.
-    plain: String,
-    /// Ours or root's come first, then those in directories named first, then those that go by their plain name.
-    order: (bool, usize, bool),
+    directory: Arc<Opened>,
+    name: String,
+    pub(super) seen: Seen,
 }
 
-/// The entries of all directories that can be trusted, best first. `plain` are names to look for even in a directory that
-/// cannot be listed.
-pub(super) fn entries(directories: &[Directory], plain: &[String]) -> Vec<Found> {
-    let mut found: BTreeMap<PathBuf, Found> = BTreeMap::new();
-    for (number, directory) in directories.iter().enumerate() {
-        if directory.open().is_err() {
-            continue;
+impl Found {
+    /// Its name, without what only tells it apart.
+    pub(super) fn plain(&self) -> &str {
+        plain_name(&self.name)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join(&self.name)
+    }
+
+    fn is_strange(&self) -> bool {
+        self.seen.owner != 0 && !self.seen.is_own()
+    }
+}
+
+impl Search {
+    /// Looks into all directories that can be trusted, best entries first: ours and root's, then those in directories named
+    /// first, then those that go by their plain names. `plain` are names to look for even in a directory that cannot be
+    /// listed; `is_wanted` says which others.
+    pub(super) fn new(directories: &[Directory], plain: &[String], is_wanted: impl Fn(&str) -> bool) -> Self {
+        let mut search = Self { entries: Vec::new(), unsafe_directory: None, tiresome: BTreeSet::new() };
+        for directory in directories {
+            let opened = match directory.open() {
+                Ok(opened) => Arc::new(opened),
+                Err(cause) => {
+                    if Unsafe::is_cause_of(&cause) {
+                        search.unsafe_directory.get_or_insert((directory.path().to_owned(), cause));
+                    }
+                    continue;
+                }
+            };
+            let listed = opened.names().filter(|name| is_wanted(plain_name(name)));
+            let names: BTreeSet<String> = plain.iter().cloned().chain(listed).collect();
+            let found = names.into_iter().filter_map(|name| {
+                let seen = look(&opened, &name).ok()?;
+                Some(Found { directory: Arc::clone(&opened), name, seen })
+            });
+            search.entries.extend(found);
         }
-        let listed = std::fs::read_dir(directory.path()).into_iter().flatten().flatten().take(ENTRIES);
-        let listed = listed.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in plain.iter().cloned().chain(listed) {
-            let is_ours = name.starts_with("balance.") || name.starts_with("service.");
-            let path = directory.path().join(&name);
-            let Ok(stat) = rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if is_ours {
-                let is_strange = stat.st_uid != 0 && stat.st_uid != peer::own_uid();
-                let plain = plain_name(&name).to_owned();
-                let order = (is_strange, number, plain != name);
-                found.insert(path.clone(), Found { path, plain, order });
+        // A plain name is shorter than those beside it, and the sort is stable.
+        search.entries.sort_by_key(Found::is_strange);
+        search
+    }
+
+    /// What there is to say if nothing was found.
+    fn failure(&mut self) -> FindError {
+        match self.unsafe_directory.take() {
+            Some((path, cause)) => FindError::NotLookedInto { path, cause },
+            None => FindError::None,
+        }
+    }
+
+    /// The first that lives of those at a place.
+    fn at(&mut self, port: u16, place: Place) -> Result<Client, FindError> {
+        self.first(&entry_name(port, place), &place.with_port(port).to_string())
+    }
+
+    /// The first that lives of those that go by this name or one beside it.
+    fn first(&mut self, plain: &str, service: &str) -> Result<Client, FindError> {
+        let (mut failure, mut strange): (_, Option<Client>) = (FindError::None, None);
+        for found in self.entries.iter().filter(|found| found.plain() == plain) {
+            if found.is_strange() && self.tiresome.contains(&found.seen.owner) {
+                continue;
+            }
+            match found.meet(Some(service)) {
+                Ok(client) if !found.is_strange() => return Ok(client),
+                // One of them may be a fake, and we cannot tell which.
+                Ok(client) => match &strange {
+                    Some(other) if other.uid() != client.uid() => {
+                        return Err(FindError::Contested { users: [other.uid(), client.uid()] });
+                    }
+                    Some(_) => {}
+                    None => strange = Some(client),
+                },
+                Err(FindError::None) => {}
+                Err(error) => {
+                    if matches!(error, FindError::Silent { .. }) {
+                        self.tiresome.insert(found.seen.owner);
+                    }
+                    failure = error;
+                }
+            }
+        }
+        strange.ok_or(failure)
+    }
+
+    /// The only instance at one of these places: good enough to look at it.
+    fn the_only(
+        &mut self,
+        port: u16,
+        is_change: bool,
+        is_near: impl Fn(Place) -> bool,
+    ) -> Result<Client, FindError> {
+        let places: BTreeSet<Place> = self
+            .entries
+            .iter()
+            .filter_map(|found| entry_place(found.plain()))
+            .filter(|(of, place)| *of == port && is_near(*place))
+            .map(|(_, place)| place)
+            .collect();
+        let (mut places_of_live, mut live, mut failure) = (Vec::new(), None, FindError::None);
+        for place in places {
+            match self.at(port, place) {
+                Ok(found) => {
+                    places_of_live.push(place);
+                    live = Some(found);
+                }
+                Err(FindError::None) => {}
+                Err(error) => failure = error,
+            }
+        }
+        let places = places_of_live;
+        match live {
+            None => Err(failure),
+            Some(_) if is_change => Err(FindError::NotNamed { port, places }),
+            Some(_) if places.len() > 1 => Err(FindError::Several { port, places }),
+            Some(mut client) => {
+                client.only_looks(FindError::NotNamed { port, places }.to_string());
+                Ok(client)
             }
         }
     }
-    let mut found: Vec<Found> = found.into_values().collect();
-    found.sort_by_key(|entry| entry.order);
-    found
 }
 
 /// Is there a service of this name, as far as its entry says?
 pub fn is_service(directories: &[Directory], name: &str) -> bool {
     let entry = service_entry_name(name);
-    entries(directories, std::slice::from_ref(&entry)).iter().any(|found| found.plain == entry)
+    let search = Search::new(directories, std::slice::from_ref(&entry), |plain| plain == entry);
+    search.entries.iter().any(|found| found.plain() == entry)
 }
 
 /// Finds the instance and starts a session with it. `is_change`: the session is to change something.
@@ -198,24 +324,32 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     match &wanted.service {
         Which::Name(name) => {
             let entry = service_entry_name(name);
-            let entries = entries(&wanted.directories, std::slice::from_ref(&entry));
-            first(entries.iter().filter(|found| found.plain == entry), name)
+            let mut search =
+                Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
+            search.first(&entry, name).map_err(|error| error.or_else(|| search.failure()))
         }
         Which::Port { port, addresses, ipv6 } => {
             let typed = addresses.clone().unwrap_or_else(|| wildcards(*ipv6).into());
             let names: Vec<String> = typed.iter().map(|place| entry_name(*port, *place)).collect();
-            let entries = entries(&wanted.directories, &names);
+            let mut search = Search::new(&wanted.directories, &names, |plain| {
+                entry_place(plain).is_some_and(|(of, _)| of == *port)
+            });
             let mut failure = FindError::None;
-            for typed in typed {
-                match at(&entries, *port, |place| place.is_meant_by(typed)) {
-                    Ok((client, _)) => return Ok(client),
-                    Err(error @ FindError::None) if matches!(failure, FindError::None) => failure = error,
-                    Err(FindError::None) => {}
-                    Err(error) if error.is_passed_over() => failure = error,
+            for place in &typed {
+                match search.at(*port, *place) {
+                    Ok(client) => return Ok(client),
+                    Err(error) if error.is_passed_over() => failure = error.or_else(|| failure),
                     Err(error) => return Err(error),
                 }
             }
-            if addresses.is_some() { Err(failure) } else { the_only(&entries, *port, is_change, failure) }
+            let near = |place: Place| match addresses {
+                // What was typed without a zone may be near one that has one.
+                Some(typed) => !typed.contains(&place) && typed.iter().any(|typed| place.is_near(*typed)),
+                None => !place.is_wildcard(),
+            };
+            search
+                .the_only(*port, is_change, near)
+                .map_err(|error| error.or_else(|| failure).or_else(|| search.failure()))
         }
     }
 }
@@ -229,140 +363,77 @@ fn wildcards(ipv6: bool) -> [Place; 2] {
     both
 }
 
-/// The only instance that has this port, on whatever address.
-fn the_only(
-    entries: &[Found],
-    port: u16,
-    is_change: bool,
-    mut failure: FindError,
-) -> Result<Client, FindError> {
-    let places = entries.iter().filter_map(|found| entry_place(&found.plain));
-    let mut places: Vec<Place> =
-        places.filter(|(of, place)| *of == port && !place.is_wildcard()).map(|(_, place)| place).collect();
-    places.sort();
-    places.dedup();
-    let mut live = Vec::new();
-    for place in places {
-        match at(entries, port, |other| other == place) {
-            Ok(found) => live.push(found),
-            Err(FindError::None) => {}
-            Err(error) => failure = error,
-        }
+impl Found {
+    /// A session with a live entry whose server may be believed. `service`: at this service, if it is there, and in our
+    /// network namespace; else wherever it begins.
+    pub(super) fn meet(&self, service: Option<&str>) -> Result<Client, FindError> {
+        let (stream, uid) = self.reach()?;
+        self.greet(&stream, uid, service)
     }
-    let places: Vec<Place> = live.iter().map(|(_, place)| *place).collect();
-    match live.pop() {
-        None => Err(failure),
-        Some(_) if is_change => Err(FindError::NotOnAll { port, places }),
-        Some(_) if !live.is_empty() => Err(FindError::Several { port, places }),
-        Some((mut client, place)) => {
-            client.only_looks(FindError::NotOnAll { port, places: vec![place] }.to_string());
-            Ok(client)
-        }
-    }
-}
 
-/// The first that lives of those at a place.
-fn at(entries: &[Found], port: u16, is_meant: impl Fn(Place) -> bool) -> Result<(Client, Place), FindError> {
-    let mut failure = FindError::None;
-    for found in entries {
-        let Some((of, place)) = entry_place(&found.plain) else { continue };
-        if of != port || !is_meant(place) {
-            continue;
-        }
-        match meet(&found.path, &place.with_port(port).to_string()) {
-            Ok(client) => return Ok((client, place)),
-            Err(FindError::None) => {}
-            Err(error) => failure = error,
+    /// A connection to a live entry whose server may be believed, and who that is.
+    fn reach(&self) -> Result<(UnixStream, u32), FindError> {
+        let path = self.path();
+        match entry::connect(&self.directory, &self.name, PATIENCE) {
+            Ok((stream, mode)) => match peer::uid(&stream) {
+                Ok(uid) if peer::may_trust(uid, peer::own_uid(), mode) => Ok((stream, uid)),
+                Ok(uid) => Err(FindError::Stranger { path, uid }),
+                Err(cause) => Err(FindError::Denied { path, cause }),
+            },
+            Err(cause) if cause.kind() == ErrorKind::PermissionDenied => {
+                Err(FindError::Denied { path, cause })
+            }
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
+                Err(FindError::Silent { path, cause: ErrorKind::TimedOut.into() })
+            }
+            // Not there, or nobody behind it.
+            Err(_) => Err(FindError::None),
         }
     }
-    Err(failure)
-}
 
-fn first<'a>(entries: impl Iterator<Item = &'a Found>, service: &str) -> Result<Client, FindError> {
-    let mut failure = FindError::None;
-    for found in entries {
-        match meet(&found.path, service) {
-            Ok(client) => return Ok(client),
-            Err(FindError::None) => {}
-            Err(error) => failure = error,
+    /// Hears who is there, and whether it has the service that is meant. What is found behind a name need not be what the
+    /// name says: anybody may give anybody's socket one more name, where hard links are not restricted.
+    fn greet(&self, stream: &UnixStream, uid: u32, service: Option<&str>) -> Result<Client, FindError> {
+        let path = self.path();
+        let silent = |cause| FindError::Silent { path: path.clone(), cause };
+        let mut lines = Lines::new(BufReader::new(Patient::new(stream, PATIENCE).map_err(silent)?));
+        let line = match lines.read() {
+            Ok(Line::Whole(line)) => printable(line),
+            Ok(Line::TooLong) => String::from("a very long line"),
+            // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
+            Ok(Line::End) => return Err(FindError::None),
+            Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                return Err(FindError::None);
+            }
+            Ok(Line::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
+            Err(cause) => return Err(silent(cause)),
+        };
+        if let Some(text) = line.strip_prefix(". ") {
+            return Err(FindError::Refused { path, text: text.into() });
         }
-    }
-    Err(failure)
-}
-
-/// A session with a live entry whose server may be believed, at one of its services.
-pub(super) fn meet(path: &Path, service: &str) -> Result<Client, FindError> {
-    let (stream, uid) = reach(path)?;
-    greet(stream, path.to_owned(), uid, Some(service))
-}
-
-/// A connection to a live entry whose server may be believed, and who that is.
-pub(super) fn reach(path: &Path) -> Result<(UnixStream, u32), FindError> {
-    let path = path.to_owned();
-    match endpoint::connect(&path, PATIENCE) {
-        Ok((stream, mode)) => match peer::uid(&stream) {
-            Ok(uid) if peer::may_trust(uid, peer::own_uid(), mode) => Ok((stream, uid)),
-            Ok(uid) => Err(FindError::Stranger { path, uid }),
-            Err(cause) => Err(FindError::Denied { path, cause }),
-        },
-        Err(cause) if cause.kind() == ErrorKind::PermissionDenied => Err(FindError::Denied { path, cause }),
-        Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
-            Err(FindError::Silent { path, cause: ErrorKind::TimedOut.into() })
+        let Some(greeting) = Greeting::parse(&line) else {
+            return Err(FindError::Unknown { path, text: line.chars().take(80).collect() });
+        };
+        if greeting.protocol != PROTOCOL {
+            return Err(FindError::OtherProtocol(greeting));
         }
-        // Not there, or nobody behind it.
-        Err(_) => Err(FindError::None),
-    }
-}
-
-/// Hears who is there, and says which of several services is meant.
-pub(super) fn greet(
-    stream: UnixStream,
-    path: PathBuf,
-    uid: u32,
-    service: Option<&str>,
-) -> Result<Client, FindError> {
-    let silent = |cause| FindError::Silent { path: path.clone(), cause };
-    stream.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
-    let mut lines = Lines::new(BufReader::new(stream.try_clone().map_err(silent)?));
-    let line = match lines.read() {
-        Ok(Line::Whole(line)) => printable(line),
-        Ok(Line::TooLong) => String::from("a very long line"),
-        // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
-        Ok(Line::End) => return Err(FindError::None),
-        Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-            return Err(FindError::None);
+        let mut client = Client::new(stream.try_clone().map_err(silent)?, lines, &greeting, uid);
+        if let Some(service) = service {
+            if let (Some(theirs), Some(ours)) = (greeting.namespace, peer::own_namespace())
+                && theirs != ours
+            {
+                return Err(FindError::Elsewhere { pid: greeting.pid });
+            }
+            match client.ask(format!("use {service}").as_bytes(), |_| ()) {
+                Ok(Status { code: 0, service, .. }) => client.begins_at(service),
+                // An older one, which has one service and does not know the word.
+                Ok(Status { code: 64, .. }) if greeting.services == 1 => {}
+                // Another one, or that of a service that has just gone.
+                Ok(_) | Err(AskError::Gone | AskError::Closed(_)) => return Err(FindError::None),
+                Err(AskError::Garbled(text)) => return Err(FindError::Unknown { path, text }),
+            }
         }
-        Ok(Line::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
-        // How a read says that its time is over.
-        Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
-            return Err(silent(ErrorKind::TimedOut.into()));
-        }
-        Err(cause) => return Err(silent(cause)),
-    };
-    if let Some(text) = line.strip_prefix(". ") {
-        return Err(FindError::Refused { path, text: text.into() });
+        client.wait_for_ever().map_err(silent)?;
+        Ok(client)
     }
-    let Some(greeting) = Greeting::parse(&line) else {
-        return Err(FindError::Unknown { path, text: line.chars().take(80).collect() });
-    };
-    if greeting.protocol != PROTOCOL {
-        return Err(FindError::OtherProtocol(greeting));
-    }
-    if let (Some(theirs), Some(ours), true) = (greeting.namespace, peer::own_namespace(), service.is_some())
-        && theirs != ours
-    {
-        return Err(FindError::Elsewhere { pid: greeting.pid });
-    }
-    let services = greeting.services;
-    let mut client = Client::new(stream.try_clone().map_err(silent)?, lines, &greeting, uid);
-    if let Some(service) = service.filter(|_| services > 1) {
-        match client.ask(format!("use {service}").as_bytes(), |_| ()) {
-            Ok(Status { code: 0, service, .. }) => client.begins_at(service),
-            // The name of a service that has just gone.
-            Ok(_) | Err(AskError::Gone | AskError::Closed(_)) => return Err(FindError::None),
-            Err(AskError::Garbled(text)) => return Err(FindError::Unknown { path, text }),
-        }
-    }
-    stream.set_read_timeout(None).map_err(silent)?;
-    Ok(client)
 }

@@ -10,9 +10,11 @@ pub mod command;
 mod conversations;
 pub mod directory;
 pub mod endpoint;
+mod entry;
 pub mod execute;
 pub mod find;
 mod interrupt;
+mod patience;
 mod peer;
 pub mod render;
 #[cfg(test)]

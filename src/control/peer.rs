@@ -15,6 +15,11 @@ pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// The effective group of the process.
+pub(crate) fn own_gid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
 /// The user who connected, or who listens, at the other end.
 ///
 /// # Errors
@@ -32,9 +37,15 @@ pub(crate) fn uid(stream: impl AsFd) -> io::Result<u32> {
     Ok(nix::unistd::getpeereid(stream)?.0.as_raw())
 }
 
-/// What a user is called.
+/// What a user is called, if it has a name.
 pub(crate) fn user_name(uid: u32) -> Option<String> {
     Some(nix::unistd::User::from_uid(uid.into()).ok()??.name)
+}
+
+/// A user in a message: `user 1000 (ann)`.
+pub(crate) fn called(uid: u32) -> String {
+    let name = user_name(uid).map_or_else(String::new, |name| format!(" ({name})"));
+    format!("user {uid}{name}")
 }
 
 /// The network namespace of this process; `None` where that cannot be told.

@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::control::argument::HostPort;
+use crate::control::directory::Place;
 use crate::observe::Log;
 use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot};
 
@@ -146,7 +147,7 @@ impl Services {
             return Ok(Arc::clone(named));
         }
         let is_meant: Box<dyn Fn(&SocketAddr) -> bool> = if let Ok(address) = word.parse::<SocketAddr>() {
-            Box::new(move |at| canonical(*at) == canonical(address))
+            Box::new(move |at| at.port() == address.port() && Place::from(*at) == Place::from(address))
         } else if let Ok(port) = word.parse::<u16>() {
             Box::new(move |at| at.port() == port)
         } else {
@@ -164,9 +165,4 @@ impl Services {
             },
         }
     }
-}
-
-/// A v4-mapped address is its v4 address.
-fn canonical(address: SocketAddr) -> (IpAddr, u16) {
-    (address.ip().to_canonical(), address.port())
 }

@@ -160,8 +160,7 @@ fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     let client = find::find(wanted, is_change)?;
     let uid = client.uid();
     if uid != 0 && uid != peer::own_uid() {
-        let user = peer::user_name(uid).map_or_else(String::new, |name| format!(" ({name})"));
-        complain(&format!("balance: this is an instance of user {uid}{user}"));
+        complain(&format!("balance: this is an instance of {}", peer::called(uid)));
     }
     Ok(client)
 }

@@ -16,7 +16,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, SyntaxError};
-use crate::control::endpoint::{Endpoint, Entry};
+use crate::control::endpoint::Endpoint;
+use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
 use crate::control::render;

@@ -134,6 +134,11 @@ impl<R: BufRead> Lines<R> {
         Self { input, line: Vec::new() }
     }
 
+    /// Where they come from.
+    pub(crate) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The next line.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod regression;
 mod save;
 mod schedule_sim;
 mod signals;
+mod strangers;
 
 mod relay_sim;
 mod torture;

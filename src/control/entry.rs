@@ -1,0 +1,388 @@
+//! Names in a run directory: how one is put there safely, hidden and taken away, and who is found behind it.
+//!
+//! Knows: sockets as files, their owners and modes, what other users may do in a directory that all may write to. Never:
+//! how a socket is made, which names an instance has, commands.
+//! Source: docs/control.md, "Where the socket is".
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::io::{self, BufReader, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType, RawMode};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::control::directory::{Opened, name_apart, plain_name};
+use crate::control::patience::Patient;
+use crate::control::peer;
+use crate::control::wire::{Greeting, Line, Lines, printable};
+
+/// How long an instance of ours may take to say who it is, ...
+const HELLO: Duration = Duration::from_secs(1);
+/// ... and how long it may take to let us in.
+const KNOCK: Duration = Duration::from_millis(200);
+
+/// A file, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileId {
+    device: u64,
+    number: u64,
+}
+
+/// What is known of an entry without touching it. Links are not followed.
+pub(crate) struct Seen {
+    pub(crate) file: FileId,
+    pub(crate) owner: u32,
+    pub(crate) mode: RawMode,
+    pub(crate) names: u64,
+}
+
+impl Seen {
+    pub(crate) fn is_socket(&self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::Socket
+    }
+
+    pub(crate) fn is_own(&self) -> bool {
+        self.owner == peer::own_uid()
+    }
+}
+
+// The widths of these differ between systems.
+#[allow(clippy::unnecessary_cast, trivial_numeric_casts, clippy::useless_conversion)]
+impl From<rustix::fs::Stat> for Seen {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Self {
+            file: FileId { device: stat.st_dev as u64, number: stat.st_ino as u64 },
+            owner: stat.st_uid,
+            mode: stat.st_mode,
+            names: stat.st_nlink as u64,
+        }
+    }
+}
+
+/// What a name means just now.
+pub(crate) fn look(directory: &Opened, name: &str) -> io::Result<Seen> {
+    Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
+}
+
+/// A name in a directory that is ours as long as it is the same file.
+pub(crate) struct Entry {
+    directory: Arc<Opened>,
+    /// Its name now.
+    name: String,
+    /// Its name while it is not hidden.
+    shown: Option<String>,
+    file: Option<FileId>,
+}
+
+impl Entry {
+    /// The name that a socket has just been bound to. Gone when this is dropped.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn of_socket(directory: &Arc<Opened>, name: String) -> io::Result<(Self, Seen)> {
+        let seen = look(directory, &name)?;
+        Ok((Self { directory: Arc::clone(directory), name, shown: None, file: Some(seen.file) }, seen))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join(self.shown.as_ref().unwrap_or(&self.name))
+    }
+
+    /// One more name for the same file. `EXIST`: it is taken.
+    fn link(&self, name: &str) -> rustix::io::Result<Self> {
+        let (fd, none) = (&self.directory, AtFlags::empty());
+        rustix::fs::linkat(fd, self.name.as_str(), fd, name, none)?;
+        let directory = Arc::clone(&self.directory);
+        Ok(Self { directory, name: name.to_owned(), shown: None, file: self.file })
+    }
+
+    /// Gives it another name, in place of whatever was there. A directory that somebody planted is moved aside, where we
+    /// may do that; links are replaced, and not followed.
+    fn rename(&mut self, to: &str) -> io::Result<()> {
+        let fd = &self.directory;
+        match rustix::fs::renameat(fd, self.name.as_str(), fd, to) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {
+                exchange(fd, &self.name, to)?;
+                // One that is not empty stays under a name that nobody looks at.
+                let _ = rustix::fs::unlinkat(fd, self.name.as_str(), AtFlags::REMOVEDIR);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        to.clone_into(&mut self.name);
+        Ok(())
+    }
+
+    fn is_still_ours(&self) -> bool {
+        look(&self.directory, &self.name).is_ok_and(|seen| Some(seen.file) == self.file)
+    }
+
+    /// Takes the entry out of sight, so that no client finds it any more, but [`Entry::show`] can bring it back.
+    pub(crate) fn hide(&mut self) {
+        let name = self.name.clone();
+        if self.shown.is_none() && self.is_still_ours() && self.rename(&unlikely_name(&name)).is_ok() {
+            self.shown = Some(name);
+        }
+    }
+
+    /// Undoes [`Entry::hide`]; if somebody took the name meanwhile, by a name beside it.
+    pub(crate) fn show(&mut self) {
+        let Some(name) = self.shown.take() else { return };
+        if self.is_still_ours() && self.rename(&name).is_err() {
+            // If that cannot be, either, it stays hidden: there is no name left that somebody would look for.
+            let _ = self.rename(&beside(&name, true));
+        }
+    }
+
+    /// Takes the name away, if it still is ours.
+    pub(crate) fn remove(&mut self) {
+        if self.is_still_ours() {
+            // Nothing can be done about a failure, and an entry that nobody listens on does no harm.
+            let _ = rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
+        }
+        self.file = None;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            self.remove();
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entry").field(&self.path()).finish()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn exchange(fd: &Opened, one: &str, other: &str) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(fd, one, fd, other, rustix::fs::RenameFlags::EXCHANGE)?)
+}
+
+/// Elsewhere nothing can be put in a directory's place in one step.
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Opened, _: &str, _: &str) -> io::Result<()> {
+    Err(ErrorKind::IsADirectory.into())
+}
+
+/// A name that no client looks at, and that nobody can have planted before.
+pub(crate) fn unlikely_name(name: &str) -> String {
+    let name = name.trim_start_matches('.');
+    format!(".{name}.{}.{:08x}", std::process::id(), random() as u32)
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// The name beside a plain one: the usual one, or one that cannot be foreseen.
+fn beside(plain: &str, is_unlikely: bool) -> String {
+    let usual = name_apart(plain_name(plain), peer::own_uid(), peer::own_namespace());
+    if is_unlikely { format!("{usual}.{:08x}", random() as u32) } else { usual }
+}
+
+/// Why an entry cannot be made.
+#[derive(Debug)]
+pub(crate) enum PutError {
+    /// An instance of ours, in our network namespace, answers there.
+    Busy(PathBuf),
+    Io(io::Error),
+}
+
+/// Who is found behind a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occupant {
+    /// Nobody who has a right to it: what is there may be replaced.
+    Nobody,
+    /// An instance of ours in our network namespace.
+    Ours,
+    /// An instance in another network namespace, where the same address and port are others.
+    Elsewhere,
+}
+
+/// Puts names of one socket into one directory.
+pub(crate) struct Putting {
+    directory: Arc<Opened>,
+    /// Who was found behind the file met last: one file may have thousands of names.
+    last: Option<(FileId, Occupant)>,
+    /// Somebody let us wait for nothing. Once is enough: there may be thousands of such entries.
+    is_tired: bool,
+    /// Files of ours that nobody listens on any more, and that have other names.
+    dead: Vec<FileId>,
+}
+
+impl Putting {
+    pub(crate) fn new(directory: &Arc<Opened>) -> Self {
+        Self { directory: Arc::clone(directory), last: None, is_tired: false, dead: Vec::new() }
+    }
+
+    /// Gives `entry`, which so far has a name that nobody looks at, this plain name; or, where somebody else has that (an
+    /// entry of another user that must not be touched, an instance in another network namespace), one beside it.
+    pub(crate) fn rename(&mut self, entry: &mut Entry, plain: &str) -> Result<(), PutError> {
+        self.put(plain, |name| entry.rename(name))
+    }
+
+    /// One more name for it, or one beside that.
+    pub(crate) fn link(&mut self, original: &Entry, plain: &str) -> Result<Entry, PutError> {
+        match original.link(plain) {
+            Ok(entry) => return Ok(entry),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(PutError::Io(error.into())),
+        }
+        let mut made = None;
+        self.put(plain, |name| {
+            let mut entry = original.link(&unlikely_name(name))?;
+            entry.rename(name)?;
+            made = Some(entry);
+            Ok(())
+        })?;
+        made.ok_or_else(|| PutError::Io(ErrorKind::Other.into()))
+    }
+
+    /// Takes away the other names of what was found dead. A socket's file is never listened on again, so nobody can come to
+    /// life meanwhile.
+    pub(crate) fn sweep(self) {
+        if self.dead.is_empty() {
+            return;
+        }
+        let directory = &*self.directory;
+        for name in directory.names() {
+            if look(directory, &name).is_ok_and(|seen| seen.is_own() && self.dead.contains(&seen.file)) {
+                let _ = rustix::fs::unlinkat(directory, name.as_str(), AtFlags::empty());
+            }
+        }
+    }
+
+    fn put(&mut self, plain: &str, mut put: impl FnMut(&str) -> io::Result<()>) -> Result<(), PutError> {
+        let mut failure = None;
+        for name in [plain.to_owned(), beside(plain, false), beside(plain, true)] {
+            let error = match self.occupant(&name) {
+                Occupant::Ours => return Err(PutError::Busy(self.directory.path().join(name))),
+                Occupant::Elsewhere => io::Error::from(ErrorKind::AddrInUse),
+                Occupant::Nobody => match put(&name) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+            };
+            // The first error is the one that the operator can do something about.
+            failure.get_or_insert(error);
+        }
+        Err(PutError::Io(failure.unwrap_or_else(|| ErrorKind::AddrInUse.into())))
+    }
+
+    fn occupant(&mut self, name: &str) -> Occupant {
+        let Ok(seen) = look(&self.directory, name) else { return Occupant::Nobody };
+        if let Some((_, occupant)) = self.last.filter(|(file, _)| *file == seen.file) {
+            return occupant;
+        }
+        let occupant = self.ask(name, &seen);
+        self.last = Some((seen.file, occupant));
+        occupant
+    }
+
+    fn ask(&mut self, name: &str, seen: &Seen) -> Occupant {
+        if self.is_tired && !seen.is_own() {
+            return Occupant::Nobody;
+        }
+        let (stream, _) = match connect(&self.directory, name, KNOCK) {
+            Ok(connected) => connected,
+            // Alive, but its backlog is full: all that is known is whose file it is.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_tired |= !seen.is_own();
+                return if seen.is_own() { Occupant::Ours } else { Occupant::Nobody };
+            }
+            Err(_) => {
+                if seen.is_own() && seen.is_socket() && seen.names > 1 {
+                    self.dead.push(seen.file);
+                }
+                return Occupant::Nobody;
+            }
+        };
+        let is_own = peer::uid(&stream).is_ok_and(|uid| uid == peer::own_uid());
+        match namespace_of(&stream) {
+            Ok(theirs) if is_elsewhere(theirs) => Occupant::Elsewhere,
+            Ok(_) if is_own => Occupant::Ours,
+            Err(_) if is_own => Occupant::Ours,
+            Ok(_) => Occupant::Nobody,
+            Err(_) => {
+                self.is_tired = true;
+                Occupant::Nobody
+            }
+        }
+    }
+}
+
+fn is_elsewhere(theirs: Option<u64>) -> bool {
+    theirs.is_some_and(|theirs| peer::own_namespace().is_some_and(|ours| ours != theirs))
+}
+
+/// Where the instance that let us in says it listens.
+fn namespace_of(stream: &UnixStream) -> io::Result<Option<u64>> {
+    match Lines::new(BufReader::new(Patient::new(stream, HELLO)?)).read()? {
+        Line::Whole(line) => Ok(Greeting::parse(&printable(line)).and_then(|greeting| greeting.namespace)),
+        _ => Ok(None),
+    }
+}
+
+/// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
+/// to let us in is [`ErrorKind::WouldBlock`].
+pub(crate) fn connect(
+    directory: &Opened,
+    name: &str,
+    patience: Duration,
+) -> io::Result<(UnixStream, RawMode)> {
+    let (seen, held) = hold(directory, name)?;
+    if !seen.is_socket() {
+        return Err(ErrorKind::ConnectionRefused.into());
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    let connected = match &held {
+        Some(held) => socket.connect(&SockAddr::unix(own_descriptor(held))?),
+        None => Err(ErrorKind::NotFound.into()),
+    };
+    match connected {
+        // No /proc here.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            socket.connect(&SockAddr::unix(directory.path().join(name))?)?;
+        }
+        other => other?,
+    }
+    socket.set_write_timeout(None)?;
+    Ok((UnixStream::from(OwnedFd::from(socket)), seen.mode))
+}
+
+/// Holds on to what is there, so that what is connected to is what was looked at: in a directory that all may write to,
+/// somebody may put a link in its place meanwhile, and connect(2) follows links.
+#[cfg(target_os = "linux")]
+fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    Ok((rustix::fs::fstat(&held)?.into(), Some(held)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
+    Ok((look(directory, name)?, None))
+}
+
+/// A path to what a descriptor holds.
+fn own_descriptor(held: &OwnedFd) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    Path::new("/proc/self/fd").join(held.as_raw_fd().to_string())
+}
