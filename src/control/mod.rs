@@ -20,6 +20,7 @@ pub mod render;
 #[cfg(test)]
 mod scratch;
 pub mod services;
+mod sessions;
 pub mod shell;
 pub mod socket;
 mod status;

@@ -3,12 +3,11 @@
 //! Knows: who may connect, sessions, the order of a shutdown. Never: what a command means, how an answer looks.
 //! Source: docs/control.md, "The protocol".
 
-use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -22,14 +21,11 @@ use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
 use crate::control::render;
 use crate::control::services::{Service, Services, Unclear};
+use crate::control::sessions::{Full, MAX_SESSIONS, Sessions};
 use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable, write_body};
 use crate::observe::Event;
 use crate::sched::ChannelKey;
 
-/// Sessions at one time.
-const MAX_SESSIONS: usize = 64;
-/// So many more may be root's, where all of them are at work.
-const ROOMS_FOR_ROOT: usize = 8;
 /// A client that does not take its answer for so long is let go.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts to accept when there are no descriptors.
@@ -57,7 +53,7 @@ impl Control {
         self.shared.remove_entries();
         let sessions = self.shared.end_sessions();
         // Whether they ended in time makes no difference.
-        drop(self.shared.ended.wait_timeout_while(sessions, patience, |now| !now.open.is_empty()));
+        drop(self.shared.ended.wait_timeout_while(sessions, patience, |now| !now.is_empty()));
     }
 }
 
@@ -81,7 +77,7 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
         owner,
         group_named,
         entries: Mutex::new(entries),
-        sessions: Mutex::new(Sessions { stopped: false, next: 0, open: BTreeMap::new() }),
+        sessions: Mutex::default(),
         ended: Condvar::new(),
         wake,
     });
@@ -106,45 +102,6 @@ struct Shared {
     wake: UnixStream,
 }
 
-#[derive(Debug)]
-struct Sessions {
-    stopped: bool,
-    next: u64,
-    /// By their numbers, so that the first is the oldest.
-    open: BTreeMap<u64, OpenSession>,
-}
-
-#[derive(Debug)]
-struct OpenSession {
-    stream: Arc<UnixStream>,
-    uid: u32,
-    /// At a command just now, so that it is not to be sent away.
-    is_busy: Arc<AtomicBool>,
-}
-
-impl Sessions {
-    /// Makes room for one more: among too many, the oldest one that is idle gives way, root's last. `false`: all are busy.
-    fn make_room(&mut self, uid: u32) -> bool {
-        if self.open.len() < MAX_SESSIONS {
-            return true;
-        }
-        let idle = self.open.iter().filter(|(_, open)| !open.is_busy.load(Ordering::SeqCst));
-        let Some(&number) =
-            idle.min_by_key(|(number, open)| (open.uid == 0, **number)).map(|(number, _)| number)
-        else {
-            // Whatever others do: root gets in.
-            return uid == 0 && self.open.len() < MAX_SESSIONS + ROOMS_FOR_ROOT;
-        };
-        if let Some(gone) = self.open.remove(&number) {
-            // Nothing waits in an idle session's stream, so there is room for a line; its thread sees the end.
-            let _ =
-                writeln!(&*gone.stream, ". closed: {MAX_SESSIONS} sessions are open, and this one was idle");
-            let _ = gone.stream.shutdown(Shutdown::Both);
-        }
-        true
-    }
-}
-
 impl Shared {
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,13 +118,8 @@ impl Shared {
     /// No session starts from now on, and those that are open end after the command that they are at.
     fn end_sessions(&self) -> MutexGuard<'_, Sessions> {
         let mut sessions = self.sessions();
-        if !sessions.stopped {
-            sessions.stopped = true;
-            // Errors here are of sockets that are closed by now.
+        if sessions.stop() {
             let _ = self.wake.shutdown(Shutdown::Both);
-            for open in sessions.open.values() {
-                let _ = open.stream.shutdown(Shutdown::Read);
-            }
         }
         sessions
     }
@@ -283,7 +235,7 @@ impl Shared {
                 return Reply::Idle(key.channel);
             }
             let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
-            if is_over || has_gone(stream, &LOOK_AGAIN) || self.sessions().stopped {
+            if is_over || has_gone(stream, &LOOK_AGAIN) || self.sessions().is_stopped() {
                 return Reply::StillBusy(key.channel, active);
             }
         }
@@ -340,29 +292,27 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) {
         return;
     }
     let stream = Arc::new(stream);
-    let mut sessions = shared.sessions();
-    if sessions.stopped {
-        return;
-    }
-    if !sessions.make_room(uid) {
-        drop(sessions);
-        return refuse(&stream, &format!("busy: {MAX_SESSIONS} sessions are at work, try again later"));
-    }
-    let number = sessions.next;
-    sessions.next += 1;
-    let is_busy = Arc::new(AtomicBool::new(false));
-    let open = OpenSession { stream: Arc::clone(&stream), uid, is_busy: Arc::clone(&is_busy) };
-    sessions.open.insert(number, open);
-    drop(sessions);
+    let entered = shared.sessions().enter(&stream, uid);
+    let number = match entered {
+        Ok(number) => number,
+        Err(Full::Stopped) => return,
+        Err(Full::Busy) => {
+            return refuse(&stream, &format!("busy: {MAX_SESSIONS} sessions are at work, try again later"));
+        }
+    };
     let open = Open { shared: Arc::clone(shared), number };
-    // Without a thread the closure is dropped, and with it the session.
-    let _ = thread::Builder::new().name("session".into()).spawn(move || {
+    let served = Arc::clone(&stream);
+    let spawned = thread::Builder::new().name("session".into()).spawn(move || {
         // A client that went away is no event.
-        let _ = converse(&open.shared, &stream, uid, &is_busy);
+        let _ = converse(&open, &served, uid);
         // In this order the socket is closed by the time that the session counts as ended.
-        drop(stream);
+        drop(served);
         drop(open);
     });
+    // The closure is dropped then, and with it the session.
+    if let Err(error) = spawned {
+        refuse(&stream, &format!("busy: no thread for one more session: {error}"));
+    }
 }
 
 /// One line in place of the greeting. Never waits: a new socket has room for it.
@@ -379,7 +329,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.shared.sessions().open.remove(&self.number);
+        self.shared.sessions().leave(self.number);
         self.shared.ended.notify_all();
     }
 }
@@ -390,7 +340,8 @@ struct Seat {
     service: Arc<Service>,
 }
 
-fn converse(shared: &Shared, stream: &UnixStream, uid: u32, is_busy: &AtomicBool) -> io::Result<()> {
+fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
+    let Open { shared, number } = open;
     let mut input = Lines::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
     let Some(service) = shared.services.first() else { return Ok(()) };
@@ -405,9 +356,10 @@ fn converse(shared: &Shared, stream: &UnixStream, uid: u32, is_busy: &AtomicBool
     output.flush()?;
     let mut seat = Seat { session: Session::default(), service };
     loop {
-        is_busy.store(false, Ordering::SeqCst);
         let line = input.read()?;
-        is_busy.store(true, Ordering::SeqCst);
+        if !shared.sessions().begin_work(*number) {
+            return Ok(());
+        }
         let status = match line {
             Line::Whole(line) => answer_line(shared, line, uid, &mut seat, stream, &mut output)?,
             Line::TooLong => {
@@ -425,7 +377,7 @@ fn converse(shared: &Shared, stream: &UnixStream, uid: u32, is_busy: &AtomicBool
         };
         writeln!(output, "{status}")?;
         output.flush()?;
-        if status.end || shared.sessions().stopped {
+        if !shared.sessions().end_work(*number) || status.end {
             return Ok(());
         }
     }
@@ -467,40 +419,4 @@ fn answer_line(
         }
     }
     Ok(Status { code, group: seat.session.group.index(), end, service: shared.label_of(seat) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const USER: u32 = 1000;
-
-    fn full_of(sessions: impl IntoIterator<Item = (u32, bool)>) -> Sessions {
-        let open = sessions.into_iter().map(|(uid, is_busy)| {
-            let (stream, _) = UnixStream::pair().expect("a pair");
-            OpenSession { stream: Arc::new(stream), uid, is_busy: Arc::new(AtomicBool::new(is_busy)) }
-        });
-        Sessions { stopped: false, next: 0, open: (0..).zip(open).collect() }
-    }
-
-    #[test]
-    fn the_oldest_idle_session_gives_way_and_roots_last() {
-        let mut sessions = full_of((0..MAX_SESSIONS).map(|n| (if n == 1 { 0 } else { USER }, n == 0)));
-        assert!(sessions.make_room(USER));
-        assert!(sessions.open.contains_key(&0), "it is at work");
-        assert!(sessions.open.contains_key(&1), "it is root's");
-        assert!(!sessions.open.contains_key(&2));
-        assert!(sessions.make_room(USER), "there is room");
-        assert_eq!(sessions.open.len(), MAX_SESSIONS - 1);
-    }
-
-    #[test]
-    fn root_gets_in_where_all_are_at_work() {
-        let mut sessions = full_of((0..MAX_SESSIONS).map(|_| (USER, true)));
-        assert!(!sessions.make_room(USER));
-        assert!(sessions.make_room(0));
-        assert_eq!(sessions.open.len(), MAX_SESSIONS, "nobody was sent away for it");
-        let mut sessions = full_of((0..MAX_SESSIONS + ROOMS_FOR_ROOT).map(|_| (0, true)));
-        assert!(!sessions.make_room(0), "there is an end to it");
-    }
 }
