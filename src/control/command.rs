@@ -338,9 +338,14 @@ pub enum SyntaxError {
     },
 }
 
-/// The commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
+/// The texts of the commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
+pub fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some())
+}
+
+/// The commands of one line.
 pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxError>> {
-    line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some()).map(parse)
+    split(line).map(parse)
 }
 
 /// Does any command of the line change the instance, going by its word?

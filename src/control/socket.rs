@@ -393,20 +393,23 @@ fn answer_line(
     stream: &UnixStream,
     output: &mut impl Write,
 ) -> io::Result<Status> {
-    let mut code = 0;
-    let mut end = false;
-    let changes = command::is_change(line);
-    if changes {
-        seat.service.log.tell(&Event::Commanded { uid, command: printable(line) });
-    }
-    for command in command::parse_line(line) {
+    let (mut code, mut end) = (0, false);
+    let mut told: Option<Arc<Service>> = None;
+    for text in command::split(line) {
+        let service = Arc::clone(&seat.service);
+        let is_change = command::is_change(text);
+        // Once, with the whole line, for each service that it changes.
+        if is_change && told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &service)) {
+            service.log.tell(&Event::Commanded { uid, command: printable(line) });
+            told = Some(Arc::clone(&service));
+        }
+        let command = command::parse(text);
         if matches!(command, Ok(Command::Wait { .. })) {
             // What was answered before is to be read meanwhile.
             output.flush()?;
         }
-        let service = Arc::clone(&seat.service);
         let (reply, last) = shared.answer(command, seat, stream);
-        if changes {
+        if is_change {
             (service.plane.changed)();
         }
         write_body(output, &render::text(&reply))?;
