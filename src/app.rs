@@ -119,6 +119,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
         }
         Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
         Invocation::Shell { instance } => controllers::shell(&instance, &environment),
+        Invocation::List => Ok(controllers::list(&environment)),
         Invocation::Print(page) => print(&page),
     }
 }

@@ -117,6 +117,11 @@ pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8
     Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
 
+/// `--list`.
+pub(super) fn list(environment: &Environment) -> u8 {
+    crate::control::list(&environment.searched)
+}
+
 /// Makes the control socket. An instance that nobody can control is better than none, so without one it serves too; the
 /// operator is told. A group that does not exist is a mistake on the command line.
 ///

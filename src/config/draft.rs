@@ -58,6 +58,7 @@ pub(super) struct Ask {
     /// `--file`.
     pub(super) files: Vec<PathBuf>,
     pub(super) check_only: bool,
+    pub(super) list: bool,
 }
 
 /// A shell that completions are made for.

@@ -32,6 +32,8 @@ pub enum Invocation {
         /// Which one.
         instance: Instance,
     },
+    /// `--list`: list all instances.
+    List,
     /// `--file`: serve what stands in files.
     Files(Files),
     /// `--help`, `--version`, `--man`, `--completions`: print this.
@@ -91,6 +93,9 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
         return Ok(Invocation::Print(page));
     }
     only_one_mode(&ask, &split)?;
+    if ask.list {
+        return Ok(Invocation::List);
+    }
     if !ask.files.is_empty() {
         FileReader::new(&words)?;
         return Ok(Invocation::Files(Files { paths: ask.files, words, check_only: ask.check_only }));
@@ -140,8 +145,28 @@ fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
     }
 }
 
+/// `--list` goes with nothing that says what else to do.
+fn list_alone(ask: &Ask, split: &Split) -> Result<(), LineError> {
+    let others = [
+        (ask.interactive, "-i"),
+        (ask.command.is_some(), "-c"),
+        (!ask.files.is_empty(), "--file"),
+        (ask.check_only, "--check-only"),
+    ];
+    if let Some((_, other)) = others.iter().find(|(is_given, _)| *is_given) {
+        return Err(usage(format!("--list and {other} cannot be used together; choose one")));
+    }
+    match split.positionals.first().map(Word::shown) {
+        Some(word) => Err(usage(format!("'{word}' is one word too many; --list lists all instances"))),
+        None => Ok(()),
+    }
+}
+
 /// `-i`, `-c` and `--file` exclude each other. `-i` and `-c` take exactly one positional (that it is there at all is checked elsewhere).
 fn only_one_mode(ask: &Ask, split: &Split) -> Result<(), LineError> {
+    if ask.list {
+        return list_alone(ask, split);
+    }
     let asking = match (ask.interactive, &ask.command) {
         (true, _) => Some("-i"),
         (false, Some(_)) => Some("-c"),

@@ -39,7 +39,7 @@ const STATUS: &[(&str, &str)] = &[
         "71",
         "the address cannot be listened on, or the limit of open files is too low; the message names the cause",
     ),
-    ("74", "-c: the answer could not be written"),
+    ("74", "-c, --list: the answer could not be written"),
     ("75", "-c: wait ran out of time"),
     ("78", "a file of --file cannot be read or has errors"),
 ];

@@ -661,6 +661,17 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "list",
+        scope: Scope::Ask,
+        section: CONTROLLING,
+        help: "List all instances and services on this machine",
+        more: "One line for each service, with port, address, pid, user, channels that are up and connections. An instance that \
+               does not answer, or that belongs to another user, is listed with what is known of it. Entries that your own dead \
+               instances left behind are removed. Example: balance --list",
+        read: |draft, _| set(&mut draft.ask.list, true),
+        ..PLAIN
+    },
+    Row {
         long: "help",
         scope: Scope::Ask,
         section: HELPING,

@@ -36,11 +36,12 @@ The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\"
 };
 
 /// The ways to call the program.
-pub(super) const SYNOPSIS: [&str; 4] = [
+pub(super) const SYNOPSIS: [&str; 5] = [
     "balance [-b addr] [-B addr] [-t sec] [-T sec] [-adfpHM6] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
     "balance [-b addr] -i [-d] [-M] PORT",
     "balance [-b addr] -c CMD [-d] [-M] PORT",
     "balance --file FILE ... [OPTION ...] [--check-only]",
+    "balance --list",
 ];
 
 /// Command lines and what they do. The first five are as old as the program.
@@ -78,6 +79,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("balance --file /etc/balance", "serves the lines of the *.conf files there, one service each"),
     ("balance -c show 80", "what the instance on port 80 is doing"),
     ("balance -c \"group 1; disable 0\" 80", "two commands, one after the other"),
+    ("balance --list", "all instances and services on this machine"),
     ("balance -i smtp", "an interactive shell on the instance for SMTP"),
 ];
 
@@ -155,10 +157,10 @@ mod tests {
         let text = usage("no PORT");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "balance: no PORT");
-        for (line, synopsis) in lines[1..5].iter().zip(SYNOPSIS) {
+        for (line, synopsis) in lines[1..6].iter().zip(SYNOPSIS) {
             assert!(line.ends_with(synopsis), "{line}");
         }
-        assert_eq!(lines[5..], ["try 'balance --help'"]);
+        assert_eq!(lines[6..], ["try 'balance --help'"]);
         assert!(text.ends_with('\n'));
     }
 }

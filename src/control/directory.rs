@@ -229,6 +229,11 @@ pub(crate) fn service_entry_name(name: &str) -> String {
     format!("service.{name}")
 }
 
+/// The name of the service whose entry this is.
+pub(crate) fn service_name(name: &str) -> Option<&str> {
+    plain_name(name).strip_prefix("service.").filter(|name| !name.is_empty())
+}
+
 /// Behind a name that is taken stands, after this, what tells the two apart.
 const APART: char = '~';
 

@@ -18,7 +18,7 @@ use crate::control::entry::{Entry, PutError, Putting, unlikely_name};
 use crate::control::peer;
 
 /// Clients that the kernel keeps waiting for us.
-const BACKLOG: i32 = 64;
+pub(crate) const BACKLOG: i32 = 64;
 /// Names tried for the socket before it is renamed; more than one only if somebody is in our way on purpose.
 const TEMPORARY_NAMES: u32 = 16;
 

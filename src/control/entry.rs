@@ -179,6 +179,27 @@ fn exchange(_: &Opened, _: &str, _: &str) -> io::Result<()> {
     Err(ErrorKind::IsADirectory.into())
 }
 
+/// Takes away a name of a file of ours that nobody listens on any more. A successor may have put its own there since it was
+/// looked at, so what it means is looked at again where nobody can change that.
+pub(crate) fn clear(directory: &Opened, name: &str, dead: FileId) -> bool {
+    let aside = unlikely_name(name);
+    let none = AtFlags::empty();
+    if rustix::fs::renameat(directory, name, directory, aside.as_str()).is_err() {
+        return false;
+    }
+    let is_dead = look(directory, &aside).is_ok_and(|seen| seen.file == dead);
+    if !is_dead && rustix::fs::linkat(directory, aside.as_str(), directory, name, none).is_err() {
+        // Yet another one is there by now, or it is nothing that can be linked.
+        return false;
+    }
+    rustix::fs::unlinkat(directory, aside.as_str(), none).is_ok() && is_dead
+}
+
+/// The process that made up an [`unlikely_name`].
+pub(crate) fn maker(name: &str) -> Option<u32> {
+    name.rsplit('.').nth(1)?.parse().ok()
+}
+
 /// A name that no client looks at, and that nobody can have planted before.
 pub(crate) fn unlikely_name(name: &str) -> String {
     let name = name.trim_start_matches('.');
@@ -261,8 +282,11 @@ impl Putting {
         }
         let directory = &*self.directory;
         for name in directory.names() {
-            if look(directory, &name).is_ok_and(|seen| seen.is_own() && self.dead.contains(&seen.file)) {
-                let _ = rustix::fs::unlinkat(directory, name.as_str(), AtFlags::empty());
+            if let Ok(seen) = look(directory, &name)
+                && seen.is_own()
+                && self.dead.contains(&seen.file)
+            {
+                clear(directory, &name, seen.file);
             }
         }
     }
@@ -314,7 +338,7 @@ impl Putting {
         };
         let is_own = peer::uid(&stream).is_ok_and(|uid| uid == peer::own_uid());
         match namespace_of(&stream) {
-            Ok(theirs) if is_elsewhere(theirs) => Occupant::Elsewhere,
+            Ok(theirs) if peer::is_elsewhere(theirs) => Occupant::Elsewhere,
             Ok(_) if is_own => Occupant::Ours,
             Err(_) if is_own => Occupant::Ours,
             Ok(_) => Occupant::Nobody,
@@ -324,10 +348,6 @@ impl Putting {
             }
         }
     }
-}
-
-fn is_elsewhere(theirs: Option<u64>) -> bool {
-    theirs.is_some_and(|theirs| peer::own_namespace().is_some_and(|ours| ours != theirs))
 }
 
 /// Where the instance that let us in says it listens.

@@ -172,8 +172,8 @@ fn bind_options(places: &[Place]) -> String {
 /// What the run directories hold, and what was learned while looking for an instance.
 pub(super) struct Search {
     entries: Vec<Found>,
-    /// A directory that was there and could not be trusted.
-    unsafe_directory: Option<(PathBuf, io::Error)>,
+    /// Directories that were there and could not be trusted.
+    unsafe_directories: Vec<(PathBuf, io::Error)>,
     /// Other users who let us wait for nothing: one may have thousands of such entries.
     tiresome: BTreeSet<u32>,
 }
@@ -191,11 +191,20 @@ impl Found {
         plain_name(&self.name)
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.directory.path().join(&self.name)
     }
 
-    fn is_strange(&self) -> bool {
+    /// Its whole name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn directory(&self) -> &Opened {
+        &self.directory
+    }
+
+    pub(super) fn is_strange(&self) -> bool {
         self.seen.owner != 0 && !self.seen.is_own()
     }
 }
@@ -205,13 +214,14 @@ impl Search {
     /// first, then those that go by their plain names. `plain` are names to look for even in a directory that cannot be
     /// listed; `is_wanted` says which others.
     pub(super) fn new(directories: &[Directory], plain: &[String], is_wanted: impl Fn(&str) -> bool) -> Self {
-        let mut search = Self { entries: Vec::new(), unsafe_directory: None, tiresome: BTreeSet::new() };
+        let mut search =
+            Self { entries: Vec::new(), unsafe_directories: Vec::new(), tiresome: BTreeSet::new() };
         for directory in directories {
             let opened = match directory.open() {
                 Ok(opened) => Arc::new(opened),
                 Err(cause) => {
                     if Unsafe::is_cause_of(&cause) {
-                        search.unsafe_directory.get_or_insert((directory.path().to_owned(), cause));
+                        search.unsafe_directories.push((directory.path().to_owned(), cause));
                     }
                     continue;
                 }
@@ -231,10 +241,20 @@ impl Search {
 
     /// What there is to say if nothing was found.
     fn failure(&mut self) -> FindError {
-        match self.unsafe_directory.take() {
+        match self.not_looked_into().next() {
             Some((path, cause)) => FindError::NotLookedInto { path, cause },
             None => FindError::None,
         }
+    }
+
+    /// Directories that were there and could not be trusted, and why.
+    pub(super) fn not_looked_into(&mut self) -> impl Iterator<Item = (PathBuf, io::Error)> + use<> {
+        std::mem::take(&mut self.unsafe_directories).into_iter()
+    }
+
+    /// All that was found.
+    pub(super) fn take(self) -> Vec<Found> {
+        self.entries
     }
 
     /// The first that lives of those at a place.
@@ -249,7 +269,7 @@ impl Search {
             if found.is_strange() && self.tiresome.contains(&found.seen.owner) {
                 continue;
             }
-            match found.meet(Some(service)) {
+            match found.meet(service) {
                 Ok(client) if !found.is_strange() => return Ok(client),
                 // One of them may be a fake, and we cannot tell which.
                 Ok(client) => match &strange {
@@ -364,17 +384,19 @@ fn wildcards(ipv6: bool) -> [Place; 2] {
 }
 
 impl Found {
-    /// A session with a live entry whose server may be believed. `service`: at this service, if it is there, and in our
-    /// network namespace; else wherever it begins.
-    pub(super) fn meet(&self, service: Option<&str>) -> Result<Client, FindError> {
-        let (stream, uid) = self.reach()?;
-        self.greet(&stream, uid, service)
+    /// A session with a live entry whose server may be believed, at this service, if it is there, and in our network
+    /// namespace.
+    fn meet(&self, service: &str) -> Result<Client, FindError> {
+        let (stream, uid) = self.reach(PATIENCE)?;
+        let (mut client, _) = self.greet(&stream, uid, Some(service), PATIENCE)?;
+        client.wait_for_ever().map_err(|cause| FindError::Silent { path: self.path(), cause })?;
+        Ok(client)
     }
 
     /// A connection to a live entry whose server may be believed, and who that is.
-    fn reach(&self) -> Result<(UnixStream, u32), FindError> {
+    pub(super) fn reach(&self, patience: Duration) -> Result<(UnixStream, u32), FindError> {
         let path = self.path();
-        match entry::connect(&self.directory, &self.name, PATIENCE) {
+        match entry::connect(&self.directory, &self.name, patience) {
             Ok((stream, mode)) => match peer::uid(&stream) {
                 Ok(uid) if peer::may_trust(uid, peer::own_uid(), mode) => Ok((stream, uid)),
                 Ok(uid) => Err(FindError::Stranger { path, uid }),
@@ -392,11 +414,18 @@ impl Found {
     }
 
     /// Hears who is there, and whether it has the service that is meant. What is found behind a name need not be what the
-    /// name says: anybody may give anybody's socket one more name, where hard links are not restricted.
-    fn greet(&self, stream: &UnixStream, uid: u32, service: Option<&str>) -> Result<Client, FindError> {
+    /// name says: anybody may give anybody's socket one more name, where hard links are not restricted. All that the session
+    /// hears has to come within `patience`.
+    pub(super) fn greet(
+        &self,
+        stream: &UnixStream,
+        uid: u32,
+        service: Option<&str>,
+        patience: Duration,
+    ) -> Result<(Client, Greeting), FindError> {
         let path = self.path();
         let silent = |cause| FindError::Silent { path: path.clone(), cause };
-        let mut lines = Lines::new(BufReader::new(Patient::new(stream, PATIENCE).map_err(silent)?));
+        let mut lines = Lines::new(BufReader::new(Patient::new(stream, patience).map_err(silent)?));
         let line = match lines.read() {
             Ok(Line::Whole(line)) => printable(line),
             Ok(Line::TooLong) => String::from("a very long line"),
@@ -419,9 +448,7 @@ impl Found {
         }
         let mut client = Client::new(stream.try_clone().map_err(silent)?, lines, &greeting, uid);
         if let Some(service) = service {
-            if let (Some(theirs), Some(ours)) = (greeting.namespace, peer::own_namespace())
-                && theirs != ours
-            {
+            if peer::is_elsewhere(greeting.namespace) {
                 return Err(FindError::Elsewhere { pid: greeting.pid });
             }
             match client.ask(format!("use {service}").as_bytes(), |_| ()) {
@@ -433,7 +460,6 @@ impl Found {
                 Err(AskError::Garbled(text)) => return Err(FindError::Unknown { path, text }),
             }
         }
-        client.wait_for_ever().map_err(silent)?;
-        Ok(client)
+        Ok((client, greeting))
     }
 }

@@ -48,6 +48,31 @@ pub(crate) fn called(uid: u32) -> String {
     format!("user {uid}{name}")
 }
 
+/// The process at the other end, as it is called here; `None` where that is not known, or it is no more.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn pid(stream: impl AsFd) -> Option<u32> {
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    u32::try_from(peer.pid()).ok().filter(|pid| is_alive(*pid))
+}
+
+/// The same where there is no `SO_PEERCRED`.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn pid(_: impl AsFd) -> Option<u32> {
+    None
+}
+
+/// Is there a process of this number?
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    // What we may not signal is there.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Is this another network namespace than ours?
+pub(crate) fn is_elsewhere(theirs: Option<u64>) -> bool {
+    theirs.is_some_and(|theirs| own_namespace().is_some_and(|ours| ours != theirs))
+}
+
 /// The network namespace of this process; `None` where that cannot be told.
 pub(crate) fn own_namespace() -> Option<u64> {
     rustix::fs::stat("/proc/self/ns/net").ok().map(|stat| stat.st_ino)

@@ -181,17 +181,17 @@ fn complain(text: &str) {
 }
 
 /// Writes until that fails, and then no more: what was asked of the instance is done all the same.
-struct Printer<W: Write> {
+pub(super) struct Printer<W: Write> {
     out: W,
     failure: Option<io::Error>,
 }
 
 impl<W: Write> Printer<W> {
-    fn new(out: W) -> Self {
+    pub(super) fn new(out: W) -> Self {
         Self { out, failure: None }
     }
 
-    fn print(&mut self, text: &str) {
+    pub(super) fn print(&mut self, text: &str) {
         if self.failure.is_none() {
             self.failure = self.out.write_all(text.as_bytes()).err();
         }
@@ -204,7 +204,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// The exit code: a reader that went away has seen what it wanted, a full disk is an error.
-    fn end(mut self, code: u8) -> u8 {
+    pub(super) fn end(mut self, code: u8) -> u8 {
         self.flush();
         match self.failure {
             Some(error) if error.kind() != ErrorKind::BrokenPipe && code == 0 => {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, SyntaxError};
-use crate::control::endpoint::Endpoint;
+use crate::control::endpoint::{BACKLOG, Endpoint};
 use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
@@ -70,6 +70,8 @@ impl Drop for Control {
 pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
     let Endpoint { listener, entries, owner, group_named, .. } = endpoint;
     listener.set_nonblocking(true)?;
+    // Whoever listens last is the process that clients are told is at the other end: not a parent that is gone.
+    rustix::net::listen(&listener, BACKLOG)?;
     let (wake, woken) = UnixStream::pair()?;
     let shared = Arc::new(Shared {
         services,

@@ -18,6 +18,7 @@ mod harness;
 mod health;
 mod layers;
 mod limits;
+mod list;
 mod looks;
 mod options;
 mod policies;

@@ -112,6 +112,19 @@ s = Server(os.environ[\"NAME\"], Liar)
 os.chmod(os.environ[\"NAME\"], 0o777)
 s.serve_forever()'";
 
+/// 699 that let everybody in, and never say a word; the last one has the name.
+const CROWD: &str = "exec python3 -c 'import os, socket, time
+held = [socket.socket(socket.AF_UNIX) for port in range(2, 701)]
+for port, s in enumerate(held, 2):
+    os.umask(0)
+    s.bind(f\"balance.{port}.::\")
+    s.listen(8)
+time.sleep(600)'";
+/// A socket that nobody listens on any more, as an instance leaves it that was killed.
+const DEAD: &str = "python3 -c 'import os, socket
+socket.socket(socket.AF_UNIX).bind(os.environ[\"NAME\"])
+os.chmod(os.environ[\"NAME\"], 0o777)'";
+
 const PLANTS: [&str; 9] = [
     "mkdir $NAME",
     "mkdir $NAME; touch $NAME/file",
@@ -119,10 +132,7 @@ const PLANTS: [&str; 9] = [
     "mkfifo -m 777 $NAME",
     "ln -s /nonexistent/x $NAME",
     "ln -s /run $NAME",
-    // A socket that nobody listens on any more, as an instance leaves it that was killed.
-    "python3 -c 'import os, socket
-socket.socket(socket.AF_UNIX).bind(os.environ[\"NAME\"])
-os.chmod(os.environ[\"NAME\"], 0o777)'",
+    DEAD,
     SILENT,
     LIAR,
 ];
@@ -223,6 +233,45 @@ fn root_is_told_whose_instance_it_talks_to() {
     let asked = ask(0, &["-b", "127.0.0.1", "-c", "kill", &port]).code(69).out("");
     assert!(asked.stderr.contains("user 65534 (nobody) and user 1 (daemon)"), "{asked}");
     ask(ANN, &["-b", "127.0.0.1", "-c", "kill", &port]).code(0).out("shutdown complete, exiting.\n");
+}
+
+#[test]
+fn a_list_shows_others_as_far_as_they_may_be_seen_and_takes_away_nothing_of_theirs() {
+    if needs_root("starting as other users") {
+        return;
+    }
+    let commons = Commons::new();
+    let [ann, dead] = [(); 2].map(|()| own_address().port().to_string());
+    let list = |uid| commons.balance(uid, &["--list"]).finish().code(0);
+    let row = |uid, port: &str| {
+        let list = list(uid);
+        let row = list.stdout.lines().find(|line| line.split_whitespace().next() == Some(port));
+        let words = row.map(|row| row.split_whitespace().skip(3).collect::<Vec<_>>().join(" "));
+        words.unwrap_or_else(|| panic!("{port} is not in {list}"))
+    };
+    commons.balance(ANN, &["-b", "127.0.0.1", &ann, "127.0.0.1:9"]).finish().code(0);
+    assert_eq!(row(ANN, &ann), "daemon 1/1 0 serving -");
+    assert_eq!(row(0, &ann), "daemon 1/1 0 serving -");
+    assert_eq!(row(MALLORY, &ann), "daemon - - no-access -");
+    // What is dead is taken away by its user only; all may see that it is there.
+    let [name, _] = commons.names(0, &dead);
+    drop(commons.plant(DEAD, &name));
+    for uid in [ANN, 0] {
+        assert_eq!(list(uid).stderr, "");
+        assert!(commons.run.join(&name).exists());
+    }
+    let said = list(MALLORY).stderr;
+    assert_eq!(said, format!("balance: removed 1 dead entry from {}\n", commons.run.display()));
+    assert!(!commons.run.join(&name).exists());
+    // Root asks whom it does not know, too, but does not wait for each of a crowd.
+    let _liar = commons.plant(LIAR, "balance.1.::");
+    assert_eq!(row(0, "1"), "nobody - - unknown -");
+    let _crowd = commons.plant(CROWD, "balance.700.::");
+    for port in ["2", "700"] {
+        assert_eq!(row(0, port), "nobody - - not-answering -");
+    }
+    assert_eq!(row(ANN, "700"), "nobody - - no-access -");
+    commons.balance(ANN, &["-b", "127.0.0.1", "-c", "kill", &ann]).finish().code(0);
 }
 
 #[test]
@@ -329,6 +378,9 @@ fn the_same_port_in_two_networks_is_two_instances() {
             assert_eq!(lines.next(), Some("no master process, exiting."), "{asked}");
             let pid = asked.stderr.split("/proc/").nth(1).and_then(|rest| rest.split('/').next());
             let pid = pid.unwrap_or_else(|| panic!("{asked}"));
+            let list = balance(&["--list"]).code(0);
+            let elsewhere = list.stdout.lines().find(|line| line.contains(" other-network "));
+            assert!(elsewhere.is_some_and(|line| line.split_whitespace().nth(2) == Some(pid)), "{list}");
             if command == "show" {
                 let ask = format!("nsenter --net=/proc/{pid}/ns/net balance {bind} -c 'show; kill' {port}");
                 let there = Run::script(&directory, &ask).finish().code(0);

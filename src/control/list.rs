@@ -1,0 +1,329 @@
+//! `--list`: every instance and service that this user can see, one line per service.
+//!
+//! Knows: entries, what instances say of their services, how the list looks. Never: which instance an operator means.
+//! Source: docs/control.md, "All instances".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::control::directory::{Directory, Place, entry_place, service_name};
+use crate::control::entry::{self, FileId};
+use crate::control::find::{FindError, Found, Search};
+use crate::control::peer;
+use crate::control::shell::Printer;
+
+/// How long an instance may take to let us in, and again for all that it says.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So many are asked at the same time.
+const AT_ONCE: usize = 32;
+/// Services of one instance that are listed: a fake could go on for ever.
+const MAX_SERVICES: usize = 100_000;
+/// What is not known.
+const UNKNOWN: &str = "-";
+
+/// Prints the list on stdout and answers with the exit code. Entries of ours that nobody listens on are taken away.
+pub fn list(directories: &[Directory]) -> u8 {
+    let mut search = Search::new(directories, &[], |name| kind(name).is_some());
+    for (path, cause) in search.not_looked_into() {
+        complain(&format!("balance: {} is not looked into: {cause}", path.display()));
+    }
+    let mut sockets: BTreeMap<FileId, Vec<Found>> = BTreeMap::new();
+    for found in search.take().into_iter().filter(|found| found.seen.is_socket()) {
+        sockets.entry(found.seen.file).or_default().push(found);
+    }
+    let sockets: Vec<Vec<Found>> = sockets.into_values().collect();
+    let mut rows = Vec::new();
+    // Users who let us wait for nothing: one may have thousands of such entries.
+    let mut tiresome = BTreeSet::new();
+    let mut removed: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for some in sockets.chunks(AT_ONCE) {
+        for (names, said) in some.iter().zip(all_at_once(some, &tiresome)) {
+            match said {
+                Said::Nothing => {}
+                Said::Services(services) => rows.extend(services),
+                Said::Dead => {
+                    for name in names.iter().filter(|name| name.seen.is_own() && is_over(name.name())) {
+                        if entry::clear(name.directory(), name.name(), name.seen.file) {
+                            *removed.entry(name.directory().path().to_owned()).or_default() += 1;
+                        }
+                    }
+                }
+                Said::NoAnswer(unanswered) => {
+                    if names.iter().any(Found::is_strange) {
+                        tiresome.extend(names.first().map(|name| name.seen.owner));
+                    }
+                    rows.extend(unanswered);
+                }
+            }
+        }
+    }
+    for (path, count) in removed {
+        complain(&cleared(&path, count));
+    }
+    let mut printer = Printer::new(io::stdout().lock());
+    printer.print(&text(rows));
+    printer.end(0)
+}
+
+fn cleared(path: &Path, count: usize) -> String {
+    let entries = if count == 1 { "entry" } else { "entries" };
+    format!("balance: removed {count} dead {entries} from {}", path.display())
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// What an entry's name says.
+enum Kind<'a> {
+    Place(u16, Place),
+    Service(&'a str),
+    /// It was being made, or is on its way out.
+    Hidden,
+}
+
+fn kind(name: &str) -> Option<Kind<'_>> {
+    if name.starts_with(".balance.") || name.starts_with(".service.") {
+        return Some(Kind::Hidden);
+    }
+    let place = entry_place(name).map(|(port, place)| Kind::Place(port, place));
+    place.or_else(|| service_name(name).map(Kind::Service))
+}
+
+/// Is it certain that nobody will ever listen here? A hidden name may be that of a socket which does not listen yet.
+fn is_over(name: &str) -> bool {
+    match kind(name) {
+        Some(Kind::Hidden) => entry::maker(name).is_some_and(|pid| !peer::is_alive(pid)),
+        _ => true,
+    }
+}
+
+/// What came of asking a socket.
+enum Said {
+    /// It goes by no name that counts.
+    Nothing,
+    /// Nobody listens.
+    Dead,
+    Services(Vec<Row>),
+    /// It kept us waiting: what is known of it by its names.
+    NoAnswer(Vec<Row>),
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    ports: String,
+    addresses: String,
+    pid: Option<u32>,
+    uid: u32,
+    up: String,
+    connections: String,
+    state: String,
+    name: String,
+}
+
+fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Said> {
+    let ask = |names: &[Found]| ask(names, tiresome);
+    thread::scope(|scope| {
+        let asked: Vec<_> = sockets
+            .iter()
+            .map(|names| thread::Builder::new().spawn_scoped(scope, || ask(names)).map_err(|_| names))
+            .collect();
+        let said = asked.into_iter().map(|asked| match asked {
+            Ok(thread) => thread.join().unwrap_or(Said::Nothing),
+            // Without a thread it takes longer.
+            Err(names) => ask(names),
+        });
+        said.collect()
+    })
+}
+
+/// Asks the socket that goes by these names.
+fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Said {
+    let Some(found) = names.iter().find(|found| !matches!(kind(found.plain()), Some(Kind::Hidden))) else {
+        let is_dead =
+            || names.first().is_some_and(|found| matches!(found.reach(PATIENCE), Err(FindError::None)));
+        return if names.iter().any(|found| found.seen.is_own()) && is_dead() {
+            Said::Dead
+        } else {
+            Said::Nothing
+        };
+    };
+    let owner = found.seen.owner;
+    if found.is_strange() && tiresome.contains(&owner) {
+        return Said::NoAnswer(by_name(names, owner, None, "not-answering"));
+    }
+    let (stream, uid) = match found.reach(PATIENCE) {
+        Ok(reached) => reached,
+        Err(FindError::None) => return Said::Dead,
+        Err(error) => return unanswered(names, owner, None, &error),
+    };
+    let pid = peer::pid(&stream);
+    let (mut client, greeting) = match found.greet(&stream, uid, None, PATIENCE) {
+        Ok(greeted) => greeted,
+        // It died while we waited to be let in; the next list will find it dead.
+        Err(FindError::None) => return Said::Nothing,
+        Err(error) => return unanswered(names, uid, pid, &error),
+    };
+    let pid = pid.or(Some(greeting.pid));
+    let (mut rows, mut is_garbled) = (Vec::new(), false);
+    let asked = client.ask(b"services", |line| {
+        if rows.len() <= MAX_SERVICES {
+            rows.push(Row::read(line, uid, pid));
+        }
+    });
+    // The first one is the line of names.
+    let mut rows: Vec<Row> = rows
+        .into_iter()
+        .skip(1)
+        .map_while(|row| {
+            is_garbled |= row.is_none();
+            row
+        })
+        .collect();
+    match asked {
+        Err(_) => return Said::NoAnswer(by_name(names, uid, pid, "not-answering")),
+        Ok(status) if status.code != 0 || is_garbled || rows.is_empty() => {
+            return Said::Services(by_name(names, uid, pid, "unknown"));
+        }
+        Ok(_) => {}
+    }
+    if peer::is_elsewhere(greeting.namespace) {
+        rows.iter_mut().for_each(|row| row.state = "other-network".into());
+    }
+    Said::Services(rows)
+}
+
+fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> Said {
+    let said = |pid, state| by_name(names, uid, pid, state);
+    match why {
+        FindError::Silent { .. } => Said::NoAnswer(said(pid, "not-answering")),
+        FindError::Refused { text, .. } if text.starts_with("busy") => Said::Services(said(pid, "busy")),
+        FindError::OtherProtocol(greeting) => {
+            Said::Services(said(pid.or(Some(greeting.pid)), "other-version"))
+        }
+        FindError::Unknown { .. } => Said::Services(said(pid, "unknown")),
+        _ => Said::Services(said(pid, "no-access")),
+    }
+}
+
+/// What is known of an instance that says nothing.
+fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row> {
+    let row = |ports: String, addresses: String, name: &str| Row {
+        ports,
+        addresses,
+        pid,
+        uid,
+        up: UNKNOWN.into(),
+        connections: UNKNOWN.into(),
+        state: state.into(),
+        name: name.into(),
+    };
+    let kinds: Vec<Kind<'_>> = names.iter().filter_map(|found| kind(found.plain())).collect();
+    let places: BTreeSet<(u16, Place)> = kinds
+        .iter()
+        .filter_map(|kind| if let Kind::Place(port, place) = kind { Some((*port, *place)) } else { None })
+        .collect();
+    let called: Vec<&str> = kinds
+        .iter()
+        .filter_map(|kind| if let Kind::Service(name) = kind { Some(*name) } else { None })
+        .collect();
+    if places.is_empty() {
+        return called.iter().map(|name| row(UNKNOWN.into(), UNKNOWN.into(), name)).collect();
+    }
+    // Which of several is called so is not known.
+    let name = if let ([name], 1) = (called.as_slice(), places.len()) { name } else { UNKNOWN };
+    places.iter().map(|(port, place)| row(port.to_string(), place.typed(), name)).collect()
+}
+
+impl Row {
+    /// A line of `services`. `None`: it is none.
+    fn read(line: &str, uid: u32, pid: Option<u32>) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().map(str::to_owned);
+        let (name, listen, up, connections, state) = (word()?, word()?, word()?, word()?, word()?);
+        let listen: Vec<SocketAddr> = listen.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
+        let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
+        let addresses: BTreeSet<Place> = listen.iter().map(|at| Place::from(*at)).collect();
+        Some(Self {
+            ports: joined(ports.iter().map(u16::to_string)),
+            addresses: joined(addresses.iter().map(Place::typed)),
+            pid,
+            uid,
+            up,
+            connections,
+            state,
+            name,
+        })
+    }
+}
+
+fn joined(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(",")
+}
+
+/// The list, by ports. No column holds a blank.
+fn text(mut rows: Vec<Row>) -> String {
+    let port = |row: &Row| row.ports.split(',').next().and_then(|port| port.parse().ok()).unwrap_or(u32::MAX);
+    rows.sort_by(|a, b| {
+        (port(a), &a.addresses, a.pid, &a.name).cmp(&(port(b), &b.addresses, b.pid, &b.name))
+    });
+    let mut users = BTreeMap::new();
+    let mut out = String::new();
+    let mut line = |cells: [&str; 8]| {
+        let [port, address, pid, user, up, connections, state, name] = cells;
+        // A String takes every write.
+        let _ = writeln!(
+            out,
+            "{port:<5} {address:<22} {pid:>7} {user:<10} {up:>11} {connections:>11} {state:<13} {name}"
+        );
+    };
+    line(["port", "address", "pid", "user", "up/channels", "connections", "state", "name"]);
+    for row in &rows {
+        let user = users
+            .entry(row.uid)
+            .or_insert_with(|| peer::user_name(row.uid).unwrap_or_else(|| row.uid.to_string()));
+        let pid = row.pid.map_or_else(|| UNKNOWN.to_owned(), |pid| pid.to_string());
+        line([&row.ports, &row.addresses, &pid, user, &row.up, &row.connections, &row.state, &row.name]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_services_is_a_row_and_rows_are_listed_by_ports() {
+        let read = |line: &str, pid| Row::read(line, 0, pid).expect("a row");
+        let rows = vec![
+            read("web              0.0.0.0:8080,[::]:8443         2/2           5 serving", Some(7)),
+            read("-                127.0.0.1:80                   1/2           0 draining\n", None),
+        ];
+        let expected = "\
+port  address                    pid user       up/channels connections state         name
+80    127.0.0.1                    - root               1/2           0 draining      -
+8080,8443 0.0.0.0,::                   7 root               2/2           5 serving       web
+";
+        assert_eq!(text(rows), expected);
+        for line in ["", "web", "web 80 1/2 0 serving", "web 0.0.0.0:80 1/2 0", "syntax error"] {
+            assert_eq!(Row::read(line, 0, None), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_hidden_name_is_over_when_its_maker_is_gone() {
+        let ours = entry::unlikely_name("balance.80.0.0.0.0");
+        assert!(!is_over(&ours), "{ours}");
+        // No system has so many processes.
+        assert!(is_over(".balance.80.0.0.0.0.2000000000.0badcafe"));
+        assert!(!is_over(".balance.80.0.0.0.0.x.0badcafe"));
+        assert!(is_over("balance.80.0.0.0.0"));
+    }
+}
