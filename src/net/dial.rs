@@ -60,7 +60,7 @@ pub(super) struct Dial {
     blame: DialFailure,
     /// When something of ours was first missing, in ms of the worker's clock.
     starving_since: Option<u64>,
-    /// A channel that could not be tried for want of a port: if no other one will do, it is waited for.
+    /// A channel that could not be tried for want of something of ours: if no other one will do, it is waited for.
     kept: Option<Lease>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
@@ -174,8 +174,8 @@ impl Dial {
     }
 
     /// Starts on the current address, or on the first one after it that can be started on; `watch` is done with the socket.
-    /// Without descriptors or memory it waits. Without a source port it looks at the other channels first. It waits no
-    /// longer than `terms` say.
+    /// Without descriptors or memory it waits a moment, and then looks at the other channels; without a source port it does
+    /// so at once. If there is no other one, it waits, but no longer than `terms` say.
     pub(super) fn attempt(
         &mut self,
         terms: &Terms,
@@ -218,7 +218,12 @@ impl Dial {
                     (error, DialFailure::Local)
                 }
                 Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
+                    // Most are over in a moment; one that is not may be of this way only.
+                    let is_first = self.starving_since.is_none();
                     if self.is_patient(terms) {
+                        if !is_first && self.step_aside(&e, dialer) {
+                            continue;
+                        }
                         return Attempt::Wait;
                     }
                     (e, DialFailure::Local)
@@ -301,7 +306,7 @@ impl Dial {
     }
 
     fn failed_by(&mut self, error: &io::Error, fault: DialFailure, tag: u64, dialer: &Dialer) -> Next {
-        self.server = None;
+        self.give_up();
         let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
         let cause = format!("connect: {}", cause_of(error));
         if let Some(address) = lease.address(self.address) {
@@ -319,39 +324,50 @@ impl Dial {
             self.found = Some((route, lease));
             return Next::Dial;
         }
-        self.next_channel(route, lease, &cause, tag, dialer)
+        self.next_channel(route, lease, Some(&cause), tag, dialer)
+    }
+
+    /// The attempt under way is over.
+    fn give_up(&mut self) {
+        if let Some(server) = self.server.take() {
+            // It may have accepted already, and would take a close for a clean end.
+            socket::reset_on_close(&server);
+        }
     }
 
     /// Addresses are left, but no time for them.
     fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
         let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
         let cause = format!("connect: {}", cause_of(&io::ErrorKind::TimedOut.into()));
-        self.next_channel(route, lease, &cause, tag, dialer)
+        self.next_channel(route, lease, Some(&cause), tag, dialer)
     }
 
     /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
-    pub(super) fn move_on(&mut self, why: &str, tag: u64, dialer: &Dialer) -> Next {
-        if let Some(server) = self.server.take() {
-            // It may have accepted already, and would take a close for a clean end.
-            socket::reset_on_close(&server);
-        }
+    pub(super) fn move_on(&mut self, tag: u64, dialer: &Dialer) -> Next {
+        self.give_up();
         let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
-        self.blame = DialFailure::Local;
-        self.next_channel(route, lease, why, tag, dialer)
+        self.next_channel(route, lease, None, tag, dialer)
     }
 
+    /// `cause`: why the channel counts as failed; `None`: it does not.
     fn next_channel(
         &mut self,
         mut route: Route,
         lease: Lease,
-        cause: &str,
+        cause: Option<&str>,
         tag: u64,
         dialer: &Dialer,
     ) -> Next {
         let (transition, turn) = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
             let before = self.waited.map(|waited| waited.ticket);
-            let transition = table.failed(lease, self.blame, cause);
+            let transition = match cause {
+                Some(cause) => table.failed(lease, self.blame, cause),
+                None => {
+                    drop(lease);
+                    None
+                }
+            };
             let turn = match self.kept.take() {
                 None => table.next_or_wait(route, tag, before),
                 Some(kept) => match table.next_up(&mut route) {
@@ -389,7 +405,7 @@ impl Dial {
         let (told, transition) = {
             let mut table = dialer.table.lock_at(now);
             if let Some(kept) = self.kept {
-                table.failed(kept, DialFailure::Local, "no source port is free");
+                table.failed(kept, DialFailure::Local, "no source port or no memory to try it");
             }
             let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
             (told, table.connected(route, &lease, took))
@@ -505,7 +521,8 @@ mod tests {
             (Attempt::Wait, Attempt::Wait, Attempt::Wait)
         ));
         assert!(matches!(attempt(107), Attempt::Over(NoChannel::Failed)));
-        assert_eq!(calls, 5);
+        // One of the first channel, then each of them, the other one meanwhile, and each for the last time.
+        assert_eq!(calls, 6);
         assert_eq!(dialer.table.lock().active(), 0);
     }
 
@@ -533,5 +550,38 @@ mod tests {
         // It came back late: there is no time for the third.
         assert_eq!(attempt(&mut dial, 1_900), None);
         drop(servers);
+    }
+
+    #[test]
+    fn what_is_missing_towards_one_channel_only_does_not_keep_a_client_from_the_other() {
+        let ((_first, a), (_second, b)) = (listener(), listener());
+        let dialer = dialer(&[a, b]);
+        let mut dial = begin(&dialer);
+        let left = dial.target();
+        let mut attempt = |now, calls| {
+            let mut left = calls;
+            let terms = Terms { tag: 0, now, patience: 60_000 };
+            dial.attempt(&terms, &dialer, |_| {
+                left -= 1;
+                if left == 0 { Ok(()) } else { Err(Errno::NOBUFS.into()) }
+            })
+        };
+        assert!(matches!(attempt(0, 9), Attempt::Wait), "it may be over in a moment");
+        assert!(matches!(attempt(50, 2), Attempt::Started(_)), "no need to wait for longer");
+        assert_ne!(dial.target(), left);
+    }
+
+    #[test]
+    fn a_channel_that_accepts_too_late_hears_of_a_reset() {
+        let (listener, address) = listener();
+        let dialer = dialer(&[address]);
+        let mut dial = begin(&dialer);
+        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        let (mut accepted, _) = listener.accept().expect("it was dialled");
+        let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer);
+        assert_eq!(next, Next::Over(NoChannel::Failed));
+        let heard = io::Read::read(&mut accepted, &mut [0; 1]).map_err(|e| e.kind());
+        assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
     }
 }

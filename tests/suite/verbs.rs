@@ -128,6 +128,8 @@ fn a_kick_sends_clients_whose_dial_is_under_way_to_the_next_channel() {
     for client in &mut clients {
         assert_eq!(client.recv(1), b"b");
     }
+    let status = &instance.status()[0];
+    assert_eq!((status.failed, &status.why[..]), (0, "-"), "nobody failed");
     assert_eq!(instance.names(1), "b");
     drop(clients);
     instance.end();

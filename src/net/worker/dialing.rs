@@ -17,9 +17,6 @@ use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Ready, Relay, Side};
 
-/// Why a client goes on to the next channel though nobody failed.
-pub(super) const CLOSED_MEANWHILE: &str = "the channel was closed meanwhile";
-
 impl<P: Readiness> Worker<P> {
     /// Takes a client in; its load is counted already.
     pub(super) fn admit(
@@ -115,7 +112,7 @@ impl<P: Readiness> Worker<P> {
             let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
             connection.stage = Stage::Dialing(Box::new(dial));
             self.guarded(key, |worker| match state {
-                Some(AdminState::DisabledHard) => worker.dial_moves_on(key, CLOSED_MEANWHILE),
+                Some(AdminState::DisabledHard) => worker.dial_moves_on(key),
                 _ => worker.dial(key),
             });
             return;
@@ -259,12 +256,12 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
-    pub(super) fn dial_moves_on(&mut self, key: usize, why: &str) {
+    pub(super) fn dial_moves_on(&mut self, key: usize) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = Arc::clone(&connection.service);
-        let next = dial.move_on(why, tag, &service.dialer);
+        let next = dial.move_on(tag, &service.dialer);
         self.go_on(key, next);
         self.shared.serve_line(&service);
     }

@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::dialing::CLOSED_MEANWHILE;
 use super::{Connection, NEVER, Stage, Worker, millis};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
@@ -146,7 +145,7 @@ impl<P: Readiness> Worker<P> {
             _ => false,
         };
         for key in self.keys(is_dialed) {
-            self.guarded(key, |worker| worker.dial_moves_on(key, CLOSED_MEANWHILE));
+            self.guarded(key, |worker| worker.dial_moves_on(key));
         }
         let is_served = |connection: &Connection| match &connection.stage {
             Stage::Relaying { lease, .. } => connection.service.id == service && lease.key() == channel,
