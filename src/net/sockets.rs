@@ -54,6 +54,9 @@ impl Kernel for Sockets<'_> {
         // Closing a socket ends its direction, too.
         if closes { Ok(()) } else { socket::shutdown_write(self.fd(side)) }
     }
+    fn will_tell_of_room(&mut self, side: Side) -> bool {
+        socket::will_tell_of_room(self.fd(side))
+    }
     fn at_mark(&mut self, side: Side) -> io::Result<bool> {
         socket::at_mark(self.fd(side))
     }

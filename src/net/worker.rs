@@ -100,6 +100,12 @@ impl Connection {
         Token { kind: Kind::Socket, key: key as u32, side, generation: self.generations[side as usize] }
     }
 
+    /// Is news of a side not reported that would be of use?
+    fn is_deaf(&self) -> bool {
+        let is_deaf = |side: Side| self.muted[side as usize] && !self.relay.is_blocked(side);
+        is_deaf(Side::Client) || is_deaf(Side::Server)
+    }
+
     fn fd(&self, side: Side) -> Option<BorrowedFd<'_>> {
         match (side, &self.stage) {
             (Side::Client, _) => Some(self.client.as_fd()),
@@ -459,7 +465,6 @@ impl<P: Readiness> Worker<P> {
             if connection.muted[side as usize]
                 && !connection.relay.is_blocked(side)
                 && let Some(fd) = connection.fd(side)
-                // The table of a poller does not refuse what it has already; if it did, the next turn asks again.
                 && self.poller.set_reading(fd, connection.token(key, side), true).is_ok()
             {
                 connection.muted[side as usize] = false;
@@ -480,7 +485,7 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Relaying { server, lease } = &connection.stage else { return };
         let before = connection.delivered;
-        let was_half_closed = connection.relay.is_half_closed();
+        let (was_half_closed, was_short) = (connection.relay.is_half_closed(), connection.relay.is_short());
         let mut sockets = Sockets {
             client: connection.client.as_fd(),
             server: server.as_fd(),
@@ -491,14 +496,21 @@ impl<P: Readiness> Worker<P> {
             delivered: &mut connection.delivered,
         };
         let verdict = connection.relay.turn(&mut sockets, &mut self.scratch);
-        if connection.delivered != before {
+        // Memory is waited for from now on, however quiet it was before.
+        if connection.delivered != before || (connection.relay.is_short() && !was_short) {
             connection.moved_at = self.now;
         }
         let any_muted = connection.muted != [false; 2];
         if any_muted {
             self.unmute(key);
         }
-        self.obey(key, verdict, was_half_closed);
+        // The table of a poller does not refuse what it has already; if it does, nobody else comes to ask again.
+        let is_deaf = any_muted && self.connections.get(key).is_some_and(Connection::is_deaf);
+        self.obey(
+            key,
+            if is_deaf && verdict == Verdict::Sleep { Verdict::Later } else { verdict },
+            was_half_closed,
+        );
     }
 
     fn obey(&mut self, key: usize, verdict: Verdict, was_half_closed: bool) {
@@ -513,9 +525,9 @@ impl<P: Readiness> Worker<P> {
                 connection.queued = true;
                 self.queue.push_back(key);
             }
-            Verdict::Linger => {
+            Verdict::Later => {
                 let quiet = self.now.saturating_sub(connection.moved_at);
-                let wait = (quiet / 8).clamp(ending::LINGER_MS, ending::LINGER_MOST_MS);
+                let wait = (quiet / 8).clamp(ending::LATER_MS, ending::LATER_MOST_MS);
                 self.set_deadline(key, Some(self.now + wait));
             }
             Verdict::Done(ending) => {

@@ -20,6 +20,11 @@ pub(crate) fn is_ours(error: &io::Error) -> bool {
         || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM))
 }
 
+/// The same error; a lack of buffers, which has no kind of its own, as one of memory.
+pub(crate) fn as_shortage(error: Errno) -> io::Error {
+    if error == Errno::NOBUFS { io::ErrorKind::OutOfMemory.into() } else { error.into() }
+}
+
 /// An error in lower case, without its number where the words say it all.
 pub(crate) fn reason(error: &io::Error) -> String {
     let kind = error.kind().to_string();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
+use super::fault::as_shortage;
 use crate::spec::Keepalive;
 
 /// How a connection to a channel is made.
@@ -214,13 +215,13 @@ pub(crate) fn unpace_loopback(_fd: impl AsFd) {}
 
 /// Reads what is there.
 pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
-    let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty())?;
+    let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty()).map_err(as_shortage)?;
     Ok(n)
 }
 
 /// Writes what fits. A peer that is gone is an error and never a signal: Rust programs ignore SIGPIPE.
 pub(crate) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(fd, buf, SendFlags::empty())?)
+    rustix::net::send(fd, buf, SendFlags::empty()).map_err(as_shortage)
 }
 
 /// Writes what fits, and lets it wait for what follows at once.
@@ -229,18 +230,18 @@ pub(crate) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::MORE;
     #[cfg(not(target_os = "linux"))]
     let flags = SendFlags::empty();
-    Ok(rustix::net::send(fd, buf, flags)?)
+    rustix::net::send(fd, buf, flags).map_err(as_shortage)
 }
 
 /// Sends one urgent byte.
 pub(crate) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
-    rustix::net::send(fd, &[byte], SendFlags::OOB)?;
+    rustix::net::send(fd, &[byte], SendFlags::OOB).map_err(as_shortage)?;
     Ok(())
 }
 
 /// Ends our direction.
 pub(crate) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
-    Ok(rustix::net::shutdown(fd, Shutdown::Write)?)
+    rustix::net::shutdown(fd, Shutdown::Write).map_err(as_shortage)
 }
 
 /// The pending error, taken.
@@ -291,15 +292,33 @@ pub(crate) fn is_connected(fd: impl AsFd) -> bool {
     rustix::net::getpeername(fd).is_ok_and(|peer| peer.is_some())
 }
 
-/// Bytes that have come in and were not read yet.
+/// Bytes that have come in and were not read yet. Many if the system does not say: nobody may be taken to have sent nothing
+/// because of that.
 pub(crate) fn unread(fd: impl AsFd) -> usize {
-    rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
 /// Makes the close of this socket a reset.
 pub(crate) fn reset_on_close(fd: impl AsFd) {
-    // A socket that is dead already refuses; its peer has seen worse.
-    let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+    let fd = fd.as_fd();
+    if sockopt::set_socket_linger(fd, Some(Duration::ZERO)).is_err() {
+        // Whatever refuses the option, there is another way that resets at once. A socket that is dead already refuses both;
+        // its peer has seen worse.
+        let _ = rustix::net::connect_unspec(fd);
+    }
+}
+
+/// A write was refused for want of room: will an event tell of room? Where nothing is under way nothing will be
+/// acknowledged, and the refusal was for want of memory.
+#[cfg(target_os = "linux")]
+pub(crate) fn will_tell_of_room(fd: impl AsFd) -> bool {
+    unsent(fd) > 0
+}
+
+/// Other systems do not say.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn will_tell_of_room(_fd: impl AsFd) -> bool {
+    true
 }
 
 /// Is the next byte to read the urgent one?

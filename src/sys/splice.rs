@@ -17,6 +17,7 @@ mod linux {
     use rustix::pipe::{PipeFlags, SpliceFlags};
 
     use crate::sys::descriptors::{Budget, Taken};
+    use crate::sys::fault::as_shortage;
     use crate::wire::relay::PIPE_BYTES;
 
     /// Idle pipes that a worker keeps.
@@ -75,12 +76,12 @@ mod linux {
 
     /// Moves bytes from a socket into a pipe.
     pub(crate) fn fill(from: impl AsFd, pipe: &Pipe, max: usize) -> io::Result<usize> {
-        Ok(rustix::pipe::splice(from, None, &pipe.write, None, max, FLAGS)?)
+        rustix::pipe::splice(from, None, &pipe.write, None, max, FLAGS).map_err(as_shortage)
     }
 
     /// Moves bytes from a pipe to a socket.
     pub(crate) fn drain(pipe: &Pipe, to: impl AsFd, len: usize) -> io::Result<usize> {
-        Ok(rustix::pipe::splice(&pipe.read, None, to, None, len, FLAGS)?)
+        rustix::pipe::splice(&pipe.read, None, to, None, len, FLAGS).map_err(as_shortage)
     }
 }
 

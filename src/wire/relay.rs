@@ -59,7 +59,8 @@ pub struct Output {
 }
 
 /// What the relay needs of a kernel. Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`], and an event
-/// tells when it can.
+/// tells when it can. What fails by [`ErrorKind::OutOfMemory`] or [`ErrorKind::Interrupted`] has changed nothing and can be
+/// done later, and no event tells when. Any other error means that the side is of no use any more.
 ///
 /// It says itself when it is drained and when it is full. Fewer bytes than asked for prove neither: what stands between a
 /// socket and the relay may cut as it likes, and keep bytes back until [`Kernel::flush`].
@@ -90,7 +91,13 @@ pub trait Kernel {
     fn error(&mut self, side: Side) -> Option<io::Error>;
     /// Bytes written to `side` that it has not acknowledged yet, those kept back included.
     fn unsent(&mut self, side: Side) -> usize;
-    /// Bytes that `side` has sent and nobody has read yet, as far as the kernel can tell.
+    /// A write was refused by [`ErrorKind::WouldBlock`]: will an event tell when there is room? Where nothing is on its way,
+    /// nothing will be acknowledged.
+    fn will_tell_of_room(&mut self, side: Side) -> bool {
+        let _ = side;
+        true
+    }
+    /// Bytes that `side` has sent and nobody has read yet. More than none if the kernel cannot tell.
     fn unread(&mut self, side: Side) -> usize {
         let _ = side;
         0
@@ -146,8 +153,9 @@ pub enum Verdict {
     Sleep,
     /// There is more to do now, but others come first.
     Again,
-    /// One side is gone and the other has not yet acknowledged all that was written to it. Ask again a little later.
-    Linger,
+    /// There is something to do that no event tells of: one side is gone and the other has not yet acknowledged all that was
+    /// written to it, or the kernel is out of memory. Ask again a little later.
+    Later,
     /// It is over.
     Done(Ending),
 }
@@ -247,6 +255,8 @@ pub struct Relay<P> {
     half_closed: bool,
     /// What `first_end` says.
     first_end: Option<(Side, bool)>,
+    /// What `is_short` says.
+    short: bool,
 }
 
 impl<P> Default for Relay<P> {
@@ -265,6 +275,7 @@ impl<P> Relay<P> {
             gone: [false; 2],
             half_closed: false,
             first_end: None,
+            short: false,
         }
     }
 
@@ -282,6 +293,11 @@ impl<P> Relay<P> {
     /// Which side ended first, and was that by being gone (`true`) rather than by an orderly end? As of the last turn.
     pub fn first_end(&self) -> Option<(Side, bool)> {
         self.first_end
+    }
+
+    /// Did the last turn leave something undone that the kernel had no memory for?
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     /// Do bytes of this side wait because the other takes no more? Then news of its next ones are of no use.
@@ -307,6 +323,7 @@ impl<P> Relay<P> {
     /// Does what can be done now. `scratch` is the worker's buffer; nothing stays in it.
     pub fn turn<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8]) -> Verdict {
         let mut again = false;
+        self.short = false;
         for from in [Side::Client, Side::Server] {
             let stop = self.pump(kernel, scratch, from);
             let flushed = self.flush(kernel, from);
@@ -353,8 +370,10 @@ impl<P> Relay<P> {
     pub fn abandon<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Ending {
         let [reset_server, reset_client] = [Side::Client, Side::Server].map(|from| {
             let way = &self.ways[from as usize];
-            self.gone[from as usize]
+            // After an error of our own the side that seems gone lives, and misses bytes.
+            self.gone != [false; 2]
                 || way.is_waiting()
+                || (self.ready[from as usize].error && kernel.error(from).is_some())
                 || (way.stage == Stage::Open && kernel.unread(from) > 0)
         });
         self.release(kernel);
@@ -376,7 +395,7 @@ impl<P> Relay<P> {
             [true, true] => Ending { reset_client: true, reset_server: true },
             [false, false] => {
                 if self.ways.iter().any(|way| way.stage != Stage::Ended) {
-                    return if again { Verdict::Again } else { Verdict::Sleep };
+                    return self.rest(again);
                 }
                 Ending { reset_client: false, reset_server: false }
             }
@@ -385,17 +404,27 @@ impl<P> Relay<P> {
                     if client_gone { (Side::Client, Side::Server) } else { (Side::Server, Side::Client) };
                 let way = &self.ways[lost as usize];
                 if way.stage == Stage::Open || way.is_waiting() {
-                    return if again { Verdict::Again } else { Verdict::Sleep };
+                    return self.rest(again);
                 }
                 // A reset throws away what the kernel has not sent yet, so it waits for the last acknowledgement.
                 if kernel.unsent(left) > 0 {
-                    return Verdict::Linger;
+                    return Verdict::Later;
                 }
-                Ending { reset_client: left == Side::Client, reset_server: left == Side::Server }
+                // The side that is gone, too: if it was an error of our own, it lives and misses bytes.
+                Ending { reset_client: true, reset_server: true }
             }
         };
         self.release(kernel);
         Verdict::Done(ending)
+    }
+
+    /// What comes next while it is not over.
+    fn rest(&self, again: bool) -> Verdict {
+        match (again, self.short) {
+            (true, _) => Verdict::Again,
+            (false, true) => Verdict::Later,
+            (false, false) => Verdict::Sleep,
+        }
     }
 
     /// A side is gone: nothing can be delivered to it; what it sent before still is.
@@ -461,34 +490,34 @@ impl<P> Relay<P> {
                 self.ways[from as usize].stage = Stage::Ended;
                 Stop::Wait
             }
-            Err(e) => self.write_error(&e, to),
+            Err(e) => self.write_error(kernel, &e, to),
         }
     }
 
     /// Sends what was written and kept back. `Ok` = nothing is kept back any more.
     fn flush<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
         let to = from.peer();
-        while self.ways[from as usize].unflushed {
-            if !self.ready[to as usize].writable {
-                return Err(Stop::Wait);
-            }
-            match kernel.flush(to) {
-                Ok(()) => self.ways[from as usize].unflushed = false,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.write_error(&e, to)),
-            }
+        if !self.ways[from as usize].unflushed {
+            return Ok(());
         }
+        if !self.ready[to as usize].writable {
+            return Err(Stop::Wait);
+        }
+        kernel.flush(to).map_err(|e| self.write_error(kernel, &e, to))?;
+        self.ways[from as usize].unflushed = false;
         Ok(())
     }
 
-    /// What an error of a write to this side means, unless it was an interruption.
-    fn write_error(&mut self, error: &io::Error, to: Side) -> Stop {
-        if error.kind() == ErrorKind::WouldBlock {
-            self.ready[to as usize].writable = false;
-            Stop::Wait
-        } else {
-            Stop::Gone(to)
+    /// What an error of a write to this side means.
+    fn write_error<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, error: &io::Error, to: Side) -> Stop {
+        match error.kind() {
+            ErrorKind::WouldBlock if kernel.will_tell_of_room(to) => {
+                self.ready[to as usize].writable = false;
+            }
+            ErrorKind::WouldBlock | ErrorKind::OutOfMemory | ErrorKind::Interrupted => self.short = true,
+            _ => return Stop::Gone(to),
         }
+        Stop::Wait
     }
 
     /// Delivers what is held. `Ok` = nothing is held any more.
@@ -524,8 +553,7 @@ impl<P> Relay<P> {
             }
             match done {
                 Ok(output) => self.wrote(kernel, output, to)?,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.write_error(&e, to)),
+                Err(e) => return Err(self.write_error(kernel, &e, to)),
             }
         }
     }
@@ -636,8 +664,7 @@ impl<P> Relay<P> {
                         break;
                     }
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => match self.write_error(&e, to) {
+                Err(e) => match self.write_error(kernel, &e, to) {
                     Stop::Wait => break,
                     stop => return Err(stop),
                 },
@@ -676,10 +703,15 @@ impl<P> Relay<P> {
                     way.streak = 0;
                 }
             }
-            // This kind of socket cannot be spliced.
-            Err(e) if e.kind() == ErrorKind::InvalidInput => way.splicing = false,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                return self.read_error(&e, from);
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return self.read_error(&e, from),
+            // This kind of socket cannot be spliced, or not now.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::InvalidInput | ErrorKind::OutOfMemory | ErrorKind::Interrupted
+                ) =>
+            {
+                way.splicing = false;
             }
             // A splice that stops at a mark tells of the reset before the data behind the mark, which is still there.
             Err(_) => {
@@ -692,7 +724,10 @@ impl<P> Relay<P> {
 
     fn read_error(&mut self, error: &io::Error, from: Side) -> Result<(), Stop> {
         match error.kind() {
-            ErrorKind::Interrupted => Ok(()),
+            ErrorKind::OutOfMemory | ErrorKind::Interrupted => {
+                self.short = true;
+                Err(Stop::Wait)
+            }
             ErrorKind::WouldBlock => {
                 let ready = &mut self.ready[from as usize];
                 ready.readable = false;

@@ -120,7 +120,7 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
     println!("{stats:?}");
     if whole {
         // A simulator that never gets into these states would prove nothing about them.
-        let Stats { spliced, urgent, resets, clean, passed_resets, abandoned, lingers, .. } = stats;
+        let Stats { spliced, urgent, resets, clean, passed_resets, abandoned, lingers, failures, .. } = stats;
         for (what, times) in [
             ("spliced bytes", spliced),
             ("urgent bytes", urgent),
@@ -128,6 +128,7 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
             ("clean ends", clean),
             ("resets passed on", passed_resets),
             ("deadlines", abandoned),
+            ("failures of our own", failures),
             ("waits for the last acknowledgement", lingers),
         ] {
             assert!(times >= 100, "only {times} {what}: {stats:?}");
@@ -165,6 +166,8 @@ fn expected(bug: Bug) -> &'static [Kind] {
         Bug::GivesFullPipes | Bug::TellsTwice => &[Kind::Release],
         Bug::CountsCopiesOnly => &[Kind::Counters],
         Bug::ShortIsDrained | Bug::ShortIsFull => &[Kind::Stuck, Kind::NeverEnds],
+        Bug::SparesAiling | Bug::AbandonsUnread => &[Kind::EarlyEnd],
+        Bug::ForgetsShortage | Bug::BelievesRefusals => &[Kind::Stuck, Kind::NeverEnds],
         Bug::NeverFlushes | Bug::FlushesOnce => &[Kind::Stuck, Kind::EarlyEnd],
     }
 }

@@ -16,10 +16,10 @@ use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
 
-/// How often the last acknowledgement is looked for before a reset is passed on, in ms: at first, ...
-pub(super) const LINGER_MS: u64 = 4;
-/// ... and when it has been missing for long.
-pub(super) const LINGER_MOST_MS: u64 = 1_000;
+/// How soon a connection is looked after that no event tells of, in ms: at first, ...
+pub(super) const LATER_MS: u64 = 4;
+/// ... and when it has been quiet for long.
+pub(super) const LATER_MOST_MS: u64 = 1_000;
 
 impl<P: Readiness> Worker<P> {
     /// A deadline has come.
@@ -49,8 +49,13 @@ impl<P: Readiness> Worker<P> {
 
     fn relay_expired(&mut self, key: usize) {
         if self.is_quiet(key) {
-            let half_closed = self.connections.get(key).is_some_and(|c| c.relay.is_half_closed());
-            return self.abandon(key, if half_closed { End::HalfClosed } else { End::Idle });
+            let Some(connection) = self.connections.get(key) else { return };
+            let how = match (connection.relay.is_short(), connection.relay.is_half_closed()) {
+                (true, _) => End::Ours,
+                (_, true) => End::HalfClosed,
+                _ => End::Idle,
+            };
+            return self.abandon(key, how);
         }
         self.rearm(key);
         self.turn(key);
@@ -88,7 +93,9 @@ impl<P: Readiness> Worker<P> {
         let connection = self.connections.get(key)?;
         let options = &connection.service.options;
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
-        let quiet = [options.idle_timeout, half_close].into_iter().flatten().min();
+        // For memory it waits as long as a dial does.
+        let short = connection.relay.is_short().then_some(options.connect_timeout);
+        let quiet = [options.idle_timeout, half_close, short].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
         let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
         [quiet_at, expires_at].into_iter().flatten().min()

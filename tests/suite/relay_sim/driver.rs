@@ -10,8 +10,8 @@ use super::oracle::Kind;
 use super::world::World;
 
 /// As in a worker, in ms.
-const LINGER: u64 = 4;
-const LINGER_MOST: u64 = 1000;
+const LATER: u64 = 4;
+const LATER_MOST: u64 = 1000;
 /// The half-close deadline, in ms.
 const HALF_CLOSE: u64 = 5000;
 /// Turns in a row that want another one and come to nothing.
@@ -102,10 +102,15 @@ impl Driver {
             self.moved_at = world.now;
         }
         world.check_turn(self.relay.held_bytes(), self.scratch.len());
-        if matches!(verdict, Verdict::Sleep | Verdict::Linger) {
+        let one_is_gone = world.sockets.iter().any(|socket| socket.reset);
+        if verdict == Verdict::Sleep || (verdict == Verdict::Later && world.weather.is_calm()) {
             world.check_corks();
         }
-        (self.asleep, self.lingers) = (verdict == Verdict::Sleep, verdict == Verdict::Linger);
+        let is_calm = world.weather.is_calm() && world.ailing == [false; 2];
+        if verdict == Verdict::Later && is_calm && !one_is_gone {
+            world.violate(Kind::Spin, || "it wants to be asked again and an event tells of all".to_owned());
+        }
+        (self.asleep, self.lingers) = (verdict == Verdict::Sleep, verdict == Verdict::Later);
         match verdict {
             Verdict::Sleep => {
                 if !was_half_closed && self.relay.is_half_closed() {
@@ -122,10 +127,10 @@ impl Driver {
                 }
                 return;
             }
-            Verdict::Linger => {
-                world.stats.lingers += 1;
+            Verdict::Later => {
+                world.stats.lingers += u64::from(one_is_gone);
                 let quiet = world.now - self.moved_at;
-                self.deadline = Some(world.now + (quiet / 8).clamp(LINGER, LINGER_MOST));
+                self.deadline = Some(world.now + (quiet / 8).clamp(LATER, LATER_MOST));
             }
             Verdict::Done(ending) => self.close(world, ending, false),
         }
@@ -165,7 +170,7 @@ impl Driver {
         world.check_close(ending, abandoned);
         if abandoned {
             world.stats.abandoned += 1;
-        } else if ending.reset_client != ending.reset_server {
+        } else if world.sockets.iter().filter(|socket| socket.reset).count() == 1 {
             world.stats.passed_resets += 1;
         } else if !ending.reset_client {
             world.stats.clean += 1;
@@ -187,13 +192,16 @@ impl Driver {
             let before = world.progress;
             world.wind_down();
             self.round(world);
+            if world.progress > before {
+                looks = 0;
+            }
             quiet = if world.progress > before || self.queued { 0 } else { quiet + 1 };
             if quiet < 5 {
                 continue;
             }
             quiet = 0;
             // Nothing moves any more but the clock.
-            if self.lingers && looks < 20 && !world.somebody_never_reads() {
+            if self.lingers && looks < 50 && !world.somebody_never_reads() {
                 looks += 1;
                 world.now = self.deadline.unwrap_or(world.now).max(world.now + 1);
             } else if !world.somebody_never_reads() {

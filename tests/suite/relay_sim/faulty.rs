@@ -59,6 +59,14 @@ pub(super) enum Bug {
     NeverFlushes,
     /// What could not be sent on when it was asked for is forgotten.
     FlushesOnce,
+    /// A side that lives, and misses bytes since a call for it failed, gets a clean end.
+    SparesAiling,
+    /// What there was no memory for is not asked for again.
+    ForgetsShortage,
+    /// A deadline ends a connection cleanly though bytes for one side wait unread.
+    AbandonsUnread,
+    /// Every refusal is taken for a full buffer.
+    BelievesRefusals,
 }
 
 /// Every bug there is.
@@ -85,6 +93,10 @@ pub(super) const BUGS: &[Bug] = &[
     Bug::ShortIsFull,
     Bug::NeverFlushes,
     Bug::FlushesOnce,
+    Bug::SparesAiling,
+    Bug::ForgetsShortage,
+    Bug::AbandonsUnread,
+    Bug::BelievesRefusals,
 ];
 
 impl Bug {
@@ -102,9 +114,10 @@ impl Bug {
 
     /// What becomes of a verdict.
     pub(super) fn verdict(self, verdict: Verdict, world: &World) -> Verdict {
+        let resets = world.sockets.iter().filter(|socket| socket.reset).count();
         let clean = Ending { reset_client: false, reset_server: false };
         match (self, verdict) {
-            (Self::ResetAtOnce, Verdict::Linger) => Verdict::Done(Ending {
+            (Self::ResetAtOnce, Verdict::Later) if resets == 1 => Verdict::Done(Ending {
                 reset_client: world.sockets[Side::Server as usize].reset,
                 reset_server: world.sockets[Side::Client as usize].reset,
             }),
@@ -113,6 +126,11 @@ impl Bug {
                 Verdict::Done(clean)
             }
             (Self::NeverSleeps, Verdict::Sleep) => Verdict::Again,
+            (Self::ForgetsShortage, Verdict::Later) => Verdict::Sleep,
+            (Self::SparesAiling, Verdict::Done(ending)) => Verdict::Done(Ending {
+                reset_client: ending.reset_client && !world.ailing[Side::Client as usize],
+                reset_server: ending.reset_server && !world.ailing[Side::Server as usize],
+            }),
             _ => verdict,
         }
     }
@@ -164,7 +182,7 @@ impl Kernel for Faulty<'_> {
         let ended = self.world().sockets[side.peer() as usize].fin;
         match self.bug {
             Bug::EndOvertakesData if short && ended => {
-                self.inner.shutdown(side, false)?;
+                let _ = self.inner.shutdown(side, false);
                 written
             }
             Bug::SendsTwice if short => written.map(|Output { bytes, full }| {
@@ -212,6 +230,14 @@ impl Kernel for Faulty<'_> {
 
     fn unsent(&mut self, side: Side) -> usize {
         self.inner.unsent(side)
+    }
+
+    fn unread(&mut self, side: Side) -> usize {
+        if self.bug == Bug::AbandonsUnread { 0 } else { self.inner.unread(side) }
+    }
+
+    fn will_tell_of_room(&mut self, side: Side) -> bool {
+        self.bug == Bug::BelievesRefusals || self.inner.will_tell_of_room(side)
     }
 
     fn expect_bulk(&mut self, to: Side) {

@@ -26,8 +26,9 @@ pub(super) struct Pipe {
 pub(super) struct VirtualKernel<'a>(pub(super) &'a mut World);
 
 impl VirtualKernel<'_> {
-    /// What may come before any call: other things happen, and signals.
-    fn enter(&mut self) -> io::Result<()> {
+    /// What may come before any call on a side: other things happen, signals, a lack of memory, and errors that are no fault
+    /// of anybody's.
+    fn enter(&mut self, side: Side) -> io::Result<()> {
         let world = &mut *self.0;
         world.fruitless += 1;
         if world.fruitless > FRUITLESS {
@@ -42,6 +43,14 @@ impl VirtualKernel<'_> {
         }
         if world.random.chance(world.weather.interrupts) {
             return Err(ErrorKind::Interrupted.into());
+        }
+        if world.random.chance(world.weather.shortages) {
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        if world.random.chance(world.weather.failures) {
+            world.ailing[side as usize] = true;
+            world.stats.failures += 1;
+            return Err(self.hard(side, ErrorKind::Other));
         }
         Ok(())
     }
@@ -87,6 +96,11 @@ impl VirtualKernel<'_> {
     /// How many of `n` bytes a side takes now, and whether that is because it is full.
     fn takes(&mut self, side: Side, n: u64) -> io::Result<(u64, bool)> {
         self.check_writing(side)?;
+        if self.0.random.chance(self.0.weather.denials) {
+            // For want of memory. Linux wakes the poller when something is acknowledged, if anything is left to be.
+            self.0.sockets[side as usize].wants_space = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let keeps = self.0.weather.keeps;
         if keeps > 0 && self.0.sockets[side as usize].kept >= keeps {
             self.push(side);
@@ -139,7 +153,7 @@ impl Kernel for VirtualKernel<'_> {
     type Pipe = Pipe;
 
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
-        self.enter()?;
+        self.enter(side)?;
         let mut n = self.0.sockets[side as usize].readable().min(buf.len() as u64);
         if n == 0 {
             return self.nothing_to_read(side);
@@ -173,7 +187,7 @@ impl Kernel for VirtualKernel<'_> {
     }
 
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
-        self.enter()?;
+        self.enter(side)?;
         let (n, full) = self.takes(side, buf.len() as u64)?;
         let length = usize::try_from(n).expect("at most the buffer");
         self.0.check_bytes(side, &buf[..length]);
@@ -194,7 +208,7 @@ impl Kernel for VirtualKernel<'_> {
         if self.0.sockets[side as usize].kept == 0 {
             return Ok(());
         }
-        self.enter()?;
+        self.enter(side)?;
         self.check_writing(side)?;
         self.push(side);
         if self.0.sockets[side as usize].kept > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -205,7 +219,7 @@ impl Kernel for VirtualKernel<'_> {
             // The close says it.
             return Ok(());
         }
-        self.enter().or_else(|e| if e.kind() == ErrorKind::Interrupted { Ok(()) } else { Err(e) })?;
+        self.enter(side)?;
         if self.0.sockets[side as usize].reset {
             return Err(self.hard(side, ErrorKind::NotConnected));
         }
@@ -226,7 +240,7 @@ impl Kernel for VirtualKernel<'_> {
     }
 
     fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()> {
-        self.enter()?;
+        self.enter(side)?;
         let (_, full) = self.takes(side, 1)?;
         self.0.check_bytes(side, &[byte]);
         self.0.check_urgent(side);
@@ -246,6 +260,14 @@ impl Kernel for VirtualKernel<'_> {
         usize::try_from(socket.written - socket.acked + end).expect("it fitted into a buffer")
     }
 
+    fn unread(&mut self, side: Side) -> usize {
+        usize::try_from(self.0.sockets[side as usize].readable()).expect("it fitted into a buffer")
+    }
+
+    fn will_tell_of_room(&mut self, side: Side) -> bool {
+        self.0.sockets[side as usize].in_flight() > 0
+    }
+
     fn expect_bulk(&mut self, to: Side) {
         if std::mem::replace(&mut self.0.bulk[to as usize], true) {
             self.0.violate(Kind::Release, || format!("what goes to {to:?} is told to be bulk twice"));
@@ -263,7 +285,7 @@ impl Kernel for VirtualKernel<'_> {
     }
 
     fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<Input> {
-        self.enter()?;
+        self.enter(from)?;
         if pipe.length > 0 {
             let held = pipe.length;
             self.0.violate(Kind::Release, || format!("a pipe with {held} bytes inside is filled again"));
@@ -296,7 +318,7 @@ impl Kernel for VirtualKernel<'_> {
     }
 
     fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<Output> {
-        self.enter()?;
+        self.enter(to)?;
         let n = pipe.length.min(len as u64);
         if n == 0 {
             return Ok(Output { bytes: 0, full: false });

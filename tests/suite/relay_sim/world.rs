@@ -66,7 +66,7 @@ impl Socket {
     }
 
     /// Bytes that are on their way to the peer.
-    fn in_flight(&self) -> u64 {
+    pub(super) fn in_flight(&self) -> u64 {
         self.written - self.kept - self.acked
     }
 
@@ -121,6 +121,8 @@ pub(super) struct World {
     pub(super) fruitless: u32,
     /// A call on this side failed for good, so the relay may know that it is gone.
     pub(super) broken: [bool; 2],
+    /// It failed by no fault of the peer, who lives.
+    pub(super) ailing: [bool; 2],
     /// What the relay says it delivered.
     pub(super) counted: [u64; 2],
     /// What goes to a side was said to be bulk.
@@ -138,6 +140,12 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) struct Weather {
     pub(super) interrupts: u64,
+    /// No memory for a call.
+    pub(super) shortages: u64,
+    /// A call fails for no reason of the peers'.
+    pub(super) failures: u64,
+    /// There is no room, though there is.
+    pub(super) denials: u64,
     /// The network does something in the middle of a turn.
     pub(super) interleaves: u64,
     pub(super) no_pipe: u64,
@@ -152,11 +160,19 @@ pub(super) struct Weather {
 }
 
 impl Weather {
+    /// Does every call do what it can?
+    pub(super) fn is_calm(&self) -> bool {
+        self.interrupts + self.shortages + self.denials == 0
+    }
+
     fn new(random: &mut Random) -> Self {
         let sometimes =
             |random: &mut Random, most: u64| if random.chance(500) { random.below(most) } else { 0 };
         Self {
             interrupts: sometimes(random, 300),
+            shortages: if random.chance(200) { random.below(200) } else { 0 },
+            failures: if random.chance(100) { random.below(30) } else { 0 },
+            denials: if random.chance(200) { random.below(300) } else { 0 },
             interleaves: sometimes(random, 400),
             no_pipe: if random.chance(100) { 1000 } else { sometimes(random, 500) },
             short_splice: sometimes(random, 800),
@@ -194,6 +210,7 @@ impl World {
             progress: 0,
             fruitless: 0,
             broken: [false; 2],
+            ailing: [false; 2],
             counted: [0; 2],
             bulk: [false; 2],
             pipes: BTreeSet::new(),
