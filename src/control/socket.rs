@@ -28,6 +28,8 @@ use crate::sched::ChannelKey;
 
 /// A client that does not take its answer for so long is let go.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts to wait when the system does not let us.
+const POLL_RETRY: Duration = Duration::from_millis(5);
 /// Between two attempts to accept when there are no descriptors.
 const BACK_OFF: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Between two looks of `wait`.
@@ -274,8 +276,10 @@ fn accept_all(shared: &Arc<Shared>, listener: &UnixListener, woken: &UnixStream)
 fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Option<usize> {
     let mut polled: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-    // Interrupted: nothing is ready.
-    let _ = rustix::event::poll(&mut polled, timeout);
+    // Interrupted: nothing is ready. Without memory it may be the same for long, and is no reason to burn a core.
+    if rustix::event::poll(&mut polled, timeout).is_err() {
+        thread::sleep(POLL_RETRY);
+    }
     polled.iter().rposition(|fd| !fd.revents().is_empty())
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Service {
     pub(super) log: Log,
     /// Accept waits for clients to leave, and it was said.
     pub(super) crowded: AtomicBool,
+    /// Accept fails time and again, and it was said.
+    pub(super) ails: AtomicBool,
     /// Clients accepted and not yet closed, the handed-over ones included.
     connections: AtomicUsize,
     phase: AtomicU8,
@@ -106,6 +108,7 @@ impl Service {
             dialer,
             log,
             crowded: AtomicBool::new(false),
+            ails: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             phase: AtomicU8::new(Phase::Serving as u8),
         }

@@ -147,7 +147,7 @@ pub(crate) enum AcceptError {
     /// Nobody waits.
     Empty,
     /// This client is gone; the next may be there.
-    Client,
+    Client(io::Error),
     /// Out of descriptors or memory: wait, say so once.
     Exhausted,
     /// Anything else: wait too, a listener never gives up.
@@ -172,9 +172,9 @@ impl From<io::Error> for AcceptError {
                 | Errno::PERM
                 | Errno::TIMEDOUT
                 | Errno::CONNRESET,
-            ) => Self::Client,
+            ) => Self::Client(error),
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Exhausted,
-            None if error.kind() == io::ErrorKind::ConnectionAborted => Self::Client,
+            None if error.kind() == io::ErrorKind::ConnectionAborted => Self::Client(error),
             _ => Self::Other(error),
         }
     }

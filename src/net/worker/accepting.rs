@@ -43,6 +43,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     pub(super) fn accept(&mut self, door: usize, most: usize) {
+        let mut lost = 0;
         for _ in 0..most {
             let Some(Door { service, listener, accepting, .. }) = self.doors.get(door) else { return };
             if *accepting == Accepting::Refusing {
@@ -60,6 +61,10 @@ impl<P: Readiness> Worker<P> {
             match listener.accept() {
                 Ok((client, address)) => {
                     let service = Arc::clone(service);
+                    lost = 0;
+                    if service.ails.load(Ordering::Relaxed) {
+                        service.ails.store(false, Ordering::Relaxed);
+                    }
                     match self.lighter_desk() {
                         Some(desk) => {
                             self.shared.desks[desk].load.add();
@@ -77,10 +82,13 @@ impl<P: Readiness> Worker<P> {
                     self.shared.left(&service);
                     match error {
                         AcceptError::Empty => return,
-                        AcceptError::Client => {}
+                        // So many in a row are no accident of theirs.
+                        AcceptError::Client(_) if lost + 1 < CLIENTS => lost += 1,
                         AcceptError::Exhausted => return self.starve(door),
-                        AcceptError::Other(e) => {
-                            service.log.tell(&Event::AcceptFailed { cause: e.to_string() });
+                        AcceptError::Client(e) | AcceptError::Other(e) => {
+                            if !service.ails.swap(true, Ordering::Relaxed) {
+                                service.log.tell(&Event::AcceptFailed { cause: e.to_string() });
+                            }
                             return self.pause(door);
                         }
                     }

@@ -12,6 +12,7 @@ mod portable;
 #[cfg(any(not(target_os = "linux"), portable))]
 pub(crate) use portable::{Poller, Waker};
 
+mod interruptions;
 mod readiness;
 mod token;
 pub(crate) use readiness::{Readiness, Seen};

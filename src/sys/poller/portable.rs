@@ -10,6 +10,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
+use super::interruptions::Interruptions;
 use super::readiness::{Readiness, Seen};
 use super::token::Token;
 use crate::wire::relay::Ready;
@@ -17,11 +18,15 @@ use crate::wire::relay::Ready;
 /// Events taken from the kernel at once.
 const BATCH: usize = 512;
 
+/// How often a wake-up is tried that fails for no reason known.
+const WAKE_TRIES: usize = 4;
+
 /// One worker's poller.
 #[derive(Debug)]
 pub(crate) struct Poller {
     poll: Poll,
     events: Events,
+    interruptions: Interruptions,
     ready: Vec<(Token, Ready)>,
 }
 
@@ -32,7 +37,12 @@ pub(crate) struct Waker(Arc<mio::Waker>);
 impl Waker {
     /// Makes the poller report the waker's token.
     pub(crate) fn wake(&self) {
-        let _ = self.0.wake();
+        for _ in 0..WAKE_TRIES {
+            // Nobody else would tell of what it is woken for.
+            if self.0.wake().is_ok() {
+                return;
+            }
+        }
     }
 
     /// Takes note of the wake-up.
@@ -51,6 +61,7 @@ impl Poller {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(BATCH),
+            interruptions: Interruptions::default(),
             ready: Vec::with_capacity(BATCH),
         })
     }
@@ -87,8 +98,11 @@ impl Readiness for Poller {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Seen> {
         self.ready.clear();
         match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Seen::Interrupted),
+            Ok(()) => self.interruptions.over(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                self.interruptions.another();
+                return Ok(Seen::Interrupted);
+            }
             Err(e) => return Err(e),
         }
         for event in &self.events {
