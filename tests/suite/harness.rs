@@ -23,7 +23,7 @@ pub(crate) use load::{Got, Load, Visit, visit};
 pub(crate) use network::{port_range, private_network};
 pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;
-pub(crate) use run::{Finished, Run};
+pub(crate) use run::{Finished, Run, isolate};
 pub(crate) use servers::{Server, echo};
 
 /// The program under test.

@@ -8,6 +8,7 @@
 //! Source: docs/compatibility.md, "Moving data".
 
 mod ends;
+mod faults;
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use ends::{End, Habits, Half, Payload, announce, await_acknowledged, receive, send};
+use ends::{End, Habits, Half, Payload, announce, await_acknowledged, is_reset, receive, send};
 
 use crate::harness::{Client, DEADLINE, Direction, Instance, Server, Setup, eventually};
 use crate::relay_sim::random::Random;
@@ -68,8 +69,13 @@ impl Talk {
         };
         let habits = self.habits[end];
         let speak = || {
-            let sent = send(stream, out, self.lengths[end], habits)?;
-            stream.shutdown(Shutdown::Write).map_err(|e| format!("{out:?}: half-close: {e}"))?;
+            let mut sent = send(stream, out, self.lengths[end], habits)?;
+            match stream.shutdown(Shutdown::Write) {
+                // It does not say which.
+                Err(e) if is_reset(&e) && sent.end == End::Clean => sent.end = End::Broken,
+                Err(e) if is_reset(&e) => {}
+                result => result.map_err(|e| format!("{out:?}: half-close: {e}"))?,
+            }
             Ok::<_, String>(sent)
         };
         if self.answers[end] {
@@ -78,8 +84,13 @@ impl Talk {
         }
         std::thread::scope(|scope| {
             let speaker = scope.spawn(speak);
-            let received = receive(stream, into, habits)?;
-            Ok([speaker.join().map_err(|_| "the sender panicked".to_owned())??, received])
+            let mut received = receive(stream, into, habits)?;
+            let sent = speaker.join().map_err(|_| "the sender panicked".to_owned())??;
+            // One of the two calls takes the error away from the other.
+            if sent.end == End::Reset {
+                received.end = End::Reset;
+            }
+            Ok([sent, received])
         })
     }
 }

@@ -82,7 +82,17 @@ pub(super) struct Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Clean,
+    /// The system tells of it once; a second thread at the same socket sees a clean end.
     Reset,
+    /// After a clean end, or after the reset was told.
+    Broken,
+}
+
+impl End {
+    /// What an error that `is_reset` tells of.
+    pub(super) fn of(error: &io::Error) -> Self {
+        if error.kind() == ErrorKind::ConnectionReset { Self::Reset } else { Self::Broken }
+    }
 }
 
 /// Which bytes of which stream.
@@ -142,7 +152,7 @@ pub(super) fn send(
         match stream.write_all(&chunk) {
             Ok(()) => {}
             Err(e) if is_reset(&e) => {
-                end = End::Reset;
+                end = End::of(&e);
                 break;
             }
             Err(e) => return Err(format!("{payload:?}: sending at {at}: {e}")),
@@ -171,7 +181,7 @@ pub(super) fn receive(mut stream: &TcpStream, payload: Payload, habits: Habits) 
                 habits.pause(&mut random);
                 continue;
             }
-            Err(e) if is_reset(&e) => End::Reset,
+            Err(e) if is_reset(&e) => End::of(&e),
             Err(e) => return Err(format!("{payload:?}: receiving at {at}: {e}")),
         };
         return Ok(Half { bytes: at, sha256: hash.finalize().into(), end });
