@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -611,11 +611,15 @@ fn whoever_speaks_something_else_is_named_and_left() {
     assert!(meet(b". denied: no\n").contains("says: denied: no"));
 }
 
-/// Two services of one process, `web` on port 80 and one without a name on port 25; how often each was killed.
-fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2]) {
+/// Two services of one process, `web` on port 80 and one without a name on port 25; how often each was killed, and how
+/// many connections `web` has.
+fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
     let kills = [(); 2].map(|()| Arc::new(AtomicU32::new(0)));
+    let connections = Arc::new(AtomicUsize::new(0));
     let made = |name: Option<&str>, port: u16, kills: &Arc<AtomicU32>| {
         let count = Arc::clone(kills);
+        let connected = Arc::clone(&connections);
+        let connected = move || if port == 80 { connected.load(Ordering::SeqCst) } else { 0 };
         Service {
             name: name.map(str::to_owned),
             listen: vec![SocketAddr::from(([0, 0, 0, 0], port))],
@@ -623,6 +627,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2]) {
                 count.fetch_add(1, Ordering::SeqCst);
                 true
             }),
+            plane: Plane { connections: Arc::new(connected), ..idle_plane() },
             ..service()
         }
     };
@@ -633,7 +638,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2]) {
         EndpointOptions { directories: vec![scratch.shared()], services: names.collect(), group: None };
     let endpoint = Endpoint::bind(&options).expect("bound");
     let control = serve(endpoint, Services::new(services)).expect("serving");
-    (scratch, control, kills)
+    (scratch, control, kills, connections)
 }
 
 fn find(scratch: &Scratch, service: Which) -> Result<Client, FindError> {
@@ -652,7 +657,7 @@ fn answer(client: &mut Client, line: &str) -> (u8, String) {
 
 #[test]
 fn a_client_is_at_the_service_that_it_asked_for() {
-    let (scratch, _control, _) = two_services();
+    let (scratch, _control, ..) = two_services();
     let mut web = find(&scratch, Which::Name("web".into())).expect("found");
     let mut mail = find(&scratch, by_port(25)).expect("found");
     assert_eq!((web.service(), mail.service()), (Some("web"), Some("0.0.0.0:25")));
@@ -681,15 +686,26 @@ web              0.0.0.0:80                     0/1           0 serving
 
 #[test]
 fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
-    let (scratch, _control, kills) = two_services();
+    let (scratch, _control, kills, connections) = two_services();
     let count = || [0, 1].map(|i| kills[i].load(Ordering::SeqCst));
+    connections.store(1, Ordering::SeqCst);
     let mut stays = find(&scratch, by_port(25)).expect("found");
     let mut web = find(&scratch, by_port(80)).expect("found");
     assert_eq!(answer(&mut web, "kill"), (0, "shutdown complete, exiting.\n".into()));
     assert_eq!(count(), [1, 0]);
     assert_eq!(scratch.names(), ["balance.25.0.0.0.0"]);
     assert!(matches!(find(&scratch, by_port(80)), Err(FindError::None)));
-    assert!(answer(&mut stays, "services").1.contains("draining"));
+    // It is there until its last client has left, but nobody begins with it.
+    assert!(answer(&mut stays, "services").1.contains("1 draining\n"));
+    assert_eq!(answer(&mut stays, "use web; show").0, 0);
+    let mut begun = UnixStream::connect(scratch.path().join("balance.25.0.0.0.0")).expect("connected");
+    begun.write_all(b"group 0\nquit\n").expect("written");
+    let said = rest(&mut begun);
+    assert!(said.contains(" services 2 ") && said.contains(". 0 0 in 0.0.0.0:25\n"), "{said}");
+    connections.store(0, Ordering::SeqCst);
+    let (code, list) = answer(&mut stays, "services; use web");
+    assert!(code == 65 && list.ends_with("0 serving\nno such service web\n"), "{list}");
+    assert_eq!(list.lines().count(), 3, "{list}");
     let mut other = find(&scratch, by_port(25)).expect("found");
     assert_eq!(answer(&mut other, "kill").0, 0);
     assert_eq!(count(), [1, 1]);

@@ -93,8 +93,16 @@ impl Service {
             up,
             channels,
             connections: (self.plane.connections)(),
-            is_draining: self.killed.load(Ordering::SeqCst),
+            is_draining: self.is_killed(),
         }
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
+    }
+
+    fn is_present(&self) -> bool {
+        !self.is_killed() || (self.plane.connections)() > 0
     }
 
     /// Its name, or where it listens.
@@ -125,24 +133,31 @@ impl Services {
         Self { all: RwLock::new(services.into_iter().map(Arc::new).collect()) }
     }
 
-    /// All of them.
+    /// All that there ever were, in their places.
     pub(crate) fn all(&self) -> Vec<Arc<Service>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).len()
+    /// Those that there still are: one that was killed goes with its last connection.
+    pub(crate) fn present(&self) -> Vec<Arc<Service>> {
+        self.all().into_iter().filter(|one| one.is_present()).collect()
     }
 
-    /// The one that a session begins with.
+    /// Is there more than one?
+    pub(crate) fn are_several(&self) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|one| one.is_present()).nth(1).is_some()
+    }
+
+    /// The one that a session begins with: it takes clients, if any does.
     pub(crate) fn first(&self) -> Option<Arc<Service>> {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|one| !one.is_killed()).or_else(|| all.first()).cloned()
     }
 
     /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<Service>, Unclear> {
-        let all = self.all();
+        let all = self.present();
         if let Some(named) = all.iter().find(|service| service.name.as_deref() == Some(word)) {
             return Ok(Arc::clone(named));
         }

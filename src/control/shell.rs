@@ -143,9 +143,15 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
 /// session that asked for it is gone.
 fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client, FindError> {
     let mut client = find::find(wanted, false)?;
-    let use_it = service.map(|service| format!("use {service}; ")).unwrap_or_default();
-    // A service that has gone meanwhile is told of at the next command.
-    let _ = client.ask(format!("{use_it}group {group}").as_bytes(), |_| ());
+    if let Some(service) = service {
+        // What is typed next is meant for this service: if it has gone meanwhile, no other one will do.
+        match client.ask(format!("use {service}").as_bytes(), |_| ()) {
+            Ok(status) if status.code == 0 => {}
+            _ => return Err(FindError::None),
+        }
+    }
+    // An instance that has gone meanwhile is told of at the next command.
+    let _ = client.ask(format!("group {group}").as_bytes(), |_| ());
     Ok(client)
 }
 
@@ -293,6 +299,14 @@ mod tests {
         assert_eq!(ask_once(&mut client, b"show", Printer::new(&mut out)), UNAVAILABLE);
         let options = OneShot { wanted: instance.wanted(), text: b"show".to_vec() };
         assert_eq!(one_shot(&options), UNAVAILABLE);
+    }
+
+    #[test]
+    fn after_an_interrupt_the_shell_goes_on_at_the_same_service_or_not_at_all() {
+        let instance = Instance::start();
+        let mut client = again(&instance.wanted(), 2, Some("0.0.0.0:80")).expect("an instance");
+        assert_eq!(client.ask(b"", |_| ()).expect("an answer").group, 2);
+        assert!(matches!(again(&instance.wanted(), 0, Some("mail")), Err(FindError::None)));
     }
 
     #[test]

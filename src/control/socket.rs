@@ -144,7 +144,7 @@ impl Shared {
         service.killed.store(true, Ordering::SeqCst);
         ours.iter_mut().for_each(Entry::remove);
         drop(entries);
-        if all.iter().all(|one| one.killed.load(Ordering::SeqCst)) {
+        if all.iter().all(|one| one.is_killed()) {
             drop(self.end_sessions());
         }
         Reply::ShutdownComplete
@@ -195,7 +195,7 @@ impl Shared {
                 (Reply::CommandLine((service.command_line)(&snapshot)), false)
             }
             Some(Effect::Services) => {
-                let all = self.services.all();
+                let all = self.services.present();
                 (Reply::Services(all.iter().map(|one| one.snapshot()).collect()), false)
             }
             Some(Effect::Use(word)) => (self.change_service(&word, seat), false),
@@ -206,7 +206,7 @@ impl Shared {
 impl Shared {
     /// What the session's service is called, where there are several.
     fn label_of(&self, seat: &Seat) -> Option<String> {
-        (self.services.len() > 1).then(|| seat.service.label())
+        self.services.are_several().then(|| seat.service.label())
     }
 
     /// `use`: the group is the first one again.
@@ -355,7 +355,7 @@ fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
         version: render::VERSION.into(),
         pid: std::process::id(),
         protocol: PROTOCOL,
-        services: shared.services.len(),
+        services: shared.services.present().len(),
         namespace: shared.namespace,
     };
     writeln!(output, "{greeting}")?;

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -512,4 +512,40 @@ fn ctrl_c_ends_a_wait_of_the_shell_and_not_the_shell() {
     assert_eq!(end().and_then(|status| status.code()), Some(0), "{}", said());
     drop(client);
     instance.end();
+}
+
+#[test]
+fn a_killed_service_is_gone_with_its_last_client_and_changes_are_logged_by_their_service() {
+    let server = Server::named("a");
+    let [web, mail] = [(); 2].map(|()| own_address());
+    let setup = Setup::binding(mail);
+    let line = |at: SocketAddr| format!("-b {} {} {server}", at.ip(), at.port());
+    let file = setup.directory().file("services", &format!("web: {}\nmail: {}\n", line(web), line(mail)));
+    let instance = setup.start(["--file", &file.display().to_string()]);
+    let mut client = Client::connect(web);
+    assert_eq!(client.recv(1), b"a");
+    instance.ctl("use web; kill").code(0).out("using service web\nshutdown complete, exiting.\n");
+    let services = || {
+        let list = instance.ctl("services").code(0).stdout;
+        list.lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().nth(4).unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(services(), ["draining", "serving"]);
+    // A session that does not say which begins with the one that takes clients.
+    let entry = instance.directory.path().join("run/service.mail");
+    let mut session = UnixStream::connect(entry).expect("an instance");
+    session.write_all(b"disable 0; quit\n").expect("written");
+    let mut said = String::new();
+    session.read_to_string(&mut said).expect("its end");
+    assert!(said.ends_with("channel 0 disabled\n. 0 0 end in mail\n"), "{said}");
+    drop(client);
+    eventually("web is gone", || (services() == ["serving"]).then_some(()));
+    instance.ctl("use web").code(65).out("no such service web\n");
+    let log = instance.stderr();
+    let logged: Vec<&str> = log.lines().filter(|line| line.contains("event=commanded")).collect();
+    let [kill, disable] = logged[..] else { panic!("{log}") };
+    assert!(kill.contains("service=web") && disable.contains("service=mail"), "{log}");
+    instance.terminate();
 }
