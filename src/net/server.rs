@@ -60,8 +60,8 @@ pub(super) enum Message {
     Close(ServiceId, ChannelKey, SyncSender<usize>),
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
-    /// Answer with all connections of a service, or those of one channel.
-    Sessions(ServiceId, Option<ChannelKey>, SyncSender<Vec<SessionSnapshot>>),
+    /// Answer with connections of a service, or those of one channel, from this place on.
+    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Look>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.
@@ -72,6 +72,13 @@ pub(super) enum Message {
     OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Accept again.
     Welcome(ServiceId),
+}
+
+/// Some of a worker's connections.
+pub(super) struct Look {
+    pub(super) sessions: Vec<SessionSnapshot>,
+    /// Where to go on; `None`: that was all.
+    pub(super) next: Option<usize>,
 }
 
 /// A service and where its clients come in.
@@ -361,9 +368,21 @@ impl Running {
 
     /// All connections, or those of one channel, the oldest first.
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
-        let id = self.id();
-        let all = self.shared.ask(PATIENCE, |answer| Message::Sessions(id, channel, answer));
-        let mut sessions: Vec<_> = all.into_iter().flatten().collect();
+        let mut sessions = Vec::new();
+        let mut until = Instant::now() + PATIENCE;
+        for desk in &self.shared.desks {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let (answer, answered) = sync_channel(1);
+                desk.send(Message::Sessions(self.id(), channel, from, answer));
+                let left = until.saturating_duration_since(Instant::now());
+                // Those of a worker that does not answer are missing.
+                let Ok(look) = answered.recv_timeout(left) else { break };
+                sessions.extend(look.sessions);
+                next = look.next;
+                until = Instant::now() + PATIENCE;
+            }
+        }
         sessions.sort_by_key(|session| (std::cmp::Reverse(session.age), session.id));
         sessions
     }

@@ -395,8 +395,8 @@ impl<P: Readiness> Worker<P> {
             Message::CloseSession(service, id, answer) => {
                 let _ = answer.send(self.close_session(service, id));
             }
-            Message::Sessions(service, channel, answer) => {
-                let _ = answer.send(self.sessions(service, channel));
+            Message::Sessions(service, channel, from, answer) => {
+                let _ = answer.send(self.sessions(service, channel, from));
             }
             Message::Granted(service, grant) => self.granted(service, grant),
             Message::Refuse(service, answer) => {

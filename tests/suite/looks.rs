@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Instance, Refusing, Server, eventually};
+use crate::harness::{Client, Instance, Refusing, Server, eventually};
 
 /// The lines below the header, word by word.
 fn rows(text: &str) -> Vec<Vec<&str>> {
@@ -204,4 +204,32 @@ fn the_words_of_3_57_keep_their_short_forms() {
     assert!(instance.ctl("sa").code(0).stdout.starts_with("balance -f "));
     instance.ctl("k").code(0).out("shutdown complete, exiting.\n");
     instance.killed();
+}
+
+#[test]
+fn more_sessions_than_a_worker_shows_in_one_go_are_listed_once_each() {
+    const CLIENTS: usize = 700;
+    let server = Server::silent();
+    let instance = Instance::before(&[&"--workers", &"1", &server]);
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| instance.connect()).collect();
+    let is_listed = |clients: &[Client]| {
+        let mut own: Vec<String> = clients
+            .iter()
+            .map(|client| client.0.local_addr().expect("it is connected").to_string())
+            .collect();
+        own.sort_unstable();
+        ["sessions", "sessions 0"].iter().all(|command| {
+            let text = instance.ctl(command).code(0).stdout;
+            let mut listed: Vec<String> = rows(&text).into_iter().map(|row| row[1].to_owned()).collect();
+            listed.sort_unstable();
+            listed == own
+        })
+    };
+    instance.await_show("all are there", |rows| usize::try_from(rows[0].c) == Ok(CLIENTS));
+    assert!(is_listed(&clients));
+    // A hole in the middle is no end.
+    clients.drain(100..650);
+    eventually("the others have gone", || is_listed(&clients).then_some(()));
+    drop(clients);
+    instance.end();
 }

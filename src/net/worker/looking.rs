@@ -6,18 +6,24 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Connection, Stage, Worker};
+use crate::net::server::Look;
 use crate::net::service::ServiceId;
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;
 
+/// So many places for connections are looked at in one go: the kernel is asked about each, and clients wait meanwhile.
+const AT_ONCE: usize = 256;
+
 impl<P: Readiness> Worker<P> {
-    /// All connections of a service, or those of one channel.
-    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>) -> Vec<SessionSnapshot> {
-        let all = self.connections.iter().map(|(_, connection)| connection);
-        let ours = all.filter(|connection| connection.service.id == service);
+    /// Connections of a service, or those of one channel, from this place on. A connection keeps its place.
+    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>, from: usize) -> Look {
+        let until = from.saturating_add(AT_ONCE);
+        let some = (from..until.min(self.connections.capacity())).filter_map(|key| self.connections.get(key));
+        let ours = some.filter(|connection| connection.service.id == service);
         let wanted = ours.filter(|connection| only.is_none() || only == channel(connection));
-        wanted.map(|connection| self.session(connection)).collect()
+        let sessions = wanted.map(|connection| self.session(connection)).collect();
+        Look { sessions, next: (until < self.connections.capacity()).then_some(until) }
     }
 
     fn session(&self, connection: &Connection) -> SessionSnapshot {
