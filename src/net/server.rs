@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,8 +26,11 @@ use crate::sys::poller::{Poller, Token, Waker};
 /// A worker answers at once unless it is being stopped by a debugger.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the end of the process waits for the workers to let their connections go.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// The end of the process waits until the workers have let all their connections go, however many there are. For a worker
+/// that lets none go for so long it does not wait: it hangs, and would keep the process for ever.
+const HUNG: Duration = Duration::from_secs(10);
+/// Between two looks whether they go.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the data plane of a process needs.
 #[derive(Debug)]
@@ -134,6 +137,8 @@ pub(super) struct Shared {
     pub(super) desks: Box<[Desk]>,
     /// Accept waits for descriptors, and it was said.
     pub(super) starved: AtomicBool,
+    /// The process ends: that comes before everything else that a worker has to do.
+    pub(super) ends: AtomicBool,
     /// All services that have not stopped.
     services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
     next_service: AtomicU32,
@@ -179,6 +184,28 @@ impl Shared {
         let (answer, answered) = sync_channel(1);
         self.desks.first()?.send(message(answer));
         answered.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Makes every worker let go of all its connections.
+    fn see_all_off(&self) {
+        let (answer, answered) = sync_channel(self.desks.len());
+        self.desks.iter().for_each(|desk| desk.send(Message::ShutDown(answer.clone())));
+        // A worker that panics has dropped its answer.
+        drop(answer);
+        let carried = || self.desks.iter().map(|desk| desk.load.get()).sum::<usize>();
+        let (mut least, mut moved) = (carried(), Instant::now());
+        let mut left = self.desks.len();
+        while left > 0 && moved.elapsed() < HUNG {
+            match answered.recv_timeout(LOOK_AGAIN) {
+                Ok(()) => left -= 1,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = carried();
+            if now < least {
+                (least, moved) = (now, Instant::now());
+            }
+        }
     }
 
     /// A service that has not stopped.
@@ -246,6 +273,7 @@ impl Server {
             budget,
             desks: desks.into(),
             starved: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
             services: Mutex::default(),
             next_service: AtomicU32::new(0),
             drained: Box::new(drained),
@@ -309,10 +337,14 @@ impl Server {
         Arc::clone(&self.shared.budget)
     }
 
-    /// Frees all ports and closes all connections, with a reset where bytes would be missed. Takes a moment at most: the
-    /// process is about to end.
+    /// Frees all ports and closes all connections, with a reset where bytes would be missed. The process is about to end,
+    /// and then what is still open would end cleanly, so this takes as long as it takes.
     pub fn shut_down(&self) {
-        self.shared.ask(FAREWELL, Message::ShutDown);
+        self.shared.ends.store(true, Ordering::SeqCst);
+        // Before a worker had closed its door, it may have handed a client to one that was done already.
+        for _round in 0..2 {
+            self.shared.see_all_off();
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -257,6 +258,10 @@ impl<P: Readiness> Worker<P> {
 
     /// Works off what the last look has brought.
     fn work_off(&mut self) {
+        if self.shared.ends.load(Ordering::Relaxed) {
+            // Among the events its turn may come late.
+            self.read_inbox();
+        }
         while let Some((token, ready)) = self.poller.event(self.next_event) {
             self.next_event += 1;
             match token.kind {

@@ -1,15 +1,16 @@
 //! How connections and instances end when somebody else decides it: operators, signals, timeouts.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Client, Instance, Received, Server, Setup, eventually, own_address};
+use crate::harness::{Client, DEADLINE, Instance, Received, Server, Setup, eventually, own_address};
 
 /// Sends until it is told to stop or nobody takes any more.
 fn flood() -> (Server, Arc<AtomicBool>) {
@@ -97,6 +98,78 @@ fn a_download_cut_short_by_a_signal_ends_in_a_reset() {
     assert_eq!(instance.wait(), 0);
     stop.store(true, Ordering::SeqCst);
     assert_eq!(client.ending(), Received::Reset);
+}
+
+/// A download that its reader does not take.
+pub(crate) struct Stalled {
+    reader: TcpStream,
+    _sender: TcpStream,
+    sent_bytes: usize,
+}
+
+impl Stalled {
+    /// Its segments are small, so that the kernel keeps little of it.
+    fn new(instance: &Instance, channel: &TcpListener) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(2048).expect("an option");
+        socket.set_tcp_mss(512).expect("an option");
+        socket.connect(&instance.addr.into()).expect("connected");
+        let reader = TcpStream::from(socket);
+        reader.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let (mut sender, _) = channel.accept().expect("the client's channel");
+        sender.set_nonblocking(true).expect("a mode");
+        let mut sent_bytes = 0;
+        while sent_bytes < 150_000
+            && let Ok(n) = sender.write(&[b'x'; 50_000])
+        {
+            sent_bytes += n;
+        }
+        Self { reader, _sender: sender, sent_bytes }
+    }
+
+    /// How it ended, and whether all of it came.
+    fn ending(&mut self) -> (Received, bool) {
+        let (mut got, mut buffer) = (0, [0; 65_536]);
+        loop {
+            match self.reader.read(&mut buffer) {
+                Ok(0) => return (Received::End, got == self.sent_bytes),
+                Ok(n) => got += n,
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return (Received::Reset, false),
+                Err(e) => panic!("after {got} bytes: {e}"),
+            }
+        }
+    }
+}
+
+/// So many of them, once nothing moves any more.
+pub(crate) fn stalled_downloads(instance: &Instance, channel: &TcpListener, number: usize) -> Vec<Stalled> {
+    let downloads = (0..number).map(|_| Stalled::new(instance, channel)).collect();
+    let mut last = 0;
+    eventually("nothing moves any more", || {
+        let rcvd = instance.show()[0].rcvd;
+        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
+    });
+    downloads
+}
+
+/// How many were reset, and how many miss bytes and saw a clean end.
+pub(crate) fn endings(downloads: &mut [Stalled]) -> [usize; 2] {
+    let endings: Vec<_> = downloads.iter_mut().map(Stalled::ending).collect();
+    [(Received::Reset, false), (Received::End, false)]
+        .map(|what| endings.iter().filter(|&e| *e == what).count())
+}
+
+#[test]
+fn nobody_who_misses_bytes_sees_a_clean_end_however_many_they_are_when_the_instance_is_stopped() {
+    const CLIENTS: usize = 2_000;
+    let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let to = channel.local_addr().expect("it is bound");
+    // More workers than cores, so that no one of them has all the time there is.
+    let mut instance = Instance::before(&[&"--workers", &"4", &to]);
+    let mut downloads = stalled_downloads(&instance, &channel, CLIENTS);
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(endings(&mut downloads), [CLIENTS, 0]);
 }
 
 #[test]

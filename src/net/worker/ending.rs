@@ -115,8 +115,15 @@ impl<P: Readiness> Worker<P> {
 
     /// Ends a connection from outside.
     pub(super) fn abandon(&mut self, key: usize, how: End) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let ending = match &connection.stage {
+        if let Some(ending) = self.ending(key) {
+            self.close(key, ending, how);
+        }
+    }
+
+    /// How a connection is to be closed that ends from outside now.
+    fn ending(&mut self, key: usize) -> Option<Ending> {
+        let connection = self.connections.get_mut(key)?;
+        Some(match &connection.stage {
             Stage::Greeting | Stage::Dialing(_) | Stage::Over => {
                 Ending { reset_client: true, reset_server: true }
             }
@@ -131,8 +138,7 @@ impl<P: Readiness> Worker<P> {
                 dump: None,
                 delivered: &mut connection.delivered,
             }),
-        };
-        self.close(key, ending, how);
+        })
     }
 
     /// When a connection that begins now has lived for long enough: a tenth sooner or later, so that those who came
@@ -161,8 +167,18 @@ impl<P: Readiness> Worker<P> {
         self.abandon_all(is_served, End::Kicked)
     }
 
+    /// Closes all connections: first those that are reset. If the process is killed before all is done, the rest ends cleanly.
     pub(super) fn close_all(&mut self) {
-        self.abandon_all(|_| true, End::ShutDown);
+        let clean = Ending { reset_client: false, reset_server: false };
+        for key in self.keys(|_| true) {
+            self.guarded(key, |worker| match worker.ending(key) {
+                Some(ending) if ending != clean => worker.close(key, ending, End::ShutDown),
+                _ => {}
+            });
+        }
+        for key in self.keys(|_| true) {
+            self.guarded(key, |worker| worker.abandon(key, End::ShutDown));
+        }
     }
 
     /// Closes one connection. `false` = it is not here.

@@ -10,6 +10,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::ends::{End, Habits, Half};
 use super::{HEAD, Talk, seed};
+use crate::ending::{endings, stalled_downloads};
 use crate::harness::{BALANCE, Client, Instance, Server, eventually, isolate, needs_root, pause};
 use crate::relay_sim::random::Random;
 
@@ -429,6 +431,24 @@ fn an_accept_that_fails_for_ever_is_told_once_and_served_when_it_is_over() {
         assert_eq!(client.recv(1), b"a", "{error}");
     }
     instance.terminate();
+}
+
+#[test]
+fn an_instance_that_is_stopped_takes_its_time_to_reset_those_who_miss_bytes() {
+    const CLIENTS: usize = 100;
+    if needs_root("attaching to a process") {
+        return;
+    }
+    let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let to = channel.local_addr().expect("it is bound");
+    let mut instance = Instance::before(&[&"--workers", &"1", &to]);
+    let mut downloads = stalled_downloads(&instance, &channel, CLIENTS);
+    // As it would be among many more.
+    let tracer = Tracer::attach(&instance, &["trace=close", "inject=close:delay_enter=8ms"]);
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    drop(tracer);
+    assert_eq!(endings(&mut downloads), [CLIENTS, 0]);
 }
 
 #[test]
