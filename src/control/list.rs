@@ -118,6 +118,8 @@ enum Said {
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
+    /// Where it stands in the list; `None`, at the end: that is not known.
+    first: Option<(u16, Place)>,
     ports: String,
     addresses: String,
     pid: Option<u32>,
@@ -215,9 +217,10 @@ fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> S
 
 /// What is known of an instance that says nothing.
 fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row> {
-    let row = |ports: String, addresses: String, name: &str| Row {
-        ports,
-        addresses,
+    let row = |first: Option<(u16, Place)>, name: &str| Row {
+        first,
+        ports: first.map_or_else(|| UNKNOWN.into(), |(port, _)| port.to_string()),
+        addresses: first.map_or_else(|| UNKNOWN.into(), |(_, place)| place.typed()),
         pid,
         uid,
         up: UNKNOWN.into(),
@@ -235,11 +238,11 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row>
         .filter_map(|kind| if let Kind::Service(name) = kind { Some(*name) } else { None })
         .collect();
     if places.is_empty() {
-        return called.iter().map(|name| row(UNKNOWN.into(), UNKNOWN.into(), name)).collect();
+        return called.iter().map(|name| row(None, name)).collect();
     }
     // Which of several is called so is not known.
     let name = if let ([name], 1) = (called.as_slice(), places.len()) { name } else { UNKNOWN };
-    places.iter().map(|(port, place)| row(port.to_string(), place.typed(), name)).collect()
+    places.into_iter().map(|place| row(Some(place), name)).collect()
 }
 
 impl Row {
@@ -252,6 +255,7 @@ impl Row {
         let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
         let addresses: BTreeSet<Place> = listen.iter().map(|at| Place::from(*at)).collect();
         Some(Self {
+            first: listen.iter().map(|at| (at.port(), Place::from(*at))).min(),
             ports: joined(ports.iter().map(u16::to_string)),
             addresses: joined(addresses.iter().map(Place::typed)),
             pid,
@@ -270,9 +274,9 @@ fn joined(words: impl Iterator<Item = String>) -> String {
 
 /// The list, by ports. No column holds a blank.
 fn text(mut rows: Vec<Row>) -> String {
-    let port = |row: &Row| row.ports.split(',').next().and_then(|port| port.parse().ok()).unwrap_or(u32::MAX);
     rows.sort_by(|a, b| {
-        (port(a), &a.addresses, a.pid, &a.name).cmp(&(port(b), &b.addresses, b.pid, &b.name))
+        let place = |row: &Row| (row.first.is_none(), row.first);
+        (place(a), a.pid, &a.name).cmp(&(place(b), b.pid, &b.name))
     });
     let mut users = BTreeMap::new();
     let mut out = String::new();
@@ -304,11 +308,13 @@ mod tests {
         let read = |line: &str, pid| Row::read(line, 0, pid).expect("a row");
         let rows = vec![
             read("web              0.0.0.0:8080,[::]:8443         2/2           5 serving", Some(7)),
-            read("-                127.0.0.1:80                   1/2           0 draining\n", None),
+            read("-                127.0.0.10:80                  1/1           0 serving", Some(7)),
+            read("-                127.0.0.9:80                   1/2           0 draining\n", None),
         ];
         let expected = "\
 port  address                    pid user       up/channels connections state         name
-80    127.0.0.1                    - root               1/2           0 draining      -
+80    127.0.0.9                    - root               1/2           0 draining      -
+80    127.0.0.10                   7 root               1/1           0 serving       -
 8080,8443 0.0.0.0,::                   7 root               2/2           5 serving       web
 ";
         assert_eq!(text(rows), expected);

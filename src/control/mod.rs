@@ -1,7 +1,8 @@
 //! The command language and its doors: a control socket, and the shell as its client.
 //!
 //! Reading order: [`argument`], [`command`], [`execute`], [`render`] and `status` are the language, pure; [`wire`], [`directory`],
-//! [`endpoint`], [`services`], [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the operator's end.
+//! `entry`, [`endpoint`], [`services`], `sessions`, [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the
+//! operator's end, and `list` shows all instances.
 
 pub mod argument;
 pub mod client;
