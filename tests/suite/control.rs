@@ -8,13 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::harness::{
-    BALANCE, Client, Directory, Instance, Run, Server, Setup, eventually, needs_root, own_address,
+    BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, eventually, needs_root, own_address,
 };
 
 fn rendezvous(directory: &Directory) -> Vec<PathBuf> {
@@ -452,20 +451,14 @@ fn tables_of_thousands_of_channels_are_shown_whole() {
 #[test]
 fn the_shell_on_a_terminal_completes_words_and_takes_lines_typed_ahead() {
     let instance = Instance::start(["PORT", "127.0.0.1:9"]);
-    let shell = format!("'{BALANCE}' -b {} -i {}", instance.addr.ip(), instance.port());
-    let directory = &instance.directory;
-    let run = Run::new("script")
-        .args(["-qec", &shell, "/dev/null"])
-        .env("BALANCE_RUN_DIR", directory.path().join("run"))
-        .env("HOME", directory.path())
-        .env("TERM", "xterm")
-        // All at once, faster than anybody types: completion of `sh`, then two more lines.
-        .stdin("sho\t\nmaxc 0 7\nquit\n")
-        .finish();
-    assert!(run.stdout.contains("GRP Type"), "{run}");
-    assert!(run.stdout.contains("maxc of channel 0 changed to 7"), "{run}");
+    let mut shell = Terminal::shell(&instance);
+    // All at once, faster than anybody types: completion of `sh`, then two more lines.
+    shell.types("sho\t\nmaxc 0 7\nquit\n");
+    assert_eq!(shell.ends().code(), Some(0), "{}", shell.said());
+    shell.awaits("GRP Type");
+    shell.awaits("maxc of channel 0 changed to 7");
     instance.await_show("it was done", |rows| rows[0].maxc == 7);
-    let history = directory.path().join(".local/state/balance/history");
+    let history = instance.directory.path().join(".local/state/balance/history");
     let text = fs::read_to_string(&history).expect("a history");
     assert!(text.contains("maxc 0 7"), "{text}");
     assert_eq!(fs::metadata(&history).expect("it is there").permissions().mode() & 0o777, 0o600);
@@ -478,38 +471,20 @@ fn ctrl_c_ends_a_wait_of_the_shell_and_not_the_shell() {
     let instance = Instance::start(["PORT".into(), format!("{a},disabled"), "!".into(), b.to_string()]);
     let (client, name) = instance.named();
     assert_eq!(name, "b");
-    let output = instance.directory.path().join("shell");
-    let mut shell = Command::new("script")
-        .args(["-qec", &format!("'{BALANCE}' -b {} -i {}", instance.addr.ip(), instance.port()), "/dev/null"])
-        .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
-        .env("HOME", instance.directory.path())
-        .env("TERM", "xterm")
-        .stdin(Stdio::piped())
-        .stdout(fs::File::create(&output).expect("a file of our own"))
-        .spawn()
-        .expect("script: apt-get install bsdutils");
-    let said = || String::from_utf8_lossy(&fs::read(&output).unwrap_or_default()).into_owned();
-    let mut keyboard = shell.stdin.take().expect("a pipe");
-    keyboard.write_all(b"group 1\n").expect("it reads");
-    eventually("the prompt", || said().contains("balance[1]").then_some(()));
-    keyboard.write_all(b"wait 0\n").expect("it reads");
-    eventually("it waits", || said().contains("wait 0").then_some(()));
-    let mut press_until = |keys: &str, what: &str, is_done: &dyn Fn(&str) -> bool| {
-        eventually(what, || {
-            // The shell that is left does not read any more.
-            let _ = keyboard.write_all(keys.as_bytes());
-            is_done(&said()).then_some(())
-        });
-    };
-    // Again and again: a Ctrl-C may come before the terminal makes a signal of it, and takes along what was typed ahead.
-    let is_back = |said: &str| said.rsplit("wait 0").next().is_some_and(|rest| rest.contains("balance[1]"));
-    press_until("\x03", "the prompt of the same group is back", &is_back);
-    let answer = "channel 0 draining, 1 connection left";
-    press_until("drain 0\n", "the next command is answered", &|said| said.contains(answer));
-    let shell = std::cell::RefCell::new(shell);
-    let end = || shell.borrow_mut().try_wait().expect("our own child");
-    press_until("quit\n", "it was left", &|_| end().is_some());
-    assert_eq!(end().and_then(|status| status.code()), Some(0), "{}", said());
+    let mut shell = Terminal::shell(&instance);
+    shell.types("group 1\n");
+    shell.awaits("balance[1]");
+    shell.types("wait 0\n");
+    // Again and again: a Ctrl-C may come before the terminal makes a signal of it, and shows it as "^C".
+    eventually("the prompt of the same group is back", || {
+        shell.types("\x03");
+        let said = shell.said();
+        said.rsplit_once("^C").is_some_and(|(_, rest)| rest.contains("balance[1]")).then_some(())
+    });
+    shell.types("drain 0\n");
+    shell.awaits("channel 0 draining, 1 connection left");
+    shell.types("quit\n");
+    assert_eq!(shell.ends().code(), Some(0), "{}", shell.said());
     drop(client);
     instance.end();
 }

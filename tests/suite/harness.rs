@@ -11,6 +11,7 @@ mod revivable;
 mod run;
 mod servers;
 mod status;
+mod terminal;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;
 pub(crate) use run::{Finished, Run, isolate};
 pub(crate) use servers::{Server, echo};
+pub(crate) use terminal::Terminal;
 
 /// The program under test.
 pub(crate) const BALANCE: &str = env!("CARGO_BIN_EXE_balance");

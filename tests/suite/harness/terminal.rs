@@ -1,0 +1,93 @@
+//! A program at a terminal of its own, and somebody who types.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+
+use super::{BALANCE, Instance, eventually};
+
+/// Our side of the terminal.
+pub(crate) struct Terminal {
+    keyboard: File,
+    program: Child,
+    /// What came so far.
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    /// The interactive shell of this instance.
+    pub(crate) fn shell(instance: &Instance) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags).expect("a terminal");
+        grantpt(&ours).expect("it is ours");
+        unlockpt(&ours).expect("it is new");
+        let theirs = File::from(ioctl_tiocgptpeer(&ours, flags).expect("the other side"));
+        // No process stands between: what becomes of the program is its own doing.
+        let program = Command::new("setsid")
+            .args(["--ctty", BALANCE, "-b", &instance.addr.ip().to_string(), "-i"])
+            .arg(instance.port())
+            .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
+            .env("HOME", instance.directory.path())
+            .env_remove("XDG_STATE_HOME")
+            .env("TERM", "xterm")
+            .stdin(theirs.try_clone().expect("a descriptor"))
+            .stdout(theirs.try_clone().expect("a descriptor"))
+            .stderr(theirs)
+            .spawn()
+            .expect("setsid: apt-get install util-linux");
+        let keyboard = File::from(ours);
+        let mut screen = keyboard.try_clone().expect("a descriptor");
+        let said = Arc::default();
+        let heard = Arc::clone(&said);
+        // It ends with the program: EIO then.
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                match screen.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(count) => lock(&heard).extend(buffer.get(..count).unwrap_or_default()),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        Self { keyboard, program, said }
+    }
+
+    /// All that came so far.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.said)).into_owned()
+    }
+
+    pub(crate) fn types(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("a terminal takes what is typed");
+    }
+
+    /// Waits until what came has `text`.
+    #[track_caller]
+    pub(crate) fn awaits(&self, text: &str) {
+        eventually(text, || self.said().contains(text).then_some(()));
+    }
+
+    /// Waits until the program has ended by itself.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        let program = &mut self.program;
+        eventually("it was left", || program.try_wait().expect("our own child"))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+fn lock(said: &Mutex<Vec<u8>>) -> std::sync::MutexGuard<'_, Vec<u8>> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
