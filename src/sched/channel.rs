@@ -117,11 +117,6 @@ impl Addresses {
     pub fn first(&self) -> SocketAddr {
         self.0.list[0]
     }
-    /// The one that stands for the channel in hashing: the smallest, whatever order the resolver gives today.
-    pub(super) fn for_hashing(&self) -> SocketAddr {
-        let canonical = |address: &&SocketAddr| (address.ip().to_canonical(), address.port());
-        self.0.list.iter().min_by_key(canonical).copied().unwrap_or(self.0.list[0])
-    }
     /// All of them, in order.
     pub fn as_slice(&self) -> &[SocketAddr] {
         &self.0.list

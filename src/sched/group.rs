@@ -12,7 +12,8 @@ use super::channel::Channel;
 use super::health::{Change, STEPS};
 use super::loads::{Load, Loads};
 use super::news::News;
-use super::rendezvous::{Bucket, Seating};
+use super::rendezvous::Seating;
+use super::seat::{Bucket, Seat};
 use super::stride::Stride;
 use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, Policy, Weight};
 
@@ -107,9 +108,9 @@ impl Group {
         self.enabled += usize::from(channel.takes_clients());
         let number = self.channels.len();
         let hashed = if channel.removed { 0 } else { channel.weight.get() };
-        self.seating.push(channel.addresses.for_hashing(), hashed);
+        self.seating.push(Seat::of(&channel.addresses), hashed);
         if channel.removed {
-            self.seating.remove(number, channel.addresses.for_hashing());
+            self.seating.remove(number, Seat::of(&channel.addresses));
         }
         if let Some(share) = weighed(&channel) {
             *self.shares.entry(share).or_default() += 1;
@@ -134,7 +135,7 @@ impl Group {
     /// Gives a channel other addresses.
     pub(super) fn assign(&mut self, number: usize, addresses: Addresses) {
         let Some(channel) = self.channels.get_mut(number) else { return };
-        self.seating.change(number, channel.addresses.for_hashing(), addresses.for_hashing());
+        self.seating.change(number, Seat::of(&channel.addresses), Seat::of(&addresses));
         channel.addresses = addresses;
         self.map_anew();
     }
@@ -152,7 +153,7 @@ impl Group {
         self.existing -= 1;
         self.ramping.retain(|&ramping| ramping != number);
         if let Some(channel) = self.channels.get(number) {
-            self.seating.remove(number, channel.addresses.for_hashing());
+            self.seating.remove(number, Seat::of(&channel.addresses));
         }
         self.map_anew();
         self.refresh(number);

@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
 //! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `reach`, `group`
-//! (with `bits`, `stride`, `loads` and `rendezvous`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
+//! (with `bits`, `stride`, `loads` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
 //! `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -22,6 +22,7 @@ mod random;
 mod reach;
 mod rendezvous;
 mod route;
+mod seat;
 mod serving;
 mod shared;
 mod snapshot;

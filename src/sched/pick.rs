@@ -9,7 +9,7 @@ use super::channel::Channel;
 use super::group::{Group, share};
 use super::loads::Load;
 use super::random::Random;
-use super::rendezvous::Bucket;
+use super::seat::Bucket;
 use super::{NoChannel, Policy, Rules};
 
 /// Which channels a walk looks at.

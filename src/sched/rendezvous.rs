@@ -1,19 +1,16 @@
 //! Which channel of a group a client's address maps to.
 //!
-//! Knows: addresses, weights, arithmetic that is the same on every machine. Never: who is usable, cursors, randomness.
+//! Knows: seats, weights, arithmetic that is the same on every machine. Never: who is usable, cursors, randomness, hosts.
 //!
 //! A client falls into one of 65 536 buckets. Each pair of bucket and channel has a score, and the highest score of a
 //! bucket wins it (rendezvous hashing). A channel that comes wins its share of buckets from all others, one that goes
-//! leaves its buckets to the next best, and nothing else moves. What counts is a channel's address, not its number, so
-//! that the order on the command line says nothing. Change no constant here: running sites rely on the mapping.
+//! leaves its buckets to the next best, and nothing else moves. What counts is what a channel is known by, not its number,
+//! so that the order on the command line says nothing. Running sites rely on the mapping: see `seat`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
-use super::ClientAddr;
+use super::seat::{Bucket, Seat, mix};
 
-/// How many buckets there are.
-const BUCKETS: usize = 1 << 16;
 /// Groups up to this size are computed afresh on every pick, larger ones remember each bucket's winner.
 const COMPUTED: usize = 32;
 /// From so many channels changed at a stroke on, forgetting all winners is cheaper than mending them.
@@ -21,34 +18,9 @@ const MENDED: usize = 8;
 /// In the memory of winners: not computed yet. Never a channel, their numbers end below `MAX_CHANNELS`.
 const UNKNOWN: u16 = u16::MAX;
 
-const V4: u64 = 0x243f_6a88_85a3_08d3;
-const V6: u64 = 0x1319_8a2e_0370_7344;
-const SEAT: u64 = 0xa409_3822_299f_31d0;
-const SPOT: u64 = 0x082e_fa98_ec4e_6c89;
-
-/// The clients that share one fate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bucket(u16);
-
-impl Bucket {
-    pub(super) fn of(client: ClientAddr) -> Self {
-        // The highest bits are the best mixed ones of a multiplication.
-        Self((mix_ip(client.ip()) >> 48) as u16)
-    }
-
-    fn index(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// What the bucket puts into its scores.
-    fn spot(self) -> u64 {
-        mix(SPOT ^ u64::from(self.0))
-    }
-}
-
 /// What one channel puts into its scores.
 #[derive(Debug, Clone, Copy)]
-struct Seat {
+struct Share {
     key: u64,
     /// 0 = it wins nothing.
     weight: u32,
@@ -80,36 +52,36 @@ impl Score {
 /// The channels of one group as hashing sees them, all of them, usable or not.
 #[derive(Debug, Default)]
 pub(super) struct Seating {
-    seats: Vec<Seat>,
-    /// Which channels have the same address, in order of their numbers: the nth of them is seated as "address, nth".
-    same: BTreeMap<SocketAddr, Vec<u16>>,
+    seats: Vec<Share>,
+    /// Which channels are known by the same, in order of their numbers: the nth of them has the seat's nth key.
+    same: BTreeMap<Seat, Vec<u16>>,
     /// Winner of each bucket, filled as they are asked for. Never more than a memory of what `compute` says.
     winners: Option<Box<[u16]>>,
 }
 
 impl Seating {
     /// Seats the next channel. With weight 0 it wins nothing.
-    pub(super) fn push(&mut self, address: SocketAddr, weight: u32) {
+    pub(super) fn push(&mut self, at: Seat, weight: u32) {
         let number = self.seats.len();
         let Ok(short) = u16::try_from(number) else { return };
-        let same = self.same.entry(canonical(address)).or_default();
-        let key = seat_key(address, same.len());
+        let same = self.same.entry(at).or_default();
+        let key = at.key(same.len());
         same.push(short);
-        self.seats.push(Seat { key, weight });
+        self.seats.push(Share { key, weight });
         self.mend(&[number]);
     }
 
     /// Seats a channel under another address.
-    pub(super) fn change(&mut self, number: usize, from: SocketAddr, to: SocketAddr) {
+    pub(super) fn change(&mut self, number: usize, from: Seat, to: Seat) {
         let Ok(short) = u16::try_from(number) else { return };
-        if canonical(from) == canonical(to) || number >= self.seats.len() {
+        if from == to || number >= self.seats.len() {
             return;
         }
         // The order among channels of one address follows their numbers, whatever happened before: the mapping depends
         // on what the group is now, so a restart with the same channels does not move anybody.
         let mut changed = self.unseat(short, from);
         changed.push(number);
-        let same = self.same.entry(canonical(to)).or_default();
+        let same = self.same.entry(to).or_default();
         let at = same.partition_point(|&n| n < short);
         same.insert(at, short);
         changed.extend(same[at + 1..].iter().map(|&n| usize::from(n)));
@@ -126,9 +98,9 @@ impl Seating {
     }
 
     /// Takes a channel out for good; others of the same address move up.
-    pub(super) fn remove(&mut self, number: usize, address: SocketAddr) {
+    pub(super) fn remove(&mut self, number: usize, at: Seat) {
         let Ok(short) = u16::try_from(number) else { return };
-        let mut changed = self.unseat(short, address);
+        let mut changed = self.unseat(short, at);
         if let Some(seat) = self.seats.get_mut(number) {
             seat.weight = 0;
             changed.push(number);
@@ -137,15 +109,15 @@ impl Seating {
     }
 
     /// Takes a channel out of those of its address; the others whose key changed by that.
-    fn unseat(&mut self, short: u16, address: SocketAddr) -> Vec<usize> {
-        let Some(same) = self.same.get_mut(&canonical(address)) else { return Vec::new() };
+    fn unseat(&mut self, short: u16, at: Seat) -> Vec<usize> {
+        let Some(same) = self.same.get_mut(&at) else { return Vec::new() };
         same.retain(|&n| n != short);
-        let at = same.partition_point(|&n| n < short);
-        let changed = same[at..].iter().map(|&n| usize::from(n)).collect();
+        let after = same.partition_point(|&n| n < short);
+        let changed = same[after..].iter().map(|&n| usize::from(n)).collect();
         if same.is_empty() {
-            self.same.remove(&canonical(address));
+            self.same.remove(&at);
         } else {
-            self.rekey(address);
+            self.rekey(at);
         }
         changed
     }
@@ -160,7 +132,7 @@ impl Seating {
             return Some(usize::from(known));
         }
         let winner = self.compute(bucket)?;
-        let winners = self.winners.get_or_insert_with(|| vec![UNKNOWN; BUCKETS].into());
+        let winners = self.winners.get_or_insert_with(|| vec![UNKNOWN; Bucket::COUNT].into());
         winners[bucket.index()] = u16::try_from(winner).unwrap_or(UNKNOWN);
         Some(winner)
     }
@@ -182,9 +154,9 @@ impl Seating {
         Score { hash: mix(seat.key ^ spot), weight: seat.weight, number }
     }
 
-    fn rekey(&mut self, address: SocketAddr) {
-        for (nth, &number) in self.same.get(&canonical(address)).into_iter().flatten().enumerate() {
-            self.seats[usize::from(number)].key = seat_key(address, nth);
+    fn rekey(&mut self, at: Seat) {
+        for (nth, &number) in self.same.get(&at).into_iter().flatten().enumerate() {
+            self.seats[usize::from(number)].key = at.key(nth);
         }
     }
 
@@ -210,34 +182,6 @@ impl Seating {
     }
 }
 
-/// `::ffff:a.b.c.d` is the same machine as `a.b.c.d`. Scope and flow are of this machine only, so they do not count.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn seat_key(address: SocketAddr, nth: usize) -> u64 {
-    let place = (nth as u64) << 16 | u64::from(address.port());
-    mix(mix(SEAT ^ place) ^ mix_ip(address.ip().to_canonical()))
-}
-
-/// The bytes of an address as numbers in network order, so that every machine sees the same.
-fn mix_ip(ip: IpAddr) -> u64 {
-    match ip {
-        IpAddr::V4(v4) => mix(V4 ^ u64::from(v4.to_bits())),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            mix(mix(V6 ^ (bits >> 64) as u64) ^ bits as u64)
-        }
-    }
-}
-
-/// Every bit of the result depends on every bit of `x`, and no two `x` give the same (the finalizer of splitmix64).
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
 /// `-log2(hash / 2^64)` with 32 bits after the point. In integers, because the floating point logarithm differs by a
 /// last bit from machine to machine.
 fn cost(hash: u64) -> u64 {
@@ -257,15 +201,19 @@ fn cost(hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::super::Addresses;
     use super::*;
 
-    fn address(n: u32) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4((0x0a00_0000 + n).into()), 80)
+    fn seat(n: u32) -> Seat {
+        let ip = IpAddr::V4((0x0a00_0000 + n).into());
+        Seat::of(&Addresses::from(SocketAddr::new(ip, 80)))
     }
 
-    fn seating(addresses: impl IntoIterator<Item = SocketAddr>) -> Seating {
+    fn seating(seats: impl IntoIterator<Item = Seat>) -> Seating {
         let mut seating = Seating::default();
-        addresses.into_iter().for_each(|address| seating.push(address, 1));
+        seats.into_iter().for_each(|seat| seating.push(seat, 1));
         seating
     }
 
@@ -283,51 +231,39 @@ mod tests {
     #[test]
     fn nobody_wins_an_empty_group() {
         assert_eq!(seating([]).winner(Bucket(0)), None);
-        assert_eq!(seating([address(1)]).best_of(Bucket(0), std::iter::empty()), None);
-        assert_eq!(seating([address(1)]).winner(Bucket(9)), Some(0));
+        assert_eq!(seating([seat(1)]).best_of(Bucket(0), std::iter::empty()), None);
+        assert_eq!(seating([seat(1)]).winner(Bucket(9)), Some(0));
     }
 
     #[test]
     fn remembered_winners_are_the_computed_ones_through_every_edit() {
-        let mut large = seating((0..40).map(address));
+        let mut large = seating((0..40).map(seat));
         check(&mut large, "new");
-        large.push(address(100), 1);
+        large.push(seat(100), 1);
         check(&mut large, "one more");
-        large.push(address(5), 1);
+        large.push(seat(5), 1);
         check(&mut large, "one more of an address that is there");
-        large.change(3, address(3), address(200));
+        large.change(3, seat(3), seat(200));
         check(&mut large, "another address");
-        large.change(5, address(5), address(201));
+        large.change(5, seat(5), seat(201));
         check(&mut large, "the first of two goes, the second moves up");
-        large.change(0, address(0), address(5));
+        large.change(0, seat(0), seat(5));
         check(&mut large, "one comes before another of its address");
-        (0..20).for_each(|_| large.push(address(7), 1));
+        (0..20).for_each(|_| large.push(seat(7), 1));
         check(&mut large, "many of one address");
-        large.change(7, address(7), address(202));
+        large.change(7, seat(7), seat(202));
         check(&mut large, "the first of many goes");
     }
 
     #[test]
     fn what_the_group_is_counts_and_not_how_it_became_so() {
-        let mut edited = seating([1, 2, 2, 3, 1].map(address));
-        edited.change(1, address(2), address(9));
-        edited.change(0, address(1), address(2));
-        edited.change(3, address(3), address(1));
-        let mut fresh = seating([2, 9, 2, 1, 1].map(address));
+        let mut edited = seating([1, 2, 2, 3, 1].map(seat));
+        edited.change(1, seat(2), seat(9));
+        edited.change(0, seat(1), seat(2));
+        edited.change(3, seat(3), seat(1));
+        let mut fresh = seating([2, 9, 2, 1, 1].map(seat));
         for bucket in buckets() {
             assert_eq!(edited.winner(bucket), fresh.winner(bucket), "{bucket:?}");
-        }
-    }
-
-    #[test]
-    fn an_address_spelled_as_mapped_v6_changes_nothing() {
-        let mapped: SocketAddr = "[::ffff:10.0.0.2]:80".parse().expect("an address");
-        let (mut plain, mut other) = (seating([1, 2, 3].map(address)), seating([1, 2, 3].map(address)));
-        other.change(1, address(2), mapped);
-        let mut third = seating([address(1), mapped, address(3)]);
-        for bucket in buckets().step_by(7) {
-            let winner = plain.winner(bucket);
-            assert_eq!((other.winner(bucket), third.winner(bucket)), (winner, winner), "{bucket:?}");
         }
     }
 
@@ -335,7 +271,7 @@ mod tests {
     fn buckets_are_shared_by_weight() {
         let mut weighted = Seating::default();
         for (n, weight) in [1, 2, 5].into_iter().enumerate() {
-            weighted.push(address(n as u32), weight);
+            weighted.push(seat(n as u32), weight);
         }
         let mut won = [0_u32; 3];
         buckets().for_each(|bucket| won[weighted.winner(bucket).expect("three channels")] += 1);
@@ -347,9 +283,9 @@ mod tests {
     #[test]
     fn a_channel_without_weight_or_removed_leaves_its_buckets_to_the_next_best() {
         for size in [5, 40] {
-            let mut full = seating((0..size).map(address));
+            let mut full = seating((0..size).map(seat));
             let before: Vec<_> = buckets().map(|bucket| full.winner(bucket)).collect();
-            let mut without = seating((0..size).map(address));
+            let mut without = seating((0..size).map(seat));
             check(&mut without, "filled");
             without.set_weight(2, 0);
             check(&mut without, "no weight");
@@ -360,7 +296,7 @@ mod tests {
             without.set_weight(2, 1);
             check(&mut without, "weight again");
             assert!(!buckets().any(|bucket| moved(&mut without, bucket)));
-            without.remove(2, address(2));
+            without.remove(2, seat(2));
             check(&mut without, "removed");
             assert!(buckets().all(|bucket| moved(&mut without, bucket) == rightly(bucket)));
         }
@@ -368,9 +304,9 @@ mod tests {
 
     #[test]
     fn when_the_first_of_an_address_is_removed_the_second_takes_its_seat() {
-        let mut edited = seating([1, 2, 1, 3].map(address));
-        edited.remove(0, address(1));
-        let mut fresh = seating([2, 1, 3].map(address));
+        let mut edited = seating([1, 2, 1, 3].map(seat));
+        edited.remove(0, seat(1));
+        let mut fresh = seating([2, 1, 3].map(seat));
         for bucket in buckets() {
             assert_eq!(edited.winner(bucket), fresh.winner(bucket).map(|number| number + 1), "{bucket:?}");
         }
@@ -383,8 +319,8 @@ mod tests {
     #[test]
     fn equal_weights_of_any_size_are_even_weights() {
         let mut heavy = Seating::default();
-        (0..9).for_each(|n| heavy.push(address(n), u32::MAX));
-        let mut even = seating((0..9).map(address));
+        (0..9).for_each(|n| heavy.push(seat(n), u32::MAX));
+        let mut even = seating((0..9).map(seat));
         assert!(buckets().all(|bucket| heavy.winner(bucket) == even.winner(bucket)));
     }
 
@@ -407,16 +343,5 @@ mod tests {
             let hash = u64::MAX >> shift;
             assert!(cost(hash) <= cost(hash - 1), "a higher hash never costs more: {hash:#x}");
         }
-    }
-
-    #[test]
-    fn neighbours_spread_over_the_buckets() {
-        let mut seen = vec![false; BUCKETS];
-        for n in 0..65_536_u32 {
-            seen[Bucket::of(ClientAddr::from(IpAddr::V4((0xc0a8_0000 + n).into()))).index()] = true;
-        }
-        let hit = seen.iter().filter(|&&hit| hit).count();
-        // As many as random throws would hit: 1 - 1/e of all.
-        assert!(hit.abs_diff(41_427) < 600, "{hit} buckets hit");
     }
 }

@@ -9,7 +9,7 @@ use super::bits::Tried;
 use super::group::{Cursor, Group};
 use super::pick::{Ask, Tier};
 use super::random::Random;
-use super::rendezvous::Bucket;
+use super::seat::Bucket;
 use super::{ChannelKey, ClientAddr, GroupId, Lease, Rules};
 
 /// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell.

@@ -166,6 +166,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "reach",
         "rendezvous",
         "route",
+        "seat",
         "snapshot",
         "table",
     ],

@@ -2,8 +2,10 @@
 //!
 //! Source: docs/compatibility.md, "Choosing a channel".
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use crate::failover::{burst, client_ip, name_of};
-use crate::harness::{Client, Instance, Server, eventually};
+use crate::harness::{Client, Instance, Server, Setup, eventually, needs_root, own_address};
 
 /// Connects so many clients one after the other and keeps them: the connections, and the names of their channels.
 fn hold(instance: &Instance, n: usize) -> (Vec<Client>, String) {
@@ -202,6 +204,46 @@ fn hashing_shares_clients_by_weight() {
     instance.ctl("weight 0 3").code(0);
     assert_eq!(first, ask(0), "and everybody comes back");
     instance.end();
+}
+
+#[test]
+fn a_hashed_client_stays_when_the_addresses_of_names_change() {
+    const CLIENTS: usize = 90;
+    if needs_root("a hosts file of its own takes a mount namespace") {
+        return;
+    }
+    // Four addresses of one port that only this test uses.
+    let first = own_address();
+    let IpAddr::V4(ip) = first.ip() else { panic!("{first}") };
+    let [a, b, c, d] = ip.octets();
+    let at = |n: u8| SocketAddr::new(Ipv4Addr::new(a, b, c ^ n << 6, d).into(), first.port());
+    let servers: Vec<_> =
+        ["a", "b", "c", "d"].into_iter().zip(0..).map(|(name, n)| Server::named_at(at(n), name)).collect();
+    // Which server each client gets when the three names are at these addresses.
+    let homes = |words: [&str; 3], places: [usize; 3]| -> String {
+        let lines = ["web1", "web2", "web3"].into_iter().zip(places);
+        let hosts: String = lines.map(|(name, n)| format!("{} {name}\n", servers[n].addr.ip())).collect();
+        let words = words.map(|word| format!("{word}:{}", first.port()));
+        let args = ["PORT".to_owned()].into_iter().chain(words).chain(["%".to_owned()]);
+        let instance = Setup::new().hosts(&format!("127.0.0.1 localhost\n{hosts}")).start(args);
+        let homes = (0..CLIENTS).map(|client| hold_from(&instance, client).1).collect();
+        instance.end();
+        homes
+    };
+    let before = homes(["web1", "web2", "web3"], [0, 1, 2]);
+    assert!("abc".chars().all(|name| count(&before, name) > CLIENTS / 6), "{before}");
+    // web2 moved to d, and web1 to where web2 was.
+    let moved = before.replace('b', "d").replace('a', "b");
+    assert_eq!(homes(["web1", "web2", "web3"], [1, 3, 2]), moved);
+    // Neither the order nor the spelling says anything.
+    assert_eq!(homes(["WEB3", "web2", "web1"], [0, 1, 2]), before);
+    // The same word twice is two channels: each has clients of its own, and what they have is more than one had.
+    let twice = homes(["web1", "web1", "web3"], [0, 1, 2]);
+    assert!(
+        before.chars().zip(twice.chars()).all(|(was, is)| was == is || was == 'b' || is == 'a'),
+        "{twice}"
+    );
+    assert!(count(&twice, 'a') > count(&before, 'a'), "{twice}");
 }
 
 #[test]

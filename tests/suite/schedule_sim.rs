@@ -81,11 +81,17 @@ fn some_client(random: &mut Random) -> ClientAddr {
     ClientAddr::from(IpAddr::from([192, 0, 2, random.below(24) as u8]))
 }
 
-/// A first address and, for some, further ones that must not matter to scheduling.
+/// A first address and, for some, further ones that must not matter to scheduling. A third are of a typed host; of these
+/// some are the same, and some are one in different spellings.
 fn some_addresses(random: &mut Random) -> Addresses {
+    const HOSTS: [&str; 8] =
+        ["web", "WEB", "web.", "db.example", "10.0.0.3", "::ffff:10.0.0.3", "::A00:3", "2001:db8::0:1"];
     let mut list = vec![some_address(random)];
     while random.one_in(4) {
         list.push(some_address(random));
     }
-    Addresses::new(list).expect("at least one")
+    let port = list[0].port();
+    list.iter_mut().for_each(|address| address.set_port(port));
+    let addresses = Addresses::new(list).expect("at least one");
+    if random.one_in(3) { addresses.named(HOSTS[random.below(HOSTS.len())]) } else { addresses }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use balance::sched::{Addresses, AdminState, ClientAddr, Policy, Rules, Table};
+use balance::sched::{Addresses, AdminState, ClientAddr, Policy, Rules, Table, Weight};
 
 use super::{Random, group_id, key, place};
 
@@ -197,6 +197,19 @@ fn what_else_happens_does_not_move_a_client() {
     assert_eq!(homes(&mut table, &population), before);
 }
 
+/// A hash group of these channels: host as typed, port, weight. What they resolve to is not what counts.
+fn typed(channels: &[(&str, u16, u32)]) -> Table {
+    let mut table = Table::new(Rules::CLASSIC);
+    table.set_policy(group_id(0), Policy::Hash);
+    for (c, &(host, port, weight)) in channels.iter().enumerate() {
+        let ip = host.parse().unwrap_or_else(|_| IpAddr::from([172, 16, 1, c as u8]));
+        let addresses = Addresses::from(SocketAddr::new(ip, port)).named(host);
+        table.create(group_id(0), addresses, None, AdminState::Enabled).expect("few channels");
+        table.set_weight(key(0, c), Weight::new(weight).expect("a legal one")).expect("it exists");
+    }
+    table
+}
+
 /// Clients and channel numbers of sites that run, worked out apart from this code. If this fails, an upgrade would move
 /// customers: do not change the values, change the code back.
 #[test]
@@ -217,22 +230,75 @@ fn the_mapping_is_the_one_of_every_release() {
     ];
     let mixed = ["[2001:db8::a]:443", "[2001:db8::b]:443", "10.0.0.1:443", "10.0.0.1:8443", "10.0.0.1:443"];
     let mixed = mixed.map(|text| text.parse::<SocketAddr>().expect("an address")).to_vec();
+    let many: Vec<_> = (0..100).map(|n| (format!("node{n}.example"), 80, 1 + n % 3)).collect();
+    let many: Vec<_> = many.iter().map(|(host, port, weight)| (host.as_str(), *port, *weight)).collect();
     let pinned = [
-        (channels(3), [1, 1, 1, 0, 1, 2, 2, 2, 2, 2, 2, 1]),
-        (channels(5), [1, 1, 1, 3, 3, 2, 4, 4, 2, 2, 4, 1]),
-        (channels(64), [17, 11, 13, 60, 3, 5, 62, 62, 43, 6, 6, 52]),
-        (channels(1000), [310, 68, 939, 113, 400, 64, 720, 720, 221, 810, 892, 452]),
-        (mixed, [2, 4, 1, 0, 1, 1, 1, 1, 2, 3, 3, 1]),
+        (table(&channels(3), false), [1, 1, 1, 0, 1, 2, 2, 2, 2, 2, 2, 1]),
+        (table(&channels(5), false), [1, 1, 1, 3, 3, 2, 4, 4, 2, 2, 4, 1]),
+        (table(&channels(64), false), [17, 11, 13, 60, 3, 5, 62, 62, 43, 6, 6, 52]),
+        (table(&channels(1000), false), [310, 68, 939, 113, 400, 64, 720, 720, 221, 810, 892, 452]),
+        (table(&mixed, false), [2, 4, 1, 0, 1, 1, 1, 1, 2, 3, 3, 1]),
+        (
+            typed(&[
+                ("web1", 80, 1),
+                ("web2", 80, 1),
+                ("web3.example", 80, 1),
+                ("db", 5432, 1),
+                ("a-long.name.of.many.labels.example", 443, 1),
+            ]),
+            [0, 2, 0, 4, 1, 4, 4, 4, 1, 0, 2, 3],
+        ),
+        (
+            typed(&[
+                ("web1.example", 80, 1),
+                ("WEB1.example.", 80, 1),
+                ("::ffff:10.0.0.1", 80, 1),
+                ("2001:DB8:0::A", 80, 1),
+                ("unix:/run/Web.sock", 0, 1),
+                ("Web1.Example", 8080, 1),
+            ]),
+            [1, 1, 1, 2, 5, 2, 2, 2, 3, 2, 5, 1],
+        ),
+        (
+            typed(&[("big", 80, 5), ("middle", 80, 2), ("small", 80, 1), ("none", 80, 0)]),
+            [2, 1, 2, 0, 1, 1, 0, 0, 1, 0, 0, 1],
+        ),
+        (typed(&many), [8, 92, 58, 66, 28, 28, 68, 68, 53, 11, 23, 23]),
     ];
-    for (addresses, expected) in pinned {
-        let mut table = table(&addresses, false);
+    for (mut table, expected) in pinned {
         let found = clients.map(|client| {
             let client: IpAddr = client.parse().expect("an address");
             let mut route = table.begin(ClientAddr::from(client));
             place(table.next(&mut route).expect("a channel").key())
         });
-        assert_eq!(found, expected.map(|channel| (0, channel)), "{} channels", addresses.len());
+        assert_eq!(found, expected.map(|channel| (0, channel)), "{:?}", table.snapshot().groups[0].channels);
     }
+}
+
+#[test]
+fn a_name_that_gets_other_addresses_moves_nobody() {
+    let population = clients(3_000);
+    let mut table = typed(&[("web1", 80, 1), ("web2", 80, 1), ("web3", 80, 1)]);
+    let numbers = |table: &mut Table| -> Vec<(usize, usize)> {
+        let pick = |&client: &IpAddr| {
+            let mut route = table.begin(ClientAddr::from(client));
+            place(table.next(&mut route).expect("a channel").key())
+        };
+        population.iter().map(pick).collect()
+    };
+    let before = numbers(&mut table);
+    for (host, address) in [("web2", "10.7.7.7:80"), ("WEB2.", "[2001:db8::7]:80")] {
+        let addresses = Addresses::from(address.parse::<SocketAddr>().expect("an address")).named(host);
+        table.set_state(key(0, 1), AdminState::Disabled).expect("it exists");
+        table.assign(key(0, 1), addresses).expect("disabled");
+        table.set_state(key(0, 1), AdminState::Enabled).expect("it exists");
+        assert!(numbers(&mut table) == before, "{host} at {address}");
+    }
+    table.set_state(key(0, 1), AdminState::Disabled).expect("it exists");
+    let other = Addresses::from("10.7.7.7:80".parse::<SocketAddr>().expect("an address")).named("web4");
+    table.assign(key(0, 1), other).expect("disabled");
+    table.set_state(key(0, 1), AdminState::Enabled).expect("it exists");
+    assert!(numbers(&mut table) != before, "another host is another channel");
 }
 
 #[test]

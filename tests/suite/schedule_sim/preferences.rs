@@ -3,7 +3,7 @@
 //! Knows nothing of hashing itself (see `hashing`): it asks a table without a past.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use balance::sched::{Addresses, AdminState, ClientAddr, DialFailure, GroupId, Policy, Rules, Table, Weight};
 
@@ -15,10 +15,11 @@ use super::model::Channel;
 #[derive(Default)]
 pub(super) struct Preferences(HashMap<(Vec<Seat>, ClientAddr), Vec<usize>>);
 
-/// A channel as hashing sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A channel as hashing sees it: what it is known by, and its weight.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seat {
-    address: SocketAddr,
+    host: String,
+    port: u16,
     weight: u32,
 }
 
@@ -33,20 +34,30 @@ impl Preferences {
     }
 }
 
-/// What a channel is hashed by: the resolver may give the addresses of a name in another order each day.
+/// What a channel is known by: its host as it was typed, or else the smallest address, since the resolver may give the
+/// addresses of a name in another order each day.
 fn seat(channel: &Channel) -> Seat {
     let mut addresses = channel.addresses.as_slice().to_vec();
     addresses.sort_by_key(|address| (address.ip().to_canonical(), address.port()));
-    Seat { address: addresses[0], weight: channel.weight }
+    let canonical = |ip: IpAddr| ip.to_canonical().to_string();
+    let host = match channel.addresses.host() {
+        None => canonical(addresses[0].ip()),
+        Some(typed) => match typed.parse() {
+            Ok(ip) => canonical(ip),
+            Err(_) => typed.trim_end_matches('.').to_lowercase(),
+        },
+    };
+    Seat { host, port: addresses[0].port(), weight: channel.weight }
 }
 
 fn ask_afresh(seats: &[Seat], client: ClientAddr) -> Vec<usize> {
     let mut table = Table::new(Rules { hash_failover: true, ..Rules::CLASSIC });
     table.set_policy(GroupId::FIRST, Policy::Hash);
-    for &Seat { address, weight } in seats {
-        let created = table.create(GroupId::FIRST, Addresses::from(address), None, AdminState::Enabled);
+    for (n, Seat { host, port, weight }) in seats.iter().enumerate() {
+        let addresses = Addresses::from(SocketAddr::from(([172, 16, 0, n as u8], *port))).named(host);
+        let created = table.create(GroupId::FIRST, addresses, None, AdminState::Enabled);
         let number = created.expect("few channels").index();
-        table.set_weight(key(0, number), Weight::new(weight).expect("a legal one")).expect("it exists");
+        table.set_weight(key(0, number), Weight::new(*weight).expect("a legal one")).expect("it exists");
     }
     let (mut route, mut order) = (table.begin(client), Vec::new());
     while let Ok(lease) = table.next(&mut route) {
