@@ -5,10 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use super::{BALANCE, Instance, eventually};
+use super::{BALANCE, DEADLINE, Instance, eventually, pause};
 
 /// Our side of the terminal.
 pub(crate) struct Terminal {
@@ -70,7 +71,29 @@ impl Terminal {
     /// Waits until what came has `text`.
     #[track_caller]
     pub(crate) fn awaits(&self, text: &str) {
-        eventually(text, || self.said().contains(text).then_some(()));
+        let end = Instant::now() + DEADLINE;
+        while !self.said().contains(text) {
+            assert!(Instant::now() < end, "{text:?} is not in {:?}", self.said());
+            pause();
+        }
+    }
+
+    /// Types this until `fact` holds of what came: a Ctrl-C throws away what was typed around it. Each time it is given a
+    /// moment to work, so that nothing piles up for a program that does not read.
+    #[track_caller]
+    pub(crate) fn types_until(&mut self, keys: &str, fact: impl Fn(&str) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            self.types(keys);
+            let moment = Instant::now() + Duration::from_millis(300);
+            while Instant::now() < moment {
+                if fact(&self.said()) {
+                    return;
+                }
+                pause();
+            }
+            assert!(Instant::now() < end, "{keys:?} does not help: {:?}", self.said());
+        }
     }
 
     /// Waits until the program has ended by itself.
