@@ -186,8 +186,8 @@ impl Shared {
         answered.recv_timeout(PATIENCE).ok()
     }
 
-    /// Makes every worker let go of all its connections.
-    fn see_all_off(&self) {
+    /// Makes every worker let go of all its connections. `false`: one of them hangs.
+    fn see_all_off(&self) -> bool {
         let (answer, answered) = sync_channel(self.desks.len());
         self.desks.iter().for_each(|desk| desk.send(Message::ShutDown(answer.clone())));
         // A worker that panics has dropped its answer.
@@ -198,7 +198,7 @@ impl Shared {
         while left > 0 && moved.elapsed() < HUNG {
             match answered.recv_timeout(LOOK_AGAIN) {
                 Ok(()) => left -= 1,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = carried();
@@ -206,6 +206,7 @@ impl Shared {
                 (least, moved) = (now, Instant::now());
             }
         }
+        left == 0
     }
 
     /// A service that has not stopped.
@@ -343,7 +344,9 @@ impl Server {
         self.shared.ends.store(true, Ordering::SeqCst);
         // Before a worker had closed its door, it may have handed a client to one that was done already.
         for _round in 0..2 {
-            self.shared.see_all_off();
+            if !self.shared.see_all_off() {
+                return;
+            }
         }
     }
 }
