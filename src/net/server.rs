@@ -22,6 +22,7 @@ use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
 use crate::sys::poller::{Poller, Token, Waker};
+use crate::sys::splice;
 
 /// A worker answers at once unless it is being stopped by a debugger.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -266,7 +267,8 @@ impl Server {
             desks.push(Desk { inbox: Mutex::default(), waker, load: Carried::default() });
         }
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
-        let budget = Budget::new(limit, options.own_descriptors);
+        let pipe_bytes = splice::allowance();
+        let budget = Budget::with_pipes(limit, options.own_descriptors, pipe_bytes);
         let shared = Arc::new(Shared {
             options,
             clock,

@@ -75,13 +75,13 @@ impl Kernel for Sockets<'_> {
     fn expect_bulk(&mut self, to: Side) {
         socket::unpace_loopback(self.fd(to));
     }
-    fn open_pipe(&mut self) -> Option<Self::Pipe> {
+    fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe> {
         // Spliced bytes are never seen, so a dump needs copies.
-        if self.dump.is_some() { None } else { self.pipes.take() }
+        if self.dump.is_some() { None } else { self.pipes.take(expected, flows) }
     }
-    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<Input> {
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input> {
         // A pipe is full when all its pages are in use, with however few bytes in each.
-        Ok(Input { bytes: splice::fill(self.fd(from), pipe, max)?, drained: false })
+        Ok(Input { bytes: splice::fill(self.fd(from), pipe)?, drained: false })
     }
     fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output> {
         // A splice may stop between two pages.

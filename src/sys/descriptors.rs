@@ -1,4 +1,4 @@
-//! How many descriptors are left: connections first, pipes with what is spare.
+//! How many descriptors are left: connections first, pipes with what is spare. And how many bytes of pipes.
 //!
 //! Knows: numbers. Never: what a descriptor is. A client is accepted only when its server's descriptor can be had too, so
 //! nobody is accepted to be dropped.
@@ -22,6 +22,8 @@ pub const LEAST: usize = CLIENT + LEAST_RESERVE;
 pub(crate) struct Budget {
     total: usize,
     left: AtomicUsize,
+    pipe_bytes: usize,
+    pipe_bytes_left: AtomicUsize,
 }
 
 /// Descriptors taken from the budget; dropping gives them back.
@@ -29,6 +31,30 @@ pub(crate) struct Budget {
 pub(crate) struct Taken {
     count: u16,
     budget: Arc<Budget>,
+}
+
+/// What a pipe is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PipeFor {
+    /// A destination that has not shown yet that it takes what it is given.
+    Unproven,
+    /// One that has.
+    Flow,
+    /// Much at once for one that has.
+    LargeFlow,
+}
+
+/// A pipe's descriptors and bytes; dropping gives them back.
+#[derive(Debug)]
+pub(crate) struct TakenPipe {
+    bytes: usize,
+    descriptors: Taken,
+}
+
+impl Drop for TakenPipe {
+    fn drop(&mut self) {
+        self.descriptors.budget.pipe_bytes_left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Taken {
@@ -39,12 +65,23 @@ impl Drop for Taken {
 
 impl Budget {
     /// A budget under the process's limit, of which `open` are in use already. [`LEAST`] more than that serve one client.
+    #[cfg(test)]
     pub(crate) fn new(limit: usize, open: usize) -> Arc<Self> {
+        Self::with_pipes(limit, open, 0)
+    }
+
+    /// The same, with so many bytes for pipes.
+    pub(crate) fn with_pipes(limit: usize, open: usize, pipe_bytes: usize) -> Arc<Self> {
         let free = limit.saturating_sub(open);
         // Under a low limit the reserve gives way: better to serve a few than nobody.
         let reserve = RESERVE.min(limit / 4).min(free.saturating_sub(CLIENT));
         let total = free - reserve;
-        Arc::new(Self { total, left: AtomicUsize::new(total) })
+        Arc::new(Self {
+            total,
+            left: AtomicUsize::new(total),
+            pipe_bytes,
+            pipe_bytes_left: AtomicUsize::new(pipe_bytes),
+        })
     }
 
     /// Takes `count`, if so many are left.
@@ -52,9 +89,22 @@ impl Budget {
         self.take_above(count, 0)
     }
 
-    /// Takes `count` for comfort: only while a quarter is left for those who need them.
-    pub(crate) fn take_spare(self: &Arc<Self>, count: u16) -> Option<Taken> {
-        self.take_above(count, self.total / 4)
+    /// Takes a pipe of so many bytes. Those that may never be emptied leave half of all bytes, and a quarter of the
+    /// descriptors, to those that flow, and the large ones of these leave some bytes to the little ones.
+    pub(crate) fn take_pipe(self: &Arc<Self>, bytes: usize, what: PipeFor) -> Option<TakenPipe> {
+        let (descriptors, floor) = match what {
+            PipeFor::Unproven => (self.total / 4, self.pipe_bytes / 2),
+            PipeFor::LargeFlow => (self.total / 16, self.pipe_bytes / 8),
+            PipeFor::Flow => (self.total / 16, 0),
+        };
+        let descriptors = self.take_above(2, descriptors)?;
+        take(&self.pipe_bytes_left, bytes, floor)?;
+        Some(TakenPipe { bytes, descriptors })
+    }
+
+    /// Is so much left for pipes that more may wait in them than is going to be taken at once?
+    pub(crate) fn has_pipes_to_spare(&self) -> bool {
+        self.pipe_bytes_left.load(Ordering::Relaxed) >= self.pipe_bytes / 8 * 3
     }
 
     /// Is so little left that nobody should keep any for comfort?
@@ -69,19 +119,20 @@ impl Budget {
     }
 
     fn take_above(self: &Arc<Self>, count: u16, floor: usize) -> Option<Taken> {
-        let wanted = usize::from(count);
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                if left >= wanted + floor { Some(left - wanted) } else { None }
-            })
-            .ok()?;
+        take(&self.left, usize::from(count), floor)?;
         Some(Taken { count, budget: Arc::clone(self) })
     }
 }
 
+/// Takes so many, if more than `floor` stay.
+fn take(left: &AtomicUsize, wanted: usize, floor: usize) -> Option<usize> {
+    let rest = |left: usize| left.checked_sub(wanted).filter(|&rest| rest >= floor);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Budget, LEAST};
+    use super::{Budget, LEAST, PipeFor};
 
     #[test]
     fn what_is_taken_comes_back_when_dropped() {
@@ -95,11 +146,26 @@ mod tests {
 
     #[test]
     fn comfort_stops_before_need_does() {
-        let budget = Budget::new(1_064, 0);
-        let spare: Vec<_> = std::iter::from_fn(|| budget.take_spare(2)).collect();
-        assert_eq!(spare.len(), 375);
+        let budget = Budget::with_pipes(1_064, 0, 100_000);
+        let all = |what| std::iter::from_fn(|| budget.take_pipe(1, what)).collect::<Vec<_>>();
+        let (unproven, flows) = (all(PipeFor::Unproven), all(PipeFor::Flow));
+        assert_eq!((unproven.len(), flows.len()), (375, 94));
         assert!(budget.is_short());
         assert!(budget.take(2).is_some());
+    }
+
+    #[test]
+    fn what_stalls_leaves_pipes_to_what_flows() {
+        let budget = Budget::with_pipes(10_064, 0, 80);
+        let all = |bytes, what| std::iter::from_fn(|| budget.take_pipe(bytes, what)).collect::<Vec<_>>();
+        let stalled = all(3, PipeFor::Unproven);
+        assert_eq!((stalled.len(), budget.has_pipes_to_spare()), (13, true));
+        let large = all(10, PipeFor::LargeFlow);
+        assert_eq!((large.len(), budget.has_pipes_to_spare()), (3, false));
+        let little = all(3, PipeFor::Flow);
+        assert_eq!(little.len(), 3);
+        drop((stalled, large, little));
+        assert!(budget.take_pipe(80, PipeFor::Flow).is_some());
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Pipes for splice(2), and a worker's small store of them.
 //!
-//! Knows: two descriptors and a pipe. Never: counters, timeouts, leases.
+//! Knows: two descriptors and a pipe, what pipes cost a user. Never: counters, timeouts, leases.
+//!
+//! A pipe pins memory of the kernel, and a user has only so much of it for all programs: past that, everybody's new pipes
+//! hold next to nothing. So there are few bytes for all pipes of the process ([`Budget`]), and two sizes. Little ones are for
+//! what may wait; large ones are cheaper by the byte, and only for what flows.
 //! Where there is no splice (or in a build with `--cfg portable`) no pipe can be had, and the relay copies.
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(crate) use linux::{Pipe, Pipes, drain, fill};
+pub(crate) use linux::{Pipe, Pipes, allowance, drain, fill};
 #[cfg(any(not(target_os = "linux"), portable))]
-pub(crate) use none::{Pipe, Pipes, drain, fill};
+pub(crate) use none::{Pipe, Pipes, allowance, drain, fill};
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
@@ -15,20 +19,41 @@ mod linux {
     use std::sync::Arc;
 
     use rustix::pipe::{PipeFlags, SpliceFlags};
+    use rustix::thread::CapabilitySet;
 
-    use crate::sys::descriptors::{Budget, Taken};
+    use crate::sys::descriptors::{Budget, PipeFor, TakenPipe};
     use crate::sys::fault::as_shortage;
-    use crate::wire::relay::PIPE_BYTES;
+    use crate::wire::relay::{LITTLE, PIPE_BYTES};
 
-    /// Idle pipes that a worker keeps.
-    const KEPT: usize = 16;
+    /// Idle pipes that a worker keeps, little and large.
+    const KEPT: [usize; 2] = [16, 1];
+    /// All pipes of a process at most, in bytes.
+    const MOST: usize = 64 << 20;
 
-    /// A pipe of our own; its descriptors are counted.
+    /// A pipe of our own; its descriptors and its bytes are counted.
     #[derive(Debug)]
     pub(crate) struct Pipe {
         read: OwnedFd,
         write: OwnedFd,
-        _taken: Taken,
+        size: Size,
+        /// How much is put in at once, in bytes.
+        most: usize,
+        _taken: TakenPipe,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Size {
+        Little = 0,
+        Large = 1,
+    }
+
+    impl Size {
+        fn bytes(self) -> usize {
+            match self {
+                Self::Little => LITTLE,
+                Self::Large => PIPE_BYTES,
+            }
+        }
     }
 
     /// One worker's idle pipes.
@@ -38,45 +63,77 @@ mod linux {
         reason = "a connection owns its pipe by one pointer, and that box is what is kept"
     )]
     pub(crate) struct Pipes {
-        idle: Vec<Box<Pipe>>,
+        /// By size.
+        idle: [Vec<Box<Pipe>>; 2],
         budget: Arc<Budget>,
     }
 
     impl Pipes {
         pub(crate) fn new(budget: Arc<Budget>) -> Self {
-            Self { idle: Vec::new(), budget }
+            Self { idle: [Vec::new(), Vec::new()], budget }
         }
 
-        /// An empty pipe, or `None` while descriptors are short.
-        pub(crate) fn take(&mut self) -> Option<Box<Pipe>> {
-            if let Some(pipe) = self.idle.pop() {
+        /// An empty pipe for a destination that is expected to take so many bytes, or `None` while descriptors or bytes of
+        /// pipes are short. If the destination `flows` and there are plenty, more may wait for it.
+        pub(crate) fn take(&mut self, expected: usize, flows: bool) -> Option<Box<Pipe>> {
+            let most = if flows && self.budget.has_pipes_to_spare() { PIPE_BYTES } else { expected };
+            let large = if most > LITTLE { self.sized(Size::Large, PipeFor::LargeFlow) } else { None };
+            let what = if flows { PipeFor::Flow } else { PipeFor::Unproven };
+            let mut pipe = large.or_else(|| self.sized(Size::Little, what))?;
+            pipe.most = most.min(pipe.size.bytes());
+            Some(pipe)
+        }
+
+        fn sized(&mut self, size: Size, what: PipeFor) -> Option<Box<Pipe>> {
+            if let Some(pipe) = self.idle[size as usize].pop() {
                 return Some(pipe);
             }
-            let taken = self.budget.take_spare(2)?;
+            let taken = self.budget.take_pipe(size.bytes(), what)?;
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-            // Past the user's share of pipe memory this is refused, and a smaller pipe works too.
-            let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
-            Some(Box::new(Pipe { read, write, _taken: taken }))
+            // Past the user's share of pipe memory, which others use, too, a new pipe has a page or two.
+            let bytes = match rustix::pipe::fcntl_getpipe_size(&write) {
+                Ok(bytes) if bytes == size.bytes() => bytes,
+                _ => rustix::pipe::fcntl_setpipe_size(&write, size.bytes()).ok()?,
+            };
+            (bytes >= size.bytes()).then(|| Box::new(Pipe { read, write, size, most: bytes, _taken: taken }))
         }
 
         /// Takes a pipe back. One that still holds bytes is closed with them.
         pub(crate) fn give(&mut self, pipe: Box<Pipe>, held: usize) {
-            if held == 0 && self.idle.len() < KEPT && !self.budget.is_short() {
-                self.idle.push(pipe);
+            let size = pipe.size;
+            // One large pipe is enough for all that flows through a worker, and made anew each turn it would be dear.
+            let is_kept = size == Size::Large || !self.budget.is_short();
+            if held == 0 && self.idle[size as usize].len() < KEPT[size as usize] && is_kept {
+                self.idle[size as usize].push(pipe);
             }
         }
 
         /// Gives the idle ones' descriptors back to connections.
         pub(crate) fn clear(&mut self) {
-            self.idle.clear();
+            self.idle.iter_mut().for_each(Vec::clear);
+        }
+    }
+
+    /// How many bytes the pipes of this process may have. Of what its user may have for all programs it takes a quarter.
+    pub(crate) fn allowance() -> usize {
+        let may_exceed = rustix::thread::capabilities(None).is_ok_and(|sets| {
+            sets.effective.intersects(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN)
+        });
+        let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
+        // Without /proc, what the kernel has if nobody changes it. 0 is no limit.
+        let pages = pages.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(16_384_usize);
+        if may_exceed || pages == 0 {
+            MOST
+        } else {
+            MOST.min(pages.saturating_mul(rustix::param::page_size()) / 4)
         }
     }
 
     const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
     /// Moves bytes from a socket into a pipe.
-    pub(crate) fn fill(from: impl AsFd, pipe: &Pipe, max: usize) -> io::Result<usize> {
-        rustix::pipe::splice(from, None, &pipe.write, None, max, FLAGS).map_err(as_shortage)
+    pub(crate) fn fill(from: impl AsFd, pipe: &Pipe) -> io::Result<usize> {
+        rustix::pipe::splice(from, None, &pipe.write, None, pipe.most, FLAGS).map_err(as_shortage)
     }
 
     /// Moves bytes from a pipe to a socket.
@@ -105,7 +162,7 @@ mod none {
         pub(crate) fn new(_budget: Arc<Budget>) -> Self {
             Self
         }
-        pub(crate) fn take(&mut self) -> Option<Box<Pipe>> {
+        pub(crate) fn take(&mut self, _expected: usize, _flows: bool) -> Option<Box<Pipe>> {
             None
         }
         #[allow(clippy::boxed_local, reason = "the signature of the other kind")]
@@ -115,7 +172,10 @@ mod none {
         pub(crate) fn clear(&mut self) {}
     }
 
-    pub(crate) fn fill(_from: impl AsFd, pipe: &Pipe, _max: usize) -> io::Result<usize> {
+    pub(crate) fn allowance() -> usize {
+        0
+    }
+    pub(crate) fn fill(_from: impl AsFd, pipe: &Pipe) -> io::Result<usize> {
         match *pipe {}
     }
     pub(crate) fn drain(pipe: &Pipe, _to: impl AsFd, _len: usize) -> io::Result<usize> {

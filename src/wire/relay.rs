@@ -7,12 +7,13 @@
 
 use std::io::{self, ErrorKind};
 
+use super::pace::Pace;
+pub use super::pace::{LITTLE, PIPE_BYTES};
+
 /// Reads of one turn and direction before other connections get theirs.
 const TURN: usize = 16;
-/// A splice moves as much as several reads.
-const SPLICE_COST: usize = 4;
-/// The most that one splice moves, and the most a direction holds in its pipe, in bytes.
-pub const PIPE_BYTES: usize = 1 << 20;
+/// A large splice moves as much as several reads: so many more than one.
+const SPLICE_MORE: usize = 3;
 /// So many reads in a row that fill the buffer make a direction bulk.
 const BULK_AFTER: u8 = 2;
 /// A splice below this many bytes is small, ...
@@ -106,10 +107,12 @@ pub trait Kernel {
     fn expect_bulk(&mut self, to: Side) {
         let _ = to;
     }
-    /// An empty pipe, or `None` if bytes have to be copied (no pipes here, few descriptors left, a dump is on).
-    fn open_pipe(&mut self) -> Option<Self::Pipe>;
-    /// Moves up to `max` bytes from a side into an empty pipe. 0 is not proof of an end.
-    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe, max: usize) -> io::Result<Input>;
+    /// An empty pipe for a destination that is expected to take so many bytes, or `None` if bytes have to be copied (no pipes
+    /// here, few descriptors or bytes of pipes left, a dump is on). `flows`: it has shown that it takes what it is given, so
+    /// more may wait for it.
+    fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe>;
+    /// Moves bytes from a side into an empty pipe, as many as it is for. 0 is not proof of an end.
+    fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input>;
     /// Moves up to `len` bytes out of the pipe to a side.
     fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output>;
     /// Takes a pipe back, with the bytes still inside.
@@ -202,6 +205,7 @@ struct Way<P> {
     is_bulk: bool,
     /// Full reads in a row while copying, small splices in a row while splicing.
     streak: u8,
+    pace: Pace,
 }
 
 impl<P> Way<P> {
@@ -214,6 +218,7 @@ impl<P> Way<P> {
             splicing: false,
             is_bulk: false,
             streak: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -461,8 +466,9 @@ impl<P> Relay<P> {
                 return Stop::Wait;
             }
             let step = if self.ways[from as usize].splicing && !self.ready[from as usize].urgent {
-                left = left.saturating_sub(SPLICE_COST);
-                self.splice(kernel, from)
+                // The next one may be of another size.
+                self.release_empty_pipe(kernel, from);
+                self.splice(kernel, from, &mut left)
             } else {
                 left -= 1;
                 self.release_empty_pipe(kernel, from);
@@ -512,7 +518,7 @@ impl<P> Relay<P> {
     fn write_error<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, error: &io::Error, to: Side) -> Stop {
         match error.kind() {
             ErrorKind::WouldBlock if kernel.will_tell_of_room(to) => {
-                self.ready[to as usize].writable = false;
+                self.full(to);
             }
             ErrorKind::WouldBlock | ErrorKind::OutOfMemory | ErrorKind::Interrupted => self.short = true,
             _ => return Stop::Gone(to),
@@ -558,6 +564,12 @@ impl<P> Relay<P> {
         }
     }
 
+    /// A side takes no more for now.
+    fn full(&mut self, to: Side) {
+        self.ready[to as usize].writable = false;
+        self.ways[to.peer() as usize].pace.full();
+    }
+
     /// Takes note of what a side has taken.
     fn wrote<K: Kernel<Pipe = P>>(
         &mut self,
@@ -570,9 +582,11 @@ impl<P> Relay<P> {
             return Err(Stop::Gone(to));
         }
         kernel.delivered(to, bytes);
-        self.ways[to.peer() as usize].unflushed = true;
+        let way = &mut self.ways[to.peer() as usize];
+        way.unflushed = true;
+        way.pace.took(bytes);
         if full {
-            self.ready[to as usize].writable = false;
+            self.full(to);
         }
         Ok(())
     }
@@ -677,10 +691,16 @@ impl<P> Relay<P> {
     }
 
     /// Fills the pipe once; `deliver` empties it.
-    fn splice<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
+    fn splice<K: Kernel<Pipe = P>>(
+        &mut self,
+        kernel: &mut K,
+        from: Side,
+        left: &mut usize,
+    ) -> Result<(), Stop> {
+        *left -= 1;
         let way = &mut self.ways[from as usize];
         if matches!(way.held, Held::Nothing) {
-            match kernel.open_pipe() {
+            match kernel.open_pipe(way.pace.expected(), way.pace.flows()) {
                 Some(pipe) => way.held = Held::Pipe { pipe, len: 0 },
                 None => {
                     way.splicing = false;
@@ -689,7 +709,7 @@ impl<P> Relay<P> {
             }
         }
         let Held::Pipe { pipe, len } = &mut way.held else { return Ok(()) };
-        match kernel.fill(from, pipe, PIPE_BYTES) {
+        match kernel.fill(from, pipe) {
             // An end, or a mark: a plain read tells which.
             Ok(Input { bytes: 0, .. }) => way.splicing = false,
             Ok(Input { bytes: n, drained }) => {
@@ -697,6 +717,7 @@ impl<P> Relay<P> {
                     self.ready[from as usize].readable = false;
                 }
                 *len = u32::try_from(n).unwrap_or(u32::MAX);
+                *left = left.saturating_sub(if n > LITTLE { SPLICE_MORE } else { 0 });
                 way.streak = if n < SMALL_SPLICE { way.streak + 1 } else { 0 };
                 if way.streak >= SMALL_ENOUGH {
                     way.splicing = false;

@@ -2,10 +2,11 @@
 //!
 //! Source: docs/compatibility.md, "Limits".
 
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use crate::failover::{burst, name_of};
-use crate::harness::{Instance, Received, Run, Server, Setup, eventually};
+use crate::harness::{Client, Instance, Received, Run, Server, Setup, eventually};
 
 fn lines_about(instance: &Instance, what: &str) -> usize {
     instance.stderr().lines().filter(|line| line.contains(what)).count()
@@ -174,5 +175,29 @@ fn a_limit_of_clients_and_a_line_count_together() {
         client.shut_wr();
         assert_eq!(client.ending(), Received::End);
     }
+    instance.end();
+}
+
+#[test]
+fn downloads_that_nobody_reads_leave_the_users_pipes_alone() {
+    const DOWNLOADS: usize = 40;
+    let server = Server::with(|peer, _| {
+        // More than all buffers on the way hold; it ends when the client goes.
+        let _ = std::io::copy(&mut std::io::repeat(7).take(1 << 30), &mut &peer);
+    });
+    let instance = Instance::before(&[&"--workers", &"2", &server]);
+    let own = instance.pipe_bytes();
+    let clients: Vec<_> = (0..DOWNLOADS).map(|_| Client::connect_narrow(instance.addr)).collect();
+    let mut seen = [u64::MAX; 8];
+    eventually("all of them stand still", || {
+        seen.rotate_left(1);
+        seen[7] = instance.show()[0].rcvd;
+        (seen[7] > 0 && seen.iter().all(|&bytes| bytes == seen[7])).then_some(())
+    });
+    // A little one each, and a large one for each worker.
+    let most = DOWNLOADS * 64 * 1024 + 2 * 1024 * 1024;
+    let took = instance.pipe_bytes() - own;
+    assert!((1..=most).contains(&took), "{took} bytes for {DOWNLOADS} downloads");
+    drop(clients);
     instance.end();
 }

@@ -280,6 +280,25 @@ impl Instance {
         self.open_descriptors().count()
     }
 
+    /// What its pipes hold when they are full, in bytes.
+    pub(crate) fn pipe_bytes(&self) -> usize {
+        let mut seen = std::collections::BTreeMap::new();
+        for descriptor in self.open_descriptors() {
+            let path = format!("/proc/{}/fd/{descriptor}", self.pid);
+            // Opened anew it is the same pipe. Others cannot be opened, or are no pipes.
+            let Some(name) =
+                fs::read_link(&path).ok().filter(|name| name.to_string_lossy().starts_with("pipe:"))
+            else {
+                continue;
+            };
+            let nonblocking = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+            if let Ok(pipe) = rustix::fs::open(&path, nonblocking, rustix::fs::Mode::empty()) {
+                seen.insert(name, rustix::pipe::fcntl_getpipe_size(&pipe).expect("a pipe"));
+            }
+        }
+        seen.values().sum()
+    }
+
     /// CPU time it used so far, in clock ticks (usually 10 ms).
     pub(crate) fn ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();

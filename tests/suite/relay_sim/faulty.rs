@@ -247,12 +247,12 @@ impl Kernel for Faulty<'_> {
         }
     }
 
-    fn open_pipe(&mut self) -> Option<Pipe> {
-        self.inner.open_pipe()
+    fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Pipe> {
+        self.inner.open_pipe(expected, flows)
     }
 
-    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<Input> {
-        self.inner.fill(from, pipe, max)
+    fn fill(&mut self, from: Side, pipe: &mut Pipe) -> io::Result<Input> {
+        self.inner.fill(from, pipe)
     }
 
     fn drain(&mut self, pipe: &mut Pipe, to: Side, len: usize) -> io::Result<Output> {

@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
-use balance::wire::relay::{Input, Kernel, Output, Side};
+use balance::wire::relay::{Input, Kernel, LITTLE, Output, PIPE_BYTES, Side};
 
 use super::oracle::Kind;
 use super::world::World;
@@ -274,17 +274,20 @@ impl Kernel for VirtualKernel<'_> {
         }
     }
 
-    fn open_pipe(&mut self) -> Option<Pipe> {
+    fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Pipe> {
         if self.0.random.chance(self.0.weather.no_pipe) {
             return None;
         }
         self.0.next_pipe += 1;
         let number = self.0.next_pipe;
         self.0.pipes.insert(number);
-        Some(Pipe { number, at: 0, length: 0, capacity: self.0.weather.pipe_bytes })
+        // A large one is not always to be had.
+        let most = if flows { PIPE_BYTES } else { expected };
+        let bytes = if self.0.random.chance(500) { most } else { LITTLE };
+        Some(Pipe { number, at: 0, length: 0, capacity: self.0.weather.pipe_bytes.min(bytes as u64) })
     }
 
-    fn fill(&mut self, from: Side, pipe: &mut Pipe, max: usize) -> io::Result<Input> {
+    fn fill(&mut self, from: Side, pipe: &mut Pipe) -> io::Result<Input> {
         self.enter(from)?;
         if pipe.length > 0 {
             let held = pipe.length;
@@ -297,7 +300,7 @@ impl Kernel for VirtualKernel<'_> {
             return Err(ErrorKind::InvalidInput.into());
         }
         let socket = &mut self.0.sockets[from as usize];
-        let mut n = socket.readable().min(max as u64).min(pipe.capacity);
+        let mut n = socket.readable().min(pipe.capacity);
         // A splice does not cross the mark, and does not take it either.
         if let Some(mark) = socket.mark {
             n = n.min(mark - socket.read);
