@@ -266,7 +266,12 @@ mod tests {
             state,
             maxc: None,
             weight: Weight::ONE,
-            health: HealthSnapshot { state: HealthState::Up, age: Duration::from_secs(5), why: None },
+            health: HealthSnapshot {
+                state: HealthState::Up,
+                age: Duration::from_secs(5),
+                why: None,
+                failing: None,
+            },
             active: 0,
             waiting: 0,
             totalc: 0,
@@ -362,19 +367,26 @@ available commands:
         let mut second = channel(1, "[2001:db8::1]:80", AdminState::DisabledHard);
         let why = Some("connect: connection refused".to_owned());
         second.used = None;
-        second.health = HealthSnapshot { state: HealthState::Ejected, age: Duration::from_secs(723), why };
+        second.health =
+            HealthSnapshot { state: HealthState::Ejected, age: Duration::from_secs(723), why, failing: None };
         second.last_error = Some(("connect: connection refused".into(), Duration::from_secs(723)));
         let mut third = channel(2, "10.0.0.1:80", AdminState::Disabled);
         third.health.state = HealthState::Ramping(16);
         let dead: SocketAddr = "10.0.0.2:80".parse().expect("an address");
         third.addresses = Addresses::new(vec![third.addresses.first(), dead]).expect("two");
         third.addresses_out = vec![(dead, "connect: no answer in time".into())];
-        let groups = vec![group(0, Policy::Hash, vec![first, second, third])];
+        let mut fourth = channel(3, "10.0.0.3:80", AdminState::Enabled);
+        (fourth.health.why, fourth.health.failing) = (Some("http: status 503".into()), Some((1, 3)));
+        let mut fifth = channel(4, "10.0.0.4:80", AdminState::Enabled);
+        (fifth.health.state, fifth.used) = (HealthState::Untried, None);
+        let groups = vec![group(0, Policy::Hash, vec![first, second, third, fourth, fifth])];
         let expected = "\
 group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 addrs used                   why
     0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms   1/1 127.0.0.1:9            last error 1m15s ago: connect: no answer in time
     0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       -   0/1 -                      connect: connection refused
     0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       -   1/2 10.0.0.1:80            10.0.0.2:80: connect: no answer in time
+    0     3 10.0.0.3:80            ENA   up          5.0s      1       0/-     0         0       0       -       -   1/1 10.0.0.3:80            up 1/3: http: status 503
+    0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -
 lost clients: 14 (no channel up 2, queue timeout 12)
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];

@@ -105,18 +105,21 @@ pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::R
 fn health_word(state: HealthState) -> String {
     match state {
         HealthState::Up => "up".into(),
-        HealthState::New => "new".into(),
+        HealthState::Untried => "untried".into(),
         HealthState::Ramping(steps) => format!("ramp:{}%", steps * 100 / 64),
         HealthState::Ejected => "ejected".into(),
         HealthState::Down => "down".into(),
     }
 }
 
-/// Why it is not up, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
+/// Why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
 fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
     if let Some(why) = &channel.health.why {
-        parts.push(why.clone());
+        parts.push(match channel.health.failing {
+            Some((failures, fall)) => format!("up {failures}/{fall}: {why}"),
+            None => why.clone(),
+        });
     }
     if channel.health.state != HealthState::Ejected {
         parts.extend(channel.addresses_out.iter().map(|(address, why)| format!("{address}: {why}")));

@@ -50,8 +50,8 @@ impl HealthRules {
 pub enum HealthState {
     /// Nothing speaks against it.
     Up,
-    /// It is to be checked, and no check has come back yet. Counts as up.
-    New,
+    /// No client's connect and no check has told anything of it yet. Counts as up.
+    Untried,
     /// Up again, and still getting less than its full weight: so many 64ths.
     Ramping(u32),
     /// A client's connect failed; no probe has succeeded since.
@@ -67,8 +67,10 @@ pub struct HealthSnapshot {
     pub state: HealthState,
     /// For how long.
     pub age: Duration,
-    /// Why it is not up.
+    /// Why it is not up, or what its last check met.
     pub why: Option<String>,
+    /// It is up, but so many checks in a row have failed, of so many that bring it down.
+    pub failing: Option<(u32, u32)>,
 }
 
 /// What a probe is for.
@@ -112,8 +114,9 @@ struct Ejection {
 #[derive(Debug)]
 enum Checked {
     New,
-    /// Failures in a row so far.
-    Up(u32),
+    Up,
+    /// Up, with so many failures in a row so far; why the last one failed.
+    Failing(u32, String),
     Down {
         since: Duration,
         why: String,
@@ -130,6 +133,8 @@ pub(super) struct Health {
     delay: Duration,
     checked: Checked,
     check_at: Option<Duration>,
+    /// Has anything been learned of it?
+    is_tried: bool,
     /// The purpose of the probe under way.
     in_flight: Option<Purpose>,
     /// Probes so far, so that the answer to an older one is told from that to this one.
@@ -151,6 +156,7 @@ impl Health {
             checked: Checked::New,
             // Not all channels at the same moment.
             check_at: rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
+            is_tried: false,
             in_flight: None,
             serial: 0,
             returns: 0,
@@ -203,6 +209,7 @@ impl Health {
         now: Duration,
         random: &mut Random,
     ) -> bool {
+        self.is_tried = true;
         if !rules.eject || self.ejection.is_some() || returns != self.returns {
             return false;
         }
@@ -222,6 +229,7 @@ impl Health {
         begun: Duration,
         now: Duration,
     ) -> Option<Change> {
+        self.is_tried = true;
         self.ejection.as_ref().filter(|ejection| begun >= ejection.since)?;
         self.come_back(rules, now)
     }
@@ -332,10 +340,14 @@ impl Health {
         result: ProbeResult,
         now: Duration,
     ) -> Option<Change> {
+        if result == ProbeResult::Unknown {
+            return None;
+        }
+        self.is_tried = true;
         match (result, &mut self.checked) {
             (ProbeResult::Unknown, _) => None,
-            (ProbeResult::Good, Checked::New | Checked::Up(_)) => {
-                self.checked = Checked::Up(0);
+            (ProbeResult::Good, Checked::New | Checked::Up | Checked::Failing(..)) => {
+                self.checked = Checked::Up;
                 None
             }
             (ProbeResult::Good, Checked::Down { successes, since, .. }) => {
@@ -344,7 +356,7 @@ impl Health {
                     return None;
                 }
                 let since = *since;
-                self.checked = Checked::Up(0);
+                self.checked = Checked::Up;
                 self.rise(rules, now);
                 Some(Change::Rose(now.saturating_sub(since)))
             }
@@ -353,12 +365,17 @@ impl Health {
                 *why = text;
                 None
             }
-            (ProbeResult::Bad(_), Checked::Up(failures)) if *failures + 1 < check.fall => {
+            (ProbeResult::Bad(why), Checked::Up) if check.fall > 1 => {
+                self.checked = Checked::Failing(1, why);
+                None
+            }
+            (ProbeResult::Bad(text), Checked::Failing(failures, why)) if *failures + 1 < check.fall => {
                 *failures += 1;
+                *why = text;
                 None
             }
             // Of a channel that was never seen up, the first answer is believed.
-            (ProbeResult::Bad(why), Checked::New | Checked::Up(_)) => {
+            (ProbeResult::Bad(why), Checked::New | Checked::Up | Checked::Failing(..)) => {
                 self.checked = Checked::Down { since: now, why: why.clone(), successes: 0 };
                 self.ramp_from = None;
                 Some(Change::Fell(why))
@@ -368,21 +385,25 @@ impl Health {
 
     /// `weighs`: the policy of its group goes by shares, so that a growing one matters.
     pub(super) fn snapshot(&self, rules: &HealthRules, weighs: bool, now: Duration) -> HealthSnapshot {
+        let mut failing = None;
         let (state, since, why) = match (&self.checked, &self.ejection) {
             (Checked::Down { since, why, .. }, _) => (HealthState::Down, *since, Some(why.clone())),
             (_, Some(ejection)) => (HealthState::Ejected, ejection.since, Some(ejection.why.clone())),
             (checked, None) => {
                 let ramp = if weighs { self.ramp(rules, now) } else { STEPS };
-                let is_new = matches!(checked, Checked::New) && rules.check.is_some();
-                let state = match (ramp, is_new) {
-                    (STEPS, true) => HealthState::New,
-                    (STEPS, false) => HealthState::Up,
+                let state = match (ramp, self.is_tried) {
+                    (STEPS, false) => HealthState::Untried,
+                    (STEPS, true) => HealthState::Up,
                     (steps, _) => HealthState::Ramping(steps),
                 };
-                (state, self.since, None)
+                let mut cause = None;
+                if let (Checked::Failing(failures, why), Some(check)) = (checked, rules.check) {
+                    (failing, cause) = (Some((*failures, check.fall)), Some(why.clone()));
+                }
+                (state, self.since, cause)
             }
         };
-        HealthSnapshot { state, age: now.saturating_sub(since), why }
+        HealthSnapshot { state, age: now.saturating_sub(since), why, failing }
     }
 }
 
@@ -528,9 +549,41 @@ mod tests {
     }
 
     #[test]
+    fn failures_in_a_row_are_told_before_they_take_the_channel_down() {
+        let (mut health, mut random) = health(&CHECK);
+        let mut told = |result: ProbeResult| {
+            let (at, _) = probe(&mut health, &CHECK, result, &mut random);
+            let HealthSnapshot { state, why, failing, .. } = health.snapshot(&CHECK, true, at);
+            (state, failing, why)
+        };
+        let no = Some("no".to_owned());
+        assert_eq!(told(ProbeResult::Good), (HealthState::Up, None, None));
+        assert_eq!(told(bad()), (HealthState::Up, Some((1, 3)), no.clone()));
+        assert_eq!(told(ProbeResult::Unknown), (HealthState::Up, Some((1, 3)), no.clone()));
+        assert_eq!(told(bad()), (HealthState::Up, Some((2, 3)), no.clone()));
+        assert_eq!(told(ProbeResult::Good), (HealthState::Up, None, None));
+        assert_eq!(told(bad()), (HealthState::Up, Some((1, 3)), no.clone()));
+        told(bad());
+        assert_eq!(told(bad()), (HealthState::Down, None, no));
+    }
+
+    #[test]
+    fn a_channel_is_untried_until_something_is_learned_of_it() {
+        let state = |health: &Health| health.snapshot(&HealthRules::NONE, true, MS(9)).state;
+        let (mut health, mut random) = health(&HealthRules::NONE);
+        assert_eq!(state(&health), HealthState::Untried);
+        health.connect_failed(&HealthRules::NONE, 0, "no", MS(1), &mut random);
+        assert_eq!(state(&health), HealthState::Up, "nothing ejects here, but it was tried");
+        health.begin_anew(&HealthRules::NONE, MS(2), &mut random);
+        assert_eq!(state(&health), HealthState::Untried, "another channel");
+        health.connect_succeeded(&HealthRules::NONE, MS(2), MS(3));
+        assert_eq!(state(&health), HealthState::Up);
+    }
+
+    #[test]
     fn the_first_check_of_all_is_believed() {
         let (mut health, mut random) = health(&CHECK);
-        assert_eq!(health.snapshot(&CHECK, true, MS(0)).state, HealthState::New);
+        assert_eq!(health.snapshot(&CHECK, true, MS(0)).state, HealthState::Untried);
         let (at, change) = probe(&mut health, &CHECK, bad(), &mut random);
         assert!(at <= FIRST_DELAY, "soon: {at:?}");
         assert_eq!(change, Some(Change::Fell("no".into())));
@@ -538,12 +591,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_channel_is_new_under_every_policy_even_if_it_was_enabled_just_now() {
+    fn a_new_channel_is_untried_under_every_policy_even_if_it_was_enabled_just_now() {
         let rules = HealthRules { slow_start: Some(Duration::from_secs(64)), ..CHECK };
         let (mut health, _) = health(&rules);
         health.start_ramp(&rules, MS(0));
         assert_eq!(health.snapshot(&rules, true, MS(0)).state, HealthState::Ramping(1));
-        assert_eq!(health.snapshot(&rules, false, MS(0)).state, HealthState::New);
+        assert_eq!(health.snapshot(&rules, false, MS(0)).state, HealthState::Untried);
     }
 
     #[test]

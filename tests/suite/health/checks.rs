@@ -61,14 +61,20 @@ fn it_takes_fall_failures_to_go_down_and_rise_successes_to_come_up() {
     let args = args.into_iter().chain(["--check-rise", "2", "--check-fall", "3", "PORT"]);
     let instance = Instance::start(args.map(String::from).chain([script.to_string()]));
     eventually("the first check", || (script.arrived.load(Ordering::SeqCst) == 1).then_some(()));
-    assert_eq!(instance.health(), "new");
+    assert_eq!(instance.health(), "untried");
     let healths = ["up", "up", "up", "up", "up", "up", "down", "down", "down", "down", "up"];
+    // How many of three failures in a row it has, while it is up.
+    let failed = ["-", "up 1/3", "up 2/3", "-", "up 1/3", "up 2/3"];
     for (at, health) in healths.into_iter().enumerate() {
         script.answer();
         let status = &instance.status()[0];
         assert_eq!(status.health, health, "after answer {at}: {status:?}");
         if health == "down" {
             assert!(status.why.contains("http: status 503"), "{status:?}");
+        }
+        if let Some(failed) = failed.get(at) {
+            let why = if *failed == "-" { "-".to_owned() } else { format!("{failed}: http: status 503") };
+            assert_eq!(status.why, why, "after answer {at}");
         }
         assert_eq!(instance.told("channel_down").len(), usize::from(at >= 6), "after answer {at}");
         assert_eq!(instance.told("channel_up").len(), usize::from(at >= 10), "after answer {at}");

@@ -134,7 +134,7 @@ fn checks_are_an_interval_apart_and_never_two_at_a_time() {
             assert_eq!(probe.purpose, Purpose::Check);
             if nth == 0 {
                 assert!(waited <= MS(interval.min(250)), "the first one soon: {waited:?}");
-                assert_eq!(state(&table, 0), HealthState::New);
+                assert_eq!(state(&table, 0), HealthState::Untried);
             } else {
                 assert_about(waited, interval);
             }

@@ -35,7 +35,7 @@ struct Ejected {
 #[derive(Debug)]
 enum Checked {
     New,
-    Up { bad: u32 },
+    Up { bad: u32, why: String },
     Down { since: Duration, why: String, good: u32 },
 }
 
@@ -44,6 +44,7 @@ pub(super) struct Health {
     ejected: Option<Ejected>,
     delay: Duration,
     checked: Checked,
+    tried: bool,
     check_due: Option<Window>,
     /// The probe that was not answered yet.
     asked: Option<(u64, Purpose)>,
@@ -62,6 +63,7 @@ impl Health {
             ejected: None,
             delay: FIRST_DELAY,
             checked: Checked::New,
+            tried: false,
             check_due: rules.check.map(soon),
             asked: None,
             lives: 0,
@@ -92,6 +94,7 @@ impl Health {
         why: &str,
         now: Duration,
     ) -> Option<Happened> {
+        self.tried = true;
         if !rules.eject || self.ejected.is_some() || life != self.lives {
             return None;
         }
@@ -105,6 +108,7 @@ impl Health {
 
     /// A client's connect or a probe got through.
     pub(super) fn comes_back(&mut self, rules: &HealthRules, now: Duration) -> Option<Happened> {
+        self.tried = true;
         let since = self.ejected.take()?.since;
         self.returned_at = Some(now);
         self.begin_life(rules, now);
@@ -199,15 +203,18 @@ impl Health {
         result: &ProbeResult,
         now: Duration,
     ) -> Option<Happened> {
+        self.tried |= *result != ProbeResult::Unknown;
         let is_first = matches!(self.checked, Checked::New);
         match (result, &mut self.checked) {
             (ProbeResult::Unknown, _) => {}
-            (ProbeResult::Good, Checked::New | Checked::Up { .. }) => self.checked = Checked::Up { bad: 0 },
+            (ProbeResult::Good, Checked::New | Checked::Up { .. }) => {
+                self.checked = Checked::Up { bad: 0, why: String::new() };
+            }
             (ProbeResult::Good, Checked::Down { since, good, .. }) => {
                 *good += 1;
                 if *good == check.rise {
                     let after = now - *since;
-                    self.checked = Checked::Up { bad: 0 };
+                    self.checked = Checked::Up { bad: 0, why: String::new() };
                     self.begin_life(rules, now);
                     return Some(Happened::Up(after));
                 }
@@ -216,13 +223,13 @@ impl Health {
                 (*good, *why) = (0, text.clone());
             }
             (ProbeResult::Bad(text), up) => {
-                let bad = if let Checked::Up { bad } = up { *bad + 1 } else { 1 };
+                let bad = if let Checked::Up { bad, .. } = up { *bad + 1 } else { 1 };
                 if is_first || bad == check.fall {
                     self.checked = Checked::Down { since: now, why: text.clone(), good: 0 };
                     self.ramp_from = None;
                     return Some(Happened::Down(text.clone()));
                 }
-                self.checked = Checked::Up { bad };
+                self.checked = Checked::Up { bad, why: text.clone() };
             }
         }
         None
@@ -244,9 +251,13 @@ impl Health {
         let steps = self.steps(rules, now);
         let state = match self.checked {
             _ if weighs && steps < 64 => HealthState::Ramping(steps),
-            Checked::New if rules.check.is_some() => HealthState::New,
+            _ if !self.tried => HealthState::Untried,
             _ => HealthState::Up,
         };
-        (state, now - self.since, None)
+        let why = match &self.checked {
+            Checked::Up { bad: 1.., why } => Some(why.clone()),
+            _ => None,
+        };
+        (state, now - self.since, why)
     }
 }
