@@ -22,6 +22,8 @@ pub(super) enum CheckError {
     Unknown,
     #[error("needs a path that begins with / and has no blanks in it, such as http:/healthz")]
     NoPath,
+    #[error("names the host '{host}', which is none; give one such as http://www.example.org/healthz")]
+    NoHost { host: String },
     #[error("needs an absolute path without control characters, such as exec:/path/prog")]
     NoProgram,
     #[error(
@@ -34,7 +36,7 @@ pub(super) enum CheckError {
     UnknownEscape { escape: String },
 }
 
-/// Reads `tcp`, `http:PATH[=STATUSES]`, `send:TEXT;expect:TEXT...` or `exec:PATH`.
+/// Reads `tcp`, `http:[//HOST]PATH[=STATUSES]`, `send:TEXT;expect:TEXT...` or `exec:PATH`.
 pub(super) fn read_check(word: &OsStr) -> Result<Check, CheckError> {
     let spec = word.to_str().ok_or(CheckError::Unknown)?;
     match spec.split_once(':') {
@@ -56,15 +58,23 @@ pub(super) fn print_check(check: &Check) -> String {
     match check {
         Check::Tcp => "tcp".to_owned(),
         // A path that would lose its end as statuses needs some that are named.
-        Check::Http { path, statuses } if *statuses == [GOOD] && split_statuses(path).is_none() => {
-            format!("http:{path}")
-        }
-        Check::Http { path, statuses } => {
-            let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
-                (start, end) if start == end => start.to_string(),
-                (start, end) => format!("{start}-{end}"),
+        Check::Http { host, path, statuses } => {
+            let mut word = match host {
+                Some(host) => format!("http://{host}{path}"),
+                // What begins like a host and is none.
+                None if path.starts_with("//") => format!("http://{path}"),
+                None => format!("http:{path}"),
             };
-            format!("http:{path}={}", statuses.iter().map(range).collect::<Vec<_>>().join(","))
+            // A path that would lose its end as statuses needs some that are named.
+            if *statuses != [GOOD] || split_statuses(path).is_some() {
+                let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+                    (start, end) if start == end => start.to_string(),
+                    (start, end) => format!("{start}-{end}"),
+                };
+                let ranges: Vec<_> = statuses.iter().map(range).collect();
+                word.push_str(&format!("={}", ranges.join(",")));
+            }
+            word
         }
         Check::Dialogue(steps) => steps.iter().map(print_step).collect::<Vec<_>>().join(";"),
         Check::Exec(path) => format!("exec:{}", path.display()),
@@ -101,11 +111,33 @@ fn print_step(step: &Step) -> String {
 }
 
 fn http(rest: &str) -> Result<Check, CheckError> {
-    let (path, statuses) = split_statuses(rest).unwrap_or_else(|| (rest, vec![GOOD]));
+    let (rest, statuses) = split_statuses(rest).unwrap_or_else(|| (rest, vec![GOOD]));
+    let (host, path) = match rest.strip_prefix("//") {
+        Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        None => ("", rest),
+    };
+    if !host.is_empty() && !is_authority(host) {
+        return Err(CheckError::NoHost { host: host.to_owned() });
+    }
     if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(CheckError::NoPath);
     }
-    Ok(Check::Http { path: path.to_owned(), statuses })
+    let host = Some(host.to_owned()).filter(|host| !host.is_empty());
+    Ok(Check::Http { host, path: path.to_owned(), statuses })
+}
+
+/// A name or an address, perhaps with a port, as it may stand in a `Host` field.
+fn is_authority(word: &str) -> bool {
+    let (host, port) = match word.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (word, ""),
+    };
+    let is_port = port.is_empty() && !word.ends_with(':') || port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c)),
+    };
+    is_host && is_port
 }
 
 /// `None` if what follows the last `=` is no list of statuses, or if there is no `=`.
@@ -176,7 +208,11 @@ mod tests {
     }
 
     fn http(path: &str, statuses: &[RangeInclusive<u16>]) -> Check {
-        Check::Http { path: path.to_owned(), statuses: statuses.to_vec() }
+        Check::Http { host: None, path: path.to_owned(), statuses: statuses.to_vec() }
+    }
+
+    fn hosted(host: &str, path: &str, statuses: &[RangeInclusive<u16>]) -> Check {
+        Check::Http { host: Some(host.to_owned()), path: path.to_owned(), statuses: statuses.to_vec() }
     }
 
     fn send(bytes: &[u8]) -> Step {
@@ -193,6 +229,10 @@ mod tests {
             ("tcp", Check::Tcp),
             ("http:/", http("/", &[200..=399])),
             ("http:/healthz", http("/healthz", &[200..=399])),
+            ("http://www.example.org/x=204", hosted("www.example.org", "/x", &[204..=204])),
+            ("http://[::1]:8080/", hosted("[::1]:8080", "/", &[200..=399])),
+            ("http://web1:80//x", hosted("web1:80", "//x", &[200..=399])),
+            ("http:////x", http("//x", &[200..=399])),
             ("http:/x=200-299,404", http("/x", &[200..=299, 404..=404])),
             ("http:/x=100", http("/x", &[100..=100])),
             ("http:/x=599-599", http("/x", &[599..=599])),
@@ -229,6 +269,7 @@ mod tests {
         let step = |step: &str| CheckError::UnknownStep { step: step.to_owned() };
         let empty = |step: &str| CheckError::EmptyStep { step: step.to_owned() };
         let escape = |escape: &str| CheckError::UnknownEscape { escape: escape.to_owned() };
+        let no_host = |host: &str| CheckError::NoHost { host: host.to_owned() };
         let table = [
             ("", CheckError::Unknown),
             ("TCP", CheckError::Unknown),
@@ -241,7 +282,15 @@ mod tests {
             ("http:", CheckError::NoPath),
             ("http:healthz", CheckError::NoPath),
             ("http:=200", CheckError::NoPath),
-            ("http://a b", CheckError::NoPath),
+            ("http:/a b", CheckError::NoPath),
+            ("http://a b", no_host("a b")),
+            ("http://a:0/", no_host("a:0")),
+            ("http://a:/", no_host("a:")),
+            ("http://:80/", no_host(":80")),
+            ("http://2001:db8::1/", no_host("2001:db8::1")),
+            ("http://me@a/", no_host("me@a")),
+            ("http://a\r\nX: y/", no_host("a\r\nX: y")),
+            ("http://a", CheckError::NoPath),
             ("http:/a\u{a0}b", CheckError::NoPath),
             ("http:/a\r\nHost: x", CheckError::NoPath),
             ("http:/a =200", CheckError::NoPath),

@@ -53,7 +53,7 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--policy rr", |_| ()),
         ("--check tcp", |s| s.service.check = Some(TCP)),
         ("--check http:/healthz", |s| {
-            let check = Check::Http { path: "/healthz".into(), statuses: vec![200..=399] };
+            let check = Check::Http { host: None, path: "/healthz".into(), statuses: vec![200..=399] };
             s.service.check = Some(CheckSpec { check, ..TCP });
         }),
         ("--check send:PING\\r\\n;expect:+PONG", |s| {

@@ -112,8 +112,12 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     let statuses = prop_oneof![Just(vec![200..=399]), prop::collection::vec(status_range(), 1..4)];
     let check = prop_oneof![
         Just(Check::Tcp),
-        ("/[!-~]{0,12}(=[1-6][0-9]{2}(-[1-6][0-9]{2})?)?", statuses)
-            .prop_map(|(path, statuses)| Check::Http { path, statuses }),
+        (
+            prop::option::of("([a-z][a-z0-9.-]{0,6}|\\[2001:db8::[1-9]\\])(:[1-9][0-9]{0,3})?"),
+            "/{1,3}[!-~]{0,12}(=[1-6][0-9]{2}(-[1-6][0-9]{2})?)?",
+            statuses
+        )
+            .prop_map(|(host, path, statuses)| Check::Http { host, path, statuses }),
         prop::collection::vec(step(), 1..4).prop_map(Check::Dialogue),
         "/[ -~]{0,16}ü?".prop_map(|path| Check::Exec(path.into())),
     ];

@@ -27,6 +27,8 @@ pub(super) struct Link {
     fd: OwnedFd,
     /// The server has said that nothing more will come.
     is_ended: bool,
+    /// It was reset, and perhaps with bytes left to read.
+    is_reset: bool,
     /// May still be read after the verdict.
     farewell_bytes: usize,
     _taken: Taken,
@@ -39,7 +41,7 @@ impl Link {
             return Err(Fault::Exhausted("connect: no descriptor is left".into()));
         };
         let fd = socket::connect(target, how, HandshakeAck::AtOnce).map_err(|e| Fault::of_start(&e))?;
-        Ok(Self { fd, is_ended: false, farewell_bytes: FAREWELL, _taken: taken })
+        Ok(Self { fd, is_ended: false, is_reset: false, farewell_bytes: FAREWELL, _taken: taken })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -47,9 +49,13 @@ impl Link {
     }
 
     /// Why the connection does not stand, if it is known by now.
-    pub(super) fn failure(&self) -> Option<Fault> {
-        if let Some(error) = socket::take_error(&self.fd) {
-            return Some(Fault::of_connect(&error));
+    pub(super) fn failure(&mut self) -> Option<Fault> {
+        match socket::take_error(&self.fd) {
+            // A connect that fails is refused, not reset: the connection stood, and the server may have said something
+            // before it ended it. What that is, is there to be read.
+            Some(error) if is_reset(&error) => self.is_reset = true,
+            Some(error) => return Some(Fault::of_connect(&error)),
+            None => {}
         }
         // A dead server would be up.
         if socket::is_to_itself(&self.fd) {
@@ -72,7 +78,7 @@ impl Link {
             let verdict = match socket::read(&self.fd, scratch) {
                 Ok(0) => {
                     self.is_ended = true;
-                    talk.ended("closed")
+                    talk.ended(if self.is_reset { "reset" } else { "closed" })
                 }
                 Ok(count) => talk.heard(&scratch[..count]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
@@ -94,7 +100,8 @@ impl Link {
                 Ok(count) => talk.sent(count),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => None,
-                Err(e) => return talk.unsendable(&failure(&e)),
+                Err(_) if self.is_reset => talk.unsendable("reset"),
+                Err(e) => talk.unsendable(&failure(&e)),
             };
             if verdict.is_some() {
                 return verdict;
@@ -128,6 +135,11 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.linger(&mut [0; SIP]);
     }
+}
+
+/// By a peer that the connection had come to stand with.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// How a talk was cut short, as the first word of a cause.
@@ -206,9 +218,15 @@ mod tests {
         }
         socket.set_nonblocking(true).expect("a flag");
         let taken = Budget::new(64, 0).take(1).expect("one is left");
-        let link = Link { fd: socket.into(), is_ended: false, farewell_bytes: FAREWELL, _taken: taken };
+        let mut link = Link {
+            fd: socket.into(),
+            is_ended: false,
+            is_reset: false,
+            farewell_bytes: FAREWELL,
+            _taken: taken,
+        };
         assert_eq!(link.failure(), Some(Fault::Channel("connect: connection refused".into())));
-        let (link, _server) = pair(&Budget::new(64, 0));
+        let (mut link, _server) = pair(&Budget::new(64, 0));
         assert_eq!(link.failure(), None);
     }
 }

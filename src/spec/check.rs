@@ -14,6 +14,9 @@ pub enum Check {
     Tcp,
     /// Asks for a page by HTTP/1.1 and looks at the status of the answer, at nothing behind it.
     Http {
+        /// What the request asks for as `Host`; `None` = the address and port that are checked. The connection goes to those
+        /// either way. A host with or without a port, brackets around an IPv6 address.
+        host: Option<String>,
         /// As it goes into the request: begins with `/`, percent-encoded, without spaces, control characters or fragment.
         path: String,
         /// The statuses that are up; empty = none is. An interim status (1xx) is an answer only if it is listed here.

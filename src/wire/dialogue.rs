@@ -27,11 +27,13 @@ pub(crate) struct Dialogue {
     /// The end of what has come, as far as it may begin a match.
     tail: Vec<u8>,
     heard_bytes: usize,
+    /// Nothing can be sent any more; what is wrong if nothing that has come makes up for it.
+    cut_short: Option<String>,
 }
 
 impl Dialogue {
     pub(super) fn new(steps: Vec<Step>) -> Self {
-        Self { steps, expected: 0, unsent: 0, sent: 0, tail: Vec::new(), heard_bytes: 0 }
+        Self { steps, expected: 0, unsent: 0, sent: 0, tail: Vec::new(), heard_bytes: 0, cut_short: None }
     }
 
     /// Up at once, if there is nothing to do.
@@ -77,13 +79,28 @@ impl Dialogue {
         verdict
     }
 
+    /// Nothing can be sent any more. A server that says what is expected and resets has answered all the same.
+    pub(super) fn unsendable(&mut self, how: &str) -> Option<Result<(), String>> {
+        let cause = self.broken(how);
+        if !self.steps.iter().any(|step| matches!(step, Step::Expect(_))) {
+            return Some(Err(cause));
+        }
+        self.cut_short = Some(cause);
+        self.unsent = self.steps.len();
+        // What is to be sent must not stand in the way of what is expected behind it.
+        self.listen();
+        self.verdict()
+    }
+
     /// Nothing more will be heard. What is left to send can be sent all the same.
     pub(super) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
-        self.missing().map(|text| Err(format!("{how} before {} came", quoted(text))))
+        let text = self.missing()?;
+        let cause = self.cut_short.clone();
+        Some(Err(cause.unwrap_or_else(|| format!("{how} before {} came", quoted(text)))))
     }
 
     /// The cause if nothing can be sent any more.
-    pub(super) fn broken(&self, how: &str) -> String {
+    fn broken(&self, how: &str) -> String {
         match (self.missing(), self.waiting()) {
             (_, Some(text)) if !self.outgoing().is_empty() => {
                 format!("{how} before {} was sent", quoted(text))

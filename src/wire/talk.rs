@@ -22,8 +22,9 @@ impl Talk {
     pub(crate) fn new(check: &Check, target: SocketAddr) -> Option<Self> {
         match check {
             Check::Tcp | Check::Exec(_) => None,
-            Check::Http { path, statuses } => {
-                Some(Self::Http(Http::new(path, &host(target), statuses.clone())))
+            Check::Http { host: named, path, statuses } => {
+                let host = named.clone().unwrap_or_else(|| host(target));
+                Some(Self::Http(Http::new(path, &host, statuses.clone())))
             }
             Check::Dialogue(steps) => Some(Self::Dialogue(Dialogue::new(steps.clone()))),
         }
@@ -63,7 +64,7 @@ impl Talk {
                 http.unsendable();
                 None
             }
-            Self::Dialogue(dialogue) => Some(Err(dialogue.broken(why))),
+            Self::Dialogue(dialogue) => dialogue.unsendable(why),
         }
     }
 

@@ -175,7 +175,7 @@ fn black_hole() -> BlackHole {
 }
 
 fn http(path: &str) -> Check {
-    Check::Http { path: path.into(), statuses: vec![200..=299, 301..=301] }
+    Check::Http { host: None, path: path.into(), statuses: vec![200..=299, 301..=301] }
 }
 
 fn send(text: &str) -> Step {
@@ -249,6 +249,35 @@ fn a_bad_answer_of_one_address_leads_to_the_next() {
     let bad = answering(b"HTTP/1.1 503 Busy\r\n\r\n", 100);
     let good = answering(b"HTTP/1.0 200 OK\r\n\r\n", 100);
     assert_eq!(lab.outcome(&[bad, good], http("/"), LONG), Outcome::Up);
+}
+
+#[test]
+fn what_was_said_before_a_reset_has_been_said() {
+    let farewell = || vec![expect("220"), send("QUIT\r\n")];
+    let request = || vec![send(&"PING\r\n".repeat(100)), expect("220")];
+    let table: [(&str, Check, Outcome); 8] = [
+        ("220 mail\r\n", Check::Dialogue(vec![expect("220")]), Outcome::Up),
+        ("220 mail\r\n", Check::Dialogue(farewell()), Outcome::Up),
+        ("220 mail\r\n", Check::Dialogue(request()), Outcome::Up),
+        ("421 busy\r\n", Check::Dialogue(vec![expect("220")]), down("reset before \"220\" came")),
+        ("421 busy\r\n", Check::Dialogue(vec![send("X")]), down("reset before \"X\" was sent")),
+        ("HTTP/1.0 200 OK\r\n\r\n", http("/"), Outcome::Up),
+        ("HTTP/1.0 503 No\r\n\r\n", http("/"), down("http: status 503")),
+        ("", Check::Tcp, Outcome::Up),
+    ];
+    for (said, check, outcome) in table {
+        let mut lab = Lab::new();
+        let (listener, address) = listener();
+        lab.start(1, &[address], check.clone(), LONG);
+        // Both the answer and the reset are there before the engine looks.
+        lab.engine.now = millis(lab.engine.epoch.elapsed());
+        lab.engine.admit();
+        let (mut client, _) = listener.accept().expect("the probe comes");
+        client.write_all(said.as_bytes()).expect("it is taken");
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option");
+        drop(client);
+        assert_eq!(lab.outcomes(1), [(1, outcome)], "{said:?} to {check:?}");
+    }
 }
 
 #[test]

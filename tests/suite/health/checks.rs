@@ -202,3 +202,49 @@ fn a_probes_connection_ends_without_a_reset() {
         instance.end();
     }
 }
+
+#[test]
+fn the_host_of_a_check_is_the_one_that_was_typed() {
+    // Of a server with two sites one is up. It puts an empty line in front of its answers, as some do.
+    let server = Server::with(|mut stream, _| {
+        let mut request = Vec::new();
+        let mut buffer = [0; 1024];
+        while !request.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(count @ 1..) => request.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+        let is_good =
+            request.windows(25).any(|line| line == b"\r\nHost: good.example:80\r\n\r\n"[..25].as_ref());
+        let _ = stream.write_all(b"\r\n");
+        let _ = stream.write_all(if is_good { GOOD } else { BAD }.as_bytes());
+        while matches!(stream.read(&mut buffer), Ok(1..)) {}
+    });
+    for (check, health, why) in [
+        ("http://good.example:80/x?y=z=200", "up", "-"),
+        ("http://bad.example/", "down", "http: status 503"),
+        ("http:/", "down", "http: status 503"),
+    ] {
+        let instance = Instance::before(&[&"--check", &check, &"--check-interval", &"20ms", &server]);
+        assert_eq!(instance.await_health(0, health).why, why, "{check}");
+        instance.end();
+    }
+}
+
+#[test]
+fn a_server_that_answers_and_resets_has_answered() {
+    let server = Server::with(|mut stream, _| {
+        let _ = stream.write_all(b"220 mail ESMTP\r\n");
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("linger");
+    });
+    for check in ["expect:220", "expect:220;send:QUIT\\r\\n", "tcp"] {
+        let args = ["--check", check, "--check-interval", "10ms", "--check-fall", "1", "PORT"];
+        let instance = Instance::start(args.map(String::from).into_iter().chain([server.to_string()]));
+        let before = server.accepted();
+        server.await_accepted(before + 60);
+        assert_eq!(instance.told("channel_down"), [""; 0], "{check}: {:?}", instance.status());
+        assert_eq!(instance.health(), "up");
+        instance.end();
+    }
+}
