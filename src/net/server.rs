@@ -149,7 +149,8 @@ pub(super) struct Shared {
 impl Shared {
     /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
     pub(super) fn serve_line(&self, service: &Service) {
-        if service.dialer.table.is_anyone_waiting() {
+        // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
+        if service.dialer.table.is_anyone_waiting() && !self.ends.load(Ordering::Relaxed) {
             let grants = service.dialer.table.lock_at(self.clock.now()).grant();
             self.deliver(service.id, grants);
         }
