@@ -71,6 +71,17 @@ def redis(children, port, clients, requests):
     }
 
 
+@contextlib.contextmanager
+def burning(children, count):
+    """So many programs that have nothing to do with it, each of which would use a whole core."""
+    running = [children.start([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for child in running:
+            children.stop(child, signal.SIGKILL)
+
+
 def ping(port, count):
     """One client, one request at a time: round trips in microseconds, {"p50_us", "p99_us"}."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:

@@ -20,6 +20,7 @@ import time
 import build
 import growth
 import micro
+import network
 import peers
 import plots
 import proc
@@ -43,6 +44,11 @@ def duration(text):
     return int(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
+def everybody():
+    """All programs that can take part."""
+    return [*peers.PROGRAMS, peers.POLLING, peers.BEFORE]
+
+
 def arguments():
     parser = argparse.ArgumentParser(
         prog="bench/compare",
@@ -56,8 +62,15 @@ def arguments():
         "--limit", type=duration, metavar="TIME", help="begin no measurement after so long, e.g. 25m (60s with --quick)"
     )
     parser.add_argument("--balance", metavar="PATH", help="the program to measure (default: built from this project)")
+    parser.add_argument("--before", metavar="PATH", help="another build of balance, to compare with")
+    parser.add_argument(
+        "--congestion",
+        metavar="NAME",
+        default="cubic",
+        help="congestion control, set in a network namespace of its own (default cubic; system = the machine's)",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="workers of every program (default 2)")
-    parser.add_argument("--programs", metavar="LIST", help="only these, with commas: " + ",".join(peers.PROGRAMS))
+    parser.add_argument("--programs", metavar="LIST", help="only these, with commas: " + ",".join(everybody()))
     parser.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
     parser.add_argument("--out", metavar="DIR", help="where results go (default bench/out)")
     parser.add_argument("--list", action="store_true", help="print the names of rows and lines")
@@ -95,13 +108,18 @@ def chosen(options):
     return found
 
 
+def takes_part(program, row):
+    """An earlier build stands beside balance wherever a figure of balance may have changed."""
+    return program in row.programs or (program == peers.BEFORE and "balance" in row.programs and row.key != "pick")
+
+
 def plan(selection, programs, rounds):
     """(round, row, cell, program): every program takes its turn at every line, each round in another order."""
     for turn in range(rounds):
         for row in selection:
             if row.once and turn:
                 continue
-            taking_part = [program for program in programs if program in row.programs]
+            taking_part = [program for program in programs if takes_part(program, row)]
             for cell in row.cells:
                 shift = turn % len(taking_part) if taking_part else 0
                 for program in taking_part[shift:] + taking_part[:shift]:
@@ -157,6 +175,7 @@ def facts(options, rounds, scale, workers, versions):
         f"{os.cpu_count()} x {model}, {memory:.0f} GiB, Linux {platform.release()}, loopback, "
         f"{proc.raise_descriptor_limit()} descriptors per process",
         f"{named}; {workers} workers each (pen has one)",
+        network.about(options.congestion),
         f"{rounds} rounds, every program taking turns"
         + (f"; quick: {scale.idle} idle connections, short runs, not for the record" if options.quick else ""),
         *([f"only {', '.join(options.row)}"] if options.row else []),
@@ -172,7 +191,7 @@ def draw(selection, samples, programs, directory):
     """Writes a chart for each figure of each row; [(name, file)]."""
     drawn = []
     for row in selection:
-        series = {program: peers.TITLES[program] for program in programs if program in row.programs}
+        series = {program: peers.TITLES[program] for program in programs if takes_part(program, row)}
         cells = table.cells_of(row, samples)
         for metric in (metric for metric in row.metrics if metric.plotted):
             values = [{p: triple(samples.all(key, metric.key, p)) for p in series} for key, _ in cells]
@@ -224,7 +243,8 @@ def finish(options, selection, samples, programs, about, workers, directory):
     drawn = draw(selection, samples, programs, directory)
     verdicts = table.verdicts(selection, samples, wanted) if wanted else ""
     title = "How cost grows" if options.growth else "Side by side"
-    page = table.report(title, about, verdicts, table.figures(selection, samples, programs), samples.failures, drawn)
+    columns = {row.key: [program for program in programs if takes_part(program, row)] for row in selection}
+    page = table.report(title, about, verdicts, table.figures(selection, samples, columns), samples.failures, drawn)
     with open(os.path.join(directory, name + ".md"), "w") as out:
         out.write(page)
     raw = {
@@ -250,17 +270,23 @@ def interrupt(*_):
 def main():
     options = arguments()
     selection = chosen(options)
-    programs = options.programs.split(",") if options.programs else peers.PROGRAMS
-    if not set(programs) <= set(peers.PROGRAMS):
-        raise proc.Failed("--programs takes " + ",".join(peers.PROGRAMS))
+    programs = options.programs.split(",") if options.programs else everybody()
+    if not set(programs) <= set(everybody()):
+        raise proc.Failed("--programs takes " + ",".join(everybody()))
+    if not options.before:
+        programs = [program for program in programs if program != peers.BEFORE]
     balance = os.path.abspath(options.balance or build.release())
     if not os.access(balance, os.X_OK):
         raise proc.Failed(f"{balance} cannot be executed")
+    before = os.path.abspath(options.before) if options.before else None
+    if before and not os.access(before, os.X_OK):
+        raise proc.Failed(f"{before} cannot be executed")
     scale = rows.QUICK if options.quick else rows.FULL
     rounds = options.rounds or (3 if options.growth and not options.quick else scale.rounds)
     workers = options.workers or min(2, os.cpu_count() or 1)
     directory = os.path.abspath(options.out or os.path.join(HERE, "out"))
     os.makedirs(directory, exist_ok=True)
+    network.enter(options.congestion)
     proc.raise_descriptor_limit()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, interrupt)
@@ -273,7 +299,7 @@ def main():
     samples = targets.Samples()
     interrupted = False
     try:
-        bench = rows.Bench(children, peers.Programs(children, scratch, balance, workers), scale, scratch)
+        bench = rows.Bench(children, peers.Programs(children, scratch, balance, workers, before), scale, scratch)
         steps = list(plan(selection, programs, rounds))
         made = measure(bench, steps, samples, rounds, options.limit or usual_limit(options))
         if made < len(steps):

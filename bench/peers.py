@@ -15,7 +15,17 @@ import proc
 PROXIES = ["balance", "haproxy", "nginx", "pen"]
 PEERS = ["haproxy", "nginx", "pen"]
 PROGRAMS = ["direct", *PROXIES]
-TITLES = {"direct": "direct", "balance": "balance", "haproxy": "HAProxy", "nginx": "nginx", "pen": "pen"}
+# balance with another setting, and another build of it. They are compared with, and never judged.
+POLLING, BEFORE = "polling", "before"
+TITLES = {
+    "direct": "direct",
+    "balance": "balance",
+    POLLING: "balance --busy-poll on",
+    BEFORE: "balance before",
+    "haproxy": "HAProxy",
+    "nginx": "nginx",
+    "pen": "pen",
+}
 PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "pen": "pen"}
 # Two descriptors each must fit under the usual hard limit of 20 000, with some left for splice pipes.
 MOST_CONNECTIONS = 9_500
@@ -28,6 +38,7 @@ class Running:
 
     def __init__(self, children, port, child=None, begin=0.0):
         self.children, self.port, self.child, self.begin = children, port, child, begin
+        self.is_lasting = False
 
     @property
     def pid(self):
@@ -37,15 +48,26 @@ class Running:
         return self
 
     def __exit__(self, *_):
-        if self.child:
+        if self.child and not self.is_lasting:
             self.children.stop(self.child)
 
 
 class Programs:
     """Starts the programs under comparison, all with the same number of workers."""
 
-    def __init__(self, children, directory, balance, workers):
+    def __init__(self, children, directory, balance, workers, before=None):
         self.children, self.directory, self.balance, self.workers = children, directory, balance, workers
+        self.before = before
+        self._lasting = {}
+
+    def lasting(self, name, channels):
+        """The one that has run since it was first asked for, and runs to the end of the comparison."""
+        key = (name, tuple(channels))
+        running = self._lasting.get(key)
+        if running is None or (running.child and running.child.poll() is not None):
+            running = self._lasting[key] = self.start(name, channels)
+            running.is_lasting = True
+        return running
 
     def start(self, name, channels, workers=None, wait=True):
         """Starts `name` in front of the ports in `channels`; with `wait`, returns when it listens."""
@@ -79,6 +101,13 @@ class Programs:
     def _balance(self, port, channels, workers):
         targets = [f"127.0.0.1:{channel}" for channel in channels]
         return [self.balance, "-f", "-b", "127.0.0.1", "--workers", str(workers), str(port), *targets]
+
+    def _polling(self, port, channels, workers):
+        program, *words = self._balance(port, channels, workers)
+        return [program, "--busy-poll", "on", *words]
+
+    def _before(self, port, channels, workers):
+        return [self.before, *self._balance(port, channels, workers)[1:]]
 
     def _haproxy(self, port, channels, workers):
         servers = "\n".join(f"    server s{i} 127.0.0.1:{channel}" for i, channel in enumerate(channels))
@@ -180,6 +209,12 @@ http {{
         child = self.children.start(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)])
         proc.wait_listening(port, child)
         return port, child
+
+    def lasting_sink(self):
+        """An iperf3 server for one test after another; returns its port."""
+        port = proc.free_port()
+        proc.wait_listening(port, self.children.start(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]))
+        return port
 
     def quiet(self):
         """A server that answers once and then holds the connection; returns its port."""

@@ -91,6 +91,10 @@ class Bench:
             self._servers[kind] = getattr(self.programs, kind)()
         return self._servers[kind]
 
+    def proxy(self, program, channels, is_lasting):
+        """A fresh process of a program, or the one that runs for the whole comparison."""
+        return (self.programs.lasting if is_lasting else self.programs.start)(program, channels)
+
     def cost(self, running):
         """Starts to count the CPU time of a proxy."""
         return Cost(running.pid)
@@ -118,25 +122,32 @@ class Cost:
 # --- the functions ----------------------------------------------------------------------------------------------------
 
 
-def bulk(bench, program, streams, down):
+def bulk(bench, program, streams, down, is_lasting=False):
     """iperf3, as many streams, one direction."""
-    channel, sink = bench.programs.sink()
+    sink = None
+    if is_lasting:
+        channel = bench.server("lasting_sink")
+    else:
+        channel, sink = bench.programs.sink()
     try:
-        with bench.programs.start(program, [channel]) as proxy:
+        with bench.proxy(program, [channel], is_lasting) as proxy:
             cost = bench.cost(proxy)
             result = load.iperf(bench.children, proxy.port, streams, down, **bench.scale.bulk)
             return {"gbits": result["gbits"], **cost.per(result["bytes"] / 1e9, "cpu_ms", 1e3)}
     finally:
-        bench.children.stop(sink)
+        if sink:
+            bench.children.stop(sink)
 
 
-def requests(bench, program, clients):
-    """redis-benchmark PING, one request in flight per client."""
-    with bench.programs.start(program, [bench.server("redis")]) as proxy:
+def requests(bench, program, clients, is_lasting=False, neighbours=0):
+    """redis-benchmark PING, one request in flight per client, beside programs that use a core each."""
+    # A few clients are slow: as long for them as for many.
+    count = min(bench.scale.requests, 15_000 * clients)
+    with bench.proxy(program, [bench.server("redis")], is_lasting) as proxy, load.burning(bench.children, neighbours):
         load.ping(proxy.port, 10)
         cost = bench.cost(proxy)
-        figures = load.redis(bench.children, proxy.port, clients, bench.scale.requests)
-        return {**figures, **cost.per(bench.scale.requests, "cpu_us", 1e6)}
+        figures = load.redis(bench.children, proxy.port, clients, count)
+        return {**figures, **cost.per(count, "cpu_us", 1e6)}
 
 
 def latency(bench, program):
@@ -150,9 +161,9 @@ def latency(bench, program):
         return {**through, "added_us": through["p50_us"] - direct["p50_us"]}
 
 
-def connections(bench, program, clients):
+def connections(bench, program, clients, is_lasting=False):
     """wrk with a new connection for each request."""
-    with bench.programs.start(program, [bench.server("web")]) as proxy:
+    with bench.proxy(program, [bench.server("web")], is_lasting) as proxy:
         cost = bench.cost(proxy)
         result = load.wrk(bench.children, proxy.port, clients, bench.scale.wrk_seconds)
         if result["errors"] > result["connections"] / 100:
@@ -262,7 +273,8 @@ ROWS = [
             )
             for streams in (1, 2, 8)
             for down in (False, True)
-        ],
+        ]
+        + [Cell("bulk-2-down-lasting", "2 ↓, lasting", (2, True, True), quick=False)],
         [Metric("gbits", "throughput", "Gbit/s", True), Metric("cpu_ms", "CPU of the proxy", "ms/GB"), _CPU_SHARE],
         bulk,
         axis="streams, ↑ client to server, ↓ server to client",
@@ -270,7 +282,17 @@ ROWS = [
     Row(
         "requests",
         "request/response, redis-benchmark PING",
-        [Cell(f"requests-{n}", f"{n} clients", (n,), quick=n == 50) for n in (50, 500)],
+        [Cell(f"requests-{n}", f"{n} clients", (n,), quick=n == 50) for n in (50, 500)]
+        + [
+            Cell(
+                f"requests-{n}-lasting" + ("-beside" if beside else ""),
+                f"{n} client{'s' if n > 1 else ''}, lasting" + (", a core burnt" if beside else ""),
+                (n, True, beside),
+                quick=False,
+            )
+            for beside in (0, 1)
+            for n in (1, 8, 50, 500)
+        ],
         [
             Metric("rps", "requests", "req/s", True),
             Metric("p50_us", "p50", "µs"),
@@ -278,6 +300,7 @@ ROWS = [
             Metric("cpu_us", "CPU of the proxy", "µs/request"),
         ],
         requests,
+        programs=[*peers.PROGRAMS, peers.POLLING],
     ),
     Row(
         "latency",
@@ -293,7 +316,8 @@ ROWS = [
     Row(
         "connections",
         "new connections, wrk",
-        [Cell(f"connections-{n}", f"{n} clients", (n,), quick=n == 32) for n in (32, 256)],
+        [Cell(f"connections-{n}", f"{n} clients", (n,), quick=n == 32) for n in (32, 256)]
+        + [Cell("connections-32-lasting", "32 clients, lasting", (32, True), quick=False)],
         [
             Metric("rate", "connections", "conn/s", True),
             Metric("cpu_us", "CPU of the proxy", "µs/connection"),

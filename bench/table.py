@@ -55,10 +55,10 @@ def cells_of(row, samples):
 
 
 def figures(rows, samples, programs):
-    """A table for each row."""
+    """A table for each row, with a column for each of the programs under its key."""
     parts = []
     for row in rows:
-        shown = [program for program in programs if program in row.programs]
+        shown = programs[row.key]
         body = []
         for key, title in cells_of(row, samples):
             for metric in row.metrics:

@@ -122,5 +122,25 @@ class Showing(unittest.TestCase):
                 self.assertIn("</svg>", plots.lines("t", "u", "x", {"pen": [(1, *triple)]}, {"pen": "pen"}, log))
 
 
+class TakingPart(unittest.TestCase):
+    def columns(self, key):
+        row = next(row for row in rows.ROWS if row.key == key)
+        return [program for program in main.everybody() if main.takes_part(program, row)]
+
+    def test_another_setting_is_measured_where_it_may_matter(self):
+        self.assertIn(peers.POLLING, self.columns("requests"))
+        self.assertNotIn(peers.POLLING, self.columns("bulk"))
+
+    def test_an_earlier_build_takes_part_wherever_balance_does(self):
+        for row in rows.ROWS:
+            self.assertEqual(peers.BEFORE in self.columns(row.key), row.key != "pick")
+
+    def test_a_table_has_a_column_for_each_who_takes_part(self):
+        row = next(row for row in rows.ROWS if row.key == "requests")
+        found = samples("requests-50", "rps", balance=3, polling=2)
+        text = table.figures([row], found, {"requests": ["balance", peers.POLLING]})
+        self.assertIn("| balance --busy-poll on |", text)
+
+
 if __name__ == "__main__":
     unittest.main()
