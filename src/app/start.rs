@@ -18,7 +18,7 @@ use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Hangup, PassedListener, Shutdown, Side};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
-use crate::sys::{Clock, descriptors, given};
+use crate::sys::{Clock, descriptors, given, socket};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
 /// of the pipe that signals come by, two of the thread that minds channels. A test holds this against a process.
@@ -41,6 +41,11 @@ pub(super) fn start(
         // In the background they would keep a file locked, or a pipe open, for as long as we run.
         let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
         given::close_all_but(&ours);
+    }
+    if let Some(name) = &settings.loopback_congestion
+        && let Err(e) = socket::offers_congestion(name)
+    {
+        return Err(Failure::new(exit::OS, format!("balance: --loopback-congestion {name}: {e}")));
     }
     let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
@@ -84,6 +89,7 @@ pub(super) fn start(
     let options = Options {
         workers,
         busy_poll: settings.busy_poll.unwrap_or(false),
+        loopback_congestion: settings.loopback_congestion.clone(),
         seed,
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,

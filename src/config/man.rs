@@ -70,7 +70,7 @@ const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
      shell has to be quoted. NAME: gives the service a name.",
-    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --control-group), and options of the services \
+    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --control-group), and options of the services \
      that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
      process's options those of the command line win.",
     "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. All errors \

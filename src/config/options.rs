@@ -240,6 +240,31 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "loopback-congestion",
+        value: Value::Word("NAME"),
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Congestion control for bulk within this host",
+        default: "the system's",
+        more: "A congestion control that paces, as bbr does, halves what a connection to 127.0.0.0/8 or ::1 can carry; there, \
+               reno or cubic is faster. Connections to anywhere else keep what the system has. Linux only.",
+        read: |draft, word| {
+            let is_name = |name: &&str| {
+                !name.is_empty()
+                    && name.len() < 16
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+            };
+            match word.as_str().filter(is_name) {
+                Some(name) => set(&mut draft.process.loopback_congestion, Some(name.to_owned())),
+                None => {
+                    Err(Bad::Value("is not the name of a congestion control, like reno or cubic".to_owned()))
+                }
+            }
+        },
+        print: |draft| draft.process.loopback_congestion.clone().unwrap_or_default(),
+        ..PLAIN
+    },
+    Row {
         long: "control-group",
         value: Value::Word("NAME"),
         scope: Scope::Process,

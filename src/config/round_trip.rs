@@ -161,9 +161,10 @@ prop_compose! {
         server_keepalive in keepalive(),
         control_group in prop::option::of("[ -9;-~]{1,12}"),
         busy_poll in any::<Option<bool>>(),
+        loopback_congestion in prop::option::of("[a-z][a-z0-9_]{1,14}"),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
-        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll };
+        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll, loopback_congestion };
         let service = ServiceSpec {
             listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service

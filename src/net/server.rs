@@ -40,6 +40,8 @@ pub struct Options {
     pub workers: usize,
     /// Workers look for events for a moment before they sleep, where that pays.
     pub busy_poll: bool,
+    /// The congestion control of bulk within this host; `None`: the system's own.
+    pub loopback_congestion: Option<String>,
     /// What decides by lot.
     pub seed: u64,
     /// `-p`.

@@ -20,6 +20,8 @@ pub(super) struct Sockets<'a> {
     /// The worker's number, for the counters.
     pub(super) shard: usize,
     pub(super) dump: Option<&'a Dump>,
+    /// The congestion control of bulk within this host, if it is not the system's own.
+    pub(super) loopback_congestion: Option<&'a str>,
     /// Bytes delivered to the client and to the server.
     pub(super) delivered: &'a mut [u64; 2],
 }
@@ -73,7 +75,9 @@ impl Kernel for Sockets<'_> {
         socket::unread(self.fd(side))
     }
     fn expect_bulk(&mut self, to: Side) {
-        socket::unpace_loopback(self.fd(to));
+        if let Some(name) = self.loopback_congestion {
+            socket::take_to_loopback(self.fd(to), name);
+        }
     }
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe> {
         // Spliced bytes are never seen, so a dump needs copies.

@@ -498,6 +498,7 @@ impl<P: Readiness> Worker<P> {
             lease,
             shard: self.id,
             dump: self.shared.options.dump.as_ref(),
+            loopback_congestion: self.shared.options.loopback_congestion.as_deref(),
             delivered: &mut connection.delivered,
         };
         let verdict = connection.relay.turn(&mut sockets, &mut self.scratch);

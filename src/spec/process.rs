@@ -19,4 +19,7 @@ pub struct ProcessSpec {
     pub workers: Option<NonZeroUsize>,
     /// `--busy-poll`. `None`: where cores can be spared.
     pub busy_poll: Option<bool>,
+    /// `--loopback-congestion`: the congestion control of bulk within this host; whether the system has it is asked later.
+    /// `None`: the system's own.
+    pub loopback_congestion: Option<String>,
 }

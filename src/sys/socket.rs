@@ -186,32 +186,51 @@ fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Res
     Ok(rustix::net::bind(fd, &source)?)
 }
 
-/// The most that waits unsent on a connection that [`unpace_loopback`] changed, in bytes.
+/// The most that waits unsent on a connection that [`take_to_loopback`] changed, in bytes: what has waited in a long queue is
+/// out of the processor's caches when it is read.
 #[cfg(target_os = "linux")]
 const UNSENT_MOST: u32 = 512 * 1024;
 
-/// Takes a connection within this host off a congestion control that paces.
-///
-/// BBR spreads what is sent over time, so that it does not queue in front of a narrow link. Within a host there is no link:
-/// the timers of the pacing only cost, and halve what a connection can carry. Reno, which every Linux has and everybody may
-/// choose, sends at once. Its queue is bounded, since what has waited in a long one is out of the processor's caches when
-/// it is read. Connections to anywhere else keep what the operator has chosen.
+/// Gives a connection within this host another congestion control. Connections to anywhere else keep what they have.
 #[cfg(target_os = "linux")]
-pub(crate) fn unpace_loopback(fd: impl AsFd) {
+pub(crate) fn take_to_loopback(fd: impl AsFd, congestion: &str) {
     let fd = fd.as_fd();
     let peer = rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
     let is_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-    if is_loopback && sockopt::tcp_congestion(fd).is_ok_and(|name| name.starts_with("bbr")) {
-        // Slower is all that it is if these fail.
-        if sockopt::set_tcp_congestion(fd, "reno").is_ok() {
-            let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(UNSENT_MOST);
-        }
+    // Slower is all that it is if these fail.
+    if is_loopback && sockopt::set_tcp_congestion(fd, congestion).is_ok() {
+        let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(UNSENT_MOST);
     }
 }
 
-/// Other systems do not pace.
+/// Whether a connection of ours may have this congestion control.
+///
+/// # Errors
+/// The system does not have it, or has it for privileged users only.
+#[cfg(target_os = "linux")]
+pub(crate) fn offers_congestion(name: &str) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    sockopt::set_tcp_congestion(&socket, name).map_err(|e| match e {
+        Errno::NOENT => {
+            io::Error::other("the system does not have it (sysctl net.ipv4.tcp_available_congestion_control)")
+        }
+        Errno::PERM => io::Error::other("not for this user (sysctl net.ipv4.tcp_allowed_congestion_control)"),
+        e => e.into(),
+    })
+}
+
+/// Only Linux lets a program choose.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn unpace_loopback(_fd: impl AsFd) {}
+pub(crate) fn take_to_loopback(_fd: impl AsFd, _congestion: &str) {}
+
+/// Only Linux lets a program choose.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn offers_congestion(_name: &str) -> io::Result<()> {
+    Err(io::Error::other("only Linux has the option"))
+}
 
 /// Reads what is there.
 pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
@@ -409,25 +428,16 @@ mod tests {
     }
 
     #[test]
-    fn bulk_within_the_host_is_not_paced() {
+    fn a_connection_within_the_host_takes_another_congestion_control() {
         let listener = listener();
         let fd = connected(&listener, HandshakeAck::AtOnce);
         let lowat = || socket2::SockRef::from(&fd).tcp_notsent_lowat().expect("an option");
-        sockopt::set_tcp_congestion(&fd, "reno").expect("every Linux has it");
-        let before = lowat();
-        unpace_loopback(&fd);
-        assert_eq!((&sockopt::tcp_congestion(&fd).expect("an option")[..], lowat()), ("reno", before));
-        match sockopt::set_tcp_congestion(&fd, "bbr") {
-            Ok(()) => {
-                unpace_loopback(&fd);
-                let name = sockopt::tcp_congestion(&fd).expect("an option");
-                assert_eq!((&name[..], lowat()), ("reno", UNSENT_MOST));
-            }
-            Err(e) => assert!(
-                matches!(e, Errno::NOENT | Errno::PERM),
-                "only a kernel that has no BBR, or does not let us have it, may refuse: {e}"
-            ),
-        }
+        take_to_loopback(&fd, "reno");
+        assert_eq!((&sockopt::tcp_congestion(&fd).expect("an option")[..], lowat()), ("reno", UNSENT_MOST));
+        take_to_loopback(&fd, "nonesuch");
+        assert_eq!(sockopt::tcp_congestion(&fd).expect("an option"), "reno");
+        offers_congestion("reno").expect("every Linux has it");
+        offers_congestion("nonesuch").expect_err("no Linux has it");
     }
 
     #[test]

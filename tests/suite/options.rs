@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Direction, Instance, Received, Run, Server, Setup, Stream, eventually, own_address,
+    Client, Direction, Directory, Instance, Received, Run, Server, Setup, Stream, eventually, own_address,
 };
 use crate::queue::waiting;
 
@@ -104,6 +104,33 @@ fn a_worker_looks_for_events_before_it_sleeps_unless_told_not_to() {
         let calls = std::fs::read_to_string(&trace).expect("a trace");
         assert_eq!(calls.contains("sched_yield()"), does, "--busy-poll {option}");
     }
+}
+
+#[test]
+fn bulk_within_the_host_has_the_congestion_control_that_was_asked_for() {
+    for (options, does) in [(&["--loopback-congestion", "reno"][..], true), (&[], false)] {
+        let server = Server::echo();
+        let (mut instance, trace) = writing_down("setsockopt", options, &server.to_string());
+        let mut client = instance.connect();
+        let block = "x".repeat(1 << 20);
+        for _ in 0..4 {
+            client.send(&block);
+            assert_eq!(client.recv(block.len()).len(), block.len());
+        }
+        drop(client);
+        instance.await_show("it is over", |rows| rows[0].c == 0);
+        instance.signal(rustix::process::Signal::TERM);
+        assert_eq!(instance.wait(), 0);
+        let calls = std::fs::read_to_string(&trace).expect("a trace");
+        // The first is the question at the start whether the system has it.
+        assert_eq!(calls.matches("TCP_CONGESTION").count() > 1, does, "{options:?}");
+    }
+    let directory = Directory::new();
+    let run = Run::balance(&directory)
+        .args(["-f", "--loopback-congestion", "nonesuch", "80", "a"])
+        .finish()
+        .code(71);
+    assert!(run.stderr.contains("--loopback-congestion nonesuch: the system does not have it"), "{run}");
 }
 
 #[test]

@@ -76,6 +76,8 @@ fn options_are_all_there() {
         "2",
         "--busy-poll",
         "off",
+        "--loopback-congestion",
+        "reno",
         "-B",
         "127.0.0.1",
         "-t",
@@ -125,7 +127,7 @@ fn options_are_all_there() {
     let instance = start(&options, &["127.0.0.1:9,weight=3", "127.0.0.1:10,disabled"]);
     let line = saved(&instance);
     for words in [
-        "balance -f -d --workers 2 --busy-poll off ",
+        "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno ",
         " -B 127.0.0.1 -t 7 -T 5m --half-close-timeout 90s -K 30:5:3 -k 60:10:4 ",
         " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject ",
         r#" --check 'send:it'\''s $HOME\r\n;expect:a "b" !' --check-interval 1d --check-timeout 3s "#,

@@ -136,6 +136,7 @@ impl<P: Readiness> Worker<P> {
                 lease,
                 shard: self.id,
                 dump: None,
+                loopback_congestion: None,
                 delivered: &mut connection.delivered,
             }),
         })
