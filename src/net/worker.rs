@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::doors::Doors;
-use self::sight::Sight;
 use super::busy_poll::{self, BusyPoll};
 use super::dial::{Dial, Waited};
 use super::server::{Message, Shared};
@@ -29,6 +28,7 @@ use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 use crate::sys::poller::{Kind, Readiness, Seen, Token};
 use crate::sys::scheduling;
+use crate::sys::sight::Sight;
 use crate::sys::socket;
 use crate::sys::splice::{Pipe, Pipes};
 use crate::sys::timers::Timers;
@@ -39,7 +39,6 @@ mod dialing;
 mod doors;
 mod ending;
 mod looking;
-mod sight;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;

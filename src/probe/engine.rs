@@ -15,8 +15,10 @@ use super::link::Link;
 use super::order::{Findings, Order, millis};
 use super::walk::Walk;
 use crate::spec::Check;
+use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Budget;
-use crate::sys::poller::{Kind, Poller, Readiness, Token, Waker};
+use crate::sys::poller::{Kind, Poller, Readiness, Seen, Token, Waker};
+use crate::sys::sight::Sight;
 use crate::sys::timers::Timers;
 use crate::wire::relay::{Ready, Side};
 use crate::wire::talk::Talk;
@@ -36,6 +38,8 @@ const FAREWELL_MS: u64 = 1_000;
 pub(super) const PARTING: Duration = Duration::from_secs(1);
 /// What is read at once, in bytes.
 const SCRATCH: usize = 16 * 1_024;
+/// How long the report of a program that has ended may take to come, in ms.
+const REPORT_MS: u64 = 1_000;
 /// How long the engine sleeps if the poller fails, in ms.
 const BROKEN_MS: u64 = 50;
 
@@ -57,7 +61,10 @@ pub(super) struct Engine {
     scratch: Box<[u8]>,
     done: Vec<(u64, Findings)>,
     epoch: Instant,
+    /// The thread's own time: while it is held up, no deadline comes nearer.
+    time: OwnTime,
     now: u64,
+    sight: Sight,
 }
 
 /// An attempt at one address.
@@ -116,7 +123,9 @@ impl Engine {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             done: Vec::new(),
             epoch: Instant::now(),
+            time: OwnTime::default(),
             now: 0,
+            sight: Sight::default(),
         })
     }
 
@@ -137,7 +146,7 @@ impl Engine {
     /// Makes probes until there are outcomes, which are appended to `done`, or `until` has come, or somebody used the waker.
     /// It may come back with nothing before that.
     pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut VecDeque<(u64, Findings)>) {
-        self.now = millis(self.epoch.elapsed());
+        self.now = self.own_time();
         loop {
             self.admit();
             let is_woken = self.round(until);
@@ -193,11 +202,7 @@ impl Engine {
 
     /// Waits once, and does what is to do. Was the waker used?
     fn round(&mut self, until: Option<Instant>) -> bool {
-        if self.poller.wait(self.patience(until)).is_err() {
-            // Cannot be; if it is, it must not burn a core.
-            thread::sleep(Duration::from_millis(BROKEN_MS));
-        }
-        self.now = millis(self.epoch.elapsed());
+        let heard = self.look(until);
         let mut is_woken = false;
         let mut next = 0;
         while let Some((token, ready)) = self.poller.event(next) {
@@ -214,10 +219,30 @@ impl Engine {
         while let Some(report) = self.programs.report() {
             self.ended(report);
         }
-        while let Some((_, key)) = self.timers.due(self.now) {
+        while let Some((_, key)) = self.timers.due(heard) {
             self.expired(key);
         }
         is_woken
+    }
+
+    /// Waits for events. Up to when has all been heard that happened? Only a deadline before that may be believed: what is late
+    /// is perhaps our own look.
+    fn look(&mut self, until: Option<Instant>) -> u64 {
+        let (patience, began) = (self.patience(until), self.own_time());
+        let seen = self.poller.wait(patience).unwrap_or_else(|_| {
+            // Cannot be; if it is, it must not burn a core.
+            thread::sleep(Duration::from_millis(BROKEN_MS));
+            Seen::Interrupted
+        });
+        self.now = millis(self.time.waited(patience, self.epoch.elapsed()));
+        // Of each probe and each farewell a socket, and the waker.
+        let watches = self.probes.len() + self.lingering.len() + 1;
+        self.sight.looked(began.min(self.now), seen, self.poller.events(), watches)
+    }
+
+    /// In ms.
+    fn own_time(&self) -> u64 {
+        millis(self.time.reading(self.epoch.elapsed()))
     }
 
     /// How long to wait for events.
@@ -226,9 +251,11 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         // A moment more than due, so that the clock has surely passed it.
-        let elapsed = millis(self.epoch.elapsed());
-        let due =
-            self.timers.next().map(|at| Duration::from_millis(at.saturating_sub(elapsed).saturating_add(1)));
+        let now = self.own_time();
+        let due = self.timers.next().map(|at| match at.saturating_sub(now) {
+            0 => Duration::ZERO,
+            left => Duration::from_millis(left.saturating_add(1)),
+        });
         let until = until.map(|until| until.saturating_duration_since(Instant::now()));
         [due, until].into_iter().flatten().min()
     }
@@ -370,7 +397,14 @@ impl Engine {
         if self.lingering.remove(&key).is_some() {
             return;
         }
-        let Some(probe) = self.probes.remove(&key) else { return };
+        let Some(mut probe) = self.probes.remove(&key) else { return };
+        if let Effort::Running(program) = &mut probe.effort
+            && program.is_over_by_now()
+        {
+            // It was in time, and what is late is its report.
+            probe.deadline = self.now + REPORT_MS;
+            return self.insert(key, probe);
+        }
         let timeout = probe.walk.order.timeout;
         let cause = match probe.effort {
             Effort::Connecting(_) => format!("no answer within {timeout:?}"),

@@ -60,7 +60,11 @@ pub(super) struct Report {
 
 /// A program under way. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Program(Arc<Mutex<Life>>);
+pub(super) struct Program {
+    life: Arc<Mutex<Life>>,
+    /// It was found to be over, and no report had come.
+    is_known_over: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
@@ -107,7 +111,7 @@ impl Programs {
         match begun {
             Ok(_) => {
                 self.running += 1;
-                Ok(Program(life))
+                Ok(Program { life, is_known_over: false })
             }
             Err(e) => Err(Fault::Exhausted(format!("cannot run {}: no thread: {e}", path.display()))),
         }
@@ -130,9 +134,23 @@ impl Programs {
     }
 }
 
+impl Program {
+    /// Has it ended though nobody has reported it? Says so once: a report that does not come then never will.
+    pub(super) fn is_over_by_now(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_known_over, true) {
+            return false;
+        }
+        match *lock(&self.life) {
+            Life::Running(pid) => has_ended(pid),
+            Life::Over => true,
+            Life::Starting | Life::Doomed => false,
+        }
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
-        let mut life = lock(&self.0);
+        let mut life = lock(&self.life);
         match *life {
             Life::Starting => *life = Life::Doomed,
             Life::Running(pid) => kill_group(pid),
@@ -247,6 +265,20 @@ fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
         drop(life);
         thread::sleep(std::time::Duration::from_millis(10));
     }
+}
+
+/// Of a program that is not reaped.
+#[cfg(not(target_os = "openbsd"))]
+fn has_ended(pid: Pid) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
+}
+
+/// `waitid` cannot be had, and its thread looks every few milliseconds.
+#[cfg(target_os = "openbsd")]
+fn has_ended(_: Pid) -> bool {
+    false
 }
 
 fn kill_group(pid: Pid) {

@@ -1,7 +1,7 @@
 //! What the kernel offers: sockets, readiness, pipes, descriptors, the clock. Knows no channel and no client.
 //!
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
-//! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `fault` says whose
+//! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod clock;
@@ -12,6 +12,7 @@ pub mod listen;
 pub(crate) mod poller;
 pub(crate) mod program;
 pub(crate) mod scheduling;
+pub(crate) mod sight;
 pub(crate) mod socket;
 pub(crate) mod splice;
 pub(crate) mod timers;

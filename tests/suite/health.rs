@@ -12,6 +12,7 @@ mod door;
 mod going_down;
 mod outages;
 mod passive;
+mod paused;
 mod programs;
 mod real_servers;
 mod slow_start;

@@ -1,13 +1,13 @@
-//! Up to when a worker has heard all that the kernel had to tell.
+//! Up to when a thread has heard all that the kernel had to tell.
 //!
 //! Knows: how much each look brought. Never: a clock, what an event means. A deadline may be believed only if everything
-//! that happened before it has been heard: a worker that was held up wakes to old deadlines and unheard news.
+//! that happened before it has been heard: a thread that was held up wakes to old deadlines and unheard news.
 
-use crate::sys::poller::Seen;
+use super::poller::Seen;
 
-/// The state of a worker's knowledge.
+/// The state of a thread's knowledge.
 #[derive(Debug, Default)]
-pub(super) struct Sight {
+pub(crate) struct Sight {
     /// Nothing that happened before this time, in ms, is unheard.
     upto: u64,
     /// Looks that brought as much as they could hold: when the first of them began, and how many watches were not
@@ -17,7 +17,7 @@ pub(super) struct Sight {
 
 impl Sight {
     /// A look that began `at` has brought `events` of `watches` sockets. Up to when all is heard now?
-    pub(super) fn looked(&mut self, at: u64, seen: Seen, events: usize, watches: usize) -> u64 {
+    pub(crate) fn looked(&mut self, at: u64, seen: Seen, events: usize, watches: usize) -> u64 {
         match seen {
             Seen::All => (self.upto, self.partial) = (at, None),
             // Whoever has news stands in the kernel's line and is reported in turn: once all could have been, all that had
