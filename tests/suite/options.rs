@@ -127,7 +127,7 @@ fn bulk_within_the_host_has_the_congestion_control_that_was_asked_for() {
     }
     let directory = Directory::new();
     let run = Run::balance(&directory)
-        .args(["-f", "--loopback-congestion", "nonesuch", "80", "a"])
+        .args(["-f", "--loopback-congestion", "nonesuch", "80", "127.0.0.1:9"])
         .finish()
         .code(71);
     assert!(run.stderr.contains("--loopback-congestion nonesuch: the system does not have it"), "{run}");
