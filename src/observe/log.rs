@@ -51,6 +51,8 @@ struct Sink {
 enum Way {
     Stderr,
     Syslog(Syslog),
+    #[cfg(test)]
+    Kept(Vec<Event>, fn()),
 }
 
 impl Log {
@@ -67,6 +69,21 @@ impl Log {
 
     fn syslog_at(path: PathBuf, debug: bool) -> Self {
         Self::new(debug, Way::Syslog(Syslog { path, socket: None }))
+    }
+
+    /// Keeps everything that it is told, for [`Log::take`], and calls this before.
+    #[cfg(test)]
+    pub(crate) fn kept(told: fn()) -> Self {
+        Self::new(true, Way::Kept(Vec::new(), told))
+    }
+
+    /// What was kept since the last time.
+    #[cfg(test)]
+    pub(crate) fn take(&self) -> Vec<Event> {
+        match &mut self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).way {
+            Way::Kept(events, _) => std::mem::take(events),
+            Way::Stderr | Way::Syslog(_) => Vec::new(),
+        }
     }
 
     fn new(debug: bool, way: Way) -> Self {
@@ -99,6 +116,11 @@ impl Log {
         }
         let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink { way, limiter } = &mut *sink;
+        #[cfg(test)]
+        if let Way::Kept(events, told) = way {
+            told();
+            return events.push(event.clone());
+        }
         // The sink is where the clock is read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
         let left_out = if is_limited(event) { limiter.admit(&line, Instant::now()) } else { Some(0) };
@@ -108,6 +130,8 @@ impl Log {
             Way::Stderr if severity == Severity::Info && !self.inner.debug => {}
             Way::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
             Way::Syslog(syslog) => syslog.send(&syslog_line(severity, &line, left_out, std::process::id())),
+            #[cfg(test)]
+            Way::Kept(..) => {}
         }
     }
 }

@@ -9,22 +9,55 @@ const LATE: Duration = Duration::from_millis(250);
 
 /// Time since the start of the instance. Every copy tells the same.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock(Instant);
+pub struct Clock {
+    start: Instant,
+    /// What it tells instead of the system's time.
+    #[cfg(test)]
+    told: Option<&'static Told>,
+}
+
+/// A time that a test decides on.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Told(std::sync::atomic::AtomicU64);
+
+#[cfg(test)]
+impl Told {
+    /// So many microseconds have passed since the start.
+    pub(crate) fn set(&self, micros: u64) {
+        self.0.store(micros, std::sync::atomic::Ordering::SeqCst);
+    }
+}
 
 impl Clock {
     /// Starts at 0.
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self {
+            start: Instant::now(),
+            #[cfg(test)]
+            told: None,
+        }
+    }
+
+    /// Tells what it is told.
+    #[cfg(test)]
+    pub(crate) fn told(told: &'static Told) -> Self {
+        Self { told: Some(told), ..Self::start() }
     }
 
     /// Since the start.
     pub fn now(self) -> Duration {
-        self.0.elapsed()
+        #[cfg(test)]
+        if let Some(Told(micros)) = self.told {
+            let _ = super::trouble::strike(super::trouble::Spot::Clock);
+            return Duration::from_micros(micros.load(std::sync::atomic::Ordering::SeqCst));
+        }
+        self.start.elapsed()
     }
 
     /// As an instant of the system's clock.
     pub(crate) fn instant(self, at: Duration) -> Instant {
-        self.0 + at
+        self.start + at
     }
 }
 

@@ -84,6 +84,12 @@ impl Budget {
         })
     }
 
+    /// Is nothing taken?
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == self.total
+    }
+
     /// Takes `count`, if so many are left.
     pub(crate) fn take(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, 0)

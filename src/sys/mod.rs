@@ -16,6 +16,8 @@ pub(crate) mod sight;
 pub(crate) mod socket;
 pub(crate) mod splice;
 pub(crate) mod timers;
+#[cfg(test)]
+pub(crate) mod trouble;
 
 pub use clock::Clock;
 pub use socket::Outgoing;

@@ -23,7 +23,7 @@ const BATCH: usize = 512;
 const WAKE_TRIES: usize = 4;
 
 /// Everything that can be told of a connection's socket.
-const ALL: EventFlags = EventFlags::IN
+pub(super) const ALL: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
@@ -54,10 +54,29 @@ impl Waker {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+
     /// Takes note of the wake-up.
     pub(crate) fn drain(&self) {
         let _ = rustix::io::read(&*self.0, &mut [0u8; 8]);
     }
+}
+
+/// What an event says.
+pub(super) fn told(event: &Event) -> (Token, Ready) {
+    let flags = event.flags;
+    let has = |wanted: EventFlags| flags.intersects(wanted);
+    let ready = Ready {
+        readable: has(EventFlags::IN | EventFlags::HUP),
+        writable: has(EventFlags::OUT),
+        urgent: has(EventFlags::PRI),
+        read_closed: has(EventFlags::RDHUP | EventFlags::HUP),
+        error: has(EventFlags::ERR),
+    };
+    (Token::unpack(event.data.u64()), ready)
 }
 
 impl Poller {
@@ -114,18 +133,7 @@ impl Readiness for Poller {
             Err(e) => return Err(e.into()),
         };
         self.interruptions.over();
-        self.ready.extend(events.iter().map(|event| {
-            let flags = event.flags;
-            let has = |wanted: EventFlags| flags.intersects(wanted);
-            let ready = Ready {
-                readable: has(EventFlags::IN | EventFlags::HUP),
-                writable: has(EventFlags::OUT),
-                urgent: has(EventFlags::PRI),
-                read_closed: has(EventFlags::RDHUP | EventFlags::HUP),
-                error: has(EventFlags::ERR),
-            };
-            (Token::unpack(event.data.u64()), ready)
-        }));
+        self.ready.extend(events.iter().map(told));
         Ok(if self.ready.len() < BATCH { Seen::All } else { Seen::Part })
     }
 

@@ -17,3 +17,6 @@ mod readiness;
 mod token;
 pub(crate) use readiness::{Readiness, Seen};
 pub(crate) use token::{Kind, Token};
+
+#[cfg(all(test, target_os = "linux", not(portable)))]
+pub(crate) mod simulated;

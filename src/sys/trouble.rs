@@ -1,0 +1,101 @@
+//! What a test lets go wrong: an error of a system call, a panic. Nothing of it is there outside of tests.
+//!
+//! Knows: where something may go wrong, and what is to go wrong there. Never: what comes of it.
+
+use std::cell::RefCell;
+use std::io;
+
+use rustix::io::Errno;
+
+/// Where something may go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Spot {
+    Accept,
+    Clock,
+    Connect,
+    Read,
+    /// A worker reads a message.
+    Message,
+    /// An event is told.
+    Tell,
+    Watch,
+    Write,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mishap {
+    Error(Errno),
+    Panic,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Whose code is running: only that of the program can meet with anything.
+    is_on: bool,
+    /// What happens where, after so many times that it did not.
+    ahead: Vec<(Spot, u32, Mishap)>,
+    happened: Vec<(Spot, Mishap)>,
+}
+
+thread_local! {
+    static TROUBLE: RefCell<Trouble> = RefCell::default();
+}
+
+/// Nothing goes wrong on this thread.
+pub(crate) fn begin() {
+    TROUBLE.set(Trouble::default());
+}
+
+/// Something is to go wrong on this thread.
+pub(crate) fn plan(spot: Spot, after: u32, what: Mishap) {
+    TROUBLE.with_borrow_mut(|all| all.ahead.push((spot, after, what)));
+}
+
+/// Forgets what has not happened yet.
+pub(crate) fn calm() {
+    TROUBLE.with_borrow_mut(|all| all.ahead.clear());
+}
+
+/// Runs a part of the program, in which something may go wrong.
+pub(crate) fn during<T>(act: impl FnOnce() -> T) -> T {
+    struct Off;
+    impl Drop for Off {
+        fn drop(&mut self) {
+            TROUBLE.with_borrow_mut(|all| all.is_on = false);
+        }
+    }
+    TROUBLE.with_borrow_mut(|all| all.is_on = true);
+    let _off = Off;
+    act()
+}
+
+/// What went wrong since this was asked last.
+pub(crate) fn happened() -> Vec<(Spot, Mishap)> {
+    TROUBLE.with_borrow_mut(|all| std::mem::take(&mut all.happened))
+}
+
+/// Does something go wrong here?
+pub(crate) fn strike(spot: Spot) -> io::Result<()> {
+    let what = TROUBLE.with_borrow_mut(|all| {
+        if !all.is_on || std::thread::panicking() {
+            return None;
+        }
+        let at = all.ahead.iter().position(|&(where_to, ..)| where_to == spot)?;
+        let (_, after, what) = &mut all.ahead[at];
+        if *after > 0 {
+            *after -= 1;
+            return None;
+        }
+        let what = *what;
+        all.ahead.swap_remove(at);
+        all.happened.push((spot, what));
+        Some(what)
+    });
+    match what {
+        None => Ok(()),
+        Some(Mishap::Error(e)) => Err(e.into()),
+        // Not by the macro: nobody needs to read of each.
+        Some(Mishap::Panic) => std::panic::resume_unwind(Box::new("a panic that was asked for")),
+    }
+}
