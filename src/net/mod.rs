@@ -7,6 +7,7 @@
 mod busy_poll;
 mod circle;
 mod dial;
+mod planted;
 pub mod server;
 mod service;
 mod sockets;

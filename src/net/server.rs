@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::circle::Circle;
 use super::dial::Dialer;
+use super::planted::{self, Bug};
 use super::service::{NewService, Phase, Service, ServiceId};
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
@@ -57,7 +60,7 @@ pub(super) enum Message {
     /// Serve these, then answer.
     Open(Vec<Opened>, SyncSender<io::Result<()>>),
     /// A client that another worker accepted.
-    Adopt(Arc<Service>, OwnedFd, SocketAddr, Taken),
+    Adopt(Guest, OwnedFd, SocketAddr, Taken),
     /// Take nobody new for a service, then answer.
     StopListening(ServiceId, SyncSender<()>),
     /// Take nobody new, close all connections, then answer.
@@ -120,6 +123,10 @@ impl Carried {
 }
 
 impl Desk {
+    pub(super) fn new(waker: Waker) -> Self {
+        Self { inbox: Mutex::default(), waker, load: Carried::default() }
+    }
+
     pub(super) fn send(&self, message: Message) {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         self.waker.wake();
@@ -149,6 +156,45 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(
+        options: Options,
+        clock: Clock,
+        log: &Log,
+        desks: Vec<Desk>,
+        drained: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
+        let budget = Budget::with_pipes(limit, options.own_descriptors, splice::allowance());
+        Arc::new(Self {
+            options,
+            clock,
+            log: log.clone(),
+            budget,
+            desks: desks.into(),
+            starved: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
+            services: Mutex::default(),
+            next_service: AtomicU32::new(0),
+            drained: Box::new(drained),
+        })
+    }
+
+    /// Gives a service its number, and remembers it until it stops.
+    pub(super) fn enlist(&self, new: NewService) -> Opened {
+        let id = ServiceId(self.next_service.fetch_add(1, Ordering::SeqCst));
+        let dialer = Dialer {
+            table: new.table,
+            clock: self.clock,
+            outgoing: new.options.outgoing,
+            log: new.log.clone(),
+            circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
+            changed: new.changed,
+        };
+        let service = Arc::new(Service::new(id, dialer, new.log, new.options));
+        lock(&self.services).insert(id, Arc::clone(&service));
+        Opened { service, listeners: new.listeners }
+    }
+
     /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
     pub(super) fn serve_line(&self, service: &Service) {
         // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
@@ -218,13 +264,7 @@ impl Shared {
         lock(&self.services).get(&id).cloned()
     }
 
-    /// A client of a service has left.
-    pub(super) fn left(&self, service: &Service) {
-        service.leave();
-        self.see_the_last_off(service);
-    }
-
-    fn see_the_last_off(&self, service: &Service) {
+    pub(super) fn see_the_last_off(&self, service: &Service) {
         if service.has_just_stopped() {
             let mut services = lock(&self.services);
             services.remove(&service.id);
@@ -234,6 +274,63 @@ impl Shared {
                 (self.drained)();
             }
         }
+    }
+}
+
+/// A client's place in the counts of its service and of the worker that carries it. It is given back when this is dropped,
+/// whatever the reason: a panic, too, may not lose it.
+pub(super) struct Guest {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    /// The worker that carries it.
+    desk: Option<u32>,
+}
+
+impl Guest {
+    /// A place below the limit of a service, if there is one.
+    pub(super) fn enter(service: &Arc<Service>, shared: &Arc<Shared>) -> Option<Self> {
+        service.enter().then(|| Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None })
+    }
+
+    /// This worker carries it from now on. To be called once.
+    pub(super) fn sit_at(&mut self, desk: usize) {
+        debug_assert!(self.desk.is_none(), "it has a desk");
+        self.shared.desks[desk].load.add();
+        self.desk = u32::try_from(desk).ok();
+    }
+
+    fn leave(&self) {
+        self.shared.see_the_last_off(&self.service);
+        // At the end of the process nobody new is served.
+        let is_end = self.shared.ends.load(Ordering::Relaxed);
+        if self.desk.is_some() && !is_end && !planted::has(Bug::ForgetsLine) {
+            self.shared.serve_line(&self.service);
+        }
+    }
+}
+
+impl Deref for Guest {
+    type Target = Arc<Service>;
+
+    fn deref(&self) -> &Arc<Service> {
+        &self.service
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if thread::panicking() && planted::has(Bug::LosesCount) {
+            return;
+        }
+        if let Some(desk) = self.desk {
+            self.shared.desks[desk as usize].load.subtract();
+        }
+        self.service.leave();
+        if !thread::panicking() {
+            return self.leave();
+        }
+        // A second panic on the way out of one would end the process. The first one is told.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.leave()));
     }
 }
 
@@ -267,23 +364,9 @@ impl Server {
             let poller = Poller::new()?;
             let waker = poller.waker(Token::WAKER)?;
             pollers.push(poller);
-            desks.push(Desk { inbox: Mutex::default(), waker, load: Carried::default() });
+            desks.push(Desk::new(waker));
         }
-        let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
-        let pipe_bytes = splice::allowance();
-        let budget = Budget::with_pipes(limit, options.own_descriptors, pipe_bytes);
-        let shared = Arc::new(Shared {
-            options,
-            clock,
-            log: log.clone(),
-            budget,
-            desks: desks.into(),
-            starved: AtomicBool::new(false),
-            ends: AtomicBool::new(false),
-            services: Mutex::default(),
-            next_service: AtomicU32::new(0),
-            drained: Box::new(drained),
-        });
+        let shared = Shared::new(options, clock, log, desks, drained);
         for (id, poller) in pollers.into_iter().enumerate() {
             let mut worker = Worker::new(id, poller, Arc::clone(&shared));
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
@@ -297,21 +380,7 @@ impl Server {
     /// A listener cannot be watched; then none of them is served.
     pub fn open(&self, services: Vec<NewService>) -> io::Result<Vec<Running>> {
         let shared = &self.shared;
-        let open = |new: NewService| {
-            let id = ServiceId(shared.next_service.fetch_add(1, Ordering::SeqCst));
-            let dialer = Dialer {
-                table: new.table,
-                clock: shared.clock,
-                outgoing: new.options.outgoing,
-                log: new.log.clone(),
-                circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
-                changed: new.changed,
-            };
-            let service = Arc::new(Service::new(id, dialer, new.log, new.options));
-            Opened { service, listeners: new.listeners }
-        };
-        let opened: Vec<Opened> = services.into_iter().map(open).collect();
-        lock(&shared.services).extend(opened.iter().map(|new| (new.service.id, Arc::clone(&new.service))));
+        let opened: Vec<Opened> = services.into_iter().map(|new| shared.enlist(new)).collect();
         let answers = shared.ask(PATIENCE, |answer| Message::Open(opened.clone(), answer));
         let running: Vec<Running> = opened
             .into_iter()

@@ -18,8 +18,8 @@ use slab::Slab;
 use self::doors::Doors;
 use super::busy_poll::{self, BusyPoll};
 use super::dial::{Dial, Waited};
-use super::server::{Message, Shared};
-use super::service::Service;
+use super::planted::{self, Bug};
+use super::server::{Guest, Message, Shared};
 use super::sockets::Sockets;
 use crate::observe::{End, Event};
 use crate::sched::Lease;
@@ -32,6 +32,8 @@ use crate::sys::sight::Sight;
 use crate::sys::socket;
 use crate::sys::splice::{Pipe, Pipes};
 use crate::sys::timers::Timers;
+#[cfg(test)]
+use crate::sys::trouble::{self, Spot};
 use crate::wire::relay::{Ending, Ready, Relay, Side, Verdict};
 
 mod accepting;
@@ -65,8 +67,8 @@ struct Waiting {
     client: SocketAddr,
 }
 
+/// What is given back when it is dropped is given back in this order: the slot, the descriptors, the place in the counts.
 struct Connection {
-    service: Arc<Service>,
     client: OwnedFd,
     stage: Stage,
     relay: Relay<Box<Pipe>>,
@@ -92,6 +94,7 @@ struct Connection {
     /// Stands in the queue of those that have more to do.
     queued: bool,
     _taken: Taken,
+    service: Guest,
 }
 
 impl Connection {
@@ -121,6 +124,10 @@ pub(super) struct Worker<P> {
     doors: Doors,
     /// Clients taken so far.
     taken: u64,
+    /// Clients accepted so far, those included that were handed over.
+    accepted: usize,
+    /// Something was worked off since the last panic.
+    goes_on: bool,
     shared: Arc<Shared>,
     connections: Slab<Connection>,
     timers: Timers,
@@ -195,6 +202,8 @@ impl<P: Readiness> Worker<P> {
             poller,
             doors: Doors::default(),
             taken: 0,
+            accepted: 0,
+            goes_on: true,
             shared,
             connections: Slab::new(),
             timers: Timers::default(),
@@ -217,9 +226,17 @@ impl<P: Readiness> Worker<P> {
         scheduling::become_batch();
         loop {
             if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
-                // `guarded` lets no connection get here; whatever it was, the others must not pay for it.
-                self.shared.log.tell(&Event::WorkerPanic { what: "event loop".into() });
+                let _ = catch_unwind(AssertUnwindSafe(|| self.survive()));
             }
+        }
+    }
+
+    /// A panic has got here; `guarded` lets none of a connection. Whatever it was, the others must not pay for it.
+    fn survive(&mut self) {
+        self.shared.log.tell(&Event::WorkerPanic { what: "event loop".into() });
+        if !std::mem::take(&mut self.goes_on) {
+            // Nothing comes of trying it again at once.
+            std::thread::sleep(Duration::from_millis(STARVED_MS));
         }
     }
 
@@ -242,6 +259,8 @@ impl<P: Readiness> Worker<P> {
 
     /// Takes note of what a look has brought.
     fn looked(&mut self, look: &Look, seen: io::Result<Seen>) {
+        // First of all: news is told once, and may not be lost by what comes now.
+        self.next_event = 0;
         let seen = seen.unwrap_or_else(|e| {
             self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
             std::thread::sleep(Duration::from_millis(STARVED_MS));
@@ -252,7 +271,6 @@ impl<P: Readiness> Worker<P> {
         let watches = 2 * self.connections.len() + self.doors.len() + 1;
         // What lies in the time that was lost cannot be told apart, so it counts as not heard.
         self.heard = self.sight.looked(look.began.min(self.now), seen, self.poller.events(), watches);
-        self.next_event = 0;
     }
 
     /// Works off what the last look has brought.
@@ -288,10 +306,15 @@ impl<P: Readiness> Worker<P> {
             }
         }
         self.resume_starved();
+        let mut accepted = 0;
         for _ in 0..self.doors.knocked() {
+            if accepted >= accepting::CLIENTS_A_TURN {
+                break;
+            }
             let Some(door) = self.doors.next_knock() else { break };
-            self.accept(door, accepting::CLIENTS);
+            accepted += self.accept(door, accepting::CLIENTS);
         }
+        self.goes_on = true;
     }
 
     fn own_time(&self) -> Duration {
@@ -339,10 +362,12 @@ impl<P: Readiness> Worker<P> {
     fn guarded(&mut self, key: usize, act: impl FnOnce(&mut Self)) {
         let Some(id) = self.connections.get(key).map(|connection| connection.id) else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(self))) {
-            self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a connection") });
             if self.connections.get(key).is_some_and(|connection| connection.id == id) {
-                self.close(key, Ending { reset_client: true, reset_server: true }, End::Panic);
+                let ending = Ending { reset_client: true, reset_server: true };
+                // A panic in here comes too late to keep it.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.close(key, ending, End::Panic)));
             }
+            self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a connection") });
         }
     }
 
@@ -371,13 +396,25 @@ impl<P: Readiness> Worker<P> {
     /// A panic loses the message it happened in, and no other.
     fn work_off_inbox(&mut self) {
         while let Some(message) = self.inbox.pop_front() {
+            let grant = match &message {
+                Message::Granted(service, grant) => Some((*service, grant.tag, grant.ticket)),
+                _ => None,
+            };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.obey_message(message))) {
+                if let Some((service, tag, ticket)) = grant {
+                    let _ = catch_unwind(AssertUnwindSafe(|| self.grant_was_lost(service, tag, ticket)));
+                }
                 self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a message") });
+                if planted::has(Bug::LosesMessages) {
+                    self.inbox.clear();
+                }
             }
         }
     }
 
     fn obey_message(&mut self, message: Message) {
+        #[cfg(test)]
+        let _ = trouble::strike(Spot::Message);
         match message {
             Message::Open(services, answer) => {
                 let _ = answer.send(self.open(services));

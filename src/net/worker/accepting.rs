@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::doors::{Accepting, Door};
 use super::{STARVED_MS, Worker};
-use crate::net::server::{Message, Opened};
+use crate::net::server::{Guest, Message, Opened};
 use crate::net::service::{Service, ServiceId};
 use crate::observe::Event;
 use crate::sys::listen::AcceptError;
@@ -17,6 +17,11 @@ use crate::sys::poller::Readiness;
 
 /// Clients accepted in one go, so that the other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;
+/// Clients accepted in one turn, by all doors together: with many services, those who are served already must not wait for
+/// as many newcomers at each.
+pub(super) const CLIENTS_A_TURN: usize = 64;
+/// Starved doors that a client who leaves looks at. Those behind them look by themselves a little later.
+const DOORS_LOOKED_AT: usize = 64;
 /// How many clients more than another a worker may have, however many they have.
 const UNEVEN: usize = 8;
 /// Clients still taken when the listener is about to close. A flood must not keep it from closing.
@@ -42,7 +47,14 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    pub(super) fn accept(&mut self, door: usize, most: usize) {
+    /// Takes in so many clients at most; how many there were.
+    pub(super) fn accept(&mut self, door: usize, most: usize) -> usize {
+        let before = self.accepted;
+        self.accept_up_to(door, most);
+        self.accepted.wrapping_sub(before)
+    }
+
+    fn accept_up_to(&mut self, door: usize, most: usize) {
         let mut lost = 0;
         for _ in 0..most {
             let Some(Door { service, listener, accepting, .. }) = self.doors.get(door) else { return };
@@ -53,33 +65,33 @@ impl<P: Readiness> Worker<P> {
                 self.starve(door);
                 return;
             };
-            if !service.enter() {
+            let Some(mut guest) = Guest::enter(service, &self.shared) else {
                 drop(taken);
                 self.crowd(door);
                 return;
-            }
+            };
             match listener.accept() {
                 Ok((client, address)) => {
-                    let service = Arc::clone(service);
+                    self.accepted = self.accepted.wrapping_add(1);
                     lost = 0;
                     if service.ails.load(Ordering::Relaxed) {
                         service.ails.store(false, Ordering::Relaxed);
                     }
                     match self.lighter_desk() {
                         Some(desk) => {
-                            self.shared.desks[desk].load.add();
-                            self.shared.desks[desk].send(Message::Adopt(service, client, address, taken));
+                            guest.sit_at(desk);
+                            self.shared.desks[desk].send(Message::Adopt(guest, client, address, taken));
                         }
                         None => {
-                            self.shared.desks[self.id].load.add();
-                            self.admit(service, client, address, taken);
+                            guest.sit_at(self.id);
+                            self.admit(guest, client, address, taken);
                         }
                     }
                 }
                 Err(error) => {
                     let service = Arc::clone(service);
                     drop(taken);
-                    self.shared.left(&service);
+                    drop(guest);
                     match error {
                         AcceptError::Empty => return,
                         // So many in a row are no accident of theirs.
@@ -153,31 +165,41 @@ impl<P: Readiness> Worker<P> {
     }
 
     fn resume(&mut self, door: usize) {
-        if self.doors.resume(door, &mut self.poller) {
+        if self.doors.resume(door, self.now + STARVED_MS, &mut self.poller) {
             self.doors.knock_at(door);
-        } else {
-            self.doors.starves_on(door, self.now + STARVED_MS);
         }
     }
 
     /// Time for those that have starved for long enough to look again.
     pub(super) fn resume_starved(&mut self) {
-        if self.doors.starved_until().is_some_and(|until| until <= self.now) {
-            for _ in 0..self.doors.starved() {
-                self.resume_one();
+        // What there is, is there for so many doors and not for each.
+        let mut places = Vec::new();
+        for _ in 0..self.doors.starved() {
+            if self.doors.starved_until().is_none_or(|until| until > self.now) {
+                return;
+            }
+            let Some(door) = self.doors.starves_on(self.now + STARVED_MS) else { return };
+            let Some(Door { service, .. }) = self.doors.get(door) else { continue };
+            // Waking the poller for a descriptor or a place that is not there would be a busy loop.
+            if service.has_room()
+                && let Some(place) = self.shared.budget.take(2)
+            {
+                places.push(place);
+                self.resume(door);
             }
         }
     }
 
     /// A client has left: one door may let in another.
     pub(super) fn resume_one(&mut self) {
-        let Some(door) = self.doors.next_starved() else { return };
-        let Some(Door { service, .. }) = self.doors.get(door) else { return };
-        // Waking the poller for a descriptor or a place that is not there would be a busy loop.
-        if service.has_room() && self.shared.budget.take(2).is_some() {
+        let mut starved = self.doors.all_starved().take(DOORS_LOOKED_AT);
+        let has_room = |door: usize| self.doors.get(door).is_some_and(|door| door.service.has_room());
+        let found = starved.find(|&door| has_room(door));
+        drop(starved);
+        if let Some(door) = found
+            && self.shared.budget.take(2).is_some()
+        {
             self.resume(door);
-        } else {
-            self.doors.starves_on(door, self.now + STARVED_MS);
         }
     }
 

@@ -6,9 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, Waiting, Worker, millis};
 use crate::net::dial::{Attempt, Dial, Next, Search, Terms, Waited};
+use crate::net::planted::{self, Bug};
+use crate::net::server::Guest;
 use crate::net::service::{Service, ServiceId};
 use crate::observe::{End, Event};
 use crate::sched::{AdminState, Grant, Loss, NoChannel, Ticket};
@@ -19,16 +22,13 @@ use crate::wire::relay::{Ending, Ready, Relay, Side};
 
 impl<P: Readiness> Worker<P> {
     /// Takes a client in; its load is counted already.
-    pub(super) fn admit(
-        &mut self,
-        service: Arc<Service>,
-        client: OwnedFd,
-        address: SocketAddr,
-        taken: Taken,
-    ) {
+    pub(super) fn admit(&mut self, service: Guest, client: OwnedFd, address: SocketAddr, taken: Taken) {
+        if self.shared.ends.load(Ordering::Relaxed) {
+            // It was handed over when all others had been seen off already.
+            return socket::reset_on_close(&client);
+        }
         let is_debug = service.log.is_debug();
         let connection = Connection {
-            service,
             client,
             stage: Stage::Greeting,
             relay: Relay::new(),
@@ -44,14 +44,18 @@ impl<P: Readiness> Worker<P> {
             muted: [false; 2],
             queued: false,
             _taken: taken,
+            service,
         };
         let key = self.connections.insert(connection);
-        if let Some(connection) = self.connections.get(key)
-            && let Err(e) = self.poller.add(&connection.client, connection.token(key, Side::Client))
-        {
-            return self.unwatched(key, &e);
+        self.guarded(key, |worker| worker.admitted(key, address));
+    }
+
+    fn admitted(&mut self, key: usize, client: SocketAddr) {
+        let Some(connection) = self.connections.get(key) else { return };
+        match self.poller.add(&connection.client, connection.token(key, Side::Client)) {
+            Ok(()) => self.greeted(key, client),
+            Err(e) => self.unwatched(key, &e),
         }
-        self.guarded(key, |worker| worker.greeted(key, address));
     }
 
     /// All is known of a client that has to be known to choose its channel.
@@ -100,26 +104,48 @@ impl<P: Readiness> Worker<P> {
 
     /// A slot for a client in line. If the client is not there any more, the slot is the next one's.
     pub(super) fn granted(&mut self, service: ServiceId, grant: Grant) {
-        let Grant { ticket, tag, route, lease } = grant;
-        let key = (tag & KEY_BITS) as usize;
-        if let Some(connection) = self.connections.get_mut(key)
-            && let Stage::Waiting(waiting) = &connection.stage
-            && connection.service.id == service
-            && waiting.place.ticket == ticket
-        {
-            // Closing a channel's connections may have come before the grant.
-            let state = connection.service.dialer.table.lock().state(lease.key());
-            let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
-            connection.stage = Stage::Dialing(Box::new(dial));
-            self.guarded(key, |worker| match state {
-                Some(AdminState::DisabledHard) => worker.dial_moves_on(key),
-                _ => worker.dial(key),
-            });
-            return;
+        let key = (grant.tag & KEY_BITS) as usize;
+        if self.is_in_line(key, service, grant.ticket) {
+            // A panic loses the client, and its slot goes to the next one in line.
+            return self.guarded(key, |worker| worker.go_with(key, grant));
         }
-        drop(lease);
+        drop(grant);
+        self.serve_line_of(service);
+    }
+
+    /// A grant was lost on the way: its client is in line no more, so it would wait for ever.
+    pub(super) fn grant_was_lost(&mut self, service: ServiceId, tag: u64, ticket: Ticket) {
+        let key = (tag & KEY_BITS) as usize;
+        if self.is_in_line(key, service, ticket) {
+            self.close(key, Ending { reset_client: true, reset_server: true }, End::Panic);
+        }
+        self.serve_line_of(service);
+    }
+
+    fn is_in_line(&self, key: usize, service: ServiceId, ticket: Ticket) -> bool {
+        self.connections.get(key).is_some_and(|connection| match &connection.stage {
+            Stage::Waiting(waiting) => connection.service.id == service && waiting.place.ticket == ticket,
+            _ => false,
+        })
+    }
+
+    fn serve_line_of(&self, service: ServiceId) {
         if let Some(service) = self.shared.service(service) {
             self.shared.serve_line(&service);
+        }
+    }
+
+    /// A client in line has got a slot.
+    fn go_with(&mut self, key: usize, Grant { route, lease, .. }: Grant) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Waiting(waiting) = &connection.stage else { return };
+        // Closing a channel's connections may have come before the grant.
+        let state = connection.service.dialer.table.lock().state(lease.key());
+        let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
+        connection.stage = Stage::Dialing(Box::new(dial));
+        match state {
+            Some(AdminState::DisabledHard) => self.dial_moves_on(key),
+            _ => self.dial(key),
         }
     }
 
@@ -136,7 +162,9 @@ impl<P: Readiness> Worker<P> {
         let poller = &mut self.poller;
         let attempt = dial.attempt(&terms, &service.dialer, |server| poller.add(server, token));
         // Slots of channels that failed at once are free again.
-        self.shared.serve_line(service);
+        if !planted::has(Bug::ForgetsDropped) {
+            self.shared.serve_line(service);
+        }
         let wait = match attempt {
             Attempt::Started(wait) => wait,
             Attempt::Wait => STARVED_MS,
@@ -190,13 +218,12 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let Some(server) = &dial.server else { return };
-        if ready.error
-            && let Some(error) = socket::take_error(server)
-        {
-            return self.dial_failed(key, &error);
-        }
-        // An error that is no error any more says nothing; whether there is a connection, the kernel knows.
-        if ready.writable && (!ready.error || socket::is_connected(server)) {
+        // Whether there is a connection, the kernel knows; news only says that it is worth asking.
+        if !socket::is_connected(server) && !planted::has(Bug::BelievesNews) {
+            if let Some(error) = socket::take_error(server) {
+                self.dial_failed(key, &error);
+            }
+        } else if ready.writable {
             match dial.doubt(&connection.service.dialer) {
                 Some(error) => self.dial_failed(key, &error),
                 None => self.connected(key, ready),
@@ -215,7 +242,10 @@ impl<P: Readiness> Worker<P> {
         let client = dial.client;
         let target = dial.target();
         let service = Arc::clone(&connection.service);
-        let Some((server, lease)) = dial.succeeded(&service.dialer) else { return };
+        let Some((server, lease)) = dial.succeeded(&service.dialer) else {
+            // Without its dial it would be there for ever.
+            return self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
+        };
         let expires_at = self.lifetime(&service, id);
         if service.log.is_debug()
             && let Some(address) = target
@@ -252,7 +282,9 @@ impl<P: Readiness> Worker<P> {
         let next = dial.failed(error, tag, &service.dialer);
         self.go_on(key, next);
         // The slot of the channel that failed is free again.
-        self.shared.serve_line(&service);
+        if !planted::has(Bug::ForgetsDropped) {
+            self.shared.serve_line(&service);
+        }
     }
 
     /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
@@ -263,6 +295,8 @@ impl<P: Readiness> Worker<P> {
         let service = Arc::clone(&connection.service);
         let next = dial.move_on(tag, &service.dialer);
         self.go_on(key, next);
-        self.shared.serve_line(&service);
+        if !planted::has(Bug::ForgetsDropped) {
+            self.shared.serve_line(&service);
+        }
     }
 }

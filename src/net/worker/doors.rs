@@ -2,7 +2,7 @@
 //!
 //! Knows: watches of listeners, which door waits for what. Never: clients, descriptors left, other workers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -45,11 +45,12 @@ impl Door {
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     doors: Slab<Door>,
+    /// Those of each service.
+    of: BTreeMap<ServiceId, Vec<usize>>,
     /// Where clients may wait.
     knocked: VecDeque<usize>,
-    /// Those without descriptors or places, and until when they wait for them, in ms.
-    starved: VecDeque<usize>,
-    starved_until: u64,
+    /// Those without descriptors or places, and until when each waits for them, in ms; the soonest first.
+    starved: VecDeque<(u64, usize)>,
     generations: u16,
 }
 
@@ -74,32 +75,43 @@ impl Doors {
         let entry = self.doors.vacant_entry();
         let door = Door { service, listener, accepting: Accepting::On, knocked: false, generation };
         poller.add_listener(&door.listener, door.token(entry.key()))?;
+        self.of.entry(door.service.id).or_default().push(entry.key());
         entry.insert(door);
         Ok(())
     }
 
     /// The doors of a service.
     pub(super) fn of(&self, service: ServiceId) -> Vec<usize> {
-        let all = self.doors.iter().filter(|(_, door)| door.service.id == service);
-        all.map(|(key, _)| key).collect()
+        self.of.get(&service).cloned().unwrap_or_default()
     }
 
     /// Closes a door for good; the listener goes with the last worker's.
     pub(super) fn remove(&mut self, key: usize, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.try_remove(key) {
+            if let Some(all) = self.of.get_mut(&door.service.id) {
+                all.retain(|&other| other != key);
+                if all.is_empty() {
+                    self.of.remove(&door.service.id);
+                }
+            }
+            if door.knocked {
+                self.knocked.retain(|&knocked| knocked != key);
+            }
+            if door.accepting == Accepting::Starved {
+                self.leave_starved(key);
+            }
             poller.remove(&door.listener);
         }
-        self.knocked.retain(|&knocked| knocked != key);
-        self.starved.retain(|&starved| starved != key);
     }
 
     /// Closes all.
     pub(super) fn clear(&mut self, poller: &mut impl Readiness) {
+        self.knocked.clear();
+        self.starved.clear();
+        self.of.clear();
         for door in self.doors.drain() {
             poller.remove(&door.listener);
         }
-        self.knocked.clear();
-        self.starved.clear();
     }
 
     /// Somebody waits at a door, says the poller.
@@ -139,16 +151,15 @@ impl Doors {
         if let Some(door) = self.doors.get_mut(key)
             && door.accepting == Accepting::On
         {
-            poller.remove(&door.listener);
             door.accepting = Accepting::Starved;
-            self.starved.push_back(key);
+            self.starved.push_back((until, key));
+            poller.remove(&door.listener);
         }
-        self.starved_until = until;
     }
 
-    /// When those that starve are to be looked at; `None`: there is none.
+    /// When the first of those that starve is to be looked at; `None`: there is none.
     pub(super) fn starved_until(&self) -> Option<u64> {
-        (!self.starved.is_empty()).then_some(self.starved_until)
+        self.starved.front().map(|&(until, _)| until)
     }
 
     /// How many starve.
@@ -156,38 +167,56 @@ impl Doors {
         self.starved.len()
     }
 
-    /// The one that has starved for longest, taken out.
-    pub(super) fn next_starved(&mut self) -> Option<usize> {
-        self.starved.pop_front()
+    /// All that starve, the one whose time comes first at the head.
+    pub(super) fn all_starved(&self) -> impl Iterator<Item = usize> {
+        self.starved.iter().map(|&(_, key)| key)
     }
 
-    /// One that was taken out goes on starving.
-    pub(super) fn starves_on(&mut self, key: usize, until: u64) {
-        self.starved.push_back(key);
-        self.starved_until = until;
+    /// The one whose time has come first goes on starving until `until`, unless it is resumed.
+    pub(super) fn starves_on(&mut self, until: u64) -> Option<usize> {
+        let (_, key) = self.starved.pop_front()?;
+        self.starved.push_back((until, key));
+        Some(key)
     }
 
-    /// Lets clients in again by a door that starves or refuses. `false`: it cannot be watched.
-    pub(super) fn resume(&mut self, key: usize, poller: &mut impl Readiness) -> bool {
+    /// Lets clients in again by a door that starves or refuses. `false`: it cannot be watched, and starves until `until`.
+    pub(super) fn resume(&mut self, key: usize, until: u64, poller: &mut impl Readiness) -> bool {
         let Some(door) = self.doors.get_mut(key) else { return true };
-        if door.accepting == Accepting::On {
-            return true;
-        }
         let token = door.token(key);
-        let is_watched = poller.add_listener(&door.listener, token).is_ok();
-        door.accepting = if is_watched { Accepting::On } else { Accepting::Starved };
-        is_watched
+        match door.accepting {
+            Accepting::On => return true,
+            Accepting::Starved => {}
+            Accepting::Refusing => {
+                door.accepting = Accepting::Starved;
+                self.starved.push_back((until, key));
+            }
+        }
+        // It stands among the starved meanwhile: whatever goes wrong here, it is looked at again.
+        if poller.add_listener(&door.listener, token).is_err() {
+            return false;
+        }
+        door.accepting = Accepting::On;
+        self.leave_starved(key);
+        true
+    }
+
+    fn leave_starved(&mut self, key: usize) {
+        // Most often it was put there just now.
+        if self.starved.back().is_some_and(|&(_, last)| last == key) {
+            self.starved.pop_back();
+        } else {
+            self.starved.retain(|&(_, starved)| starved != key);
+        }
     }
 
     /// Lets nobody in until [`Doors::resume`].
     pub(super) fn refuse(&mut self, key: usize, poller: &mut impl Readiness) {
-        if let Some(door) = self.doors.get_mut(key) {
-            if door.accepting == Accepting::On {
-                poller.remove(&door.listener);
-            }
-            door.accepting = Accepting::Refusing;
+        let Some(door) = self.doors.get_mut(key) else { return };
+        match std::mem::replace(&mut door.accepting, Accepting::Refusing) {
+            Accepting::On => poller.remove(&door.listener),
+            Accepting::Starved => self.leave_starved(key),
+            Accepting::Refusing => {}
         }
-        self.starved.retain(|&starved| starved != key);
     }
 
     /// Does something to all listeners of a service; the first error of it, `None` = it has none any more.

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::{Connection, NEVER, Stage, Worker, millis};
+use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
 use crate::observe::{End, Event};
@@ -191,7 +192,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn abandon_all(&mut self, which: impl Fn(&Connection) -> bool, how: End) -> usize {
         let keys = self.keys(which);
         for &key in &keys {
-            self.abandon(key, how);
+            self.guarded(key, |worker| worker.abandon(key, how));
         }
         keys.len()
     }
@@ -201,15 +202,14 @@ impl<P: Readiness> Worker<P> {
         all.map(|(key, _)| key).collect()
     }
 
-    pub(super) fn close(&mut self, key: usize, ending: Ending, how: End) {
+    pub(super) fn close(&mut self, key: usize, mut ending: Ending, how: End) {
+        if planted::has(Bug::EndsClean) {
+            ending = Ending { reset_client: false, reset_server: false };
+        }
         self.set_deadline(key, None);
         let Some(connection) = self.connections.try_remove(key) else { return };
         if ending.reset_client {
             socket::reset_on_close(&connection.client);
-        }
-        if let Stage::Waiting(waiting) = &connection.stage {
-            // If its turn has come already, the grant finds nobody and goes to the next in line.
-            connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
         }
         if let Stage::Dialing(dial) = &connection.stage
             && let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server)
@@ -217,10 +217,17 @@ impl<P: Readiness> Worker<P> {
             // It may have accepted already, and would take a close for a clean end.
             socket::reset_on_close(server);
         }
-        if let Stage::Relaying { server, lease } = &connection.stage {
-            if ending.reset_server {
-                socket::reset_on_close(server);
-            }
+        if let Stage::Relaying { server, .. } = &connection.stage
+            && ending.reset_server
+        {
+            socket::reset_on_close(server);
+        }
+        // From here on a panic is nobody's but ours: both ends hear what they are to hear.
+        if let Stage::Waiting(waiting) = &connection.stage {
+            // If its turn has come already, the grant finds nobody and goes to the next in line.
+            connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
+        }
+        if let Stage::Relaying { lease, .. } = &connection.stage {
             if let Some(client) = &connection.address {
                 connection.service.log.tell(&Event::Closed {
                     client: **client,
@@ -245,13 +252,10 @@ impl<P: Readiness> Worker<P> {
 
     /// One client fewer.
     fn departed(&mut self, service: &Service) {
-        self.shared.desks[self.id].load.subtract();
-        self.shared.left(service);
         if self.shared.desks[self.id].load.get() == 0 {
             // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
             self.pipes.clear();
         }
-        self.shared.serve_line(service);
         self.tell_recovery(service);
         self.resume_one();
     }

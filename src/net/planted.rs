@@ -1,0 +1,44 @@
+//! Bugs that a test may plant in the data plane, each of them one that it had or could have had. Outside of tests there
+//! are none.
+//!
+//! Knows: which is planted on this thread. Never: what it does.
+
+/// A known bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// Whoever leaves does not think of those in line.
+    ForgetsLine,
+    /// Whoever gives up the channel that it dials does not.
+    ForgetsDropped,
+    /// A connection counts as one because there is news of it.
+    BelievesNews,
+    /// A panic in one message loses those behind it.
+    LosesMessages,
+    /// A panic loses the count of the client that it happened to.
+    LosesCount,
+    /// What was lost by a fault of ours ends as if it were whole.
+    EndsClean,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug on this thread, or none.
+#[cfg(test)]
+pub(super) fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Is it planted?
+#[cfg(test)]
+pub(super) fn has(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Is it planted? It is not.
+#[cfg(not(test))]
+pub(super) const fn has(_: Bug) -> bool {
+    false
+}
