@@ -41,6 +41,9 @@ mod dialing;
 mod doors;
 mod ending;
 mod looking;
+#[cfg(all(target_os = "linux", not(portable)))]
+#[cfg(test)]
+mod sim;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;

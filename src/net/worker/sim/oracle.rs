@@ -1,0 +1,276 @@
+//! What must hold, after each round and in the end.
+//!
+//! Knows: what workers promise. Never: how they keep it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::peers::{Heard, client_at};
+use super::world::{Channel, Fate, World};
+use crate::observe::{End, Event};
+use crate::sched::Loss;
+
+/// A promise that was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Bytes arrive that were not sent so.
+    Bytes,
+    /// An end says that all is there, and it is not.
+    CleanEnd,
+    /// Something is counted that is not there, or not counted that is.
+    Counts,
+    /// A deadline was acted on before what had happened until then was heard.
+    Cut,
+    /// Somebody waits for what is there.
+    LostWakeUp,
+    /// A message was not obeyed.
+    Message,
+    /// A connection ends for no reason.
+    Needless,
+    /// More is lost by a panic than the connection it happened in.
+    Panic,
+    /// A client is said to be connected where nobody listens.
+    RefusingPort,
+    /// Rounds and rounds, and nothing comes of it.
+    Spin,
+    /// It does not come to an end.
+    Stuck,
+    /// A connection ends twice.
+    Twice,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Violation {
+    pub(super) kind: Kind,
+    pub(super) what: String,
+}
+
+impl World {
+    /// What a worker has told in its round.
+    pub(super) fn after_round(&mut self, seat: usize) {
+        for event in self.log.take() {
+            self.trace(|_| format!("  {event}"));
+            match event {
+                Event::Opened { client, channel, address } => {
+                    self.stats.opened += 1;
+                    let Some(id) = client_at(client.ip()) else { continue };
+                    let is_dead = self.services.iter().any(|served| {
+                        let is_it = |it: &&Channel| it.address() == address;
+                        served.channels.iter().find(is_it).is_some_and(|it| it.fate == Fate::Dead)
+                    });
+                    if is_dead {
+                        self.violate(Kind::RefusingPort, || {
+                            format!("client {id} is connected to {channel:?}")
+                        });
+                    }
+                    if std::mem::replace(&mut self.clients[id as usize].was_opened, true) {
+                        self.violate(Kind::Twice, || format!("client {id} is connected twice"));
+                    }
+                }
+                Event::Closed { client, how, .. } => {
+                    self.stats.closed += 1;
+                    if let Some(id) = client_at(client.ip()) {
+                        self.ended(seat, id as usize, how);
+                    }
+                }
+                Event::ClientLost { client, reason } => {
+                    self.stats.lost += 1;
+                    if let Some(id) = client_at(client) {
+                        self.ended(seat, id as usize, reason);
+                    }
+                }
+                Event::Ejected { address, cause, .. } | Event::ChannelFailed { address, cause, .. } => {
+                    let is_living = self.services.iter().any(|served| {
+                        served.channels.iter().any(|it| it.address() == address && it.fate == Fate::Living)
+                    });
+                    if is_living {
+                        self.violate(Kind::Cut, || format!("{address} has answered, and yet: {cause}"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.hear_answers(false);
+        if self.awake().is_empty() {
+            self.check_rest();
+        }
+    }
+
+    /// A client's connection has ended.
+    fn ended(&mut self, seat: usize, id: usize, how: End) {
+        let client = &self.clients[id];
+        let host = client.server.map(|server| &self.hosts[server]);
+        let sent = [client.peer.sent, host.map_or(0, |host| host.peer.sent)];
+        let client_fled = client.peer.fled;
+        let host_fled = host.is_none_or(|host| host.peer.fled);
+        let is_steady = client.steady.is_some();
+        let served = &self.services[client.service];
+        let came_at = client.came_at;
+        let options = served.service.options.clone();
+        let was_kicked = served.was_kicked;
+        let has_left = client_fled || (client.peer.is_shut && client.peer.sent == 0);
+        let always_one =
+            served.channels.iter().any(|it| it.fate == Fate::Living && it.maxc.is_none() && !it.was_touched);
+        let is_troubled = self.is_troubled;
+        if self.clients[id].end.is_some() {
+            return self.violate(Kind::Twice, || format!("client {id} ends twice: {how}"));
+        }
+        self.clients[id].end = Some(how);
+        self.clients[id].at_end = Some(sent);
+        let needless = match how {
+            End::ClientClosed | End::ChannelClosed => false,
+            End::ClientReset => !client_fled && !is_troubled,
+            End::ChannelReset => !host_fled && !is_troubled,
+            // Half-closed and quiet for too long has this name, whichever of the two limits it was.
+            End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
+            End::Lifetime => true,
+            End::Kicked => !was_kicked,
+            End::ShutDown => !self.was_shut_down,
+            End::Ours | End::Lost(Loss::Ours) | End::Panic => !is_troubled,
+            End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,
+            End::Lost(Loss::Left) => !has_left,
+            End::Lost(Loss::QueueTimeout) => false,
+        };
+        if needless {
+            self.violate(Kind::Needless, || format!("client {id}: {how}"));
+        }
+        if how == End::Panic {
+            self.stats.panicked += 1;
+        }
+        if how == End::Idle && is_steady {
+            self.violate(Kind::Cut, || format!("client {id}, who has sent all the time, is idle"));
+        }
+        if how == End::Idle && self.is_winding_down {
+            self.violate(Kind::LostWakeUp, || format!("client {id} could go on and was left idle"));
+        }
+        if how == End::Lost(Loss::QueueTimeout) {
+            self.stats.queue_timeouts += 1;
+            let deadline = came_at + options.queue_timeout.as_micros() as u64;
+            let untold = self.seats[seat].worker.poller.untold();
+            if untold.iter().any(|news| news.since.max(news.from) < deadline) {
+                self.violate(Kind::Cut, || {
+                    format!("client {id} waited in vain, and there was news: {untold:?}")
+                });
+            }
+        }
+    }
+
+    /// All workers sleep, and everything that has happened has been told.
+    pub(super) fn check_rest(&mut self) {
+        for at in 0..self.services.len() {
+            let table = self.services[at].service.dialer.table.clone();
+            if !table.is_anyone_waiting() {
+                continue;
+            }
+            let grants = table.lock_at(Duration::from_micros(self.now)).grant();
+            if !grants.is_empty() {
+                let count = grants.len();
+                drop(grants);
+                self.violate(Kind::LostWakeUp, || {
+                    format!("{count} in line of service {at} wait beside a slot")
+                });
+            }
+        }
+    }
+
+    /// Everything is over.
+    pub(super) fn check_end(&mut self) {
+        self.hear_answers(true);
+        let mut wrong = Vec::new();
+        for seat in &self.seats {
+            let worker = &seat.worker;
+            let id = worker.id;
+            let mut holds = |holds: bool, what: &str| {
+                if !holds {
+                    wrong.push(format!("worker {id}: {what}"));
+                }
+            };
+            let left: Vec<_> =
+                worker.connections.iter().map(|(key, connection)| (key, connection.id)).collect();
+            if !left.is_empty() {
+                return self.violate(Kind::Stuck, || format!("worker {id} still has {left:?}"));
+            }
+            holds(worker.timers.next().is_none(), "a timer is left");
+            holds(worker.queue.is_empty(), "somebody is queued");
+            holds(worker.inbox.is_empty(), "a message is left");
+            holds(self.shared.desks[id].load.get() == 0, "its load is not 0");
+            holds(worker.doors.starved_until().is_none(), "a door starves");
+        }
+        for (at, served) in self.services.iter().enumerate() {
+            let mut table = served.service.dialer.table.lock();
+            let (active, waiting) = (table.active(), table.waiting());
+            let connections = served.service.connections();
+            if (active, waiting, connections) != (0, 0, 0) {
+                wrong.push(format!(
+                    "service {at}: {active} slots taken, {waiting} wait, {connections} connections"
+                ));
+            }
+            for channel in table.snapshot().groups.iter().flat_map(|group| &group.channels) {
+                if channel.active != 0 {
+                    wrong.push(format!("service {at}: {} active at {:?}", channel.active, channel.id));
+                }
+            }
+        }
+        if !self.shared.budget.is_whole() {
+            wrong.push("the budget is not whole".to_owned());
+        }
+        if !wrong.is_empty() {
+            return self.violate(Kind::Counts, || wrong.join("; "));
+        }
+        let admitted: u64 = self.seats.iter().map(|seat| seat.worker.taken).sum();
+        let told = self.stats.closed + self.stats.lost;
+        let unaccounted = admitted.abs_diff(told);
+        if told > admitted || unaccounted > self.panics as u64 {
+            self.violate(Kind::Counts, || format!("{admitted} were taken, and {told} have ended"));
+        }
+        if self.stats.panicked > self.panics as u64 {
+            let (lost, panics) = (self.stats.panicked, self.panics);
+            self.violate(Kind::Panic, || format!("{panics} panics have ended {lost} connections"));
+        }
+        for id in 0..self.clients.len() {
+            self.check_client(id);
+        }
+    }
+
+    /// What a client and its server have got in the end.
+    fn check_client(&mut self, id: usize) {
+        let client = &self.clients[id];
+        let host = client.server.map(|server| &self.hosts[server].peer);
+        let peer = &client.peer;
+        let (client_sent, host_sent) = match client.at_end {
+            Some([client_sent, host_sent]) => (client_sent, host_sent),
+            // A panic took the word of its end with it: nobody knows what both had sent by then.
+            None if self.panics > 0 => (0, 0),
+            None => (peer.sent, host.map_or(0, |host| host.sent)),
+        };
+        let how = client.end;
+        if let Some(at) = peer.wrong_at {
+            return self.violate(Kind::Bytes, || format!("client {id} gets a wrong byte at {at}"));
+        }
+        if peer.heard == Heard::End && !peer.fled && peer.got < host_sent {
+            let got = peer.got;
+            return self.violate(Kind::CleanEnd, || {
+                format!("client {id} has {got} of {host_sent} bytes and hears an end: {how:?}")
+            });
+        }
+        let Some(host) = host else { return };
+        if let Some(at) = host.wrong_at {
+            return self
+                .violate(Kind::Bytes, || format!("the host of client {id} gets a wrong byte at {at}"));
+        }
+        if host.heard == Heard::End && !host.fled && host.got < client_sent {
+            let got = host.got;
+            self.violate(Kind::CleanEnd, || {
+                format!("the host of client {id} has {got} of {client_sent} bytes and hears an end: {how:?}")
+            });
+        }
+    }
+
+    /// All services have stopped.
+    pub(super) fn check_drained(&mut self) {
+        let drained = self.drained.load(Ordering::SeqCst);
+        if drained != 1 {
+            self.violate(Kind::Counts, || format!("the last service has stopped {drained} times"));
+        }
+    }
+}

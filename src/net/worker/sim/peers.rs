@@ -1,0 +1,210 @@
+//! The programs at both ends: clients and servers on real sockets that keep account of every byte.
+//!
+//! Knows: what each sends, what it must get, how its connection ended for it. Never: the worker between them.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::random::{Stream, mix};
+
+/// What a client says first: its number, and how many bytes it wants.
+pub(super) const HEADER: u64 = 8;
+
+/// How a direction ended for who reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It goes on.
+    Nothing,
+    /// With an end.
+    End,
+    /// With an error.
+    Reset,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    socket: Option<TcpStream>,
+    sends: Stream,
+    gets: Stream,
+    header: Vec<u8>,
+    /// Written so far, the header included.
+    pub(super) sent: u64,
+    pub(super) got: u64,
+    /// Has ended its direction.
+    pub(super) is_shut: bool,
+    pub(super) heard: Heard,
+    /// Has closed before it heard an end, or with a reset.
+    pub(super) fled: bool,
+    /// The first byte that was not as it was sent.
+    pub(super) wrong_at: Option<u64>,
+}
+
+impl Peer {
+    fn new(socket: TcpStream, sends: u64, gets: u64) -> Self {
+        // What is sent has arrived: nothing waits for an acknowledgement, which takes real time.
+        let _ = socket.set_nodelay(true);
+        Self {
+            socket: Some(socket),
+            sends: Stream::new(sends),
+            gets: Stream::new(gets),
+            header: Vec::new(),
+            sent: 0,
+            got: 0,
+            is_shut: false,
+            heard: Heard::Nothing,
+            fled: false,
+            wrong_at: None,
+        }
+    }
+
+    /// Client number `id` of the simulation `key`, with an address that tells which one it is. It wants so many bytes.
+    pub(super) fn connect(to: SocketAddr, key: u64, id: u32, wants: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((address_of(id), 0)).into())?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            // On loopback it stands, or was refused, when the call comes back.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(e) => return Err(e),
+        }
+        let mut peer = Self::new(socket.into(), mix(key ^ u64::from(id)), mix(!key ^ u64::from(id)));
+        peer.header = [id.to_le_bytes(), wants.to_le_bytes()].concat();
+        Ok(peer)
+    }
+
+    /// The server's end of a connection, of a client that has yet to say who it is.
+    pub(super) fn accepted(socket: OwnedFd) -> Self {
+        let socket = TcpStream::from(socket);
+        let _ = socket.set_nonblocking(true);
+        Self::new(socket, 0, 0)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Sends up to so many bytes; how many were taken.
+    pub(super) fn send(&mut self, most: u64) -> u64 {
+        let before = self.sent;
+        while self.sent < before + most {
+            let Some(mut socket) = self.socket.as_ref() else { break };
+            let head = self.header.len() as u64;
+            let wanted = before + most - self.sent;
+            let bytes = match self.header.get(self.sent as usize..) {
+                Some(rest) if !rest.is_empty() => &rest[..rest.len().min(wanted as usize)],
+                _ => self.sends.bytes(self.sent - head, wanted.min(64 * 1024) as usize),
+            };
+            match socket.write(bytes) {
+                Ok(n) => self.sent += n as u64,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.broke();
+                    break;
+                }
+            }
+        }
+        self.sent - before
+    }
+
+    /// Reads up to so many bytes; how many came. `greets` is told who the client is and what it wants, once.
+    pub(super) fn receive(&mut self, most: usize, greets: Option<u64>) -> (usize, Option<(u32, u32)>) {
+        let mut buffer = vec![0; most];
+        let Some(mut socket) = self.socket.as_ref() else { return (0, None) };
+        if self.heard != Heard::Nothing {
+            return (0, None);
+        }
+        let count = match socket.read(&mut buffer) {
+            Ok(0) => {
+                self.heard = Heard::End;
+                return (0, None);
+            }
+            Ok(count) => count,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return (0, None),
+            Err(_) => {
+                self.broke();
+                return (0, None);
+            }
+        };
+        let mut bytes = &buffer[..count];
+        let mut client = None;
+        if let Some(key) = greets
+            && self.got < HEADER
+        {
+            let rest = bytes.len().min((HEADER - self.got) as usize);
+            self.header.extend_from_slice(&bytes[..rest]);
+            bytes = &bytes[rest..];
+            self.got += rest as u64;
+            if self.got == HEADER {
+                let number = |at: usize| {
+                    u32::from_le_bytes([0, 1, 2, 3].map(|i| self.header.get(at + i).copied().unwrap_or(0)))
+                };
+                let (id, wants) = (number(0), number(4));
+                self.sends = Stream::new(mix(!key ^ u64::from(id)));
+                self.gets = Stream::new(mix(key ^ u64::from(id)));
+                self.header.clear();
+                client = Some((id, wants));
+            }
+        }
+        let skipped = if greets.is_some() { HEADER } else { 0 };
+        if !bytes.is_empty() {
+            let at = self.got - skipped;
+            let expected = self.gets.bytes(at, bytes.len());
+            if let Some(wrong) = bytes.iter().zip(expected).position(|(is, was)| is != was) {
+                self.wrong_at.get_or_insert(self.got + wrong as u64);
+            }
+            self.got += bytes.len() as u64;
+        }
+        (count, client)
+    }
+
+    fn broke(&mut self) {
+        if self.heard == Heard::Nothing {
+            self.heard = Heard::Reset;
+        }
+    }
+
+    /// Ends its direction.
+    pub(super) fn shut(&mut self) {
+        if let Some(socket) = &self.socket
+            && !self.is_shut
+        {
+            let _ = socket.shutdown(Shutdown::Write);
+            self.is_shut = true;
+        }
+    }
+
+    /// Closes, which is a reset if there is anything left to read.
+    pub(super) fn close(&mut self) {
+        self.fled |= self.heard == Heard::Nothing && self.socket.is_some();
+        self.socket = None;
+    }
+
+    pub(super) fn reset(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+            self.fled = true;
+        }
+    }
+}
+
+/// The address that a client comes from.
+pub(super) fn address_of(id: u32) -> Ipv4Addr {
+    let [_, _, high, low] = id.to_be_bytes();
+    Ipv4Addr::new(127, 7, high, low)
+}
+
+/// Which client comes from an address.
+pub(super) fn client_at(address: std::net::IpAddr) -> Option<u32> {
+    match address {
+        std::net::IpAddr::V4(v4) => match v4.octets() {
+            [127, 7, high, low] => Some(u32::from_be_bytes([0, 0, high, low])),
+            _ => None,
+        },
+        std::net::IpAddr::V6(_) => None,
+    }
+}
