@@ -82,7 +82,7 @@ pub(super) fn plain() -> Serve {
         source: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
-        half_close_timeout: Some(Duration::from_secs(3600)),
+        half_close_timeout: Some(Duration::from_secs(600)),
         autodisable: false,
         hash_failover: false,
         client_keepalive: None,

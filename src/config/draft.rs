@@ -16,7 +16,7 @@ use crate::spec::{
 /// Long enough for a retransmitted SYN or two, as ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that vanished after the other side had closed must not hold its slot for ever.
-const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(3_600);
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client waits for a full channel: as long as a connect may take.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late

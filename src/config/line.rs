@@ -200,7 +200,7 @@ mod tests {
         // What is typed here in any order and spelling, and what is printed.
         let table = [
             ("80", "balance 80"),
-            ("-t 5 -T 0 --policy rr --fail-open on --queue 0 --half-close-timeout 1h 80", "balance 80"),
+            ("-t 5 -T 0 --policy rr --fail-open on --queue 0 --half-close-timeout 10m 80", "balance 80"),
             ("80 a ! b ! -fd -t2 --bind ::1", "balance -f -d -b ::1 -t 2 80 a '!' b"),
             ("-6pM -t .25 -T 90s 80 a %", "balance -p -6 -t 250ms -T 90 80 a %"),
             ("-t 1.5 -T 1h --half-close-timeout 0 80", "balance -t 1.5 -T 1h --half-close-timeout 0 80"),

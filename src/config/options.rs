@@ -348,7 +348,9 @@ pub(super) static OPTIONS: &[Row] = &[
         value: TIME,
         section: CONNECTING,
         help: "End a connection that one side has closed after this long without a byte",
-        default: "1h; 0 is never",
+        default: "10m; 0 is never",
+        more: "Only silence counts: a reader that is being served is not silent. A peer that has closed its connection whole, \
+               or whose system has forgotten it, is found much sooner, in about a minute.",
         read: |draft, word| set(&mut draft.service.half_close_timeout, Span::or("never").read_or(word)?),
         print: |draft| print_or(draft.service.half_close_timeout),
         ..PLAIN

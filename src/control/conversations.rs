@@ -125,7 +125,7 @@ impl Instance {
 fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     let (age, idle) = (Duration::from_secs(75), Duration::ZERO);
     let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
-    SessionSnapshot { id: 7, client, channel, age, idle, sent_bytes: 1, rcvd_bytes: 2 }
+    SessionSnapshot { id: 7, client, channel, age, idle, half_closed: None, sent_bytes: 1, rcvd_bytes: 2 }
 }
 
 fn service() -> Service {
@@ -313,10 +313,11 @@ fn what_the_data_plane_did_or_knows_is_the_answer() {
     hears(b"close 7", "session 7 closed\n", 0);
     hears(b"close 8", "no such session 8\n", 65);
     hears(b"save", "balance 1 # 1 groups\n", 0);
-    let header = "      id client                     group  chan     age    idle        sent        rcvd\n";
+    let header =
+        "      id client                     group  chan     age    idle        sent        rcvd state\n";
     let line = |group, channel| {
         format!(
-            "{header}       7 127.0.0.1:4711             {group:>5} {channel:>5}   1m15s    0.0s           1           2\n"
+            "{header}       7 127.0.0.1:4711             {group:>5} {channel:>5}   1m15s    0.0s           1           2 -\n"
         )
     };
     hears(b"sessions", &line("-", "-"), 0);

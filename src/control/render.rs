@@ -404,15 +404,17 @@ lost clients: 14 (no channel up 2, queue timeout 12)
             }),
             age: Duration::from_secs(90_000),
             idle: Duration::from_millis(1_500),
+            half_closed: Some(Duration::from_secs(75)),
             sent_bytes: 10,
             rcvd_bytes: 20,
         };
-        let second = SessionSnapshot { id: 8, client: None, channel: None, ..first.clone() };
+        let second =
+            SessionSnapshot { id: 8, client: None, channel: None, half_closed: None, ..first.clone() };
         // No line continuation here: it would eat the blanks in front.
         let expected =
-            "      id client                     group  chan     age    idle        sent        rcvd
-       7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20
-       8 -                              -     -   1d01h    1.5s          10          20
+            "      id client                     group  chan     age    idle        sent        rcvd state
+       7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20 half-closed:1m15s
+       8 -                              -     -   1d01h    1.5s          10          20 -
 ";
         assert_eq!(text(&Reply::Sessions(vec![first, second])), expected);
     }

@@ -132,17 +132,22 @@ fn why(channel: &ChannelSnapshot) -> String {
     if parts.is_empty() { "-".into() } else { parts.join("; ") }
 }
 
-/// One line per connection.
+/// One line per connection. Columns may be added before `state`.
 pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Result {
-    let line = |out: &mut String, cells: [&dyn Display; 8]| {
-        let [id, client, group, channel, age, idle, sent, rcvd] = cells;
-        writeln!(out, "{id:>8} {client:<26} {group:>5} {channel:>5} {age:>7} {idle:>7} {sent:>11} {rcvd:>11}")
+    let line = |out: &mut String, cells: [&dyn Display; 9]| {
+        let [id, client, group, channel, age, idle, sent, rcvd, state] = cells;
+        writeln!(
+            out,
+            "{id:>8} {client:<26} {group:>5} {channel:>5} {age:>7} {idle:>7} {sent:>11} {rcvd:>11} {state}"
+        )
     };
-    line(out, [&"id", &"client", &"group", &"chan", &"age", &"idle", &"sent", &"rcvd"])?;
+    line(out, [&"id", &"client", &"group", &"chan", &"age", &"idle", &"sent", &"rcvd", &"state"])?;
     for session in list {
         let number = |of: fn(ChannelKey) -> usize| {
             session.channel.map_or_else(|| "-".to_owned(), |key| of(key).to_string())
         };
+        let state =
+            session.half_closed.map_or_else(|| "-".to_owned(), |since| format!("half-closed:{}", age(since)));
         let client = session.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
         line(
             out,
@@ -155,6 +160,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
                 &age(session.idle),
                 &session.sent_bytes,
                 &session.rcvd_bytes,
+                &state,
             ],
         )?;
     }

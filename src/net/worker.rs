@@ -92,6 +92,10 @@ struct Connection {
     deadline: Option<u64>,
     /// Kept for the log's sake, so only while it tells of connections.
     address: Option<Box<SocketAddr>>,
+    /// Since when one direction has ended, in ms; 0 = none has.
+    half_closed_at: u64,
+    /// Its peers are asked whether they are still there.
+    asked_often: bool,
     /// Sides whose new data is not reported, since older data of theirs still waits for the other side.
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
@@ -544,6 +548,9 @@ impl<P: Readiness> Worker<P> {
         // Memory is waited for from now on, however quiet it was before.
         if connection.delivered != before || (connection.relay.is_short() && !was_short) {
             connection.moved_at = self.now;
+        }
+        if !was_half_closed && connection.relay.is_half_closed() {
+            connection.half_closed_at = self.now.max(1);
         }
         let any_muted = connection.muted != [false; 2];
         if any_muted {

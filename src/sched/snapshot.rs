@@ -94,6 +94,8 @@ pub struct SessionSnapshot {
     pub age: Duration,
     /// Since bytes moved last.
     pub idle: Duration,
+    /// Since one side ended its direction, if one has.
+    pub half_closed: Option<Duration>,
     /// Bytes client -> channel.
     pub sent_bytes: u64,
     /// Bytes channel -> client.

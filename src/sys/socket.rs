@@ -96,6 +96,31 @@ pub(crate) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) ->
     Ok(())
 }
 
+/// From now on a quiet peer is asked every few seconds whether it still knows of the connection. A program that has closed it
+/// whole cannot be told from one that has closed its own direction; but the kernel of the former forgets it after a while
+/// (`tcp_fin_timeout`), and then its answer is a reset. Nobody is given up for less silence than before.
+pub(crate) fn ask_often(fd: impl AsFd) {
+    #[cfg(not(target_os = "openbsd"))]
+    {
+        const EVERY: Duration = Duration::from_secs(5);
+        const MOST: u128 = 127;
+        let fd = fd.as_fd();
+        let (Ok(idle), Ok(interval), Ok(count)) =
+            (sockopt::tcp_keepidle(fd), sockopt::tcp_keepintvl(fd), sockopt::tcp_keepcnt(fd))
+        else {
+            return;
+        };
+        let silence = interval.as_millis() * u128::from(count);
+        let interval = interval.min(EVERY);
+        let count =
+            silence.div_ceil(interval.as_millis().max(1)).clamp(u128::from(count), MOST.max(count.into()));
+        // Where this does not work, the connection is as it was.
+        let _ = sockopt::set_tcp_keepcnt(fd, u32::try_from(count).unwrap_or(u32::MAX));
+        let _ = sockopt::set_tcp_keepintvl(fd, interval);
+        let _ = sockopt::set_tcp_keepidle(fd, idle.min(EVERY));
+    }
+}
+
 /// Why a connection could not even begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {

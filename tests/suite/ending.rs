@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Client, DEADLINE, Instance, Received, Server, Setup, eventually, own_address};
+use crate::harness::{
+    Client, DEADLINE, Instance, Received, Server, Setup, eventually, own_address, private_network,
+};
 
 /// Sends until it is told to stop or nobody takes any more.
 fn flood() -> (Server, Arc<AtomicBool>) {
@@ -208,4 +210,48 @@ fn turnover_at_the_descriptor_limit_is_told_in_a_few_lines() {
     assert!((1..=4).contains(&told), "{told} lines:\n{}", instance.stderr());
     drop(waiting);
     instance.end();
+}
+
+#[test]
+fn clients_that_are_gone_free_the_slots_of_a_hung_server() {
+    private_network(
+        "the time for which a closed connection is remembered is a setting of the network",
+        || {
+            std::fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "2").expect("a setting of our own network");
+            // It takes connections and does nothing with them.
+            let (_hung, stop) = std::sync::mpsc::channel::<()>();
+            let stop = std::sync::Mutex::new(stop);
+            let server = Server::with(move |_stream, _| {
+                let _ = stop.lock().map(|stop| stop.recv());
+            });
+            let instance = Instance::before(&[&format!("{server}:5")]);
+            let patient = instance.connect();
+            patient.shut_wr();
+            let open = instance.connect();
+            for number in 0..3 {
+                let mut client = instance.connect();
+                client.send("hello");
+                instance.await_show("it has its slot", |rows| rows[0].c >= 3);
+                match number {
+                    // Ends its own direction, and then forgets all of it.
+                    0 => {
+                        client.shut_wr();
+                        instance.await_show("its end was heard", |_| half_closed(&instance) >= 2);
+                        client.rst();
+                    }
+                    _ => drop(client),
+                }
+            }
+            instance.await_show("whoever is there", |rows| rows[0].c == 2);
+            assert_eq!(half_closed(&instance), 1, "{}", instance.ctl("sessions").stdout);
+            assert!(patient.is_quiet_for(std::time::Duration::from_millis(50)), "it may wait for its answer");
+            drop((patient, open));
+            instance.terminate();
+        },
+    );
+}
+
+/// How many connections `sessions` shows as half-closed.
+fn half_closed(instance: &Instance) -> usize {
+    instance.ctl("sessions").code(0).stdout.matches(" half-closed:").count()
 }

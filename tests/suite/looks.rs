@@ -57,7 +57,8 @@ fn sessions_show_who_is_connected_to_what_and_how_much_went_by() {
     let sessions = eventually("three sessions", || {
         Some(instance.ctl("sessions").code(0).stdout).filter(|text| text.lines().count() == 4)
     });
-    let header = "      id client                     group  chan     age    idle        sent        rcvd";
+    let header =
+        "      id client                     group  chan     age    idle        sent        rcvd state";
     assert_eq!(sessions.lines().next(), Some(header));
     let rows = rows(&sessions);
     let peers =
@@ -66,7 +67,7 @@ fn sessions_show_who_is_connected_to_what_and_how_much_went_by() {
         [(&peers[0], "0 0", "5 6"), (&peers[1], "1 0", "0 1"), (&peers[2], "- -", "0 0")]
     {
         let row = rows.iter().find(|row| row[1] == peer).expect("its line");
-        assert_eq!((row[2..4].join(" ").as_str(), row[6..].join(" ").as_str()), (group, rest), "{sessions}");
+        assert_eq!((row[2..4].join(" ").as_str(), row[6..8].join(" ").as_str()), (group, rest), "{sessions}");
     }
     let ids: std::collections::BTreeSet<_> = rows.iter().map(|row| row[0]).collect();
     assert_eq!(ids.len(), 3, "each has a number of its own");

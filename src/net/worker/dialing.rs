@@ -39,6 +39,8 @@ impl<P: Readiness> Worker<P> {
             moved_at: self.now,
             acknowledged: 0,
             expires_at: NEVER,
+            half_closed_at: 0,
+            asked_often: false,
             deadline: None,
             address: is_debug.then(|| Box::new(address)),
             muted: [false; 2],

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Connection, NEVER, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
@@ -21,6 +22,9 @@ use crate::wire::relay::{Ending, Side};
 pub(super) const LATER_MS: u64 = 4;
 /// ... and when it has been quiet for long.
 pub(super) const LATER_MOST_MS: u64 = 1_000;
+
+/// A half-closed connection that is quiet for so long may have lost a peer.
+const DOUBT: Duration = Duration::from_secs(5);
 
 impl<P: Readiness> Worker<P> {
     /// A deadline has come.
@@ -48,7 +52,25 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
+    /// A half-closed connection is quiet. Are its peers still there? Their kernels are asked from now on: a reset says no.
+    fn doubt(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.asked_often = true;
+        for fd in [Side::Client, Side::Server].into_iter().filter_map(|side| connection.fd(side)) {
+            socket::ask_often(fd);
+        }
+    }
+
+    /// Is it half-closed, and nobody asked whether its peers are there?
+    fn is_doubtful(&self, key: usize) -> bool {
+        let connection = self.connections.get(key);
+        connection.is_some_and(|connection| connection.relay.is_half_closed() && !connection.asked_often)
+    }
+
     fn relay_expired(&mut self, key: usize) {
+        if self.is_doubtful(key) && self.is_quiet(key) {
+            self.doubt(key);
+        }
         if self.is_quiet(key) {
             let Some(connection) = self.connections.get(key) else { return };
             let how = match (connection.relay.is_short(), connection.relay.is_half_closed()) {
@@ -94,9 +116,10 @@ impl<P: Readiness> Worker<P> {
         let connection = self.connections.get(key)?;
         let options = &connection.service.options;
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
+        let doubt = Some(DOUBT).filter(|_| self.is_doubtful(key));
         // For memory it waits as long as a dial does.
         let short = connection.relay.is_short().then_some(options.connect_timeout);
-        let quiet = [options.idle_timeout, half_close, short].into_iter().flatten().min();
+        let quiet = [options.idle_timeout, half_close, doubt, short].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
         let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
         [quiet_at, expires_at].into_iter().flatten().min()

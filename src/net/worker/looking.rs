@@ -35,6 +35,7 @@ impl<P: Readiness> Worker<P> {
             channel: channel(connection),
             age: since(connection.opened_at),
             idle: since(connection.moved_at),
+            half_closed: (connection.half_closed_at > 0).then(|| since(connection.half_closed_at)),
             sent_bytes: connection.delivered[Side::Server as usize],
             rcvd_bytes: connection.delivered[Side::Client as usize],
         }
