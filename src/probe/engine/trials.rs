@@ -292,13 +292,11 @@ fn what_came_while_the_engine_could_not_look_was_in_time() {
     client.write_all(b"220 mail\r\n").expect("it is taken");
     // As if the process had been stopped for long: the deadline has passed, and nobody could go on with the check.
     lab.engine.epoch -= Duration::from_secs(60);
-    let server = thread::spawn(move || {
-        client.read_exact(&mut [0]).expect("it goes on");
-        client.write_all(b"250 well\r\n").expect("it is taken");
-        client
-    });
+    // Its first look hears the first half of the answer and says what comes next, and nothing is late by that.
+    lab.engine.round(Some(Instant::now()));
+    client.read_exact(&mut [0]).expect("it goes on");
+    client.write_all(b"250 well\r\n").expect("it is taken");
     assert_eq!(lab.outcomes(1), [(1, Outcome::Up)]);
-    drop(server.join());
     // And whoever really says nothing is late all the same.
     let (dead, _) = serve(|mut client| io::copy(&mut client, &mut io::sink()));
     assert_eq!(
