@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{LineError, Wrong};
+use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
 use crate::sched::Addresses;
 use crate::spec::{ChannelSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
@@ -46,15 +46,25 @@ pub(super) fn addresses(host: &HostSpec, port: u16) -> Result<Vec<SocketAddr>, L
 
 /// Of two services that would listen at one place the second one.
 fn taken_twice(specs: &[ServiceSpec], found: &[Found]) -> Vec<LineError> {
-    let mut taken: HashMap<SocketAddr, &Typed> = HashMap::new();
+    let mut taken = Places::default();
     let mut errors = Vec::new();
     for (spec, found) in specs.iter().zip(found) {
-        let typed = &spec.listen.typed;
-        if let Some(Some(other)) = taken.insert(found.listen.first(), typed).map(|other| other.at.as_ref()) {
-            let place = found.listen.first();
-            let wrong = format!("the service at {other} listens on {place}, too; give another port or -b");
-            errors.push(LineError::of(typed, Wrong::Usage(wrong)));
-        }
+        let (address, typed) = (found.listen.first(), &spec.listen.typed);
+        let port = address.port().to_string();
+        let met = taken.take(&port, &address.into(), (address, typed));
+        let Some((place, Some(other))) = met.map(|(place, other)| (place, other.at.as_ref())) else {
+            continue;
+        };
+        let wrong = if *place == address {
+            format!("the service at {other} listens on {place}, too; give another port or -b")
+        } else {
+            let wild = if address.ip().is_unspecified() { address } else { *place };
+            format!(
+                "{address} and {place} of the service at {other} cannot both be had, since {wild} takes all addresses; \
+                 give another port, or each its own -b"
+            )
+        };
+        errors.push(LineError::of(typed, Wrong::Usage(wrong)));
     }
     errors
 }

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::draft::Draft;
 use super::lex::{Line, Lines};
 use super::line::{for_the_command_line, print_line, print_process, read_options, read_service};
 use super::options::Scope;
+use super::places::{Place, Places};
 use super::split::{Given, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{ListenHost, ListenSpec, Name, ProcessSpec, ServiceSpec, Spot, Typed};
@@ -31,18 +32,9 @@ pub struct FileReader {
     services: Vec<ServiceSpec>,
     names: BTreeMap<Name, Spot>,
     /// Where services listen, by port.
-    places: BTreeMap<String, Vec<(Place, Spot)>>,
+    places: Places<Spot>,
     errors: Vec<LineError>,
     last: Option<Spot>,
-}
-
-/// An address as far as it can be told without a resolver.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Address(IpAddr),
-    /// Both wildcards: `::` takes IPv4 clients, too.
-    AnyAddress,
-    Name(String),
 }
 
 impl FileReader {
@@ -72,7 +64,7 @@ impl FileReader {
             typed,
             services: Vec::new(),
             names: BTreeMap::new(),
-            places: BTreeMap::new(),
+            places: Places::default(),
             errors: Vec::new(),
             last: None,
         })
@@ -195,10 +187,8 @@ impl FileReader {
                 Entry::Vacant(free) => _ = free.insert(at.clone()),
             }
         }
-        let place = place(&service.listen);
         let port = service.listen.port.to_string();
-        let taken = self.places.entry(port.clone()).or_default();
-        if let Some((_, other)) = taken.iter().find(|(other, _)| place.meets(other)) {
+        if let Some(other) = self.places.take(&port, &place(&service.listen), at.clone()) {
             let wrong = format!(
                 "the service at {other} listens on port {port} of the same address; give another port, or an address of \
                  its own with -b"
@@ -206,7 +196,6 @@ impl FileReader {
             let at = service.listen.typed.at.clone().unwrap_or(at);
             return self.wrong(at, wrong);
         }
-        taken.push((place, at));
         self.services.push(service);
     }
 }
@@ -228,30 +217,15 @@ pub fn print_file(process: &ProcessSpec, services: &[ServiceSpec]) -> String {
     all.into_iter().chain(services.iter().map(|service| print_line(service) + "\n")).collect()
 }
 
+/// As far as it can be told without a resolver.
 fn place(listen: &ListenSpec) -> Place {
     match &listen.host {
-        ListenHost::AnyV4 => Place::Address(IpAddr::from([0; 4])),
+        ListenHost::AnyV4 => Place::of(Ipv4Addr::UNSPECIFIED.into(), 0),
         ListenHost::AnyV6 => Place::AnyAddress,
         ListenHost::Host(host) => match host.name.parse::<IpAddr>() {
-            Ok(ip) if ip.is_unspecified() && ip.is_ipv6() => Place::AnyAddress,
-            Ok(ip) => Place::Address(ip.to_canonical()),
+            Ok(ip) => Place::of(ip, 0),
             Err(_) => Place::Name(host.name.to_ascii_lowercase()),
         },
-    }
-}
-
-impl Place {
-    /// Can no two sockets listen there at the same time? A wildcard takes all addresses of its kind.
-    fn meets(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Name(a), Self::Name(b)) => a == b,
-            (Self::AnyAddress, _) | (_, Self::AnyAddress) => true,
-            // Whether they meet is known when the name has been looked up.
-            (Self::Name(_), Self::Address(_)) | (Self::Address(_), Self::Name(_)) => false,
-            (Self::Address(a), Self::Address(b)) => {
-                a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
-            }
-        }
     }
 }
 

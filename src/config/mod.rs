@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
 //! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `groups`, `check`, `policy`,
-//! `values`, `draft`, `options`, `split`, `quote`, `line`, `lex`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
+//! `values`, `draft`, `options`, `split`, `quote`, `line`, `lex`, `places`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel;
@@ -24,6 +24,7 @@ mod new_options;
 mod number;
 mod options;
 mod page;
+mod places;
 mod policy;
 mod quote;
 #[cfg(test)]
@@ -40,5 +41,6 @@ pub use groups::read_groups;
 pub use host::{is_host, read_port};
 pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, print_line, print_process, read_line};
+pub use places::{Place, Places};
 pub use policy::{policy_name, policy_named};
 pub use wrong::{LineError, Word, Wrong};

@@ -196,6 +196,31 @@ fn a_port_that_cannot_be_had_is_told_with_its_line() {
 }
 
 #[test]
+fn places_that_meet_only_once_names_are_looked_up_are_told_by_the_check() {
+    let directory = Directory::new();
+    let table = [
+        (
+            "-b localhost 80 127.0.0.1\n80 127.0.0.1\n",
+            "services:2:1: 0.0.0.0:80 and 127.0.0.1:80 of the service at services:1:14",
+        ),
+        (
+            "80 127.0.0.1\n-b 127.0.0.1 http 127.0.0.1\n",
+            "services:2:14: 127.0.0.1:80 and 0.0.0.0:80 of the service at services:1:1",
+        ),
+        (
+            "-b ::1 http 127.0.0.1\n-6 80 127.0.0.1\n",
+            "services:2:4: [::]:80 and [::1]:80 of the service at services:1:8",
+        ),
+    ];
+    for (text, wrong) in table {
+        directory.file("services", text);
+        check(&directory, &["services"]).code(78).out("").err(wrong);
+    }
+    directory.file("services", "-b ::1 80 127.0.0.1\nhttp 127.0.0.1\n");
+    check(&directory, &["services"]).code(0).out("2 services, 2 channels\n");
+}
+
+#[test]
 fn a_process_in_the_background_serves_a_file_that_was_named_from_where_it_started() {
     let directory = Directory::new();
     let (server, address) = (Server::named("a"), own_address());

@@ -1,0 +1,154 @@
+//! Where services listen, and which two of those places nobody can have at the same time.
+//!
+//! Knows: wildcards and what they take. Never: names of hosts looked up, sockets, where it was typed.
+//! Source: docs/file.md, "Lines".
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// An address that somebody listens on, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// One address, with the zone of a link-local one; or all IPv4 addresses.
+    Address(IpAddr, u32),
+    /// Both wildcards: `::` takes IPv4 clients, too.
+    AnyAddress,
+    /// Whether it meets an address is known when it has been looked up.
+    Name(String),
+}
+
+/// What others may ask whether it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim {
+    Exactly(Place),
+    SomeV4,
+    SomeV6,
+    SomeName,
+}
+
+/// What is taken. To ask costs the same however much that is.
+#[derive(Debug)]
+pub struct Places<T> {
+    taken: HashMap<(String, Claim), T>,
+}
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self { taken: HashMap::new() }
+    }
+}
+
+impl Place {
+    const ANY_V4: Self = Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+    /// An IPv4 address in IPv6 is that IPv4 address.
+    pub fn of(address: IpAddr, zone: u32) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) if v6.is_unspecified() => Self::AnyAddress,
+            canonical => Self::Address(canonical, zone),
+        }
+    }
+
+    /// What it is found by.
+    fn claims(&self) -> Vec<Claim> {
+        let some: &[Claim] = match self {
+            Self::AnyAddress => &[Claim::SomeV4, Claim::SomeV6, Claim::SomeName],
+            Self::Address(IpAddr::V4(_), _) => &[Claim::SomeV4],
+            Self::Address(IpAddr::V6(_), _) => &[Claim::SomeV6],
+            Self::Name(_) => &[Claim::SomeName],
+        };
+        some.iter().cloned().chain([Claim::Exactly(self.clone())]).collect()
+    }
+
+    /// What cannot be there with it.
+    fn rivals(&self) -> Vec<Claim> {
+        let same = Claim::Exactly(self.clone());
+        let all = Claim::Exactly(Self::AnyAddress);
+        match self {
+            Self::AnyAddress => vec![Claim::SomeV4, Claim::SomeV6, Claim::SomeName],
+            Self::Address(IpAddr::V4(v4), _) if v4.is_unspecified() => vec![Claim::SomeV4],
+            Self::Address(IpAddr::V4(_), _) => vec![same, Claim::Exactly(Self::ANY_V4), all],
+            Self::Address(IpAddr::V6(_), _) | Self::Name(_) => vec![same, all],
+        }
+    }
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(v4) => Self::of((*v4.ip()).into(), 0),
+            SocketAddr::V6(v6) => Self::of((*v6.ip()).into(), v6.scope_id()),
+        }
+    }
+}
+
+impl<T: Clone> Places<T> {
+    /// Takes a place on a port for somebody. If it meets one that is taken, that one's owner, and nothing changes.
+    pub fn take(&mut self, port: &str, place: &Place, owner: T) -> Option<&T> {
+        let mut met = place.rivals().into_iter().map(|claim| (port.to_owned(), claim));
+        // Looked up twice: what was found would be lent until the end otherwise.
+        if let Some(key) = met.find(|key| self.taken.contains_key(key)) {
+            return self.taken.get(&key);
+        }
+        for claim in place.claims() {
+            self.taken.entry((port.to_owned(), claim)).or_insert_with(|| owner.clone());
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(word: &str) -> Place {
+        match word.parse::<IpAddr>() {
+            Ok(address) => Place::of(address, 0),
+            Err(_) => Place::Name(word.to_owned()),
+        }
+    }
+
+    #[test]
+    fn of_two_places_on_a_port_it_is_known_whether_they_meet_in_either_order() {
+        let meet = [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1", "0.0.0.0"),
+            ("10.0.0.1", "::"),
+            ("10.0.0.1", "::ffff:10.0.0.1"),
+            ("::ffff:0.0.0.0", "10.0.0.1"),
+            ("0.0.0.0", "0.0.0.0"),
+            ("0.0.0.0", "::"),
+            ("::", "::"),
+            ("::1", "::"),
+            ("::1", "::1"),
+            ("name", "name"),
+            ("name", "::"),
+        ];
+        let part = [
+            ("10.0.0.1", "10.0.0.2"),
+            ("::1", "10.0.0.1"),
+            ("::1", "0.0.0.0"),
+            ("name", "other"),
+            ("name", "0.0.0.0"),
+        ];
+        for (pairs, is_met) in [(&meet[..], true), (&part[..], false)] {
+            for &(one, other) in pairs {
+                for (one, other) in [(one, other), (other, one)] {
+                    let mut places = Places::default();
+                    assert_eq!(places.take("80", &place(one), 1), None);
+                    assert_eq!(places.take("81", &place(other), 2), None, "another port");
+                    assert_eq!(places.take("80", &place(other), 3), is_met.then_some(&1), "{one} {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_of_two_zones_are_two_places() {
+        let local = "fe80::1".parse().expect("an address");
+        let mut places = Places::default();
+        assert_eq!(places.take("80", &Place::of(local, 1), 1), None);
+        assert_eq!(places.take("80", &Place::of(local, 2), 2), None);
+        assert_eq!(places.take("80", &Place::of(local, 1), 3), Some(&1));
+    }
+}
