@@ -32,6 +32,9 @@ mod exit {
     pub(super) const CONFIG: u8 = 78;
 }
 
+/// As many failures as anybody will read.
+const MOST_TOLD: usize = 100;
+
 /// Why the program ends early: the exit code and what stderr gets.
 #[derive(Debug)]
 struct Failure {
@@ -50,6 +53,24 @@ impl Failure {
             Some(at) => Self::new(failure.code, format!("{at}: {}", failure.message)),
             None => failure,
         }
+    }
+}
+
+impl Failure {
+    /// Several that have nothing to do with each other, told together. `None`: there is none.
+    fn all(failures: Vec<Self>) -> Option<Self> {
+        let (count, code) = (failures.len(), failures.first()?.code);
+        if count == 1 {
+            return failures.into_iter().next();
+        }
+        let lines: String = failures.iter().take(MOST_TOLD).map(|one| format!("{}\n", one.message)).collect();
+        let first = if count > MOST_TOLD {
+            format!(", of which these are the first {MOST_TOLD}")
+        } else {
+            String::new()
+        };
+        let wrong = counted(count, "error");
+        Some(Self::new(code, format!("{lines}balance: {wrong}{first}; nothing was started")))
     }
 }
 

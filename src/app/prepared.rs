@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lookup::Found;
 use super::{Failure, exit};
@@ -22,8 +22,8 @@ use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, ServiceSpec};
 use crate::sys::Outgoing;
 use crate::sys::listen::{ListenError, Listener};
 
-/// How long a start waits for a port that the instance before it is just leaving.
-const BIND_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a start waits for ports that the instance before it is just leaving, all of them together.
+pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
 const BIND_RETRY: Duration = Duration::from_millis(5);
 
 /// Everything that can fail because of what was typed, done: what is left is to serve.
@@ -43,7 +43,8 @@ pub(super) struct Served {
 }
 
 impl Prepared {
-    /// Fills the table and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing.
+    /// Fills the table and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing;
+    /// `patience` is what is left of [`BIND_PATIENCE`].
     ///
     /// # Errors
     /// A port that cannot be had.
@@ -53,12 +54,13 @@ impl Prepared {
         passed: Option<PassedListener>,
         shards: usize,
         seed: u64,
+        patience: &mut Duration,
     ) -> Result<Self, Failure> {
         let mut table = Table::new(rules(&spec, shards, seed));
         declare(&mut table, &spec.groups, found.channels)?;
         let listener = match passed {
             Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive),
-            None => bind(found.listen.first(), spec.client_keepalive),
+            None => bind(found.listen.first(), spec.client_keepalive, patience),
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
@@ -174,12 +176,16 @@ fn declare(
 }
 
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
-fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Listener, ListenError> {
-    let started = Instant::now();
+fn bind(
+    address: SocketAddr,
+    keepalive: Option<Keepalive>,
+    patience: &mut Duration,
+) -> Result<Listener, ListenError> {
     loop {
         match Listener::bind(address, keepalive) {
-            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && started.elapsed() < BIND_PATIENCE => {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && !patience.is_zero() => {
                 thread::sleep(BIND_RETRY);
+                *patience = patience.saturating_sub(BIND_RETRY);
             }
             result => return result,
         }

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use super::controllers::{self, AtWork, Environment};
 use super::lookup::Found;
-use super::prepared::{Prepared, Served};
+use super::prepared::{BIND_PATIENCE, Prepared, Served};
 use super::{Failure, exit, passed};
 use crate::control::Endpoint;
 use crate::net::server::{Options, Server};
@@ -58,11 +58,17 @@ pub(super) fn start(
     // Everything that is left to chance hangs on this one number.
     let seed = RandomState::new().hash_one(std::process::id());
     let passed = passed::assign(passed, &services)?;
-    let prepared = services
-        .into_iter()
-        .zip(passed)
-        .map(|((spec, found), passed)| Prepared::new(spec, found, passed, workers, seed))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
+    let mut prepared = Vec::new();
+    for ((spec, found), passed) in services.into_iter().zip(passed) {
+        match Prepared::new(spec, found, passed, workers, seed, &mut patience) {
+            Ok(one) => prepared.push(one),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(failure) = Failure::all(failures) {
+        return Err(failure);
+    }
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);
     warn_of_what_is_odd(settings, &prepared, foreground, &warn);

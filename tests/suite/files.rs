@@ -196,6 +196,26 @@ fn a_port_that_cannot_be_had_is_told_with_its_line() {
 }
 
 #[test]
+fn all_ports_that_cannot_be_had_are_told_at_once_and_none_is_served() {
+    let directory = Directory::new();
+    let free = own_address();
+    let taken = [(); 3].map(|()| std::net::TcpListener::bind(own_address()).expect("it is ours"));
+    let addresses = taken.each_ref().map(|taken| taken.local_addr().expect("it is bound"));
+    let line = |address: SocketAddr| format!("-b {} {} {}\n", address.ip(), address.port(), Refusing::new());
+    directory
+        .file("services", &[free].iter().chain(&addresses).map(|address| line(*address)).collect::<String>());
+    let said = balance(&directory, &["--file", "services"]).code(71).out("").stderr;
+    let said: Vec<_> = said.lines().collect();
+    assert_eq!(said.len(), 4, "{said:?}");
+    for (number, (said, address)) in said.iter().zip(addresses).enumerate() {
+        assert!(said.starts_with(&format!("services:{}:", number + 2)), "{said}");
+        assert!(said.ends_with(&format!("bind(): Address already in use ({address})")), "{said}");
+    }
+    assert_eq!(said[3], "balance: 3 errors; nothing was started");
+    std::net::TcpListener::bind(free).expect("nobody listens there");
+}
+
+#[test]
 fn places_that_meet_only_once_names_are_looked_up_are_told_by_the_check() {
     let directory = Directory::new();
     let table = [
