@@ -348,7 +348,49 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             ("", &["f:1:1: no service; write at least one line such as: 80 web1 web2"]),
             ("# nothing\n", &["f:1:1: no service; write at least one line such as: 80 web1 web2"]),
             ("70000 a", &[&format!("f:1:1: invalid port [70000]; {port}")]),
-            ("web:80 a", &[&format!("f:1:1: invalid port [web:80]; {port}")]),
+            (
+                "web:80 a",
+                &[
+                    "f:1:1: invalid port [web:80]; for a service that is called web write web: 80, for port 80 of an address -b web 80",
+                ],
+            ),
+            (
+                "10.0.0.1:80 a",
+                &["f:1:1: invalid port [10.0.0.1:80]; for port 80 of 10.0.0.1 write -b 10.0.0.1 80"],
+            ),
+            ("[::1]:80 a", &["f:1:1: invalid port [[::1]:80]; for port 80 of ::1 write -b ::1 80"]),
+            (
+                "*:80 a\n:81 a",
+                &[
+                    "f:1:1: invalid port [*:80]; for port 80 write 80",
+                    "f:2:1: invalid port [:81]; for port 81 write 81",
+                ],
+            ),
+            (
+                "web:0 a\nweb:70000 a",
+                &[
+                    &format!("f:1:1: invalid port [web:0]; {port}"),
+                    &format!("f:2:1: invalid port [web:70000]; {port}"),
+                ],
+            ),
+            // Two files with a mark of byte order, one after the other; a blank that is none.
+            ("\u{feff}80 a\n\u{feff}81 a", &[&format!("f:2:1: invalid port [<U+FEFF>81]; {port}")]),
+            ("80\u{a0}a", &[&format!("f:1:1: invalid port [80<U+00A0>a]; {port}")]),
+            (
+                "80 a\u{a0}b",
+                &[
+                    "f:1:4: unknown or invalid address [a<U+00A0>b]: a host has no blanks, brackets or control characters in it",
+                ],
+            ),
+            (
+                "80 a \\ \n81 b",
+                &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"],
+            ),
+            (
+                "80 a \\\t\r\n",
+                &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"],
+            ),
+            ("80 a \\ ", &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"]),
             ("web:", &[&format!("f:1:1: no PORT; {port}")]),
             (
                 "web: -f",

@@ -65,6 +65,13 @@ impl<'a> Lines<'a> {
         Some(*byte)
     }
 
+    /// Is there nothing but blanks, and at least one, up to the end of the line?
+    fn only_blanks_left(&self) -> bool {
+        let blanks = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let behind = self.rest.get(blanks..).unwrap_or_default();
+        blanks > 0 && matches!(behind, [] | [b'\n', ..] | [b'\r', b'\n', ..])
+    }
+
     /// Takes the end of a line if it is next, whichever system wrote it.
     fn take_end(&mut self) -> bool {
         let length = match self.rest {
@@ -159,6 +166,11 @@ impl Reading {
             (Within::Nothing, b'#') => self.within = Within::Comment,
             (Within::Nothing | Within::Word, b'\\') => {
                 if lines.take_end() {
+                    return;
+                }
+                if matches!(self.within, Within::Nothing) && lines.only_blanks_left() {
+                    let wrong = "blanks follow the backslash, so the line does not go on; take them away";
+                    self.wrong(at, wrong.to_owned());
                     return;
                 }
                 self.begin_word(&at);

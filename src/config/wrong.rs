@@ -6,12 +6,18 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::usage::usage;
-use crate::spec::{Spot, Typed};
+use crate::spec::{Name, Spot, Typed};
 
 /// What is said of a group that ends before it has begun.
 const NO_CHANNELS: &str = "balance: no channels in group";
+
+/// Characters without width: marks of byte order and of direction, joiners, a hyphen that may stay out of sight.
+const UNSEEN: [char; 9] = [
+    '\u{ad}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{2060}', '\u{feff}',
+];
 
 /// As much of a word of a file as a message has, in characters.
 const LONGEST_SHOWN: usize = 100;
@@ -123,13 +129,11 @@ impl fmt::Display for LineError {
             (_, Wrong::File { path, cause }) => write!(f, "{path}: cannot be read: {cause}"),
             (Some(at), Wrong::Usage(wrong)) => write!(f, "{at}: {}", shortened(wrong, LONGEST_TOLD)),
             (Some(at), Wrong::Port { word }) => {
-                write!(
-                    f,
-                    "{at}: invalid port [{word}]; give a number from 1 to 65535 or the name of a service"
-                )
+                write!(f, "{at}: invalid port [{}]; {}", visible(word), right_port(word))
             }
             (Some(at), Wrong::Address { word, why }) => {
-                write!(f, "{at}: unknown or invalid address [{word}]: {}", shortened(why, LONGEST_TOLD))
+                let why = shortened(&visible(why), LONGEST_TOLD);
+                write!(f, "{at}: unknown or invalid address [{}]: {why}", visible(word))
             }
             (Some(at), Wrong::EmptyGroup) => {
                 write!(f, "{at}: no channels in group; write a channel before ! and %")
@@ -139,6 +143,43 @@ impl fmt::Display for LineError {
 }
 
 impl std::error::Error for LineError {}
+
+/// What would be right instead of this word. Many programs take an address with the port; a name wants a blank behind it.
+fn right_port(word: &str) -> String {
+    let usual = "give a number from 1 to 65535 or the name of a service";
+    let Some((before, port)) =
+        word.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|n| n > 0))
+    else {
+        return usual.to_owned();
+    };
+    let inside = before.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(before);
+    match inside {
+        "" | "*" => format!("for port {port} write {port}"),
+        _ if inside.parse::<IpAddr>().is_ok() => {
+            format!("for port {port} of {inside} write -b {inside} {port}")
+        }
+        _ if Name::new(inside).is_some() => {
+            format!(
+                "for a service that is called {inside} write {inside}: {port}, for port {port} of an address -b {inside} {port}"
+            )
+        }
+        _ => usual.to_owned(),
+    }
+}
+
+/// A word that was pasted may have characters in it that nobody sees: they are told by their number.
+fn visible(text: &str) -> String {
+    let is_unseen = |c: char| c != ' ' && (c.is_whitespace() || c.is_control() || UNSEEN.contains(&c));
+    let mut shown = String::new();
+    for c in text.chars() {
+        if is_unseen(c) {
+            shown.push_str(&format!("<U+{:04X}>", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
 
 fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
