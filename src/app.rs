@@ -2,8 +2,8 @@
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
 //! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
-//! is whose, `prepared` makes a service of what was asked for, `start` starts the process that serves it, `controllers` lets
-//! operators in, `saved` is the way back from a table to what could have been asked for.
+//! is whose, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
+//! that serves it, `controllers` lets operators in, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -15,6 +15,7 @@ use crate::spec::{ProcessSpec, ServiceSpec, Typed};
 use crate::sys::given;
 use crate::sys::listen::ListenError;
 
+mod circles;
 mod controllers;
 mod files;
 mod lookup;

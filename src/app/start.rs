@@ -8,6 +8,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 
+use super::circles;
 use super::controllers::{self, AtWork, Environment};
 use super::lookup::Found;
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
@@ -181,5 +182,8 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[Prepared], foreground
             // It may be there later, so this is no reason not to serve.
             tell(format!("--check: cannot run {}: {}", path.display(), io::Error::from(e)));
         }
+    }
+    for (service, text) in circles::warnings(services) {
+        services[service].log(warn).tell(&Event::Note { severity: Severity::Warning, text });
     }
 }

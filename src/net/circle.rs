@@ -65,6 +65,16 @@ impl Circle {
     }
 }
 
+/// Would a connection to `target` come in by this listener? Asks the kernel if it is a wildcard.
+pub(crate) fn is_reached(listener: SocketAddr, target: SocketAddr) -> bool {
+    let target = canonical(target);
+    match reach(canonical(listener), target) {
+        Reach::Certain => true,
+        Reach::IfHere => socket::is_here(target),
+        Reach::No => false,
+    }
+}
+
 /// Does a listener get what goes to an address?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
@@ -129,6 +139,7 @@ mod tests {
         ] {
             let circle = Circle::new(vec![at("10.9.9.9:9"), at(listener)]);
             assert_eq!(circle.awaits(at(target), false), awaits, "{target} behind {listener}");
+            assert_eq!(is_reached(at(listener), at(target)), awaits, "{target} behind {listener}");
         }
     }
 

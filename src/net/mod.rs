@@ -13,4 +13,5 @@ mod service;
 mod sockets;
 mod worker;
 
+pub(crate) use circle::is_reached;
 pub use service::{Changed, NewService, Phase, ServiceId, ServiceOptions};

@@ -101,3 +101,86 @@ fn a_limit_makes_a_way_round_finite_as_in_the_manual() {
     drop(client);
     end(instance);
 }
+
+/// What an instance warned of before it served.
+#[track_caller]
+fn warned(setup: Setup, args: &[&str]) -> Vec<String> {
+    let instance = setup.start(args);
+    let lines = instance.stderr().lines().filter(|line| line.contains("leads ")).map(String::from).collect();
+    instance.end();
+    lines
+}
+
+#[test]
+fn a_channel_that_leads_back_is_said_at_the_start() {
+    let server = Server::named("s");
+    let server = server.to_string();
+    let warning = |group: usize, channel: usize, address: &str| {
+        format!(
+            "event=note text=\"channel {channel} of group {group} leads back to this service ({address}): without a \
+             maxc balance does not connect to it\""
+        )
+    };
+    // Behind one address, and behind a wildcard of either kind.
+    for (listen, channel, leads) in [
+        ([127, 0, 0, 1].into(), "127.0.0.1", true),
+        ([127, 0, 0, 1].into(), "localhost", true),
+        ([127, 0, 0, 1].into(), "0.0.0.0", true),
+        ([127, 0, 0, 1].into(), "127.0.0.2", false),
+        ([0, 0, 0, 0].into(), "127.9.9.9", true),
+        (std::net::IpAddr::from([0; 16]), "127.0.0.1", true),
+    ] {
+        let setup = || Setup::listening((listen, 0).into());
+        let lines = warned(setup(), &["PORT", &server, "!", "127.0.0.1:1", channel]);
+        assert_eq!(lines.len(), usize::from(leads), "{channel} behind {listen}: {lines:?}");
+        let of_channel = |line: &String| line.contains("channel 1 of group 1 leads back to this service (");
+        assert!(lines.iter().all(of_channel), "{channel} behind {listen}: {lines:?}");
+        assert_eq!(warned(setup(), &["PORT", &server, &format!("{channel}::4")]), [""; 0], "{channel}");
+    }
+    let address = own_address();
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let lines = warned(Setup::binding(address), &["-b", &ip, &port, &ip, &server]);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.contains(&warning(0, 0, &address.to_string())), "{line}");
+}
+
+#[test]
+fn an_address_of_an_interface_is_known_at_the_start() {
+    private_network("an address of its own", || {
+        Run::new("ip").args(["addr", "add", "10.9.9.9/32", "dev", "lo"]).finish().code(0);
+        Run::new("ip").args(["route", "add", "default", "dev", "lo"]).finish().code(0);
+        let setup = || Setup::listening(([0, 0, 0, 0], 20_000).into());
+        let lines = warned(setup(), &["PORT", "10.9.9.8", "10.9.9.9", "10.9.9.9:20001"]);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(line.contains("channel 1 of group 0 leads back to this service (10.9.9.9:20000)"), "{line}");
+    });
+}
+
+#[test]
+fn a_circle_through_other_services_of_the_process_is_said_at_the_start() {
+    let server = Server::named("s");
+    let [first, second, third] = [(); 3].map(|()| own_address());
+    let start = |maxc: &str| {
+        let setup = Setup::binding(first);
+        let line = |address: SocketAddr| format!("-b {} {}", address.ip(), address.port());
+        // The third one leads into the circle, but nothing leads to it.
+        let text = format!(
+            "front: {} {second}\n{} {first}{maxc} {server}\n{} {first}\n",
+            line(first),
+            line(second),
+            line(third)
+        );
+        let file = setup.directory().file("services", &text);
+        warned(setup, &["--file", &file.display().to_string()])
+    };
+    let lines = start("");
+    let [one, other] = &lines[..] else { panic!("{lines:?}") };
+    let rest = "which leads back here: without a maxc on the way one client uses up all descriptors\"";
+    let way = format!(
+        "event=note service=front text=\"channel 0 of group 0 leads to the service on {second} ({second}), {rest}"
+    );
+    assert!(one.contains(&way), "{one}");
+    let way = format!("event=note text=\"channel 0 of group 0 leads to service front ({first}), {rest}");
+    assert!(other.contains(&way), "{other}");
+    assert_eq!(start(":4"), [""; 0], "a limit anywhere makes it finite");
+}
