@@ -17,7 +17,7 @@ use crate::control::Endpoint;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::process::{self, Cause, Hangup, PassedListener, Shutdown, Side};
+use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
 use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given, socket};
 
@@ -80,7 +80,7 @@ pub(super) fn start(
         None
     } else {
         match process::detach() {
-            Ok(Side::Caller(verdict)) => {
+            Ok(Detached::Caller(verdict)) => {
                 // The endpoint's name now belongs to the instance.
                 std::mem::forget(endpoint);
                 return match verdict.code {
@@ -88,7 +88,7 @@ pub(super) fn start(
                     code => Err(Failure::new(code, verdict.message)),
                 };
             }
-            Ok(Side::Instance(ready)) => Some(ready),
+            Ok(Detached::Instance(ready)) => Some(ready),
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };

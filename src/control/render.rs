@@ -8,9 +8,9 @@ use std::fmt::{self, Display, Write};
 
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::Reply;
-use crate::control::status::{services, sessions, status};
+use crate::control::status::{services, sessions, state_word, status};
 use crate::sched::{
-    AdminState, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
+    ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
 
 /// Our version as the language prints it.
@@ -176,14 +176,6 @@ fn table(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-pub(super) fn state_word(state: AdminState) -> &'static str {
-    match state {
-        AdminState::Enabled => "ENA",
-        AdminState::Disabled => "dis",
-        AdminState::DisabledHard => "DIS",
-    }
-}
-
 fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
@@ -245,6 +237,7 @@ fn mrtg(
 
 #[cfg(test)]
 mod tests {
+    use crate::sched::AdminState;
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
     use std::time::Duration;

@@ -7,9 +7,8 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-use crate::control::render::state_word;
 use crate::control::services::ServiceSnapshot;
-use crate::sched::{ChannelKey, ChannelSnapshot, HealthState, Loss, SessionSnapshot, Snapshot};
+use crate::sched::{AdminState, ChannelKey, ChannelSnapshot, HealthState, Loss, SessionSnapshot, Snapshot};
 
 /// One line per channel, and one for lost clients if there are any. Columns may be added at the end, before `why`, which may
 /// hold blanks.
@@ -186,6 +185,14 @@ fn short_time(span: Duration) -> String {
         0..1_000 => format!("{micros}us"),
         1_000..1_000_000 => format!("{:.1}ms", micros as f64 / 1e3),
         _ => format!("{:.1}s", micros as f64 / 1e6),
+    }
+}
+
+pub(super) fn state_word(state: AdminState) -> &'static str {
+    match state {
+        AdminState::Enabled => "ENA",
+        AdminState::Disabled => "dis",
+        AdminState::DisabledHard => "DIS",
     }
 }
 

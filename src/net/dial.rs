@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::changed::Changed;
 use super::circle::{Circle, LeadsBack};
-use super::service::Changed;
 use crate::observe::{Event, Log};
 use crate::sched::{
     AdminState, ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition,

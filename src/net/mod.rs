@@ -5,6 +5,7 @@
 //! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
 
 mod busy_poll;
+mod changed;
 mod circle;
 mod dial;
 mod planted;
@@ -13,5 +14,6 @@ mod service;
 mod sockets;
 mod worker;
 
+pub use changed::Changed;
 pub(crate) use circle::is_reached;
-pub use service::{Changed, NewService, Phase, ServiceId, ServiceOptions};
+pub use service::{NewService, Phase, ServiceId, ServiceOptions};

@@ -2,12 +2,11 @@
 //!
 //! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
 
-use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::changed::Changed;
 use super::dial::Dialer;
 use crate::observe::Log;
 use crate::sched::SharedTable;
@@ -35,27 +34,6 @@ pub struct ServiceOptions {
     pub queue_timeout: Duration,
     /// The most clients at a time; `None` = no limit.
     pub max_connections: Option<NonZeroU32>,
-}
-
-/// Tells whoever minds the channels' health that a service's table has changed.
-#[derive(Clone)]
-pub struct Changed(Arc<dyn Fn() + Send + Sync>);
-
-impl Changed {
-    /// Calls this, from any thread and without the table's lock.
-    pub fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
-    }
-
-    pub(super) fn tell(&self) {
-        (self.0)();
-    }
-}
-
-impl fmt::Debug for Changed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Changed")
-    }
 }
 
 /// A service to be opened.

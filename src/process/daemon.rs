@@ -17,16 +17,16 @@ const SYSTEM_FAILED: u8 = 71;
 
 /// Which of the two processes a [`detach`] came back in.
 #[derive(Debug)]
-pub enum Side {
+pub enum Detached {
     /// The one the operator started. It has nothing left to do but say this and exit.
-    Caller(Verdict),
+    Caller(StartResult),
     /// The one in the background. It owes its caller a word.
     Instance(Ready),
 }
 
 /// How the start in the background went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct StartResult {
     /// The exit code; 0 means: it serves.
     pub code: u8,
     /// What to say on stderr; empty for nothing.
@@ -75,8 +75,8 @@ impl Ready {
 /// Call it before the first thread is started.
 ///
 /// # Errors
-/// The instance could not be forked. What fails later is a [`Verdict`].
-pub fn detach() -> io::Result<Side> {
+/// The instance could not be forked. What fails later is a [`StartResult`].
+pub fn detach() -> io::Result<Detached> {
     let (reader, writer) = io::pipe()?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // SAFETY: the caller keeps the promise above that no other thread runs yet, so the child is a whole process: no lock
@@ -86,11 +86,11 @@ pub fn detach() -> io::Result<Side> {
     match forked {
         ForkResult::Parent { child } => {
             drop((writer, null));
-            Ok(Side::Caller(await_verdict(File::from(OwnedFd::from(reader)), child)))
+            Ok(Detached::Caller(await_verdict(File::from(OwnedFd::from(reader)), child)))
         }
         ForkResult::Child => {
             drop(reader);
-            Ok(Side::Instance(settle(Ready { pipe: File::from(OwnedFd::from(writer)), null })))
+            Ok(Detached::Instance(settle(Ready { pipe: File::from(OwnedFd::from(writer)), null })))
         }
     }
 }
@@ -113,7 +113,7 @@ fn settle(ready: Ready) -> Ready {
     ready
 }
 
-fn await_verdict(pipe: File, child: Pid) -> Verdict {
+fn await_verdict(pipe: File, child: Pid) -> StartResult {
     read_verdict(pipe).unwrap_or_else(|| {
         let how = match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
@@ -121,7 +121,7 @@ fn await_verdict(pipe: File, child: Pid) -> Verdict {
             Ok(status) => format!("{status:?}"),
             Err(error) => error.to_string(),
         };
-        Verdict {
+        StartResult {
             code: SYSTEM_FAILED,
             message: format!("balance: the background process died while starting: {how}"),
         }
@@ -129,11 +129,11 @@ fn await_verdict(pipe: File, child: Pid) -> Verdict {
 }
 
 /// `None`: the other side ended without a word.
-fn read_verdict(mut pipe: impl Read) -> Option<Verdict> {
+fn read_verdict(mut pipe: impl Read) -> Option<StartResult> {
     let mut said = Vec::new();
     pipe.read_to_end(&mut said).ok()?;
     let (&code, message) = said.split_first()?;
-    Some(Verdict { code, message: String::from_utf8_lossy(message).into_owned() })
+    Some(StartResult { code, message: String::from_utf8_lossy(message).into_owned() })
 }
 
 /// Is this the first process of a system or a container? Its end is the end of all others, so it must not go to the
@@ -156,7 +156,7 @@ mod tests {
     fn a_failure_reaches_the_caller_with_code_and_message() {
         let (reader, ready) = ready();
         ready.failed(65, "unknown or invalid address [x]");
-        let verdict = Verdict { code: 65, message: "unknown or invalid address [x]".into() };
+        let verdict = StartResult { code: 65, message: "unknown or invalid address [x]".into() };
         assert_eq!(read_verdict(reader), Some(verdict));
     }
 

@@ -11,15 +11,15 @@ use std::collections::BTreeSet;
 
 use super::bits::Tried;
 
-/// When a turn is: `(2 turns + 1) / (2 weight)` rounds.
+/// When a turn is, in the terms of stride scheduling: `(2 turns + 1) / (2 weight)` rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Turn {
+struct Pass {
     turns: u64,
     weight: u32,
     number: u16,
 }
 
-impl Ord for Turn {
+impl Ord for Pass {
     fn cmp(&self, other: &Self) -> Ordering {
         let mine = u128::from(2 * self.turns + 1) * u128::from(other.weight);
         let its = u128::from(2 * other.turns + 1) * u128::from(self.weight);
@@ -27,7 +27,7 @@ impl Ord for Turn {
     }
 }
 
-impl PartialOrd for Turn {
+impl PartialOrd for Pass {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -36,12 +36,12 @@ impl PartialOrd for Turn {
 /// The turns of a group's members. Who is not in it takes no turns.
 #[derive(Debug, Default)]
 pub(super) struct Stride {
-    queue: BTreeSet<Turn>,
+    queue: BTreeSet<Pass>,
     /// Each member's next turn, also of those who are out just now: by number.
-    turns: Vec<Option<Turn>>,
+    turns: Vec<Option<Pass>>,
     /// The turn that was taken last: that is what time it is. Each member's next turn comes after it, and not later than
     /// one of its parts of a round after it; that alone makes the next round exact, and every one after that.
-    now: Option<Turn>,
+    now: Option<Pass>,
 }
 
 impl Stride {
@@ -87,26 +87,26 @@ impl Stride {
             return;
         }
         self.now = Some(turn);
-        self.put(Turn { turns: turn.turns + 1, ..turn });
+        self.put(Pass { turns: turn.turns + 1, ..turn });
         while let Some(&late) = self.queue.first().filter(|&&first| first < turn) {
             self.queue.remove(&late);
             self.put(self.first_due(late.weight, late.number));
         }
     }
 
-    fn put(&mut self, turn: Turn) {
+    fn put(&mut self, turn: Pass) {
         self.turns[usize::from(turn.number)] = Some(turn);
         self.queue.insert(turn);
     }
 
     /// The first turn of this weight after the one that was taken last.
-    fn first_due(&self, weight: u32, number: u16) -> Turn {
-        let Some(now) = self.now else { return Turn { turns: 0, weight, number } };
+    fn first_due(&self, weight: u32, number: u16) -> Pass {
+        let Some(now) = self.now else { return Pass { turns: 0, weight, number } };
         // (2 turns + 1) / weight >= (2 now.turns + 1) / now.weight
         let least = (u128::from(2 * now.turns + 1) * u128::from(weight)).div_ceil(u128::from(now.weight));
         let turns = u64::try_from(least.saturating_sub(1).div_ceil(2)).unwrap_or(u64::MAX / 4);
-        let turn = Turn { turns, weight, number };
-        if turn > now { turn } else { Turn { turns: turns + 1, ..turn } }
+        let turn = Pass { turns, weight, number };
+        if turn > now { turn } else { Pass { turns: turns + 1, ..turn } }
     }
 }
 
