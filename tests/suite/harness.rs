@@ -129,7 +129,7 @@ impl std::fmt::Display for Refusing {
 /// A port on 127.0.0.1 that never answers: its accept queue is full, so further connection requests are dropped.
 pub(crate) struct BlackHole {
     socket: socket2::Socket,
-    _queue: Vec<socket2::Socket>,
+    queue: Vec<socket2::Socket>,
 }
 
 impl BlackHole {
@@ -156,12 +156,24 @@ impl BlackHole {
             }
             assert!(queue.len() < 64, "the accept queue of a backlog of 0 takes too many");
         }
-        Self { socket, _queue: queue }
+        Self { socket, queue }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         let address = self.socket.local_addr().expect("a bound socket has an address");
         address.as_socket().expect("it is IPv4")
+    }
+
+    /// The first connection that is not one of those that fill it: from now on it answers.
+    pub(crate) fn accepts(&self) -> Client {
+        let fillers: Vec<_> =
+            self.queue.iter().filter_map(|one| one.local_addr().ok()?.as_socket()).collect();
+        loop {
+            let (stream, peer) = self.socket.accept().expect("a connection");
+            if peer.as_socket().is_some_and(|peer| !fillers.contains(&peer)) {
+                return Client::of(stream.into());
+            }
+        }
     }
 }
 

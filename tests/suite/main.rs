@@ -21,6 +21,7 @@ mod limits;
 mod list;
 mod looks;
 mod options;
+mod pauses;
 mod policies;
 mod ports;
 mod process;

@@ -28,6 +28,12 @@ impl Client {
         Self::try_connect(to, None, None).unwrap_or_else(|e| panic!("connect to {to}: {e}"))
     }
 
+    /// The other end of a connection, with the same deadline.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        Self(stream)
+    }
+
     /// From this source address.
     #[track_caller]
     pub(crate) fn connect_from(from: impl Into<IpAddr>, to: SocketAddr) -> Self {

@@ -17,9 +17,10 @@ use super::oracle::{Kind, Violation};
 use super::peers::{HEADER, Heard, Peer};
 use super::random::{Random, mix};
 use super::{Plant, Stats};
+use crate::net::changed::Changed;
 use crate::net::planted;
 use crate::net::server::{Desk, Message, Options, Shared};
-use crate::net::service::{Changed, NewService, Service, ServiceOptions};
+use crate::net::service::{NewService, Service, ServiceOptions};
 use crate::observe::{End, Log};
 use crate::sched::{
     Addresses, AdminState, ChannelKey, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
