@@ -20,7 +20,11 @@ fn main() {
 }
 
 fn table(size: usize, policy: Policy, maxc: impl Fn(usize) -> Option<NonZeroU32>) -> Table {
-    let mut table = Table::new(Rules { shards: 2, ..Rules::CLASSIC });
+    filled(Rules { shards: 2, ..Rules::CLASSIC }, size, policy, maxc)
+}
+
+fn filled(rules: Rules, size: usize, policy: Policy, maxc: impl Fn(usize) -> Option<NonZeroU32>) -> Table {
+    let mut table = Table::new(rules);
     table.set_policy(GroupId::FIRST, policy);
     for n in 0..size {
         let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
@@ -59,6 +63,19 @@ fn hash(bencher: Bencher<'_, '_>, size: usize) {
         drop(pick(&mut table, ClientAddr::from(IpAddr::from(n.to_be_bytes()))));
     }
     measure(bencher, table);
+}
+
+/// Bounds of loads with three clients for each channel: many a client's own one has its share.
+#[divan::bench(args = SIZES, sample_size = 2_000)]
+fn hash_balance(bencher: Bencher<'_, '_>, size: usize) {
+    let rules = Rules { hash_balance: NonZeroU32::new(1_250), ..Rules::CLASSIC };
+    let mut table = filled(rules, size, Policy::Hash, |_| None);
+    for n in 0..1_u32 << 20 {
+        drop(pick(&mut table, ClientAddr::from(IpAddr::from(n.to_be_bytes()))));
+    }
+    let leases: Vec<_> = (0..3 * size as u32).map(|n| pick(&mut table, some_client(n))).collect();
+    measure(bencher, table);
+    drop(leases);
 }
 
 /// The first half of the channels is full, so every round has to get past it.

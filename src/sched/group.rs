@@ -15,6 +15,7 @@ use super::news::News;
 use super::rendezvous::Seating;
 use super::seat::{Bucket, Seat};
 use super::stride::Stride;
+use super::totals::{Part, Totals};
 use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, Policy, Weight};
 
 /// Where a cursor stands, and how many hand-outs brought it there.
@@ -54,6 +55,8 @@ pub(super) struct Group {
     pub(super) stride: Option<Stride>,
     /// Loads in order; `None` under policies that do not go by them.
     pub(super) loads: Option<Loads>,
+    /// What the bounds of loads go by; `None` until the first one is asked for.
+    pub(super) totals: Option<Totals>,
     /// The channels whose share is growing.
     pub(super) ramping: Vec<usize>,
     /// What changed since those in line heard of the group.
@@ -75,6 +78,7 @@ impl Group {
             shares: BTreeMap::new(),
             stride: None,
             loads: (policy == Policy::LeastConnections).then(Loads::default),
+            totals: None,
             ramping: Vec::new(),
             news: News::default(),
         }
@@ -88,6 +92,7 @@ impl Group {
         self.news.moved |= self.policy != policy && [self.policy, policy].contains(&Policy::Hash);
         self.policy = policy;
         self.weigh();
+        self.totals = None;
         self.loads = (policy == Policy::LeastConnections).then(Loads::default);
         if self.loads.is_some() {
             (0..self.channels.len()).for_each(|number| self.refresh(number));
@@ -218,9 +223,21 @@ impl Group {
         if let Some(loads) = &mut self.loads {
             loads.set(number, (is_up && is_usable).then(|| load(channel)));
         }
+        if let Some(totals) = &mut self.totals {
+            totals.set(number, is_up.then(|| part(channel)));
+        }
         if channel.health.has_ramp() && !self.ramping.contains(&number) {
             self.ramping.push(number);
         }
+    }
+
+    /// Clients and weights of the channels that are up. From here on they are kept.
+    pub(super) fn totals(&mut self) -> &Totals {
+        self.totals.get_or_insert_with(|| {
+            let mut totals = Totals::default();
+            self.up.members().for_each(|number| totals.set(number, Some(part(&self.channels[number]))));
+            totals
+        })
     }
 
     /// Lets the shares of returning channels grow with time.
@@ -247,7 +264,7 @@ impl Group {
         if let Some(stride) = &mut self.stride {
             stride.take(number);
         }
-        if self.loads.is_some() || self.channels[number].is_at_limit() {
+        if self.loads.is_some() || self.totals.is_some() || self.channels[number].is_at_limit() {
             self.refresh(number);
         }
         self.pass(number);
@@ -392,4 +409,10 @@ fn put(set: &mut BitTree, number: usize, belongs: bool) -> Option<bool> {
 fn load(channel: &Channel) -> Load {
     channel.slots.watch();
     Load { active: channel.slots.active(), share: share(channel) }
+}
+
+/// What a channel adds to its group's totals. Watched as a load is.
+fn part(channel: &Channel) -> Part {
+    channel.slots.watch();
+    Part { clients: channel.slots.active(), weight: channel.weight.get() }
 }

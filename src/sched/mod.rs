@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
 //! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `reach`, `group`
-//! (with `bits`, `stride`, `loads` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
+//! (with `bits`, `stride`, `loads`, `totals` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
 //! `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -28,6 +28,7 @@ mod shared;
 mod snapshot;
 mod stride;
 mod table;
+mod totals;
 
 pub use agenda::Probe;
 pub use channel::{Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS};

@@ -92,36 +92,43 @@ impl Group {
 
     fn by_client(&mut self, ask: &Ask<'_>) -> Result<usize, NoChannel> {
         let Some(mapped) = self.seating.winner(ask.bucket) else { return Err(self.reason()) };
-        let set = self.set(ask.tier);
-        let is_ready = set.contains(mapped) && !ask.tried.contains(mapped);
+        let is_ready = self.set(ask.tier).contains(mapped) && !ask.tried.contains(mapped);
         if !is_ready && !ask.rules.hash_failover {
             return Err(self.reason_of(mapped));
         }
         if let (Some(balance), Tier::Up) = (ask.rules.hash_balance, ask.tier) {
             let bound = self.bound(balance);
-            let fits = |number: &usize| bound.admits(&self.channels[*number]);
-            if is_ready && fits(&mapped) {
+            if is_ready && bound.admits(&self.channels[mapped]) {
                 return Ok(mapped);
             }
-            if let Some(other) = self.seating.best_of(ask.bucket, set.iter(ask.tried).filter(fits)) {
+            if let Some(other) = self.best_for(ask, |channel| bound.admits(channel)) {
                 return Ok(other);
             }
         }
         if is_ready {
             return Ok(mapped);
         }
-        self.seating.best_of(ask.bucket, set.iter(ask.tried)).ok_or_else(|| self.reason())
+        self.best_for(ask, |_| true).ok_or_else(|| self.reason())
+    }
+
+    /// The channel that the client's bucket likes best of those that can be had and fit. Looks at each only if none of its
+    /// first ones will do.
+    fn best_for(&mut self, ask: &Ask<'_>, fits: impl Fn(&Channel) -> bool) -> Option<usize> {
+        let set = match ask.tier {
+            Tier::Up => &self.ready,
+            Tier::NotUp => &self.spare,
+        };
+        let channels = &self.channels;
+        let fits = |number: &usize| fits(&channels[*number]);
+        let can_be_had = |number: &usize| set.contains(*number) && !ask.tried.contains(*number);
+        let first = self.seating.ranks(ask.bucket).filter(can_be_had).find(fits);
+        first.or_else(|| self.seating.best_of(ask.bucket, set.iter(ask.tried).filter(fits)))
     }
 
     /// What one more client may make of the loads of the channels that are up.
-    fn bound(&self, balance: NonZeroU32) -> Bound {
-        let (mut clients, mut weights) = (1, 0);
-        for number in self.up.members() {
-            let channel = &self.channels[number];
-            clients += u64::from(channel.slots.active());
-            weights += u64::from(channel.weight.get());
-        }
-        Bound { clients, weights, balance: balance.get() }
+    fn bound(&mut self, balance: NonZeroU32) -> Bound {
+        let totals = self.totals();
+        Bound { clients: totals.clients + 1, weights: totals.weights, balance: balance.get() }
     }
 
     fn set(&self, tier: Tier) -> &BitTree {
@@ -202,7 +209,7 @@ mod tests {
     use super::super::health::Health;
     use super::super::lease::{Freed, Slots};
     use super::super::{
-        Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, HealthRules, Weight,
+        Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, HealthRules, Lease, Weight,
     };
     use super::*;
 
@@ -338,5 +345,51 @@ mod tests {
         }
         assert_eq!(counts, [2, 4]);
         drop(busy);
+    }
+    /// What `by_client` says in few steps, said by looking at every channel.
+    fn looked_at_each(group: &Group, bucket: Bucket, balance: u32, tried: &Tried) -> Option<usize> {
+        let up = || (0..group.channels.len()).filter(|&number| group.channels[number].is_up());
+        let active = |number: usize| u64::from(group.channels[number].slots.active());
+        let weight = |number: usize| u64::from(group.channels[number].weight.get());
+        let bound =
+            Bound { clients: 1 + up().map(active).sum::<u64>(), weights: up().map(weight).sum(), balance };
+        let ready = || up().filter(|&n| group.channels[n].is_usable() && !tried.contains(n));
+        let fitting = ready().filter(|&number| bound.admits(&group.channels[number]));
+        let best = group.seating.best_of(bucket, fitting);
+        best.or_else(|| group.seating.best_of(bucket, ready()))
+    }
+
+    #[test]
+    fn bounded_loads_agree_with_looking_at_each() {
+        for (seed, size, balance) in [(1, 8, 1_250), (2, 33, 1_000), (3, 90, 1_100), (4, 90, 2_000)] {
+            let mut random = Random::new(seed);
+            let mut group = group(Policy::Hash, size, 4);
+            let rules =
+                Rules { hash_failover: true, hash_balance: NonZeroU32::new(balance), ..Rules::CLASSIC };
+            let mut leases = Vec::new();
+            for step in 0..6_000 {
+                let number = random.below(size as u64) as usize;
+                match random.below(40) {
+                    0 => disable(&mut group, number),
+                    1..=3 => drop(group.edit(number, |channel| channel.state = AdminState::Enabled)),
+                    4 => group.set_weight(number, Weight::new(random.below(4) as u32).expect("a legal one")),
+                    5..=17 if !leases.is_empty() => {
+                        let at = random.below(leases.len() as u64) as usize;
+                        let (number, lease): (usize, Lease) = leases.swap_remove(at);
+                        drop(lease);
+                        group.refresh(number);
+                    }
+                    _ => {
+                        let (bucket, tried) = (bucket(random.below(9) as u8), tried(&[number]));
+                        let expected = looked_at_each(&group, bucket, balance, &tried);
+                        let ask = Ask { bucket, tried: &tried, tier: Tier::Up, rules: &rules };
+                        let found = group.choose(&ask, &mut random).ok();
+                        assert_eq!(found, expected, "seed {seed}, step {step}, {size} channels");
+                        leases.extend(found.map(|number| (number, group.hand_out(number))));
+                    }
+                }
+            }
+            assert!(group.totals.is_some(), "seed {seed}");
+        }
     }
 }

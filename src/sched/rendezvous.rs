@@ -15,6 +15,8 @@ use super::seat::{Bucket, Seat, mix};
 const COMPUTED: usize = 32;
 /// From so many channels changed at a stroke on, forgetting all winners is cheaper than mending them.
 const MENDED: usize = 8;
+/// So many of a bucket's best are remembered: with half of all channels out, one client in 65 536 asks for more.
+const RANKS: usize = 16;
 /// In the memory of winners: not computed yet. Never a channel, their numbers end below `MAX_CHANNELS`.
 const UNKNOWN: u16 = u16::MAX;
 
@@ -57,6 +59,9 @@ pub(super) struct Seating {
     same: BTreeMap<Seat, Vec<u16>>,
     /// Winner of each bucket, filled as they are asked for. Never more than a memory of what `compute` says.
     winners: Option<Box<[u16]>>,
+    /// `RANKS` of the best of each bucket, best first, filled as they are asked for, all forgotten when anything changes.
+    /// One more than their numbers: 0 is nobody.
+    ranks: Vec<u16>,
 }
 
 impl Seating {
@@ -137,6 +142,38 @@ impl Seating {
         Some(winner)
     }
 
+    /// The best of a bucket, best first: whoever is not among them comes after them. Nobody in groups where looking at each
+    /// is as fast.
+    pub(super) fn ranks(&mut self, bucket: Bucket) -> impl Iterator<Item = usize> + '_ {
+        let is_large = self.seats.len() > COMPUTED;
+        if is_large && self.ranks.is_empty() {
+            self.ranks = vec![0; Bucket::COUNT * RANKS];
+        }
+        let at = bucket.index() * RANKS;
+        if self.ranks.get(at) == Some(&0) {
+            for (nth, number) in self.rank(bucket).into_iter().enumerate() {
+                self.ranks[at + nth] = u16::try_from(number + 1).unwrap_or(0);
+            }
+        }
+        let row = self.ranks.get(at..at + RANKS).unwrap_or_default();
+        row.iter().take_while(|&&next| next > 0).map(|&next| usize::from(next) - 1)
+    }
+
+    fn rank(&self, bucket: Bucket) -> Vec<usize> {
+        let spot = bucket.spot();
+        let mut best: Vec<Score> = Vec::with_capacity(RANKS + 1);
+        for number in 0..self.seats.len() {
+            let next = self.score(spot, number);
+            let is_among = best.len() < RANKS || best.last().is_some_and(|&last| next.beats(last));
+            if next.weight > 0 && is_among {
+                let at = best.partition_point(|&other| other.beats(next));
+                best.insert(at, next);
+                best.truncate(RANKS);
+            }
+        }
+        best.into_iter().map(|score| score.number).collect()
+    }
+
     /// The one among `candidates` that the bucket likes best.
     pub(super) fn best_of(&self, bucket: Bucket, candidates: impl Iterator<Item = usize>) -> Option<usize> {
         let spot = bucket.spot();
@@ -162,6 +199,7 @@ impl Seating {
 
     /// Makes the memory of winners true again after these channels got another key.
     fn mend(&mut self, changed: &[usize]) {
+        self.ranks = Vec::new();
         if changed.len() > MENDED {
             self.winners = None;
         }

@@ -1,0 +1,33 @@
+//! Clients and weights of a group's channels that are up, all together.
+//!
+//! Knows: parts as they were told. Never: channels, when a part changes.
+
+/// What one channel adds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part {
+    pub(super) clients: u32,
+    pub(super) weight: u32,
+}
+
+/// The sums, kept so that no pick has to look at every channel. A part that is told late is wrong until then; see
+/// `Slots::watch`.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) clients: u64,
+    pub(super) weights: u64,
+    /// What each channel adds, by number.
+    known: Vec<Part>,
+}
+
+impl Totals {
+    /// Tells a channel's part, or that it has none.
+    pub(super) fn set(&mut self, number: usize, part: Option<Part>) {
+        if self.known.len() <= number {
+            self.known.resize(number + 1, Part::default());
+        }
+        let part = part.unwrap_or_default();
+        let old = std::mem::replace(&mut self.known[number], part);
+        self.clients = self.clients + u64::from(part.clients) - u64::from(old.clients);
+        self.weights = self.weights + u64::from(part.weight) - u64::from(old.weight);
+    }
+}
