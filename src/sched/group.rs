@@ -12,6 +12,7 @@ use super::channel::Channel;
 use super::health::{Change, STEPS};
 use super::loads::{Load, Loads};
 use super::news::News;
+use super::ramps::Ramps;
 use super::rendezvous::Seating;
 use super::seat::{Bucket, Seat};
 use super::stride::Stride;
@@ -58,7 +59,7 @@ pub(super) struct Group {
     /// What the bounds of loads go by; `None` until the first one is asked for.
     pub(super) totals: Option<Totals>,
     /// The channels whose share is growing.
-    pub(super) ramping: Vec<usize>,
+    pub(super) ramps: Ramps,
     /// What changed since those in line heard of the group.
     pub(super) news: News,
 }
@@ -79,7 +80,7 @@ impl Group {
             stride: None,
             loads: (policy == Policy::LeastConnections).then(Loads::default),
             totals: None,
-            ramping: Vec::new(),
+            ramps: Ramps::default(),
             news: News::default(),
         }
     }
@@ -156,7 +157,7 @@ impl Group {
     pub(super) fn remove(&mut self, number: usize) {
         self.reshare(number, |channel| channel.removed = true);
         self.existing -= 1;
-        self.ramping.retain(|&ramping| ramping != number);
+        self.ramps.end(number);
         if let Some(channel) = self.channels.get(number) {
             self.seating.remove(number, Seat::of(&channel.addresses));
         }
@@ -226,8 +227,9 @@ impl Group {
         if let Some(totals) = &mut self.totals {
             totals.set(number, is_up.then(|| part(channel)));
         }
-        if channel.health.has_ramp() && !self.ramping.contains(&number) {
-            self.ramping.push(number);
+        match channel.health.ramp_from() {
+            Some(from) => self.ramps.begin(number, from),
+            None => self.ramps.hurry(number),
         }
     }
 
@@ -242,17 +244,18 @@ impl Group {
 
     /// Lets the shares of returning channels grow with time.
     pub(super) fn advance(&mut self, rules: &HealthRules, now: Duration) {
-        for at in (0..self.ramping.len()).rev() {
-            let number = self.ramping[at];
+        while let Some(number) = self.ramps.take_due(now) {
             let Some(channel) = self.channels.get_mut(number) else { continue };
             let goes_on = channel.health.is_ramping(rules, now);
-            let steps = channel.health.ramp(rules, now);
+            let (steps, next) = (channel.health.ramp(rules, now), channel.health.next_step(rules, now));
             if steps != channel.steps {
                 self.reshare(number, |channel| channel.steps = steps);
                 self.refresh(number);
             }
-            if !goes_on {
-                self.ramping.swap_remove(at);
+            if goes_on {
+                self.ramps.plan(number, next);
+            } else {
+                self.ramps.end(number);
             }
         }
     }

@@ -254,8 +254,8 @@ impl Health {
         self.ramp_from = rules.slow_start.map(|_| now);
     }
 
-    pub(super) fn has_ramp(&self) -> bool {
-        self.ramp_from.is_some()
+    pub(super) fn ramp_from(&self) -> Option<Duration> {
+        self.ramp_from
     }
 
     /// How much of its weight it gets, in 64ths.
@@ -263,6 +263,14 @@ impl Health {
         let (Some(from), Some(whole)) = (self.ramp_from, rules.slow_start) else { return STEPS };
         let done = now.saturating_sub(from).as_millis() * u128::from(STEPS) / whole.as_millis().max(1);
         u32::try_from(done).unwrap_or(STEPS).clamp(1, STEPS)
+    }
+
+    /// When that will be more.
+    pub(super) fn next_step(&self, rules: &HealthRules, now: Duration) -> Duration {
+        let (Some(from), Some(whole)) = (self.ramp_from, rules.slow_start) else { return Duration::MAX };
+        let steps = u128::from(self.ramp(rules, now)) + 1;
+        let ms = (steps * whole.as_millis().max(1)).div_ceil(u128::from(STEPS));
+        from.saturating_add(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
     }
 
     /// Is its weight still growing? Ends the ramp when it is not.
@@ -637,6 +645,9 @@ mod tests {
         for (seconds, steps) in [(0, 1), (1, 1), (10, 10), (63, 63)] {
             assert_eq!(health.ramp(&rules, at + Duration::from_secs(seconds)), steps);
             assert!(health.is_ramping(&rules, at + Duration::from_secs(seconds)));
+            let next = health.next_step(&rules, at + Duration::from_secs(seconds));
+            assert_eq!(health.ramp(&rules, next), steps + 1);
+            assert_eq!(health.ramp(&rules, next - MS(1)), steps);
         }
         let state = |weighs| health.snapshot(&rules, weighs, at + Duration::from_secs(10)).state;
         assert_eq!(state(true), HealthState::Ramping(10));

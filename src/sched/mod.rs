@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
 //! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `reach`, `group`
-//! (with `bits`, `stride`, `loads`, `totals` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
+//! (with `bits`, `stride`, `loads`, `totals`, `ramps` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
 //! `snapshot`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -18,6 +18,7 @@ mod loads;
 mod losses;
 mod news;
 mod pick;
+mod ramps;
 mod random;
 mod reach;
 mod rendezvous;
