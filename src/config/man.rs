@@ -22,7 +22,7 @@ the next channel in turn, or, in a group that % ended, the channel that its addr
 full or does not answer is passed over, and so is a group that has no other; when no group is left, the client is closed.
 
 A channel whose connect fails is ejected: no client gets it while another channel is usable, and it is tried in the \
-background until it answers. With --check all channels are probed, and those that are down are passed over.
+background until it answers. With --check balance checks all channels, and those that are down are passed over.
 
 Without -f balance goes into the background, and its exit status 0 means that it serves. PORT alone, without a channel, is \
 legal: channels can be created while it runs.
@@ -37,7 +37,8 @@ const STATUS: &[(&str, &str)] = &[
     ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
     (
         "71",
-        "the address cannot be listened on, or the limit of open files is too low; the message names the cause",
+        "the address cannot be listened on, the limit of open files is too low, or the system lacks the congestion control \
+         of --loopback-congestion; the message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
     ("75", "-c: wait ran out of time"),
@@ -49,6 +50,11 @@ const FILES: &[(&str, &str)] = &[
         "/run/balance/balance.PORT.ADDR",
         "the Unix socket on which an instance takes commands from its owner, root and --control-group",
     ),
+    (
+        "/run/balance/service.NAME",
+        "the same socket, under the name of a service. The environment variable BALANCE_RUN_DIR, an absolute path, takes the \
+         place of /run/balance",
+    ),
     ("$XDG_RUNTIME_DIR/balance/", "the same for users who cannot write there"),
     ("/etc/services", "names of ports"),
 ];
@@ -59,8 +65,8 @@ const HEALTH: &[&str] = &[
      after one another, give or take 10 %; the first that succeeds brings the channel back.",
     "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in no group, those \
      that are not up are tried all the same, unless --fail-open is off.",
-    "The command status shows the health of each channel beside what the operator decided: up, new (no check has come back \
-     yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
+    "The command status shows the health of each channel beside what the operator decided: up, untried (no client's \
+     connect and no check has been answered yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
      refusing and welcoming. When the last channel goes it has event=no_channel_up, and channel_up_again when one is back. The \
      last line of status counts the clients that were lost before they had a channel, and says why.",
@@ -73,8 +79,8 @@ const FILE: &[&str] = &[
     "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --control-group), and options of the services \
      that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
      process's options those of the command line win.",
-    "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. All errors \
-     are told at once, each with file, line and column. --check-only tells them, or how many services and channels there are, \
+    "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. balance reports all \
+     errors at once, each with file, line and column. --check-only prints them, or how many services and channels there are, \
      and starts nothing.",
 ];
 
@@ -95,7 +101,7 @@ const SIGNALS: &[(&str, &str)] = &[
     ),
     (
         "others",
-        "those that would end the process are ignored and logged, except KILL and the signals of its own faults",
+        "those that would end the process are ignored, except KILL and the signals of its own faults. They are logged, except PIPE",
     ),
 ];
 
@@ -142,7 +148,7 @@ fn own_sections() -> Roff {
     roff.control("SH", ["COMMANDS"]);
     roff.text([roman(
         "A running instance understands these, in the shell of -i and as CMD of -c. A word may be shortened (s is show, \
-         h is help, m is maxc). Most work on the current group; CMD starts in group 0.",
+         h is help, m is maxc). Most work on the current group of the current service. CMD starts in group 0 of the service that was asked for.",
     )]);
     terms(&mut roff, COMMANDS);
     paragraphs(&mut roff, "HEALTH OF CHANNELS", HEALTH);

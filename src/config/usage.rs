@@ -17,8 +17,9 @@ pub(super) struct Positional {
 
 pub(super) const PORT: Positional = Positional {
     name: "PORT",
-    help: "Port to listen on, or name of a service; the instance to talk to with -i and -c",
-    more: "",
+    help: "Port to listen on, a number or a word of /etc/services; with -i and -c the instance to talk to",
+    more: "\
+With -i and -c the name of a service from a file of --file will do as well: \"balance -c status web\".",
 };
 
 pub(super) const CHANNEL: Positional = Positional {
@@ -38,8 +39,8 @@ The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\"
 /// The ways to call the program.
 pub(super) const SYNOPSIS: [&str; 5] = [
     "balance [-b addr] [-B addr] [-t sec] [-T sec] [-adfpHM6] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
-    "balance [-b addr] -i [-d] [-M] PORT",
-    "balance [-b addr] -c CMD [-d] [-M] PORT",
+    "balance [-b addr] -i [-d] [-M] PORT|NAME",
+    "balance [-b addr] -c CMD [-d] [-M] PORT|NAME",
     "balance --file FILE ... [OPTION ...] [--check-only]",
     "balance --list",
 ];
@@ -62,7 +63,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("balance 80 [2001:db8::1]:8080:100 web2", "an IPv6 channel with port and limit"),
     (
         "balance --check http:/healthz --policy leastconn 80 web1:8080 web2:8080 ! sorry",
-        "probes the web servers; the one with the fewest connections is next, and sorry serves when both are down",
+        "checks the web servers; the one with the fewest connections is next, and sorry serves when both are down",
     ),
     (
         "balance --queue 500 --queue-timeout 10s 5432 db1::100 db2::100",
@@ -79,6 +80,8 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("balance --file /etc/balance", "serves the lines of the *.conf files there, one service each"),
     ("balance -c show 80", "what the instance on port 80 is doing"),
     ("balance -c \"group 1; disable 0\" 80", "two commands, one after the other"),
+    ("balance -c status web", "the state of the service web, which has its name from a file"),
+    ("balance -c \"use mail; show\" web", "the channels of another service of the same process"),
     ("balance --list", "all instances and services on this machine"),
     ("balance -i smtp", "an interactive shell on the instance for SMTP"),
 ];
@@ -98,7 +101,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("group GROUP", "changes the current group; it is 0 at first"),
     ("hash", "sets the distribution scheme of the current group to Hash"),
     ("help", "prints the list of commands; also ?"),
-    ("kill", "stops the instance; established connections live on to their natural end"),
+    ("kill", "stops the current service; established connections live on to their natural end"),
     ("maxc CHANNEL N", "sets the most simultaneous connections of the channel; 0 is no limit"),
     ("mrtg-bytes GROUP CHANNEL", "prints bytes received and sent for MRTG"),
     ("mrtg-conns GROUP CHANNEL", "prints the total of connections for MRTG"),
@@ -119,7 +122,15 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("policy NAME", "sets the policy of the current group: rr, leastconn, p2c, first or hash"),
     ("sessions [CHANNEL]", "lists the connections of all channels or of one"),
     ("close ID", "closes one connection, by its number in sessions"),
-    ("save", "prints the command line that would start this instance as it is now"),
+    (
+        "save",
+        "prints the command line that would start this instance as it is now; for a service of a file, its line of the file",
+    ),
+    ("services", "lists the services of this process, one line each"),
+    (
+        "use SERVICE",
+        "makes SERVICE the current service: its name, ADDRESS:PORT, or a port that only one has; the current group is 0 again",
+    ),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.
