@@ -59,14 +59,18 @@ pub enum EndpointError {
     #[error("unknown group {0:?}")]
     UnknownGroup(String),
     /// No directory will do. The causes, in the order of the directories.
-    #[error("cannot make a control socket in {}", list(.0))]
+    #[error("cannot make a control socket {}", list(.0))]
     NoDirectory(Vec<(PathBuf, io::Error)>),
 }
 
 fn list(causes: &[(PathBuf, io::Error)]) -> String {
     let causes: Vec<String> =
         causes.iter().map(|(path, cause)| format!("{}: {cause}", path.display())).collect();
-    if causes.is_empty() { "any directory: none is known".into() } else { causes.join(", ") }
+    if causes.is_empty() {
+        "in any directory: none is known".into()
+    } else {
+        format!("at {}", causes.join(", "))
+    }
 }
 
 /// The listening control socket of an instance. Dropped in the process that serves, it is removed; a parent that

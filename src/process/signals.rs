@@ -195,8 +195,8 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
         SIGXCPU => nothing("XCPU", "the limit of CPU time (ulimit -t) is used up"),
         signal if STOPS.contains(&signal) => Meaning::Stop,
         signal => match IDLE.iter().find(|&&(idle, _)| idle == signal) {
-            Some((_, name)) => nothing(name, "it means nothing here"),
-            None => nothing(&signal.to_string(), "it means nothing here"),
+            Some((_, name)) => nothing(name, "balance does not use it"),
+            None => nothing(&signal.to_string(), "balance does not use it"),
         },
     }
 }
@@ -265,8 +265,8 @@ mod tests {
         assert_eq!(told(SIGHUP), "HUP: reloading comes with a later version");
         assert_eq!(told(SIGUSR1), "USR1: there is no log file to reopen");
         assert_eq!(told(SIGUSR2), "USR2: upgrading in place comes with a later version");
-        assert_eq!(told(SIGALRM), "ALRM: it means nothing here");
-        assert_eq!(told(63), "63: it means nothing here");
+        assert_eq!(told(SIGALRM), "ALRM: balance does not use it");
+        assert_eq!(told(63), "63: balance does not use it");
         assert_eq!(told(SIGTERM), "");
     }
 }

@@ -61,15 +61,15 @@ fn signals_that_mean_nothing_end_nothing_and_disturb_no_stream() {
         ("HUP", "reloading comes with a later version"),
         ("USR1", "there is no log file to reopen"),
         ("USR2", "upgrading in place comes with a later version"),
-        ("ALRM", "it means nothing here"),
-        ("VTALRM", "it means nothing here"),
-        ("PROF", "it means nothing here"),
-        ("IO", "it means nothing here"),
-        ("PWR", "it means nothing here"),
-        ("STKFLT", "it means nothing here"),
+        ("ALRM", "balance does not use it"),
+        ("VTALRM", "balance does not use it"),
+        ("PROF", "balance does not use it"),
+        ("IO", "balance does not use it"),
+        ("PWR", "balance does not use it"),
+        ("STKFLT", "balance does not use it"),
         ("XCPU", "the limit of CPU time (ulimit -t) is used up"),
-        ("34", "it means nothing here"),
-        ("64", "it means nothing here"),
+        ("34", "balance does not use it"),
+        ("64", "balance does not use it"),
     ] {
         let line = format!("balance: level=notice event=signal_ignored signal={signal} why=\"{why}\"");
         assert!(told.contains(&line), "{line} in {told:#?}");
