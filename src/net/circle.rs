@@ -77,14 +77,14 @@ pub(crate) fn is_reached(listener: SocketAddr, target: SocketAddr) -> bool {
 
 /// Does a listener get what goes to an address?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+pub(super) enum Reach {
     No,
     /// If the address is one of this host's.
     IfHere,
     Certain,
 }
 
-fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
+pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
     if listener.port() != target.port() {
         return Reach::No;
     }
@@ -108,7 +108,7 @@ fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
     }
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

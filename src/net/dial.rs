@@ -5,8 +5,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::chain::{Chains, Link, Step};
 use super::changed::Changed;
 use super::circle::{Circle, LeadsBack};
 use crate::observe::{Event, Log};
@@ -26,6 +28,9 @@ pub(super) struct Dialer {
     pub(super) outgoing: Outgoing,
     pub(super) log: Log,
     pub(super) circle: Circle,
+    /// The service's number, and its connections to other services of the process.
+    pub(super) service: u32,
+    pub(super) chains: Arc<Chains>,
     /// Tells whoever minds the channels' health that the table has changed.
     pub(super) changed: Changed,
 }
@@ -43,6 +48,15 @@ impl Dialer {
     fn is_endless(&self, channel: ChannelKey) -> bool {
         self.table.lock().channel(channel).is_some_and(|channel| channel.maxc.is_none())
     }
+}
+
+/// What a client's search has found.
+#[derive(Debug)]
+pub(super) struct Succeeded {
+    pub(super) server: OwnedFd,
+    pub(super) lease: Lease,
+    /// To be kept for as long as the connection is.
+    pub(super) link: Option<Box<Link>>,
 }
 
 /// One client's search.
@@ -64,6 +78,8 @@ pub(super) struct Dial {
     kept: Option<Lease>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
+    /// It leads to another service of ours.
+    link: Option<Box<Link>>,
     pub(super) client: SocketAddr,
     /// The place in line by which it got its channel, and until when it would have waited there.
     pub(super) waited: Option<Waited>,
@@ -149,6 +165,7 @@ impl Dial {
             starving_since: None,
             kept: None,
             server: None,
+            link: None,
             client,
             waited,
         }
@@ -285,7 +302,7 @@ impl Dial {
     }
 
     /// The connection stands. Why it is none all the same, if it is none.
-    pub(super) fn doubt(&self, dialer: &Dialer) -> Option<io::Error> {
+    pub(super) fn doubt(&mut self, dialer: &Dialer) -> Option<io::Error> {
         let (server, target) = (self.server.as_ref()?, self.target()?);
         let ours = socket::local(server)?;
         let error = if ours.port() == target.port() && socket::is_to_itself(server) {
@@ -293,7 +310,16 @@ impl Dial {
         } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(self.channel()?) {
             LeadsBack::error(target)
         } else {
-            return None;
+            let bound = dialer.outgoing.source.is_some();
+            match dialer.chains.step(dialer.service, self.client, ours, target, bound) {
+                // A maxc makes an end of it.
+                Step::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
+                Step::Within(link) if dialer.is_endless(self.channel()?) => {
+                    self.link = Some(link);
+                    return None;
+                }
+                Step::Out | Step::Round | Step::Within(_) => return None,
+            }
         };
         // It must not keep the port that a server may want, nor be taken for a client.
         socket::reset_on_close(server);
@@ -329,6 +355,7 @@ impl Dial {
 
     /// The attempt under way is over.
     fn give_up(&mut self) {
+        self.link = None;
         if let Some(server) = self.server.take() {
             // It may have accepted already, and would take a close for a clean end.
             socket::reset_on_close(&server);
@@ -397,7 +424,7 @@ impl Dial {
     }
 
     /// The current address answered: the lease is the connection's from now on.
-    pub(super) fn succeeded(self, dialer: &Dialer) -> Option<(OwnedFd, Lease)> {
+    pub(super) fn succeeded(self, dialer: &Dialer) -> Option<Succeeded> {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
@@ -412,7 +439,7 @@ impl Dial {
         };
         dialer.changed(told);
         dialer.changed(transition);
-        Some((server, lease))
+        Some(Succeeded { server, lease, link: self.link })
     }
 }
 
@@ -459,6 +486,8 @@ mod tests {
             outgoing: Outgoing::default(),
             log: Log::stderr(false),
             circle: Circle::new(Vec::new()),
+            service: 0,
+            chains: Arc::default(),
             changed: Changed::new(|| ()),
         }
     }

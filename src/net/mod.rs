@@ -5,6 +5,7 @@
 //! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
 
 mod busy_poll;
+mod chain;
 mod changed;
 mod circle;
 mod dial;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::chain::Chains;
 use super::circle::Circle;
 use super::dial::Dialer;
 use super::planted::{self, Bug};
@@ -151,6 +152,7 @@ pub(super) struct Shared {
     pub(super) ends: AtomicBool,
     /// All services that have not stopped.
     services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
+    chains: Arc<Chains>,
     next_service: AtomicU32,
     drained: Box<dyn Fn() + Send + Sync>,
 }
@@ -174,6 +176,7 @@ impl Shared {
             starved: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             services: Mutex::default(),
+            chains: Arc::default(),
             next_service: AtomicU32::new(0),
             drained: Box::new(drained),
         })
@@ -182,12 +185,15 @@ impl Shared {
     /// Gives a service its number, and remembers it until it stops.
     pub(super) fn enlist(&self, new: NewService) -> Opened {
         let id = ServiceId(self.next_service.fetch_add(1, Ordering::SeqCst));
+        self.chains.enlist(id.0, new.listeners.iter().map(Listener::address));
         let dialer = Dialer {
             table: new.table,
             clock: self.clock,
             outgoing: new.options.outgoing,
             log: new.log.clone(),
             circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
+            service: id.0,
+            chains: Arc::clone(&self.chains),
             changed: new.changed,
         };
         let service = Arc::new(Service::new(id, dialer, new.log, new.options));
@@ -268,6 +274,7 @@ impl Shared {
         if service.has_just_stopped() {
             let mut services = lock(&self.services);
             services.remove(&service.id);
+            self.chains.strike(service.id.0);
             let was_last = services.is_empty();
             drop(services);
             if was_last {

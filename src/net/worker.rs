@@ -17,6 +17,7 @@ use slab::Slab;
 
 use self::doors::Doors;
 use super::busy_poll::{self, BusyPoll};
+use super::chain::Link;
 use super::dial::{Dial, Waited};
 use super::planted::{self, Bug};
 use super::server::{Guest, Message, Shared};
@@ -100,6 +101,8 @@ struct Connection {
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
     queued: bool,
+    /// It leads to another service of ours.
+    _link: Option<Box<Link>>,
     _taken: Taken,
     service: Guest,
 }

@@ -175,7 +175,8 @@ fn a_circle_through_other_services_of_the_process_is_said_at_the_start() {
     };
     let lines = start("");
     let [one, other] = &lines[..] else { panic!("{lines:?}") };
-    let rest = "which leads back here: without a maxc on the way one client uses up all descriptors\"";
+    let rest =
+        "which leads back here: without a maxc on the way a client is connected there once and not again\"";
     let way = format!(
         "event=note service=front text=\"channel 0 of group 0 leads to the service on {second} ({second}), {rest}"
     );
@@ -183,4 +184,35 @@ fn a_circle_through_other_services_of_the_process_is_said_at_the_start() {
     let way = format!("event=note text=\"channel 0 of group 0 leads to service front ({first}), {rest}");
     assert!(other.contains(&way), "{other}");
     assert_eq!(start(":4"), [""; 0], "a limit anywhere makes it finite");
+}
+
+#[test]
+fn a_client_that_comes_round_through_another_service_goes_to_the_next_channel() {
+    let server = Server::named("s");
+    let (first, second) = (own_address(), own_address());
+    let start = |last: &str| {
+        let setup = Setup::binding(first);
+        let [one, other] = [first, second].map(|address| format!("-b {} {}", address.ip(), address.port()));
+        let file = setup.directory().file("services", &format!("{one} {second}\n{other} {first} {last}\n"));
+        setup.start(["--file", &file.display().to_string()])
+    };
+    let instance = start(&server.to_string());
+    let before = instance.descriptors();
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(first)).collect();
+    for client in &mut clients {
+        client.send("x");
+        assert_eq!(client.recv(1), b"s");
+    }
+    // Three connections each, and two descriptors for each connection but the server's own.
+    assert!(instance.descriptors() <= before + 10 * 2 * 2 + 4, "nobody went round");
+    assert_eq!(instance.told("ejected"), [""; 0], "no channel is to blame");
+    drop(clients);
+    eventually("all is given back", || (instance.descriptors() <= before + 4).then_some(()));
+    instance.terminate();
+    // With nothing but the circle, a client gets nothing, and costs nothing.
+    let instance = start("");
+    let before = instance.descriptors();
+    let _ = Client::connect(first).ending();
+    eventually("all is given back", || (instance.descriptors() <= before + 4).then_some(()));
+    instance.terminate();
 }

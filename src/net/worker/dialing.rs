@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, Waiting, Worker, millis};
-use crate::net::dial::{Attempt, Dial, Next, Search, Terms, Waited};
+use crate::net::dial::{Attempt, Dial, Next, Search, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::server::Guest;
 use crate::net::service::{Service, ServiceId};
@@ -45,6 +45,7 @@ impl<P: Readiness> Worker<P> {
             address: is_debug.then(|| Box::new(address)),
             muted: [false; 2],
             queued: false,
+            _link: None,
             _taken: taken,
             service,
         };
@@ -244,7 +245,7 @@ impl<P: Readiness> Worker<P> {
         let client = dial.client;
         let target = dial.target();
         let service = Arc::clone(&connection.service);
-        let Some((server, lease)) = dial.succeeded(&service.dialer) else {
+        let Some(Succeeded { server, lease, link }) = dial.succeeded(&service.dialer) else {
             // Without its dial it would be there for ever.
             return self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
         };
@@ -256,6 +257,7 @@ impl<P: Readiness> Worker<P> {
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.stage = Stage::Relaying { server, lease };
+        connection._link = link;
         connection.moved_at = self.now;
         connection.expires_at = expires_at;
         connection.relay.note(Side::Server, ready);

@@ -276,7 +276,7 @@ impl Instance {
         names.filter_map(|name| name.file_name().to_str()?.parse().ok())
     }
 
-    fn descriptors(&self) -> usize {
+    pub(crate) fn descriptors(&self) -> usize {
         self.open_descriptors().count()
     }
 

@@ -1,0 +1,142 @@
+//! Clients that go from one service of the process to another: one that came through a service already would go round for ever.
+//!
+//! Knows: where the services listen, which of our own connections lead to them, what their clients had come through. Never:
+//! channels, what becomes of a client.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::circle::{self, Reach};
+
+/// The connections between the services of a process.
+#[derive(Debug, Default)]
+pub(super) struct Chains {
+    /// Who listens, by port. Every connection asks, so nobody waits for others who do.
+    listeners: RwLock<HashMap<u16, Vec<(u32, SocketAddr)>>>,
+    /// What a client of a service has come through, if it is a connection of ours.
+    through: Mutex<HashMap<(u32, SocketAddr), Arc<[u32]>>>,
+}
+
+/// A connection of ours to a service of ours, for as long as it lasts.
+#[derive(Debug)]
+pub(super) struct Link {
+    chains: Arc<Chains>,
+    client: SocketAddr,
+    services: Vec<u32>,
+}
+
+/// What a connection to a target means.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It leaves the process.
+    Out,
+    /// It is a client of another service of ours.
+    Within(Box<Link>),
+    /// It comes to a service that it has been at.
+    Round,
+}
+
+impl Chains {
+    /// This service listens there from now on.
+    pub(super) fn enlist(&self, service: u32, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            let address = circle::canonical(address);
+            listeners.entry(address.port()).or_default().push((service, address));
+        }
+    }
+
+    /// It listens no more.
+    pub(super) fn strike(&self, service: u32) {
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|_, at| {
+            at.retain(|&(id, _)| id != service);
+            !at.is_empty()
+        });
+    }
+
+    /// A service has connected `ours` to `target` for `client`. `bound`: the address on our side is the operator's choice.
+    pub(super) fn step(
+        self: &Arc<Self>,
+        service: u32,
+        client: SocketAddr,
+        ours: SocketAddr,
+        target: SocketAddr,
+        bound: bool,
+    ) -> Step {
+        let [client, ours, target] = [client, ours, target].map(circle::canonical);
+        let is_reached = |listener: SocketAddr| match circle::reach(listener, target) {
+            Reach::Certain => true,
+            // A connection within the host has the same address at both ends, unless somebody chose ours.
+            Reach::IfHere => ours.ip() == target.ip() || bound && crate::sys::socket::is_here(target),
+            Reach::No => false,
+        };
+        let services: Vec<u32> = {
+            let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+            let at = listeners.get(&target.port()).into_iter().flatten();
+            at.filter(|&&(id, address)| id != service && is_reached(address)).map(|&(id, _)| id).collect()
+        };
+        if services.is_empty() {
+            return Step::Out;
+        }
+        let mut all = self.through();
+        let before = all.get(&(service, client));
+        let through: Arc<[u32]> =
+            before.into_iter().flat_map(|through| through.iter().copied()).chain([service]).collect();
+        if services.iter().any(|id| through.contains(id)) {
+            return Step::Round;
+        }
+        for &id in &services {
+            all.insert((id, ours), Arc::clone(&through));
+        }
+        drop(all);
+        Step::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
+    }
+
+    fn through(&self) -> MutexGuard<'_, HashMap<(u32, SocketAddr), Arc<[u32]>>> {
+        self.through.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let mut all = self.chains.through();
+        for &service in &self.services {
+            all.remove(&(service, self.client));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn whoever_comes_to_a_service_again_goes_round() {
+        let chains = Arc::new(Chains::default());
+        for service in 0..3 {
+            chains.enlist(service, [at(80 + service as u16)]);
+        }
+        let out = chains.step(0, at(5_000), at(5_001), at(90), false);
+        assert!(matches!(out, Step::Out), "{out:?}");
+        let first = chains.step(0, at(5_000), at(5_001), at(81), false);
+        let Step::Within(first) = first else { panic!("{first:?}") };
+        let second = chains.step(1, at(5_001), at(5_002), at(82), false);
+        let Step::Within(second) = second else { panic!("{second:?}") };
+        for port in [80, 81] {
+            let round = chains.step(2, at(5_002), at(5_003), at(port), false);
+            assert!(matches!(round, Step::Round), "{round:?}");
+        }
+        // Another client of the same service has not been there.
+        assert!(matches!(chains.step(2, at(6_000), at(5_003), at(80), false), Step::Within(_)));
+        drop((first, second));
+        assert!(chains.through().is_empty());
+        chains.strike(1);
+        assert!(matches!(chains.step(0, at(5_000), at(5_001), at(81), false), Step::Out));
+    }
+}
