@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::circle::{self, Reach};
 
+/// By service and client: the services that the client had come through.
+type Through = HashMap<(u32, SocketAddr), Arc<[u32]>>;
+
 /// The connections between the services of a process.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     /// Who listens, by port. Every connection asks, so nobody waits for others who do.
     listeners: RwLock<HashMap<u16, Vec<(u32, SocketAddr)>>>,
     /// What a client of a service has come through, if it is a connection of ours.
-    through: Mutex<HashMap<(u32, SocketAddr), Arc<[u32]>>>,
+    through: Mutex<Through>,
 }
 
 /// A connection of ours to a service of ours, for as long as it lasts.
@@ -94,7 +97,7 @@ impl Chains {
         Step::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
     }
 
-    fn through(&self) -> MutexGuard<'_, HashMap<(u32, SocketAddr), Arc<[u32]>>> {
+    fn through(&self) -> MutexGuard<'_, Through> {
         self.through.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

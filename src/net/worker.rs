@@ -537,6 +537,7 @@ impl<P: Readiness> Worker<P> {
         let Stage::Relaying { server, lease } = &connection.stage else { return };
         let before = connection.delivered;
         let (was_half_closed, was_short) = (connection.relay.is_half_closed(), connection.relay.is_short());
+        let was_broken = connection.relay.is_broken();
         let mut sockets = Sockets {
             client: connection.client.as_fd(),
             server: server.as_fd(),
@@ -555,6 +556,12 @@ impl<P: Readiness> Worker<P> {
         if !was_half_closed && connection.relay.is_half_closed() {
             connection.half_closed_at = self.now.max(1);
         }
+        let has_broken = !was_broken && connection.relay.is_broken();
+        if has_broken {
+            // What is on its way gets its time from now on, however quiet it was before.
+            connection.moved_at = self.now;
+        }
+        let has_other_deadline = has_broken || !was_half_closed && connection.relay.is_half_closed();
         let any_muted = connection.muted != [false; 2];
         if any_muted {
             self.unmute(key);
@@ -564,15 +571,15 @@ impl<P: Readiness> Worker<P> {
         self.obey(
             key,
             if is_deaf && verdict == Verdict::Sleep { Verdict::Later } else { verdict },
-            was_half_closed,
+            has_other_deadline,
         );
     }
 
-    fn obey(&mut self, key: usize, verdict: Verdict, was_half_closed: bool) {
+    fn obey(&mut self, key: usize, verdict: Verdict, has_other_deadline: bool) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match verdict {
             Verdict::Sleep => {
-                if !was_half_closed && connection.relay.is_half_closed() {
+                if has_other_deadline {
                     self.rearm(key);
                 }
             }

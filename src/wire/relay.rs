@@ -300,6 +300,11 @@ impl<P> Relay<P> {
         self.first_end
     }
 
+    /// Is one side gone, or broken as far as the kernel has told, while bytes of it are still on their way to the other?
+    pub fn is_broken(&self) -> bool {
+        self.gone != [false; 2] || self.ready.iter().any(|ready| ready.error)
+    }
+
     /// Did the last turn leave something undone that the kernel had no memory for?
     pub fn is_short(&self) -> bool {
         self.short

@@ -251,6 +251,28 @@ fn clients_that_are_gone_free_the_slots_of_a_hung_server() {
     );
 }
 
+#[test]
+fn clients_that_reset_free_the_slots_of_a_server_that_takes_nothing() {
+    let (_hung, stop) = std::sync::mpsc::channel::<()>();
+    let stop = std::sync::Mutex::new(stop);
+    let server = Server::with(move |_stream, _| {
+        let _ = stop.lock().expect("nobody panics").recv();
+    });
+    let instance = Instance::start(["PORT", &format!("{server}:3")]);
+    // More than the server's system takes, less than all systems on the way do: the rest waits here.
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = instance.connect();
+            client.send(vec![b'x'; 300_000]);
+            client
+        })
+        .collect();
+    instance.await_show("all slots are taken", |rows| rows[0].c == 3);
+    clients.into_iter().for_each(Client::rst);
+    instance.await_show("their slots are free", |rows| rows[0].c == 0);
+    instance.end();
+}
+
 /// How many connections `sessions` shows as half-closed.
 fn half_closed(instance: &Instance) -> usize {
     instance.ctl("sessions").code(0).stdout.matches(" half-closed:").count()

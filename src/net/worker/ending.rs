@@ -25,6 +25,8 @@ pub(super) const LATER_MOST_MS: u64 = 1_000;
 
 /// A half-closed connection that is quiet for so long may have lost a peer.
 const DOUBT: Duration = Duration::from_secs(5);
+/// One side is gone, and the other takes nothing of what it left for so long: nobody will miss it.
+const BROKEN: Duration = Duration::from_secs(5);
 
 impl<P: Readiness> Worker<P> {
     /// A deadline has come.
@@ -74,6 +76,7 @@ impl<P: Readiness> Worker<P> {
         if self.is_quiet(key) {
             let Some(connection) = self.connections.get(key) else { return };
             let how = match (connection.relay.is_short(), connection.relay.is_half_closed()) {
+                _ if connection.relay.is_broken() => super::end_of(connection.relay.first_end()),
                 (true, _) => End::Ours,
                 (_, true) => End::HalfClosed,
                 _ => End::Idle,
@@ -119,7 +122,8 @@ impl<P: Readiness> Worker<P> {
         let doubt = Some(DOUBT).filter(|_| self.is_doubtful(key));
         // For memory it waits as long as a dial does.
         let short = connection.relay.is_short().then_some(options.connect_timeout);
-        let quiet = [options.idle_timeout, half_close, doubt, short].into_iter().flatten().min();
+        let broken = Some(BROKEN).filter(|_| connection.relay.is_broken());
+        let quiet = [options.idle_timeout, half_close, doubt, short, broken].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
         let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
         [quiet_at, expires_at].into_iter().flatten().min()
