@@ -78,10 +78,12 @@ impl Environment {
         process::passed_listeners(Variables { pid, count, names })
     }
 
-    /// The service that is meant: a word that a service goes by is that service, whatever else it may be.
+    /// The service that is meant: a word that a service goes by is that service, whatever else it may be. With an address, the
+    /// word is a port's: a name needs none, and one that is not the service's must not reach it.
     fn wanted(&self, instance: &Instance) -> Result<Wanted, Failure> {
         let directories = self.searched.clone();
         if let PortWord::Name(name) = &instance.port
+            && instance.bind.is_none()
             && crate::control::is_service(&directories, name)
         {
             return Ok(Wanted { directories, service: Which::Name(name.clone()) });

@@ -14,11 +14,12 @@ use super::lookup::Found;
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
 use super::{Failure, exit, passed};
 use crate::control::Endpoint;
+use crate::names::resolve;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
-use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec};
+use crate::spec::{Check, CheckSpec, Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given, socket};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
@@ -181,6 +182,19 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[Prepared], foreground
         {
             // It may be there later, so this is no reason not to serve.
             tell(format!("--check: cannot run {}: {}", path.display(), io::Error::from(e)));
+        }
+    }
+    let mut names = services.iter().filter_map(|service| service.spec.name.as_ref()).peekable();
+    if names.peek().is_some() {
+        let ports = resolve::service_ports();
+        for name in names.map(Name::as_str) {
+            // Once the service has gone, a command meant for it would reach whoever has the port.
+            if let Some(port) = ports.get(name) {
+                tell(format!(
+                    "service {name}: this is also the name of port {port}, and a command for {name} reaches that port \
+                     when the service does not run"
+                ));
+            }
         }
     }
     for (service, text) in circles::warnings(services) {

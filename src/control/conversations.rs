@@ -683,6 +683,13 @@ web              0.0.0.0:80                     0/1           0 serving
     ] {
         assert_eq!(answer(&mut mail, &format!("use {word}")), (code, text.into()));
     }
+    // What follows is meant for a service that is not there.
+    let rest = "no such service mial\nthe rest of the line was not carried out\n";
+    for line in ["use mial; kill", "use mial; disable 0; use web"] {
+        assert_eq!(answer(&mut mail, line), (65, rest.into()), "{line}");
+    }
+    assert_eq!(answer(&mut mail, "use mial;"), (65, "no such service mial\n".into()));
+    assert_eq!(answer(&mut mail, "services"), (0, list.into()), "nothing has changed");
 }
 
 #[test]

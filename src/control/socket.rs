@@ -389,7 +389,8 @@ fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
     }
 }
 
-/// All commands of a line, also after one that failed, but not after the end of the session. Each answer is sent
+/// All commands of a line, also after one that failed, but not after the end of the session, nor after a `use` that failed:
+/// what follows is meant for another service. Each answer is sent
 /// before the next command, so that a line of thousands of `show` needs the memory of one.
 fn answer_line(
     shared: &Shared,
@@ -401,7 +402,8 @@ fn answer_line(
 ) -> io::Result<Status> {
     let (mut code, mut end) = (0, false);
     let mut told: Option<Arc<Service>> = None;
-    for text in command::split(line) {
+    let mut texts = command::split(line).peekable();
+    while let Some(text) = texts.next() {
         let service = Arc::clone(&seat.service);
         let is_change = command::is_change(text);
         // Once, with the whole line, for each service that it changes.
@@ -424,6 +426,10 @@ fn answer_line(
         }
         end = last;
         if end {
+            break;
+        }
+        if matches!(reply, Reply::UnknownService(_) | Reply::SeveralServices(_)) && texts.peek().is_some() {
+            write_body(output, "the rest of the line was not carried out\n")?;
             break;
         }
     }

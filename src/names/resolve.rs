@@ -3,6 +3,7 @@
 //! Knows: the system's resolver, the services database. Never: channels, groups, caching.
 //! Source: docs/compatibility.md, "Command line".
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
@@ -54,17 +55,33 @@ pub fn service_port(name: &str) -> Option<u16> {
     found.or_else(|| WELL_KNOWN.iter().find(|(known, _)| *known == name).map(|(_, port)| *port))
 }
 
-/// Looks a name up in the text of a services database: `name port/protocol alias... # comment`.
+/// All names that TCP ports go by, each with its first port: what [`service_port`] knows, read once.
+pub fn service_ports() -> HashMap<String, u16> {
+    let text = std::fs::read(SERVICES).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut all: HashMap<String, u16> =
+        WELL_KNOWN.iter().map(|&(name, port)| (name.to_owned(), port)).collect();
+    // From the end, so that the first line of a name is the one that stays.
+    let lines: Vec<_> = text.lines().filter_map(entry).collect();
+    for (port, names) in lines.into_iter().rev() {
+        all.extend(names.map(|name| (name.to_owned(), port)));
+    }
+    all
+}
+
+/// Looks a name up in the text of a services database.
 fn port_in(services: &str, name: &str) -> Option<u16> {
-    services.lines().find_map(|line| {
-        let mut words = line.split('#').next().unwrap_or("").split_ascii_whitespace();
-        let official = words.next()?;
-        let (port, protocol) = words.next()?.split_once('/')?;
-        if protocol != "tcp" || !(official == name || words.any(|alias| alias == name)) {
-            return None;
-        }
-        port.parse().ok().filter(|&port| port != 0)
-    })
+    let mut found = services.lines().filter_map(entry);
+    found.find_map(|(port, mut names)| names.any(|known| known == name).then_some(port))
+}
+
+/// A TCP port and its names, from a line of a services database: `name port/protocol alias... # comment`.
+fn entry(line: &str) -> Option<(u16, impl Iterator<Item = &str>)> {
+    let mut words = line.split('#').next().unwrap_or("").split_ascii_whitespace();
+    let official = words.next()?;
+    let (port, protocol) = words.next()?.split_once('/')?;
+    let port = port.parse().ok().filter(|&port| port != 0 && protocol == "tcp")?;
+    Some((port, std::iter::once(official).chain(words)))
 }
 
 /// What people balance, with the usual aliases.

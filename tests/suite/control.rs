@@ -521,3 +521,26 @@ fn a_killed_service_is_gone_with_its_last_client_and_changes_are_logged_by_their
     assert!(kill.contains("service=web") && disable.contains("service=mail"), "{log}");
     instance.terminate();
 }
+
+#[test]
+fn a_name_is_meant_without_an_address_and_with_one_a_port() {
+    let server = Server::named("a");
+    let [web, smtp] = [(); 2].map(|()| own_address());
+    let setup = Setup::binding(smtp);
+    let line = |at: SocketAddr| format!("-b {} {} {server}", at.ip(), at.port());
+    let file = setup.directory().file("services", &format!("web: {}\nsmtp: {}\n", line(web), line(smtp)));
+    let instance = setup.start(["--file", &file.display().to_string()]);
+    let ctl = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    ctl(&["-c", "use smtp", "web"]).code(0).out("using service smtp\n");
+    // A name and an address that is not its own: nobody is meant.
+    ctl(&["-b", "127.0.0.1", "-c", "disable 0", "web"]).code(64).err("invalid port [web]");
+    ctl(&["-b", &smtp.ip().to_string(), "-c", "disable 0", "web"]).code(64);
+    // What follows a mistyped name is meant for nobody else.
+    let said = "no such service smpt\nthe rest of the line was not carried out\n";
+    ctl(&["-c", "use smpt; kill", "web"]).code(65).out(said);
+    ctl(&["-c", "services", "web"]).code(0);
+    let told = instance.told("note");
+    let [note] = &told[..] else { panic!("{told:#?}") };
+    assert!(note.contains("service smtp: this is also the name of port 25"), "{note}");
+    instance.terminate();
+}
