@@ -9,6 +9,10 @@ mod chain;
 mod changed;
 mod circle;
 mod dial;
+#[cfg_attr(
+    any(not(target_os = "linux"), portable),
+    allow(dead_code, reason = "the simulator of a worker is for Linux")
+)]
 mod planted;
 pub mod server;
 mod service;

@@ -8,6 +8,10 @@
 mod dump;
 mod end;
 mod event;
+#[cfg_attr(
+    any(not(target_os = "linux"), portable),
+    allow(dead_code, reason = "the simulator of a worker is for Linux")
+)]
 mod log;
 
 pub use dump::{Direction, Dump, dump_chunk};

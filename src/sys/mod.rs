@@ -4,6 +4,10 @@
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread. [`given`] is what the operator gave us, and `program` gives it on.
 
+#[cfg_attr(
+    any(not(target_os = "linux"), portable),
+    allow(dead_code, reason = "the simulator of a worker is for Linux")
+)]
 pub(crate) mod clock;
 pub mod descriptors;
 pub(crate) mod fault;
@@ -17,6 +21,10 @@ pub(crate) mod socket;
 pub(crate) mod splice;
 pub(crate) mod timers;
 #[cfg(test)]
+#[cfg_attr(
+    any(not(target_os = "linux"), portable),
+    allow(dead_code, reason = "the simulator of a worker is for Linux")
+)]
 pub(crate) mod trouble;
 
 pub use clock::Clock;
