@@ -218,6 +218,7 @@ impl Table {
             channel.lives = channel.lives.wrapping_add(1);
             channel.reach = Reach::of(channel.addresses.as_slice().len(), channel.lives, now, random);
             channel.used = None;
+            channel.connect_times.clear();
         })?;
         self.schedule(key);
         Ok(())

@@ -335,3 +335,18 @@ fn close_ends_exactly_the_connection_of_that_number() {
     drop(clients);
     instance.end();
 }
+
+#[test]
+fn a_channel_with_another_address_has_no_connect_times_of_the_old_one() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let instance = Instance::before(&[&a]);
+    assert_eq!(instance.names(1), "a");
+    assert_ne!(instance.status()[0].p50, "-");
+    instance.await_show("it is over", |rows| rows[0].c == 0);
+    instance.ctl(&format!("disable 0; assign 0 {} {}", b.addr.ip(), b.addr.port())).code(0);
+    assert_eq!(instance.status()[0].p50, "-");
+    instance.ctl("enable 0").code(0);
+    assert_eq!(instance.names(1), "b");
+    assert_ne!(instance.status()[0].p50, "-");
+    instance.end();
+}

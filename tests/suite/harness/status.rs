@@ -10,6 +10,7 @@ pub(crate) struct Status {
     pub(crate) health: String,
     pub(crate) totalc: u64,
     pub(crate) failed: u64,
+    pub(crate) p50: String,
     /// How many of its addresses are up, and how many it has.
     pub(crate) addrs: String,
     pub(crate) used: String,
@@ -19,7 +20,7 @@ pub(crate) struct Status {
 impl Status {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, _, address, state, health, _, _, _, _, totalc, failed, _, _, addrs, used, why @ ..] =
+        let [_, _, address, state, health, _, _, _, _, totalc, failed, p50, _, addrs, used, why @ ..] =
             &words[..]
         else {
             return None;
@@ -30,6 +31,7 @@ impl Status {
             health: (*health).into(),
             totalc: totalc.parse().ok()?,
             failed: failed.parse().ok()?,
+            p50: (*p50).into(),
             addrs: (*addrs).into(),
             used: (*used).into(),
             why: why.join(" "),
