@@ -3,7 +3,7 @@
 //! Knows: two descriptors and a pipe, what pipes cost a user. Never: counters, timeouts, leases.
 //!
 //! A pipe pins memory of the kernel, and a user has only so much of it for all programs: past that, everybody's new pipes
-//! hold next to nothing. So there are few bytes for all pipes of the process ([`Budget`]), and two sizes. Little ones are for
+//! hold next to nothing. So there are few bytes for all pipes of the process (`Budget` in `descriptors`), and two sizes. Little ones are for
 //! what may wait; large ones are cheaper by the byte, and only for what flows.
 //! Where there is no splice (or in a build with `--cfg portable`) no pipe can be had, and the relay copies.
 
