@@ -66,7 +66,7 @@ const HEALTH: &[&str] = &[
     "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in no group, those \
      that are not up are tried all the same, unless --fail-open is off.",
     "The command status shows the health of each channel beside what the operator decided: up, untried (no client's \
-     connect and no check has been answered yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
+     connect and no check has succeeded or failed yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
      refusing and welcoming. When the last channel goes it has event=no_channel_up, and channel_up_again when one is back. The \
      last line of status counts the clients that were lost before they had a channel, and says why.",

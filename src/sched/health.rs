@@ -221,6 +221,11 @@ impl Health {
         true
     }
 
+    /// A connect failed by the channel's own fault, and nothing comes of it here.
+    pub(super) fn learned(&mut self) {
+        self.is_tried = true;
+    }
+
     /// A client's dial succeeded that was begun then. One that was under way when the channel was ejected may have been
     /// answered before that, and says nothing.
     pub(super) fn connect_succeeded(

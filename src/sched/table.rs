@@ -407,6 +407,7 @@ impl Table {
                 return None;
             }
             if rules.autodisable {
+                channel.health.learned();
                 let disables = channel.is_enabled();
                 if disables {
                     channel.state = AdminState::Disabled;

@@ -114,7 +114,7 @@ fn a_source_address_that_is_not_ours_ejects_nobody() {
     assert_eq!(names(&instance, 5), "-----");
     let rows = instance.status();
     // Checks cannot be made either, and that says nothing.
-    assert_eq!(instance.health(), "new new", "{rows:?}");
+    assert_eq!(instance.health(), "untried untried", "{rows:?}");
     assert_eq!([rows[0].failed, rows[1].failed], [5, 5]);
     assert!(rows[0].why.starts_with("last error"), "{rows:?}");
     assert!(instance.told("ejected").is_empty() && instance.told("channel_down").is_empty());
@@ -201,13 +201,13 @@ fn another_address_starts_with_fresh_health() {
     assert_eq!(names(&instance, 2), "bb");
     assert_eq!(instance.health(), "ejected up");
     assign(good.addr);
-    assert_eq!(instance.health(), "up up", "at once");
+    assert_eq!(instance.health(), "untried up", "at once");
     assert_eq!(good.accepted(), 0, "without a probe");
     let got = names(&instance, 4);
     assert!(got == "abab" || got == "baba", "{got}");
     // And the other way: what was good says nothing about the new one, and its failure is told with its address.
     assign(dead.addr());
-    assert_eq!(instance.health(), "up up");
+    assert_eq!(instance.health(), "untried up");
     assert_eq!(names(&instance, 4), "bbbb");
     assert_eq!(instance.health(), "ejected up");
     assert_eq!(instance.told("ejected").len(), 2);

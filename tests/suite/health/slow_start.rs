@@ -40,7 +40,7 @@ fn a_channel_that_is_enabled_again_ramps_up_too() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let instance = Instance::before(&[&"--slow-start", &"10m", &a, &b]);
     instance.ctl("disable 0; enable 0").code(0);
-    assert_eq!(instance.health(), "ramp:1% up");
+    assert_eq!(instance.health(), "ramp:1% untried");
     let first = names(&instance, 130);
     assert!((1..=20).contains(&of(&first, 'a')), "{first}");
     // Alone it gets everybody all the same.
