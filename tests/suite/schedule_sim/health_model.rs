@@ -44,7 +44,7 @@ pub(super) struct Health {
     ejected: Option<Ejected>,
     delay: Duration,
     checked: Checked,
-    tried: bool,
+    pub(super) tried: bool,
     check_due: Option<Window>,
     /// The probe that was not answered yet.
     asked: Option<(u64, Purpose)>,

@@ -300,6 +300,7 @@ impl Model {
             return None;
         }
         if rules.autodisable {
+            channel.health.tried = true;
             let disables = channel.state == AdminState::Enabled;
             if disables {
                 channel.state = AdminState::Disabled;
