@@ -197,7 +197,9 @@ fn downloads_that_nobody_reads_leave_the_users_pipes_alone() {
     // A little one each, and a large one for each worker.
     let most = DOWNLOADS * 64 * 1024 + 2 * 1024 * 1024;
     let took = instance.pipe_bytes() - own;
-    assert!((1..=most).contains(&took), "{took} bytes for {DOWNLOADS} downloads");
+    // Without splice there are no pipes.
+    let least = usize::from(cfg!(all(target_os = "linux", not(portable))));
+    assert!((least..=most).contains(&took), "{took} bytes for {DOWNLOADS} downloads");
     drop(clients);
     instance.end();
 }
