@@ -420,8 +420,8 @@ fn an_accept_that_fails_for_ever_is_told_once_and_served_when_it_is_over() {
     let instance = Instance::before(&[&"--workers", &"2", &server]);
     let told = || instance.stderr().lines().filter(|line| line.contains("accept_failed")).count();
     for (number, error) in (1..).zip(["ECONNABORTED", "EPROTO", "ENETDOWN", "EIO"]) {
-        let inject = format!("inject=accept4:error={error}:when=1+");
-        let tracer = Tracer::attach(&instance, &["trace=accept4", &inject]);
+        let inject = format!("inject=accept,accept4:error={error}:when=1+");
+        let tracer = Tracer::attach(&instance, &["trace=accept,accept4", &inject]);
         let mut client = instance.connect();
         let tried =
             || fs::read_to_string(&tracer.output).is_ok_and(|text| text.matches(error).count() >= 100);
