@@ -486,14 +486,23 @@ fn ctrl_c_ends_a_wait_of_the_shell_and_not_the_shell() {
     instance.end();
 }
 
+/// An instance with two services of these names before one server. The harness asks the second one.
+fn two_services(names: [&str; 2], server: &Server) -> (Instance, [SocketAddr; 2]) {
+    let addresses = [(); 2].map(|()| own_address());
+    let setup = Setup::binding(addresses[1]);
+    let lines: Vec<_> = names
+        .iter()
+        .zip(addresses)
+        .map(|(name, at)| format!("{name}: -b {} {} {server}\n", at.ip(), at.port()))
+        .collect();
+    let file = setup.directory().file("services", &lines.concat());
+    (setup.start(["--file", &file.display().to_string()]), addresses)
+}
+
 #[test]
 fn a_killed_service_is_gone_with_its_last_client_and_changes_are_logged_by_their_service() {
     let server = Server::named("a");
-    let [web, mail] = [(); 2].map(|()| own_address());
-    let setup = Setup::binding(mail);
-    let line = |at: SocketAddr| format!("-b {} {} {server}", at.ip(), at.port());
-    let file = setup.directory().file("services", &format!("web: {}\nmail: {}\n", line(web), line(mail)));
-    let instance = setup.start(["--file", &file.display().to_string()]);
+    let (instance, [web, _]) = two_services(["web", "mail"], &server);
     let mut client = Client::connect(web);
     assert_eq!(client.recv(1), b"a");
     instance.ctl("use web; kill").code(0).out("using service web\nshutdown complete, exiting.\n");
@@ -525,11 +534,7 @@ fn a_killed_service_is_gone_with_its_last_client_and_changes_are_logged_by_their
 #[test]
 fn a_name_is_meant_without_an_address_and_with_one_a_port() {
     let server = Server::named("a");
-    let [web, smtp] = [(); 2].map(|()| own_address());
-    let setup = Setup::binding(smtp);
-    let line = |at: SocketAddr| format!("-b {} {} {server}", at.ip(), at.port());
-    let file = setup.directory().file("services", &format!("web: {}\nsmtp: {}\n", line(web), line(smtp)));
-    let instance = setup.start(["--file", &file.display().to_string()]);
+    let (instance, [_, smtp]) = two_services(["web", "smtp"], &server);
     let ctl = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
     ctl(&["-c", "use smtp", "web"]).code(0).out("using service smtp\n");
     // A name and an address that is not its own: nobody is meant.
