@@ -537,7 +537,7 @@ impl<P: Readiness> Worker<P> {
         let Stage::Relaying { server, lease } = &connection.stage else { return };
         let before = connection.delivered;
         let (was_half_closed, was_short) = (connection.relay.is_half_closed(), connection.relay.is_short());
-        let was_broken = connection.relay.is_broken();
+        let was_broken = connection.relay.broken().is_some();
         let mut sockets = Sockets {
             client: connection.client.as_fd(),
             server: server.as_fd(),
@@ -556,7 +556,7 @@ impl<P: Readiness> Worker<P> {
         if !was_half_closed && connection.relay.is_half_closed() {
             connection.half_closed_at = self.now.max(1);
         }
-        let has_broken = !was_broken && connection.relay.is_broken();
+        let has_broken = !was_broken && connection.relay.broken().is_some();
         if has_broken {
             // What is on its way gets its time from now on, however quiet it was before.
             connection.moved_at = self.now;

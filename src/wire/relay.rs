@@ -300,9 +300,11 @@ impl<P> Relay<P> {
         self.first_end
     }
 
-    /// Is one side gone, or broken as far as the kernel has told, while bytes of it are still on their way to the other?
-    pub fn is_broken(&self) -> bool {
-        self.gone != [false; 2] || self.ready.iter().any(|ready| ready.error)
+    /// The side that is gone, or broken as far as the kernel has told, while it is not over: bytes of it are still on their way
+    /// to the other side, which may hide the reset behind them for long.
+    pub fn broken(&self) -> Option<Side> {
+        let is_broken = |side: &Side| self.gone[*side as usize] || self.ready[*side as usize].error;
+        [Side::Client, Side::Server].into_iter().find(is_broken)
     }
 
     /// Did the last turn leave something undone that the kernel had no memory for?

@@ -258,7 +258,7 @@ fn clients_that_reset_free_the_slots_of_a_server_that_takes_nothing() {
     let server = Server::with(move |_stream, _| {
         let _ = stop.lock().expect("nobody panics").recv();
     });
-    let instance = Instance::start(["PORT", &format!("{server}:3")]);
+    let instance = Instance::start(["-d", "PORT", &format!("{server}:3")]);
     // More than the server's system takes, less than all systems on the way do: the rest waits here.
     let clients: Vec<_> = (0..3)
         .map(|_| {
@@ -270,6 +270,8 @@ fn clients_that_reset_free_the_slots_of_a_server_that_takes_nothing() {
     instance.await_show("all slots are taken", |rows| rows[0].c == 3);
     clients.into_iter().for_each(Client::rst);
     instance.await_show("their slots are free", |rows| rows[0].c == 0);
+    let told = instance.told("closed");
+    assert!(told.len() == 3 && told.iter().all(|line| line.contains("how=\"client reset\"")), "{told:#?}");
     instance.end();
 }
 

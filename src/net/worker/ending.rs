@@ -75,11 +75,12 @@ impl<P: Readiness> Worker<P> {
         }
         if self.is_quiet(key) {
             let Some(connection) = self.connections.get(key) else { return };
-            let how = match (connection.relay.is_short(), connection.relay.is_half_closed()) {
-                _ if connection.relay.is_broken() => super::end_of(connection.relay.first_end()),
-                (true, _) => End::Ours,
-                (_, true) => End::HalfClosed,
-                _ => End::Idle,
+            let relay = &connection.relay;
+            let how = match (relay.broken(), relay.is_short(), relay.is_half_closed()) {
+                (Some(side), ..) => super::end_of(relay.first_end().or(Some((side, true)))),
+                (None, true, _) => End::Ours,
+                (None, false, true) => End::HalfClosed,
+                (None, false, false) => End::Idle,
             };
             return self.abandon(key, how);
         }
@@ -122,7 +123,7 @@ impl<P: Readiness> Worker<P> {
         let doubt = Some(DOUBT).filter(|_| self.is_doubtful(key));
         // For memory it waits as long as a dial does.
         let short = connection.relay.is_short().then_some(options.connect_timeout);
-        let broken = Some(BROKEN).filter(|_| connection.relay.is_broken());
+        let broken = connection.relay.broken().map(|_| BROKEN);
         let quiet = [options.idle_timeout, half_close, doubt, short, broken].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
         let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
