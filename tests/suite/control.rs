@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use crate::harness::{
     BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, eventually, needs_root, own_address,
+    private_network,
 };
 
 fn rendezvous(directory: &Directory) -> Vec<PathBuf> {
@@ -56,14 +57,15 @@ fn an_instance_is_found_however_its_address_is_spelled() {
 
 #[test]
 fn an_instance_on_all_addresses_is_found_with_and_without_saying_so() {
-    let listen = std::net::SocketAddr::from(([0, 0, 0, 0], own_address().port()));
-    let mut instance = Setup::binding(listen).start(["PORT"]);
-    instance.addr.set_ip([127, 0, 0, 1].into());
-    let port = instance.port();
-    let run = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
-    run(&["-c", "show", &port]).code(0);
-    run(&["-b", "0.0.0.0", "-c", "show", &port]).code(0);
-    instance.end();
+    private_network("a port that is free on all addresses", || {
+        let mut instance = Setup::binding(([0, 0, 0, 0], 20_000).into()).start(["PORT"]);
+        instance.addr.set_ip([127, 0, 0, 1].into());
+        let port = instance.port();
+        let run = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+        run(&["-c", "show", &port]).code(0);
+        run(&["-b", "0.0.0.0", "-c", "show", &port]).code(0);
+        instance.end();
+    });
 }
 
 #[test]

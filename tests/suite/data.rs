@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::harness::{Client, Direction, Instance, Received, Server, Setup, Stream, eventually};
+use crate::harness::{
+    Client, Direction, Instance, Received, Server, Setup, Stream, eventually, private_network,
+};
 
 /// A server that sends its stream and checks the client's, both of this length, at the same time.
 fn duplex(length: u64) -> Server {
@@ -321,16 +323,17 @@ fn an_ipv6_client_reaches_an_ipv6_channel() {
 
 #[test]
 fn a_dual_stack_listener_takes_both_kinds_of_clients() {
-    let server = Server::named("x");
-    let address = crate::harness::own_address();
-    // The program's own bind: -6 must switch IPV6_V6ONLY off.
-    let listen = std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), address.port());
-    let mut instance = Setup::binding(listen).start(["-6", "PORT", &server.to_string()]);
-    for ip in ["127.0.0.1", "::1"] {
-        instance.addr.set_ip(ip.parse().expect("an address"));
-        assert_eq!(instance.names(1), "x", "{ip}");
-    }
-    instance.end();
+    private_network("a port that is free on all addresses", || {
+        let server = Server::named("x");
+        // The program's own bind: -6 must switch IPV6_V6ONLY off.
+        let listen = "[::]:20000".parse().expect("an address");
+        let mut instance = Setup::binding(listen).start(["-6", "PORT", &server.to_string()]);
+        for ip in ["127.0.0.1", "::1"] {
+            instance.addr.set_ip(ip.parse().expect("an address"));
+            assert_eq!(instance.names(1), "x", "{ip}");
+        }
+        instance.end();
+    });
 }
 
 #[test]
