@@ -183,6 +183,7 @@ impl AtWork {
         if let Some(control) = &self.control {
             control.stop(patience);
         }
+        self.server.finish_dump();
     }
 
     /// Clients being served.

@@ -82,6 +82,8 @@ pub(super) enum Message {
     OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Accept again.
     Welcome(ServiceId),
+    /// Go on with those who waited for room in the dump.
+    DumpHasRoom,
 }
 
 /// Some of a worker's connections.
@@ -374,6 +376,10 @@ impl Server {
             desks.push(Desk::new(waker));
         }
         let shared = Shared::new(options, clock, log, desks, drained);
+        if let Some(dump) = &shared.options.dump {
+            let told = Arc::clone(&shared);
+            dump.start(move || told.desks.iter().for_each(|desk| desk.send(Message::DumpHasRoom)))?;
+        }
         for (id, poller) in pollers.into_iter().enumerate() {
             let mut worker = Worker::new(id, poller, Arc::clone(&shared));
             thread::Builder::new().name(format!("worker-{id}")).spawn(move || worker.run())?;
@@ -428,6 +434,13 @@ impl Server {
             if !self.shared.see_all_off() {
                 return;
             }
+        }
+    }
+
+    /// Lets the dump be written to its end, if anybody reads it. The last thing that the process does.
+    pub fn finish_dump(&self) {
+        if let Some(dump) = &self.shared.options.dump {
+            dump.finish();
         }
     }
 }

@@ -22,7 +22,7 @@ use super::dial::{Dial, Waited};
 use super::planted::{self, Bug};
 use super::server::{Guest, Message, Shared};
 use super::sockets::Sockets;
-use crate::observe::{End, Event};
+use crate::observe::{Dump, End, Event};
 use crate::sched::Lease;
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
@@ -101,6 +101,8 @@ struct Connection {
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
     queued: bool,
+    /// Stands among those that wait for room in the dump.
+    undumped: bool,
     /// It leads to another service of ours.
     _link: Option<Box<Link>>,
     _taken: Taken,
@@ -143,6 +145,8 @@ pub(super) struct Worker<P> {
     timers: Timers,
     /// Those that used up their turn.
     queue: VecDeque<usize>,
+    /// Those whose bytes wait until there is room for them in the dump.
+    undumped: Vec<usize>,
     /// Messages taken and not yet worked off.
     inbox: VecDeque<Message>,
     sight: Sight,
@@ -218,6 +222,7 @@ impl<P: Readiness> Worker<P> {
             connections: Slab::new(),
             timers: Timers::default(),
             queue: VecDeque::new(),
+            undumped: Vec::new(),
             inbox: VecDeque::new(),
             sight: Sight::default(),
             watches: 0,
@@ -461,6 +466,7 @@ impl<P: Readiness> Worker<P> {
                 let _ = answer.send(self.doors.move_all(service, Listener::listen));
             }
             Message::Welcome(service) => self.welcome(service),
+            Message::DumpHasRoom => self.dump_has_room(),
         }
     }
 
@@ -531,10 +537,49 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
+    /// Nothing is read of this one before there is room in the dump.
+    fn hold_for_dump(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !std::mem::replace(&mut connection.undumped, true)
+        {
+            self.undumped.push(key);
+        }
+    }
+
+    /// Those who waited for room in the dump go on.
+    fn dump_has_room(&mut self) {
+        for key in std::mem::take(&mut self.undumped) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            // Its place may be another's by now.
+            if std::mem::take(&mut connection.undumped) {
+                // Nobody was quiet meanwhile but us.
+                connection.moved_at = self.now;
+                self.guarded(key, |worker| {
+                    worker.rearm(key);
+                    worker.turn_unless_queued(key);
+                });
+            }
+        }
+    }
+
     /// Lets the relay do what it can.
     fn turn(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Relaying { server, lease } = &connection.stage else { return };
+        if self.shared.options.dump.as_ref().is_some_and(Dump::is_full) {
+            match connection.relay.broken() {
+                // Whatever it would read has to be dumped.
+                None => return self.hold_for_dump(key),
+                // What a side has left that is gone nobody reads for its sake: its slot is not to wait for the dump.
+                Some(side) if connection.fd(side).is_some_and(|fd| socket::take_error(fd).is_some()) => {
+                    let _ = self.ending(key);
+                    let ending = Ending { reset_client: true, reset_server: true };
+                    return self.close(key, ending, end_of(Some((side, true))));
+                }
+                // It is known already: what is left is to be delivered, and nothing is read for it.
+                Some(_) => {}
+            }
+        }
         let before = connection.delivered;
         let (was_half_closed, was_short) = (connection.relay.is_half_closed(), connection.relay.is_short());
         let was_broken = connection.relay.broken().is_some();

@@ -1,16 +1,26 @@
 //! The packet dump of `-p`.
 //!
-//! Knows: bytes, direction, the 80-column rule. Never: connections, files.
+//! Knows: bytes, direction, the 80-column rule, how much text waits for its reader. Never: connections, files.
 //! Source: docs/compatibility.md, "Packet dump".
+//!
+//! A thread of its own writes the text, so that a reader that stalls holds up nobody who has something else to do. What waits
+//! for it is bounded: whoever would add to it is asked to look first ([`Dump::is_full`]), and is told when there is room again.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Event, Log};
 
 /// The output line ends after the byte that takes it past this column.
 const COLUMNS: usize = 80;
+/// So much text may wait for its reader, in bytes, and what is added in one go by those who looked before.
+const ROOM: usize = 1 << 20;
+/// A reader that has taken nothing for so long is not waited for when the process ends.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// Which way a chunk went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +70,25 @@ pub fn dump_chunk(direction: Direction, chunk: &[u8], out: &mut Vec<u8>) {
 pub struct Dump(Arc<Inner>);
 
 struct Inner {
+    waiting: Mutex<Waiting>,
+    /// Text came, was written, or never will be.
+    moved: Condvar,
+    /// So much text waits that nobody is to add any.
+    full: AtomicBool,
+    /// Nobody reads it any more.
     stopped: AtomicBool,
-    out: Mutex<Box<dyn Write + Send>>,
     log: Log,
+}
+
+/// What has not been written.
+struct Waiting {
+    /// Taken by the thread that writes, when it starts.
+    out: Option<Box<dyn Write + Send>>,
+    chunks: VecDeque<Vec<u8>>,
+    /// Of these chunks and of the one that is being written.
+    bytes: usize,
+    /// When the reader was last seen to take something, or there was nothing to take.
+    took_at: Instant,
 }
 
 impl std::fmt::Debug for Dump {
@@ -71,6 +97,8 @@ impl std::fmt::Debug for Dump {
     }
 }
 
+// How long a reader has taken nothing is told by the clock, and by nothing that anybody could say.
+#[allow(clippy::disallowed_methods)]
 impl Dump {
     /// To stdout. A reader that is slow slows the traffic down, as in 3.57: a dump with holes misleads.
     pub fn stdout(log: Log) -> Self {
@@ -79,26 +107,111 @@ impl Dump {
 
     /// To any output.
     pub fn to(out: Box<dyn Write + Send>, log: Log) -> Self {
-        Self(Arc::new(Inner { stopped: AtomicBool::new(false), out: Mutex::new(out), log }))
+        let waiting = Waiting { out: Some(out), chunks: VecDeque::new(), bytes: 0, took_at: Instant::now() };
+        Self(Arc::new(Inner {
+            waiting: Mutex::new(waiting),
+            moved: Condvar::new(),
+            full: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            log,
+        }))
     }
 
-    /// Dumps one chunk; an empty one is the end of that direction. The first write error ends the dump for good and is
-    /// told to the log once; the traffic goes on.
+    /// Begins to write, on a thread of its own. `has_room` is called whenever the dump is full no more. To be called once,
+    /// after all forking.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn start(&self, has_room: impl Fn() + Send + 'static) -> io::Result<()> {
+        let Some(out) = self.waiting().out.take() else { return Ok(()) };
+        let dump = self.clone();
+        thread::Builder::new().name("dump".into()).spawn(move || dump.write(out, &has_room))?;
+        Ok(())
+    }
+
+    /// Does more text wait than anybody should add to?
+    pub fn is_full(&self) -> bool {
+        self.0.full.load(Ordering::SeqCst)
+    }
+
+    /// Dumps one chunk; an empty one is the end of that direction. Never waits, and never refuses: whoever has a choice asks
+    /// [`is_full`](Self::is_full) before.
     pub fn chunk(&self, direction: Direction, chunk: &[u8]) {
         if self.0.stopped.load(Ordering::Relaxed) {
             return;
         }
         let mut text = Vec::new();
         dump_chunk(direction, chunk, &mut text);
-        let written = {
-            let mut out = self.0.out.lock().unwrap_or_else(PoisonError::into_inner);
-            out.write_all(&text).and_then(|()| out.flush())
-        };
-        if let Err(error) = written
-            && !self.0.stopped.swap(true, Ordering::Relaxed)
-        {
-            self.0.log.tell(&Event::DumpStopped { cause: error.to_string() });
+        let mut waiting = self.waiting();
+        if waiting.bytes == 0 {
+            waiting.took_at = Instant::now();
         }
+        waiting.bytes += text.len();
+        waiting.chunks.push_back(text);
+        if waiting.bytes > ROOM {
+            self.0.full.store(true, Ordering::SeqCst);
+        }
+        drop(waiting);
+        self.0.moved.notify_all();
+    }
+
+    /// Waits until everything is written, unless the reader takes nothing: the process is about to end, and nobody who does not
+    /// read may keep it from that.
+    pub fn finish(&self) {
+        let mut waiting = self.waiting();
+        while waiting.bytes > 0 {
+            let left = STALLED.saturating_sub(waiting.took_at.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.0.moved.wait_timeout(waiting, left);
+            (waiting, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes what comes. The first error ends the dump for good and is told to the log once; the traffic goes on.
+    fn write(&self, mut out: Box<dyn Write + Send>, has_room: &dyn Fn()) {
+        loop {
+            let text = self.next();
+            let written = out.write_all(&text).and_then(|()| out.flush());
+            let is_over = written.is_err();
+            if let Err(error) = written {
+                self.0.stopped.store(true, Ordering::Relaxed);
+                self.0.log.tell(&Event::DumpStopped { cause: error.to_string() });
+            }
+            let mut waiting = self.waiting();
+            waiting.took_at = Instant::now();
+            waiting.bytes = waiting.bytes.saturating_sub(text.len());
+            if is_over {
+                waiting.chunks.clear();
+                waiting.bytes = 0;
+            }
+            // Not at once: each time wakes everybody who waits.
+            let gets_room = waiting.bytes <= ROOM / 2 && self.0.full.swap(false, Ordering::SeqCst);
+            drop(waiting);
+            self.0.moved.notify_all();
+            if gets_room {
+                has_room();
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Vec<u8> {
+        let mut waiting = self.waiting();
+        loop {
+            if let Some(text) = waiting.chunks.pop_front() {
+                return text;
+            }
+            waiting = self.0.moved.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Whole at any time: nothing in between two changes can panic.
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +246,8 @@ fn wait_writable() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
     use super::*;
 
     fn dumped(direction: Direction, chunk: &[u8]) -> String {
@@ -208,10 +323,73 @@ A: b\\c\0D\0A
         for _ in 0..10 {
             dump.chunk(Direction::Sent, b"a\nb\nc");
         }
+        dump.start(|| ()).expect("a thread");
+        dump.finish();
+        dump.chunk(Direction::Sent, b"for nobody");
         assert_eq!(
             state.lock().expect("no test panics with it").0,
             3,
             "two whole chunks, one failure, silence"
         );
+    }
+
+    /// Takes a chunk whenever it is allowed one.
+    struct Slow(Receiver<()>);
+
+    impl Write for Slow {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            match self.0.recv() {
+                Ok(()) => Ok(buf.len()),
+                Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_adds_to_a_dump_that_nobody_reads_does_not_wait_and_is_told_of_room() {
+        let (allow, allowed) = sync_channel(0);
+        let (told, room) = sync_channel(1);
+        let dump = Dump::to(Box::new(Slow(allowed)), Log::syslog(false));
+        dump.start(move || told.send(()).unwrap_or_default()).expect("a thread");
+        let mut chunks = 0;
+        while !dump.is_full() {
+            dump.chunk(Direction::Rcvd, &[b'x'; 60_000]);
+            chunks += 1;
+        }
+        assert!((17..=18).contains(&chunks), "{chunks}: a megabyte may wait");
+        assert!(room.try_recv().is_err());
+        // Half of it is not read: then those who were told would be full again at once.
+        (0..chunks / 2 + 1).for_each(|_| allow.send(()).expect("it writes"));
+        room.recv().expect("it is told");
+        assert!(!dump.is_full());
+        // The end of the reader makes room, too.
+        while !dump.is_full() {
+            dump.chunk(Direction::Rcvd, &[b'x'; 60_000]);
+        }
+        drop(allow);
+        room.recv().expect("it is told");
+        dump.finish();
+        dump.chunk(Direction::Rcvd, &[b'x'; 2 << 20]);
+        assert!(!dump.is_full(), "of what nobody reads, nothing is kept");
+    }
+
+    #[test]
+    fn the_end_waits_for_a_reader_that_reads_and_for_no_other() {
+        let (allow, allowed) = sync_channel(100);
+        let dump = Dump::to(Box::new(Slow(allowed)), Log::syslog(false));
+        for _ in 0..50 {
+            dump.chunk(Direction::Sent, b"x");
+            allow.send(()).expect("it is there");
+        }
+        dump.start(|| ()).expect("a thread");
+        dump.finish();
+        assert_eq!(dump.waiting().bytes, 0);
+        dump.chunk(Direction::Sent, b"for nobody");
+        dump.finish();
+        assert!(dump.waiting().bytes > 0);
+        drop(allow);
     }
 }

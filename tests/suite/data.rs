@@ -460,7 +460,8 @@ fn chunks_of_different_connections_never_interleave_in_the_dump() {
         }
     });
     instance.await_show("the end", |rows| rows[0].c == 0);
-    let dump = instance.stdout();
+    let ends = |dump: &str| dump.lines().filter(|line| ["-> 0", "-< 0"].contains(line)).count();
+    let dump = eventually("the whole dump", || Some(instance.stdout()).filter(|dump| ends(dump) == 2 * 8));
     let mut total = 0;
     // Heads start with `-`, which no payload of this test has.
     for chunk in dump.split("\n-").flat_map(|part| part.strip_prefix('-').or(Some(part))) {

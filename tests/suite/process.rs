@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -380,9 +381,138 @@ fn a_dump_whose_reader_is_gone_stops_and_the_traffic_goes_on() {
         client.send("hello");
         assert_eq!(client.recv(5), b"hello");
     }
+    eventually("it is said", || instance.stderr().contains("dump").then_some(()));
+    for _ in 0..3 {
+        let mut client = instance.connect();
+        client.send("hello");
+        assert_eq!(client.recv(5), b"hello");
+    }
     let said = instance.stderr();
     assert_eq!(said.matches("dump").count(), 1, "said once: {said}");
     instance.end();
+}
+
+/// An instance whose dump goes to a pipe, and the end of the pipe that nobody reads so far.
+fn with_unread_dump<S: ToString>(args: impl IntoIterator<Item = S>) -> (Instance, fs::File) {
+    let setup = Setup::new();
+    let path = setup.directory().path().join("dump");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a directory of ours");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let pipe = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).expect("our own pipe");
+    let setup = setup.shell(&format!("exec 1>'{}';", path.display()));
+    (setup.start(["-p".into()].into_iter().chain(args.into_iter().map(|arg| arg.to_string()))), pipe.into())
+}
+
+/// Sends until nothing moves any more; how much it sent.
+fn stall(instance: &Instance, client: &mut Client) -> usize {
+    client.0.set_nonblocking(true).expect("a mode");
+    let (mut sent, mut last) = (0, (0, u64::MAX));
+    eventually("nothing moves any more", || {
+        while let Ok(n) = std::io::Write::write(&mut client.0, &[b'x'; 10_000]) {
+            sent += n;
+        }
+        let now = (sent, instance.show()[0].sent);
+        std::mem::replace(&mut last, now).eq(&now).then_some(())
+    });
+    client.0.set_nonblocking(false).expect("a mode");
+    sent
+}
+
+#[test]
+fn a_dump_that_nobody_reads_stops_the_traffic_and_nothing_else() {
+    let server = Server::echo();
+    let args = ["-T", "1", "--workers", "2", "--check", "tcp", "--check-interval", "50ms", "PORT"];
+    let (instance, pipe) = with_unread_dump(args.into_iter().map(String::from).chain([server.to_string()]));
+    let mut first = instance.connect();
+    let sent = stall(&instance, &mut first);
+    // Others are let in, and wait, on whichever worker they are; nobody is idle for a fault of ours.
+    let mut others: Vec<_> = (0..4).map(|_| instance.connect()).collect();
+    others.iter_mut().for_each(|client| client.send("question"));
+    instance.await_show("they have their channel", |rows| rows[0].c == 5);
+    let checks = server.accepted();
+    eventually("checks go on", || (server.accepted() > checks + 5).then_some(()));
+    for client in &others {
+        assert!(client.is_quiet_for(Duration::from_millis(700)));
+    }
+    // One of them is closed by an operator, and one by itself.
+    let kicked = instance
+        .ctl("sessions")
+        .stdout
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().next().map(String::from));
+    instance.ctl(&format!("close {}", kicked.expect("a session"))).code(0);
+    instance.await_show("it is closed", |rows| rows[0].c == 4);
+    let mut kicked = others.pop().expect("the last one");
+    assert_eq!(kicked.ending(), Received::Reset, "it missed its answer");
+    // Somebody reads it: all of it is there, and everybody is served.
+    let read = thread::spawn(move || {
+        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty()).expect("a mode");
+        let mut pipe = pipe;
+        let mut text = Vec::new();
+        pipe.read_to_end(&mut text).map(|_| text).expect("the end of the dump")
+    });
+    for client in &mut others {
+        assert_eq!(client.recv(8), b"question");
+    }
+    let mut got = 0;
+    while got < sent {
+        got += first.recv((sent - got).min(100_000)).len();
+    }
+    drop((first, others));
+    instance.end();
+    let text = String::from_utf8(read.join().expect("it reads")).expect("the dump is ASCII");
+    let count = |head: &str| -> usize {
+        let heads = text.lines().filter_map(|line| line.strip_prefix(head));
+        heads.filter_map(|count| count.parse::<usize>().ok()).sum()
+    };
+    assert_eq!([count("-> "), count("-< ")], [sent + 3 * 8; 2], "without a hole");
+}
+
+#[test]
+fn a_dump_that_nobody_reads_delays_no_end() {
+    // So long did it take while workers waited for the reader.
+    const HUNG: Duration = Duration::from_secs(5);
+    let server = Server::echo();
+    for by_kill in [false, true] {
+        let (mut instance, pipe) = with_unread_dump(["PORT".into(), server.to_string()]);
+        let mut client = instance.connect();
+        stall(&instance, &mut client);
+        let begun = Instant::now();
+        if by_kill {
+            instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+            eventually("the port is free", || {
+                Client::try_connect(instance.addr, None, None).is_err().then_some(())
+            });
+            assert!(instance.is_running(), "it has a client");
+            client.rst();
+        } else {
+            instance.signal(Signal::TERM);
+        }
+        assert_eq!(instance.wait(), 0);
+        assert!(begun.elapsed() < HUNG, "{:?}, by kill: {by_kill}", begun.elapsed());
+        drop(pipe);
+    }
+}
+
+#[test]
+fn the_end_of_a_dump_is_written_before_the_process_ends() {
+    let server = Server::echo();
+    let (instance, mut pipe) = with_unread_dump(["PORT".into(), server.to_string()]);
+    let mut client = instance.connect();
+    client.send([b'x'; 30_000]);
+    client.recv(30_000);
+    let reader = thread::spawn(move || {
+        rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty()).expect("a mode");
+        let mut text = Vec::new();
+        pipe.read_to_end(&mut text).map(|_| text).expect("the end of the dump")
+    });
+    drop(client);
+    instance.end();
+    let text = reader.join().expect("it reads");
+    assert_eq!(text.iter().filter(|byte| **byte == b'x').count(), 60_000);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl<P: Readiness> Worker<P> {
             address: is_debug.then(|| Box::new(address)),
             muted: [false; 2],
             queued: false,
+            undumped: false,
             _link: None,
             _taken: taken,
             service,

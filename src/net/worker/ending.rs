@@ -70,6 +70,13 @@ impl<P: Readiness> Worker<P> {
     }
 
     fn relay_expired(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && connection.undumped
+        {
+            // It is held up by whoever reads the dump.
+            connection.moved_at = self.now;
+            return self.rearm(key);
+        }
         if self.is_doubtful(key) && self.is_quiet(key) {
             self.doubt(key);
         }
@@ -150,7 +157,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// How a connection is to be closed that ends from outside now.
-    fn ending(&mut self, key: usize) -> Option<Ending> {
+    pub(super) fn ending(&mut self, key: usize) -> Option<Ending> {
         let connection = self.connections.get_mut(key)?;
         Some(match &connection.stage {
             Stage::Greeting | Stage::Dialing(_) | Stage::Over => {
