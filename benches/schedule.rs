@@ -152,13 +152,13 @@ fn beside(policy: Policy, waiting: usize) -> Beside {
         let client = some_client(next);
         next += 1;
         let route = table.begin(client);
-        match table.next_or_wait(route, 0, None) {
+        match table.next_or_wait(route, 0, None, &mut Vec::new()) {
             Turn::Now(_, lease) if lease.key().channel.index() == 0 => holder = Some(lease),
             Turn::Now(route, lease) => {
                 of_b.push(client);
                 if policy != Policy::Hash {
                     table.failed(lease, DialFailure::Local, "refused");
-                    drop(table.next_or_wait(route, 0, None));
+                    drop(table.next_or_wait(route, 0, None, &mut Vec::new()));
                 }
             }
             Turn::Later(ticket) if table.waiting() > waiting => drop(table.leave_line(ticket)),
@@ -176,7 +176,9 @@ fn newcomers_of_b(bencher: Bencher<'_, '_>, mut beside: Beside) {
         let table = black_box(&mut beside.table);
         assert!(table.grant().is_empty());
         let route = table.begin(beside.of_b[nth]);
-        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else { panic!("b has room") };
+        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
+            panic!("b has room")
+        };
         table.connected(route, &lease, Duration::ZERO);
     });
 }
@@ -199,7 +201,7 @@ fn to_the_end_of_a_line_and_away(bencher: Bencher<'_, '_>, waiting: usize) {
     let mut beside = beside(Policy::Hash, waiting);
     let client = (beside.next..).map(some_client).find(|client| {
         let route = beside.table.begin(*client);
-        match beside.table.next_or_wait(route, 0, None) {
+        match beside.table.next_or_wait(route, 0, None, &mut Vec::new()) {
             Turn::Later(ticket) => beside.table.leave_line(ticket),
             _ => false,
         }
@@ -209,7 +211,9 @@ fn to_the_end_of_a_line_and_away(bencher: Bencher<'_, '_>, waiting: usize) {
         let table = black_box(&mut beside.table);
         assert!(table.grant().is_empty());
         let route = table.begin(client);
-        let Turn::Later(ticket) = table.next_or_wait(route, 0, None) else { panic!("a is full") };
+        let Turn::Later(ticket) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
+            panic!("a is full")
+        };
         assert!(table.leave_line(ticket));
     });
 }
@@ -226,8 +230,12 @@ fn slot_to_the_first_of_a_line(bencher: Bencher<'_, '_>, waiting: usize) {
         holder = Some(grant.lease);
         let client = some_client(7);
         let route = table.begin(client);
-        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else { panic!("b has room") };
+        let Turn::Now(route, lease) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
+            panic!("b has room")
+        };
         table.failed(lease, DialFailure::Local, "refused");
-        let Turn::Later(_) = table.next_or_wait(route, 0, None) else { panic!("all the rest is full") };
+        let Turn::Later(_) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
+            panic!("all the rest is full")
+        };
     });
 }

@@ -9,16 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{Chains, Link, Step};
-use super::changed::Changed;
+use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
+use super::planted::{self, Bug};
 use crate::observe::{Event, Log};
 use crate::sched::{
-    AdminState, ChannelKey, DialFailure, Grant, Lease, NoChannel, Route, SharedTable, Ticket, Transition,
-    Turn,
+    AdminState, ChannelKey, DialFailure, Lease, Loss, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
 };
 use crate::sys::Clock;
 use crate::sys::fault::{is_exhausted, is_ours, reason};
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
+
+/// Of a search that has nothing to try and does not know why.
+const FAILED: Loss = Loss::NoChannel(NoChannel::Failed);
 
 /// What every dial of an instance needs.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Dialer {
     pub(super) chains: Arc<Chains>,
     /// Tells whoever minds the channels' health that the table has changed.
     pub(super) changed: Changed,
+    /// Takes slots to the clients of this service that wait in line.
+    pub(super) deliver: Deliver,
 }
 
 impl Dialer {
@@ -101,7 +106,7 @@ pub(super) enum Search {
     /// In line for a slot.
     Line(Ticket),
     /// There is nothing to try.
-    Over(NoChannel),
+    Over(Loss),
 }
 
 /// How a search goes on when the channel being tried will not do.
@@ -112,7 +117,7 @@ pub(super) enum Next {
     /// In line for a slot.
     Line(Ticket),
     /// Nothing is left to try.
-    Over(NoChannel),
+    Over(Loss),
 }
 
 /// What an attempt goes by.
@@ -136,22 +141,25 @@ pub(super) enum Attempt {
     /// All that was left failed at once: in line for a slot.
     Line(Ticket),
     /// All that was left failed at once.
-    Over(NoChannel),
+    Over(Loss),
 }
 
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> (Search, Vec<Grant>) {
-        let mut table = dialer.table.lock_at(dialer.clock.now());
-        let grants = if dialer.table.is_anyone_waiting() { table.grant() } else { Vec::new() };
-        let route = table.begin(client.ip().into());
-        let search = match table.next_or_wait(route, tag, None) {
+    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> Search {
+        let mut grants = Vec::new();
+        let turn = {
+            let mut table = dialer.table.lock_at(dialer.clock.now());
+            let route = table.begin(client.ip().into());
+            table.next_or_wait(route, tag, None, &mut grants)
+        };
+        dialer.deliver.all(grants);
+        match turn {
             Turn::Now(route, lease) => Search::Dial(Box::new(Self::new(client, route, lease, None))),
             Turn::Later(ticket) => Search::Line(ticket),
             Turn::Never(why) => Search::Over(why),
-        };
-        (search, grants)
+        }
     }
 
     /// A search that has got its lease.
@@ -200,7 +208,7 @@ impl Dial {
         mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Attempt {
         loop {
-            let Some(target) = self.target() else { return Attempt::Over(NoChannel::Failed) };
+            let Some(target) = self.target() else { return Attempt::Over(FAILED) };
             if self.until.is_some_and(|until| until <= terms.now) {
                 match self.out_of_time(terms.tag, dialer) {
                     Next::Dial => continue,
@@ -280,13 +288,23 @@ impl Dial {
             self.address += 1;
             return true;
         }
+        let mut grants = Vec::new();
         let mut table = dialer.table.lock_at(dialer.clock.now());
-        let Ok(next) = table.next_up(route) else { return false };
-        let left = std::mem::replace(lease, next);
-        if self.kept.is_none() {
-            self.kept = Some(left);
-        } else {
-            table.failed(left, DialFailure::Local, &cause_of(error));
+        let next = table.next_up(route, &mut grants);
+        let has_next = next.is_ok();
+        if let Ok(next) = next {
+            let left = std::mem::replace(lease, next);
+            if self.kept.is_none() {
+                self.kept = Some(left);
+            } else {
+                table.failed(left, DialFailure::Local, &cause_of(error));
+                grants.append(&mut table.grant());
+            }
+        }
+        drop(table);
+        dialer.deliver.all(grants);
+        if !has_next {
+            return false;
         }
         (self.address, self.until, self.blame) = (0, None, DialFailure::Local);
         true
@@ -333,7 +351,7 @@ impl Dial {
 
     fn failed_by(&mut self, error: &io::Error, fault: DialFailure, tag: u64, dialer: &Dialer) -> Next {
         self.give_up();
-        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
+        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         let cause = format!("connect: {}", cause_of(error));
         if let Some(address) = lease.address(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
@@ -364,7 +382,7 @@ impl Dial {
 
     /// Addresses are left, but no time for them.
     fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
-        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
+        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         let cause = format!("connect: {}", cause_of(&io::ErrorKind::TimedOut.into()));
         self.next_channel(route, lease, Some(&cause), tag, dialer)
     }
@@ -372,7 +390,7 @@ impl Dial {
     /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
     pub(super) fn move_on(&mut self, tag: u64, dialer: &Dialer) -> Next {
         self.give_up();
-        let Some((route, lease)) = self.found.take() else { return Next::Over(NoChannel::Failed) };
+        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         self.next_channel(route, lease, None, tag, dialer)
     }
 
@@ -385,6 +403,7 @@ impl Dial {
         tag: u64,
         dialer: &Dialer,
     ) -> Next {
+        let mut grants = Vec::new();
         let (transition, turn) = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
             let before = self.waited.map(|waited| waited.ticket);
@@ -396,8 +415,8 @@ impl Dial {
                 }
             };
             let turn = match self.kept.take() {
-                None => table.next_or_wait(route, tag, before),
-                Some(kept) => match table.next_up(&mut route) {
+                None => table.next_or_wait(route, tag, before, &mut grants),
+                Some(kept) => match table.next_up(&mut route, &mut grants) {
                     Ok(next) => {
                         self.kept = Some(kept);
                         Turn::Now(route, next)
@@ -405,12 +424,15 @@ impl Dial {
                     Err(_) if table.state(kept.key()) == Some(AdminState::Enabled) => Turn::Now(route, kept),
                     Err(_) => {
                         drop(kept);
-                        table.next_or_wait(route, tag, before)
+                        table.next_or_wait(route, tag, before, &mut grants)
                     }
                 },
             };
             (transition, turn)
         };
+        if !planted::has(Bug::ForgetsDropped) {
+            dialer.deliver.all(grants);
+        }
         dialer.changed(transition);
         match turn {
             Turn::Now(route, lease) => {
@@ -429,14 +451,17 @@ impl Dial {
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
         let address = lease.address(self.address);
+        let mut grants = Vec::new();
         let (told, transition) = {
             let mut table = dialer.table.lock_at(now);
             if let Some(kept) = self.kept {
                 table.failed(kept, DialFailure::Local, "no source port or no memory to try it");
+                grants = table.grant();
             }
             let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
             (told, table.connected(route, &lease, took))
         };
+        dialer.deliver.all(grants);
         dialer.changed(told);
         dialer.changed(transition);
         Some(Succeeded { server, lease, link: self.link })
@@ -489,6 +514,7 @@ mod tests {
             service: 0,
             chains: Arc::default(),
             changed: Changed::new(|| ()),
+            deliver: Deliver::new(|_| ()),
         }
     }
 
@@ -500,8 +526,8 @@ mod tests {
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
         match Dial::begin(([127, 0, 0, 1], 9).into(), 0, dialer) {
-            (Search::Dial(dial), _) => dial,
-            (other, _) => panic!("{other:?}"),
+            Search::Dial(dial) => dial,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -549,7 +575,7 @@ mod tests {
             (attempt(7), attempt(57), attempt(106)),
             (Attempt::Wait, Attempt::Wait, Attempt::Wait)
         ));
-        assert!(matches!(attempt(107), Attempt::Over(NoChannel::Failed)));
+        assert!(matches!(attempt(107), Attempt::Over(FAILED)));
         // One of the first channel, then each of them, the other one meanwhile, and each for the last time.
         assert_eq!(calls, 6);
         assert_eq!(dialer.table.lock().active(), 0);
@@ -609,7 +635,7 @@ mod tests {
         assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
         let (mut accepted, _) = listener.accept().expect("it was dialled");
         let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer);
-        assert_eq!(next, Next::Over(NoChannel::Failed));
+        assert_eq!(next, Next::Over(FAILED));
         let heard = io::Read::read(&mut accepted, &mut [0; 1]).map_err(|e| e.kind());
         assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
     }

@@ -8,7 +8,7 @@
 pub(super) enum Bug {
     /// Whoever leaves does not think of those in line.
     ForgetsLine,
-    /// Whoever gives up the channel that it dials does not.
+    /// Whoever gives up the channel that it dials keeps to itself that others get its slot.
     ForgetsDropped,
     /// A connection counts as one because there is news of it.
     BelievesNews,

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::chain::Chains;
+use super::changed::Deliver;
 use super::circle::Circle;
 use super::dial::Dialer;
 use super::planted::{self, Bug};
@@ -147,7 +148,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) log: Log,
     pub(super) budget: Arc<Budget>,
-    pub(super) desks: Box<[Desk]>,
+    pub(super) desks: Arc<[Desk]>,
     /// Accept waits for descriptors, and it was said.
     pub(super) starved: AtomicBool,
     /// The process ends: that comes before everything else that a worker has to do.
@@ -187,6 +188,7 @@ impl Shared {
     /// Gives a service its number, and remembers it until it stops.
     pub(super) fn enlist(&self, new: NewService) -> Opened {
         let id = ServiceId(self.next_service.fetch_add(1, Ordering::SeqCst));
+        let desks = Arc::clone(&self.desks);
         self.chains.enlist(id.0, new.listeners.iter().map(Listener::address));
         let dialer = Dialer {
             table: new.table,
@@ -197,6 +199,7 @@ impl Shared {
             service: id.0,
             chains: Arc::clone(&self.chains),
             changed: new.changed,
+            deliver: Deliver::new(move |grants| deliver(&desks, id, grants)),
         };
         let service = Arc::new(Service::new(id, dialer, new.log, new.options));
         lock(&self.services).insert(id, Arc::clone(&service));
@@ -208,16 +211,7 @@ impl Shared {
         // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
         if service.dialer.table.is_anyone_waiting() && !self.ends.load(Ordering::Relaxed) {
             let grants = service.dialer.table.lock_at(self.clock.now()).grant();
-            self.deliver(service.id, grants);
-        }
-    }
-
-    /// Sends grants to the workers whose clients they are for.
-    pub(super) fn deliver(&self, service: ServiceId, grants: Vec<Grant>) {
-        for grant in grants {
-            if let Some(desk) = self.desks.get(worker::worker_of(grant.tag)) {
-                desk.send(Message::Granted(service, grant));
-            }
+            service.dialer.deliver.all(grants);
         }
     }
 
@@ -499,7 +493,7 @@ impl Running {
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
         let mut sessions = Vec::new();
         let mut until = Instant::now() + PATIENCE;
-        for desk in &self.shared.desks {
+        for desk in self.shared.desks.iter() {
             let mut next = Some(0);
             while let Some(from) = next {
                 let (answer, answered) = sync_channel(1);
@@ -520,7 +514,7 @@ impl Running {
     pub fn kick(&self, channel: ChannelKey) {
         // Nobody waits for the count.
         let (answer, _) = sync_channel(1);
-        for desk in &self.shared.desks {
+        for desk in self.shared.desks.iter() {
             desk.send(Message::Close(self.id(), channel, answer.clone()));
         }
     }
@@ -557,6 +551,15 @@ impl Running {
     /// Gives free slots to those in line: an operator, or a channel that came back, may have made room.
     pub fn serve_line(&self) {
         self.shared.serve_line(&self.service);
+    }
+}
+
+/// Sends grants to the workers whose clients they are for.
+fn deliver(desks: &[Desk], service: ServiceId, grants: Vec<Grant>) {
+    for grant in grants {
+        if let Some(desk) = desks.get(worker::worker_of(grant.tag)) {
+            desk.send(Message::Granted(service, grant));
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use super::random::Random;
 use super::seat::Bucket;
 use super::{ChannelKey, ClientAddr, GroupId, Lease, Rules};
 
-/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell.
+/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell, but for `Full`: a
+/// full channel that the client may have tells more than those that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NoChannel {
     /// There is no channel at all.
@@ -21,7 +22,7 @@ pub enum NoChannel {
     Disabled,
     /// Enabled channels exist, none is up.
     Down,
-    /// Channels are up, all are at their maxc.
+    /// Channels are up that did not fail, all at their maxc: with room in one of them the client would have been served.
     Full,
     /// Every usable channel was tried and failed.
     Failed,
@@ -96,7 +97,7 @@ impl Route {
     ) -> Result<Lease, NoChannel> {
         self.learn_failure();
         loop {
-            let Some(at) = self.at else { return Err(self.reason) };
+            let Some(at) = self.at else { return Err(self.end()) };
             if let Some(lease) = self.round(at, groups, world) {
                 return Ok(lease);
             }
@@ -107,6 +108,11 @@ impl Route {
                 self.at = Some(GroupId::FIRST);
             }
         }
+    }
+
+    /// Why there is nothing. What failed, or is not up, matters only where no channel that is full could have served it.
+    fn end(&self) -> NoChannel {
+        if self.met_full { NoChannel::Full } else { self.reason }
     }
 
     /// The rest of a round over the groups.

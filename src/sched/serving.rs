@@ -1,6 +1,7 @@
 //! Who gets a slot that comes free, while clients wait.
 //!
-//! A slot goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take.
+//! A slot goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take: those in line are
+//! served first, and what comes free after that is not known to the newcomer's walk, since nothing in between asks.
 //!
 //! Knows: what changed since the line was served last, which rounds a walk has. Never: sockets, how long anybody has waited.
 //!
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::group::Group;
 use super::line::Line;
 use super::news::News;
-use super::{ChannelKey, GroupId, Lease, NoChannel, Route, Rules, Table, Ticket};
+use super::{ChannelKey, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket};
 use crate::spec::Policy;
 
 /// A client's turn has come.
@@ -36,8 +37,8 @@ pub enum Turn {
     Now(Route, Lease),
     /// A place in line: its turn comes by [`Table::grant`].
     Later(Ticket),
-    /// Nothing.
-    Never(NoChannel),
+    /// Nothing, and why that counts as lost.
+    Never(Loss),
 }
 
 /// What changed since the line was served.
@@ -109,14 +110,22 @@ fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules)
 impl Table {
     /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
     /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
-    /// even if the line is full by now.
-    pub fn next_or_wait(&mut self, mut route: Route, tag: u64, before: Option<Ticket>) -> Turn {
+    /// even if the line is full by now. Whoever is in line is served first: `grants` gets their slots.
+    pub fn next_or_wait(
+        &mut self,
+        mut route: Route,
+        tag: u64,
+        before: Option<Ticket>,
+        grants: &mut Vec<Grant>,
+    ) -> Turn {
+        self.serve_before_newcomer(grants);
         let may_wait = before.is_some() || self.line.has_room();
-        let mut found = self.step(&mut route, may_wait);
+        let fail_open = self.rules.health.fail_open;
+        let mut found = self.walk(&mut route, may_wait, fail_open);
         if found.is_err() && may_wait && route.may_wait() && route.has_failed() {
             // It has left groups long ago, and may find there now what it is about to wait for, or that it waits for nothing.
             route.begin_again();
-            found = self.walk(&mut route, true, self.rules.health.fail_open);
+            found = self.walk(&mut route, true, fail_open);
         }
         match found {
             Ok(lease) => Turn::Now(route, lease),
@@ -124,12 +133,24 @@ impl Table {
                 let homes = homes_of(&route, &mut self.groups, &self.rules);
                 Turn::Later(self.line.enter(tag, route, homes, before))
             }
-            Err(why) => Turn::Never(why),
+            // It could have waited, had there been room for it.
+            Err(NoChannel::Full) if self.rules.queue.is_some() => Turn::Never(Loss::QueueFull),
+            Err(why) => Turn::Never(Loss::NoChannel(why)),
         }
     }
 
-    /// Gives free slots to those in line, in their order. To be called after everything that may have made room, and
-    /// before a newcomer is served.
+    /// Serves the line, so that a walk by what is known takes nothing that somebody in line may have: to be called right
+    /// before the walk, under the same lock.
+    pub(super) fn serve_before_newcomer(&mut self, grants: &mut Vec<Grant>) {
+        if self.line.is_empty() {
+            return self.learn_freed();
+        }
+        // Else the walk itself would find what time has changed, and by the way a slot that has just come free.
+        self.advance_groups();
+        grants.append(&mut self.grant());
+    }
+
+    /// Gives free slots to those in line, in their order. To be called after everything that may have made room.
     pub fn grant(&mut self) -> Vec<Grant> {
         let mut grants = Vec::new();
         self.learn_freed();
@@ -297,7 +318,7 @@ mod tests {
 
     fn ask(table: &mut Table, client: u8) -> Turn {
         let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
-        table.next_or_wait(route, u64::from(client), None)
+        table.next_or_wait(route, u64::from(client), None, &mut Vec::new())
     }
 
     #[test]
@@ -306,7 +327,7 @@ mod tests {
         let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
         let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
         let Turn::Later(last) = ask(&mut table, 3) else { panic!("for two") };
-        assert!(matches!(ask(&mut table, 4), Turn::Never(NoChannel::Full)), "and for no more");
+        assert!(matches!(ask(&mut table, 4), Turn::Never(Loss::QueueFull)), "and for no more");
         assert!(table.grant().is_empty());
         drop(lease);
         let grants = table.grant();
@@ -321,10 +342,10 @@ mod tests {
     fn nobody_waits_without_a_line_or_for_what_takes_no_clients() {
         let mut without = table(Policy::RoundRobin, 1, 0);
         let Turn::Now(_, _lease) = ask(&mut without, 1) else { panic!("it has room") };
-        assert!(matches!(ask(&mut without, 2), Turn::Never(NoChannel::Full)));
+        assert!(matches!(ask(&mut without, 2), Turn::Never(Loss::NoChannel(NoChannel::Full))));
         let mut with = table(Policy::RoundRobin, 1, 5);
         with.set_state(KEY(0), AdminState::Disabled).expect("it exists");
-        assert!(matches!(ask(&mut with, 1), Turn::Never(NoChannel::Disabled)));
+        assert!(matches!(ask(&mut with, 1), Turn::Never(Loss::NoChannel(NoChannel::Disabled))));
     }
 
     /// Channel 0 has one slot, which is taken, channel 1 has room, and so many wait for channel 0. In a hash group, or since
@@ -339,13 +360,16 @@ mod tests {
             }
             let client = ClientAddr::from(IpAddr::from([10, 0, (n / 256) as u8, n as u8]));
             let route = table.begin(client);
-            match table.next_or_wait(route, 0, None) {
+            match table.next_or_wait(route, 0, None, &mut Vec::new()) {
                 Turn::Now(_, lease) if lease.key() == KEY(0) => holder = Some(lease),
                 Turn::Now(route, lease) => {
                     served = Some(client);
                     if policy == Policy::RoundRobin {
                         table.failed(lease, DialFailure::Local, "no");
-                        assert!(matches!(table.next_or_wait(route, 0, None), Turn::Later(_)));
+                        assert!(matches!(
+                            table.next_or_wait(route, 0, None, &mut Vec::new()),
+                            Turn::Later(_)
+                        ));
                     }
                 }
                 Turn::Later(ticket) if table.waiting() > waiting => assert!(table.leave_line(ticket)),
@@ -365,7 +389,7 @@ mod tests {
             for _ in 0..100 {
                 assert!(table.grant().is_empty());
                 let route = table.begin(client);
-                let Turn::Now(route, lease) = table.next_or_wait(route, 0, None) else {
+                let Turn::Now(route, lease) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
                     panic!("it has room")
                 };
                 table.connected(route, &lease, Duration::ZERO);
@@ -386,7 +410,7 @@ mod tests {
         // One more client, for whom channel 1 fails by its own fault.
         let Turn::Now(route, lease) = ask(&mut table, 1) else { panic!("it has room") };
         table.failed(lease, DialFailure::Channel, "refused").expect("ejected");
-        assert!(matches!(table.next_or_wait(route, 0, None), Turn::Later(_)));
+        assert!(matches!(table.next_or_wait(route, 0, None, &mut Vec::new()), Turn::Later(_)));
         table.grant();
         let before = table.changes.asked;
         for _ in 0..100 {
@@ -394,6 +418,198 @@ mod tests {
             assert!(table.grant().is_empty());
         }
         assert_eq!(table.changes.asked - before, 0);
+    }
+
+    #[test]
+    fn a_slot_that_came_free_unseen_is_not_a_newcomers() {
+        let mut table = table(Policy::RoundRobin, 1, 5);
+        let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
+        let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
+        assert!(table.grant().is_empty());
+        drop(lease);
+        let mut grants = Vec::new();
+        let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 3])));
+        let turn = table.next_or_wait(route, 3, None, &mut grants);
+        assert!(matches!(turn, Turn::Later(_)), "{turn:?}");
+        assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [2]);
+        // Nor is it one's who looks for another channel than the one that it cannot try.
+        grants.clear();
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 4])));
+        assert_eq!(table.next_up(&mut route, &mut grants).err(), Some(NoChannel::Full));
+        assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_walk_sees_no_slot_that_came_free_after_the_line_was_served() {
+        let slow_start = Some(Duration::from_secs(10));
+        let health = HealthRules { slow_start, ..HealthRules::NONE };
+        let rules =
+            Rules { policy: Policy::LeastConnections, queue: NonZeroU32::new(9), health, ..Rules::CLASSIC };
+        for later in [Duration::ZERO, Duration::from_secs(5)] {
+            let mut table = Table::new(rules);
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, 1], 80)));
+            let created = table.create(GroupId::FIRST, address, Some(NonZeroU32::MIN), AdminState::Disabled);
+            created.expect("few channels");
+            // Its share grows with time from here on, and whoever makes it grow looks at the channel.
+            table.set_state(KEY(0), AdminState::Enabled).expect("it exists");
+            let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
+            let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
+            table.advance(later);
+            let mut grants = Vec::new();
+            table.serve_before_newcomer(&mut grants);
+            assert!(grants.is_empty());
+            drop(lease);
+            let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 3])));
+            assert_eq!(table.walk(&mut route, true, true).err(), Some(NoChannel::Full), "{later:?}");
+            assert_eq!(table.grant().len(), 1);
+        }
+    }
+
+    /// How a channel stands to a client: its dial fails while others have it, or there is nothing to dial.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Is {
+        /// Up, and fails.
+        Fails,
+        /// Up and at its maxc.
+        Full,
+        /// Ejected; tried, it fails.
+        Ejected,
+        /// Ejected and at its maxc.
+        EjectedFull,
+        Disabled,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Queue {
+        None,
+        /// Of those who wait for what is full.
+        Full,
+        HasRoom,
+    }
+
+    /// How a client is lost that meets these channels, each in a group of its own or all in one. Nothing comes of waiting.
+    fn loss(channels: &[Is], queue: Queue, fail_open: bool, in_one: bool) -> Loss {
+        let health = HealthRules { eject: true, fail_open, ..HealthRules::NONE };
+        let limit = NonZeroU32::new(2).filter(|_| queue != Queue::None);
+        let mut table = Table::new(Rules { queue: limit, health, ..Rules::CLASSIC });
+        let mut held = Vec::new();
+        for (n, &is) in channels.iter().enumerate() {
+            let group = GroupId::new(if in_one { 0 } else { n }).expect("few groups");
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n as u8], 80)));
+            let is_full = matches!(is, Is::Full | Is::EjectedFull);
+            let maxc = NonZeroU32::new(if is_full { 2 } else { 0 });
+            let channel = table.create(group, address, maxc, AdminState::Enabled).expect("few channels");
+            let key = ChannelKey { group, channel };
+            let others: Vec<ChannelKey> =
+                all_keys(&table).into_iter().filter(|&other| other != key).collect();
+            for &other in &others {
+                table.set_state(other, AdminState::Disabled).expect("it exists");
+            }
+            let take = |table: &mut Table| {
+                let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+                table.next(&mut route).expect("the only one")
+            };
+            if is_full {
+                held.push(take(&mut table));
+            }
+            if matches!(is, Is::Ejected | Is::EjectedFull) {
+                let lease = take(&mut table);
+                table.failed(lease, DialFailure::Channel, "refused").expect("ejected");
+            }
+            if is_full {
+                let maxc = NonZeroU32::new(1);
+                table.set_maxc(key, maxc).expect("it exists");
+            }
+            for &other in &others {
+                let index = if in_one { other.channel.index() } else { other.group.index() };
+                let state =
+                    if channels[index] == Is::Disabled { AdminState::Disabled } else { AdminState::Enabled };
+                table.set_state(other, state).expect("it exists");
+            }
+            if is == Is::Disabled {
+                table.set_state(key, AdminState::Disabled).expect("it exists");
+            }
+        }
+        for _ in 0..if queue == Queue::Full { 2 } else { 0 } {
+            let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 2])));
+            let mut turn = table.next_or_wait(route, 0, None, &mut Vec::new());
+            while let Turn::Now(route, lease) = turn {
+                // Not by their own fault: they stay as they are.
+                table.failed(lease, DialFailure::Local, "no");
+                turn = table.next_or_wait(route, 0, None, &mut Vec::new());
+            }
+        }
+        let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 3])));
+        let mut turn = table.next_or_wait(route, 1, None, &mut Vec::new());
+        loop {
+            match turn {
+                Turn::Now(route, lease) => {
+                    table.failed(lease, DialFailure::Channel, "refused");
+                    turn = table.next_or_wait(route, 1, None, &mut Vec::new());
+                }
+                Turn::Later(ticket) => {
+                    assert!(table.leave_line(ticket));
+                    return Loss::QueueTimeout;
+                }
+                Turn::Never(why) => return why,
+            }
+        }
+    }
+
+    fn all_keys(table: &Table) -> Vec<ChannelKey> {
+        let groups = table.groups.iter();
+        groups
+            .flat_map(|(&id, group)| (0..group.channels().len()).filter_map(move |n| ChannelKey::of(id, n)))
+            .collect()
+    }
+
+    #[test]
+    fn the_reason_for_a_loss_is_the_true_one() {
+        use Is::*;
+        let failed = Loss::NoChannel(NoChannel::Failed);
+        let full = Loss::NoChannel(NoChannel::Full);
+        let down = Loss::NoChannel(NoChannel::Down);
+        let disabled = Loss::NoChannel(NoChannel::Disabled);
+        // Channels; then without a queue, with one that is full, and with one that has room.
+        for (channels, [without, with_full, with_room]) in [
+            (&[][..], [Loss::NoChannel(NoChannel::Empty); 3]),
+            (&[Disabled], [disabled; 3]),
+            (&[Fails], [failed; 3]),
+            (&[Ejected], [failed; 3]),
+            (&[Disabled, Fails], [failed; 3]),
+            (&[Disabled, Ejected], [failed; 3]),
+            (&[Fails, Fails, Ejected], [failed; 3]),
+            // A full one that is not up serves nobody who could wait for it.
+            (&[EjectedFull], [down; 3]),
+            (&[Disabled, EjectedFull], [down; 3]),
+            (&[Fails, EjectedFull], [failed; 3]),
+            // Whatever else there is: with room in the full one the client would have been served.
+            (&[Full], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Full, Disabled], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Full, Ejected], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Ejected, Full], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Full, Fails], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Fails, Full], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Fails, Ejected, Full, Disabled], [full, Loss::QueueFull, Loss::QueueTimeout]),
+            (&[Full, EjectedFull], [full, Loss::QueueFull, Loss::QueueTimeout]),
+        ] {
+            for in_one in [true, false] {
+                for (queue, expected) in
+                    [(Queue::None, without), (Queue::Full, with_full), (Queue::HasRoom, with_room)]
+                {
+                    let told = loss(channels, queue, true, in_one);
+                    assert_eq!(told, expected, "{channels:?}, queue {queue:?}, in one group: {in_one}");
+                }
+            }
+        }
+        for (channels, expected) in [
+            (&[Ejected][..], down),
+            (&[Disabled, Ejected], down),
+            (&[Fails, Ejected], failed),
+            (&[Ejected, Full], full),
+        ] {
+            assert_eq!(loss(channels, Queue::None, false, true), expected, "{channels:?} and no fail-open");
+        }
     }
 
     #[test]

@@ -18,16 +18,13 @@ struct Shared {
     table: Mutex<Table>,
     waiting: Arc<AtomicUsize>,
     losses: Arc<Losses>,
-    /// Clients may wait for a full channel.
-    has_queue: bool,
 }
 
 impl SharedTable {
     /// Shares a table.
     pub fn new(table: Table) -> Self {
         let (waiting, losses) = (table.line.count(), Arc::clone(&table.losses));
-        let has_queue = table.rules.queue.is_some();
-        Self(Arc::new(Shared { table: Mutex::new(table), waiting, losses, has_queue }))
+        Self(Arc::new(Shared { table: Mutex::new(table), waiting, losses }))
     }
     /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
     /// instance down: the table is used as it was left.
@@ -43,10 +40,6 @@ impl SharedTable {
     /// Is anybody in line? Takes no lock; see `Line` for why the answer can be relied on after a slot was given back.
     pub fn is_anyone_waiting(&self) -> bool {
         self.0.waiting.load(Ordering::SeqCst) > 0
-    }
-    /// May clients wait for a full channel at all?
-    pub fn has_queue(&self) -> bool {
-        self.0.has_queue
     }
     /// A client was lost before it had a channel. Takes no lock.
     pub fn lost(&self, why: Loss) {

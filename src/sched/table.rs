@@ -20,8 +20,8 @@ use super::reach::Reach;
 use super::route::World;
 use super::serving::Changes;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, HealthRules, Lease,
-    NoChannel, Policy, Route, Snapshot, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, Grant, GroupId, HealthRules,
+    Lease, NoChannel, Policy, Route, Snapshot, Weight,
 };
 
 /// What holds for the whole instance.
@@ -356,27 +356,24 @@ impl Table {
     }
 
     /// The next channel of the walk, its slot taken and counted. Calling it again for the same route says that the dial
-    /// of the channel before failed (tell [`failed`](Self::failed) first).
+    /// of the channel before failed (tell [`failed`](Self::failed) first). For tables where nobody waits: it does not look
+    /// whether anybody does.
     ///
     /// # Errors
     /// The walk is over; the most telling reason.
     pub fn next(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
-        self.step(route, false)
+        self.learn_freed();
+        self.walk(route, false, self.rules.health.fail_open)
     }
 
     /// The same, but never one that is not up: for a client that could come back to a channel, and had better wait for that
-    /// one than try those.
+    /// one than try those. Whoever is in line is served first: `grants` gets their slots.
     ///
     /// # Errors
     /// As for [`next`](Self::next).
-    pub fn next_up(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
-        self.learn_freed();
+    pub fn next_up(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Result<Lease, NoChannel> {
+        self.serve_before_newcomer(grants);
         self.walk(route, false, false)
-    }
-
-    pub(super) fn step(&mut self, route: &mut Route, may_wait: bool) -> Result<Lease, NoChannel> {
-        self.learn_freed();
-        self.walk(route, may_wait, self.rules.health.fail_open)
     }
 
     /// A step by what is known of freed slots already.
@@ -468,6 +465,20 @@ impl Table {
     fn hear(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
             self.changes.hear(id, group, &mut self.line, &self.rules);
+        }
+    }
+
+    /// Lets shares grow with time in all groups.
+    pub(super) fn advance_groups(&mut self) {
+        let (rules, now) = (self.rules.health, self.now);
+        for (&id, group) in &mut self.groups {
+            group.advance(&rules, now);
+            if !group.news.are_none() {
+                self.stirred.push(id);
+            }
+        }
+        while let Some(group) = self.stirred.pop() {
+            self.hear(group);
         }
     }
 

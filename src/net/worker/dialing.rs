@@ -14,7 +14,7 @@ use crate::net::planted::{self, Bug};
 use crate::net::server::Guest;
 use crate::net::service::{Service, ServiceId};
 use crate::observe::{End, Event};
-use crate::sched::{AdminState, Grant, Loss, NoChannel, Ticket};
+use crate::sched::{AdminState, Grant, Loss, Ticket};
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -66,9 +66,7 @@ impl<P: Readiness> Worker<P> {
     fn greeted(&mut self, key: usize, client: SocketAddr) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };
-        let (search, grants) = Dial::begin(client, tag, &connection.service.dialer);
-        self.shared.deliver(connection.service.id, grants);
-        let stage = match search {
+        let stage = match Dial::begin(client, tag, &connection.service.dialer) {
             Search::Dial(dial) => Stage::Dialing(dial),
             Search::Line(ticket) => {
                 let place = Waited { ticket, until: self.patience_in_line(&connection.service) };
@@ -165,10 +163,6 @@ impl<P: Readiness> Worker<P> {
         let terms = Terms { tag, now: self.now, patience };
         let poller = &mut self.poller;
         let attempt = dial.attempt(&terms, &service.dialer, |server| poller.add(server, token));
-        // Slots of channels that failed at once are free again.
-        if !planted::has(Bug::ForgetsDropped) {
-            self.shared.serve_line(service);
-        }
         let wait = match attempt {
             Attempt::Started(wait) => wait,
             Attempt::Wait => STARVED_MS,
@@ -207,14 +201,8 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// There is no channel for a client.
-    fn turn_away(&mut self, key: usize, why: NoChannel) {
-        let Some(connection) = self.connections.get(key) else { return };
-        let loss = match why {
-            // It could have waited, had the queue not been full as well.
-            NoChannel::Full if connection.service.dialer.table.has_queue() => Loss::QueueFull,
-            why => Loss::NoChannel(why),
-        };
-        self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(loss));
+    fn turn_away(&mut self, key: usize, why: Loss) {
+        self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(why));
     }
 
     /// The channel answered, one way or the other.
@@ -265,8 +253,6 @@ impl<P: Readiness> Worker<P> {
         self.rearm(key);
         self.turn(key);
         self.announce(key);
-        // It may have kept the slot of a channel that it could not try.
-        self.shared.serve_line(&service);
     }
 
     /// A server that has got no data by now may be one that speaks first: it has to hear of its client.
@@ -283,13 +269,8 @@ impl<P: Readiness> Worker<P> {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
-        let service = Arc::clone(&connection.service);
-        let next = dial.failed(error, tag, &service.dialer);
+        let next = dial.failed(error, tag, &connection.service.dialer);
         self.go_on(key, next);
-        // The slot of the channel that failed is free again.
-        if !planted::has(Bug::ForgetsDropped) {
-            self.shared.serve_line(&service);
-        }
     }
 
     /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
@@ -297,11 +278,7 @@ impl<P: Readiness> Worker<P> {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
-        let service = Arc::clone(&connection.service);
-        let next = dial.move_on(tag, &service.dialer);
+        let next = dial.move_on(tag, &connection.service.dialer);
         self.go_on(key, next);
-        if !planted::has(Bug::ForgetsDropped) {
-            self.shared.serve_line(&service);
-        }
     }
 }

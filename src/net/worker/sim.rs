@@ -158,7 +158,7 @@ fn the_simulator_catches_every_bug_that_is_planted() {
         (Plant::ForgetsGenerations, Kind::RefusingPort),
         (Plant::BelievesDeadlines, Kind::Cut),
         (Plant::Bug(Bug::ForgetsLine), Kind::LostWakeUp),
-        (Plant::Bug(Bug::ForgetsDropped), Kind::LostWakeUp),
+        (Plant::Bug(Bug::ForgetsDropped), Kind::Stuck),
         (Plant::Bug(Bug::LosesMessages), Kind::Message),
         (Plant::Bug(Bug::LosesCount), Kind::Counts),
         (Plant::Bug(Bug::EndsClean), Kind::CleanEnd),

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    ChannelKey, DialFailure, Grant, Happened, Lease, NoChannel, Route, Ticket, Transition, Turn,
+    ChannelKey, DialFailure, Grant, Happened, Lease, Loss, NoChannel, Route, Ticket, Transition, Turn,
 };
 
 use super::model::{Handed, Model, Walk};
@@ -58,7 +58,6 @@ impl Crowd {
     }
 
     pub(super) fn arrive(&mut self, random: &mut Random) {
-        self.grant();
         let client = some_client(random);
         let route = self.world.table.begin(client);
         self.go_on(route, Model::begin(client), Seen::default(), None);
@@ -66,8 +65,24 @@ impl Crowd {
 
     /// A step of a walk: the next dial, a place in line, or the end. Who had a place in line keeps it.
     fn go_on(&mut self, mut route: Route, mut walk: Walk, mut seen: Seen, had: Option<Ticket>) {
-        let before = self.world.table.snapshot();
         let rules = self.world.model.rules;
+        // Those in line come first: the step sees to that by itself.
+        if self.tags.is_multiple_of(2) {
+            self.grant();
+        }
+        let before = self.world.table.snapshot();
+        self.tags += 1;
+        let mut grants = Vec::new();
+        let turn = if rules.queue.is_some() {
+            self.world.table.next_or_wait(route, self.tags, had, &mut grants)
+        } else {
+            match self.world.table.next(&mut route) {
+                Ok(lease) => Turn::Now(route, lease),
+                Err(why) => Turn::Never(Loss::NoChannel(why)),
+            }
+        };
+        let is_as_before = grants.is_empty();
+        self.granted(grants);
         let is_full = |limit: NonZeroU32| self.line.len() >= limit.get() as usize;
         let has_room = had.is_some() || !rules.queue.is_none_or(is_full);
         let mut expected = self.world.model.step(&mut walk, has_room);
@@ -78,24 +93,21 @@ impl Crowd {
             expected = self.world.model.step(&mut walk, true);
             seen.second_round = false;
         }
-        self.tags += 1;
-        let turn = if rules.queue.is_some() {
-            self.world.table.next_or_wait(route, self.tags, had)
-        } else {
-            match self.world.table.next(&mut route) {
-                Ok(lease) => Turn::Now(route, lease),
-                Err(why) => Turn::Never(why),
-            }
-        };
         let step = Step { before: &before, rules: &rules, seen: &seen, waits: false, again };
         match (turn, expected) {
             (Turn::Now(route, lease), Ok(allowed)) => {
                 assert!(allowed.contains(&place(lease.key())), "{lease:?} is none of {allowed:?}: {walk:?}");
-                let is_up = step.gave(&lease);
+                let is_up = if is_as_before {
+                    step.gave(&lease)
+                } else {
+                    promises::is_up(&self.world.table.snapshot(), lease.key())
+                };
                 self.dial(route, lease, walk, seen, is_up, had);
             }
             (Turn::Later(ticket), Err(_)) if has_room && walk.met_full => {
-                Step { waits: true, ..step }.gave_nothing();
+                if is_as_before {
+                    Step { waits: true, ..step }.gave_nothing();
+                }
                 seen.second_round = false;
                 assert_eq!(self.gone.contains(&ticket), had.is_some(), "{ticket:?} is given out again");
                 assert!(had.is_none_or(|had| had == ticket), "{had:?} is lost for {ticket:?}");
@@ -105,8 +117,14 @@ impl Crowd {
                 self.line.insert(at, Waiting { ticket, tag: self.tags, walk, seen });
             }
             (Turn::Never(why), Err(expected)) if !(has_room && walk.met_full) => {
+                let expected = match expected {
+                    NoChannel::Full if rules.queue.is_some() => Loss::QueueFull,
+                    expected => Loss::NoChannel(expected),
+                };
                 assert_eq!(why, expected, "{walk:?}");
-                step.gave_nothing();
+                if is_as_before {
+                    step.gave_nothing();
+                }
             }
             (turn, expected) => panic!("{turn:?}, the model says {expected:?}: {walk:?}"),
         }
@@ -178,8 +196,13 @@ impl Crowd {
     /// Free slots go to those in line: in order, to whoever can have one. Channels that are up first, and when all of those
     /// are given away, the others.
     pub(super) fn grant(&mut self) {
+        let grants = self.world.table.grant();
+        self.granted(grants);
+    }
+
+    fn granted(&mut self, grants: Vec<Grant>) {
         let rules = self.world.model.rules;
-        let mut grants = self.world.table.grant().into_iter();
+        let mut grants = grants.into_iter();
         let after = self.world.table.snapshot();
         for fail_open in [false, rules.health.fail_open] {
             for mut waiting in std::mem::take(&mut self.line) {

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    Addresses, AdminState, DialFailure, HealthRules, Lease, NoChannel, Policy, Rules, Table, Ticket, Turn,
+    Addresses, AdminState, DialFailure, HealthRules, Lease, Loss, NoChannel, Policy, Rules, Table, Ticket,
+    Turn,
 };
 
 use super::crowd::Crowd;
@@ -60,7 +61,7 @@ fn table(policies: &[Policy], queue: u32) -> Table {
 
 fn turn(table: &mut Table, tag: u64) -> Turn {
     let route = table.begin(some_client(&mut Random(tag)));
-    table.next_or_wait(route, tag, None)
+    table.next_or_wait(route, tag, None, &mut Vec::new())
 }
 
 fn now(table: &mut Table) -> Lease {
@@ -89,7 +90,7 @@ fn slots_go_to_those_who_wait_in_the_order_in_which_they_came() {
     let mut table = table(&[Policy::RoundRobin, Policy::RoundRobin], 3);
     let (one, two) = (now(&mut table), now(&mut table));
     let places = [1, 2, 3].map(|tag| later(&mut table, tag));
-    assert!(matches!(turn(&mut table, 4), Turn::Never(NoChannel::Full)), "no more room in the line");
+    assert!(matches!(turn(&mut table, 4), Turn::Never(Loss::QueueFull)), "no more room in the line");
     assert_eq!((table.waiting(), granted(&mut table).len()), (3, 0));
     drop(two);
     drop(one);
@@ -140,12 +141,13 @@ fn whatever_makes_room_serves_the_line() {
 fn nobody_waits_for_what_is_not_up_or_not_enabled_or_has_failed() {
     let mut table = table(&[Policy::RoundRobin], 5);
     table.set_state(key(0, 0), AdminState::Disabled).expect("it exists");
-    assert!(matches!(turn(&mut table, 1), Turn::Never(NoChannel::Disabled)));
+    assert!(matches!(turn(&mut table, 1), Turn::Never(Loss::NoChannel(NoChannel::Disabled))));
     table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
     let Turn::Now(route, lease) = turn(&mut table, 2) else { panic!("it has room") };
     table.failed(lease, DialFailure::Channel, "refused");
     let _other = now(&mut table);
-    assert!(matches!(table.next_or_wait(route, 2, None), Turn::Never(NoChannel::Failed)), "full, but tried");
+    let turn = table.next_or_wait(route, 2, None, &mut Vec::new());
+    assert!(matches!(turn, Turn::Never(Loss::NoChannel(NoChannel::Failed))), "full, but tried: {turn:?}");
     assert_eq!(table.waiting(), 0);
 }
 

@@ -83,6 +83,13 @@ pub(super) struct Walk {
     over: bool,
 }
 
+impl Walk {
+    /// "A full channel that the client may have tells more than those that failed."
+    fn end(&self) -> NoChannel {
+        if self.met_full { NoChannel::Full } else { self.reason }
+    }
+}
+
 /// A slot that the model counts.
 #[derive(Debug, Clone)]
 pub(super) struct Handed {
@@ -120,7 +127,7 @@ impl Model {
     /// The channels that the next step may give, or why there is none.
     pub(super) fn step(&mut self, walk: &mut Walk, may_wait: bool) -> Result<Vec<(usize, usize)>, NoChannel> {
         if walk.over {
-            return Err(walk.reason);
+            return Err(walk.end());
         }
         if let Some(last) = walk.last.take() {
             walk.tried.insert(last);
@@ -141,7 +148,7 @@ impl Model {
             let waits = may_wait && walk.met_full;
             if walk.round == Round::NotUp || !self.rules.health.fail_open || waits || self.has_ready(walk) {
                 walk.over = true;
-                return Err(walk.reason);
+                return Err(walk.end());
             }
             (walk.round, walk.at) = (Round::NotUp, 0);
         }
