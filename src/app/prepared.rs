@@ -100,7 +100,7 @@ impl Prepared {
 
     /// What the thread that minds the channels gets of it.
     pub(super) fn ward(&self, log: &Log, running: &Running) -> Ward {
-        let [kicks, shuts, opens, serves] = [(); 4].map(|()| running.clone());
+        let [kicks, shuts, opens, serves, knows] = [(); 5].map(|()| running.clone());
         Ward {
             table: self.table.clone(),
             log: self.log(log),
@@ -113,6 +113,7 @@ impl Prepared {
                 shut: Box::new(move || shuts.refuse()),
                 open: Box::new(move || opens.admit()),
                 serve_line: Box::new(move || serves.serve_line()),
+                leads_back: Box::new(move |channel, target| knows.leads_back(channel, target)),
             },
         }
     }

@@ -49,6 +49,13 @@ impl Dialer {
         }
     }
 
+    /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
+    /// without end? Asks the kernel where need be.
+    pub(super) fn leads_back(&self, channel: ChannelKey, target: SocketAddr) -> Option<io::Error> {
+        let leads_back = self.circle.awaits(target, true) && self.is_endless(channel);
+        leads_back.then(|| LeadsBack::error(target))
+    }
+
     /// Would clients of this channel, if it leads back to us, come back without end?
     fn is_endless(&self, channel: ChannelKey) -> bool {
         self.table.lock().channel(channel).is_some_and(|channel| channel.maxc.is_none())

@@ -548,6 +548,12 @@ impl Running {
         self.shared.desks.iter().for_each(|desk| desk.send(Message::Welcome(self.id())));
     }
 
+    /// Would a connection for a channel to this address come in by the service's own listeners, again and again? What is to be
+    /// said of that, if so.
+    pub fn leads_back(&self, channel: ChannelKey, target: SocketAddr) -> Option<String> {
+        self.service.dialer.leads_back(channel, target).map(|error| error.to_string())
+    }
+
     /// Gives free slots to those in line: an operator, or a channel that came back, may have made room.
     pub fn serve_line(&self) {
         self.shared.serve_line(&self.service);

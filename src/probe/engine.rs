@@ -292,6 +292,9 @@ impl Engine {
     }
 
     fn begin(&mut self, key: usize, walk: &Walk) -> Result<Effort, Fault> {
+        if let Some(fault) = walk.is_barred() {
+            return Err(fault);
+        }
         let target = walk.target();
         if let Check::Exec(path) = &*walk.order.check {
             return self.programs.run(key, path, target, &self.budget).map(Effort::Running);

@@ -363,6 +363,7 @@ mod tests {
                 shut: Box::new(|| Ok(())),
                 open: Box::new(|| Ok(())),
                 serve_line: Box::new(count),
+                leads_back: Box::new(|_, _| None),
             },
         }
     }

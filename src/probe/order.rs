@@ -16,6 +16,9 @@ pub(super) struct Order {
     pub(super) id: u64,
     /// Tried one after the other until one is up; at least one.
     pub(super) addresses: Vec<SocketAddr>,
+    /// Those of them that are not to be tried, since they lead back to where the service itself listens, and what to say of
+    /// them.
+    pub(super) barred: Vec<(SocketAddr, String)>,
     /// In place of the addresses' own port.
     pub(super) port: Option<u16>,
     pub(super) check: Arc<Check>,

@@ -43,6 +43,15 @@ impl Walk {
         target
     }
 
+    /// Why this address is not to be tried at all.
+    pub(super) fn is_barred(&self) -> Option<Fault> {
+        let address = self.address();
+        let (_, why) = self.order.barred.iter().find(|(barred, _)| *barred == address)?;
+        // Clients of the channel are not connected there either, unless it is only the check that goes there.
+        let is_of_check = self.order.port.is_some_and(|port| port != address.port());
+        Some(if is_of_check { Fault::Unusable(why.clone()) } else { Fault::Channel(why.clone()) })
+    }
+
     /// When an attempt at this address that starts now has to be over.
     pub(super) fn deadline(&self, now: u64) -> u64 {
         let addresses_left = self.order.addresses.len().saturating_sub(self.address).max(1);
@@ -98,7 +107,8 @@ mod tests {
         let addresses = (1..=addresses).map(|n| ([10, 0, 0, n], 80).into()).collect();
         let timeout = Duration::from_secs(1);
         let outgoing = Outgoing::default();
-        Walk::begin(Order { id: 7, addresses, port, check: Arc::new(Check::Tcp), timeout, outgoing }, 5_000)
+        let (barred, check) = (Vec::new(), Arc::new(Check::Tcp));
+        Walk::begin(Order { id: 7, addresses, barred, port, check, timeout, outgoing }, 5_000)
     }
 
     fn channel(cause: &str) -> Fault {
@@ -127,6 +137,20 @@ mod tests {
         assert_eq!(walk.target(), ([10, 0, 0, 1], 8_080).into());
         assert_eq!(walk.failed(channel("refused"), 5_000), None);
         assert_eq!(walk.target(), ([10, 0, 0, 2], 8_080).into());
+    }
+
+    #[test]
+    fn an_address_that_leads_back_is_down_unless_it_is_only_the_check_that_goes_there() {
+        for (port, is_down) in [(None, true), (Some(80), true), (Some(8_080), false)] {
+            let mut walk = walk(2, port);
+            walk.order.barred = vec![(([10, 0, 0, 2], 80).into(), "leads back".into())];
+            assert_eq!(walk.is_barred(), None);
+            assert_eq!(walk.failed(Fault::Unusable("not from here".into()), 5_000), None);
+            let fault = walk.is_barred().expect("it is the second one");
+            assert_eq!(fault == channel("leads back"), is_down, "{port:?}");
+            let expected = if is_down { Outcome::Down } else { Outcome::Unknown };
+            assert_eq!(outcome(&mut walk, fault, 5_000), Some(expected("leads back".into())), "{port:?}");
+        }
     }
 
     #[test]

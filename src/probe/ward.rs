@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub struct Hands {
     pub open: Box<dyn Fn() -> io::Result<()> + Send>,
     /// Gives free slots to the clients that wait for one.
     pub serve_line: Box<dyn Fn() + Send>,
+    /// Would a connection for a channel to this address come in by the service itself, again and again? What is to be said of
+    /// that, if so.
+    pub leads_back: Box<dyn Fn(ChannelKey, SocketAddr) -> Option<String> + Send>,
 }
 
 impl fmt::Debug for Hands {
@@ -78,6 +82,11 @@ impl Ward {
             }
         };
         let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing);
-        Order { id, addresses, port, check, timeout, outgoing }
+        let leads_back = |&address: &SocketAddr| {
+            let target = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
+            Some((address, (self.hands.leads_back)(probe.channel, target)?))
+        };
+        let barred = addresses.iter().filter_map(leads_back).collect();
+        Order { id, addresses, barred, port, check, timeout, outgoing }
     }
 }

@@ -63,6 +63,48 @@ fn a_channel_that_leads_back_gets_nobody() {
 }
 
 #[test]
+fn a_channel_that_leads_back_is_not_checked_by_clients_of_its_own_service() {
+    let other = Server::named("b");
+    let checks =
+        ["--check", "expect:b", "--check-interval", "10ms", "--check-fall", "1", "--check-rise", "1", "PORT"];
+    let instance = Instance::start(checks.into_iter().chain([&other.to_string()[..]]));
+    add(&instance, 1, instance.addr);
+    let down = instance.await_health(1, "down");
+    let why =
+        format!("{} is where this instance listens; a channel that leads back needs a maxc", instance.addr);
+    assert!(down.why.contains(&why), "{}", down.why);
+    let checked = other.accepted();
+    eventually("the other one is checked", || (other.accepted() > checked + 10).then_some(()));
+    let totals = || instance.show().iter().map(|row| row.totalc).sum::<u64>();
+    assert_eq!(totals(), 0, "no check was a client");
+    // A limit makes it finite, and then it is a channel like others.
+    instance.ctl("maxc 1 4").code(0);
+    instance.await_health(1, "up");
+    assert!(totals() > 0);
+    instance.ctl("maxc 1 0").code(0);
+    instance.await_health(1, "down");
+    end(instance);
+}
+
+#[test]
+fn what_leads_back_by_an_address_of_this_host_is_not_checked_either() {
+    private_network("an address of its own", || {
+        Run::new("ip").args(["addr", "add", "10.9.9.9/32", "dev", "lo"]).finish().code(0);
+        let address = SocketAddr::from(([10, 9, 9, 9], 20_000));
+        let other = Server::named_on([127, 0, 0, 1], "b");
+        let setup = Setup::listening(([0, 0, 0, 0], address.port()).into());
+        let checks = ["--check", "tcp", "--check-interval", "10ms", "--check-fall", "1", "PORT"];
+        let instance = setup.start(checks.into_iter().chain([&other.to_string()[..]]));
+        add(&instance, 1, address);
+        instance.await_health(1, "down");
+        let checked = other.accepted();
+        eventually("the other one is checked", || (other.accepted() > checked + 10).then_some(()));
+        assert_eq!(instance.show().iter().map(|row| row.totalc).sum::<u64>(), 0);
+        end(instance);
+    });
+}
+
+#[test]
 fn what_leads_back_by_an_address_of_this_host_is_found_out() {
     private_network("an address of its own", || {
         Run::new("ip").args(["addr", "add", "10.9.9.9/32", "dev", "lo"]).finish().code(0);

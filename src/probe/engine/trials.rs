@@ -52,6 +52,7 @@ impl Lab {
         self.engine.start(Order {
             id,
             addresses,
+            barred: Vec::new(),
             port: None,
             check: Arc::new(check),
             timeout,
@@ -207,6 +208,7 @@ fn the_check_can_have_a_port_of_its_own() {
     lab.engine.start(Order {
         id: 1,
         addresses,
+        barred: Vec::new(),
         port: Some(alive.port()),
         check,
         timeout: LONG,
