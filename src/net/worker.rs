@@ -492,17 +492,34 @@ impl<P: Readiness> Worker<P> {
             }
             (Stage::Greeting | Stage::Dialing(_) | Stage::Waiting(_), Side::Client) => {
                 connection.relay.note(side, ready);
-                // Half-closing before there is a channel is fine; being gone is not. Who is in line and has closed without
-                // ever having said anything is gone, too.
-                let waits = matches!(connection.stage, Stage::Waiting(_));
-                let gone = ready.error && socket::take_error(&connection.client).is_some();
-                if gone || (waits && ready.read_closed && socket::unread(&connection.client) == 0) {
-                    let how = if gone { End::ClientReset } else { End::ClientClosed };
-                    self.close(key, Ending { reset_client: gone, reset_server: true }, how);
+                if ready.error && socket::take_error(&connection.client).is_some() {
+                    return self.close(
+                        key,
+                        Ending { reset_client: true, reset_server: true },
+                        End::ClientReset,
+                    );
                 }
+                if ready.read_closed && connection.half_closed_at == 0 {
+                    connection.half_closed_at = self.now.max(1);
+                    // It may be gone as a whole, which only an answer to a question of ours can tell.
+                    socket::ask_often(&connection.client);
+                }
+                self.leave_if_silent(key);
             }
             (Stage::Greeting | Stage::Waiting(_), Side::Server) | (Stage::Over, _) => {}
             (Stage::Dialing(_), Side::Server) => self.dialed(key, ready),
+        }
+    }
+
+    /// Half-closing before there is a channel is fine. But who is in line and has closed without ever having said anything waits
+    /// for nothing.
+    fn leave_if_silent(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && matches!(connection.stage, Stage::Waiting(_))
+            && connection.half_closed_at > 0
+            && socket::unread(&connection.client) == 0
+        {
+            self.close(key, Ending { reset_client: false, reset_server: true }, End::ClientClosed);
         }
     }
 
@@ -598,7 +615,7 @@ impl<P: Readiness> Worker<P> {
         if connection.delivered != before || (connection.relay.is_short() && !was_short) {
             connection.moved_at = self.now;
         }
-        if !was_half_closed && connection.relay.is_half_closed() {
+        if !was_half_closed && connection.relay.is_half_closed() && connection.half_closed_at == 0 {
             connection.half_closed_at = self.now.max(1);
         }
         let has_broken = !was_broken && connection.relay.broken().is_some();

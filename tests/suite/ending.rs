@@ -236,14 +236,14 @@ fn clients_that_are_gone_free_the_slots_of_a_hung_server() {
                     // Ends its own direction, and then forgets all of it.
                     0 => {
                         client.shut_wr();
-                        instance.await_show("its end was heard", |_| half_closed(&instance) >= 2);
+                        instance.await_show("its end was heard", |_| instance.half_closed() >= 2);
                         client.rst();
                     }
                     _ => drop(client),
                 }
             }
             instance.await_show("whoever is there", |rows| rows[0].c == 2);
-            assert_eq!(half_closed(&instance), 1, "{}", instance.ctl("sessions").stdout);
+            assert_eq!(instance.half_closed(), 1, "{}", instance.ctl("sessions").stdout);
             assert!(patient.is_quiet_for(std::time::Duration::from_millis(50)), "it may wait for its answer");
             drop((patient, open));
             instance.terminate();
@@ -273,9 +273,4 @@ fn clients_that_reset_free_the_slots_of_a_server_that_takes_nothing() {
     let told = instance.told("closed");
     assert!(told.len() == 3 && told.iter().all(|line| line.contains("how=\"client reset\"")), "{told:#?}");
     instance.end();
-}
-
-/// How many connections `sessions` shows as half-closed.
-fn half_closed(instance: &Instance) -> usize {
-    instance.ctl("sessions").code(0).stdout.matches(" half-closed:").count()
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::failover::{client_ip, name_of};
-use crate::harness::{Client, Instance, Received, Refusing, Server, eventually};
+use crate::harness::{BlackHole, Client, Instance, Received, Refusing, Server, eventually};
 
 /// An instance with a line, in front of these channels.
 pub(crate) fn with_line(queue: &str, timeout: &str, channels: &[&dyn std::fmt::Display]) -> Instance {
@@ -110,6 +110,76 @@ fn a_client_that_leaves_gives_up_its_place() {
     assert_eq!(name_of(&mut stays), Some('a'));
     assert_eq!(a.accepted(), 2, "no channel ever heard of the others");
     drop((half_closes, stays));
+    instance.end();
+}
+
+#[test]
+fn a_client_that_resets_while_its_channel_is_dialled_gives_up_its_slot() {
+    let hole = BlackHole::new();
+    // Longer than this test waits for anything.
+    let instance = with_line("5", "2m", &[&"-t", &"120", &format!("{hole}:1")]);
+    for ends_before in [false, true] {
+        let mut dialled = instance.connect();
+        eventually("it is dialled", || (instance.dials(hole.addr()) == 1).then_some(()));
+        let behind = wait_as(&instance, 1);
+        let last = wait_as(&instance, 2);
+        if ends_before {
+            dialled.send("question");
+            dialled.shut_wr();
+            eventually("its end was heard", || (instance.half_closed() == 1).then_some(()));
+        }
+        dialled.rst();
+        // The next one has its slot, and then the last one.
+        await_waiting(&instance, 1);
+        assert_eq!(instance.show()[0].c, 1);
+        behind.rst();
+        await_waiting(&instance, 0);
+        last.rst();
+        instance.await_show("all have gone", |rows| rows[0].c == 0);
+    }
+    assert_eq!(instance.losses(), "6 (client left 6)");
+    instance.end();
+}
+
+#[test]
+fn a_client_that_half_closes_while_its_channel_is_dialled_is_served() {
+    // The second one waits for what its server says by itself.
+    for question in ["question", ""] {
+        let hole = BlackHole::new();
+        let instance = Instance::before(&[&"-t", &"120", &hole]);
+        let mut client = instance.connect();
+        eventually("it is dialled", || (instance.dials(hole.addr()) == 1).then_some(()));
+        client.send(question);
+        client.shut_wr();
+        eventually("its end was heard", || (instance.half_closed() == 1).then_some(()));
+        let mut server = hole.accepts();
+        assert_eq!(server.recv_all(), question.as_bytes());
+        server.send("answer");
+        drop(server);
+        assert_eq!(client.recv_all(), b"answer");
+        drop(client);
+        instance.end();
+    }
+}
+
+#[test]
+fn a_client_that_has_closed_before_it_would_have_to_wait_does_not() {
+    let (hole, a) = (BlackHole::new(), Server::named("a"));
+    // Each client tries the first channel in vain, and then waits for the second.
+    let options: [&dyn std::fmt::Display; 4] = [&"--no-eject", &"-t", &"1", &hole];
+    let instance = with_line("5", "2m", &[&options[..], &[&"!", &format!("{a}:1")]].concat());
+    let holder = instance.named();
+    let mut asks = instance.connect();
+    let silent = instance.connect();
+    eventually("they are dialled", || (instance.dials(hole.addr()) == 2).then_some(()));
+    asks.send("question");
+    asks.shut_wr();
+    drop(silent);
+    eventually("one has gone", || (instance.losses() == "1 (client left 1)").then_some(()));
+    eventually("the other waits", || (waiting(&instance) == [0, 1]).then_some(()));
+    drop(holder);
+    assert_eq!(asks.recv_all(), b"aquestion");
+    drop(asks);
     instance.end();
 }
 

@@ -191,6 +191,8 @@ impl<P: Readiness> Worker<P> {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = Stage::Waiting(Box::new(waiting));
         }
+        // Of an end that came while it was dialled nobody tells again.
+        self.leave_if_silent(key);
         self.wait_in_line(key);
     }
 

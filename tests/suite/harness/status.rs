@@ -54,6 +54,12 @@ impl Instance {
         text.lines().find_map(|line| line.strip_prefix("lost clients: ")).unwrap_or("").to_owned()
     }
 
+    /// How many connections `sessions` shows as half-closed.
+    #[track_caller]
+    pub(crate) fn half_closed(&self) -> usize {
+        self.ctl("sessions").code(0).stdout.matches(" half-closed:").count()
+    }
+
     /// The health of all channels, such as `up ejected`.
     #[track_caller]
     pub(crate) fn health(&self) -> String {
