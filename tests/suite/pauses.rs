@@ -1,12 +1,22 @@
 //! What a pause of the program under test costs its clients: nothing. A debugger, a snapshot of the virtual machine and
-//! `kill -STOP` make one. What happened meanwhile is in the kernel, and is heard before a deadline is believed.
+//! `kill -STOP` make one.
+//!
+//! Two things see to that, and each has its tests here. What happened during a pause is in the kernel, and is heard before a
+//! deadline is believed: in those tests the deadline falls into the pause just before its end, and what makes it void comes
+//! before it. And a thread's own time stands still while it is held up: in those nothing happens during the pause, and what
+//! somebody waits for comes after it, within the patience that was left. (Of bytes that wait for a reader the kernel is asked at
+//! any deadline, so that those have no test of the first kind.)
 
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{BlackHole, Client, Instance, Server, eventually};
+use crate::harness::{BlackHole, Client, Instance, Received, Server, eventually, pause};
 use crate::queue::waiting;
 
 /// Stops the instance for the length of `act`.
@@ -22,25 +32,37 @@ fn last(millis: u64) {
     thread::sleep(Duration::from_millis(millis));
 }
 
+/// The same, up to just behind a deadline that began to run then: by far less than what a thread takes for being held up.
+fn last_until_just_behind(begun: Instant, patience: u64) {
+    let end = begun + Duration::from_millis(patience + 100);
+    thread::sleep(end.saturating_duration_since(Instant::now()));
+}
+
+/// Not a wait for anything either: time in which whoever believes an old deadline acts on it.
+fn tempt() {
+    last(300);
+}
+
 fn exchange(client: &mut Client) {
     client.send("ping");
     assert_eq!(client.recv(4), b"ping");
 }
 
 #[test]
-fn clients_that_go_on_sending_are_not_idle() {
+fn bytes_that_came_before_the_idle_deadline_are_heard_first() {
     let server = Server::echo();
     let instance = Instance::start(["-T", "2", "PORT", &server.to_string()]);
-    let mut clients: Vec<_> = (0..120).map(|_| instance.connect()).collect();
+    let mut clients: Vec<_> = (0..20).map(|_| instance.connect()).collect();
+    clients.iter_mut().for_each(exchange);
+    let begun = Instant::now();
     clients.iter_mut().for_each(exchange);
     stopped(&instance, || {
-        for _ in 0..15 {
-            last(200);
-            clients.iter_mut().for_each(|client| client.send("x"));
-        }
+        last(1_000);
+        clients.iter_mut().for_each(|client| client.send("x"));
+        last_until_just_behind(begun, 2_000);
     });
     for client in &mut clients {
-        assert_eq!(client.recv(15), [b'x'; 15]);
+        assert_eq!(client.recv(1), b"x");
     }
     clients.iter_mut().for_each(exchange);
     drop(clients);
@@ -48,18 +70,30 @@ fn clients_that_go_on_sending_are_not_idle() {
 }
 
 #[test]
-fn a_dial_that_was_answered_meanwhile_is_no_failure() {
-    let hole = BlackHole::new();
+fn nobody_is_idle_during_a_pause() {
+    let server = Server::echo();
+    let instance = Instance::start(["-T", "3", "PORT", &server.to_string()]);
+    let mut client = instance.connect();
+    exchange(&mut client);
+    stopped(&instance, || last(4_000));
+    tempt();
+    exchange(&mut client);
+    drop(client);
+    instance.end();
+}
+
+/// A client whose channel is being dialled.
+fn dialled(hole: &BlackHole) -> (Instance, Client, Instant) {
     let instance = Instance::start(["-t", "2", "PORT", &hole.to_string()]);
+    let begun = Instant::now();
     let mut client = instance.connect();
     client.send("x");
     eventually("it is dialled", || (instance.dials(hole.addr()) == 1).then_some(()));
-    let mut server = stopped(&instance, || {
-        // The kernel sends the first packet of a dial again after a second.
-        let server = hole.accepts();
-        last(2_000);
-        server
-    });
+    (instance, client, begun)
+}
+
+#[track_caller]
+fn is_served(instance: Instance, mut client: Client, mut server: Client) {
     assert_eq!(server.recv(1), b"x");
     server.send("y");
     assert_eq!(client.recv(1), b"y");
@@ -70,19 +104,131 @@ fn a_dial_that_was_answered_meanwhile_is_no_failure() {
 }
 
 #[test]
-fn whoever_waits_in_line_gets_the_slot_that_came_free_meanwhile() {
+fn a_dial_that_was_answered_before_its_deadline_is_no_failure() {
+    let hole = BlackHole::new();
+    let (instance, client, begun) = dialled(&hole);
+    let server = stopped(&instance, || {
+        // The kernel sends the first packet of a dial again after a second.
+        let server = hole.accepts();
+        last_until_just_behind(begun, 2_000);
+        server
+    });
+    is_served(instance, client, server);
+}
+
+#[test]
+fn a_dial_has_after_a_pause_the_time_that_it_had_before() {
+    let hole = BlackHole::new();
+    let (instance, client, _) = dialled(&hole);
+    stopped(&instance, || last(2_400));
+    // The kernel tries again three seconds after the first time.
+    let server = hole.accepts();
+    is_served(instance, client, server);
+}
+
+/// A client that is served, and one that waits for its slot.
+fn in_line(timeout: &str) -> (Server, Instance, Client, Client, Instant) {
     let server = Server::echo();
-    let instance = Instance::start(["--queue", "10", "--queue-timeout", "1", "PORT", &format!("{server}:1")]);
+    // One worker: what has come free at another one is known when that one has run.
+    let args = ["--workers", "1", "--queue", "10", "--queue-timeout", timeout, "PORT"];
+    let instance = Instance::start(args.into_iter().chain([&format!("{server}:1")[..]]));
     let mut first = instance.connect();
     exchange(&mut first);
+    let begun = Instant::now();
     let mut second = instance.connect();
     second.send("ping");
     eventually("it is in line", || (waiting(&instance) == [1]).then_some(()));
+    (server, instance, first, second, begun)
+}
+
+#[test]
+fn whoever_waits_in_line_gets_the_slot_that_came_free_before_the_deadline() {
+    let (_server, instance, first, mut second, begun) = in_line("1");
     stopped(&instance, || {
-        drop(first);
-        last(2_000);
+        // An end would have to go to the server and back first.
+        first.rst();
+        last_until_just_behind(begun, 1_000);
     });
     assert_eq!(second.recv(4), b"ping");
     drop(second);
     instance.end();
+}
+
+#[test]
+fn whoever_waits_in_line_has_after_a_pause_the_time_that_it_had_before() {
+    let (_server, instance, first, mut second, _) = in_line("2");
+    stopped(&instance, || last(3_000));
+    tempt();
+    drop(first);
+    assert_eq!(second.recv(4), b"ping");
+    drop(second);
+    instance.end();
+}
+
+#[test]
+fn what_a_server_left_that_reset_has_after_a_pause_the_time_that_it_had_before() {
+    const BYTES: usize = 150_000;
+    let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = channel.local_addr().expect("it is bound").to_string();
+    let instance = Instance::start(["PORT", &address]);
+    let mut client = Client::connect_narrow(instance.addr);
+    let (mut server, _) = channel.accept().expect("the client's channel");
+    server.write_all(&[b'x'; BYTES]).expect("sent");
+    // All of it is on its way to the client, which reads nothing yet.
+    instance.await_show("all of it was read", |rows| rows[0].rcvd == BYTES as u64);
+    Client(server).rst();
+    // Its patience with the client is five seconds.
+    last(300);
+    stopped(&instance, || last(5_500));
+    tempt();
+    assert_eq!(client.recv(BYTES), [b'x'; BYTES]);
+    assert_eq!(client.ending(), Received::Reset);
+    instance.end();
+}
+
+/// An instance that checks a server, which answers while the gate is open; a check is under way.
+fn checked(timeout: &str) -> (Server, Arc<AtomicBool>, Instance, Instant) {
+    let (gate, held) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (seen, holds) = (Arc::clone(&gate), Arc::clone(&held));
+    let server = Server::with(move |mut stream, _| {
+        while !seen.load(Ordering::SeqCst) {
+            holds.store(true, Ordering::SeqCst);
+            pause();
+        }
+        let _ = stream.write_all(b"a");
+        let _ = std::io::Read::read(&mut stream, &mut [0]);
+    });
+    let args = ["--check", "expect:a", "--check-interval", "10ms", "--check-fall", "1", "--check-timeout"];
+    let instance = Instance::start(args.into_iter().chain([timeout, "PORT", &server.to_string()]));
+    instance.await_health(0, "up");
+    gate.store(false, Ordering::SeqCst);
+    eventually("a check is under way", || held.load(Ordering::SeqCst).then_some(()));
+    (server, gate, instance, Instant::now())
+}
+
+#[track_caller]
+fn stays_up(server: &Server, instance: Instance) {
+    let before = server.accepted();
+    server.await_accepted(before + 3);
+    assert_eq!(instance.told("channel_down"), [""; 0]);
+    instance.end();
+}
+
+#[test]
+fn a_check_that_was_answered_before_its_deadline_has_not_failed() {
+    let (server, gate, instance, begun) = checked("600ms");
+    stopped(&instance, || {
+        gate.store(true, Ordering::SeqCst);
+        last_until_just_behind(begun, 600);
+    });
+    stays_up(&server, instance);
+}
+
+#[test]
+fn a_check_has_after_a_pause_the_time_that_it_had_before() {
+    let (server, gate, instance, _) = checked("2s");
+    stopped(&instance, || last(2_500));
+    tempt();
+    gate.store(true, Ordering::SeqCst);
+    stays_up(&server, instance);
 }
