@@ -31,6 +31,7 @@ mod regression;
 mod save;
 mod schedule_sim;
 mod signals;
+mod stale;
 mod strangers;
 
 mod relay_sim;
