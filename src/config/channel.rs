@@ -100,12 +100,12 @@ fn split(word: &str) -> Result<Parts<'_>, String> {
 }
 
 fn why_no_port(word: &str) -> String {
-    format!("'{word}' is no port; give a number from 1 to 65535 or the name of a service")
+    format!("'{word}' is not a port; give a number from 1 to 65535 or the name of a service")
 }
 
 fn read_maxc(word: &str) -> Result<u32, String> {
     let number = whole_number(word).flatten().and_then(|n| u32::try_from(n).ok());
-    number.ok_or_else(|| format!("'{word}' is no maxc; give a number from 0 to {}, 0 for no limit", u32::MAX))
+    number.ok_or_else(|| format!("'{word}' is not a maxc; give a number from 0 to {}, 0 for no limit", u32::MAX))
 }
 
 #[cfg(test)]
@@ -187,10 +187,10 @@ pub(super) mod tests {
     fn what_is_no_channel_is_told_with_the_reason() {
         let missing = "the host is missing; write host[:port[:maxc]]";
         let port = |word: &str| {
-            format!("'{word}' is no port; give a number from 1 to 65535 or the name of a service")
+            format!("'{word}' is not a port; give a number from 1 to 65535 or the name of a service")
         };
         let maxc =
-            |word: &str| format!("'{word}' is no maxc; give a number from 0 to 4294967295, 0 for no limit");
+            |word: &str| format!("'{word}' is not a maxc; give a number from 0 to 4294967295, 0 for no limit");
         let colons = "it has too many colons; an IPv6 address with a port is written [2001:db8::1]:80";
         let odd = "a host has no blanks, brackets or control characters in it";
         let brackets = "brackets are for IPv6 addresses, such as [2001:db8::1]:80";
@@ -237,9 +237,9 @@ pub(super) mod tests {
             ("[10.1.1.1]:80", brackets),
             ("[::1]80", behind),
             ("[::1]x:80", behind),
-            ("[[::1]]", "'[::1' is no IPv6 address"),
-            ("[fe80::1%]", "'fe80::1%' is no IPv6 address"),
-            ("[fe80::1%a b]", "'fe80::1%a b' is no IPv6 address"),
+            ("[[::1]]", "'[::1' is not an IPv6 address"),
+            ("[fe80::1%]", "'fe80::1%' is not an IPv6 address"),
+            ("[fe80::1%a b]", "'fe80::1%a b' is not an IPv6 address"),
             (",", missing),
             (",weight=1", missing),
             (":80,weight=1", missing),

@@ -13,16 +13,16 @@ const GOOD: RangeInclusive<u16> = 200..=399;
 /// The statuses there can be.
 const STATUSES: RangeInclusive<u64> = 100..=599;
 
-/// Why a word is no check. Prints as what follows the word in a message.
+/// Why a word is not a check. Prints as what follows the word in a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CheckError {
     #[error(
-        r"is no check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog"
+        r"is not a check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog"
     )]
     Unknown,
     #[error("needs a path that begins with / and has no blanks in it, such as http:/healthz")]
     NoPath,
-    #[error("names the host '{host}', which is none; give one such as http://www.example.org/healthz")]
+    #[error("names the host '{host}', which is not a host; give one such as http://www.example.org/healthz")]
     NoHost { host: String },
     #[error("needs an absolute path without control characters, such as exec:/path/prog")]
     NoProgram,

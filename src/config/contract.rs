@@ -278,7 +278,7 @@ fn wrong_usage_is_told_in_one_line_that_names_the_word_and_the_cure() {
         (&["80", "-ft"], "option -t (--connect-timeout) needs a value: -t TIME"),
         (&["80", "--workers"], "option --workers needs a value: --workers N"),
         (&["80", "--debug=yes"], "option -d (--debug) takes no value, but has 'yes'; write -d"),
-        (&["--completions", "csh"], "'csh' is no value of --completions; it is one of bash, zsh, fish"),
+        (&["--completions", "csh"], "'csh' is not a value of --completions; it is one of bash, zsh, fish"),
         (&["--completions"], "option --completions needs a value: --completions SHELL"),
         (&["-i", "-c", "show", "80"], "-i and -c cannot be used together; choose one"),
         (&["-i", "80", "a"], "'a' is one word too many; -i takes one PORT and nothing else"),

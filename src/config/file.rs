@@ -77,7 +77,7 @@ impl FileReader {
         if let Some(before) = text.iter().position(|byte| *byte == 0) {
             let line = text[..before].iter().filter(|byte| **byte == b'\n').count();
             let line = u32::try_from(line).map_or(u32::MAX, |n| n.saturating_add(1));
-            let wrong = "this is no text: there is a zero byte in this line";
+            let wrong = "this is not text: there is a zero byte in this line";
             self.wrong(Spot { line, ..start }, wrong);
             return;
         }
@@ -408,7 +408,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                     "f:1:7: -t (--connect-timeout) '5x' is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d",
                 ],
             ),
-            ("80 --on-down drop a", &["f:1:14: 'drop' is no value of --on-down; it is one of keep, kick"]),
+            ("80 --on-down drop a", &["f:1:14: 'drop' is not a value of --on-down; it is one of keep, kick"]),
             (
                 "80 --on-down kick a",
                 &["f:1:14: --on-down kick needs --check; say how to probe, such as --check tcp"],
@@ -451,7 +451,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             (
                 "80 a:x:y 8080 a,b -b [::1",
                 &[
-                    "f:1:4: unknown or invalid address [a:x:y]: 'y' is no maxc; give a number from 0 to 4294967295, 0 for no limit",
+                    "f:1:4: unknown or invalid address [a:x:y]: 'y' is not a maxc; give a number from 0 to 4294967295, 0 for no limit",
                     "f:1:10: unknown or invalid address [8080]: '8080' is a number where a host should be; for port 8080 of this machine write localhost:8080",
                     "f:1:15: unknown option 'b' in [a,b]; a channel has weight=N, disabled and disabled=hard",
                     "f:1:22: unknown or invalid address [[::1]: give a host or an address here, without a port",
@@ -460,7 +460,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             (
                 "9x!: 80 a",
                 &[
-                    "f:1:1: '9x!' is no name of a service; it has at most 63 letters, digits, '-', '_' and '.', and begins with a letter",
+                    "f:1:1: '9x!' is not the name of a service; a name has at most 63 letters, digits, '-', '_' and '.', and begins with a letter",
                 ],
             ),
             (
@@ -480,12 +480,12 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                     "f:2:4: $ is special to a shell, but not here; quote the word that has it: '...'",
                 ],
             ),
-            ("80 a\n81 b\0\n82 c", &["f:2:1: this is no text: there is a zero byte in this line"]),
+            ("80 a\n81 b\0\n82 c", &["f:2:1: this is not text: there is a zero byte in this line"]),
             (
                 "70000 a\n80 b:0\n81 c\nx: 81 d --workers 1",
                 &[
                     &format!("f:1:1: invalid port [70000]; {port}"),
-                    &format!("f:2:4: unknown or invalid address [b:0]: '0' is no port; {port}"),
+                    &format!("f:2:4: unknown or invalid address [b:0]: '0' is not a port; {port}"),
                     "f:4:19: --workers is for the whole process; write it in a line of its own: * --workers N",
                 ],
             ),

@@ -41,7 +41,7 @@ pub(super) fn why_no_host(word: &str) -> Option<String> {
         return Some("the host is missing; write host[:port[:maxc]]".to_owned());
     }
     if word.contains(':') {
-        return (!is_ipv6(word)).then(|| format!("'{word}' is no IPv6 address"));
+        return (!is_ipv6(word)).then(|| format!("'{word}' is not an IPv6 address"));
     }
     if word.contains(|c: char| c.is_whitespace() || c.is_control() || "[]".contains(c)) {
         return Some("a host has no blanks, brackets or control characters in it".to_owned());

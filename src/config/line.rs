@@ -73,7 +73,7 @@ fn no_name(word: &Word) -> Wrong {
     let (shown, most) = (word.shown(), Name::LONGEST);
     let name = shown.trim_end_matches(':');
     Wrong::Usage(format!(
-        "'{name}' is no name of a service; it has at most {most} letters, digits, '-', '_' and '.', and begins with a letter"
+        "'{name}' is not the name of a service; a name has at most {most} letters, digits, '-', '_' and '.', and begins with a letter"
     ))
 }
 

@@ -89,23 +89,23 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
 #[test]
 fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
     let table = [
-        ("--fail-open maybe", "'maybe' is no value of --fail-open; it is one of on, off"),
-        ("--fail-open -f", "'-f' is no value of --fail-open; it is one of on, off"),
-        ("--on-down drop", "'drop' is no value of --on-down; it is one of keep, kick"),
+        ("--fail-open maybe", "'maybe' is not a value of --fail-open; it is one of on, off"),
+        ("--fail-open -f", "'-f' is not a value of --fail-open; it is one of on, off"),
+        ("--on-down drop", "'drop' is not a value of --on-down; it is one of keep, kick"),
         ("--on-down kick", "--on-down kick needs --check; say how to probe, such as --check tcp"),
-        ("--busy-poll 50us", "'50us' is no value of --busy-poll; it is one of on, off"),
+        ("--busy-poll 50us", "'50us' is not a value of --busy-poll; it is one of on, off"),
         ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),
         ("--slow-start 0.1ms", "--slow-start '0.1ms' is out of range; give 1ms to 3650d or 0 for off"),
         ("--max-lifetime 3651d", "--max-lifetime '3651d' is out of range; give 1ms to 3650d or 0 for never"),
         (
             "--max-connections 4294967296",
-            "--max-connections '4294967296' is not a number from 0 to 4294967295; 0 is no limit",
+            "--max-connections '4294967296' is not a number from 0 to 4294967295; 0 means no limit",
         ),
         (
             "--max-connections -1",
-            "--max-connections '-1' is not a number from 0 to 4294967295; 0 is no limit",
+            "--max-connections '-1' is not a number from 0 to 4294967295; 0 means no limit",
         ),
-        ("--queue 1000001", "--queue '1000001' is not a number from 0 to 1000000; 0 is no queue"),
+        ("--queue 1000001", "--queue '1000001' is not a number from 0 to 1000000; 0 means no queue"),
         ("--queue 1 --queue-timeout 0", "--queue-timeout '0' is out of range; give 1ms to 3650d"),
         (
             "--queue-timeout 1s",
@@ -124,7 +124,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ("--check-port http", "--check-port 'http' is not a number from 1 to 65535"),
         (
             "--check udp",
-            r"--check 'udp' is no check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog",
+            r"--check 'udp' is not a check; give tcp, http:/healthz, 'expect:220', 'send:PING\r\n;expect:+PONG' or exec:/path/prog",
         ),
         (
             "--check http:healthz",
@@ -212,14 +212,14 @@ fn one_policy_is_for_all_groups_and_a_list_for_one_after_the_other() {
 fn a_policy_that_fits_no_group_is_wrong_usage() {
     let names = "rr, leastconn, p2c, first, hash, or a list such as leastconn,rr with one for each group";
     let table = [
-        ("--policy lc 80 a", format!("--policy 'lc' is no policy; give one of {names}")),
-        ("--policy= 80 a", format!("--policy '' is no policy; give one of {names}")),
-        ("--policy RR 80 a", format!("--policy 'RR' is no policy; give one of {names}")),
+        ("--policy lc 80 a", format!("--policy 'lc' is not a policy; give one of {names}")),
+        ("--policy= 80 a", format!("--policy '' is not a policy; give one of {names}")),
+        ("--policy RR 80 a", format!("--policy 'RR' is not a policy; give one of {names}")),
         (
             "--policy rr,foo 80 a ! b",
-            format!("--policy 'rr,foo' has 'foo', which is no policy; give one of {names}"),
+            format!("--policy 'rr,foo' has 'foo', which is not a policy; give one of {names}"),
         ),
-        ("--policy rr, 80 a", format!("--policy 'rr,' has '', which is no policy; give one of {names}")),
+        ("--policy rr, 80 a", format!("--policy 'rr,' has '', which is not a policy; give one of {names}")),
         (
             "--policy rr,first 80 a ! b ! c",
             "--policy 'rr,first' has 2 policies, but the number of groups is 3; give one for each group, or one word \

@@ -40,7 +40,7 @@ impl PolicyWord {
             policy_named(name).ok_or_else(|| {
                 let at = if name == text { String::new() } else { format!("has '{name}', which ") };
                 format!(
-                    "{at}is no policy; give one of {}, or a list such as leastconn,rr with one for each group",
+                    "{at}is not a policy; give one of {}, or a list such as leastconn,rr with one for each group",
                     NAMES.map(|(name, _)| name).join(", ")
                 )
             })

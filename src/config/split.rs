@@ -115,7 +115,7 @@ impl Split {
                     && !legal.iter().any(|word| value.text == **word)
                 {
                     let (shown, name, legal) = (value.shown(), row.name(), legal.join(", "));
-                    let wrong = format!("'{shown}' is no value of {name}; it is one of {legal}");
+                    let wrong = format!("'{shown}' is not a value of {name}; it is one of {legal}");
                     self.errors.push(value.wrong(Wrong::Usage(wrong)));
                 } else {
                     self.options.push(Given { row, word: value });

@@ -26,12 +26,12 @@ pub(super) const CHANNEL: Positional = Positional {
     name: "CHANNEL",
     help: "host[:port[:maxc]], an IPv6 address as [addr]:port:maxc; '!' ends a group, '%' ends it and makes it hash",
     more: "\
-Without a port, or with an empty one, it is PORT. maxc is the maximum number of simultaneous connections; 0 or none is no \
+Without a port, or with an empty one, it is PORT. maxc is the maximum number of simultaneous connections; 0 or none means no \
 limit. balance tries the groups in the order given. An IPv6 address needs no brackets where it is the whole word and has \
 more than two colons or starts with \"::\".
 
 Options of a channel follow after commas: \"host:port:maxc,weight=3\" gives it three times the clients of a channel of \
-weight 1 (0 to 256; 0 is no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS.
+weight 1 (0 to 256; 0 means no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS.
 
 The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\", host3 is channel 2.",
 };
@@ -102,7 +102,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("hash", "sets the distribution scheme of the current group to Hash"),
     ("help", "prints the list of commands; also ?"),
     ("kill", "stops the current service; established connections live on to their natural end"),
-    ("maxc CHANNEL N", "sets the most simultaneous connections of the channel; 0 is no limit"),
+    ("maxc CHANNEL N", "sets the most simultaneous connections of the channel; 0 means no limit"),
     ("mrtg-bytes GROUP CHANNEL", "prints bytes received and sent for MRTG"),
     ("mrtg-conns GROUP CHANNEL", "prints the total of connections for MRTG"),
     ("quit", "leaves the shell"),
@@ -118,7 +118,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ),
     ("kick CHANNEL", "closes the connections of the channel"),
     ("remove CHANNEL", "removes a disabled channel without connections; the others keep their numbers"),
-    ("weight CHANNEL N", "sets the share of clients the channel gets, 0 to 256; 0 is no new ones"),
+    ("weight CHANNEL N", "sets the share of clients the channel gets, 0 to 256; 0 means no new ones"),
     ("policy NAME", "sets the policy of the current group: rr, leastconn, p2c, first or hash"),
     ("sessions [CHANNEL]", "lists the connections of all channels or of one"),
     ("close ID", "closes one connection, by its number in sessions"),

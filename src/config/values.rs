@@ -112,7 +112,7 @@ impl Count {
         let legal = number.filter(|n| (self.least..=self.most).contains(n)).and_then(|n| N::try_from(n).ok());
         legal.ok_or_else(|| {
             let Self { least, most, zero } = self;
-            let zero = zero.map_or_else(String::new, |zero| format!("; 0 is {zero}"));
+            let zero = zero.map_or_else(String::new, |zero| format!("; 0 means {zero}"));
             Bad::Value(format!("is not a number from {least} to {most}{zero}"))
         })
     }

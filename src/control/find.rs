@@ -140,7 +140,7 @@ pub enum FindError {
     )]
     OtherProtocol(Greeting),
     /// It is something else.
-    #[error("balance: {} is no balance instance: it greets with {text:?}; remove it if nobody needs it", .path.display())]
+    #[error("balance: {} is not a balance instance: it greets with {text:?}; remove it if nobody needs it", .path.display())]
     Unknown {
         /// The entry.
         path: PathBuf,

@@ -118,7 +118,7 @@ fn what_is_no_file_is_refused_and_nobody_is_waited_for() {
     let _socket = std::os::unix::net::UnixListener::bind(inside("socket")).expect("a socket");
     Run::new("mkfifo").arg(inside("fifo")).finish().code(0);
     let table = [
-        ("zero", "zero:1:1: this is no text: there is a zero byte in this line"),
+        ("zero", "zero:1:1: this is not text: there is a zero byte in this line"),
         ("long", "long:1:1: the line is longer than 2 MiB; write several services"),
         ("large", "large: cannot be read: it is larger than 16 MiB; split it"),
         ("empty", "empty:1:1: no service; write at least one line such as: 80 web1 web2"),

@@ -135,9 +135,9 @@ fn a_wrong_limit_is_told_with_its_option_and_what_is_legal() {
         (
             "--max-connections",
             "-1",
-            "--max-connections '-1' is not a number from 0 to 4294967295; 0 is no limit",
+            "--max-connections '-1' is not a number from 0 to 4294967295; 0 means no limit",
         ),
-        ("--queue", "many", "--queue 'many' is not a number from 0 to 1000000; 0 is no queue"),
+        ("--queue", "many", "--queue 'many' is not a number from 0 to 1000000; 0 means no queue"),
         ("--queue-timeout", "1s", "--queue-timeout needs --queue"),
         (
             "--max-lifetime",
@@ -149,7 +149,7 @@ fn a_wrong_limit_is_told_with_its_option_and_what_is_legal() {
             "0.9",
             "--hash-balance '0.9' is not a number from 1 to 100 with at most 3 decimals",
         ),
-        ("--policy", "random", "--policy 'random' is no policy; give one of rr, leastconn, p2c, first, hash"),
+        ("--policy", "random", "--policy 'random' is not a policy; give one of rr, leastconn, p2c, first, hash"),
         ("--slow-start", "soon", "--slow-start 'soon' is not a time"),
     ] {
         let run = Run::balance(&directory).args([option, value, "-f", "9", "127.0.0.1:9"]).finish();
