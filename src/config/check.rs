@@ -24,6 +24,11 @@ pub(super) enum CheckError {
     NoPath,
     #[error("names the host '{host}', which is not a host; give one such as http://www.example.org/healthz")]
     NoHost { host: String },
+    #[error(
+        "has '{list}' where a list of statuses should be; give numbers from 100 to 599, such as 200-299,404, or write the \
+         statuses behind it if it belongs to the path, such as {list}=200-399"
+    )]
+    NoStatuses { list: String },
     #[error("needs an absolute path without control characters, such as exec:/path/prog")]
     NoProgram,
     #[error(
@@ -66,7 +71,7 @@ pub(super) fn print_check(check: &Check) -> String {
                 None => format!("http:{path}"),
             };
             // A path that would lose its end as statuses needs some that are named.
-            if *statuses != [GOOD] || split_statuses(path).is_some() {
+            if *statuses != [GOOD] || split_statuses(path).is_some() || mistyped_statuses(path).is_some() {
                 let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
                     (start, end) if start == end => start.to_string(),
                     (start, end) => format!("{start}-{end}"),
@@ -111,7 +116,13 @@ fn print_step(step: &Step) -> String {
 }
 
 fn http(rest: &str) -> Result<Check, CheckError> {
-    let (rest, statuses) = split_statuses(rest).unwrap_or_else(|| (rest, vec![GOOD]));
+    let (rest, statuses) = match split_statuses(rest) {
+        Some(split) => split,
+        None => match mistyped_statuses(rest) {
+            Some(list) => return Err(CheckError::NoStatuses { list: list.to_owned() }),
+            None => (rest, vec![GOOD]),
+        },
+    };
     let (host, path) = match rest.strip_prefix("//") {
         Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
         None => ("", rest),
@@ -143,12 +154,27 @@ fn is_authority(word: &str) -> bool {
 /// `None` if what follows the last `=` is no list of statuses, or if there is no `=`.
 fn split_statuses(text: &str) -> Option<(&str, Vec<RangeInclusive<u16>>)> {
     let (path, list) = text.rsplit_once('=')?;
-    let ranges = list.split(',').map(|item| {
-        let (start, end) = item.split_once('-').unwrap_or((item, item));
-        let (start, end) = (status(start)?, status(end)?);
-        (start <= end).then_some(start..=end)
-    });
-    Some((path, ranges.collect::<Option<_>>()?))
+    Some((path, list.split(',').map(range).collect::<Option<_>>()?))
+}
+
+fn range(item: &str) -> Option<RangeInclusive<u16>> {
+    let (start, end) = item.split_once('-').unwrap_or((item, item));
+    let (start, end) = (status(start)?, status(end)?);
+    (start <= end).then_some(start..=end)
+}
+
+/// What follows the last `=`, if it is no list of statuses, but can hardly be meant as anything else. As a part of the path it
+/// would be asked for, and would never be there.
+fn mistyped_statuses(text: &str) -> Option<&str> {
+    let (path, list) = text.rsplit_once('=')?;
+    let has_status = || list.split([',', ';', ' ', '-']).any(|item| status(item).is_some());
+    let is_like_one = list.contains(|c: char| c.is_ascii_digit())
+        && list.chars().all(|c| c.is_ascii_digit() || ",;-+:. xX".contains(c));
+    // A query has numbers for other reasons: `?timeout=5`, `?from=2024-01-01`.
+    let parameter = path.rsplit_once('?').map(|(_, query)| query.rsplit('&').next().unwrap_or(query));
+    let is_value = parameter.is_some_and(|name| !name.contains('='));
+    let is_meant = if is_value { is_like_one && list.contains([',', '-']) && has_status() } else { is_like_one };
+    (is_meant && split_statuses(text).is_none()).then_some(list)
 }
 
 fn status(word: &str) -> Option<u16> {
@@ -240,14 +266,11 @@ mod tests {
             ("http:/x?a=b=204", http("/x?a=b", &[204..=204])),
             ("http:/x?a=200=200-399", http("/x?a=200", &[200..=399])),
             ("http:/x=", http("/x=", &[200..=399])),
-            ("http:/x=600", http("/x=600", &[200..=399])),
-            ("http:/x=99", http("/x=99", &[200..=399])),
-            ("http:/x=0200", http("/x=0200", &[200..=399])),
-            ("http:/x=300-200", http("/x=300-200", &[200..=399])),
-            ("http:/x=200,", http("/x=200,", &[200..=399])),
-            ("http:/x=200-", http("/x=200-", &[200..=399])),
-            ("http:/x=200-250-299", http("/x=200-250-299", &[200..=399])),
-            ("http:/x=+200", http("/x=+200", &[200..=399])),
+            ("http:/x?timeout=5", http("/x?timeout=5", &[200..=399])),
+            ("http:/x?a=1&from=2024-01-01", http("/x?a=1&from=2024-01-01", &[200..=399])),
+            ("http:/x=600=200-399", http("/x=600", &[200..=399])),
+            ("http:/x=v2", http("/x=v2", &[200..=399])),
+            ("http:/x=2f3a", http("/x=2f3a", &[200..=399])),
             ("http:/ä;b\\", http("/ä;b\\", &[200..=399])),
             ("expect:220", Check::Dialogue(vec![expect(b"220")])),
             ("send:x", Check::Dialogue(vec![send(b"x")])),
@@ -270,7 +293,22 @@ mod tests {
         let empty = |step: &str| CheckError::EmptyStep { step: step.to_owned() };
         let escape = |escape: &str| CheckError::UnknownEscape { escape: escape.to_owned() };
         let no_host = |host: &str| CheckError::NoHost { host: host.to_owned() };
+        let list = |list: &str| CheckError::NoStatuses { list: list.to_owned() };
         let table = [
+            ("http:/x=600", list("600")),
+            ("http:/x=99", list("99")),
+            ("http:/x=0200", list("0200")),
+            ("http:/x=300-200", list("300-200")),
+            ("http:/x=200,", list("200,")),
+            ("http:/x=200, 404", list("200, 404")),
+            ("http:/x=200;404", list("200;404")),
+            ("http:/x=200-", list("200-")),
+            ("http:/x=200-250-299", list("200-250-299")),
+            ("http:/x=+200", list("+200")),
+            ("http:/x=2xx", list("2xx")),
+            ("http:/x?a=b=600", list("600")),
+            ("http:/x?a=200,3000", list("200,3000")),
+            ("http://a/x=200,600", list("200,600")),
             ("", CheckError::Unknown),
             ("TCP", CheckError::Unknown),
             ("tcp:", CheckError::Unknown),
@@ -324,6 +362,7 @@ mod tests {
             ("http:/x=200-399", "http:/x"),
             ("http:/x=404-404", "http:/x=404"),
             ("http:/x=200=200-399", "http:/x=200=200-399"),
+            ("http:/x=600=200-399", "http:/x=600=200-399"),
             ("send:\\x0d\\x0A\\x09\\x00\\x5c\\x3b\\x20\\x7f\\x80", "send:\\r\\n\\t\\0\\\\\\; \\x7f\\x80"),
         ];
         for (spec, printed) in table {

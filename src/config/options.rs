@@ -458,7 +458,8 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Probe the channels: tcp, http:/PATH, send:, expect:, exec:/PROG",
         more: "tcp: the channel accepts a connection.\n\n\
                http:/healthz: it answers GET /healthz with a status from 200 to 399. http:/healthz=200-299,404 names the good \
-               statuses. Only a list of statuses behind the last \"=\" is one; any other \"=\" is part of the path. \
+               statuses. Only a list of statuses behind the last \"=\" is one; any other \"=\" is part of the path. A list with \
+               a typing error in it is an error. \
                http://www.example.org/healthz asks for this Host; the connection goes to the channel all the same.\n\n\
                expect:220: it says 220. send:PING\\r\\n;expect:+PONG: it is sent the one and answers with the other; any number \
                of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
