@@ -256,6 +256,7 @@ mod tests {
             addresses: Addresses::from(address),
             addresses_out: Vec::new(),
             used: Some(address),
+            unanswered: false,
             state,
             maxc: None,
             weight: Weight::ONE,

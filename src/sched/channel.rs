@@ -155,6 +155,8 @@ pub(super) struct Channel {
     pub(super) lives: u32,
     /// Which of its addresses answered a client last.
     pub(super) used: Option<u16>,
+    /// With `-a`: no address answered the last attempt.
+    pub(super) unanswered: bool,
     /// When it stands on the agenda of probes.
     pub(super) probe_at: Option<Duration>,
     pub(super) totalc: u64,
@@ -183,6 +185,7 @@ impl Channel {
             reach: None,
             lives: 0,
             used: None,
+            unanswered: false,
             probe_at: None,
             totalc: 0,
             failed: 0,
@@ -252,6 +255,7 @@ impl Channel {
             addresses: self.addresses.clone(),
             addresses_out: self.addresses_out(),
             used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
+            unanswered: self.unanswered,
             state: self.state,
             maxc: self.maxc,
             weight: self.weight,

@@ -296,6 +296,7 @@ impl Group {
         if channel.addresses != *lease.addresses() {
             return None;
         }
+        channel.unanswered = false;
         let change = channel.health.connect_succeeded(rules, now.saturating_sub(took), now)?;
         self.refresh(number);
         Some(change)

@@ -21,6 +21,8 @@ pub struct ChannelSnapshot {
     pub addresses_out: Vec<(SocketAddr, String)>,
     /// The one that answered a client last.
     pub used: Option<SocketAddr>,
+    /// With `-a`: no address answered the last attempt, nor any since.
+    pub unanswered: bool,
     /// What the operator decided.
     pub state: AdminState,
     /// Limit of simultaneous connections, `None` = no limit.
@@ -54,6 +56,7 @@ impl ChannelSnapshot {
     pub fn addresses_up(&self) -> usize {
         match self.health.state {
             HealthState::Ejected | HealthState::Down => 0,
+            _ if self.unanswered => 0,
             _ => self.addresses.as_slice().len().saturating_sub(self.addresses_out.len()),
         }
     }

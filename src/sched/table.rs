@@ -218,6 +218,7 @@ impl Table {
             channel.lives = channel.lives.wrapping_add(1);
             channel.reach = Reach::of(channel.addresses.as_slice().len(), channel.lives, now, random);
             channel.used = None;
+            channel.unanswered = false;
             channel.connect_times.clear();
         })?;
         self.schedule(key);
@@ -232,6 +233,8 @@ impl Table {
         let (rules, now) = (self.rules.health, self.now);
         self.edit(key, |channel| {
             let before = std::mem::replace(&mut channel.state, state);
+            // Whoever enables it says that it is well.
+            channel.unanswered &= state != AdminState::Enabled;
             // Back from a rest, as after a fault, it has everything to warm up.
             if before != state && channel.is_up() {
                 channel.health.start_ramp(&rules, now);
@@ -405,6 +408,7 @@ impl Table {
             }
             if rules.autodisable {
                 channel.health.learned();
+                channel.unanswered = true;
                 let disables = channel.is_enabled();
                 if disables {
                     channel.state = AdminState::Disabled;
@@ -624,8 +628,11 @@ mod tests {
         });
         assert_eq!(table.failed(b, DialFailure::Channel, "refused"), said);
         assert_eq!(table.failed(c, DialFailure::Channel, "refused"), None, "said once");
+        let addresses_up = |table: &Table| table.channel(key(0, 0)).map(|channel| channel.addresses_up());
+        assert_eq!(addresses_up(&table), Some(0), "its address did not answer");
         assert_eq!(pick(&mut table).err(), Some(NoChannel::Disabled));
         table.assign(key(0, 0), address(9)).expect("disabled");
+        assert_eq!(addresses_up(&table), Some(1), "nothing is known of the new one");
         table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
         assert_eq!(table.failed(d, DialFailure::Channel, "refused"), None, "the address that failed is gone");
         assert!(pick(&mut table).is_ok());

@@ -159,11 +159,13 @@ fn autodisable_disables_and_does_not_eject() {
     assert_eq!(names(&instance, 4), "bbbb");
     let status = instance.status();
     assert_eq!((&status[0].state[..], &status[0].health[..], status[0].totalc), ("dis", "up", 1));
+    assert_eq!(status[0].addrs, "0/1", "its address did not answer");
     assert_eq!((instance.told("autodisabled").len(), instance.told("ejected").len()), (1, 0));
     a.start();
     assert_eq!(names(&instance, 4), "bbbb", "until it is enabled by hand");
     assert_eq!(a.accepted(), 0, "and nobody probes it");
     instance.ctl("enable 0").code(0);
+    assert_eq!(instance.status()[0].addrs, "1/1");
     assert!(names(&instance, 4).contains('a'));
     instance.end();
 }
