@@ -215,7 +215,7 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
     let Served { prepared, running, alarm } = served;
     let log = prepared.log(log);
     let Prepared { spec, listener, table, .. } = prepared;
-    let (killed, told) = (running.clone(), log.clone());
+    let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
     let name = spec.name.as_ref().map(|name| name.as_str().to_owned());
     let process = settings.clone();
@@ -223,7 +223,13 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
         name,
         listen: vec![listener.address()],
         table,
-        resolve: Arc::new(resolve_channel),
+        resolve: Arc::new(move |wanted| {
+            // The answer has no room for the cause: 3.57 has one for all of them.
+            resolve_channel(wanted).inspect_err(|e| {
+                let text = format!("no address for {}: {e}", wanted.host);
+                heard.tell(&Event::Note { severity: Severity::Notice, text });
+            })
+        }),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64 });
             checks.leave(&checked);
@@ -273,7 +279,11 @@ fn resolve_channel(wanted: &HostPort) -> io::Result<Addresses> {
             resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"))?
         }
     };
-    Addresses::new(resolve::addresses(host, port)?)
+    let found = resolve::addresses(host, port)?;
+    if let Some(why) = resolve::why_no_zone(host, &found) {
+        return Err(io::Error::other(why));
+    }
+    Addresses::new(found)
         .map(|addresses| addresses.named(host))
         .ok_or_else(|| io::Error::other("the name has no address"))
 }

@@ -109,12 +109,19 @@ impl Names {
                 .port(port)
                 .map_err(|name| wrong(format!("no service '{name}' is known; give a number")))?,
         };
-        let addresses = Addresses::new(self.addresses(host, port, typed)?);
+        let found = self.addresses(host, port, typed).map_err(|error| meant_as_address(error, channel))?;
+        if let Some(why) = resolve::why_no_zone(host, &found) {
+            return Err(wrong(why));
+        }
+        let addresses = Addresses::new(found);
         Ok(addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?.named(host))
     }
 
     fn host(&mut self, host: &HostSpec, port: u16) -> Result<Addresses, LineError> {
         let found = self.addresses(&host.name, port, &host.typed)?;
+        if let Some(why) = resolve::why_no_zone(&host.name, &found) {
+            return Err(LineError::of(&host.typed, Wrong::address(&host.typed, why)));
+        }
         let none = || LineError::of(&host.typed, Wrong::address(&host.typed, "the name has no address"));
         Addresses::new(found).ok_or_else(none)
     }
@@ -149,6 +156,17 @@ impl Names {
             }
         }
     }
+}
+
+/// `fe80::1` is the host `fe80` with at most one connection, as ever. Where there is no such host, the address was meant.
+fn meant_as_address(mut error: LineError, channel: &ChannelSpec) -> LineError {
+    let word = channel.typed.text.split(',').next().unwrap_or_default();
+    if let (Wrong::Address { why, .. }, Ok(ip)) = (&mut error.wrong, word.parse::<Ipv6Addr>())
+        && !channel.host.contains(':')
+    {
+        why.push_str(&format!("; the IPv6 address is written [{ip}]"));
+    }
+    error
 }
 
 fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {

@@ -105,7 +105,9 @@ fn why_no_port(word: &str) -> String {
 
 fn read_maxc(word: &str) -> Result<u32, String> {
     let number = whole_number(word).flatten().and_then(|n| u32::try_from(n).ok());
-    number.ok_or_else(|| format!("'{word}' is not a maxc; give a number from 0 to {}, 0 for no limit", u32::MAX))
+    number.ok_or_else(|| {
+        format!("'{word}' is not a maxc; give a number from 0 to {}, 0 for no limit", u32::MAX)
+    })
 }
 
 #[cfg(test)]
@@ -189,8 +191,9 @@ pub(super) mod tests {
         let port = |word: &str| {
             format!("'{word}' is not a port; give a number from 1 to 65535 or the name of a service")
         };
-        let maxc =
-            |word: &str| format!("'{word}' is not a maxc; give a number from 0 to 4294967295, 0 for no limit");
+        let maxc = |word: &str| {
+            format!("'{word}' is not a maxc; give a number from 0 to 4294967295, 0 for no limit")
+        };
         let colons = "it has too many colons; an IPv6 address with a port is written [2001:db8::1]:80";
         let odd = "a host has no blanks, brackets or control characters in it";
         let brackets = "brackets are for IPv6 addresses, such as [2001:db8::1]:80";

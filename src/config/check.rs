@@ -173,7 +173,8 @@ fn mistyped_statuses(text: &str) -> Option<&str> {
     // A query has numbers for other reasons: `?timeout=5`, `?from=2024-01-01`.
     let parameter = path.rsplit_once('?').map(|(_, query)| query.rsplit('&').next().unwrap_or(query));
     let is_value = parameter.is_some_and(|name| !name.contains('='));
-    let is_meant = if is_value { is_like_one && list.contains([',', '-']) && has_status() } else { is_like_one };
+    let is_meant =
+        if is_value { is_like_one && list.contains([',', '-']) && has_status() } else { is_like_one };
     (is_meant && split_statuses(text).is_none()).then_some(list)
 }
 

@@ -44,6 +44,26 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
+/// Why these addresses of a host cannot be used as they are: a link-local one means nothing without its interface, since every
+/// interface has such addresses. `None`: they can be.
+pub fn why_no_zone(host: &str, found: &[SocketAddr]) -> Option<String> {
+    let ip = found.iter().find_map(|address| match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Some(v6.ip()),
+        _ => None,
+    })?;
+    let is_typed = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let host = if is_typed { String::new() } else { format!("'{host}' is ") };
+    let kind = if is_typed { " is a link-local address" } else { ", a link-local address" };
+    Some(format!("{host}{ip}{kind}; write it with its interface, such as {ip}%{}", some_interface()))
+}
+
+/// An interface of this machine, rather one that leads somewhere.
+fn some_interface() -> String {
+    let all = nix::net::if_::if_nameindex();
+    let names = all.iter().flatten().filter_map(|one| one.name().to_str().ok());
+    names.max_by_key(|name| *name != "lo").unwrap_or("eth0").to_owned()
+}
+
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
@@ -168,6 +188,28 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(addresses("[fe80::1%lo]", 80).expect("the same in brackets"), list);
+    }
+
+    #[test]
+    fn a_link_local_address_needs_a_zone_and_the_message_has_one() {
+        let why = |host: &str, address: &str| why_no_zone(host, &[address.parse().expect("an address")]);
+        let typed = why("fe80::1", "[fe80::1]:80").expect("it has none");
+        assert!(
+            typed.starts_with(
+                "fe80::1 is a link-local address; write it with its interface, such as fe80::1%"
+            )
+        );
+        assert_eq!(why("[fe80::1]", "[fe80::1]:80"), Some(typed));
+        let named = why("db", "[fe80::1]:80").expect("it has none");
+        assert!(named.starts_with("'db' is fe80::1, a link-local address; write it with its interface"));
+        for (host, address) in [
+            ("fe80::1%lo", "[fe80::1%1]:80"),
+            ("::1", "[::1]:80"),
+            ("fd00::1", "[fd00::1]:80"),
+            ("169.254.1.1", "169.254.1.1:80"),
+        ] {
+            assert_eq!(why(host, address), None, "{host}");
+        }
     }
 
     #[test]

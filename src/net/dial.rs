@@ -566,6 +566,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_means_nothing_here_is_not_the_channels_fault() {
+        let ((_server, good), local) = (listener(), "[fe80::1]:9".parse().expect("an address"));
+        let error = match socket::connect(local, &Outgoing::default(), HandshakeAck::AtOnce) {
+            Err(ConnectError::Ours(e) | ConnectError::Target(e)) => e,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fault_of(&error), DialFailure::Local, "{error}");
+        let dialer = dialer(&[local, good]);
+        let mut dial = begin(&dialer);
+        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        assert_eq!(dial.target(), Some(good));
+    }
+
+    #[test]
     fn what_is_missing_for_too_long_ends_the_search_after_one_try_of_each_channel() {
         let ((_first, a), (_second, b)) = (listener(), listener());
         let dialer = dialer(&[a, b]);

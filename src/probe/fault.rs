@@ -55,7 +55,14 @@ mod tests {
     fn the_channel_is_blamed_for_its_own_faults_only() {
         let channel = Fault::Channel("connect: connection refused".into());
         assert_eq!(Fault::of_connect(&error(Errno::CONNREFUSED)), channel);
-        for ours in [Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::AFNOSUPPORT, Errno::ACCESS, Errno::PERM] {
+        for ours in [
+            Errno::ADDRNOTAVAIL,
+            Errno::ADDRINUSE,
+            Errno::AFNOSUPPORT,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::INVAL,
+        ] {
             assert!(matches!(Fault::of_connect(&error(ours)), Fault::Unusable(_)), "{ours}");
         }
         for lack in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN] {

@@ -14,10 +14,14 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-/// Ours for another reason: no source port, another family than `-B`, a firewall of this machine.
+/// Ours for another reason: no source port, another family than `-B`, a firewall of this machine, an address that means nothing
+/// here (`INVAL`: a link-local one without its interface).
 pub(crate) fn is_ours(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
-        || matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM))
+        || matches!(
+            Errno::from_io_error(error),
+            Some(Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM | Errno::INVAL)
+        )
 }
 
 /// The same error; a lack of buffers, which has no kind of its own, as one of memory.

@@ -149,7 +149,11 @@ fn a_wrong_limit_is_told_with_its_option_and_what_is_legal() {
             "0.9",
             "--hash-balance '0.9' is not a number from 1 to 100 with at most 3 decimals",
         ),
-        ("--policy", "random", "--policy 'random' is not a policy; give one of rr, leastconn, p2c, first, hash"),
+        (
+            "--policy",
+            "random",
+            "--policy 'random' is not a policy; give one of rr, leastconn, p2c, first, hash",
+        ),
         ("--slow-start", "soon", "--slow-start 'soon' is not a time"),
     ] {
         let run = Run::balance(&directory).args([option, value, "-f", "9", "127.0.0.1:9"]).finish();

@@ -35,5 +35,6 @@ mod stale;
 mod strangers;
 
 mod relay_sim;
+mod told;
 mod torture;
 mod verbs;

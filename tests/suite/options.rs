@@ -146,8 +146,8 @@ fn an_ipv6_source_address_is_used() {
 #[test]
 fn a_source_that_cannot_be_bound_never_disables_a_channel() {
     let server = Server::named_on(Ipv6Addr::LOCALHOST, "s");
-    // Link-local and without an interface: bind says "invalid argument", which is nobody's refusal.
-    let instance = Instance::before(&[&"-a", &"-B", &"fe80::1", &server]);
+    // Nobody here has it, which is nobody's refusal.
+    let instance = Instance::before(&[&"-a", &"-B", &"fe80::1%lo", &server]);
     assert_eq!(instance.connect().ending(), Received::End);
     let rows = instance.show();
     assert_eq!((&rows[0].state[..], rows[0].totalc, server.accepted()), ("ENA", 1, 0));
