@@ -2,7 +2,7 @@
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
 //! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
-//! is whose, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
+//! is whose, `refused` finds what the system lacks, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
 //! that serves it, `controllers` lets operators in, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
@@ -21,6 +21,7 @@ mod files;
 mod lookup;
 mod passed;
 mod prepared;
+mod refused;
 mod saved;
 mod start;
 
@@ -60,10 +61,22 @@ impl Failure {
 impl Failure {
     /// Several that have nothing to do with each other, told together. `None`: there is none.
     fn all(failures: Vec<Self>) -> Option<Self> {
-        let (count, code) = (failures.len(), failures.first()?.code);
-        if count == 1 {
-            return failures.into_iter().next();
+        match failures.len() {
+            0 | 1 => failures.into_iter().next(),
+            _ => Some(Self::list(&failures, failures[0].code)),
         }
+    }
+
+    /// What is wrong with files is told all at once; of a command line only the first thing. `None`: nothing is.
+    fn first_or_all(failures: Vec<Self>) -> Option<Self> {
+        match failures.iter().any(|failure| failure.code == exit::CONFIG) {
+            true => Some(Self::list(&failures, exit::CONFIG)),
+            false => failures.into_iter().next(),
+        }
+    }
+
+    fn list(failures: &[Self], code: u8) -> Self {
+        let count = failures.len();
         let lines: String = failures.iter().take(MOST_TOLD).map(|one| format!("{}\n", one.message)).collect();
         let first = if count > MOST_TOLD {
             format!(", of which these are the first {MOST_TOLD}")
@@ -71,7 +84,7 @@ impl Failure {
             String::new()
         };
         let wrong = counted(count, "error");
-        Some(Self::new(code, format!("{lines}balance: {wrong}{first}; nothing was started")))
+        Self::new(code, format!("{lines}balance: {wrong}{first}; nothing was started"))
     }
 }
 
@@ -154,13 +167,29 @@ fn serve_all(
     passed: Result<Vec<PassedListener>, PassedError>,
     environment: &controllers::Environment,
 ) -> Result<u8, Failure> {
-    let found = lookup::services(&services)?;
+    let mut wrong: Vec<Failure> = Vec::new();
+    let found = lookup::services(&services);
+    let found = found.map_err(|errors| wrong.extend(errors.into_iter().map(Failure::from)));
+    let passed = passed.map_err(|error| wrong.push(error.into()));
+    wrong.extend(refused::settings(process));
     if check_only {
-        let channels = found.iter().flat_map(|found| &found.channels).flatten().flatten().count();
-        let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));
-        return print(text.as_bytes());
+        wrong.extend(refused::programs(&services));
     }
-    start::start(process, services.into_iter().zip(found).collect(), passed?, environment)
+    let (Ok(found), Ok(passed)) = (found, passed) else {
+        return Err(Failure::first_or_all(wrong).unwrap_or_else(|| Failure::new(exit::OS, "")));
+    };
+    let channels = found.iter().flat_map(|found| &found.channels).flatten().flatten().count();
+    let services: Vec<_> = services.into_iter().zip(found).collect();
+    let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));
+    if check_only {
+        wrong.extend(start::means(process, services.len(), &passed).err());
+        wrong.extend(passed::assign(passed, &services).err());
+        return Failure::first_or_all(wrong).map_or_else(|| print(text.as_bytes()), Err);
+    }
+    match Failure::first_or_all(wrong) {
+        Some(failure) => Err(failure),
+        None => start::start(process, services, passed, environment),
+    }
 }
 
 fn counted(number: usize, noun: &str) -> String {

@@ -3,7 +3,8 @@
 //! Knows: names, addresses, what was asked for. Never: descriptors' numbers, the environment.
 //! Source: docs/compatibility.md, "Process".
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::lookup::Found;
 use super::{Failure, exit};
@@ -16,7 +17,7 @@ struct Place {
     name: Option<String>,
     port: u16,
     /// Any of these. `None`: whatever it is.
-    ips: Option<Vec<IpAddr>>,
+    ips: Option<Vec<(IpAddr, u32)>>,
 }
 
 impl Place {
@@ -24,10 +25,8 @@ impl Place {
         let found = &found.listen;
         let ips = match &service.listen.host {
             ListenHost::AnyV4 => None,
-            ListenHost::AnyV6 => Some(vec![Ipv6Addr::UNSPECIFIED.into()]),
-            ListenHost::Host(_) => {
-                Some(found.as_slice().iter().map(|address| address.ip().to_canonical()).collect())
-            }
+            ListenHost::AnyV6 => Some(vec![(Ipv6Addr::UNSPECIFIED.into(), 0)]),
+            ListenHost::Host(_) => Some(found.as_slice().iter().copied().map(ip_and_zone).collect()),
         };
         let name = service.name.as_ref().map(|name| name.as_str().to_owned());
         Self { name, port: found.first().port(), ips }
@@ -38,9 +37,9 @@ impl Place {
         if passed.address.port() != self.port {
             return None;
         }
-        let ip = passed.address.ip().to_canonical();
+        let (ip, zone) = ip_and_zone(passed.address);
         let fits = match &self.ips {
-            Some(ips) if ips.contains(&ip) => 1,
+            Some(ips) if ips.contains(&(ip, zone)) => 1,
             Some(_) => return None,
             None if ip.is_unspecified() => 2,
             None => 3,
@@ -49,11 +48,18 @@ impl Place {
     }
 }
 
+/// An address, whatever way it is spelled, and the zone of a link-local one.
+fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
+    let zone = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+    (address.ip().to_canonical(), zone)
+}
+
 /// Gives each service the listener that was passed for it, if there is one: by its name, else by its address. Without `-b`
 /// and `-6` the port alone says so.
 ///
 /// # Errors
-/// There is one that no service wants: its clients would wait for nobody.
+/// There is one that no service wants: its clients would wait for nobody. Or one that is called by the name of a service that
+/// listens elsewhere: its clients would meet another one.
 pub(super) fn assign(
     passed: Vec<PassedListener>,
     services: &[(ServiceSpec, Found)],
@@ -62,6 +68,9 @@ pub(super) fn assign(
         return Ok(services.iter().map(|_| None).collect());
     }
     let places = services.iter().map(Place::of).collect::<Vec<_>>();
+    if let Some(failure) = Failure::all(contradictions(&passed, &places)) {
+        return Err(failure);
+    }
     let (assigned, left) = match_up(passed, &places);
     if left.is_empty() {
         return Ok(assigned);
@@ -96,6 +105,23 @@ fn match_up(
     (assigned, left.into_iter().flatten().collect())
 }
 
+/// Listeners whose names are those of services that listen elsewhere.
+fn contradictions(passed: &[PassedListener], places: &[Place]) -> Vec<Failure> {
+    let named: HashMap<&str, &Place> =
+        places.iter().filter_map(|place| Some((place.name.as_deref()?, place))).collect();
+    let contradicted = passed.iter().filter_map(|one| {
+        let name = one.name.as_deref()?;
+        let place = named.get(name).filter(|place| place.rank(one).is_none())?;
+        let text = format!(
+            "balance: LISTEN_FDNAMES calls the listener at {} '{name}', but service {name} listens on {}",
+            one.address,
+            describe_place(place)
+        );
+        Some(Failure::new(exit::OS, text))
+    });
+    contradicted.collect()
+}
+
 fn describe(passed: &PassedListener) -> String {
     match &passed.name {
         Some(name) if !name.is_empty() => format!("{} ({})", passed.address, name.escape_debug()),
@@ -104,7 +130,10 @@ fn describe(passed: &PassedListener) -> String {
 }
 
 fn describe_place(place: &Place) -> String {
-    let at = |ip: &IpAddr| SocketAddr::new(*ip, place.port).to_string();
+    let at = |(ip, zone): &(IpAddr, u32)| match ip {
+        IpAddr::V6(ip) => SocketAddrV6::new(*ip, place.port, 0, *zone).to_string(),
+        IpAddr::V4(ip) => SocketAddr::from((*ip, place.port)).to_string(),
+    };
     match &place.ips {
         None => format!("port {}", place.port),
         Some(ips) => ips.iter().map(at).collect::<Vec<_>>().join(" or "),
@@ -123,7 +152,12 @@ mod tests {
     }
 
     fn place(name: Option<&str>, port: u16, ips: &[&str]) -> Place {
-        let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().expect("an address")).collect();
+        let at = |ip: &&str| {
+            ip_and_zone(
+                format!("[{ip}]:0").parse().or_else(|_| format!("{ip}:0").parse()).expect("an address"),
+            )
+        };
+        let ips: Vec<(IpAddr, u32)> = ips.iter().map(at).collect();
         Place { name: name.map(str::to_owned), port, ips: (!ips.is_empty()).then_some(ips) }
     }
 
@@ -153,8 +187,34 @@ mod tests {
         let one = [place(None, 80, &["127.0.0.1", "::1"])];
         assert_eq!(matched(&[(None, "[::ffff:127.0.0.1]:80")], &one).0, ["[::ffff:127.0.0.1]:80"]);
         assert_eq!(matched(&[(None, "[::1]:80")], &one).0, ["[::1]:80"]);
+        let local = [place(None, 80, &["fe80::1%2"])];
+        assert_eq!(matched(&[(None, "[fe80::1%2]:80")], &local).0, ["[fe80::1%2]:80"]);
+        assert_eq!(matched(&[(None, "[fe80::1%3]:80")], &local).1, ["[fe80::1%3]:80"]);
         assert_eq!(matched(&[(None, "127.0.0.2:80")], &one).1, ["127.0.0.2:80"]);
         assert_eq!(matched(&[(None, "0.0.0.0:80")], &one).1, ["0.0.0.0:80"]);
+    }
+
+    #[test]
+    fn a_name_that_says_something_else_than_the_address_is_told() {
+        let places = [place(Some("web"), 80, &[]), place(Some("mail"), 25, &["10.0.0.1"])];
+        let told = |listeners: &[(Option<&str>, &str)]| {
+            let listeners: Vec<_> = listeners.iter().map(|(name, address)| passed(*name, address)).collect();
+            contradictions(&listeners, &places).into_iter().map(|one| one.message).collect::<Vec<_>>()
+        };
+        let swapped = told(&[(Some("mail"), "0.0.0.0:80"), (Some("web"), "10.0.0.1:25")]);
+        let wrong = |address, name, place| {
+            format!(
+                "balance: LISTEN_FDNAMES calls the listener at {address} '{name}', but service {name} listens on {place}"
+            )
+        };
+        assert_eq!(
+            swapped,
+            [wrong("0.0.0.0:80", "mail", "10.0.0.1:25"), wrong("10.0.0.1:25", "web", "port 80")]
+        );
+        assert!(
+            told(&[(Some("web.socket"), "0.0.0.0:80"), (None, "10.0.0.1:25"), (Some("web"), "[::]:80")])
+                .is_empty()
+        );
     }
 
     #[test]

@@ -12,21 +12,58 @@ use super::circles;
 use super::controllers::{self, AtWork, Environment};
 use super::lookup::Found;
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
-use super::{Failure, exit, passed};
+use super::{Failure, exit, passed, refused};
 use crate::control::Endpoint;
 use crate::names::resolve;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
-use crate::spec::{Check, CheckSpec, Name, ProcessSpec, ServiceSpec};
-use crate::sys::{Clock, descriptors, given, socket};
+use crate::spec::{Name, ProcessSpec, ServiceSpec};
+use crate::sys::{Clock, descriptors, given};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
 /// of the pipe that signals come by, two of the thread that minds channels. A test holds this against a process.
 const OWN: usize = 9;
 /// Those of a worker: its poller and what wakes it.
 const PER_WORKER: usize = 2;
+
+/// What there is to serve by.
+pub(super) struct Means {
+    workers: usize,
+    descriptor_limit: u64,
+    own_descriptors: usize,
+}
+
+/// Raises the limit of open files, and counts what the process needs for itself. In the background, what was inherited is closed.
+///
+/// # Errors
+/// Nothing would be left for a client.
+pub(super) fn means(
+    settings: &ProcessSpec,
+    services: usize,
+    passed: &[PassedListener],
+) -> Result<Means, Failure> {
+    let foreground = is_foreground(settings);
+    if !foreground {
+        // In the background they would keep a file locked, or a pipe open, for as long as we run.
+        let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
+        given::close_all_but(&ours);
+    }
+    let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
+    let descriptor_limit = process::raise_descriptor_limit();
+    let listeners = services.saturating_sub(passed.len());
+    let log = usize::from(!foreground);
+    let own_descriptors = given::open_below(descriptor_limit) + listeners + OWN + workers * PER_WORKER + log;
+    if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
+        return Err(too_few_descriptors(descriptor_limit, own_descriptors + descriptors::LEAST, workers));
+    }
+    Ok(Means { workers, descriptor_limit, own_descriptors })
+}
+
+fn is_foreground(settings: &ProcessSpec) -> bool {
+    settings.foreground || process::is_init()
+}
 
 /// Starts to serve and does so until the end; the exit code. In the background the caller comes back once it serves.
 ///
@@ -38,25 +75,8 @@ pub(super) fn start(
     passed: Vec<PassedListener>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
-    let foreground = settings.foreground || process::is_init();
-    if !foreground {
-        // In the background they would keep a file locked, or a pipe open, for as long as we run.
-        let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
-        given::close_all_but(&ours);
-    }
-    if let Some(name) = &settings.loopback_congestion
-        && let Err(e) = socket::offers_congestion(name)
-    {
-        return Err(Failure::new(exit::OS, format!("balance: --loopback-congestion {name}: {e}")));
-    }
-    let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
-    let descriptor_limit = process::raise_descriptor_limit();
-    let listeners = services.len().saturating_sub(passed.len());
-    let log = usize::from(!foreground);
-    let own_descriptors = given::open_below(descriptor_limit) + listeners + OWN + workers * PER_WORKER + log;
-    if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
-        return Err(too_few_descriptors(descriptor_limit, own_descriptors + descriptors::LEAST, workers));
-    }
+    let foreground = is_foreground(settings);
+    let Means { workers, descriptor_limit, own_descriptors } = means(settings, services.len(), &passed)?;
     // Everything that is left to chance hangs on this one number.
     let seed = RandomState::new().hash_one(std::process::id());
     let passed = passed::assign(passed, &services)?;
@@ -76,7 +96,12 @@ pub(super) fn start(
     warn_of_what_is_odd(settings, &prepared, foreground, &warn);
     let listen = prepared[0].listener.address();
     let names = prepared.iter().map(Prepared::names).collect();
-    let endpoint = controllers::bind(names, settings.control_group.as_deref(), environment, &warn)?;
+    let endpoint = controllers::bind(
+        names,
+        settings.control_group.as_ref().map(|group| &group.name[..]),
+        environment,
+        &warn,
+    )?;
     let ready = if foreground {
         None
     } else {
@@ -97,7 +122,7 @@ pub(super) fn start(
     let options = Options {
         workers,
         busy_poll: settings.busy_poll.unwrap_or(false),
-        loopback_congestion: settings.loopback_congestion.clone(),
+        loopback_congestion: settings.loopback_congestion.as_ref().map(|named| named.name.clone()),
         seed,
         dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
         descriptor_limit,
@@ -176,12 +201,10 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[Prepared], foreground
     if settings.dump && !foreground {
         tell("-p needs -f: the packet dump is off in the background".into());
     }
-    for Prepared { spec, .. } in services {
-        if let Some(CheckSpec { check: Check::Exec(path), .. }) = &spec.check
-            && let Err(e) = rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
-        {
+    for service in services {
+        if let Some(text) = service.spec.check.as_ref().and_then(refused::why_no_program) {
             // It may be there later, so this is no reason not to serve.
-            tell(format!("--check: cannot run {}: {}", path.display(), io::Error::from(e)));
+            service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }
     }
     let mut names = services.iter().filter_map(|service| service.spec.name.as_ref()).peekable();

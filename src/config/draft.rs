@@ -23,6 +23,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 /// twice.
 const CHECK: CheckSpec = CheckSpec {
     check: Check::Tcp,
+    typed: Typed { text: String::new(), at: None },
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
     rise: 2,

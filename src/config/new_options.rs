@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::contract::{Refused, argv, blame, first_line, invoke, plain, serve, split};
 use super::groups::print_member;
 use super::{Invocation, Serve};
-use crate::spec::{Check, CheckSpec, GroupSpec, OnDown, Policy, Step};
+use crate::spec::{Check, CheckSpec, GroupSpec, OnDown, Policy, Step, Typed};
 
 const TCP: CheckSpec = CheckSpec {
+    typed: Typed { text: String::new(), at: None },
     check: Check::Tcp,
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),

@@ -19,7 +19,7 @@ use super::values::{
     read_keepalive, thousandths,
 };
 use super::wrong::{Word, Wrong};
-use crate::spec::{HostSpec, OnDown};
+use crate::spec::{HostSpec, Named, OnDown};
 
 /// One option.
 pub(super) struct Row {
@@ -255,13 +255,16 @@ pub(super) static OPTIONS: &[Row] = &[
                     && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
             };
             match word.as_str().filter(is_name) {
-                Some(name) => set(&mut draft.process.loopback_congestion, Some(name.to_owned())),
+                Some(name) => {
+                    let named = Named { name: name.to_owned(), typed: word.typed() };
+                    set(&mut draft.process.loopback_congestion, Some(named))
+                }
                 None => {
                     Err(Bad::Value("is not the name of a congestion control, like reno or cubic".to_owned()))
                 }
             }
         },
-        print: |draft| draft.process.loopback_congestion.clone().unwrap_or_default(),
+        print: |draft| name_of(draft.process.loopback_congestion.as_ref()),
         ..PLAIN
     },
     Row {
@@ -275,11 +278,14 @@ pub(super) static OPTIONS: &[Row] = &[
             let is_name =
                 |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
             match word.as_str().filter(is_name) {
-                Some(name) => set(&mut draft.process.control_group, Some(name.to_owned())),
+                Some(name) => {
+                    let named = Named { name: name.to_owned(), typed: word.typed() };
+                    set(&mut draft.process.control_group, Some(named))
+                }
                 None => Err(Bad::Value("is not the name of a unix group".to_owned())),
             }
         },
-        print: |draft| draft.process.control_group.clone().unwrap_or_default(),
+        print: |draft| name_of(draft.process.control_group.as_ref()),
         ..PLAIN
     },
     Row {
@@ -465,10 +471,9 @@ pub(super) static OPTIONS: &[Row] = &[
                of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
                exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.",
         read: |draft, word| {
-            set(
-                &mut draft.check,
-                Some(read_check(&word.text).map_err(|error| Bad::Value(error.to_string()))?),
-            )
+            let check = read_check(&word.text).map_err(|error| Bad::Value(error.to_string()))?;
+            draft.probe.typed = word.typed();
+            set(&mut draft.check, Some(check))
         },
         print: |draft| draft.check.as_ref().map_or_else(String::new, print_check),
         ..PLAIN
@@ -766,6 +771,11 @@ fn set<T>(setting: &mut T, value: T) -> Result<(), Bad> {
 
 fn is_on(word: &Word) -> bool {
     word.text == *"on"
+}
+
+/// Nothing for `None`.
+fn name_of(named: Option<&Named>) -> String {
+    named.map_or_else(String::new, |named| named.name.clone())
 }
 
 fn on_off(is_on: bool) -> String {

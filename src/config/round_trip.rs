@@ -14,8 +14,8 @@ use super::host::is_host;
 use super::lex::Lines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, Name, OnDown, Policy,
-    PortWord, ProcessSpec, ServiceSpec, Step, Typed,
+    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, Name, Named, OnDown,
+    Policy, PortWord, ProcessSpec, ServiceSpec, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -126,6 +126,7 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     let numbers = (1u32..=1_000, 1u32..=1_000, any::<Option<NonZeroU16>>());
     prop::option::of((check, interval, timeout, numbers).prop_map(
         |(check, interval, timeout, (rise, fall, port))| CheckSpec {
+            typed: Typed::default(),
             check,
             interval,
             timeout,
@@ -164,6 +165,8 @@ prop_compose! {
         loopback_congestion in prop::option::of("[a-z][a-z0-9_]{1,14}"),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
+        let named = |name: Option<String>| name.as_deref().map(Named::from);
+        let (control_group, loopback_congestion) = (named(control_group), named(loopback_congestion));
         let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll, loopback_congestion };
         let service = ServiceSpec {
             listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,

@@ -227,6 +227,11 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Res
     bound
 }
 
+/// Is there such a unix group? A number always is one.
+pub fn is_group(name: &str) -> bool {
+    group_id(name).is_some()
+}
+
 fn group_id(name: &str) -> Option<Gid> {
     if let Ok(number) = name.parse() {
         return Some(Gid::from_raw(number));

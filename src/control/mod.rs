@@ -34,7 +34,7 @@ pub mod wire;
 pub use argument::{HostPort, Port};
 pub use directory::Directory;
 pub use directory::Place;
-pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names};
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use list::list;
 pub use services::{Plane, Service, Services};

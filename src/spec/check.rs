@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Typed;
+
 /// What a probe does to learn whether a channel works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
@@ -45,6 +47,8 @@ pub enum Step {
 pub struct CheckSpec {
     /// `--check`.
     pub check: Check,
+    /// Its word, for messages.
+    pub typed: Typed,
     /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.
     pub interval: Duration,
     /// `--check-timeout`, 1 ms to an hour: how long a probe may take. It may be longer than the interval.

@@ -4,6 +4,23 @@
 
 use std::num::NonZeroUsize;
 
+use super::Typed;
+
+/// A word that names something of the system, such as a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// What it is called.
+    pub name: String,
+    /// The word, for messages.
+    pub typed: Typed,
+}
+
+impl From<&str> for Named {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), typed: Typed::default() }
+    }
+}
+
 /// The settings that all services of a process share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcessSpec {
@@ -14,12 +31,12 @@ pub struct ProcessSpec {
     /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
     pub dump: bool,
     /// `--control-group`; whether there is such a group is asked later.
-    pub control_group: Option<String>,
+    pub control_group: Option<Named>,
     /// `--workers`, at most 1024. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
     /// `--busy-poll`. `None`: where cores can be spared.
     pub busy_poll: Option<bool>,
     /// `--loopback-congestion`: the congestion control of bulk within this host; whether the system has it is asked later.
     /// `None`: the system's own.
-    pub loopback_congestion: Option<String>,
+    pub loopback_congestion: Option<Named>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: docs/compatibility.md, docs/file.md, docs/control.md.
 
-use crate::harness::{Directory, Instance, Run};
+use crate::harness::{Directory, Instance, Run, Setup};
 
 #[test]
 fn a_link_local_address_needs_its_interface() {
@@ -39,4 +39,84 @@ fn a_link_local_address_needs_its_interface() {
     }
     assert!(instance.stderr().contains(cure), "{}", instance.stderr());
     instance.end();
+}
+
+#[test]
+fn a_check_finds_what_a_start_would_refuse_and_takes_nothing() {
+    let directory = Directory::new();
+    let not_executable = directory.file("not-executable", "#!/bin/sh\n").display().to_string();
+    let text = format!(
+        "* --control-group no-such-group\n\
+         * --loopback-congestion nonesuch --check exec:{not_executable}\n\
+         80 127.0.0.1\n\
+         81 127.0.0.1\n\
+         82 --check exec:/no/such/program 127.0.0.1\n\
+         83 --check exec:/bin 127.0.0.1 no-such-host.invalid\n"
+    );
+    let file = directory.file("services", &text).display().to_string();
+    let said =
+        Run::balance(&directory).args(["--check-only", "--file", &file]).finish().code(78).out("").stderr;
+    let place = |at: &str| format!("{file}:{at}: ");
+    for (at, wrong) in [
+        ("6:32", "unknown or invalid address [no-such-host.invalid]: no host "),
+        ("1:19", "--control-group: unknown group \"no-such-group\"\n"),
+        ("2:25", "--loopback-congestion nonesuch: the system does not have it "),
+        ("2:42", &format!("--check: cannot run {not_executable}: Permission denied (os error 13)\n")),
+        ("5:12", "--check: cannot run /no/such/program: No such file or directory (os error 2)\n"),
+        ("6:12", "--check: cannot run /bin: it is not a file\n"),
+    ] {
+        assert_eq!(said.matches(&(place(at) + wrong)).count(), 1, "{at} {wrong}: {said}");
+    }
+    assert!(said.ends_with("balance: 6 errors; nothing was started\n"), "{said}");
+    // A start finds what it needs at once, and takes a program that may be there later.
+    directory.file("services", &text.replace("no-such-host.invalid", ""));
+    let said = Run::balance(&directory).args(["--file", &file]).finish().code(78).out("").stderr;
+    assert!(said.contains("unknown group") && said.contains("nonesuch: "), "{said}");
+    assert!(said.ends_with("balance: 2 errors; nothing was started\n"), "{said}");
+    // On the command line, as ever: the first thing that is wrong, by its own code.
+    let check = |args: &[&str]| Run::balance(&directory).arg("--check-only").args(args).finish();
+    let group = ["--control-group", "no-such-group", "80", "127.0.0.1"];
+    check(&group).code(65).out("").err("balance: --control-group: unknown group \"no-such-group\"\n");
+    Run::balance(&directory).args(group).finish().code(65).err("unknown group");
+    check(&["--loopback-congestion", "nonesuch", "80"])
+        .code(71)
+        .err("balance: --loopback-congestion nonesuch: ");
+    check(&["--check", "exec:/no/such", "80"]).code(65).err("balance: --check: cannot run /no/such: ");
+    check(&["--check", "exec:/bin/true", "80"]).code(0).out("1 service, 0 channels\n");
+    Run::script(&directory, "ulimit -n 12; exec balance --check-only --workers 2 80")
+        .finish()
+        .code(71)
+        .err("balance: the limit of open files is 12, but ");
+}
+
+#[test]
+fn a_check_and_a_start_compare_passed_listeners_with_what_is_asked_for() {
+    let directory = Directory::new();
+    let text = "web: -b 127.0.0.1 1 127.0.0.1\nmail: -b 127.0.0.1 2 127.0.0.1\n";
+    let file = directory.file("services", text).display().to_string();
+    let setup = |script: &str, args: &[&str]| {
+        let setup = Setup::new().within(Directory::new()).shell(script);
+        let mut instance = setup.spawn(args);
+        let (code, said) = (instance.wait(), instance.stderr());
+        assert!(!said.contains("panicked"), "{said}");
+        (code, said, instance.addr)
+    };
+    for check in [&["--check-only"][..], &[]] {
+        let args = [check, &["--file", &file]].concat();
+        let (code, said, addr) = setup("", &args);
+        assert_eq!(code, 71, "{said}");
+        let wrong =
+            format!("balance: LISTEN_FDS passes a listener at {addr}, but no service listens there\n");
+        assert_eq!(said, wrong);
+        let (code, said, addr) = setup("export LISTEN_FDNAMES=mail;", &args);
+        assert_eq!(code, 71, "{said}");
+        let wrong = format!(
+            "balance: LISTEN_FDNAMES calls the listener at {addr} 'mail', but service mail listens on 127.0.0.1:2\n"
+        );
+        assert_eq!(said, wrong);
+        let (code, said, _) = setup("export LISTEN_FDS=2;", &[check, &["PORT"]].concat());
+        assert_eq!((code, &said[..]), (71, "balance: LISTEN_FDS promises descriptor 4, which is not open\n"));
+    }
+    let (code, said, _) = setup("", &["--check-only", "PORT"]);
+    assert_eq!(code, 0, "{said}");
 }
