@@ -32,6 +32,8 @@ pub(super) struct Prepared {
     pub(super) listener: Listener,
     pub(super) table: SharedTable,
     outgoing: Outgoing,
+    /// The process has no other service.
+    is_alone: bool,
 }
 
 /// One service being served.
@@ -64,14 +66,20 @@ impl Prepared {
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
-        Ok(Self { spec, listener, table: SharedTable::new(table), outgoing })
+        Ok(Self { spec, listener, table: SharedTable::new(table), outgoing, is_alone: true })
     }
 
-    /// Where its events go.
+    /// The process has others.
+    pub(super) fn joins_others(&mut self) {
+        self.is_alone = false;
+    }
+
+    /// Where its events go: lines that say whose they are, as `services` and `use` call it.
     pub(super) fn log(&self, log: &Log) -> Log {
         match &self.spec.name {
             Some(name) => log.of_service(name.as_str()),
-            None => log.clone(),
+            None if self.is_alone => log.clone(),
+            None => log.of_service(&self.listener.address().to_string()),
         }
     }
 

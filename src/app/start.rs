@@ -91,10 +91,13 @@ pub(super) fn start(
     if let Some(failure) = Failure::all(failures) {
         return Err(failure);
     }
+    if prepared.len() > 1 {
+        prepared.iter_mut().for_each(Prepared::joins_others);
+    }
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);
     warn_of_what_is_odd(settings, &prepared, foreground, &warn);
-    let listen = prepared[0].listener.address();
+    let listen = prepared.iter().map(|one| one.listener.address()).collect();
     let names = prepared.iter().map(Prepared::names).collect();
     let endpoint = controllers::bind(
         names,

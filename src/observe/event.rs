@@ -49,14 +49,17 @@ impl Severity {
     }
 }
 
+/// As many addresses as one line has.
+const MOST_LISTED: usize = 16;
+
 /// One thing that happened. `Display` is its line: `event=NAME key=value ...`, printable and free of line breaks
 /// whatever the causes contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The instance serves.
     Started {
-        /// Where it listens.
-        listen: SocketAddr,
+        /// Where it listens, service by service.
+        listen: Vec<SocketAddr>,
         /// Its process.
         pid: u32,
     },
@@ -310,7 +313,15 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "event={}", self.name())?;
         match self {
-            Self::Started { listen, pid } => write!(f, " listen={listen} pid={pid}"),
+            Self::Started { listen, pid } => {
+                let first: Vec<_> = listen.iter().take(MOST_LISTED).map(ToString::to_string).collect();
+                write!(f, " listen={}", first.join(","))?;
+                match listen.len() {
+                    0 | 1 => write!(f, " pid={pid}"),
+                    services if services > MOST_LISTED => write!(f, ",... services={services} pid={pid}"),
+                    services => write!(f, " services={services} pid={pid}"),
+                }
+            }
             Self::Autodisabled { channel, address } => write!(f, "{} address={address}", Key(*channel)),
             Self::Returned { channel, address, after }
             | Self::AddressReturned { channel, address, after }
@@ -406,7 +417,15 @@ mod tests {
     fn an_event_is_one_line_of_keys_and_values() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         for (event, line) in [
-            (Event::Started { listen: address, pid: 7 }, "event=started listen=10.0.0.1:80 pid=7"),
+            (Event::Started { listen: vec![address], pid: 7 }, "event=started listen=10.0.0.1:80 pid=7"),
+            (
+                Event::Started { listen: vec![address, ([10, 0, 0, 2], 25).into()], pid: 7 },
+                "event=started listen=10.0.0.1:80,10.0.0.2:25 services=2 pid=7",
+            ),
+            (
+                Event::Started { listen: vec![address; 10_000], pid: 7 },
+                &format!("event=started listen={}... services=10000 pid=7", "10.0.0.1:80,".repeat(16)),
+            ),
             (
                 Event::Autodisabled { channel: key(1, 2), address },
                 "event=autodisabled group=1 channel=2 address=10.0.0.1:80",
