@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use balance::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, DialFailure, GroupId, Lease, Policy, Rules,
-    Table, Turn, Weight,
+    Survey, Table, Turn, Weight,
 };
 use divan::Bencher;
 
@@ -118,6 +118,13 @@ fn least_connections(bencher: Bencher<'_, '_>, size: usize) {
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn two_choices(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::TwoChoices, |_| None));
+}
+
+/// One piece of what `show` and `status` look at: how long clients wait for the lock at most.
+#[divan::bench(args = SIZES, sample_size = 20)]
+fn piece_of_a_survey(bencher: Bencher<'_, '_>, size: usize) {
+    let mut table = table(size, Policy::RoundRobin, |_| None);
+    bencher.bench_local(|| black_box(&mut table).survey(&mut Survey::default()));
 }
 
 const LINES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];

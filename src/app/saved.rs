@@ -2,6 +2,7 @@
 //!
 //! Knows: snapshots and declarations. Never: options, how a line is written.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
@@ -12,8 +13,8 @@ use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Typed};
 pub(super) fn groups(now: &Snapshot, later: Policy) -> Vec<GroupSpec> {
     let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != later;
     let last = now.groups.iter().filter(counts).map(|group| group.id.index()).max();
-    let of = |number| now.groups.iter().find(|group| group.id.index() == number);
-    let decl = |number| of(number).map_or_else(|| empty(later), group);
+    let of: BTreeMap<_, _> = now.groups.iter().map(|group| (group.id.index(), group)).collect();
+    let decl = |number| of.get(&number).map_or_else(|| empty(later), |&one| group(one));
     last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect())
 }
 
@@ -21,8 +22,9 @@ fn group(group: &GroupSnapshot) -> GroupSpec {
     if group.numbers == 0 {
         return empty(group.policy);
     }
-    let of = |number| group.channels.iter().find(|channel| channel.id.index() == number);
-    let member = |number| of(number).map_or(Member::Gap, |channel| Member::Channel(target(channel)));
+    let of: BTreeMap<_, _> =
+        group.channels.iter().map(|channel| (channel.id.index(), channel)).collect();
+    let member = |number| of.get(&number).map_or(Member::Gap, |&channel| Member::Channel(target(channel)));
     GroupSpec { policy: group.policy, members: (0..group.numbers).map(member).collect() }
 }
 

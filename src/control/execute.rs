@@ -141,6 +141,10 @@ pub enum Reply {
 pub enum Effect {
     /// End this session.
     Quit,
+    /// `show`: tell of all channels. Left to the door, since so many are not looked at under one lock.
+    Show,
+    /// `status`: the same.
+    Status,
     /// Stop the instance, then answer.
     Kill,
     /// Close the connections of a channel.
@@ -192,8 +196,8 @@ pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Re
     match command {
         Command::Quit => Reply::Quit,
         Command::Kill => Reply::Kill,
-        Command::Show => Reply::Table(table.snapshot()),
-        Command::Status => Reply::Status(table.snapshot()),
+        Command::Show => Reply::Pending(Effect::Show),
+        Command::Status => Reply::Pending(Effect::Status),
         Command::Help => Reply::Help,
         Command::Version => Reply::Version,
         Command::Group(number) => change_group(&number, session),

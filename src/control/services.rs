@@ -8,12 +8,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 use std::time::Duration;
 
 use crate::control::argument::HostPort;
 use crate::control::directory::Place;
 use crate::observe::Log;
-use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot};
+use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
+
+/// Between two pieces of a survey.
+const LET_IN: Duration = Duration::from_micros(100);
 
 /// One service, as far as operators are concerned. The closures are called without the table's lock.
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
@@ -95,6 +99,16 @@ impl Service {
             connections: (self.plane.connections)(),
             is_draining: self.is_killed(),
         }
+    }
+
+    /// All channels. Clients wait for the table's lock for a piece of it at most, however many channels there are.
+    pub(crate) fn survey(&self) -> Snapshot {
+        let mut survey = Survey::default();
+        while self.table.lock_at((self.now)()).survey(&mut survey) {
+            // The lock goes to whoever asks for it first, and one who waits has to wake up to ask.
+            thread::sleep(LET_IN);
+        }
+        survey.finish()
     }
 
     pub(crate) fn is_killed(&self) -> bool {

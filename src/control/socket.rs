@@ -169,6 +169,8 @@ impl Shared {
         match reply.effect() {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
+            Some(Effect::Show) => (Reply::Table(service.survey()), false),
+            Some(Effect::Status) => (Reply::Status(service.survey()), false),
             Some(Effect::Kill) => {
                 let reply = self.kill(&service);
                 let done = matches!(reply, Reply::ShutdownComplete);
@@ -191,8 +193,7 @@ impl Shared {
                 (reply, false)
             }
             Some(Effect::Save) => {
-                let snapshot = service.table.lock_at(now).snapshot();
-                (Reply::CommandLine((service.command_line)(&snapshot)), false)
+                (Reply::CommandLine((service.command_line)(&service.survey())), false)
             }
             Some(Effect::Services) => {
                 let all = self.services.present();

@@ -59,7 +59,11 @@ impl Operator {
 
     fn replies(&mut self, line: &[u8]) -> Vec<Reply> {
         let reply = |command| match command {
-            Ok(command) => apply(prepare(command, lookup), &mut self.session, &mut self.table),
+            Ok(command) => match apply(prepare(command, lookup), &mut self.session, &mut self.table) {
+                Reply::Pending(Effect::Show) => Reply::Table(self.table.snapshot()),
+                Reply::Pending(Effect::Status) => Reply::Status(self.table.snapshot()),
+                reply => reply,
+            },
             Err(error) => Reply::NoCommand(error),
         };
         parse_line(line).map(reply).collect()

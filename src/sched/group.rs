@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::bits::BitTree;
@@ -339,19 +340,22 @@ impl Group {
         self.cursor.at = u16::try_from(next).unwrap_or(0);
     }
 
-    /// `waiting(number)`: clients in line that the channel could serve.
-    pub(super) fn snapshot(
+    /// Adds the channels with these numbers. `waiting(number)`: clients in line that the channel could serve.
+    pub(super) fn add_to(
         &self,
-        id: GroupId,
+        snapshot: &mut GroupSnapshot,
+        part: Range<usize>,
         rules: &HealthRules,
         now: Duration,
         waiting: impl Fn(usize) -> u32,
-    ) -> GroupSnapshot {
-        let channels = self.channels.iter().enumerate().filter(|(_, channel)| !channel.removed);
+    ) {
         let weighs = self.policy.weighs();
-        let channels =
-            channels.map(|(number, channel)| channel.snapshot(rules, weighs, now, waiting(number)));
-        GroupSnapshot { id, policy: self.policy, channels: channels.collect(), numbers: self.channels.len() }
+        let part = self.channels.iter().enumerate().take(part.end).skip(part.start);
+        let there = part.filter(|(_, channel)| !channel.removed);
+        snapshot
+            .channels
+            .extend(there.map(|(number, channel)| channel.snapshot(rules, weighs, now, waiting(number))));
+        (snapshot.policy, snapshot.numbers) = (self.policy, self.channels.len());
     }
 
     /// The channel that a bucket maps to.

@@ -40,7 +40,7 @@ pub use losses::Loss;
 pub use route::{NoChannel, Route};
 pub use serving::{Grant, Turn};
 pub use shared::SharedTable;
-pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot};
+pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
 pub use table::{DialFailure, EditError, Happened, Rules, Table, Transition};
 
 pub use crate::spec::{AdminState, Policy, Weight};

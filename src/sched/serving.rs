@@ -10,6 +10,7 @@
 //! is up, whatever changed about the others (`second`). A walk of everybody in line is made for the latter only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::group::Group;
 use super::line::Line;
@@ -272,8 +273,8 @@ impl Table {
         self.line.len()
     }
 
-    /// How many clients each full channel could take from the line.
-    pub(super) fn waiting_by_channel(&mut self) -> BTreeMap<(GroupId, usize), u32> {
+    /// How many clients each full channel of a group's part could take from the line.
+    pub(super) fn waiting_by_channel(&mut self, id: GroupId, part: Range<usize>) -> BTreeMap<usize, u32> {
         let mut waiting = BTreeMap::new();
         if self.line.is_empty() {
             return waiting;
@@ -281,13 +282,12 @@ impl Table {
         if std::mem::take(&mut self.changes.moved) {
             self.settle();
         }
-        for (&id, group) in &self.groups {
-            let is_home = is_one_each(group, &self.rules);
-            for number in group.up().filter(|&number| group.is_full(number)) {
-                let Some(key) = ChannelKey::of(id, number) else { continue };
-                let count = self.line.waiting_for(key, is_home);
-                waiting.insert((id, number), u32::try_from(count).unwrap_or(u32::MAX));
-            }
+        let Some(group) = self.groups.get(&id) else { return waiting };
+        let is_home = is_one_each(group, &self.rules);
+        for number in part.filter(|&number| group.is_full(number)) {
+            let Some(key) = ChannelKey::of(id, number) else { continue };
+            let count = self.line.waiting_for(key, is_home);
+            waiting.insert(number, u32::try_from(count).unwrap_or(u32::MAX));
         }
         waiting
     }

@@ -84,6 +84,38 @@ pub struct Snapshot {
     pub losses: Vec<(Loss, u64)>,
 }
 
+/// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
+/// pieces, and then they are of different instants.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Where it goes on.
+    pub(super) next: (GroupId, usize),
+    pub(super) losses: Vec<(Loss, u64)>,
+    groups: Vec<GroupSnapshot>,
+}
+
+impl Default for Survey {
+    fn default() -> Self {
+        Self { next: (GroupId::FIRST, 0), losses: Vec::new(), groups: Vec::new() }
+    }
+}
+
+impl Survey {
+    /// The group that a piece is of.
+    pub(super) fn group(&mut self, id: GroupId, policy: Policy) -> &mut GroupSnapshot {
+        if self.groups.last().is_none_or(|last| last.id != id) {
+            self.groups.push(GroupSnapshot { id, policy, channels: Vec::new(), numbers: 0 });
+        }
+        let last = self.groups.len() - 1;
+        &mut self.groups[last]
+    }
+
+    /// What it has seen.
+    pub fn finish(self) -> Snapshot {
+        Snapshot { groups: self.groups, losses: self.losses }
+    }
+}
+
 /// One client's connection at one instant, as the data plane sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSnapshot {

@@ -21,8 +21,11 @@ use super::route::World;
 use super::serving::Changes;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, Grant, GroupId, HealthRules,
-    Lease, NoChannel, Policy, Route, Snapshot, Weight,
+    Lease, NoChannel, Policy, Route, Snapshot, Survey, Weight,
 };
+
+/// How many channels a survey looks at before it lets go of the lock.
+const PIECE: usize = 128;
 
 /// What holds for the whole instance.
 #[derive(Debug, Clone, Copy)]
@@ -318,15 +321,40 @@ impl Table {
         self.get(key).map(|channel| channel.state)
     }
 
-    /// Everything as it is now.
+    /// Everything as it is now. Looks at every channel: where clients may wait for the lock meanwhile, take a [`Survey`].
     pub fn snapshot(&mut self) -> Snapshot {
+        let mut survey = Survey::default();
+        while self.survey(&mut survey) {}
+        survey.finish()
+    }
+
+    /// Adds one more piece to a survey; `false` = it was the last one. What is created meanwhile may be seen or not.
+    pub fn survey(&mut self, survey: &mut Survey) -> bool {
         self.learn_freed();
-        let waiting = self.waiting_by_channel();
-        let groups = self.groups.iter().map(|(&id, group)| {
-            let of = |number| waiting.get(&(id, number)).copied().unwrap_or(0);
-            group.snapshot(id, &self.rules.health, self.now, of)
-        });
-        Snapshot { groups: groups.collect(), losses: self.losses.snapshot() }
+        let mut left = PIECE;
+        while let Some((&id, group)) = self.groups.range(survey.next.0..).next() {
+            let from = if id == survey.next.0 { survey.next.1 } else { 0 };
+            let part = from..group.channels().len().min(from + left);
+            let waiting = self.waiting_by_channel(id, part.clone());
+            let Some(group) = self.groups.get(&id) else { break };
+            let of = |number| waiting.get(&number).copied().unwrap_or(0);
+            group.add_to(survey.group(id, group.policy()), part.clone(), &self.rules.health, self.now, of);
+            if part.end < group.channels().len() {
+                survey.next = (id, part.end);
+                return true;
+            }
+            // A group without channels is work, too.
+            left = left.saturating_sub(part.len() + 1);
+            match GroupId::new(id.index() + 1) {
+                Some(next) => survey.next = (next, 0),
+                None => break,
+            }
+            if left == 0 {
+                return true;
+            }
+        }
+        survey.losses = self.losses.snapshot();
+        false
     }
 
     /// Connections of all channels now. Looks at every channel.
@@ -564,6 +592,39 @@ mod tests {
         let lease = pick(&mut table).expect("the last channel of the last group");
         assert_eq!(lease.key(), key(MAX_GROUPS - 1, MAX_CHANNELS - 1));
         assert!(table.has_group(last) && !table.has_group(GroupId::FIRST));
+    }
+
+    #[test]
+    fn a_survey_looks_at_few_channels_at_a_time_and_leaves_none_out() {
+        let mut table = Table::new(RULES);
+        let sizes = [(0, PIECE * 2 + 1), (1, PIECE), (3, 0), (4, 1), (9, PIECE - 1), (10, 3)];
+        for (group, size) in sizes {
+            let group = GroupId::new(group).expect("small");
+            table.set_policy(group, Policy::RoundRobin);
+            for _ in 0..size {
+                table.create(group, address(1), None, AdminState::Disabled).expect("a number");
+            }
+        }
+        table.remove(key(0, PIECE)).expect("it is unused");
+        let (mut survey, mut seen) = (Survey::default(), 0);
+        loop {
+            let goes_on = table.survey(&mut survey);
+            let now: usize =
+                survey.clone().finish().groups.iter().map(|group| group.channels.len()).sum();
+            assert!(now - seen <= PIECE, "{seen} and then {now}");
+            seen = now;
+            if !goes_on {
+                break;
+            }
+        }
+        let found = survey.finish();
+        assert_eq!(found, table.snapshot());
+        let numbers: Vec<_> = found.groups.iter().map(|group| (group.id.index(), group.numbers)).collect();
+        assert_eq!(numbers, sizes);
+        assert_eq!(seen, sizes.iter().map(|(_, size)| size).sum::<usize>() - 1, "one was removed");
+        for group in found.groups {
+            assert!(group.channels.windows(2).all(|two| two[0].id < two[1].id));
+        }
     }
 
     #[test]
