@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use self::roster::Source;
 use crate::config::{self, Invocation, LineError, Serve, Wrong};
 use crate::process::{PassedError, PassedListener};
 use crate::spec::{ProcessSpec, ServiceSpec, Typed};
@@ -20,8 +21,10 @@ mod controllers;
 mod files;
 mod lookup;
 mod passed;
+mod plan;
 mod prepared;
 mod refused;
+mod roster;
 mod saved;
 mod start;
 
@@ -59,23 +62,23 @@ impl Failure {
 }
 
 impl Failure {
-    /// Several that have nothing to do with each other, told together. `None`: there is none.
-    fn all(failures: Vec<Self>) -> Option<Self> {
+    /// Several that have nothing to do with each other, told together. `None`: there is none. `so`: what comes of it.
+    fn several(failures: Vec<Self>, so: &str) -> Option<Self> {
         match failures.len() {
             0 | 1 => failures.into_iter().next(),
-            _ => Some(Self::list(&failures, failures[0].code)),
+            _ => Some(Self::list(&failures, failures[0].code, so)),
         }
     }
 
     /// What is wrong with files is told all at once; of a command line only the first thing. `None`: nothing is.
-    fn first_or_all(failures: Vec<Self>) -> Option<Self> {
+    fn first_or_all(failures: Vec<Self>, so: &str) -> Option<Self> {
         match failures.iter().any(|failure| failure.code == exit::CONFIG) {
-            true => Some(Self::list(&failures, exit::CONFIG)),
+            true => Some(Self::list(&failures, exit::CONFIG, so)),
             false => failures.into_iter().next(),
         }
     }
 
-    fn list(failures: &[Self], code: u8) -> Self {
+    fn list(failures: &[Self], code: u8, so: &str) -> Self {
         let count = failures.len();
         let lines: String = failures.iter().take(MOST_TOLD).map(|one| format!("{}\n", one.message)).collect();
         let first = if count > MOST_TOLD {
@@ -84,9 +87,12 @@ impl Failure {
             String::new()
         };
         let wrong = counted(count, "error");
-        Self::new(code, format!("{lines}balance: {wrong}{first}; nothing was started"))
+        Self::new(code, format!("{lines}balance: {wrong}{first}; {so}"))
     }
 }
+
+/// What comes of a failure at the start.
+const NOT_STARTED: &str = "nothing was started";
 
 impl From<LineError> for Failure {
     fn from(error: LineError) -> Self {
@@ -107,15 +113,17 @@ impl From<PassedError> for Failure {
     }
 }
 
+impl Failure {
+    /// All that is wrong with files; of a command line the first thing. `so`: what comes of it.
+    fn told(errors: Vec<LineError>, so: &str) -> Self {
+        let failures = errors.into_iter().map(Self::from).collect();
+        Self::first_or_all(failures, so).unwrap_or_else(|| Self::new(exit::USAGE, ""))
+    }
+}
+
 impl From<Vec<LineError>> for Failure {
-    /// All that is wrong with files; of a command line the first thing.
     fn from(errors: Vec<LineError>) -> Self {
-        if errors.iter().any(LineError::is_of_file) {
-            let lines: String = errors.iter().map(|error| format!("{error}\n")).collect();
-            let wrong = counted(errors.len(), "error");
-            return Self::new(exit::CONFIG, format!("{lines}balance: {wrong}; nothing was started"));
-        }
-        errors.into_iter().next().map_or_else(|| Self::new(exit::USAGE, ""), Self::from)
+        Self::told(errors, NOT_STARTED)
     }
 }
 
@@ -146,11 +154,15 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     match config::parse(argv)? {
         Invocation::Serve(serve) => {
             let Serve { process, service, check_only } = *serve;
-            serve_all(&process, vec![service], check_only, passed, &environment)
+            serve_all(&process, vec![service], check_only, passed, None, &environment)
         }
         Invocation::Files(asked) => {
-            let (process, services) = files::read(&asked)?;
-            serve_all(&process, services, asked.check_only, passed, &environment)
+            // In the background the process has another directory; the files are where they were.
+            let directory = std::env::current_dir().unwrap_or_default();
+            let (process, services) = files::read(&asked, &directory)?;
+            let check_only = asked.check_only;
+            let source = Some(Source { files: asked, directory });
+            serve_all(&process, services, check_only, passed, source, &environment)
         }
         Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
         Invocation::Shell { instance } => controllers::shell(&instance, &environment),
@@ -165,6 +177,7 @@ fn serve_all(
     services: Vec<ServiceSpec>,
     check_only: bool,
     passed: Result<Vec<PassedListener>, PassedError>,
+    source: Option<Source>,
     environment: &controllers::Environment,
 ) -> Result<u8, Failure> {
     let mut wrong: Vec<Failure> = Vec::new();
@@ -176,7 +189,7 @@ fn serve_all(
         wrong.extend(refused::programs(&services));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {
-        return Err(Failure::first_or_all(wrong).unwrap_or_else(|| Failure::new(exit::OS, "")));
+        return Err(Failure::first_or_all(wrong, NOT_STARTED).unwrap_or_else(|| Failure::new(exit::OS, "")));
     };
     let channels = found.iter().flat_map(|found| &found.channels).flatten().flatten().count();
     let services: Vec<_> = services.into_iter().zip(found).collect();
@@ -184,11 +197,11 @@ fn serve_all(
     if check_only {
         wrong.extend(start::means(process, services.len(), &passed).err());
         wrong.extend(passed::assign(passed, &services).err());
-        return Failure::first_or_all(wrong).map_or_else(|| print(text.as_bytes()), Err);
+        return Failure::first_or_all(wrong, NOT_STARTED).map_or_else(|| print(text.as_bytes()), Err);
     }
-    match Failure::first_or_all(wrong) {
+    match Failure::first_or_all(wrong, NOT_STARTED) {
         Some(failure) => Err(failure),
-        None => start::start(process, services, passed, environment),
+        None => start::start(process, services, passed, source, environment),
     }
 }
 

@@ -20,7 +20,7 @@ struct Way {
 }
 
 /// What is to be said of each channel of a circle, with the number of its service.
-pub(super) fn warnings(services: &[Prepared]) -> Vec<(usize, String)> {
+pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
     let ways = ways(services);
     let text = |way: &Way| {
         let (group, channel) = (way.channel.group.index(), way.channel.channel.index());
@@ -32,7 +32,7 @@ pub(super) fn warnings(services: &[Prepared]) -> Vec<(usize, String)> {
             )
         } else {
             let to = &services[way.to];
-            let to = match &to.spec.name {
+            let to = match &to.parts.spec.name {
                 Some(name) => format!("service {}", name.as_str()),
                 None => format!("the service on {}", to.listener.address()),
             };
@@ -47,7 +47,7 @@ pub(super) fn warnings(services: &[Prepared]) -> Vec<(usize, String)> {
 }
 
 /// The ways between services that no maxc bounds.
-fn ways(services: &[Prepared]) -> Vec<Way> {
+fn ways(services: &[&Prepared]) -> Vec<Way> {
     // By port: who serves many ports does not pay for each pair of service and channel.
     let mut listeners: BTreeMap<u16, Vec<(usize, SocketAddr)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
@@ -56,7 +56,7 @@ fn ways(services: &[Prepared]) -> Vec<Way> {
     }
     let mut ways = Vec::new();
     for (from, service) in services.iter().enumerate() {
-        for group in service.table.lock().snapshot().groups {
+        for group in service.parts.table.lock().snapshot().groups {
             // What the operator decided of a channel may change, where it leads stays.
             for channel in group.channels.iter().filter(|channel| channel.maxc.is_none()) {
                 let mut found = BTreeSet::new();

@@ -6,23 +6,24 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::prepared::{Prepared, Served};
-use super::{Failure, saved};
+use super::prepared::Served;
+use super::roster::{Roster, Written};
+use super::{Failure, plan, saved};
 use crate::config::{self, Instance};
 use crate::control::{
     Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
-    Place, Plane, Port, Service, Services, Wanted, Which,
+    Place, Plane, Port, ProcessHands, Service, Services, Wanted, Which,
 };
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Variables};
-use crate::sched::Addresses;
+use crate::sched::{Addresses, Snapshot};
 use crate::spec::{PortWord, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 
@@ -163,6 +164,7 @@ pub(super) struct AtWork {
     server: Server,
     minder: Minder,
     control: Option<Control>,
+    pub(super) roster: Arc<Roster>,
 }
 
 impl AtWork {
@@ -174,7 +176,7 @@ impl AtWork {
         let patience = match cause {
             // After `kill`: its answer may still be on its way.
             Cause::Drained => ANSWERED,
-            Cause::Signal => {
+            Cause::Signal | Cause::Reload => {
                 self.server.shut_down();
                 INTERRUPTED
             }
@@ -195,34 +197,44 @@ impl AtWork {
 /// Lets controllers in, if there is an endpoint to let them in by.
 pub(super) fn serve(
     endpoint: Option<Endpoint>,
-    settings: &ProcessSpec,
-    services: Vec<Served>,
+    roster: Arc<Roster>,
     (server, minder): (Server, Minder),
-    clock: Clock,
     log: &Log,
 ) -> AtWork {
-    let managed = services.into_iter().map(|served| manage(served, &minder, settings, clock, log)).collect();
+    let reloads = Arc::clone(&roster);
+    let hands = ProcessHands {
+        reload: Arc::new(move |clean| reloads.reload(clean).map_err(|failure| failure.message)),
+    };
     let control = endpoint.and_then(|endpoint| {
-        crate::control::serve(endpoint, Services::new(managed))
+        crate::control::serve(endpoint, Services::new(roster.services(), hands))
             .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
             .ok()
     });
-    AtWork { server, minder, control }
+    if let Some(control) = &control {
+        roster.register(control.register());
+    }
+    AtWork { server, minder, control, roster }
 }
 
-/// A service as operators have it.
-fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock, log: &Log) -> Service {
-    let Served { prepared, running, alarm } = served;
-    let log = prepared.log(log);
-    let Prepared { spec, listener, table, .. } = prepared;
+/// What tells something of something.
+type Tell<A, B> = Arc<dyn Fn(&A) -> B + Send + Sync>;
+
+/// A service as operators have it. `from_file`: there is a line that it can differ from.
+pub(super) fn manage(
+    served: &Served,
+    written: &Arc<RwLock<Written>>,
+    (minder, settings, clock): (&Minder, &ProcessSpec, Clock),
+    from_file: bool,
+) -> Service {
+    let Served { parts, listener, running, alarm, log } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
-    let name = spec.name.as_ref().map(|name| name.as_str().to_owned());
     let process = settings.clone();
+    let [line, lines] = [(); 2].map(|()| Arc::clone(written));
     Service {
-        name,
+        name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
         listen: vec![listener.address()],
-        table,
+        table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
             // The answer has no room for the cause: 3.57 has one for all of them.
             resolve_channel(wanted).inspect_err(|e| {
@@ -235,17 +247,23 @@ fn manage(served: Served, minder: &Minder, settings: &ProcessSpec, clock: Clock,
             checks.leave(&checked);
             killed.stop_listening()
         }),
-        plane: plane(&running, alarm),
+        plane: plane(running, alarm.clone()),
         command_line: Arc::new(move |now| {
-            let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec.clone() };
+            let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
+            let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec };
             // What came from a file is a line of it; the process's options are another.
             match spec.listen.typed.at {
                 Some(_) => config::print_line(&spec),
                 None => config::command_line(&process, &spec),
             }
         }),
+        differences: from_file.then(|| -> Tell<Snapshot, Vec<String>> {
+            Arc::new(move |now| {
+                plan::differences(&lines.read().unwrap_or_else(PoisonError::into_inner).groups, now)
+            })
+        }),
         now: Arc::new(move || clock.now()),
-        log,
+        log: log.clone(),
         killed: AtomicBool::new(false),
     }
 }

@@ -17,23 +17,26 @@ use crate::spec::{ProcessSpec, ServiceSpec};
 /// The largest file that is read, in bytes: a hundred thousand services and more.
 const LARGEST: u64 = 16 << 20;
 
-/// Reads them all.
+/// Reads them all. `directory`: what paths are relative to.
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub(super) fn read(files: &Files) -> Result<(ProcessSpec, Vec<ServiceSpec>), Vec<LineError>> {
+pub(super) fn read(
+    files: &Files,
+    directory: &Path,
+) -> Result<(ProcessSpec, Vec<ServiceSpec>), Vec<LineError>> {
     let mut reader = FileReader::new(&files.words).map_err(|error| vec![error])?;
     for path in &files.paths {
-        match members(path) {
-            Ok(paths) => paths.iter().for_each(|path| read_one(path, &mut reader)),
+        match members(path, directory) {
+            Ok(paths) => paths.iter().for_each(|path| read_one(path, directory, &mut reader)),
             Err(e) => reader.unreadable(unreadable(path, &e)),
         }
     }
     reader.finish()
 }
 
-fn read_one(path: &Path, reader: &mut FileReader) {
-    match contents(path) {
+fn read_one(path: &Path, directory: &Path, reader: &mut FileReader) {
+    match contents(&directory.join(path)) {
         Ok(text) => reader.read(&path.to_string_lossy(), &text),
         Err(e) => reader.unreadable(unreadable(path, &e)),
     }
@@ -45,12 +48,15 @@ fn unreadable(path: &Path, error: &io::Error) -> LineError {
 }
 
 /// The path itself, or the `*.conf` files of a directory in the order of their names.
-fn members(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !fs::metadata(path)?.is_dir() {
+fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
+    if path.as_os_str().is_empty() {
+        return Err(rustix::io::Errno::NOENT.into());
+    }
+    if !fs::metadata(directory.join(path))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut members = Vec::new();
-    for entry in fs::read_dir(path)? {
+    for entry in fs::read_dir(directory.join(path))? {
         let name = entry?.file_name();
         let bytes = name.as_encoded_bytes();
         // Hidden files are what editors leave.

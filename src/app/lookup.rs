@@ -25,14 +25,29 @@ pub(super) struct Found {
 /// # Errors
 /// Everything that is wrong, service by service.
 pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Found>, Vec<LineError>> {
-    let mut names = Names::default();
+    services_again(specs, Known::default()).map(|(found, _)| found)
+}
+
+/// The same for one who knows what the names meant before: where a name cannot be looked up any more, that holds. A name
+/// server that fails is no reason to lose a channel. Also answers what has failed, in words.
+///
+/// # Errors
+/// Everything that is wrong, service by service.
+pub(super) fn services_again(
+    specs: &[ServiceSpec],
+    known: Known,
+) -> Result<(Vec<Found>, Vec<String>), Vec<LineError>> {
+    let mut names = Names { known, ..Names::default() };
     let mut errors = Vec::new();
     let found: Vec<_> = specs.iter().filter_map(|spec| names.service(spec, &mut errors)).collect();
     if errors.is_empty() {
         errors = taken_twice(specs, &found);
     }
-    if errors.is_empty() { Ok(found) } else { Err(errors) }
+    if errors.is_empty() { Ok((found, names.failed)) } else { Err(errors) }
 }
+
+/// What hosts meant before.
+pub(super) type Known = HashMap<String, Vec<SocketAddr>>;
 
 /// The port of PORT.
 pub(super) fn port_number(word: &PortWord, typed: &Typed) -> Result<u16, LineError> {
@@ -74,6 +89,9 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Found]) -> Vec<LineError> {
 struct Names {
     hosts: HashMap<String, Result<Vec<SocketAddr>, String>>,
     ports: HashMap<String, Option<u16>>,
+    known: Known,
+    /// What could not be looked up, though it was known.
+    failed: Vec<String>,
 }
 
 impl Names {
@@ -135,7 +153,16 @@ impl Names {
         };
         let found = match self.hosts.get(host) {
             Some(found) => found,
-            None => self.hosts.entry(host.to_owned()).or_insert(look_up()),
+            None => {
+                let found = match (look_up(), self.known.get(host)) {
+                    (Err(cause), Some(before)) => {
+                        self.failed.push(format!("no host '{host}': {cause}; it keeps the addresses it has"));
+                        Ok(before.clone())
+                    }
+                    (found, _) => found,
+                };
+                self.hosts.entry(host.to_owned()).or_insert(found)
+            }
         };
         match found {
             Ok(found) => Ok(found.iter().map(|address| with_port(*address, port)).collect()),

@@ -68,7 +68,7 @@ pub(super) fn assign(
         return Ok(services.iter().map(|_| None).collect());
     }
     let places = services.iter().map(Place::of).collect::<Vec<_>>();
-    if let Some(failure) = Failure::all(contradictions(&passed, &places)) {
+    if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
         return Err(failure);
     }
     let (assigned, left) = match_up(passed, &places);

@@ -20,7 +20,7 @@ use crate::process::PassedListener;
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, ServiceSpec};
 use crate::sys::Outgoing;
-use crate::sys::listen::{ListenError, Listener};
+use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 
 /// How long a start waits for ports that the instance before it is just leaving, all of them together.
 pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -28,20 +28,31 @@ const BIND_RETRY: Duration = Duration::from_millis(5);
 
 /// Everything that can fail because of what was typed, done: what is left is to serve.
 pub(super) struct Prepared {
-    pub(super) spec: ServiceSpec,
+    pub(super) parts: Parts,
     pub(super) listener: Listener,
-    pub(super) table: SharedTable,
-    outgoing: Outgoing,
     /// The process has no other service.
     is_alone: bool,
 }
 
+/// What a service is made of, but for its listener.
+pub(super) struct Parts {
+    pub(super) spec: ServiceSpec,
+    pub(super) table: SharedTable,
+    pub(super) outgoing: Outgoing,
+    /// Where its line has it listen; a socket that was passed in may be another address.
+    pub(super) place: SocketAddr,
+}
+
 /// One service being served.
 pub(super) struct Served {
-    pub(super) prepared: Prepared,
+    pub(super) parts: Parts,
+    /// The listener is the workers': they close it.
+    pub(super) listener: ListenerHandle,
     pub(super) running: Running,
     /// Rung when its table has changed.
     pub(super) alarm: Alarm,
+    /// Where its events go.
+    pub(super) log: Log,
 }
 
 impl Prepared {
@@ -59,14 +70,16 @@ impl Prepared {
         patience: &mut Duration,
     ) -> Result<Self, Failure> {
         let mut table = Table::new(rules(&spec, shards, seed));
+        let place = found.listen.first();
         declare(&mut table, &spec.groups, found.channels)?;
         let listener = match passed {
             Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive),
-            None => bind(found.listen.first(), spec.client_keepalive, patience),
+            None => bind(place, spec.client_keepalive, patience),
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
-        Ok(Self { spec, listener, table: SharedTable::new(table), outgoing, is_alone: true })
+        let parts = Parts { spec, table: SharedTable::new(table), outgoing, place };
+        Ok(Self { parts, listener, is_alone: true })
     }
 
     /// The process has others.
@@ -74,9 +87,9 @@ impl Prepared {
         self.is_alone = false;
     }
 
-    /// Where its events go: lines that say whose they are, as `services` and `use` call it.
+    /// A log of its own, for its events: lines that say whose they are, as `services` and `use` call it.
     pub(super) fn log(&self, log: &Log) -> Log {
-        match &self.spec.name {
+        match &self.parts.spec.name {
             Some(name) => log.of_service(name.as_str()),
             None if self.is_alone => log.clone(),
             None => log.of_service(&self.listener.address().to_string()),
@@ -85,15 +98,23 @@ impl Prepared {
 
     /// What operators find it by.
     pub(super) fn names(&self) -> Names {
-        let name = self.spec.name.as_ref().map(|name| name.as_str().to_owned());
+        let name = self.parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
         Names { listen: vec![self.listener.address()], name }
     }
 
-    /// What the data plane gets of it. `alarm` is rung when the data plane has changed the table.
+    /// What the data plane gets of it. `log`: its own. `alarm` is rung when the data plane has changed the table.
     pub(super) fn service(&self, log: &Log, alarm: Alarm) -> NewService {
-        let log = self.log(log);
+        let (listeners, table) = (vec![self.listener.clone()], self.parts.table.clone());
+        let changed = Changed::new(move || alarm.ring());
+        NewService { listeners, table, log: log.clone(), options: self.parts.options(), changed }
+    }
+}
+
+impl Parts {
+    /// How it treats its clients.
+    pub(super) fn options(&self) -> ServiceOptions {
         let spec = &self.spec;
-        let options = ServiceOptions {
+        ServiceOptions {
             outgoing: self.outgoing,
             connect_timeout: spec.connect_timeout,
             idle_timeout: spec.idle_timeout,
@@ -101,17 +122,20 @@ impl Prepared {
             max_lifetime: spec.max_lifetime,
             queue_timeout: spec.queue_timeout,
             max_connections: spec.max_connections,
-        };
-        let (listeners, table) = (vec![self.listener.clone()], self.table.clone());
-        NewService { listeners, table, log, options, changed: Changed::new(move || alarm.ring()) }
+        }
     }
 
-    /// What the thread that minds the channels gets of it.
+    /// What its table goes by.
+    pub(super) fn rules(&self, workers: usize, seed: u64) -> Rules {
+        rules(&self.spec, workers, seed)
+    }
+
+    /// What the thread that minds the channels gets of it. `log`: its own.
     pub(super) fn ward(&self, log: &Log, running: &Running) -> Ward {
         let [kicks, shuts, opens, serves, knows] = [(); 5].map(|()| running.clone());
         Ward {
             table: self.table.clone(),
-            log: self.log(log),
+            log: log.clone(),
             outgoing: self.outgoing,
             connect_timeout: self.spec.connect_timeout,
             checks: checks(&self.spec),

@@ -22,8 +22,7 @@ fn group(group: &GroupSnapshot) -> GroupSpec {
     if group.numbers == 0 {
         return empty(group.policy);
     }
-    let of: BTreeMap<_, _> =
-        group.channels.iter().map(|channel| (channel.id.index(), channel)).collect();
+    let of: BTreeMap<_, _> = group.channels.iter().map(|channel| (channel.id.index(), channel)).collect();
     let member = |number| of.get(&number).map_or(Member::Gap, |&channel| Member::Channel(target(channel)));
     GroupSpec { policy: group.policy, members: (0..group.numbers).map(member).collect() }
 }

@@ -7,17 +7,20 @@ use std::hash::BuildHasher;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
+use std::sync::{Arc, RwLock};
 
 use super::circles;
 use super::controllers::{self, AtWork, Environment};
 use super::lookup::Found;
+use super::plan::{self, LinedGroup};
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
-use super::{Failure, exit, passed, refused};
+use super::roster::{Roster, Source, Tools, Written};
+use super::{Failure, NOT_STARTED, exit, passed, refused};
 use crate::control::Endpoint;
 use crate::names::resolve;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
-use crate::probe::{Alarm, Minder};
+use crate::probe::Minder;
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
 use crate::spec::{Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
@@ -73,6 +76,7 @@ pub(super) fn start(
     settings: &ProcessSpec,
     services: Vec<(ServiceSpec, Found)>,
     passed: Vec<PassedListener>,
+    source: Option<Source>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
     let foreground = is_foreground(settings);
@@ -83,22 +87,24 @@ pub(super) fn start(
     let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
     let mut prepared = Vec::new();
     for ((spec, found), passed) in services.into_iter().zip(passed) {
+        let groups = plan::lined(&spec.groups, &found.channels);
         match Prepared::new(spec, found, passed, workers, seed, &mut patience) {
-            Ok(one) => prepared.push(one),
+            Ok(one) => prepared.push((one, groups)),
             Err(failure) => failures.push(failure),
         }
     }
-    if let Some(failure) = Failure::all(failures) {
+    if let Some(failure) = Failure::several(failures, NOT_STARTED) {
         return Err(failure);
     }
     if prepared.len() > 1 {
-        prepared.iter_mut().for_each(Prepared::joins_others);
+        prepared.iter_mut().for_each(|(one, _)| one.joins_others());
     }
     process::forbid_core_files();
     let warn = Log::stderr(settings.debug);
-    warn_of_what_is_odd(settings, &prepared, foreground, &warn);
-    let listen = prepared.iter().map(|one| one.listener.address()).collect();
-    let names = prepared.iter().map(Prepared::names).collect();
+    let all: Vec<&Prepared> = prepared.iter().map(|(one, _)| one).collect();
+    warn_of_what_is_odd(settings, &all, foreground, &warn);
+    let listen = all.iter().map(|one| one.listener.address()).collect();
+    let names = all.iter().map(|one| one.names()).collect();
     let endpoint = controllers::bind(
         names,
         settings.control_group.as_ref().map(|group| &group.name[..]),
@@ -132,7 +138,8 @@ pub(super) fn start(
         own_descriptors,
     };
     let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
-    let (mut shutdown, at_work) = match (run(settings, prepared, endpoint, options, hangup, &log), ready) {
+    let make = Make { settings, source, options, hangup };
+    let (mut shutdown, at_work) = match (run(make, prepared, endpoint, &log), ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {
             // A failure here was told to the caller, who reports it.
@@ -153,38 +160,52 @@ pub(super) fn start(
         }
     };
     log.tell(&Event::Started { listen, pid: std::process::id() });
-    let cause = shutdown.wait(&log);
+    let cause = loop {
+        match shutdown.wait(&log) {
+            Cause::Reload => at_work.roster.reload_soon(),
+            // Somebody may have been started since, or be about to be.
+            Cause::Drained if !at_work.roster.is_over() => {}
+            cause => break cause,
+        }
+    };
     match cause {
         Cause::Drained => log.tell(&Event::Drained),
-        Cause::Signal => log.tell(&Event::Stopping { connections: at_work.connections() }),
+        Cause::Signal | Cause::Reload => log.tell(&Event::Stopping { connections: at_work.connections() }),
     }
     at_work.end(cause);
     Ok(0)
 }
 
-/// Lets the data plane serve and controllers in.
-fn run(
-    settings: &ProcessSpec,
-    prepared: Vec<Prepared>,
-    endpoint: Option<Endpoint>,
+/// What the process is made with.
+struct Make<'a> {
+    settings: &'a ProcessSpec,
+    source: Option<Source>,
     options: Options,
     hangup: Hangup,
+}
+
+/// Lets the data plane serve and controllers in.
+fn run(
+    Make { settings, source, options, hangup }: Make<'_>,
+    prepared: Vec<(Prepared, Vec<LinedGroup>)>,
+    endpoint: Option<Endpoint>,
     log: &Log,
 ) -> io::Result<(Shutdown, AtWork)> {
     let shutdown = Shutdown::install(hangup)?;
-    let notifier = shutdown.notifier();
+    let [notifier, done] = [(); 2].map(|()| shutdown.notifier());
     let clock = Clock::start();
+    let (workers, seed) = (options.workers, options.seed);
     let server = Server::start(clock, log, options, move || notifier.drained())?;
     let minder = Minder::start(clock, log, server.budget())?;
-    let alarms: Vec<Alarm> = prepared.iter().map(|_| minder.alarm()).collect();
-    let new = prepared.iter().zip(&alarms).map(|(one, alarm)| one.service(log, alarm.clone()));
-    let opened = server.open(new.collect())?;
-    let mut services = Vec::new();
-    for ((prepared, running), alarm) in prepared.into_iter().zip(opened).zip(alarms) {
-        minder.mind(&alarm, prepared.ward(log, &running));
-        services.push(Served { prepared, running, alarm });
-    }
-    let at_work = controllers::serve(endpoint, settings, services, (server, minder), clock, log);
+    let tools =
+        Tools { server: server.clone(), minder: minder.clone(), clock, log: log.clone(), workers, seed };
+    let (from_file, checks, process) = (source.is_some(), minder.clone(), settings.clone());
+    let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
+        controllers::manage(served, written, (&checks, &process, clock), from_file)
+    };
+    let roster = Roster::new(tools, settings.clone(), source, manage, move || done.drained());
+    roster.open(prepared)?;
+    let at_work = controllers::serve(endpoint, Arc::new(roster), (server, minder), log);
     Ok((shutdown, at_work))
 }
 
@@ -199,18 +220,18 @@ fn too_few_descriptors(limit: u64, needed: usize, workers: usize) -> Failure {
 }
 
 /// What was typed and can be served, but hardly meant.
-fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[Prepared], foreground: bool, warn: &Log) {
+fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foreground: bool, warn: &Log) {
     let tell = |text| warn.tell(&Event::Note { severity: Severity::Warning, text });
     if settings.dump && !foreground {
         tell("-p needs -f: the packet dump is off in the background".into());
     }
     for service in services {
-        if let Some(text) = service.spec.check.as_ref().and_then(refused::why_no_program) {
+        if let Some(text) = service.parts.spec.check.as_ref().and_then(refused::why_no_program) {
             // It may be there later, so this is no reason not to serve.
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }
     }
-    let mut names = services.iter().filter_map(|service| service.spec.name.as_ref()).peekable();
+    let mut names = services.iter().filter_map(|service| service.parts.spec.name.as_ref()).peekable();
     if names.peek().is_some() {
         let ports = resolve::service_ports();
         for name in names.map(Name::as_str) {

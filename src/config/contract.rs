@@ -94,6 +94,7 @@ pub(super) fn plain() -> Serve {
         check: None,
         fail_open: true,
         on_down: OnDown::Keep,
+        on_remove: OnDown::Keep,
         refuse_when_down: false,
         max_connections: None,
         queue: None,
@@ -396,7 +397,7 @@ fn help_version_and_the_printed_pages_need_no_port() {
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 120, "{help}");
+    assert!(help.lines().count() < 130, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

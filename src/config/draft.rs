@@ -97,6 +97,7 @@ impl Draft {
                 check: None,
                 fail_open: true,
                 on_down: OnDown::Keep,
+                on_remove: OnDown::Keep,
                 refuse_when_down: false,
                 max_connections: None,
                 queue: None,

@@ -6,7 +6,7 @@
 use super::draft::Draft;
 use super::groups::{print_groups, read_groups};
 use super::host::read_port;
-use super::options::{Scope, print_options};
+use super::options::{Scope, changed_names, changes, print_options};
 use super::quote::quoted;
 use super::split::{Given, Split};
 use super::wrong::{LineError, Word, Wrong};
@@ -152,6 +152,23 @@ pub fn print_line(service: &ServiceSpec) -> String {
 /// The options of a process, quoted for a POSIX shell; empty if all are as they would be anyway.
 pub fn print_process(process: &ProcessSpec) -> String {
     join(process_words(process))
+}
+
+/// The options that two services have not in common, in words: `--idle-timeout is 30, was 0`. Where they listen and which
+/// channels they have is left out.
+pub fn option_changes(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
+    // The policies of the groups are told with the groups.
+    let plain = |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), ..service.clone() };
+    changes(&Draft::of(plain(before)), &Draft::of(plain(after)))
+}
+
+/// The options of the process that have other values in `after`.
+pub fn process_changes(before: &ProcessSpec, after: &ProcessSpec) -> Vec<String> {
+    let draft = |process: &ProcessSpec| Draft {
+        process: process.clone(),
+        ..Draft::new(Draft::ANY_PORT, Typed::default())
+    };
+    changed_names(&draft(before), &draft(after))
 }
 
 /// The command line that starts an instance with exactly these settings: one line, without a newline, for any POSIX shell,

@@ -92,8 +92,8 @@ const SIGNALS: &[(&str, &str)] = &[
     ),
     (
         "HUP",
-        "in the foreground at a terminal, without nohup, like TERM: the terminal is lost. Otherwise ignored and logged. A later \
-         version will reload",
+        "in the foreground at a terminal, without nohup, like TERM: the terminal is lost. Otherwise the files of --file are read \
+         again, as by the command reload. Without files it is ignored and logged",
     ),
     (
         "USR1, USR2",

@@ -29,6 +29,8 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--fail-open off", |s| s.service.fail_open = false),
         ("--fail-open=off --fail-open=on", |_| ()),
         ("--on-down keep", |_| ()),
+        ("--on-remove keep", |_| ()),
+        ("--on-remove kick", |s| s.service.on_remove = OnDown::Kick),
         ("--refuse-when-down", |s| s.service.refuse_when_down = true),
         ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
         ("--busy-poll=off", |s| s.process.busy_poll = Some(false)),

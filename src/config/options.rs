@@ -19,7 +19,7 @@ use super::values::{
     read_keepalive, thousandths,
 };
 use super::wrong::{Word, Wrong};
-use crate::spec::{HostSpec, Named, OnDown};
+use crate::spec::{HostSpec, Named, OnDown, Typed};
 
 /// One option.
 pub(super) struct Row {
@@ -577,6 +577,24 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "on-remove",
+        value: Value::OneOf("keep|kick", &["keep", "kick"]),
+        section: HEALTH,
+        help: "What to do with connections of what a reload removes",
+        default: "keep",
+        more: "keep: they live on, and what they belong to goes with the last of them. kick: balance closes them. It holds for \
+               channels that are not in the line any more, and for the service itself when its line is gone.",
+        read: |draft, word| {
+            let is_kick = word.text == "kick";
+            set(&mut draft.service.on_remove, if is_kick { OnDown::Kick } else { OnDown::Keep })
+        },
+        print: |draft| match draft.service.on_remove {
+            OnDown::Keep => "keep".to_owned(),
+            OnDown::Kick => "kick".to_owned(),
+        },
+        ..PLAIN
+    },
+    Row {
         long: "refuse-when-down",
         section: HEALTH,
         help: "Close the port while no channel is up",
@@ -762,6 +780,38 @@ pub(super) fn print_options(draft: &Draft, plain: &Draft, scope: Scope) -> Vec<S
         }
     }
     words
+}
+
+/// The options of a service that have other values in `after`, as `NAME VALUE` and what the value was. Where it listens is left
+/// out.
+pub(super) fn changes(before: &Draft, after: &Draft) -> Vec<String> {
+    let rows =
+        OPTIONS.iter().filter(|row| row.scope == Scope::Service && !["bind", "ipv6"].contains(&row.long));
+    let plain = Draft::new(Draft::ANY_PORT, Typed::default());
+    let change = |row: &Row| {
+        let [was, is, usual] = [before, after, &plain].map(|draft| (row.print)(draft));
+        if was == is {
+            return None;
+        }
+        let name = format!("--{}", row.long);
+        let shown = |value: String| match (row.value.is_flag(), value == usual, value.is_empty()) {
+            (true, true, _) => "off".to_owned(),
+            (true, false, _) => "on".to_owned(),
+            (false, _, true) => "none".to_owned(),
+            (false, _, false) => value,
+        };
+        let (is, was) = (shown(is), shown(was));
+        Some(format!("{name} is {is}, was {was}"))
+    };
+    rows.filter_map(change).collect()
+}
+
+/// The options of the process that have other values in `after`, by their names.
+pub(super) fn changed_names(before: &Draft, after: &Draft) -> Vec<String> {
+    let rows = OPTIONS.iter().filter(|row| row.scope == Scope::Process);
+    rows.filter(|row| (row.print)(before) != (row.print)(after))
+        .map(|row| format!("--{}", row.long))
+        .collect()
 }
 
 fn set<T>(setting: &mut T, value: T) -> Result<(), Bad> {

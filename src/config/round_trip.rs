@@ -193,6 +193,7 @@ prop_compose! {
         let service = ServiceSpec {
             groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
+            on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
             max_connections, max_lifetime,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),

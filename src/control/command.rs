@@ -222,6 +222,17 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Look,
         |args| if let [word] = args { Some(Command::Use(printable(word))) } else { None },
     ),
+    CommandWord::new(
+        "reload",
+        "[clean]",
+        "reads the files again; clean: drops what was changed by hand",
+        Access::Change,
+        |args| match args {
+            [] => Some(Command::Reload { clean: false }),
+            [b"clean"] => Some(Command::Reload { clean: true }),
+            _ => None,
+        },
+    ),
 ];
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
@@ -322,6 +333,11 @@ pub enum Command {
     Services,
     /// Change the current service to the one that this word means.
     Use(String),
+    /// Read the files of services again.
+    Reload {
+        /// What operators have changed goes.
+        clean: bool,
+    },
 }
 
 /// The text is no command.

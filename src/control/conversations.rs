@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::control::client::{AskError, Client};
 use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
 use crate::control::find::{self, FindError, Wanted, Which};
 use crate::control::scratch::Scratch;
-use crate::control::services::{Plane, Service, Services};
+use crate::control::services::{Plane, ProcessHands, Service, Services};
 use crate::control::socket::{Control, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
@@ -83,7 +83,7 @@ impl Instance {
         let table = service.table.clone();
         let scratch = Scratch::new();
         let endpoint = Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound");
-        let control = serve(endpoint, Services::new(vec![service])).expect("serving");
+        let control = serve(endpoint, all(vec![service])).expect("serving");
         Self { scratch, control, killed, kill_works, closed, changed, clock, table }
     }
 
@@ -128,6 +128,17 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     SessionSnapshot { id: 7, client, channel, age, idle, half_closed: None, sent_bytes: 1, rcvd_bytes: 2 }
 }
 
+/// What a process has of these.
+fn all(services: Vec<Service>) -> Services {
+    let hands = ProcessHands {
+        reload: Arc::new(|clean| match clean {
+            false => Ok(vec!["service web: --idle-timeout is 5, was 0".to_owned()]),
+            true => Err("f:1:1: invalid port [x]\nbalance: 1 error; nothing was changed".to_owned()),
+        }),
+    };
+    Services::new(services.into_iter().map(Arc::new).collect(), hands)
+}
+
 fn service() -> Service {
     let mut table = Table::new(Rules::CLASSIC);
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
@@ -137,8 +148,9 @@ fn service() -> Service {
         Ok(SocketAddr::new(ip, 80).into())
     };
     Service {
-        name: None,
+        name: Default::default(),
         listen: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
+        differences: None,
         killed: AtomicBool::new(false),
         table: SharedTable::new(table),
         resolve: Arc::new(resolve),
@@ -466,7 +478,7 @@ fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_a
     let scratch = Scratch::new();
     let start = |address: &str| {
         let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
-        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
+        serve(endpoint.expect("bound"), all(vec![service])).expect("serving")
     };
     let find = |addresses: Option<&str>| {
         let addresses = addresses.map(|list| list.split(' ').map(|ip| port_80(ip).into()).collect());
@@ -496,7 +508,7 @@ fn without_an_address_what_changes_is_for_an_instance_on_all_addresses() {
     let scratch = Scratch::new();
     let start = |address: &str| {
         let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
-        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
+        serve(endpoint.expect("bound"), all(vec![service])).expect("serving")
     };
     let one = start("127.0.0.1");
     let message = find::find(&wanted(&scratch), true).expect_err("it is on one address").to_string();
@@ -518,7 +530,7 @@ fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
     let scratch = Scratch::new();
     let start = |address: &str| {
         let (endpoint, service) = (Endpoint::bind(&options(&scratch, address)), service_at(address));
-        serve(endpoint.expect("bound"), Services::new(vec![service])).expect("serving")
+        serve(endpoint.expect("bound"), all(vec![service])).expect("serving")
     };
     let find = |address: &str, is_change| {
         let addresses = Some(vec![port_80(address).into()]);
@@ -575,9 +587,8 @@ fn an_instance_in_another_network_namespace_is_another_one() {
     let error = find::find(&wanted(&scratch), false).expect_err("not ours").to_string();
     assert!(error.starts_with("no master process, exiting.\nbalance: process 77 serves"), "{error}");
     // One of ours goes by a name beside it, and is found.
-    let ours =
-        serve(Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound"), Services::new(vec![service()]))
-            .expect("serving");
+    let ours = serve(Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound"), all(vec![service()]))
+        .expect("serving");
     assert_eq!(find::find(&wanted(&scratch), false).expect("ours").pid(), std::process::id());
     drop(ours);
     let mut last = UnixStream::connect(scratch.path().join("balance.80.0.0.0.0")).expect("connected");
@@ -622,7 +633,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
         let connected = Arc::clone(&connections);
         let connected = move || if port == 80 { connected.load(Ordering::SeqCst) } else { 0 };
         Service {
-            name: name.map(str::to_owned),
+            name: RwLock::new(name.map(str::to_owned)),
             listen: vec![SocketAddr::from(([0, 0, 0, 0], port))],
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
@@ -633,12 +644,12 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
         }
     };
     let services = vec![made(Some("web"), 80, &kills[0]), made(None, 25, &kills[1])];
-    let names = services.iter().map(|one| Names { listen: one.listen.clone(), name: one.name.clone() });
+    let names = services.iter().map(|one| Names { listen: one.listen.clone(), name: one.name() });
     let scratch = Scratch::new();
     let options =
         EndpointOptions { directories: vec![scratch.shared()], services: names.collect(), group: None };
     let endpoint = Endpoint::bind(&options).expect("bound");
-    let control = serve(endpoint, Services::new(services)).expect("serving");
+    let control = serve(endpoint, all(services)).expect("serving");
     (scratch, control, kills, connections)
 }
 
@@ -668,9 +679,9 @@ fn a_client_is_at_the_service_that_it_asked_for() {
     assert!(answer(&mut web, "show").1.contains("dis"));
     assert!(answer(&mut mail, "show").1.contains("ENA"));
     let list = "\
-name             listen                 up/channels connections state
-web              0.0.0.0:80                     0/1           0 serving
--                0.0.0.0:25                     1/1           0 serving
+name             listen                 up/channels connections state    file
+web              0.0.0.0:80                     0/1           0 serving  -
+-                0.0.0.0:25                     1/1           0 serving  -
 ";
     assert_eq!(answer(&mut mail, "services"), (0, list.into()));
     for (word, code, text) in [
@@ -704,7 +715,7 @@ fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
     assert_eq!(scratch.names(), ["balance.25.0.0.0.0"]);
     assert!(matches!(find(&scratch, by_port(80)), Err(FindError::None)));
     // It is there until its last client has left, but nobody begins with it.
-    assert!(answer(&mut stays, "services").1.contains("1 draining\n"));
+    assert!(answer(&mut stays, "services").1.contains("1 draining -\n"));
     assert_eq!(answer(&mut stays, "use web; show").0, 0);
     let mut begun = UnixStream::connect(scratch.path().join("balance.25.0.0.0.0")).expect("connected");
     begun.write_all(b"group 0\nquit\n").expect("written");
@@ -712,7 +723,7 @@ fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
     assert!(said.contains(" services 2 ") && said.contains(". 0 0 in 0.0.0.0:25\n"), "{said}");
     connections.store(0, Ordering::SeqCst);
     let (code, list) = answer(&mut stays, "services; use web");
-    assert!(code == 65 && list.ends_with("0 serving\nno such service web\n"), "{list}");
+    assert!(code == 65 && list.ends_with("0 serving  -\nno such service web\n"), "{list}");
     assert_eq!(list.lines().count(), 3, "{list}");
     let mut other = find(&scratch, by_port(25)).expect("found");
     assert_eq!(answer(&mut other, "kill").0, 0);

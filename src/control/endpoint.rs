@@ -3,6 +3,7 @@
 //! Knows: the socket, its mode and group, the names of services. Never: the protocol, commands.
 //! Source: docs/control.md, "Where the socket is".
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -43,7 +44,8 @@ pub struct Names {
 }
 
 impl Names {
-    fn entries(&self) -> impl Iterator<Item = String> {
+    /// The names of its entries.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = String> {
         let addresses = self.listen.iter().map(|at| entry_name(at.port(), (*at).into()));
         addresses.chain(self.name.as_deref().map(service_entry_name))
     }
@@ -78,8 +80,7 @@ fn list(causes: &[(PathBuf, io::Error)]) -> String {
 #[derive(Debug)]
 pub struct Endpoint {
     pub(crate) listener: UnixListener,
-    /// Those of each service, in the order of the services.
-    pub(crate) entries: Vec<Vec<Entry>>,
+    pub(crate) entries: Entries,
     /// Names that could not be had, and why: the services are there all the same.
     missed: Vec<(PathBuf, io::Error)>,
     pub(crate) owner: u32,
@@ -97,16 +98,16 @@ impl Endpoint {
             None => None,
             Some(name) => Some(group_id(name).ok_or_else(|| EndpointError::UnknownGroup(name.clone()))?),
         };
-        let names: Vec<Vec<String>> =
-            options.services.iter().map(|service| service.entries().collect()).collect();
-        let Some(first) = names.first().and_then(|names| names.first()) else {
+        let names: Vec<String> = options.services.iter().flat_map(Names::entries).collect();
+        let Some(first) = names.first() else {
             return Err(EndpointError::NoDirectory(Vec::new()));
         };
         let mut causes = Vec::new();
         for directory in &options.directories {
             match bind_in(directory, first, group) {
                 Ok((listener, entry, putting)) => {
-                    let (entries, mut missed) = name_all(&names, entry, putting);
+                    let mut entries = Entries::of(first.clone(), entry);
+                    let mut missed = entries.name_all(&names, putting);
                     let owner = peer::own_uid();
                     // That a directory is not for us is no news; that it is not safe is.
                     missed.extend(causes.into_iter().filter(|(_, cause)| Unsafe::is_cause_of(cause)));
@@ -121,7 +122,7 @@ impl Endpoint {
 
     /// Where it is: the first of its names.
     pub fn path(&self) -> Option<PathBuf> {
-        Some(self.entries.first()?.first()?.path())
+        self.entries.path()
     }
 
     /// Names that could not be had, and why.
@@ -132,37 +133,81 @@ impl Endpoint {
     /// Removes the entries that still are ours. To be called before the TCP listeners are closed: until then no
     /// successor can have put its own there.
     pub fn remove(&mut self) {
-        self.entries.iter_mut().flatten().for_each(Entry::remove);
+        self.entries.remove_all();
     }
 }
 
-/// Gives the socket all its names, of which `first` is one, and takes away what is left of an instance that had them before.
-fn name_all(
-    names: &[Vec<String>],
-    first: Entry,
-    mut putting: Putting,
-) -> (Vec<Vec<Entry>>, Vec<(PathBuf, io::Error)>) {
-    let (mut entries, mut missed) = (Vec::with_capacity(names.len()), Vec::new());
-    let mut original = Some(first);
-    for names in names {
-        let mut ours: Vec<Entry> = original.take().into_iter().collect();
-        for name in names.iter().skip(ours.len()) {
-            let Some(original) = entries.first().and_then(|all: &Vec<Entry>| all.first()).or(ours.first())
-            else {
+/// All names that a control socket has, by what each is to be: it may stand beside that where somebody else has it.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    first: String,
+    by_name: BTreeMap<String, Entry>,
+}
+
+impl Entries {
+    fn of(first: String, entry: Entry) -> Self {
+        Self { by_name: BTreeMap::from([(first.clone(), entry)]), first }
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.by_name.get(&self.first).or_else(|| self.by_name.values().next()).map(Entry::path)
+    }
+
+    /// Those with these names.
+    pub(crate) fn named<'a>(&'a mut self, names: &[String]) -> impl Iterator<Item = &'a mut Entry> {
+        let wanted = |name: &&String| names.contains(name);
+        self.by_name.iter_mut().filter(move |(name, _)| wanted(name)).map(|(_, entry)| entry)
+    }
+
+    pub(crate) fn remove_all(&mut self) {
+        self.by_name.values_mut().for_each(Entry::remove);
+        self.by_name.clear();
+    }
+
+    /// Takes these names away.
+    pub(crate) fn remove(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(mut entry) = self.by_name.remove(name) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Makes these its names: those it has not come first, then those go that are not among them. Answers those that could not
+    /// be had, and why.
+    pub(crate) fn become_these(&mut self, names: &[String]) -> Vec<(PathBuf, io::Error)> {
+        let Some(directory) = self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) else {
+            return Vec::new();
+        };
+        let missed = self.name_all(names, Putting::new(&directory));
+        let wanted: BTreeSet<&String> = names.iter().collect();
+        let gone: Vec<String> = self.by_name.keys().filter(|name| !wanted.contains(name)).cloned().collect();
+        // Without any name there would be none to make others of.
+        if gone.len() < self.by_name.len() {
+            self.remove(&gone);
+        }
+        missed
+    }
+
+    /// Gives the socket all these names, and takes away what is left of an instance that had them before.
+    fn name_all(&mut self, names: &[String], mut putting: Putting) -> Vec<(PathBuf, io::Error)> {
+        let mut missed = Vec::new();
+        for name in names {
+            if self.by_name.contains_key(name) {
                 continue;
-            };
+            }
+            let Some(original) = self.by_name.values().next() else { continue };
             match putting.link(original, name) {
-                Ok(entry) => ours.push(entry),
+                Ok(entry) => _ = self.by_name.insert(name.clone(), entry),
                 Err(PutError::Busy(path)) => {
                     missed.push((path, io::Error::other("another instance answers there")));
                 }
                 Err(PutError::Io(error)) => missed.push((original.path().with_file_name(name), error)),
             }
         }
-        entries.push(ours);
+        putting.sweep();
+        missed
     }
-    putting.sweep();
-    (entries, missed)
 }
 
 /// Binds to a name that nobody looks at, listens, and only then gives the socket its first name: a client meets either the
@@ -395,10 +440,27 @@ mod tests {
         for name in all {
             assert!(UnixStream::connect(scratch.path().join(name)).is_ok(), "{name}");
         }
-        endpoint.entries[0].iter_mut().for_each(Entry::remove);
+        endpoint
+            .entries
+            .remove(&["balance.80.127.0.0.1", "balance.81.127.0.0.1", "service.web"].map(str::to_owned));
         assert_eq!(scratch.names(), ["balance.25.127.0.0.1"]);
         drop(endpoint);
         assert!(scratch.names().is_empty());
+    }
+
+    #[test]
+    fn names_come_and_go_and_what_stays_is_never_gone() {
+        let scratch = Scratch::new();
+        let mut endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+        let kept = fs::symlink_metadata(scratch.path().join("balance.80.127.0.0.1")).expect("there").ino();
+        let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert!(endpoint.entries.become_these(&names(&["balance.81.127.0.0.1", "service.web"])).is_empty());
+        assert_eq!(scratch.names(), ["balance.81.127.0.0.1", "service.web"]);
+        assert!(endpoint.entries.become_these(&names(&["service.web", "balance.80.127.0.0.1"])).is_empty());
+        assert_eq!(scratch.names(), ["balance.80.127.0.0.1", "service.web"]);
+        let path = scratch.path().join("balance.80.127.0.0.1");
+        assert_eq!(fs::symlink_metadata(&path).expect("there").ino(), kept, "it is the same socket");
+        assert!(UnixStream::connect(path).is_ok());
     }
 
     #[test]

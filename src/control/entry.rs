@@ -94,6 +94,10 @@ impl Entry {
         &self.name
     }
 
+    pub(crate) fn directory(&self) -> &Arc<Opened> {
+        &self.directory
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join(self.shown.as_ref().unwrap_or(&self.name))
     }

@@ -52,8 +52,8 @@ pub enum Reply {
     ShutdownFailed,
     /// All channels.
     Table(Snapshot),
-    /// `status`: the same, as seen by an operator.
-    Status(Snapshot),
+    /// `status`: the same, as seen by an operator, and what is otherwise than the file has it.
+    Status(Snapshot, Vec<String>),
     /// The data plane has to do it, or to be asked; the door that took the command knows what to answer then.
     Pending(Effect),
     /// A channel takes no more connections, and has so many.
@@ -134,6 +134,10 @@ pub enum Reply {
     UnknownService(String),
     /// Several services are.
     SeveralServices(Vec<String>),
+    /// The files were read again: what has changed.
+    Reloaded(Vec<String>),
+    /// Nothing has changed: something is wrong with the files.
+    NotReloaded(String),
 }
 
 /// What is left to do for the door that took the command, outside the table's lock.
@@ -163,6 +167,8 @@ pub enum Effect {
     Services,
     /// Change the session's service.
     Use(String),
+    /// Read the files again; `true`: what operators have changed goes.
+    Reload(bool),
 }
 
 impl Reply {
@@ -274,6 +280,7 @@ pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Re
         Command::Save => Reply::Pending(Effect::Save),
         Command::Services => Reply::Pending(Effect::Services),
         Command::Use(word) => Reply::Pending(Effect::Use(word)),
+        Command::Reload { clean } => Reply::Pending(Effect::Reload(clean)),
         Command::MrtgBytes { group, channel } => mrtg(&group, &channel, table, Reply::MrtgBytes),
         Command::MrtgConns { group, channel } => mrtg(&group, &channel, table, Reply::MrtgConns),
     }

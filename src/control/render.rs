@@ -17,7 +17,7 @@ use crate::sched::{
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
 /// How the caller of `-c` learns of an answer (sysexits): 0, 64 for a syntax error, 69 for a failed shutdown,
-/// 75 for a wait in vain, 65 for every other error.
+/// 75 for a wait in vain, 78 for files that are wrong, 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
         Reply::NoCommand(_) => 64,
@@ -35,13 +35,15 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::SeveralServices(_)
         | Reply::NoSlot => 65,
         Reply::ShutdownFailed => 69,
+        Reply::NotReloaded(_) => 78,
         Reply::StillBusy(..) => 75,
         Reply::Done
         | Reply::Quit
         | Reply::Kill
         | Reply::ShutdownComplete
         | Reply::Table(_)
-        | Reply::Status(_)
+        | Reply::Status(..)
+        | Reply::Reloaded(_)
         | Reply::Pending(_)
         | Reply::Draining(..)
         | Reply::Idle(_)
@@ -83,7 +85,13 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),
-        Reply::Status(snapshot) => status(out, snapshot),
+        Reply::Status(snapshot, differences) => {
+            status(out, snapshot)?;
+            differences.iter().try_for_each(|one| writeln!(out, "changed by hand: {one}"))
+        }
+        Reply::Reloaded(changes) if changes.is_empty() => writeln!(out, "nothing has changed"),
+        Reply::Reloaded(changes) => changes.iter().try_for_each(|change| writeln!(out, "{change}")),
+        Reply::NotReloaded(why) => writeln!(out, "{}", why.trim_end()),
         Reply::Draining(channel, 0) => writeln!(out, "channel {} drained", channel.index()),
         Reply::Draining(channel, left) => {
             writeln!(out, "channel {} draining, {} left", channel.index(), connections(*left as usize))
@@ -252,6 +260,7 @@ mod tests {
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
         ChannelSnapshot {
+            retires: false,
             id: ChannelId::new(id).expect("in range"),
             addresses: Addresses::from(address),
             addresses_out: Vec::new(),
@@ -346,6 +355,7 @@ available commands:
   save                           prints the command line that starts this instance as it is now
   services                       shows the services of this process
   use <service>                  changes current service, by name, address:port or port
+  reload [clean]                 reads the files again; clean: drops what was changed by hand
 ";
         assert_eq!(text(&Reply::Help), expected);
     }
@@ -384,7 +394,7 @@ group  chan address                state health     since weight    c/maxc queue
 lost clients: 14 (no channel up 2, queue timeout 12)
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
-        assert_eq!(text(&Reply::Status(Snapshot { groups, losses })), expected);
+        assert_eq!(text(&Reply::Status(Snapshot { groups, losses }, Vec::new())), expected);
     }
 
     #[test]
@@ -422,14 +432,17 @@ lost clients: 14 (no channel up 2, queue timeout 12)
             channels: 3,
             connections: 12,
             is_draining: false,
+            differs: Some(true),
         };
-        let other = ServiceSnapshot { name: None, is_draining: true, ..web.clone() };
+        let other = ServiceSnapshot { name: None, is_draining: true, differs: None, ..web.clone() };
+        let third = ServiceSnapshot { differs: Some(false), ..web.clone() };
         let expected = "\
-name             listen                 up/channels connections state
-web              0.0.0.0:80,[::1]:80            2/3          12 serving
--                0.0.0.0:80,[::1]:80            2/3          12 draining
+name             listen                 up/channels connections state    file
+web              0.0.0.0:80,[::1]:80            2/3          12 serving  changed
+-                0.0.0.0:80,[::1]:80            2/3          12 draining -
+web              0.0.0.0:80,[::1]:80            2/3          12 serving  same
 ";
-        assert_eq!(text(&Reply::Services(vec![web, other])), expected);
+        assert_eq!(text(&Reply::Services(vec![web, other, third])), expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::control::argument::HostPort;
 use crate::control::directory::Place;
+use crate::control::endpoint::Names;
 use crate::observe::Log;
 use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
 
@@ -23,7 +24,7 @@ const LET_IN: Duration = Duration::from_micros(100);
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct Service {
     /// What it is called, if it has a name.
-    pub name: Option<String>,
+    pub name: RwLock<Option<String>>,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
     /// Its one table.
@@ -37,6 +38,8 @@ pub struct Service {
     pub plane: Plane,
     /// The command line that starts the service with the channels of the snapshot.
     pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
+    /// What is otherwise than the file has it; `None`: it was not made of a file.
+    pub differences: Option<Arc<dyn Fn(&Snapshot) -> Vec<String> + Send + Sync>>,
     /// The time since the start of the instance.
     pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Where changes are told, with the uid of who made them.
@@ -48,7 +51,7 @@ pub struct Service {
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .field("listen", &self.listen)
             .finish_non_exhaustive()
     }
@@ -85,14 +88,18 @@ pub struct ServiceSnapshot {
     pub connections: usize,
     /// It takes no clients any more.
     pub is_draining: bool,
+    /// An operator has changed it since its file was read; `None`: it was not made of a file.
+    pub differs: Option<bool>,
 }
 
 impl Service {
     /// What `services` says of it.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
         let (up, channels) = self.table.lock_at((self.now)()).up_and_all();
+        let differs = self.differences.as_ref().map(|differences| !differences(&self.survey()).is_empty());
         ServiceSnapshot {
-            name: self.name.clone(),
+            differs,
+            name: self.name(),
             listen: self.listen.clone(),
             up,
             channels,
@@ -119,10 +126,25 @@ impl Service {
         !self.is_killed() || (self.plane.connections)() > 0
     }
 
+    /// What it is called, if it has a name.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.name.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives it another name.
+    pub fn rename(&self, name: Option<&str>) {
+        *self.name.write().unwrap_or_else(PoisonError::into_inner) = name.map(str::to_owned);
+    }
+
+    /// The names of its entries.
+    pub(crate) fn entries(&self) -> Vec<String> {
+        Names { listen: self.listen.clone(), name: self.name() }.entries().collect()
+    }
+
     /// Its name, or where it listens.
     pub(crate) fn label(&self) -> String {
         let address = || self.listen.first().map_or_else(|| "-".to_owned(), SocketAddr::to_string);
-        self.name.clone().unwrap_or_else(address)
+        self.name().unwrap_or_else(address)
     }
 }
 
@@ -135,19 +157,43 @@ pub(crate) enum Unclear {
     Several(Vec<String>),
 }
 
+/// What may be done to the whole process. Called without any lock.
+#[derive(Clone)]
+#[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
+pub struct ProcessHands {
+    /// `reload`, with `clean` if that is true: what has changed, line by line, or why nothing has.
+    pub reload: Arc<dyn Fn(bool) -> Result<Vec<String>, String> + Send + Sync>,
+}
+
+impl fmt::Debug for ProcessHands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessHands").finish_non_exhaustive()
+    }
+}
+
 /// All services of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Services {
     all: RwLock<Vec<Arc<Service>>>,
+    pub(crate) process: ProcessHands,
 }
 
 impl Services {
     /// These, in the order in which `services` lists them.
-    pub fn new(services: Vec<Service>) -> Self {
-        Self { all: RwLock::new(services.into_iter().map(Arc::new).collect()) }
+    pub fn new(services: Vec<Arc<Service>>, process: ProcessHands) -> Self {
+        Self { all: RwLock::new(services), process }
     }
 
-    /// All that there ever were, in their places.
+    /// These from now on, and behind them those that still have connections.
+    pub(crate) fn set(&self, services: Vec<Arc<Service>>) {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let is_among = |one: &Arc<Service>| services.iter().any(|other| Arc::ptr_eq(one, other));
+        let left: Vec<_> =
+            all.iter().filter(|one| one.is_killed() && one.is_present() && !is_among(one)).cloned().collect();
+        *all = services.into_iter().chain(left).collect();
+    }
+
+    /// All that there are, those included that are gone and nobody has looked since.
     pub(crate) fn all(&self) -> Vec<Arc<Service>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -172,7 +218,7 @@ impl Services {
     /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<Service>, Unclear> {
         let all = self.present();
-        if let Some(named) = all.iter().find(|service| service.name.as_deref() == Some(word)) {
+        if let Some(named) = all.iter().find(|service| service.name().as_deref() == Some(word)) {
             return Ok(Arc::clone(named));
         }
         let is_meant: Box<dyn Fn(&SocketAddr) -> bool> = if let Ok(address) = word.parse::<SocketAddr>() {

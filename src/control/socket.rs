@@ -7,6 +7,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, SyntaxError};
-use crate::control::endpoint::{BACKLOG, Endpoint};
+use crate::control::endpoint::{BACKLOG, Endpoint, Entries};
 use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
@@ -49,6 +50,11 @@ impl Control {
         self.shared.remove_entries();
     }
 
+    /// A way to change what services there are.
+    pub fn register(&self) -> Register {
+        Register { shared: Arc::clone(&self.shared) }
+    }
+
     /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
     /// who sent `kill` hears how it went. To be called last, before the process goes.
     pub fn stop(&self, patience: Duration) {
@@ -56,6 +62,28 @@ impl Control {
         let sessions = self.shared.end_sessions();
         // Whether they ended in time makes no difference.
         drop(self.shared.ended.wait_timeout_while(sessions, patience, |now| !now.is_empty()));
+    }
+}
+
+/// Says which services operators find. It may outlive the [`Control`] that it is of, and then comes to nothing.
+#[derive(Debug, Clone)]
+pub struct Register {
+    shared: Arc<Shared>,
+}
+
+impl Register {
+    /// Makes these the services, in this order; those that were taken away and still have connections are listed behind them.
+    /// Answers names that could not be had, and why.
+    pub fn set(&self, services: Vec<Arc<Service>>) -> Vec<(PathBuf, io::Error)> {
+        // With the names in hand no service can be killed meanwhile.
+        let mut entries = self.shared.entries();
+        let names: Vec<String> =
+            services.iter().filter(|one| !one.is_killed()).flat_map(|one| one.entries()).collect();
+        self.shared.services.set(services);
+        if self.shared.sessions().is_stopped() {
+            return Vec::new();
+        }
+        entries.become_these(&names)
     }
 }
 
@@ -97,8 +125,7 @@ struct Shared {
     namespace: Option<u64>,
     owner: u32,
     group_named: bool,
-    /// Those of each service, in the order of the services.
-    entries: Mutex<Vec<Vec<Entry>>>,
+    entries: Mutex<Entries>,
     sessions: Mutex<Sessions>,
     /// Told whenever a session ends.
     ended: Condvar,
@@ -111,12 +138,12 @@ impl Shared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<Vec<Entry>>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remove_entries(&self) {
-        self.entries().iter_mut().flatten().for_each(Entry::remove);
+        self.entries().remove_all();
     }
 
     /// No session starts from now on, and those that are open end after the command that they are at.
@@ -131,20 +158,21 @@ impl Shared {
     /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. With the
     /// last service all sessions end.
     fn kill(&self, service: &Arc<Service>) -> Reply {
-        let all = self.services.all();
-        let position = all.iter().position(|one| Arc::ptr_eq(one, service));
+        let ours = service.entries();
         let mut entries = self.entries();
-        let mut none = Vec::new();
-        let ours = position.and_then(|at| entries.get_mut(at)).unwrap_or(&mut none);
-        ours.iter_mut().for_each(Entry::hide);
+        if !service.is_killed() {
+            entries.named(&ours).for_each(Entry::hide);
+        }
         if !(service.kill)() {
-            ours.iter_mut().for_each(Entry::show);
+            entries.named(&ours).for_each(Entry::show);
             return Reply::ShutdownFailed;
         }
-        service.killed.store(true, Ordering::SeqCst);
-        ours.iter_mut().for_each(Entry::remove);
+        // A service that was killed before may have a successor by now, whose names these are.
+        if !service.killed.swap(true, Ordering::SeqCst) {
+            entries.remove(&ours);
+        }
         drop(entries);
-        if all.iter().all(|one| one.is_killed()) {
+        if self.services.all().iter().all(|one| one.is_killed()) {
             drop(self.end_sessions());
         }
         Reply::ShutdownComplete
@@ -170,7 +198,11 @@ impl Shared {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
             Some(Effect::Show) => (Reply::Table(service.survey()), false),
-            Some(Effect::Status) => (Reply::Status(service.survey()), false),
+            Some(Effect::Status) => {
+                let table = service.survey();
+                let differences = service.differences.as_ref().map_or_else(Vec::new, |of| of(&table));
+                (Reply::Status(table, differences), false)
+            }
             Some(Effect::Kill) => {
                 let reply = self.kill(&service);
                 let done = matches!(reply, Reply::ShutdownComplete);
@@ -192,13 +224,15 @@ impl Shared {
                 };
                 (reply, false)
             }
-            Some(Effect::Save) => {
-                (Reply::CommandLine((service.command_line)(&service.survey())), false)
-            }
+            Some(Effect::Save) => (Reply::CommandLine((service.command_line)(&service.survey())), false),
             Some(Effect::Services) => {
                 let all = self.services.present();
                 (Reply::Services(all.iter().map(|one| one.snapshot()).collect()), false)
             }
+            Some(Effect::Reload(clean)) => match (self.services.process.reload)(clean) {
+                Ok(changes) => (Reply::Reloaded(changes), false),
+                Err(why) => (Reply::NotReloaded(why), false),
+            },
             Some(Effect::Use(word)) => (self.change_service(&word, seat), false),
         }
     }

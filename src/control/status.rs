@@ -90,13 +90,18 @@ fn lost(out: &mut String, losses: &[(Loss, u64)]) -> fmt::Result {
 
 /// One line per service. The columns hold no blanks, so that scripts can cut them.
 pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::Result {
-    writeln!(out, "{:<16} {:<22} up/channels connections state", "name", "listen")?;
+    writeln!(out, "{:<16} {:<22} up/channels connections {:<8} file", "name", "listen", "state")?;
     for service in services {
         let name = service.name.as_deref().unwrap_or("-");
         let listen = service.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let up = format!("{}/{}", service.up, service.channels);
         let state = if service.is_draining { "draining" } else { "serving" };
-        writeln!(out, "{name:<16} {listen:<22} {up:>11} {:>11} {state}", service.connections)?;
+        let file = match service.differs {
+            None => "-",
+            Some(false) => "same",
+            Some(true) => "changed",
+        };
+        writeln!(out, "{name:<16} {listen:<22} {up:>11} {:>11} {state:<8} {file}", service.connections)?;
     }
     Ok(())
 }

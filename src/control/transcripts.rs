@@ -61,7 +61,7 @@ impl Operator {
         let reply = |command| match command {
             Ok(command) => match apply(prepare(command, lookup), &mut self.session, &mut self.table) {
                 Reply::Pending(Effect::Show) => Reply::Table(self.table.snapshot()),
-                Reply::Pending(Effect::Status) => Reply::Status(self.table.snapshot()),
+                Reply::Pending(Effect::Status) => Reply::Status(self.table.snapshot(), Vec::new()),
                 reply => reply,
             },
             Err(error) => Reply::NoCommand(error),

@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::chain::{Chains, Link, Step};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
@@ -28,7 +30,7 @@ const FAILED: Loss = Loss::NoChannel(NoChannel::Failed);
 pub(super) struct Dialer {
     pub(super) table: SharedTable,
     pub(super) clock: Clock,
-    pub(super) outgoing: Outgoing,
+    pub(super) outgoing: ArcSwap<Outgoing>,
     pub(super) log: Log,
     pub(super) circle: Circle,
     /// The service's number, and its connections to other services of the process.
@@ -318,12 +320,12 @@ impl Dial {
     }
 
     fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
-        let leads_back = dialer.circle.awaits(target, dialer.outgoing.source.is_some())
+        let leads_back = dialer.circle.awaits(target, dialer.outgoing.load().source.is_some())
             && self.channel().is_some_and(|channel| dialer.is_endless(channel));
         if leads_back {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
         }
-        socket::connect(target, &dialer.outgoing, HandshakeAck::WithData)
+        socket::connect(target, &dialer.outgoing.load(), HandshakeAck::WithData)
     }
 
     /// The connection stands. Why it is none all the same, if it is none.
@@ -335,7 +337,7 @@ impl Dial {
         } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(self.channel()?) {
             LeadsBack::error(target)
         } else {
-            let bound = dialer.outgoing.source.is_some();
+            let bound = dialer.outgoing.load().source.is_some();
             match dialer.chains.step(dialer.service, self.client, ours, target, bound) {
                 // A maxc makes an end of it.
                 Step::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
@@ -515,7 +517,7 @@ mod tests {
         Dialer {
             table: SharedTable::new(table),
             clock: Clock::start(),
-            outgoing: Outgoing::default(),
+            outgoing: ArcSwap::from_pointee(Outgoing::default()),
             log: Log::stderr(false),
             circle: Circle::new(Vec::new()),
             service: 0,

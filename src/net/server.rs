@@ -14,12 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::chain::Chains;
 use super::changed::Deliver;
 use super::circle::Circle;
 use super::dial::Dialer;
 use super::planted::{self, Bug};
-use super::service::{NewService, Phase, Service, ServiceId};
+use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
 use super::worker::{self, Worker};
 use crate::observe::{Dump, Log};
 use crate::sched::{ChannelKey, Grant, SessionSnapshot};
@@ -69,6 +71,8 @@ pub(super) enum Message {
     ShutDown(SyncSender<()>),
     /// Close the connections of a channel, then answer how many there were.
     Close(ServiceId, ChannelKey, SyncSender<usize>),
+    /// Close all connections of a service, then answer how many there were.
+    CloseAll(ServiceId, SyncSender<usize>),
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
     /// Answer with connections of a service, or those of one channel, from this place on.
@@ -85,6 +89,8 @@ pub(super) enum Message {
     Welcome(ServiceId),
     /// Go on with those who waited for room in the dump.
     DumpHasRoom,
+    /// The options of a service are others now.
+    Retime(ServiceId),
 }
 
 /// Some of a worker's connections.
@@ -193,7 +199,7 @@ impl Shared {
         let dialer = Dialer {
             table: new.table,
             clock: self.clock,
-            outgoing: new.options.outgoing,
+            outgoing: ArcSwap::from_pointee(new.options.outgoing),
             log: new.log.clone(),
             circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
             service: id.0,
@@ -414,6 +420,11 @@ impl Server {
         lock(&self.shared.services).values().map(|service| service.connections()).sum()
     }
 
+    /// Is any service served, or has connections left?
+    pub fn has_services(&self) -> bool {
+        !lock(&self.shared.services).is_empty()
+    }
+
     /// What all who open descriptors in this process take them from.
     pub(crate) fn budget(&self) -> Arc<Budget> {
         Arc::clone(&self.shared.budget)
@@ -477,10 +488,24 @@ impl Running {
         answers.len() == self.shared.desks.len()
     }
 
+    /// Treats clients otherwise from now on, those that are served already as well.
+    pub fn change(&self, options: ServiceOptions) {
+        self.service.set_options(options);
+        self.shared.desks.iter().for_each(|desk| desk.send(Message::Retime(self.id())));
+        // A longer line, or a longer patience, changes nothing for who waits; more room does.
+        self.serve_line();
+    }
+
     /// Closes the connections of a channel; how many there were.
     pub fn close_connections(&self, channel: ChannelKey) -> usize {
         let id = self.id();
         self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, answer)).into_iter().sum()
+    }
+
+    /// Closes all connections of the service; how many there were.
+    pub fn close_all(&self) -> usize {
+        let id = self.id();
+        self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, answer)).into_iter().sum()
     }
 
     /// Closes one connection. `false` = there is none of that number.

@@ -3,8 +3,11 @@
 //! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
 
 use super::changed::Changed;
 use super::dial::Dialer;
@@ -66,7 +69,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) id: ServiceId,
-    pub(super) options: ServiceOptions,
+    options: ArcSwap<ServiceOptions>,
     pub(super) dialer: Dialer,
     pub(super) log: Log,
     /// Accept waits for clients to leave, and it was said.
@@ -82,7 +85,7 @@ impl Service {
     pub(super) fn new(id: ServiceId, dialer: Dialer, log: Log, options: ServiceOptions) -> Self {
         Self {
             id,
-            options,
+            options: ArcSwap::from_pointee(options),
             dialer,
             log,
             crowded: AtomicBool::new(false),
@@ -90,6 +93,16 @@ impl Service {
             connections: AtomicUsize::new(0),
             phase: AtomicU8::new(Phase::Serving as u8),
         }
+    }
+
+    /// How it treats its clients, as of now.
+    pub(super) fn options(&self) -> Guard<Arc<ServiceOptions>> {
+        self.options.load()
+    }
+
+    pub(super) fn set_options(&self, options: ServiceOptions) {
+        self.dialer.outgoing.store(Arc::new(options.outgoing));
+        self.options.store(Arc::new(options));
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -151,6 +164,6 @@ impl Service {
     }
 
     fn limit(&self) -> usize {
-        self.options.max_connections.map_or(usize::MAX, |limit| limit.get() as usize)
+        self.options().max_connections.map_or(usize::MAX, |limit| limit.get() as usize)
     }
 }

@@ -448,6 +448,10 @@ impl<P: Readiness> Worker<P> {
             Message::Close(service, channel, answer) => {
                 let _ = answer.send(self.close_channel(service, channel));
             }
+            Message::CloseAll(service, answer) => {
+                let is_of_it = |connection: &Connection| connection.service.id == service;
+                let _ = answer.send(self.abandon_all(is_of_it, End::Kicked));
+            }
             Message::CloseSession(service, id, answer) => {
                 let _ = answer.send(self.close_session(service, id));
             }
@@ -467,6 +471,7 @@ impl<P: Readiness> Worker<P> {
             }
             Message::Welcome(service) => self.welcome(service),
             Message::DumpHasRoom => self.dump_has_room(),
+            Message::Retime(service) => self.retime(service),
         }
     }
 

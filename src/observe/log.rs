@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,7 +32,7 @@ const LINE_MAX: usize = 4096;
 pub struct Log {
     inner: Arc<Inner>,
     /// Whose events it tells, where there are several services.
-    service: Option<Arc<str>>,
+    service: Arc<RwLock<Option<Arc<str>>>>,
 }
 
 #[derive(Debug)]
@@ -88,12 +88,17 @@ impl Log {
 
     fn new(debug: bool, way: Way) -> Self {
         let sink = Mutex::new(Sink { way, limiter: Limiter::default() });
-        Self { inner: Arc::new(Inner { debug, sink }), service: None }
+        Self { inner: Arc::new(Inner { debug, sink }), service: Arc::default() }
     }
 
     /// The same log for the events of one service: each line says so, behind its first word.
     pub fn of_service(&self, name: &str) -> Self {
-        Self { inner: Arc::clone(&self.inner), service: Some(name.into()) }
+        Self { inner: Arc::clone(&self.inner), service: Arc::new(RwLock::new(Some(name.into()))) }
+    }
+
+    /// Gives the service whose log this is another name, in all clones of it; `None`: there is nothing to tell it from.
+    pub fn rename(&self, name: Option<&str>) {
+        *self.service.write().unwrap_or_else(PoisonError::into_inner) = name.map(Arc::from);
     }
 
     /// Do debug events go anywhere? Ask before putting one together.
@@ -110,7 +115,7 @@ impl Log {
             return;
         }
         let mut line = event.to_string();
-        if let Some(name) = &self.service {
+        if let Some(name) = &*self.service.read().unwrap_or_else(PoisonError::into_inner) {
             let at = line.find(' ').unwrap_or(line.len());
             line.insert_str(at, &format!(" service={name}"));
         }

@@ -37,6 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 struct News {
     rung: BTreeSet<u64>,
     added: Vec<(u64, Ward)>,
+    changed: Vec<(u64, Ward)>,
     removed: HashSet<u64>,
     last_ward: u64,
     has_ended: bool,
@@ -123,6 +124,12 @@ impl Minder {
         alarm.ring();
     }
 
+    /// Minds a service in another way from now on. Probes under way come to nothing: they ask what is not asked any more.
+    pub fn change(&self, alarm: &Alarm, ward: Ward) {
+        self.desk.news().changed.push((alarm.ward, ward));
+        alarm.ring();
+    }
+
     /// Minds a service no longer: no more probes, and those under way come to nothing.
     pub fn leave(&self, alarm: &Alarm) {
         self.desk.news().removed.insert(alarm.ward);
@@ -204,20 +211,40 @@ impl Rounds {
 
     /// Takes note of what others have said. Is this the end?
     fn learn(&mut self) -> bool {
-        let (rung, added, removed) = {
+        let (rung, added, changed, removed) = {
             let mut news = self.desk.news();
             if news.has_ended {
                 return true;
             }
-            let News { rung, added, removed, .. } = &mut *news;
-            (std::mem::take(rung), std::mem::take(added), std::mem::take(removed))
+            let News { rung, added, changed, removed, .. } = &mut *news;
+            (std::mem::take(rung), std::mem::take(added), std::mem::take(changed), std::mem::take(removed))
         };
         self.rung.extend(rung);
         for (id, ward) in added {
             self.wards.insert(id, Minded { ward, door: Door::default(), out_since: None, due: None });
         }
+        for (id, ward) in changed {
+            self.call_off(id);
+            if let Some(minded) = self.wards.get_mut(&id) {
+                minded.ward = ward;
+            }
+        }
         self.forget(&removed);
         false
+    }
+
+    /// Probes of a ward that are under way come to nothing.
+    fn call_off(&mut self, ward: u64) {
+        let of_it = |(_, (id, _)): &(&u64, &(u64, Probe))| *id == ward;
+        let orphans: HashSet<u64> = self.under_way.iter().filter(of_it).map(|(&id, _)| id).collect();
+        self.engine.cancel(&orphans);
+        let Some(minded) = self.wards.get(&ward) else { return };
+        let mut table = minded.ward.table.lock_at(self.clock.now());
+        for id in orphans {
+            if let Some((_, probe)) = self.under_way.remove(&id) {
+                table.probed(&probe, ProbeResult::Unknown);
+            }
+        }
     }
 
     fn forget(&mut self, wards: &HashSet<u64>) {
@@ -260,8 +287,10 @@ impl Rounds {
             }
             None | Some(_) => {}
         }
-        if ward.refuse_when_down && door.is_due(!has_up, now) {
-            move_door(ward, door, !has_up, now);
+        // A door that is shut when it need not be any more opens.
+        let shut = ward.refuse_when_down && !has_up;
+        if door.is_due(shut, now) {
+            move_door(ward, door, shut, now);
         }
         let next = [next, door.retry_at].into_iter().flatten().min();
         if *due != next {

@@ -52,6 +52,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub enum Cause {
     /// SIGTERM, SIGINT, SIGQUIT, or SIGHUP where it stops.
     Signal,
+    /// SIGHUP elsewhere: the files are to be read again.
+    Reload,
     /// A [`Notifier`] was told that nothing is left to do.
     Drained,
 }
@@ -61,8 +63,8 @@ pub enum Cause {
 pub enum Hangup {
     /// The terminal is lost: the end.
     Stops,
-    /// Somebody wants us to reload: nothing yet.
-    Ignored,
+    /// Somebody wants the files to be read again.
+    Reloads,
 }
 
 impl Hangup {
@@ -73,7 +75,7 @@ impl Hangup {
     /// To be asked at the start. After a real hangup nobody can know.
     pub fn of_this_process(foreground: bool, was_ignored: bool) -> Self {
         let has_terminal = || File::open("/dev/tty").is_ok();
-        if foreground && !is_init() && !was_ignored && has_terminal() { Self::Stops } else { Self::Ignored }
+        if foreground && !is_init() && !was_ignored && has_terminal() { Self::Stops } else { Self::Reloads }
     }
 }
 
@@ -141,12 +143,17 @@ impl Shutdown {
                 return Cause::Drained;
             }
             let came: Vec<i32> = self.signals.pending().collect();
+            let mut reloads = false;
             for &signal in &came {
                 match meaning(signal, self.hangup) {
                     Meaning::Stop => return Cause::Signal,
+                    Meaning::Reload => reloads = true,
                     Meaning::Child => reap_orphans(),
                     Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
                 }
+            }
+            if reloads {
+                return Cause::Reload;
             }
             if let Some(error) = trouble {
                 let text = format!("cannot wait for signals: {error}; looking for them every {LOOK_AGAIN:?}");
@@ -176,6 +183,7 @@ impl Shutdown {
 
 enum Meaning {
     Stop,
+    Reload,
     /// A child ended.
     Child,
     Nothing {
@@ -189,7 +197,7 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
     match signal {
         SIGCHLD => Meaning::Child,
         SIGHUP if hangup == Hangup::Stops => Meaning::Stop,
-        SIGHUP => nothing("HUP", "reloading comes with a later version"),
+        SIGHUP => Meaning::Reload,
         SIGUSR1 => nothing("USR1", "there is no log file to reopen"),
         SIGUSR2 => nothing("USR2", "upgrading in place comes with a later version"),
         SIGXCPU => nothing("XCPU", "the limit of CPU time (ulimit -t) is used up"),
@@ -258,11 +266,12 @@ mod tests {
 
     #[test]
     fn signals_that_others_reload_by_are_named_with_what_was_not_done() {
-        let told = |signal| match meaning(signal, Hangup::Ignored) {
+        let told = |signal| match meaning(signal, Hangup::Reloads) {
             Meaning::Nothing { name, why } => format!("{name}: {why}"),
+            Meaning::Reload => "reload".to_owned(),
             Meaning::Stop | Meaning::Child => String::new(),
         };
-        assert_eq!(told(SIGHUP), "HUP: reloading comes with a later version");
+        assert_eq!(told(SIGHUP), "reload");
         assert_eq!(told(SIGUSR1), "USR1: there is no log file to reopen");
         assert_eq!(told(SIGUSR2), "USR2: upgrading in place comes with a later version");
         assert_eq!(told(SIGALRM), "ALRM: balance does not use it");

@@ -61,6 +61,10 @@ pub struct ChannelKey {
 
 impl ChannelKey {
     /// `None` if there can be no such number.
+    pub fn new(group: usize, channel: usize) -> Option<Self> {
+        Some(Self { group: GroupId::new(group)?, channel: ChannelId::new(channel)? })
+    }
+    /// `None` if there can be no such number.
     pub(super) fn of(group: GroupId, number: usize) -> Option<Self> {
         ChannelId::new(number).map(|channel| Self { group, channel })
     }
@@ -148,6 +152,8 @@ pub(super) struct Channel {
     pub(super) steps: u32,
     /// Its number is taken for ever, the channel itself is gone.
     pub(super) removed: bool,
+    /// It goes with its last connection.
+    pub(super) retires: bool,
     pub(super) health: Health,
     /// `None`: it has one address only.
     pub(super) reach: Option<Box<Reach>>,
@@ -181,6 +187,7 @@ impl Channel {
             weight: Weight::ONE,
             steps: STEPS,
             removed: false,
+            retires: false,
             health,
             reach: None,
             lives: 0,
@@ -257,6 +264,7 @@ impl Channel {
             used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
             unanswered: self.unanswered,
             state: self.state,
+            retires: self.retires,
             maxc: self.maxc,
             weight: self.weight,
             health: self.health.snapshot(rules, weighs, now),

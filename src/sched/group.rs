@@ -18,7 +18,7 @@ use super::rendezvous::Seating;
 use super::seat::{Bucket, Seat};
 use super::stride::Stride;
 use super::totals::{Part, Totals};
-use super::{Addresses, GroupId, GroupSnapshot, HealthRules, Lease, Policy, Weight};
+use super::{Addresses, GroupSnapshot, HealthRules, Lease, Policy, Weight};
 
 /// Where a cursor stands, and how many hand-outs brought it there.
 ///
@@ -166,7 +166,7 @@ impl Group {
         self.refresh(number);
     }
 
-    fn map_anew(&mut self) {
+    pub(super) fn map_anew(&mut self) {
         self.news.moved |= self.policy == Policy::Hash;
     }
 

@@ -172,6 +172,34 @@ impl Health {
         *self = Self { serial, returns, ..Self::new(rules, now, random) };
     }
 
+    /// Other rules hold from now on.
+    pub(super) fn change_rules(
+        &mut self,
+        before: &HealthRules,
+        rules: &HealthRules,
+        now: Duration,
+        random: &mut Random,
+    ) {
+        let was_up = self.is_up();
+        if !rules.eject {
+            self.ejection = None;
+        }
+        if rules.check.is_none() {
+            self.checked = Checked::New;
+            self.check_at = None;
+        } else if before.check != rules.check {
+            self.check_at = rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random));
+        }
+        if rules.slow_start.is_none() {
+            self.ramp_from = None;
+        }
+        if !was_up && self.is_up() {
+            // A dial that began before says nothing about it as it is now.
+            self.returns = self.returns.wrapping_add(1);
+            self.since = now;
+        }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.ejection.is_none() && !matches!(self.checked, Checked::Down { .. })
     }

@@ -72,6 +72,11 @@ impl Line {
         }
     }
 
+    /// How many may wait from now on. Those who wait already stay.
+    pub(super) fn set_limit(&mut self, limit: Option<NonZeroU32>) {
+        self.limit = limit;
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.limit.is_some_and(|limit| self.waiters.len() < limit.get() as usize)
     }

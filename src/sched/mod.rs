@@ -10,6 +10,7 @@ mod agenda;
 mod bits;
 mod channel;
 mod connect_times;
+mod edits;
 mod group;
 mod health;
 mod lease;

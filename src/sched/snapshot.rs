@@ -25,6 +25,8 @@ pub struct ChannelSnapshot {
     pub unanswered: bool,
     /// What the operator decided.
     pub state: AdminState,
+    /// It was taken away and goes with its last connection.
+    pub retires: bool,
     /// Limit of simultaneous connections, `None` = no limit.
     pub maxc: Option<NonZeroU32>,
     /// Its share of clients.

@@ -211,6 +211,10 @@ impl Table {
         if self.get(key).ok_or(EditError::UnknownChannel)?.is_enabled() {
             return Err(EditError::NotDisabled);
         }
+        self.move_to(key, addresses)
+    }
+
+    pub(super) fn move_to(&mut self, key: ChannelKey, addresses: Addresses) -> Result<(), EditError> {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.assign(key.channel.index(), addresses);
         }
@@ -238,6 +242,8 @@ impl Table {
             let before = std::mem::replace(&mut channel.state, state);
             // Whoever enables it says that it is well.
             channel.unanswered &= state != AdminState::Enabled;
+            // Whoever enables a channel wants it to stay.
+            channel.retires &= state != AdminState::Enabled;
             // Back from a rest, as after a fault, it has everything to warm up.
             if before != state && channel.is_up() {
                 channel.health.start_ramp(&rules, now);
@@ -258,12 +264,18 @@ impl Table {
         if channel.slots.active() > 0 {
             return Err(EditError::Busy);
         }
+        self.take_away(key);
+        Ok(())
+    }
+
+    /// Takes a channel away, whatever it is at.
+    pub(super) fn take_away(&mut self, key: ChannelKey) {
+        let Some(channel) = self.get(key) else { return };
         self.agenda.put(key, channel.probe_at, None);
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.remove(key.channel.index());
         }
         self.hear(key.group);
-        Ok(())
     }
 
     /// Sets a group's policy (the group comes into being with it).
@@ -477,7 +489,11 @@ impl Table {
         channel.filter(|channel| !channel.removed)
     }
 
-    fn edit<T>(&mut self, key: ChannelKey, edit: impl FnOnce(&mut Channel) -> T) -> Result<T, EditError> {
+    pub(super) fn edit<T>(
+        &mut self,
+        key: ChannelKey,
+        edit: impl FnOnce(&mut Channel) -> T,
+    ) -> Result<T, EditError> {
         self.edit_by_lot(key, |channel, _| edit(channel))
     }
 
@@ -494,7 +510,7 @@ impl Table {
     }
 
     /// Tells those in line what changed in a group.
-    fn hear(&mut self, id: GroupId) {
+    pub(super) fn hear(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
             self.changes.hear(id, group, &mut self.line, &self.rules);
         }
@@ -522,6 +538,7 @@ impl Table {
                 group.refresh(key.channel.index());
             }
             self.hear(key.group);
+            self.see_off(key);
         }
     }
 }
@@ -609,8 +626,7 @@ mod tests {
         let (mut survey, mut seen) = (Survey::default(), 0);
         loop {
             let goes_on = table.survey(&mut survey);
-            let now: usize =
-                survey.clone().finish().groups.iter().map(|group| group.channels.len()).sum();
+            let now: usize = survey.clone().finish().groups.iter().map(|group| group.channels.len()).sum();
             assert!(now - seen <= PIECE, "{seen} and then {now}");
             seen = now;
             if !goes_on {

@@ -47,6 +47,8 @@ pub struct ServiceSpec {
     pub fail_open: bool,
     /// `--on-down`.
     pub on_down: OnDown,
+    /// `--on-remove`.
+    pub on_remove: OnDown,
     /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
     /// `--max-connections`. `None`: no limit.

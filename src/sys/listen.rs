@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -42,6 +42,30 @@ fn describe(error: &io::Error) -> String {
 pub struct Listener {
     fd: Arc<OwnedFd>,
     address: SocketAddr,
+}
+
+/// A listener that may be closed by now.
+#[derive(Debug, Clone)]
+pub struct ListenerHandle {
+    fd: Weak<OwnedFd>,
+    address: SocketAddr,
+}
+
+impl ListenerHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Other times of keepalive for clients that come from now on; `None`: the system's.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
+        let Some(fd) = self.fd.upgrade() else { return Ok(()) };
+        let usual = || socket::stream(self.address).and_then(|fresh| socket::keepalive_of(&fresh));
+        socket::set_stream_options(&fd, Some(keepalive.map_or_else(usual, Ok)?))
+    }
 }
 
 impl AsFd for Listener {
@@ -94,6 +118,11 @@ impl Listener {
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
         let bound = rustix::net::getsockname(&fd).ok().and_then(|any| SocketAddr::try_from(any).ok());
         Ok(Self { fd: Arc::new(fd), address: bound.unwrap_or(address) })
+    }
+
+    /// For one who must not keep it open.
+    pub fn handle(&self) -> ListenerHandle {
+        ListenerHandle { fd: Arc::downgrade(&self.fd), address: self.address }
     }
 
     /// Where it listens.

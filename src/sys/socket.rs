@@ -96,6 +96,17 @@ pub(crate) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) ->
     Ok(())
 }
 
+/// The times of keepalive that a socket has.
+#[cfg(not(target_os = "openbsd"))]
+pub(crate) fn keepalive_of(fd: impl AsFd) -> io::Result<Keepalive> {
+    let fd = fd.as_fd();
+    Ok(Keepalive {
+        idle: sockopt::tcp_keepidle(fd)?,
+        interval: sockopt::tcp_keepintvl(fd)?,
+        count: sockopt::tcp_keepcnt(fd)?,
+    })
+}
+
 /// From now on a quiet peer is asked every few seconds whether it still knows of the connection. A program that has closed it
 /// whole cannot be told from one that has closed its own direction; but the kernel of the former forgets it after a while
 /// (`tcp_fin_timeout`), and then its answer is a reset. Nobody is given up for less silence than before.

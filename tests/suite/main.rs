@@ -28,6 +28,7 @@ mod process;
 mod queue;
 mod real_programs;
 mod regression;
+mod reload;
 mod save;
 mod schedule_sim;
 mod signals;

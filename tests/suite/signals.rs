@@ -58,7 +58,7 @@ fn signals_that_mean_nothing_end_nothing_and_disturb_no_stream() {
         (told.len() >= 41).then_some(told)
     });
     for (signal, why) in [
-        ("HUP", "reloading comes with a later version"),
+        ("HUP", "there is no file to read again"),
         ("USR1", "there is no log file to reopen"),
         ("USR2", "upgrading in place comes with a later version"),
         ("ALRM", "balance does not use it"),

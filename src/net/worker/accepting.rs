@@ -137,7 +137,7 @@ impl<P: Readiness> Worker<P> {
     /// As many clients as there may be: the next ones wait in the kernel's queue.
     fn crowd(&mut self, door: usize) {
         if let Some(Door { service, .. }) = self.doors.get(door)
-            && let Some(limit) = service.options.max_connections
+            && let Some(limit) = service.options().max_connections
             && !service.crowded.swap(true, Ordering::Relaxed)
         {
             service.log.tell(&Event::MaxConnections { limit: limit.get() });

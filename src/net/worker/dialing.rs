@@ -92,7 +92,7 @@ impl<P: Readiness> Worker<P> {
 
     /// Until when a client waits that gets in line now.
     fn patience_in_line(&self, service: &Service) -> u64 {
-        self.now.saturating_add(millis(service.options.queue_timeout).max(1))
+        self.now.saturating_add(millis(service.options().queue_timeout).max(1))
     }
 
     fn wait_in_line(&mut self, key: usize) {
@@ -159,7 +159,7 @@ impl<P: Readiness> Worker<P> {
         let token = connection.token(key, Side::Server);
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = &connection.service;
-        let patience = millis(service.options.connect_timeout).max(1);
+        let patience = millis(service.options().connect_timeout).max(1);
         let terms = Terms { tag, now: self.now, patience };
         let poller = &mut self.poller;
         let attempt = dial.attempt(&terms, &service.dialer, |server| poller.add(server, token));
@@ -240,7 +240,7 @@ impl<P: Readiness> Worker<P> {
             // Without its dial it would be there for ever.
             return self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
         };
-        let expires_at = self.lifetime(&service, id);
+        let expires_at = self.lifetime(&service, id, self.now);
         if service.log.is_debug()
             && let Some(address) = target
         {

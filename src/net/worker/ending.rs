@@ -125,7 +125,7 @@ impl<P: Readiness> Worker<P> {
     /// When a relaying connection has been quiet for too long, or lived for long enough.
     pub(super) fn due(&self, key: usize) -> Option<u64> {
         let connection = self.connections.get(key)?;
-        let options = &connection.service.options;
+        let options = connection.service.options();
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
         let doubt = Some(DOUBT).filter(|_| self.is_doubtful(key));
         // For memory it waits as long as a dial does.
@@ -178,13 +178,31 @@ impl<P: Readiness> Worker<P> {
         })
     }
 
-    /// When a connection that begins now has lived for long enough: a tenth sooner or later, so that those who came
+    /// When a connection that began then has lived for long enough: a tenth sooner or later, so that those who came
     /// together do not come again together.
-    pub(super) fn lifetime(&self, service: &Service, id: u64) -> u64 {
-        let Some(lifetime) = service.options.max_lifetime.map(millis) else { return NEVER };
+    pub(super) fn lifetime(&self, service: &Service, id: u64, began: u64) -> u64 {
+        let Some(lifetime) = service.options().max_lifetime.map(millis) else { return NEVER };
         let mut lot = DefaultHasher::new();
         lot.write_u64(id ^ self.shared.options.seed);
-        self.now.saturating_add(spread(lifetime, lot.finish()))
+        began.saturating_add(spread(lifetime, lot.finish()))
+    }
+
+    /// The timeouts of a service are others now: they hold for the connections that there are, too.
+    pub(super) fn retime(&mut self, service: ServiceId) {
+        let is_served = |connection: &Connection| {
+            connection.service.id == service && matches!(connection.stage, Stage::Relaying { .. })
+        };
+        for key in self.keys(is_served) {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let of = Arc::clone(&connection.service);
+            let expires_at = self.lifetime(&of, connection.id, connection.opened_at);
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.expires_at = expires_at;
+            }
+            // A deadline that comes too soon is looked at then. It may be one for something else.
+            let before = self.connections.get(key).and_then(|connection| connection.deadline);
+            self.set_deadline(key, [before, self.due(key)].into_iter().flatten().min());
+        }
     }
 
     /// Closes the connections of a channel; how many there were.

@@ -106,7 +106,7 @@ impl World {
         let is_steady = client.steady.is_some();
         let served = &self.services[client.service];
         let came_at = client.came_at;
-        let options = served.service.options.clone();
+        let options = served.service.options();
         let was_kicked = served.was_kicked;
         let has_left = client_fled || (client.peer.is_shut && client.peer.sent == 0);
         let always_one =

@@ -315,7 +315,7 @@ impl World {
         let service = Arc::clone(&opened.service);
         self.trace(|_| {
             let channels = channels.iter().map(|channel| (channel.fate, channel.maxc)).collect::<Vec<_>>();
-            format!("service at {address}: {channels:?}, {:?}", service.options)
+            format!("service at {address}: {channels:?}, {:?}", service.options())
         });
         for desk in 0..self.seats.len() {
             self.ask("Open", desk, |answer| Message::Open(vec![opened.clone()], answer));
@@ -402,7 +402,7 @@ impl World {
         let wants = if self.random.chance(50) { 300_000 } else { self.random.magnitude(12) } as u32;
         let length = if self.random.chance(50) { 300_000 } else { self.random.magnitude(12) };
         let is_steady =
-            self.random.chance(400) && self.services[service].service.options.idle_timeout.is_some();
+            self.random.chance(400) && self.services[service].service.options().idle_timeout.is_some();
         let address = self.services[service].address;
         let peer = match Peer::connect(address, self.key, id, wants) {
             Ok(peer) => peer,

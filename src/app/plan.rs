@@ -1,0 +1,281 @@
+//! What a reload has to do: which services and channels are kept, which come and which go. And what an operator has changed since.
+//!
+//! Knows: lines as they were, lines as they are to be, the table as it is. Never: files, names, how anything is carried out.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use crate::config;
+use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, Snapshot};
+use crate::spec::{AdminState, ChannelSpec, GroupSpec, Member, Policy};
+
+/// Which service of a list is which of another.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pairing {
+    /// The numbers of those that are in both.
+    pub(super) kept: Vec<(usize, usize)>,
+    /// The numbers of the new ones.
+    pub(super) added: Vec<usize>,
+    /// The numbers of those that are not there any more.
+    pub(super) removed: Vec<usize>,
+}
+
+/// A service is the same one if it is to listen at the same place.
+pub(super) fn pair(now: &[SocketAddr], wanted: &[SocketAddr]) -> Pairing {
+    let mut places: HashMap<SocketAddr, usize> = now.iter().enumerate().map(|(n, &at)| (at, n)).collect();
+    let mut pairing = Pairing::default();
+    for (number, place) in wanted.iter().enumerate() {
+        match places.remove(place) {
+            Some(before) => pairing.kept.push((before, number)),
+            None => pairing.added.push(number),
+        }
+    }
+    pairing.removed = places.into_values().collect();
+    pairing.removed.sort_unstable();
+    pairing
+}
+
+/// A channel as its line has it.
+#[derive(Debug, Clone)]
+pub(super) struct Lined {
+    pub(super) spec: ChannelSpec,
+    pub(super) addresses: Addresses,
+    /// Which one of the table it is; `None`: none yet.
+    pub(super) key: Option<ChannelKey>,
+}
+
+impl Lined {
+    fn is_same_line(&self, other: &Self) -> bool {
+        (self.spec.maxc, self.spec.weight, self.spec.state)
+            == (other.spec.maxc, other.spec.weight, other.spec.state)
+    }
+
+    /// `web1:80`, as operators know it.
+    pub(super) fn label(&self) -> String {
+        label(&self.addresses)
+    }
+}
+
+/// `web1:80`, or the address where no name is known.
+pub(super) fn label(addresses: &Addresses) -> String {
+    let first = addresses.first();
+    match addresses.host() {
+        Some(host) if host.contains(':') => format!("[{host}]:{}", first.port()),
+        Some(host) => format!("{host}:{}", first.port()),
+        None => first.to_string(),
+    }
+}
+
+/// A group as its line has it.
+#[derive(Debug, Clone)]
+pub(super) struct LinedGroup {
+    pub(super) policy: Policy,
+    pub(super) channels: Vec<Lined>,
+}
+
+/// The groups of a line, with what was found for its channels. The keys are those of a table that is filled in this order.
+pub(super) fn lined(groups: &[GroupSpec], found: &[Vec<Option<Addresses>>]) -> Vec<LinedGroup> {
+    let group = |(number, (group, found)): (usize, (&GroupSpec, &Vec<Option<Addresses>>))| {
+        let members = group.members.iter().zip(found).enumerate();
+        let channels = members.filter_map(|(place, (member, addresses))| match (member, addresses) {
+            (Member::Channel(spec), Some(addresses)) => {
+                let key = ChannelKey::new(number, place);
+                Some(Lined { spec: spec.clone(), addresses: addresses.clone(), key })
+            }
+            _ => None,
+        });
+        LinedGroup { policy: group.policy, channels: channels.collect() }
+    };
+    groups.iter().zip(found).enumerate().map(group).collect()
+}
+
+/// One thing to be done to a table, in the order of the list: what comes does so before anything goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A group has another policy.
+    SetPolicy(GroupId, Policy),
+    /// The channel at this place of the line is new: the group's number and the place among its channels.
+    Create(usize, usize),
+    /// A channel has another limit, weight or state.
+    Apply(ChannelKey, usize, usize),
+    /// A channel's name has other addresses, or it was given some by hand.
+    Readdress(ChannelKey, usize, usize),
+    /// A channel is not in the line any more.
+    Retire(ChannelKey),
+}
+
+/// What a channel is known by from one line to the next.
+type Identity = (usize, String, u16);
+
+fn identity(group: usize, addresses: &Addresses) -> Identity {
+    let first = addresses.first();
+    let host = addresses.host().map_or_else(|| first.ip().to_string(), str::to_ascii_lowercase);
+    (group, host, first.port())
+}
+
+/// What is left of a list of channels by identity, each taken once, in order.
+struct ByIdentity<T>(HashMap<Identity, VecDeque<T>>);
+
+impl<T> ByIdentity<T> {
+    fn new(all: impl Iterator<Item = (Identity, T)>) -> Self {
+        let mut found: HashMap<Identity, VecDeque<T>> = HashMap::new();
+        for (identity, one) in all {
+            found.entry(identity).or_default().push_back(one);
+        }
+        Self(found)
+    }
+
+    fn take(&mut self, identity: &Identity) -> Option<T> {
+        self.0.get_mut(identity)?.pop_front()
+    }
+
+    fn rest(self) -> impl Iterator<Item = T> {
+        self.0.into_values().flatten()
+    }
+}
+
+/// Makes of the lines `before` those that are `wanted`, whose channels get the keys that they have in the table. What an
+/// operator has changed stays where the line of its channel has not, unless everything is to be `clean`.
+pub(super) fn steps(
+    before: &[LinedGroup],
+    wanted: &mut [LinedGroup],
+    table: &Snapshot,
+    clean: bool,
+) -> Vec<Step> {
+    let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
+    let lines = before.iter().enumerate().flat_map(|(number, group)| {
+        group.channels.iter().map(move |one| (identity(number, &one.addresses), one))
+    });
+    let mut lines = ByIdentity::new(lines);
+    // Those that no line has: made by hand, or about to go since an earlier reload.
+    let lined: BTreeSet<ChannelKey> =
+        before.iter().flat_map(|group| &group.channels).filter_map(|one| one.key).collect();
+    let others = there.iter().filter(|(key, _)| !lined.contains(key));
+    let mut others =
+        ByIdentity::new(others.map(|(&key, one)| (identity(key.group.index(), &one.addresses), key)));
+    let (mut first, mut then) = (Vec::new(), Vec::new());
+    for (number, group) in wanted.iter_mut().enumerate() {
+        let Some(id) = GroupId::new(number) else { continue };
+        let was = before.get(number).map(|group| group.policy);
+        let is = table.groups.iter().find(|group| group.id == id).map(|group| group.policy);
+        if is != Some(group.policy) && (clean || was != Some(group.policy)) {
+            first.push(Step::SetPolicy(id, group.policy));
+        }
+        for (place, channel) in group.channels.iter_mut().enumerate() {
+            let identity = identity(number, &channel.addresses);
+            let line = lines.take(&identity);
+            let is_as_before = line.is_some_and(|line| line.is_same_line(channel));
+            let key = match line {
+                Some(line) => line.key,
+                None => others.take(&identity),
+            };
+            channel.key = key;
+            let now = key.and_then(|key| Some((key, *there.get(&key)?)));
+            let Some((key, now)) = now else {
+                // One that an operator has taken away stays away.
+                if !is_as_before || clean {
+                    channel.key = None;
+                    first.push(Step::Create(number, place));
+                }
+                continue;
+            };
+            let is_moved = line.is_some_and(|line| differ(&line.addresses, &channel.addresses));
+            let is_astray = differ(&now.addresses, &channel.addresses);
+            if is_astray && (is_moved || clean) {
+                then.push(Step::Readdress(key, number, place));
+            }
+            let is_other = (now.maxc, now.weight, now.state)
+                != (channel.spec.maxc, channel.spec.weight, channel.spec.state);
+            if now.retires || (is_other && (clean || !is_as_before)) {
+                then.push(Step::Apply(key, number, place));
+            }
+        }
+    }
+    let gone = lines.rest().filter_map(|line| line.key).filter(|key| there.contains_key(key));
+    let mut gone: Vec<ChannelKey> = gone.collect();
+    if clean {
+        gone.extend(others.rest().filter(|key| there.get(key).is_some_and(|one| !one.retires)));
+    }
+    gone.sort_unstable();
+    // A policy that the line does not give any more, of a group that it does not have any more, harms nobody.
+    first.into_iter().chain(then).chain(gone.into_iter().map(Step::Retire)).collect()
+}
+
+fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {
+    table.groups.iter().flat_map(|group| {
+        group.channels.iter().map(|one| (ChannelKey { group: group.id, channel: one.id }, one))
+    })
+}
+
+/// Are these other addresses, in whatever order a resolver lists them?
+fn differ(one: &Addresses, other: &Addresses) -> bool {
+    let sorted = |addresses: &Addresses| {
+        let mut all = addresses.as_slice().to_vec();
+        all.sort_unstable();
+        all
+    };
+    one != other && (one.host() != other.host() || sorted(one) != sorted(other))
+}
+
+/// What is otherwise than the lines have it, by an operator's hand (or by `-a`).
+pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String> {
+    let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
+    let mut told = Vec::new();
+    let mut lined = BTreeSet::new();
+    for (number, group) in lines.iter().enumerate() {
+        let now = table.groups.iter().find(|one| one.id.index() == number).map(|one| one.policy);
+        if let Some(policy) = now.filter(|&policy| policy != group.policy) {
+            let [now, line] = [policy, group.policy].map(config::policy_name);
+            told.push(format!("group {number}: policy {now}, in the file {line}"));
+        }
+        for channel in &group.channels {
+            let Some((key, now)) = channel.key.and_then(|key| Some((key, *there.get(&key)?))) else {
+                told.push(format!("group {number}: {} of the file is not there", channel.label()));
+                continue;
+            };
+            lined.insert(key);
+            let parts = channel_differences(channel, now);
+            if !parts.is_empty() {
+                let at = key.channel.index();
+                told.push(format!("group {number} channel {at}: {}", parts.join("; ")));
+            }
+        }
+    }
+    for (key, one) in there {
+        if !lined.contains(&key) && !one.retires {
+            let (group, channel) = (key.group.index(), key.channel.index());
+            told.push(format!(
+                "group {group} channel {channel}: {} is not in the file",
+                label(&one.addresses)
+            ));
+        }
+    }
+    told
+}
+
+fn channel_differences(line: &Lined, now: &ChannelSnapshot) -> Vec<String> {
+    let mut parts = Vec::new();
+    if now.state != line.spec.state {
+        parts.push(format!("{}, in the file {}", state_word(now.state), state_word(line.spec.state)));
+    }
+    if now.weight != line.spec.weight {
+        parts.push(format!("weight {}, in the file {}", now.weight.get(), line.spec.weight.get()));
+    }
+    if now.maxc != line.spec.maxc {
+        let text = |maxc: Option<std::num::NonZeroU32>| maxc.map_or(0, std::num::NonZeroU32::get);
+        parts.push(format!("maxc {}, in the file {}", text(now.maxc), text(line.spec.maxc)));
+    }
+    if differ(&now.addresses, &line.addresses) {
+        parts.push(format!("{}, in the file {}", label(&now.addresses), line.label()));
+    }
+    parts
+}
+
+/// What an operator's state is called in sentences.
+pub(super) fn state_word(state: AdminState) -> &'static str {
+    match state {
+        AdminState::Enabled => "enabled",
+        AdminState::Disabled | AdminState::DisabledHard => "disabled",
+    }
+}

@@ -1,0 +1,258 @@
+//! What a reload changes in a table that clients use meanwhile: other rules, other addresses, channels that leave.
+//!
+//! Knows: what of a channel's past still holds. Never: where the wishes come from, sockets, the clock.
+
+use super::{Addresses, AdminState, ChannelKey, EditError, GroupId, Rules, Table};
+
+impl Table {
+    /// Other rules from now on, but for `shards` and `seed`, which stay. Of each channel that is kept which the new rules
+    /// could have found out themselves: without checks none is down.
+    pub fn set_rules(&mut self, rules: Rules) {
+        let before = self.rules;
+        self.rules = Rules { shards: before.shards, seed: before.seed, ..rules };
+        self.line.set_limit(rules.queue);
+        let remap = before.hash_failover != rules.hash_failover || before.hash_balance != rules.hash_balance;
+        let keys: Vec<ChannelKey> = self.keys();
+        if before.health != rules.health {
+            let now = self.now;
+            for key in keys {
+                // It exists: nothing was removed meanwhile.
+                let _ = self.edit_by_lot(key, |channel, random| {
+                    channel.health.change_rules(&before.health, &rules.health, now, random);
+                });
+                self.schedule(key);
+            }
+        }
+        if remap {
+            let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+            for id in groups {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.map_anew();
+                }
+                self.hear(id);
+            }
+        }
+    }
+
+    fn keys(&self) -> Vec<ChannelKey> {
+        let all =
+            self.groups.iter().flat_map(|(&id, group)| (0..group.channels().len()).map(move |n| (id, n)));
+        all.filter_map(|(id, number)| ChannelKey::of(id, number))
+            .filter(|&key| self.get(key).is_some())
+            .collect()
+    }
+
+    /// Takes a channel away that may have connections: it takes no clients any more, and goes with its last connection.
+    /// Answers how many it has.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn retire(&mut self, key: ChannelKey) -> Result<u32, EditError> {
+        self.edit(key, |channel| {
+            channel.state = AdminState::Disabled;
+            channel.retires = true;
+        })?;
+        self.see_off(key);
+        Ok(self.get(key).map_or(0, |channel| channel.slots.active()))
+    }
+
+    /// Lets a channel stay that was to go.
+    ///
+    /// # Errors
+    /// `UnknownChannel`: it has gone.
+    pub fn keep(&mut self, key: ChannelKey) -> Result<(), EditError> {
+        self.edit(key, |channel| channel.retires = false)
+    }
+
+    /// Lets a channel go that retires, if its last connection has ended; else the end of one is looked at again.
+    pub(super) fn see_off(&mut self, key: ChannelKey) {
+        let Some(channel) = self.get(key).filter(|channel| channel.retires) else { return };
+        channel.slots.watch();
+        if channel.slots.active() == 0 {
+            self.take_away(key);
+        }
+    }
+
+    /// Gives a channel the addresses that its name has now; `false`: it has them already. Leases taken before keep the old
+    /// ones; nothing is known of new ones.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn readdress(&mut self, key: ChannelKey, addresses: Addresses) -> Result<bool, EditError> {
+        let sorted = |addresses: &Addresses| {
+            let mut all = addresses.as_slice().to_vec();
+            all.sort_unstable();
+            (addresses.host().map(str::to_owned), all)
+        };
+        let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
+        // A resolver may list them in another order each time.
+        if sorted(&channel.addresses) == sorted(&addresses) {
+            return Ok(false);
+        }
+        self.move_to(key, addresses)?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use super::super::{
+        ChannelId, CheckRules, ClientAddr, DialFailure, HealthRules, HealthState, Lease, NoChannel,
+        ProbeResult, Turn,
+    };
+    use super::*;
+
+    const CHECK: CheckRules = CheckRules { interval: Duration::from_secs(1), rise: 1, fall: 1 };
+    const CHECKED: Rules = Rules {
+        health: HealthRules { eject: true, check: Some(CHECK), ..HealthRules::NONE },
+        ..Rules::CLASSIC
+    };
+
+    fn key(channel: usize) -> ChannelKey {
+        ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(channel).expect("small") }
+    }
+
+    fn address(last: u8) -> Addresses {
+        Addresses::from(SocketAddr::from(([127, 0, 0, last], 80)))
+    }
+
+    fn table(rules: Rules, channels: u8) -> Table {
+        let mut table = Table::new(rules);
+        for n in 0..channels {
+            table.create(GroupId::FIRST, address(n), None, AdminState::Enabled).expect("a number");
+        }
+        table
+    }
+
+    fn client() -> ClientAddr {
+        ClientAddr::from(IpAddr::from([192, 0, 2, 1]))
+    }
+
+    fn pick(table: &mut Table) -> Result<Lease, NoChannel> {
+        let mut route = table.begin(client());
+        table.next(&mut route)
+    }
+
+    fn state(table: &Table, channel: usize) -> HealthState {
+        table.channel(key(channel)).expect("it exists").health.state
+    }
+
+    fn check(table: &mut Table, result: &ProbeResult) {
+        table.advance(table.now + Duration::from_secs(2));
+        for probe in table.probes_due(9) {
+            table.probed(&probe, result.clone());
+        }
+    }
+
+    #[test]
+    fn without_checks_none_is_down_and_with_new_ones_all_are_asked_soon() {
+        let mut table = table(CHECKED, 2);
+        check(&mut table, &ProbeResult::Bad("no".into()));
+        assert_eq!(state(&table, 0), HealthState::Down);
+        table.set_rules(Rules::CLASSIC);
+        assert_ne!(state(&table, 0), HealthState::Down);
+        assert!(pick(&mut table).is_ok());
+        assert_eq!(table.next_probe(), None);
+        table.set_rules(CHECKED);
+        assert!(table.next_probe().is_some());
+        check(&mut table, &ProbeResult::Bad("no".into()));
+        assert_eq!(state(&table, 1), HealthState::Down);
+        let health = HealthRules { check: Some(CheckRules { rise: 2, ..CHECK }), ..CHECKED.health };
+        table.set_rules(Rules { health, ..CHECKED });
+        assert_eq!(state(&table, 1), HealthState::Down, "that it failed is known still");
+        check(&mut table, &ProbeResult::Good);
+        assert_eq!(state(&table, 1), HealthState::Down);
+        check(&mut table, &ProbeResult::Good);
+        assert_eq!(state(&table, 1), HealthState::Up);
+    }
+
+    #[test]
+    fn an_answer_to_a_check_that_is_not_wanted_any_more_changes_nothing() {
+        let mut table = table(CHECKED, 1);
+        table.advance(Duration::from_secs(2));
+        let probes = table.probes_due(9);
+        table.set_rules(Rules::CLASSIC);
+        assert_eq!(table.probed(&probes[0], ProbeResult::Bad("no".into())), None);
+        assert!(pick(&mut table).is_ok());
+    }
+
+    #[test]
+    fn who_was_ejected_is_back_where_nobody_is_ejected() {
+        let mut table = table(CHECKED, 1);
+        let lease = pick(&mut table).expect("it is up");
+        table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        table.set_rules(Rules::CLASSIC);
+        assert!(table.has_up());
+        assert_eq!(table.next_probe(), None);
+    }
+
+    #[test]
+    fn a_channel_that_retires_takes_nobody_and_goes_with_its_last_connection() {
+        let mut table = table(Rules::CLASSIC, 2);
+        let leases = [pick(&mut table).expect("one"), pick(&mut table).expect("two")];
+        assert_eq!(table.retire(key(0)), Ok(1));
+        assert_eq!(table.retire(key(9)), Err(EditError::UnknownChannel));
+        let [first, second] = leases;
+        assert_eq!(pick(&mut table).expect("the other").key(), key(1));
+        assert!(table.channel(key(0)).is_some_and(|channel| channel.retires));
+        drop(first);
+        table.learn_freed();
+        assert_eq!(table.channel(key(0)), None);
+        drop(second);
+        assert_eq!(table.retire(key(1)), Ok(0), "idle: at once");
+        assert_eq!(table.channel(key(1)), None);
+        assert_eq!(pick(&mut table).err(), Some(NoChannel::Empty));
+    }
+
+    #[test]
+    fn enabling_brings_back_who_retires() {
+        let mut table = table(Rules::CLASSIC, 1);
+        let lease = pick(&mut table).expect("one");
+        table.retire(key(0)).expect("it exists");
+        table.set_state(key(0), AdminState::Enabled).expect("it is there still");
+        drop(lease);
+        assert!(pick(&mut table).is_ok());
+    }
+
+    #[test]
+    fn the_same_addresses_in_another_order_are_no_others() {
+        let list = |numbers: &[u8]| {
+            Addresses::new(numbers.iter().map(|&n| SocketAddr::from(([127, 0, 0, n], 80))).collect())
+                .expect("some")
+        };
+        let mut table = Table::new(CHECKED);
+        table
+            .create(GroupId::FIRST, list(&[1, 2]).named("web"), None, AdminState::Enabled)
+            .expect("a number");
+        let lease = pick(&mut table).expect("it is up");
+        table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        assert_eq!(table.readdress(key(0), list(&[2, 1]).named("web")), Ok(false));
+        assert_eq!(state(&table, 0), HealthState::Ejected);
+        assert_eq!(table.readdress(key(0), list(&[2, 3]).named("web")), Ok(true));
+        assert_eq!(state(&table, 0), HealthState::Untried, "nothing is known of it");
+        assert_eq!(pick(&mut table).expect("it is up").addresses().as_slice(), list(&[2, 3]).as_slice());
+    }
+
+    #[test]
+    fn a_longer_queue_takes_more_and_a_shorter_one_sends_nobody_away() {
+        let queue = |n| Rules { queue: NonZeroU32::new(n), ..Rules::CLASSIC };
+        let mut table = Table::new(queue(1));
+        table.create(GroupId::FIRST, address(1), NonZeroU32::new(1), AdminState::Enabled).expect("a number");
+        let lease = pick(&mut table).expect("a slot");
+        let come = |table: &mut Table| {
+            let route = table.begin(client());
+            matches!(table.next_or_wait(route, 0, None, &mut Vec::new()), Turn::Later(_))
+        };
+        assert_eq!([come(&mut table), come(&mut table)], [true, false]);
+        table.set_rules(queue(2));
+        assert!(come(&mut table));
+        table.set_rules(queue(0));
+        assert_eq!((come(&mut table), table.waiting()), (false, 2));
+        drop(lease);
+        assert_eq!(table.grant().len(), 1, "who waits is served");
+    }
+}
