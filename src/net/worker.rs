@@ -7,6 +7,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -86,30 +87,60 @@ struct Connection {
     opened_at: u64,
     /// When bytes moved last, as far as is known without asking.
     moved_at: u64,
-    /// Bytes that both peers had acknowledged when that was asked last.
-    acknowledged: u64,
-    /// When it has lived for long enough; `NEVER` = no limit.
-    expires_at: u64,
-    deadline: Option<u64>,
-    /// Kept for the log's sake, so only while it tells of connections.
-    address: Option<Box<SocketAddr>>,
-    /// Since when one direction has ended, in ms; 0 = none has.
-    half_closed_at: u64,
+    deadline: Option<NonZeroU64>,
+    /// What few have, so that the others need no room for it.
+    rare: Option<Box<Rare>>,
+    /// Since when one direction has ended, in tenths of a second; 0 = none has.
+    half_closed_at: u32,
     /// Its peers are asked whether they are still there.
     asked_often: bool,
     /// Sides whose new data is not reported, since older data of theirs still waits for the other side.
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
     queued: bool,
-    /// Stands among those that wait for room in the dump.
-    undumped: bool,
-    /// It leads to another service of ours.
-    _link: Option<Box<Link>>,
     _taken: Taken,
     service: Guest,
 }
 
+struct Rare {
+    /// Kept for the log's sake, so only while it tells of connections.
+    address: Option<SocketAddr>,
+    /// It leads to another service of ours.
+    _link: Option<Box<Link>>,
+    /// When it has lived for long enough; `NEVER` = no limit.
+    expires_at: u64,
+    /// Bytes that both peers had acknowledged when that was asked last.
+    acknowledged: u64,
+    /// Stands among those that wait for room in the dump.
+    undumped: bool,
+}
+
+impl Default for Rare {
+    fn default() -> Self {
+        Self { address: None, _link: None, expires_at: NEVER, acknowledged: 0, undumped: false }
+    }
+}
+
 impl Connection {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn expires_at(&self) -> u64 {
+        self.rare.as_ref().map_or(NEVER, |rare| rare.expires_at)
+    }
+
+    fn set_expires_at(&mut self, at: u64) {
+        if at != self.expires_at() {
+            self.rare().expires_at = at;
+        }
+    }
+
+    /// The client's address, if the log tells of connections.
+    fn address(&self) -> Option<SocketAddr> {
+        self.rare.as_ref()?.address
+    }
+
     fn token(&self, key: usize, side: Side) -> Token {
         // A worker has far fewer connections than there are keys: descriptors end first.
         Token { kind: Kind::Socket, key: key as u32, side, generation: self.generations[side as usize] }
@@ -183,6 +214,11 @@ const NEVER: u64 = u64::MAX;
 /// The worker that a tag is of.
 pub(super) fn worker_of(tag: u64) -> usize {
     (tag >> 40) as usize
+}
+
+/// For how long a connection has been half-closed is told in tenths of a second; 0 is never.
+fn tenths(ms: u64) -> u32 {
+    u32::try_from(ms / 100).unwrap_or(u32::MAX).max(1)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -314,7 +350,7 @@ impl<P: Readiness> Worker<P> {
         }
         while let Some((at, key)) = self.timers.due(self.heard) {
             if let Some(connection) = self.connections.get_mut(key)
-                && connection.deadline == Some(at)
+                && connection.deadline.map(NonZeroU64::get) == Some(at)
             {
                 connection.deadline = None;
                 self.guarded(key, |worker| worker.expired(key));
@@ -505,7 +541,7 @@ impl<P: Readiness> Worker<P> {
                     );
                 }
                 if ready.read_closed && connection.half_closed_at == 0 {
-                    connection.half_closed_at = self.now.max(1);
+                    connection.half_closed_at = tenths(self.now);
                     // It may be gone as a whole, which only an answer to a question of ours can tell.
                     socket::ask_often(&connection.client);
                 }
@@ -562,7 +598,7 @@ impl<P: Readiness> Worker<P> {
     /// Nothing is read of this one before there is room in the dump.
     fn hold_for_dump(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
-            && !std::mem::replace(&mut connection.undumped, true)
+            && !std::mem::replace(&mut connection.rare().undumped, true)
         {
             self.undumped.push(key);
         }
@@ -573,7 +609,7 @@ impl<P: Readiness> Worker<P> {
         for key in std::mem::take(&mut self.undumped) {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             // Its place may be another's by now.
-            if std::mem::take(&mut connection.undumped) {
+            if connection.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.undumped)) {
                 // Nobody was quiet meanwhile but us.
                 connection.moved_at = self.now;
                 self.guarded(key, |worker| {
@@ -621,7 +657,7 @@ impl<P: Readiness> Worker<P> {
             connection.moved_at = self.now;
         }
         if !was_half_closed && connection.relay.is_half_closed() && connection.half_closed_at == 0 {
-            connection.half_closed_at = self.now.max(1);
+            connection.half_closed_at = tenths(self.now);
         }
         let has_broken = !was_broken && connection.relay.broken().is_some();
         if has_broken {
@@ -664,5 +700,17 @@ impl<P: Readiness> Worker<P> {
                 self.close(key, ending, how);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, Rare};
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // 300 bytes are promised, with what else it costs; see docs/performance.md.
+        assert!(size_of::<Connection>() <= 248, "{} bytes", size_of::<Connection>());
+        assert!(size_of::<Option<Box<Rare>>>() <= 8);
     }
 }

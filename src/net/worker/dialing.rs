@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Connection, KEY_BITS, NEVER, STARVED_MS, Stage, Waiting, Worker, millis};
+use super::{Connection, KEY_BITS, Rare, STARVED_MS, Stage, Waiting, Worker, millis};
 use crate::net::dial::{Attempt, Dial, Next, Search, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::server::Guest;
@@ -37,16 +37,12 @@ impl<P: Readiness> Worker<P> {
             id: self.next_id(),
             opened_at: self.now,
             moved_at: self.now,
-            acknowledged: 0,
-            expires_at: NEVER,
             half_closed_at: 0,
             asked_often: false,
             deadline: None,
-            address: is_debug.then(|| Box::new(address)),
+            rare: is_debug.then(|| Box::new(Rare { address: Some(address), ..Rare::default() })),
             muted: [false; 2],
             queued: false,
-            undumped: false,
-            _link: None,
             _taken: taken,
             service,
         };
@@ -248,9 +244,11 @@ impl<P: Readiness> Worker<P> {
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.stage = Stage::Relaying { server, lease };
-        connection._link = link;
+        if link.is_some() {
+            connection.rare()._link = link;
+        }
         connection.moved_at = self.now;
-        connection.expires_at = expires_at;
+        connection.set_expires_at(expires_at);
         connection.relay.note(Side::Server, ready);
         self.rearm(key);
         self.turn(key);

@@ -4,6 +4,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn expired(&mut self, key: usize) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
+        let expires_at = connection.expires_at();
         match &mut connection.stage {
             Stage::Dialing(dial) if dial.server.is_some() => {
                 self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
@@ -49,7 +51,7 @@ impl<P: Readiness> Worker<P> {
                     self.abandon(key, End::Lost(Loss::QueueTimeout));
                 }
             }
-            Stage::Relaying { .. } if connection.expires_at <= now => self.abandon(key, End::Lifetime),
+            Stage::Relaying { .. } if expires_at <= now => self.abandon(key, End::Lifetime),
             Stage::Relaying { .. } => self.relay_expired(key),
         }
     }
@@ -71,7 +73,7 @@ impl<P: Readiness> Worker<P> {
 
     fn relay_expired(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
-            && connection.undumped
+            && connection.rare.as_ref().is_some_and(|rare| rare.undumped)
         {
             // It is held up by whoever reads the dump.
             connection.moved_at = self.now;
@@ -114,11 +116,12 @@ impl<P: Readiness> Worker<P> {
         let unsent: usize = sockets().map(socket::unsent).sum();
         let acknowledged = connection.delivered.iter().sum::<u64>().saturating_sub(unsent as u64);
         // An end that is not acknowledged yet counts as a byte, so less than before is no news.
-        if acknowledged > connection.acknowledged
+        let before = connection.rare.as_ref().map_or(0, |rare| rare.acknowledged);
+        if acknowledged > before
             && let Some(since) = sockets().filter_map(socket::since_acknowledged).min()
         {
             connection.moved_at = connection.moved_at.max(now.saturating_sub(millis(since)));
-            connection.acknowledged = acknowledged;
+            connection.rare().acknowledged = acknowledged;
         }
     }
 
@@ -133,7 +136,7 @@ impl<P: Readiness> Worker<P> {
         let broken = connection.relay.broken().map(|_| BROKEN);
         let quiet = [options.idle_timeout, half_close, doubt, short, broken].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
-        let expires_at = Some(connection.expires_at).filter(|&at| at != NEVER);
+        let expires_at = Some(connection.expires_at()).filter(|&at| at != NEVER);
         [quiet_at, expires_at].into_iter().flatten().min()
     }
 
@@ -144,7 +147,9 @@ impl<P: Readiness> Worker<P> {
 
     pub(super) fn set_deadline(&mut self, key: usize, deadline: Option<u64>) {
         if let Some(connection) = self.connections.get_mut(key) {
-            self.timers.reset(key, connection.deadline, deadline);
+            // Time 0 is the start: nobody notices a deadline a millisecond later.
+            let deadline = deadline.map(|at| NonZeroU64::new(at).unwrap_or(NonZeroU64::MIN));
+            self.timers.reset(key, connection.deadline.map(NonZeroU64::get), deadline.map(NonZeroU64::get));
             connection.deadline = deadline;
         }
     }
@@ -197,10 +202,11 @@ impl<P: Readiness> Worker<P> {
             let of = Arc::clone(&connection.service);
             let expires_at = self.lifetime(&of, connection.id, connection.opened_at);
             if let Some(connection) = self.connections.get_mut(key) {
-                connection.expires_at = expires_at;
+                connection.set_expires_at(expires_at);
             }
             // A deadline that comes too soon is looked at then. It may be one for something else.
-            let before = self.connections.get(key).and_then(|connection| connection.deadline);
+            let before =
+                self.connections.get(key).and_then(|connection| connection.deadline).map(NonZeroU64::get);
             self.set_deadline(key, [before, self.due(key)].into_iter().flatten().min());
         }
     }
@@ -281,9 +287,9 @@ impl<P: Readiness> Worker<P> {
             connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
         }
         if let Stage::Relaying { lease, .. } = &connection.stage {
-            if let Some(client) = &connection.address {
+            if let Some(client) = connection.address() {
                 connection.service.log.tell(&Event::Closed {
-                    client: **client,
+                    client,
                     channel: lease.key(),
                     sent_bytes: connection.delivered[Side::Server as usize],
                     rcvd_bytes: connection.delivered[Side::Client as usize],
@@ -294,7 +300,7 @@ impl<P: Readiness> Worker<P> {
             if let Some(why) = how.loss() {
                 connection.service.dialer.table.lost(why);
             }
-            if let Some(client) = &connection.address {
+            if let Some(client) = connection.address() {
                 connection.service.log.tell(&Event::ClientLost { client: client.ip(), reason: how });
             }
         }

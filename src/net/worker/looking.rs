@@ -35,7 +35,8 @@ impl<P: Readiness> Worker<P> {
             channel: channel(connection),
             age: since(connection.opened_at),
             idle: since(connection.moved_at),
-            half_closed: (connection.half_closed_at > 0).then(|| since(connection.half_closed_at)),
+            half_closed: (connection.half_closed_at > 0)
+                .then(|| since(u64::from(connection.half_closed_at) * 100)),
             sent_bytes: connection.delivered[Side::Server as usize],
             rcvd_bytes: connection.delivered[Side::Client as usize],
         }
