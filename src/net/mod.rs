@@ -2,7 +2,7 @@
 //!
 //! One worker per core, each with its own poller and its own connections; they share the services (listeners, tables) and
 //! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
-//! the relay decides, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
+//! the relay decides, `shared` is what workers share and tell each other, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
 
 mod busy_poll;
 mod chain;
@@ -16,6 +16,7 @@ mod dial;
 mod planted;
 pub mod server;
 mod service;
+mod shared;
 mod sockets;
 mod worker;
 

@@ -2,346 +2,23 @@
 //!
 //! Knows: how many workers there are and how to reach them. Never: what they do with a client.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Deref;
-use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
-
-use super::chain::Chains;
-use super::changed::Deliver;
-use super::circle::Circle;
-use super::dial::Dialer;
-use super::planted::{self, Bug};
 use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
-use super::worker::{self, Worker};
-use crate::observe::{Dump, Log};
-use crate::sched::{ChannelKey, Grant, SessionSnapshot};
+pub use super::shared::Options;
+use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
+use super::worker::Worker;
+use crate::observe::Log;
+use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::Clock;
-use crate::sys::descriptors::{Budget, Taken};
-use crate::sys::listen::Listener;
-use crate::sys::poller::{Poller, Token, Waker};
-use crate::sys::splice;
-
-/// A worker answers at once unless it is being stopped by a debugger.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The end of the process waits until the workers have let all their connections go, however many there are. For a worker
-/// that lets none go for so long it does not wait: it hangs, and would keep the process for ever.
-const HUNG: Duration = Duration::from_secs(10);
-/// Between two looks whether they go.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// What the data plane of a process needs.
-#[derive(Debug)]
-pub struct Options {
-    /// Workers, at least 1.
-    pub workers: usize,
-    /// Workers look for events for a moment before they sleep, where that pays.
-    pub busy_poll: bool,
-    /// The congestion control of bulk within this host; `None`: the system's own.
-    pub loopback_congestion: Option<String>,
-    /// What decides by lot.
-    pub seed: u64,
-    /// `-p`.
-    pub dump: Option<Dump>,
-    /// The process's limit of descriptors.
-    pub descriptor_limit: u64,
-    /// How many of them the process needs for itself, without clients.
-    pub own_descriptors: usize,
-}
-
-/// What is sent to a worker.
-pub(super) enum Message {
-    /// Serve these, then answer.
-    Open(Vec<Opened>, SyncSender<io::Result<()>>),
-    /// A client that another worker accepted.
-    Adopt(Guest, OwnedFd, SocketAddr, Taken),
-    /// Take nobody new for a service, then answer.
-    StopListening(ServiceId, SyncSender<()>),
-    /// Take nobody new, close all connections, then answer.
-    ShutDown(SyncSender<()>),
-    /// Close the connections of a channel, then answer how many there were.
-    Close(ServiceId, ChannelKey, SyncSender<usize>),
-    /// Close all connections of a service, then answer how many there were.
-    CloseAll(ServiceId, SyncSender<usize>),
-    /// Close one connection of a service, then answer whether it was there.
-    CloseSession(ServiceId, u64, SyncSender<bool>),
-    /// Answer with connections of a service, or those of one channel, from this place on.
-    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Look>),
-    /// A client in line gets its slot.
-    Granted(ServiceId, Grant),
-    /// Accept whoever waits, then nobody, then answer.
-    Refuse(ServiceId, SyncSender<()>),
-    /// Make the listeners refuse, then answer how that went; `None` = there is none any more.
-    CloseDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
-    /// Make the listeners listen again, then answer.
-    OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
-    /// Accept again.
-    Welcome(ServiceId),
-    /// Go on with those who waited for room in the dump.
-    DumpHasRoom,
-    /// The options of a service are others now.
-    Retime(ServiceId),
-}
-
-/// Some of a worker's connections.
-pub(super) struct Look {
-    pub(super) sessions: Vec<SessionSnapshot>,
-    /// Where to go on; `None`: that was all.
-    pub(super) next: Option<usize>,
-}
-
-/// A service and where its clients come in.
-#[derive(Clone)]
-pub(super) struct Opened {
-    pub(super) service: Arc<Service>,
-    pub(super) listeners: Vec<Listener>,
-}
-
-/// How others reach one worker, and what they see of it.
-pub(super) struct Desk {
-    inbox: Mutex<Vec<Message>>,
-    waker: Waker,
-    /// Connections it carries. On a cache line of its own, since every accept of every worker reads it.
-    pub(super) load: Carried,
-}
-
-/// A counter that shares its cache line with nothing.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(super) struct Carried(AtomicUsize);
-
-impl Carried {
-    pub(super) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-    pub(super) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-    pub(super) fn subtract(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Desk {
-    pub(super) fn new(waker: Waker) -> Self {
-        Self { inbox: Mutex::default(), waker, load: Carried::default() }
-    }
-
-    pub(super) fn send(&self, message: Message) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-        self.waker.wake();
-    }
-
-    pub(super) fn take(&self) -> Vec<Message> {
-        self.waker.drain();
-        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// What all workers share.
-pub(super) struct Shared {
-    pub(super) options: Options,
-    pub(super) clock: Clock,
-    pub(super) log: Log,
-    pub(super) budget: Arc<Budget>,
-    pub(super) desks: Arc<[Desk]>,
-    /// Accept waits for descriptors, and it was said.
-    pub(super) starved: AtomicBool,
-    /// The process ends: that comes before everything else that a worker has to do.
-    pub(super) ends: AtomicBool,
-    /// All services that have not stopped.
-    services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
-    chains: Arc<Chains>,
-    next_service: AtomicU32,
-    drained: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Shared {
-    pub(super) fn new(
-        options: Options,
-        clock: Clock,
-        log: &Log,
-        desks: Vec<Desk>,
-        drained: impl Fn() + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
-        let budget = Budget::with_pipes(limit, options.own_descriptors, splice::allowance());
-        Arc::new(Self {
-            options,
-            clock,
-            log: log.clone(),
-            budget,
-            desks: desks.into(),
-            starved: AtomicBool::new(false),
-            ends: AtomicBool::new(false),
-            services: Mutex::default(),
-            chains: Arc::default(),
-            next_service: AtomicU32::new(0),
-            drained: Box::new(drained),
-        })
-    }
-
-    /// Gives a service its number, and remembers it until it stops.
-    pub(super) fn enlist(&self, new: NewService) -> Opened {
-        let id = ServiceId(self.next_service.fetch_add(1, Ordering::SeqCst));
-        let desks = Arc::clone(&self.desks);
-        self.chains.enlist(id.0, new.listeners.iter().map(Listener::address));
-        let dialer = Dialer {
-            table: new.table,
-            clock: self.clock,
-            outgoing: ArcSwap::from_pointee(new.options.outgoing),
-            log: new.log.clone(),
-            circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
-            service: id.0,
-            chains: Arc::clone(&self.chains),
-            changed: new.changed,
-            deliver: Deliver::new(move |grants| deliver(&desks, id, grants)),
-        };
-        let service = Arc::new(Service::new(id, dialer, new.log, new.options));
-        lock(&self.services).insert(id, Arc::clone(&service));
-        Opened { service, listeners: new.listeners }
-    }
-
-    /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
-    pub(super) fn serve_line(&self, service: &Service) {
-        // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
-        if service.dialer.table.is_anyone_waiting() && !self.ends.load(Ordering::Relaxed) {
-            let grants = service.dialer.table.lock_at(self.clock.now()).grant();
-            service.dialer.deliver.all(grants);
-        }
-    }
-
-    /// Sends every worker a message; the answers that came in time.
-    pub(super) fn ask<T>(&self, patience: Duration, message: impl Fn(SyncSender<T>) -> Message) -> Vec<T> {
-        let answers: Vec<Receiver<T>> = self
-            .desks
-            .iter()
-            .map(|desk| {
-                let (answer, answered) = sync_channel(1);
-                desk.send(message(answer));
-                answered
-            })
-            .collect();
-        let until = Instant::now() + patience;
-        let left = || until.saturating_duration_since(Instant::now());
-        answers.iter().filter_map(|answered| answered.recv_timeout(left()).ok()).collect()
-    }
-
-    /// The same for the first worker only.
-    pub(super) fn ask_one<T>(&self, message: impl Fn(SyncSender<T>) -> Message) -> Option<T> {
-        let (answer, answered) = sync_channel(1);
-        self.desks.first()?.send(message(answer));
-        answered.recv_timeout(PATIENCE).ok()
-    }
-
-    /// Makes every worker let go of all its connections. `false`: one of them hangs.
-    fn see_all_off(&self) -> bool {
-        let (answer, answered) = sync_channel(self.desks.len());
-        self.desks.iter().for_each(|desk| desk.send(Message::ShutDown(answer.clone())));
-        // A worker that panics has dropped its answer.
-        drop(answer);
-        let carried = || self.desks.iter().map(|desk| desk.load.get()).sum::<usize>();
-        let (mut least, mut moved) = (carried(), Instant::now());
-        let mut left = self.desks.len();
-        while left > 0 && moved.elapsed() < HUNG {
-            match answered.recv_timeout(LOOK_AGAIN) {
-                Ok(()) => left -= 1,
-                Err(RecvTimeoutError::Disconnected) => return true,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let now = carried();
-            if now < least {
-                (least, moved) = (now, Instant::now());
-            }
-        }
-        left == 0
-    }
-
-    /// A service that has not stopped.
-    pub(super) fn service(&self, id: ServiceId) -> Option<Arc<Service>> {
-        lock(&self.services).get(&id).cloned()
-    }
-
-    pub(super) fn see_the_last_off(&self, service: &Service) {
-        if service.has_just_stopped() {
-            let mut services = lock(&self.services);
-            services.remove(&service.id);
-            self.chains.strike(service.id.0);
-            let was_last = services.is_empty();
-            drop(services);
-            if was_last {
-                (self.drained)();
-            }
-        }
-    }
-}
-
-/// A client's place in the counts of its service and of the worker that carries it. It is given back when this is dropped,
-/// whatever the reason: a panic, too, may not lose it.
-pub(super) struct Guest {
-    service: Arc<Service>,
-    shared: Arc<Shared>,
-    /// The worker that carries it.
-    desk: Option<u32>,
-}
-
-impl Guest {
-    /// A place below the limit of a service, if there is one.
-    pub(super) fn enter(service: &Arc<Service>, shared: &Arc<Shared>) -> Option<Self> {
-        service.enter().then(|| Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None })
-    }
-
-    /// This worker carries it from now on. To be called once.
-    pub(super) fn sit_at(&mut self, desk: usize) {
-        debug_assert!(self.desk.is_none(), "it has a desk");
-        self.shared.desks[desk].load.add();
-        self.desk = u32::try_from(desk).ok();
-    }
-
-    fn leave(&self) {
-        self.shared.see_the_last_off(&self.service);
-        // At the end of the process nobody new is served.
-        let is_end = self.shared.ends.load(Ordering::Relaxed);
-        if self.desk.is_some() && !is_end && !planted::has(Bug::ForgetsLine) {
-            self.shared.serve_line(&self.service);
-        }
-    }
-}
-
-impl Deref for Guest {
-    type Target = Arc<Service>;
-
-    fn deref(&self) -> &Arc<Service> {
-        &self.service
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if thread::panicking() && planted::has(Bug::LosesCount) {
-            return;
-        }
-        if let Some(desk) = self.desk {
-            self.shared.desks[desk as usize].load.subtract();
-        }
-        self.service.leave();
-        if !thread::panicking() {
-            return self.leave();
-        }
-        // A second panic on the way out of one would end the process. The first one is told.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.leave()));
-    }
-}
+use crate::sys::descriptors::Budget;
+use crate::sys::poller::{Poller, Token};
 
 /// The running data plane. Every clone is the same one.
 #[derive(Clone)]
@@ -417,12 +94,12 @@ impl Server {
 
     /// Clients accepted and not yet closed, of all services.
     pub fn connections(&self) -> usize {
-        lock(&self.shared.services).values().map(|service| service.connections()).sum()
+        self.shared.connections()
     }
 
     /// Is any service served, or has connections left?
     pub fn has_services(&self) -> bool {
-        !lock(&self.shared.services).is_empty()
+        self.shared.has_services()
     }
 
     /// What all who open descriptors in this process take them from.
@@ -583,18 +260,4 @@ impl Running {
     pub fn serve_line(&self) {
         self.shared.serve_line(&self.service);
     }
-}
-
-/// Sends grants to the workers whose clients they are for.
-fn deliver(desks: &[Desk], service: ServiceId, grants: Vec<Grant>) {
-    for grant in grants {
-        if let Some(desk) = desks.get(worker::worker_of(grant.tag)) {
-            desk.send(Message::Granted(service, grant));
-        }
-    }
-}
-
-/// What is behind a lock is whole at any time: each change of it is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

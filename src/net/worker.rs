@@ -21,7 +21,7 @@ use super::busy_poll::{self, BusyPoll};
 use super::chain::Link;
 use super::dial::{Dial, Waited};
 use super::planted::{self, Bug};
-use super::server::{Guest, Message, Shared};
+use super::shared::{Guest, Message, Shared, tag_of};
 use super::sockets::Sockets;
 use crate::observe::{Dump, End, Event};
 use crate::sched::Lease;
@@ -204,17 +204,10 @@ struct Look {
     began: u64,
 }
 
-/// The part of a tag that is the connection's key; what is above it is the worker's number.
-const KEY_BITS: u64 = (1 << 40) - 1;
 /// No event of a batch is left.
 const WORKED_OFF: usize = usize::MAX;
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
-
-/// The worker that a tag is of.
-pub(super) fn worker_of(tag: u64) -> usize {
-    (tag >> 40) as usize
-}
 
 /// For how long a connection has been half-closed is told in tenths of a second; 0 is never.
 fn tenths(ms: u64) -> u32 {
@@ -424,7 +417,7 @@ impl<P: Readiness> Worker<P> {
 
     /// What a client is called by in the line of those who wait.
     fn tag(&self, key: usize) -> u64 {
-        (self.id as u64) << 40 | key as u64
+        tag_of(self.id, key)
     }
 
     /// A number that no other connection of the instance has.

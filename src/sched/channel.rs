@@ -1,137 +1,17 @@
-//! One channel: its number, addresses, admin state, limit and counters.
+//! One channel: its addresses, admin state, limit and counters.
 //!
 //! Knows: when it may take a connection. Never: other channels, sockets, text, the clock.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::connect_times::ConnectTimes;
-use super::health::{Health, HealthRules, STEPS};
+use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
-use super::reach::Reach;
-use super::{AdminState, ChannelSnapshot, Lease, Weight};
-
-/// Groups are numbered 0..MAX_GROUPS.
-pub const MAX_GROUPS: usize = 65_535;
-/// Channels of one group are numbered 0..MAX_CHANNELS.
-pub const MAX_CHANNELS: usize = 65_535;
-
-/// The number of a group, below [`MAX_GROUPS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(u16);
-
-impl GroupId {
-    /// The group that is tried first.
-    pub const FIRST: Self = Self(0);
-    /// `None` if `n` is not below [`MAX_GROUPS`].
-    pub fn new(n: usize) -> Option<Self> {
-        if n < MAX_GROUPS { u16::try_from(n).ok().map(Self) } else { None }
-    }
-    /// The number itself.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-/// The number of a channel inside its group, below [`MAX_CHANNELS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelId(u16);
-
-impl ChannelId {
-    /// `None` if `n` is not below [`MAX_CHANNELS`].
-    pub fn new(n: usize) -> Option<Self> {
-        if n < MAX_CHANNELS { u16::try_from(n).ok().map(Self) } else { None }
-    }
-    /// The number itself.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-/// Which channel of which group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelKey {
-    /// Its group.
-    pub group: GroupId,
-    /// Its number in the group.
-    pub channel: ChannelId,
-}
-
-impl ChannelKey {
-    /// `None` if there can be no such number.
-    pub fn new(group: usize, channel: usize) -> Option<Self> {
-        Some(Self { group: GroupId::new(group)?, channel: ChannelId::new(channel)? })
-    }
-    /// `None` if there can be no such number.
-    pub(super) fn of(group: GroupId, number: usize) -> Option<Self> {
-        ChannelId::new(number).map(|channel| Self { group, channel })
-    }
-}
-
-/// A client's address as hashing sees it: no port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClientAddr(IpAddr);
-
-impl ClientAddr {
-    /// The address itself, never a v4-mapped one.
-    pub fn ip(self) -> IpAddr {
-        self.0
-    }
-}
-
-impl From<IpAddr> for ClientAddr {
-    fn from(ip: IpAddr) -> Self {
-        Self(ip.to_canonical())
-    }
-}
-
-/// The addresses of one channel, in the resolver's order; never empty. A dial tries each before the channel counts as
-/// failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Addresses(Arc<AddressList>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct AddressList {
-    /// The name they were found by.
-    host: Option<Box<str>>,
-    list: Box<[SocketAddr]>,
-}
-
-impl Addresses {
-    /// `None` if the list is empty.
-    pub fn new(list: Vec<SocketAddr>) -> Option<Self> {
-        if list.is_empty() {
-            None
-        } else {
-            Some(Self(Arc::new(AddressList { host: None, list: list.into() })))
-        }
-    }
-    /// The same addresses, and the host as it was typed.
-    #[must_use]
-    pub fn named(&self, host: &str) -> Self {
-        Self(Arc::new(AddressList { host: Some(host.into()), list: self.0.list.clone() }))
-    }
-    /// The host as it was typed, if that is known.
-    pub fn host(&self) -> Option<&str> {
-        self.0.host.as_deref()
-    }
-    /// The address that `show` prints.
-    pub fn first(&self) -> SocketAddr {
-        self.0.list[0]
-    }
-    /// All of them, in order.
-    pub fn as_slice(&self) -> &[SocketAddr] {
-        &self.0.list
-    }
-}
-
-impl From<SocketAddr> for Addresses {
-    fn from(address: SocketAddr) -> Self {
-        Self(Arc::new(AddressList { host: None, list: [address].into() }))
-    }
-}
+use super::reach::{Place, Reach};
+use super::{Addresses, AdminState, ChannelSnapshot, Lease, Weight};
 
 /// A dial that failed, for those who ask why.
 #[derive(Debug)]
@@ -279,44 +159,59 @@ impl Channel {
             rcvd_bytes,
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_end_below_the_limits() {
-        assert_eq!(GroupId::new(0), Some(GroupId::FIRST));
-        assert_eq!(GroupId::new(MAX_GROUPS - 1).map(GroupId::index), Some(65_534));
-        assert_eq!(GroupId::new(MAX_GROUPS), None);
-        assert_eq!(GroupId::new(usize::MAX), None);
-        assert_eq!(ChannelId::new(MAX_CHANNELS - 1).map(ChannelId::index), Some(65_534));
-        assert_eq!(ChannelId::new(MAX_CHANNELS), None);
-        assert_eq!(ChannelId::new(65_536), None, "no number wraps round to channel 0");
+    /// When the next probe is due. While the channel is ejected its addresses have no probes of their own: its own asks all
+    /// of them.
+    pub(super) fn next_probe(&self) -> Option<Duration> {
+        let reach = self.reach.as_ref().filter(|_| !self.health.is_ejected());
+        [self.health.probe_at(), reach.and_then(|reach| reach.probe_at())].into_iter().flatten().min()
     }
 
-    #[test]
-    fn a_list_of_addresses_is_never_empty() {
-        assert_eq!(Addresses::new(Vec::new()), None);
-        let one: SocketAddr = ([127, 0, 0, 1], 80).into();
-        let two: SocketAddr = ([127, 0, 0, 2], 80).into();
-        let both = Addresses::new(vec![two, one]).expect("two addresses");
-        assert_eq!((both.first(), both.as_slice()), (two, &[two, one][..]), "the order is kept");
-        assert_eq!(Addresses::from(one).as_slice(), &[one]);
+    /// The probe that is due begins: of which address if it is of one only, what for, its number, and whom it asks.
+    pub(super) fn begin_probe(&mut self, now: Duration) -> (Option<Place>, Purpose, u32, Vec<SocketAddr>) {
+        let is_due = self.health.probe_at().is_some_and(|at| at <= now);
+        let of_one = self.reach.as_mut().filter(|_| !is_due).and_then(|reach| reach.begin_probe(now));
+        match of_one {
+            Some((place, purpose, serial)) => {
+                let address = self.addresses.as_slice().get(place.at()).copied();
+                (Some(place), purpose, serial, address.into_iter().collect())
+            }
+            None => {
+                let (purpose, serial) = self.health.begin_probe(now);
+                (None, purpose, serial, self.in_order())
+            }
+        }
     }
 
-    #[test]
-    fn a_mapped_client_is_the_v4_client() {
-        let v4: IpAddr = [10, 1, 1, 3].into();
-        let mapped: IpAddr = "::ffff:10.1.1.3".parse().expect("an address");
-        let other: IpAddr = "::10.1.1.3".parse().expect("an address");
-        assert_eq!(ClientAddr::from(mapped), ClientAddr::from(v4));
-        assert_eq!(ClientAddr::from(mapped).ip(), v4);
-        assert_ne!(
-            ClientAddr::from(other),
-            ClientAddr::from(v4),
-            "the old compatible form is another address"
-        );
+    /// The addresses in the order in which they are tried.
+    fn in_order(&self) -> Vec<SocketAddr> {
+        let all = self.addresses.as_slice();
+        match self.reach.as_ref().and_then(|reach| reach.order()) {
+            Some(order) => order.list().iter().filter_map(|&at| all.get(usize::from(at)).copied()).collect(),
+            None => all.to_vec(),
+        }
+    }
+
+    /// The addresses that do not answer, and what they met.
+    pub(super) fn addresses_out(&self) -> Vec<(SocketAddr, String)> {
+        let Some(reach) = &self.reach else { return Vec::new() };
+        let all = self.addresses.as_slice().iter().zip(reach.out());
+        all.filter_map(|(&address, why)| Some((address, why?.to_owned()))).collect()
+    }
+
+    pub(super) fn place(&self, address: SocketAddr) -> Option<usize> {
+        self.addresses.as_slice().iter().position(|&one| one == address)
+    }
+
+    /// A dial's attempt at this address was answered. It is back by that, after so long.
+    pub(super) fn address_answered(
+        &mut self,
+        address: SocketAddr,
+        begun: Duration,
+        now: Duration,
+    ) -> Option<Duration> {
+        let at = self.place(address)?;
+        self.used = u16::try_from(at).ok();
+        self.reach.as_mut()?.answered(at, Purpose::Return, begun, now)
     }
 }

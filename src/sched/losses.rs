@@ -5,7 +5,21 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::NoChannel;
+/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell, but for `Full`: a
+/// full channel that the client may have tells more than those that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NoChannel {
+    /// There is no channel at all.
+    Empty,
+    /// Channels exist, none is enabled.
+    Disabled,
+    /// Enabled channels exist, none is up.
+    Down,
+    /// Channels are up that did not fail, all at their maxc: with room in one of them the client would have been served.
+    Full,
+    /// Every usable channel was tried and failed.
+    Failed,
+}
 
 /// Why a client was lost before it had a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

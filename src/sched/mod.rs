@@ -1,47 +1,59 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `health`, `channel`, `lease`, `reach`, `group`
-//! (with `bits`, `stride`, `loads`, `totals`, `ramps` and `rendezvous` by `seat`), `pick`, `route`, `table`, `agenda`, `line` (with `news`), `serving`,
-//! `snapshot`, `shared`.
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `lease`, `channel`; `group`
+//! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
+//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod addresses;
 mod agenda;
+mod attempts;
 mod bits;
+mod changes;
 mod channel;
 mod connect_times;
 mod edits;
 mod group;
 mod health;
+mod key;
 mod lease;
 mod line;
 mod loads;
 mod losses;
 mod news;
 mod pick;
+mod probing;
 mod ramps;
 mod random;
 mod reach;
 mod rendezvous;
 mod route;
+mod rules;
 mod seat;
 mod serving;
 mod shared;
 mod snapshot;
 mod stride;
+mod survey;
 mod table;
 mod totals;
+mod transition;
+mod turn;
 
-pub use agenda::Probe;
-pub use channel::{Addresses, ChannelId, ChannelKey, ClientAddr, GroupId, MAX_CHANNELS, MAX_GROUPS};
+pub use addresses::{Addresses, ClientAddr};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
+pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use lease::Lease;
 pub use line::Ticket;
-pub use losses::Loss;
-pub use route::{NoChannel, Route};
-pub use serving::{Grant, Turn};
+pub use losses::{Loss, NoChannel};
+pub use probing::Probe;
+pub use route::Route;
+pub use rules::Rules;
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
-pub use table::{DialFailure, EditError, Happened, Rules, Table, Transition};
+pub use table::{DialFailure, EditError, Table};
+pub use transition::{Happened, Transition};
+pub use turn::{Grant, Turn};
 
 pub use crate::spec::{AdminState, Policy, Weight};

@@ -10,23 +10,7 @@ use super::group::{Cursor, Group};
 use super::pick::{Ask, Tier};
 use super::random::Random;
 use super::seat::Bucket;
-use super::{ChannelKey, ClientAddr, GroupId, Lease, Rules};
-
-/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell, but for `Full`: a
-/// full channel that the client may have tells more than those that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NoChannel {
-    /// There is no channel at all.
-    Empty,
-    /// Channels exist, none is enabled.
-    Disabled,
-    /// Enabled channels exist, none is up.
-    Down,
-    /// Channels are up that did not fail, all at their maxc: with room in one of them the client would have been served.
-    Full,
-    /// Every usable channel was tried and failed.
-    Failed,
-}
+use super::{ChannelKey, ClientAddr, GroupId, Lease, NoChannel, Rules};
 
 /// What a step of a walk depends on besides the groups.
 pub(super) struct World<'a> {

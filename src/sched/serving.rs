@@ -10,93 +10,10 @@
 //! is up, whatever changed about the others (`second`). A walk of everybody in line is made for the latter only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
+use super::changes::{first_for, is_one_each};
 use super::group::Group;
-use super::line::Line;
-use super::news::News;
-use super::{ChannelKey, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket};
-use crate::spec::Policy;
-
-/// A client's turn has come.
-#[derive(Debug)]
-pub struct Grant {
-    /// Which place it was.
-    pub ticket: Ticket,
-    /// What the client was put in line with.
-    pub tag: u64,
-    /// Its walk, to be gone on with if this channel fails.
-    pub route: Route,
-    /// Its slot.
-    pub lease: Lease,
-}
-
-/// What a client gets that would rather wait than be turned away.
-#[derive(Debug)]
-pub enum Turn {
-    /// A channel.
-    Now(Route, Lease),
-    /// A place in line: its turn comes by [`Table::grant`].
-    Later(Ticket),
-    /// Nothing, and why that counts as lost.
-    Never(Loss),
-}
-
-/// What changed since the line was served.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    /// Channels that have room now.
-    ready: BTreeSet<ChannelKey>,
-    /// Somebody in line may have lost the last channel to wait for, or may have one that is not up.
-    second: bool,
-    /// Somebody is only kept from channels that are not up by one that is up and has room, though not for him.
-    kept: bool,
-    /// `Line::settle` is due.
-    moved: bool,
-    /// How often somebody in line was asked so far.
-    #[cfg(test)]
-    asked: usize,
-}
-
-impl Changes {
-    /// Takes in what changed in a group.
-    pub(super) fn hear(&mut self, id: GroupId, group: &mut Group, line: &mut Line, rules: &Rules) {
-        if group.news.are_none() {
-            return;
-        }
-        let mut news = std::mem::take(&mut group.news);
-        if !line.is_empty() {
-            self.take_in(&news, id, group, line, rules);
-        }
-        news.clear();
-        group.news = news;
-    }
-
-    fn take_in(&mut self, news: &News, id: GroupId, group: &Group, line: &mut Line, rules: &Rules) {
-        let key = |&number: &u16| ChannelKey::of(id, usize::from(number));
-        let is_home = is_one_each(group, rules);
-        self.ready.extend(news.ready.iter().filter_map(key));
-        self.second |= news.fell || news.moved || (news.taken && self.kept);
-        if news.moved {
-            self.moved = true;
-            self.ready.extend(group.ready().filter_map(|number| ChannelKey::of(id, number)));
-        }
-        // A channel that is not up matters only if it is of use to anybody.
-        for spare in news.spare.iter().filter_map(key) {
-            self.second = self.second || first_for(line, spare, is_home).is_some();
-        }
-    }
-}
-
-/// May a client have one channel of this group only?
-fn is_one_each(group: &Group, rules: &Rules) -> bool {
-    group.policy() == Policy::Hash && !rules.hash_failover
-}
-
-/// The first in line who may have this channel, as far as the channel itself goes.
-fn first_for(line: &mut Line, channel: ChannelKey, is_home: bool) -> Option<Ticket> {
-    if is_home { line.first_at_home(channel) } else { line.first_untried(channel) }
-}
+use super::{ChannelKey, Grant, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn};
 
 /// Of each group where a client may have one channel only: that one, unless it failed.
 fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> Vec<ChannelKey> {
@@ -138,6 +55,16 @@ impl Table {
             Err(NoChannel::Full) if self.rules.queue.is_some() => Turn::Never(Loss::QueueFull),
             Err(why) => Turn::Never(Loss::NoChannel(why)),
         }
+    }
+
+    /// The next channel of a walk as by [`Table::next`], but never one that is not up: for a client that could come back to a channel, and had better wait for that
+    /// one than try those. Whoever is in line is served first: `grants` gets their slots.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn next_up(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Result<Lease, NoChannel> {
+        self.serve_before_newcomer(grants);
+        self.walk(route, false, false)
     }
 
     /// Serves the line, so that a walk by what is known takes nothing that somebody in line may have: to be called right
@@ -259,7 +186,7 @@ impl Table {
     }
 
     /// Looks anew who may have only which channel.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.line.settle(|route| homes_of(route, &mut self.groups, &self.rules));
     }
 
@@ -272,26 +199,8 @@ impl Table {
     pub fn waiting(&self) -> usize {
         self.line.len()
     }
-
-    /// How many clients each full channel of a group's part could take from the line.
-    pub(super) fn waiting_by_channel(&mut self, id: GroupId, part: Range<usize>) -> BTreeMap<usize, u32> {
-        let mut waiting = BTreeMap::new();
-        if self.line.is_empty() {
-            return waiting;
-        }
-        if std::mem::take(&mut self.changes.moved) {
-            self.settle();
-        }
-        let Some(group) = self.groups.get(&id) else { return waiting };
-        let is_home = is_one_each(group, &self.rules);
-        for number in part.filter(|&number| group.is_full(number)) {
-            let Some(key) = ChannelKey::of(id, number) else { continue };
-            let count = self.line.waiting_for(key, is_home);
-            waiting.insert(number, u32::try_from(count).unwrap_or(u32::MAX));
-        }
-        waiting
-    }
 }
+
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, SocketAddr};
@@ -299,7 +208,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::super::{Addresses, AdminState, ChannelId, ClientAddr, DialFailure, HealthRules};
+    use super::super::{Addresses, AdminState, ChannelId, ClientAddr, DialFailure, HealthRules, Policy};
     use super::*;
 
     const KEY: fn(usize) -> ChannelKey =

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::Agenda;
+use super::changes::Changes;
 use super::channel::Channel;
 use super::group::Group;
 use super::health::{Change, Health};
@@ -18,49 +19,10 @@ use super::losses::Losses;
 use super::random::Random;
 use super::reach::Reach;
 use super::route::World;
-use super::serving::Changes;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, Grant, GroupId, HealthRules,
-    Lease, NoChannel, Policy, Route, Snapshot, Survey, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, Happened, Lease,
+    NoChannel, Policy, Route, Rules, Transition, Weight,
 };
-
-/// How many channels a survey looks at before it lets go of the lock.
-const PIECE: usize = 128;
-
-/// What holds for the whole instance.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// `-H`: a hash group fails over inside the group too.
-    pub hash_failover: bool,
-    /// `-a`: a channel whose connect fails is disabled.
-    pub autodisable: bool,
-    /// How many workers count bytes; each gets its own cache line per channel. At least 1.
-    pub shards: usize,
-    /// What health goes by.
-    pub health: HealthRules,
-    /// A hash group gives no channel more than this many thousandths of its share of clients; `None` = as it comes.
-    pub hash_balance: Option<NonZeroU32>,
-    /// How many clients may wait when channels are full; `None` = nobody.
-    pub queue: Option<NonZeroU32>,
-    /// The policy of groups that come into being without one.
-    pub policy: Policy,
-    /// What decides by lot: of two choices, and how far probes are moved against each other.
-    pub seed: u64,
-}
-
-impl Rules {
-    /// 3.57's: no health, no bounds, nobody waits.
-    pub const CLASSIC: Self = Self {
-        hash_failover: false,
-        autodisable: false,
-        shards: 1,
-        health: HealthRules::NONE,
-        hash_balance: None,
-        queue: None,
-        policy: Policy::RoundRobin,
-        seed: 0,
-    };
-}
 
 /// Whose fault a failed dial was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,36 +31,6 @@ pub enum DialFailure {
     Channel,
     /// Ours: no descriptors, no source port, `-B` not bindable. Never ejects or autodisables.
     Local,
-}
-
-/// What a dial or a probe changed, to be told to the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transition {
-    /// Whose state it is.
-    pub channel: ChannelKey,
-    /// Its first address, or the one that it happened to.
-    pub address: SocketAddr,
-    /// What happened to it.
-    pub what: Happened,
-}
-
-/// What happened to a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happened {
-    /// `-a` disabled it.
-    Autodisabled,
-    /// A client's connect failed, with this cause.
-    Ejected(String),
-    /// It takes connections again, after so long.
-    Returned(Duration),
-    /// Checks say that it is down, with this cause.
-    Down(String),
-    /// Checks say that it is up again, after so long.
-    Up(Duration),
-    /// One of its addresses did not answer, with this cause.
-    AddressEjected(String),
-    /// One of its addresses answers again, after so long.
-    AddressReturned(Duration),
 }
 
 /// Why an edit was refused.
@@ -333,42 +265,6 @@ impl Table {
         self.get(key).map(|channel| channel.state)
     }
 
-    /// Everything as it is now. Looks at every channel: where clients may wait for the lock meanwhile, take a [`Survey`].
-    pub fn snapshot(&mut self) -> Snapshot {
-        let mut survey = Survey::default();
-        while self.survey(&mut survey) {}
-        survey.finish()
-    }
-
-    /// Adds one more piece to a survey; `false` = it was the last one. What is created meanwhile may be seen or not.
-    pub fn survey(&mut self, survey: &mut Survey) -> bool {
-        self.learn_freed();
-        let mut left = PIECE;
-        while let Some((&id, group)) = self.groups.range(survey.next.0..).next() {
-            let from = if id == survey.next.0 { survey.next.1 } else { 0 };
-            let part = from..group.channels().len().min(from + left);
-            let waiting = self.waiting_by_channel(id, part.clone());
-            let Some(group) = self.groups.get(&id) else { break };
-            let of = |number| waiting.get(&number).copied().unwrap_or(0);
-            group.add_to(survey.group(id, group.policy()), part.clone(), &self.rules.health, self.now, of);
-            if part.end < group.channels().len() {
-                survey.next = (id, part.end);
-                return true;
-            }
-            // A group without channels is work, too.
-            left = left.saturating_sub(part.len() + 1);
-            match GroupId::new(id.index() + 1) {
-                Some(next) => survey.next = (next, 0),
-                None => break,
-            }
-            if left == 0 {
-                return true;
-            }
-        }
-        survey.losses = self.losses.snapshot();
-        false
-    }
-
     /// Connections of all channels now. Looks at every channel.
     pub fn active(&self) -> u64 {
         let channels = self.groups.values().flat_map(Group::channels);
@@ -407,16 +303,6 @@ impl Table {
     pub fn next(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
         self.learn_freed();
         self.walk(route, false, self.rules.health.fail_open)
-    }
-
-    /// The same, but never one that is not up: for a client that could come back to a channel, and had better wait for that
-    /// one than try those. Whoever is in line is served first: `grants` gets their slots.
-    ///
-    /// # Errors
-    /// As for [`next`](Self::next).
-    pub fn next_up(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Result<Lease, NoChannel> {
-        self.serve_before_newcomer(grants);
-        self.walk(route, false, false)
     }
 
     /// A step by what is known of freed slots already.
@@ -530,6 +416,13 @@ impl Table {
         }
     }
 
+    /// Puts a channel on the agenda for the probe that its health wants next.
+    pub(super) fn schedule(&mut self, key: ChannelKey) {
+        let Some(group) = self.groups.get_mut(&key.group) else { return };
+        let Some((old, new)) = group.plan_probe(key.channel.index()) else { return };
+        self.agenda.put(key, old, new);
+    }
+
     /// Looks at the channels that were full and got a slot back since the last pick.
     pub(super) fn learn_freed(&mut self) {
         self.freed.drain_into(&mut self.came_free);
@@ -609,38 +502,6 @@ mod tests {
         let lease = pick(&mut table).expect("the last channel of the last group");
         assert_eq!(lease.key(), key(MAX_GROUPS - 1, MAX_CHANNELS - 1));
         assert!(table.has_group(last) && !table.has_group(GroupId::FIRST));
-    }
-
-    #[test]
-    fn a_survey_looks_at_few_channels_at_a_time_and_leaves_none_out() {
-        let mut table = Table::new(RULES);
-        let sizes = [(0, PIECE * 2 + 1), (1, PIECE), (3, 0), (4, 1), (9, PIECE - 1), (10, 3)];
-        for (group, size) in sizes {
-            let group = GroupId::new(group).expect("small");
-            table.set_policy(group, Policy::RoundRobin);
-            for _ in 0..size {
-                table.create(group, address(1), None, AdminState::Disabled).expect("a number");
-            }
-        }
-        table.remove(key(0, PIECE)).expect("it is unused");
-        let (mut survey, mut seen) = (Survey::default(), 0);
-        loop {
-            let goes_on = table.survey(&mut survey);
-            let now: usize = survey.clone().finish().groups.iter().map(|group| group.channels.len()).sum();
-            assert!(now - seen <= PIECE, "{seen} and then {now}");
-            seen = now;
-            if !goes_on {
-                break;
-            }
-        }
-        let found = survey.finish();
-        assert_eq!(found, table.snapshot());
-        let numbers: Vec<_> = found.groups.iter().map(|group| (group.id.index(), group.numbers)).collect();
-        assert_eq!(numbers, sizes);
-        assert_eq!(seen, sizes.iter().map(|(_, size)| size).sum::<usize>() - 1, "one was removed");
-        for group in found.groups {
-            assert!(group.channels.windows(2).all(|two| two[0].id < two[1].id));
-        }
     }
 
     #[test]

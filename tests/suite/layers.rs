@@ -149,27 +149,6 @@ fn unsafe_code_stays_where_it_is_accounted_for() {
     }
 }
 
-/// Circles of files that there still are, by their stems. They may shrink; a new one, or a longer one, is a breach.
-const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["server", "worker"],
-    &[
-        "agenda",
-        "channel",
-        "group",
-        "lease",
-        "line",
-        "losses",
-        "serving",
-        "pick",
-        "reach",
-        "rendezvous",
-        "route",
-        "seat",
-        "snapshot",
-        "table",
-    ],
-];
-
 /// The text without what is compiled for tests only: a `mod tests { ... }` at its end, and `mod x;` behind the attribute.
 fn production(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
@@ -344,17 +323,5 @@ fn imports_inside_a_room_run_one_way() {
             back.collect()
         })
         .collect();
-    let stems = |circle: &BTreeSet<&ModulePath>| -> BTreeSet<String> {
-        circle.iter().filter_map(|path| path.last().cloned()).collect()
-    };
-    let is_known = |circle: &BTreeSet<&ModulePath>| {
-        KNOWN_CIRCLES.iter().any(|known| stems(circle).iter().all(|stem| known.contains(&stem.as_str())))
-    };
-    let new: Vec<_> = circles.iter().filter(|circle| !is_known(circle)).collect();
-    assert!(new.is_empty(), "files that import each other in a circle: {new:#?}");
-    for known in KNOWN_CIRCLES {
-        let is_there =
-            circles.iter().any(|circle| stems(circle).iter().all(|stem| known.contains(&stem.as_str())));
-        assert!(is_there, "{known:?} import each other no more: take them off the list");
-    }
+    assert!(circles.is_empty(), "files that import each other in a circle: {circles:#?}");
 }

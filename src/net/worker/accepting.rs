@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use super::doors::{Accepting, Door};
 use super::{STARVED_MS, Worker};
-use crate::net::server::{Guest, Message, Opened};
 use crate::net::service::{Service, ServiceId};
+use crate::net::shared::{Guest, Message, Opened};
 use crate::observe::Event;
 use crate::sys::listen::AcceptError;
 use crate::sys::poller::Readiness;

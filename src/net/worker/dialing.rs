@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Connection, KEY_BITS, Rare, STARVED_MS, Stage, Waiting, Worker, millis};
+use super::{Connection, Rare, STARVED_MS, Stage, Waiting, Worker, millis};
 use crate::net::dial::{Attempt, Dial, Next, Search, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
-use crate::net::server::Guest;
 use crate::net::service::{Service, ServiceId};
+use crate::net::shared::{Guest, key_of};
 use crate::observe::{End, Event};
 use crate::sched::{AdminState, Grant, Loss, Ticket};
 use crate::sys::descriptors::Taken;
@@ -102,7 +102,7 @@ impl<P: Readiness> Worker<P> {
 
     /// A slot for a client in line. If the client is not there any more, the slot is the next one's.
     pub(super) fn granted(&mut self, service: ServiceId, grant: Grant) {
-        let key = (grant.tag & KEY_BITS) as usize;
+        let key = key_of(grant.tag);
         if self.is_in_line(key, service, grant.ticket) {
             // A panic loses the client, and its slot goes to the next one in line.
             return self.guarded(key, |worker| worker.go_with(key, grant));
@@ -113,7 +113,7 @@ impl<P: Readiness> Worker<P> {
 
     /// A grant was lost on the way: its client is in line no more, so it would wait for ever.
     pub(super) fn grant_was_lost(&mut self, service: ServiceId, tag: u64, ticket: Ticket) {
-        let key = (tag & KEY_BITS) as usize;
+        let key = key_of(tag);
         if self.is_in_line(key, service, ticket) {
             self.close(key, Ending { reset_client: true, reset_server: true }, End::Panic);
         }

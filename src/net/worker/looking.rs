@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Connection, Stage, Worker};
-use crate::net::server::Look;
 use crate::net::service::ServiceId;
+use crate::net::shared::Look;
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;

@@ -19,8 +19,8 @@ use super::random::{Random, mix};
 use super::{Plant, Stats};
 use crate::net::changed::Changed;
 use crate::net::planted;
-use crate::net::server::{Desk, Message, Options, Shared};
 use crate::net::service::{NewService, Service, ServiceOptions};
+use crate::net::shared::{Desk, Message, Options, Shared};
 use crate::observe::{End, Log};
 use crate::sched::{
     Addresses, AdminState, ChannelKey, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,

@@ -1,0 +1,76 @@
+//! The numbers of groups and channels.
+//!
+//! Knows: which numbers there can be. Never: which are given out.
+
+/// Groups are numbered 0..MAX_GROUPS.
+pub const MAX_GROUPS: usize = 65_535;
+/// Channels of one group are numbered 0..MAX_CHANNELS.
+pub const MAX_CHANNELS: usize = 65_535;
+
+/// The number of a group, below [`MAX_GROUPS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u16);
+
+impl GroupId {
+    /// The group that is tried first.
+    pub const FIRST: Self = Self(0);
+    /// `None` if `n` is not below [`MAX_GROUPS`].
+    pub fn new(n: usize) -> Option<Self> {
+        if n < MAX_GROUPS { u16::try_from(n).ok().map(Self) } else { None }
+    }
+    /// The number itself.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// The number of a channel inside its group, below [`MAX_CHANNELS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(u16);
+
+impl ChannelId {
+    /// `None` if `n` is not below [`MAX_CHANNELS`].
+    pub fn new(n: usize) -> Option<Self> {
+        if n < MAX_CHANNELS { u16::try_from(n).ok().map(Self) } else { None }
+    }
+    /// The number itself.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Which channel of which group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelKey {
+    /// Its group.
+    pub group: GroupId,
+    /// Its number in the group.
+    pub channel: ChannelId,
+}
+
+impl ChannelKey {
+    /// `None` if there can be no such number.
+    pub fn new(group: usize, channel: usize) -> Option<Self> {
+        Some(Self { group: GroupId::new(group)?, channel: ChannelId::new(channel)? })
+    }
+    /// `None` if there can be no such number.
+    pub(super) fn of(group: GroupId, number: usize) -> Option<Self> {
+        ChannelId::new(number).map(|channel| Self { group, channel })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_end_below_the_limits() {
+        assert_eq!(GroupId::new(0), Some(GroupId::FIRST));
+        assert_eq!(GroupId::new(MAX_GROUPS - 1).map(GroupId::index), Some(65_534));
+        assert_eq!(GroupId::new(MAX_GROUPS), None);
+        assert_eq!(GroupId::new(usize::MAX), None);
+        assert_eq!(ChannelId::new(MAX_CHANNELS - 1).map(ChannelId::index), Some(65_534));
+        assert_eq!(ChannelId::new(MAX_CHANNELS), None);
+        assert_eq!(ChannelId::new(65_536), None, "no number wraps round to channel 0");
+    }
+}

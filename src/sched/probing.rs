@@ -1,0 +1,160 @@
+//! Which probes are due, and what their answers change.
+//!
+//! Knows: times, channels. Never: how a probe is made; thresholds, which are the channel's health.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::reach::Place;
+use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
+
+/// One probe to be made now. Its answer goes to [`Table::probed`].
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Of which channel.
+    pub channel: ChannelKey,
+    /// Whom to ask, in this order: one that is up is enough.
+    pub addresses: Vec<SocketAddr>,
+    /// What is asked.
+    pub purpose: Purpose,
+    /// It is of this address of the channel only.
+    address: Option<Place>,
+    serial: u32,
+    begun: Duration,
+}
+
+impl Probe {
+    pub(super) fn is_of_one(&self) -> bool {
+        self.address.is_some()
+    }
+
+    pub(super) fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    pub(super) fn begun(&self) -> Duration {
+        self.begun
+    }
+}
+
+impl Table {
+    /// The probes that are due, at most so many. Each counts as under way until it is answered; until then its channel has
+    /// no other.
+    pub fn probes_due(&mut self, most: usize) -> Vec<Probe> {
+        let mut probes = Vec::new();
+        while probes.len() < most
+            && let Some(key) = self.agenda.due(self.now)
+        {
+            let now = self.now;
+            let begun = self.edit_by_lot(key, |channel, _| {
+                let (address, purpose, serial, addresses) = channel.begin_probe(now);
+                Probe { channel: key, addresses, purpose, address, serial, begun: now }
+            });
+            probes.extend(begun);
+            self.schedule(key);
+        }
+        probes
+    }
+
+    /// When the next probe is due, if nothing changes before.
+    pub fn next_probe(&self) -> Option<Duration> {
+        self.agenda.next()
+    }
+
+    /// A probe was answered. The answer to one of a channel that is gone or has other addresses by now changes nothing.
+    pub fn probed(&mut self, probe: &Probe, result: ProbeResult) -> Option<Transition> {
+        let (rules, now) = (self.rules.health, self.now);
+        if let Some(place) = probe.address {
+            return self.address_probed(probe, place, result);
+        }
+        let change = self.edit_by_lot(probe.channel, |channel, random| {
+            channel.health.probed(&rules, probe.serial, result, now, random)
+        });
+        self.schedule(probe.channel);
+        change.ok().flatten().map(|change| self.transition(probe.channel, change))
+    }
+
+    fn address_probed(&mut self, probe: &Probe, place: Place, result: ProbeResult) -> Option<Transition> {
+        let (channel, now) = (probe.channel, self.now);
+        let after = self.edit_by_lot(channel, |channel, random| {
+            channel.reach.as_mut()?.probed(place, probe.serial, result, now, random)
+        });
+        self.schedule(channel);
+        let (after, address) = (after.ok().flatten()?, *probe.addresses.first()?);
+        Some(Transition { channel, address, what: Happened::AddressReturned(after) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::super::{
+        Addresses, AdminState, ChannelId, ClientAddr, DialFailure, GroupId, HealthRules, Rules,
+    };
+    use super::*;
+
+    /// A table with so many channels, all ejected at time 0.
+    fn ejected(channels: u8) -> Table {
+        let health = HealthRules { eject: true, ..HealthRules::NONE };
+        let mut table = Table::new(Rules { health, ..Rules::CLASSIC });
+        for n in 0..channels {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("few channels");
+        }
+        for _ in 0..channels {
+            let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+            let lease = table.next(&mut route).expect("one that is up");
+            table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        }
+        table
+    }
+
+    fn key(n: usize) -> ChannelKey {
+        ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") }
+    }
+
+    #[test]
+    fn probes_are_handed_out_when_due_as_many_as_asked_for_and_once() {
+        let mut table = ejected(5);
+        assert!(table.probes_due(9).is_empty(), "nothing is due yet");
+        assert!(table.next_probe().is_some_and(|at| at >= Duration::from_millis(225)));
+        table.advance(Duration::from_secs(1));
+        assert_eq!(table.probes_due(0).len(), 0);
+        let mut probes = table.probes_due(2);
+        assert_eq!(probes.len(), 2);
+        probes.extend(table.probes_due(9));
+        let mut channels: Vec<_> = probes.iter().map(|probe| probe.channel.channel.index()).collect();
+        channels.sort_unstable();
+        assert_eq!(channels, [0, 1, 2, 3, 4]);
+        assert!(probes.iter().all(|probe| probe.purpose == Purpose::Return));
+        assert_eq!((table.next_probe(), table.probes_due(9).len()), (None, 0), "all are under way");
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_only_for_the_channel_that_was_asked() {
+        let mut table = ejected(3);
+        table.advance(Duration::from_secs(1));
+        let mut probes = table.probes_due(9);
+        probes.sort_by_key(|probe| probe.channel);
+        for n in [1, 2] {
+            table.set_state(key(n), AdminState::Disabled).expect("it exists");
+        }
+        table.assign(key(1), Addresses::from(SocketAddr::from(([127, 0, 0, 9], 80)))).expect("disabled");
+        table.remove(key(2)).expect("disabled and idle");
+        let told: Vec<_> =
+            probes.iter().map(|probe| table.probed(probe, ProbeResult::Good).map(|told| told.what)).collect();
+        assert_eq!(told, [Some(Happened::Returned(Duration::from_secs(1))), None, None]);
+        assert_eq!(table.probed(&probes[0], ProbeResult::Bad("late".into())), None, "answered before");
+        assert_eq!(table.next_probe(), None);
+    }
+
+    #[test]
+    fn a_removed_channel_is_never_probed() {
+        let mut table = ejected(1);
+        table.set_state(key(0), AdminState::Disabled).expect("it exists");
+        table.remove(key(0)).expect("disabled and idle");
+        table.advance(Duration::from_secs(9));
+        assert_eq!((table.next_probe(), table.probes_due(9).len()), (None, 0));
+    }
+}
