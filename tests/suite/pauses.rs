@@ -177,8 +177,8 @@ fn what_a_server_left_that_reset_has_after_a_pause_the_time_that_it_had_before()
     // All of it is on its way to the client, which reads nothing yet.
     instance.await_show("all of it was read", |rows| rows[0].rcvd == BYTES as u64);
     Client(server).rst();
-    // Its patience with the client is five seconds.
-    last(300);
+    // Its patience with the client is five seconds from the last acknowledgement that it knows of, and at its end it asks.
+    last(5_300);
     stopped(&instance, || last(5_500));
     tempt();
     assert_eq!(client.recv(BYTES), [b'x'; BYTES]);

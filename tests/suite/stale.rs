@@ -1,6 +1,6 @@
 //! News of a socket that was closed meanwhile: the next socket in its place must not be taken for it.
 //!
-//! Dials to servers that answer and to ports that refuse race with operators, and checks, that close what is dialled. In a batch
+//! Dials to servers that answer, to ports that refuse and to some that say nothing race with operators, and checks, that close what is dialled. In a batch
 //! of news the word that a channel is closed can stand before the word that a dial of it was answered; by then the client is being
 //! connected to the next channel. Whoever takes the one for the other says that a client is connected where nobody listens.
 
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, Instance, Refusing, Server, eventually, own_address};
+use crate::harness::{BlackHole, DEADLINE, Instance, Refusing, Server, eventually, own_address};
 use crate::relay_sim::random::Random;
 
 /// Not a wait for anything: so long does each race last.
@@ -134,12 +134,12 @@ fn is_clean(instance: &Instance, fates: &Fates, dead: &[SocketAddr]) {
 }
 
 #[test]
-fn operators_who_close_what_is_dialled_connect_nobody_to_a_port_that_refuses() {
+fn operators_who_close_what_is_dialled_connect_nobody_where_nobody_answers() {
     let (a, b) = (Server::named("a"), Server::named("b"));
-    let dead = [(); 3].map(|()| Refusing::new());
-    // Without ejection each of them is dialled all the time.
-    let args = ["-d", "--no-eject", "--workers", "1", "PORT"].map(String::from);
-    let channels = [&a as &dyn std::fmt::Display, &dead[0], &a, &dead[1], &a, &dead[2], &b];
+    let (dead, holes) = (Refusing::new(), [(); 2].map(|()| BlackHole::new()));
+    // Without ejection each of them is dialled all the time, and what says nothing not for long.
+    let args = ["-d", "--no-eject", "-t", "30ms", "--workers", "1", "PORT"].map(String::from);
+    let channels = [&a as &dyn std::fmt::Display, &holes[0], &a, &dead, &a, &holes[1], &b];
     let instance = Instance::start(args.into_iter().chain(channels.map(|channel| channel.to_string())));
     let mut operator = Operator::of(&instance);
     let fates = race(&instance, seed(), |random| {
@@ -151,7 +151,7 @@ fn operators_who_close_what_is_dialled_connect_nobody_to_a_port_that_refuses() {
         }
     });
     drop(operator);
-    is_clean(&instance, &fates, &dead.map(|dead| dead.addr()));
+    is_clean(&instance, &fates, &[dead.addr(), holes[0].addr(), holes[1].addr()]);
     assert_eq!(instance.losses(), "");
     instance.end();
 }
@@ -159,33 +159,34 @@ fn operators_who_close_what_is_dialled_connect_nobody_to_a_port_that_refuses() {
 #[test]
 fn dead_channels_stay_ejected_whatever_operators_close() {
     let a = Server::named("a");
-    let dead = [(); 2].map(|()| Refusing::new());
+    let (dead, hole) = (Refusing::new(), BlackHole::new());
     // Where a is closed nothing is left but those that are ejected, and they are tried again.
-    let args = ["-d", "--workers", "1", "PORT"].map(String::from);
-    let channels = [&a as &dyn std::fmt::Display, &dead[0], &dead[1]];
+    let args = ["-d", "-t", "30ms", "--workers", "1", "PORT"].map(String::from);
+    let channels = [&a as &dyn std::fmt::Display, &hole, &dead];
     let instance = Instance::start(args.into_iter().chain(channels.map(|channel| channel.to_string())));
     let mut operator = Operator::of(&instance);
     let fates = race(&instance, seed(), |_| operator.tell("disable 0 hard; enable 0"));
     drop(operator);
     let lost = instance.told("client_lost").len();
     fates.unheard.fetch_sub(lost.min(fates.unheard.load(Ordering::SeqCst)), Ordering::SeqCst);
-    is_clean(&instance, &fates, &dead.map(|dead| dead.addr()));
+    is_clean(&instance, &fates, &[dead.addr(), hole.addr()]);
     assert_eq!(instance.health(), "up ejected ejected");
     instance.end();
 }
 
 #[test]
-fn channels_that_go_down_and_lose_their_connections_connect_nobody_to_a_port_that_refuses() {
+fn channels_that_go_down_and_lose_their_connections_connect_nobody_where_nobody_answers() {
     let (a, b) = (Server::named_at(own_address(), "a"), Server::named_at(own_address(), "b"));
-    let dead = own_address();
+    let hole = BlackHole::at(own_address());
     // Checks ask another port: of b always, of a now and then.
     let of_b = Server::on(b.addr.ip(), |_, _| ());
-    let of_dead = Server::at(SocketAddr::new(dead.ip(), of_b.addr.port()), |_, _| ());
+    let of_hole = Server::at(SocketAddr::new(hole.addr().ip(), of_b.addr.port()), |_, _| ());
     let port = of_b.addr.port().to_string();
-    let args = ["-d", "--no-eject", "--workers", "1", "--check", "tcp", "--check-interval", "10ms"];
+    let args =
+        ["-d", "--no-eject", "-t", "30ms", "--workers", "1", "--check", "tcp", "--check-interval", "10ms"];
     let args = args.into_iter().chain(["--check-fall", "1", "--check-rise", "1", "--on-down", "kick"]);
     let args = args.chain(["--check-port", &port, "PORT"]).map(String::from);
-    let channels = [&a as &dyn std::fmt::Display, &dead, &a, &b];
+    let channels = [&a as &dyn std::fmt::Display, &hole, &a, &b];
     let instance = Instance::start(args.chain(channels.map(|channel| channel.to_string())));
     instance.await_health(3, "up");
     let at = SocketAddr::new(a.addr.ip(), of_b.addr.port());
@@ -195,8 +196,8 @@ fn channels_that_go_down_and_lose_their_connections_connect_nobody_to_a_port_tha
         // Not a wait for anything: so often does a change.
         thread::sleep(Duration::from_millis(15));
     });
-    is_clean(&instance, &fates, &[dead]);
+    is_clean(&instance, &fates, &[hole.addr()]);
     assert!(instance.told("channel_down").len() > 5);
-    drop((checked, of_b, of_dead));
+    drop((checked, of_b, of_hole));
     instance.end();
 }
