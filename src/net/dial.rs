@@ -412,18 +412,23 @@ impl Dial {
         tag: u64,
         dialer: &Dialer,
     ) -> Next {
+        let transition = match cause {
+            Some(cause) => {
+                let mut table = dialer.table.lock_at(dialer.clock.now());
+                table.failed(lease, self.blame, cause)
+            }
+            None => {
+                drop(lease);
+                None
+            }
+        };
+        // Before there may be a place in line: whatever happens here must not lose it.
+        dialer.changed(transition);
         let mut grants = Vec::new();
-        let (transition, turn) = {
+        let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
             let before = self.waited.map(|waited| waited.ticket);
-            let transition = match cause {
-                Some(cause) => table.failed(lease, self.blame, cause),
-                None => {
-                    drop(lease);
-                    None
-                }
-            };
-            let turn = match self.kept.take() {
+            match self.kept.take() {
                 None => table.next_or_wait(route, tag, before, &mut grants),
                 Some(kept) => match table.next_up(&mut route, &mut grants) {
                     Ok(next) => {
@@ -436,13 +441,11 @@ impl Dial {
                         table.next_or_wait(route, tag, before, &mut grants)
                     }
                 },
-            };
-            (transition, turn)
+            }
         };
         if !planted::has(Bug::ForgetsDropped) {
             dialer.deliver.all(grants);
         }
-        dialer.changed(transition);
         match turn {
             Turn::Now(route, lease) => {
                 self.found = Some((route, lease));
@@ -460,15 +463,19 @@ impl Dial {
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
         let address = lease.address(self.address);
-        let mut grants = Vec::new();
-        let (told, transition) = {
+        let (told, transition, grants) = {
             let mut table = dialer.table.lock_at(now);
+            let mut makes_room = false;
             if let Some(kept) = self.kept {
                 table.failed(kept, DialFailure::Local, "no source port or no memory to try it");
-                grants = table.grant();
+                makes_room = true;
             }
             let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
-            (told, table.connected(route, &lease, took))
+            let transition = table.connected(route, &lease, took);
+            // A channel that is back by this may have room for those in line.
+            makes_room |= transition.is_some();
+            let grants = if makes_room { table.grant() } else { Vec::new() };
+            (told, transition, grants)
         };
         dialer.deliver.all(grants);
         dialer.changed(told);
@@ -502,11 +509,13 @@ fn fault_of(error: &io::Error) -> DialFailure {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
+    use std::num::NonZeroU32;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rustix::io::Errno;
 
     use super::*;
-    use crate::sched::{Addresses, GroupId, Rules, Table};
+    use crate::sched::{Addresses, GroupId, HealthRules, Rules, Table};
 
     fn dialer(channels: &[SocketAddr]) -> Dialer {
         let mut table = Table::new(Rules::CLASSIC);
@@ -648,6 +657,37 @@ mod tests {
         assert!(matches!(attempt(0, 9), Attempt::Wait), "it may be over in a moment");
         assert!(matches!(attempt(50, 2), Attempt::Started(_)), "no need to wait for longer");
         assert_ne!(dial.target(), left);
+    }
+
+    #[test]
+    fn a_channel_that_is_back_by_a_client_serves_the_line() {
+        let ((_first, a), (_second, b)) = (listener(), listener());
+        let health = HealthRules { eject: true, ..HealthRules::NONE };
+        let mut table = Table::new(Rules { health, queue: NonZeroU32::new(1), ..Rules::CLASSIC });
+        for (address, maxc) in [(a, 2), (b, 1)] {
+            let maxc = NonZeroU32::new(maxc);
+            table.create(GroupId::FIRST, address.into(), maxc, AdminState::Enabled).expect("a slot");
+        }
+        let mut route = table.begin(std::net::IpAddr::from([127, 0, 0, 1]).into());
+        let lease = table.next(&mut route).expect("a");
+        table.failed(lease, DialFailure::Channel, "refused").expect("a is ejected");
+        let granted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&granted);
+        let deliver = Deliver::new(move |grants| {
+            count.fetch_add(grants.len(), Ordering::SeqCst);
+        });
+        let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
+        let begin = || Dial::begin(([127, 0, 0, 1], 9).into(), 0, &dialer);
+        let (Search::Dial(_holder), Search::Line(_)) = (begin(), begin()) else {
+            panic!("b has room for one")
+        };
+        // There is no room in line, so a is tried all the same.
+        let Search::Dial(mut dial) = begin() else { panic!("a is there") };
+        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));
+        let _served = dial.succeeded(&dialer).expect("it is connected");
+        assert_eq!(granted.load(Ordering::SeqCst), 1, "a has room for one more");
     }
 
     #[test]
