@@ -4,7 +4,7 @@
 //! the news of the kernel comes late, in any order, in part, twice, after a pause; something panics, or a system call
 //! fails. All of it from one seed. After each round of a worker, at every rest and in the end, the oracle looks.
 //!
-//! `BALANCE_SEED=n` replays one history and tells it, `BALANCE_HISTORIES=n` runs so many.
+//! `BALANCE_SEED=n` replays one history, `BALANCE_HISTORIES=n` runs so many. One that breaks a promise is told.
 
 // Tests talk through the test runner, which captures what they print.
 #![allow(clippy::print_stdout)]
@@ -121,28 +121,25 @@ fn from_environment(name: &str) -> Option<u64> {
 
 #[test]
 fn workers_keep_their_promises_whatever_comes_in_between() {
-    let (seeds, is_traced) = match from_environment("BALANCE_SEED") {
-        Some(seed) => (seed..seed + 1, true),
-        None => (0..from_environment("BALANCE_HISTORIES").unwrap_or(HISTORIES), false),
+    let seeds = match from_environment("BALANCE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_environment("BALANCE_HISTORIES").unwrap_or(HISTORIES),
     };
     let began = Instant::now();
     let count = seeds.end - seeds.start;
     let mut stats = Stats::default();
     for seed in seeds {
-        match run(seed, Plant::Nothing, is_traced) {
+        // Written down from the start: it may go another way the next time.
+        match run(seed, Plant::Nothing, true) {
             Ok(more) => stats.add(more),
             Err(Failure { violation: Violation { kind, what }, trace }) => {
-                // The same again, this time written down. What does not happen again is the kernel's: what is sent on
-                // loopback is there at once, but not on a machine that is busy.
-                let trace = match (0..2).find_map(|_| run(seed, Plant::Nothing, true).err()) {
-                    Some(again) => again.trace,
-                    None if is_traced => trace,
-                    None => {
-                        println!("history {seed}, not repeated: {kind:?}: {what}");
-                        continue;
-                    }
-                };
-                panic!("{kind:?}: {what}\n{}\nBALANCE_SEED={seed} replays it", trace.join("\n"));
+                // A kernel that is busy may be late, and then a history goes another way the next time. That is said, and
+                // excuses nothing: workers keep their promises with a late kernel, too.
+                let again = (0..3).filter(|_| run(seed, Plant::Nothing, false).is_err()).count();
+                panic!(
+                    "{kind:?}: {what}\n{}\nBALANCE_SEED={seed} replays it, and {again} times of 3 it happened again",
+                    trace.join("\n")
+                );
             }
         }
     }

@@ -545,12 +545,15 @@ impl World {
                 let _ =
                     table.lock_at(Duration::from_micros(self.now)).set_state(key, AdminState::DisabledHard);
                 self.services[at].channels[number].was_touched = true;
+                // Whoever waited for it may have something else now.
+                self.shared.serve_line(&service);
                 self.ask_all("Close", |answer| Message::Close(id, key, answer));
                 "disable hard"
             }
             45..55 => {
                 let _ = table.lock_at(Duration::from_micros(self.now)).set_state(key, AdminState::Disabled);
                 self.services[at].channels[number].was_touched = true;
+                self.shared.serve_line(&service);
                 "disable"
             }
             55..75 => {
