@@ -87,9 +87,20 @@ impl Environment {
             && instance.bind.is_none()
             && crate::control::is_service(&directories, name)
         {
-            return Ok(Wanted { directories, service: Which::Name(name.clone()) });
+            let port = resolve::service_port(name);
+            if instance.debug {
+                self.say_where(&format!("service {name}"));
+            }
+            return Ok(Wanted { directories, service: Which::Name { name: name.clone(), port } });
         }
-        let port = super::lookup::port_number(&instance.port, &instance.typed)?;
+        let port = super::lookup::port_number(&instance.port, &instance.typed).map_err(|error| {
+            let failure = Failure::from(error);
+            if instance.bind.is_some() {
+                return failure;
+            }
+            let why = "balance: neither a port nor a running service is called so";
+            Failure::new(failure.code, format!("{}\n{why}", failure.message))
+        })?;
         let addresses = match &instance.bind {
             None => None,
             Some(host) => {
@@ -98,13 +109,20 @@ impl Environment {
             }
         };
         if instance.debug {
-            let places: Vec<String> =
-                self.searched.iter().map(|place| place.path().display().to_string()).collect();
-            let text = format!("looking for the instance on port {port} in {}", places.join(", "));
-            Log::stderr(true).tell(&Event::Note { severity: Severity::Debug, text });
+            self.say_where(&format!("the instance on port {port}"));
         }
         let service = Which::Port { port, addresses, ipv6: instance.ipv6 };
         Ok(Wanted { directories, service })
+    }
+}
+
+impl Environment {
+    /// Where it is looked for.
+    fn say_where(&self, what: &str) {
+        let places: Vec<String> =
+            self.searched.iter().map(|place| place.path().display().to_string()).collect();
+        let text = format!("looking for {what} in {}", places.join(", "));
+        Log::stderr(true).tell(&Event::Note { severity: Severity::Debug, text });
     }
 }
 

@@ -235,11 +235,11 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
     if names.peek().is_some() {
         let ports = resolve::service_ports();
         for name in names.map(Name::as_str) {
-            // Once the service has gone, a command meant for it would reach whoever has the port.
+            // Once the process has gone, a command meant for it would reach whoever has the port.
             if let Some(port) = ports.get(name) {
                 tell(format!(
-                    "service {name}: this is also the name of port {port}, and a command for {name} reaches that port \
-                     when the service does not run"
+                    "service {name}: this is also the name of port {port}, and when this process has ended, a command for \
+                     {name} reaches that port"
                 ));
             }
         }

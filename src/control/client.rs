@@ -99,7 +99,7 @@ impl Client {
             && command::is_change(line)
         {
             body(&format!("{why}\n"));
-            return Ok(Status { code: UNAVAILABLE, group: 0, end: true, service: None });
+            return Ok(Status { code: UNAVAILABLE, group: 0, end: true, service: None, is_draining: false });
         }
         // Whatever the text holds, it is one line to the instance: a newline separates commands as `;` does.
         let mut sent: Vec<u8> = line.iter().map(|&byte| if byte == b'\n' { b';' } else { byte }).collect();

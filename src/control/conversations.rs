@@ -670,10 +670,13 @@ fn answer(client: &mut Client, line: &str) -> (u8, String) {
 #[test]
 fn a_client_is_at_the_service_that_it_asked_for() {
     let (scratch, _control, ..) = two_services();
-    let mut web = find(&scratch, Which::Name("web".into())).expect("found");
+    let mut web = find(&scratch, Which::Name { name: "web".into(), port: None }).expect("found");
     let mut mail = find(&scratch, by_port(25)).expect("found");
     assert_eq!((web.service(), mail.service()), (Some("web"), Some("0.0.0.0:25")));
-    assert!(matches!(find(&scratch, Which::Name("mail".into())), Err(FindError::None)));
+    assert!(matches!(
+        find(&scratch, Which::Name { name: "mail".into(), port: None }),
+        Err(FindError::NoService { .. })
+    ));
     // What is done to one is not done to the other.
     assert_eq!(answer(&mut web, "disable 0").0, 0);
     assert!(answer(&mut web, "show").1.contains("dis"));
@@ -712,8 +715,11 @@ fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
     let mut web = find(&scratch, by_port(80)).expect("found");
     assert_eq!(answer(&mut web, "kill"), (0, "shutdown complete, exiting.\n".into()));
     assert_eq!(count(), [1, 0]);
-    assert_eq!(scratch.names(), ["balance.25.0.0.0.0"]);
+    // Its name stays, so that nobody else is taken for it.
+    assert_eq!(scratch.names(), ["balance.25.0.0.0.0", "service.web"]);
     assert!(matches!(find(&scratch, by_port(80)), Err(FindError::None)));
+    let by_name = || find(&scratch, Which::Name { name: "web".into(), port: None });
+    assert!(matches!(by_name(), Err(FindError::NoService { .. })), "it is draining");
     // It is there until its last client has left, but nobody begins with it.
     assert!(answer(&mut stays, "services").1.contains("1 draining -\n"));
     assert_eq!(answer(&mut stays, "use web; show").0, 0);
@@ -725,6 +731,7 @@ fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
     let (code, list) = answer(&mut stays, "services; use web");
     assert!(code == 65 && list.ends_with("0 serving  -\nno such service web\n"), "{list}");
     assert_eq!(list.lines().count(), 3, "{list}");
+    assert!(matches!(by_name(), Err(FindError::NoService { .. })), "it is gone");
     let mut other = find(&scratch, by_port(25)).expect("found");
     assert_eq!(answer(&mut other, "kill").0, 0);
     assert_eq!(count(), [1, 1]);

@@ -3,7 +3,7 @@
 //! Knows: the socket, its mode and group, the names of services. Never: the protocol, commands.
 //! Source: docs/control.md, "Where the socket is".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Directory, Opened, Unsafe, entry_name, service_entry_name};
+use crate::control::directory::{Directory, Opened, Unsafe, entry_name, service_entry_name, service_name};
 use crate::control::entry::{Entry, PutError, Putting, unlikely_name};
 use crate::control::peer;
 
@@ -142,11 +142,19 @@ impl Endpoint {
 pub(crate) struct Entries {
     first: String,
     by_name: BTreeMap<String, Entry>,
+    /// Names of services that were stopped, the oldest first.
+    stopped: VecDeque<String>,
 }
+
+/// As many names of stopped services are kept.
+const MOST_STOPPED: usize = 256;
+/// What is said of a name that has two owners.
+const SHARED: &str =
+    "another instance has a service of this name; commands need the port of the one that is meant";
 
 impl Entries {
     fn of(first: String, entry: Entry) -> Self {
-        Self { by_name: BTreeMap::from([(first.clone(), entry)]), first }
+        Self { by_name: BTreeMap::from([(first.clone(), entry)]), first, stopped: VecDeque::new() }
     }
 
     fn path(&self) -> Option<PathBuf> {
@@ -162,13 +170,49 @@ impl Entries {
     pub(crate) fn remove_all(&mut self) {
         self.by_name.values_mut().for_each(Entry::remove);
         self.by_name.clear();
+        self.stopped.clear();
     }
 
-    /// Takes these names away.
-    pub(crate) fn remove(&mut self, names: &[String]) {
+    /// Is this a name that stays when its service is stopped? Where a service listens may be somebody else's next; but a command
+    /// for the name of a service must reach nobody else.
+    pub(crate) fn stays(name: &str) -> bool {
+        service_name(name).is_some()
+    }
+
+    /// Takes these names away, and of those that stay the oldest once there are too many.
+    pub(crate) fn retire(&mut self, names: &[String]) {
         for name in names {
-            if let Some(mut entry) = self.by_name.remove(name) {
-                entry.remove();
+            if !self.by_name.contains_key(name) || self.stopped.contains(name) {
+                continue;
+            }
+            if Self::stays(name) {
+                self.stopped.push_back(name.clone());
+            } else {
+                self.remove(name);
+            }
+            if self.stopped.len() > MOST_STOPPED
+                && let Some(oldest) = self.stopped.pop_front()
+            {
+                self.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(mut entry) = self.by_name.remove(name) {
+            entry.remove();
+        }
+    }
+
+    /// A name that stayed is wanted again. Another process may have it by now.
+    fn begin_again(&mut self, wanted: &BTreeSet<&String>) {
+        let (again, stopped) =
+            std::mem::take(&mut self.stopped).into_iter().partition(|name| wanted.contains(name));
+        self.stopped = stopped;
+        let again: VecDeque<String> = again;
+        for name in again {
+            if self.by_name.get(&name).is_some_and(|entry| !entry.is_still_ours()) {
+                self.remove(&name);
             }
         }
     }
@@ -179,12 +223,13 @@ impl Entries {
         let Some(directory) = self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) else {
             return Vec::new();
         };
-        let missed = self.name_all(names, Putting::new(&directory));
         let wanted: BTreeSet<&String> = names.iter().collect();
+        self.begin_again(&wanted);
+        let missed = self.name_all(names, Putting::new(&directory));
         let gone: Vec<String> = self.by_name.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         // Without any name there would be none to make others of.
         if gone.len() < self.by_name.len() {
-            self.remove(&gone);
+            self.retire(&gone);
         }
         missed
     }
@@ -196,9 +241,20 @@ impl Entries {
             if self.by_name.contains_key(name) {
                 continue;
             }
-            let Some(original) = self.by_name.values().next() else { continue };
+            let Some(original) = self.by_name.values().find(|entry| entry.is_still_ours()) else { continue };
             match putting.link(original, name) {
                 Ok(entry) => _ = self.by_name.insert(name.clone(), entry),
+                Err(PutError::Busy(path)) if service_name(name).is_some() => {
+                    match putting.share(original, name) {
+                        Ok((entry, is_shared)) => {
+                            self.by_name.insert(name.clone(), entry);
+                            if is_shared {
+                                missed.push((path, io::Error::other(SHARED)));
+                            }
+                        }
+                        Err(error) => missed.push((path, error)),
+                    }
+                }
                 Err(PutError::Busy(path)) => {
                     missed.push((path, io::Error::other("another instance answers there")));
                 }
@@ -442,8 +498,14 @@ mod tests {
         }
         endpoint
             .entries
-            .remove(&["balance.80.127.0.0.1", "balance.81.127.0.0.1", "service.web"].map(str::to_owned));
-        assert_eq!(scratch.names(), ["balance.25.127.0.0.1"]);
+            .retire(&["balance.80.127.0.0.1", "balance.81.127.0.0.1", "service.web"].map(str::to_owned));
+        assert_eq!(scratch.names(), ["balance.25.127.0.0.1", "service.web"], "the name stays");
+        let all: Vec<String> = (0..=MOST_STOPPED).map(|i| format!("service.n{i}")).collect();
+        let wanted: Vec<String> = all.iter().cloned().chain(["balance.25.127.0.0.1".into()]).collect();
+        assert!(endpoint.entries.become_these(&wanted).is_empty());
+        endpoint.entries.become_these(&wanted[all.len()..]);
+        assert_eq!(scratch.names().len(), MOST_STOPPED + 1, "as many as are kept");
+        assert!(!scratch.names().contains(&"service.web".into()), "not the oldest");
         drop(endpoint);
         assert!(scratch.names().is_empty());
     }

@@ -7,7 +7,7 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::io::{self, BufReader, ErrorKind};
+use std::io::{self, BufReader, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Opened, name_apart, plain_name};
+use crate::control::directory::{Opened, name_apart, plain_name, service_name};
 use crate::control::patience::Patient;
 use crate::control::peer;
-use crate::control::wire::{Greeting, Line, Lines, printable};
+use crate::control::wire::{Greeting, Line, Lines, Status, printable};
 
 /// How long an instance of ours may take to say who it is, ...
 const HELLO: Duration = Duration::from_secs(1);
@@ -127,7 +127,8 @@ impl Entry {
         Ok(())
     }
 
-    fn is_still_ours(&self) -> bool {
+    /// Has nobody put another file in its place?
+    pub(crate) fn is_still_ours(&self) -> bool {
         look(&self.directory, &self.name).is_ok_and(|seen| Some(seen.file) == self.file)
     }
 
@@ -276,6 +277,31 @@ impl Putting {
             Ok(())
         })?;
         made.ok_or_else(|| PutError::Io(ErrorKind::Other.into()))
+    }
+
+    /// The name of a service, which another instance of ours answers to. If that one has stopped its service, we take the name;
+    /// else ours stands beside it, and clients find both. `true`: it does.
+    pub(crate) fn share(&mut self, original: &Entry, plain: &str) -> io::Result<(Entry, bool)> {
+        let is_served = self.is_served(plain).unwrap_or(true);
+        let name = if is_served { beside(plain, true) } else { plain.to_owned() };
+        let mut entry = original.link(&unlikely_name(&name))?;
+        entry.rename(&name)?;
+        Ok((entry, is_served))
+    }
+
+    /// Does whoever is found behind the name of a service still serve it?
+    fn is_served(&self, plain: &str) -> io::Result<bool> {
+        let (mut stream, _) = connect(&self.directory, plain, KNOCK)?;
+        let mut lines = Lines::new(BufReader::new(Patient::new(&stream, HELLO)?));
+        writeln!(stream, "use {}", service_name(plain).unwrap_or_default())?;
+        loop {
+            let Line::Whole(line) = lines.read()? else { return Ok(true) };
+            let line = printable(line);
+            if line.starts_with(". ") {
+                let status = Status::parse(&line);
+                return Ok(status.is_none_or(|status| status.code == 0 && !status.is_draining));
+            }
+        }
     }
 
     /// Takes away the other names of what was found dead. A socket's file is never listened on again, so nobody can come to

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +46,12 @@ pub enum Which {
         ipv6: bool,
     },
     /// Its name.
-    Name(String),
+    Name {
+        /// The name.
+        name: String,
+        /// The port that this is the name of, too, if there is one.
+        port: Option<u16>,
+    },
 }
 
 /// Why there is no instance to talk to. The messages are for the operator.
@@ -55,6 +60,22 @@ pub enum FindError {
     /// Nobody serves it.
     #[error("no master process, exiting.")]
     None,
+    /// Nobody serves what goes by the name.
+    #[error("no service {name} is running{}", port_instead(*.port))]
+    NoService {
+        /// The name.
+        name: String,
+        /// The port of that name.
+        port: Option<u16>,
+    },
+    /// Several do.
+    #[error("balance: several services are called {name}, say which by address and port: {}", meant(.services))]
+    SeveralServices {
+        /// The name.
+        name: String,
+        /// The process of each, and where it listens, if it said so.
+        services: Vec<(u32, Option<SocketAddr>)>,
+    },
     /// The port alone does not say which.
     #[error("balance: several instances have port {port}, say which with -b: {}", list(.places))]
     Several {
@@ -158,6 +179,28 @@ impl FindError {
     /// What says more than that there is none.
     fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if matches!(self, Self::None) { other() } else { self }
+    }
+}
+
+fn port_instead(port: Option<u16>) -> String {
+    port.map_or_else(String::new, |port| format!("; for the port of this name write {port}"))
+}
+
+/// What to type for each.
+fn meant(services: &[(u32, Option<SocketAddr>)]) -> String {
+    let one = |(pid, listens): &(u32, Option<SocketAddr>)| match listens {
+        Some(at) => format!("{} (process {pid})", typed(*at)),
+        None => format!("process {pid}"),
+    };
+    services.iter().map(one).collect::<Vec<_>>().join(" or ")
+}
+
+/// The words that mean the service that listens there.
+fn typed(at: SocketAddr) -> String {
+    match at.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => at.port().to_string(),
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("-6 {}", at.port()),
+        _ => format!("-b {} {}", Place::from(at).typed(), at.port()),
     }
 }
 
@@ -291,6 +334,32 @@ impl Search {
         strange.ok_or(failure)
     }
 
+    /// The only instance with a service of this name.
+    fn named(&mut self, name: &str, port: Option<u16>) -> Result<Client, FindError> {
+        let entry = service_entry_name(name);
+        let mut live: Vec<Client> = Vec::new();
+        let mut met = BTreeSet::new();
+        for found in self.entries.iter().filter(|found| found.plain() == entry && !found.is_strange()) {
+            if met.insert(found.seen.file)
+                && let Ok(client) = found.meet(name)
+            {
+                live.push(client);
+            }
+        }
+        match live.len() {
+            0 => self.first(&entry, name).map_err(|error| {
+                error
+                    .or_else(|| self.failure())
+                    .or_else(|| FindError::NoService { name: name.to_owned(), port })
+            }),
+            1 => live.pop().ok_or(FindError::None),
+            _ => {
+                let services = live.iter_mut().map(|client| (client.pid(), listens(client, name))).collect();
+                Err(FindError::SeveralServices { name: name.to_owned(), services })
+            }
+        }
+    }
+
     /// The only instance at one of these places: good enough to look at it.
     fn the_only(
         &mut self,
@@ -329,6 +398,18 @@ impl Search {
     }
 }
 
+/// Where the service of this name listens, as its instance says.
+fn listens(client: &mut Client, name: &str) -> Option<SocketAddr> {
+    let mut at = None;
+    let asked = client.ask(b"services", |line| {
+        let mut words = line.split_whitespace();
+        if words.next() == Some(name) {
+            at = words.next().and_then(|listen| listen.split(',').next()?.parse().ok());
+        }
+    });
+    asked.ok().and(at)
+}
+
 /// Is there a service of this name, as far as its entry says?
 pub fn is_service(directories: &[Directory], name: &str) -> bool {
     let entry = service_entry_name(name);
@@ -342,11 +423,11 @@ pub fn is_service(directories: &[Directory], name: &str) -> bool {
 /// When there is none, it is not clear which one is meant, or it does not talk to us.
 pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     match &wanted.service {
-        Which::Name(name) => {
+        Which::Name { name, port } => {
             let entry = service_entry_name(name);
             let mut search =
                 Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
-            search.first(&entry, name).map_err(|error| error.or_else(|| search.failure()))
+            search.named(name, *port)
         }
         Which::Port { port, addresses, ipv6 } => {
             let typed = addresses.clone().unwrap_or_else(|| wildcards(*ipv6).into());
@@ -452,7 +533,7 @@ impl Found {
                 return Err(FindError::Elsewhere { pid: greeting.pid });
             }
             match client.ask(format!("use {service}").as_bytes(), |_| ()) {
-                Ok(Status { code: 0, service, .. }) => client.begins_at(service),
+                Ok(Status { code: 0, service, is_draining: false, .. }) => client.begins_at(service),
                 // An older one, which has one service and does not know the word.
                 Ok(Status { code: 64, .. }) if greeting.services == 1 => {}
                 // Another one, or that of a service that has just gone.

@@ -156,20 +156,26 @@ impl Shared {
     }
 
     /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. With the
-    /// last service all sessions end.
+    /// last service all sessions end. Until then the name of a service that was stopped stays taken: a command for `smtp` must
+    /// not reach whoever listens on the port of that name.
     fn kill(&self, service: &Arc<Service>) -> Reply {
         let ours = service.entries();
         let mut entries = self.entries();
+        let is_last = self.services.all().iter().all(|one| Arc::ptr_eq(one, service) || one.is_killed());
+        let hidden: Vec<String> =
+            ours.iter().filter(|name| is_last || !Entries::stays(name)).cloned().collect();
         if !service.is_killed() {
-            entries.named(&ours).for_each(Entry::hide);
+            entries.named(&hidden).for_each(Entry::hide);
         }
         if !(service.kill)() {
-            entries.named(&ours).for_each(Entry::show);
+            entries.named(&hidden).for_each(Entry::show);
             return Reply::ShutdownFailed;
         }
         // A service that was killed before may have a successor by now, whose names these are.
-        if !service.killed.swap(true, Ordering::SeqCst) {
-            entries.remove(&ours);
+        match service.killed.swap(true, Ordering::SeqCst) {
+            true => {}
+            false if is_last => entries.remove_all(),
+            false => entries.retire(&ours),
         }
         drop(entries);
         if self.services.all().iter().all(|one| one.is_killed()) {
@@ -242,6 +248,11 @@ impl Shared {
     /// What the session's service is called, where there are several.
     fn label_of(&self, seat: &Seat) -> Option<String> {
         self.services.are_several().then(|| seat.service.label())
+    }
+
+    /// Does the session's service take no clients any more, where there are several?
+    fn is_draining(&self, seat: &Seat) -> bool {
+        seat.service.is_killed() && self.services.are_several()
     }
 
     /// `use`: the group is the first one again.
@@ -411,6 +422,7 @@ fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
                     group: seat.session.group.index(),
                     end: false,
                     service: shared.label_of(&seat),
+                    is_draining: shared.is_draining(&seat),
                 }
             }
             // A line that the client did not end may be half a command: `disable 1` of `disable 12`.
@@ -468,5 +480,11 @@ fn answer_line(
             break;
         }
     }
-    Ok(Status { code, group: seat.session.group.index(), end, service: shared.label_of(seat) })
+    Ok(Status {
+        code,
+        group: seat.session.group.index(),
+        end,
+        service: shared.label_of(seat),
+        is_draining: shared.is_draining(seat),
+    })
 }

@@ -68,6 +68,8 @@ pub struct Status {
     pub end: bool,
     /// The session's current service, where there are several.
     pub service: Option<String>,
+    /// That service takes no clients any more.
+    pub is_draining: bool,
 }
 
 impl Status {
@@ -81,8 +83,12 @@ impl Status {
         if end {
             word = words.next();
         }
-        let service = if word == Some("in") { words.next().map(str::to_owned) } else { None };
-        Some(Self { code, group, end, service })
+        let mut service = None;
+        if word == Some("in") {
+            service = words.next().map(str::to_owned);
+            word = words.next();
+        }
+        Some(Self { code, group, end, service, is_draining: word == Some("draining") })
     }
 }
 
@@ -90,7 +96,8 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = if self.end { " end" } else { "" };
         write!(f, ". {} {}{end}", self.code, self.group)?;
-        self.service.as_ref().map_or(Ok(()), |service| write!(f, " in {service}"))
+        self.service.as_ref().map_or(Ok(()), |service| write!(f, " in {service}"))?;
+        if self.is_draining { f.write_str(" draining") } else { Ok(()) }
     }
 }
 
@@ -197,8 +204,11 @@ mod tests {
         assert_eq!(Greeting::parse(&many.to_string()), Some(many));
         for end in [false, true] {
             for service in [None, Some("web".to_owned())] {
-                let status = Status { code: 65, group: 65_534, end, service };
-                assert_eq!(Status::parse(&status.to_string()), Some(status));
+                for is_draining in [false, true] {
+                    let status =
+                        Status { code: 65, group: 65_534, end, service: service.clone(), is_draining };
+                    assert_eq!(Status::parse(&status.to_string()), Some(status));
+                }
             }
         }
     }

@@ -534,6 +534,66 @@ fn a_killed_service_is_gone_with_its_last_client_and_changes_are_logged_by_their
 }
 
 #[test]
+fn a_service_that_was_stopped_is_not_running_and_its_name_is_nobody_elses() {
+    let server = Server::named("a");
+    let (mut instance, [smtp, web]) = two_services(["smtp", "web"], &server);
+    let mut client = Client::connect(smtp);
+    assert_eq!(client.recv(1), b"a");
+    let ctl = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    ctl(&["-c", "kill", "smtp"]).code(0).out("shutdown complete, exiting.\n");
+    // Draining, and then gone: a command for it must not reach whoever has the port of that name.
+    let gone = "no service smtp is running; for the port of this name write 25\n";
+    for command in ["show", "kill", "status"] {
+        ctl(&["-c", command, "smtp"]).code(69).out("").err(gone);
+    }
+    drop(client);
+    eventually("smtp is gone", || {
+        (ctl(&["-c", "services", "web"]).code(0).stdout.lines().count() == 2).then_some(())
+    });
+    ctl(&["-c", "kill", "smtp"]).code(69).out("").err(gone);
+    ctl(&["-i", "smtp"]).code(69).out("").err(gone);
+    let neither =
+        "invalid port [no-such], exiting.\nbalance: neither a port nor a running service is called so\n";
+    assert_eq!(ctl(&["-c", "show", "no-such"]).code(64).out("").stderr, neither);
+    // Another process may take the name.
+    let again = format!("smtp: -b {} {} {server}\n", smtp.ip(), smtp.port());
+    let file = instance.directory.file("again", &again).display().to_string();
+    let started = ctl(&["--file", &file]).code(0);
+    assert!(!started.stderr.contains("no_rendezvous"), "{started}");
+    assert!(ctl(&["-c", "save", "smtp"]).code(0).stdout.starts_with("smtp: -b "), "the new one");
+    ctl(&["-c", "kill", "smtp"]).code(0);
+    ctl(&["-b", &web.ip().to_string(), "-c", "kill", &web.port().to_string()]).code(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn of_two_services_of_one_name_in_two_processes_none_is_taken_silently() {
+    let server = Server::named("a");
+    let (instance, [web, _]) = two_services(["web", "mail"], &server);
+    let other = own_address();
+    let line = format!("web: -b {} {} {server}\n", other.ip(), other.port());
+    let file = instance.directory.file("other", &line).display().to_string();
+    let ctl = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
+    ctl(&["--file", &file]).code(0).err("another instance has a service of this name");
+    let of = |at: SocketAddr| format!("-b {} {} (process ", at.ip(), at.port());
+    for command in ["show", "kill"] {
+        let said = ctl(&["-c", command, "web"]).code(69).out("").stderr;
+        let start = "balance: several services are called web, say which by address and port: ";
+        assert!(said.starts_with(start), "{said}");
+        for at in [web, other] {
+            assert!(said.contains(&of(at)), "{at}: {said}");
+        }
+    }
+    // What is to be typed works, and leaves one of them.
+    ctl(&["-b", &web.ip().to_string(), "-c", "kill", &web.port().to_string()]).code(0);
+    let saved = ctl(&["-c", "save", "web"]).code(0).stdout;
+    assert!(saved.starts_with(&format!("web: -b {} {} ", other.ip(), other.port())), "{saved}");
+    ctl(&["-c", "kill", "web"]).code(0);
+    ctl(&["-c", "show", "web"]).code(69).err("no service web is running\n");
+    instance.terminate();
+}
+
+#[test]
 fn a_name_is_meant_without_an_address_and_with_one_a_port() {
     let server = Server::named("a");
     let (instance, [_, smtp]) = two_services(["web", "smtp"], &server);
