@@ -45,13 +45,20 @@ pub(super) struct Environment {
     /// Where a controller looks for it: root looks at the users' as well.
     searched: Vec<Directory>,
     history: Option<PathBuf>,
+    /// What was not heeded, and why.
+    ignored: Option<String>,
 }
 
 impl Environment {
     pub(super) fn read() -> Self {
         // A relative path in these variables is to be ignored (XDG Base Directory Specification).
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let shared = absolute("BALANCE_RUN_DIR").unwrap_or_else(|| RUN_DIRECTORY.into());
+        let named = env::var_os("BALANCE_RUN_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let ignored = named.as_ref().filter(|path| path.is_relative()).map(|path| {
+            let path = path.display();
+            format!("BALANCE_RUN_DIR '{path}' is not an absolute path; {RUN_DIRECTORY} is used in its place")
+        });
+        let shared = named.filter(|path| path.is_absolute()).unwrap_or_else(|| RUN_DIRECTORY.into());
         let mut directories = vec![Directory::Shared(shared)];
         let uid = rustix::process::geteuid().as_raw();
         // Where a login session has it, for users whose shell did not say.
@@ -70,6 +77,15 @@ impl Environment {
             directories,
             searched,
             history: state.map(|path| path.join("balance/history")),
+            ignored,
+        }
+    }
+
+    /// Tells of what was not heeded.
+    pub(super) fn warn(&self) {
+        if let Some(text) = &self.ignored {
+            let note = Event::Note { severity: Severity::Warning, text: text.clone() };
+            Log::stderr(false).tell(&note);
         }
     }
 
@@ -128,18 +144,21 @@ impl Environment {
 
 /// `-c`.
 pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environment) -> Result<u8, Failure> {
+    environment.warn();
     let wanted = environment.wanted(instance)?;
     Ok(crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() }))
 }
 
 /// `-i`.
 pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8, Failure> {
+    environment.warn();
     let wanted = environment.wanted(instance)?;
     Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
 
 /// `--list`.
 pub(super) fn list(environment: &Environment) -> u8 {
+    environment.warn();
     crate::control::list(&environment.searched)
 }
 

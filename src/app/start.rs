@@ -79,6 +79,7 @@ pub(super) fn start(
     source: Option<Source>,
     environment: &Environment,
 ) -> Result<u8, Failure> {
+    environment.warn();
     let foreground = is_foreground(settings);
     let Means { workers, descriptor_limit, own_descriptors } = means(settings, services.len(), &passed)?;
     // Everything that is left to chance hangs on this one number.

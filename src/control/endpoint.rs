@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::control::directory::{Directory, Opened, Unsafe, entry_name, service_entry_name, service_name};
-use crate::control::entry::{Entry, PutError, Putting, unlikely_name};
+use crate::control::entry::{Entry, PutError, Putting, own_descriptor, unlikely_name};
 use crate::control::peer;
 
 /// Clients that the kernel keeps waiting for us.
@@ -299,14 +299,36 @@ fn bind_temporary(directory: &Opened, name: &str, mode: RawMode) -> io::Result<(
     for _ in 0..TEMPORARY_NAMES {
         let temporary = unlikely_name(name);
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        match bind_with_mode(&socket, &SockAddr::unix(directory.path().join(&temporary))?, mode) {
+        let (address, is_direct) = address_in(directory, &temporary)?;
+        match bind_with_mode(&socket, &address, mode) {
             Ok(()) => return Ok((socket, temporary)),
+            // No /proc to get there by.
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_direct => {
+                return Err(too_long(directory));
+            }
             // bind(2) follows no link and replaces nothing.
             Err(error) if error.kind() == ErrorKind::AddrInUse => in_the_way = error,
             Err(error) => return Err(error),
         }
     }
     Err(in_the_way)
+}
+
+/// The address of a socket in the directory, and whether it is by the directory's own path. One that is too long for an
+/// address is reached by our descriptor of the directory.
+fn address_in(directory: &Opened, name: &str) -> io::Result<(SockAddr, bool)> {
+    if let Ok(address) = SockAddr::unix(directory.path().join(name)) {
+        return Ok((address, true));
+    }
+    let address = SockAddr::unix(own_descriptor(directory).join(name)).map_err(|_| too_long(directory))?;
+    Ok((address, false))
+}
+
+fn too_long(directory: &Opened) -> io::Error {
+    let length = directory.path().as_os_str().len();
+    io::Error::other(format!(
+        "the path of the directory has {length} bytes, which is too long for a Unix socket; set BALANCE_RUN_DIR to a shorter one"
+    ))
 }
 
 /// Binds so that the file has this mode from the first moment.
@@ -395,6 +417,23 @@ mod tests {
             assert!(fs::symlink_metadata(&path).is_err(), "{what}");
         }
         assert_eq!(fs::read(&target).expect("read"), b"precious");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_directory_may_have_a_path_that_is_too_long_for_a_socket() {
+        let scratch = Scratch::new();
+        let long = scratch.path().join("x".repeat(120));
+        fs::create_dir(&long).expect("made");
+        let directories = vec![Directory::Private(long.clone())];
+        fs::set_permissions(&long, fs::Permissions::from_mode(0o700)).expect("our own");
+        let mut endpoint =
+            Endpoint::bind(&EndpointOptions { directories, ..options(&scratch) }).expect("bound");
+        let path = long.join("balance.80.127.0.0.1");
+        assert_eq!(endpoint.path().as_deref(), Some(path.as_path()));
+        assert!(is_socket(&path));
+        endpoint.remove();
+        assert!(!is_socket(&path));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -432,7 +432,7 @@ fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
 }
 
 /// A path to what a descriptor holds.
-fn own_descriptor(held: &OwnedFd) -> PathBuf {
+pub(crate) fn own_descriptor(held: impl AsFd) -> PathBuf {
     use std::os::fd::AsRawFd;
-    Path::new("/proc/self/fd").join(held.as_raw_fd().to_string())
+    Path::new("/proc/self/fd").join(held.as_fd().as_raw_fd().to_string())
 }

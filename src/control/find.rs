@@ -489,6 +489,8 @@ impl Found {
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
                 Err(FindError::Silent { path, cause: ErrorKind::TimedOut.into() })
             }
+            // Its path is too long for an address, and there is no other way to it.
+            Err(cause) if cause.kind() == ErrorKind::InvalidInput => Err(FindError::Denied { path, cause }),
             // Not there, or nobody behind it.
             Err(_) => Err(FindError::None),
         }

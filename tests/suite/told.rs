@@ -2,7 +2,11 @@
 //!
 //! Source: docs/compatibility.md, docs/file.md, docs/control.md.
 
-use crate::harness::{Directory, Instance, Run, Setup};
+use std::net::SocketAddr;
+
+use crate::harness::{
+    Client, Directory, Instance, Received, Refusing, Run, Server, Setup, eventually, own_address,
+};
 
 #[test]
 fn a_link_local_address_needs_its_interface() {
@@ -119,4 +123,32 @@ fn a_check_and_a_start_compare_passed_listeners_with_what_is_asked_for() {
     }
     let (code, said, _) = setup("", &["--check-only", "PORT"]);
     assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn a_run_directory_may_be_long_and_must_be_absolute() {
+    let server = Server::named("a");
+    let setup = Setup::new();
+    let long = setup.directory().path().join("x".repeat(150)).display().to_string();
+    let mut instance =
+        setup.shell(&format!("export BALANCE_RUN_DIR={long};")).spawn(["PORT", &server.to_string()]);
+    let (ip, port) = (instance.addr.ip().to_string(), instance.port());
+    let ctl = |directory: &str, command: &str| {
+        let run = Run::balance(&instance.directory).env("BALANCE_RUN_DIR", directory);
+        run.args(["-b", &ip, "-c", command, &port]).finish()
+    };
+    eventually("it answers", || (ctl(&long, "show").code == 0).then_some(()));
+    let relative = "BALANCE_RUN_DIR 'run' is not an absolute path; /run/balance is used in its place";
+    ctl("run", "show").code(69).out("").err(relative).err("no master process, exiting.\n");
+    assert_eq!(ctl("", "show").code(69).stderr, "no master process, exiting.\n");
+    // Told before the port is asked for, so that nothing has to be put into the directory of the system.
+    Run::balance(&instance.directory)
+        .env("BALANCE_RUN_DIR", "run")
+        .args(["-f", "-b", &ip, &port, "127.0.0.1:9"])
+        .finish()
+        .code(71)
+        .err(relative);
+    ctl(&long, "kill").code(0);
+    assert_eq!(instance.wait(), 0, "{}", instance.stderr());
+    assert!(!instance.stderr().contains("no_rendezvous"), "{}", instance.stderr());
 }
