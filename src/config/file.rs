@@ -400,6 +400,19 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                 ],
             ),
             ("-t 5", &[&format!("f:1:1: no PORT; {port}")]),
+            (
+                "web : 80 a",
+                &[
+                    "f:1:5: unknown or invalid address [:]: the colon stands right behind the name of a service; write web: 80",
+                ],
+            ),
+            (
+                "80 : 80",
+                &[
+                    "f:1:4: unknown or invalid address [:]: the host is missing; write host[:port[:maxc]]",
+                    "f:1:6: unknown or invalid address [80]: '80' is a number where a host should be; for port 80 of this machine write localhost:80",
+                ],
+            ),
             ("80 a -t", &["f:1:6: option -t (--connect-timeout) needs a value: -t TIME"]),
             ("80 a --bind=::1 --binde x", &["f:1:17: unknown option '--binde'; did you mean '--bind'?"]),
             (

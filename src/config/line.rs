@@ -94,7 +94,13 @@ pub(super) fn read_draft(split: &Split, defaults: &[Given], errors: &mut Vec<Lin
     let mut draft = Draft::new(read.unwrap_or(Draft::ANY_PORT), typed);
     read_options(split, defaults, &mut draft, errors);
     let channels = split.positionals.get(1..).unwrap_or_default();
-    let mut groups = read_groups(channels, errors);
+    let mut groups = match name_apart(port, channels) {
+        Some(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+        None => read_groups(channels, errors),
+    };
     if errors.is_empty() {
         match draft.policy.apply(&mut groups) {
             Ok(later) => draft.service.later_policy = later,
@@ -107,6 +113,20 @@ pub(super) fn read_draft(split: &Split, defaults: &[Given], errors: &mut Vec<Lin
     }
     draft.service.groups = groups;
     is_good.then_some(draft)
+}
+
+/// `web : 80 web1`: the name of a service, and its colon as a word of its own. One mistake, told once.
+fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
+    let name = port?.as_str().filter(|word| Name::new(word).is_some())?;
+    let (colon, rest) = channels.split_first().filter(|(first, _)| first.text == ":")?;
+    let next = rest.first().and_then(Word::as_str).filter(|word| read_port(word).is_some()).unwrap_or("80");
+    let why = match colon.at {
+        Some(_) => format!("the colon stands right behind the name of a service; write {name}: {next}"),
+        None => format!(
+            "the host is missing; write host[:port[:maxc]]. Only a line of a file (--file) has a name in front, as in {name}: {next}"
+        ),
+    };
+    Some(colon.wrong(Wrong::address(&colon.typed(), why)))
 }
 
 /// Reads the options in the order of the words; of one that is repeated the last one.

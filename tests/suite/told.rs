@@ -152,3 +152,16 @@ fn a_run_directory_may_be_long_and_must_be_absolute() {
     assert_eq!(instance.wait(), 0, "{}", instance.stderr());
     assert!(!instance.stderr().contains("no_rendezvous"), "{}", instance.stderr());
 }
+
+#[test]
+fn a_blank_before_the_colon_of_a_name_is_told() {
+    let directory = Directory::new();
+    let file = directory.file("services", "web : 8080 a b\n").display().to_string();
+    Run::balance(&directory).args(["--check-only", "--file", &file]).finish().code(78).out("").err(
+        "services:1:5: unknown or invalid address [:]: the colon stands right behind the name of a service; write web: 8080\n\
+         balance: 1 error; nothing was started\n",
+    );
+    let said = Run::balance(&directory).args(["web", ":", "80", "a"]).finish().code(65).out("").stderr;
+    let start = "unknown or invalid address [:]\nbalance: the host is missing; write host[:port[:maxc]]. Only a line of a file";
+    assert!(said.starts_with(start) && said.contains("web: 80"), "{said}");
+}
