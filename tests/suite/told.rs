@@ -165,3 +165,30 @@ fn a_blank_before_the_colon_of_a_name_is_told() {
     let start = "unknown or invalid address [:]\nbalance: the host is missing; write host[:port[:maxc]]. Only a line of a file";
     assert!(said.starts_with(start) && said.contains("web: 80"), "{said}");
 }
+
+#[test]
+fn log_lines_say_whose_they_are_and_the_start_names_all() {
+    let dead = Refusing::new();
+    let addresses = [(); 3].map(|()| own_address());
+    let setup = Setup::binding(addresses[2]);
+    let line = |at: &SocketAddr| format!("-b {} {} {dead}\n", at.ip(), at.port());
+    let text = format!("web: {}{}{}", line(&addresses[0]), line(&addresses[1]), line(&addresses[2]));
+    let file = setup.directory().file("services", &text).display().to_string();
+    let instance = setup.start(["-d", "--file", &file]);
+    for address in addresses {
+        assert_eq!(Client::connect(address).ending(), Received::End);
+    }
+    let labels = ["web".to_owned(), addresses[1].to_string(), addresses[2].to_string()];
+    let told =
+        eventually("all are ejected", || Some(instance.told("ejected")).filter(|told| told.len() == 3));
+    for label in &labels {
+        let of = |line: &String| line.contains(&format!("event=ejected service={label} group=0"));
+        assert_eq!(told.iter().filter(|line| of(line)).count(), 1, "{label}: {told:#?}");
+        // It is the word that `use` takes.
+        instance.ctl(&format!("use {label}")).code(0).out(&format!("using service {label}\n"));
+    }
+    let [first, second, third] = addresses;
+    let started = format!("event=started listen={first},{second},{third} services=3 pid=");
+    assert!(instance.stderr().contains(&started), "{}", instance.stderr());
+    instance.terminate();
+}
