@@ -436,16 +436,14 @@ fn a_dump_that_nobody_reads_stops_the_traffic_and_nothing_else() {
     for client in &others {
         assert!(client.is_quiet_for(Duration::from_millis(700)));
     }
-    // One of them is closed by an operator, and one by itself.
-    let kicked = instance
-        .ctl("sessions")
-        .stdout
-        .lines()
-        .last()
-        .and_then(|line| line.split_whitespace().next().map(String::from));
-    instance.ctl(&format!("close {}", kicked.expect("a session"))).code(0);
+    // One of them is closed by an operator.
+    let mut kicked = others.pop().expect("there are four");
+    let address = kicked.0.local_addr().expect("it is connected").to_string();
+    let sessions = instance.ctl("sessions").code(0).stdout;
+    let line = sessions.lines().find(|line| line.split_whitespace().nth(1) == Some(&address));
+    let id = line.and_then(|line| line.split_whitespace().next()).expect("its session");
+    instance.ctl(&format!("close {id}")).code(0);
     instance.await_show("it is closed", |rows| rows[0].c == 4);
-    let mut kicked = others.pop().expect("the last one");
     assert_eq!(kicked.ending(), Received::Reset, "it missed its answer");
     // Somebody reads it: all of it is there, and everybody is served.
     let read = thread::spawn(move || {
