@@ -223,7 +223,9 @@ fn a_circle_through_other_services_of_the_process_is_said_at_the_start() {
         "event=note service=front text=\"channel 0 of group 0 leads to the service on {second} ({second}), {rest}"
     );
     assert!(one.contains(&way), "{one}");
-    let way = format!("event=note text=\"channel 0 of group 0 leads to service front ({first}), {rest}");
+    let way = format!(
+        "event=note service={second} text=\"channel 0 of group 0 leads to service front ({first}), {rest}"
+    );
     assert!(other.contains(&way), "{other}");
     assert_eq!(start(":4"), [""; 0], "a limit anywhere makes it finite");
 }
