@@ -12,7 +12,7 @@ use crate::sched::ChannelKey;
 
 /// A channel without a maxc that leads to a service of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Way {
+struct Edge {
     from: usize,
     to: usize,
     channel: ChannelKey,
@@ -21,40 +21,40 @@ struct Way {
 
 /// What is to be said of each channel of a circle, with the number of its service.
 pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
-    let ways = ways(services);
-    let text = |way: &Way| {
-        let (group, channel) = (way.channel.group.index(), way.channel.channel.index());
-        let address = way.address;
-        let text = if way.from == way.to {
+    let edges = edges(services);
+    let text = |edge: &Edge| {
+        let (group, channel) = (edge.channel.group.index(), edge.channel.channel.index());
+        let address = edge.address;
+        let text = if edge.from == edge.to {
             format!(
                 "channel {channel} of group {group} leads back to this service ({address}): without a maxc balance \
                  does not connect to it"
             )
         } else {
-            let to = &services[way.to];
+            let to = &services[edge.to];
             let to = match &to.parts.spec.name {
                 Some(name) => format!("service {}", name.as_str()),
                 None => format!("the service on {}", to.listener.address()),
             };
             format!(
                 "channel {channel} of group {group} leads to {to} ({address}), which leads back here: without a maxc \
-                 on the way a client is connected there once and not again"
+                 on the edge a client is connected there once and not again"
             )
         };
-        (way.from, text)
+        (edge.from, text)
     };
-    circles(&ways).map(text).collect()
+    circles(&edges).map(text).collect()
 }
 
 /// The ways between services that no maxc bounds.
-fn ways(services: &[&Prepared]) -> Vec<Way> {
+fn edges(services: &[&Prepared]) -> Vec<Edge> {
     // By port: who serves many ports does not pay for each pair of service and channel.
     let mut listeners: BTreeMap<u16, Vec<(usize, SocketAddr)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
         let address = service.listener.address();
         listeners.entry(address.port()).or_default().push((to, address));
     }
-    let mut ways = Vec::new();
+    let mut edges = Vec::new();
     for (from, service) in services.iter().enumerate() {
         for group in service.parts.table.lock().snapshot().groups {
             // What the operator decided of a channel may change, where it leads stays.
@@ -65,23 +65,23 @@ fn ways(services: &[&Prepared]) -> Vec<Way> {
                         if !found.contains(&to) && net::is_reached(listener, address) {
                             found.insert(to);
                             let channel = ChannelKey { group: group.id, channel: channel.id };
-                            ways.push(Way { from, to, channel, address });
+                            edges.push(Edge { from, to, channel, address });
                         }
                     }
                 }
             }
         }
     }
-    ways
+    edges
 }
 
 /// Those from whose end one gets back to their beginning.
-fn circles(ways: &[Way]) -> impl Iterator<Item = &Way> {
+fn circles(edges: &[Edge]) -> impl Iterator<Item = &Edge> {
     let mut next: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    for way in ways {
-        next.entry(way.from).or_default().insert(way.to);
+    for edge in edges {
+        next.entry(edge.from).or_default().insert(edge.to);
     }
-    ways.iter().filter(move |way| leads(&next, way.to, way.from))
+    edges.iter().filter(move |edge| leads(&next, edge.to, edge.from))
 }
 
 fn leads(next: &BTreeMap<usize, BTreeSet<usize>>, from: usize, to: usize) -> bool {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_way_is_of_a_circle_if_one_gets_back() {
-        let way = |(from, to)| Way {
+        let edge = |(from, to)| Edge {
             from,
             to,
             channel: ChannelKey {
@@ -112,7 +112,7 @@ mod tests {
             },
             address: ([127, 0, 0, 1], 80).into(),
         };
-        for (ways, expected) in [
+        for (edges, expected) in [
             (&[][..], &[][..]),
             (&[(0, 0)], &[(0, 0)]),
             (&[(0, 1), (1, 2), (0, 2)], &[]),
@@ -120,9 +120,9 @@ mod tests {
             (&[(0, 1), (1, 2), (2, 1), (2, 3)], &[(1, 2), (2, 1)]),
             (&[(0, 1), (1, 2), (2, 0), (1, 1)], &[(0, 1), (1, 2), (2, 0), (1, 1)]),
         ] {
-            let ways: Vec<Way> = ways.iter().copied().map(way).collect();
-            let found: Vec<_> = circles(&ways).map(|way| (way.from, way.to)).collect();
-            assert_eq!(found, expected, "{ways:?}");
+            let edges: Vec<Edge> = edges.iter().copied().map(edge).collect();
+            let found: Vec<_> = circles(&edges).map(|edge| (edge.from, edge.to)).collect();
+            assert_eq!(found, expected, "{edges:?}");
         }
     }
 }

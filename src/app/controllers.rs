@@ -15,8 +15,8 @@ use super::roster::{Roster, Written};
 use super::{Failure, plan, saved};
 use crate::config::{self, Instance};
 use crate::control::{
-    Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, Names, OneShot,
-    Place, Plane, Port, ProcessHands, Service, Services, Wanted, Which,
+    Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, ManagedService,
+    Names, OneShot, Place, Plane, Port, ProcessHands, Services, Wanted, Which,
 };
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
@@ -262,13 +262,13 @@ pub(super) fn manage(
     written: &Arc<RwLock<Written>>,
     (minder, settings, clock): (&Minder, &ProcessSpec, Clock),
     from_file: bool,
-) -> Service {
+) -> ManagedService {
     let Served { parts, listener, running, alarm, log } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
     let process = settings.clone();
     let [line, lines] = [(); 2].map(|()| Arc::clone(written));
-    Service {
+    ManagedService {
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
         listen: vec![listener.address()],
         table: parts.table.clone(),

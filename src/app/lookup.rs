@@ -12,7 +12,7 @@ use crate::sched::Addresses;
 use crate::spec::{ChannelSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
 
 /// What is known of a service once all names have been looked up.
-pub(super) struct Found {
+pub(super) struct Resolved {
     /// Of several addresses the first one is meant.
     pub(super) listen: Addresses,
     pub(super) source: Option<SocketAddr>,
@@ -24,7 +24,7 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// Everything that is wrong, service by service.
-pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Found>, Vec<LineError>> {
+pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Resolved>, Vec<LineError>> {
     services_again(specs, Known::default()).map(|(found, _)| found)
 }
 
@@ -36,8 +36,8 @@ pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Found>, Vec<LineErro
 pub(super) fn services_again(
     specs: &[ServiceSpec],
     known: Known,
-) -> Result<(Vec<Found>, Vec<String>), Vec<LineError>> {
-    let mut names = Names { known, ..Names::default() };
+) -> Result<(Vec<Resolved>, Vec<String>), Vec<LineError>> {
+    let mut names = Lookups { known, ..Lookups::default() };
     let mut errors = Vec::new();
     let found: Vec<_> = specs.iter().filter_map(|spec| names.service(spec, &mut errors)).collect();
     if errors.is_empty() {
@@ -51,16 +51,16 @@ pub(super) type Known = HashMap<String, Vec<SocketAddr>>;
 
 /// The port of PORT.
 pub(super) fn port_number(word: &PortWord, typed: &Typed) -> Result<u16, LineError> {
-    Names::default().port(word).map_err(|name| LineError::of(typed, Wrong::Port { word: name }))
+    Lookups::default().port(word).map_err(|name| LineError::of(typed, Wrong::Port { word: name }))
 }
 
 /// All addresses of a host.
 pub(super) fn addresses(host: &HostSpec, port: u16) -> Result<Vec<SocketAddr>, LineError> {
-    Names::default().addresses(&host.name, port, &host.typed)
+    Lookups::default().addresses(&host.name, port, &host.typed)
 }
 
 /// Of two services that would listen at one place the second one.
-fn taken_twice(specs: &[ServiceSpec], found: &[Found]) -> Vec<LineError> {
+fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
     let mut taken = Places::default();
     let mut errors = Vec::new();
     for (spec, found) in specs.iter().zip(found) {
@@ -86,7 +86,7 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Found]) -> Vec<LineError> {
 
 /// What was looked up already.
 #[derive(Default)]
-struct Names {
+struct Lookups {
     hosts: HashMap<String, Result<Vec<SocketAddr>, String>>,
     ports: HashMap<String, Option<u16>>,
     known: Known,
@@ -94,9 +94,9 @@ struct Names {
     failed: Vec<String>,
 }
 
-impl Names {
+impl Lookups {
     /// `None` if something is wrong with it. With a wrong PORT its channels are looked up all the same.
-    fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Found> {
+    fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Resolved> {
         let before = errors.len();
         let typed = &spec.listen.typed;
         let port = self.port(&spec.listen.port);
@@ -114,7 +114,7 @@ impl Names {
         };
         let channels =
             spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
-        let found = Found { listen: listen?, source, channels };
+        let found = Resolved { listen: listen?, source, channels };
         (errors.len() == before).then_some(found)
     }
 

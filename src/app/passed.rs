@@ -6,22 +6,22 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use super::lookup::Found;
+use super::lookup::Resolved;
 use super::{Failure, exit};
 use crate::process::PassedListener;
 use crate::spec::{ListenHost, ServiceSpec};
 
 /// Where a service wants to listen.
 #[derive(Debug, PartialEq)]
-struct Place {
+struct WantedAddress {
     name: Option<String>,
     port: u16,
     /// Any of these. `None`: whatever it is.
     ips: Option<Vec<(IpAddr, u32)>>,
 }
 
-impl Place {
-    fn of((service, found): &(ServiceSpec, Found)) -> Self {
+impl WantedAddress {
+    fn of((service, found): &(ServiceSpec, Resolved)) -> Self {
         let found = &found.listen;
         let ips = match &service.listen.host {
             ListenHost::AnyV4 => None,
@@ -62,12 +62,12 @@ fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
 /// listens elsewhere: its clients would meet another one.
 pub(super) fn assign(
     passed: Vec<PassedListener>,
-    services: &[(ServiceSpec, Found)],
+    services: &[(ServiceSpec, Resolved)],
 ) -> Result<Vec<Option<PassedListener>>, Failure> {
     if passed.is_empty() {
         return Ok(services.iter().map(|_| None).collect());
     }
-    let places = services.iter().map(Place::of).collect::<Vec<_>>();
+    let places = services.iter().map(WantedAddress::of).collect::<Vec<_>>();
     if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
         return Err(failure);
     }
@@ -87,7 +87,7 @@ pub(super) fn assign(
 /// What each place gets, and what is left.
 fn match_up(
     passed: Vec<PassedListener>,
-    places: &[Place],
+    places: &[WantedAddress],
 ) -> (Vec<Option<PassedListener>>, Vec<PassedListener>) {
     // The surest first, so that a service that takes any address takes none that another one names.
     let mut pairs: Vec<(u8, usize, usize)> = Vec::new();
@@ -106,8 +106,8 @@ fn match_up(
 }
 
 /// Listeners whose names are those of services that listen elsewhere.
-fn contradictions(passed: &[PassedListener], places: &[Place]) -> Vec<Failure> {
-    let named: HashMap<&str, &Place> =
+fn contradictions(passed: &[PassedListener], places: &[WantedAddress]) -> Vec<Failure> {
+    let named: HashMap<&str, &WantedAddress> =
         places.iter().filter_map(|place| Some((place.name.as_deref()?, place))).collect();
     let contradicted = passed.iter().filter_map(|one| {
         let name = one.name.as_deref()?;
@@ -129,7 +129,7 @@ fn describe(passed: &PassedListener) -> String {
     }
 }
 
-fn describe_place(place: &Place) -> String {
+fn describe_place(place: &WantedAddress) -> String {
     let at = |(ip, zone): &(IpAddr, u32)| match ip {
         IpAddr::V6(ip) => SocketAddrV6::new(*ip, place.port, 0, *zone).to_string(),
         IpAddr::V4(ip) => SocketAddr::from((*ip, place.port)).to_string(),
@@ -151,18 +151,18 @@ mod tests {
         PassedListener { name: name.map(str::to_owned), fd, address: address.parse().expect("an address") }
     }
 
-    fn place(name: Option<&str>, port: u16, ips: &[&str]) -> Place {
+    fn place(name: Option<&str>, port: u16, ips: &[&str]) -> WantedAddress {
         let at = |ip: &&str| {
             ip_and_zone(
                 format!("[{ip}]:0").parse().or_else(|_| format!("{ip}:0").parse()).expect("an address"),
             )
         };
         let ips: Vec<(IpAddr, u32)> = ips.iter().map(at).collect();
-        Place { name: name.map(str::to_owned), port, ips: (!ips.is_empty()).then_some(ips) }
+        WantedAddress { name: name.map(str::to_owned), port, ips: (!ips.is_empty()).then_some(ips) }
     }
 
     /// What each place gets, and what is left.
-    fn matched(listeners: &[(Option<&str>, &str)], places: &[Place]) -> (Vec<String>, Vec<String>) {
+    fn matched(listeners: &[(Option<&str>, &str)], places: &[WantedAddress]) -> (Vec<String>, Vec<String>) {
         let listeners = listeners.iter().map(|(name, address)| passed(*name, address)).collect();
         let (assigned, left) = match_up(listeners, places);
         let text = |one: Option<&PassedListener>| one.map_or("-".to_owned(), describe);

@@ -92,7 +92,7 @@ pub(super) fn lined(groups: &[GroupSpec], found: &[Vec<Option<Addresses>>]) -> V
 
 /// One thing to be done to a table, in the order of the list: what comes does so before anything goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PlannedEdit {
     /// A group has another policy.
     SetPolicy(GroupId, Policy),
     /// The channel at this place of the line is new: the group's number and the place among its channels.
@@ -142,7 +142,7 @@ pub(super) fn steps(
     wanted: &mut [LinedGroup],
     table: &Snapshot,
     clean: bool,
-) -> Vec<Step> {
+) -> Vec<PlannedEdit> {
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
     let lines = before.iter().enumerate().flat_map(|(number, group)| {
         group.channels.iter().map(move |one| (identity(number, &one.addresses), one))
@@ -160,7 +160,7 @@ pub(super) fn steps(
         let was = before.get(number).map(|group| group.policy);
         let is = table.groups.iter().find(|group| group.id == id).map(|group| group.policy);
         if is != Some(group.policy) && (clean || was != Some(group.policy)) {
-            first.push(Step::SetPolicy(id, group.policy));
+            first.push(PlannedEdit::SetPolicy(id, group.policy));
         }
         for (place, channel) in group.channels.iter_mut().enumerate() {
             let identity = identity(number, &channel.addresses);
@@ -176,19 +176,19 @@ pub(super) fn steps(
                 // One that an operator has taken away stays away.
                 if !is_as_before || clean {
                     channel.key = None;
-                    first.push(Step::Create(number, place));
+                    first.push(PlannedEdit::Create(number, place));
                 }
                 continue;
             };
             let is_moved = line.is_some_and(|line| differ(&line.addresses, &channel.addresses));
             let is_astray = differ(&now.addresses, &channel.addresses);
             if is_astray && (is_moved || clean) {
-                then.push(Step::Readdress(key, number, place));
+                then.push(PlannedEdit::Readdress(key, number, place));
             }
             let is_other = (now.maxc, now.weight, now.state)
                 != (channel.spec.maxc, channel.spec.weight, channel.spec.state);
             if now.retires || (is_other && (clean || !is_as_before)) {
-                then.push(Step::Apply(key, number, place));
+                then.push(PlannedEdit::Apply(key, number, place));
             }
         }
     }
@@ -199,7 +199,7 @@ pub(super) fn steps(
     }
     gone.sort_unstable();
     // A policy that the line does not give any more, of a group that it does not have any more, harms nobody.
-    first.into_iter().chain(then).chain(gone.into_iter().map(Step::Retire)).collect()
+    first.into_iter().chain(then).chain(gone.into_iter().map(PlannedEdit::Retire)).collect()
 }
 
 fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::lookup::Found;
+use super::lookup::Resolved;
 use super::{Failure, exit};
 use crate::control::Names;
 use crate::net::server::Running;
@@ -63,7 +63,7 @@ impl Prepared {
     /// A port that cannot be had.
     pub(super) fn new(
         spec: ServiceSpec,
-        found: Found,
+        found: Resolved,
         passed: Option<PassedListener>,
         shards: usize,
         seed: u64,

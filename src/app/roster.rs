@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use super::lookup::{Found, Known};
-use super::plan::{self, LinedGroup, Pairing, Step};
+use super::lookup::{Known, Resolved};
+use super::plan::{self, LinedGroup, Pairing, PlannedEdit};
 use super::prepared::{BIND_PATIENCE, Parts, Prepared, Served};
 use super::{Failure, counted, exit, files, lookup};
 use crate::config::{self, Files};
-use crate::control::{Register, Service};
+use crate::control::{ManagedService, Register};
 use crate::net::Phase;
 use crate::net::server::Server;
 use crate::observe::{Event, Log, Severity};
@@ -57,18 +57,18 @@ pub(super) struct Written {
 }
 
 /// One service.
-struct Member {
+struct RosterEntry {
     /// Where its line has it listen.
     place: SocketAddr,
     /// What its hosts meant when they were looked up last.
     known: Known,
     written: Arc<RwLock<Written>>,
     served: Served,
-    service: Arc<Service>,
+    service: Arc<ManagedService>,
 }
 
 /// Makes of a service what operators have of it.
-type Manage = Box<dyn Fn(&Served, &Arc<RwLock<Written>>) -> Service + Send + Sync>;
+type Manage = Box<dyn Fn(&Served, &Arc<RwLock<Written>>) -> ManagedService + Send + Sync>;
 
 /// What is in front of the members' lock.
 pub(super) struct Roster {
@@ -88,13 +88,13 @@ pub(super) struct Roster {
 
 struct Members {
     process: ProcessSpec,
-    all: Vec<Member>,
+    all: Vec<RosterEntry>,
 }
 
 /// A service of a file that was read again.
-struct Wanted {
+struct Reread {
     spec: ServiceSpec,
-    found: Found,
+    found: Resolved,
 }
 
 impl Roster {
@@ -103,7 +103,7 @@ impl Roster {
         tools: Tools,
         process: ProcessSpec,
         source: Option<Source>,
-        manage: impl Fn(&Served, &Arc<RwLock<Written>>) -> Service + Send + Sync + 'static,
+        manage: impl Fn(&Served, &Arc<RwLock<Written>>) -> ManagedService + Send + Sync + 'static,
         done: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -134,7 +134,7 @@ impl Roster {
     }
 
     /// What operators have.
-    pub(super) fn services(&self) -> Vec<Arc<Service>> {
+    pub(super) fn services(&self) -> Vec<Arc<ManagedService>> {
         self.members().all.iter().map(|member| Arc::clone(&member.service)).collect()
     }
 
@@ -146,7 +146,7 @@ impl Roster {
     /// Have all been stopped and nobody left to serve, and is nobody about to start one?
     pub(super) fn is_over(&self) -> bool {
         // Whoever holds the lock asks again when it is done.
-        let is_over = |members: &Members| members.all.iter().all(Member::is_killed);
+        let is_over = |members: &Members| members.all.iter().all(RosterEntry::is_killed);
         self.members.try_lock().is_ok_and(|members| is_over(&members)) && !self.tools.server.has_services()
     }
 
@@ -174,7 +174,7 @@ impl Roster {
         }
     }
 
-    fn serve(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<Vec<Member>> {
+    fn serve(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<Vec<RosterEntry>> {
         let Tools { server, minder, log, .. } = &self.tools;
         let alarms: Vec<Alarm> = services.iter().map(|_| minder.alarm()).collect();
         let logs: Vec<Log> = services.iter().map(|(one, _)| one.log(log)).collect();
@@ -191,12 +191,12 @@ impl Roster {
             .collect())
     }
 
-    fn enlist(&self, served: Served, groups: Vec<LinedGroup>) -> Member {
+    fn enlist(&self, served: Served, groups: Vec<LinedGroup>) -> RosterEntry {
         let spec = served.parts.spec.clone();
         let known = known(&spec, &groups, &served.parts);
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
-        Member { place: served.parts.place, known, written, served, service }
+        RosterEntry { place: served.parts.place, known, written, served, service }
     }
 
     /// Reads the files again and makes the services what they say now. What has changed, one line each.
@@ -240,7 +240,7 @@ impl Roster {
         let Some(Source { files, directory }) = &self.source else {
             return nothing("there is no file to read again; the service was given on the command line");
         };
-        if members.all.iter().all(Member::is_killed) {
+        if members.all.iter().all(RosterEntry::is_killed) {
             return nothing("the instance was told to stop");
         }
         let (process, specs) =
@@ -248,8 +248,8 @@ impl Roster {
         let known = members.all.iter().flat_map(|one| one.known.clone()).collect();
         let (found, failed) =
             lookup::services_again(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
-        let wanted: Vec<Wanted> =
-            specs.into_iter().zip(found).map(|(spec, found)| Wanted { spec, found }).collect();
+        let wanted: Vec<Reread> =
+            specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
         // One that was killed by hand is there again if its line still is.
         members.all.retain(|member| !member.is_killed());
         let now: Vec<SocketAddr> = members.all.iter().map(|member| member.place).collect();
@@ -267,19 +267,19 @@ impl Roster {
     fn carry_out(
         &self,
         members: &mut Members,
-        wanted: Vec<Wanted>,
+        wanted: Vec<Reread>,
         pairing: &Pairing,
         clean: bool,
         changes: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        let mut wanted: Vec<Option<Wanted>> = wanted.into_iter().map(Some).collect();
+        let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
         let count = wanted.len();
         let in_the_way: Vec<u16> = pairing.removed.iter().map(|&n| members.all[n].place.port()).collect();
         // All that can fail comes first.
         let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         let mut patience = BIND_PATIENCE;
         for &number in &pairing.added {
-            let Some(Wanted { spec, found }) = wanted[number].take() else { continue };
+            let Some(Reread { spec, found }) = wanted[number].take() else { continue };
             // Its place may be a part of one that is about to be left.
             if in_the_way.contains(&found.listen.first().port()) {
                 late.push((number, spec, found));
@@ -293,14 +293,14 @@ impl Roster {
         if let Some(failure) = Failure::several(failures, NOTHING) {
             return Err(failure);
         }
-        let mut all: Vec<Option<Member>> = std::iter::repeat_with(|| None).take(count).collect();
+        let mut all: Vec<Option<RosterEntry>> = std::iter::repeat_with(|| None).take(count).collect();
         let (numbers, new): (Vec<usize>, Vec<_>) = new.into_iter().unzip();
         let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
         for (number, member) in numbers.into_iter().zip(opened) {
             changes.push(format!("{} is added, on {}", member.label(), member.place));
             all[number] = Some(member);
         }
-        let mut before: Vec<Option<Member>> = members.all.drain(..).map(Some).collect();
+        let mut before: Vec<Option<RosterEntry>> = members.all.drain(..).map(Some).collect();
         let mut order: Vec<(usize, usize)> = pairing.kept.clone();
         order.sort_unstable_by_key(|&(_, number)| number);
         for (was, number) in order {
@@ -311,7 +311,7 @@ impl Roster {
             all[number] = Some(member);
         }
         // Names first: whoever gets one of these ports next finds its name free.
-        let gone: Vec<Member> = before.into_iter().flatten().collect();
+        let gone: Vec<RosterEntry> = before.into_iter().flatten().collect();
         gone.iter().for_each(|member| member.service.killed.store(true, Ordering::SeqCst));
         self.list(all.iter().flatten());
         for member in &gone {
@@ -349,7 +349,7 @@ impl Roster {
     fn prepare(
         &self,
         spec: ServiceSpec,
-        found: Found,
+        found: Resolved,
         patience: &mut Duration,
     ) -> Result<(Prepared, Vec<LinedGroup>), Failure> {
         let groups = plan::lined(&spec.groups, &found.channels);
@@ -357,7 +357,7 @@ impl Roster {
     }
 
     /// Tells operators' door which services there are.
-    fn list<'a>(&self, members: impl Iterator<Item = &'a Member>) {
+    fn list<'a>(&self, members: impl Iterator<Item = &'a RosterEntry>) {
         let Some(register) = self.register.get() else { return };
         for (path, cause) in register.set(members.map(|member| Arc::clone(&member.service)).collect()) {
             let cause = format!("no control socket at {}: {cause}", path.display());
@@ -366,7 +366,7 @@ impl Roster {
     }
 
     /// A service whose line is gone.
-    fn remove(&self, member: &Member) -> String {
+    fn remove(&self, member: &RosterEntry) -> String {
         let Served { running, alarm, .. } = &member.served;
         self.tools.minder.leave(alarm);
         running.stop_listening();
@@ -381,8 +381,8 @@ impl Roster {
     }
 
     /// A service whose line is there still, and may say other things.
-    fn change(&self, member: &mut Member, wanted: Wanted, clean: bool, changes: &mut Vec<String>) {
-        let Wanted { spec, found } = wanted;
+    fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut Vec<String>) {
+        let Reread { spec, found } = wanted;
         let before = changes.len();
         let mut told = Vec::new();
         let was = member.written().spec.clone();
@@ -413,16 +413,16 @@ impl Roster {
         };
         for piece in steps.chunks(PIECE) {
             let mut table = table.lock_at(self.tools.clock.now());
-            for step in piece {
+            for edit in piece {
                 changes
-                    .extend(step_taken(step, &mut groups, &mut table).map(|what| format!("{label}: {what}")));
+                    .extend(apply_edit(edit, &mut groups, &mut table).map(|what| format!("{label}: {what}")));
             }
             drop(table);
             thread::sleep(LET_IN);
         }
         if let Some(running) = on_remove {
-            for step in &steps {
-                if let Step::Retire(key) = step {
+            for edit in &steps {
+                if let PlannedEdit::Retire(key) = edit {
                     running.close_connections(*key);
                 }
             }
@@ -438,7 +438,7 @@ impl Roster {
 
     fn set_options(
         &self,
-        member: &mut Member,
+        member: &mut RosterEntry,
         spec: &ServiceSpec,
         source: Option<SocketAddr>,
         told: &mut Vec<String>,
@@ -459,7 +459,7 @@ impl Roster {
 
 const NOTHING: &str = "nothing was changed";
 
-impl Member {
+impl RosterEntry {
     fn is_killed(&self) -> bool {
         self.served.running.phase() != Phase::Serving
     }
@@ -479,7 +479,7 @@ impl Member {
 }
 
 /// Where there are several services, each log line says whose it is.
-fn label_logs(members: &[Member]) {
+fn label_logs(members: &[RosterEntry]) {
     for member in members {
         let name = member.written().spec.name.as_ref().map(|name| name.as_str().to_owned());
         let address = || (members.len() > 1).then(|| member.served.listener.address().to_string());
@@ -517,14 +517,18 @@ fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
     survey.finish()
 }
 
-/// Takes one step; what is to be told of it.
-fn step_taken(step: &Step, groups: &mut [LinedGroup], table: &mut crate::sched::Table) -> Option<String> {
-    match *step {
-        Step::SetPolicy(id, policy) => {
+/// Makes one edit; what is to be told of it.
+fn apply_edit(
+    edit: &PlannedEdit,
+    groups: &mut [LinedGroup],
+    table: &mut crate::sched::Table,
+) -> Option<String> {
+    match *edit {
+        PlannedEdit::SetPolicy(id, policy) => {
             table.set_policy(id, policy);
             Some(format!("group {} has policy {}", id.index(), config::policy_name(policy)))
         }
-        Step::Create(number, place) => {
+        PlannedEdit::Create(number, place) => {
             let id = GroupId::new(number)?;
             let channel = groups.get_mut(number)?.channels.get_mut(place)?;
             let spec = &channel.spec;
@@ -542,7 +546,7 @@ fn step_taken(step: &Step, groups: &mut [LinedGroup], table: &mut crate::sched::
             table.set_state(key, spec.state).ok()?;
             Some(format!("group {number} channel {}: {} is added", made.index(), channel.label()))
         }
-        Step::Apply(key, number, place) => {
+        PlannedEdit::Apply(key, number, place) => {
             let channel = groups.get(number)?.channels.get(place)?;
             let before = table.channel(key)?;
             let spec = &channel.spec;
@@ -566,7 +570,7 @@ fn step_taken(step: &Step, groups: &mut [LinedGroup], table: &mut crate::sched::
             let at = key.channel.index();
             Some(format!("group {number} channel {at}: {}: {}", channel.label(), parts.join(", ")))
         }
-        Step::Readdress(key, number, place) => {
+        PlannedEdit::Readdress(key, number, place) => {
             let channel = groups.get(number)?.channels.get(place)?;
             let is_other = table.readdress(key, channel.addresses.clone()).ok()?;
             let all: Vec<String> = channel.addresses.as_slice().iter().map(SocketAddr::to_string).collect();
@@ -579,7 +583,7 @@ fn step_taken(step: &Step, groups: &mut [LinedGroup], table: &mut crate::sched::
                 )
             })
         }
-        Step::Retire(key) => {
+        PlannedEdit::Retire(key) => {
             let label = table.channel(key).map(|one| plan::label(&one.addresses))?;
             let left = table.retire(key).ok()?;
             let (number, at) = (key.group.index(), key.channel.index());
@@ -635,11 +639,11 @@ mod tests {
         before: &[LinedGroup],
         wanted: &Line,
         clean: bool,
-    ) -> (Vec<LinedGroup>, Vec<Step>) {
+    ) -> (Vec<LinedGroup>, Vec<PlannedEdit>) {
         let mut wanted = lined(wanted);
         let steps = plan::steps(before, &mut wanted, &table.snapshot(), clean);
-        for step in &steps {
-            step_taken(step, &mut wanted, table);
+        for edit in &steps {
+            apply_edit(edit, &mut wanted, table);
         }
         (wanted, steps)
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 
 use super::circles;
 use super::controllers::{self, AtWork, Environment};
-use super::lookup::Found;
+use super::lookup::Resolved;
 use super::plan::{self, LinedGroup};
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
 use super::roster::{Roster, Source, Tools, Written};
@@ -74,7 +74,7 @@ fn is_foreground(settings: &ProcessSpec) -> bool {
 /// What was typed cannot be served.
 pub(super) fn start(
     settings: &ProcessSpec,
-    services: Vec<(ServiceSpec, Found)>,
+    services: Vec<(ServiceSpec, Resolved)>,
     passed: Vec<PassedListener>,
     source: Option<Source>,
     environment: &Environment,

@@ -12,7 +12,7 @@ use super::wrong::{Word, Wrong};
 use crate::spec::{AdminState, ChannelSpec, PortWord};
 
 /// Host, port and limit of a word.
-type Parts<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
+type HostPortLimit<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
 
 /// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address, and behind the first comma the
 /// channel's options.
@@ -61,7 +61,7 @@ pub fn print_channel(channel: &ChannelSpec) -> String {
 
 /// # Errors
 /// One line that says what is wrong and what would be right.
-fn split(word: &str) -> Result<Parts<'_>, String> {
+fn split(word: &str) -> Result<HostPortLimit<'_>, String> {
     if let Some(why) = port_taken_for_address(word) {
         return Err(why);
     }

@@ -8,11 +8,11 @@ use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::draft::Draft;
-use super::lex::{Line, Lines};
+use super::lex::{SourceLine, SourceLines};
 use super::line::{for_the_command_line, print_line, print_process, read_options, read_service};
 use super::options::Scope;
-use super::places::{Place, Places};
-use super::split::{Given, Split};
+use super::places::{ListenAddress, Places};
+use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{ListenHost, ListenSpec, Name, ProcessSpec, ServiceSpec, Spot, Typed};
 
@@ -24,11 +24,11 @@ const MOST_ERRORS: usize = 100;
 /// Reads one file after the other, as if they were one.
 pub struct FileReader {
     /// What holds for lines that say nothing else: options of services, in the order of the words.
-    defaults: Vec<Given>,
+    defaults: Vec<GivenOption>,
     /// Options of the process from the files, ...
-    process: Vec<Given>,
+    process: Vec<GivenOption>,
     /// ... and from the command line, which win.
-    typed: Vec<Given>,
+    typed: Vec<GivenOption>,
     services: Vec<ServiceSpec>,
     names: BTreeMap<Name, Spot>,
     /// Where services listen, by port.
@@ -81,7 +81,7 @@ impl FileReader {
             self.wrong(Spot { line, ..start }, wrong);
             return;
         }
-        for line in Lines::of(name, text) {
+        for line in SourceLines::of(name, text) {
             if self.errors.len() > MOST_ERRORS {
                 return;
             }
@@ -125,7 +125,7 @@ impl FileReader {
         self.errors.push(LineError { at: Some(at), wrong: Wrong::Usage(wrong.into()) });
     }
 
-    fn line(&mut self, line: Line) {
+    fn line(&mut self, line: SourceLine) {
         if let Some(error) = line.error {
             self.errors.push(error);
             return;
@@ -218,13 +218,13 @@ pub fn print_file(process: &ProcessSpec, services: &[ServiceSpec]) -> String {
 }
 
 /// As far as it can be told without a resolver.
-fn place(listen: &ListenSpec) -> Place {
+fn place(listen: &ListenSpec) -> ListenAddress {
     match &listen.host {
-        ListenHost::AnyV4 => Place::of(Ipv4Addr::UNSPECIFIED.into(), 0),
-        ListenHost::AnyV6 => Place::AnyAddress,
+        ListenHost::AnyV4 => ListenAddress::of(Ipv4Addr::UNSPECIFIED.into(), 0),
+        ListenHost::AnyV6 => ListenAddress::AnyAddress,
         ListenHost::Host(host) => match host.name.parse::<IpAddr>() {
-            Ok(ip) => Place::of(ip, 0),
-            Err(_) => Place::Name(host.name.to_ascii_lowercase()),
+            Ok(ip) => ListenAddress::of(ip, 0),
+            Err(_) => ListenAddress::Name(host.name.to_ascii_lowercase()),
         },
     }
 }

@@ -17,7 +17,7 @@ use crate::spec::Spot;
 pub(super) const LONGEST_LINE: usize = 2 << 20;
 
 /// The lines of a file, one after the other. Blank lines and comments are left out.
-pub(super) struct Lines<'a> {
+pub(super) struct SourceLines<'a> {
     rest: &'a [u8],
     file: Arc<str>,
     line: u32,
@@ -25,7 +25,7 @@ pub(super) struct Lines<'a> {
 }
 
 /// A line with at least one word, or one that is wrong.
-pub(super) struct Line {
+pub(super) struct SourceLine {
     pub(super) words: Vec<Word>,
     /// What is wrong first. Then the words are not worth a look.
     pub(super) error: Option<LineError>,
@@ -42,7 +42,7 @@ enum Within {
     Double(Spot),
 }
 
-impl<'a> Lines<'a> {
+impl<'a> SourceLines<'a> {
     pub(super) fn of(file: &str, text: &'a [u8]) -> Self {
         // Editors of other systems begin a file like this; it is no word.
         let rest = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
@@ -84,10 +84,10 @@ impl<'a> Lines<'a> {
     }
 }
 
-impl Iterator for Lines<'_> {
-    type Item = Line;
+impl Iterator for SourceLines<'_> {
+    type Item = SourceLine;
 
-    fn next(&mut self) -> Option<Line> {
+    fn next(&mut self) -> Option<SourceLine> {
         while !self.rest.is_empty() {
             let line = Reading::default().read(self);
             if !line.words.is_empty() || line.error.is_some() {
@@ -103,18 +103,18 @@ struct Reading {
     within: Within,
     word: Vec<u8>,
     begun: Option<Spot>,
-    line: Line,
+    line: SourceLine,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        let line = Line { words: Vec::new(), error: None };
+        let line = SourceLine { words: Vec::new(), error: None };
         Self { within: Within::Nothing, word: Vec::new(), begun: None, line }
     }
 }
 
 impl Reading {
-    fn read(mut self, lines: &mut Lines<'_>) -> Line {
+    fn read(mut self, lines: &mut SourceLines<'_>) -> SourceLine {
         let (start, before) = (lines.spot(), lines.rest.len());
         loop {
             if before - lines.rest.len() > LONGEST_LINE {
@@ -137,7 +137,7 @@ impl Reading {
         self.line
     }
 
-    fn byte(&mut self, byte: u8, at: Spot, lines: &mut Lines<'_>) {
+    fn byte(&mut self, byte: u8, at: Spot, lines: &mut SourceLines<'_>) {
         match (&self.within, byte) {
             (Within::Comment, _) => (),
             (_, 0..=8 | 10..=31 | 127) => {
@@ -226,7 +226,7 @@ impl Reading {
     }
 }
 
-fn skip_line(lines: &mut Lines<'_>) {
+fn skip_line(lines: &mut SourceLines<'_>) {
     while !lines.take_end() && lines.take().is_some() {}
 }
 
@@ -242,7 +242,7 @@ mod tests {
     /// Words with a blank between, lines with a bar, and the errors without the name of the file.
     fn read(text: &str) -> (String, Vec<String>) {
         let mut errors = Vec::new();
-        let lines: Vec<_> = Lines::of("f", text.as_bytes())
+        let lines: Vec<_> = SourceLines::of("f", text.as_bytes())
             .map(|line| {
                 errors.extend(line.error.iter().map(|error| error.to_string().split_off(2)));
                 line.words.iter().map(Word::shown).collect::<Vec<_>>().join(" ")
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn words_know_where_they_stand() {
         let text = "80 ä b\\\n  c\n\n'd'  e";
-        let spots: Vec<_> = Lines::of("x.conf", text.as_bytes())
+        let spots: Vec<_> = SourceLines::of("x.conf", text.as_bytes())
             .flat_map(|line| line.words)
             .map(|word| format!("{} {}", word.shown(), word.at.expect("in a file")))
             .collect();
@@ -334,7 +334,7 @@ mod tests {
             let script = format!("printf '%s\\n' {line}");
             let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
             let shell = String::from_utf8(output.stdout).expect("text");
-            let ours: Vec<_> = Lines::of("f", line.as_bytes()).flat_map(|line| line.words).collect();
+            let ours: Vec<_> = SourceLines::of("f", line.as_bytes()).flat_map(|line| line.words).collect();
             let ours: String = ours.iter().map(|word| word.shown() + "\n").collect();
             assert_eq!(ours, shell, "{line}");
         }
@@ -344,7 +344,7 @@ mod tests {
         #[test]
         fn quoted_words_are_read_as_they_were(words in prop::collection::vec("[^\u{0}-\u{8}\u{a}-\u{1f}\u{7f}]{0,8}", 1..6)) {
             let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-            let read: Vec<_> = Lines::of("f", line.as_bytes()).collect();
+            let read: Vec<_> = SourceLines::of("f", line.as_bytes()).collect();
             prop_assert_eq!(read.len(), 1);
             prop_assert_eq!(&read[0].error, &None);
             let again: Vec<_> = read[0].words.iter().map(Word::shown).collect();
@@ -353,7 +353,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            for line in Lines::of("f", &bytes) {
+            for line in SourceLines::of("f", &bytes) {
                 prop_assert!(!line.words.is_empty() || line.error.is_some());
             }
         }

@@ -8,7 +8,7 @@ use super::groups::{print_groups, read_groups};
 use super::host::read_port;
 use super::options::{Scope, changed_names, changes, print_options};
 use super::quote::quoted;
-use super::split::{Given, Split};
+use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{Name, ProcessSpec, ServiceSpec, Typed};
 
@@ -31,7 +31,7 @@ pub fn read_line(words: &[Word]) -> Result<ServiceSpec, LineError> {
 /// As [`read_line`], with all that is wrong. `defaults` hold where the line says nothing; they have been judged.
 pub(super) fn read_service(
     words: &[Word],
-    defaults: &[Given],
+    defaults: &[GivenOption],
     errors: &mut Vec<LineError>,
 ) -> Option<ServiceSpec> {
     let first = words.first()?;
@@ -77,13 +77,17 @@ fn no_name(word: &Word) -> Wrong {
     ))
 }
 
-pub(super) fn for_the_command_line(given: &Given) -> LineError {
+pub(super) fn for_the_command_line(given: &GivenOption) -> LineError {
     given.word.wrong(Wrong::Usage(format!("{} is for the command line only", given.row.name())))
 }
 
 /// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they have been judged. `None` if
 /// PORT is missing or wrong; then the options and the channels have been judged all the same.
-pub(super) fn read_draft(split: &Split, defaults: &[Given], errors: &mut Vec<LineError>) -> Option<Draft> {
+pub(super) fn read_draft(
+    split: &Split,
+    defaults: &[GivenOption],
+    errors: &mut Vec<LineError>,
+) -> Option<Draft> {
     let port = split.positionals.first();
     let read = port.and_then(Word::as_str).and_then(read_port);
     if let (Some(word), None) = (port, &read) {
@@ -132,7 +136,7 @@ fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
 /// Reads the options in the order of the words; of one that is repeated the last one.
 pub(super) fn read_options(
     split: &Split,
-    defaults: &[Given],
+    defaults: &[GivenOption],
     draft: &mut Draft,
     errors: &mut Vec<LineError>,
 ) {

@@ -41,6 +41,6 @@ pub use groups::read_groups;
 pub use host::{is_host, read_port};
 pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, option_changes, print_line, print_process, process_changes, read_line};
-pub use places::{Place, Places};
+pub use places::{ListenAddress, Places};
 pub use policy::{policy_name, policy_named};
 pub use wrong::{LineError, Word, Wrong};

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// An address that somebody listens on, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum ListenAddress {
     /// One address, with the zone of a link-local one; or all IPv4 addresses.
     Address(IpAddr, u32),
     /// Both wildcards: `::` takes IPv4 clients, too.
@@ -20,7 +20,7 @@ pub enum Place {
 /// What others may ask whether it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
-    Exactly(Place),
+    Exactly(ListenAddress),
     SomeV4,
     SomeV6,
     SomeName,
@@ -38,7 +38,7 @@ impl<T> Default for Places<T> {
     }
 }
 
-impl Place {
+impl ListenAddress {
     const ANY_V4: Self = Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
     /// An IPv4 address in IPv6 is that IPv4 address.
@@ -73,7 +73,7 @@ impl Place {
     }
 }
 
-impl From<SocketAddr> for Place {
+impl From<SocketAddr> for ListenAddress {
     fn from(address: SocketAddr) -> Self {
         match address {
             SocketAddr::V4(v4) => Self::of((*v4.ip()).into(), 0),
@@ -84,7 +84,7 @@ impl From<SocketAddr> for Place {
 
 impl<T: Clone> Places<T> {
     /// Takes a place on a port for somebody. If it meets one that is taken, that one's owner, and nothing changes.
-    pub fn take(&mut self, port: &str, place: &Place, owner: T) -> Option<&T> {
+    pub fn take(&mut self, port: &str, place: &ListenAddress, owner: T) -> Option<&T> {
         let mut met = place.rivals().into_iter().map(|claim| (port.to_owned(), claim));
         // Looked up twice: what was found would be lent until the end otherwise.
         if let Some(key) = met.find(|key| self.taken.contains_key(key)) {
@@ -101,10 +101,10 @@ impl<T: Clone> Places<T> {
 mod tests {
     use super::*;
 
-    fn place(word: &str) -> Place {
+    fn place(word: &str) -> ListenAddress {
         match word.parse::<IpAddr>() {
-            Ok(address) => Place::of(address, 0),
-            Err(_) => Place::Name(word.to_owned()),
+            Ok(address) => ListenAddress::of(address, 0),
+            Err(_) => ListenAddress::Name(word.to_owned()),
         }
     }
 
@@ -147,8 +147,8 @@ mod tests {
     fn link_local_addresses_of_two_zones_are_two_places() {
         let local = "fe80::1".parse().expect("an address");
         let mut places = Places::default();
-        assert_eq!(places.take("80", &Place::of(local, 1), 1), None);
-        assert_eq!(places.take("80", &Place::of(local, 2), 2), None);
-        assert_eq!(places.take("80", &Place::of(local, 1), 3), Some(&1));
+        assert_eq!(places.take("80", &ListenAddress::of(local, 1), 1), None);
+        assert_eq!(places.take("80", &ListenAddress::of(local, 2), 2), None);
+        assert_eq!(places.take("80", &ListenAddress::of(local, 1), 3), Some(&1));
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::channel::tests::any_target;
 use super::contract::{argv, invoke, plain};
 use super::host::is_host;
-use super::lex::Lines;
+use super::lex::SourceLines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
     Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, Name, Named, OnDown,
@@ -215,7 +215,7 @@ proptest! {
     fn a_printed_line_reads_as_the_same_service(serve in any_serve(), name in prop::option::of("[a-zA-Z][a-z0-9._-]{0,8}")) {
         let service = ServiceSpec { name: name.as_deref().and_then(Name::new), ..serve.service };
         let line = print_line(&service);
-        let words = Lines::of("f", line.as_bytes()).next().expect("a line").words;
+        let words = SourceLines::of("f", line.as_bytes()).next().expect("a line").words;
         prop_assert_eq!(read_line(&words), Ok(service), "{}", line);
     }
 

@@ -16,7 +16,7 @@ const ALIKE: f64 = 0.7;
 
 /// An option that was given.
 #[derive(Clone)]
-pub(super) struct Given {
+pub(super) struct GivenOption {
     pub(super) row: &'static Row,
     /// Its value; of a flag the option itself.
     pub(super) word: Word,
@@ -26,7 +26,7 @@ pub(super) struct Given {
 #[derive(Default)]
 pub(super) struct Split {
     /// In order.
-    pub(super) options: Vec<Given>,
+    pub(super) options: Vec<GivenOption>,
     pub(super) positionals: Vec<Word>,
     /// In order: unknown options, values that are missing, too many or none of those there are.
     pub(super) errors: Vec<LineError>,
@@ -55,7 +55,7 @@ impl Split {
                         break;
                     };
                     if row.value.is_flag() {
-                        split.options.push(Given { row, word: word.clone() });
+                        split.options.push(GivenOption { row, word: word.clone() });
                         continue;
                     }
                     let attached = flags.next_value_os();
@@ -92,7 +92,7 @@ impl Split {
                 ))));
             }
             (Some(row @ Row { value: Value::Flag, .. }), None) => {
-                self.options.push(Given { row, word: word.clone() });
+                self.options.push(GivenOption { row, word: word.clone() });
             }
             (Some(row), value) => self.value(row, word, value, next),
         }
@@ -118,7 +118,7 @@ impl Split {
                     let wrong = format!("'{shown}' is not a value of {name}; it is one of {legal}");
                     self.errors.push(value.wrong(Wrong::Usage(wrong)));
                 } else {
-                    self.options.push(Given { row, word: value });
+                    self.options.push(GivenOption { row, word: value });
                 }
             }
             None => {
@@ -129,9 +129,9 @@ impl Split {
     }
 
     /// Of an option that is repeated the last one counts. In the order of the words.
-    pub(super) fn last_options(&self) -> Vec<&Given> {
+    pub(super) fn last_options(&self) -> Vec<&GivenOption> {
         let mut seen: Vec<&Row> = Vec::new();
-        let mut is_last = |given: &&Given| {
+        let mut is_last = |given: &&GivenOption| {
             let is_new = given.row.repeats || !seen.iter().any(|row| std::ptr::eq(*row, given.row));
             seen.extend((is_new && !given.row.repeats).then_some(given.row));
             is_new

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::control::command;
 use crate::control::patience::Patient;
-use crate::control::wire::{Greeting, Line, Lines, Status, printable};
+use crate::control::wire::{Greeting, LineRead, LineReader, Status, printable};
 
 /// No instance that this may be asked of (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
@@ -32,7 +32,7 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    lines: Lines<BufReader<Patient>>,
+    lines: LineReader<BufReader<Patient>>,
     pid: u32,
     /// Whose it is.
     uid: u32,
@@ -46,7 +46,7 @@ impl Client {
     /// A session that has been greeted.
     pub(super) fn new(
         stream: UnixStream,
-        lines: Lines<BufReader<Patient>>,
+        lines: LineReader<BufReader<Patient>>,
         greeting: &Greeting,
         uid: u32,
     ) -> Self {
@@ -108,9 +108,9 @@ impl Client {
         let _ = self.stream.write_all(&sent);
         loop {
             let line = match self.lines.read() {
-                Ok(Line::Whole(line)) => line,
-                Ok(Line::TooLong) => return Err(AskError::Garbled("a very long line".into())),
-                Ok(Line::Rest(_) | Line::End) | Err(_) => return Err(AskError::Gone),
+                Ok(LineRead::Whole(line)) => line,
+                Ok(LineRead::TooLong) => return Err(AskError::Garbled("a very long line".into())),
+                Ok(LineRead::Rest(_) | LineRead::End) | Err(_) => return Err(AskError::Gone),
             };
             match line.strip_prefix(b".") {
                 None => body(&(printable(line) + "\n")),

@@ -14,7 +14,7 @@ use crate::control::client::{AskError, Client};
 use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
 use crate::control::find::{self, FindError, Wanted, Which};
 use crate::control::scratch::Scratch;
-use crate::control::services::{Plane, ProcessHands, Service, Services};
+use crate::control::services::{ManagedService, Plane, ProcessHands, Services};
 use crate::control::socket::{Control, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
@@ -59,7 +59,7 @@ impl Instance {
         let (changed, clock) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
         let (count, works, closing) = (Arc::clone(&killed), Arc::clone(&kill_works), Arc::clone(&closed));
         let (changes, time) = (Arc::clone(&changed), Arc::clone(&clock));
-        let service = Service {
+        let service = ManagedService {
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
                 works.load(Ordering::SeqCst)
@@ -129,7 +129,7 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
 }
 
 /// What a process has of these.
-fn all(services: Vec<Service>) -> Services {
+fn all(services: Vec<ManagedService>) -> Services {
     let hands = ProcessHands {
         reload: Arc::new(|clean| match clean {
             false => Ok(vec!["service web: --idle-timeout is 5, was 0".to_owned()]),
@@ -139,7 +139,7 @@ fn all(services: Vec<Service>) -> Services {
     Services::new(services.into_iter().map(Arc::new).collect(), hands)
 }
 
-fn service() -> Service {
+fn service() -> ManagedService {
     let mut table = Table::new(Rules::CLASSIC);
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
@@ -147,7 +147,7 @@ fn service() -> Service {
         let ip: IpAddr = target.host.parse().map_err(io::Error::other)?;
         Ok(SocketAddr::new(ip, 80).into())
     };
-    Service {
+    ManagedService {
         name: Default::default(),
         listen: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
         differences: None,
@@ -163,8 +163,8 @@ fn service() -> Service {
 }
 
 /// The same on port 80 of this address.
-fn service_at(address: &str) -> Service {
-    Service { listen: vec![port_80(address)], ..service() }
+fn service_at(address: &str) -> ManagedService {
+    ManagedService { listen: vec![port_80(address)], ..service() }
 }
 
 /// `127.0.0.1`, `::1`, `fe80::1%2`.
@@ -632,7 +632,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
         let count = Arc::clone(kills);
         let connected = Arc::clone(&connections);
         let connected = move || if port == 80 { connected.load(Ordering::SeqCst) } else { 0 };
-        Service {
+        ManagedService {
             name: RwLock::new(name.map(str::to_owned)),
             listen: vec![SocketAddr::from(([0, 0, 0, 0], port))],
             kill: Arc::new(move || {

@@ -41,12 +41,12 @@ impl Unsafe {
 
 /// A directory that can be trusted. What is done to it is done to this one, whatever stands under its name by then.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenDirectory {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-impl Opened {
+impl OpenDirectory {
     /// The path that it was opened by.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -59,7 +59,7 @@ impl Opened {
     }
 }
 
-impl AsFd for Opened {
+impl AsFd for OpenDirectory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -79,7 +79,7 @@ impl Directory {
 
     /// Opens it, to look for entries, if it can be trusted: a real directory of root or of ourselves, and nobody else can
     /// touch the entries of others in it; a private one of ourselves, where nobody else can write.
-    pub(crate) fn open(&self) -> io::Result<Opened> {
+    pub(crate) fn open(&self) -> io::Result<OpenDirectory> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(self.path(), flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
@@ -104,12 +104,12 @@ impl Directory {
             let path = self.path().display();
             return Err(Unsafe::error(format!("others may change what is in it; chmod {cure} {path}")));
         }
-        Ok(Opened { fd, path: self.path().to_owned() })
+        Ok(OpenDirectory { fd, path: self.path().to_owned() })
     }
 
     /// Opens it, to put an entry there, made if it is not there. Beyond what [`Directory::open`] wants, nobody else may be
     /// able to put another directory in its place.
-    pub(crate) fn make(&self) -> io::Result<Opened> {
+    pub(crate) fn make(&self) -> io::Result<OpenDirectory> {
         let mode = match self {
             Self::Shared(_) => Mode::from_raw_mode(0o1777),
             Self::Private(_) => Mode::from_raw_mode(0o700),
@@ -127,7 +127,7 @@ impl Directory {
         }
     }
 
-    fn open_for_good(&self) -> io::Result<Opened> {
+    fn open_for_good(&self) -> io::Result<OpenDirectory> {
         let opened = self.open()?;
         let owner = rustix::fs::fstat(&opened)?.st_uid;
         if matches!(self, Self::Private(_)) && owner != peer::own_uid() {

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Gid, Mode, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Directory, Opened, Unsafe, entry_name, service_entry_name, service_name};
+use crate::control::directory::{
+    Directory, OpenDirectory, Unsafe, entry_name, service_entry_name, service_name,
+};
 use crate::control::entry::{Entry, PutError, Putting, own_descriptor, unlikely_name};
 use crate::control::peer;
 
@@ -294,7 +296,7 @@ fn bind_in(
     Ok((UnixListener::from(OwnedFd::from(socket)), entry, putting))
 }
 
-fn bind_temporary(directory: &Opened, name: &str, mode: RawMode) -> io::Result<(Socket, String)> {
+fn bind_temporary(directory: &OpenDirectory, name: &str, mode: RawMode) -> io::Result<(Socket, String)> {
     let mut in_the_way = io::Error::from(ErrorKind::AddrInUse);
     for _ in 0..TEMPORARY_NAMES {
         let temporary = unlikely_name(name);
@@ -316,7 +318,7 @@ fn bind_temporary(directory: &Opened, name: &str, mode: RawMode) -> io::Result<(
 
 /// The address of a socket in the directory, and whether it is by the directory's own path. One that is too long for an
 /// address is reached by our descriptor of the directory.
-fn address_in(directory: &Opened, name: &str) -> io::Result<(SockAddr, bool)> {
+fn address_in(directory: &OpenDirectory, name: &str) -> io::Result<(SockAddr, bool)> {
     if let Ok(address) = SockAddr::unix(directory.path().join(name)) {
         return Ok((address, true));
     }
@@ -324,7 +326,7 @@ fn address_in(directory: &Opened, name: &str) -> io::Result<(SockAddr, bool)> {
     Ok((address, false))
 }
 
-fn too_long(directory: &Opened) -> io::Error {
+fn too_long(directory: &OpenDirectory) -> io::Error {
     let length = directory.path().as_os_str().len();
     io::Error::other(format!(
         "the path of the directory has {length} bytes, which is too long for a Unix socket; set BALANCE_RUN_DIR to a shorter one"

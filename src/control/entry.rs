@@ -17,10 +17,10 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, RawMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::directory::{Opened, name_apart, plain_name, service_name};
+use crate::control::directory::{OpenDirectory, name_apart, plain_name, service_name};
 use crate::control::patience::Patient;
 use crate::control::peer;
-use crate::control::wire::{Greeting, Line, Lines, Status, printable};
+use crate::control::wire::{Greeting, LineRead, LineReader, Status, printable};
 
 /// How long an instance of ours may take to say who it is, ...
 const HELLO: Duration = Duration::from_secs(1);
@@ -35,14 +35,14 @@ pub(crate) struct FileId {
 }
 
 /// What is known of an entry without touching it. Links are not followed.
-pub(crate) struct Seen {
+pub(crate) struct EntryStat {
     pub(crate) file: FileId,
     pub(crate) owner: u32,
     pub(crate) mode: RawMode,
     pub(crate) names: u64,
 }
 
-impl Seen {
+impl EntryStat {
     pub(crate) fn is_socket(&self) -> bool {
         FileType::from_raw_mode(self.mode) == FileType::Socket
     }
@@ -54,7 +54,7 @@ impl Seen {
 
 // The widths of these differ between systems.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, clippy::useless_conversion)]
-impl From<rustix::fs::Stat> for Seen {
+impl From<rustix::fs::Stat> for EntryStat {
     fn from(stat: rustix::fs::Stat) -> Self {
         Self {
             file: FileId { device: stat.st_dev as u64, number: stat.st_ino as u64 },
@@ -66,13 +66,13 @@ impl From<rustix::fs::Stat> for Seen {
 }
 
 /// What a name means just now.
-pub(crate) fn look(directory: &Opened, name: &str) -> io::Result<Seen> {
+pub(crate) fn look(directory: &OpenDirectory, name: &str) -> io::Result<EntryStat> {
     Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
 }
 
 /// A name in a directory that is ours as long as it is the same file.
 pub(crate) struct Entry {
-    directory: Arc<Opened>,
+    directory: Arc<OpenDirectory>,
     /// Its name now.
     name: String,
     /// Its name while it is not hidden.
@@ -85,7 +85,7 @@ impl Entry {
     ///
     /// # Errors
     /// It is not there.
-    pub(crate) fn of_socket(directory: &Arc<Opened>, name: String) -> io::Result<(Self, Seen)> {
+    pub(crate) fn of_socket(directory: &Arc<OpenDirectory>, name: String) -> io::Result<(Self, EntryStat)> {
         let seen = look(directory, &name)?;
         Ok((Self { directory: Arc::clone(directory), name, shown: None, file: Some(seen.file) }, seen))
     }
@@ -94,7 +94,7 @@ impl Entry {
         &self.name
     }
 
-    pub(crate) fn directory(&self) -> &Arc<Opened> {
+    pub(crate) fn directory(&self) -> &Arc<OpenDirectory> {
         &self.directory
     }
 
@@ -174,19 +174,19 @@ impl fmt::Debug for Entry {
 }
 
 #[cfg(target_os = "linux")]
-fn exchange(fd: &Opened, one: &str, other: &str) -> io::Result<()> {
+fn exchange(fd: &OpenDirectory, one: &str, other: &str) -> io::Result<()> {
     Ok(rustix::fs::renameat_with(fd, one, fd, other, rustix::fs::RenameFlags::EXCHANGE)?)
 }
 
 /// Elsewhere nothing can be put in a directory's place in one step.
 #[cfg(not(target_os = "linux"))]
-fn exchange(_: &Opened, _: &str, _: &str) -> io::Result<()> {
+fn exchange(_: &OpenDirectory, _: &str, _: &str) -> io::Result<()> {
     Err(ErrorKind::IsADirectory.into())
 }
 
 /// Takes away a name of a file of ours that nobody listens on any more. A successor may have put its own there since it was
 /// looked at, so what it means is looked at again where nobody can change that.
-pub(crate) fn clear(directory: &Opened, name: &str, dead: FileId) -> bool {
+pub(crate) fn clear(directory: &OpenDirectory, name: &str, dead: FileId) -> bool {
     let aside = unlikely_name(name);
     let none = AtFlags::empty();
     if rustix::fs::renameat(directory, name, directory, aside.as_str()).is_err() {
@@ -242,7 +242,7 @@ enum Occupant {
 
 /// Puts names of one socket into one directory.
 pub(crate) struct Putting {
-    directory: Arc<Opened>,
+    directory: Arc<OpenDirectory>,
     /// Who was found behind the file met last: one file may have thousands of names.
     last: Option<(FileId, Occupant)>,
     /// Somebody let us wait for nothing. Once is enough: there may be thousands of such entries.
@@ -252,7 +252,7 @@ pub(crate) struct Putting {
 }
 
 impl Putting {
-    pub(crate) fn new(directory: &Arc<Opened>) -> Self {
+    pub(crate) fn new(directory: &Arc<OpenDirectory>) -> Self {
         Self { directory: Arc::clone(directory), last: None, is_tired: false, dead: Vec::new() }
     }
 
@@ -292,10 +292,10 @@ impl Putting {
     /// Does whoever is found behind the name of a service still serve it?
     fn is_served(&self, plain: &str) -> io::Result<bool> {
         let (mut stream, _) = connect(&self.directory, plain, KNOCK)?;
-        let mut lines = Lines::new(BufReader::new(Patient::new(&stream, HELLO)?));
+        let mut lines = LineReader::new(BufReader::new(Patient::new(&stream, HELLO)?));
         writeln!(stream, "use {}", service_name(plain).unwrap_or_default())?;
         loop {
-            let Line::Whole(line) = lines.read()? else { return Ok(true) };
+            let LineRead::Whole(line) = lines.read()? else { return Ok(true) };
             let line = printable(line);
             if line.starts_with(". ") {
                 let status = Status::parse(&line);
@@ -348,7 +348,7 @@ impl Putting {
         occupant
     }
 
-    fn ask(&mut self, name: &str, seen: &Seen) -> Occupant {
+    fn ask(&mut self, name: &str, seen: &EntryStat) -> Occupant {
         if self.is_tired && !seen.is_own() {
             return Occupant::Nobody;
         }
@@ -382,8 +382,10 @@ impl Putting {
 
 /// Where the instance that let us in says it listens.
 fn namespace_of(stream: &UnixStream) -> io::Result<Option<u64>> {
-    match Lines::new(BufReader::new(Patient::new(stream, HELLO)?)).read()? {
-        Line::Whole(line) => Ok(Greeting::parse(&printable(line)).and_then(|greeting| greeting.namespace)),
+    match LineReader::new(BufReader::new(Patient::new(stream, HELLO)?)).read()? {
+        LineRead::Whole(line) => {
+            Ok(Greeting::parse(&printable(line)).and_then(|greeting| greeting.namespace))
+        }
         _ => Ok(None),
     }
 }
@@ -391,7 +393,7 @@ fn namespace_of(stream: &UnixStream) -> io::Result<Option<u64>> {
 /// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
 /// to let us in is [`ErrorKind::WouldBlock`].
 pub(crate) fn connect(
-    directory: &Opened,
+    directory: &OpenDirectory,
     name: &str,
     patience: Duration,
 ) -> io::Result<(UnixStream, RawMode)> {
@@ -419,7 +421,7 @@ pub(crate) fn connect(
 /// Holds on to what is there, so that what is connected to is what was looked at: in a directory that all may write to,
 /// somebody may put a link in its place meanwhile, and connect(2) follows links.
 #[cfg(target_os = "linux")]
-fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
+fn hold(directory: &OpenDirectory, name: &str) -> io::Result<(EntryStat, Option<OwnedFd>)> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = rustix::fs::openat(directory, name, flags, Mode::empty())?;
@@ -427,7 +429,7 @@ fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn hold(directory: &Opened, name: &str) -> io::Result<(Seen, Option<OwnedFd>)> {
+fn hold(directory: &OpenDirectory, name: &str) -> io::Result<(EntryStat, Option<OwnedFd>)> {
     Ok((look(directory, name)?, None))
 }
 

@@ -32,7 +32,7 @@ impl Default for Session {
 /// A command whose address, if it has one, has been looked up. A failed lookup travels inside, so that the order of
 /// the checks, and with it of the answers, is decided in [`apply`].
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedCommand {
     command: Command,
     addresses: Option<Addresses>,
 }
@@ -185,20 +185,20 @@ impl Reply {
 }
 
 /// Looks up the address of a command that has one. May take as long as the resolver does: the table is not involved.
-pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> Prepared {
+pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> PreparedCommand {
     let target = match &command {
         Command::Create(target) | Command::Assign { target, .. } => target.as_ref(),
         _ => None,
     };
     // The language has one answer for every cause of a failed lookup, `invalid address`, so the cause ends here.
     let addresses = target.and_then(|target| resolve(target).ok());
-    Prepared { command, addresses }
+    PreparedCommand { command, addresses }
 }
 
 /// Carries a command out. Runs under the table's lock: nothing in here waits.
-pub fn apply(prepared: Prepared, session: &mut Session, table: &mut Table) -> Reply {
+pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table) -> Reply {
     let group = session.group;
-    let Prepared { command, addresses } = prepared;
+    let PreparedCommand { command, addresses } = prepared;
     match command {
         Command::Quit => Reply::Quit,
         Command::Kill => Reply::Kill,

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use crate::control::client::{AskError, Client};
 use crate::control::directory::{
-    Directory, Opened, Place, Unsafe, entry_name, entry_place, plain_name, service_entry_name,
+    Directory, OpenDirectory, Place, Unsafe, entry_name, entry_place, plain_name, service_entry_name,
 };
-use crate::control::entry::{self, Seen, look};
+use crate::control::entry::{self, EntryStat, look};
 use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::render::VERSION;
-use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable};
+use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable};
 
 /// How long an instance may take to say hello. Commands may take longer: they ask DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -223,9 +223,9 @@ pub(super) struct Search {
 
 /// An entry of a run directory.
 pub(super) struct Found {
-    directory: Arc<Opened>,
+    directory: Arc<OpenDirectory>,
     name: String,
-    pub(super) seen: Seen,
+    pub(super) seen: EntryStat,
 }
 
 impl Found {
@@ -243,7 +243,7 @@ impl Found {
         &self.name
     }
 
-    pub(super) fn directory(&self) -> &Opened {
+    pub(super) fn directory(&self) -> &OpenDirectory {
         &self.directory
     }
 
@@ -508,16 +508,16 @@ impl Found {
     ) -> Result<(Client, Greeting), FindError> {
         let path = self.path();
         let silent = |cause| FindError::Silent { path: path.clone(), cause };
-        let mut lines = Lines::new(BufReader::new(Patient::new(stream, patience).map_err(silent)?));
+        let mut lines = LineReader::new(BufReader::new(Patient::new(stream, patience).map_err(silent)?));
         let line = match lines.read() {
-            Ok(Line::Whole(line)) => printable(line),
-            Ok(Line::TooLong) => String::from("a very long line"),
+            Ok(LineRead::Whole(line)) => printable(line),
+            Ok(LineRead::TooLong) => String::from("a very long line"),
             // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
-            Ok(Line::End) => return Err(FindError::None),
+            Ok(LineRead::End) => return Err(FindError::None),
             Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 return Err(FindError::None);
             }
-            Ok(Line::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
+            Ok(LineRead::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
             Err(cause) => return Err(silent(cause)),
         };
         if let Some(text) = line.strip_prefix(". ") {

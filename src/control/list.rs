@@ -44,16 +44,16 @@ pub fn list(directories: &[Directory]) -> u8 {
     for some in sockets.chunks(AT_ONCE) {
         for (names, said) in some.iter().zip(all_at_once(some, &tiresome)) {
             match said {
-                Said::Nothing => {}
-                Said::Services(services) => rows.extend(services),
-                Said::Dead => {
+                Asked::Nothing => {}
+                Asked::Services(services) => rows.extend(services),
+                Asked::Dead => {
                     for name in names.iter().filter(|name| name.seen.is_own() && is_over(name.name())) {
                         if entry::clear(name.directory(), name.name(), name.seen.file) {
                             *removed.entry(name.directory().path().to_owned()).or_default() += 1;
                         }
                     }
                 }
-                Said::NoAnswer(unanswered) => {
+                Asked::NoAnswer(unanswered) => {
                     if names.iter().any(Found::is_strange) {
                         tiresome.extend(names.first().map(|name| name.seen.owner));
                     }
@@ -81,43 +81,43 @@ fn complain(text: &str) {
 }
 
 /// What an entry's name says.
-enum Kind<'a> {
+enum EntryName<'a> {
     Place(u16, Place),
     Service(&'a str),
     /// It was being made, or is on its way out.
     Hidden,
 }
 
-fn kind(name: &str) -> Option<Kind<'_>> {
+fn kind(name: &str) -> Option<EntryName<'_>> {
     if name.starts_with(".balance.") || name.starts_with(".service.") {
-        return Some(Kind::Hidden);
+        return Some(EntryName::Hidden);
     }
-    let place = entry_place(name).map(|(port, place)| Kind::Place(port, place));
-    place.or_else(|| service_name(name).map(Kind::Service))
+    let place = entry_place(name).map(|(port, place)| EntryName::Place(port, place));
+    place.or_else(|| service_name(name).map(EntryName::Service))
 }
 
 /// Is it certain that nobody will ever listen here? A hidden name may be that of a socket which does not listen yet.
 fn is_over(name: &str) -> bool {
     match kind(name) {
-        Some(Kind::Hidden) => entry::maker(name).is_some_and(|pid| !peer::is_alive(pid)),
+        Some(EntryName::Hidden) => entry::maker(name).is_some_and(|pid| !peer::is_alive(pid)),
         _ => true,
     }
 }
 
 /// What came of asking a socket.
-enum Said {
+enum Asked {
     /// It goes by no name that counts.
     Nothing,
     /// Nobody listens.
     Dead,
-    Services(Vec<Row>),
+    Services(Vec<ListRow>),
     /// It kept us waiting: what is known of it by its names.
-    NoAnswer(Vec<Row>),
+    NoAnswer(Vec<ListRow>),
 }
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Row {
+struct ListRow {
     /// Where it stands in the list; `None`, at the end: that is not known.
     first: Option<(u16, Place)>,
     ports: String,
@@ -130,7 +130,7 @@ struct Row {
     name: String,
 }
 
-fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Said> {
+fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Asked> {
     let ask = |names: &[Found]| ask(names, tiresome);
     thread::scope(|scope| {
         let asked: Vec<_> = sockets
@@ -138,7 +138,7 @@ fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Said> {
             .map(|names| thread::Builder::new().spawn_scoped(scope, || ask(names)).map_err(|_| names))
             .collect();
         let said = asked.into_iter().map(|asked| match asked {
-            Ok(thread) => thread.join().unwrap_or(Said::Nothing),
+            Ok(thread) => thread.join().unwrap_or(Asked::Nothing),
             // Without a thread it takes longer.
             Err(names) => ask(names),
         });
@@ -147,41 +147,42 @@ fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Said> {
 }
 
 /// Asks the socket that goes by these names.
-fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Said {
-    let Some(found) = names.iter().find(|found| !matches!(kind(found.plain()), Some(Kind::Hidden))) else {
+fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
+    let Some(found) = names.iter().find(|found| !matches!(kind(found.plain()), Some(EntryName::Hidden)))
+    else {
         let is_dead =
             || names.first().is_some_and(|found| matches!(found.reach(PATIENCE), Err(FindError::None)));
         return if names.iter().any(|found| found.seen.is_own()) && is_dead() {
-            Said::Dead
+            Asked::Dead
         } else {
-            Said::Nothing
+            Asked::Nothing
         };
     };
     let owner = found.seen.owner;
     if found.is_strange() && tiresome.contains(&owner) {
-        return Said::NoAnswer(by_name(names, owner, None, "not-answering"));
+        return Asked::NoAnswer(by_name(names, owner, None, "not-answering"));
     }
     let (stream, uid) = match found.reach(PATIENCE) {
         Ok(reached) => reached,
-        Err(FindError::None) => return Said::Dead,
+        Err(FindError::None) => return Asked::Dead,
         Err(error) => return unanswered(names, owner, None, &error),
     };
     let pid = peer::pid(&stream);
     let (mut client, greeting) = match found.greet(&stream, uid, None, PATIENCE) {
         Ok(greeted) => greeted,
         // It died while we waited to be let in; the next list will find it dead.
-        Err(FindError::None) => return Said::Nothing,
+        Err(FindError::None) => return Asked::Nothing,
         Err(error) => return unanswered(names, uid, pid, &error),
     };
     let pid = pid.or(Some(greeting.pid));
     let (mut rows, mut is_garbled) = (Vec::new(), false);
     let asked = client.ask(b"services", |line| {
         if rows.len() <= MAX_SERVICES {
-            rows.push(Row::read(line, uid, pid));
+            rows.push(ListRow::read(line, uid, pid));
         }
     });
     // The first one is the line of names.
-    let mut rows: Vec<Row> = rows
+    let mut rows: Vec<ListRow> = rows
         .into_iter()
         .skip(1)
         .map_while(|row| {
@@ -190,34 +191,34 @@ fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Said {
         })
         .collect();
     match asked {
-        Err(_) => return Said::NoAnswer(by_name(names, uid, pid, "not-answering")),
+        Err(_) => return Asked::NoAnswer(by_name(names, uid, pid, "not-answering")),
         Ok(status) if status.code != 0 || is_garbled || rows.is_empty() => {
-            return Said::Services(by_name(names, uid, pid, "unknown"));
+            return Asked::Services(by_name(names, uid, pid, "unknown"));
         }
         Ok(_) => {}
     }
     if peer::is_elsewhere(greeting.namespace) {
         rows.iter_mut().for_each(|row| row.state = "other-network".into());
     }
-    Said::Services(rows)
+    Asked::Services(rows)
 }
 
-fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> Said {
+fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> Asked {
     let said = |pid, state| by_name(names, uid, pid, state);
     match why {
-        FindError::Silent { .. } => Said::NoAnswer(said(pid, "not-answering")),
-        FindError::Refused { text, .. } if text.starts_with("busy") => Said::Services(said(pid, "busy")),
+        FindError::Silent { .. } => Asked::NoAnswer(said(pid, "not-answering")),
+        FindError::Refused { text, .. } if text.starts_with("busy") => Asked::Services(said(pid, "busy")),
         FindError::OtherProtocol(greeting) => {
-            Said::Services(said(pid.or(Some(greeting.pid)), "other-version"))
+            Asked::Services(said(pid.or(Some(greeting.pid)), "other-version"))
         }
-        FindError::Unknown { .. } => Said::Services(said(pid, "unknown")),
-        _ => Said::Services(said(pid, "no-access")),
+        FindError::Unknown { .. } => Asked::Services(said(pid, "unknown")),
+        _ => Asked::Services(said(pid, "no-access")),
     }
 }
 
 /// What is known of an instance that says nothing.
-fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row> {
-    let row = |first: Option<(u16, Place)>, name: &str| Row {
+fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<ListRow> {
+    let row = |first: Option<(u16, Place)>, name: &str| ListRow {
         first,
         ports: first.map_or_else(|| UNKNOWN.into(), |(port, _)| port.to_string()),
         addresses: first.map_or_else(|| UNKNOWN.into(), |(_, place)| place.typed()),
@@ -228,14 +229,16 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row>
         state: state.into(),
         name: name.into(),
     };
-    let kinds: Vec<Kind<'_>> = names.iter().filter_map(|found| kind(found.plain())).collect();
+    let kinds: Vec<EntryName<'_>> = names.iter().filter_map(|found| kind(found.plain())).collect();
     let places: BTreeSet<(u16, Place)> = kinds
         .iter()
-        .filter_map(|kind| if let Kind::Place(port, place) = kind { Some((*port, *place)) } else { None })
+        .filter_map(
+            |kind| if let EntryName::Place(port, place) = kind { Some((*port, *place)) } else { None },
+        )
         .collect();
     let called: Vec<&str> = kinds
         .iter()
-        .filter_map(|kind| if let Kind::Service(name) = kind { Some(*name) } else { None })
+        .filter_map(|kind| if let EntryName::Service(name) = kind { Some(*name) } else { None })
         .collect();
     if places.is_empty() {
         return called.iter().map(|name| row(None, name)).collect();
@@ -245,7 +248,7 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<Row>
     places.into_iter().map(|place| row(Some(place), name)).collect()
 }
 
-impl Row {
+impl ListRow {
     /// A line of `services`. `None`: it is none.
     fn read(line: &str, uid: u32, pid: Option<u32>) -> Option<Self> {
         let mut words = line.split_whitespace();
@@ -273,9 +276,9 @@ fn joined(words: impl Iterator<Item = String>) -> String {
 }
 
 /// The list, by ports. No column holds a blank.
-fn text(mut rows: Vec<Row>) -> String {
+fn text(mut rows: Vec<ListRow>) -> String {
     rows.sort_by(|a, b| {
-        let place = |row: &Row| (row.first.is_none(), row.first);
+        let place = |row: &ListRow| (row.first.is_none(), row.first);
         (place(a), a.pid, &a.name).cmp(&(place(b), b.pid, &b.name))
     });
     let mut users = BTreeMap::new();
@@ -305,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_line_of_services_is_a_row_and_rows_are_listed_by_ports() {
-        let read = |line: &str, pid| Row::read(line, 0, pid).expect("a row");
+        let read = |line: &str, pid| ListRow::read(line, 0, pid).expect("a row");
         let rows = vec![
             read("web              0.0.0.0:8080,[::]:8443         2/2           5 serving", Some(7)),
             read("-                127.0.0.10:80                  1/1           0 serving", Some(7)),
@@ -319,7 +322,7 @@ port  address                    pid user       up/channels connections state   
 ";
         assert_eq!(text(rows), expected);
         for line in ["", "web", "web 80 1/2 0 serving", "web 0.0.0.0:80 1/2 0", "syntax error"] {
-            assert_eq!(Row::read(line, 0, None), None, "{line}");
+            assert_eq!(ListRow::read(line, 0, None), None, "{line}");
         }
     }
 

@@ -37,6 +37,6 @@ pub use directory::Place;
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use list::list;
-pub use services::{Plane, ProcessHands, Service, Services};
+pub use services::{ManagedService, Plane, ProcessHands, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, Register, serve};

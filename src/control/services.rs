@@ -22,7 +22,7 @@ const LET_IN: Duration = Duration::from_micros(100);
 
 /// One service, as far as operators are concerned. The closures are called without the table's lock.
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
-pub struct Service {
+pub struct ManagedService {
     /// What it is called, if it has a name.
     pub name: RwLock<Option<String>>,
     /// Where it listens.
@@ -48,7 +48,7 @@ pub struct Service {
     pub killed: AtomicBool,
 }
 
-impl fmt::Debug for Service {
+impl fmt::Debug for ManagedService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("name", &self.name())
@@ -92,7 +92,7 @@ pub struct ServiceSnapshot {
     pub differs: Option<bool>,
 }
 
-impl Service {
+impl ManagedService {
     /// What `services` says of it.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
         let (up, channels) = self.table.lock_at((self.now)()).up_and_all();
@@ -174,32 +174,32 @@ impl fmt::Debug for ProcessHands {
 /// All services of the process.
 #[derive(Debug)]
 pub struct Services {
-    all: RwLock<Vec<Arc<Service>>>,
+    all: RwLock<Vec<Arc<ManagedService>>>,
     pub(crate) process: ProcessHands,
 }
 
 impl Services {
     /// These, in the order in which `services` lists them.
-    pub fn new(services: Vec<Arc<Service>>, process: ProcessHands) -> Self {
+    pub fn new(services: Vec<Arc<ManagedService>>, process: ProcessHands) -> Self {
         Self { all: RwLock::new(services), process }
     }
 
     /// These from now on, and behind them those that still have connections.
-    pub(crate) fn set(&self, services: Vec<Arc<Service>>) {
+    pub(crate) fn set(&self, services: Vec<Arc<ManagedService>>) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        let is_among = |one: &Arc<Service>| services.iter().any(|other| Arc::ptr_eq(one, other));
+        let is_among = |one: &Arc<ManagedService>| services.iter().any(|other| Arc::ptr_eq(one, other));
         let left: Vec<_> =
             all.iter().filter(|one| one.is_killed() && one.is_present() && !is_among(one)).cloned().collect();
         *all = services.into_iter().chain(left).collect();
     }
 
     /// All that there are, those included that are gone and nobody has looked since.
-    pub(crate) fn all(&self) -> Vec<Arc<Service>> {
+    pub(crate) fn all(&self) -> Vec<Arc<ManagedService>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Those that there still are: one that was killed goes with its last connection.
-    pub(crate) fn present(&self) -> Vec<Arc<Service>> {
+    pub(crate) fn present(&self) -> Vec<Arc<ManagedService>> {
         self.all().into_iter().filter(|one| one.is_present()).collect()
     }
 
@@ -210,13 +210,13 @@ impl Services {
     }
 
     /// The one that a session begins with: it takes clients, if any does.
-    pub(crate) fn first(&self) -> Option<Arc<Service>> {
+    pub(crate) fn first(&self) -> Option<Arc<ManagedService>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().find(|one| !one.is_killed()).or_else(|| all.first()).cloned()
     }
 
     /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has.
-    pub(crate) fn find(&self, word: &str) -> Result<Arc<Service>, Unclear> {
+    pub(crate) fn find(&self, word: &str) -> Result<Arc<ManagedService>, Unclear> {
         let all = self.present();
         if let Some(named) = all.iter().find(|service| service.name().as_deref() == Some(word)) {
             return Ok(Arc::clone(named));
@@ -229,7 +229,8 @@ impl Services {
             return Err(Unclear::Unknown);
         };
         let meant: Vec<_> = all.iter().filter(|service| service.listen.iter().any(&is_meant)).collect();
-        let is_wildcard = |service: &&&Arc<Service>| service.listen.iter().any(|at| at.ip().is_unspecified());
+        let is_wildcard =
+            |service: &&&Arc<ManagedService>| service.listen.iter().any(|at| at.ip().is_unspecified());
         match meant.as_slice() {
             [] => Err(Unclear::Unknown),
             [one] => Ok(Arc::clone(one)),

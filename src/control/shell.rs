@@ -13,7 +13,7 @@ use crate::control::interrupt::Interrupts;
 use crate::control::peer;
 use crate::control::render::VERSION;
 use crate::control::terminal::Terminal;
-use crate::control::wire::{Line, Lines, MAX_LINE};
+use crate::control::wire::{LineRead, LineReader, MAX_LINE};
 
 /// No instance, or it cannot be talked to (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
@@ -81,7 +81,7 @@ fn prompt(group: usize, service: Option<&str>) -> String {
 
 fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<impl Write>) -> u8 {
     printer.print(&banner(client));
-    let mut lines = Lines::new(input);
+    let mut lines = LineReader::new(input);
     let (mut group, mut service) = (0, client.service().map(str::to_owned));
     loop {
         printer.print(&prompt(group, service.as_deref()));
@@ -91,13 +91,13 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
         }
         let too_long;
         let line = match lines.read() {
-            Ok(Line::Whole(line) | Line::Rest(line)) => line,
+            Ok(LineRead::Whole(line) | LineRead::Rest(line)) => line,
             // The instance has the answer to it, too.
-            Ok(Line::TooLong) => {
+            Ok(LineRead::TooLong) => {
                 too_long = vec![b'x'; MAX_LINE + 1];
                 &too_long
             }
-            Ok(Line::End) | Err(_) => {
+            Ok(LineRead::End) | Err(_) => {
                 printer.print("\n");
                 return printer.end(0);
             }

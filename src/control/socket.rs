@@ -21,9 +21,9 @@ use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::peer;
 use crate::control::render;
-use crate::control::services::{Service, Services, Unclear};
+use crate::control::services::{ManagedService, Services, Unclear};
 use crate::control::sessions::{Full, MAX_SESSIONS, Sessions};
-use crate::control::wire::{Greeting, Line, Lines, PROTOCOL, Status, printable, write_body};
+use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable, write_body};
 use crate::observe::Event;
 use crate::sched::ChannelKey;
 
@@ -40,7 +40,7 @@ const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 #[derive(Debug)]
 #[must_use = "dropped, the control socket is gone"]
 pub struct Control {
-    shared: Arc<Shared>,
+    shared: Arc<ControlState>,
 }
 
 impl Control {
@@ -68,13 +68,13 @@ impl Control {
 /// Says which services operators find. It may outlive the [`Control`] that it is of, and then comes to nothing.
 #[derive(Debug, Clone)]
 pub struct Register {
-    shared: Arc<Shared>,
+    shared: Arc<ControlState>,
 }
 
 impl Register {
     /// Makes these the services, in this order; those that were taken away and still have connections are listed behind them.
     /// Answers names that could not be had, and why.
-    pub fn set(&self, services: Vec<Arc<Service>>) -> Vec<(PathBuf, io::Error)> {
+    pub fn set(&self, services: Vec<Arc<ManagedService>>) -> Vec<(PathBuf, io::Error)> {
         // With the names in hand no service can be killed meanwhile.
         let mut entries = self.shared.entries();
         let names: Vec<String> =
@@ -103,7 +103,7 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
     // Whoever listens last is the process that clients are told is at the other end: not a parent that is gone.
     rustix::net::listen(&listener, BACKLOG)?;
     let (wake, woken) = UnixStream::pair()?;
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ControlState {
         services,
         namespace: peer::own_namespace(),
         owner,
@@ -119,7 +119,7 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ControlState {
     services: Services,
     /// Where it listens.
     namespace: Option<u64>,
@@ -133,7 +133,7 @@ struct Shared {
     wake: UnixStream,
 }
 
-impl Shared {
+impl ControlState {
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +158,7 @@ impl Shared {
     /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. With the
     /// last service all sessions end. Until then the name of a service that was stopped stays taken: a command for `smtp` must
     /// not reach whoever listens on the port of that name.
-    fn kill(&self, service: &Arc<Service>) -> Reply {
+    fn kill(&self, service: &Arc<ManagedService>) -> Reply {
         let ours = service.entries();
         let mut entries = self.entries();
         let is_last = self.services.all().iter().all(|one| Arc::ptr_eq(one, service) || one.is_killed());
@@ -188,17 +188,17 @@ impl Shared {
     fn answer(
         &self,
         command: Result<Command, SyntaxError>,
-        seat: &mut Seat,
+        conversation: &mut Conversation,
         stream: &UnixStream,
     ) -> (Reply, bool) {
         let command = match command {
             Ok(command) => command,
             Err(error) => return (Reply::NoCommand(error), false),
         };
-        let service = Arc::clone(&seat.service);
+        let service = Arc::clone(&conversation.service);
         let prepared = prepare(command, |target| (service.resolve)(target));
         let now = (service.now)();
-        let reply = apply(prepared, &mut seat.session, &mut service.table.lock_at(now));
+        let reply = apply(prepared, &mut conversation.session, &mut service.table.lock_at(now));
         let plane = &service.plane;
         match reply.effect() {
             None => (reply, false),
@@ -239,28 +239,28 @@ impl Shared {
                 Ok(changes) => (Reply::Reloaded(changes), false),
                 Err(why) => (Reply::NotReloaded(why), false),
             },
-            Some(Effect::Use(word)) => (self.change_service(&word, seat), false),
+            Some(Effect::Use(word)) => (self.change_service(&word, conversation), false),
         }
     }
 }
 
-impl Shared {
+impl ControlState {
     /// What the session's service is called, where there are several.
-    fn label_of(&self, seat: &Seat) -> Option<String> {
-        self.services.are_several().then(|| seat.service.label())
+    fn label_of(&self, conversation: &Conversation) -> Option<String> {
+        self.services.are_several().then(|| conversation.service.label())
     }
 
     /// Does the session's service take no clients any more, where there are several?
-    fn is_draining(&self, seat: &Seat) -> bool {
-        seat.service.is_killed() && self.services.are_several()
+    fn is_draining(&self, conversation: &Conversation) -> bool {
+        conversation.service.is_killed() && self.services.are_several()
     }
 
     /// `use`: the group is the first one again.
-    fn change_service(&self, word: &str, seat: &mut Seat) -> Reply {
+    fn change_service(&self, word: &str, conversation: &mut Conversation) -> Reply {
         match self.services.find(word) {
             Ok(service) => {
                 let label = service.label();
-                *seat = Seat { session: Session::default(), service };
+                *conversation = Conversation { session: Session::default(), service };
                 Reply::Using(label)
             }
             Err(Unclear::Unknown) => Reply::UnknownService(word.to_owned()),
@@ -272,7 +272,7 @@ impl Shared {
     /// instance stops.
     fn wait_until_idle(
         &self,
-        service: &Service,
+        service: &ManagedService,
         key: ChannelKey,
         patience: Option<Duration>,
         stream: &UnixStream,
@@ -300,7 +300,7 @@ fn has_gone(stream: &UnixStream, timeout: &Timespec) -> bool {
     polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-fn accept_all(shared: &Arc<Shared>, listener: &UnixListener, woken: &UnixStream) {
+fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, woken: &UnixStream) {
     loop {
         if wait(&[listener.as_fd(), woken.as_fd()], None) == Some(1) {
             return;
@@ -329,7 +329,7 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Opti
     polled.iter().rposition(|fd| !fd.revents().is_empty())
 }
 
-fn admit(shared: &Arc<Shared>, stream: UnixStream) {
+fn admit(shared: &Arc<ControlState>, stream: UnixStream) {
     // A peer of unknown name is nobody.
     let allowed =
         peer::uid(&stream).ok().filter(|&peer| peer::may_control(peer, shared.owner, shared.group_named));
@@ -352,7 +352,7 @@ fn admit(shared: &Arc<Shared>, stream: UnixStream) {
             return refuse(&stream, &format!("busy: {MAX_SESSIONS} sessions are at work, try again later"));
         }
     };
-    let open = Open { shared: Arc::clone(shared), number };
+    let open = SessionGuard { shared: Arc::clone(shared), number };
     let served = Arc::clone(&stream);
     let spawned = thread::Builder::new().name("session".into()).spawn(move || {
         // A client that went away is no event.
@@ -374,12 +374,12 @@ fn refuse(mut stream: &UnixStream, why: &str) {
 }
 
 /// A session in the table of sessions, leaving it when dropped.
-struct Open {
-    shared: Arc<Shared>,
+struct SessionGuard {
+    shared: Arc<ControlState>,
     number: u64,
 }
 
-impl Drop for Open {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.shared.sessions().leave(self.number);
         self.shared.ended.notify_all();
@@ -387,14 +387,14 @@ impl Drop for Open {
 }
 
 /// Where an operator's session is.
-struct Seat {
+struct Conversation {
     session: Session,
-    service: Arc<Service>,
+    service: Arc<ManagedService>,
 }
 
-fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
-    let Open { shared, number } = open;
-    let mut input = Lines::new(BufReader::new(stream));
+fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()> {
+    let SessionGuard { shared, number } = open;
+    let mut input = LineReader::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
     let Some(service) = shared.services.first() else { return Ok(()) };
     let greeting = Greeting {
@@ -406,27 +406,27 @@ fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
     };
     writeln!(output, "{greeting}")?;
     output.flush()?;
-    let mut seat = Seat { session: Session::default(), service };
+    let mut conversation = Conversation { session: Session::default(), service };
     loop {
         let line = input.read()?;
         if !shared.sessions().begin_work(*number) {
             return Ok(());
         }
         let status = match line {
-            Line::Whole(line) => answer_line(shared, line, uid, &mut seat, stream, &mut output)?,
-            Line::TooLong => {
+            LineRead::Whole(line) => answer_line(shared, line, uid, &mut conversation, stream, &mut output)?,
+            LineRead::TooLong => {
                 let reply = Reply::NoCommand(SyntaxError::Plain);
                 write_body(&mut output, &render::text(&reply))?;
                 Status {
                     code: render::exit_code(&reply),
-                    group: seat.session.group.index(),
+                    group: conversation.session.group.index(),
                     end: false,
-                    service: shared.label_of(&seat),
-                    is_draining: shared.is_draining(&seat),
+                    service: shared.label_of(&conversation),
+                    is_draining: shared.is_draining(&conversation),
                 }
             }
             // A line that the client did not end may be half a command: `disable 1` of `disable 12`.
-            Line::Rest(_) | Line::End => return Ok(()),
+            LineRead::Rest(_) | LineRead::End => return Ok(()),
         };
         writeln!(output, "{status}")?;
         output.flush()?;
@@ -440,18 +440,18 @@ fn converse(open: &Open, stream: &UnixStream, uid: u32) -> io::Result<()> {
 /// what follows is meant for another service. Each answer is sent
 /// before the next command, so that a line of thousands of `show` needs the memory of one.
 fn answer_line(
-    shared: &Shared,
+    shared: &ControlState,
     line: &[u8],
     uid: u32,
-    seat: &mut Seat,
+    conversation: &mut Conversation,
     stream: &UnixStream,
     output: &mut impl Write,
 ) -> io::Result<Status> {
     let (mut code, mut end) = (0, false);
-    let mut told: Option<Arc<Service>> = None;
+    let mut told: Option<Arc<ManagedService>> = None;
     let mut texts = command::split(line).peekable();
     while let Some(text) = texts.next() {
-        let service = Arc::clone(&seat.service);
+        let service = Arc::clone(&conversation.service);
         let is_change = command::is_change(text);
         // Once, with the whole line, for each service that it changes.
         if is_change && told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &service)) {
@@ -463,7 +463,7 @@ fn answer_line(
             // What was answered before is to be read meanwhile.
             output.flush()?;
         }
-        let (reply, last) = shared.answer(command, seat, stream);
+        let (reply, last) = shared.answer(command, conversation, stream);
         if is_change {
             (service.plane.changed)();
         }
@@ -482,9 +482,9 @@ fn answer_line(
     }
     Ok(Status {
         code,
-        group: seat.session.group.index(),
+        group: conversation.session.group.index(),
         end,
-        service: shared.label_of(seat),
-        is_draining: shared.is_draining(seat),
+        service: shared.label_of(conversation),
+        is_draining: shared.is_draining(conversation),
     })
 }

@@ -117,7 +117,7 @@ pub fn write_body(out: &mut impl Write, text: &str) -> io::Result<()> {
 
 /// One step of reading lines.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub enum LineRead<'a> {
     /// A line, without its newline.
     Whole(&'a [u8]),
     /// A line of more than [`MAX_LINE`] bytes, all of which are gone.
@@ -130,12 +130,12 @@ pub enum Line<'a> {
 
 /// Reads lines of any length in bounded memory.
 #[derive(Debug)]
-pub struct Lines<R> {
+pub struct LineReader<R> {
     input: R,
     line: Vec<u8>,
 }
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> LineReader<R> {
     /// Reads from `input`.
     pub fn new(input: R) -> Self {
         Self { input, line: Vec::new() }
@@ -150,7 +150,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// Those of the input, but for interruptions.
-    pub fn read(&mut self) -> io::Result<Line<'_>> {
+    pub fn read(&mut self) -> io::Result<LineRead<'_>> {
         self.line.clear();
         let mut too_long = false;
         loop {
@@ -161,11 +161,11 @@ impl<R: BufRead> Lines<R> {
             };
             if chunk.is_empty() {
                 return Ok(if too_long {
-                    Line::TooLong
+                    LineRead::TooLong
                 } else if self.line.is_empty() {
-                    Line::End
+                    LineRead::End
                 } else {
-                    Line::Rest(&self.line)
+                    LineRead::Rest(&self.line)
                 });
             }
             let newline = chunk.iter().position(|&byte| byte == b'\n');
@@ -177,7 +177,7 @@ impl<R: BufRead> Lines<R> {
             let used = part.len() + usize::from(newline.is_some());
             self.input.consume(used);
             if newline.is_some() {
-                return Ok(if too_long { Line::TooLong } else { Line::Whole(&self.line) });
+                return Ok(if too_long { LineRead::TooLong } else { LineRead::Whole(&self.line) });
             }
         }
     }
@@ -239,24 +239,24 @@ mod tests {
         input.extend(
             [longest.as_slice(), b"\n", &longest, b"y\nshow\n", &longest, &longest, b"\nrest"].concat(),
         );
-        let mut lines = Lines::new(io::BufReader::with_capacity(7, input.as_slice()));
-        assert_eq!(lines.read().expect("no error"), Line::Whole(b"a\0\xff"));
-        assert_eq!(lines.read().expect("no error"), Line::Whole(b""));
-        assert_eq!(lines.read().expect("no error"), Line::Whole(&longest));
-        assert_eq!(lines.read().expect("no error"), Line::TooLong);
-        assert_eq!(lines.read().expect("no error"), Line::Whole(b"show"));
-        assert_eq!(lines.read().expect("no error"), Line::TooLong);
-        assert_eq!(lines.read().expect("no error"), Line::Rest(b"rest"));
-        assert_eq!(lines.read().expect("no error"), Line::End);
+        let mut lines = LineReader::new(io::BufReader::with_capacity(7, input.as_slice()));
+        assert_eq!(lines.read().expect("no error"), LineRead::Whole(b"a\0\xff"));
+        assert_eq!(lines.read().expect("no error"), LineRead::Whole(b""));
+        assert_eq!(lines.read().expect("no error"), LineRead::Whole(&longest));
+        assert_eq!(lines.read().expect("no error"), LineRead::TooLong);
+        assert_eq!(lines.read().expect("no error"), LineRead::Whole(b"show"));
+        assert_eq!(lines.read().expect("no error"), LineRead::TooLong);
+        assert_eq!(lines.read().expect("no error"), LineRead::Rest(b"rest"));
+        assert_eq!(lines.read().expect("no error"), LineRead::End);
         assert!(lines.line.capacity() <= 2 * MAX_LINE, "{}", lines.line.capacity());
     }
 
     #[test]
     fn a_too_long_line_without_an_end_is_told_once() {
         let input = vec![b'x'; MAX_LINE + 1];
-        let mut lines = Lines::new(input.as_slice());
-        assert_eq!(lines.read().expect("no error"), Line::TooLong);
-        assert_eq!(lines.read().expect("no error"), Line::End);
+        let mut lines = LineReader::new(input.as_slice());
+        assert_eq!(lines.read().expect("no error"), LineRead::TooLong);
+        assert_eq!(lines.read().expect("no error"), LineRead::End);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::circle::{self, Reach};
+use super::circle::{self, Delivery};
 
 /// By service and client: the services that the client had come through.
 type Through = HashMap<(u32, SocketAddr), Arc<[u32]>>;
@@ -31,7 +31,7 @@ pub(super) struct Link {
 
 /// What a connection to a target means.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum Hop {
     /// It leaves the process.
     Out,
     /// It is a client of another service of ours.
@@ -67,13 +67,13 @@ impl Chains {
         ours: SocketAddr,
         target: SocketAddr,
         bound: bool,
-    ) -> Step {
+    ) -> Hop {
         let [client, ours, target] = [client, ours, target].map(circle::canonical);
         let is_reached = |listener: SocketAddr| match circle::reach(listener, target) {
-            Reach::Certain => true,
+            Delivery::Certain => true,
             // A connection within the host has the same address at both ends, unless somebody chose ours.
-            Reach::IfHere => ours.ip() == target.ip() || bound && crate::sys::socket::is_here(target),
-            Reach::No => false,
+            Delivery::IfHere => ours.ip() == target.ip() || bound && crate::sys::socket::is_here(target),
+            Delivery::No => false,
         };
         let services: Vec<u32> = {
             let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
@@ -81,20 +81,20 @@ impl Chains {
             at.filter(|&&(id, address)| id != service && is_reached(address)).map(|&(id, _)| id).collect()
         };
         if services.is_empty() {
-            return Step::Out;
+            return Hop::Out;
         }
         let mut all = self.through();
         let before = all.get(&(service, client));
         let through: Arc<[u32]> =
             before.into_iter().flat_map(|through| through.iter().copied()).chain([service]).collect();
         if services.iter().any(|id| through.contains(id)) {
-            return Step::Round;
+            return Hop::Round;
         }
         for &id in &services {
             all.insert((id, ours), Arc::clone(&through));
         }
         drop(all);
-        Step::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
+        Hop::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
     }
 
     fn through(&self) -> MutexGuard<'_, Through> {
@@ -126,20 +126,20 @@ mod tests {
             chains.enlist(service, [at(80 + service as u16)]);
         }
         let out = chains.step(0, at(5_000), at(5_001), at(90), false);
-        assert!(matches!(out, Step::Out), "{out:?}");
+        assert!(matches!(out, Hop::Out), "{out:?}");
         let first = chains.step(0, at(5_000), at(5_001), at(81), false);
-        let Step::Within(first) = first else { panic!("{first:?}") };
+        let Hop::Within(first) = first else { panic!("{first:?}") };
         let second = chains.step(1, at(5_001), at(5_002), at(82), false);
-        let Step::Within(second) = second else { panic!("{second:?}") };
+        let Hop::Within(second) = second else { panic!("{second:?}") };
         for port in [80, 81] {
             let round = chains.step(2, at(5_002), at(5_003), at(port), false);
-            assert!(matches!(round, Step::Round), "{round:?}");
+            assert!(matches!(round, Hop::Round), "{round:?}");
         }
         // Another client of the same service has not been there.
-        assert!(matches!(chains.step(2, at(6_000), at(5_003), at(80), false), Step::Within(_)));
+        assert!(matches!(chains.step(2, at(6_000), at(5_003), at(80), false), Hop::Within(_)));
         drop((first, second));
         assert!(chains.through().is_empty());
         chains.strike(1);
-        assert!(matches!(chains.step(0, at(5_000), at(5_001), at(81), false), Step::Out));
+        assert!(matches!(chains.step(0, at(5_000), at(5_001), at(81), false), Hop::Out));
     }
 }

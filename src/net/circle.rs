@@ -46,9 +46,9 @@ impl Circle {
     pub(super) fn awaits(&self, target: SocketAddr, bound: bool) -> bool {
         let target = canonical(target);
         self.listening.iter().any(|listener| match reach(*listener, target) {
-            Reach::Certain => true,
-            Reach::IfHere => (bound || self.was_met.load(Ordering::Relaxed)) && socket::is_here(target),
-            Reach::No => false,
+            Delivery::Certain => true,
+            Delivery::IfHere => (bound || self.was_met.load(Ordering::Relaxed)) && socket::is_here(target),
+            Delivery::No => false,
         })
     }
 
@@ -57,7 +57,7 @@ impl Circle {
         let (ours, target) = (canonical(ours), canonical(target));
         // Only a connection within the host has the same address at both ends.
         let went_round = ours.ip() == target.ip()
-            && self.listening.iter().any(|listener| reach(*listener, target) != Reach::No);
+            && self.listening.iter().any(|listener| reach(*listener, target) != Delivery::No);
         if went_round {
             self.was_met.store(true, Ordering::Relaxed);
         }
@@ -69,24 +69,24 @@ impl Circle {
 pub(crate) fn is_reached(listener: SocketAddr, target: SocketAddr) -> bool {
     let target = canonical(target);
     match reach(canonical(listener), target) {
-        Reach::Certain => true,
-        Reach::IfHere => socket::is_here(target),
-        Reach::No => false,
+        Delivery::Certain => true,
+        Delivery::IfHere => socket::is_here(target),
+        Delivery::No => false,
     }
 }
 
 /// Does a listener get what goes to an address?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Delivery {
     No,
     /// If the address is one of this host's.
     IfHere,
     Certain,
 }
 
-pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
+pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Delivery {
     if listener.port() != target.port() {
-        return Reach::No;
+        return Delivery::No;
     }
     // The kernel takes the unspecified address of a target for the loopback one.
     let to = match target.ip() {
@@ -95,16 +95,16 @@ pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Reach {
         ip => ip,
     };
     match listener.ip() {
-        ip if ip == to => Reach::Certain,
+        ip if ip == to => Delivery::Certain,
         // The IPv6 one is dual-stack.
         ip if ip.is_unspecified() && (ip.is_ipv6() || to.is_ipv4()) => {
             if to.is_loopback() {
-                Reach::Certain
+                Delivery::Certain
             } else {
-                Reach::IfHere
+                Delivery::IfHere
             }
         }
-        _ => Reach::No,
+        _ => Delivery::No,
     }
 }
 

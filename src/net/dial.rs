@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::chain::{Chains, Link, Step};
+use super::chain::{Chains, Hop, Link};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
 use super::planted::{self, Bug};
@@ -109,7 +109,7 @@ pub(super) struct Waited {
 
 /// Where a search begins.
 #[derive(Debug)]
-pub(super) enum Search {
+pub(super) enum Begun {
     /// There is something to dial.
     Dial(Box<Dial>),
     /// In line for a slot.
@@ -156,7 +156,7 @@ pub(super) enum Attempt {
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> Search {
+    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> Begun {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
@@ -165,9 +165,9 @@ impl Dial {
         };
         dialer.deliver.all(grants);
         match turn {
-            Turn::Now(route, lease) => Search::Dial(Box::new(Self::new(client, route, lease, None))),
-            Turn::Later(ticket) => Search::Line(ticket),
-            Turn::Never(why) => Search::Over(why),
+            Turn::Now(route, lease) => Begun::Dial(Box::new(Self::new(client, route, lease, None))),
+            Turn::Later(ticket) => Begun::Line(ticket),
+            Turn::Never(why) => Begun::Over(why),
         }
     }
 
@@ -340,12 +340,12 @@ impl Dial {
             let bound = dialer.outgoing.load().source.is_some();
             match dialer.chains.step(dialer.service, self.client, ours, target, bound) {
                 // A maxc makes an end of it.
-                Step::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
-                Step::Within(link) if dialer.is_endless(self.channel()?) => {
+                Hop::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
+                Hop::Within(link) if dialer.is_endless(self.channel()?) => {
                     self.link = Some(link);
                     return None;
                 }
-                Step::Out | Step::Round | Step::Within(_) => return None,
+                Hop::Out | Hop::Round | Hop::Within(_) => return None,
             }
         };
         // It must not keep the port that a server may want, nor be taken for a client.
@@ -544,7 +544,7 @@ mod tests {
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
         match Dial::begin(([127, 0, 0, 1], 9).into(), 0, dialer) {
-            Search::Dial(dial) => dial,
+            Begun::Dial(dial) => dial,
             other => panic!("{other:?}"),
         }
     }
@@ -678,11 +678,9 @@ mod tests {
         });
         let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
         let begin = || Dial::begin(([127, 0, 0, 1], 9).into(), 0, &dialer);
-        let (Search::Dial(_holder), Search::Line(_)) = (begin(), begin()) else {
-            panic!("b has room for one")
-        };
+        let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
         // There is no room in line, so a is tried all the same.
-        let Search::Dial(mut dial) = begin() else { panic!("a is there") };
+        let Begun::Dial(mut dial) = begin() else { panic!("a is there") };
         let terms = Terms { tag: 0, now: 0, patience: 100 };
         assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
         assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));

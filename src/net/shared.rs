@@ -75,7 +75,7 @@ pub(super) enum Message {
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
     /// Answer with connections of a service, or those of one channel, from this place on.
-    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Look>),
+    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<SessionPage>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.
@@ -93,7 +93,7 @@ pub(super) enum Message {
 }
 
 /// Some of a worker's connections.
-pub(super) struct Look {
+pub(super) struct SessionPage {
     pub(super) sessions: Vec<SessionSnapshot>,
     /// Where to go on; `None`: that was all.
     pub(super) next: Option<usize>,

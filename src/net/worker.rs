@@ -35,7 +35,7 @@ use crate::sys::socket;
 use crate::sys::splice::{Pipe, Pipes};
 use crate::sys::timers::Timers;
 #[cfg(test)]
-use crate::sys::trouble::{self, Spot};
+use crate::sys::trouble::{self, FaultPoint};
 use crate::wire::relay::{Ending, Ready, Relay, Side, Verdict};
 
 mod accepting;
@@ -458,7 +458,7 @@ impl<P: Readiness> Worker<P> {
 
     fn obey_message(&mut self, message: Message) {
         #[cfg(test)]
-        let _ = trouble::strike(Spot::Message);
+        let _ = trouble::strike(FaultPoint::Message);
         match message {
             Message::Open(services, answer) => {
                 let _ = answer.send(self.open(services));

@@ -67,10 +67,10 @@ pub fn dump_chunk(direction: Direction, chunk: &[u8], out: &mut Vec<u8>) {
 
 /// Where the dump goes. Cheap to clone; chunks of all clones are written whole, one after the other.
 #[derive(Clone)]
-pub struct Dump(Arc<Inner>);
+pub struct Dump(Arc<Spool>);
 
-struct Inner {
-    waiting: Mutex<Waiting>,
+struct Spool {
+    waiting: Mutex<Unwritten>,
     /// Text came, was written, or never will be.
     moved: Condvar,
     /// So much text waits that nobody is to add any.
@@ -81,7 +81,7 @@ struct Inner {
 }
 
 /// What has not been written.
-struct Waiting {
+struct Unwritten {
     /// Taken by the thread that writes, when it starts.
     out: Option<Box<dyn Write + Send>>,
     chunks: VecDeque<Vec<u8>>,
@@ -107,8 +107,9 @@ impl Dump {
 
     /// To any output.
     pub fn to(out: Box<dyn Write + Send>, log: Log) -> Self {
-        let waiting = Waiting { out: Some(out), chunks: VecDeque::new(), bytes: 0, took_at: Instant::now() };
-        Self(Arc::new(Inner {
+        let waiting =
+            Unwritten { out: Some(out), chunks: VecDeque::new(), bytes: 0, took_at: Instant::now() };
+        Self(Arc::new(Spool {
             waiting: Mutex::new(waiting),
             moved: Condvar::new(),
             full: AtomicBool::new(false),
@@ -209,7 +210,7 @@ impl Dump {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Unwritten> {
         // Whole at any time: nothing in between two changes can panic.
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

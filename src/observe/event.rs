@@ -333,29 +333,31 @@ impl fmt::Display for Event {
             | Self::Ejected { channel, address, cause }
             | Self::AddressEjected { channel, address, cause }
             | Self::ChannelDown { channel, address, cause } => {
-                write!(f, "{} address={address} cause={}", Key(*channel), Value(cause))
+                write!(f, "{} address={address} cause={}", Key(*channel), Quoted(cause))
             }
-            Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Value(cause)),
+            Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Quoted(cause)),
             Self::ClientLost { client, reason } => {
-                write!(f, " client={client} reason={}", Value(&reason.to_string()))
+                write!(f, " client={client} reason={}", Quoted(&reason.to_string()))
             }
             Self::Opened { client, channel, address } => {
                 write!(f, " client={client}{} address={address}", Key(*channel))
             }
             Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
                 let (key, how) = (Key(*channel), how.to_string());
-                let how = Value(&how);
+                let how = Quoted(&how);
                 write!(f, " client={client}{key} sent_bytes={sent_bytes} rcvd_bytes={rcvd_bytes} how={how}")
             }
             Self::OutOfDescriptors { limit } => write!(f, " limit={limit}"),
             Self::AcceptFailed { cause } | Self::NoRendezvous { cause } | Self::DumpStopped { cause } => {
-                write!(f, " cause={}", Value(cause))
+                write!(f, " cause={}", Quoted(cause))
             }
-            Self::Commanded { uid, command } => write!(f, " uid={uid} command={}", Value(command)),
-            Self::SignalIgnored { signal, why } => write!(f, " signal={} why={}", Value(signal), Value(why)),
+            Self::Commanded { uid, command } => write!(f, " uid={uid} command={}", Quoted(command)),
+            Self::SignalIgnored { signal, why } => {
+                write!(f, " signal={} why={}", Quoted(signal), Quoted(why))
+            }
             Self::Stopping { connections } => write!(f, " connections={connections}"),
-            Self::WorkerPanic { what } => write!(f, " what={}", Value(what)),
-            Self::Note { text, .. } => write!(f, " text={}", Value(text)),
+            Self::WorkerPanic { what } => write!(f, " what={}", Quoted(what)),
+            Self::Note { text, .. } => write!(f, " text={}", Quoted(text)),
             Self::ChannelUpAgain { after } => write!(f, " after={:.1}s", after.as_secs_f64()),
             Self::DescriptorsBack | Self::Drained | Self::NoChannelUp | Self::Refusing | Self::Welcoming => {
                 Ok(())
@@ -390,9 +392,9 @@ impl fmt::Display for Key {
 
 /// A value of any text: bare if it is one plain word, otherwise quoted, with everything escaped that could end the line
 /// or the quotes. A stranger's bytes must not be able to forge a second event.
-struct Value<'a>(&'a str);
+struct Quoted<'a>(&'a str);
 
-impl fmt::Display for Value<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '=');
         if !self.0.is_empty() && self.0.chars().all(is_plain) {

@@ -43,12 +43,12 @@ struct Inner {
 
 #[derive(Debug)]
 struct Sink {
-    way: Way,
+    way: Destination,
     limiter: Limiter,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Destination {
     Stderr,
     Syslog(Syslog),
     #[cfg(test)]
@@ -58,7 +58,7 @@ enum Way {
 impl Log {
     /// To stderr, for the foreground. `debug` (`-d`) lets debug and info events through too.
     pub fn stderr(debug: bool) -> Self {
-        Self::new(debug, Way::Stderr)
+        Self::new(debug, Destination::Stderr)
     }
 
     /// To the local syslog, for the background: daemon facility, ident `Balance`, this process's pid. Where there is no
@@ -68,25 +68,25 @@ impl Log {
     }
 
     fn syslog_at(path: PathBuf, debug: bool) -> Self {
-        Self::new(debug, Way::Syslog(Syslog { path, socket: None }))
+        Self::new(debug, Destination::Syslog(Syslog { path, socket: None }))
     }
 
     /// Keeps everything that it is told, for [`Log::take`], and calls this before.
     #[cfg(test)]
     pub(crate) fn kept(told: fn()) -> Self {
-        Self::new(true, Way::Kept(Vec::new(), told))
+        Self::new(true, Destination::Kept(Vec::new(), told))
     }
 
     /// What was kept since the last time.
     #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<Event> {
         match &mut self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).way {
-            Way::Kept(events, _) => std::mem::take(events),
-            Way::Stderr | Way::Syslog(_) => Vec::new(),
+            Destination::Kept(events, _) => std::mem::take(events),
+            Destination::Stderr | Destination::Syslog(_) => Vec::new(),
         }
     }
 
-    fn new(debug: bool, way: Way) -> Self {
+    fn new(debug: bool, way: Destination) -> Self {
         let sink = Mutex::new(Sink { way, limiter: Limiter::default() });
         Self { inner: Arc::new(Inner { debug, sink }), service: Arc::default() }
     }
@@ -122,7 +122,7 @@ impl Log {
         let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink { way, limiter } = &mut *sink;
         #[cfg(test)]
-        if let Way::Kept(events, told) = way {
+        if let Destination::Kept(events, told) = way {
             told();
             return events.push(event.clone());
         }
@@ -132,11 +132,13 @@ impl Log {
         let Some(left_out) = left_out else { return };
         match way {
             // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.
-            Way::Stderr if severity == Severity::Info && !self.inner.debug => {}
-            Way::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
-            Way::Syslog(syslog) => syslog.send(&syslog_line(severity, &line, left_out, std::process::id())),
+            Destination::Stderr if severity == Severity::Info && !self.inner.debug => {}
+            Destination::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
+            Destination::Syslog(syslog) => {
+                syslog.send(&syslog_line(severity, &line, left_out, std::process::id()))
+            }
             #[cfg(test)]
-            Way::Kept(..) => {}
+            Destination::Kept(..) => {}
         }
     }
 }
@@ -221,11 +223,11 @@ impl Syslog {
 /// Holds back what was just said. Pure: the time is an argument.
 #[derive(Debug, Default)]
 struct Limiter {
-    said: Vec<Said>,
+    said: Vec<Repeated>,
 }
 
 #[derive(Debug)]
-struct Said {
+struct Repeated {
     line: String,
     at: Instant,
     left_out: u64,
@@ -246,7 +248,7 @@ impl Limiter {
             let oldest = (0..TROUBLES).min_by_key(|&i| self.said[i].at).unwrap_or(0);
             self.said.swap_remove(oldest);
         }
-        self.said.push(Said { line: line.to_owned(), at: now, left_out: 0 });
+        self.said.push(Repeated { line: line.to_owned(), at: now, left_out: 0 });
         Some(0)
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::exec::{Program, Programs, Report};
 use super::fault::Fault;
-use super::link::Link;
 use super::order::{Findings, Order, millis};
+use super::socket::ProbeSocket;
 use super::walk::Walk;
 use crate::spec::Check;
 use crate::sys::clock::OwnTime;
@@ -53,9 +53,9 @@ pub(super) struct Engine {
     /// Orders without a place, for sockets and for programs.
     waiting: VecDeque<Order>,
     waiting_programs: VecDeque<Order>,
-    probes: BTreeMap<usize, Probe>,
+    probes: BTreeMap<usize, AddressProbe>,
     /// Sockets whose probe is over. They keep their keys, so that the first is about the oldest.
-    lingering: BTreeMap<usize, (Link, u64)>,
+    lingering: BTreeMap<usize, (ProbeSocket, u64)>,
     timers: Timers,
     last_key: usize,
     scratch: Box<[u8]>,
@@ -69,7 +69,7 @@ pub(super) struct Engine {
 
 /// An attempt at one address.
 #[derive(Debug)]
-struct Probe {
+struct AddressProbe {
     walk: Walk,
     effort: Effort,
     deadline: u64,
@@ -77,8 +77,8 @@ struct Probe {
 
 #[derive(Debug)]
 enum Effort {
-    Connecting(Link),
-    Talking(Link, Talk),
+    Connecting(ProbeSocket),
+    Talking(ProbeSocket, Talk),
     Running(Program),
 }
 
@@ -170,7 +170,7 @@ impl Engine {
         let keys: Vec<usize> = under_way.map(|(&key, _)| key).collect();
         for key in keys {
             match self.take(key).map(|probe| probe.effort) {
-                Some(Effort::Talking(link, _)) => self.part(key, link),
+                Some(Effort::Talking(socket, _)) => self.part(key, socket),
                 Some(Effort::Connecting(_) | Effort::Running(_)) | None => {}
             }
         }
@@ -278,7 +278,7 @@ impl Engine {
             match self.begin(key, &walk) {
                 Ok(effort) => {
                     let deadline = walk.deadline(self.now);
-                    self.insert(key, Probe { walk, effort, deadline });
+                    self.insert(key, AddressProbe { walk, effort, deadline });
                     return;
                 }
                 Err(fault) => {
@@ -299,42 +299,42 @@ impl Engine {
         if let Check::Exec(path) = &*walk.order.check {
             return self.programs.run(key, path, target, &self.budget).map(Effort::Running);
         }
-        let mut begun = Link::begin(target, &walk.order.outgoing, &self.budget);
+        let mut begun = ProbeSocket::begin(target, &walk.order.outgoing, &self.budget);
         if matches!(begun, Err(Fault::Exhausted(_))) && self.part_with_oldest() {
-            begun = Link::begin(target, &walk.order.outgoing, &self.budget);
+            begun = ProbeSocket::begin(target, &walk.order.outgoing, &self.budget);
         }
-        let link = begun?;
+        let socket = begun?;
         // Kernel memory or the system's limit of watches is used up.
-        let watched = self.poller.add(link.fd(), token(key));
+        let watched = self.poller.add(socket.fd(), token(key));
         watched.map_err(|e| Fault::Exhausted(format!("connect: cannot watch a socket: {e}")))?;
-        Ok(Effort::Connecting(link))
+        Ok(Effort::Connecting(socket))
     }
 
-    fn insert(&mut self, key: usize, probe: Probe) {
+    fn insert(&mut self, key: usize, probe: AddressProbe) {
         self.timers.reset(key, None, Some(probe.deadline));
         self.probes.insert(key, probe);
     }
 
-    fn take(&mut self, key: usize) -> Option<Probe> {
+    fn take(&mut self, key: usize) -> Option<AddressProbe> {
         let probe = self.probes.remove(&key)?;
         self.timers.reset(key, Some(probe.deadline), None);
         Some(probe)
     }
 
     fn event(&mut self, key: usize, ready: Ready) {
-        if let Some((link, _)) = self.lingering.get_mut(&key) {
-            if !link.linger(&mut self.scratch) {
+        if let Some((socket, _)) = self.lingering.get_mut(&key) {
+            if !socket.linger(&mut self.scratch) {
                 self.close_lingering(key);
             }
             return;
         }
         let Some(mut probe) = self.take(key) else { return };
         match probe.effort {
-            Effort::Connecting(link) => self.answered(key, probe.walk, link, probe.deadline, ready),
-            Effort::Talking(mut link, mut talk) => match link.converse(&mut talk, &mut self.scratch) {
-                Some(verdict) => self.settle(key, probe.walk, link, verdict),
+            Effort::Connecting(socket) => self.answered(key, probe.walk, socket, probe.deadline, ready),
+            Effort::Talking(mut socket, mut talk) => match socket.converse(&mut talk, &mut self.scratch) {
+                Some(verdict) => self.settle(key, probe.walk, socket, verdict),
                 None => {
-                    probe.effort = Effort::Talking(link, talk);
+                    probe.effort = Effort::Talking(socket, talk);
                     self.insert(key, probe);
                 }
             },
@@ -344,28 +344,28 @@ impl Engine {
     }
 
     /// The address has answered, one way or the other.
-    fn answered(&mut self, key: usize, walk: Walk, mut link: Link, deadline: u64, ready: Ready) {
+    fn answered(&mut self, key: usize, walk: Walk, mut socket: ProbeSocket, deadline: u64, ready: Ready) {
         if (ready.writable || ready.error)
-            && let Some(fault) = link.failure()
+            && let Some(fault) = socket.failure()
         {
-            drop(link);
+            drop(socket);
             return self.failed(walk, fault);
         }
         if !ready.writable {
-            return self.insert(key, Probe { walk, effort: Effort::Connecting(link), deadline });
+            return self.insert(key, AddressProbe { walk, effort: Effort::Connecting(socket), deadline });
         }
         let Some(mut talk) = Talk::new(&walk.order.check, walk.target()) else {
-            return self.settle(key, walk, link, Ok(()));
+            return self.settle(key, walk, socket, Ok(()));
         };
-        match talk.begin().or_else(|| link.converse(&mut talk, &mut self.scratch)) {
-            Some(verdict) => self.settle(key, walk, link, verdict),
-            None => self.insert(key, Probe { walk, effort: Effort::Talking(link, talk), deadline }),
+        match talk.begin().or_else(|| socket.converse(&mut talk, &mut self.scratch)) {
+            Some(verdict) => self.settle(key, walk, socket, verdict),
+            None => self.insert(key, AddressProbe { walk, effort: Effort::Talking(socket, talk), deadline }),
         }
     }
 
     /// A connection has led to a verdict, and is not needed any more.
-    fn settle(&mut self, key: usize, walk: Walk, link: Link, verdict: Result<(), String>) {
-        self.part(key, link);
+    fn settle(&mut self, key: usize, walk: Walk, socket: ProbeSocket, verdict: Result<(), String>) {
+        self.part(key, socket);
         match verdict {
             Ok(()) => self.succeeded(walk),
             Err(cause) => self.failed(walk, Fault::Channel(cause)),
@@ -411,9 +411,9 @@ impl Engine {
         let timeout = probe.walk.order.timeout;
         let cause = match probe.effort {
             Effort::Connecting(_) => format!("no answer within {timeout:?}"),
-            Effort::Talking(link, talk) => {
+            Effort::Talking(socket, talk) => {
                 let cause = talk.overdue(timeout);
-                self.part(key, link);
+                self.part(key, socket);
                 cause
             }
             Effort::Running(program) => {
@@ -425,15 +425,15 @@ impl Engine {
     }
 
     /// Lets a connection end without a reset.
-    fn part(&mut self, key: usize, mut link: Link) {
-        if !link.part(&mut self.scratch) {
+    fn part(&mut self, key: usize, mut socket: ProbeSocket) {
+        if !socket.part(&mut self.scratch) {
             return;
         }
         let room = if self.budget.is_short() { LINGERING_WHEN_SHORT } else { LINGERING };
         while self.lingering.len() >= room && self.part_with_oldest() {}
         let deadline = self.now + FAREWELL_MS;
         self.timers.reset(key, None, Some(deadline));
-        self.lingering.insert(key, (link, deadline));
+        self.lingering.insert(key, (socket, deadline));
     }
 
     /// Closes the socket that has lingered for longest. `false`: there is none.

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::door::Door;
 use super::engine::{Engine, PARTING};
 use super::order::{Findings, Outcome};
+use super::shutter::Shutter;
 use super::ward::Ward;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::{Happened, Probe, ProbeResult};
@@ -34,7 +34,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Who has something to do, and what is new since the thread looked last.
 #[derive(Debug, Default)]
-struct News {
+struct Unseen {
     rung: BTreeSet<u64>,
     added: Vec<(u64, Ward)>,
     changed: Vec<(u64, Ward)>,
@@ -44,13 +44,13 @@ struct News {
 }
 
 #[derive(Debug)]
-struct Desk {
-    news: Mutex<News>,
+struct Inbox {
+    news: Mutex<Unseen>,
     waker: Waker,
 }
 
-impl Desk {
-    fn news(&self) -> MutexGuard<'_, News> {
+impl Inbox {
+    fn news(&self) -> MutexGuard<'_, Unseen> {
         // Whole at any time: each change of it is one call.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,7 +59,7 @@ impl Desk {
 /// Tells the thread that one service has something to do. Every copy is the same one.
 #[derive(Debug, Clone)]
 pub struct Alarm {
-    desk: Arc<Desk>,
+    inbox: Arc<Inbox>,
     ward: u64,
 }
 
@@ -67,8 +67,8 @@ impl Alarm {
     /// The table has changed: there may be probes to make, or a door to move. The thread looks at all of it.
     pub fn ring(&self) {
         // Somebody else's ring that was not heard yet will do for this one.
-        if self.desk.news().rung.insert(self.ward) {
-            self.desk.waker.wake();
+        if self.inbox.news().rung.insert(self.ward) {
+            self.inbox.waker.wake();
         }
     }
 }
@@ -76,7 +76,7 @@ impl Alarm {
 /// The thread that minds the channels of all services. Every clone is the same one.
 #[derive(Debug, Clone)]
 pub struct Minder {
-    desk: Arc<Desk>,
+    inbox: Arc<Inbox>,
     /// Ends when the thread has ended.
     ended: Arc<Mutex<Receiver<()>>>,
 }
@@ -88,12 +88,12 @@ impl Minder {
     /// No descriptor for its poller, or no thread.
     pub(crate) fn start(clock: Clock, log: &Log, budget: Arc<Budget>) -> io::Result<Self> {
         let engine = Engine::new(budget)?;
-        let desk = Arc::new(Desk { news: Mutex::default(), waker: engine.waker() });
+        let inbox = Arc::new(Inbox { news: Mutex::default(), waker: engine.waker() });
         let mut rounds = Rounds {
             engine,
             clock,
             log: log.clone(),
-            desk: Arc::clone(&desk),
+            inbox: Arc::clone(&inbox),
             wards: HashMap::new(),
             rung: BTreeSet::new(),
             agenda: BTreeSet::new(),
@@ -108,38 +108,38 @@ impl Minder {
             drop(rounds);
             drop(running);
         })?;
-        Ok(Self { desk, ended: Arc::new(Mutex::new(ended)) })
+        Ok(Self { inbox, ended: Arc::new(Mutex::new(ended)) })
     }
 
     /// The alarm of a service that is to be minded. Nothing comes of ringing it before.
     pub fn alarm(&self) -> Alarm {
-        let mut news = self.desk.news();
+        let mut news = self.inbox.news();
         news.last_ward += 1;
-        Alarm { desk: Arc::clone(&self.desk), ward: news.last_ward }
+        Alarm { inbox: Arc::clone(&self.inbox), ward: news.last_ward }
     }
 
     /// Begins to mind a service.
     pub fn mind(&self, alarm: &Alarm, ward: Ward) {
-        self.desk.news().added.push((alarm.ward, ward));
+        self.inbox.news().added.push((alarm.ward, ward));
         alarm.ring();
     }
 
     /// Minds a service in another way from now on. Probes under way come to nothing: they ask what is not asked any more.
     pub fn change(&self, alarm: &Alarm, ward: Ward) {
-        self.desk.news().changed.push((alarm.ward, ward));
+        self.inbox.news().changed.push((alarm.ward, ward));
         alarm.ring();
     }
 
     /// Minds a service no longer: no more probes, and those under way come to nothing.
     pub fn leave(&self, alarm: &Alarm) {
-        self.desk.news().removed.insert(alarm.ward);
+        self.inbox.news().removed.insert(alarm.ward);
         alarm.ring();
     }
 
     /// Ends the thread, and the programs that it runs. Takes a moment at most: the process is about to end.
     pub fn stop(&self) {
-        self.desk.news().has_ended = true;
-        self.desk.waker.wake();
+        self.inbox.news().has_ended = true;
+        self.inbox.waker.wake();
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is ever sent; what is waited for is the end of the sender.
         let _ = ended.recv_timeout(FAREWELL + PARTING);
@@ -149,7 +149,7 @@ impl Minder {
 /// A ward and where it stands.
 struct Minded {
     ward: Ward,
-    door: Door,
+    shutter: Shutter,
     /// Since when no channel is up.
     out_since: Option<Duration>,
     /// When it is looked at next, if nothing happens before.
@@ -161,7 +161,7 @@ struct Rounds {
     engine: Engine,
     clock: Clock,
     log: Log,
-    desk: Arc<Desk>,
+    inbox: Arc<Inbox>,
     wards: HashMap<u64, Minded>,
     /// Whose alarms rang and were not looked at yet.
     rung: BTreeSet<u64>,
@@ -177,7 +177,7 @@ struct Rounds {
 impl Rounds {
     /// Minds them until the process is about to end.
     fn run(&mut self) {
-        while !self.desk.news().has_ended {
+        while !self.inbox.news().has_ended {
             if catch_unwind(AssertUnwindSafe(|| self.mind())).is_err() {
                 self.log.tell(&Event::WorkerPanic { what: "health".into() });
             }
@@ -212,16 +212,16 @@ impl Rounds {
     /// Takes note of what others have said. Is this the end?
     fn learn(&mut self) -> bool {
         let (rung, added, changed, removed) = {
-            let mut news = self.desk.news();
+            let mut news = self.inbox.news();
             if news.has_ended {
                 return true;
             }
-            let News { rung, added, changed, removed, .. } = &mut *news;
+            let Unseen { rung, added, changed, removed, .. } = &mut *news;
             (std::mem::take(rung), std::mem::take(added), std::mem::take(changed), std::mem::take(removed))
         };
         self.rung.extend(rung);
         for (id, ward) in added {
-            self.wards.insert(id, Minded { ward, door: Door::default(), out_since: None, due: None });
+            self.wards.insert(id, Minded { ward, shutter: Shutter::default(), out_since: None, due: None });
         }
         for (id, ward) in changed {
             self.call_off(id);
@@ -265,7 +265,7 @@ impl Rounds {
     /// Begins a ward's probes that are due, moves its door if that is wanted, and notes when it is due next.
     fn look_at(&mut self, id: u64) {
         let Some(minded) = self.wards.get_mut(&id) else { return };
-        let Minded { ward, door, out_since, due } = minded;
+        let Minded { ward, shutter, out_since, due } = minded;
         let now = self.clock.now();
         let (probes, next, has_up, is_out) = {
             let mut table = ward.table.lock_at(now);
@@ -289,10 +289,10 @@ impl Rounds {
         }
         // A door that is shut when it need not be any more opens.
         let shut = ward.refuse_when_down && !has_up;
-        if door.is_due(shut, now) {
-            move_door(ward, door, shut, now);
+        if shutter.is_due(shut, now) {
+            move_shutter(ward, shutter, shut, now);
         }
-        let next = [next, door.retry_at].into_iter().flatten().min();
+        let next = [next, shutter.retry_at].into_iter().flatten().min();
         if *due != next {
             if let Some(at) = due.take() {
                 self.agenda.remove(&(at, id));
@@ -335,16 +335,16 @@ impl Rounds {
     }
 }
 
-fn move_door(ward: &Ward, door: &mut Door, shut: bool, now: Duration) {
+fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
     match if shut { (ward.hands.shut)() } else { (ward.hands.open)() } {
         Ok(()) => {
-            door.moved(shut);
+            shutter.moved(shut);
             ward.log.tell(&if shut { Event::Refusing } else { Event::Welcoming });
         }
         Err(e) => {
             let text = format!("cannot {} listening: {e}", if shut { "stop" } else { "go on" });
             ward.log.tell(&Event::Note { severity: Severity::Error, text });
-            door.stuck(now);
+            shutter.stuck(now);
         }
     }
 }

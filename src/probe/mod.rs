@@ -1,16 +1,16 @@
 //! The health of channels: one thread that minds those of all services, and makes the probes that it takes.
 //!
-//! Reading order: `ward` is one service in the thread's care, `door` what has become of its listeners, [`Minder`] the thread.
-//! `engine` makes many probes at once: `order` is what can be asked for, `walk` one probe's way over the addresses, `link` its
+//! Reading order: `ward` is one service in the thread's care, `shutter` what has become of its listeners, [`Minder`] the thread.
+//! `engine` makes many probes at once: `order` is what can be asked for, `walk` one probe's way over the addresses, `socket` its
 //! socket, `exec` the programs, `fault` whose fault a failure is.
 
-mod door;
 mod engine;
 mod exec;
 mod fault;
-mod link;
 mod minder;
 mod order;
+mod shutter;
+mod socket;
 mod walk;
 mod ward;
 

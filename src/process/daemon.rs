@@ -21,7 +21,7 @@ pub enum Detached {
     /// The one the operator started. It has nothing left to do but say this and exit.
     Caller(StartResult),
     /// The one in the background. It owes its caller a word.
-    Instance(Ready),
+    Instance(ReadyNotice),
 }
 
 /// How the start in the background went.
@@ -35,12 +35,12 @@ pub struct StartResult {
 
 /// The instance's end of the line to its caller. Dropped without a word, the caller reports a start that died.
 #[derive(Debug)]
-pub struct Ready {
+pub struct ReadyNotice {
     pipe: File,
     null: File,
 }
 
-impl Ready {
+impl ReadyNotice {
     /// Everything is bound and running: the caller may exit 0. From here on stderr is `/dev/null`.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Ready {
 }
 
 /// Forks into the background: new session, `/` as working directory, stdin and stdout on `/dev/null`; stderr follows at
-/// [`Ready::serving`]. Bound sockets and the umask are inherited. Returns in both processes; in the caller's only when the
+/// [`ReadyNotice::serving`]. Bound sockets and the umask are inherited. Returns in both processes; in the caller's only when the
 /// instance has given its verdict or died.
 ///
 /// Call it before the first thread is started.
@@ -90,13 +90,13 @@ pub fn detach() -> io::Result<Detached> {
         }
         ForkResult::Child => {
             drop(reader);
-            Ok(Detached::Instance(settle(Ready { pipe: File::from(OwnedFd::from(writer)), null })))
+            Ok(Detached::Instance(settle(ReadyNotice { pipe: File::from(OwnedFd::from(writer)), null })))
         }
     }
 }
 
 /// The background's surroundings. None of these can fail on a sane system; if one does, the verdict says which.
-fn settle(ready: Ready) -> Ready {
+fn settle(ready: ReadyNotice) -> ReadyNotice {
     let steps: [(&str, &dyn Fn() -> io::Result<()>); 4] = [
         ("start a session", &|| Ok(setsid().map(drop)?)),
         ("change to /", &|| Ok(chdir("/")?)),
@@ -146,10 +146,10 @@ pub fn is_init() -> bool {
 mod tests {
     use super::*;
 
-    fn ready() -> (File, Ready) {
+    fn ready() -> (File, ReadyNotice) {
         let (reader, writer) = io::pipe().expect("a pipe");
         let null = File::open("/dev/null").expect("/dev/null");
-        (File::from(OwnedFd::from(reader)), Ready { pipe: File::from(OwnedFd::from(writer)), null })
+        (File::from(OwnedFd::from(reader)), ReadyNotice { pipe: File::from(OwnedFd::from(writer)), null })
     }
 
     #[test]

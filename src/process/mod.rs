@@ -10,7 +10,7 @@ mod passed;
 mod signals;
 
 pub use cores::cores;
-pub use daemon::{Detached, Ready, StartResult, detach, is_init};
+pub use daemon::{Detached, ReadyNotice, StartResult, detach, is_init};
 pub use limits::{forbid_core_files, raise_descriptor_limit};
 pub use passed::{PassedError, PassedListener, Variables, passed_listeners};
 pub use signals::{Cause, HANGUP, Hangup, Notifier, Shutdown};

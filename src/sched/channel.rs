@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
-use super::reach::{Place, Reach};
+use super::reach::{ProbedAddress, Reach};
 use super::{Addresses, AdminState, ChannelSnapshot, Lease, Weight};
 
 /// A dial that failed, for those who ask why.
@@ -168,7 +168,10 @@ impl Channel {
     }
 
     /// The probe that is due begins: of which address if it is of one only, what for, its number, and whom it asks.
-    pub(super) fn begin_probe(&mut self, now: Duration) -> (Option<Place>, Purpose, u32, Vec<SocketAddr>) {
+    pub(super) fn begin_probe(
+        &mut self,
+        now: Duration,
+    ) -> (Option<ProbedAddress>, Purpose, u32, Vec<SocketAddr>) {
         let is_due = self.health.probe_at().is_some_and(|at| at <= now);
         let of_one = self.reach.as_mut().filter(|_| !is_due).and_then(|reach| reach.begin_probe(now));
         match of_one {

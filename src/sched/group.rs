@@ -17,7 +17,7 @@ use super::ramps::Ramps;
 use super::rendezvous::Seating;
 use super::seat::{Bucket, Seat};
 use super::stride::Stride;
-use super::totals::{Part, Totals};
+use super::totals::{Contribution, Totals};
 use super::{Addresses, GroupSnapshot, HealthRules, Lease, Policy, Weight};
 
 /// Where a cursor stands, and how many hand-outs brought it there.
@@ -226,7 +226,7 @@ impl Group {
             loads.set(number, (is_up && is_usable).then(|| load(channel)));
         }
         if let Some(totals) = &mut self.totals {
-            totals.set(number, is_up.then(|| part(channel)));
+            totals.set(number, is_up.then(|| contribution(channel)));
         }
         match channel.health.ramp_from() {
             Some(from) => self.ramps.begin(number, from),
@@ -238,7 +238,9 @@ impl Group {
     pub(super) fn totals(&mut self) -> &Totals {
         self.totals.get_or_insert_with(|| {
             let mut totals = Totals::default();
-            self.up.members().for_each(|number| totals.set(number, Some(part(&self.channels[number]))));
+            self.up
+                .members()
+                .for_each(|number| totals.set(number, Some(contribution(&self.channels[number]))));
             totals
         })
     }
@@ -420,7 +422,7 @@ fn load(channel: &Channel) -> Load {
 }
 
 /// What a channel adds to its group's totals. Watched as a load is.
-fn part(channel: &Channel) -> Part {
+fn contribution(channel: &Channel) -> Contribution {
     channel.slots.watch();
-    Part { clients: channel.slots.active(), weight: channel.weight.get() }
+    Contribution { clients: channel.slots.active(), weight: channel.weight.get() }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::reach::Order;
+use super::reach::AddressOrder;
 use super::{Addresses, ChannelKey};
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
@@ -16,7 +16,7 @@ pub struct Lease {
     slots: Arc<Slots>,
     addresses: Addresses,
     /// In which order they are tried; `None` = as they are listed.
-    order: Option<Arc<Order>>,
+    order: Option<Arc<AddressOrder>>,
     /// How often the channel had come back when the lease was taken.
     returns: u32,
 }
@@ -111,7 +111,7 @@ impl Slots {
     pub(super) fn occupy(
         this: &Arc<Self>,
         addresses: Addresses,
-        order: Option<Arc<Order>>,
+        order: Option<Arc<AddressOrder>>,
         returns: u32,
     ) -> Lease {
         this.active.fetch_add(1, SeqCst);

@@ -23,7 +23,7 @@ pub(super) enum Tier {
 
 /// What one client wants of a group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ask<'a> {
+pub(super) struct Wish<'a> {
     pub(super) bucket: Bucket,
     pub(super) tried: &'a Tried,
     pub(super) tier: Tier,
@@ -32,24 +32,24 @@ pub(super) struct Ask<'a> {
 
 impl Group {
     /// The channel that this client gets now, or the reason why there is none.
-    pub(super) fn choose(&mut self, ask: &Ask<'_>, random: &mut Random) -> Result<usize, NoChannel> {
+    pub(super) fn choose(&mut self, wish: &Wish<'_>, random: &mut Random) -> Result<usize, NoChannel> {
         if self.policy == Policy::Hash {
-            return self.by_client(ask);
+            return self.by_client(wish);
         }
-        let found = match (self.policy, ask.tier, &self.stride) {
-            (Policy::First, ..) => self.set(ask.tier).first_from(0, ask.tried),
-            (Policy::LeastConnections, Tier::Up, _) => self.least(ask.tried),
-            (Policy::TwoChoices, Tier::Up, _) => self.better_of_two(ask.tried, random),
-            (Policy::RoundRobin, Tier::Up, Some(stride)) => stride.next(ask.tried),
-            _ => self.in_turn(ask),
+        let found = match (self.policy, wish.tier, &self.stride) {
+            (Policy::First, ..) => self.set(wish.tier).first_from(0, wish.tried),
+            (Policy::LeastConnections, Tier::Up, _) => self.least(wish.tried),
+            (Policy::TwoChoices, Tier::Up, _) => self.better_of_two(wish.tried, random),
+            (Policy::RoundRobin, Tier::Up, Some(stride)) => stride.next(wish.tried),
+            _ => self.in_turn(wish),
         };
         found.ok_or_else(|| self.reason())
     }
 
     /// The first one from the cursor on, going round once.
-    fn in_turn(&self, ask: &Ask<'_>) -> Option<usize> {
-        let set = self.set(ask.tier);
-        set.first_from(usize::from(self.cursor.at), ask.tried).or_else(|| set.first_from(0, ask.tried))
+    fn in_turn(&self, wish: &Wish<'_>) -> Option<usize> {
+        let set = self.set(wish.tier);
+        set.first_from(usize::from(self.cursor.at), wish.tried).or_else(|| set.first_from(0, wish.tried))
     }
 
     /// Fewest connections for its share; of several the first one from the cursor on.
@@ -90,39 +90,39 @@ impl Group {
         all.get(random.below(all.len() as u64) as usize).copied()
     }
 
-    fn by_client(&mut self, ask: &Ask<'_>) -> Result<usize, NoChannel> {
-        let Some(mapped) = self.seating.winner(ask.bucket) else { return Err(self.reason()) };
-        let is_ready = self.set(ask.tier).contains(mapped) && !ask.tried.contains(mapped);
-        if !is_ready && !ask.rules.hash_failover {
+    fn by_client(&mut self, wish: &Wish<'_>) -> Result<usize, NoChannel> {
+        let Some(mapped) = self.seating.winner(wish.bucket) else { return Err(self.reason()) };
+        let is_ready = self.set(wish.tier).contains(mapped) && !wish.tried.contains(mapped);
+        if !is_ready && !wish.rules.hash_failover {
             return Err(self.reason_of(mapped));
         }
-        if let (Some(balance), Tier::Up) = (ask.rules.hash_balance, ask.tier) {
+        if let (Some(balance), Tier::Up) = (wish.rules.hash_balance, wish.tier) {
             let bound = self.bound(balance);
             if is_ready && bound.admits(&self.channels[mapped]) {
                 return Ok(mapped);
             }
-            if let Some(other) = self.best_for(ask, |channel| bound.admits(channel)) {
+            if let Some(other) = self.best_for(wish, |channel| bound.admits(channel)) {
                 return Ok(other);
             }
         }
         if is_ready {
             return Ok(mapped);
         }
-        self.best_for(ask, |_| true).ok_or_else(|| self.reason())
+        self.best_for(wish, |_| true).ok_or_else(|| self.reason())
     }
 
     /// The channel that the client's bucket likes best of those that can be had and fit. Looks at each only if none of its
     /// first ones will do.
-    fn best_for(&mut self, ask: &Ask<'_>, fits: impl Fn(&Channel) -> bool) -> Option<usize> {
-        let set = match ask.tier {
+    fn best_for(&mut self, wish: &Wish<'_>, fits: impl Fn(&Channel) -> bool) -> Option<usize> {
+        let set = match wish.tier {
             Tier::Up => &self.ready,
             Tier::NotUp => &self.spare,
         };
         let channels = &self.channels;
         let fits = |number: &usize| fits(&channels[*number]);
-        let can_be_had = |number: &usize| set.contains(*number) && !ask.tried.contains(*number);
-        let first = self.seating.ranks(ask.bucket).filter(can_be_had).find(fits);
-        first.or_else(|| self.seating.best_of(ask.bucket, set.iter(ask.tried).filter(fits)))
+        let can_be_had = |number: &usize| set.contains(*number) && !wish.tried.contains(*number);
+        let first = self.seating.ranks(wish.bucket).filter(can_be_had).find(fits);
+        first.or_else(|| self.seating.best_of(wish.bucket, set.iter(wish.tried).filter(fits)))
     }
 
     /// What one more client may make of the loads of the channels that are up.
@@ -139,13 +139,13 @@ impl Group {
     }
 
     /// Could the client have a channel if one that is full had room? Asked when `choose` found none.
-    pub(super) fn is_full_for(&mut self, ask: &Ask<'_>) -> bool {
-        if self.policy == Policy::Hash && !ask.rules.hash_failover {
-            let Some(mapped) = self.seating.winner(ask.bucket) else { return false };
-            return self.up.contains(mapped) && !self.ready.contains(mapped) && !ask.tried.contains(mapped);
+    pub(super) fn is_full_for(&mut self, wish: &Wish<'_>) -> bool {
+        if self.policy == Policy::Hash && !wish.rules.hash_failover {
+            let Some(mapped) = self.seating.winner(wish.bucket) else { return false };
+            return self.up.contains(mapped) && !self.ready.contains(mapped) && !wish.tried.contains(mapped);
         }
         // Whoever is up, not ready and not tried is full.
-        self.up.first_from(0, ask.tried).is_some()
+        self.up.first_from(0, wish.tried).is_some()
     }
 
     /// Is a channel up, usable and not tried, whether or not the policy would give it to this client?
@@ -233,8 +233,8 @@ mod tests {
         hash_failover: bool,
     ) -> Result<usize, NoChannel> {
         let rules = Rules { hash_failover, ..Rules::CLASSIC };
-        let ask = Ask { bucket: bucket(client), tried: &tried(tries), tier: Tier::Up, rules: &rules };
-        group.choose(&ask, &mut Random::new(1))
+        let wish = Wish { bucket: bucket(client), tried: &tried(tries), tier: Tier::Up, rules: &rules };
+        group.choose(&wish, &mut Random::new(1))
     }
 
     fn bucket(client: u8) -> Bucket {
@@ -382,8 +382,8 @@ mod tests {
                     _ => {
                         let (bucket, tried) = (bucket(random.below(9) as u8), tried(&[number]));
                         let expected = looked_at_each(&group, bucket, balance, &tried);
-                        let ask = Ask { bucket, tried: &tried, tier: Tier::Up, rules: &rules };
-                        let found = group.choose(&ask, &mut random).ok();
+                        let wish = Wish { bucket, tried: &tried, tier: Tier::Up, rules: &rules };
+                        let found = group.choose(&wish, &mut random).ok();
                         assert_eq!(found, expected, "seed {seed}, step {step}, {size} channels");
                         leases.extend(found.map(|number| (number, group.hand_out(number))));
                     }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reach::Place;
+use super::reach::ProbedAddress;
 use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
 
 /// One probe to be made now. Its answer goes to [`Table::probed`].
@@ -18,7 +18,7 @@ pub struct Probe {
     /// What is asked.
     pub purpose: Purpose,
     /// It is of this address of the channel only.
-    address: Option<Place>,
+    address: Option<ProbedAddress>,
     serial: u32,
     begun: Duration,
 }
@@ -74,7 +74,12 @@ impl Table {
         change.ok().flatten().map(|change| self.transition(probe.channel, change))
     }
 
-    fn address_probed(&mut self, probe: &Probe, place: Place, result: ProbeResult) -> Option<Transition> {
+    fn address_probed(
+        &mut self,
+        probe: &Probe,
+        place: ProbedAddress,
+        result: ProbeResult,
+    ) -> Option<Transition> {
         let (channel, now) = (probe.channel, self.now);
         let after = self.edit_by_lot(channel, |channel, random| {
             channel.reach.as_mut()?.probed(place, probe.serial, result, now, random)

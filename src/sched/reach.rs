@@ -18,13 +18,13 @@ const RULES: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
 
 /// In which order a channel's addresses are tried, if it is not the one in which they are listed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Order {
+pub(super) struct AddressOrder {
     list: Box<[u16]>,
     /// So many of them answer as far as is known; they stand in front.
     answering: usize,
 }
 
-impl Order {
+impl AddressOrder {
     pub(super) fn list(&self) -> &[u16] {
         &self.list
     }
@@ -36,12 +36,12 @@ impl Order {
 
 /// One address of a channel, as it was when a probe of it began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct ProbedAddress {
     at: usize,
     life: u32,
 }
 
-impl Place {
+impl ProbedAddress {
     pub(super) fn at(self) -> usize {
         self.at
     }
@@ -61,7 +61,7 @@ pub(super) struct Reach {
     /// Tells them from the addresses that the channel had before.
     life: u32,
     /// `None`: all answer, in the order in which they are listed.
-    order: Option<Arc<Order>>,
+    order: Option<Arc<AddressOrder>>,
 }
 
 impl Reach {
@@ -75,7 +75,7 @@ impl Reach {
         (count > 1).then(|| Box::new(Self { list, life, order: None }))
     }
 
-    pub(super) fn order(&self) -> Option<&Arc<Order>> {
+    pub(super) fn order(&self) -> Option<&Arc<AddressOrder>> {
         self.order.as_ref()
     }
 
@@ -94,12 +94,12 @@ impl Reach {
     }
 
     /// The probe that is due begins: of which address, what for, and its number.
-    pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(Place, Purpose, u32)> {
+    pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(ProbedAddress, Purpose, u32)> {
         let is_due = |address: &Address| address.health.probe_at().is_some_and(|at| at <= now);
         let at = self.list.iter().position(is_due)?;
         let Address { health, out_by } = &mut self.list[at];
         let (_, serial) = health.begin_probe(now);
-        Some((Place { at, life: self.life }, *out_by, serial))
+        Some((ProbedAddress { at, life: self.life }, *out_by, serial))
     }
 
     /// An attempt that began then has failed. `true`: the address is out by that.
@@ -145,7 +145,7 @@ impl Reach {
     /// A probe of one address came back.
     pub(super) fn probed(
         &mut self,
-        place: Place,
+        place: ProbedAddress,
         serial: u32,
         result: ProbeResult,
         now: Duration,
@@ -168,6 +168,6 @@ impl Reach {
         let mut list: Vec<u16> = (0..=u16::MAX).take(self.list.len()).collect();
         list.sort_by_key(|&at| !self.list[usize::from(at)].health.is_up());
         let is_listed = answering == self.list.len();
-        self.order = (!is_listed).then(|| Arc::new(Order { list: list.into(), answering }));
+        self.order = (!is_listed).then(|| Arc::new(AddressOrder { list: list.into(), answering }));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::bits::Tried;
 use super::group::{Cursor, Group};
-use super::pick::{Ask, Tier};
+use super::pick::{Tier, Wish};
 use super::random::Random;
 use super::seat::Bucket;
 use super::{ChannelKey, ClientAddr, GroupId, Lease, NoChannel, Rules};
@@ -111,11 +111,11 @@ impl Route {
             self.at = Some(id);
             group.advance(&world.rules.health, world.now);
             let tried = self.tried_in(id).unwrap_or(&nobody);
-            let ask = Ask { bucket: self.bucket, tried, tier: self.tier, rules: world.rules };
-            let found = match group.choose(&ask, world.random) {
+            let wish = Wish { bucket: self.bucket, tried, tier: self.tier, rules: world.rules };
+            let found = match group.choose(&wish, world.random) {
                 Ok(number) => Some(self.take(group, number)),
                 Err(reason) => {
-                    let is_full = self.tier == Tier::Up && group.is_full_for(&ask);
+                    let is_full = self.tier == Tier::Up && group.is_full_for(&wish);
                     self.met_full |= is_full;
                     self.reason = self.reason.max(reason);
                     self.leave(group);

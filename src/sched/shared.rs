@@ -11,10 +11,10 @@ use super::{Loss, Table};
 
 /// The one table of an instance. Locked for one call at a time, never across a system call.
 #[derive(Debug, Clone)]
-pub struct SharedTable(Arc<Shared>);
+pub struct SharedTable(Arc<Locked>);
 
 #[derive(Debug)]
-struct Shared {
+struct Locked {
     table: Mutex<Table>,
     waiting: Arc<AtomicUsize>,
     losses: Arc<Losses>,
@@ -24,7 +24,7 @@ impl SharedTable {
     /// Shares a table.
     pub fn new(table: Table) -> Self {
         let (waiting, losses) = (table.line.count(), Arc::clone(&table.losses));
-        Self(Arc::new(Shared { table: Mutex::new(table), waiting, losses }))
+        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses }))
     }
     /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
     /// instance down: the table is used as it was left.

@@ -4,7 +4,7 @@
 
 /// What one channel adds.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Part {
+pub(super) struct Contribution {
     pub(super) clients: u32,
     pub(super) weight: u32,
 }
@@ -16,18 +16,18 @@ pub(super) struct Totals {
     pub(super) clients: u64,
     pub(super) weights: u64,
     /// What each channel adds, by number.
-    known: Vec<Part>,
+    known: Vec<Contribution>,
 }
 
 impl Totals {
     /// Tells a channel's part, or that it has none.
-    pub(super) fn set(&mut self, number: usize, part: Option<Part>) {
+    pub(super) fn set(&mut self, number: usize, contribution: Option<Contribution>) {
         if self.known.len() <= number {
-            self.known.resize(number + 1, Part::default());
+            self.known.resize(number + 1, Contribution::default());
         }
-        let part = part.unwrap_or_default();
-        let old = std::mem::replace(&mut self.known[number], part);
-        self.clients = self.clients + u64::from(part.clients) - u64::from(old.clients);
-        self.weights = self.weights + u64::from(part.weight) - u64::from(old.weight);
+        let contribution = contribution.unwrap_or_default();
+        let old = std::mem::replace(&mut self.known[number], contribution);
+        self.clients = self.clients + u64::from(contribution.clients) - u64::from(old.clients);
+        self.weights = self.weights + u64::from(contribution.weight) - u64::from(old.weight);
     }
 }

@@ -49,7 +49,7 @@ impl Clock {
     pub fn now(self) -> Duration {
         #[cfg(test)]
         if let Some(Told(micros)) = self.told {
-            let _ = super::trouble::strike(super::trouble::Spot::Clock);
+            let _ = super::trouble::strike(super::trouble::FaultPoint::Clock);
             return Duration::from_micros(micros.load(std::sync::atomic::Ordering::SeqCst));
         }
         self.start.elapsed()

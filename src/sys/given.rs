@@ -14,12 +14,12 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit};
 
-static GIVEN: OnceLock<Given> = OnceLock::new();
+static GIVEN: OnceLock<Inherited> = OnceLock::new();
 /// Without /proc, descriptors are looked for below this number.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
 /// What there was at the start.
-pub(super) struct Given {
+pub(super) struct Inherited {
     /// Open files, core files.
     pub(super) limits: [(Resource, Rlimit); 2],
     /// Signals that were ignored. SIGPIPE is none of them: the language's start has ignored it before we can ask.
@@ -40,19 +40,19 @@ pub fn record() {
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
         let limits = [Resource::Nofile, Resource::Core].map(|resource| (resource, getrlimit(resource)));
-        Given { limits, ignored: ignored(), mask: mask(), descriptors }
+        Inherited { limits, ignored: ignored(), mask: mask(), descriptors }
     });
 }
 
 /// What was recorded. `None`: nothing was, and so nothing was changed.
-pub(super) fn given() -> Option<&'static Given> {
+pub(super) fn given() -> Option<&'static Inherited> {
     GIVEN.get()
 }
 
 /// Was the signal ignored or blocked at the start, as `nohup` does it?
 pub fn ignores(signal: i32) -> bool {
     // SAFETY: the mask is a value that the kernel wrote. A number that is no signal is in no set.
-    let is_blocked = |given: &Given| unsafe { libc::sigismember(&raw const given.mask, signal) == 1 };
+    let is_blocked = |given: &Inherited| unsafe { libc::sigismember(&raw const given.mask, signal) == 1 };
     given().is_some_and(|given| given.ignored.contains(&signal) || is_blocked(given))
 }
 

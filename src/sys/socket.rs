@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, soc
 use super::fault::as_shortage;
 use crate::spec::Keepalive;
 #[cfg(test)]
-use crate::sys::trouble::{self, Spot};
+use crate::sys::trouble::{self, FaultPoint};
 
 /// How a connection to a channel is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Outgoing {
 /// `WouldBlock` when there is none; otherwise what accept(2) says.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     #[cfg(test)]
-    trouble::strike(Spot::Accept)?;
+    trouble::strike(FaultPoint::Accept)?;
     #[cfg(all(target_os = "linux", not(portable)))]
     let (fd, peer) = {
         use rustix::net::SocketFlags;
@@ -179,7 +179,7 @@ pub(crate) fn connect(
     #[cfg(not(target_os = "linux"))]
     let _ = ack;
     #[cfg(test)]
-    trouble::strike(Spot::Connect).map_err(ConnectError::Target)?;
+    trouble::strike(FaultPoint::Connect).map_err(ConnectError::Target)?;
     match rustix::net::connect(&fd, &address) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(fd),
         // Without an address of our own to go there from it is the same error.
@@ -277,7 +277,7 @@ pub(crate) fn offers_congestion(_name: &str) -> io::Result<()> {
 /// Reads what is there.
 pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     #[cfg(test)]
-    trouble::strike(Spot::Read)?;
+    trouble::strike(FaultPoint::Read)?;
     let (n, _) = rustix::net::recv(fd, buf, RecvFlags::empty()).map_err(as_shortage)?;
     Ok(n)
 }
@@ -285,7 +285,7 @@ pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 /// Writes what fits. A peer that is gone is an error and never a signal: Rust programs ignore SIGPIPE.
 pub(crate) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     #[cfg(test)]
-    trouble::strike(Spot::Write)?;
+    trouble::strike(FaultPoint::Write)?;
     rustix::net::send(fd, buf, SendFlags::empty()).map_err(as_shortage)
 }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// Where something may go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Spot {
+pub(crate) enum FaultPoint {
     Accept,
     Clock,
     Connect,
@@ -34,8 +34,8 @@ struct Trouble {
     /// Whose code is running: only that of the program can meet with anything.
     is_on: bool,
     /// What happens where, after so many times that it did not.
-    ahead: Vec<(Spot, u32, Mishap)>,
-    happened: Vec<(Spot, Mishap)>,
+    ahead: Vec<(FaultPoint, u32, Mishap)>,
+    happened: Vec<(FaultPoint, Mishap)>,
 }
 
 thread_local! {
@@ -48,8 +48,8 @@ pub(crate) fn begin() {
 }
 
 /// Something is to go wrong on this thread.
-pub(crate) fn plan(spot: Spot, after: u32, what: Mishap) {
-    TROUBLE.with_borrow_mut(|all| all.ahead.push((spot, after, what)));
+pub(crate) fn plan(point: FaultPoint, after: u32, what: Mishap) {
+    TROUBLE.with_borrow_mut(|all| all.ahead.push((point, after, what)));
 }
 
 /// Forgets what has not happened yet.
@@ -71,17 +71,17 @@ pub(crate) fn during<T>(act: impl FnOnce() -> T) -> T {
 }
 
 /// What went wrong since this was asked last.
-pub(crate) fn happened() -> Vec<(Spot, Mishap)> {
+pub(crate) fn happened() -> Vec<(FaultPoint, Mishap)> {
     TROUBLE.with_borrow_mut(|all| std::mem::take(&mut all.happened))
 }
 
 /// Does something go wrong here?
-pub(crate) fn strike(spot: Spot) -> io::Result<()> {
+pub(crate) fn strike(point: FaultPoint) -> io::Result<()> {
     let what = TROUBLE.with_borrow_mut(|all| {
         if !all.is_on || std::thread::panicking() {
             return None;
         }
-        let at = all.ahead.iter().position(|&(where_to, ..)| where_to == spot)?;
+        let at = all.ahead.iter().position(|&(where_to, ..)| where_to == point)?;
         let (_, after, what) = &mut all.ahead[at];
         if *after > 0 {
             *after -= 1;
@@ -89,7 +89,7 @@ pub(crate) fn strike(spot: Spot) -> io::Result<()> {
         }
         let what = *what;
         all.ahead.swap_remove(at);
-        all.happened.push((spot, what));
+        all.happened.push((point, what));
         Some(what)
     });
     match what {

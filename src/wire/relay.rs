@@ -174,7 +174,7 @@ pub struct Ending {
 
 /// How far one direction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum FlowStage {
     /// The source may send more.
     Open,
     /// The source has ended; what is held goes out first, then the end.
@@ -194,12 +194,12 @@ enum Held<P> {
 }
 
 #[derive(Debug)]
-struct Way<P> {
+struct Flow<P> {
     held: Held<P>,
     urgent: Option<u8>,
     /// Something was written and not flushed.
     unflushed: bool,
-    stage: Stage,
+    stage: FlowStage,
     splicing: bool,
     /// [`Kernel::expect_bulk`] was told.
     is_bulk: bool,
@@ -208,13 +208,13 @@ struct Way<P> {
     pace: Pace,
 }
 
-impl<P> Way<P> {
+impl<P> Flow<P> {
     fn new() -> Self {
         Self {
             held: Held::Nothing,
             urgent: None,
             unflushed: false,
-            stage: Stage::Open,
+            stage: FlowStage::Open,
             splicing: false,
             is_bulk: false,
             streak: 0,
@@ -250,8 +250,8 @@ enum Stop {
 /// One connection's relay.
 #[derive(Debug)]
 pub struct Relay<P> {
-    /// `ways[s]` carries bytes from side `s` to the other.
-    ways: [Way<P>; 2],
+    /// `flows[s]` carries bytes from side `s` to the other.
+    flows: [Flow<P>; 2],
     /// What is known of each side.
     ready: [Ready; 2],
     /// Which sides are gone.
@@ -275,7 +275,7 @@ impl<P> Relay<P> {
     pub fn new() -> Self {
         let ready = Ready { writable: true, ..Ready::default() };
         Self {
-            ways: [Way::new(), Way::new()],
+            flows: [Flow::new(), Flow::new()],
             ready: [ready; 2],
             gone: [false; 2],
             half_closed: false,
@@ -314,16 +314,16 @@ impl<P> Relay<P> {
 
     /// Do bytes of this side wait because the other takes no more? Then news of its next ones are of no use.
     pub fn is_blocked(&self, from: Side) -> bool {
-        self.ways[from as usize].is_waiting()
+        self.flows[from as usize].is_waiting()
     }
 
     /// Bytes held for both sides, those inside pipes included.
     pub fn held_bytes(&self) -> usize {
-        self.ways
+        self.flows
             .iter()
-            .map(|way| {
-                usize::from(way.urgent.is_some())
-                    + match &way.held {
+            .map(|flow| {
+                usize::from(flow.urgent.is_some())
+                    + match &flow.held {
                         Held::Nothing => 0,
                         Held::Bytes { bytes, at } => bytes.len() - *at as usize,
                         Held::Pipe { len, .. } => *len as usize,
@@ -354,7 +354,8 @@ impl<P> Relay<P> {
         // A side that has ended its direction is not read any more, so only its pending error tells that it is gone.
         for side in [Side::Client, Side::Server] {
             let ready = &mut self.ready[side as usize];
-            if ready.error && self.ways[side as usize].stage != Stage::Open && !self.gone[side as usize] {
+            if ready.error && self.flows[side as usize].stage != FlowStage::Open && !self.gone[side as usize]
+            {
                 ready.error = false;
                 if kernel.error(side).is_some() {
                     self.lose(kernel, side);
@@ -365,13 +366,13 @@ impl<P> Relay<P> {
         if self.first_end.is_none() {
             let sides = [Side::Client, Side::Server].into_iter();
             let gone = sides.clone().find(|&side| self.gone[side as usize]).map(|side| (side, true));
-            let ended = || sides.clone().find(|&side| self.ways[side as usize].stage != Stage::Open);
+            let ended = || sides.clone().find(|&side| self.flows[side as usize].stage != FlowStage::Open);
             self.first_end = gone.or_else(|| ended().map(|side| (side, false)));
         }
         let verdict = self.verdict(kernel, again);
         if verdict != Verdict::Again {
             // An end can be known long before it can be read: behind data that the other side does not take.
-            self.half_closed = self.ways.iter().any(|way| way.stage != Stage::Open)
+            self.half_closed = self.flows.iter().any(|flow| flow.stage != FlowStage::Open)
                 || self.ready.iter().any(|ready| ready.read_closed);
         }
         verdict
@@ -381,12 +382,12 @@ impl<P> Relay<P> {
     /// a clean end.
     pub fn abandon<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Ending {
         let [reset_server, reset_client] = [Side::Client, Side::Server].map(|from| {
-            let way = &self.ways[from as usize];
+            let flow = &self.flows[from as usize];
             // After an error of our own the side that seems gone lives, and misses bytes.
             self.gone != [false; 2]
-                || way.is_waiting()
+                || flow.is_waiting()
                 || (self.ready[from as usize].error && kernel.error(from).is_some())
-                || (way.stage == Stage::Open && kernel.unread(from) > 0)
+                || (flow.stage == FlowStage::Open && kernel.unread(from) > 0)
         });
         self.release(kernel);
         Ending { reset_client, reset_server }
@@ -394,9 +395,9 @@ impl<P> Relay<P> {
 
     /// Gives back what the relay holds. Idempotent.
     pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
-        for way in &mut self.ways {
-            way.urgent = None;
-            if let Held::Pipe { pipe, len } = std::mem::replace(&mut way.held, Held::Nothing) {
+        for flow in &mut self.flows {
+            flow.urgent = None;
+            if let Held::Pipe { pipe, len } = std::mem::replace(&mut flow.held, Held::Nothing) {
                 kernel.close_pipe(pipe, len as usize);
             }
         }
@@ -406,7 +407,7 @@ impl<P> Relay<P> {
         let ending = match self.gone {
             [true, true] => Ending { reset_client: true, reset_server: true },
             [false, false] => {
-                if self.ways.iter().any(|way| way.stage != Stage::Ended) {
+                if self.flows.iter().any(|flow| flow.stage != FlowStage::Ended) {
                     return self.rest(again);
                 }
                 Ending { reset_client: false, reset_server: false }
@@ -414,8 +415,8 @@ impl<P> Relay<P> {
             [client_gone, _] => {
                 let (lost, left) =
                     if client_gone { (Side::Client, Side::Server) } else { (Side::Server, Side::Client) };
-                let way = &self.ways[lost as usize];
-                if way.stage == Stage::Open || way.is_waiting() {
+                let flow = &self.flows[lost as usize];
+                if flow.stage == FlowStage::Open || flow.is_waiting() {
                     return self.rest(again);
                 }
                 // A reset throws away what the kernel has not sent yet, so it waits for the last acknowledgement.
@@ -442,8 +443,8 @@ impl<P> Relay<P> {
     /// A side is gone: nothing can be delivered to it; what it sent before still is.
     fn lose<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, side: Side) {
         self.gone[side as usize] = true;
-        let towards = &mut self.ways[side.peer() as usize];
-        towards.stage = Stage::Dropped;
+        let towards = &mut self.flows[side.peer() as usize];
+        towards.stage = FlowStage::Dropped;
         towards.urgent = None;
         towards.unflushed = false;
         if let Held::Pipe { pipe, len } = std::mem::replace(&mut towards.held, Held::Nothing) {
@@ -463,16 +464,16 @@ impl<P> Relay<P> {
             if let Err(stop) = self.deliver(kernel, from) {
                 return stop;
             }
-            match self.ways[from as usize].stage {
-                Stage::Ended | Stage::Dropped => return Stop::Wait,
-                Stage::Draining => return self.pass_end(kernel, from),
-                Stage::Open => {}
+            match self.flows[from as usize].stage {
+                FlowStage::Ended | FlowStage::Dropped => return Stop::Wait,
+                FlowStage::Draining => return self.pass_end(kernel, from),
+                FlowStage::Open => {}
             }
             // With the destination full, reading would only fill memory.
             if !self.ready[from as usize].readable || !self.ready[to as usize].writable {
                 return Stop::Wait;
             }
-            let step = if self.ways[from as usize].splicing && !self.ready[from as usize].urgent {
+            let step = if self.flows[from as usize].splicing && !self.ready[from as usize].urgent {
                 // The next one may be of another size.
                 self.release_empty_pipe(kernel, from);
                 self.splice(kernel, from, &mut left)
@@ -497,10 +498,10 @@ impl<P> Relay<P> {
             return stop;
         }
         let to = from.peer();
-        let closes = self.ways[to as usize].stage == Stage::Ended;
+        let closes = self.flows[to as usize].stage == FlowStage::Ended;
         match kernel.shutdown(to, closes) {
             Ok(()) => {
-                self.ways[from as usize].stage = Stage::Ended;
+                self.flows[from as usize].stage = FlowStage::Ended;
                 Stop::Wait
             }
             Err(e) => self.write_error(kernel, &e, to),
@@ -510,14 +511,14 @@ impl<P> Relay<P> {
     /// Sends what was written and kept back. `Ok` = nothing is kept back any more.
     fn flush<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
         let to = from.peer();
-        if !self.ways[from as usize].unflushed {
+        if !self.flows[from as usize].unflushed {
             return Ok(());
         }
         if !self.ready[to as usize].writable {
             return Err(Stop::Wait);
         }
         kernel.flush(to).map_err(|e| self.write_error(kernel, &e, to))?;
-        self.ways[from as usize].unflushed = false;
+        self.flows[from as usize].unflushed = false;
         Ok(())
     }
 
@@ -537,14 +538,14 @@ impl<P> Relay<P> {
     fn deliver<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
         let to = from.peer();
         loop {
-            let way = &mut self.ways[from as usize];
-            if !way.holds_data() {
+            let flow = &mut self.flows[from as usize];
+            if !flow.holds_data() {
                 return Ok(());
             }
             if !self.ready[to as usize].writable {
                 return Err(Stop::Wait);
             }
-            let done = match &mut way.held {
+            let done = match &mut flow.held {
                 Held::Bytes { bytes, at } => kernel.write(to, &bytes[*at as usize..]).inspect(|output| {
                     *at += u32::try_from(output.bytes).unwrap_or(u32::MAX);
                 }),
@@ -554,15 +555,15 @@ impl<P> Relay<P> {
                     })
                 }
                 Held::Nothing | Held::Pipe { .. } => {
-                    let Some(byte) = way.urgent else { return Ok(()) };
+                    let Some(byte) = flow.urgent else { return Ok(()) };
                     kernel.write_urgent(to, byte).map(|()| {
-                        way.urgent = None;
+                        flow.urgent = None;
                         Output { bytes: 1, full: false }
                     })
                 }
             };
-            if matches!(&way.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
-                way.held = Held::Nothing;
+            if matches!(&flow.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
+                flow.held = Held::Nothing;
             }
             match done {
                 Ok(output) => self.wrote(kernel, output, to)?,
@@ -574,7 +575,7 @@ impl<P> Relay<P> {
     /// A side takes no more for now.
     fn full(&mut self, to: Side) {
         self.ready[to as usize].writable = false;
-        self.ways[to.peer() as usize].pace.full();
+        self.flows[to.peer() as usize].pace.full();
     }
 
     /// Takes note of what a side has taken.
@@ -589,9 +590,9 @@ impl<P> Relay<P> {
             return Err(Stop::Gone(to));
         }
         kernel.delivered(to, bytes);
-        let way = &mut self.ways[to.peer() as usize];
-        way.unflushed = true;
-        way.pace.took(bytes);
+        let flow = &mut self.flows[to.peer() as usize];
+        flow.unflushed = true;
+        flow.pace.took(bytes);
         if full {
             self.full(to);
         }
@@ -613,36 +614,36 @@ impl<P> Relay<P> {
             Err(e) => return self.read_error(&e, from),
         };
         kernel.saw(from, &scratch[..n]);
-        let way = &mut self.ways[from as usize];
+        let flow = &mut self.flows[from as usize];
         if n == 0 {
-            way.stage = Stage::Draining;
+            flow.stage = FlowStage::Draining;
             return Ok(());
         }
         if at_mark {
-            way.urgent = Some(scratch[0]);
+            flow.urgent = Some(scratch[0]);
             self.ready[from as usize].urgent = false;
             return Ok(());
         }
         let mut ended = Ok(());
         let mut last = false;
         if n == scratch.len() {
-            way.streak = way.streak.saturating_add(1);
-            if way.streak >= BULK_AFTER {
-                way.splicing = true;
-                way.streak = 0;
-                if !std::mem::replace(&mut way.is_bulk, true) {
+            flow.streak = flow.streak.saturating_add(1);
+            if flow.streak >= BULK_AFTER {
+                flow.splicing = true;
+                flow.streak = 0;
+                if !std::mem::replace(&mut flow.is_bulk, true) {
                     kernel.expect_bulk(from.peer());
                 }
             }
         } else {
-            way.streak = 0;
+            flow.streak = 0;
             if drained && ready.read_closed && !ready.urgent {
                 // The end is announced and mostly right behind: then it goes out together with the data.
                 match kernel.read(from, &mut scratch[n..]) {
                     Ok(Input { bytes: more, .. }) => {
                         kernel.saw(from, &scratch[n..n + more]);
                         if more == 0 {
-                            way.stage = Stage::Draining;
+                            flow.stage = FlowStage::Draining;
                             // After a side that broke no end may follow, and what waits for one would wait.
                             last = !self.gone[from as usize] && !ready.error;
                         }
@@ -692,7 +693,7 @@ impl<P> Relay<P> {
             }
         }
         if at < chunk.len() {
-            self.ways[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
+            self.flows[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
         }
         Ok(())
     }
@@ -705,30 +706,30 @@ impl<P> Relay<P> {
         left: &mut usize,
     ) -> Result<(), Stop> {
         *left -= 1;
-        let way = &mut self.ways[from as usize];
-        if matches!(way.held, Held::Nothing) {
-            match kernel.open_pipe(way.pace.expected(), way.pace.flows()) {
-                Some(pipe) => way.held = Held::Pipe { pipe, len: 0 },
+        let flow = &mut self.flows[from as usize];
+        if matches!(flow.held, Held::Nothing) {
+            match kernel.open_pipe(flow.pace.expected(), flow.pace.flows()) {
+                Some(pipe) => flow.held = Held::Pipe { pipe, len: 0 },
                 None => {
-                    way.splicing = false;
+                    flow.splicing = false;
                     return Ok(());
                 }
             }
         }
-        let Held::Pipe { pipe, len } = &mut way.held else { return Ok(()) };
+        let Held::Pipe { pipe, len } = &mut flow.held else { return Ok(()) };
         match kernel.fill(from, pipe) {
             // An end, or a mark: a plain read tells which.
-            Ok(Input { bytes: 0, .. }) => way.splicing = false,
+            Ok(Input { bytes: 0, .. }) => flow.splicing = false,
             Ok(Input { bytes: n, drained }) => {
                 if drained {
                     self.ready[from as usize].readable = false;
                 }
                 *len = u32::try_from(n).unwrap_or(u32::MAX);
                 *left = left.saturating_sub(if n > LITTLE { SPLICE_MORE } else { 0 });
-                way.streak = if n < SMALL_SPLICE { way.streak + 1 } else { 0 };
-                if way.streak >= SMALL_ENOUGH {
-                    way.splicing = false;
-                    way.streak = 0;
+                flow.streak = if n < SMALL_SPLICE { flow.streak + 1 } else { 0 };
+                if flow.streak >= SMALL_ENOUGH {
+                    flow.splicing = false;
+                    flow.streak = 0;
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => return self.read_error(&e, from),
@@ -739,11 +740,11 @@ impl<P> Relay<P> {
                     ErrorKind::InvalidInput | ErrorKind::OutOfMemory | ErrorKind::Interrupted
                 ) =>
             {
-                way.splicing = false;
+                flow.splicing = false;
             }
             // A splice that stops at a mark tells of the reset before the data behind the mark, which is still there.
             Err(_) => {
-                way.splicing = false;
+                flow.splicing = false;
                 return Err(Stop::Gone(from));
             }
         }
@@ -763,22 +764,22 @@ impl<P> Relay<P> {
                 ready.urgent = false;
                 if self.gone[from as usize] {
                     // Nothing more will come from it.
-                    self.ways[from as usize].stage = Stage::Draining;
+                    self.flows[from as usize].stage = FlowStage::Draining;
                     return Ok(());
                 }
                 Err(Stop::Wait)
             }
             _ => {
-                self.ways[from as usize].stage = Stage::Draining;
+                self.flows[from as usize].stage = FlowStage::Draining;
                 Err(Stop::Gone(from))
             }
         }
     }
 
     fn release_empty_pipe<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) {
-        let way = &mut self.ways[from as usize];
-        if matches!(way.held, Held::Pipe { len: 0, .. })
-            && let Held::Pipe { pipe, .. } = std::mem::replace(&mut way.held, Held::Nothing)
+        let flow = &mut self.flows[from as usize];
+        if matches!(flow.held, Held::Pipe { len: 0, .. })
+            && let Held::Pipe { pipe, .. } = std::mem::replace(&mut flow.held, Held::Nothing)
         {
             kernel.close_pipe(pipe, 0);
         }

@@ -39,7 +39,7 @@ const PURE_FILES: &[&str] = &[
     "observe/event.rs",
     "sys/timers.rs",
     "sys/descriptors.rs",
-    "probe/door.rs",
+    "probe/shutter.rs",
     "probe/order.rs",
     "probe/walk.rs",
 ];
@@ -149,11 +149,10 @@ fn unsafe_code_stays_where_it_is_accounted_for() {
     }
 }
 
-/// The text without what is compiled for tests only: a `mod tests { ... }` at its end, and `mod x;` behind the attribute.
+/// The text without what is compiled for tests only: a `mod tests { ... }` at its end, whatever attributes it has.
 fn production(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let text = text.split("#[cfg(test)]\npub(super) mod tests {").next().unwrap_or_default();
-    code(text)
+    let is_start = |line: &str| line == "mod tests {" || line == "pub(super) mod tests {";
+    code(&text.lines().take_while(|line| !is_start(line)).map(|line| format!("{line}\n")).collect::<String>())
 }
 
 /// A module of the crate, such as `["net", "worker", "dialing"]`.
@@ -240,12 +239,16 @@ impl Modules {
             .iter()
             .flat_map(|(_, path, text)| {
                 let parent = module_of(path);
-                let only_for_tests = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
-                    let line = rest.lines().next()?;
-                    let name = line.rsplit("mod ").next()?.strip_suffix(';')?;
+                let lines: Vec<&str> = text.lines().collect();
+                let only_for_tests = lines.iter().enumerate().filter_map(|(at, line)| {
+                    if !line.starts_with("#[cfg(test)]") && !line.starts_with("#[cfg(all(test,") {
+                        return None;
+                    }
+                    let named = lines[at + 1..].iter().find(|line| !line.starts_with("#["))?;
+                    let name = named.rsplit("mod ").next()?.strip_suffix(';')?;
                     Some([&parent[..], &[name.to_owned()]].concat())
                 });
-                only_for_tests.collect::<Vec<_>>()
+                only_for_tests.collect::<Vec<ModulePath>>()
             })
             .collect();
         let is_for_tests = |path: &ModulePath| tests.iter().any(|test| path.starts_with(test));
@@ -324,4 +327,49 @@ fn imports_inside_a_room_run_one_way() {
         })
         .collect();
     assert!(circles.is_empty(), "files that import each other in a circle: {circles:#?}");
+}
+
+/// Files of which only one is compiled.
+const TWINS: &[[&str; 2]] = &[["sys/poller/epoll.rs", "sys/poller/portable.rs"]];
+
+/// The types that a text defines, but for those that an `impl` names for a trait's sake.
+fn types(text: &str) -> BTreeSet<&str> {
+    let define = |line: &'_ str| -> Option<(usize, usize)> {
+        let mut rest = line.trim_start();
+        let is_inside = rest.len() < line.len();
+        if let Some(public) = rest.strip_prefix("pub") {
+            rest = match public.strip_prefix('(') {
+                Some(scope) => scope.split_once(") ")?.1,
+                None => public.strip_prefix(' ')?,
+            };
+        }
+        rest = rest.strip_prefix("unsafe ").unwrap_or(rest);
+        let (keyword, rest) = rest.split_once(' ')?;
+        let is_type = match keyword {
+            "struct" | "enum" | "trait" | "union" => true,
+            "type" => !is_inside,
+            _ => false,
+        };
+        let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        (is_type && length > 0).then_some((line.len() - rest.len(), length))
+    };
+    text.lines().filter_map(|line| define(line).map(|(at, length)| &line[at..at + length])).collect()
+}
+
+#[test]
+fn a_name_means_one_type() {
+    let files = files();
+    let modules = Modules::of(&files);
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (_, path, text) in &files {
+        if modules.0.contains_key(&module_of(path)) {
+            for name in types(&production(text)) {
+                seen.entry(name.to_owned()).or_default().insert(path.display().to_string());
+            }
+        }
+    }
+    assert!(seen.len() > 300, "only {} types were found", seen.len());
+    let is_twin = |paths: &BTreeSet<String>| TWINS.iter().any(|twins| paths.iter().eq(twins.iter()));
+    let doubles: Vec<_> = seen.iter().filter(|(_, paths)| paths.len() > 1 && !is_twin(paths)).collect();
+    assert!(doubles.is_empty(), "types of one name: {doubles:#?}");
 }

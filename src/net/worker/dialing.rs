@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Connection, Rare, STARVED_MS, Stage, Waiting, Worker, millis};
-use crate::net::dial::{Attempt, Dial, Next, Search, Succeeded, Terms, Waited};
+use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
@@ -63,12 +63,12 @@ impl<P: Readiness> Worker<P> {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };
         let stage = match Dial::begin(client, tag, &connection.service.dialer) {
-            Search::Dial(dial) => Stage::Dialing(dial),
-            Search::Line(ticket) => {
+            Begun::Dial(dial) => Stage::Dialing(dial),
+            Begun::Line(ticket) => {
                 let place = Waited { ticket, until: self.patience_in_line(&connection.service) };
                 Stage::Waiting(Box::new(Waiting { place, client }))
             }
-            Search::Over(why) => return self.turn_away(key, why),
+            Begun::Over(why) => return self.turn_away(key, why),
         };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = stage;

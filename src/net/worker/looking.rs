@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
-use crate::net::shared::Look;
+use crate::net::shared::SessionPage;
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;
@@ -17,13 +17,13 @@ const AT_ONCE: usize = 256;
 
 impl<P: Readiness> Worker<P> {
     /// Connections of a service, or those of one channel, from this place on. A connection keeps its place.
-    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>, from: usize) -> Look {
+    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>, from: usize) -> SessionPage {
         let until = from.saturating_add(AT_ONCE);
         let some = (from..until.min(self.connections.capacity())).filter_map(|key| self.connections.get(key));
         let ours = some.filter(|connection| connection.service.id == service);
         let wanted = ours.filter(|connection| only.is_none() || only == channel(connection));
         let sessions = wanted.map(|connection| self.session(connection)).collect();
-        Look { sessions, next: (until < self.connections.capacity()).then_some(until) }
+        SessionPage { sessions, next: (until < self.connections.capacity()).then_some(until) }
     }
 
     fn session(&self, connection: &Connection) -> SessionSnapshot {

@@ -20,7 +20,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use super::epoll::{ALL, Poller, Waker, told};
 use super::readiness::{Readiness, Seen};
 use super::token::Token;
-use crate::sys::trouble::{self, Spot};
+use crate::sys::trouble::{self, FaultPoint};
 use crate::wire::relay::Ready;
 
 /// More sockets than any simulation has.
@@ -140,14 +140,14 @@ impl Dealer {
 
 impl Readiness for Dealer {
     fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        trouble::strike(Spot::Watch)?;
+        trouble::strike(FaultPoint::Watch)?;
         self.generations.borrow_mut().insert(place(token), token.generation);
         epoll::add(&self.levels, &fd, EventData::new_u64(token.pack()), ALL.difference(EventFlags::ET))?;
         self.real.borrow().add(fd, token)
     }
 
     fn set_reading(&self, fd: impl AsFd, token: Token, reading: bool) -> io::Result<()> {
-        trouble::strike(Spot::Watch)?;
+        trouble::strike(FaultPoint::Watch)?;
         let flags = ALL.difference(EventFlags::ET);
         let flags = if reading { flags } else { flags.difference(EventFlags::IN) };
         epoll::modify(&self.levels, &fd, EventData::new_u64(token.pack()), flags)?;
@@ -155,7 +155,7 @@ impl Readiness for Dealer {
     }
 
     fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        trouble::strike(Spot::Watch)?;
+        trouble::strike(FaultPoint::Watch)?;
         epoll::add(&self.levels, &fd, EventData::new_u64(token.pack()), EventFlags::IN)?;
         self.real.borrow_mut().add_listener(fd, token)
     }

@@ -29,7 +29,7 @@ use crate::sys::clock::{Clock, Told};
 use crate::sys::listen::Listener;
 use crate::sys::poller::simulated::{Deal, Dealer};
 use crate::sys::poller::{Kind as Watched, Readiness, Seen, Token};
-use crate::sys::trouble::{self, Mishap, Spot};
+use crate::sys::trouble::{self, FaultPoint, Mishap};
 use crate::wire::relay::Side;
 
 /// A worker, and what its thread is about.
@@ -168,7 +168,7 @@ const CLIENTS: usize = 14;
 const IDLE: Duration = Duration::from_secs(2);
 
 fn told() {
-    let _ = trouble::strike(Spot::Tell);
+    let _ = trouble::strike(FaultPoint::Tell);
 }
 
 impl World {
@@ -684,26 +684,28 @@ impl World {
 
     fn plan_trouble(&mut self) {
         let spot = [
-            Spot::Accept,
-            Spot::Clock,
-            Spot::Connect,
-            Spot::Message,
-            Spot::Read,
-            Spot::Tell,
-            Spot::Watch,
-            Spot::Write,
+            FaultPoint::Accept,
+            FaultPoint::Clock,
+            FaultPoint::Connect,
+            FaultPoint::Message,
+            FaultPoint::Read,
+            FaultPoint::Tell,
+            FaultPoint::Watch,
+            FaultPoint::Write,
         ][self.random.below(8) as usize];
-        let what = if matches!(spot, Spot::Clock | Spot::Message | Spot::Tell) || self.random.chance(500) {
+        let what = if matches!(spot, FaultPoint::Clock | FaultPoint::Message | FaultPoint::Tell)
+            || self.random.chance(500)
+        {
             Mishap::Panic
         } else {
             Mishap::Error(
                 [Errno::NOMEM, Errno::NOBUFS, Errno::IO, Errno::MFILE][self.random.below(4) as usize],
             )
         };
-        let after = if spot == Spot::Message { 0 } else { self.random.below(8) as u32 };
+        let after = if spot == FaultPoint::Message { 0 } else { self.random.below(8) as u32 };
         self.trace(|_| format!("ahead: {what:?} at {spot:?} after {after}"));
         trouble::plan(spot, after, what);
-        if spot == Spot::Message {
+        if spot == FaultPoint::Message {
             // Others stand behind it.
             self.operate();
             self.operate();

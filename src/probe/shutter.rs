@@ -4,19 +4,19 @@
 
 use std::time::Duration;
 
-/// A door that could not be moved is tried again after this.
+/// A shutter that could not be moved is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What has become of a service's listeners.
 #[derive(Debug, Default)]
-pub(super) struct Door {
+pub(super) struct Shutter {
     /// Connects are refused just now.
     is_shut: bool,
     /// When one that could not be moved is tried again.
     pub(super) retry_at: Option<Duration>,
 }
 
-impl Door {
+impl Shutter {
     /// Is it to be moved now, to be shut or not?
     pub(super) fn is_due(&mut self, shut: bool, now: Duration) -> bool {
         if shut == self.is_shut {
@@ -43,17 +43,17 @@ mod tests {
     #[test]
     fn a_door_that_is_stuck_is_tried_again_only_while_that_is_wanted() {
         let second = Duration::from_secs;
-        let mut door = Door::default();
-        assert!(!door.is_due(false, second(0)), "it is open");
-        assert!(door.is_due(true, second(0)));
-        door.stuck(second(0));
-        assert!(!door.is_due(true, second(0)));
-        assert!(door.is_due(true, second(1)));
-        door.stuck(second(1));
-        assert!(!door.is_due(false, second(1)));
-        assert_eq!(door.retry_at, None, "nothing is left to wake for");
-        assert!(door.is_due(true, second(1)));
-        door.moved(true);
-        assert!(!door.is_due(true, second(9)) && door.is_due(false, second(9)));
+        let mut shutter = Shutter::default();
+        assert!(!shutter.is_due(false, second(0)), "it is open");
+        assert!(shutter.is_due(true, second(0)));
+        shutter.stuck(second(0));
+        assert!(!shutter.is_due(true, second(0)));
+        assert!(shutter.is_due(true, second(1)));
+        shutter.stuck(second(1));
+        assert!(!shutter.is_due(false, second(1)));
+        assert_eq!(shutter.retry_at, None, "nothing is left to wake for");
+        assert!(shutter.is_due(true, second(1)));
+        shutter.moved(true);
+        assert!(!shutter.is_due(true, second(9)) && shutter.is_due(false, second(9)));
     }
 }

@@ -23,7 +23,7 @@ const SIP: usize = 4_096;
 
 /// The socket of a probe.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ProbeSocket {
     fd: OwnedFd,
     /// The server has said that nothing more will come.
     is_ended: bool,
@@ -34,7 +34,7 @@ pub(super) struct Link {
     _taken: Taken,
 }
 
-impl Link {
+impl ProbeSocket {
     /// Begins a connection.
     pub(super) fn begin(target: SocketAddr, how: &Outgoing, budget: &Arc<Budget>) -> Result<Self, Fault> {
         let Some(taken) = budget.take(1) else {
@@ -130,7 +130,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for ProbeSocket {
     /// Whatever is closed early is at least not closed over bytes that have come already.
     fn drop(&mut self) {
         self.linger(&mut [0; SIP]);
@@ -159,10 +159,10 @@ mod tests {
 
     use super::*;
 
-    fn pair(budget: &Arc<Budget>) -> (Link, std::net::TcpStream) {
+    fn pair(budget: &Arc<Budget>) -> (ProbeSocket, std::net::TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let target = listener.local_addr().expect("it is bound");
-        let link = Link::begin(target, &Outgoing::default(), budget).expect("a connection begins");
+        let link = ProbeSocket::begin(target, &Outgoing::default(), budget).expect("a connection begins");
         let (server, _) = listener.accept().expect("it comes");
         server.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         (link, server)
@@ -173,7 +173,7 @@ mod tests {
         let budget = Budget::new(4, 0);
         let (first, _server) = pair(&budget);
         let second = budget.take(2).expect("two are left");
-        let full = Link::begin(([127, 0, 0, 1], 1).into(), &Outgoing::default(), &budget);
+        let full = ProbeSocket::begin(([127, 0, 0, 1], 1).into(), &Outgoing::default(), &budget);
         assert!(matches!(full, Err(Fault::Exhausted(_))));
         drop((first, second));
         assert!(budget.take(3).is_some());
@@ -218,7 +218,7 @@ mod tests {
         }
         socket.set_nonblocking(true).expect("a flag");
         let taken = Budget::new(64, 0).take(1).expect("one is left");
-        let mut link = Link {
+        let mut link = ProbeSocket {
             fd: socket.into(),
             is_ended: false,
             is_reset: false,
