@@ -223,8 +223,8 @@ fn maxc_is_a_whole_number_and_0_is_no_limit() {
 fn mrtg_prints_counters_and_reset_zeroes_them() {
     let mut operator = Operator::new();
     let lease = operator.lease();
-    lease.add_sent(0, 5);
-    lease.add_rcvd(0, 7);
+    lease.slot().add_sent(0, 5);
+    lease.slot().add_rcvd(0, 7);
     operator.hears(&[
         ("mrtg-bytes 0 0", "7\n5\nUNKNOWN\ngroup 0 channel 0"),
         ("mrtg-conns 0 0", "1\nUNKNOWN\nUNKNOWN\ngroup 0 channel 0"),

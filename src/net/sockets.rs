@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::observe::{Direction, Dump};
-use crate::sched::Lease;
+use crate::sched::Slot;
 use crate::sys::socket;
 use crate::sys::splice::{self, Pipe, Pipes};
 use crate::wire::relay::{Input, Kernel, Output, Side};
@@ -16,7 +16,7 @@ pub(super) struct Sockets<'a> {
     pub(super) client: BorrowedFd<'a>,
     pub(super) server: BorrowedFd<'a>,
     pub(super) pipes: &'a mut Pipes,
-    pub(super) lease: &'a Lease,
+    pub(super) slot: &'a Slot,
     /// The worker's number, for the counters.
     pub(super) shard: usize,
     pub(super) dump: Option<&'a Dump>,
@@ -107,8 +107,8 @@ impl Kernel for Sockets<'_> {
         let bytes = bytes as u64;
         self.delivered[to as usize] += bytes;
         match to {
-            Side::Server => self.lease.add_sent(self.shard, bytes),
-            Side::Client => self.lease.add_rcvd(self.shard, bytes),
+            Side::Server => self.slot.add_sent(self.shard, bytes),
+            Side::Client => self.slot.add_rcvd(self.shard, bytes),
         }
     }
 }

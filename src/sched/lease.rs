@@ -1,6 +1,6 @@
 //! The slots of one channel: who holds one, how a slot comes back, the bytes that moved.
 //!
-//! Knows: that a `Lease` gives its slot back when dropped, from any thread. Never: groups, policies, admin states.
+//! Knows: that a `Slot` is given back when it is dropped, from any thread. Never: groups, policies, admin states.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -12,8 +12,38 @@ use super::{Addresses, ChannelKey};
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Slot {
     slots: Arc<Slots>,
+}
+
+impl Slot {
+    /// Which channel the slot belongs to.
+    pub fn key(&self) -> ChannelKey {
+        self.slots.key
+    }
+
+    /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the
+    /// table).
+    pub fn add_sent(&self, shard: usize, bytes: u64) {
+        self.slots.shard(shard).sent_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes moved channel -> client.
+    pub fn add_rcvd(&self, shard: usize, bytes: u64) {
+        self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.release();
+    }
+}
+
+/// A slot and what its client needs to be connected to the channel.
+#[derive(Debug)]
+pub struct Lease {
+    slot: Slot,
     addresses: Addresses,
     /// In which order they are tried; `None` = as they are listed.
     order: Option<Arc<AddressOrder>>,
@@ -24,7 +54,17 @@ pub struct Lease {
 impl Lease {
     /// Which channel the slot belongs to.
     pub fn key(&self) -> ChannelKey {
-        self.slots.key
+        self.slot.key()
+    }
+
+    /// Its slot.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// What a connected client needs of it.
+    pub fn into_slot(self) -> Slot {
+        self.slot
     }
 
     /// The channel's addresses, as they were when the lease was taken.
@@ -52,23 +92,6 @@ impl Lease {
     /// Tells a dial that began before the channel came back from one that began after.
     pub(super) fn returns(&self) -> u32 {
         self.returns
-    }
-
-    /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the
-    /// table).
-    pub fn add_sent(&self, shard: usize, bytes: u64) {
-        self.slots.shard(shard).sent_bytes.fetch_add(bytes, Relaxed);
-    }
-
-    /// Counts bytes moved channel -> client.
-    pub fn add_rcvd(&self, shard: usize, bytes: u64) {
-        self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.slots.release();
     }
 }
 
@@ -115,7 +138,7 @@ impl Slots {
         returns: u32,
     ) -> Lease {
         this.active.fetch_add(1, SeqCst);
-        Lease { slots: Arc::clone(this), addresses, order, returns }
+        Lease { slot: Slot { slots: Arc::clone(this) }, addresses, order, returns }
     }
 
     /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
@@ -294,10 +317,10 @@ mod tests {
     #[test]
     fn bytes_of_every_worker_add_up_and_go_to_zero() {
         let (slots, _) = slots(3);
-        let lease = Slots::occupy(&slots, address(), None, 0);
+        let slot = Slots::occupy(&slots, address(), None, 0).into_slot();
         for shard in 0..7 {
-            lease.add_sent(shard, 1);
-            lease.add_rcvd(shard, 10);
+            slot.add_sent(shard, 1);
+            slot.add_rcvd(shard, 10);
         }
         assert_eq!(slots.bytes(), (7, 70));
         slots.reset_bytes();
@@ -308,7 +331,7 @@ mod tests {
     #[test]
     fn no_workers_count_like_one() {
         let (slots, _) = slots(0);
-        Slots::occupy(&slots, address(), None, 0).add_sent(usize::MAX, 5);
+        Slots::occupy(&slots, address(), None, 0).into_slot().add_sent(usize::MAX, 5);
         assert_eq!(slots.bytes(), (5, 0));
     }
 }

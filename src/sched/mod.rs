@@ -44,7 +44,7 @@ mod turn;
 pub use addresses::{Addresses, ClientAddr};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
-pub use lease::Lease;
+pub use lease::{Lease, Slot};
 pub use line::Ticket;
 pub use losses::{Loss, NoChannel};
 pub use probing::Probe;

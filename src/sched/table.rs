@@ -539,9 +539,9 @@ mod tests {
         let (one, two, three) = (one.expect("1"), two.expect("2"), three.expect("3"));
         assert_eq!(table.failed(one, DialFailure::Channel, "refused"), None);
         assert_eq!(table.failed(two, DialFailure::Local, "refused"), None);
-        three.add_sent(0, 3);
-        three.add_sent(1, 4);
-        three.add_rcvd(9, 5);
+        three.slot().add_sent(0, 3);
+        three.slot().add_sent(1, 4);
+        three.slot().add_rcvd(9, 5);
         let told = |table: &Table| {
             let c = table.channel(key(0, 0)).expect("it exists");
             (c.active, c.totalc, c.failed, c.sent_bytes, c.rcvd_bytes)

@@ -243,7 +243,7 @@ impl<P: Readiness> Worker<P> {
             service.log.tell(&Event::Opened { client, channel: lease.key(), address });
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.stage = Stage::Relaying { server, lease };
+        connection.stage = Stage::Relaying { server, slot: lease.into_slot() };
         if link.is_some() {
             connection.rare()._link = link;
         }

@@ -170,11 +170,11 @@ impl<P: Readiness> Worker<P> {
             }
             // As a client is closed that got no channel.
             Stage::Waiting(_) => Ending { reset_client: false, reset_server: true },
-            Stage::Relaying { server, lease } => connection.relay.abandon(&mut Sockets {
+            Stage::Relaying { server, slot } => connection.relay.abandon(&mut Sockets {
                 client: connection.client.as_fd(),
                 server: server.as_fd(),
                 pipes: &mut self.pipes,
-                lease,
+                slot,
                 shard: self.id,
                 dump: None,
                 loopback_congestion: None,
@@ -222,7 +222,7 @@ impl<P: Readiness> Worker<P> {
             self.guarded(key, |worker| worker.dial_moves_on(key));
         }
         let is_served = |connection: &Connection| match &connection.stage {
-            Stage::Relaying { lease, .. } => connection.service.id == service && lease.key() == channel,
+            Stage::Relaying { slot, .. } => connection.service.id == service && slot.key() == channel,
             _ => false,
         };
         self.abandon_all(is_served, End::Kicked)
@@ -286,11 +286,11 @@ impl<P: Readiness> Worker<P> {
             // If its turn has come already, the grant finds nobody and goes to the next in line.
             connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
         }
-        if let Stage::Relaying { lease, .. } = &connection.stage {
+        if let Stage::Relaying { slot, .. } = &connection.stage {
             if let Some(client) = connection.address() {
                 connection.service.log.tell(&Event::Closed {
                     client,
-                    channel: lease.key(),
+                    channel: slot.key(),
                     sent_bytes: connection.delivered[Side::Server as usize],
                     rcvd_bytes: connection.delivered[Side::Client as usize],
                     how,

@@ -47,6 +47,6 @@ fn channel(connection: &Connection) -> Option<ChannelKey> {
     match &connection.stage {
         Stage::Dialing(dial) => dial.channel(),
         Stage::Greeting | Stage::Waiting(_) | Stage::Over => None,
-        Stage::Relaying { lease, .. } => Some(lease.key()),
+        Stage::Relaying { slot, .. } => Some(slot.key()),
     }
 }

@@ -229,8 +229,8 @@ impl World {
         let lease = &live[random.below(count.get())];
         let (g, c) = place(lease.key());
         let (sent, rcvd) = (random.next() >> 40, random.next() >> 40);
-        lease.add_sent(random.below(5), sent);
-        lease.add_rcvd(random.below(5), rcvd);
+        lease.slot().add_sent(random.below(5), sent);
+        lease.slot().add_rcvd(random.below(5), rcvd);
         let channel = self.modelled(g, c).expect("it was connected");
         (channel.sent, channel.rcvd) = (channel.sent + sent, channel.rcvd + rcvd);
         format!("bytes {g} {c}")
