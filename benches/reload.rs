@@ -205,6 +205,7 @@ impl Running {
             .arg(file)
             .env("BALANCE_RUN_DIR", directory)
             .stdin(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()?;
         let running = Self { child, directory: directory.to_owned(), port };
         let until = Instant::now() + Duration::from_secs(10);
