@@ -314,7 +314,7 @@ fn plane(running: &Running, alarm: Alarm) -> Plane {
         sessions: Arc::new(move |channel| asks.sessions(channel)),
         changed: Arc::new(move || {
             // Not left to the alarm: after `kill` nobody hears it.
-            serves.serve_line();
+            serves.table_changed();
             alarm.ring();
         }),
         connections: Arc::new(move || counts.connections()),

@@ -223,6 +223,9 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String>
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
     let mut told = Vec::new();
     let mut lined = BTreeSet::new();
+    if table.paused {
+        told.push("paused".to_owned());
+    }
     for (number, group) in lines.iter().enumerate() {
         let now = table.groups.iter().find(|one| one.id.index() == number).map(|one| one.policy);
         if let Some(policy) = now.filter(|&policy| policy != group.policy) {
@@ -235,7 +238,10 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String>
                 continue;
             };
             lined.insert(key);
-            let parts = channel_differences(channel, now);
+            let mut parts = channel_differences(channel, now);
+            if now.paused && !table.paused {
+                parts.push("paused".to_owned());
+            }
             if !parts.is_empty() {
                 let at = key.channel.index();
                 told.push(format!("group {number} channel {at}: {}", parts.join("; ")));

@@ -121,6 +121,7 @@ impl Parts {
             half_close_timeout: spec.half_close_timeout,
             max_lifetime: spec.max_lifetime,
             queue_timeout: spec.queue_timeout,
+            pause_timeout: spec.pause_timeout,
             max_connections: spec.max_connections,
         }
     }

@@ -411,6 +411,9 @@ impl Roster {
             let written = member.written();
             plan::steps(&written.groups, &mut groups, &survey(table, self.tools.clock), clean)
         };
+        if clean && table.lock_at(self.tools.clock.now()).resume_all() {
+            changes.push(format!("{label}: is not paused any more"));
+        }
         for piece in steps.chunks(PIECE) {
             let mut table = table.lock_at(self.tools.clock.now());
             for edit in piece {
@@ -431,7 +434,7 @@ impl Roster {
         member.served.parts.spec = spec.clone();
         *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
         if !steps.is_empty() || changes.len() > before {
-            member.served.running.serve_line();
+            member.served.running.table_changed();
             member.served.alarm.ring();
         }
     }

@@ -99,6 +99,7 @@ pub(super) fn plain() -> Serve {
         max_connections: None,
         queue: None,
         queue_timeout: Duration::from_secs(5),
+        pause_timeout: Duration::from_secs(60),
         max_lifetime: None,
     };
     Serve { process: ProcessSpec::default(), service, check_only: false }
@@ -377,7 +378,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     }
     let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --max-connections --queue --queue-timeout --max-lifetime";
+                   --check-port --fail-open --on-down --max-connections --queue --queue-timeout --pause-timeout --max-lifetime";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }

@@ -19,6 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client waits for a full channel: as long as a connect may take.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late
 /// twice.
 const CHECK: CheckSpec = CheckSpec {
@@ -102,6 +103,7 @@ impl Draft {
                 max_connections: None,
                 queue: None,
                 queue_timeout: QUEUE_TIMEOUT,
+                pause_timeout: PAUSE_TIMEOUT,
                 max_lifetime: None,
             },
             bind: None,

@@ -47,6 +47,8 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
             s.service.queue = NonZeroU32::new(1);
             s.service.queue_timeout = Duration::from_millis(1);
         }),
+        ("--pause-timeout 1ms", |s| s.service.pause_timeout = Duration::from_millis(1)),
+        ("--pause-timeout 60s", |_| ()),
         ("--max-lifetime 1h", |s| s.service.max_lifetime = Some(Duration::from_secs(3_600))),
         ("--max-lifetime 0s", |_| ()),
         ("--policy leastconn", |s| s.service.later_policy = Policy::LeastConnections),
@@ -109,6 +111,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
             "--max-connections '-1' is not a number from 0 to 4294967295; 0 means no limit",
         ),
         ("--queue 1000001", "--queue '1000001' is not a number from 0 to 1000000; 0 means no queue"),
+        ("--pause-timeout 0", "--pause-timeout '0' is out of range; give 1ms to 3650d"),
         ("--queue 1 --queue-timeout 0", "--queue-timeout '0' is out of range; give 1ms to 3650d"),
         (
             "--queue-timeout 1s",

@@ -650,6 +650,17 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "pause-timeout",
+        value: TIME,
+        section: LIMITS,
+        help: "How long a client may wait for a resume",
+        default: "60s",
+        more: "Clients wait while channels are paused (command pause). Then balance closes them. More than 0. The pause goes on.",
+        read: |draft, word| set(&mut draft.service.pause_timeout, Span::ANY.read(word)?),
+        print: |draft| print_duration(draft.service.pause_timeout),
+        ..PLAIN
+    },
+    Row {
         long: "max-lifetime",
         value: TIME,
         section: LIMITS,

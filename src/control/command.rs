@@ -233,6 +233,20 @@ pub const COMMANDS: &[CommandWord] = &[
             _ => None,
         },
     ),
+    CommandWord::new(
+        "pause",
+        "[<channel>|all]",
+        "new connections for channel, or for all channels, wait",
+        Access::Change,
+        |args| one_or_all(args).map(Command::Pause),
+    ),
+    CommandWord::new(
+        "resume",
+        "[<channel>|all]",
+        "ends a pause: those that wait are served",
+        Access::Change,
+        |args| one_or_all(args).map(Command::Resume),
+    ),
 ];
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
@@ -338,6 +352,10 @@ pub enum Command {
         /// What operators have changed goes.
         clean: bool,
     },
+    /// Let clients wait for a channel of the current group, or for all channels of the service.
+    Pause(Option<Number>),
+    /// End that.
+    Resume(Option<Number>),
 }
 
 /// The text is no command.
@@ -402,6 +420,16 @@ fn alone(args: &[&[u8]], command: Command) -> Option<Command> {
 
 fn one_number(args: &[&[u8]]) -> Option<Number> {
     if let [number] = args { Number::parse(number) } else { None }
+}
+
+/// `None` inside: all channels.
+#[allow(clippy::option_option, reason = "the outer one says that it cannot be understood")]
+fn one_or_all(args: &[&[u8]]) -> Option<Option<Number>> {
+    match args {
+        [] | [b"all"] => Some(None),
+        [number] => Number::parse(number).map(Some),
+        _ => None,
+    }
 }
 
 fn two_numbers(args: &[&[u8]]) -> Option<(Number, Number)> {

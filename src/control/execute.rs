@@ -138,6 +138,19 @@ pub enum Reply {
     Reloaded(Vec<String>),
     /// Nothing has changed: something is wrong with the files.
     NotReloaded(String),
+    /// Clients wait for a channel, or for all, from now on; or they did so already.
+    Paused(Option<ChannelId>, Already),
+    /// They do not any more, and so many wait for one channel or another; or they did not before.
+    Resumed(Option<ChannelId>, Already, usize),
+}
+
+/// Was it as wanted before?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Already {
+    /// It was.
+    So,
+    /// It has changed.
+    Not,
 }
 
 /// What is left to do for the door that took the command, outside the table's lock.
@@ -281,9 +294,29 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         Command::Services => Reply::Pending(Effect::Services),
         Command::Use(word) => Reply::Pending(Effect::Use(word)),
         Command::Reload { clean } => Reply::Pending(Effect::Reload(clean)),
+        Command::Pause(None) => Reply::Paused(None, already(!table.pause_all())),
+        Command::Pause(Some(channel)) => match find(group, &channel, table) {
+            Some((key, _)) => match table.pause(key) {
+                Ok(is_new) => Reply::Paused(Some(key.channel), already(!is_new)),
+                Err(error) => edited(Err(error), Reply::Done),
+            },
+            None => Reply::NoSuchChannel(channel),
+        },
+        Command::Resume(None) => Reply::Resumed(None, already(!table.resume_all()), table.waiting()),
+        Command::Resume(Some(channel)) => match find(group, &channel, table) {
+            Some((key, _)) => match table.resume(key) {
+                Ok(is_new) => Reply::Resumed(Some(key.channel), already(!is_new), table.waiting()),
+                Err(error) => edited(Err(error), Reply::Done),
+            },
+            None => Reply::NoSuchChannel(channel),
+        },
         Command::MrtgBytes { group, channel } => mrtg(&group, &channel, table, Reply::MrtgBytes),
         Command::MrtgConns { group, channel } => mrtg(&group, &channel, table, Reply::MrtgConns),
     }
+}
+
+fn already(was_so: bool) -> Already {
+    if was_so { Already::So } else { Already::Not }
 }
 
 /// The channel that a typed number means.

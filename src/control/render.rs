@@ -7,10 +7,10 @@
 use std::fmt::{self, Display, Write};
 
 use crate::control::command::{COMMANDS, OF_3_57};
-use crate::control::execute::Reply;
+use crate::control::execute::{Already, Reply};
 use crate::control::status::{services, sessions, state_word, status};
 use crate::sched::{
-    ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
+    ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
 
 /// Our version as the language prints it.
@@ -44,6 +44,8 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Table(_)
         | Reply::Status(..)
         | Reply::Reloaded(_)
+        | Reply::Paused(..)
+        | Reply::Resumed(..)
         | Reply::Pending(_)
         | Reply::Draining(..)
         | Reply::Idle(_)
@@ -92,6 +94,19 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::Reloaded(changes) if changes.is_empty() => writeln!(out, "nothing has changed"),
         Reply::Reloaded(changes) => changes.iter().try_for_each(|change| writeln!(out, "{change}")),
         Reply::NotReloaded(why) => writeln!(out, "{}", why.trim_end()),
+        Reply::Paused(channel, already) => {
+            let state = if *already == Already::So { "already paused" } else { "paused" };
+            writeln!(out, "{} {state}", pausable(*channel))
+        }
+        Reply::Resumed(channel, Already::So, _) => match channel {
+            Some(channel) => writeln!(out, "channel {} was not paused", channel.index()),
+            None => writeln!(out, "no channel was paused"),
+        },
+        Reply::Resumed(channel, Already::Not, 0) => writeln!(out, "{} resumed", pausable(*channel)),
+        Reply::Resumed(channel, Already::Not, waited) => {
+            let s = if *waited == 1 { "" } else { "s" };
+            writeln!(out, "{} resumed, {waited} client{s} waited", pausable(*channel))
+        }
         Reply::Draining(channel, 0) => writeln!(out, "channel {} drained", channel.index()),
         Reply::Draining(channel, left) => {
             writeln!(out, "channel {} draining, {} left", channel.index(), connections(*left as usize))
@@ -243,6 +258,11 @@ fn mrtg(
     writeln!(out, "{first}\n{second}\nUNKNOWN\ngroup {group} channel {channel}")
 }
 
+/// What a pause is of.
+fn pausable(channel: Option<ChannelId>) -> String {
+    channel.map_or_else(|| "all channels".to_owned(), |channel| format!("channel {}", channel.index()))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::sched::AdminState;
@@ -261,6 +281,7 @@ mod tests {
         let address: SocketAddr = address.parse().expect("an address");
         ChannelSnapshot {
             retires: false,
+            paused: false,
             id: ChannelId::new(id).expect("in range"),
             addresses: Addresses::from(address),
             addresses_out: Vec::new(),
@@ -303,7 +324,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
   0   RR  0 ENA        127.0.0.1     9    0           0    0           0           0
   1 Hash  0 dis        127.0.0.1    11    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups, losses: Vec::new() })), expected);
+        assert_eq!(text(&Reply::Table(Snapshot { groups, paused: false, losses: Vec::new() })), expected);
     }
 
     #[test]
@@ -320,7 +341,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
 12345 Hash 1000 DIS 2001:db8:1111:2222:3333:4444:5555:6666 65535 123456 18446744073709551615 4294967295           0           0
 12345 Hash  1 ENA  ::ffff:10.1.1.3    80    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups, losses: Vec::new() })), expected);
+        assert_eq!(text(&Reply::Table(Snapshot { groups, paused: false, losses: Vec::new() })), expected);
     }
 
     #[test]
@@ -356,6 +377,8 @@ available commands:
   services                       shows the services of this process
   use <service>                  changes current service, by name, address:port or port
   reload [clean]                 reads the files again; clean: drops what was changed by hand
+  pause [<channel>|all]          new connections for channel, or for all channels, wait
+  resume [<channel>|all]         ends a pause: those that wait are served
 ";
         assert_eq!(text(&Reply::Help), expected);
     }
@@ -394,7 +417,7 @@ group  chan address                state health     since weight    c/maxc queue
 lost clients: 14 (no channel up 2, queue timeout 12)
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
-        assert_eq!(text(&Reply::Status(Snapshot { groups, losses }, Vec::new())), expected);
+        assert_eq!(text(&Reply::Status(Snapshot { groups, paused: false, losses }, Vec::new())), expected);
     }
 
     #[test]
@@ -432,6 +455,7 @@ lost clients: 14 (no channel up 2, queue timeout 12)
             channels: 3,
             connections: 12,
             is_draining: false,
+            is_paused: false,
             differs: Some(true),
         };
         let other = ServiceSnapshot { name: None, is_draining: true, differs: None, ..web.clone() };

@@ -88,6 +88,8 @@ pub struct ServiceSnapshot {
     pub connections: usize,
     /// It takes no clients any more.
     pub is_draining: bool,
+    /// All its channels are paused.
+    pub is_paused: bool,
     /// An operator has changed it since its file was read; `None`: it was not made of a file.
     pub differs: Option<bool>,
 }
@@ -95,7 +97,10 @@ pub struct ServiceSnapshot {
 impl ManagedService {
     /// What `services` says of it.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
-        let (up, channels) = self.table.lock_at((self.now)()).up_and_all();
+        let ((up, channels), is_paused) = {
+            let table = self.table.lock_at((self.now)());
+            (table.up_and_all(), table.is_paused())
+        };
         let differs = self.differences.as_ref().map(|differences| !differences(&self.survey()).is_empty());
         ServiceSnapshot {
             differs,
@@ -105,6 +110,7 @@ impl ManagedService {
             channels,
             connections: (self.plane.connections)(),
             is_draining: self.is_killed(),
+            is_paused,
         }
     }
 

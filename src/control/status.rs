@@ -95,7 +95,11 @@ pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::R
         let name = service.name.as_deref().unwrap_or("-");
         let listen = service.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let up = format!("{}/{}", service.up, service.channels);
-        let state = if service.is_draining { "draining" } else { "serving" };
+        let state = match (service.is_draining, service.is_paused) {
+            (true, _) => "draining",
+            (false, true) => "paused",
+            (false, false) => "serving",
+        };
         let file = match service.differs {
             None => "-",
             Some(false) => "same",
@@ -116,9 +120,12 @@ fn health_word(state: HealthState) -> String {
     }
 }
 
-/// Why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
+/// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
 fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
+    if channel.paused {
+        parts.push("paused".to_owned());
+    }
     if let Some(why) = &channel.health.why {
         parts.push(match channel.health.failing {
             Some((failures, fall)) => format!("up {failures}/{fall}: {why}"),

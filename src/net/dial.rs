@@ -105,6 +105,8 @@ pub(super) struct Waited {
     pub(super) ticket: Ticket,
     /// In ms of the worker's clock.
     pub(super) until: u64,
+    /// It waits because of a pause.
+    pub(super) in_pause: bool,
 }
 
 /// Where a search begins.

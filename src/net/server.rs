@@ -256,6 +256,15 @@ impl Running {
         self.service.dialer.leads_back(channel, target).map(|error| error.to_string())
     }
 
+    /// An operator has changed the table: those in line get what came free, and learn what they wait for now.
+    pub fn table_changed(&self) {
+        self.serve_line();
+        let pauses = self.service.dialer.table.pauses();
+        if self.service.pauses.swap(pauses, Ordering::SeqCst) != pauses {
+            self.shared.desks.iter().for_each(|desk| desk.send(Message::PausesChanged(self.id())));
+        }
+    }
+
     /// Gives free slots to those in line: an operator, or a channel that came back, may have made room.
     pub fn serve_line(&self) {
         self.shared.serve_line(&self.service);

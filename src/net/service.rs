@@ -35,6 +35,8 @@ pub struct ServiceOptions {
     pub max_lifetime: Option<Duration>,
     /// How long a client waits in line.
     pub queue_timeout: Duration,
+    /// How long a client waits because of a pause.
+    pub pause_timeout: Duration,
     /// The most clients at a time; `None` = no limit.
     pub max_connections: Option<NonZeroU32>,
 }
@@ -72,6 +74,8 @@ pub(super) struct Service {
     options: ArcSwap<ServiceOptions>,
     pub(super) dialer: Dialer,
     pub(super) log: Log,
+    /// Which pauses of the table the workers were told of.
+    pub(super) pauses: AtomicUsize,
     /// Accept waits for clients to leave, and it was said.
     pub(super) crowded: AtomicBool,
     /// Accept fails time and again, and it was said.
@@ -88,6 +92,7 @@ impl Service {
             options: ArcSwap::from_pointee(options),
             dialer,
             log,
+            pauses: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
             ails: AtomicBool::new(false),
             connections: AtomicUsize::new(0),

@@ -90,6 +90,8 @@ pub(super) enum Message {
     DumpHasRoom,
     /// The options of a service are others now.
     Retime(ServiceId),
+    /// Channels of a service were paused, or pauses ended.
+    PausesChanged(ServiceId),
 }
 
 /// Some of a worker's connections.

@@ -501,6 +501,7 @@ impl<P: Readiness> Worker<P> {
             Message::Welcome(service) => self.welcome(service),
             Message::DumpHasRoom => self.dump_has_room(),
             Message::Retime(service) => self.retime(service),
+            Message::PausesChanged(service) => self.pauses_changed(service),
         }
     }
 

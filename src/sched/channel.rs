@@ -34,6 +34,8 @@ pub(super) struct Channel {
     pub(super) removed: bool,
     /// It goes with its last connection.
     pub(super) retires: bool,
+    /// Nobody is sent to it for now; whoever would be waits for it.
+    pub(super) paused: bool,
     pub(super) health: Health,
     /// `None`: it has one address only.
     pub(super) reach: Option<Box<Reach>>,
@@ -68,6 +70,7 @@ impl Channel {
             steps: STEPS,
             removed: false,
             retires: false,
+            paused: false,
             health,
             reach: None,
             lives: 0,
@@ -91,15 +94,21 @@ impl Channel {
         self.is_enabled() && self.weight > Weight::ZERO && !self.removed
     }
 
-    /// Takes clients, and nothing is known that speaks against it; it may be full.
+    /// Takes clients, and nothing is known that speaks against it; it may be full. A paused one counts as one that will take
+    /// them, whatever is found out meanwhile: its server is being restarted.
     pub(super) fn is_up(&self) -> bool {
-        self.takes_clients() && self.health.is_up()
+        self.takes_clients() && (self.paused || self.health.is_up())
+    }
+
+    /// Would take clients, if it were not for a pause.
+    pub(super) fn is_held(&self) -> bool {
+        self.paused && self.takes_clients()
     }
 
     /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends says so on the list of
     /// freed channels. Call it with the table locked.
     pub(super) fn is_usable(&self) -> bool {
-        self.takes_clients() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
+        !self.paused && self.takes_clients() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
     }
 
     /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
@@ -145,6 +154,7 @@ impl Channel {
             unanswered: self.unanswered,
             state: self.state,
             retires: self.retires,
+            paused: self.paused,
             maxc: self.maxc,
             weight: self.weight,
             health: self.health.snapshot(rules, weighs, now),

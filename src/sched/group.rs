@@ -43,6 +43,8 @@ pub(super) struct Group {
     pub(super) existing: usize,
     /// How many take clients, full or not, up or not.
     pub(super) enabled: usize,
+    /// How many were paused and not resumed, removed ones included: 0 = nobody need be asked whether he waits for one.
+    pub(super) paused: usize,
     /// The channels that are up, full or not.
     pub(super) up: BitTree,
     /// The channels that are up and usable. A lease that ends does not touch it: see `Slots::has_room`.
@@ -72,6 +74,7 @@ impl Group {
             channels: Vec::new(),
             existing: 0,
             enabled: 0,
+            paused: 0,
             up: BitTree::default(),
             ready: BitTree::default(),
             spare: BitTree::default(),
@@ -113,6 +116,7 @@ impl Group {
     pub(super) fn push(&mut self, channel: Channel) {
         self.existing += usize::from(!channel.removed);
         self.enabled += usize::from(channel.takes_clients());
+        self.paused += usize::from(channel.paused);
         let number = self.channels.len();
         let hashed = if channel.removed { 0 } else { channel.weight.get() };
         self.seating.push(Seat::of(&channel.addresses), hashed);
@@ -137,6 +141,23 @@ impl Group {
         self.enabled = self.enabled + usize::from(channel.takes_clients()) - usize::from(before);
         self.refresh(number);
         Some(answer)
+    }
+
+    /// Pauses a channel, or ends its pause. `Some(false)`: it was so already; `None`: there is no such channel.
+    pub(super) fn set_paused(&mut self, number: usize, paused: bool) -> Option<bool> {
+        let is_other =
+            self.edit(number, |channel| std::mem::replace(&mut channel.paused, paused) != paused)?;
+        match (is_other, paused) {
+            (true, true) => self.paused += 1,
+            (true, false) => self.paused -= 1,
+            (false, _) => {}
+        }
+        Some(is_other)
+    }
+
+    /// Is it only for a pause that nobody is sent to this channel?
+    pub(super) fn is_held(&self, number: usize) -> bool {
+        self.paused > 0 && self.channels.get(number).is_some_and(Channel::is_held)
     }
 
     /// Gives a channel other addresses.

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{ChannelKey, Route};
 
+/// So many may wait for paused channels where nobody said how many may wait.
+const MOST_IN_PAUSE: usize = 10_000;
+
 /// A place in the line. Places are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
@@ -33,7 +36,7 @@ pub(super) struct Waiter {
 /// beside a free slot.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// `None` = nobody waits, ever.
+    /// `None` = nobody waits but for paused channels.
     limit: Option<NonZeroU32>,
     waiters: BTreeMap<Ticket, Waiter>,
     next: u64,
@@ -79,6 +82,11 @@ impl Line {
 
     pub(super) fn has_room(&self) -> bool {
         self.limit.is_some_and(|limit| self.waiters.len() < limit.get() as usize)
+    }
+
+    /// For one more who waits for a paused channel?
+    pub(super) fn has_room_in_pause(&self) -> bool {
+        self.waiters.len() < self.limit.map_or(MOST_IN_PAUSE, |limit| limit.get() as usize)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -30,6 +30,8 @@ pub enum Loss {
     QueueFull,
     /// It waited for as long as one may.
     QueueTimeout,
+    /// It waited for a paused channel for as long as one may.
+    PauseTimeout,
     /// It went away by itself.
     Left,
     /// By an error of our own.
@@ -38,7 +40,7 @@ pub enum Loss {
 
 impl Loss {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
         Self::NoChannel(NoChannel::Down),
@@ -46,6 +48,7 @@ impl Loss {
         Self::NoChannel(NoChannel::Failed),
         Self::QueueFull,
         Self::QueueTimeout,
+        Self::PauseTimeout,
         Self::Left,
         Self::Ours,
     ];
@@ -55,8 +58,9 @@ impl Loss {
             Self::NoChannel(why) => why as usize,
             Self::QueueFull => 5,
             Self::QueueTimeout => 6,
-            Self::Left => 7,
-            Self::Ours => 8,
+            Self::PauseTimeout => 7,
+            Self::Left => 8,
+            Self::Ours => 9,
         }
     }
 }
@@ -71,6 +75,7 @@ impl fmt::Display for Loss {
             Self::NoChannel(NoChannel::Failed) => "all channels failed",
             Self::QueueFull => "queue full",
             Self::QueueTimeout => "queue timeout",
+            Self::PauseTimeout => "pause timeout",
             Self::Left => "client left",
             Self::Ours => "internal error",
         })
@@ -104,6 +109,6 @@ mod tests {
             (0..=n).for_each(|_| losses.count(why));
         }
         let counts: Vec<u64> = losses.snapshot().into_iter().map(|(_, count)| count).collect();
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     }
 }

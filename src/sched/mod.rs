@@ -22,6 +22,7 @@ mod line;
 mod loads;
 mod losses;
 mod news;
+mod pause;
 mod pick;
 mod probing;
 mod ramps;

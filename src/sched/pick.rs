@@ -148,6 +148,18 @@ impl Group {
         self.up.first_from(0, wish.tried).is_some()
     }
 
+    /// Could the client have a channel if one that is paused were not? Asked when `choose` found none.
+    pub(super) fn is_held_for(&mut self, wish: &Wish<'_>) -> bool {
+        if self.paused == 0 {
+            return false;
+        }
+        if self.policy == Policy::Hash && !wish.rules.hash_failover {
+            let Some(mapped) = self.seating.winner(wish.bucket) else { return false };
+            return self.channels[mapped].is_held() && !wish.tried.contains(mapped);
+        }
+        self.up.iter(wish.tried).any(|number| self.channels[number].is_held())
+    }
+
     /// Is a channel up, usable and not tried, whether or not the policy would give it to this client?
     pub(super) fn has_ready(&self, tried: &Tried) -> bool {
         self.ready.first_from(0, tried).is_some()
@@ -158,9 +170,9 @@ impl Group {
         !self.up.is_empty()
     }
 
-    /// How many channels are up, full or not?
+    /// How many channels take clients and are well, full or not, paused or not?
     pub(super) fn count_up(&self) -> usize {
-        self.channels.iter().filter(|channel| channel.is_up()).count()
+        self.channels.iter().filter(|channel| channel.takes_clients() && channel.health.is_up()).count()
     }
 
     fn reason(&self) -> NoChannel {

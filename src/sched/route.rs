@@ -17,12 +17,26 @@ pub(super) struct World<'a> {
     pub(super) rules: &'a Rules,
     pub(super) now: Duration,
     pub(super) random: &'a mut Random,
-    /// A client who meets a full channel may wait for it.
-    pub(super) may_wait: bool,
+    /// What a client may wait for.
+    pub(super) patience: Patience,
     /// When no channel that is up is left, the others are tried.
     pub(super) fail_open: bool,
     /// Where the step leaves word which groups have news for those in line.
     pub(super) stirred: &'a mut Vec<GroupId>,
+}
+
+/// What a client may wait for that it meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// A channel that is full.
+    pub(super) full: bool,
+    /// A channel that is paused.
+    pub(super) paused: bool,
+}
+
+impl Patience {
+    pub(super) const NONE: Self = Self { full: false, paused: false };
+    pub(super) const ALL: Self = Self { full: true, paused: true };
 }
 
 /// The state of one client's walk: which channels were tried, which group comes next.
@@ -35,8 +49,10 @@ pub struct Route {
     bucket: Bucket,
     tier: Tier,
     reason: NoChannel,
-    /// A channel that is up was full.
+    /// A channel that is up was full, or paused.
     met_full: bool,
+    /// A channel was paused.
+    met_paused: bool,
     /// The first group not left yet; `None` = the walk is over.
     at: Option<GroupId>,
     /// The channel of that group handed out last. If there is a further step, then it failed.
@@ -66,6 +82,7 @@ impl Route {
             tier: Tier::Up,
             reason: NoChannel::Empty,
             met_full: false,
+            met_paused: false,
             at: Some(GroupId::FIRST),
             last: None,
             moved: None,
@@ -79,14 +96,14 @@ impl Route {
         groups: &mut BTreeMap<GroupId, Group>,
         world: &mut World<'_>,
     ) -> Result<Lease, NoChannel> {
-        self.learn_failure();
+        self.learn_failure(groups);
         loop {
             let Some(at) = self.at else { return Err(self.end()) };
             if let Some(lease) = self.round(at, groups, world) {
                 return Ok(lease);
             }
             self.at = None;
-            let waits = world.may_wait && self.met_full;
+            let waits = self.may_wait(world.patience);
             if self.tier == Tier::Up && world.fail_open && !waits && self.is_spent(groups) {
                 self.tier = Tier::NotUp;
                 self.at = Some(GroupId::FIRST);
@@ -116,7 +133,9 @@ impl Route {
                 Ok(number) => Some(self.take(group, number)),
                 Err(reason) => {
                     let is_full = self.tier == Tier::Up && group.is_full_for(&wish);
+                    let is_held = is_full && group.is_held_for(&wish);
                     self.met_full |= is_full;
+                    self.met_paused |= is_held;
                     self.reason = self.reason.max(reason);
                     self.leave(group);
                     None
@@ -132,8 +151,12 @@ impl Route {
         None
     }
 
-    fn learn_failure(&mut self) {
+    fn learn_failure(&mut self, groups: &BTreeMap<GroupId, Group>) {
         let (Some(last), Some(at)) = (self.last.take(), self.at) else { return };
+        if groups.get(&at).is_some_and(|group| group.is_held(usize::from(last))) {
+            // It was paused while it was dialled: that it does not answer now is what the pause is for.
+            return self.begin_again();
+        }
         self.reason = NoChannel::Failed;
         match self.tried.iter_mut().find(|(group, _)| *group == at) {
             Some((_, tried)) => tried.insert(usize::from(last)),
@@ -155,9 +178,24 @@ impl Route {
         !groups.iter().any(|(&id, group)| group.has_ready(self.tried_in(id).unwrap_or(&nobody)))
     }
 
-    /// The walk is over, but a full channel was met: it may wait and then begin again, past the channels that failed.
-    pub(super) fn may_wait(&self) -> bool {
-        self.met_full
+    /// The walk is over, but a channel was met that is worth waiting for: it may wait and then begin again, past the channels
+    /// that failed.
+    pub(super) fn may_wait(&self, patience: Patience) -> bool {
+        (patience.full && self.met_full) || (patience.paused && self.met_paused)
+    }
+
+    /// A channel was met that is paused.
+    pub(super) fn has_met_paused(&self) -> bool {
+        self.met_paused
+    }
+
+    /// Does it wait for a paused channel of these, or would it, if all others were full?
+    pub(super) fn is_held(&self, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> bool {
+        let nobody = Tried::default();
+        groups.iter_mut().any(|(&id, group)| {
+            let tried = self.tried_in(id).unwrap_or(&nobody);
+            group.is_held_for(&Wish { bucket: self.bucket, tried, tier: Tier::Up, rules })
+        })
     }
 
     /// The walk of a client for whom these failed.
@@ -166,7 +204,7 @@ impl Route {
         let mut route = Self::new(std::net::IpAddr::from([192, 0, 2, 1]).into());
         for key in failed {
             (route.at, route.last) = (Some(key.group), u16::try_from(key.channel.index()).ok());
-            route.learn_failure();
+            route.learn_failure(&BTreeMap::new());
         }
         route
     }
@@ -188,9 +226,11 @@ impl Route {
         self.tried_in(channel.group).is_some_and(|tried| tried.contains(channel.channel.index()))
     }
 
-    /// Begins again after a wait.
+    /// Begins again after a wait. Of what it met before only what failed still holds.
     pub(super) fn begin_again(&mut self) {
-        (self.at, self.tier, self.met_full) = (Some(GroupId::FIRST), Tier::Up, false);
+        (self.at, self.tier) = (Some(GroupId::FIRST), Tier::Up);
+        (self.met_full, self.met_paused) = (false, false);
+        self.reason = if self.has_failed() { NoChannel::Failed } else { NoChannel::Empty };
     }
 
     pub(super) fn bucket(&self) -> Bucket {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::changes::{first_for, is_one_each};
 use super::group::Group;
+use super::route::Patience;
 use super::{ChannelKey, Grant, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn};
 
 /// Of each group where a client may have one channel only: that one, unless it failed.
@@ -37,21 +38,25 @@ impl Table {
         grants: &mut Vec<Grant>,
     ) -> Turn {
         self.serve_before_newcomer(grants);
-        let may_wait = before.is_some() || self.line.has_room();
+        let patience = Patience {
+            full: before.is_some() || self.line.has_room(),
+            paused: before.is_some() || self.line.has_room_in_pause(),
+        };
         let fail_open = self.rules.health.fail_open;
-        let mut found = self.walk(&mut route, may_wait, fail_open);
-        if found.is_err() && may_wait && route.may_wait() && route.has_failed() {
+        let mut found = self.walk(&mut route, patience, fail_open);
+        if found.is_err() && route.may_wait(patience) && route.has_failed() {
             // It has left groups long ago, and may find there now what it is about to wait for, or that it waits for nothing.
             route.begin_again();
-            found = self.walk(&mut route, true, fail_open);
+            found = self.walk(&mut route, patience, fail_open);
         }
         match found {
             Ok(lease) => Turn::Now(route, lease),
-            Err(_) if may_wait && route.may_wait() => {
+            Err(_) if route.may_wait(patience) || (patience.paused && self.paused) => {
                 let homes = homes_of(&route, &mut self.groups, &self.rules);
                 Turn::Later(self.line.enter(tag, route, homes, before))
             }
             // It could have waited, had there been room for it.
+            Err(_) if route.has_met_paused() || self.paused => Turn::Never(Loss::QueueFull),
             Err(NoChannel::Full) if self.rules.queue.is_some() => Turn::Never(Loss::QueueFull),
             Err(why) => Turn::Never(Loss::NoChannel(why)),
         }
@@ -64,7 +69,7 @@ impl Table {
     /// As for [`next`](Self::next).
     pub fn next_up(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Result<Lease, NoChannel> {
         self.serve_before_newcomer(grants);
-        self.walk(route, false, false)
+        self.walk(route, Patience::NONE, false)
     }
 
     /// Serves the line, so that a walk by what is known takes nothing that somebody in line may have: to be called right
@@ -155,7 +160,7 @@ impl Table {
         let empty = Route::of(waiter.route.bucket());
         let mut route = std::mem::replace(&mut waiter.route, empty);
         route.begin_again();
-        let found = self.walk(&mut route, true, self.rules.health.fail_open);
+        let found = self.walk(&mut route, Patience::ALL, self.rules.health.fail_open);
         if let Some(waiter) = self.line.waiter(ticket) {
             waiter.route = route;
         }
@@ -369,7 +374,7 @@ mod tests {
             assert!(grants.is_empty());
             drop(lease);
             let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 3])));
-            assert_eq!(table.walk(&mut route, true, true).err(), Some(NoChannel::Full), "{later:?}");
+            assert_eq!(table.walk(&mut route, Patience::ALL, true).err(), Some(NoChannel::Full), "{later:?}");
             assert_eq!(table.grant().len(), 1);
         }
     }

@@ -18,13 +18,15 @@ struct Locked {
     table: Mutex<Table>,
     waiting: Arc<AtomicUsize>,
     losses: Arc<Losses>,
+    pauses: Arc<AtomicUsize>,
 }
 
 impl SharedTable {
     /// Shares a table.
     pub fn new(table: Table) -> Self {
-        let (waiting, losses) = (table.line.count(), Arc::clone(&table.losses));
-        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses }))
+        let (waiting, losses, pauses) =
+            (table.line.count(), Arc::clone(&table.losses), Arc::clone(&table.pauses));
+        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses, pauses }))
     }
     /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
     /// instance down: the table is used as it was left.
@@ -40,6 +42,10 @@ impl SharedTable {
     /// Is anybody in line? Takes no lock; see `Line` for why the answer can be relied on after a slot was given back.
     pub fn is_anyone_waiting(&self) -> bool {
         self.0.waiting.load(Ordering::SeqCst) > 0
+    }
+    /// How often pauses have changed. Takes no lock.
+    pub fn pauses(&self) -> usize {
+        self.0.pauses.load(Ordering::SeqCst)
     }
     /// A client was lost before it had a channel. Takes no lock.
     pub fn lost(&self, why: Loss) {

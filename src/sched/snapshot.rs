@@ -27,6 +27,8 @@ pub struct ChannelSnapshot {
     pub state: AdminState,
     /// It was taken away and goes with its last connection.
     pub retires: bool,
+    /// Whoever would be sent to it waits.
+    pub paused: bool,
     /// Limit of simultaneous connections, `None` = no limit.
     pub maxc: Option<NonZeroU32>,
     /// Its share of clients.
@@ -82,6 +84,8 @@ pub struct GroupSnapshot {
 pub struct Snapshot {
     /// The groups that were ever touched.
     pub groups: Vec<GroupSnapshot>,
+    /// All channels are paused, those that come as well.
+    pub paused: bool,
     /// How many clients were lost before they had a channel, by why; reasons without any are left out.
     pub losses: Vec<(Loss, u64)>,
 }
@@ -93,12 +97,13 @@ pub struct Survey {
     /// Where it goes on.
     pub(super) next: (GroupId, usize),
     pub(super) losses: Vec<(Loss, u64)>,
+    pub(super) paused: bool,
     groups: Vec<GroupSnapshot>,
 }
 
 impl Default for Survey {
     fn default() -> Self {
-        Self { next: (GroupId::FIRST, 0), losses: Vec::new(), groups: Vec::new() }
+        Self { next: (GroupId::FIRST, 0), losses: Vec::new(), paused: false, groups: Vec::new() }
     }
 }
 
@@ -114,7 +119,7 @@ impl Survey {
 
     /// What it has seen.
     pub fn finish(self) -> Snapshot {
-        Snapshot { groups: self.groups, losses: self.losses }
+        Snapshot { groups: self.groups, paused: self.paused, losses: self.losses }
     }
 }
 

@@ -44,7 +44,7 @@ impl Table {
                 return true;
             }
         }
-        survey.losses = self.losses.snapshot();
+        (survey.losses, survey.paused) = (self.losses.snapshot(), self.paused);
         false
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::agenda::Agenda;
@@ -18,7 +19,7 @@ use super::line::Line;
 use super::losses::Losses;
 use super::random::Random;
 use super::reach::Reach;
-use super::route::World;
+use super::route::{Patience, World};
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, Happened, Lease,
     NoChannel, Policy, Route, Rules, Transition, Weight,
@@ -62,6 +63,10 @@ pub struct Table {
     pub(super) agenda: Agenda,
     pub(super) line: Line,
     pub(super) losses: Arc<Losses>,
+    /// All channels are paused, those that come as well, and whoever comes waits.
+    pub(super) paused: bool,
+    /// How often pauses have changed.
+    pub(super) pauses: Arc<AtomicUsize>,
     /// What is new to those in line.
     pub(super) changes: Changes,
     /// Groups with news; kept for its memory, empty between calls.
@@ -81,6 +86,8 @@ impl Table {
             agenda: Agenda::default(),
             line: Line::new(rules.queue),
             losses: Arc::default(),
+            paused: false,
+            pauses: Arc::default(),
             changes: Changes::default(),
             stirred: Vec::new(),
         }
@@ -128,6 +135,7 @@ impl Table {
         let reach = Reach::of(addresses.as_slice().len(), 0, self.now, &mut self.random);
         let mut channel = Channel::new(addresses, None, AdminState::Disabled, health, slots);
         channel.reach = reach;
+        channel.paused = self.paused;
         set(&mut channel);
         self.group_mut(group).push(channel);
         self.hear(group);
@@ -177,7 +185,7 @@ impl Table {
             // Whoever enables a channel wants it to stay.
             channel.retires &= state != AdminState::Enabled;
             // Back from a rest, as after a fault, it has everything to warm up.
-            if before != state && channel.is_up() {
+            if before != state && channel.takes_clients() && channel.health.is_up() {
                 channel.health.start_ramp(&rules, now);
             }
             before
@@ -286,7 +294,7 @@ impl Table {
     /// `-a` may have disabled them by itself.
     pub fn is_out(&self) -> bool {
         let counts = |group: &Group| if self.rules.autodisable { group.existing } else { group.enabled };
-        !self.has_up() && self.groups.values().any(|group| counts(group) > 0)
+        !self.paused && !self.has_up() && self.groups.values().any(|group| counts(group) > 0)
     }
 
     /// Starts a client's walk at group 0.
@@ -302,18 +310,18 @@ impl Table {
     /// The walk is over; the most telling reason.
     pub fn next(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
         self.learn_freed();
-        self.walk(route, false, self.rules.health.fail_open)
+        self.walk(route, Patience::NONE, self.rules.health.fail_open)
     }
 
     /// A step by what is known of freed slots already.
     pub(super) fn walk(
         &mut self,
         route: &mut Route,
-        may_wait: bool,
+        patience: Patience,
         fail_open: bool,
     ) -> Result<Lease, NoChannel> {
         let (rules, random, stirred) = (&self.rules, &mut self.random, &mut self.stirred);
-        let mut world = World { rules, now: self.now, random, may_wait, fail_open, stirred };
+        let mut world = World { rules, now: self.now, random, patience, fail_open, stirred };
         let found = route.step(&mut self.groups, &mut world);
         while let Some(group) = self.stirred.pop() {
             self.hear(group);
@@ -324,12 +332,13 @@ impl Table {
     /// The dial failed: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
     /// disables it.
     ///
-    /// A channel that got other addresses or came back since is left as it is: that is not the one that failed.
+    /// A channel that got other addresses or came back since is left as it is: that is not the one that failed. So is a paused
+    /// one: its server is being restarted.
     pub fn failed(&mut self, lease: Lease, why: DialFailure, cause: &str) -> Option<Transition> {
         let (key, rules, now) = (lease.key(), self.rules, self.now);
         let happened = self.edit_by_lot(key, |channel, random| {
             channel.count_failure(cause, now);
-            if why != DialFailure::Channel || channel.addresses != *lease.addresses() {
+            if why != DialFailure::Channel || channel.paused || channel.addresses != *lease.addresses() {
                 return None;
             }
             if rules.autodisable {

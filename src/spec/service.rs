@@ -57,6 +57,8 @@ pub struct ServiceSpec {
     pub queue: Option<NonZeroU32>,
     /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
     pub queue_timeout: Duration,
+    /// `--pause-timeout`, at least 1 ms.
+    pub pause_timeout: Duration,
     /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
     pub max_lifetime: Option<Duration>,
 }

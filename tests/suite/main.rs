@@ -22,6 +22,7 @@ mod list;
 mod looks;
 mod options;
 mod pauses;
+mod pausing;
 mod policies;
 mod ports;
 mod process;

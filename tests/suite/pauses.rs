@@ -166,6 +166,23 @@ fn whoever_waits_in_line_has_after_a_pause_the_time_that_it_had_before() {
 }
 
 #[test]
+fn whoever_waits_for_a_resume_has_after_a_pause_of_ours_the_time_that_it_had_before() {
+    let server = Server::echo();
+    let args = ["--workers", "1", "--pause-timeout", "2", "PORT", &server.to_string()];
+    let instance = Instance::start(args);
+    instance.ctl("pause").code(0);
+    let mut client = instance.connect();
+    client.send("ping");
+    eventually("it is in line", || (waiting(&instance) == [1]).then_some(()));
+    stopped(&instance, || last(3_000));
+    tempt();
+    instance.ctl("resume").code(0);
+    assert_eq!(client.recv(4), b"ping");
+    drop(client);
+    instance.end();
+}
+
+#[test]
 fn what_a_server_left_that_reset_has_after_a_pause_the_time_that_it_had_before() {
     const BYTES: usize = 150_000;
     let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");

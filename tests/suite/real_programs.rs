@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, pause};
 
-const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client";
+const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client \
+                        postgresql";
 
 /// Where a program is.
 pub(crate) fn program(name: &str) -> PathBuf {

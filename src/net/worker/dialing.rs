@@ -14,7 +14,7 @@ use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
 use crate::observe::{End, Event};
-use crate::sched::{AdminState, Grant, Loss, Ticket};
+use crate::sched::{AdminState, Grant, Loss, Ticket, Turn};
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -65,7 +65,7 @@ impl<P: Readiness> Worker<P> {
         let stage = match Dial::begin(client, tag, &connection.service.dialer) {
             Begun::Dial(dial) => Stage::Dialing(dial),
             Begun::Line(ticket) => {
-                let place = Waited { ticket, until: self.patience_in_line(&connection.service) };
+                let place = self.place(&connection.service, ticket, None);
                 Stage::Waiting(Box::new(Waiting { place, client }))
             }
             Begun::Over(why) => return self.turn_away(key, why),
@@ -86,9 +86,15 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Until when a client waits that gets in line now.
-    fn patience_in_line(&self, service: &Service) -> u64 {
-        self.now.saturating_add(millis(service.options().queue_timeout).max(1))
+    /// What a client in line waits for, and until when. Who waits for the same as `before` has what is left of its time.
+    fn place(&self, service: &Service, ticket: Ticket, before: Option<Waited>) -> Waited {
+        let in_pause = service.dialer.table.lock().waits_for_pause(ticket);
+        if let Some(before) = before.filter(|before| before.in_pause == in_pause) {
+            return Waited { ticket, ..before };
+        }
+        let options = service.options();
+        let patience = if in_pause { options.pause_timeout } else { options.queue_timeout };
+        Waited { ticket, until: self.now.saturating_add(millis(patience).max(1)), in_pause }
     }
 
     fn wait_in_line(&mut self, key: usize) {
@@ -98,6 +104,47 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, Some(waiting.place.until));
         // A slot may have come free while we got in line, and whoever gave it back may have seen nobody there yet.
         self.shared.serve_line(&service);
+    }
+
+    /// Channels were paused, or pauses ended: who waits may wait for something else now.
+    pub(super) fn pauses_changed(&mut self, service: ServiceId) {
+        let waits = |connection: &Connection| {
+            connection.service.id == service && matches!(connection.stage, Stage::Waiting(_))
+        };
+        for key in self.keys(waits) {
+            self.guarded(key, |worker| worker.wait_anew(key));
+        }
+    }
+
+    /// A client in line waits for what there is to wait for now.
+    pub(super) fn wait_anew(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let Stage::Waiting(waiting) = &connection.stage else { return };
+        let (service, before) = (Arc::clone(&connection.service), waiting.place);
+        let place = self.place(&service, before.ticket, Some(before));
+        if place.in_pause == before.in_pause {
+            return;
+        }
+        if !place.in_pause {
+            let mut grants = Vec::new();
+            let ticket = place.ticket;
+            let turn = service.dialer.table.lock_at(self.shared.clock.now()).ask_again(ticket, &mut grants);
+            service.dialer.deliver.all(grants);
+            match turn {
+                Some(Turn::Later(_)) => {}
+                Some(Turn::Now(route, lease)) => {
+                    let tag = self.tag(key);
+                    return self.granted(service.id, Grant { ticket, tag, route, lease });
+                }
+                Some(Turn::Never(why)) => return self.turn_away(key, why),
+                // Its turn has come.
+                None => return,
+            }
+        }
+        if let Some(Stage::Waiting(waiting)) = self.connections.get_mut(key).map(|one| &mut one.stage) {
+            waiting.place = place;
+        }
+        self.set_deadline(key, Some(place.until));
     }
 
     /// A slot for a client in line. If the client is not there any more, the slot is the next one's.
@@ -181,9 +228,8 @@ impl<P: Readiness> Worker<P> {
     fn line_up(&mut self, key: usize, ticket: Ticket) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
-        let anew = || self.patience_in_line(&connection.service);
-        let until = dial.waited.map_or_else(anew, |waited| waited.until);
-        let waiting = Waiting { place: Waited { ticket, until }, client: dial.client };
+        let place = self.place(&connection.service, ticket, dial.waited);
+        let waiting = Waiting { place, client: dial.client };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = Stage::Waiting(Box::new(waiting));
         }

@@ -42,13 +42,22 @@ impl<P: Readiness> Worker<P> {
             Stage::Dialing(_) => self.dial(key),
             Stage::Greeting | Stage::Over => {}
             Stage::Waiting(waiting) => {
-                let ticket = waiting.place.ticket;
+                let place = waiting.place;
                 // A slot may have come free that nobody has handed out yet, and a grant may be on its way: neither is known
                 // without asking.
                 let service = Arc::clone(&connection.service);
                 self.shared.serve_line(&service);
-                if service.dialer.table.lock().leave_line(ticket) {
-                    self.abandon(key, End::Lost(Loss::QueueTimeout));
+                let mut table = service.dialer.table.lock();
+                // Of a pause this worker may not have heard yet.
+                if !place.in_pause && table.waits_for_pause(place.ticket) {
+                    drop(table);
+                    return self.wait_anew(key);
+                }
+                let is_over = table.leave_line(place.ticket);
+                drop(table);
+                if is_over {
+                    let why = if place.in_pause { Loss::PauseTimeout } else { Loss::QueueTimeout };
+                    self.abandon(key, End::Lost(why));
                 }
             }
             Stage::Relaying { .. } if expires_at <= now => self.abandon(key, End::Lifetime),
@@ -256,7 +265,7 @@ impl<P: Readiness> Worker<P> {
         keys.len()
     }
 
-    fn keys(&self, which: impl Fn(&Connection) -> bool) -> Vec<usize> {
+    pub(super) fn keys(&self, which: impl Fn(&Connection) -> bool) -> Vec<usize> {
         let all = self.connections.iter().filter(|(_, connection)| which(connection));
         all.map(|(key, _)| key).collect()
     }

@@ -133,7 +133,7 @@ impl World {
             End::Ours | End::Lost(Loss::Ours) | End::Panic => !is_troubled,
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,
             End::Lost(Loss::Left) => !has_left,
-            End::Lost(Loss::QueueTimeout) => false,
+            End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
         };
         if needless {
             self.violate(Kind::Needless, || format!("client {id}: {how}"));

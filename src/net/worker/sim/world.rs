@@ -301,6 +301,7 @@ impl World {
             half_close_timeout: None,
             max_lifetime: None,
             queue_timeout: Duration::from_millis(500 + random.below(5_000)),
+            pause_timeout: Duration::from_secs(60),
             max_connections: if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None },
         };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
