@@ -218,13 +218,17 @@ mod tests {
     #[test]
     fn a_channel_that_is_still_down_behaves_as_any_after_the_pause() {
         let health = HealthRules { eject: true, ..HealthRules::NONE };
-        for fail_open in [true, false] {
+        for (fail_open, whole) in [(true, true), (false, true), (true, false), (false, false)] {
             let health = HealthRules { fail_open, ..health };
             let mut table = table(Rules { health, ..Rules::CLASSIC }, 1, 0);
             let (_, lease) = has(&mut table, 1);
             table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
             assert!(table.is_out());
-            table.pause_all();
+            if whole {
+                table.pause_all();
+            } else {
+                table.pause(key(0)).expect("it exists");
+            }
             assert!(!table.is_out(), "clients come in to wait");
             let ticket = waits(&mut table, 2);
             table.resume_all();
