@@ -38,7 +38,7 @@ pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
             };
             format!(
                 "channel {channel} of group {group} leads to {to} ({address}), which leads back here: without a maxc \
-                 on the edge a client is connected there once and not again"
+                 on the way a client is connected there once and not again"
             )
         };
         (edge.from, text)
