@@ -91,7 +91,7 @@ impl Prepared {
     pub(super) fn log(&self, log: &Log) -> Log {
         match &self.parts.spec.name {
             Some(name) => log.of_service(name.as_str()),
-            None if self.is_alone => log.clone(),
+            None if self.is_alone => log.apart(),
             None => log.of_service(&self.listener.address().to_string()),
         }
     }

@@ -96,6 +96,11 @@ impl Log {
         Self { inner: Arc::clone(&self.inner), service: Arc::new(RwLock::new(Some(name.into()))) }
     }
 
+    /// The same log for a service that has no name and needs none so far.
+    pub fn apart(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), service: Arc::default() }
+    }
+
     /// Gives the service whose log this is another name, in all clones of it; `None`: there is nothing to tell it from.
     pub fn rename(&self, name: Option<&str>) {
         *self.service.write().unwrap_or_else(PoisonError::into_inner) = name.map(Arc::from);

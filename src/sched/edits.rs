@@ -48,10 +48,8 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`.
     pub fn retire(&mut self, key: ChannelKey) -> Result<u32, EditError> {
-        self.edit(key, |channel| {
-            channel.state = AdminState::Disabled;
-            channel.retires = true;
-        })?;
+        self.edit(key, |channel| channel.state = AdminState::Disabled)?;
+        self.set_retires(key, true);
         self.see_off(key);
         Ok(self.get(key).map_or(0, |channel| channel.slots.active()))
     }
@@ -61,7 +59,19 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`: it has gone.
     pub fn keep(&mut self, key: ChannelKey) -> Result<(), EditError> {
-        self.edit(key, |channel| channel.retires = false)
+        self.get(key).ok_or(EditError::UnknownChannel)?;
+        self.set_retires(key, false);
+        Ok(())
+    }
+
+    /// One that retires is nobody's by hash: who is not sent to it must not be lost for it.
+    pub(super) fn set_retires(&mut self, key: ChannelKey, retires: bool) {
+        if self.get(key).is_some_and(|channel| channel.retires != retires) {
+            if let Some(group) = self.groups.get_mut(&key.group) {
+                group.set_retires(key.channel.index(), retires);
+            }
+            self.hear(key.group);
+        }
     }
 
     /// Lets a channel go that retires, if its last connection has ended; else the end of one is looked at again.
@@ -105,6 +115,7 @@ mod tests {
         ProbeResult, Turn,
     };
     use super::*;
+    use crate::spec::{Policy, Weight};
 
     const CHECK: CheckRules = CheckRules { interval: Duration::from_secs(1), rise: 1, fall: 1 };
     const CHECKED: Rules = Rules {
@@ -206,6 +217,29 @@ mod tests {
         assert_eq!(table.retire(key(1)), Ok(0), "idle: at once");
         assert_eq!(table.channel(key(1)), None);
         assert_eq!(pick(&mut table).err(), Some(NoChannel::Empty));
+    }
+
+    #[test]
+    fn who_belonged_by_hash_to_one_that_retires_belongs_to_others_at_once() {
+        let mut table = table(Rules::CLASSIC, 3);
+        table.set_policy(GroupId::FIRST, Policy::Hash);
+        let home = |table: &mut Table, n: u8| {
+            let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+            table.next(&mut route).map(|lease| (lease.key().channel.index(), lease))
+        };
+        let before: Vec<_> = (0..100).map(|n| home(&mut table, n).expect("its channel")).collect();
+        table.retire(key(0)).expect("it exists");
+        for (n, (was, _)) in (0..100).zip(&before) {
+            let (now, _) = home(&mut table, n).expect("nobody is lost");
+            assert!(now != 0 && (*was == 0 || now == *was), "{n} was at {was} and is at {now}");
+        }
+        table.set_weight(key(0), Weight::new(2).expect("small")).expect("it is there still");
+        assert!((0..100).all(|n| home(&mut table, n).is_ok_and(|(now, _)| now != 0)));
+        table.set_weight(key(0), Weight::ONE).expect("it is there still");
+        table.set_state(key(0), AdminState::Enabled).expect("it is there still");
+        for (n, (was, _)) in (0..100).zip(&before) {
+            assert_eq!(home(&mut table, n).expect("its channel").0, *was, "{n}");
+        }
     }
 
     #[test]

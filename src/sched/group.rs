@@ -170,7 +170,19 @@ impl Group {
 
     pub(super) fn set_weight(&mut self, number: usize, weight: Weight) {
         self.reshare(number, |channel| channel.weight = weight);
-        self.seating.set_weight(number, weight.get());
+        if self.channels.get(number).is_some_and(|channel| !channel.retires) {
+            self.seating.set_weight(number, weight.get());
+        }
+        self.map_anew();
+        self.refresh(number);
+    }
+
+    /// A channel goes with its last connection, or stays after all. One that goes is nobody's by hash.
+    pub(super) fn set_retires(&mut self, number: usize, retires: bool) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        channel.retires = retires;
+        let weight = if retires { 0 } else { channel.weight.get() };
+        self.seating.set_weight(number, weight);
         self.map_anew();
         self.refresh(number);
     }

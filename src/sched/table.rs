@@ -178,12 +178,14 @@ impl Table {
     /// `UnknownChannel`.
     pub fn set_state(&mut self, key: ChannelKey, state: AdminState) -> Result<AdminState, EditError> {
         let (rules, now) = (self.rules.health, self.now);
+        if state == AdminState::Enabled {
+            // Whoever enables a channel wants it to stay.
+            self.set_retires(key, false);
+        }
         self.edit(key, |channel| {
             let before = std::mem::replace(&mut channel.state, state);
             // Whoever enables it says that it is well.
             channel.unanswered &= state != AdminState::Enabled;
-            // Whoever enables a channel wants it to stay.
-            channel.retires &= state != AdminState::Enabled;
             // Back from a rest, as after a fault, it has everything to warm up.
             if before != state && channel.takes_clients() && channel.health.is_up() {
                 channel.health.start_ramp(&rules, now);
