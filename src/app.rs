@@ -18,6 +18,7 @@ use crate::sys::listen::ListenError;
 
 mod circles;
 mod controllers;
+mod deadlines;
 mod files;
 mod lookup;
 mod passed;
@@ -27,6 +28,7 @@ mod refused;
 mod roster;
 mod saved;
 mod start;
+mod stop;
 
 /// Exit codes of sysexits.h.
 mod exit {

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::deadlines::Deadlines;
 use super::prepared::Served;
 use super::roster::{Roster, Written};
 use super::{Failure, plan, saved};
@@ -198,6 +199,9 @@ pub(super) fn bind(
 
 /// An instance at work: the data plane, and the control socket unless there is nothing to make it by.
 pub(super) struct AtWork {
+    pub(super) clock: Clock,
+    /// Told by operators.
+    pub(super) deadlines: Arc<Deadlines>,
     server: Server,
     minder: Minder,
     control: Option<Control>,
@@ -205,6 +209,20 @@ pub(super) struct AtWork {
 }
 
 impl AtWork {
+    /// Takes no clients any more: the names go, but one to ask this process by, and the ports after them.
+    pub(super) fn drain(&self) {
+        if let Some((path, cause)) = self.control.as_ref().and_then(Control::drain) {
+            let cause = format!("no control socket at {}: {cause}", path.display());
+            self.roster.log().tell(&Event::NoRendezvous { cause });
+        }
+        self.server.stop_listening();
+    }
+
+    /// Is any service served, or has connections left?
+    pub(super) fn serves(&self) -> bool {
+        self.server.has_services()
+    }
+
     /// Ends what is left of it. The name goes first and the port after it: whoever gets the port next finds the name free.
     pub(super) fn end(self, cause: Cause) {
         if let Some(control) = &self.control {
@@ -213,7 +231,7 @@ impl AtWork {
         let patience = match cause {
             // After `kill`: its answer may still be on its way.
             Cause::Drained => ANSWERED,
-            Cause::Signal | Cause::Reload => {
+            _ => {
                 self.server.shut_down();
                 INTERRUPTED
             }
@@ -236,6 +254,7 @@ pub(super) fn serve(
     endpoint: Option<Endpoint>,
     roster: Arc<Roster>,
     (server, minder): (Server, Minder),
+    (clock, deadlines): (Clock, Arc<Deadlines>),
     log: &Log,
 ) -> AtWork {
     let reloads = Arc::clone(&roster);
@@ -250,7 +269,7 @@ pub(super) fn serve(
     if let Some(control) = &control {
         roster.register(control.register());
     }
-    AtWork { server, minder, control, roster }
+    AtWork { clock, deadlines, server, minder, control, roster }
 }
 
 /// What tells something of something.
@@ -261,10 +280,12 @@ pub(super) fn manage(
     served: &Served,
     written: &Arc<RwLock<Written>>,
     (minder, settings, clock): (&Minder, &ProcessSpec, Clock),
+    deadlines: &Arc<Deadlines>,
     from_file: bool,
 ) -> ManagedService {
     let Served { parts, listener, running, alarm, log } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
+    let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
     let process = settings.clone();
     let [line, lines] = [(); 2].map(|()| Arc::clone(written));
@@ -280,10 +301,11 @@ pub(super) fn manage(
             })
         }),
         kill: Arc::new(move || {
-            told.tell(&Event::Stopping { connections: killed.connections() as u64 });
+            told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
             checks.leave(&checked);
             killed.stop_listening()
         }),
+        end: Arc::new(move |time| ends.end(&ended, &end_log, time)),
         plane: plane(running, alarm.clone()),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();

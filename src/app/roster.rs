@@ -19,7 +19,7 @@ use crate::config::{self, Files};
 use crate::control::{ManagedService, Register};
 use crate::net::Phase;
 use crate::net::server::Server;
-use crate::observe::{Event, Log, Severity};
+use crate::observe::{End, Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{AdminState, ChannelKey, GroupId, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
@@ -136,6 +136,11 @@ impl Roster {
     /// What operators have.
     pub(super) fn services(&self) -> Vec<Arc<ManagedService>> {
         self.members().all.iter().map(|member| Arc::clone(&member.service)).collect()
+    }
+
+    /// What is not about one service is told here.
+    pub(super) fn log(&self) -> &Log {
+        &self.tools.log
     }
 
     /// Where they are listed from now on.
@@ -372,7 +377,7 @@ impl Roster {
         running.stop_listening();
         let label = member.label();
         let kicks = member.written().spec.on_remove == OnDown::Kick;
-        let left = if kicks { running.close_all() } else { running.connections() };
+        let left = if kicks { running.close_all(End::Kicked) } else { running.connections() };
         match (left, kicks) {
             (0, _) => format!("{label} is removed"),
             (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),

@@ -11,10 +11,12 @@ use std::sync::{Arc, RwLock};
 
 use super::circles;
 use super::controllers::{self, AtWork, Environment};
+use super::deadlines::Deadlines;
 use super::lookup::Resolved;
 use super::plan::{self, LinedGroup};
 use super::prepared::{BIND_PATIENCE, Prepared, Served};
 use super::roster::{Roster, Source, Tools, Written};
+use super::stop;
 use super::{Failure, NOT_STARTED, exit, passed, refused};
 use crate::control::Endpoint;
 use crate::names::resolve;
@@ -140,7 +142,7 @@ pub(super) fn start(
     };
     let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
     let make = Make { settings, source, options, hangup };
-    let (mut shutdown, at_work) = match (run(make, prepared, endpoint, &log), ready) {
+    let (shutdown, at_work) = match (run(make, prepared, endpoint, &log), ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {
             // A failure here was told to the caller, who reports it.
@@ -161,18 +163,11 @@ pub(super) fn start(
         }
     };
     log.tell(&Event::Started { listen, pid: std::process::id() });
-    let cause = loop {
-        match shutdown.wait(&log) {
-            Cause::Reload => at_work.roster.reload_soon(),
-            // Somebody may have been started since, or be about to be.
-            Cause::Drained if !at_work.roster.is_over() => {}
-            cause => break cause,
-        }
-    };
-    match cause {
-        Cause::Drained => log.tell(&Event::Drained),
-        Cause::Signal | Cause::Reload => log.tell(&Event::Stopping { connections: at_work.connections() }),
-    }
+    let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, &log);
+    log.tell(&match cause {
+        Cause::Drained => Event::Drained,
+        _ => Event::Stopping { connections: at_work.connections(), within: None },
+    });
     at_work.end(cause);
     Ok(0)
 }
@@ -193,7 +188,7 @@ fn run(
     log: &Log,
 ) -> io::Result<(Shutdown, AtWork)> {
     let shutdown = Shutdown::install(hangup)?;
-    let [notifier, done] = [(); 2].map(|()| shutdown.notifier());
+    let [notifier, done, news] = [(); 3].map(|()| shutdown.notifier());
     let clock = Clock::start();
     let (workers, seed) = (options.workers, options.seed);
     let server = Server::start(clock, log, options, move || notifier.drained())?;
@@ -201,12 +196,14 @@ fn run(
     let tools =
         Tools { server: server.clone(), minder: minder.clone(), clock, log: log.clone(), workers, seed };
     let (from_file, checks, process) = (source.is_some(), minder.clone(), settings.clone());
+    let deadlines = Arc::new(Deadlines::new(news));
+    let ends = Arc::clone(&deadlines);
     let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
-        controllers::manage(served, written, (&checks, &process, clock), from_file)
+        controllers::manage(served, written, (&checks, &process, clock), &ends, from_file)
     };
     let roster = Roster::new(tools, settings.clone(), source, manage, move || done.drained());
     roster.open(prepared)?;
-    let at_work = controllers::serve(endpoint, Arc::new(roster), (server, minder), log);
+    let at_work = controllers::serve(endpoint, Arc::new(roster), (server, minder), (clock, deadlines), log);
     Ok((shutdown, at_work))
 }
 

@@ -376,7 +376,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
         let why = "the word is not UTF-8".to_owned();
         assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
-    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --policy \
+    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
                    --check-port --fail-open --on-down --max-connections --queue --queue-timeout --pause-timeout --max-lifetime";
     for option in options.split(' ') {

@@ -76,7 +76,7 @@ const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
      shell has to be quoted. NAME: gives the service a name.",
-    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --control-group), and options of the services \
+    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --drain-timeout, --control-group), and options of the services \
      that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
      process's options those of the command line win.",
     "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. balance reports all \
@@ -86,13 +86,15 @@ const FILE: &[&str] = &[
 
 const SIGNALS: &[(&str, &str)] = &[
     (
-        "TERM, INT, QUIT",
-        "end the process: it frees the port, closes its connections and exits with 0. The command kill frees the port too, but \
-         lets connections live to their end",
+        "TERM",
+        "frees the ports at once, serves the connections that there are until they end, but no longer than --drain-timeout, and \
+         exits with 0. Without connections it exits at once. A second TERM closes all connections at once. The command kill \
+         frees the port too, and lets connections live as long as they like",
     ),
+    ("INT, QUIT", "end the process at once: it frees the ports, closes its connections and exits with 0"),
     (
         "HUP",
-        "in the foreground at a terminal, without nohup, like TERM: the terminal is lost. Otherwise the files of --file are read \
+        "in the foreground at a terminal, without nohup, like INT: the terminal is lost. Otherwise the files of --file are read \
          again, as by the command reload. Without files it is ignored and logged",
     ),
     (

@@ -268,6 +268,21 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "drain-timeout",
+        value: TIME,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Let connections finish for this long after SIGTERM",
+        default: "30s",
+        more: "On SIGTERM, balance frees its ports at once and goes on to serve the connections it has. It exits when the last \
+               one has ended. After this time it closes the rest. With 0 it closes all connections at once. SIGINT and a \
+               second SIGTERM do the same at any time. Set it lower than what the service manager waits before SIGKILL: systemd \
+               waits 90 s, docker stop 10 s. Example: balance --drain-timeout 8s 80 web1 web2",
+        read: |draft, word| set(&mut draft.process.drain_timeout, Span::or("at once").read(word)?),
+        print: |draft| print_duration(draft.process.drain_timeout),
+        ..PLAIN
+    },
+    Row {
         long: "control-group",
         value: Value::Word("NAME"),
         scope: Scope::Process,

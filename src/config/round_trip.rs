@@ -163,11 +163,12 @@ prop_compose! {
         control_group in prop::option::of("[ -9;-~]{1,12}"),
         busy_poll in any::<Option<bool>>(),
         loopback_congestion in prop::option::of("[a-z][a-z0-9_]{1,14}"),
+        drain_timeout in any_span(),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
         let named = |name: Option<String>| name.as_deref().map(Named::from);
         let (control_group, loopback_congestion) = (named(control_group), named(loopback_congestion));
-        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll, loopback_congestion };
+        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll, loopback_congestion, drain_timeout };
         let service = ServiceSpec {
             listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service

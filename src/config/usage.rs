@@ -101,7 +101,10 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("group GROUP", "changes the current group; it is 0 at first"),
     ("hash", "sets the distribution scheme of the current group to Hash"),
     ("help", "prints the list of commands; also ?"),
-    ("kill", "stops the current service; established connections live on to their natural end"),
+    (
+        "kill [TIME]",
+        "stops the current service; established connections live on to their natural end, or for TIME at most, 0 for not at all",
+    ),
     ("maxc CHANNEL N", "sets the most simultaneous connections of the channel; 0 means no limit"),
     ("mrtg-bytes GROUP CHANNEL", "prints bytes received and sent for MRTG"),
     ("mrtg-conns GROUP CHANNEL", "prints the total of connections for MRTG"),

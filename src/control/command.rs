@@ -76,7 +76,11 @@ pub const COMMANDS: &[CommandWord] = &[
         parse: |args| alone(args, Command::Help),
     },
     CommandWord::new("kill", "", "kills master process and quits interactive mode", Access::Change, |args| {
-        alone(args, Command::Kill)
+        match args {
+            [] => Some(Command::Kill(None)),
+            [time] => Some(Command::Kill(Some(time_of(time)?))),
+            _ => None,
+        }
     }),
     CommandWord::new(
         "disable",
@@ -266,8 +270,8 @@ pub enum Command {
     Status,
     /// The list of commands.
     Help,
-    /// Stop the instance.
-    Kill,
+    /// Stop the service. Its connections are closed after so long; `None`: they live on as long as they like.
+    Kill(Option<Duration>),
     /// No new connections for a channel; `hard` closes the existing ones too.
     Disable {
         /// Its number in the current group.
@@ -457,10 +461,14 @@ fn assign(args: &[&[u8]]) -> Option<Command> {
 fn wait(args: &[&[u8]]) -> Option<Command> {
     let (channel, patience) = match args {
         [channel] => (channel, None),
-        [channel, time] => (channel, Some(parse_duration(std::str::from_utf8(time).ok()?).ok()?)),
+        [channel, time] => (channel, Some(time_of(time)?)),
         _ => return None,
     };
     Some(Command::Wait { channel: Number::parse(channel)?, patience })
+}
+
+fn time_of(word: &[u8]) -> Option<Duration> {
+    parse_duration(std::str::from_utf8(word).ok()?).ok()
 }
 
 fn maxc(args: &[&[u8]]) -> Option<Command> {
@@ -600,7 +608,9 @@ mod tests {
             "mrtg-bytes 0 x",
             "mrtg-conns 0 0 0",
             "help me",
-            "kill 1",
+            "kill x",
+            "kill 1 2",
+            "kill -1",
             "rr 1",
             "sho w",
         ] {

@@ -43,6 +43,8 @@ pub(crate) struct Instance {
     killed: Arc<AtomicU32>,
     /// What it answers.
     kill_works: Arc<AtomicBool>,
+    /// After how long the connections were to be closed.
+    ended: Arc<Mutex<Vec<Duration>>>,
     /// The channels whose connections were to be closed.
     closed: Arc<Mutex<Vec<ChannelKey>>>,
     /// How often the data plane was told of a change.
@@ -58,12 +60,15 @@ impl Instance {
         let closed = Arc::new(Mutex::new(Vec::new()));
         let (changed, clock) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU64::new(0)));
         let (count, works, closing) = (Arc::clone(&killed), Arc::clone(&kill_works), Arc::clone(&closed));
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let ends = Arc::clone(&ended);
         let (changes, time) = (Arc::clone(&changed), Arc::clone(&clock));
         let service = ManagedService {
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
                 works.load(Ordering::SeqCst)
             }),
+            end: Arc::new(move |time| ends.lock().expect("not poisoned").push(time)),
             plane: Plane {
                 close_connections: Arc::new(move |key| {
                     closing.lock().expect("not poisoned").push(key);
@@ -84,7 +89,7 @@ impl Instance {
         let scratch = Scratch::new();
         let endpoint = Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound");
         let control = serve(endpoint, all(vec![service])).expect("serving");
-        Self { scratch, control, killed, kill_works, closed, changed, clock, table }
+        Self { scratch, control, killed, kill_works, ended, closed, changed, clock, table }
     }
 
     pub(crate) fn wanted(&self) -> Wanted {
@@ -155,6 +160,7 @@ fn service() -> ManagedService {
         table: SharedTable::new(table),
         resolve: Arc::new(resolve),
         kill: Arc::new(|| true),
+        end: Arc::new(|_| ()),
         plane: idle_plane(),
         command_line: Arc::new(|_| "balance 1".into()),
         now: Arc::new(|| Duration::ZERO),
@@ -181,6 +187,22 @@ fn options(scratch: &Scratch, address: &str) -> EndpointOptions {
 fn wanted(scratch: &Scratch) -> Wanted {
     let service = Which::Port { port: 80, addresses: None, ipv6: false };
     Wanted { directories: vec![scratch.shared(), scratch.private()], service }
+}
+
+/// What this process is called when it drains.
+fn own_name() -> String {
+    format!("process.{}", std::process::id())
+}
+
+fn process_entry() -> String {
+    format!("service.{}", own_name())
+}
+
+fn by_name(instance: &Instance, name: &str) -> Result<Client, FindError> {
+    find::find(
+        &Wanted { service: Which::Name { name: name.to_owned(), port: None }, ..instance.wanted() },
+        false,
+    )
 }
 
 fn greeting() -> String {
@@ -285,8 +307,8 @@ fn kill_frees_the_name_then_the_port_and_then_answers() {
     let mut client = instance.client();
     assert_eq!(ask(&mut client, b"kill; show"), ("shutdown complete, exiting.\n".into(), 0, 0, true));
     assert_eq!(instance.killed.load(Ordering::SeqCst), 1);
-    assert!(instance.scratch.names().is_empty());
-    assert!(matches!(other.ask(b"show", |_| ()), Err(AskError::Gone)), "other sessions end");
+    assert_eq!(instance.scratch.names(), [process_entry()], "its connections live on");
+    assert_eq!(other.ask(b"version", |_| ()).expect("an answer").code, 0, "so do other sessions");
     let gone = find::find(&instance.wanted(), false).expect_err("gone").to_string();
     assert_eq!(gone, "no master process, exiting.");
     instance.stop();
@@ -301,7 +323,7 @@ fn a_kill_that_fails_says_so_and_can_be_tried_again() {
     assert_eq!(ask(&mut instance.client(), b"version").1, 0, "found by others too");
     instance.kill_works.store(true, Ordering::SeqCst);
     assert_eq!(ask(&mut client, b"kill"), ("shutdown complete, exiting.\n".into(), 0, 0, true));
-    assert!(instance.scratch.names().is_empty());
+    assert_eq!(instance.scratch.names(), [process_entry()]);
 }
 
 #[test]
@@ -444,22 +466,64 @@ fn clients_that_leave_while_they_wait_take_their_sessions_with_them() {
 }
 
 #[test]
-fn neither_a_stop_nor_a_kill_waits_for_those_who_wait() {
+fn a_kill_leaves_those_who_wait_alone_and_a_stop_waits_for_nobody() {
+    let instance = Instance::start();
+    let lease = instance.lease();
+    let mut stream = instance.connect();
+    stream.write_all(b"drain 0; wait 0\n").expect("written");
+    let mut first = vec![0; (greeting() + "channel 0 draining, 1 connection left\n").len()];
+    stream.read_exact(&mut first).expect("it waits");
+    assert_eq!(ask(&mut instance.client(), b"kill").0, "shutdown complete, exiting.\n");
+    stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+    assert!(stream.read(&mut [0]).is_err(), "there is something to wait for still");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    instance.control.stop(DEADLINE);
+    assert_eq!(rest(&mut stream), "channel 0 still has 1 connection\n. 75 0\n");
+    drop(lease);
+}
+
+#[test]
+fn a_process_that_drains_is_asked_by_a_name_of_its_own_and_a_second_kill_is_the_end() {
     for by_kill in [true, false] {
         let instance = Instance::start();
-        let lease = instance.lease();
-        let mut stream = instance.connect();
-        stream.write_all(b"drain 0; wait 0\n").expect("written");
-        let mut first = vec![0; (greeting() + "channel 0 draining, 1 connection left\n").len()];
-        stream.read_exact(&mut first).expect("it waits");
+        let mut before = instance.client();
+        assert!(by_name(&instance, &own_name()).is_err(), "while it serves, its names are others");
         if by_kill {
-            assert_eq!(ask(&mut instance.client(), b"kill").0, "shutdown complete, exiting.\n");
+            assert_eq!(ask(&mut instance.client(), b"kill").1, 0);
         } else {
-            instance.control.stop(DEADLINE);
+            assert!(instance.control.drain().is_none());
         }
-        assert_eq!(rest(&mut stream), "channel 0 still has 1 connection\n. 75 0\n");
-        drop(lease);
+        assert_eq!(instance.scratch.names(), [process_entry()]);
+        assert!(find::find(&instance.wanted(), false).is_err(), "the port is a successor's");
+        let mut client = by_name(&instance, &own_name()).expect("it answers");
+        let (list, code, ..) = ask(&mut client, b"services");
+        assert!(code == 0 && list.contains(" 5 draining "), "{list}");
+        assert_eq!(ask(&mut client, b"sessions").1, 0);
+        // Who came while it served said it once more, not knowing.
+        assert_eq!(ask(&mut before, b"kill"), ("shutdown complete, exiting.\n".into(), 0, 0, true));
+        assert!(instance.ended.lock().expect("not poisoned").is_empty());
+        assert_eq!(ask(&mut client, b"kill 2m").0, "shutdown complete, exiting.\n");
+        let mut client = by_name(&instance, &own_name()).expect("it answers");
+        assert_eq!(ask(&mut client, b"kill").0, "shutdown complete, exiting.\n");
+        let times = [Duration::from_secs(120), Duration::ZERO];
+        assert_eq!(*instance.ended.lock().expect("not poisoned"), times);
+        instance.stop();
+        assert!(instance.scratch.names().is_empty());
     }
+}
+
+#[test]
+fn kill_with_a_time_says_when_the_rest_is_closed() {
+    for (line, time) in [("kill 30", 30), ("k 5m", 300), ("kill 0", 0)] {
+        let instance = Instance::start();
+        let said = ask(&mut instance.client(), line.as_bytes());
+        assert_eq!(said, ("shutdown complete, exiting.\n".into(), 0, 0, true), "{line}");
+        assert_eq!(*instance.ended.lock().expect("not poisoned"), [Duration::from_secs(time)], "{line}");
+    }
+    let instance = Instance::start();
+    instance.kill_works.store(false, Ordering::SeqCst);
+    assert_eq!(ask(&mut instance.client(), b"kill 0").0, "shutdown failed.\n");
+    assert!(instance.ended.lock().expect("not poisoned").is_empty(), "it serves");
 }
 
 #[test]
@@ -707,8 +771,8 @@ web              0.0.0.0:80                     0/1           0 serving  -
 }
 
 #[test]
-fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
-    let (scratch, _control, kills, connections) = two_services();
+fn kill_ends_the_current_service_and_the_end_of_the_last_one_all_sessions() {
+    let (scratch, control, kills, connections) = two_services();
     let count = || [0, 1].map(|i| kills[i].load(Ordering::SeqCst));
     connections.store(1, Ordering::SeqCst);
     let mut stays = find(&scratch, by_port(25)).expect("found");
@@ -735,6 +799,8 @@ fn kill_ends_the_current_service_and_the_last_one_all_sessions() {
     let mut other = find(&scratch, by_port(25)).expect("found");
     assert_eq!(answer(&mut other, "kill").0, 0);
     assert_eq!(count(), [1, 1]);
+    assert!(scratch.names().is_empty(), "nobody has connections left");
+    assert_eq!(answer(&mut stays, "version").0, 0);
+    drop(control);
     assert!(matches!(stays.ask(b"version", |_| ()), Err(AskError::Gone)));
-    assert!(scratch.names().is_empty());
 }

@@ -229,6 +229,11 @@ pub(crate) fn service_entry_name(name: &str) -> String {
     format!("service.{name}")
 }
 
+/// What a process that takes no clients any more is called: the names of its services are their successors' by then.
+pub(crate) fn process_name(pid: u32) -> String {
+    format!("process.{pid}")
+}
+
 /// The name of the service whose entry this is.
 pub(crate) fn service_name(name: &str) -> Option<&str> {
     plain_name(name).strip_prefix("service.").filter(|name| !name.is_empty())

@@ -236,6 +236,18 @@ impl Entries {
         missed
     }
 
+    /// Makes this its only name. If it cannot be had, none is left, and why is the answer: the others are for a successor.
+    pub(crate) fn become_this(&mut self, name: String) -> Option<(PathBuf, io::Error)> {
+        let missed = match self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) {
+            Some(directory) => self.name_all(std::slice::from_ref(&name), Putting::new(&directory)).pop(),
+            None => None,
+        };
+        let own = self.by_name.remove(&name);
+        self.remove_all();
+        self.by_name.extend(own.map(|entry| (name, entry)));
+        missed
+    }
+
     /// Gives the socket all these names, and takes away what is left of an instance that had them before.
     fn name_all(&mut self, names: &[String], mut putting: Putting) -> Vec<(PathBuf, io::Error)> {
         let mut missed = Vec::new();

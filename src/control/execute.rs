@@ -44,8 +44,9 @@ pub enum Reply {
     Done,
     /// The session ends.
     Quit,
-    /// The instance is to be stopped; the door that carries it out answers with one of the next two.
-    Kill,
+    /// The service is to be stopped, and what is left of it closed after so long; the door that carries it out answers with
+    /// one of the next two.
+    Kill(Option<Duration>),
     /// The instance serves no more.
     ShutdownComplete,
     /// The instance could not be stopped.
@@ -162,8 +163,8 @@ pub enum Effect {
     Show,
     /// `status`: the same.
     Status,
-    /// Stop the instance, then answer.
-    Kill,
+    /// Stop the service, then answer; what is left of it is closed after so long.
+    Kill(Option<Duration>),
     /// Close the connections of a channel.
     CloseConnections(ChannelKey),
     /// The same, and tell how many there were.
@@ -189,7 +190,7 @@ impl Reply {
     pub fn effect(&self) -> Option<Effect> {
         match self {
             Self::Quit => Some(Effect::Quit),
-            Self::Kill => Some(Effect::Kill),
+            Self::Kill(time) => Some(Effect::Kill(*time)),
             Self::DisabledHard(key) => Some(Effect::CloseConnections(*key)),
             Self::Pending(effect) => Some(effect.clone()),
             _ => None,
@@ -214,7 +215,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
     let PreparedCommand { command, addresses } = prepared;
     match command {
         Command::Quit => Reply::Quit,
-        Command::Kill => Reply::Kill,
+        Command::Kill(time) => Reply::Kill(time),
         Command::Show => Reply::Pending(Effect::Show),
         Command::Status => Reply::Pending(Effect::Status),
         Command::Help => Reply::Help,

@@ -39,7 +39,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         Reply::StillBusy(..) => 75,
         Reply::Done
         | Reply::Quit
-        | Reply::Kill
+        | Reply::Kill(_)
         | Reply::ShutdownComplete
         | Reply::Table(_)
         | Reply::Status(..)
@@ -83,7 +83,7 @@ pub fn text(reply: &Reply) -> String {
 
 fn write(out: &mut String, reply: &Reply) -> fmt::Result {
     match reply {
-        Reply::Done | Reply::Quit | Reply::Kill | Reply::Pending(_) => Ok(()),
+        Reply::Done | Reply::Quit | Reply::Kill(_) | Reply::Pending(_) => Ok(()),
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::control::argument::HostPort;
-use crate::control::directory::Place;
+use crate::control::directory::{Place, process_name};
 use crate::control::endpoint::Names;
 use crate::observe::Log;
 use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
@@ -34,6 +34,8 @@ pub struct ManagedService {
     /// Closes the TCP listeners and lets the connections live on; `true` = done. Called with the entry gone already, and
     /// perhaps more than once.
     pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Closes what is left of the connections after so long; 0: now. Called after `kill` has worked.
+    pub end: Arc<dyn Fn(Duration) + Send + Sync>,
     /// What only the data plane can do.
     pub plane: Plane,
     /// The command line that starts the service with the channels of the snapshot.
@@ -128,7 +130,7 @@ impl ManagedService {
         self.killed.load(Ordering::SeqCst)
     }
 
-    fn is_present(&self) -> bool {
+    pub(crate) fn is_present(&self) -> bool {
         !self.is_killed() || (self.plane.connections)() > 0
     }
 
@@ -215,17 +217,28 @@ impl Services {
         all.iter().filter(|one| one.is_present()).nth(1).is_some()
     }
 
-    /// The one that a session begins with: it takes clients, if any does.
+    /// The one that a session begins with: it takes clients, if any does, or has some left, if any has.
     pub(crate) fn first(&self) -> Option<Arc<ManagedService>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().find(|one| !one.is_killed()).or_else(|| all.first()).cloned()
+        let serving = all.iter().find(|one| !one.is_killed());
+        serving.or_else(|| all.iter().find(|one| one.is_present())).or_else(|| all.first()).cloned()
     }
 
-    /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has.
+    /// Does none of them take clients any more?
+    pub(crate) fn are_killed(&self) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().all(|one| one.is_killed())
+    }
+
+    /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has. Our process's name means the one that a
+    /// session begins with.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<ManagedService>, Unclear> {
         let all = self.present();
         if let Some(named) = all.iter().find(|service| service.name().as_deref() == Some(word)) {
             return Ok(Arc::clone(named));
+        }
+        if word == process_name(std::process::id()) {
+            return self.first().ok_or(Unclear::Unknown);
         }
         let is_meant: Box<dyn Fn(&SocketAddr) -> bool> = if let Ok(address) = word.parse::<SocketAddr>() {
             Box::new(move |at| at.port() == address.port() && Place::from(*at) == Place::from(address))

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, SyntaxError};
+use crate::control::directory::{process_name, service_entry_name};
 use crate::control::endpoint::{BACKLOG, Endpoint, Entries};
 use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
@@ -55,6 +56,12 @@ impl Control {
         Register { shared: Arc::clone(&self.shared) }
     }
 
+    /// Removes the names, at once, but the one that a process goes by which takes no clients any more. To be called before the
+    /// TCP listeners are closed. Sessions go on, and new ones may begin. Answers why there is no such name, if it cannot be had.
+    pub fn drain(&self) -> Option<(PathBuf, io::Error)> {
+        self.shared.drain()
+    }
+
     /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
     /// who sent `kill` hears how it went. To be called last, before the process goes.
     pub fn stop(&self, patience: Duration) {
@@ -79,8 +86,11 @@ impl Register {
         let mut entries = self.shared.entries();
         let names: Vec<String> =
             services.iter().filter(|one| !one.is_killed()).flat_map(|one| one.entries()).collect();
+        // What was begun before the end was asked for may come after it.
+        let drains = self.shared.drains.load(Ordering::SeqCst);
+        services.iter().filter(|_| drains).for_each(|one| one.killed.store(true, Ordering::SeqCst));
         self.shared.services.set(services);
-        if self.shared.sessions().is_stopped() {
+        if drains || self.shared.sessions().is_stopped() {
             return Vec::new();
         }
         entries.become_these(&names)
@@ -109,6 +119,7 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
         owner,
         group_named,
         entries: Mutex::new(entries),
+        drains: AtomicBool::new(false),
         sessions: Mutex::default(),
         ended: Condvar::new(),
         wake,
@@ -126,6 +137,8 @@ struct ControlState {
     owner: u32,
     group_named: bool,
     entries: Mutex<Entries>,
+    /// No service takes clients any more, whatever it is told. Changed with the entries in hand.
+    drains: AtomicBool,
     sessions: Mutex<Sessions>,
     /// Told whenever a session ends.
     ended: Condvar,
@@ -155,10 +168,25 @@ impl ControlState {
         sessions
     }
 
-    /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. With the
-    /// last service all sessions end. Until then the name of a service that was stopped stays taken: a command for `smtp` must
-    /// not reach whoever listens on the port of that name.
-    fn kill(&self, service: &Arc<ManagedService>) -> Reply {
+    fn drain(&self) -> Option<(PathBuf, io::Error)> {
+        let mut entries = self.entries();
+        self.drains.store(true, Ordering::SeqCst);
+        self.services.all().iter().for_each(|one| one.killed.store(true, Ordering::SeqCst));
+        entries.become_this(service_entry_name(&process_name(std::process::id())))
+    }
+
+    /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. After the last
+    /// service the process goes by a name of its own until its last connection has ended. Until then the name of a service that
+    /// was stopped stays taken: a command for `smtp` must not reach whoever listens on the port of that name.
+    fn kill(&self, conversation: &Conversation, time: Option<Duration>) -> Reply {
+        let service = &conversation.service;
+        if conversation.is_draining {
+            // Asked to stop once more, it does so at once. Of a process that drains, all of it.
+            let all =
+                if self.services.are_killed() { self.services.present() } else { vec![Arc::clone(service)] };
+            all.iter().for_each(|one| (one.end)(time.unwrap_or_default()));
+            return Reply::ShutdownComplete;
+        }
         let ours = service.entries();
         let mut entries = self.entries();
         let is_last = self.services.all().iter().all(|one| Arc::ptr_eq(one, service) || one.is_killed());
@@ -174,12 +202,16 @@ impl ControlState {
         // A service that was killed before may have a successor by now, whose names these are.
         match service.killed.swap(true, Ordering::SeqCst) {
             true => {}
-            false if is_last => entries.remove_all(),
+            false if is_last && self.services.present().is_empty() => entries.remove_all(),
+            // That it cannot be had is no reason to say that the end has failed.
+            false if is_last => {
+                _ = entries.become_this(service_entry_name(&process_name(std::process::id())))
+            }
             false => entries.retire(&ours),
         }
         drop(entries);
-        if self.services.all().iter().all(|one| one.is_killed()) {
-            drop(self.end_sessions());
+        if let Some(time) = time {
+            (service.end)(time);
         }
         Reply::ShutdownComplete
     }
@@ -209,8 +241,8 @@ impl ControlState {
                 let differences = service.differences.as_ref().map_or_else(Vec::new, |of| of(&table));
                 (Reply::Status(table, differences), false)
             }
-            Some(Effect::Kill) => {
-                let reply = self.kill(&service);
+            Some(Effect::Kill(time)) => {
+                let reply = self.kill(conversation, time);
                 let done = matches!(reply, Reply::ShutdownComplete);
                 (reply, done)
             }
@@ -260,7 +292,7 @@ impl ControlState {
         match self.services.find(word) {
             Ok(service) => {
                 let label = service.label();
-                *conversation = Conversation { session: Session::default(), service };
+                *conversation = Conversation::at(service);
                 Reply::Using(label)
             }
             Err(Unclear::Unknown) => Reply::UnknownService(word.to_owned()),
@@ -278,16 +310,20 @@ impl ControlState {
         stream: &UnixStream,
     ) -> Reply {
         let begun = (service.now)();
+        let mut is_last = false;
         loop {
             let now = (service.now)();
+            let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
+            // Whether it stops is asked before the last look: it may do so because the last connection has just ended.
+            is_last |= is_over || self.sessions().is_stopped();
             let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
             if active == 0 {
                 return Reply::Idle(key.channel);
             }
-            let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
-            if is_over || has_gone(stream, &LOOK_AGAIN) || self.sessions().is_stopped() {
+            if is_last {
                 return Reply::StillBusy(key.channel, active);
             }
+            is_last = has_gone(stream, &LOOK_AGAIN);
         }
     }
 }
@@ -390,6 +426,14 @@ impl Drop for SessionGuard {
 struct Conversation {
     session: Session,
     service: Arc<ManagedService>,
+    /// The service took no clients any more when the session came to it.
+    is_draining: bool,
+}
+
+impl Conversation {
+    fn at(service: Arc<ManagedService>) -> Self {
+        Self { session: Session::default(), is_draining: service.is_killed(), service }
+    }
 }
 
 fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()> {
@@ -406,7 +450,7 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()
     };
     writeln!(output, "{greeting}")?;
     output.flush()?;
-    let mut conversation = Conversation { session: Session::default(), service };
+    let mut conversation = Conversation::at(service);
     loop {
         let line = input.read()?;
         if !shared.sessions().begin_work(*number) {

@@ -475,7 +475,7 @@ fn quit_and_kill_say_nothing_here_and_leave_it_to_the_door() {
     let mut operator = Operator::new();
     operator.hears(&[("", ""), ("  ;", ""), ("quit", ""), ("kill", "")]);
     let effects: Vec<_> = operator.replies(b"q;k").iter().map(Reply::effect).collect();
-    assert_eq!(effects, [Some(Effect::Quit), Some(Effect::Kill)]);
+    assert_eq!(effects, [Some(Effect::Quit), Some(Effect::Kill(None))]);
 }
 
 #[test]
@@ -499,7 +499,7 @@ proptest! {
         let mut operator = Operator::new();
         for reply in operator.replies(line.as_bytes()) {
             let text = render::text(&reply);
-            let is_silent = matches!(reply, Reply::Done | Reply::Quit | Reply::Kill | Reply::Pending(_));
+            let is_silent = matches!(reply, Reply::Done | Reply::Quit | Reply::Kill(_) | Reply::Pending(_));
             prop_assert_eq!(text.is_empty(), is_silent);
         }
     }

@@ -14,7 +14,7 @@ use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
 pub use super::shared::Options;
 use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
 use super::worker::Worker;
-use crate::observe::Log;
+use crate::observe::{End, Log};
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
@@ -76,7 +76,10 @@ impl Server {
             .into_iter()
             .map(|new| Running { shared: Arc::clone(shared), service: new.service })
             .collect();
-        let result = if answers.len() < shared.desks.len() {
+        // Looked at after they were enlisted: either this is seen here, or they are seen there.
+        let result = if shared.closing.load(Ordering::SeqCst) {
+            Err(io::Error::other("the instance was told to stop"))
+        } else if answers.len() < shared.desks.len() {
             Err(io::Error::from(io::ErrorKind::TimedOut))
         } else {
             answers.into_iter().collect()
@@ -105,6 +108,17 @@ impl Server {
     /// What all who open descriptors in this process take them from.
     pub(crate) fn budget(&self) -> Arc<Budget> {
         Arc::clone(&self.shared.budget)
+    }
+
+    /// Takes whoever waits to be accepted, then frees all ports. No service can be opened from now on.
+    pub fn stop_listening(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        let services = self.shared.services();
+        self.shared.ask(PATIENCE, Message::StopAll);
+        for service in services {
+            service.drain();
+            self.shared.see_the_last_off(&service);
+        }
     }
 
     /// Frees all ports and closes all connections, with a reset where bytes would be missed. The process is about to end,
@@ -179,10 +193,10 @@ impl Running {
         self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, answer)).into_iter().sum()
     }
 
-    /// Closes all connections of the service; how many there were.
-    pub fn close_all(&self) -> usize {
+    /// Closes all connections of the service for this reason; how many there were.
+    pub fn close_all(&self, why: End) -> usize {
         let id = self.id();
-        self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, answer)).into_iter().sum()
+        self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, why, answer)).into_iter().sum()
     }
 
     /// Closes one connection. `false` = there is none of that number.

@@ -22,7 +22,7 @@ use super::circle::Circle;
 use super::dial::Dialer;
 use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
-use crate::observe::{Dump, Log};
+use crate::observe::{Dump, End, Log};
 use crate::sched::{ChannelKey, Grant, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
@@ -66,12 +66,14 @@ pub(super) enum Message {
     Adopt(Guest, OwnedFd, SocketAddr, Taken),
     /// Take nobody new for a service, then answer.
     StopListening(ServiceId, SyncSender<()>),
+    /// Take nobody new for any service, then answer.
+    StopAll(SyncSender<()>),
     /// Take nobody new, close all connections, then answer.
     ShutDown(SyncSender<()>),
     /// Close the connections of a channel, then answer how many there were.
     Close(ServiceId, ChannelKey, SyncSender<usize>),
-    /// Close all connections of a service, then answer how many there were.
-    CloseAll(ServiceId, SyncSender<usize>),
+    /// Close all connections of a service for this reason, then answer how many there were.
+    CloseAll(ServiceId, End, SyncSender<usize>),
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
     /// Answer with connections of a service, or those of one channel, from this place on.
@@ -158,6 +160,8 @@ pub(super) struct Shared {
     pub(super) desks: Arc<[Desk]>,
     /// Accept waits for descriptors, and it was said.
     pub(super) starved: AtomicBool,
+    /// No service takes clients any more, nor will any that is opened.
+    pub(super) closing: AtomicBool,
     /// The process ends: that comes before everything else that a worker has to do.
     pub(super) ends: AtomicBool,
     /// All services that have not stopped.
@@ -184,6 +188,7 @@ impl Shared {
             budget,
             desks: desks.into(),
             starved: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             services: Mutex::default(),
             chains: Arc::default(),
@@ -271,6 +276,11 @@ impl Shared {
     /// Clients accepted and not yet closed, of all services.
     pub(super) fn connections(&self) -> usize {
         lock(&self.services).values().map(|service| service.connections()).sum()
+    }
+
+    /// All services that have not stopped.
+    pub(super) fn services(&self) -> Vec<Arc<Service>> {
+        lock(&self.services).values().cloned().collect()
     }
 
     /// Is there a service that has not stopped?

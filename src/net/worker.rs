@@ -469,6 +469,12 @@ impl<P: Readiness> Worker<P> {
                 // A caller that has given up does not matter.
                 let _ = answer.send(());
             }
+            Message::StopAll(answer) => {
+                for service in self.doors.services() {
+                    self.stop_listening(service);
+                }
+                let _ = answer.send(());
+            }
             Message::ShutDown(answer) => {
                 self.doors.clear(&mut self.poller);
                 self.close_all();
@@ -477,9 +483,9 @@ impl<P: Readiness> Worker<P> {
             Message::Close(service, channel, answer) => {
                 let _ = answer.send(self.close_channel(service, channel));
             }
-            Message::CloseAll(service, answer) => {
+            Message::CloseAll(service, why, answer) => {
                 let is_of_it = |connection: &Connection| connection.service.id == service;
-                let _ = answer.send(self.abandon_all(is_of_it, End::Kicked));
+                let _ = answer.send(self.abandon_all(is_of_it, why));
             }
             Message::CloseSession(service, id, answer) => {
                 let _ = answer.send(self.close_session(service, id));

@@ -223,8 +223,10 @@ pub enum Event {
     },
     /// A signal or a command ends the instance; the listener is closed, connections live on.
     Stopping {
-        /// How many connections live on.
+        /// How many connections there are.
         connections: u64,
+        /// How long they may go on; `None`: as long as they like, after `kill`, or not at all.
+        within: Option<Duration>,
     },
     /// The last connection ended.
     Drained,
@@ -355,7 +357,10 @@ impl fmt::Display for Event {
             Self::SignalIgnored { signal, why } => {
                 write!(f, " signal={} why={}", Quoted(signal), Quoted(why))
             }
-            Self::Stopping { connections } => write!(f, " connections={connections}"),
+            Self::Stopping { connections, within } => {
+                write!(f, " connections={connections}")?;
+                within.map_or(Ok(()), |within| write!(f, " within={:.1}s", within.as_secs_f64()))
+            }
             Self::WorkerPanic { what } => write!(f, " what={}", Quoted(what)),
             Self::Note { text, .. } => write!(f, " text={}", Quoted(text)),
             Self::ChannelUpAgain { after } => write!(f, " after={:.1}s", after.as_secs_f64()),
@@ -441,6 +446,11 @@ mod tests {
                 "event=client_lost client=10.0.0.1 reason=\"queue full\"",
             ),
             (Event::OutOfDescriptors { limit: 20_000 }, "event=out_of_descriptors limit=20000"),
+            (Event::Stopping { connections: 3, within: None }, "event=stopping connections=3"),
+            (
+                Event::Stopping { connections: 3, within: Some(Duration::from_secs(30)) },
+                "event=stopping connections=3 within=30.0s",
+            ),
             (Event::Drained, "event=drained"),
         ] {
             assert_eq!(event.to_string(), line);

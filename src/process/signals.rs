@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
     SIGVTALRM, SIGXCPU, SIGXFSZ,
@@ -50,12 +50,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Why [`Shutdown::wait`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGTERM, SIGINT, SIGQUIT, or SIGHUP where it stops.
+    /// SIGINT, SIGQUIT, or SIGHUP where it stops: the end, at once.
     Signal,
+    /// SIGTERM: the end, once nobody is left to serve.
+    Drain,
     /// SIGHUP elsewhere: the files are to be read again.
     Reload,
-    /// A [`Notifier`] was told that nothing is left to do.
+    /// A [`Notifier`] was told that nothing is left to do, or something else.
     Drained,
+    /// Nothing of all that within the time that was given.
+    TimeIsUp,
 }
 
 /// What SIGHUP means.
@@ -133,29 +137,20 @@ impl Shutdown {
         self.drained.clone()
     }
 
-    /// Blocks until something ends the instance. Signals that do not are told to `log`. May be called again: a second signal
-    /// is a second answer.
-    pub fn wait(&mut self, log: &Log) -> Cause {
+    /// Blocks until something ends the instance, or for so long. Signals that do not are told to `log`. May be called again: a
+    /// second signal is a second answer.
+    pub fn wait(&mut self, patience: Option<Duration>, log: &Log) -> Cause {
+        let begun = Instant::now();
         loop {
             // What came is in flags; the pipe only wakes us. So nothing is lost, or invented, where the pipe fails.
-            let trouble = self.sleep().err();
-            if self.drained.0.is_drained.swap(false, Ordering::SeqCst) {
-                return Cause::Drained;
+            if let Some(cause) = self.came(log) {
+                return cause;
             }
-            let came: Vec<i32> = self.signals.pending().collect();
-            let mut reloads = false;
-            for &signal in &came {
-                match meaning(signal, self.hangup) {
-                    Meaning::Stop => return Cause::Signal,
-                    Meaning::Reload => reloads = true,
-                    Meaning::Child => reap_orphans(),
-                    Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
-                }
+            let left = patience.map(|patience| patience.saturating_sub(begun.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Cause::TimeIsUp;
             }
-            if reloads {
-                return Cause::Reload;
-            }
-            if let Some(error) = trouble {
+            if let Err(error) = self.sleep(left) {
                 let text = format!("cannot wait for signals: {error}; looking for them every {LOOK_AGAIN:?}");
                 log.tell(&Event::Note { severity: Severity::Warning, text });
                 thread::sleep(LOOK_AGAIN);
@@ -163,10 +158,39 @@ impl Shutdown {
         }
     }
 
-    /// Until somebody wrote to the pipe. What it is woken by is a signal or a notifier, but it may also be nothing.
-    fn sleep(&mut self) -> io::Result<()> {
+    /// What has come since this was asked last.
+    fn came(&mut self, log: &Log) -> Option<Cause> {
+        let came: Vec<i32> = self.signals.pending().collect();
+        let (mut stops, mut drains, mut reloads) = (false, false, false);
+        for &signal in &came {
+            match meaning(signal, self.hangup) {
+                Meaning::Stop => stops = true,
+                Meaning::Drain => drains = true,
+                Meaning::Reload => reloads = true,
+                Meaning::Child => reap_orphans(),
+                Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
+            }
+        }
+        // What ends sooner goes before what ends later, and that before what does not end.
+        if stops {
+            return Some(Cause::Signal);
+        }
+        if drains {
+            return Some(Cause::Drain);
+        }
+        if reloads {
+            return Some(Cause::Reload);
+        }
+        self.drained.0.is_drained.swap(false, Ordering::SeqCst).then_some(Cause::Drained)
+    }
+
+    /// Until somebody wrote to the pipe, or for so long. What it is woken by is a signal or a notifier, but it may also be
+    /// nothing.
+    fn sleep(&mut self, patience: Option<Duration>) -> io::Result<()> {
         let reader = self.signals.get_read();
-        match poll(&mut [PollFd::new(reader, PollFlags::IN)], None) {
+        let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        match poll(&mut [PollFd::new(reader, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) => return Ok(()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -182,7 +206,10 @@ impl Shutdown {
 }
 
 enum Meaning {
+    /// The end, at once.
     Stop,
+    /// The end, once nobody is left to serve.
+    Drain,
     Reload,
     /// A child ended.
     Child,
@@ -198,6 +225,7 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
         SIGCHLD => Meaning::Child,
         SIGHUP if hangup == Hangup::Stops => Meaning::Stop,
         SIGHUP => Meaning::Reload,
+        SIGTERM => Meaning::Drain,
         SIGUSR1 => nothing("USR1", "there is no log file to reopen"),
         SIGUSR2 => nothing("USR2", "upgrading in place comes with a later version"),
         SIGXCPU => nothing("XCPU", "the limit of CPU time (ulimit -t) is used up"),
@@ -245,23 +273,40 @@ mod tests {
     fn signals_and_notifiers_wake_the_waiter() {
         let log = Log::stderr(false);
         let mut shutdown = Shutdown::install(Hangup::Stops).expect("handlers");
-        for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP] {
+        for (signal, cause) in [
+            (SIGTERM, Cause::Drain),
+            (SIGINT, Cause::Signal),
+            (SIGQUIT, Cause::Signal),
+            (SIGHUP, Cause::Signal),
+        ] {
             let harmless =
                 [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ, SIGTTOU, SIGTTIN];
             for signal in harmless.into_iter().chain(real_time()).chain([signal]) {
                 signal_hook::low_level::raise(signal).expect("a signal to ourselves");
             }
-            assert_eq!(shutdown.wait(&log), Cause::Signal);
+            assert_eq!(shutdown.wait(None, &log), cause);
         }
+        // What ends sooner counts, and news of other kinds takes nothing away.
+        let notifier = shutdown.notifier();
+        notifier.drained();
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::low_level::raise(signal).expect("a signal to ourselves");
+        }
+        assert_eq!(shutdown.wait(None, &log), Cause::Signal);
+        assert_eq!(shutdown.wait(None, &log), Cause::Drained);
+        notifier.drained();
+        signal_hook::low_level::raise(SIGTERM).expect("a signal to ourselves");
+        assert_eq!([(); 2].map(|()| shutdown.wait(None, &log)), [Cause::Drain, Cause::Drained]);
+        assert_eq!(shutdown.wait(Some(Duration::from_millis(1)), &log), Cause::TimeIsUp);
         let notifier = shutdown.notifier();
         thread::spawn(move || notifier.drained()).join().expect("telling does not panic");
-        assert_eq!(shutdown.wait(&log), Cause::Drained);
+        assert_eq!(shutdown.wait(None, &log), Cause::Drained);
         // Never blocks, however often it is told.
         let notifier = shutdown.notifier();
         for _ in 0..100_000 {
             notifier.drained();
         }
-        assert_eq!(shutdown.wait(&log), Cause::Drained);
+        assert_eq!(shutdown.wait(None, &log), Cause::Drained);
     }
 
     #[test]
@@ -269,6 +314,7 @@ mod tests {
         let told = |signal| match meaning(signal, Hangup::Reloads) {
             Meaning::Nothing { name, why } => format!("{name}: {why}"),
             Meaning::Reload => "reload".to_owned(),
+            Meaning::Drain => "drain".to_owned(),
             Meaning::Stop | Meaning::Child => String::new(),
         };
         assert_eq!(told(SIGHUP), "reload");
@@ -276,6 +322,6 @@ mod tests {
         assert_eq!(told(SIGUSR2), "USR2: upgrading in place comes with a later version");
         assert_eq!(told(SIGALRM), "ALRM: balance does not use it");
         assert_eq!(told(63), "63: balance does not use it");
-        assert_eq!(told(SIGTERM), "");
+        assert_eq!((told(SIGTERM), told(SIGINT)), ("drain".to_owned(), String::new()));
     }
 }

@@ -3,6 +3,7 @@
 //! Knows: its settings. Never: services, how a setting is carried out.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use super::Typed;
 
@@ -22,7 +23,7 @@ impl From<&str> for Named {
 }
 
 /// The settings that all services of a process share.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {
     /// `-f`.
     pub foreground: bool,
@@ -39,4 +40,26 @@ pub struct ProcessSpec {
     /// `--loopback-congestion`: the congestion control of bulk within this host; whether the system has it is asked later.
     /// `None`: the system's own.
     pub loopback_congestion: Option<Named>,
+    /// `--drain-timeout`: how long connections may go on after SIGTERM; 0 = not at all.
+    pub drain_timeout: Duration,
+}
+
+impl ProcessSpec {
+    /// `--drain-timeout` that was not given.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+impl Default for ProcessSpec {
+    fn default() -> Self {
+        Self {
+            foreground: false,
+            debug: false,
+            dump: false,
+            control_group: None,
+            workers: None,
+            busy_poll: None,
+            loopback_congestion: None,
+            drain_timeout: Self::DRAIN_TIMEOUT,
+        }
+    }
 }

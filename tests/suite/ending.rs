@@ -96,7 +96,7 @@ fn a_download_cut_short_by_a_signal_ends_in_a_reset() {
         let rcvd = instance.show()[0].rcvd;
         std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
     });
-    instance.signal(Signal::TERM);
+    instance.signal(Signal::INT);
     assert_eq!(instance.wait(), 0);
     stop.store(true, Ordering::SeqCst);
     assert_eq!(client.ending(), Received::Reset);
@@ -169,7 +169,7 @@ fn nobody_who_misses_bytes_sees_a_clean_end_however_many_they_are_when_the_insta
     // More workers than cores, so that no one of them has all the time there is.
     let mut instance = Instance::before(&[&"--workers", &"4", &to]);
     let mut downloads = stalled_downloads(&instance, &channel, CLIENTS);
-    instance.signal(Signal::TERM);
+    instance.signal(Signal::INT);
     assert_eq!(instance.wait(), 0);
     assert_eq!(endings(&mut downloads), [CLIENTS, 0]);
 }

@@ -11,6 +11,7 @@ mod compat;
 mod control;
 mod crowd;
 mod data;
+mod drain;
 mod ending;
 mod failover;
 mod files;

@@ -487,7 +487,7 @@ fn a_dump_that_nobody_reads_delays_no_end() {
             assert!(instance.is_running(), "it has a client");
             client.rst();
         } else {
-            instance.signal(Signal::TERM);
+            instance.signal(Signal::INT);
         }
         assert_eq!(instance.wait(), 0);
         assert!(begun.elapsed() < HUNG, "{:?}, by kill: {by_kill}", begun.elapsed());

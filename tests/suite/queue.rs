@@ -384,7 +384,7 @@ fn kill_ends_when_those_in_line_have_waited_long_enough() {
 }
 
 #[test]
-fn sigterm_ends_at_once_whoever_waits() {
+fn an_interrupt_ends_at_once_whoever_waits() {
     let a = Server::named("a");
     let instance = with_line("5", "1h", &[&format!("{a}:1")]);
     let holder = instance.named();

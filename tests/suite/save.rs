@@ -78,6 +78,8 @@ fn options_are_all_there() {
         "off",
         "--loopback-congestion",
         "reno",
+        "--drain-timeout",
+        "8s",
         "-B",
         "127.0.0.1",
         "-t",
@@ -127,7 +129,7 @@ fn options_are_all_there() {
     let instance = start(&options, &["127.0.0.1:9,weight=3", "127.0.0.1:10,disabled"]);
     let line = saved(&instance);
     for words in [
-        "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno ",
+        "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno --drain-timeout 8s ",
         " -B 127.0.0.1 -t 7 -T 5m --half-close-timeout 90s -K 30:5:3 -k 60:10:4 ",
         " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject ",
         r#" --check 'send:it'\''s $HOME\r\n;expect:a "b" !' --check-interval 1d --check-timeout 3s "#,

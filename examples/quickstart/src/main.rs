@@ -176,7 +176,7 @@ fn show(
     } else {
         writeln!(out, "\nRun it in a terminal and it stays, for you to poke at with curl and `balance -i`.")?;
     }
-    balance(&["-b", "127.0.0.1", "-c", "kill", &number]);
+    balance(&["-b", "127.0.0.1", "-c", "kill 0", &number]);
     instance.recv()?;
     Ok(())
 }

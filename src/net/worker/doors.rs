@@ -80,6 +80,11 @@ impl Doors {
         Ok(())
     }
 
+    /// All services that have a door.
+    pub(super) fn services(&self) -> Vec<ServiceId> {
+        self.of.keys().copied().collect()
+    }
+
     /// The doors of a service.
     pub(super) fn of(&self, service: ServiceId) -> Vec<usize> {
         self.of.get(&service).cloned().unwrap_or_default()

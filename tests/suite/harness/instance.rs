@@ -343,16 +343,21 @@ impl Instance {
         }
         assert_eq!(left, Vec::<String>::new(), "sockets in CLOSE_WAIT or FIN_WAIT2");
         self.assert_idle();
-        self.terminate();
+        self.end_by(Signal::TERM);
     }
 
     /// The end of an instance that has nothing to show any more, or clients still connected.
     #[track_caller]
-    pub(crate) fn terminate(mut self) {
-        self.signal(Signal::TERM);
+    pub(crate) fn terminate(self) {
+        self.end_by(Signal::INT);
+    }
+
+    #[track_caller]
+    fn end_by(mut self, signal: Signal) {
+        self.signal(signal);
         let code = self.wait();
         self.check_outcome(code);
-        assert_eq!(code, 0, "exit code after SIGTERM");
+        assert_eq!(code, 0, "exit code after {signal:?}");
     }
 
     /// The end of an instance that was told to `kill` itself.

@@ -450,7 +450,7 @@ fn an_instance_that_is_stopped_takes_its_time_to_reset_those_who_miss_bytes() {
     let mut downloads = stalled_downloads(&instance, &channel, CLIENTS);
     // As it would be among many more.
     let tracer = Tracer::attach(&instance, &["trace=close", "inject=close:delay_enter=8ms"]);
-    instance.signal(Signal::TERM);
+    instance.signal(Signal::INT);
     assert_eq!(instance.wait(), 0);
     drop(tracer);
     assert_eq!(endings(&mut downloads), [CLIENTS, 0]);
