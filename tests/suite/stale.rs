@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{BlackHole, DEADLINE, Instance, Refusing, Server, eventually, own_address};
+use crate::harness::{BlackHole, Client, DEADLINE, Instance, Refusing, Server, eventually, own_address};
 use crate::relay_sim::random::Random;
 
 /// Not a wait for anything: so long does each race last.
@@ -82,7 +82,12 @@ fn race(instance: &Instance, seed: u64, mut meddle: impl FnMut(&mut Random) + Se
         for _ in 0..CLIENTS {
             scope.spawn(move || {
                 while !is_over.load(Ordering::SeqCst) {
-                    let mut client = instance.connect();
+                    // A reset can come before the connect has come back.
+                    let client = Client::try_connect(instance.addr, None, None);
+                    let Ok(mut client) = client else {
+                        fates.unheard.fetch_add(1, Ordering::SeqCst);
+                        continue;
+                    };
                     let mut name = [0];
                     match client.0.read(&mut name) {
                         Ok(1) => {
