@@ -5,6 +5,7 @@
 use std::fs;
 
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::harness::{Direction, Instance, Run, Server, Setup, Stream, eventually, needs_root, own_address};
 
@@ -101,10 +102,20 @@ fn entries(instance: &Instance) -> usize {
 #[test]
 fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
     let server = Server::named("a");
-    let instance = at_a_terminal("", &server);
+    // No program stands between: whoever has this has the terminal.
+    let terminal =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&terminal).expect("it is ours");
+    unlockpt(&terminal).expect("it is new");
+    let path = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("text");
+    let shell = format!(r#"exec setsid --ctty "$0" -f "$@" <{path} >$XDG_RUNTIME_DIR/output 2>&1;"#);
+    let address = own_address();
+    let (ip, channel) = (address.ip().to_string(), server.to_string());
+    let mut instance = Setup::binding(address).shell(&shell).start(["-b", &ip, "PORT", &channel]);
     assert_eq!(entries(&instance), 1);
-    instance.signal(Signal::KILL);
-    eventually("it ends, and cleanly", || (entries(&instance) == 0).then_some(()));
+    drop(terminal);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(entries(&instance), 0, "it ends cleanly");
     instance.ctl("show").code(69);
     // The same without a hangup: there is a terminal to lose.
     let mut instance = at_a_terminal("", &server);

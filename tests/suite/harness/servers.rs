@@ -46,7 +46,8 @@ impl Server {
         if address.port() != 0 {
             socket.set_reuse_address(true).expect("an option");
         }
-        socket.bind(&address.into()).expect("a free port");
+        // A port that was just left, or that a connection of somebody else has for a moment, is free soon.
+        eventually("a free port", || socket.bind(&address.into()).ok());
         // std's queue of 128 overflows in a burst, and what the kernel does then is not our subject.
         socket.listen(4096).expect("listen");
         Self::over(socket.into(), serve)
