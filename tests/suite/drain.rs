@@ -2,7 +2,8 @@
 //!
 //! Source: docs/stop.md. Ends that come at once stand in `ending`, signals that end nothing in `signals`.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -43,9 +44,16 @@ fn echo(client: &mut Client) {
     assert_eq!(client.recv(1), b"x");
 }
 
+/// Waits until nobody listens there. Asked of the kernel: a connect would be one more client.
 #[track_caller]
 fn await_free(address: SocketAddr) {
-    eventually("nobody listens", || TcpStream::connect(address).is_err().then_some(()));
+    let SocketAddr::V4(v4) = address else { panic!("{address} is not IPv4") };
+    let place = format!(" {:08X}:{:04X} ", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let listens = |line: &str| line.contains(&format!("{place}00000000:0000 0A"));
+    eventually("nobody listens", || {
+        let sockets = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+        (!sockets.lines().any(listens)).then_some(())
+    });
 }
 
 /// Asks the process that drains.
