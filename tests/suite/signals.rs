@@ -108,7 +108,9 @@ fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
     grantpt(&terminal).expect("it is ours");
     unlockpt(&terminal).expect("it is new");
     let path = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("text");
-    let shell = format!(r#"exec setsid --ctty "$0" -f "$@" <{path} >$XDG_RUNTIME_DIR/output 2>&1;"#);
+    let shell = format!(
+        r#"exec env --default-signal=HUP setsid --ctty "$0" -f "$@" <{path} >$XDG_RUNTIME_DIR/output 2>&1;"#
+    );
     let address = own_address();
     let (ip, channel) = (address.ip().to_string(), server.to_string());
     let mut instance = Setup::binding(address).shell(&shell).start(["-b", &ip, "PORT", &channel]);
