@@ -120,7 +120,7 @@ fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
     assert_eq!(entries(&instance), 0, "it ends cleanly");
     instance.ctl("show").code(69);
     // The same without a hangup: there is a terminal to lose.
-    let mut instance = at_a_terminal("", &server);
+    let mut instance = at_a_terminal("env --default-signal=HUP", &server);
     send(&[1], pid_of(&instance));
     assert_eq!(instance.wait(), 0);
 }
