@@ -3,32 +3,52 @@
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
 //! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
 //! is whose, `refused` finds what the system lacks, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
-//! that serves it, `controllers` lets operators in, `saved` is the way back from a table to what could have been asked for.
+//! that serves it, `kept` puts back what operators changed before the last end and `keeper` writes it down, `controllers` lets operators in, `upgrade` hands all over to another process and `succession` takes it from one, `web` takes the port of HTTP, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use self::heir::Heir;
+use self::origin::Origin;
 use self::roster::Source;
-use crate::config::{self, Invocation, LineError, Serve, Wrong};
-use crate::process::{PassedError, PassedListener};
+use crate::config::{self, Files, Invocation, LineError, Serve, Wrong};
+use crate::observe::{Event, Log, Severity};
+use crate::process::{self, Hangup, PassedError, PassedListener};
 use crate::spec::{ProcessSpec, ServiceSpec, Typed};
 use crate::sys::given;
 use crate::sys::listen::ListenError;
 
+mod assembly;
 mod circles;
 mod controllers;
 mod deadlines;
+mod doctor;
 mod files;
+mod heir;
+mod hooks;
+mod keeper;
+mod kept;
 mod lookup;
+mod origin;
 mod passed;
+mod past;
 mod plan;
 mod prepared;
 mod refused;
+mod replace;
+mod restore;
 mod roster;
 mod saved;
+mod scribe;
 mod start;
+mod state;
+mod statefile;
 mod stop;
+mod succession;
+mod upgrade;
+mod web;
 
 /// Exit codes of sysexits.h.
 mod exit {
@@ -151,20 +171,45 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
 fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     // First of all: what was inherited can be told from what is ours only now.
     given::record();
+    let parsed = config::parse(argv);
+    let is_start = match &parsed {
+        Ok(Invocation::Serve(serve)) => !serve.check_only,
+        Ok(Invocation::Files(files)) => !files.check_only,
+        _ => false,
+    };
+    if is_start {
+        process::expect_signals();
+    }
+    let mut origin = Origin::of_this_process(argv);
+    let mut heir = Heir::of_this_process();
+    heir.iter().for_each(|heir| origin.started_by(heir.program()));
     let environment = controllers::Environment::read();
     let passed = environment.passed_listeners();
-    match config::parse(argv)? {
+    match parsed? {
         Invocation::Serve(serve) => {
-            let Serve { process, service, check_only } = *serve;
-            serve_all(&process, vec![service], check_only, passed, None, &environment)
+            let Serve { process, service, check_only, replace } = *serve;
+            // A successor is to find the same file, wherever this process is by then.
+            let mut named = process.state.iter().chain(&process.http_token_file);
+            let is_relative = named.any(|named| Path::new(&named.name).is_relative());
+            origin.directory = if is_relative { std::env::current_dir().ok() } else { None };
+            let asked =
+                StartRequest { process, services: vec![service], check_only, replace, source: None, origin };
+            serve_all(asked, passed, heir.as_mut(), &environment)
         }
         Invocation::Files(asked) => {
             // In the background the process has another directory; the files are where they were.
             let directory = std::env::current_dir().unwrap_or_default();
-            let (process, services) = files::read(&asked, &directory)?;
-            let check_only = asked.check_only;
+            let read = files::read(&asked, &directory).map_err(Failure::from);
+            let (process, services) = read.inspect_err(|failure| refused_to(heir.as_mut(), failure))?;
+            let Files { check_only, replace, .. } = asked;
+            origin.directory = Some(directory.clone());
             let source = Some(Source { files: asked, directory });
-            serve_all(&process, services, check_only, passed, source, &environment)
+            serve_all(
+                StartRequest { process, services, check_only, replace, source, origin },
+                passed,
+                heir.as_mut(),
+                &environment,
+            )
         }
         Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
         Invocation::Shell { instance } => controllers::shell(&instance, &environment),
@@ -173,22 +218,54 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     }
 }
 
-/// Looks all names up, and starts to serve unless only a check was asked for.
-fn serve_all(
-    process: &ProcessSpec,
+/// What was asked for, and by whom.
+struct StartRequest {
+    process: ProcessSpec,
     services: Vec<ServiceSpec>,
     check_only: bool,
-    passed: Result<Vec<PassedListener>, PassedError>,
+    replace: bool,
     source: Option<Source>,
+    origin: Origin,
+}
+
+/// The process whose place this one was to take hears why it does not.
+fn refused_to(heir: Option<&mut Heir>, failure: &Failure) {
+    if let Some(heir) = heir {
+        heir.fail(&failure.message);
+    }
+}
+
+/// Looks all names up, and starts to serve unless only a check was asked for.
+fn serve_all(
+    asked: StartRequest,
+    passed: Result<Vec<PassedListener>, PassedError>,
+    mut heir: Option<&mut Heir>,
     environment: &controllers::Environment,
 ) -> Result<u8, Failure> {
+    let foreground = start::is_foreground(&asked.process);
+    if !asked.check_only && (foreground || heir.is_some()) {
+        process::expect_the_end(Hangup::of_this_process(foreground, given::ignores(process::HANGUP)));
+    }
+    let result = serve_asked(asked, passed, heir.as_deref_mut(), environment);
+    result.inspect_err(|failure| refused_to(heir, failure))
+}
+
+fn serve_asked(
+    StartRequest { process, services, check_only, replace, source, origin }: StartRequest,
+    passed: Result<Vec<PassedListener>, PassedError>,
+    heir: Option<&mut Heir>,
+    environment: &controllers::Environment,
+) -> Result<u8, Failure> {
+    let process = &process;
     let mut wrong: Vec<Failure> = Vec::new();
-    let found = lookup::services(&services);
+    let known = heir.as_ref().map_or_else(lookup::Known::default, |heir| heir.hosts());
+    let found = lookup::services(&services, known).map(|(found, _)| found);
     let found = found.map_err(|errors| wrong.extend(errors.into_iter().map(Failure::from)));
     let passed = passed.map_err(|error| wrong.push(error.into()));
     wrong.extend(refused::settings(process));
     if check_only {
         wrong.extend(refused::programs(&services));
+        wrong.extend(refused::state_file(process, source.as_ref()));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {
         return Err(Failure::first_or_all(wrong, NOT_STARTED).unwrap_or_else(|| Failure::new(exit::OS, "")));
@@ -201,9 +278,20 @@ fn serve_all(
         wrong.extend(passed::assign(passed, &services).err());
         return Failure::first_or_all(wrong, NOT_STARTED).map_or_else(|| print(text.as_bytes()), Err);
     }
-    match Failure::first_or_all(wrong, NOT_STARTED) {
-        Some(failure) => Err(failure),
-        None => start::start(process, services, passed, source, environment),
+    match (Failure::first_or_all(wrong, NOT_STARTED), heir) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(heir)) => succession::start(process, services, source, origin, environment, heir),
+        (None, None) => {
+            let mut heirs = if replace { replace::ask(&services, environment)? } else { Vec::new() };
+            if replace && heirs.is_empty() {
+                let text =
+                    "--replace: no instance of yours serves these addresses; this is a start like any other";
+                let note = Event::Note { severity: Severity::Notice, text: text.to_owned() };
+                Log::stderr(false).timed(process.log_time).tell(&note);
+            }
+            let result = start::start(process, services, passed, source, origin, environment, &mut heirs);
+            result.inspect_err(|failure| heirs.iter_mut().for_each(|heir| heir.fail(&failure.message)))
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! The rooms, in reading order. Imports go down this list only; `tests/suite/layers.rs` holds the wall.
 //!
 //! - [`spec`] is what was asked for: plain values.
+//! - [`handover`] is what a process leaves to its successor: plain values.
 //! - [`sched`] decides which channel a client gets. Pure.
 //! - [`wire`] says what happens to bytes. Pure.
 //! - [`observe`] tells: the log, the packet dump. Never asked back.
@@ -19,6 +20,7 @@
 pub mod app;
 pub mod config;
 pub mod control;
+pub mod handover;
 pub mod names;
 pub mod net;
 pub mod observe;

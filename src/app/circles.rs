@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::prepared::Prepared;
 use crate::net;
-use crate::sched::ChannelKey;
+use crate::sched::{Addresses, ChannelKey, Snapshot};
 
 /// A channel without a maxc that leads to a service of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,38 @@ struct Edge {
     address: SocketAddr,
 }
 
+/// A service, as far as ways lead to it and on from it.
+pub(super) struct Junction {
+    pub(super) name: Option<String>,
+    pub(super) listen: SocketAddr,
+    /// Those that no maxc bounds.
+    pub(super) channels: Vec<(ChannelKey, Addresses)>,
+}
+
+impl Junction {
+    fn of(service: &Prepared) -> Self {
+        let name = service.parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
+        Self::at(name, service.listener.address(), service.parts.table.lock().snapshot())
+    }
+
+    /// A service with these channels.
+    pub(super) fn at(name: Option<String>, listen: SocketAddr, table: Snapshot) -> Self {
+        // What the operator decided of a channel may change, where it leads stays.
+        let channels = table.groups.into_iter().flat_map(|group| {
+            let unbounded = group.channels.into_iter().filter(|channel| channel.maxc.is_none());
+            unbounded.map(move |one| (ChannelKey { group: group.id, channel: one.id }, one.addresses))
+        });
+        Self { name, listen, channels: channels.collect() }
+    }
+}
+
 /// What is to be said of each channel of a circle, with the number of its service.
 pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
+    warnings_of(&services.iter().map(|service| Junction::of(service)).collect::<Vec<_>>())
+}
+
+/// The same of services that are served already.
+pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
     let edges = edges(services);
     let text = |edge: &Edge| {
         let (group, channel) = (edge.channel.group.index(), edge.channel.channel.index());
@@ -32,9 +62,9 @@ pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
             )
         } else {
             let to = &services[edge.to];
-            let to = match &to.parts.spec.name {
-                Some(name) => format!("service {}", name.as_str()),
-                None => format!("the service on {}", to.listener.address()),
+            let to = match &to.name {
+                Some(name) => format!("service {name}"),
+                None => format!("the service on {}", to.listen),
             };
             format!(
                 "channel {channel} of group {group} leads to {to} ({address}), which leads back here: without a maxc \
@@ -47,26 +77,21 @@ pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
 }
 
 /// The ways between services that no maxc bounds.
-fn edges(services: &[&Prepared]) -> Vec<Edge> {
+fn edges(services: &[Junction]) -> Vec<Edge> {
     // By port: who serves many ports does not pay for each pair of service and channel.
     let mut listeners: BTreeMap<u16, Vec<(usize, SocketAddr)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
-        let address = service.listener.address();
-        listeners.entry(address.port()).or_default().push((to, address));
+        listeners.entry(service.listen.port()).or_default().push((to, service.listen));
     }
     let mut edges = Vec::new();
     for (from, service) in services.iter().enumerate() {
-        for group in service.parts.table.lock().snapshot().groups {
-            // What the operator decided of a channel may change, where it leads stays.
-            for channel in group.channels.iter().filter(|channel| channel.maxc.is_none()) {
-                let mut found = BTreeSet::new();
-                for &address in channel.addresses.as_slice() {
-                    for &(to, listener) in listeners.get(&address.port()).into_iter().flatten() {
-                        if !found.contains(&to) && net::is_reached(listener, address) {
-                            found.insert(to);
-                            let channel = ChannelKey { group: group.id, channel: channel.id };
-                            edges.push(Edge { from, to, channel, address });
-                        }
+        for (channel, addresses) in &service.channels {
+            let mut found = BTreeSet::new();
+            for &address in addresses.as_slice() {
+                for &(to, listener) in listeners.get(&address.port()).into_iter().flatten() {
+                    if !found.contains(&to) && net::is_reached(listener, address) {
+                        found.insert(to);
+                        edges.push(Edge { from, to, channel: *channel, address });
                     }
                 }
             }

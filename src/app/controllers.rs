@@ -5,26 +5,37 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::assembly::Assembly;
 use super::deadlines::Deadlines;
+use super::doctor::{self, Watch};
+use super::keeper::{Bell, Keeper};
+use super::origin::{Inheritance, Origin};
+use super::plan::{self, LineSource};
 use super::prepared::Served;
 use super::roster::{Roster, Written};
-use super::{Failure, plan, saved};
+use super::scribe::Scribe;
+use super::upgrade::Upgrader;
+use super::web::{self, Web};
+use super::{Failure, saved};
 use crate::config::{self, Instance};
 use crate::control::{
-    Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, Interactive, ManagedService,
-    Names, OneShot, Place, Plane, Port, ProcessHands, Services, Wanted, Which,
+    Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, HttpServer, Interactive,
+    ManagedService, Names, OneShot, Place, Plane, Port, ProcessHands, Register, Services, Wanted, Which,
 };
+use crate::handover::message::EndAsked;
 use crate::names::resolve;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::process::{self, Cause, PassedError, PassedListener, Variables};
-use crate::sched::{Addresses, Snapshot};
+use crate::process::{self, Cause, PassedError, PassedListener, Shutdown, Variables};
+use crate::sched::Addresses;
 use crate::spec::{PortWord, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 
@@ -36,6 +47,14 @@ const USER_DIRECTORIES: &str = "/run/user";
 const ANSWERED: Duration = Duration::from_secs(1);
 /// ... and how long when somebody wants the process gone.
 const INTERRUPTED: Duration = Duration::from_millis(50);
+/// How long the end waits for programs to hear of the last events, ...
+const HEARD: Duration = Duration::from_secs(1);
+/// ... and how long when somebody wants the process gone.
+const HEARD_AT_ONCE: Duration = Duration::from_millis(200);
+/// How long the end waits for the last lines of the access log.
+const LOGGED: Duration = Duration::from_secs(2);
+/// How long the end waits for the state file. What takes longer is a disk that hangs.
+const KEPT: Duration = Duration::from_secs(5);
 
 /// What is taken from the environment, read once.
 pub(super) struct Environment {
@@ -83,10 +102,10 @@ impl Environment {
     }
 
     /// Tells of what was not heeded.
-    pub(super) fn warn(&self) {
+    pub(super) fn warn(&self, log: &Log) {
         if let Some(text) = &self.ignored {
             let note = Event::Note { severity: Severity::Warning, text: text.clone() };
-            Log::stderr(false).tell(&note);
+            log.tell(&note);
         }
     }
 
@@ -113,6 +132,9 @@ impl Environment {
         let port = super::lookup::port_number(&instance.port, &instance.typed).map_err(|error| {
             let failure = Failure::from(error);
             if instance.bind.is_some() {
+                return failure;
+            }
+            if let Some(failure) = no_such_process(&instance.port) {
                 return failure;
             }
             let why = "balance: neither a port nor a running service is called so";
@@ -143,23 +165,52 @@ impl Environment {
     }
 }
 
+/// Why nobody goes by the name of a process that drains, if the word is one.
+fn no_such_process(word: &PortWord) -> Option<Failure> {
+    let PortWord::Name(name) = word else { return None };
+    let pid: i32 = name.strip_prefix("process.")?.parse().ok()?;
+    let pid = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0)?;
+    let why = match rustix::process::test_kill_process(pid) {
+        Err(rustix::io::Errno::SRCH) => format!("process {} has ended", pid.as_raw_nonzero()),
+        _ => format!(
+            "process {0} is there, but is called {name} only when it has stopped taking clients; until then name its port or \
+             service, which balance --list shows",
+            pid.as_raw_nonzero()
+        ),
+    };
+    Some(Failure::new(super::exit::UNAVAILABLE, format!("no master process, exiting.\nbalance: {why}")))
+}
+
 /// `-c`.
 pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environment) -> Result<u8, Failure> {
-    environment.warn();
+    environment.warn(&Log::stderr(false));
     let wanted = environment.wanted(instance)?;
     Ok(crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() }))
 }
 
 /// `-i`.
 pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8, Failure> {
-    environment.warn();
+    environment.warn(&Log::stderr(false));
     let wanted = environment.wanted(instance)?;
     Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
 
+/// Asks the instance that listens at this place for its ports; `None`: there is none.
+///
+/// # Errors
+/// It is not ours, or does not answer.
+pub(super) fn ask_for(place: SocketAddr, environment: &Environment) -> io::Result<Option<(UnixStream, u32)>> {
+    crate::control::ask_for(&environment.directories, place)
+}
+
+/// The process of ours that listens at this place. One that is not ours, or does not answer soon, is none.
+pub(super) fn holder(place: SocketAddr, environment: &Environment) -> Option<u32> {
+    crate::control::holder(&environment.directories, place)
+}
+
 /// `--list`.
 pub(super) fn list(environment: &Environment) -> u8 {
-    environment.warn();
+    environment.warn(&Log::stderr(false));
     crate::control::list(&environment.searched)
 }
 
@@ -202,20 +253,80 @@ pub(super) struct AtWork {
     pub(super) clock: Clock,
     /// Told by operators.
     pub(super) deadlines: Arc<Deadlines>,
+    keeper: Keeper,
     server: Server,
     minder: Minder,
-    control: Option<Control>,
+    control: Option<Arc<Control>>,
+    services: Arc<Services>,
+    /// Answers as long as the process lives.
+    _http: Option<Arc<HttpServer>>,
     pub(super) roster: Arc<Roster>,
+    pub(super) upgrader: Arc<Upgrader>,
+    /// Who writes the access log, if there is one.
+    scribe: Option<Scribe>,
 }
 
 impl AtWork {
+    /// Is there an access log?
+    pub(super) fn writes_log(&self) -> bool {
+        self.scribe.is_some()
+    }
+
+    /// Opens the access log again, if there is one, without waiting for it.
+    pub(super) fn reopen_soon(&self) {
+        if let Some(scribe) = &self.scribe {
+            scribe.reopen_soon(self.roster.log());
+        }
+    }
+
     /// Takes no clients any more: the names go, but one to ask this process by, and the ports after them.
     pub(super) fn drain(&self) {
-        if let Some((path, cause)) = self.control.as_ref().and_then(Control::drain) {
+        // The state first: who gets the port next reads it.
+        self.keeper.finish();
+        // Where there is no control socket, nobody else says so.
+        if self.control.is_none() {
+            self.services.retire();
+        }
+        if let Some((path, cause)) = self.control.as_ref().and_then(|control| control.drain()) {
             let cause = format!("no control socket at {}: {cause}", path.display());
             self.roster.log().tell(&Event::NoRendezvous { cause });
         }
         self.server.stop_listening();
+    }
+
+    /// Makes the names again by which operators find this process, if somebody has deleted them.
+    pub(super) fn bring_names_back(&self) {
+        let Some(control) = &self.control else { return };
+        let log = self.roster.log();
+        let again = || {
+            Endpoint::bind(&EndpointOptions {
+                directories: Environment::read().directories,
+                services: self.roster.names(),
+                group: self.roster.control_group(),
+            })
+        };
+        let missed = match control.come_back(again) {
+            None => return,
+            Some(Ok(missed)) => missed,
+            Some(Err(e)) => return log.tell(&Event::NoRendezvous { cause: e.to_string() }),
+        };
+        if missed.is_empty() {
+            let text = "the control socket was deleted; it is there again".to_owned();
+            log.tell(&Event::Note { severity: Severity::Warning, text });
+        }
+        for (path, cause) in missed {
+            let cause = format!("no control socket at {}: {cause}", path.display());
+            log.tell(&Event::NoRendezvous { cause });
+        }
+    }
+
+    /// Another process has taken over. What is left here is asked by a name of its own.
+    pub(super) fn go_apart(&self) {
+        self.keeper.finish();
+        let Some(control) = &self.control else { return };
+        if let Err(cause) = control.go_apart() {
+            self.roster.log().tell(&Event::NoRendezvous { cause: cause.to_string() });
+        }
     }
 
     /// Is any service served, or has connections left?
@@ -228,12 +339,12 @@ impl AtWork {
         if let Some(control) = &self.control {
             control.remove();
         }
-        let patience = match cause {
+        let (patience, patience_for_hooks) = match cause {
             // After `kill`: its answer may still be on its way.
-            Cause::Drained => ANSWERED,
+            Cause::Drained => (ANSWERED, HEARD),
             _ => {
                 self.server.shut_down();
-                INTERRUPTED
+                (INTERRUPTED, HEARD_AT_ONCE)
             }
         };
         self.minder.stop();
@@ -241,6 +352,16 @@ impl AtWork {
             control.stop(patience);
         }
         self.server.finish_dump();
+        if let Some(scribe) = &self.scribe {
+            scribe.stop(LOGGED, self.roster.log());
+        }
+        // Theirs is the last word: what came before is what they hear of.
+        self.roster.hooks().stop(patience_for_hooks);
+        // After the last command was answered.
+        if !self.keeper.stop(KEPT) {
+            let text = "state file: the last changes are not written yet, since the disk does not answer";
+            self.roster.log().tell(&Event::Note { severity: Severity::Error, text: text.into() });
+        }
     }
 
     /// Clients being served.
@@ -251,44 +372,100 @@ impl AtWork {
 
 /// Lets controllers in, if there is an endpoint to let them in by.
 pub(super) fn serve(
-    endpoint: Option<Endpoint>,
-    roster: Arc<Roster>,
-    (server, minder): (Server, Minder),
-    (clock, deadlines): (Clock, Arc<Deadlines>),
+    (endpoint, web): (Option<Endpoint>, Option<Web>),
+    assembly: Assembly,
+    origin: Origin,
+    keeper: Keeper,
+    inheritance: Option<Arc<Inheritance>>,
     log: &Log,
-) -> AtWork {
-    let reloads = Arc::clone(&roster);
-    let hands = ProcessHands {
-        reload: Arc::new(move |clean| reloads.reload(clean).map_err(|failure| failure.message)),
-    };
+) -> (Shutdown, AtWork) {
+    let Assembly { scribe, shutdown, server, minder, clock, deadlines, roster, bell: _ } = assembly;
+    let loopback_congestion = server.loopback_congestion().map(str::to_owned);
+    let upgrader = Upgrader::new(origin, server.clone(), Arc::clone(&roster), clock, shutdown.notifier());
+    upgrader.set_keeps_state(keeper.keeps());
+    // Before anybody can ask for anything.
+    inheritance.into_iter().for_each(|from| upgrader.inherited(from));
+    let watch =
+        Watch::begin(&server, &roster, loopback_congestion, (log, scribe.as_ref().map(Scribe::access)));
+    let services =
+        Arc::new(Services::new(roster.services(), hands(&roster, &upgrader, watch, scribe.as_ref())));
+    if let Some(scribe) = &scribe {
+        let watched = Arc::clone(&services);
+        scribe.watch(Box::new(move || watched.connected()));
+    }
     let control = endpoint.and_then(|endpoint| {
-        crate::control::serve(endpoint, Services::new(roster.services(), hands))
+        crate::control::serve(endpoint, Arc::clone(&services))
             .map_err(|e| log.tell(&Event::NoRendezvous { cause: e.to_string() }))
             .ok()
     });
-    if let Some(control) = &control {
-        roster.register(control.register());
+    let control = control.map(Arc::new);
+    match &control {
+        Some(control) => {
+            roster.register(control.register());
+            upgrader.attach(control);
+        }
+        None => roster.register(Register::without_names(Arc::clone(&services))),
     }
-    AtWork { clock, deadlines, server, minder, control, roster }
+    let http = web::serve(web, &services, (&server, control.as_ref(), scribe.as_ref()), clock, log);
+    if let Some(http) = &http {
+        upgrader.attach_http(http);
+    }
+    (
+        shutdown,
+        AtWork {
+            clock,
+            deadlines,
+            keeper,
+            server,
+            minder,
+            control,
+            services,
+            _http: http,
+            roster,
+            upgrader,
+            scribe,
+        },
+    )
 }
 
-/// What tells something of something.
-type Tell<A, B> = Arc<dyn Fn(&A) -> B + Send + Sync>;
+/// What operators may do to the process.
+pub(super) fn hands(
+    roster: &Arc<Roster>,
+    upgrader: &Arc<Upgrader>,
+    watch: Watch,
+    scribe: Option<&Scribe>,
+) -> ProcessHands {
+    let [upgrades, gives, cancels, awaits, tells, stops] = [(); 6].map(|()| Arc::clone(upgrader));
+    let (reloads, writes) = (Arc::clone(roster), scribe.cloned());
+    ProcessHands {
+        reload: Arc::new(move |clean| reloads.reload(clean).map_err(|failure| failure.message)),
+        reopen: Arc::new(move || writes.as_ref().map(Scribe::reopen)),
+        upgrade: Arc::new(move |path| upgrades.upgrade(path)),
+        give: Arc::new(move |stream, pid| gives.give(stream, pid)),
+        // Whoever is started next has the ports of services, and is to have this one as well.
+        stopped: Arc::new(move || _ = stops.http().map(|http| http.let_go())),
+        call_off: Arc::new(move || cancels.cancel(EndAsked::Drain)),
+        await_called_off: Arc::new(move || awaits.await_called_off()),
+        carried: Arc::new(move || tells.carried()),
+        signs: Arc::new(move || watch.signs()),
+        look_up: Arc::new(doctor::look_up),
+    }
+}
 
-/// A service as operators have it. `from_file`: there is a line that it can differ from.
+/// A service as operators have it. `source`: where the line is that it may differ from.
 pub(super) fn manage(
     served: &Served,
     written: &Arc<RwLock<Written>>,
     (minder, settings, clock): (&Minder, &ProcessSpec, Clock),
-    deadlines: &Arc<Deadlines>,
-    from_file: bool,
+    (deadlines, bell): (&Arc<Deadlines>, &Arc<Bell>),
+    source: LineSource,
 ) -> ManagedService {
     let Served { parts, listener, running, alarm, log } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
-    let process = settings.clone();
-    let [line, lines] = [(); 2].map(|()| Arc::clone(written));
+    let (process, stopped) = (settings.clone(), Arc::clone(bell));
+    let [line, lines, asked] = [(); 3].map(|()| Arc::clone(written));
     ManagedService {
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
         listen: vec![listener.address()],
@@ -303,10 +480,12 @@ pub(super) fn manage(
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
             checks.leave(&checked);
-            killed.stop_listening()
+            let is_done = killed.stop_listening();
+            stopped.stopped();
+            is_done
         }),
         end: Arc::new(move |time| ends.end(&ended, &end_log, time)),
-        plane: plane(running, alarm.clone()),
+        plane: plane(running, alarm.clone(), Arc::clone(bell)),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec };
@@ -316,11 +495,11 @@ pub(super) fn manage(
                 None => config::command_line(&process, &spec),
             }
         }),
-        differences: from_file.then(|| -> Tell<Snapshot, Vec<String>> {
-            Arc::new(move |now| {
-                plan::differences(&lines.read().unwrap_or_else(PoisonError::into_inner).groups, now)
-            })
+        spec: Arc::new(move || asked.read().unwrap_or_else(PoisonError::into_inner).spec.clone()),
+        differences: Arc::new(move |now| {
+            plan::differences(&lines.read().unwrap_or_else(PoisonError::into_inner).groups, now, source)
         }),
+        has_file: source == LineSource::File,
         now: Arc::new(move || clock.now()),
         log: log.clone(),
         killed: AtomicBool::new(false),
@@ -328,16 +507,18 @@ pub(super) fn manage(
 }
 
 /// What controllers may ask of the data plane.
-fn plane(running: &Running, alarm: Alarm) -> Plane {
-    let [kicks, closes, asks, serves, counts] = [(); 5].map(|()| running.clone());
+fn plane(running: &Running, alarm: Alarm, bell: Arc<Bell>) -> Plane {
+    let [kicks, closes, taps, asks, serves, counts] = [(); 6].map(|()| running.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
         close_session: Arc::new(move |id| closes.close_session(id)),
+        tap: Arc::new(move |id| taps.tap(id)),
         sessions: Arc::new(move |channel| asks.sessions(channel)),
         changed: Arc::new(move || {
             // Not left to the alarm: after `kill` nobody hears it.
             serves.table_changed();
             alarm.ring();
+            bell.changed();
         }),
         connections: Arc::new(move || counts.connections()),
     }

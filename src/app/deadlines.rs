@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::net::server::Running;
-use crate::observe::{End, Log};
+use crate::observe::Log;
 use crate::process::Notifier;
+use crate::sched::End;
 
 /// A service that takes nobody any more, and how long its connections may go on.
 pub(super) struct Draining {

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
 use crate::sched::Addresses;
-use crate::spec::{ChannelSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
+use crate::spec::{ChannelSpec, GroupSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
 
 /// What is known of a service once all names have been looked up.
 pub(super) struct Resolved {
@@ -18,22 +18,16 @@ pub(super) struct Resolved {
     pub(super) source: Option<SocketAddr>,
     /// By group and number; `None` for a gap.
     pub(super) channels: Vec<Vec<Option<Addresses>>>,
+    /// The groups that the table begins with, where they are not those of the line: operators have changed them.
+    pub(super) changed: Option<Vec<GroupSpec>>,
 }
 
-/// Looks everything up that the services name, each name once.
+/// Looks everything up that the services name, each name once. What is `known` of a name holds where it cannot be looked up: a
+/// name server that fails is no reason to lose a channel. Also answers what has failed, in words.
 ///
 /// # Errors
 /// Everything that is wrong, service by service.
-pub(super) fn services(specs: &[ServiceSpec]) -> Result<Vec<Resolved>, Vec<LineError>> {
-    services_again(specs, Known::default()).map(|(found, _)| found)
-}
-
-/// The same for one who knows what the names meant before: where a name cannot be looked up any more, that holds. A name
-/// server that fails is no reason to lose a channel. Also answers what has failed, in words.
-///
-/// # Errors
-/// Everything that is wrong, service by service.
-pub(super) fn services_again(
+pub(super) fn services(
     specs: &[ServiceSpec],
     known: Known,
 ) -> Result<(Vec<Resolved>, Vec<String>), Vec<LineError>> {
@@ -114,7 +108,7 @@ impl Lookups {
         };
         let channels =
             spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
-        let found = Resolved { listen: listen?, source, channels };
+        let found = Resolved { listen: listen?, source, channels, changed: None };
         (errors.len() == before).then_some(found)
     }
 
@@ -145,6 +139,10 @@ impl Lookups {
     }
 
     fn addresses(&mut self, host: &str, port: u16, typed: &Typed) -> Result<Vec<SocketAddr>, LineError> {
+        // An address needs no looking up, and nobody has to remember what it meant.
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
         let look_up = || {
             resolve::addresses(host, 0).map_err(|e| {
                 let cause = e.to_string();

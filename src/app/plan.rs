@@ -3,12 +3,15 @@
 //! Knows: lines as they were, lines as they are to be, the table as it is. Never: files, names, how anything is carried out.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, Snapshot};
-use crate::spec::{AdminState, ChannelSpec, GroupSpec, Member, Policy};
+use crate::spec::{AdminState, GroupSpec, Member, Policy, Weight};
 
 /// Which service of a list is which of another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,16 +42,17 @@ pub(super) fn pair(now: &[SocketAddr], wanted: &[SocketAddr]) -> Pairing {
 /// A channel as its line has it.
 #[derive(Debug, Clone)]
 pub(super) struct Lined {
-    pub(super) spec: ChannelSpec,
     pub(super) addresses: Addresses,
+    pub(super) maxc: Option<NonZeroU32>,
+    pub(super) weight: Weight,
+    pub(super) state: AdminState,
     /// Which one of the table it is; `None`: none yet.
     pub(super) key: Option<ChannelKey>,
 }
 
 impl Lined {
     fn is_same_line(&self, other: &Self) -> bool {
-        (self.spec.maxc, self.spec.weight, self.spec.state)
-            == (other.spec.maxc, other.spec.weight, other.spec.state)
+        (self.maxc, self.weight, self.state) == (other.maxc, other.weight, other.state)
     }
 
     /// `web1:80`, as operators know it.
@@ -80,14 +84,22 @@ pub(super) fn lined(groups: &[GroupSpec], found: &[Vec<Option<Addresses>>]) -> V
         let members = group.members.iter().zip(found).enumerate();
         let channels = members.filter_map(|(place, (member, addresses))| match (member, addresses) {
             (Member::Channel(spec), Some(addresses)) => {
+                let (maxc, weight, state) = (spec.maxc, spec.weight, spec.state);
                 let key = ChannelKey::new(number, place);
-                Some(Lined { spec: spec.clone(), addresses: addresses.clone(), key })
+                Some(Lined { addresses: addresses.clone(), maxc, weight, state, key })
             }
             _ => None,
         });
         LinedGroup { policy: group.policy, channels: channels.collect() }
     };
     groups.iter().zip(found).enumerate().map(group).collect()
+}
+
+/// Where the lines of services are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineSource {
+    File,
+    CommandLine,
 }
 
 /// One thing to be done to a table, in the order of the list: what comes does so before anything goes.
@@ -106,32 +118,48 @@ pub(super) enum PlannedEdit {
 }
 
 /// What a channel is known by from one line to the next.
-type Identity = (usize, String, u16);
+pub(super) type Identity<'a> = (usize, Cow<'a, str>, u16);
 
-fn identity(group: usize, addresses: &Addresses) -> Identity {
+pub(super) fn identity(group: usize, addresses: &Addresses) -> Identity<'_> {
     let first = addresses.first();
-    let host = addresses.host().map_or_else(|| first.ip().to_string(), str::to_ascii_lowercase);
+    let host = match addresses.host() {
+        Some(host) if host.bytes().any(|byte| byte.is_ascii_uppercase()) => host.to_ascii_lowercase().into(),
+        Some(host) => host.into(),
+        None => first.ip().to_string().into(),
+    };
     (group, host, first.port())
 }
 
 /// What is left of a list of channels by identity, each taken once, in order.
-struct ByIdentity<T>(HashMap<Identity, VecDeque<T>>);
+struct ByIdentity<'a, T>(HashMap<Identity<'a>, Alike<T>>);
 
-impl<T> ByIdentity<T> {
-    fn new(all: impl Iterator<Item = (Identity, T)>) -> Self {
-        let mut found: HashMap<Identity, VecDeque<T>> = HashMap::new();
+/// Those of one identity. That there are several is rare, and need not cost the others anything.
+struct Alike<T> {
+    first: Option<T>,
+    others: VecDeque<T>,
+}
+
+impl<'a, T> ByIdentity<'a, T> {
+    fn new(all: impl Iterator<Item = (Identity<'a>, T)>) -> Self {
+        let mut found: HashMap<Identity<'a>, Alike<T>> = HashMap::with_capacity(all.size_hint().0);
         for (identity, one) in all {
-            found.entry(identity).or_default().push_back(one);
+            match found.entry(identity) {
+                Entry::Vacant(free) => {
+                    _ = free.insert(Alike { first: Some(one), others: VecDeque::new() });
+                }
+                Entry::Occupied(mut taken) => taken.get_mut().others.push_back(one),
+            }
         }
         Self(found)
     }
 
-    fn take(&mut self, identity: &Identity) -> Option<T> {
-        self.0.get_mut(identity)?.pop_front()
+    fn take(&mut self, identity: &Identity<'a>) -> Option<T> {
+        let alike = self.0.get_mut(identity)?;
+        alike.first.take().or_else(|| alike.others.pop_front())
     }
 
     fn rest(self) -> impl Iterator<Item = T> {
-        self.0.into_values().flatten()
+        self.0.into_values().flat_map(|alike| alike.first.into_iter().chain(alike.others))
     }
 }
 
@@ -185,8 +213,7 @@ pub(super) fn steps(
             if is_astray && (is_moved || clean) {
                 then.push(PlannedEdit::Readdress(key, number, place));
             }
-            let is_other = (now.maxc, now.weight, now.state)
-                != (channel.spec.maxc, channel.spec.weight, channel.spec.state);
+            let is_other = (now.maxc, now.weight, now.state) != (channel.maxc, channel.weight, channel.state);
             if now.retires || (is_other && (clean || !is_as_before)) {
                 then.push(PlannedEdit::Apply(key, number, place));
             }
@@ -202,7 +229,7 @@ pub(super) fn steps(
     first.into_iter().chain(then).chain(gone.into_iter().map(PlannedEdit::Retire)).collect()
 }
 
-fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {
+pub(super) fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {
     table.groups.iter().flat_map(|group| {
         group.channels.iter().map(|one| (ChannelKey { group: group.id, channel: one.id }, one))
     })
@@ -218,8 +245,12 @@ fn differ(one: &Addresses, other: &Addresses) -> bool {
     one != other && (one.host() != other.host() || sorted(one) != sorted(other))
 }
 
-/// What is otherwise than the lines have it, by an operator's hand (or by `-a`).
-pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String> {
+/// What is otherwise than the lines have it, by an operator's hand (or by `-a`). `source`: where the lines are.
+pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSource) -> Vec<String> {
+    let (there_is, of) = match source {
+        LineSource::File => ("in the file", "of the file"),
+        LineSource::CommandLine => ("on the command line", "of the command line"),
+    };
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
     let mut told = Vec::new();
     let mut lined = BTreeSet::new();
@@ -230,15 +261,15 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String>
         let now = table.groups.iter().find(|one| one.id.index() == number).map(|one| one.policy);
         if let Some(policy) = now.filter(|&policy| policy != group.policy) {
             let [now, line] = [policy, group.policy].map(config::policy_name);
-            told.push(format!("group {number}: policy {now}, in the file {line}"));
+            told.push(format!("group {number}: policy {now}, {there_is} {line}"));
         }
         for channel in &group.channels {
             let Some((key, now)) = channel.key.and_then(|key| Some((key, *there.get(&key)?))) else {
-                told.push(format!("group {number}: {} of the file is not there", channel.label()));
+                told.push(format!("group {number}: {} {of} is not there", channel.label()));
                 continue;
             };
             lined.insert(key);
-            let mut parts = channel_differences(channel, now);
+            let mut parts = channel_differences(channel, now, there_is);
             if now.paused && !table.paused {
                 parts.push("paused".to_owned());
             }
@@ -252,7 +283,7 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String>
         if !lined.contains(&key) && !one.retires {
             let (group, channel) = (key.group.index(), key.channel.index());
             told.push(format!(
-                "group {group} channel {channel}: {} is not in the file",
+                "group {group} channel {channel}: {} is not {there_is}",
                 label(&one.addresses)
             ));
         }
@@ -260,20 +291,20 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot) -> Vec<String>
     told
 }
 
-fn channel_differences(line: &Lined, now: &ChannelSnapshot) -> Vec<String> {
+fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> Vec<String> {
     let mut parts = Vec::new();
-    if now.state != line.spec.state {
-        parts.push(format!("{}, in the file {}", state_word(now.state), state_word(line.spec.state)));
+    if now.state != line.state {
+        parts.push(format!("{}, {there_is} {}", state_word(now.state), state_word(line.state)));
     }
-    if now.weight != line.spec.weight {
-        parts.push(format!("weight {}, in the file {}", now.weight.get(), line.spec.weight.get()));
+    if now.weight != line.weight {
+        parts.push(format!("weight {}, {there_is} {}", now.weight.get(), line.weight.get()));
     }
-    if now.maxc != line.spec.maxc {
+    if now.maxc != line.maxc {
         let text = |maxc: Option<std::num::NonZeroU32>| maxc.map_or(0, std::num::NonZeroU32::get);
-        parts.push(format!("maxc {}, in the file {}", text(now.maxc), text(line.spec.maxc)));
+        parts.push(format!("maxc {}, {there_is} {}", text(now.maxc), text(line.maxc)));
     }
     if differ(&now.addresses, &line.addresses) {
-        parts.push(format!("{}, in the file {}", label(&now.addresses), line.label()));
+        parts.push(format!("{}, {there_is} {}", label(&now.addresses), line.label()));
     }
     parts
 }

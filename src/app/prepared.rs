@@ -14,11 +14,11 @@ use super::{Failure, exit};
 use crate::control::Names;
 use crate::net::server::Running;
 use crate::net::{Changed, NewService, ServiceOptions};
-use crate::observe::Log;
+use crate::observe::{Log, Owner};
 use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
-use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, ServiceSpec};
+use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
 use crate::sys::Outgoing;
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 
@@ -30,8 +30,18 @@ const BIND_RETRY: Duration = Duration::from_millis(5);
 pub(super) struct Prepared {
     pub(super) parts: Parts,
     pub(super) listener: Listener,
+    /// Whose its events are.
+    pub(super) owner: Owner,
     /// The process has no other service.
     is_alone: bool,
+}
+
+/// A listener that is there already.
+pub(super) enum Got {
+    /// Somebody else opened it for us.
+    Passed(PassedListener),
+    /// We did.
+    Bound(Listener),
 }
 
 /// What a service is made of, but for its listener.
@@ -56,7 +66,7 @@ pub(super) struct Served {
 }
 
 impl Prepared {
-    /// Fills the table and binds. `passed` is a socket that listens there already; `shards` are the counters that share nothing;
+    /// Fills the table and binds. `got` is a socket that listens there already; `shards` are the counters that share nothing;
     /// `patience` is what is left of [`BIND_PATIENCE`].
     ///
     /// # Errors
@@ -64,22 +74,29 @@ impl Prepared {
     pub(super) fn new(
         spec: ServiceSpec,
         found: Resolved,
-        passed: Option<PassedListener>,
+        got: Option<Got>,
         shards: usize,
         seed: u64,
         patience: &mut Duration,
     ) -> Result<Self, Failure> {
         let mut table = Table::new(rules(&spec, shards, seed));
         let place = found.listen.first();
-        declare(&mut table, &spec.groups, found.channels)?;
-        let listener = match passed {
-            Some(passed) => Listener::inherit(passed.fd, spec.client_keepalive),
+        let groups = found.changed.as_ref().unwrap_or(&spec.groups);
+        declare(&mut table, groups, found.channels, spec.later_policy)?;
+        let listener = match got {
+            Some(Got::Passed(passed)) => Listener::inherit(passed.fd, spec.client_keepalive),
+            Some(Got::Bound(listener)) => Ok(listener),
             None => bind(place, spec.client_keepalive, patience),
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
         let parts = Parts { spec, table: SharedTable::new(table), outgoing, place };
-        Ok(Self { parts, listener, is_alone: true })
+        Ok(Self { parts, listener, owner: Owner::new_service(), is_alone: true })
+    }
+
+    /// Of parts that are made already.
+    pub(super) fn of(parts: Parts, listener: Listener, owner: Owner) -> Self {
+        Self { parts, listener, owner, is_alone: true }
     }
 
     /// The process has others.
@@ -90,9 +107,9 @@ impl Prepared {
     /// A log of its own, for its events: lines that say whose they are, as `services` and `use` call it.
     pub(super) fn log(&self, log: &Log) -> Log {
         match &self.parts.spec.name {
-            Some(name) => log.of_service(name.as_str()),
-            None if self.is_alone => log.apart(),
-            None => log.of_service(&self.listener.address().to_string()),
+            Some(name) => log.of_service(self.owner, Some(name.as_str())),
+            None if self.is_alone => log.of_service(self.owner, None),
+            None => log.of_service(self.owner, Some(&self.listener.address().to_string())),
         }
     }
 
@@ -153,7 +170,7 @@ impl Parts {
 }
 
 /// What the table goes by.
-fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
+pub(super) fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
     let check = service.check.as_ref();
     Rules {
         hash_failover: service.hash_failover,
@@ -185,15 +202,20 @@ fn checks(service: &ServiceSpec) -> Checks {
     Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
 }
 
-/// Puts the channels into the table.
-fn declare(
+/// Puts the channels into the table. `later`: the policy of groups that come into being later.
+pub(super) fn declare(
     table: &mut Table,
     groups: &[GroupSpec],
     channels: Vec<Vec<Option<Addresses>>>,
+    later: Policy,
 ) -> Result<(), Failure> {
     for (index, (group, found)) in groups.iter().zip(channels).enumerate() {
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
+        // One that nothing is said of is none yet: no client looks at it on the way.
+        if group.members.is_empty() && group.policy == later {
+            continue;
+        }
         table.set_policy(id, group.policy);
         for (member, addresses) in group.members.iter().zip(found) {
             let too_many =
@@ -210,7 +232,7 @@ fn declare(
 }
 
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
-fn bind(
+pub(super) fn bind(
     address: SocketAddr,
     keepalive: Option<Keepalive>,
     patience: &mut Duration,

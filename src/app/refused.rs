@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Failure, exit};
+use super::roster::Source;
+use super::{Failure, exit, kept, web};
 use crate::control;
-use crate::spec::{Check, CheckSpec, ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{Check, CheckSpec, Named, ProcessSpec, ServiceSpec, Typed};
 use crate::sys::socket;
 
 /// What the process is asked for and this system lacks.
@@ -20,6 +21,8 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
         let text = format!("--control-group: unknown group {:?}", group.name);
         all.push(failure(&group.typed, exit::BAD_DATA, &text));
     }
+    all.extend(process.http.as_ref().and_then(|http| web::addresses(http).err()));
+    all.extend(web::token_file(process).err());
     if let Some(named) = &process.loopback_congestion
         && let Err(e) = socket::offers_congestion(&named.name)
     {
@@ -29,13 +32,22 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
     all
 }
 
-/// The programs of checks that cannot be run, each once for each word that names it.
+/// The programs of checks and of events that cannot be run, each once for each word that names it.
 pub(super) fn programs(services: &[ServiceSpec]) -> Vec<Failure> {
     let mut told = HashSet::new();
     let checks = services.iter().filter_map(|service| service.check.as_ref());
-    let failures =
+    let checks =
         checks.filter_map(|check| Some(failure(&check.typed, exit::BAD_DATA, &why_no_program(check)?)));
-    failures.filter(|failure| told.insert(failure.message.clone())).collect()
+    let hooks = services.iter().filter_map(|service| service.on_change.as_ref());
+    let hooks = hooks.filter_map(|hook| Some(failure(&hook.typed, exit::BAD_DATA, &why_no_hook(hook)?)));
+    checks.chain(hooks).filter(|failure| told.insert(failure.message.clone())).collect()
+}
+
+/// Why the state file could not be read or written, if so.
+pub(super) fn state_file(process: &ProcessSpec, source: Option<&Source>) -> Option<Failure> {
+    let named = process.state.as_ref()?;
+    let why = kept::why_not(named, source)?;
+    Some(failure(&named.typed, exit::BAD_DATA, &format!("--state {}: {why}", named.name)))
 }
 
 /// Why the program of a check cannot be run, if the check has one and it cannot be.
@@ -43,6 +55,12 @@ pub(super) fn why_no_program(check: &CheckSpec) -> Option<String> {
     let Check::Exec(path) = &check.check else { return None };
     let error = is_program(path).err()?;
     Some(format!("--check: cannot run {}: {error}", path.display()))
+}
+
+/// Why the program of `--on-change` cannot be run, if it cannot be.
+pub(super) fn why_no_hook(program: &Named) -> Option<String> {
+    let error = is_program(Path::new(&program.name)).err()?;
+    Some(format!("--on-change: cannot run {}: {error}", program.name))
 }
 
 fn is_program(path: &Path) -> io::Result<()> {

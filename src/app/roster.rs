@@ -3,34 +3,49 @@
 //! Knows: the order in which things come and go, what is told of it. Never: which of them do (that is `plan`'s), signals, commands.
 //! Source: docs/reload.md.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use super::hooks::ProgramHooks;
+use super::keeper::ToKeep;
 use super::lookup::{Known, Resolved};
 use super::plan::{self, LinedGroup, Pairing, PlannedEdit};
-use super::prepared::{BIND_PATIENCE, Parts, Prepared, Served};
-use super::{Failure, counted, exit, files, lookup};
+use super::prepared::{BIND_PATIENCE, Got, Parts, Prepared, Served};
+use super::state::{KeptService, KeptState};
+use super::{Failure, circles, counted, exit, files, lookup, restore};
 use crate::config::{self, Files};
 use crate::control::{ManagedService, Register};
 use crate::net::Phase;
-use crate::net::server::Server;
-use crate::observe::{End, Event, Log, Severity};
+use crate::net::server::{Running, Server};
+use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::sched::{AdminState, ChannelKey, GroupId, SharedTable, Snapshot, Survey};
+use crate::sched::{End, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
+use crate::sys::descriptors::Taken;
+use crate::sys::listen::Listener;
+#[cfg(test)]
+use crate::sys::trouble::{self, FaultPoint};
+
+mod edit;
+pub(super) mod estate;
+#[cfg(test)]
+mod trials;
 
 /// As many changes as the log is told one by one.
 const MOST_TOLD: usize = 100;
 /// Between two pieces of work on a table that clients use.
 const LET_IN: Duration = Duration::from_micros(100);
-/// Channels that are changed before clients get their turn.
-const PIECE: usize = 64;
+/// As long as this clients may wait for a table that is being changed.
+const HOLD: Duration = Duration::from_micros(300);
 
 /// Where services come from.
 #[derive(Debug, Clone)]
@@ -40,10 +55,25 @@ pub(super) struct Source {
     pub(super) directory: PathBuf,
 }
 
+impl Source {
+    /// Is this one of the files, or is it read because of its name if it stands in one of the directories?
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let same = |one: &Path, other: &Path| match (fs::canonicalize(one), fs::canonicalize(other)) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => false,
+        };
+        let is_member = path.extension().is_some_and(|end| end == "conf");
+        self.files.paths.iter().map(|file| self.directory.join(file)).any(|file| {
+            same(&file, path) || (is_member && path.parent().is_some_and(|parent| same(&file, parent)))
+        })
+    }
+}
+
 /// What all services are made with.
 pub(super) struct Tools {
     pub(super) server: Server,
     pub(super) minder: Minder,
+    pub(super) hooks: ProgramHooks,
     pub(super) clock: Clock,
     pub(super) log: Log,
     pub(super) workers: usize,
@@ -65,6 +95,20 @@ struct RosterEntry {
     written: Arc<RwLock<Written>>,
     served: Served,
     service: Arc<ManagedService>,
+    /// The descriptor of its listener, which clients cannot have. It is given back when the service is taken away.
+    _descriptor: Option<Taken>,
+    /// Where it stands among the lines of the files. `None`: it has none any more.
+    rank: Option<usize>,
+}
+
+/// What a reload has to tell.
+#[derive(Default)]
+struct ReloadNews {
+    made: Vec<String>,
+    /// What the files say, and could not be had.
+    missed: Vec<String>,
+    /// What is as the files say, but hardly meant.
+    warnings: Vec<String>,
 }
 
 /// Makes of a service what operators have of it.
@@ -76,6 +120,8 @@ pub(super) struct Roster {
     source: Option<Source>,
     register: OnceLock<Register>,
     members: Mutex<Members>,
+    /// What is looked at for the state file, while a reload may hold the members for long.
+    watched: Mutex<Vec<Watched>>,
     /// How a service is made that operators have.
     manage: Manage,
     /// Called after a reload.
@@ -84,11 +130,35 @@ pub(super) struct Roster {
     is_wanted: AtomicBool,
     /// Held by the thread that reloads since it was asked to.
     turn: Mutex<()>,
+    /// Another process is about to take over, or does.
+    is_frozen: AtomicBool,
+    /// Listeners that were bound before it is certain that they are wanted.
+    bound: Mutex<BTreeMap<SocketAddr, Listener>>,
+}
+
+/// One service as the state file sees it.
+struct Watched {
+    place: SocketAddr,
+    /// Where it listens, which may be elsewhere.
+    listen: SocketAddr,
+    written: Arc<RwLock<Written>>,
+    table: SharedTable,
+    running: Running,
 }
 
 struct Members {
     process: ProcessSpec,
     all: Vec<RosterEntry>,
+}
+
+/// A service with its channels as its line has them, and the descriptor of its listener.
+type Made = (Prepared, Vec<LinedGroup>, Taken);
+
+/// A service that is about to be served.
+struct Coming {
+    /// Where it stands among the lines of the files.
+    number: usize,
+    made: Made,
 }
 
 /// A service of a file that was read again.
@@ -111,15 +181,19 @@ impl Roster {
             source,
             register: OnceLock::new(),
             members: Mutex::new(Members { process, all: Vec::new() }),
+            watched: Mutex::default(),
             manage: Box::new(manage),
             done: Box::new(done),
             is_wanted: AtomicBool::new(false),
             turn: Mutex::default(),
+            is_frozen: AtomicBool::new(false),
+            bound: Mutex::default(),
         }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        // After a panic it is gone on with what there is: each member is whole.
+        // After a panic it is gone on with what there is: whoever is served is a member, from before the first client to after
+        // the last one.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,8 +202,24 @@ impl Roster {
     /// # Errors
     /// A listener cannot be watched.
     pub(super) fn open(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<()> {
+        self.begin_lives(&services);
+        self.open_as_they_are(services)
+    }
+
+    /// Nothing is known of channels before they are served, whenever their tables were filled.
+    fn begin_lives(&self, services: &[(Prepared, Vec<LinedGroup>)]) {
+        let now = self.tools.clock.now();
+        services.iter().for_each(|(one, _)| one.parts.table.lock_at(now).begin_life());
+    }
+
+    fn open_as_they_are(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<()> {
         let new = self.serve(services)?;
-        self.members().all.extend(new);
+        // Their listeners were counted before there was a budget.
+        let budget = self.tools.server.budget();
+        let counted = |member| RosterEntry { _descriptor: Some(budget.count_in(1)), ..member };
+        let mut members = self.members();
+        members.all.extend(new.into_iter().map(counted));
+        self.watch(&members.all);
         Ok(())
     }
 
@@ -138,9 +228,70 @@ impl Roster {
         self.members().all.iter().map(|member| Arc::clone(&member.service)).collect()
     }
 
+    fn watch(&self, members: &[RosterEntry]) {
+        let watched = members.iter().map(|member| Watched {
+            place: member.place,
+            listen: member.served.listener.address(),
+            written: Arc::clone(&member.written),
+            table: member.served.parts.table.clone(),
+            running: member.served.running.clone(),
+        });
+        *self.watched() = watched.collect();
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What operators have changed, as far as it is to be kept. In the middle of a reload lines and tables do not fit together;
+    /// what is seen then holds for lines that are not there any more, and so it does no harm. It is called again afterwards.
+    pub(super) fn look(&self) -> ToKeep {
+        let all: Vec<_> = self
+            .watched()
+            .iter()
+            .map(|one| (one.place, Arc::clone(&one.written), one.table.clone(), one.running.phase()))
+            .collect();
+        let is_over = !all.is_empty() && all.iter().all(|(.., phase)| *phase != Phase::Serving);
+        let services = all.into_iter().map(|(place, written, table, _)| {
+            let now = survey(&table, self.tools.clock);
+            let written = written.read().unwrap_or_else(PoisonError::into_inner);
+            let facts = restore::observe(&written.groups, written.spec.later_policy, &now);
+            KeptService { place, name: written.spec.name.clone(), facts }
+        });
+        let services = services.filter(|service| !service.facts.is_empty()).collect();
+        ToKeep { state: KeptState { services }, is_over }
+    }
+
+    /// Channels without a maxc that lead back to their own service as they are now: where that listens, and what there is to say.
+    pub(super) fn circles(&self) -> Vec<(SocketAddr, String)> {
+        let all: Vec<_> = self
+            .watched()
+            .iter()
+            .map(|one| (one.listen, Arc::clone(&one.written), one.table.clone()))
+            .collect();
+        let junction = |(listen, written, table): &(SocketAddr, Arc<RwLock<Written>>, SharedTable)| {
+            let written = written.read().unwrap_or_else(PoisonError::into_inner);
+            let name = written.spec.name.as_ref().map(|name| name.as_str().to_owned());
+            drop(written);
+            circles::Junction::at(name, *listen, survey(table, self.tools.clock))
+        };
+        let junctions: Vec<_> = all.iter().map(junction).collect();
+        circles::warnings_of(&junctions).into_iter().map(|(at, text)| (junctions[at].listen, text)).collect()
+    }
+
+    /// The group whose members may control the process, too.
+    pub(super) fn control_group(&self) -> Option<String> {
+        self.members().process.control_group.as_ref().map(|group| group.name.clone())
+    }
+
     /// What is not about one service is told here.
     pub(super) fn log(&self) -> &Log {
         &self.tools.log
+    }
+
+    /// The programs that hear of events.
+    pub(super) fn hooks(&self) -> &ProgramHooks {
+        &self.tools.hooks
     }
 
     /// Where they are listed from now on.
@@ -153,6 +304,11 @@ impl Roster {
         // Whoever holds the lock asks again when it is done.
         let is_over = |members: &Members| members.all.iter().all(RosterEntry::is_killed);
         self.members.try_lock().is_ok_and(|members| is_over(&members)) && !self.tools.server.has_services()
+    }
+
+    /// Were services read from files?
+    pub(super) fn has_file(&self) -> bool {
+        self.source.is_some()
     }
 
     /// Reads the files again, on a thread of its own: names may take long to look up. However often this is called meanwhile,
@@ -196,12 +352,24 @@ impl Roster {
             .collect())
     }
 
-    fn enlist(&self, served: Served, groups: Vec<LinedGroup>) -> RosterEntry {
+    fn enlist(&self, mut served: Served, groups: Vec<LinedGroup>) -> RosterEntry {
         let spec = served.parts.spec.clone();
+        // Its channels are the table's from now on.
+        served.parts.spec.groups = Vec::new();
         let known = known(&spec, &groups, &served.parts);
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
-        RosterEntry { place: served.parts.place, known, written, served, service }
+        let place = served.parts.place;
+        self.hook(&served);
+        RosterEntry { place, known, written, served, service, _descriptor: None, rank: None }
+    }
+
+    /// The program of a service hears of its events from now on, if it has one.
+    fn hook(&self, Served { parts, listener, log, .. }: &Served) {
+        let name = parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
+        let label = name.unwrap_or_else(|| listener.address().to_string());
+        let program = parts.spec.on_change.as_ref().map(|named| Path::new(&named.name));
+        self.tools.hooks.set(log, &label, program);
     }
 
     /// Reads the files again and makes the services what they say now. What has changed, one line each.
@@ -209,21 +377,64 @@ impl Roster {
     /// # Errors
     /// Something is wrong with the files, or with what they ask for. Then nothing has changed.
     pub(super) fn reload(&self, clean: bool) -> Result<Vec<String>, Failure> {
-        let outcome = self.reload_now(clean).map_err(|mut failure| {
-            if !failure.message.trim_end().ends_with(NOTHING) {
-                failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
+        let outcome = match catch_unwind(AssertUnwindSafe(|| self.reload_now(clean))) {
+            Ok(Ok(ReloadNews { made, missed, warnings })) => {
+                self.tell(&made);
+                missed.iter().for_each(|what| self.complain(what));
+                let told: Vec<String> = made
+                    .into_iter()
+                    .chain(warnings.into_iter().map(|text| format!("warning: {text}")))
+                    .collect();
+                match missed.is_empty() {
+                    true => Ok(told),
+                    false => {
+                        let lines: Vec<String> = told.into_iter().chain(missed).collect();
+                        Err(Failure::new(exit::OS, format!("{}\nbalance: {NOT_ALL}", lines.join("\n"))))
+                    }
+                }
             }
-            failure
-        });
-        match &outcome {
-            Ok(changes) => self.tell(changes),
-            Err(failure) => {
-                let text = format!("reload: nothing has changed: {}", failure.message.trim_end());
-                self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+            Ok(Err(mut failure)) => {
+                if !failure.message.trim_end().ends_with(NOTHING) {
+                    failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
+                }
+                self.complain_of_each(&failure.message);
+                Err(failure)
             }
-        }
+            Err(_) => {
+                self.recover();
+                self.complain(BROKE_OFF);
+                Err(Failure::new(exit::OS, format!("balance: {BROKE_OFF}")))
+            }
+        };
         (self.done)();
         outcome
+    }
+
+    /// After a panic: whoever is served is found by operators.
+    fn recover(&self) {
+        let members = self.members();
+        for member in members.all.iter().filter(|one| one.rank.is_none() && !one.is_killed()) {
+            // It was called gone already, and has not gone.
+            member.service.killed.store(false, Ordering::SeqCst);
+        }
+        self.list(&members.all);
+        self.watch(&members.all);
+        label_logs(&members.all);
+    }
+
+    fn complain(&self, what: &str) {
+        let text = format!("reload: {what}");
+        self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+    }
+
+    /// One event for each thing that is wrong: in the log a line is a line.
+    fn complain_of_each(&self, message: &str) {
+        let reasons = |line: &&str| !line.is_empty() && !line.ends_with(NOTHING);
+        for reason in message.lines().filter(reasons).take(MOST_TOLD) {
+            let reason = reason.strip_prefix("balance: ").unwrap_or(reason);
+            let text = format!("reload failed, {NOTHING}: {reason}");
+            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+        }
     }
 
     fn tell(&self, changes: &[String]) {
@@ -238,21 +449,35 @@ impl Roster {
         }
     }
 
-    fn reload_now(&self, clean: bool) -> Result<Vec<String>, Failure> {
+    fn reload_now(&self, clean: bool) -> Result<ReloadNews, Failure> {
         let mut members = self.members();
         let members = &mut *members;
         let nothing = |text: &str| Err(Failure::new(exit::CONFIG, format!("balance: {text}")));
-        let Some(Source { files, directory }) = &self.source else {
-            return nothing("there is no file to read again; the service was given on the command line");
-        };
+        if self.source.is_none() && !clean {
+            return nothing(
+                "there is no file to read again; the service was given on the command line (reload clean drops what was \
+                 changed by hand)",
+            );
+        }
+        if self.is_frozen.load(Ordering::SeqCst) {
+            return nothing("another process is taking over just now; try again");
+        }
         if members.all.iter().all(RosterEntry::is_killed) {
             return nothing("the instance was told to stop");
         }
-        let (process, specs) =
-            files::read(files, directory).map_err(|errors| Failure::told(errors, NOTHING))?;
+        let (process, specs) = match &self.source {
+            Some(Source { files, directory }) => {
+                files::read(files, directory).map_err(|errors| Failure::told(errors, NOTHING))?
+            }
+            // The command line says what it said.
+            None => {
+                let specs = members.all.iter().map(|member| member.written().spec.clone());
+                (members.process.clone(), specs.collect())
+            }
+        };
         let known = members.all.iter().flat_map(|one| one.known.clone()).collect();
         let (found, failed) =
-            lookup::services_again(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
+            lookup::services(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
         let wanted: Vec<Reread> =
             specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
         // One that was killed by hand is there again if its line still is.
@@ -260,11 +485,19 @@ impl Roster {
         let now: Vec<SocketAddr> = members.all.iter().map(|member| member.place).collect();
         let places: Vec<SocketAddr> = wanted.iter().map(|one| one.found.listen.first()).collect();
         let pairing = plan::pair(&now, &places);
-        let mut changes = failed;
+        let mut changes = ReloadNews { made: failed, ..ReloadNews::default() };
+        let before: BTreeSet<String> = warnings(&members.all).into_iter().map(|(_, text)| text).collect();
         self.carry_out(members, wanted, &pairing, clean, &mut changes)?;
+        for (number, text) in warnings(&members.all) {
+            if !before.contains(&text) {
+                let note = Event::Note { severity: Severity::Warning, text: text.clone() };
+                members.all[number].served.log.tell(&note);
+                changes.warnings.push(format!("{}: {text}", members.all[number].label()));
+            }
+        }
         let later = config::process_changes(&members.process, &process);
-        changes.extend(
-            later.iter().map(|name| format!("{name} has another value: it holds from the next start")),
+        changes.made.extend(
+            later.iter().map(|name| format!("{name} has another value: it holds after upgrade or a restart")),
         );
         Ok(changes)
     }
@@ -275,10 +508,9 @@ impl Roster {
         wanted: Vec<Reread>,
         pairing: &Pairing,
         clean: bool,
-        changes: &mut Vec<String>,
+        changes: &mut ReloadNews,
     ) -> Result<(), Failure> {
         let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
-        let count = wanted.len();
         let in_the_way: Vec<u16> = pairing.removed.iter().map(|&n| members.all[n].place.port()).collect();
         // All that can fail comes first.
         let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
@@ -291,80 +523,105 @@ impl Roster {
                 continue;
             }
             match self.prepare(spec, found, &mut patience) {
-                Ok(made) => new.push((number, made)),
+                Ok(made) => new.push(Coming { number, made }),
                 Err(failure) => failures.push(failure),
             }
         }
         if let Some(failure) = Failure::several(failures, NOTHING) {
             return Err(failure);
         }
-        let mut all: Vec<Option<RosterEntry>> = std::iter::repeat_with(|| None).take(count).collect();
-        let (numbers, new): (Vec<usize>, Vec<_>) = new.into_iter().unzip();
-        let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
-        for (number, member) in numbers.into_iter().zip(opened) {
-            changes.push(format!("{} is added, on {}", member.label(), member.place));
-            all[number] = Some(member);
+        for member in &mut members.all {
+            member.rank = None;
         }
-        let mut before: Vec<Option<RosterEntry>> = members.all.drain(..).map(Some).collect();
+        for &(was, number) in &pairing.kept {
+            members.all[was].rank = Some(number);
+        }
+        // From here on whoever is served is a member, whatever goes wrong.
+        self.take_in(members, new, changes)?;
         let mut order: Vec<(usize, usize)> = pairing.kept.clone();
         order.sort_unstable_by_key(|&(_, number)| number);
         for (was, number) in order {
-            let (Some(mut member), Some(wanted)) = (before[was].take(), wanted[number].take()) else {
-                continue;
-            };
-            self.change(&mut member, wanted, clean, changes);
-            all[number] = Some(member);
+            if let Some(wanted) = wanted[number].take() {
+                self.change(&mut members.all[was], wanted, clean, changes);
+            }
         }
         // Names first: whoever gets one of these ports next finds its name free.
-        let gone: Vec<RosterEntry> = before.into_iter().flatten().collect();
-        gone.iter().for_each(|member| member.service.killed.store(true, Ordering::SeqCst));
-        self.list(all.iter().flatten());
-        for member in &gone {
-            changes.push(self.remove(member));
-        }
-        if !late.is_empty() {
-            for (number, spec, found) in late {
-                let place = found.listen.first();
-                let name =
-                    spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
-                let made = self.prepare(spec, found, &mut patience);
-                let opened = made.and_then(|made| {
-                    self.serve(vec![made]).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))
-                });
-                match opened {
-                    Ok(opened) => {
-                        for member in opened {
-                            changes.push(format!("{} is added, on {}", member.label(), member.place));
-                            all[number] = Some(member);
-                        }
-                    }
-                    // What was there is gone already, so this can only be told.
-                    Err(failure) => {
-                        changes.push(format!("service {name} is not served: {}", failure.message))
-                    }
-                }
+        let is_gone = |member: &&RosterEntry| member.rank.is_none();
+        members.all.iter().filter(is_gone).for_each(|one| one.service.killed.store(true, Ordering::SeqCst));
+        members.all.sort_by_key(|member| member.rank.unwrap_or(usize::MAX));
+        self.list(&members.all);
+        changes.made.extend(members.all.iter().filter(is_gone).map(|member| self.remove(member)));
+        members.all.retain(|member| member.rank.is_some());
+        for (number, spec, found) in late {
+            let place = found.listen.first();
+            let name = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
+            let made = self.prepare(spec, found, &mut patience);
+            let taken_in =
+                made.and_then(|made| self.take_in(members, vec![Coming { number, made }], changes));
+            // What was there is gone already, so this can only be told.
+            if let Err(failure) = taken_in {
+                changes.missed.push(format!("service {name} is not served: {}", failure.message));
             }
-            self.list(all.iter().flatten());
         }
-        members.all = all.into_iter().flatten().collect();
+        members.all.sort_by_key(|member| member.rank);
+        if !pairing.removed.is_empty() {
+            self.list(&members.all);
+        }
+        self.watch(&members.all);
         label_logs(&members.all);
         Ok(())
     }
 
-    fn prepare(
+    /// Serves new services, all of them or none.
+    fn take_in(
         &self,
-        spec: ServiceSpec,
-        found: Resolved,
-        patience: &mut Duration,
-    ) -> Result<(Prepared, Vec<LinedGroup>), Failure> {
+        members: &mut Members,
+        new: Vec<Coming>,
+        changes: &mut ReloadNews,
+    ) -> Result<(), Failure> {
+        let (ranks, new): (Vec<_>, Vec<_>) = new
+            .into_iter()
+            .map(|Coming { number, made: (made, groups, taken) }| ((number, taken), (made, groups)))
+            .unzip();
+        self.begin_lives(&new);
+        let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
+        let ranked = |(member, (number, taken))| RosterEntry {
+            _descriptor: Some(taken),
+            rank: Some(number),
+            ..member
+        };
+        let first = members.all.len();
+        members.all.extend(opened.into_iter().zip(ranks).map(ranked));
+        for member in &members.all[first..] {
+            #[cfg(test)]
+            let _ = trouble::strike(FaultPoint::Reload);
+            changes.made.push(format!("{} is added, on {}", member.label(), member.place));
+        }
+        Ok(())
+    }
+
+    /// Makes a service, which is not served yet.
+    ///
+    /// # Errors
+    /// Its port cannot be had, or no descriptor for it.
+    fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
+        // Clients get what is left, and one of them is always to be served.
+        let Some(taken) = self.tools.server.budget().take_for_listener() else {
+            let text = "balance: no file descriptor is left for its listener; raise the limit (ulimit -n) and restart, or end \
+                        some connections";
+            return Err(Failure::at(&spec.listen.typed, Failure::new(exit::OS, text)));
+        };
         let groups = plan::lined(&spec.groups, &found.channels);
-        Ok((Prepared::new(spec, found, None, self.tools.workers, self.tools.seed, patience)?, groups))
+        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).remove(&found.listen.first());
+        let Tools { workers, seed, .. } = self.tools;
+        Ok((Prepared::new(spec, found, bound.map(Got::Bound), workers, seed, patience)?, groups, taken))
     }
 
     /// Tells operators' door which services there are.
-    fn list<'a>(&self, members: impl Iterator<Item = &'a RosterEntry>) {
+    fn list(&self, members: &[RosterEntry]) {
         let Some(register) = self.register.get() else { return };
-        for (path, cause) in register.set(members.map(|member| Arc::clone(&member.service)).collect()) {
+        let services = members.iter().map(|member| Arc::clone(&member.service)).collect();
+        for (path, cause) in register.set(services) {
             let cause = format!("no control socket at {}: {cause}", path.display());
             self.tools.log.tell(&Event::NoRendezvous { cause });
         }
@@ -372,12 +629,15 @@ impl Roster {
 
     /// A service whose line is gone.
     fn remove(&self, member: &RosterEntry) -> String {
-        let Served { running, alarm, .. } = &member.served;
+        #[cfg(test)]
+        let _ = trouble::strike(FaultPoint::Reload);
+        let Served { running, alarm, log, .. } = &member.served;
+        self.tools.hooks.set(log, "", None);
         self.tools.minder.leave(alarm);
         running.stop_listening();
         let label = member.label();
         let kicks = member.written().spec.on_remove == OnDown::Kick;
-        let left = if kicks { running.close_all(End::Kicked) } else { running.connections() };
+        let left = if kicks { running.close_all(End::Removed) } else { running.connections() };
         match (left, kicks) {
             (0, _) => format!("{label} is removed"),
             (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),
@@ -386,11 +646,16 @@ impl Roster {
     }
 
     /// A service whose line is there still, and may say other things.
-    fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut Vec<String>) {
-        let Reread { spec, found } = wanted;
-        let before = changes.len();
+    fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut ReloadNews) {
+        #[cfg(test)]
+        let _ = trouble::strike(FaultPoint::Reload);
+        let Reread { mut spec, found } = wanted;
+        let mut groups = plan::lined(&spec.groups, &found.channels);
+        // They may be many, and are of no interest until the end.
+        let members = std::mem::take(&mut spec.groups);
+        let before = changes.made.len();
         let mut told = Vec::new();
-        let was = member.written().spec.clone();
+        let was = member.written_options();
         if was.name != spec.name {
             let name = spec.name.as_ref().map(|name| name.as_str());
             told.push(
@@ -399,7 +664,6 @@ impl Roster {
             member.service.rename(name);
         }
         told.extend(config::option_changes(&was, &spec));
-        let mut groups = plan::lined(&spec.groups, &found.channels);
         let source = member.served.parts.outgoing.source;
         let is_other = options(&was) != options(&spec) || source != found.source;
         if is_other {
@@ -409,7 +673,7 @@ impl Roster {
             self.set_options(member, &spec, found.source, &mut told);
         }
         let label = member.label();
-        changes.extend(told.into_iter().map(|what| format!("{label}: {what}")));
+        changes.made.extend(told.into_iter().map(|what| format!("{label}: {what}")));
         let table = &member.served.parts.table;
         let on_remove = (spec.on_remove == OnDown::Kick).then_some(&member.served.running);
         let steps = {
@@ -417,28 +681,48 @@ impl Roster {
             plan::steps(&written.groups, &mut groups, &survey(table, self.tools.clock), clean)
         };
         if clean && table.lock_at(self.tools.clock.now()).resume_all() {
-            changes.push(format!("{label}: is not paused any more"));
+            changes.made.push(format!("{label}: is not paused any more"));
         }
-        for piece in steps.chunks(PIECE) {
+        // Where the end of a channel is told whose connections are to be closed.
+        let mut ends = Vec::new();
+        let mut edits = steps.iter().peekable();
+        while edits.peek().is_some() {
             let mut table = table.lock_at(self.tools.clock.now());
-            for edit in piece {
-                changes
-                    .extend(apply_edit(edit, &mut groups, &mut table).map(|what| format!("{label}: {what}")));
+            let begun = self.tools.clock.now();
+            for edit in edits.by_ref() {
+                match edit::apply_edit(edit, &mut groups, &mut table, on_remove.is_some()) {
+                    Some(Ok(made)) => {
+                        if let PlannedEdit::Retire(key) = edit {
+                            ends.push((changes.made.len(), *key));
+                        }
+                        changes.made.push(format!("{label}: {made}"));
+                    }
+                    Some(Err(missed)) => changes.missed.push(format!("{label}: {missed}")),
+                    None => {}
+                }
+                if self.tools.clock.now().saturating_sub(begun) >= HOLD {
+                    break;
+                }
             }
             drop(table);
-            thread::sleep(LET_IN);
+            if edits.peek().is_some() {
+                thread::sleep(LET_IN);
+            }
         }
         if let Some(running) = on_remove {
-            for edit in &steps {
-                if let PlannedEdit::Retire(key) = edit {
-                    running.close_connections(*key);
+            for (told, key) in ends {
+                let closed = running.close_connections(key);
+                if let Some(told) = changes.made.get_mut(told).filter(|_| closed > 0) {
+                    told.push_str(&format!(", {} closed", counted(closed, "connection")));
                 }
             }
         }
         member.known = known(&spec, &groups, &member.served.parts);
         member.served.parts.spec = spec.clone();
+        self.hook(&member.served);
+        spec.groups = members;
         *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
-        if !steps.is_empty() || changes.len() > before {
+        if !steps.is_empty() || changes.made.len() > before {
             member.served.running.table_changed();
             member.served.alarm.ring();
         }
@@ -466,6 +750,9 @@ impl Roster {
 }
 
 const NOTHING: &str = "nothing was changed";
+const NOT_ALL: &str = "not everything is as the files say; see above";
+const BROKE_OFF: &str = "it stopped in the middle, because of a fault in balance itself; all services go on, some of them as \
+                         the files say now; reload again";
 
 impl RosterEntry {
     fn is_killed(&self) -> bool {
@@ -476,6 +763,15 @@ impl RosterEntry {
         self.written.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What its line says, but for its channels, which may be many.
+    fn written_options(&self) -> ServiceSpec {
+        let mut written = self.written.write().unwrap_or_else(PoisonError::into_inner);
+        let groups = std::mem::take(&mut written.spec.groups);
+        let options = written.spec.clone();
+        written.spec.groups = groups;
+        options
+    }
+
     /// `service web`, or by where it listens.
     fn label(&self) -> String {
         let written = self.written();
@@ -484,6 +780,19 @@ impl RosterEntry {
             None => format!("service {}", self.served.listener.address()),
         }
     }
+}
+
+/// The channels that lead back to their own service.
+fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
+    let junction = |member: &RosterEntry| {
+        let written = member.written();
+        let channels = written.groups.iter().flat_map(|group| &group.channels);
+        let unbounded = channels.filter(|channel| channel.maxc.is_none());
+        let channels = unbounded.filter_map(|one| Some((one.key?, one.addresses.clone()))).collect();
+        let name = written.spec.name.as_ref().map(|name| name.as_str().to_owned());
+        circles::Junction { name, listen: member.served.listener.address(), channels }
+    };
+    circles::warnings_of(&members.iter().map(junction).collect::<Vec<_>>())
 }
 
 /// Where there are several services, each log line says whose it is.
@@ -497,16 +806,19 @@ fn label_logs(members: &[RosterEntry]) {
 
 /// All of a spec but its name, its channels and where it listens: what is set by options.
 fn options(spec: &ServiceSpec) -> ServiceSpec {
+    debug_assert!(spec.groups.is_empty(), "they are of no use here, and many");
     let mut options = spec.clone();
-    (options.name, options.groups, options.listen.host) = (None, Vec::new(), ListenHost::AnyV4);
+    (options.name, options.listen.host) = (None, ListenHost::AnyV4);
     options
 }
 
-/// What the hosts of a service mean.
+/// What the names of a service mean.
 fn known(spec: &ServiceSpec, groups: &[LinedGroup], parts: &Parts) -> Known {
     let channels = groups.iter().flat_map(|group| &group.channels);
-    let named = channels
-        .filter_map(|one| Some((one.addresses.host()?.to_owned(), one.addresses.as_slice().to_vec())));
+    let named = channels.filter_map(|one| {
+        let host = one.addresses.host().filter(|host| host.parse::<IpAddr>().is_err())?;
+        Some((host.to_owned(), one.addresses.as_slice().to_vec()))
+    });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {
         known.entry(host.name.clone()).or_insert_with(|| vec![parts.place]);
@@ -523,198 +835,4 @@ fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
         thread::sleep(LET_IN);
     }
     survey.finish()
-}
-
-/// Makes one edit; what is to be told of it.
-fn apply_edit(
-    edit: &PlannedEdit,
-    groups: &mut [LinedGroup],
-    table: &mut crate::sched::Table,
-) -> Option<String> {
-    match *edit {
-        PlannedEdit::SetPolicy(id, policy) => {
-            table.set_policy(id, policy);
-            Some(format!("group {} has policy {}", id.index(), config::policy_name(policy)))
-        }
-        PlannedEdit::Create(number, place) => {
-            let id = GroupId::new(number)?;
-            let channel = groups.get_mut(number)?.channels.get_mut(place)?;
-            let spec = &channel.spec;
-            // Its weight before anybody is sent to it.
-            let made = table.create(id, channel.addresses.clone(), spec.maxc, AdminState::Disabled);
-            let Ok(made) = made else {
-                return Some(format!(
-                    "group {number}: {} is not added, since the group has used up its numbers; restart to begin anew",
-                    channel.label()
-                ));
-            };
-            let key = ChannelKey { group: id, channel: made };
-            channel.key = Some(key);
-            table.set_weight(key, spec.weight).ok()?;
-            table.set_state(key, spec.state).ok()?;
-            Some(format!("group {number} channel {}: {} is added", made.index(), channel.label()))
-        }
-        PlannedEdit::Apply(key, number, place) => {
-            let channel = groups.get(number)?.channels.get(place)?;
-            let before = table.channel(key)?;
-            let spec = &channel.spec;
-            table.keep(key).ok()?;
-            table.set_maxc(key, spec.maxc).ok()?;
-            table.set_weight(key, spec.weight).ok()?;
-            table.set_state(key, spec.state).ok()?;
-            let mut parts = Vec::new();
-            if before.retires {
-                parts.push("is there again".to_owned());
-            }
-            if before.maxc != spec.maxc {
-                parts.push(format!("maxc {}", spec.maxc.map_or(0, std::num::NonZeroU32::get)));
-            }
-            if before.weight != spec.weight {
-                parts.push(format!("weight {}", spec.weight.get()));
-            }
-            if before.state != spec.state {
-                parts.push(plan::state_word(spec.state).to_owned());
-            }
-            let at = key.channel.index();
-            Some(format!("group {number} channel {at}: {}: {}", channel.label(), parts.join(", ")))
-        }
-        PlannedEdit::Readdress(key, number, place) => {
-            let channel = groups.get(number)?.channels.get(place)?;
-            let is_other = table.readdress(key, channel.addresses.clone()).ok()?;
-            let all: Vec<String> = channel.addresses.as_slice().iter().map(SocketAddr::to_string).collect();
-            let at = key.channel.index();
-            is_other.then(|| {
-                format!(
-                    "group {number} channel {at}: {} has other addresses: {}",
-                    channel.label(),
-                    all.join(", ")
-                )
-            })
-        }
-        PlannedEdit::Retire(key) => {
-            let label = table.channel(key).map(|one| plan::label(&one.addresses))?;
-            let left = table.retire(key).ok()?;
-            let (number, at) = (key.group.index(), key.channel.index());
-            let left = match left {
-                0 => String::new(),
-                left => format!(", {} left", counted(left as usize, "connection")),
-            };
-            Some(format!("group {number} channel {at}: {label} is removed{left}"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::sched::{Addresses, ClientAddr, Rules, Table};
-    use crate::spec::{ChannelSpec, Policy, Typed, Weight};
-
-    /// A line: for each group its policy and channels, by host, weight, limit and state.
-    type Line = Vec<(Policy, Vec<(u8, u32, u32, bool)>)>;
-
-    fn line() -> impl Strategy<Value = Line> {
-        let channel = (0..5_u8, 1..3_u32, 0..2_u32, any::<bool>());
-        let policy = prop::sample::select(vec![Policy::RoundRobin, Policy::Hash]);
-        prop::collection::vec((policy, prop::collection::vec(channel, 0..6)), 1..4)
-    }
-
-    fn lined(line: &Line) -> Vec<LinedGroup> {
-        let groups = line.iter().map(|(policy, channels)| {
-            let channels = channels.iter().map(|&(host, weight, maxc, enabled)| {
-                let spec = ChannelSpec {
-                    typed: Typed::default(),
-                    host: format!("h{host}"),
-                    port: None,
-                    maxc: NonZeroU32::new(maxc),
-                    weight: Weight::new(weight).expect("small"),
-                    state: if enabled { AdminState::Enabled } else { AdminState::Disabled },
-                };
-                let addresses = Addresses::from(SocketAddr::from(([10, 0, 0, host], 80))).named(&spec.host);
-                plan::Lined { spec, addresses, key: None }
-            });
-            LinedGroup { policy: *policy, channels: channels.collect() }
-        });
-        groups.collect()
-    }
-
-    fn reload(
-        table: &mut Table,
-        before: &[LinedGroup],
-        wanted: &Line,
-        clean: bool,
-    ) -> (Vec<LinedGroup>, Vec<PlannedEdit>) {
-        let mut wanted = lined(wanted);
-        let steps = plan::steps(before, &mut wanted, &table.snapshot(), clean);
-        for edit in &steps {
-            apply_edit(edit, &mut wanted, table);
-        }
-        (wanted, steps)
-    }
-
-    fn differences(lines: &[LinedGroup], table: &mut Table) -> Vec<String> {
-        plan::differences(lines, &table.snapshot())
-    }
-
-    /// What an operator does: to which channel, and what.
-    fn by_hand(table: &mut Table, deeds: &[(usize, usize, u8)]) {
-        for &(group, channel, what) in deeds {
-            let Some(key) = ChannelKey::new(group, channel) else { continue };
-            match what {
-                0 => _ = table.set_state(key, AdminState::Disabled),
-                1 => _ = table.set_weight(key, Weight::new(7).expect("small")),
-                2 => _ = table.set_maxc(key, NonZeroU32::new(7)),
-                3 => _ = table.set_state(key, AdminState::Disabled).and_then(|_| table.remove(key)),
-                4 => {
-                    let address = Addresses::from(SocketAddr::from(([10, 0, 0, 99], 80)));
-                    let _ =
-                        table.set_state(key, AdminState::Disabled).and_then(|_| table.assign(key, address));
-                }
-                _ => {
-                    let address = Addresses::from(SocketAddr::from(([10, 0, 0, 3], 80))).named("h3");
-                    let _ = table.create(key.group, address, None, AdminState::Enabled);
-                }
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_table_becomes_what_its_lines_say(
-            lines in prop::collection::vec(line(), 1..5),
-            deeds in prop::collection::vec((0..3_usize, 0..6_usize, 0..6_u8), 0..6),
-            clients in 0..4_usize,
-        ) {
-            let mut table = Table::new(Rules::CLASSIC);
-            let mut before = Vec::new();
-            let mut leases = Vec::new();
-            for line in &lines {
-                before = reload(&mut table, &before, line, false).0;
-                prop_assert_eq!(differences(&before, &mut table), Vec::<String>::new());
-                let (_, steps) = reload(&mut table, &before, line, false);
-                prop_assert_eq!(steps, vec![], "read again it is the same");
-                for _ in 0..clients {
-                    let mut route = table.begin(ClientAddr::from(std::net::IpAddr::from([192, 0, 2, 1])));
-                    leases.extend(table.next(&mut route).ok());
-                }
-            }
-            by_hand(&mut table, &deeds);
-            let line = &lines[lines.len() - 1];
-            let told = differences(&before, &mut table);
-            let (kept, steps) = reload(&mut table, &before, line, false);
-            prop_assert_eq!(steps, vec![], "what was done by hand stays");
-            prop_assert_eq!(differences(&kept, &mut table), told);
-            let (clean, _) = reload(&mut table, &kept, line, true);
-            prop_assert_eq!(differences(&clean, &mut table), Vec::<String>::new());
-            // Who was taken away goes with the last connection.
-            drop(leases);
-            let wanted: usize = clean.iter().map(|group| group.channels.len()).sum();
-            let there: usize = table.snapshot().groups.iter().map(|group| group.channels.len()).sum();
-            prop_assert_eq!(there, wanted);
-        }
-    }
 }

@@ -5,26 +5,35 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::{Arc, RwLock};
 
+use super::assembly::Assembly;
 use super::circles;
 use super::controllers::{self, AtWork, Environment};
 use super::deadlines::Deadlines;
+use super::heir::Heir;
+use super::hooks::ProgramHooks;
+use super::keeper::{self, Bell, Keeper};
+use super::kept::{self, Kept};
 use super::lookup::Resolved;
-use super::plan::{self, LinedGroup};
-use super::prepared::{BIND_PATIENCE, Prepared, Served};
+use super::origin::Origin;
+use super::plan::{self, LineSource, LinedGroup};
+use super::prepared::{BIND_PATIENCE, Got, Prepared, Served};
 use super::roster::{Roster, Source, Tools, Written};
+use super::scribe::{self, OpenedLog, Scribe};
 use super::stop;
-use super::{Failure, NOT_STARTED, exit, passed, refused};
-use crate::control::Endpoint;
+use super::web::{self, Web};
+use super::{Failure, NOT_STARTED, counted, exit, passed, refused, replace};
+use crate::control::{Endpoint, HttpServer};
 use crate::names::resolve;
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::Minder;
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
-use crate::spec::{Name, ProcessSpec, ServiceSpec};
+use crate::spec::{Member, Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
@@ -58,15 +67,30 @@ pub(super) fn means(
     let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
     let listeners = services.saturating_sub(passed.len());
-    let log = usize::from(!foreground);
-    let own_descriptors = given::open_below(descriptor_limit) + listeners + OWN + workers * PER_WORKER + log;
+    let log = Log::descriptors(foreground);
+    let state = if settings.state.is_some() { keeper::DESCRIPTORS } else { 0 };
+    let http = if settings.http.is_some() { HttpServer::descriptors(descriptor_limit) } else { 0 };
+    let access = if settings.access_log.is_some() { scribe::DESCRIPTORS } else { 0 };
+    let own_descriptors = access
+        + given::open_below(descriptor_limit)
+        + listeners
+        + OWN
+        + workers * PER_WORKER
+        + log
+        + state
+        + http;
     if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
         return Err(too_few_descriptors(descriptor_limit, own_descriptors + descriptors::LEAST, workers));
     }
     Ok(Means { workers, descriptor_limit, own_descriptors })
 }
 
-fn is_foreground(settings: &ProcessSpec) -> bool {
+/// A number that nobody can foresee.
+pub(super) fn seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+pub(super) fn is_foreground(settings: &ProcessSpec) -> bool {
     settings.foreground || process::is_init()
 }
 
@@ -79,41 +103,55 @@ pub(super) fn start(
     services: Vec<(ServiceSpec, Resolved)>,
     passed: Vec<PassedListener>,
     source: Option<Source>,
+    origin: Origin,
     environment: &Environment,
+    heirs: &mut [Heir],
 ) -> Result<u8, Failure> {
-    environment.warn();
+    let warn = Log::stderr(settings.debug).timed(settings.log_time);
+    environment.warn(&warn);
     let foreground = is_foreground(settings);
     let Means { workers, descriptor_limit, own_descriptors } = means(settings, services.len(), &passed)?;
     // Everything that is left to chance hangs on this one number.
-    let seed = RandomState::new().hash_one(std::process::id());
+    let seed = seed();
     let passed = passed::assign(passed, &services)?;
-    let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
-    let mut prepared = Vec::new();
-    for ((spec, found), passed) in services.into_iter().zip(passed) {
-        let groups = plan::lined(&spec.groups, &found.channels);
-        match Prepared::new(spec, found, passed, workers, seed, &mut patience) {
-            Ok(one) => prepared.push((one, groups)),
-            Err(failure) => failures.push(failure),
+    let mut kept = match heirs.is_empty() {
+        true => kept::take(settings.state.as_ref(), source.as_ref(), &warn),
+        // The process that is replaced has it until this one serves.
+        false => kept::replace(settings.state.as_ref(), source.as_ref(), &warn),
+    };
+    let mut passed = passed.into_iter();
+    let got = |place| {
+        let passed = passed.next().flatten();
+        passed.map(Got::Passed).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
+    };
+    let channels = services.iter().flat_map(|(spec, _)| &spec.groups).flat_map(|group| &group.members);
+    let channels = channels.filter(|member| matches!(member, Member::Channel(_))).count();
+    let places: Vec<SocketAddr> = services.iter().map(|(_, found)| found.listen.first()).collect();
+    let prepared = prepare(services, &mut kept, got, workers, seed).map_err(|mut failure| {
+        if failure.code == exit::OS
+            && let Some(advice) = replace::advice(&places, !heirs.is_empty(), environment)
+        {
+            failure.message = format!("{}\n{advice}", failure.message.trim_end());
         }
-    }
-    if let Some(failure) = Failure::several(failures, NOT_STARTED) {
-        return Err(failure);
-    }
-    if prepared.len() > 1 {
-        prepared.iter_mut().for_each(|(one, _)| one.joins_others());
-    }
+        failure
+    })?;
+    let web = web::open(settings, |at| heirs.iter_mut().find_map(|heir| heir.take_http(at)))?;
+    let access = scribe::open(settings, foreground)?;
     process::forbid_core_files();
-    let warn = Log::stderr(settings.debug);
     let all: Vec<&Prepared> = prepared.iter().map(|(one, _)| one).collect();
     warn_of_what_is_odd(settings, &all, foreground, &warn);
-    let listen = all.iter().map(|one| one.listener.address()).collect();
+    let listen: Vec<_> = all.iter().map(|one| one.listener.address()).collect();
     let names = all.iter().map(|one| one.names()).collect();
-    let endpoint = controllers::bind(
-        names,
-        settings.control_group.as_ref().map(|group| &group.name[..]),
-        environment,
-        &warn,
-    )?;
+    let endpoint = match heirs {
+        // It has these names already.
+        [heir] => heir.take_endpoint().and_then(Result::ok),
+        _ => None,
+    };
+    let group = settings.control_group.as_ref().map(|group| &group.name[..]);
+    let endpoint = match endpoint {
+        Some(endpoint) => Some(endpoint),
+        None => controllers::bind(names, group, environment, &warn)?,
+    };
     let ready = if foreground {
         None
     } else {
@@ -130,19 +168,38 @@ pub(super) fn start(
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };
-    let log = if foreground { warn } else { Log::syslog(settings.debug) };
-    let options = Options {
-        workers,
-        busy_poll: settings.busy_poll.unwrap_or(false),
-        loopback_congestion: settings.loopback_congestion.as_ref().map(|named| named.name.clone()),
-        seed,
-        dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
-        descriptor_limit,
-        own_descriptors,
-    };
-    let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
-    let make = Make { settings, source, options, hangup };
-    let (shutdown, at_work) = match (run(make, prepared, endpoint, &log), ready) {
+    if foreground {
+        warn.never_wait();
+    }
+    // In the background the log is elsewhere.
+    let caller = (!foreground).then(|| warn.clone());
+    let log = if foreground { warn } else { Log::syslog(settings.debug).remembering(&warn) };
+    if !foreground {
+        kept.warn_again(&log);
+    }
+    kept.tell(&log);
+    let means = Means { workers, descriptor_limit, own_descriptors };
+    let make = means.make(settings, source, seed, &log, access);
+    let given: io::Result<()> = heirs.iter_mut().try_for_each(Heir::begin);
+    let begun = given.and_then(|()| run(make, prepared, (endpoint, web), (origin, kept), &log));
+    for heir in heirs.iter_mut() {
+        let text = format!(
+            "the ports were taken over from process {}, which serves its connections to their end",
+            heir.predecessor()
+        );
+        heir.served(begun.as_ref().map(|_| ()).map_err(ToString::to_string));
+        if begun.is_ok() {
+            let note = Event::Note { severity: Severity::Notice, text };
+            [Some(&log), caller.as_ref()].into_iter().flatten().for_each(|log| log.tell(&note));
+        }
+    }
+    if let Ok((_, at_work)) = &begun
+        && !heirs.is_empty()
+    {
+        at_work.roster.list_all();
+        at_work.upgrader.set_heir();
+    }
+    let (shutdown, at_work) = match (begun, ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {
             // A failure here was told to the caller, who reports it.
@@ -162,49 +219,182 @@ pub(super) fn start(
             };
         }
     };
+    log.greet(&greeting(&listen, channels));
     log.tell(&Event::Started { listen, pid: std::process::id() });
-    let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, &log);
+    Ok(serve_to_the_end(shutdown, at_work, settings, &log))
+}
+
+/// Makes services of what was asked for, with what was changed by hand. `got` is asked once for each, in order, for a listener of this
+/// place that is there already.
+///
+/// # Errors
+/// Ports that cannot be had.
+pub(super) fn prepare(
+    services: Vec<(ServiceSpec, Resolved)>,
+    kept: &mut Kept,
+    mut got: impl FnMut(SocketAddr) -> Option<Got>,
+    workers: usize,
+    seed: u64,
+) -> Result<Vec<(Prepared, Vec<LinedGroup>)>, Failure> {
+    let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
+    let mut prepared = Vec::new();
+    for (spec, mut found) in services {
+        let groups = plan::lined(&spec.groups, &found.channels);
+        kept.restore(&spec, &mut found);
+        let got = got(found.listen.first());
+        match Prepared::new(spec, found, got, workers, seed, &mut patience) {
+            Ok(one) => prepared.push((one, groups)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(failure) = Failure::several(failures, NOT_STARTED) {
+        return Err(failure);
+    }
+    if prepared.len() > 1 {
+        prepared.iter_mut().for_each(|(one, _)| one.joins_others());
+    }
+    Ok(prepared)
+}
+
+/// What a start in the foreground says on a terminal.
+fn greeting(listen: &[SocketAddr], channels: usize) -> String {
+    /// As many addresses as one line has.
+    const MOST_LISTED: usize = 8;
+    let first: Vec<String> = listen.iter().take(MOST_LISTED).map(ToString::to_string).collect();
+    let more = match listen.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let services = match listen.len() {
+        1 => String::new(),
+        services => format!("{}, ", counted(services, "service")),
+    };
+    format!("listening on {}{more}: {services}{}", first.join(", "), counted(channels, "channel"))
+}
+
+/// Serves until the end; the exit code.
+pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &ProcessSpec, log: &Log) -> u8 {
+    let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, log);
     log.tell(&match cause {
         Cause::Drained => Event::Drained,
         _ => Event::Stopping { connections: at_work.connections(), within: None },
     });
     at_work.end(cause);
-    Ok(0)
+    0
+}
+
+impl Means {
+    /// So many listeners are among the descriptors that are open.
+    pub(super) fn listeners_are_open(&mut self, count: usize) {
+        self.own_descriptors = self.own_descriptors.saturating_sub(count);
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// What a process is made with that has these means.
+    pub(super) fn make<'a>(
+        &self,
+        settings: &'a ProcessSpec,
+        source: Option<Source>,
+        seed: u64,
+        log: &Log,
+        access: Option<OpenedLog>,
+    ) -> Make<'a> {
+        let foreground = is_foreground(settings);
+        let options = Options {
+            workers: self.workers,
+            busy_poll: settings.busy_poll.unwrap_or(false),
+            loopback_congestion: settings.loopback_congestion.as_ref().map(|named| named.name.clone()),
+            seed,
+            access: None,
+            dump: (settings.dump && foreground).then(|| Dump::stdout(log.clone())),
+            descriptor_limit: self.descriptor_limit,
+            own_descriptors: self.own_descriptors,
+            first_id: 0,
+        };
+        let hangup = Hangup::of_this_process(foreground, given::ignores(process::HANGUP));
+        Make { settings, source, options, hangup, access }
+    }
 }
 
 /// What the process is made with.
-struct Make<'a> {
-    settings: &'a ProcessSpec,
-    source: Option<Source>,
-    options: Options,
-    hangup: Hangup,
+pub(super) struct Make<'a> {
+    pub(super) settings: &'a ProcessSpec,
+    pub(super) source: Option<Source>,
+    pub(super) options: Options,
+    pub(super) hangup: Hangup,
+    /// The access log, if there is to be one.
+    pub(super) access: Option<OpenedLog>,
+}
+
+/// Starts what serves: signals, workers, the thread that minds channels.
+///
+/// # Errors
+/// No thread, or no descriptor.
+pub(super) fn assemble(
+    Make { settings, source, mut options, hangup, access }: Make<'_>,
+    clock: Clock,
+    log: &Log,
+) -> io::Result<Assembly> {
+    let shutdown = Shutdown::install(hangup)?;
+    let scribe = access.map(|access| access.start(log)).transpose()?;
+    options.access = scribe.as_ref().map(Scribe::access);
+    let [notifier, done, news] = [(); 3].map(|()| shutdown.notifier());
+    let (workers, seed) = (options.workers, options.seed);
+    let server = Server::start(clock, log, options, move || notifier.drained())?;
+    let minder = Minder::start(clock, log, server.budget())?;
+    let hooks = ProgramHooks::new(log, clock);
+    let tools = Tools {
+        server: server.clone(),
+        minder: minder.clone(),
+        hooks,
+        clock,
+        log: log.clone(),
+        workers,
+        seed,
+    };
+    let lines = if source.is_some() { LineSource::File } else { LineSource::CommandLine };
+    let (checks, process) = (minder.clone(), settings.clone());
+    let deadlines = Arc::new(Deadlines::new(news));
+    let (ends, bell) = (Arc::clone(&deadlines), Arc::new(Bell::default()));
+    let [changes, reread] = [(); 2].map(|()| Arc::clone(&bell));
+    let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
+        controllers::manage(served, written, (&checks, &process, clock), (&ends, &changes), lines)
+    };
+    let done = move || {
+        reread.changed();
+        done.drained();
+    };
+    let roster = Arc::new(Roster::new(tools, settings.clone(), source, manage, done));
+    Ok(Assembly { scribe, shutdown, server, minder, clock, deadlines, bell, roster })
 }
 
 /// Lets the data plane serve and controllers in.
 fn run(
-    Make { settings, source, options, hangup }: Make<'_>,
+    make: Make<'_>,
     prepared: Vec<(Prepared, Vec<LinedGroup>)>,
-    endpoint: Option<Endpoint>,
+    doors: (Option<Endpoint>, Option<Web>),
+    (origin, kept): (Origin, Kept),
     log: &Log,
 ) -> io::Result<(Shutdown, AtWork)> {
-    let shutdown = Shutdown::install(hangup)?;
-    let [notifier, done, news] = [(); 3].map(|()| shutdown.notifier());
-    let clock = Clock::start();
-    let (workers, seed) = (options.workers, options.seed);
-    let server = Server::start(clock, log, options, move || notifier.drained())?;
-    let minder = Minder::start(clock, log, server.budget())?;
-    let tools =
-        Tools { server: server.clone(), minder: minder.clone(), clock, log: log.clone(), workers, seed };
-    let (from_file, checks, process) = (source.is_some(), minder.clone(), settings.clone());
-    let deadlines = Arc::new(Deadlines::new(news));
-    let ends = Arc::clone(&deadlines);
-    let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
-        controllers::manage(served, written, (&checks, &process, clock), &ends, from_file)
-    };
-    let roster = Roster::new(tools, settings.clone(), source, manage, move || done.drained());
-    roster.open(prepared)?;
-    let at_work = controllers::serve(endpoint, Arc::new(roster), (server, minder), (clock, deadlines), log);
-    Ok((shutdown, at_work))
+    let assembly = assemble(make, Clock::start(), log)?;
+    assembly.roster.open(prepared)?;
+    let keeper = keep(kept, &assembly, log);
+    Ok(controllers::serve(doors, assembly, origin, keeper, None, log))
+}
+
+/// Begins to keep what operators change. What cannot be kept is no reason not to serve.
+pub(super) fn keep(kept: Kept, Assembly { roster, bell, .. }: &Assembly, log: &Log) -> Keeper {
+    let bell = Arc::clone(bell);
+    let Some(place) = kept.place else { return Keeper::none(bell) };
+    let seen = Arc::clone(roster);
+    Keeper::start(Arc::clone(&bell), place, move || seen.look(), log.clone()).unwrap_or_else(|e| {
+        let text = format!("state file: nothing is kept, there is no thread for it: {e}");
+        log.tell(&Event::Note { severity: Severity::Error, text });
+        Keeper::none(bell)
+    })
 }
 
 /// Better said now than found out by clients.
@@ -224,7 +414,9 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         tell("-p needs -f: the packet dump is off in the background".into());
     }
     for service in services {
-        if let Some(text) = service.parts.spec.check.as_ref().and_then(refused::why_no_program) {
+        let spec = &service.parts.spec;
+        let check = spec.check.as_ref().and_then(refused::why_no_program);
+        for text in check.into_iter().chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
             // It may be there later, so this is no reason not to serve.
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }

@@ -95,6 +95,7 @@ pub(super) fn plain() -> Serve {
         fail_open: true,
         on_down: OnDown::Keep,
         on_remove: OnDown::Keep,
+        on_change: None,
         refuse_when_down: false,
         max_connections: None,
         queue: None,
@@ -102,7 +103,7 @@ pub(super) fn plain() -> Serve {
         pause_timeout: Duration::from_secs(60),
         max_lifetime: None,
     };
-    Serve { process: ProcessSpec::default(), service, check_only: false }
+    Serve { process: ProcessSpec::default(), service, check_only: false, replace: false }
 }
 
 #[test]
@@ -376,9 +377,9 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
         let why = "the word is not UTF-8".to_owned();
         assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
-    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --policy \
+    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --max-connections --queue --queue-timeout --pause-timeout --max-lifetime";
+                   --check-port --fail-open --on-down --on-change --max-connections --queue --queue-timeout --pause-timeout --max-lifetime";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }
@@ -398,7 +399,7 @@ fn help_version_and_the_printed_pages_need_no_port() {
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 130, "{help}");
+    assert!(help.lines().count() < 150, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

@@ -60,6 +60,7 @@ pub(super) struct Ask {
     /// `--file`.
     pub(super) files: Vec<PathBuf>,
     pub(super) check_only: bool,
+    pub(super) replace: bool,
     pub(super) list: bool,
 }
 
@@ -99,6 +100,7 @@ impl Draft {
                 fail_open: true,
                 on_down: OnDown::Keep,
                 on_remove: OnDown::Keep,
+                on_change: None,
                 refuse_when_down: false,
                 max_connections: None,
                 queue: None,

@@ -63,7 +63,7 @@ pub fn parse_duration(word: &str) -> Result<Duration, DurationError> {
 
 /// A short word that [`parse_duration`] reads as exactly this: a whole number of the longest unit that goes into it, or else
 /// seconds with a fraction; below a second milliseconds.
-pub(super) fn print_duration(span: Duration) -> String {
+pub fn print_duration(span: Duration) -> String {
     let nanos = span.as_nanos();
     let whole = UNITS.iter().find(|(_, unit_nanos)| nanos.is_multiple_of(*unit_nanos));
     match whole {

@@ -11,8 +11,9 @@ use std::net::Ipv6Addr;
 use std::num::NonZeroU16;
 
 use super::number::whole_number;
+use super::values::Bad;
 use super::wrong::{Word, Wrong};
-use crate::spec::{HostSpec, PortWord};
+use crate::spec::{HostSpec, HttpSpec, PortWord};
 
 /// Numbers below this are addresses of 0.0.0.0/8, which no host has.
 const NO_HOST: u64 = 1 << 24;
@@ -95,6 +96,43 @@ pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
         }
         Some(why) => Err(Wrong::address(&typed, why)),
         None => Ok(HostSpec { name: bare.to_owned(), typed }),
+    }
+}
+
+/// The word of `--http`: `PORT`, `ADDRESS:PORT`, `[IPv6]:PORT` or `NAME:PORT`.
+pub(super) fn read_http(word: &Word) -> Result<HttpSpec, Bad> {
+    let wrong = |why: &str| {
+        Bad::Value(format!("{why}; give a port, or ADDRESS:PORT as in 127.0.0.1:9100 or [::1]:9100"))
+    };
+    let text = word.as_str().ok_or_else(|| wrong("is not UTF-8"))?;
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (Some(host), port),
+        None => (None, text),
+    };
+    let is_bracketed = |host: &&str| host.starts_with('[') && host.ends_with(']');
+    let bare =
+        host.map(|host| host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host));
+    match (host, bare) {
+        (Some(host), Some(bare)) if host.contains(':') && !(is_bracketed(&host) && is_ipv6(bare)) => {
+            return Err(wrong("is not an address and a port"));
+        }
+        (Some(host), Some(bare)) if why_no_host(bare).is_some() || (host != bare && !is_ipv6(bare)) => {
+            return Err(wrong("has no host in front of its port"));
+        }
+        _ => {}
+    }
+    let number =
+        whole_number(port).flatten().and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+    let port = number.ok_or_else(|| wrong("has no port from 1 to 65535"))?;
+    Ok(HttpSpec { host: bare.map(str::to_owned), port, typed: word.typed() })
+}
+
+/// As it would be typed.
+pub(super) fn print_http(http: &HttpSpec) -> String {
+    match &http.host {
+        None => http.port.to_string(),
+        Some(host) if host.contains(':') => format!("[{host}]:{}", http.port),
+        Some(host) => format!("{host}:{}", http.port),
     }
 }
 

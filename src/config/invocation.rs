@@ -64,6 +64,8 @@ pub struct Serve {
     pub service: ServiceSpec,
     /// `--check-only`: start nothing.
     pub check_only: bool,
+    /// `--replace`: take the ports over from whoever has them.
+    pub replace: bool,
 }
 
 /// Services that stand in files.
@@ -75,6 +77,8 @@ pub struct Files {
     pub words: Vec<Word>,
     /// `--check-only`: start nothing.
     pub check_only: bool,
+    /// `--replace`: take the ports over from whoever has them.
+    pub replace: bool,
 }
 
 /// Reads `argv` (program name first). Whether hosts and services exist is asked later.
@@ -98,7 +102,12 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
     }
     if !ask.files.is_empty() {
         FileReader::new(&words)?;
-        return Ok(Invocation::Files(Files { paths: ask.files, words, check_only: ask.check_only }));
+        return Ok(Invocation::Files(Files {
+            paths: ask.files,
+            words,
+            check_only: ask.check_only,
+            replace: ask.replace,
+        }));
     }
     if split.positionals.is_empty() {
         return Err(usage(NO_PORT));
@@ -114,7 +123,12 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
     let ipv6 = draft.ipv6;
     let (process, service) = draft.settle();
     if !is_asking {
-        return Ok(Invocation::Serve(Box::new(Serve { process, service, check_only: ask.check_only })));
+        return Ok(Invocation::Serve(Box::new(Serve {
+            process,
+            service,
+            check_only: ask.check_only,
+            replace: ask.replace,
+        })));
     }
     let bind = match service.listen.host {
         ListenHost::Host(host) => Some(host),
@@ -152,6 +166,7 @@ fn list_alone(ask: &Ask, split: &Split) -> Result<(), LineError> {
         (ask.command.is_some(), "-c"),
         (!ask.files.is_empty(), "--file"),
         (ask.check_only, "--check-only"),
+        (ask.replace, "--replace"),
     ];
     if let Some((_, other)) = others.iter().find(|(is_given, _)| *is_given) {
         return Err(usage(format!("--list and {other} cannot be used together; choose one")));
@@ -172,7 +187,8 @@ fn only_one_mode(ask: &Ask, split: &Split) -> Result<(), LineError> {
         (false, Some(_)) => Some("-c"),
         (false, None) => None,
     };
-    let serving = [(!ask.files.is_empty(), "--file"), (ask.check_only, "--check-only")];
+    let serving =
+        [(!ask.files.is_empty(), "--file"), (ask.check_only, "--check-only"), (ask.replace, "--replace")];
     if let (Some(asking), Some((_, serving))) = (asking, serving.iter().find(|(is_given, _)| *is_given)) {
         return Err(usage(format!(
             "{serving} and {asking} cannot be used together; {asking} takes the PORT of a running instance"

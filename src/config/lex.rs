@@ -15,6 +15,8 @@ use crate::spec::Spot;
 
 /// The longest line, continued ones taken together, in bytes: room for as many channels as a group can have.
 pub(super) const LONGEST_LINE: usize = 2 << 20;
+/// As many plain bytes of a word are taken at once.
+const PLAIN: usize = 4 << 10;
 
 /// The lines of a file, one after the other. Blank lines and comments are left out.
 pub(super) struct SourceLines<'a> {
@@ -63,6 +65,17 @@ impl<'a> SourceLines<'a> {
             self.column = self.column.saturating_add(1);
         }
         Some(*byte)
+    }
+
+    /// Takes bytes that are never special inside a word: all there are, or so many that the line's length is looked at again.
+    fn take_plain(&mut self, word: &mut Vec<u8>) {
+        let is_plain =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'=' | b',');
+        let (plain, rest) =
+            self.rest.split_at(self.rest.iter().take(PLAIN).take_while(|byte| is_plain(byte)).count());
+        word.extend_from_slice(plain);
+        self.column = self.column.saturating_add(u32::try_from(plain.len()).unwrap_or(u32::MAX));
+        self.rest = rest;
     }
 
     /// Is there nothing but blanks, and at least one, up to the end of the line?
@@ -122,6 +135,9 @@ impl Reading {
                 self.wrong(start, format!("the line is longer than {most} MiB; write several services"));
                 skip_line(lines);
                 break;
+            }
+            if matches!(self.within, Within::Word) {
+                lines.take_plain(&mut self.word);
             }
             let at = lines.spot();
             if lines.take_end() {
@@ -303,6 +319,8 @@ mod tests {
             assert_eq!(read(text).1, [wrong], "{text:?}");
         }
         let long = format!("80\n{}\n81 a", "a ".repeat(LONGEST_LINE));
+        let one = format!("80 {}", "a".repeat(LONGEST_LINE + 2 * PLAIN));
+        assert_eq!(read(&one).1, ["1:1: the line is longer than 2 MiB; write several services"]);
         let (words, errors) = read(&long);
         assert_eq!(errors, ["2:1: the line is longer than 2 MiB; write several services"]);
         assert!(words.starts_with("80 | a a ") && words.ends_with(" | 81 a"));

@@ -33,16 +33,28 @@ repeated the last one counts. -i and -c cannot be used together.";
 const STATUS: &[(&str, &str)] = &[
     ("0", "it serves, or the command was answered"),
     ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
-    ("65", "a CHANNEL or ADDR that is unknown or invalid; -c: the command was answered with another error"),
-    ("69", "! or % with no channel before it; -c and -i: there is no instance, or it could not be stopped"),
+    (
+        "65",
+        "a CHANNEL or ADDR that is unknown or invalid, or a group of --control-group that does not exist; --check-only: a program \
+         that cannot be run, or a file of --state that cannot be used; -c: the command was answered with another error",
+    ),
+    (
+        "69",
+        "! or % with no channel before it; -c and -i: there is no instance, it could not be stopped, or an upgrade came to \
+         nothing and the process goes on",
+    ),
     (
         "71",
-        "the address cannot be listened on, the limit of open files is too low, or the system lacks the congestion control \
-         of --loopback-congestion; the message names the cause",
+        "the address cannot be listened on, --replace was refused, the limit of open files is too low, or the system lacks the \
+         congestion control of --loopback-congestion; the message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
-    ("75", "-c: wait ran out of time"),
-    ("78", "a file of --file cannot be read or has errors"),
+    ("75", "-c: wait ran out of time, or another process was taking over: try again"),
+    (
+        "78",
+        "a file of --file cannot be read or has errors; -c: a reload failed, and the last line of the answer says whether \
+         nothing was changed, or not everything is as the files say",
+    ),
 ];
 
 const FILES: &[(&str, &str)] = &[
@@ -55,7 +67,15 @@ const FILES: &[(&str, &str)] = &[
         "the same socket, under the name of a service. The environment variable BALANCE_RUN_DIR, an absolute path, takes the \
          place of /run/balance",
     ),
+    (
+        "/run/balance/service.process.PID",
+        "the socket of a process that takes no clients any more and serves its connections to their end: balance -c sessions process.PID",
+    ),
     ("$XDG_RUNTIME_DIR/balance/", "the same for users who cannot write there"),
+    (
+        "FILE, FILE.lock, FILE.bad of --state",
+        "what operators have changed, the lock of the instance that writes it, and what could not be read",
+    ),
     ("/etc/services", "names of ports"),
 ];
 
@@ -76,7 +96,7 @@ const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
      shell has to be quoted. NAME: gives the service a name.",
-    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --drain-timeout, --control-group), and options of the services \
+    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --drain-timeout, --state, --http, --control-group), and options of the services \
      that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
      process's options those of the command line win.",
     "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. balance reports all \
@@ -97,9 +117,10 @@ const SIGNALS: &[(&str, &str)] = &[
         "in the foreground at a terminal, without nohup, like INT: the terminal is lost. Otherwise the files of --file are read \
          again, as by the command reload. Without files it is ignored and logged",
     ),
+    ("USR1", "ignored and logged: there is no log file to reopen"),
     (
-        "USR1, USR2",
-        "ignored and logged: there is no log file to reopen; a later version will upgrade in place",
+        "USR2",
+        "starts the program again, as it is on disk now, and hands everything over to it, as by the command upgrade",
     ),
     (
         "others",
@@ -170,6 +191,11 @@ fn own_sections() -> Roff {
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([bold("services"), roman("(5), "), bold("tcp"), roman("(7), "), bold("syslog"), roman("(3)")]);
+    roff.control("PP", []);
+    roff.text([roman(
+        "The source has one page for each task in docs/: file.md, reload.md, upgrade.md, pause.md, stop.md, state.md, health.md, \
+         policies.md, control.md, observability.md, compatibility.md, performance.md.",
+    )]);
     roff
 }
 

@@ -35,7 +35,7 @@ mod values;
 mod wrong;
 
 pub use channel::{print_channel, read_channel};
-pub use duration::{DurationError, parse_duration};
+pub use duration::{DurationError, parse_duration, print_duration};
 pub use file::{FileReader, print_file, read_file};
 pub use groups::read_groups;
 pub use host::{is_host, read_port};

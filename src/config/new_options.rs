@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::contract::{Refused, argv, blame, first_line, invoke, plain, serve, split};
 use super::groups::print_member;
 use super::{Invocation, Serve};
-use crate::spec::{Check, CheckSpec, GroupSpec, OnDown, Policy, Step, Typed};
+use crate::spec::{
+    Check, CheckSpec, GroupSpec, HttpSpec, LineFormat, LogMoments, OnDown, Policy, Step, Typed,
+};
 
 const TCP: CheckSpec = CheckSpec {
     typed: Typed { text: String::new(), at: None },
@@ -31,10 +33,33 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--on-down keep", |_| ()),
         ("--on-remove keep", |_| ()),
         ("--on-remove kick", |s| s.service.on_remove = OnDown::Kick),
+        ("--on-change /usr/sbin/tell", |s| s.service.on_change = Some("/usr/sbin/tell".into())),
+        ("--log-time", |s| s.process.log_time = true),
+        ("--access-log /var/log/a", |s| s.process.access_log = Some("/var/log/a".into())),
+        ("--log-format json --access-log -", |s| {
+            s.process.access_log = Some("-".into());
+            s.process.log_format = LineFormat::Json;
+        }),
+        ("--access-log syslog --log-at 5m,start", |s| {
+            s.process.access_log = Some("syslog".into());
+            s.process.log_at = LogMoments { start: true, end: false, every: Some(Duration::from_secs(300)) };
+        }),
+        ("--access-log a --log-at end", |s| s.process.access_log = Some("a".into())),
         ("--refuse-when-down", |s| s.service.refuse_when_down = true),
         ("--drain-timeout 8s", |s| s.process.drain_timeout = Duration::from_secs(8)),
         ("--drain-timeout 30s", |_| ()),
         ("--drain-timeout 0", |s| s.process.drain_timeout = Duration::ZERO),
+        ("--state /var/lib/b.state", |s| s.process.state = Some("/var/lib/b.state".into())),
+        ("--state=a:b", |s| s.process.state = Some("a:b".into())),
+        ("--http 9100", |s| s.process.http = http(None, 9_100)),
+        ("--http 10.0.0.1:9100", |s| s.process.http = http(Some("10.0.0.1"), 9_100)),
+        ("--http 9100 --http-token-file /etc/b.token", |s| {
+            s.process.http = http(None, 9_100);
+            s.process.http_token_file = Some("/etc/b.token".into());
+        }),
+        ("--http=[::1]:9100", |s| s.process.http = http(Some("::1"), 9_100)),
+        ("--http [fe80::1%lo]:1", |s| s.process.http = http(Some("fe80::1%lo"), 1)),
+        ("--http web1.example.com:65535", |s| s.process.http = http(Some("web1.example.com"), 65_535)),
         ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
         ("--busy-poll=off", |s| s.process.busy_poll = Some(false)),
         ("--slow-start 30s", |s| s.service.slow_start = Some(Duration::from_secs(30))),
@@ -95,12 +120,69 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
 }
 
 #[test]
+fn where_http_is_served_is_a_port_or_a_host_and_a_port() {
+    let legal = "give a port, or ADDRESS:PORT as in 127.0.0.1:9100 or [::1]:9100";
+    for (value, why) in [
+        ("0", "has no port from 1 to 65535"),
+        ("65536", "has no port from 1 to 65535"),
+        ("http", "has no port from 1 to 65535"),
+        ("", "has no port from 1 to 65535"),
+        ("127.0.0.1", "has no port from 1 to 65535"),
+        ("127.0.0.1:", "has no port from 1 to 65535"),
+        ("127.0.0.1:x", "has no port from 1 to 65535"),
+        (":9100", "has no host in front of its port"),
+        ("9100:9100", "has no host in front of its port"),
+        ("a b:9100", "has no host in front of its port"),
+        ("::1:9100", "is not an address and a port"),
+        ("[::1:9100", "is not an address and a port"),
+        ("[::x]:9100", "is not an address and a port"),
+        ("[web1]:9100", "has no host in front of its port"),
+    ] {
+        assert_eq!(blame(&["--http", value, "80"]), format!("--http '{value}' {why}; {legal}"));
+    }
+}
+
+#[test]
+fn moments_of_the_access_log_are_words_and_one_time() {
+    let legal = "give start, end, a time of at least 1s, or several of them, as in start,end,5m";
+    for (value, why) in [
+        ("", "is not a list of moments"),
+        ("begin", "is not a list of moments"),
+        ("start,", "is not a list of moments"),
+        ("start end", "is not a list of moments"),
+        ("0", "has a time that is out of range"),
+        ("999ms", "has a time that is out of range"),
+        ("3651d", "has a time that is out of range"),
+        ("end,end", "says the same twice"),
+        ("5m,300s", "says the same twice"),
+    ] {
+        let words = ["--access-log", "a", "--log-at", value, "80"];
+        assert_eq!(blame(&words), format!("--log-at '{value}' {why}; {legal}"));
+    }
+    for option in [["--log-at", "start"], ["--log-format", "json"]] {
+        let said = blame(&[option[0], option[1], "80"]);
+        let needs =
+            "needs --access-log; say where the lines go, such as --access-log /var/log/balance/access.log";
+        assert_eq!(said, format!("{} {needs}", option[0]));
+    }
+}
+
+fn http(host: Option<&str>, port: u16) -> Option<HttpSpec> {
+    let port = NonZeroU16::new(port).expect("not 0");
+    Some(HttpSpec { host: host.map(str::to_owned), port, typed: Typed::default() })
+}
+
+#[test]
 fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
     let table = [
         ("--fail-open maybe", "'maybe' is not a value of --fail-open; it is one of on, off"),
         ("--fail-open -f", "'-f' is not a value of --fail-open; it is one of on, off"),
         ("--on-down drop", "'drop' is not a value of --on-down; it is one of keep, kick"),
         ("--on-down kick", "--on-down kick needs --check; say how to probe, such as --check tcp"),
+        (
+            "--on-change tell",
+            "--on-change 'tell' is not an absolute path without control characters, such as /usr/local/sbin/tell-me",
+        ),
         ("--busy-poll 50us", "'50us' is not a value of --busy-poll; it is one of on, off"),
         ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),
         ("--slow-start 0.1ms", "--slow-start '0.1ms' is out of range; give 1ms to 3650d or 0 for off"),

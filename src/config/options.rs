@@ -12,14 +12,14 @@ use std::time::Duration;
 use super::check::{print_check, read_check};
 use super::draft::{Draft, Shell};
 use super::duration::print_duration;
-use super::host::read_host;
+use super::host::{print_http, read_host, read_http};
 use super::policy::PolicyWord;
 use super::values::{
-    Bad, Count, Span, print_count, print_keepalive, print_or, print_seconds, print_thousandths,
-    read_keepalive, thousandths,
+    Bad, Count, Span, print_count, print_keepalive, print_moments, print_or, print_seconds,
+    print_thousandths, read_keepalive, read_moments, thousandths,
 };
 use super::wrong::{Word, Wrong};
-use crate::spec::{HostSpec, Named, OnDown, Typed};
+use crate::spec::{HostSpec, LineFormat, Named, OnDown, Typed};
 
 /// One option.
 pub(super) struct Row {
@@ -56,6 +56,8 @@ pub(super) enum Value {
     Host,
     /// A file or a directory.
     Path,
+    /// A program.
+    Program,
     /// One of these; the name is for help.
     OneOf(&'static str, &'static [&'static str]),
 }
@@ -120,6 +122,7 @@ impl Value {
             Self::Word(name) | Self::OneOf(name, _) => name,
             Self::Host => "ADDR",
             Self::Path => "FILE",
+            Self::Program => "PROG",
         }
     }
 
@@ -153,6 +156,11 @@ const CHECK_INTERVAL: Span =
     Span { least: Duration::from_millis(10), most: Duration::from_secs(86_400), zero: None };
 const CHECK_TIMEOUT: Span =
     Span { least: Duration::from_millis(1), most: Duration::from_secs(3_600), zero: None };
+
+const NEEDS_ACCESS_LOG: Option<Need> = Some(Need {
+    is_met: |draft| draft.process.access_log.is_some(),
+    wrong: "needs --access-log; say where the lines go, such as --access-log /var/log/balance/access.log",
+});
 
 const NEEDS_CHECK: Option<Need> = Some(Need {
     is_met: |draft| draft.check.is_some(),
@@ -196,6 +204,17 @@ pub(super) static OPTIONS: &[Row] = &[
         more: "In the background they go to syslog.",
         read: |draft, _| set(&mut draft.process.debug, true),
         print: |draft| draft.process.debug.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "log-time",
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Begin each log line on stderr with the time",
+        more: "The time is UTC, with milliseconds: 2026-11-28T23:59:59.123Z. Lines in syslog have a time already. Example: \
+               balance -f --log-time 80 web1 web2",
+        read: |draft, _| set(&mut draft.process.log_time, true),
+        print: |draft| draft.process.log_time.to_string(),
         ..PLAIN
     },
     Row {
@@ -283,12 +302,125 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "state",
+        value: Value::Path,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Keep what commands change in this file over a restart",
+        more: "What commands change at run time (disable, enable, weight, maxc, create, assign, remove, policy) is written to FILE, at \
+               most once a second, and applied when balance starts again. Where the line of a channel was edited since, the \
+               line holds. A FILE that is damaged or of another format is renamed to FILE.bad, and balance starts all the \
+               same. Each instance needs a FILE of its own. Example: balance --state /var/lib/balance/web.state 80 web1 web2",
+        read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
+            Some(path) => {
+                set(&mut draft.process.state, Some(Named { name: path.to_owned(), typed: word.typed() }))
+            }
+            None => Err(Bad::Value("is not a file name".to_owned())),
+        },
+        print: |draft| name_of(draft.process.state.as_ref()),
+        ..PLAIN
+    },
+    Row {
+        long: "http",
+        value: Value::Word("ADDR:PORT"),
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Serve a page, metrics and readiness probes by HTTP here",
+        default: "off",
+        more: "The page at / is for browsers, /metrics is for Prometheus, /healthz says that the process answers, /readyz and /readyz/SERVICE say whether there is a \
+               channel for clients. A port alone means 127.0.0.1. Anyone who reaches it can read everything: give an address that only \
+               your own network reaches. A request whose Host is neither an address, nor localhost, nor the name given here is refused. \
+               Example: balance --http 9100 80 web1 web2",
+        read: |draft, word| set(&mut draft.process.http, Some(read_http(word)?)),
+        print: |draft| draft.process.http.as_ref().map_or_else(String::new, print_http),
+        ..PLAIN
+    },
+    Row {
+        long: "http-token-file",
+        value: Value::Path,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Let those who have the token in this file give commands by HTTP",
+        more: "With it, the page of --http has buttons (disable, enable, drain, kick, weight, maxc, pause, resume, close), and \
+               POST /api/v1/command takes such commands. Without it, HTTP is read-only. The token is the text of FILE: 16 to 1024 \
+               characters without blanks. balance reads FILE anew for each command. HTTP does not encrypt the token: use it on \
+               loopback or in a network that you trust. Example: openssl rand -hex 16 >/etc/balance.token; chmod 600 \
+               /etc/balance.token; balance --http 9100 --http-token-file /etc/balance.token 80 web1 web2",
+        read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
+            Some(path) => set(
+                &mut draft.process.http_token_file,
+                Some(Named { name: path.to_owned(), typed: word.typed() }),
+            ),
+            None => Err(Bad::Value("is not a file name".to_owned())),
+        },
+        print: |draft| name_of(draft.process.http_token_file.as_ref()),
+        needs: Some(Need {
+            is_met: |draft| draft.process.http.is_some(),
+            wrong: "needs --http; say where to listen, such as --http 9100",
+        }),
+        ..PLAIN
+    },
+    Row {
+        long: "access-log",
+        value: Value::Path,
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Write a line about each connection to this file",
+        default: "off",
+        more: "FILE is appended to. It may be moved away or truncated at any time: a file that was moved or deleted is noticed within a \
+               second, and SIGHUP, SIGUSR1 and the command reopen open FILE again at once. \"syslog\" means the local syslog, \"-\" means \
+               stdout and needs -f. Lines that cannot be written in time are dropped and counted; clients never wait. \
+               Example: balance --access-log /var/log/balance/access.log 80 web1 web2",
+        read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
+            Some(path) => {
+                set(&mut draft.process.access_log, Some(Named { name: path.to_owned(), typed: word.typed() }))
+            }
+            None => Err(Bad::Value("is not a file name".to_owned())),
+        },
+        print: |draft| name_of(draft.process.access_log.as_ref()),
+        ..PLAIN
+    },
+    Row {
+        long: "log-format",
+        value: Value::OneOf("FORMAT", &["text", "json"]),
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "Format of the access log: text or json",
+        default: "text",
+        more: "text: keys and values, key=value. json: one object on each line. Example: balance --access-log /var/log/balance/access.log \
+               --log-format json 80 web1 web2",
+        read: |draft, word| {
+            let format = if word.text == *"json" { LineFormat::Json } else { LineFormat::Text };
+            set(&mut draft.process.log_format, format)
+        },
+        print: |draft| match draft.process.log_format {
+            LineFormat::Text => "text".to_owned(),
+            LineFormat::Json => "json".to_owned(),
+        },
+        needs: NEEDS_ACCESS_LOG,
+        ..PLAIN
+    },
+    Row {
+        long: "log-at",
+        value: Value::Word("LIST"),
+        scope: Scope::Process,
+        section: RUNNING,
+        help: "When the access log gets a line: start, end, TIME",
+        default: "end",
+        more: "start: when a client has got its channel. end: when a connection has ended. TIME, at least 1s: each time a connection has \
+               gone on for so long. Example: balance --access-log /var/log/balance/access.log --log-at start,end,5m 80 web1 web2",
+        read: |draft, word| set(&mut draft.process.log_at, read_moments(word)?),
+        print: |draft| print_moments(draft.process.log_at),
+        needs: NEEDS_ACCESS_LOG,
+        ..PLAIN
+    },
+    Row {
         long: "control-group",
         value: Value::Word("NAME"),
         scope: Scope::Process,
         section: RUNNING,
         help: "Let this unix group control the instance, too",
-        more: "Without it, only root and the user who started the instance can.",
+        more: "Without it, only root and the user who started the instance can. Example: balance --control-group www 80 web1 web2",
         read: |draft, word| {
             let is_name =
                 |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
@@ -610,6 +742,34 @@ pub(super) static OPTIONS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "on-change",
+        value: Value::Program,
+        section: HEALTH,
+        help: "Run this program for each event of the service",
+        more: "PROG is an absolute path. It gets no arguments, and the event in its environment: BALANCE_EVENT is its name, such as \
+               ejected, returned, channel_down, channel_up, no_channel_up or commanded; BALANCE_LEVEL, BALANCE_TIME, BALANCE_SERVICE, \
+               BALANCE_GROUP, BALANCE_CHANNEL, BALANCE_ADDRESS, BALANCE_CAUSE and so on say the rest, and BALANCE_LINE has all of it. \
+               Events of the whole process, such as those of a reload, are among them, and have no BALANCE_SERVICE.\n\n\
+               One runs at a time for each service. Up to 100 events wait for it; what does not fit is left out, oldest first, and \
+               logged. A program that runs for longer than 10 s is killed. What it leaves behind in its process group is killed, too. \
+               Example: --on-change /usr/local/sbin/tell-me",
+        read: |draft, word| {
+            let is_program = |path: &&str| path.starts_with('/') && !path.contains(char::is_control);
+            match word.as_str().filter(is_program) {
+                Some(path) => {
+                    let named = Named { name: path.to_owned(), typed: word.typed() };
+                    set(&mut draft.service.on_change, Some(named))
+                }
+                None => Err(Bad::Value(
+                    "is not an absolute path without control characters, such as /usr/local/sbin/tell-me"
+                        .to_owned(),
+                )),
+            }
+        },
+        print: |draft| name_of(draft.service.on_change.as_ref()),
+        ..PLAIN
+    },
+    Row {
         long: "refuse-when-down",
         section: HEALTH,
         help: "Close the port while no channel is up",
@@ -709,6 +869,18 @@ pub(super) static OPTIONS: &[Row] = &[
         more: "balance reads all lines and looks all names up. It prints how many services and channels there are, or \
                everything that is wrong. Example: balance --check-only --file /etc/balance",
         read: |draft, _| set(&mut draft.ask.check_only, true),
+        ..PLAIN
+    },
+    Row {
+        long: "replace",
+        scope: Scope::Ask,
+        section: RUNNING,
+        help: "Take the ports over from the instance that has them",
+        more: "The instance that listens there hands its ports over and serves the connections it has to their end, however long \
+               that takes. After SIGTERM they would have 30 s. No client is refused. Both must be of the same user. The new \
+               one must listen at exactly the same address, and must serve all services of the old one. If no instance of \
+               yours listens there, this is a start like any other, and stderr says so. Example: balance --replace 80 web1 web2 web3",
+        read: |draft, _| set(&mut draft.ask.replace, true),
         ..PLAIN
     },
     Row {

@@ -57,6 +57,7 @@ fn option(row: &Row) -> Arg {
         Value::Flag => arg.action(ArgAction::SetTrue),
         Value::Word(name) => arg.value_name(name).value_hint(ValueHint::Other),
         Value::Host => arg.value_name(row.value.name()).value_hint(ValueHint::Hostname),
+        Value::Program => arg.value_name(row.value.name()).value_hint(ValueHint::ExecutablePath),
         Value::Path => arg.value_name(row.value.name()).value_hint(ValueHint::AnyPath),
         Value::OneOf(name, words) => {
             arg.value_name(name).value_parser(PossibleValuesParser::new(words)).hide_possible_values(true)

@@ -4,23 +4,14 @@
 
 use crate::spec::{GroupSpec, Policy};
 
-const NAMES: [(&str, Policy); 5] = [
-    ("rr", Policy::RoundRobin),
-    ("leastconn", Policy::LeastConnections),
-    ("p2c", Policy::TwoChoices),
-    ("first", Policy::First),
-    ("hash", Policy::Hash),
-];
-
 /// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
 pub fn policy_named(name: &str) -> Option<Policy> {
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
+    Policy::named(name)
 }
 
 /// The name that [`policy_named`] knows a policy by.
 pub fn policy_name(policy: Policy) -> &'static str {
-    // The table has every policy, as a test shows.
-    NAMES.iter().find(|(_, known)| *known == policy).map_or("rr", |(name, _)| name)
+    policy.name()
 }
 
 /// `--policy` as it was typed.
@@ -41,7 +32,7 @@ impl PolicyWord {
                 let at = if name == text { String::new() } else { format!("has '{name}', which ") };
                 format!(
                     "{at}is not a policy; give one of {}, or a list such as leastconn,rr with one for each group",
-                    NAMES.map(|(name, _)| name).join(", ")
+                    Policy::NAMES.map(|(name, _)| name).join(", ")
                 )
             })
         });
@@ -124,7 +115,7 @@ mod tests {
 
     #[test]
     fn every_policy_has_one_name() {
-        for (name, policy) in NAMES {
+        for (name, policy) in Policy::NAMES {
             // A policy that is added must be added to the table: this match is what notices.
             match policy {
                 Policy::RoundRobin

@@ -14,8 +14,8 @@ use super::host::is_host;
 use super::lex::SourceLines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, Name, Named, OnDown,
-    Policy, PortWord, ProcessSpec, ServiceSpec, Step, Typed,
+    Check, CheckSpec, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat, ListenHost, ListenSpec,
+    LogMoments, Member, Name, Named, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -146,6 +146,18 @@ fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     (prop::collection::vec(group, 0..4), policy())
 }
 
+/// Where lines go, what they look like, and when there is one.
+fn access_log() -> impl Strategy<Value = (String, (LineFormat, LogMoments))> {
+    let every = prop::option::of((1_000u64..=315_360_000_000).prop_map(Duration::from_millis));
+    let moments = (any::<[bool; 2]>(), every).prop_map(|([start, end], every)| LogMoments {
+        start,
+        end: end || (!start && every.is_none()),
+        every,
+    });
+    let format = prop::sample::select(vec![LineFormat::Text, LineFormat::Json]);
+    ("[ -~]{1,12}", (format, moments))
+}
+
 prop_compose! {
     fn old_options()(
         host in prop_oneof![Just(ListenHost::AnyV4), Just(ListenHost::AnyV6), host().prop_map(ListenHost::Host)],
@@ -157,23 +169,29 @@ prop_compose! {
         connect_timeout in any_span(),
         idle_timeout in prop::option::of(any_span()),
         half_close_timeout in prop::option::of(any_span()),
-        [foreground, debug, dump, autodisable, hash_failover] in any::<[bool; 5]>(),
+        [foreground, debug, log_time, dump, autodisable, hash_failover] in any::<[bool; 6]>(),
         client_keepalive in keepalive(),
         server_keepalive in keepalive(),
         control_group in prop::option::of("[ -9;-~]{1,12}"),
         busy_poll in any::<Option<bool>>(),
         loopback_congestion in prop::option::of("[a-z][a-z0-9_]{1,14}"),
         drain_timeout in any_span(),
+        state in prop::option::of("[ -~]{1,12}"),
+        access in prop::option::of(access_log()).boxed(),
+        http in prop::option::of((prop::option::of(host()), any::<NonZeroU16>())),
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
         let named = |name: Option<String>| name.as_deref().map(Named::from);
-        let (control_group, loopback_congestion) = (named(control_group), named(loopback_congestion));
-        let process = ProcessSpec { foreground, debug, dump, control_group, workers, busy_poll, loopback_congestion, drain_timeout };
+        let (control_group, loopback_congestion, state) = (named(control_group), named(loopback_congestion), named(state));
+        let (access_log, (log_format, log_at)) = access.map_or_else(Default::default, |(path, how)| (named(Some(path)), how));
+        let http = http.map(|(host, port)| HttpSpec { host: host.map(|host| host.name), port, typed: Typed::default() });
+        let http_token_file = http.as_ref().and(state.clone());
+        let process = ProcessSpec { foreground, debug, log_time, dump, control_group, workers, busy_poll, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
         let service = ServiceSpec {
             listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
-        Serve { process, service, check_only: false }
+        Serve { process, service, check_only: false, replace: false }
     }
 }
 
@@ -189,18 +207,20 @@ prop_compose! {
         queue in (0u32..=1_000_000, any_span()).prop_map(|(n, span)| NonZeroU32::new(n).map(|n| (n, span))),
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
+        on_change in prop::option::of("/[ -~]{0,16}ü?"),
     ) -> Serve {
+        let on_change = on_change.as_deref().map(Named::from);
         let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
         let service = ServiceSpec {
             groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
-            max_connections, max_lifetime,
+            max_connections, max_lifetime, on_change,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
             ..old.service
         };
-        Serve { process: old.process, service, check_only: false }
+        Serve { process: old.process, service, check_only: false, replace: false }
     }
 }
 

@@ -37,11 +37,12 @@ The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\"
 };
 
 /// The ways to call the program.
-pub(super) const SYNOPSIS: [&str; 5] = [
+pub(super) const SYNOPSIS: [&str; 6] = [
     "balance [-b addr] [-B addr] [-t sec] [-T sec] [-adfpHM6] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
     "balance [-b addr] -i [-d] [-M] PORT|NAME",
     "balance [-b addr] -c CMD [-d] [-M] PORT|NAME",
-    "balance --file FILE ... [OPTION ...] [--check-only]",
+    "balance [OPTION ...] [--state FILE] [--replace] PORT [CHANNEL ...] ...",
+    "balance --file FILE ... [OPTION ...] [--state FILE] [--replace] [--check-only]",
     "balance --list",
 ];
 
@@ -78,6 +79,20 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "redis2 takes over when redis1 does not answer, and the connections to redis1 are closed",
     ),
     ("balance --file /etc/balance", "serves the lines of the *.conf files there, one service each"),
+    (
+        "balance --state /var/lib/balance/web.state 80 web1 web2",
+        "what commands change is kept over a restart",
+    ),
+    (
+        "balance --replace 80 web1 web2 web3",
+        "takes port 80 over from the instance that has it, with no client refused",
+    ),
+    ("balance -c reload web", "reads the files again, in the process that serves web"),
+    ("balance -c upgrade 80", "starts the program anew and hands all connections over to it"),
+    (
+        "balance -c \"pause; wait 0 30s\" 80",
+        "new clients wait, and those of channel 0 finish; resume ends it",
+    ),
     ("balance -c show 80", "what the instance on port 80 is doing"),
     ("balance -c \"group 1; disable 0\" 80", "two commands, one after the other"),
     ("balance -c status web", "the state of the service web, which has its name from a file"),
@@ -111,9 +126,9 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("quit", "leaves the shell"),
     ("reset CHANNEL", "zeroes the counters of the channel"),
     ("rr", "sets the distribution scheme of the current group to Round Robin"),
-    ("show", "shows all channels of all groups"),
+    ("show [json]", "shows all channels of all groups; with json everything about them, as one line of JSON"),
     ("version", "shows version and limits"),
-    ("status", "shows state and failures of all channels, one line each"),
+    ("status [json]", "shows state and failures of all channels, one line each"),
     ("drain CHANNEL", "gives no new connections to the channel; existing ones live on"),
     (
         "wait CHANNEL [TIME]",
@@ -123,16 +138,37 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("remove CHANNEL", "removes a disabled channel without connections; the others keep their numbers"),
     ("weight CHANNEL N", "sets the share of clients the channel gets, 0 to 256; 0 means no new ones"),
     ("policy NAME", "sets the policy of the current group: rr, leastconn, p2c, first or hash"),
-    ("sessions [CHANNEL]", "lists the connections of all channels or of one"),
+    ("sessions [CHANNEL] [json]", "lists the connections of all channels or of one"),
     ("close ID", "closes one connection, by its number in sessions"),
     (
         "save",
         "prints the command line that would start this instance as it is now; for a service of a file, its line of the file",
     ),
-    ("services", "lists the services of this process, one line each"),
+    ("services [json]", "lists the services of this process, one line each"),
     (
         "use SERVICE",
         "makes SERVICE the current service: its name, ADDRESS:PORT, or a port that only one has; the current group is 0 again",
+    ),
+    ("reload [clean]", "reads the files of --file again; with clean, what was changed by hand is dropped"),
+    ("pause [CHANNEL|all]", "lets new clients of the channel, or of all channels, wait"),
+    ("resume [CHANNEL|all]", "ends a pause; clients that wait are served in the order they came"),
+    (
+        "upgrade [PATH]",
+        "starts the program again, or the one at PATH, and hands everything over to it, connections included",
+    ),
+    ("events [N] [json]", "shows the last 20 or N events with their times; the last 1000 are remembered"),
+    ("debug [on|off]", "switches debug messages in the log on or off, or says whether they are on"),
+    (
+        "ready [all]",
+        "says whether the service, or every service of the process, has a usable channel, and why not, with exit code 69",
+    ),
+    (
+        "tap ID [TIME] [SIZE] [FILE.pcapng|-]",
+        "shows what one connection carries from now on, as -p does, for TIME (10m) and SIZE (1GiB) at most; or writes it to a new file, or to stdout, for Wireshark",
+    ),
+    (
+        "doctor [SERVICE] [json]",
+        "looks for what usually goes wrong, in all services or in one, and says what to do; exit code 0: all is fine, 1: advice, 2: something is broken",
     ),
 ];
 
@@ -171,10 +207,10 @@ mod tests {
         let text = usage("no PORT");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "balance: no PORT");
-        for (line, synopsis) in lines[1..6].iter().zip(SYNOPSIS) {
+        for (line, synopsis) in lines[1..7].iter().zip(SYNOPSIS) {
             assert!(line.ends_with(synopsis), "{line}");
         }
-        assert_eq!(lines[6..], ["try 'balance --help'"]);
+        assert_eq!(lines[7..], ["try 'balance --help'"]);
         assert!(text.ends_with('\n'));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::duration::{DurationError, LONGEST, SHORTEST, parse_duration, print_duration};
 use super::number::whole_number;
 use super::wrong::{Word, Wrong};
-use crate::spec::Keepalive;
+use crate::spec::{Keepalive, LogMoments};
 
 /// The most the kernel takes as TCP_KEEPIDLE and TCP_KEEPINTVL, in seconds.
 const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
@@ -169,6 +169,49 @@ pub(super) fn print_thousandths(number: Option<u32>) -> String {
         let digits = format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000);
         digits.trim_end_matches('0').trim_end_matches('.').to_owned()
     })
+}
+
+/// The shortest time after which a connection may have one more line in the access log.
+const LEAST_BETWEEN: Duration = Duration::from_secs(1);
+
+/// The list of `--log-at`.
+///
+/// # Errors
+/// A word of it is none, or comes twice.
+pub(super) fn read_moments(word: &Word) -> Result<LogMoments, Bad> {
+    let wrong = |why: &str| {
+        Bad::Value(format!(
+            "{why}; give start, end, a time of at least 1s, or several of them, as in start,end,5m"
+        ))
+    };
+    let text = word.as_str().ok_or_else(|| wrong("is not UTF-8"))?;
+    let mut moments = LogMoments { start: false, end: false, every: None };
+    for one in text.split(',') {
+        let is_new = match one {
+            "start" => !std::mem::replace(&mut moments.start, true),
+            "end" => !std::mem::replace(&mut moments.end, true),
+            time => match parse_duration(time) {
+                Ok(span) if (LEAST_BETWEEN..=LONGEST).contains(&span) => {
+                    moments.every.replace(span).is_none()
+                }
+                Ok(_) | Err(DurationError::OutOfRange) => {
+                    return Err(wrong("has a time that is out of range"));
+                }
+                Err(DurationError::NotATime) => return Err(wrong("is not a list of moments")),
+            },
+        };
+        if !is_new {
+            return Err(wrong("says the same twice"));
+        }
+    }
+    Ok(moments)
+}
+
+/// As it would be typed.
+pub(super) fn print_moments(moments: LogMoments) -> String {
+    let LogMoments { start, end, every } = moments;
+    let words = [start.then(|| "start".to_owned()), end.then(|| "end".to_owned()), every.map(print_duration)];
+    words.into_iter().flatten().collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

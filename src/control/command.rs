@@ -9,8 +9,28 @@ use std::time::Duration;
 
 use crate::config::{parse_duration, policy_named};
 use crate::control::argument::{HostPort, Number};
+use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
 use crate::sched::Policy;
+
+/// Is this a `wait`?
+pub(crate) fn is_wait(text: &[u8]) -> bool {
+    matches!(parse(text), Ok(Command::Wait { .. }))
+}
+
+/// Is there a `tap` among these?
+pub(crate) fn has_tap(text: &[u8]) -> bool {
+    text.split(|&byte| byte == b'\n').flat_map(split).any(|one| matches!(parse(one), Ok(Command::Tap(_))))
+}
+
+/// The `tap` that this is, if it is nothing else.
+pub(crate) fn only_tap(text: &[u8]) -> Option<TapWanted> {
+    let mut all = text.split(|&byte| byte == b'\n').flat_map(split);
+    match (all.next().map(parse), all.next()) {
+        (Some(Ok(Command::Tap(wanted))), None) => Some(wanted),
+        _ => None,
+    }
+}
 
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +39,17 @@ pub enum Access {
     Look,
     /// Changes the instance.
     Change,
+    /// Changes the instance if it has arguments, and looks if not.
+    ChangeByArguments,
+}
+
+/// How an answer is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// For people, and for scripts that cut columns.
+    Text,
+    /// One line of JSON.
+    Json,
 }
 
 /// One row of the command table.
@@ -64,8 +95,9 @@ impl CommandWord {
 /// language (`r` is `reset`, `m` is `maxc`), so a new command goes to the end.
 pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new("quit", "", "quit interactive mode", Access::Look, |args| alone(args, Command::Quit)),
+    // `json` is not among its arguments here: what `help` says of it is 3.57's.
     CommandWord::new("show", "", "show all channels in all groups", Access::Look, |args| {
-        alone(args, Command::Show)
+        only_form(args).map(Command::Show)
     }),
     CommandWord {
         name: "help",
@@ -148,8 +180,8 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Change,
         |args| alone(args, Command::SetPolicy(Policy::RoundRobin)),
     ),
-    CommandWord::new("status", "", "show state and failures of all channels", Access::Look, |args| {
-        alone(args, Command::Status)
+    CommandWord::new("status", "[json]", "show state and failures of all channels", Access::Look, |args| {
+        only_form(args).map(Command::Status)
     }),
     CommandWord::new(
         "drain",
@@ -197,13 +229,16 @@ pub const COMMANDS: &[CommandWord] = &[
     ),
     CommandWord::new(
         "sessions",
-        "[<channel>]",
+        "[<channel>] [json]",
         "shows connections, of all channels or of one",
         Access::Look,
-        |args| match args {
-            [] => Some(Command::Sessions(None)),
-            [channel] => Some(Command::Sessions(Some(Number::parse(channel)?))),
-            _ => None,
+        |args| {
+            let (args, form) = form_of(args);
+            match args {
+                [] => Some(Command::Sessions(None, form)),
+                [channel] => Some(Command::Sessions(Some(Number::parse(channel)?), form)),
+                _ => None,
+            }
         },
     ),
     CommandWord::new("close", "<id>", "closes one connection", Access::Change, |args| {
@@ -216,8 +251,8 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Look,
         |args| alone(args, Command::Save),
     ),
-    CommandWord::new("services", "", "shows the services of this process", Access::Look, |args| {
-        alone(args, Command::Services)
+    CommandWord::new("services", "[json]", "shows the services of this process", Access::Look, |args| {
+        only_form(args).map(Command::Services)
     }),
     CommandWord::new(
         "use",
@@ -237,6 +272,9 @@ pub const COMMANDS: &[CommandWord] = &[
             _ => None,
         },
     ),
+    CommandWord::new("reopen", "", "opens the file of the access log again", Access::Change, |args| {
+        args.is_empty().then_some(Command::Reopen)
+    }),
     CommandWord::new(
         "pause",
         "[<channel>|all]",
@@ -251,13 +289,85 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Change,
         |args| one_or_all(args).map(Command::Resume),
     ),
+    CommandWord::new(
+        "upgrade",
+        "[<path>]",
+        "hands everything over to a new process, of the program at path",
+        Access::Change,
+        |args| match args {
+            [] => Some(Command::Upgrade(None)),
+            [path] => Some(Command::Upgrade(Some(path.to_vec()))),
+            _ => None,
+        },
+    ),
+    CommandWord::new(
+        "events",
+        "[<number>] [json]",
+        "shows the last events with their times, 20 or so many",
+        Access::Look,
+        |args| {
+            let (args, form) = form_of(args);
+            match args {
+                [] => Some(Command::Events(EVENTS_SHOWN, form)),
+                [number] => events(&Number::parse(number)?, form),
+                _ => None,
+            }
+        },
+    ),
+    CommandWord::new(
+        "debug",
+        "[on|off]",
+        "logs debug messages or not; without an argument: does it?",
+        Access::ChangeByArguments,
+        |args| match args {
+            [] => Some(Command::Debug(None)),
+            [b"on"] => Some(Command::Debug(Some(true))),
+            [b"off"] => Some(Command::Debug(Some(false))),
+            _ => None,
+        },
+    ),
+    CommandWord::new(
+        "ready",
+        "[all]",
+        "says whether current service, or each one, has a usable channel",
+        Access::Look,
+        |args| match args {
+            [] => Some(Command::Ready { all: false }),
+            [b"all"] => Some(Command::Ready { all: true }),
+            _ => None,
+        },
+    ),
+    CommandWord::new(
+        "tap",
+        "<id> [<limit>...] [<file>]",
+        "shows what one connection carries, or writes it to file.pcapng",
+        Access::Look,
+        |args| TapWanted::parse(args).map(Command::Tap),
+    ),
+    CommandWord::new(
+        "doctor",
+        "[<service>] [json]",
+        "looks for what usually goes wrong, and says what to do",
+        Access::Look,
+        |args| {
+            let (args, form) = form_of(args);
+            match args {
+                [] => Some(Command::Doctor(None, form)),
+                [service] => Some(Command::Doctor(Some(printable(service)), form)),
+                _ => None,
+            }
+        },
+    ),
 ];
+
+/// So many events are shown to those who do not say how many.
+const EVENTS_SHOWN: usize = 20;
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
 pub(crate) const OF_3_57: usize = 16;
 
 /// No command has more arguments; words after these are only noticed to be too many.
-const MAX_ARGUMENTS: usize = 3;
+const MAX_ARGUMENTS: usize = 4;
 
 /// One command, its arguments typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,9 +375,9 @@ pub enum Command {
     /// Leave the session.
     Quit,
     /// All channels of all groups.
-    Show,
+    Show(Form),
     /// `status`
-    Status,
+    Status(Form),
     /// The list of commands.
     Help,
     /// Stop the service. Its connections are closed after so long; `None`: they live on as long as they like.
@@ -342,15 +452,17 @@ pub enum Command {
     /// The policy of the current group; `None` = there is no policy of the name that was typed.
     Policy(Option<Policy>),
     /// All connections, or those of a channel of the current group.
-    Sessions(Option<Number>),
+    Sessions(Option<Number>, Form),
     /// Close one connection.
     Close(Number),
     /// The command line of the instance as it is now.
     Save,
     /// All services of the process.
-    Services,
+    Services(Form),
     /// Change the current service to the one that this word means.
     Use(String),
+    /// Open the access log again.
+    Reopen,
     /// Read the files of services again.
     Reload {
         /// What operators have changed goes.
@@ -360,6 +472,21 @@ pub enum Command {
     Pause(Option<Number>),
     /// End that.
     Resume(Option<Number>),
+    /// Hand everything over to a new process, of the program at this path; `None`: of our own.
+    Upgrade(Option<Vec<u8>>),
+    /// Say whether the current service has a usable channel.
+    Ready {
+        /// Whether all services of the process have one.
+        all: bool,
+    },
+    /// Look for what usually goes wrong, in all services or in the one that is meant by this word.
+    Doctor(Option<String>, Form),
+    /// The last events, so many of them.
+    Events(usize, Form),
+    /// Log debug events from now on, or not; `None`: are they logged?
+    Debug(Option<bool>),
+    /// Show what a connection carries.
+    Tap(TapWanted),
 }
 
 /// The text is no command.
@@ -388,9 +515,14 @@ pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxErr
 
 /// Does any command of the line change the instance, going by its word?
 pub fn is_change(line: &[u8]) -> bool {
-    line.split(|&byte| byte == b';')
-        .filter_map(|text| row_of(words(text).next()?))
-        .any(|(row, _)| row.access == Access::Change)
+    line.split(|&byte| byte == b';').any(|text| {
+        let mut words = words(text);
+        words.next().and_then(row_of).is_some_and(|(row, _)| match row.access {
+            Access::Look => false,
+            Access::Change => true,
+            Access::ChangeByArguments => words.next().is_some(),
+        })
+    })
 }
 
 /// One command.
@@ -420,6 +552,19 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn alone(args: &[&[u8]], command: Command) -> Option<Command> {
     args.is_empty().then_some(command)
+}
+
+/// What is left of the arguments without the word for the form, which is the last.
+fn form_of<'a>(args: &'a [&'a [u8]]) -> (&'a [&'a [u8]], Form) {
+    match args {
+        [args @ .., b"json"] => (args, Form::Json),
+        args => (args, Form::Text),
+    }
+}
+
+/// The form, if nothing else was said.
+fn only_form(args: &[&[u8]]) -> Option<Form> {
+    if let ([], form) = form_of(args) { Some(form) } else { None }
 }
 
 fn one_number(args: &[&[u8]]) -> Option<Number> {
@@ -471,6 +616,12 @@ fn time_of(word: &[u8]) -> Option<Duration> {
     parse_duration(std::str::from_utf8(word).ok()?).ok()
 }
 
+/// More than there are is as many as there are.
+fn events(number: &Number, form: Form) -> Option<Command> {
+    let is_negative = number.to_string().starts_with('-');
+    (!is_negative).then(|| Command::Events(number.index().unwrap_or(usize::MAX), form))
+}
+
 fn maxc(args: &[&[u8]]) -> Option<Command> {
     let (channel, limit) = two_numbers(args)?;
     Some(Command::Maxc { channel, maxc: NonZeroU32::new(limit.to_u32()?) })
@@ -505,6 +656,15 @@ mod tests {
             assert!(!names[..OF_3_57].iter().any(|old| old.starts_with(new)), "{new}");
             assert_eq!(meant_by(new), Some(*new), "{new} is hidden by an older command");
         }
+    }
+
+    #[test]
+    fn the_documents_list_all_commands_in_this_order() {
+        let page = include_str!("../../docs/control.md");
+        let (_, list) = page.split_once("the first of this list is meant:").expect("the list");
+        let (list, _) = list.split_once(". So ").expect("its end");
+        let words: Vec<&str> = list.split('`').skip(1).step_by(2).filter(|word| *word != "?").collect();
+        assert_eq!(words, COMMANDS.iter().map(|row| row.name).collect::<Vec<_>>());
     }
 
     #[test]
@@ -551,8 +711,14 @@ mod tests {
     fn arguments_become_types() {
         let disable = |digits, hard| Command::Disable { channel: number(digits), hard };
         for (text, command) in [
-            ("show", Command::Show),
-            ("  s\t\r\n", Command::Show),
+            ("show", Command::Show(Form::Text)),
+            ("  s\t\r\n", Command::Show(Form::Text)),
+            ("s json", Command::Show(Form::Json)),
+            ("st json", Command::Status(Form::Json)),
+            ("sessions", Command::Sessions(None, Form::Text)),
+            ("sessions json", Command::Sessions(None, Form::Json)),
+            ("sessions 7 json", Command::Sessions(Some(number("7")), Form::Json)),
+            ("serv json", Command::Services(Form::Json)),
             ("disable 007", disable("7", false)),
             ("disable -0", disable("0", false)),
             ("disable 1 soft", disable("1", false)),
@@ -568,6 +734,13 @@ mod tests {
             ("maxc 0 0", Command::Maxc { channel: number("0"), maxc: None }),
             ("maxc 0 4294967295", Command::Maxc { channel: number("0"), maxc: NonZeroU32::new(u32::MAX) }),
             ("rr", Command::SetPolicy(Policy::RoundRobin)),
+            ("debug", Command::Debug(None)),
+            ("deb off", Command::Debug(Some(false))),
+            ("events", Command::Events(20, Form::Text)),
+            ("events json", Command::Events(20, Form::Json)),
+            ("ev 9 json", Command::Events(9, Form::Json)),
+            ("ev 007", Command::Events(7, Form::Text)),
+            ("events 99999999999999999999", Command::Events(usize::MAX, Form::Text)),
         ] {
             assert_eq!(parse(text.as_bytes()), Ok(command), "{text}");
         }
@@ -633,7 +806,17 @@ mod tests {
         }
         // By whatever prefix it was called.
         assert_eq!(usage("w"), "usage: wait <channel> [<time>]");
-        assert_eq!(usage("st"), "usage: status");
+        assert_eq!(usage("debug"), "usage: debug [on|off]");
+        for (line, changes) in
+            [("debug", false), ("debug on", true), ("show; deb off", true), ("events 9", false)]
+        {
+            assert_eq!(is_change(line.as_bytes()), changes, "{line}");
+        }
+        for text in ["events -1", "events x", "events 1 2", "events -1 json", "events json 1"] {
+            let error = parse(text.as_bytes()).expect_err("no number of events");
+            assert_eq!(error.to_string(), "usage: events [<number>] [json]", "{text}");
+        }
+        assert_eq!(usage("st"), "usage: status [json]");
     }
 
     #[test]
@@ -642,6 +825,6 @@ mod tests {
         assert_eq!(all(b" "), []);
         assert_eq!(all(b";; ;"), []);
         let group = Ok(Command::Group(number("1")));
-        assert_eq!(all(b"group 1; x;show;"), [group, Err(SyntaxError::Plain), Ok(Command::Show)]);
+        assert_eq!(all(b"group 1; x;show;"), [group, Err(SyntaxError::Plain), Ok(Command::Show(Form::Text))]);
     }
 }

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use crate::config::{Word, read_line};
 use crate::control::argument::HostPort;
 use crate::control::client::{AskError, Client};
+use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
 use crate::control::find::{self, FindError, Wanted, Which};
 use crate::control::scratch::Scratch;
@@ -29,6 +31,7 @@ fn idle_plane() -> Plane {
     Plane {
         close_connections: Arc::new(|_| 0),
         close_session: Arc::new(|_| false),
+        tap: Arc::new(|_| None),
         sessions: Arc::new(|_| Vec::new()),
         changed: Arc::new(|| ()),
         connections: Arc::new(|| 0),
@@ -75,6 +78,7 @@ impl Instance {
                     3
                 }),
                 close_session: Arc::new(|id| id == 7),
+                tap: Arc::new(|_| None),
                 sessions: Arc::new(|only| vec![session(only)]),
                 changed: Arc::new(move || {
                     changes.fetch_add(1, Ordering::SeqCst);
@@ -134,14 +138,26 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
 }
 
 /// What a process has of these.
-fn all(services: Vec<ManagedService>) -> Services {
+fn all(services: Vec<ManagedService>) -> Arc<Services> {
     let hands = ProcessHands {
+        stopped: Arc::new(|| ()),
+        reopen: Arc::new(|| None),
         reload: Arc::new(|clean| match clean {
             false => Ok(vec!["service web: --idle-timeout is 5, was 0".to_owned()]),
             true => Err("f:1:1: invalid port [x]\nbalance: 1 error; nothing was changed".to_owned()),
         }),
+        upgrade: Arc::new(|path| match path {
+            None => Ok("process 2 (4.0.0) serves now: carried 0, draining 0".to_owned()),
+            Some(path) => Err(format!("{}: no such file", String::from_utf8_lossy(&path))),
+        }),
+        give: Arc::new(|_, _| Err("nobody takes it".to_owned())),
+        call_off: Arc::new(|| ()),
+        await_called_off: Arc::new(|| ()),
+        carried: Arc::new(|| None),
+        signs: Arc::new(ProcessSigns::default),
+        look_up: Arc::new(|_| Err("no such name".to_owned())),
     };
-    Services::new(services.into_iter().map(Arc::new).collect(), hands)
+    Arc::new(Services::new(services.into_iter().map(Arc::new).collect(), hands))
 }
 
 fn service() -> ManagedService {
@@ -155,7 +171,8 @@ fn service() -> ManagedService {
     ManagedService {
         name: Default::default(),
         listen: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
-        differences: None,
+        differences: Arc::new(|_| Vec::new()),
+        has_file: false,
         killed: AtomicBool::new(false),
         table: SharedTable::new(table),
         resolve: Arc::new(resolve),
@@ -163,6 +180,10 @@ fn service() -> ManagedService {
         end: Arc::new(|_| ()),
         plane: idle_plane(),
         command_line: Arc::new(|_| "balance 1".into()),
+        spec: Arc::new(|| {
+            let words = ["80", "127.0.0.1:9"].map(|word| Word { text: word.into(), at: None });
+            read_line(&words).expect("a line")
+        }),
         now: Arc::new(|| Duration::ZERO),
         log: Log::stderr(false),
     }
@@ -534,7 +555,7 @@ fn a_stop_ends_idle_sessions_and_removes_the_entry() {
     assert_eq!(ask(&mut client, b"group 1").2, 1, "sessions go on");
     instance.stop();
     assert!(instance.scratch.names().is_empty());
-    assert!(matches!(client.ask(b"show", |_| ()), Err(AskError::Gone)));
+    assert!(matches!(client.ask(b"show", |_| ()), Err(AskError::Unheard)));
 }
 
 #[test]
@@ -802,5 +823,5 @@ fn kill_ends_the_current_service_and_the_end_of_the_last_one_all_sessions() {
     assert!(scratch.names().is_empty(), "nobody has connections left");
     assert_eq!(answer(&mut stays, "version").0, 0);
     drop(control);
-    assert!(matches!(stays.ask(b"version", |_| ()), Err(AskError::Gone)));
+    assert!(matches!(stays.ask(b"version", |_| ()), Err(AskError::Unheard)));
 }

@@ -44,12 +44,18 @@ impl Unsafe {
 pub(crate) struct OpenDirectory {
     fd: OwnedFd,
     path: PathBuf,
+    is_shared: bool,
 }
 
 impl OpenDirectory {
     /// The path that it was opened by.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Is it for all users?
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// What is in it; nothing if it cannot be listed.
@@ -104,7 +110,8 @@ impl Directory {
             let path = self.path().display();
             return Err(Unsafe::error(format!("others may change what is in it; chmod {cure} {path}")));
         }
-        Ok(OpenDirectory { fd, path: self.path().to_owned() })
+        let is_shared = matches!(self, Self::Shared(_));
+        Ok(OpenDirectory { fd, path: self.path().to_owned(), is_shared })
     }
 
     /// Opens it, to put an entry there, made if it is not there. Beyond what [`Directory::open`] wants, nobody else may be

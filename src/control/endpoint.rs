@@ -17,8 +17,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::control::directory::{
     Directory, OpenDirectory, Unsafe, entry_name, service_entry_name, service_name,
 };
-use crate::control::entry::{Entry, PutError, Putting, own_descriptor, unlikely_name};
+use crate::control::entry::{self, Entry, PutError, Putting, own_descriptor, unlikely_name};
 use crate::control::peer;
+use crate::handover::message::OfferedControl;
 
 /// Clients that the kernel keeps waiting for us.
 pub(crate) const BACKLOG: i32 = 64;
@@ -84,7 +85,7 @@ pub struct Endpoint {
     pub(crate) listener: UnixListener,
     pub(crate) entries: Entries,
     /// Names that could not be had, and why: the services are there all the same.
-    missed: Vec<(PathBuf, io::Error)>,
+    pub(crate) missed: Vec<(PathBuf, io::Error)>,
     pub(crate) owner: u32,
     pub(crate) group_named: bool,
 }
@@ -108,7 +109,7 @@ impl Endpoint {
         for directory in &options.directories {
             match bind_in(directory, first, group) {
                 Ok((listener, entry, putting)) => {
-                    let mut entries = Entries::of(first.clone(), entry);
+                    let mut entries = Entries::of(first.clone(), entry, group);
                     let mut missed = entries.name_all(&names, putting);
                     let owner = peer::own_uid();
                     // That a directory is not for us is no news; that it is not safe is.
@@ -120,6 +121,24 @@ impl Endpoint {
             }
         }
         Err(EndpointError::NoDirectory(causes))
+    }
+
+    /// Goes on with the socket of another process, which lets go of it.
+    ///
+    /// # Errors
+    /// None of its names is there any more, or its directory cannot be trusted.
+    pub fn inherit(listener: OwnedFd, offered: &OfferedControl) -> io::Result<Self> {
+        let path = offered.directory.clone();
+        let directory = if offered.is_shared { Directory::Shared(path) } else { Directory::Private(path) };
+        let opened = Arc::new(directory.make()?);
+        let entries = Entries::inherit(&opened, offered)?;
+        Ok(Self {
+            listener: UnixListener::from(listener),
+            entries,
+            missed: Vec::new(),
+            owner: peer::own_uid(),
+            group_named: offered.group_named,
+        })
     }
 
     /// Where it is: the first of its names.
@@ -146,6 +165,10 @@ pub(crate) struct Entries {
     by_name: BTreeMap<String, Entry>,
     /// Names of services that were stopped, the oldest first.
     stopped: VecDeque<String>,
+    /// Where they were that another process has now.
+    left: Option<Arc<OpenDirectory>>,
+    /// Whose members may control the instance, too.
+    group: Option<Gid>,
 }
 
 /// As many names of stopped services are kept.
@@ -155,11 +178,124 @@ const SHARED: &str =
     "another instance has a service of this name; commands need the port of the one that is meant";
 
 impl Entries {
-    fn of(first: String, entry: Entry) -> Self {
-        Self { by_name: BTreeMap::from([(first.clone(), entry)]), first, stopped: VecDeque::new() }
+    /// The files, and the permissions of those that are still ours.
+    pub(crate) fn look(&self) -> Vec<(PathBuf, Option<u32>)> {
+        let mode = |entry: &Entry| {
+            let stat = entry::look(entry.directory(), entry.name()).ok()?;
+            (entry.is_still_ours() && stat.is_socket()).then_some(stat.mode & 0o7777)
+        };
+        self.by_name.values().map(|entry| (entry.path(), mode(entry))).collect()
     }
 
-    fn path(&self) -> Option<PathBuf> {
+    fn of(first: String, entry: Entry, group: Option<Gid>) -> Self {
+        Self {
+            by_name: BTreeMap::from([(first.clone(), entry)]),
+            first,
+            stopped: VecDeque::new(),
+            left: None,
+            group,
+        }
+    }
+
+    fn inherit(directory: &Arc<OpenDirectory>, offered: &OfferedControl) -> io::Result<Self> {
+        let mut by_name: BTreeMap<String, Entry> = BTreeMap::new();
+        let mut failure = io::Error::from(ErrorKind::NotFound);
+        for (name, file) in &offered.names {
+            match Entry::inherit(directory, file) {
+                Ok(entry) if by_name.values().next().is_none_or(|other| other.is_file_of(&entry)) => {
+                    by_name.insert(name.clone(), entry);
+                }
+                // Somebody else has taken the name meanwhile.
+                Ok(entry) => entry.forget(),
+                Err(error) => failure = error,
+            }
+        }
+        let first = by_name.keys().next().cloned().ok_or(failure)?;
+        let stopped = offered.stopped.iter().filter(|name| by_name.contains_key(*name)).cloned().collect();
+        let owned = by_name
+            .values()
+            .next()
+            .filter(|_| offered.group_named)
+            .map(|entry| rustix::fs::statat(directory.as_ref(), entry.name(), AtFlags::SYMLINK_NOFOLLOW));
+        let group = owned.transpose()?.map(|file| Gid::from_raw(file.st_gid));
+        Ok(Self { first, by_name, stopped, left: None, group })
+    }
+
+    /// What another process needs to go on with them.
+    pub(crate) fn offer(&self, group_named: bool) -> OfferedControl {
+        let directory = self.by_name.values().next().map(|entry| entry.directory().path().to_owned());
+        OfferedControl {
+            directory: directory.unwrap_or_default(),
+            is_shared: self.by_name.values().next().is_some_and(|entry| entry.directory().is_shared()),
+            names: self.by_name.iter().map(|(name, entry)| (name.clone(), entry.name().to_owned())).collect(),
+            stopped: self.stopped.iter().cloned().collect(),
+            group_named,
+        }
+    }
+
+    /// They are another process's from now on.
+    pub(crate) fn forget_all(&mut self) {
+        self.left = self.by_name.values().next().map(|entry| Arc::clone(entry.directory()));
+        std::mem::take(&mut self.by_name).into_values().for_each(Entry::forget);
+        self.stopped.clear();
+    }
+
+    /// A new socket beside those that another process has now, with this one name.
+    pub(crate) fn begin_apart(&mut self, name: String) -> io::Result<UnixListener> {
+        let directory = self.left.take().ok_or(ErrorKind::NotFound)?;
+        let (listener, entry, putting) = bind_at(&directory, &name, self.group).map_err(unbound)?;
+        putting.sweep();
+        self.first.clone_from(&name);
+        self.by_name.insert(name, entry);
+        Ok(listener)
+    }
+
+    /// Makes those again that are not there any more. Answers those that could not be had, and why.
+    pub(crate) fn restore(&mut self) -> Vec<(PathBuf, io::Error)> {
+        let Some(directory) = self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) else {
+            return Vec::new();
+        };
+        let lost: Vec<String> = self
+            .by_name
+            .iter()
+            .filter(|(_, entry)| !entry.is_still_ours())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if lost.len() == self.by_name.len() {
+            // There is no name left to make another one of.
+            return Vec::new();
+        }
+        for name in &lost {
+            self.by_name.remove(name);
+        }
+        self.name_all(&lost, Putting::new(&directory))
+    }
+
+    /// Is each of its names there still?
+    pub(crate) fn are_all_there(&self) -> bool {
+        self.by_name.values().all(Entry::is_still_ours)
+    }
+
+    /// Is none of its names there any more?
+    pub(crate) fn are_all_lost(&self) -> bool {
+        self.by_name.values().all(|entry| !entry.is_still_ours())
+    }
+
+    /// All its names again, for a new socket. Answers those that could not be had, and why.
+    pub(crate) fn begin_again_all(&mut self) -> io::Result<(UnixListener, Vec<(PathBuf, io::Error)>)> {
+        let directory = self.by_name.values().next().map(|entry| Arc::clone(entry.directory()));
+        let directory = directory.ok_or(ErrorKind::NotFound)?;
+        let names: Vec<String> = self.by_name.keys().cloned().collect();
+        let first = if names.contains(&self.first) { &self.first } else { &names[0] }.clone();
+        let (listener, entry, putting) = bind_at(&directory, &first, self.group).map_err(unbound)?;
+        std::mem::take(&mut self.by_name).into_values().for_each(Entry::forget);
+        self.by_name.insert(first.clone(), entry);
+        self.first = first;
+        let missed = self.name_all(&names, putting);
+        Ok((listener, missed))
+    }
+
+    pub(crate) fn path(&self) -> Option<PathBuf> {
         self.by_name.get(&self.first).or_else(|| self.by_name.values().next()).map(Entry::path)
     }
 
@@ -280,6 +416,13 @@ impl Entries {
     }
 }
 
+fn unbound(error: PutError) -> io::Error {
+    match error {
+        PutError::Busy(path) => io::Error::other(format!("another instance answers at {}", path.display())),
+        PutError::Io(error) => error,
+    }
+}
+
 /// Binds to a name that nobody looks at, listens, and only then gives the socket its first name: a client meets either the
 /// old socket or one that listens.
 fn bind_in(
@@ -287,23 +430,30 @@ fn bind_in(
     name: &str,
     group: Option<Gid>,
 ) -> Result<(UnixListener, Entry, Putting), PutError> {
-    let opened = Arc::new(directory.make().map_err(PutError::Io)?);
+    bind_at(&Arc::new(directory.make().map_err(PutError::Io)?), name, group)
+}
+
+fn bind_at(
+    opened: &Arc<OpenDirectory>,
+    name: &str,
+    group: Option<Gid>,
+) -> Result<(UnixListener, Entry, Putting), PutError> {
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     let made = || -> io::Result<(Socket, Entry)> {
-        let (socket, temporary) = bind_temporary(&opened, name, mode)?;
-        let (entry, seen) = Entry::of_socket(&opened, temporary)?;
+        let (socket, temporary) = bind_temporary(opened, name, mode)?;
+        let (entry, seen) = Entry::of_socket(opened, temporary)?;
         if !seen.is_socket() || !seen.is_own() || seen.mode & 0o777 != mode {
             return Err(io::Error::other("the socket's file is not as it was made"));
         }
         if let Some(group) = group {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&opened, entry.name(), None, Some(group), flags)?;
+            rustix::fs::chownat(opened.as_ref(), entry.name(), None, Some(group), flags)?;
         }
         socket.listen(BACKLOG)?;
         Ok((socket, entry))
     };
     let (socket, mut entry) = made().map_err(PutError::Io)?;
-    let mut putting = Putting::new(&opened);
+    let mut putting = Putting::new(opened);
     putting.rename(&mut entry, name)?;
     Ok((UnixListener::from(OwnedFd::from(socket)), entry, putting))
 }
@@ -590,5 +740,24 @@ mod tests {
         drop(second);
         assert_eq!(scratch.names(), ["balance.80.127.0.0.1"], "the other's is left alone");
         drop(first);
+    }
+
+    #[test]
+    fn names_that_were_all_taken_away_come_back_with_another_socket() {
+        let scratch = Scratch::new();
+        let mut endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
+        let all: Vec<String> = ["balance.80.127.0.0.1", "service.web"].map(str::to_owned).into();
+        assert!(endpoint.entries.become_these(&all).is_empty());
+        assert!(!endpoint.entries.are_all_lost());
+        for name in &all {
+            fs::remove_file(scratch.path().join(name)).expect("ours");
+        }
+        assert!(endpoint.entries.are_all_lost());
+        let (_listener, missed) = endpoint.entries.begin_again_all().expect("a socket");
+        assert!(missed.is_empty(), "{missed:?}");
+        assert_eq!(scratch.names(), all);
+        for name in &all {
+            assert!(UnixStream::connect(scratch.path().join(name)).is_ok(), "{name}");
+        }
     }
 }

@@ -149,6 +149,29 @@ impl Entry {
         }
     }
 
+    /// A name that the process before had for this socket; its file is called `file` just now.
+    ///
+    /// # Errors
+    /// It is not there, or not a socket of ours.
+    pub(crate) fn inherit(directory: &Arc<OpenDirectory>, file: &str) -> io::Result<Self> {
+        let (entry, seen) = Self::of_socket(directory, file.to_owned())?;
+        if seen.is_socket() && seen.is_own() {
+            return Ok(entry);
+        }
+        entry.forget();
+        Err(io::Error::other("the socket's file is not as it was made"))
+    }
+
+    /// It is another process's from now on.
+    pub(crate) fn forget(mut self) {
+        self.file = None;
+    }
+
+    /// Is it the same file?
+    pub(crate) fn is_file_of(&self, other: &Self) -> bool {
+        self.file == other.file
+    }
+
     /// Takes the name away, if it still is ours.
     pub(crate) fn remove(&mut self) {
         if self.is_still_ours() {

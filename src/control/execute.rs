@@ -9,8 +9,13 @@ use std::io;
 use std::time::Duration;
 
 use crate::control::argument::{HostPort, Number};
-use crate::control::command::{Command, SyntaxError};
-use crate::control::services::ServiceSnapshot;
+use crate::control::command::{Command, Form, SyntaxError};
+use crate::control::doctor::Diagnosis;
+use crate::control::json::Document;
+use crate::control::ready::ReadyState;
+use crate::control::services::{CarriedCount, ServiceSnapshot};
+use crate::control::tapping::{TapBounds, TapForm, TapStop, TapWanted};
+use crate::observe::PastEvent;
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy,
     SessionSnapshot, Snapshot, Table, Weight,
@@ -53,8 +58,8 @@ pub enum Reply {
     ShutdownFailed,
     /// All channels.
     Table(Snapshot),
-    /// `status`: the same, as seen by an operator, and what is otherwise than the file has it.
-    Status(Snapshot, Vec<String>),
+    /// `status`: the same, as seen by an operator, what is otherwise than the file has it, and what came from another process.
+    Status(Snapshot, Vec<String>, Option<CarriedCount>),
     /// The data plane has to do it, or to be asked; the door that took the command knows what to answer then.
     Pending(Effect),
     /// A channel takes no more connections, and has so many.
@@ -137,12 +142,44 @@ pub enum Reply {
     SeveralServices(Vec<String>),
     /// The files were read again: what has changed.
     Reloaded(Vec<String>),
+    /// The access log was opened again, or why not; `None`: there is none.
+    Reopened(Option<Result<(), String>>),
     /// Nothing has changed: something is wrong with the files.
     NotReloaded(String),
     /// Clients wait for a channel, or for all, from now on; or they did so already.
     Paused(Option<ChannelId>, Already),
     /// They do not any more, and so many wait for one channel or another; or they did not before.
     Resumed(Option<ChannelId>, Already, usize),
+    /// Another process serves now: what was handed over to it.
+    Upgraded(String),
+    /// This process goes on: why no other one has taken over.
+    NotUpgraded(String),
+    /// What usually goes wrong, as far as it does.
+    Doctor(Diagnosis),
+    /// Which services are ready for clients, and why others are not.
+    ReadyState(Vec<ReadyState>),
+    /// Only root and the user of the instance, by this number, may say which program takes its place.
+    NotYourProgram(u32),
+    /// Nothing is changed while another process takes over.
+    HandingOver,
+    /// Another process has taken over since this session began.
+    HandedOver,
+    /// Why a tap shows no more of a connection.
+    TapOver(u64, TapStop),
+    /// Only root and the user of the instance, by this number, may see what clients send.
+    NotYourTap(u32),
+    /// So many taps are open, and there may not be more.
+    TooManyTaps(usize),
+    /// Whoever asks has to write the file.
+    NoTapFile,
+    /// Events, oldest first.
+    Events(Vec<PastEvent>),
+    /// Debug events are logged from now on, or not.
+    Debug(bool),
+    /// The same as one of the others, in JSON.
+    Json(Box<Document>),
+    /// An error that is told to somebody who has asked for JSON.
+    JsonError(Box<Self>),
 }
 
 /// Was it as wanted before?
@@ -160,9 +197,9 @@ pub enum Effect {
     /// End this session.
     Quit,
     /// `show`: tell of all channels. Left to the door, since so many are not looked at under one lock.
-    Show,
+    Show(Form),
     /// `status`: the same.
-    Status,
+    Status(Form),
     /// Stop the service, then answer; what is left of it is closed after so long.
     Kill(Option<Duration>),
     /// Close the connections of a channel.
@@ -172,17 +209,31 @@ pub enum Effect {
     /// Wait until a channel has no connections; `None` = as long as it takes.
     Wait(ChannelKey, Option<Duration>),
     /// Ask for all connections, or those of a channel.
-    Sessions(Option<ChannelKey>),
+    Sessions(Option<ChannelKey>, Form),
     /// Close one connection.
     CloseSession(u64),
     /// Make the command line of the instance as it is now.
     Save,
     /// Tell of all services.
-    Services,
+    Services(Form),
     /// Change the session's service.
     Use(String),
+    /// Look whether the current service has a usable channel; `true`: whether all have.
+    Ready(bool),
     /// Read the files again; `true`: what operators have changed goes.
     Reload(bool),
+    /// Open the access log again.
+    Reopen,
+    /// Hand everything over to a new process, of the program at this path; `None`: of our own.
+    Upgrade(Option<Vec<u8>>),
+    /// Tell of the last events, so many of them.
+    Events(usize, Form),
+    /// Look for what usually goes wrong, in all services or in the one that is meant.
+    Doctor(Option<String>, Form),
+    /// Log debug events from now on, or not; and tell whether they are.
+    Debug(Option<bool>),
+    /// Show what the connection of this number carries.
+    Tap(u64, TapBounds, TapForm),
 }
 
 impl Reply {
@@ -216,8 +267,8 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
     match command {
         Command::Quit => Reply::Quit,
         Command::Kill(time) => Reply::Kill(time),
-        Command::Show => Reply::Pending(Effect::Show),
-        Command::Status => Reply::Pending(Effect::Status),
+        Command::Show(form) => Reply::Pending(Effect::Show(form)),
+        Command::Status(form) => Reply::Pending(Effect::Status(form)),
         Command::Help => Reply::Help,
         Command::Version => Reply::Version,
         Command::Group(number) => change_group(&number, session),
@@ -282,19 +333,31 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             table.set_policy(group, policy);
             Reply::PolicySet(group, policy)
         }
-        Command::Sessions(None) => Reply::Pending(Effect::Sessions(None)),
-        Command::Sessions(Some(channel)) => match find(group, &channel, table) {
-            Some((key, _)) => Reply::Pending(Effect::Sessions(Some(key))),
+        Command::Sessions(None, form) => Reply::Pending(Effect::Sessions(None, form)),
+        Command::Sessions(Some(channel), form) => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Sessions(Some(key), form)),
+            None if form == Form::Json => Reply::JsonError(Box::new(Reply::NoSuchChannel(channel))),
             None => Reply::NoSuchChannel(channel),
         },
         Command::Close(number) => match number.to_u64() {
             Some(id) => Reply::Pending(Effect::CloseSession(id)),
             None => Reply::NoSuchSession(number),
         },
+        Command::Tap(TapWanted { form: TapForm::File(_), .. }) => Reply::NoTapFile,
+        Command::Tap(TapWanted { session, bounds, form }) => match session.to_u64() {
+            Some(id) => Reply::Pending(Effect::Tap(id, bounds, form)),
+            None => Reply::NoSuchSession(session),
+        },
         Command::Save => Reply::Pending(Effect::Save),
-        Command::Services => Reply::Pending(Effect::Services),
+        Command::Services(form) => Reply::Pending(Effect::Services(form)),
         Command::Use(word) => Reply::Pending(Effect::Use(word)),
+        Command::Reopen => Reply::Pending(Effect::Reopen),
         Command::Reload { clean } => Reply::Pending(Effect::Reload(clean)),
+        Command::Upgrade(path) => Reply::Pending(Effect::Upgrade(path)),
+        Command::Debug(is_debug) => Reply::Pending(Effect::Debug(is_debug)),
+        Command::Events(most, form) => Reply::Pending(Effect::Events(most, form)),
+        Command::Doctor(word, form) => Reply::Pending(Effect::Doctor(word, form)),
+        Command::Ready { all } => Reply::Pending(Effect::Ready(all)),
         Command::Pause(None) => Reply::Paused(None, already(!table.pause_all())),
         Command::Pause(Some(channel)) => match find(group, &channel, table) {
             Some((key, _)) => match table.pause(key) {
@@ -364,7 +427,8 @@ fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -
     let (after, reply) = match (before, hard) {
         // A channel disabled hard is not made softer by disabling it again.
         (AdminState::DisabledHard, _) | (AdminState::Disabled, false) => {
-            return Reply::AlreadyDisabled(key.channel);
+            // If it was `-a` that disabled it, the operator has now.
+            return edited(table.set_state(key, before).map(drop), Reply::AlreadyDisabled(key.channel));
         }
         (AdminState::Enabled, false) => (AdminState::Disabled, Reply::Disabled(key.channel)),
         (AdminState::Enabled | AdminState::Disabled, true) => {
@@ -377,10 +441,12 @@ fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -
 /// As `disable`, but it tells how much there is to wait for, and is no error on a channel that is disabled already.
 fn drain(key: ChannelKey, before: &ChannelSnapshot, table: &mut Table) -> Reply {
     let reply = Reply::Draining(key.channel, before.active);
-    match before.state {
-        AdminState::Enabled => edited(table.set_state(key, AdminState::Disabled).map(drop), reply),
-        AdminState::Disabled | AdminState::DisabledHard => reply,
-    }
+    let after = match before.state {
+        AdminState::Enabled => AdminState::Disabled,
+        // If it was `-a` that disabled it, the operator has now.
+        AdminState::Disabled | AdminState::DisabledHard => before.state,
+    };
+    edited(table.set_state(key, after).map(drop), reply)
 }
 
 fn mrtg(

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::control::client::{AskError, Client};
 use crate::control::directory::{
@@ -18,11 +20,16 @@ use crate::control::directory::{
 use crate::control::entry::{self, EntryStat, look};
 use crate::control::patience::Patient;
 use crate::control::peer;
-use crate::control::render::VERSION;
+use crate::control::render::{HANDED_OVER, VERSION};
 use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable};
 
 /// How long an instance may take to say hello. Commands may take longer: they ask DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// As long as this a name is asked for again that somebody has just left: another process may be taking it over.
+pub(super) const HANDING_OVER: Duration = Duration::from_millis(1500);
+/// Between two such attempts.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Which instance is meant.
 #[derive(Debug, Clone)]
@@ -226,6 +233,8 @@ pub(super) struct Found {
     directory: Arc<OpenDirectory>,
     name: String,
     pub(super) seen: EntryStat,
+    /// Somebody was there, and has gone meanwhile or was about to.
+    has_gone: AtomicBool,
 }
 
 impl Found {
@@ -245,6 +254,16 @@ impl Found {
 
     pub(super) fn directory(&self) -> &OpenDirectory {
         &self.directory
+    }
+
+    /// Did somebody go who was there when this was asked?
+    pub(super) fn has_gone(&self) -> bool {
+        self.has_gone.load(Ordering::Relaxed)
+    }
+
+    fn goes(&self) -> FindError {
+        self.has_gone.store(true, Ordering::Relaxed);
+        FindError::None
     }
 
     pub(super) fn is_strange(&self) -> bool {
@@ -273,13 +292,17 @@ impl Search {
             let names: BTreeSet<String> = plain.iter().cloned().chain(listed).collect();
             let found = names.into_iter().filter_map(|name| {
                 let seen = look(&opened, &name).ok()?;
-                Some(Found { directory: Arc::clone(&opened), name, seen })
+                Some(Found { directory: Arc::clone(&opened), name, seen, has_gone: AtomicBool::new(false) })
             });
             search.entries.extend(found);
         }
         // A plain name is shorter than those beside it, and the sort is stable.
         search.entries.sort_by_key(Found::is_strange);
         search
+    }
+
+    fn has_gone(&self) -> bool {
+        self.entries.iter().any(Found::has_gone)
     }
 
     /// What there is to say if nothing was found.
@@ -422,12 +445,31 @@ pub fn is_service(directories: &[Directory], name: &str) -> bool {
 /// # Errors
 /// When there is none, it is not clear which one is meant, or it does not talk to us.
 pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
+    let mut until = None;
+    loop {
+        let (found, has_gone) = find_once(wanted, is_change);
+        if has_gone && until.is_none() {
+            until = Some(Instant::now() + HANDING_OVER);
+        }
+        match found {
+            Err(FindError::None | FindError::NoService { .. })
+                if until.is_some_and(|until| Instant::now() < until) =>
+            {
+                thread::sleep(ASK_AGAIN);
+            }
+            found => return found,
+        }
+    }
+}
+
+/// What is found, and whether somebody has just gone who might have been meant.
+fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bool) {
     match &wanted.service {
         Which::Name { name, port } => {
             let entry = service_entry_name(name);
             let mut search =
                 Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
-            search.named(name, *port)
+            (search.named(name, *port), search.has_gone())
         }
         Which::Port { port, addresses, ipv6 } => {
             let typed = addresses.clone().unwrap_or_else(|| wildcards(*ipv6).into());
@@ -438,9 +480,9 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
             let mut failure = FindError::None;
             for place in &typed {
                 match search.at(*port, *place) {
-                    Ok(client) => return Ok(client),
+                    Ok(client) => return (Ok(client), false),
                     Err(error) if error.is_passed_over() => failure = error.or_else(|| failure),
-                    Err(error) => return Err(error),
+                    Err(error) => return (Err(error), search.has_gone()),
                 }
             }
             let near = |place: Place| match addresses {
@@ -448,9 +490,10 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
                 Some(typed) => !typed.contains(&place) && typed.iter().any(|typed| place.is_near(*typed)),
                 None => !place.is_wildcard(),
             };
-            search
+            let found = search
                 .the_only(*port, is_change, near)
-                .map_err(|error| error.or_else(|| failure).or_else(|| search.failure()))
+                .map_err(|error| error.or_else(|| failure).or_else(|| search.failure()));
+            (found, search.has_gone())
         }
     }
 }
@@ -513,9 +556,9 @@ impl Found {
             Ok(LineRead::Whole(line)) => printable(line),
             Ok(LineRead::TooLong) => String::from("a very long line"),
             // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
-            Ok(LineRead::End) => return Err(FindError::None),
+            Ok(LineRead::End) => return Err(self.goes()),
             Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                return Err(FindError::None);
+                return Err(self.goes());
             }
             Ok(LineRead::Rest(_)) => return Err(silent(ErrorKind::UnexpectedEof.into())),
             Err(cause) => return Err(silent(cause)),
@@ -539,7 +582,10 @@ impl Found {
                 // An older one, which has one service and does not know the word.
                 Ok(Status { code: 64, .. }) if greeting.services == 1 => {}
                 // Another one, or that of a service that has just gone.
-                Ok(_) | Err(AskError::Gone | AskError::Closed(_)) => return Err(FindError::None),
+                Ok(Status { code: HANDED_OVER, .. }) | Err(AskError::Gone | AskError::Unheard) => {
+                    return Err(self.goes());
+                }
+                Ok(_) | Err(AskError::Closed(_)) => return Err(FindError::None),
                 Err(AskError::Garbled(text)) => return Err(FindError::Unknown { path, text }),
             }
         }

@@ -9,12 +9,14 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::control::client::AskError;
 use crate::control::directory::{Directory, Place, entry_place, service_name};
 use crate::control::entry::{self, FileId};
-use crate::control::find::{FindError, Found, Search};
+use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search};
 use crate::control::peer;
+use crate::control::render::HANDED_OVER;
 use crate::control::shell::Printer;
 
 /// How long an instance may take to let us in, and again for all that it says.
@@ -44,7 +46,7 @@ pub fn list(directories: &[Directory]) -> u8 {
     for some in sockets.chunks(AT_ONCE) {
         for (names, said) in some.iter().zip(all_at_once(some, &tiresome)) {
             match said {
-                Asked::Nothing => {}
+                Asked::Nothing | Asked::Gone(_) => {}
                 Asked::Services(services) => rows.extend(services),
                 Asked::Dead => {
                     for name in names.iter().filter(|name| name.seen.is_own() && is_over(name.name())) {
@@ -113,6 +115,8 @@ enum Asked {
     Services(Vec<ListRow>),
     /// It kept us waiting: what is known of it by its names.
     NoAnswer(Vec<ListRow>),
+    /// It went away meanwhile, and another process may have taken over. This is what there is to say if none has.
+    Gone(Box<Self>),
 }
 
 /// One line.
@@ -146,8 +150,22 @@ fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Asked> {
     })
 }
 
-/// Asks the socket that goes by these names.
+/// Asks the socket that goes by these names, and once more if a process leaves it that has handed it over.
 fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
+    let until = Instant::now() + HANDING_OVER;
+    loop {
+        match ask_once(names, tiresome) {
+            // Others could hold us up with that.
+            Asked::Gone(_) if !names.iter().any(Found::is_strange) && Instant::now() < until => {
+                thread::sleep(ASK_AGAIN);
+            }
+            Asked::Gone(said) => return *said,
+            said => return said,
+        }
+    }
+}
+
+fn ask_once(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
     let Some(found) = names.iter().find(|found| !matches!(kind(found.plain()), Some(EntryName::Hidden)))
     else {
         let is_dead =
@@ -171,7 +189,7 @@ fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
     let (mut client, greeting) = match found.greet(&stream, uid, None, PATIENCE) {
         Ok(greeted) => greeted,
         // It died while we waited to be let in; the next list will find it dead.
-        Err(FindError::None) => return Asked::Nothing,
+        Err(FindError::None) => return Asked::Gone(Box::new(Asked::Nothing)),
         Err(error) => return unanswered(names, uid, pid, &error),
     };
     let pid = pid.or(Some(greeting.pid));
@@ -191,7 +209,13 @@ fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
         })
         .collect();
     match asked {
+        Err(AskError::Gone | AskError::Unheard) => {
+            return Asked::Gone(Box::new(Asked::NoAnswer(by_name(names, uid, pid, "not-answering"))));
+        }
         Err(_) => return Asked::NoAnswer(by_name(names, uid, pid, "not-answering")),
+        Ok(status) if status.code == HANDED_OVER => {
+            return Asked::Gone(Box::new(Asked::NoAnswer(by_name(names, uid, pid, "not-answering"))));
+        }
         Ok(status) if status.code != 0 || is_garbled || rows.is_empty() => {
             return Asked::Services(by_name(names, uid, pid, "unknown"));
         }

@@ -1,42 +1,62 @@
 //! The command language and its doors: a control socket, and the shell as its client.
 //!
-//! Reading order: [`argument`], [`command`], [`execute`], [`render`] and `status` are the language, pure; [`wire`], [`directory`],
+//! Reading order: [`argument`], [`command`], [`execute`], [`render`], `status` and [`json`] are the language, pure; [`wire`], [`directory`],
 //! `entry`, [`endpoint`], [`services`], `sessions`, [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the
-//! operator's end, and `list` shows all instances.
+//! operator's end, and `list` shows all instances. `tapping` and `viewer` show what one connection carries, `watch` reads it, and `capture` writes it to a file for Wireshark (`segments`, `pcapng`). `http` serves `metrics` and `ready` to monitoring. [`doctor`] looks for what
+//! usually goes wrong.
 
 pub mod argument;
+mod capture;
 pub mod client;
 pub mod command;
 #[cfg(test)]
 mod conversations;
 pub mod directory;
+pub mod doctor;
 pub mod endpoint;
 mod entry;
 pub mod execute;
 pub mod find;
+pub mod http;
 mod interrupt;
+pub mod json;
 mod list;
+mod metrics;
 mod patience;
+mod pcapng;
 mod peer;
+mod reader;
+mod ready;
 pub mod render;
 #[cfg(test)]
 mod scratch;
+mod segments;
 pub mod services;
 mod sessions;
 pub mod shell;
 pub mod socket;
 mod status;
+pub mod takeover;
+mod tapping;
 mod terminal;
 #[cfg(test)]
 mod transcripts;
+mod viewer;
+pub mod vitals;
+mod watch;
 pub mod wire;
 
 pub use argument::{HostPort, Port};
 pub use directory::Directory;
 pub use directory::Place;
+pub use doctor::{ClockSigns, KernelSigns, ProcessSigns};
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, is_group};
 pub use find::{Wanted, Which, is_service};
+pub use http::listen::{HttpParts, HttpServer};
+pub use http::orders::{OrderParts, TokenFile};
 pub use list::list;
-pub use services::{ManagedService, Plane, ProcessHands, Services};
+pub use services::{CarriedCount, ManagedService, Plane, ProcessHands, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, Register, serve};
+pub use takeover::{ask_for, holder};
+pub use vitals::{SystemVitals, Vitals};

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::RawMode;
 
-const ROOT: u32 = 0;
+pub(crate) const ROOT: u32 = 0;
 
 /// The effective user of the process.
 pub(crate) fn own_uid() -> u32 {
@@ -61,6 +63,14 @@ pub(crate) fn pid(_: impl AsFd) -> Option<u32> {
     None
 }
 
+/// Has the client closed its socket? Waits for that as long as `timeout`. One that has only said all it wanted to say is
+/// still there.
+pub(crate) fn has_gone(stream: &UnixStream, timeout: &Timespec) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let _ = rustix::event::poll(&mut polled, Some(timeout));
+    polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
 /// Is there a process of this number?
 pub(crate) fn is_alive(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
@@ -85,6 +95,18 @@ pub(crate) fn may_control(peer: u32, owner: u32, group_named: bool) -> bool {
     peer == ROOT || peer == owner || group_named
 }
 
+/// May this user say which program is run as `owner`? Whom a group lets in may do what can be done to an instance, which is less than what its
+/// user can do.
+pub(crate) fn may_choose_program(peer: u32, owner: u32) -> bool {
+    peer == ROOT || peer == owner
+}
+
+/// May this user see what clients of an instance of `owner` send? The user of the process could read it in the process's memory; whom a group
+/// lets in could not.
+pub(crate) fn may_see_bytes(peer: u32, owner: u32) -> bool {
+    peer == ROOT || peer == owner
+}
+
 /// Should a client of user `own` believe an instance of user `server`? Anybody may plant a socket in a directory that
 /// all may write to. A stranger's is believed only by root, who has nothing to fear from it, and by those whom its
 /// owner let in by name, which shows in a file that is closed to all others.
@@ -104,6 +126,14 @@ mod tests {
         assert!(!may_control(1001, 1000, false));
         assert!(!may_control(1001, 0, false));
         assert!(may_control(1001, 1000, true));
+    }
+
+    #[test]
+    fn what_runs_as_the_owner_is_for_root_and_the_owner_to_say() {
+        assert!(may_choose_program(0, 1000) && may_choose_program(1000, 1000));
+        assert!(!may_choose_program(1001, 1000) && !may_choose_program(1000, 0));
+        assert!(may_see_bytes(0, 1000) && may_see_bytes(1000, 1000));
+        assert!(!may_see_bytes(1001, 1000) && !may_see_bytes(1000, 0));
     }
 
     #[test]

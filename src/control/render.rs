@@ -8,7 +8,11 @@ use std::fmt::{self, Display, Write};
 
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::{Already, Reply};
+use crate::control::json;
+use crate::control::ready::{are_ready, lines};
+use crate::control::services::CarriedCount;
 use crate::control::status::{services, sessions, state_word, status};
+use crate::control::tapping::{MARK, TapStop};
 use crate::sched::{
     ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
@@ -16,11 +20,14 @@ use crate::sched::{
 /// Our version as the language prints it.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
-/// How the caller of `-c` learns of an answer (sysexits): 0, 64 for a syntax error, 69 for a failed shutdown,
-/// 75 for a wait in vain, 78 for files that are wrong, 65 for every other error.
+/// Another process has taken over, and what was asked for was not done (sysexits: `EX_TEMPFAIL`).
+pub const HANDED_OVER: u8 = 75;
+
+/// How the caller of `-c` learns of an answer: of `doctor` by 0, 1 or 2; of all others by sysexits,  0, 64 for a syntax error, 69 for a failed shutdown,
+/// 75 for a wait in vain and for what is to be tried again, 77 for what the caller may not do, 78 for files that are wrong, 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
-        Reply::NoCommand(_) => 64,
+        Reply::NoCommand(_) | Reply::NoTapFile => 64,
         Reply::NoSuchChannel(_)
         | Reply::UnknownChannel
         | Reply::UnknownGroup
@@ -34,9 +41,20 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::UnknownService(_)
         | Reply::SeveralServices(_)
         | Reply::NoSlot => 65,
-        Reply::ShutdownFailed => 69,
+        Reply::JsonError(error) => exit_code(error),
+        Reply::ShutdownFailed | Reply::NotUpgraded(_) => 69,
+        Reply::ReadyState(all) if !are_ready(all) => 69,
+        Reply::Doctor(diagnosis) => diagnosis.exit_code(),
+        Reply::Json(document) => match &document.told {
+            json::Content::Doctor(diagnosis) => diagnosis.exit_code(),
+            _ => 0,
+        },
         Reply::NotReloaded(_) => 78,
-        Reply::StillBusy(..) => 75,
+        Reply::NotYourProgram(_) | Reply::NotYourTap(_) => 77,
+        Reply::TapOver(_, TapStop::Left) | Reply::TooManyTaps(_) => 75,
+        Reply::Reopened(None) => 69,
+        Reply::Reopened(Some(Err(_))) => 71,
+        Reply::StillBusy(..) | Reply::HandingOver | Reply::HandedOver => 75,
         Reply::Done
         | Reply::Quit
         | Reply::Kill(_)
@@ -44,6 +62,8 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Table(_)
         | Reply::Status(..)
         | Reply::Reloaded(_)
+        | Reply::Reopened(Some(Ok(())))
+        | Reply::Upgraded(_)
         | Reply::Paused(..)
         | Reply::Resumed(..)
         | Reply::Pending(_)
@@ -54,9 +74,13 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::WeightChanged(..)
         | Reply::Sessions(_)
         | Reply::SessionClosed(_)
+        | Reply::TapOver(..)
         | Reply::CommandLine(_)
         | Reply::Services(_)
+        | Reply::Events(_)
+        | Reply::Debug(_)
         | Reply::Using(_)
+        | Reply::ReadyState(_)
         | Reply::Help
         | Reply::Version
         | Reply::Created
@@ -87,13 +111,44 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),
-        Reply::Status(snapshot, differences) => {
+        Reply::Status(snapshot, differences, carried) => {
             status(out, snapshot)?;
-            differences.iter().try_for_each(|one| writeln!(out, "changed by hand: {one}"))
+            differences.iter().try_for_each(|one| writeln!(out, "changed by hand: {one}"))?;
+            let Some(CarriedCount { carried, draining, pid }) = carried else { return Ok(()) };
+            let draining = draining.map_or_else(|| "unknown".to_owned(), |left| left.to_string());
+            writeln!(out, "from process {pid}: carried {carried}, draining {draining}")
         }
         Reply::Reloaded(changes) if changes.is_empty() => writeln!(out, "nothing has changed"),
         Reply::Reloaded(changes) => changes.iter().try_for_each(|change| writeln!(out, "{change}")),
+        Reply::Reopened(None) => {
+            writeln!(out, "there is no access log; start balance with --access-log FILE")
+        }
+        Reply::Reopened(Some(Ok(()))) => writeln!(out, "access log opened again"),
+        Reply::Reopened(Some(Err(why))) => writeln!(out, "access log not opened again: {why}"),
         Reply::NotReloaded(why) => writeln!(out, "{}", why.trim_end()),
+        Reply::Upgraded(what) => writeln!(out, "{what}"),
+        Reply::NotUpgraded(why) => writeln!(out, "no upgrade, this process goes on: {}", why.trim_end()),
+        Reply::NotYourProgram(owner) => writeln!(
+            out,
+            "upgrade with a path is for root and user {owner} only, since it runs that program as this user; use upgrade without a path"
+        ),
+        Reply::TapOver(id, why) => writeln!(out, "{MARK}{}", why.of(*id)),
+        Reply::NotYourTap(owner) => {
+            writeln!(out, "tap is for root and user {owner} only, since it shows what clients send")
+        }
+        Reply::TooManyTaps(open) => {
+            writeln!(out, "{open} taps are open, and there may be no more; end one of them")
+        }
+        Reply::NoTapFile => writeln!(
+            out,
+            "a file is written by who asks for it: type balance -c 'tap ID FILE.pcapng' PORT, without other commands"
+        ),
+        Reply::HandedOver => {
+            writeln!(out, "another process has taken over, and this was not carried out; ask again")
+        }
+        Reply::HandingOver => {
+            writeln!(out, "another process is taking over just now, and nothing was changed; try again")
+        }
         Reply::Paused(channel, already) => {
             let state = if *already == Already::So { "already paused" } else { "paused" };
             writeln!(out, "{} {state}", pausable(*channel))
@@ -168,7 +223,14 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::NoSuchSession(number) => writeln!(out, "no such session {number}"),
         Reply::NoSlot => writeln!(out, "no channel slots available"),
         Reply::Services(list) => services(out, list),
+        Reply::Debug(is_on) => writeln!(out, "debug is {}", if *is_on { "on" } else { "off" }),
+        Reply::Events(list) => list.iter().try_for_each(|event| writeln!(out, "{event}")),
+        Reply::Doctor(diagnosis) => write!(out, "{diagnosis}"),
+        Reply::ReadyState(all) if are_ready(all) => writeln!(out, "ready"),
+        Reply::ReadyState(all) => out.write_str(&lines(all)),
         Reply::Using(label) => writeln!(out, "using service {label}"),
+        Reply::Json(report) => json::write(out, report),
+        Reply::JsonError(error) => json::write_error(out, &text(error), exit_code(error)),
         Reply::UnknownService(word) => writeln!(out, "no such service {word}"),
         Reply::SeveralServices(labels) => {
             writeln!(out, "several services are meant, say which: {}", labels.join(", "))
@@ -231,6 +293,13 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
     )
 }
 
+/// What commands of 3.57 take that 3.57 does not know. Their own lines stay as they were, so these stand at the end.
+pub(crate) const LONGER_FORMS: &[(&str, &str)] = &[
+    ("disable <channel> hard", "the same as disable, and closes the connections of channel"),
+    ("kill <time>", "the same as kill, and closes what is left after time"),
+    ("show json", "shows all channels as one line of JSON, see docs/json.md"),
+];
+
 fn help(out: &mut String) -> fmt::Result {
     let (old, new) = COMMANDS.split_at(OF_3_57);
     let mut rows: Vec<_> = old.iter().collect();
@@ -240,7 +309,7 @@ fn help(out: &mut String) -> fmt::Result {
     for row in rows.into_iter().chain(new) {
         writeln!(out, "  {:<30} {}", row.usage(), row.help)?;
     }
-    Ok(())
+    LONGER_FORMS.iter().try_for_each(|(usage, help)| writeln!(out, "  {usage:<30} {help}"))
 }
 
 fn version(out: &mut String) -> fmt::Result {
@@ -265,7 +334,6 @@ fn pausable(channel: Option<ChannelId>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::sched::AdminState;
     use std::net::SocketAddr;
     use std::num::NonZeroU32;
     use std::time::Duration;
@@ -274,7 +342,8 @@ mod tests {
     use crate::control::command::SyntaxError;
     use crate::control::services::ServiceSnapshot;
     use crate::sched::{
-        Addresses, ChannelId, ChannelKey, HealthSnapshot, HealthState, Loss, NoChannel, SessionSnapshot,
+        Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, HealthSnapshot, HealthState, Loss,
+        NoChannel, SessionSnapshot,
     };
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
@@ -287,6 +356,7 @@ mod tests {
             addresses_out: Vec::new(),
             used: Some(address),
             unanswered: false,
+            autodisabled: false,
             state,
             maxc: None,
             weight: Weight::ONE,
@@ -305,6 +375,7 @@ mod tests {
             connect_p99: None,
             sent_bytes: 0,
             rcvd_bytes: 0,
+            ended: Ended::default(),
         }
     }
 
@@ -324,7 +395,15 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
   0   RR  0 ENA        127.0.0.1     9    0           0    0           0           0
   1 Hash  0 dis        127.0.0.1    11    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups, paused: false, losses: Vec::new() })), expected);
+        assert_eq!(
+            text(&Reply::Table(Snapshot {
+                groups,
+                paused: false,
+                losses: Vec::new(),
+                served: ClientCounts::default()
+            })),
+            expected
+        );
     }
 
     #[test]
@@ -341,7 +420,15 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
 12345 Hash 1000 DIS 2001:db8:1111:2222:3333:4444:5555:6666 65535 123456 18446744073709551615 4294967295           0           0
 12345 Hash  1 ENA  ::ffff:10.1.1.3    80    0           0    0           0           0
 ";
-        assert_eq!(text(&Reply::Table(Snapshot { groups, paused: false, losses: Vec::new() })), expected);
+        assert_eq!(
+            text(&Reply::Table(Snapshot {
+                groups,
+                paused: false,
+                losses: Vec::new(),
+                served: ClientCounts::default()
+            })),
+            expected
+        );
     }
 
     #[test]
@@ -364,21 +451,31 @@ available commands:
   rr                             sets distribution scheme of current group to Round Robin
   show                           show all channels in all groups
   version                        show version id
-  status                         show state and failures of all channels
+  status [json]                  show state and failures of all channels
   drain <channel>                no new connections for channel, existing ones live on
   wait <channel> [<time>]        waits until channel has no connections
   kick <channel>                 closes the connections of channel
   remove <channel>               removes a disabled channel without connections
   weight <channel> <weight>      specifies new weight (0 to 256) for channel of current group
   policy <name>                  sets policy of current group: rr, leastconn, p2c, first, hash
-  sessions [<channel>]           shows connections, of all channels or of one
+  sessions [<channel>] [json]    shows connections, of all channels or of one
   close <id>                     closes one connection
   save                           prints the command line that starts this instance as it is now
-  services                       shows the services of this process
+  services [json]                shows the services of this process
   use <service>                  changes current service, by name, address:port or port
   reload [clean]                 reads the files again; clean: drops what was changed by hand
+  reopen                         opens the file of the access log again
   pause [<channel>|all]          new connections for channel, or for all channels, wait
   resume [<channel>|all]         ends a pause: those that wait are served
+  upgrade [<path>]               hands everything over to a new process, of the program at path
+  events [<number>] [json]       shows the last events with their times, 20 or so many
+  debug [on|off]                 logs debug messages or not; without an argument: does it?
+  ready [all]                    says whether current service, or each one, has a usable channel
+  tap <id> [<limit>...] [<file>] shows what one connection carries, or writes it to file.pcapng
+  doctor [<service>] [json]      looks for what usually goes wrong, and says what to do
+  disable <channel> hard         the same as disable, and closes the connections of channel
+  kill <time>                    the same as kill, and closes what is left after time
+  show json                      shows all channels as one line of JSON, see docs/json.md
 ";
         assert_eq!(text(&Reply::Help), expected);
     }
@@ -415,9 +512,18 @@ group  chan address                state health     since weight    c/maxc queue
     0     3 10.0.0.3:80            ENA   up          5.0s      1       0/-     0         0       0       -       -   1/1 10.0.0.3:80            up 1/3: http: status 503
     0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -
 lost clients: 14 (no channel up 2, queue timeout 12)
+from process 4242: carried 4000, draining unknown
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
-        assert_eq!(text(&Reply::Status(Snapshot { groups, paused: false, losses }, Vec::new())), expected);
+        let carried = CarriedCount { carried: 4_000, draining: None, pid: 4242 };
+        assert_eq!(
+            text(&Reply::Status(
+                Snapshot { groups, paused: false, losses, served: ClientCounts::default() },
+                Vec::new(),
+                Some(carried)
+            )),
+            expected
+        );
     }
 
     #[test]
@@ -456,6 +562,7 @@ lost clients: 14 (no channel up 2, queue timeout 12)
             connections: 12,
             is_draining: false,
             is_paused: false,
+            waiting: 0,
             differs: Some(true),
         };
         let other = ServiceSnapshot { name: None, is_draining: true, differs: None, ..web.clone() };

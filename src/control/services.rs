@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
@@ -13,9 +14,11 @@ use std::time::Duration;
 
 use crate::control::argument::HostPort;
 use crate::control::directory::{Place, process_name};
+use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
-use crate::observe::Log;
+use crate::observe::{Log, ServiceLabel, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
+use crate::spec::ServiceSpec;
 
 /// Between two pieces of a survey.
 const LET_IN: Duration = Duration::from_micros(100);
@@ -40,8 +43,12 @@ pub struct ManagedService {
     pub plane: Plane,
     /// The command line that starts the service with the channels of the snapshot.
     pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
-    /// What is otherwise than the file has it; `None`: it was not made of a file.
-    pub differences: Option<Arc<dyn Fn(&Snapshot) -> Vec<String> + Send + Sync>>,
+    /// What it was asked for, with the channels of its line.
+    pub spec: Arc<dyn Fn() -> ServiceSpec + Send + Sync>,
+    /// What is otherwise than its line has it, in the file or on the command line.
+    pub differences: Arc<dyn Fn(&Snapshot) -> Vec<String> + Send + Sync>,
+    /// It was made of a file.
+    pub has_file: bool,
     /// The time since the start of the instance.
     pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Where changes are told, with the uid of who made them.
@@ -67,6 +74,8 @@ pub struct Plane {
     pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
     /// Closes one connection; `false` = there is none of that number.
     pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Shows the bytes of one connection from now on; `None` = there is none of that number.
+    pub tap: Arc<dyn Fn(u64) -> Option<(TapStart, Tap)> + Send + Sync>,
     /// All connections, or those of a channel.
     pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
     /// The table was changed.
@@ -92,18 +101,27 @@ pub struct ServiceSnapshot {
     pub is_draining: bool,
     /// All its channels are paused.
     pub is_paused: bool,
+    /// Clients that wait for a channel.
+    pub waiting: usize,
     /// An operator has changed it since its file was read; `None`: it was not made of a file.
     pub differs: Option<bool>,
+}
+
+impl ServiceSnapshot {
+    /// Whether it is as its file has it; `None`: it was not made of a file.
+    pub(crate) fn file_word(&self) -> Option<&'static str> {
+        self.differs.map(|differs| if differs { "changed" } else { "same" })
+    }
 }
 
 impl ManagedService {
     /// What `services` says of it.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
-        let ((up, channels), is_paused) = {
+        let ((up, channels), is_paused, waiting) = {
             let table = self.table.lock_at((self.now)());
-            (table.up_and_all(), table.is_paused())
+            (table.up_and_all(), table.is_paused(), table.waiting())
         };
-        let differs = self.differences.as_ref().map(|differences| !differences(&self.survey()).is_empty());
+        let differs = self.has_file.then(|| !(self.differences)(&self.survey()).is_empty());
         ServiceSnapshot {
             differs,
             name: self.name(),
@@ -113,7 +131,29 @@ impl ManagedService {
             connections: (self.plane.connections)(),
             is_draining: self.is_killed(),
             is_paused,
+            waiting,
         }
+    }
+
+    /// What `services` says of it, all its channels, and what is otherwise than its line has it. What is said of
+    /// the service and of its channels goes together.
+    pub(crate) fn whole(&self) -> (ServiceSnapshot, Snapshot, Option<Vec<String>>) {
+        let table = self.survey();
+        let differences = (self.differences)(&table);
+        let waiting = self.table.lock_at((self.now)()).waiting();
+        let channels = || table.groups.iter().flat_map(|group| &group.channels);
+        let service = ServiceSnapshot {
+            differs: self.has_file.then_some(!differences.is_empty()),
+            name: self.name(),
+            listen: self.listen.clone(),
+            up: channels().filter(|channel| channel.is_up()).count(),
+            channels: channels().count(),
+            connections: (self.plane.connections)(),
+            is_draining: self.is_killed(),
+            is_paused: table.paused,
+            waiting,
+        };
+        (service, table, Some(differences))
     }
 
     /// All channels. Clients wait for the table's lock for a piece of it at most, however many channels there are.
@@ -165,12 +205,41 @@ pub(crate) enum Unclear {
     Several(Vec<String>),
 }
 
+/// What a process has taken over from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CarriedCount {
+    /// Connections that came over.
+    pub carried: u64,
+    /// Connections that the process before still has; `None`: nobody knows any more.
+    pub draining: Option<u64>,
+    /// The process before.
+    pub pid: u32,
+}
+
 /// What may be done to the whole process. Called without any lock.
 #[derive(Clone)]
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct ProcessHands {
     /// `reload`, with `clean` if that is true: what has changed, line by line, or why nothing has.
     pub reload: Arc<dyn Fn(bool) -> Result<Vec<String>, String> + Send + Sync>,
+    /// Opens the access log again, if there is one: whether that has worked.
+    pub reopen: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>,
+    /// `upgrade`, to the program at this path if there is one: what was handed over, or why nothing was.
+    pub upgrade: Arc<dyn Fn(Option<Vec<u8>>) -> Result<String, String> + Send + Sync>,
+    /// Hands the ports over to the process of this number, at the other end of the stream: what came of it.
+    pub give: Arc<dyn Fn(UnixStream, u32) -> Result<String, String> + Send + Sync>,
+    /// The last service was stopped, and takes no clients any more.
+    pub stopped: Arc<dyn Fn() + Send + Sync>,
+    /// What hands everything over to another process is to stop, as it stops for SIGTERM. Does not wait for it, ...
+    pub call_off: Arc<dyn Fn() + Send + Sync>,
+    /// ... as this does, if it was called off: until the other process has gone, or this one.
+    pub await_called_off: Arc<dyn Fn() + Send + Sync>,
+    /// What only the process knows of itself, for `doctor`.
+    pub signs: Arc<dyn Fn() -> ProcessSigns + Send + Sync>,
+    /// What a host means, or why it means nothing. May take its time.
+    pub look_up: Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>,
+    /// What was taken over from another process, if anything was.
+    pub carried: Arc<dyn Fn() -> Option<CarriedCount> + Send + Sync>,
 }
 
 impl fmt::Debug for ProcessHands {
@@ -206,6 +275,15 @@ impl Services {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// All clients, each with what the log calls its service.
+    pub fn connected(&self) -> Vec<(ServiceLabel, SessionSnapshot)> {
+        let of = |one: Arc<ManagedService>| {
+            let label = one.log.label();
+            (one.plane.sessions)(None).into_iter().map(move |session| (ServiceLabel::clone(&label), session))
+        };
+        self.present().into_iter().flat_map(of).collect()
+    }
+
     /// Those that there still are: one that was killed goes with its last connection.
     pub(crate) fn present(&self) -> Vec<Arc<ManagedService>> {
         self.all().into_iter().filter(|one| one.is_present()).collect()
@@ -222,6 +300,11 @@ impl Services {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let serving = all.iter().find(|one| !one.is_killed());
         serving.or_else(|| all.iter().find(|one| one.is_present())).or_else(|| all.first()).cloned()
+    }
+
+    /// None takes clients any more, whatever operators say.
+    pub fn retire(&self) {
+        self.all().iter().for_each(|one| one.killed.store(true, Ordering::SeqCst));
     }
 
     /// Does none of them take clients any more?

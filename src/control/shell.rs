@@ -5,20 +5,30 @@
 
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
+use crate::control::capture::Capture;
 use crate::control::client::{AskError, Client};
 use crate::control::command;
-use crate::control::find::{self, FindError, Wanted};
+use crate::control::doctor::asking;
+use crate::control::execute::Reply;
+use crate::control::find::{self, ASK_AGAIN, FindError, HANDING_OVER, Wanted, Which};
 use crate::control::interrupt::Interrupts;
+use crate::control::json;
 use crate::control::peer;
-use crate::control::render::VERSION;
+use crate::control::render::{self, HANDED_OVER, VERSION};
+use crate::control::tapping::{TapForm, TapWanted};
 use crate::control::terminal::Terminal;
+use crate::control::watch::{AnswerSink, AskedTap, TapWatch, WatchError, watch};
 use crate::control::wire::{LineRead, LineReader, MAX_LINE};
 
 /// No instance, or it cannot be talked to (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 /// The answer could not be printed (sysexits: `EX_IOERR`).
 const IO_ERROR: u8 = 74;
+/// What was typed cannot be meant (sysexits: `EX_USAGE`).
+const USAGE: u8 = 64;
 
 /// `balance -c TEXT PORT`.
 #[derive(Debug)]
@@ -42,16 +52,137 @@ pub struct Interactive {
 pub fn one_shot(options: &OneShot) -> u8 {
     // A newline separates commands as `;` does.
     let is_change = options.text.split(|&byte| byte == b'\n').any(command::is_change);
-    match find(&options.wanted, is_change) {
-        Ok(mut client) => ask_once(&mut client, &options.text, Printer::new(io::stdout().lock())),
-        Err(error) => not_found(&error),
+    let not_found = |error: &FindError| match asking::is_doctor(&options.text) {
+        true => nobody(options, error),
+        false => not_found(error),
+    };
+    let mut client = match find(&options.wanted, is_change) {
+        Ok(client) => client,
+        Err(error) => return not_found(&error),
+    };
+    let until = Instant::now() + HANDING_OVER;
+    // Its time began with the first one that was asked.
+    let waits = options.text.split(|&byte| byte == b'\n').flat_map(command::split).any(command::is_wait);
+    if command::has_tap(&options.text) {
+        return watch_taps(client, options);
+    }
+    loop {
+        let (outcome, mut printer) =
+            ask_once(&mut client, &options.text, is_change, Printer::new(io::stdout().lock()));
+        match outcome {
+            AskOutcome::Answered(code) => return printer.end(code),
+            AskOutcome::NotDone(_) if !waits && Instant::now() < until => {}
+            AskOutcome::NotDone(NotDone::HandedOver) => {
+                printer.print(&render::text(&Reply::HandedOver));
+                return printer.end(HANDED_OVER);
+            }
+            AskOutcome::NotDone(NotDone::Gone) => return printer.end(gone(&AskError::Gone)),
+            AskOutcome::Unknown => {
+                return printer.end(match find::find(&options.wanted, is_change) {
+                    Ok(found) if found.pid() != client.pid() => {
+                        complain(&format!("balance: {}", unknown(client.pid(), found.pid())));
+                        HANDED_OVER
+                    }
+                    _ => gone(&AskError::Gone),
+                });
+            }
+        }
+        thread::sleep(ASK_AGAIN);
+        client = match find::find(&options.wanted, is_change) {
+            Ok(client) => client,
+            Err(error) => return not_found(&error),
+        };
     }
 }
 
-fn ask_once(client: &mut Client, text: &[u8], mut printer: Printer<impl Write>) -> u8 {
-    let asked = client.ask(text, |line| printer.print(line));
-    let code = asked.map_or_else(|error| gone(&error), |status| status.code);
-    printer.end(code)
+/// Shows taps, and whatever else there is in the text, as long as anybody reads it; or writes the one that there is to its file.
+fn watch_taps(client: Client, options: &OneShot) -> u8 {
+    let only = command::only_tap(&options.text);
+    if let Some(TapWanted { session, bounds, form: TapForm::File(file) }) = &only {
+        let capture = match Capture::to(file, session) {
+            Ok(capture) => capture,
+            Err(error) => {
+                complain(&format!("balance: {error}"));
+                return USAGE;
+            }
+        };
+        let text = format!("tap {session} {} pieces", bounds.words());
+        let interrupts = Interrupts::catch();
+        let asked = AskedTap { wanted: &options.wanted, text: text.as_bytes(), only: only.as_ref() };
+        let mut watched = TapWatch { reads_stdout: capture.is_stdout(), sink: capture };
+        let code = watch(client, &asked, &mut watched, interrupts.as_ref());
+        return finish(code, |code| watched.sink.end(code));
+    }
+    let mut watched = TapWatch { reads_stdout: true, sink: Printer::new(io::stdout()) };
+    let asked = AskedTap { wanted: &options.wanted, text: &options.text, only: only.as_ref() };
+    let code = watch(client, &asked, &mut watched, None);
+    finish(code, |code| watched.sink.end(code))
+}
+
+/// The exit code of what was watched.
+fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
+    let code = match &watched {
+        Ok(code) => *code,
+        Err(WatchError::Ask(error)) => gone(error),
+        Err(WatchError::Find(error)) => not_found(error),
+        Err(WatchError::Unread) => {
+            complain("balance: this was not read before its time was over, and the end of it is missing");
+            IO_ERROR
+        }
+    };
+    end(code)
+}
+
+/// What came of asking once.
+enum AskOutcome {
+    Answered(u8),
+    /// It was not carried out, or is one that may be carried out twice, and nothing of it was printed: another process is to be asked.
+    NotDone(NotDone),
+    /// It may have been carried out.
+    Unknown,
+}
+
+enum NotDone {
+    HandedOver,
+    Gone,
+}
+
+fn ask_once<W: Write>(
+    client: &mut Client,
+    text: &[u8],
+    is_change: bool,
+    mut printer: Printer<W>,
+) -> (AskOutcome, Printer<W>) {
+    let handed_over = render::text(&Reply::HandedOver);
+    // It may be all that there is to come: then nothing was carried out, and nobody is to read it.
+    let (mut held, mut is_printed) = (false, false);
+    let asked = client.ask_at_once(text, |part| {
+        if !is_printed && !held && part == handed_over {
+            held = true;
+            return;
+        }
+        if std::mem::take(&mut held) {
+            printer.print(&handed_over);
+        }
+        is_printed = true;
+        printer.print(part);
+    });
+    let outcome = match asked {
+        Ok(status) if held && status.code == HANDED_OVER => AskOutcome::NotDone(NotDone::HandedOver),
+        Ok(status) => AskOutcome::Answered(status.code),
+        Err(AskError::Unheard) if !is_printed => AskOutcome::NotDone(NotDone::Gone),
+        Err(AskError::Gone) if !is_printed && !is_change => AskOutcome::NotDone(NotDone::Gone),
+        Err(AskError::Gone | AskError::Unheard) if is_change => AskOutcome::Unknown,
+        Err(error) => AskOutcome::Answered(gone(&error)),
+    };
+    (outcome, printer)
+}
+
+/// What is told where a process has gone without an answer, and there is another one.
+fn unknown(before: u32, now: u32) -> String {
+    format!(
+        "process {before} has gone, and process {now} serves now; whether the command was carried out is not known"
+    )
 }
 
 /// Runs the shell on stdin and stdout, and answers with the exit code. At a terminal it edits, completes and
@@ -102,7 +233,7 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
                 return printer.end(0);
             }
         };
-        match client.ask(line, |line| printer.print(line)) {
+        match client.ask_at_once(line, |part| printer.print(part)) {
             Ok(status) if status.end => return printer.end(leave(status.code)),
             Ok(status) => (group, service) = (status.group, status.service),
             Err(error) => return printer.end(gone(&error)),
@@ -118,14 +249,39 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
     loop {
         printer.flush();
         let Some(line) = terminal.line(&prompt(group, service.as_deref())) else { return printer.end(0) };
-        let mut ask = |client: &mut Client| client.ask(line.as_bytes(), |line| printer.print(line));
+        let mut ask = |client: &mut Client| client.ask_at_once(line.as_bytes(), |part| printer.print(part));
         let (answer, is_interrupted) = match interrupts.as_ref().zip(client.socket().ok()) {
             Some((interrupts, socket)) => interrupts.during(socket, || ask(&mut client)),
             None => (ask(&mut client), false),
         };
         match answer {
-            Ok(status) if status.end => return printer.end(leave(status.code)),
+            Ok(status) if status.end && status.code != HANDED_OVER => {
+                return printer.end(leave(status.code));
+            }
+            Ok(status) if status.end => {
+                match again(wanted, group, service.as_deref()) {
+                    Ok(found) => client = found,
+                    Err(error) => return printer.end(not_found(&error)),
+                }
+                printer.print(&format!("process {} serves now\n", client.pid()));
+            }
             Ok(status) => (group, service) = (status.group, status.service),
+            // Another process may have taken over.
+            Err(error @ (AskError::Gone | AskError::Unheard)) if !is_interrupted => {
+                match again(wanted, group, service.as_deref()) {
+                    Ok(found) if found.pid() != client.pid() => {
+                        let (before, now) = (client.pid(), found.pid());
+                        printer.print(&match error {
+                        AskError::Unheard => format!(
+                            "process {before} has gone, and process {now} serves now; the command was not carried out\n"
+                        ),
+                        _ => unknown(before, now) + "\n",
+                    });
+                        client = found;
+                    }
+                    _ => return printer.end(gone(&AskError::Gone)),
+                }
+            }
             Err(error) if !is_interrupted => return printer.end(gone(&error)),
             Err(_) => {}
         }
@@ -155,10 +311,10 @@ fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client,
     Ok(client)
 }
 
-/// What a shell that was left tells its caller: only whether the instance was stopped if that was asked for. Errors of
-/// commands were seen.
+/// What a shell that was left tells its caller: only whether the instance was stopped if that was asked for, and whether another
+/// process has taken over. Errors of commands were seen.
 fn leave(code: u8) -> u8 {
-    if code == UNAVAILABLE { code } else { 0 }
+    if matches!(code, UNAVAILABLE | HANDED_OVER) { code } else { 0 }
 }
 
 /// Root talks to anybody's instance, so it is told when that is a stranger's: it may be a fake that somebody planted.
@@ -179,6 +335,26 @@ fn gone(error: &AskError) -> u8 {
 fn not_found(error: &FindError) -> u8 {
     complain(&error.to_string());
     UNAVAILABLE
+}
+
+/// `doctor`, and nobody answers.
+fn nobody(options: &OneShot, error: &FindError) -> u8 {
+    let (port, addresses) = match &options.wanted.service {
+        Which::Port { port, addresses, .. } => (Some(*port), addresses.as_deref()),
+        Which::Name { port, .. } => (*port, None),
+    };
+    let diagnosis = asking::nobody(&error.to_string(), port, addresses);
+    let code = diagnosis.exit_code();
+    let mut printer = Printer::new(io::stdout().lock());
+    match options.text.ends_with(b"json") {
+        false => printer.print(&diagnosis.to_string()),
+        true => {
+            let mut text = String::new();
+            let _ = json::write_error(&mut text, &diagnosis.to_string(), code);
+            printer.print(&text);
+        }
+    }
+    printer.end(code)
 }
 
 fn complain(text: &str) {
@@ -222,6 +398,17 @@ impl<W: Write> Printer<W> {
     }
 }
 
+impl<W: Write> AnswerSink for Printer<W> {
+    fn take(&mut self, part: &str) {
+        self.print(part);
+        self.flush();
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +416,13 @@ mod tests {
 
     fn client(instance: &Instance) -> Client {
         find::find(&instance.wanted(), false).expect("an instance")
+    }
+
+    /// The exit code of what is answered.
+    fn answered(instance: &Instance, text: &[u8], printer: Printer<impl Write>) -> u8 {
+        let (outcome, printer) = ask_once(&mut client(instance), text, command::is_change(text), printer);
+        let AskOutcome::Answered(code) = outcome else { panic!("no answer to {text:?}") };
+        printer.end(code)
     }
 
     /// What the shell prints, and its exit code, when its input is a pipe.
@@ -296,7 +490,10 @@ mod tests {
         instance.stop();
         let mut out = Vec::new();
         assert_eq!(through_pipe(&mut client, &b"show\n"[..], Printer::new(&mut out)), UNAVAILABLE);
-        assert_eq!(ask_once(&mut client, b"show", Printer::new(&mut out)), UNAVAILABLE);
+        assert!(matches!(
+            ask_once(&mut client, b"show", false, Printer::new(&mut out)).0,
+            AskOutcome::NotDone(NotDone::Gone)
+        ));
         let options = OneShot { wanted: instance.wanted(), text: b"show".to_vec() };
         assert_eq!(one_shot(&options), UNAVAILABLE);
     }
@@ -314,7 +511,7 @@ mod tests {
         let instance = Instance::start();
         let ask = |text: &[u8]| {
             let mut out = Vec::new();
-            let code = ask_once(&mut client(&instance), text, Printer::new(&mut out));
+            let code = answered(&instance, text, Printer::new(&mut out));
             (String::from_utf8(out).expect("text"), code)
         };
         assert_eq!(ask(b"group 1; disable 0"), ("no such channel 0\n".into(), 65));
@@ -325,9 +522,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_answer_is_not_written_line_by_line() {
+        struct Counting(usize, usize);
+        impl Write for Counting {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                (self.0, self.1) = (self.0 + 1, self.1 + bytes.iter().filter(|byte| **byte == b'\n').count());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let instance = Instance::start();
+        let mut out = Counting(0, 0);
+        let code = answered(&instance, &b"version;".repeat(500), Printer::new(&mut out));
+        let Counting(writes, lines) = out;
+        assert_eq!((code, lines), (0, 1_500));
+        // As the socket hands them over.
+        assert!(writes < lines / 10, "{writes} writes");
+    }
+
+    #[test]
     fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
         let instance = Instance::start();
-        let run = |text: &[u8], kind| ask_once(&mut client(&instance), text, Printer::new(failing(kind)));
+        let run = |text: &[u8], kind| answered(&instance, text, Printer::new(failing(kind)));
         assert_eq!(run(b"version; disable 0", ErrorKind::BrokenPipe), 0);
         assert_eq!(run(b"disable 0; x", ErrorKind::BrokenPipe), 64, "carried out all the same");
         assert_eq!(run(b"version", ErrorKind::StorageFull), IO_ERROR);

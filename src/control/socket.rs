@@ -4,29 +4,36 @@
 //! Source: docs/control.md, "The protocol".
 
 use std::io::{self, BufReader, BufWriter, Write};
-use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Shutdown};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::control::command::{self, Command, SyntaxError};
+use crate::control::command::{self, Command, Form, SyntaxError};
 use crate::control::directory::{process_name, service_entry_name};
-use crate::control::endpoint::{BACKLOG, Endpoint, Entries};
+use crate::control::doctor;
+use crate::control::endpoint::{BACKLOG, Endpoint, EndpointError, Entries};
 use crate::control::entry::Entry;
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
-use crate::control::peer;
+use crate::control::json::{self, Question};
+use crate::control::peer::{self, has_gone};
+use crate::control::ready::ReadyState;
 use crate::control::render;
 use crate::control::services::{ManagedService, Services, Unclear};
 use crate::control::sessions::{Full, MAX_SESSIONS, Sessions};
+use crate::control::takeover::TAKE_OVER;
+use crate::control::tapping::{MAX_TAPS, TapBounds, TapForm, TapPlace, TapStop};
+use crate::control::viewer::{Viewer, show};
 use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable, write_body};
-use crate::observe::Event;
-use crate::sched::ChannelKey;
+use crate::handover::message::OfferedControl;
+use crate::observe::{Commander, Event};
+use crate::sched::{ChannelKey, GroupId};
 
 /// A client that does not take its answer for so long is let go.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -51,15 +58,118 @@ impl Control {
         self.shared.remove_entries();
     }
 
+    /// Carries out a command that came by HTTP, as if it had come by the socket: the text of the answer, and the exit code. It must be one that
+    /// waits for nothing.
+    ///
+    /// # Errors
+    /// No descriptor for it.
+    pub(crate) fn carry_out(
+        &self,
+        service: Arc<ManagedService>,
+        group: GroupId,
+        command: &[u8],
+        from: IpAddr,
+    ) -> io::Result<(Vec<u8>, u8)> {
+        // A session has somebody at its other end. Here nobody is, and nobody is asked.
+        let (stream, _end) = UnixStream::pair()?;
+        let mut conversation = Conversation::at(service, false, self.shared.owner);
+        (conversation.session.group, conversation.by) = (group, Commander::Http(from));
+        let mut text = Vec::new();
+        let status = answer_line(&self.shared, command, &mut conversation, &stream, &mut text)?;
+        // In a session, a dot in front tells a line of an answer from the status.
+        let lines = text.split_inclusive(|&byte| byte == b'\n');
+        Ok((lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect(), status.code))
+    }
+
     /// A way to change what services there are.
     pub fn register(&self) -> Register {
-        Register { shared: Arc::clone(&self.shared) }
+        Register { services: Arc::clone(&self.shared.services), shared: Some(Arc::clone(&self.shared)) }
     }
 
     /// Removes the names, at once, but the one that a process goes by which takes no clients any more. To be called before the
     /// TCP listeners are closed. Sessions go on, and new ones may begin. Answers why there is no such name, if it cannot be had.
     pub fn drain(&self) -> Option<(PathBuf, io::Error)> {
         self.shared.drain()
+    }
+
+    /// What another process needs to take it over, and its descriptor.
+    ///
+    /// # Errors
+    /// No descriptor for it.
+    pub fn offer(&self) -> io::Result<(OfferedControl, OwnedFd)> {
+        let listener = self.shared.listener().as_fd().try_clone_to_owned()?;
+        Ok((self.shared.entries().offer(self.shared.group_named), listener))
+    }
+
+    /// Lets nobody in and changes nothing from now on, since another process is about to take over. Comes back when what was being changed is
+    /// done.
+    pub fn hold(&self) {
+        self.shared.set_hold(Hold::Held);
+    }
+
+    /// Undoes [`Control::hold`]: the other process has come to nothing. Answers names that could not be had again, and why.
+    pub fn release(&self) -> Vec<(PathBuf, io::Error)> {
+        let mut missed = self.shared.entries().restore();
+        // Clients are told who is at the other end: whoever listened last.
+        let _ = rustix::net::listen(self.shared.listener().as_ref(), BACKLOG);
+        if self.shared.entries().are_all_lost() {
+            // The other process has taken all names away, and a socket without a name gets none any more.
+            let begun = self.shared.entries().begin_again_all();
+            match begun.and_then(|(listener, more)| self.shared.listen_by(listener).map(|()| more)) {
+                Ok(more) => missed.extend(more),
+                Err(error) => missed.extend(self.shared.entries().path().map(|path| (path, error))),
+            }
+        }
+        self.shared.set_hold(Hold::Ours);
+        missed
+    }
+
+    /// Makes names again that somebody has deleted, by `bind` if there is none left. `None`: all are there. Answers those that could not be had,
+    /// and why.
+    ///
+    /// # Errors
+    /// There is no place for a socket, or no thread to serve it.
+    pub fn come_back(
+        &self,
+        bind: impl FnOnce() -> Result<Endpoint, EndpointError>,
+    ) -> Option<Result<Vec<(PathBuf, io::Error)>, io::Error>> {
+        let mut entries = self.shared.entries();
+        if self.shared.drains.load(Ordering::SeqCst) || entries.are_all_there() {
+            return None;
+        }
+        if !entries.are_all_lost() {
+            return Some(Ok(entries.restore()));
+        }
+        let Endpoint { listener, entries: new, missed, .. } = match bind() {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Some(Err(io::Error::other(error))),
+        };
+        // Not to be removed by mistake: they may be somebody else's by now.
+        std::mem::replace(&mut *entries, new).forget_all();
+        Some(self.shared.listen_by(listener).map(|()| missed))
+    }
+
+    /// The socket and its names are another process's now: they stay when this one goes. Sessions go on.
+    pub fn yield_names(&self) {
+        let mut entries = self.shared.entries();
+        self.shared.drains.store(true, Ordering::SeqCst);
+        self.shared.services.retire();
+        entries.forget_all();
+        self.shared.set_hold(Hold::Theirs);
+    }
+
+    /// Lets controllers in by a socket with a name that is this process's own, after [`Control::yield_names`].
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub fn go_apart(&self) -> io::Result<()> {
+        let name = service_entry_name(&process_name(std::process::id()));
+        let listener = self.shared.entries().begin_apart(name)?;
+        listener.set_nonblocking(true)?;
+        let acceptor = Arc::clone(&self.shared);
+        let accept = move || accept_all(&acceptor, &listener, true);
+        thread::Builder::new().name("control".into()).spawn(accept)?;
+        Ok(())
     }
 
     /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
@@ -75,22 +185,33 @@ impl Control {
 /// Says which services operators find. It may outlive the [`Control`] that it is of, and then comes to nothing.
 #[derive(Debug, Clone)]
 pub struct Register {
-    shared: Arc<ControlState>,
+    services: Arc<Services>,
+    /// `None`: there is no control socket.
+    shared: Option<Arc<ControlState>>,
 }
 
 impl Register {
+    /// Where there is no control socket, and so no name to have.
+    pub fn without_names(services: Arc<Services>) -> Self {
+        Self { services, shared: None }
+    }
+
     /// Makes these the services, in this order; those that were taken away and still have connections are listed behind them.
     /// Answers names that could not be had, and why.
     pub fn set(&self, services: Vec<Arc<ManagedService>>) -> Vec<(PathBuf, io::Error)> {
+        let Some(shared) = &self.shared else {
+            self.services.set(services);
+            return Vec::new();
+        };
         // With the names in hand no service can be killed meanwhile.
-        let mut entries = self.shared.entries();
+        let mut entries = shared.entries();
         let names: Vec<String> =
             services.iter().filter(|one| !one.is_killed()).flat_map(|one| one.entries()).collect();
         // What was begun before the end was asked for may come after it.
-        let drains = self.shared.drains.load(Ordering::SeqCst);
+        let drains = shared.drains.load(Ordering::SeqCst);
         services.iter().filter(|_| drains).for_each(|one| one.killed.store(true, Ordering::SeqCst));
-        self.shared.services.set(services);
-        if drains || self.shared.sessions().is_stopped() {
+        self.services.set(services);
+        if drains || shared.sessions().is_stopped() {
             return Vec::new();
         }
         entries.become_these(&names)
@@ -107,7 +228,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// When there are no descriptors or no thread for it; the endpoint is gone then.
-pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
+pub fn serve(endpoint: Endpoint, services: Arc<Services>) -> io::Result<Control> {
     let Endpoint { listener, entries, owner, group_named, .. } = endpoint;
     listener.set_nonblocking(true)?;
     // Whoever listens last is the process that clients are told is at the other end: not a parent that is gone.
@@ -121,17 +242,20 @@ pub fn serve(endpoint: Endpoint, services: Services) -> io::Result<Control> {
         entries: Mutex::new(entries),
         drains: AtomicBool::new(false),
         sessions: Mutex::default(),
+        taps: AtomicUsize::new(0),
         ended: Condvar::new(),
         wake,
+        listener: RwLock::new(Arc::new(listener)),
+        hold: RwLock::new(Hold::Ours),
+        woken,
     });
-    let acceptor = Arc::clone(&shared);
-    thread::Builder::new().name("control".into()).spawn(move || accept_all(&acceptor, &listener, &woken))?;
+    shared.accept_by(Arc::clone(&shared.listener()))?;
     Ok(Control { shared })
 }
 
 #[derive(Debug)]
 struct ControlState {
-    services: Services,
+    services: Arc<Services>,
     /// Where it listens.
     namespace: Option<u64>,
     owner: u32,
@@ -140,10 +264,28 @@ struct ControlState {
     /// No service takes clients any more, whatever it is told. Changed with the entries in hand.
     drains: AtomicBool,
     sessions: Mutex<Sessions>,
+    /// How many taps are open.
+    taps: AtomicUsize,
     /// Told whenever a session ends.
     ended: Condvar,
     /// A byte, or the end, wakes the thread that accepts.
     wake: UnixStream,
+    listener: RwLock<Arc<UnixListener>>,
+    /// Whoever changes something has it for reading meanwhile.
+    hold: RwLock<Hold>,
+    /// Tells the threads that accept of the end.
+    woken: UnixStream,
+}
+
+/// Whose the control socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Ours.
+    Ours,
+    /// Another process is taking over: nobody is let in, and nothing is changed.
+    Held,
+    /// Another process has it.
+    Theirs,
 }
 
 impl ControlState {
@@ -168,10 +310,37 @@ impl ControlState {
         sessions
     }
 
+    fn listener(&self) -> Arc<UnixListener> {
+        Arc::clone(&self.listener.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets controllers in by this socket from now on.
+    fn listen_by(self: &Arc<Self>, listener: UnixListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = Arc::new(listener);
+        self.accept_by(Arc::clone(&listener))?;
+        *self.listener.write().unwrap_or_else(PoisonError::into_inner) = listener;
+        Ok(())
+    }
+
+    fn accept_by(self: &Arc<Self>, listener: Arc<UnixListener>) -> io::Result<()> {
+        let acceptor = Arc::clone(self);
+        let accept = move || accept_all(&acceptor, &listener, false);
+        thread::Builder::new().name("control".into()).spawn(accept).map(drop)
+    }
+
+    fn hold(&self) -> Hold {
+        *self.hold.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_hold(&self, hold: Hold) {
+        *self.hold.write().unwrap_or_else(PoisonError::into_inner) = hold;
+    }
+
     fn drain(&self) -> Option<(PathBuf, io::Error)> {
         let mut entries = self.entries();
         self.drains.store(true, Ordering::SeqCst);
-        self.services.all().iter().for_each(|one| one.killed.store(true, Ordering::SeqCst));
+        self.services.retire();
         entries.become_this(service_entry_name(&process_name(std::process::id())))
     }
 
@@ -195,6 +364,10 @@ impl ControlState {
         if !service.is_killed() {
             entries.named(&hidden).for_each(Entry::hide);
         }
+        if is_last {
+            // The process that is about to take over has the ports, too.
+            (self.services.process.call_off)();
+        }
         if !(service.kill)() {
             entries.named(&hidden).for_each(Entry::show);
             return Reply::ShutdownFailed;
@@ -210,6 +383,9 @@ impl ControlState {
             false => entries.retire(&ours),
         }
         drop(entries);
+        if is_last {
+            (self.services.process.stopped)();
+        }
         if let Some(time) = time {
             (service.end)(time);
         }
@@ -235,12 +411,14 @@ impl ControlState {
         match reply.effect() {
             None => (reply, false),
             Some(Effect::Quit) => (reply, true),
-            Some(Effect::Show) => (Reply::Table(service.survey()), false),
-            Some(Effect::Status) => {
+            Some(Effect::Show(Form::Text)) => (Reply::Table(service.survey()), false),
+            Some(Effect::Show(Form::Json)) => (self.report(&service, Question::Show), false),
+            Some(Effect::Status(Form::Text)) => {
                 let table = service.survey();
-                let differences = service.differences.as_ref().map_or_else(Vec::new, |of| of(&table));
-                (Reply::Status(table, differences), false)
+                let differences = (service.differences)(&table);
+                (Reply::Status(table, differences, (self.services.process.carried)()), false)
             }
+            Some(Effect::Status(Form::Json)) => (self.report(&service, Question::Status), false),
             Some(Effect::Kill(time)) => {
                 let reply = self.kill(conversation, time);
                 let done = matches!(reply, Reply::ShutdownComplete);
@@ -252,9 +430,16 @@ impl ControlState {
             }
             Some(Effect::Kick(key)) => (Reply::Kicked(key.channel, (plane.close_connections)(key)), false),
             Some(Effect::Wait(key, patience)) => {
-                (self.wait_until_idle(&service, key, patience, stream), false)
+                let reply = self.wait_until_idle(conversation, key, patience, stream);
+                let last = matches!(reply, Reply::HandedOver);
+                (reply, last)
             }
-            Some(Effect::Sessions(channel)) => (Reply::Sessions((plane.sessions)(channel)), false),
+            Some(Effect::Sessions(channel, Form::Text)) => {
+                (Reply::Sessions((plane.sessions)(channel)), false)
+            }
+            Some(Effect::Sessions(channel, Form::Json)) => {
+                (self.report(&service, Question::Sessions(channel)), false)
+            }
             Some(Effect::CloseSession(id)) => {
                 let reply = match (plane.close_session)(id) {
                     true => Reply::SessionClosed(id),
@@ -263,14 +448,45 @@ impl ControlState {
                 (reply, false)
             }
             Some(Effect::Save) => (Reply::CommandLine((service.command_line)(&service.survey())), false),
-            Some(Effect::Services) => {
+            Some(Effect::Services(Form::Json)) => (self.report(&service, Question::Services), false),
+            Some(Effect::Services(Form::Text)) => {
                 let all = self.services.present();
                 (Reply::Services(all.iter().map(|one| one.snapshot()).collect()), false)
             }
+            Some(Effect::Reopen) => (Reply::Reopened((self.services.process.reopen)()), false),
             Some(Effect::Reload(clean)) => match (self.services.process.reload)(clean) {
                 Ok(changes) => (Reply::Reloaded(changes), false),
                 Err(why) => (Reply::NotReloaded(why), false),
             },
+            Some(Effect::Upgrade(Some(_))) if !peer::may_choose_program(conversation.uid, self.owner) => {
+                (Reply::NotYourProgram(self.owner), false)
+            }
+            Some(Effect::Upgrade(path)) => match (self.services.process.upgrade)(path) {
+                Ok(what) => (Reply::Upgraded(what), false),
+                Err(why) => (Reply::NotUpgraded(why), false),
+            },
+            Some(Effect::Debug(is_debug)) => {
+                if is_debug.is_some() {
+                    service.log.set_debug(is_debug);
+                }
+                (Reply::Debug(service.log.is_debug()), false)
+            }
+            Some(Effect::Events(most, Form::Json)) => (self.report(&service, Question::Events(most)), false),
+            Some(Effect::Events(most, Form::Text)) => (Reply::Events(service.log.events(most)), false),
+            Some(Effect::Doctor(word, form)) => (self.doctor(word.as_deref(), &service, form), false),
+            Some(Effect::Ready(all)) => {
+                let asked = match all {
+                    true => ReadyState::of_all(&self.services),
+                    false => vec![ReadyState::of(&service)],
+                };
+                (Reply::ReadyState(asked), false)
+            }
+            Some(Effect::Tap(id, bounds, form)) => {
+                let last = |reply: &Reply| matches!(reply, Reply::TapOver(_, TapStop::Unread));
+                let reply = self.tap(conversation, id, bounds, &form, stream);
+                let last = last(&reply);
+                (reply, last)
+            }
             Some(Effect::Use(word)) => (self.change_service(&word, conversation), false),
         }
     }
@@ -287,28 +503,73 @@ impl ControlState {
         conversation.service.is_killed() && self.services.are_several()
     }
 
+    /// The answer in JSON.
+    fn report(&self, service: &ManagedService, asked: Question) -> Reply {
+        Reply::Json(Box::new(json::take(&self.services, service, asked)))
+    }
+
+    /// `doctor`.
+    fn doctor(&self, word: Option<&str>, service: &ManagedService, form: Form) -> Reply {
+        let chosen = match word {
+            None => self.services.present(),
+            Some(word) => match self.services.find(word) {
+                Ok(one) => vec![one],
+                Err(unclear) => return in_form(unclear_reply(unclear, word), form),
+            },
+        };
+        let entries = self.entries().look();
+        let diagnosis = doctor::examine(&self.services, &chosen, (entries, self.group_named));
+        match form {
+            Form::Text => Reply::Doctor(diagnosis),
+            Form::Json => self.report(service, Question::Doctor(diagnosis)),
+        }
+    }
+
     /// `use`: the group is the first one again.
     fn change_service(&self, word: &str, conversation: &mut Conversation) -> Reply {
         match self.services.find(word) {
             Ok(service) => {
                 let label = service.label();
-                *conversation = Conversation::at(service);
+                *conversation = Conversation::at(service, conversation.is_late, conversation.uid);
                 Reply::Using(label)
             }
-            Err(Unclear::Unknown) => Reply::UnknownService(word.to_owned()),
-            Err(Unclear::Several(labels)) => Reply::SeveralServices(labels),
+            Err(unclear) => unclear_reply(unclear, word),
         }
+    }
+
+    /// Shows what a connection carries, until there is no more to see, or enough, or nobody who looks.
+    fn tap(
+        &self,
+        conversation: &Conversation,
+        id: u64,
+        bounds: TapBounds,
+        form: &TapForm,
+        stream: &UnixStream,
+    ) -> Reply {
+        let Conversation { service, uid, .. } = conversation;
+        if !peer::may_see_bytes(*uid, self.owner) {
+            return Reply::NotYourTap(self.owner);
+        }
+        let Some(_place) = TapPlace::take(&self.taps) else { return Reply::TooManyTaps(MAX_TAPS) };
+        let Some((start, tap)) = (service.plane.tap)(id) else { return Reply::NoSuchSession(id.into()) };
+        service.log.tell(&Event::Commanded { by: Commander::Uid(*uid), command: format!("tap {id}") });
+        let is_stopped = || self.sessions().is_stopped();
+        Reply::TapOver(
+            id,
+            show(&tap, (id, &start), bounds, form, &Viewer { stream, is_stopped: &is_stopped }),
+        )
     }
 
     /// Looks at the channel now and then until it has no connections, the time is over, the client has gone, or the
     /// instance stops.
     fn wait_until_idle(
         &self,
-        service: &ManagedService,
+        conversation: &Conversation,
         key: ChannelKey,
         patience: Option<Duration>,
         stream: &UnixStream,
     ) -> Reply {
+        let service = &conversation.service;
         let begun = (service.now)();
         let mut is_last = false;
         loop {
@@ -316,10 +577,16 @@ impl ControlState {
             let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
             // Whether it stops is asked before the last look: it may do so because the last connection has just ended.
             is_last |= is_over || self.sessions().is_stopped();
+            let hold = self.hold.read().unwrap_or_else(PoisonError::into_inner);
             let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
-            if active == 0 {
-                return Reply::Idle(key.channel);
+            match *hold {
+                Hold::Theirs if !conversation.is_late => return Reply::HandedOver,
+                // Those that are not here any more may live on in the other process.
+                Hold::Held => {}
+                Hold::Ours | Hold::Theirs if active == 0 => return Reply::Idle(key.channel),
+                Hold::Ours | Hold::Theirs => {}
             }
+            drop(hold);
             if is_last {
                 return Reply::StillBusy(key.channel, active);
             }
@@ -328,21 +595,40 @@ impl ControlState {
     }
 }
 
-/// Has the client closed its socket? Waits for that as long as `timeout`. One that has only said all it wanted to say is
-/// still there.
-fn has_gone(stream: &UnixStream, timeout: &Timespec) -> bool {
-    let mut polled = [PollFd::new(stream, PollFlags::empty())];
-    let _ = rustix::event::poll(&mut polled, Some(timeout));
-    polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+/// What somebody hears whose word means no service.
+fn unclear_reply(unclear: Unclear, word: &str) -> Reply {
+    match unclear {
+        Unclear::Unknown => Reply::UnknownService(word.to_owned()),
+        Unclear::Several(labels) => Reply::SeveralServices(labels),
+    }
 }
 
-fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, woken: &UnixStream) {
+fn in_form(error: Reply, form: Form) -> Reply {
+    match form {
+        Form::Text => error,
+        Form::Json => Reply::JsonError(Box::new(error)),
+    }
+}
+
+/// `is_late`: another process has taken over, and this is for what is left here.
+fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool) {
+    let woken = &shared.woken;
     loop {
         if wait(&[listener.as_fd(), woken.as_fd()], None) == Some(1) {
             return;
         }
+        match shared.hold() {
+            _ if is_late => {}
+            Hold::Ours => {}
+            Hold::Theirs => return,
+            // Whoever comes now is the other process's, or waits until that has come to nothing.
+            Hold::Held => match wait(&[woken.as_fd()], Some(&LOOK_AGAIN)) {
+                Some(_) => return,
+                None => continue,
+            },
+        }
         match listener.accept() {
-            Ok((stream, _)) => admit(shared, stream),
+            Ok((stream, _)) => admit(shared, stream, is_late),
             // Out of descriptors, mostly; told by the data plane, which suffers from it too.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 if wait(&[woken.as_fd()], Some(&BACK_OFF)).is_some() {
@@ -365,7 +651,7 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Opti
     polled.iter().rposition(|fd| !fd.revents().is_empty())
 }
 
-fn admit(shared: &Arc<ControlState>, stream: UnixStream) {
+fn admit(shared: &Arc<ControlState>, stream: UnixStream, is_late: bool) {
     // A peer of unknown name is nobody.
     let allowed =
         peer::uid(&stream).ok().filter(|&peer| peer::may_control(peer, shared.owner, shared.group_named));
@@ -392,7 +678,7 @@ fn admit(shared: &Arc<ControlState>, stream: UnixStream) {
     let served = Arc::clone(&stream);
     let spawned = thread::Builder::new().name("session".into()).spawn(move || {
         // A client that went away is no event.
-        let _ = converse(&open, &served, uid);
+        let _ = converse(&open, &served, uid, is_late);
         // In this order the socket is closed by the time that the session counts as ended.
         drop(served);
         drop(open);
@@ -428,15 +714,22 @@ struct Conversation {
     service: Arc<ManagedService>,
     /// The service took no clients any more when the session came to it.
     is_draining: bool,
+    /// It came by the name that this process has after another one has taken over, and is for what is left here.
+    is_late: bool,
+    /// Whose it is.
+    uid: u32,
+    /// Who is told to have commanded.
+    by: Commander,
 }
 
 impl Conversation {
-    fn at(service: Arc<ManagedService>) -> Self {
-        Self { session: Session::default(), is_draining: service.is_killed(), service }
+    fn at(service: Arc<ManagedService>, is_late: bool, uid: u32) -> Self {
+        let is_draining = service.is_killed();
+        Self { session: Session::default(), is_draining, service, is_late, uid, by: Commander::Uid(uid) }
     }
 }
 
-fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()> {
+fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -> io::Result<()> {
     let SessionGuard { shared, number } = open;
     let mut input = LineReader::new(BufReader::new(stream));
     let mut output = BufWriter::new(stream);
@@ -450,14 +743,22 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()
     };
     writeln!(output, "{greeting}")?;
     output.flush()?;
-    let mut conversation = Conversation::at(service);
+    let mut conversation = Conversation::at(service, is_late, uid);
     loop {
         let line = input.read()?;
         if !shared.sessions().begin_work(*number) {
             return Ok(());
         }
         let status = match line {
-            LineRead::Whole(line) => answer_line(shared, line, uid, &mut conversation, stream, &mut output)?,
+            // From here on the stream speaks another language.
+            LineRead::Whole(line)
+                if line == TAKE_OVER.as_bytes() && peer::may_choose_program(uid, shared.owner) =>
+            {
+                let peer = peer::pid(stream).unwrap_or_default();
+                let _ = (shared.services.process.give)(stream.try_clone()?, peer);
+                return Ok(());
+            }
+            LineRead::Whole(line) => answer_line(shared, line, &mut conversation, stream, &mut output)?,
             LineRead::TooLong => {
                 let reply = Reply::NoCommand(SyntaxError::Plain);
                 write_body(&mut output, &render::text(&reply))?;
@@ -486,7 +787,6 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32) -> io::Result<()
 fn answer_line(
     shared: &ControlState,
     line: &[u8],
-    uid: u32,
     conversation: &mut Conversation,
     stream: &UnixStream,
     output: &mut impl Write,
@@ -499,17 +799,35 @@ fn answer_line(
         let is_change = command::is_change(text);
         // Once, with the whole line, for each service that it changes.
         if is_change && told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &service)) {
-            service.log.tell(&Event::Commanded { uid, command: printable(line) });
+            service.log.tell(&Event::Commanded { by: conversation.by, command: printable(line) });
             told = Some(Arc::clone(&service));
         }
         let command = command::parse(text);
-        if matches!(command, Ok(Command::Wait { .. })) {
+        if matches!(command, Ok(Command::Wait { .. } | Command::Tap(_))) {
             // What was answered before is to be read meanwhile.
             output.flush()?;
         }
-        let (reply, last) = shared.answer(command, conversation, stream);
+        let hold = shared.hold.read().unwrap_or_else(PoisonError::into_inner);
+        let (reply, last) = match *hold {
+            // What is left of the table here is nobody's any more.
+            Hold::Theirs if !conversation.is_late => (Reply::HandedOver, true),
+            Hold::Held if is_change && !matches!(command, Ok(Command::Upgrade(_))) => {
+                (Reply::HandingOver, false)
+            }
+            // Its connection is about to leave.
+            Hold::Held if matches!(command, Ok(Command::Tap(_))) => (Reply::HandingOver, false),
+            Hold::Ours | Hold::Held | Hold::Theirs => {
+                // What may take its time must not be waited for, nor what waits for everybody else.
+                let _guard = (is_change && !matches!(command, Ok(Command::Upgrade(_)))).then_some(hold);
+                shared.answer(command, conversation, stream)
+            }
+        };
         if is_change {
             (service.plane.changed)();
+        }
+        if matches!(reply, Reply::ShutdownComplete) {
+            // Not before nobody else listens. What calls an upgrade off needs what is guarded above.
+            (shared.services.process.await_called_off)();
         }
         write_body(output, &render::text(&reply))?;
         if code == 0 {

@@ -95,33 +95,45 @@ pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::R
         let name = service.name.as_deref().unwrap_or("-");
         let listen = service.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let up = format!("{}/{}", service.up, service.channels);
-        let state = match (service.is_draining, service.is_paused) {
-            (true, _) => "draining",
-            (false, true) => "paused",
-            (false, false) => "serving",
-        };
-        let file = match service.differs {
-            None => "-",
-            Some(false) => "same",
-            Some(true) => "changed",
-        };
+        let state = service_word(service);
+        let file = service.file_word().unwrap_or("-");
         writeln!(out, "{name:<16} {listen:<22} {up:>11} {:>11} {state:<8} {file}", service.connections)?;
     }
     Ok(())
 }
 
-fn health_word(state: HealthState) -> String {
-    match state {
-        HealthState::Up => "up".into(),
-        HealthState::Untried => "untried".into(),
-        HealthState::Ramping(steps) => format!("ramp:{}%", steps * 100 / 64),
-        HealthState::Ejected => "ejected".into(),
-        HealthState::Down => "down".into(),
+pub(super) fn service_word(service: &ServiceSnapshot) -> &'static str {
+    match (service.is_draining, service.is_paused) {
+        (true, _) => "draining",
+        (false, true) => "paused",
+        (false, false) => "serving",
     }
 }
 
+pub(super) fn health_word(state: HealthState) -> String {
+    match ramp_percent(state) {
+        Some(percent) => format!("{}:{percent}%", health_name(state)),
+        None => health_name(state).into(),
+    }
+}
+
+pub(super) fn health_name(state: HealthState) -> &'static str {
+    match state {
+        HealthState::Up => "up",
+        HealthState::Untried => "untried",
+        HealthState::Ramping(_) => "ramp",
+        HealthState::Ejected => "ejected",
+        HealthState::Down => "down",
+    }
+}
+
+/// How much of its weight a channel gets that is returning.
+pub(super) fn ramp_percent(state: HealthState) -> Option<u32> {
+    if let HealthState::Ramping(steps) = state { Some(steps * 100 / 64) } else { None }
+}
+
 /// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
-fn why(channel: &ChannelSnapshot) -> String {
+pub(super) fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
     if channel.paused {
         parts.push("paused".to_owned());
@@ -179,7 +191,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
 }
 
 /// A span as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.
-fn age(span: Duration) -> String {
+pub(super) fn age(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0..10 => format!("{:.1}s", span.as_millis() as f64 / 1_000.0),
@@ -191,7 +203,7 @@ fn age(span: Duration) -> String {
 }
 
 /// A time that is usually short: `80us`, `3.5ms`, `1.2s`.
-fn short_time(span: Duration) -> String {
+pub(super) fn short_time(span: Duration) -> String {
     let micros = span.as_micros();
     match micros {
         0..1_000 => format!("{micros}us"),

@@ -69,7 +69,10 @@ fn make_private(path: &Path) -> io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
-/// Completes the names of commands.
+/// The commands that `json` may follow.
+const WITH_JSON: [&str; 5] = ["show", "status", "sessions", "services", "events"];
+
+/// Completes the names of commands, and `json` behind those that take it.
 struct Words;
 
 impl Completer for Words {
@@ -92,9 +95,11 @@ fn candidates(typed: &str) -> (usize, Vec<String>) {
     let command = typed.rfind(';').map_or(0, |at| at + 1);
     let start = typed.len() - typed[command..].trim_start().len();
     let word = &typed[start..];
-    if word.contains(char::is_whitespace) {
-        // Arguments are numbers and hosts.
-        return (typed.len(), Vec::new());
+    if let Some((before, last)) = word.rsplit_once(char::is_whitespace) {
+        // Other arguments are numbers and hosts.
+        let takes = before.split_whitespace().next().is_some_and(|name| WITH_JSON.contains(&name));
+        let json = Some("json").filter(|json| takes && json.starts_with(last) && !before.ends_with(json));
+        return (typed.len() - last.len(), json.map(str::to_owned).into_iter().collect());
     }
     let mut names: Vec<String> =
         COMMANDS.iter().map(|row| row.name.to_owned()).filter(|name| name.starts_with(word)).collect();
@@ -116,7 +121,13 @@ mod tests {
     fn names_of_commands_are_completed() {
         assert_eq!(candidates("mr"), (0, vec!["mrtg-bytes".to_owned(), "mrtg-conns".to_owned()]));
         assert_eq!(candidates("group 1;  di"), (10, vec!["disable ".to_owned()]));
-        assert_eq!(candidates("disable d"), (9, vec![]));
+        assert_eq!(candidates("disable d"), (8, vec![]));
+        assert_eq!(candidates("disable "), (8, vec![]));
+        for (typed, at) in [("show ", 5), ("group 1; sessions 3 j", 20), ("services  json", 10)] {
+            assert_eq!(candidates(typed), (at, vec!["json".to_owned()]), "{typed}");
+        }
+        assert_eq!(candidates("show x"), (5, vec![]));
+        assert_eq!(candidates("show json "), (10, vec![]));
         assert_eq!(candidates("x"), (0, vec![]));
         assert_eq!(candidates("").1.len(), COMMANDS.len());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::control::argument::{HostPort, Port};
-use crate::control::command::{COMMANDS, parse_line};
+use crate::control::command::{COMMANDS, Form, parse_line};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::render;
 use crate::sched::{
@@ -60,8 +60,10 @@ impl Operator {
     fn replies(&mut self, line: &[u8]) -> Vec<Reply> {
         let reply = |command| match command {
             Ok(command) => match apply(prepare(command, lookup), &mut self.session, &mut self.table) {
-                Reply::Pending(Effect::Show) => Reply::Table(self.table.snapshot()),
-                Reply::Pending(Effect::Status) => Reply::Status(self.table.snapshot(), Vec::new()),
+                Reply::Pending(Effect::Show(Form::Text)) => Reply::Table(self.table.snapshot()),
+                Reply::Pending(Effect::Status(Form::Text)) => {
+                    Reply::Status(self.table.snapshot(), Vec::new(), None)
+                }
                 reply => reply,
             },
             Err(error) => Reply::NoCommand(error),
@@ -316,11 +318,17 @@ fn kick_close_and_sessions_are_for_the_data_plane() {
     for (line, effects) in [
         ("kick 0", vec![Effect::Kick(key(0, 0))]),
         ("kic 1; group 1; kick 0", vec![Effect::Kick(key(0, 1)), Effect::Kick(key(1, 0))]),
-        ("group 0; sessions", vec![Effect::Sessions(None)]),
-        ("se 1", vec![Effect::Sessions(Some(key(0, 1)))]),
+        ("group 0; sessions", vec![Effect::Sessions(None, Form::Text)]),
+        ("se 1", vec![Effect::Sessions(Some(key(0, 1)), Form::Text)]),
         ("close 0018446744073709551615", vec![Effect::CloseSession(u64::MAX)]),
         ("cl 0", vec![Effect::CloseSession(0)]),
         ("save", vec![Effect::Save]),
+        (
+            "se json; se 1 json",
+            vec![Effect::Sessions(None, Form::Json), Effect::Sessions(Some(key(0, 1)), Form::Json)],
+        ),
+        ("s json; st json", vec![Effect::Show(Form::Json), Effect::Status(Form::Json)]),
+        ("services json", vec![Effect::Services(Form::Json)]),
     ] {
         assert_eq!(operator.leaves(line), effects, "{line}");
     }
@@ -330,8 +338,11 @@ fn kick_close_and_sessions_are_for_the_data_plane() {
         ("kick", "usage: kick <channel>"),
         ("kick 0 1", "usage: kick <channel>"),
         ("sessions 2", "no such channel 2"),
-        ("sessions x", "usage: sessions [<channel>]"),
-        ("sessions 0 1", "usage: sessions [<channel>]"),
+        ("sessions 2 json", r#"{"schema":1,"answer":"error","error":"no such channel 2","exit_code":65}"#),
+        ("sessions json 2", "usage: sessions [<channel>] [json]"),
+        ("sessions json json", "usage: sessions [<channel>] [json]"),
+        ("sessions x", "usage: sessions [<channel>] [json]"),
+        ("sessions 0 1", "usage: sessions [<channel>] [json]"),
         ("close 18446744073709551616", "no such session 18446744073709551616"),
         ("close -1", "no such session -1"),
         ("close", "usage: close <id>"),
@@ -450,18 +461,30 @@ fn status_and_show_have_the_same_channels() {
     let shown = channels(&operator.says("show"), [0, 2]);
     assert_eq!(shown, [["0", "1"], ["1", "0"]]);
     assert_eq!(channels(&operator.says("st"), [0, 1]), shown);
-    operator.hears(&[("status 0", "usage: status")]);
+    operator.hears(&[
+        ("status 0", "usage: status [json]"),
+        ("show 0", "syntax error"),
+        ("show JSON", "syntax error"),
+        ("show js", "syntax error"),
+        ("show json json", "syntax error"),
+        ("services x", "usage: services [json]"),
+    ]);
 }
 
 #[test]
 fn help_says_what_every_command_does_in_one_column() {
     let help = Operator::new().says("help");
-    assert_eq!(help.lines().count(), 1 + COMMANDS.len());
+    assert_eq!(help.lines().count(), 1 + COMMANDS.len() + render::LONGER_FORMS.len());
     for row in COMMANDS {
         let usage = format!("{} {}", row.name, row.arguments);
         let line = help.lines().find(|line| line[2..].starts_with(usage.trim_end())).expect("its line");
         assert_eq!(line.find(row.help), Some(33), "{line}");
         assert!(!row.help.ends_with('.') && line.len() <= 120, "{line}");
+    }
+    for ((usage, help_text), line) in render::LONGER_FORMS.iter().zip(help.lines().skip(1 + COMMANDS.len())) {
+        assert_eq!(line, format!("  {usage:<30} {help_text}"));
+        let typed = usage.replace("<channel>", "0").replace("<time>", "5m");
+        assert!(parse_line(typed.as_bytes()).all(|command| command.is_ok()), "{typed}");
     }
 }
 

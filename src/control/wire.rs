@@ -128,17 +128,28 @@ pub enum LineRead<'a> {
     End,
 }
 
+/// A line of any length, or some of one; never half a character.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LinePart<'a> {
+    /// Without the newline.
+    pub(crate) bytes: &'a [u8],
+    /// The newline came after it.
+    pub(crate) is_last: bool,
+}
+
 /// Reads lines of any length in bounded memory.
 #[derive(Debug)]
 pub struct LineReader<R> {
     input: R,
     line: Vec<u8>,
+    /// So many bytes at its end were not handed out yet.
+    kept: usize,
 }
 
 impl<R: BufRead> LineReader<R> {
     /// Reads from `input`.
     pub fn new(input: R) -> Self {
-        Self { input, line: Vec::new() }
+        Self { input, line: Vec::new(), kept: 0 }
     }
 
     /// Where they come from.
@@ -152,6 +163,7 @@ impl<R: BufRead> LineReader<R> {
     /// Those of the input, but for interruptions.
     pub fn read(&mut self) -> io::Result<LineRead<'_>> {
         self.line.clear();
+        self.kept = 0;
         let mut too_long = false;
         loop {
             let chunk = match self.input.fill_buf() {
@@ -178,6 +190,44 @@ impl<R: BufRead> LineReader<R> {
             self.input.consume(used);
             if newline.is_some() {
                 return Ok(if too_long { LineRead::TooLong } else { LineRead::Whole(&self.line) });
+            }
+        }
+    }
+}
+
+impl<R: BufRead> LineReader<R> {
+    /// The next line, or the next part of one: [`MAX_LINE`] bytes at most. `None`: the input ended; a line without an end is not told
+    /// of.
+    ///
+    /// # Errors
+    /// Those of the input, but for interruptions.
+    pub(crate) fn read_part(&mut self) -> io::Result<Option<LinePart<'_>>> {
+        self.line.drain(..self.line.len() - self.kept);
+        self.kept = 0;
+        loop {
+            let chunk = match self.input.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            let room = MAX_LINE - self.line.len();
+            let newline = chunk.iter().take(room + 1).position(|&byte| byte == b'\n');
+            let part = &chunk[..newline.unwrap_or(chunk.len().min(room))];
+            let used = part.len() + usize::from(newline.is_some());
+            self.line.extend_from_slice(part);
+            self.input.consume(used);
+            if newline.is_some() {
+                return Ok(Some(LinePart { bytes: &self.line, is_last: true }));
+            }
+            if self.line.len() == MAX_LINE {
+                // What may be the beginning of a character waits for the rest of it.
+                let cut = self.line.iter().rev().take(3).position(|&byte| byte >= 0xc0);
+                self.kept = cut.map_or(0, |behind| behind + 1);
+                let bytes = &self.line[..self.line.len() - self.kept];
+                return Ok(Some(LinePart { bytes, is_last: false }));
             }
         }
     }
@@ -249,6 +299,39 @@ mod tests {
         assert_eq!(lines.read().expect("no error"), LineRead::Rest(b"rest"));
         assert_eq!(lines.read().expect("no error"), LineRead::End);
         assert!(lines.line.capacity() <= 2 * MAX_LINE, "{}", lines.line.capacity());
+    }
+
+    #[test]
+    fn a_line_of_any_length_comes_in_parts_without_half_a_character() {
+        for shift in 0..4 {
+            for at_once in [7, MAX_LINE - 1, MAX_LINE, 3 * MAX_LINE] {
+                let long = "x".repeat(shift) + &"\u{1f600}".repeat(MAX_LINE);
+                let exact = "y".repeat(MAX_LINE);
+                let input = format!("{long}\n\n{exact}\nshort\nrest");
+                let mut lines = LineReader::new(io::BufReader::with_capacity(at_once, input.as_bytes()));
+                let (mut text, mut parts) = (String::new(), 0);
+                while let Some(part) = lines.read_part().expect("no error") {
+                    text += std::str::from_utf8(part.bytes).expect("whole characters");
+                    text += if part.is_last { "\n" } else { "" };
+                    parts += 1;
+                }
+                assert!(text + "rest" == input, "shift {shift}, {at_once} at once");
+                assert!(parts >= 7, "{parts}");
+                assert!(lines.line.capacity() <= 2 * MAX_LINE, "{}", lines.line.capacity());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_characters_come_in_parts_as_well() {
+        for byte in [0x80, 0xbf, 0xc3, 0xff] {
+            let input = [vec![byte; 3 * MAX_LINE], b"\n".to_vec()].concat();
+            let (mut lines, mut all) = (LineReader::new(input.as_slice()), 0);
+            while let Some(part) = lines.read_part().expect("no error") {
+                all += part.bytes.len();
+            }
+            assert_eq!(all, 3 * MAX_LINE);
+        }
     }
 
     #[test]

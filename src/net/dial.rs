@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,7 +15,7 @@ use super::chain::{Chains, Hop, Link};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
 use super::planted::{self, Bug};
-use crate::observe::{Event, Log};
+use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
 use crate::sched::{
     AdminState, ChannelKey, DialFailure, Lease, Loss, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
 };
@@ -36,6 +37,8 @@ pub(super) struct Dialer {
     /// The service's number, and its connections to other services of the process.
     pub(super) service: u32,
     pub(super) chains: Arc<Chains>,
+    /// Clients are about to go to another process: nobody tries one more channel here.
+    pub(super) leaving: Arc<AtomicBool>,
     /// Tells whoever minds the channels' health that the table has changed.
     pub(super) changed: Changed,
     /// Takes slots to the clients of this service that wait in line.
@@ -58,6 +61,22 @@ impl Dialer {
         leads_back.then(|| LeadsBack::error(target))
     }
 
+    /// What there is to be kept of a connection that another process has made to a channel, for as long as it lasts.
+    pub(super) fn link(
+        &self,
+        client: SocketAddr,
+        channel: ChannelKey,
+        server: &OwnedFd,
+    ) -> Option<Box<Link>> {
+        let ours = socket::local(server)?;
+        let target = socket::peer(server)?;
+        let bound = self.outgoing.load().source.is_some();
+        match self.chains.step(self.service, client, ours, target, bound) {
+            Hop::Within(link) if self.is_endless(channel) => Some(link),
+            Hop::Out | Hop::Round | Hop::Within(_) => None,
+        }
+    }
+
     /// Would clients of this channel, if it leads back to us, come back without end?
     fn is_endless(&self, channel: ChannelKey) -> bool {
         self.table.lock().channel(channel).is_some_and(|channel| channel.maxc.is_none())
@@ -71,6 +90,8 @@ pub(super) struct Succeeded {
     pub(super) lease: Lease,
     /// To be kept for as long as the connection is.
     pub(super) link: Option<Box<Link>>,
+    /// How long the attempt took.
+    pub(super) took: Duration,
 }
 
 /// One client's search.
@@ -104,9 +125,18 @@ pub(super) struct Dial {
 pub(super) struct Waited {
     pub(super) ticket: Ticket,
     /// In ms of the worker's clock.
+    pub(super) since: u64,
+    /// In ms of the worker's clock.
     pub(super) until: u64,
     /// It waits because of a pause.
     pub(super) in_pause: bool,
+}
+
+impl Waited {
+    /// For how long it has waited at this time of the worker's clock.
+    pub(super) fn so_far(&self, now: u64) -> Duration {
+        Duration::from_millis(now.saturating_sub(self.since))
+    }
 }
 
 /// Where a search begins.
@@ -129,6 +159,8 @@ pub(super) enum Next {
     Line(Ticket),
     /// Nothing is left to try.
     Over(Loss),
+    /// To be served as one that comes anew, by whoever has it next.
+    Anew,
 }
 
 /// What an attempt goes by.
@@ -153,6 +185,8 @@ pub(super) enum Attempt {
     Line(Ticket),
     /// All that was left failed at once.
     Over(Loss),
+    /// It failed at once, and the client is to be served as one that comes anew, by whoever has it next.
+    Anew,
 }
 
 impl Dial {
@@ -216,6 +250,7 @@ impl Dial {
         &mut self,
         terms: &Terms,
         dialer: &Dialer,
+        mut trace: Option<&mut ConnectionTrace>,
         mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Attempt {
         loop {
@@ -225,6 +260,7 @@ impl Dial {
                     Next::Dial => continue,
                     Next::Line(ticket) => return Attempt::Line(ticket),
                     Next::Over(why) => return Attempt::Over(why),
+                    Next::Anew => return Attempt::Anew,
                 }
             }
             self.begun = dialer.clock.now();
@@ -270,10 +306,11 @@ impl Dial {
                     (e, fault)
                 }
             };
-            match self.failed_by(&error, fault, terms.tag, dialer) {
+            match self.failed_by(&error, fault, terms.tag, dialer, trace.as_deref_mut()) {
                 Next::Dial => {}
                 Next::Line(ticket) => return Attempt::Line(ticket),
                 Next::Over(why) => return Attempt::Over(why),
+                Next::Anew => return Attempt::Anew,
             }
         }
     }
@@ -356,16 +393,32 @@ impl Dial {
     }
 
     /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
-    pub(super) fn failed(&mut self, error: &io::Error, tag: u64, dialer: &Dialer) -> Next {
-        self.failed_by(error, fault_of(error), tag, dialer)
+    pub(super) fn failed(
+        &mut self,
+        error: &io::Error,
+        tag: u64,
+        dialer: &Dialer,
+        trace: Option<&mut ConnectionTrace>,
+    ) -> Next {
+        self.failed_by(error, fault_of(error), tag, dialer, trace)
     }
 
-    fn failed_by(&mut self, error: &io::Error, fault: DialFailure, tag: u64, dialer: &Dialer) -> Next {
+    fn failed_by(
+        &mut self,
+        error: &io::Error,
+        fault: DialFailure,
+        tag: u64,
+        dialer: &Dialer,
+        trace: Option<&mut ConnectionTrace>,
+    ) -> Next {
         self.give_up();
         let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         let cause = format!("connect: {}", cause_of(error));
         if let Some(address) = lease.address(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
+            if let Some(trace) = trace {
+                trace.failed(lease.key(), address, attempt_error(error));
+            }
             if fault == DialFailure::Channel {
                 self.blame = fault;
                 let mut table = dialer.table.lock_at(dialer.clock.now());
@@ -426,6 +479,12 @@ impl Dial {
         };
         // Before there may be a place in line: whatever happens here must not lose it.
         dialer.changed(transition);
+        if dialer.leaving.load(Ordering::SeqCst) {
+            drop(self.kept.take());
+            let grants = dialer.table.lock_at(dialer.clock.now()).grant();
+            dialer.deliver.all(grants);
+            return Next::Anew;
+        }
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
@@ -482,14 +541,25 @@ impl Dial {
         dialer.deliver.all(grants);
         dialer.changed(told);
         dialer.changed(transition);
-        Some(Succeeded { server, lease, link: self.link })
+        Some(Succeeded { server, lease, link: self.link, took })
     }
 }
 
 /// What a dial met; one that was given up has no words of the system.
 fn cause_of(error: &io::Error) -> String {
-    let is_given_up = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
-    if is_given_up { "no answer in time".into() } else { reason(error) }
+    if is_given_up(error) { "no answer in time".into() } else { reason(error) }
+}
+
+fn is_given_up(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+}
+
+fn attempt_error(error: &io::Error) -> AttemptError {
+    match error.raw_os_error() {
+        Some(number) => AttemptError::System(number),
+        None if is_given_up(error) => AttemptError::NoAnswer,
+        None => AttemptError::Other(error.to_string().into()),
+    }
 }
 
 fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: DialFailure, log: &Log) {
@@ -533,6 +603,7 @@ mod tests {
             circle: Circle::new(Vec::new()),
             service: 0,
             chains: Arc::default(),
+            leaving: Arc::default(),
             changed: Changed::new(|| ()),
             deliver: Deliver::new(|_| ()),
         }
@@ -560,7 +631,7 @@ mod tests {
             let mut calls = 0;
             let mut attempt = |now, dial: &mut Dial| {
                 let terms = Terms { tag: 0, now, patience: 100 };
-                dial.attempt(&terms, &dialer, |_| {
+                dial.attempt(&terms, &dialer, None, |_| {
                     calls += 1;
                     if calls == 1 { Err(lack.into()) } else { Ok(()) }
                 })
@@ -589,7 +660,7 @@ mod tests {
         let dialer = dialer(&[local, good]);
         let mut dial = begin(&dialer);
         let terms = Terms { tag: 0, now: 0, patience: 100 };
-        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         assert_eq!(dial.target(), Some(good));
     }
 
@@ -601,7 +672,7 @@ mod tests {
         let mut calls = 0;
         let mut attempt = |now| {
             let terms = Terms { tag: 0, now, patience: 100 };
-            dial.attempt(&terms, &dialer, |_| {
+            dial.attempt(&terms, &dialer, None, |_| {
                 calls += 1;
                 Err(Errno::NOMEM.into())
             })
@@ -626,7 +697,7 @@ mod tests {
         let mut dial = begin(&dialer);
         let attempt = |dial: &mut Dial, now| {
             let terms = Terms { tag: 0, now, patience: 900 };
-            match dial.attempt(&terms, &dialer, |_| Ok(())) {
+            match dial.attempt(&terms, &dialer, None, |_| Ok(())) {
                 Attempt::Started(wait) => Some(wait),
                 Attempt::Over(_) => None,
                 other => panic!("{other:?}"),
@@ -634,9 +705,9 @@ mod tests {
         };
         let late = io::Error::from(io::ErrorKind::TimedOut);
         assert_eq!(attempt(&mut dial, 1_000), Some(300));
-        assert!(matches!(dial.failed(&late, 0, &dialer), Next::Dial));
+        assert!(matches!(dial.failed(&late, 0, &dialer, None), Next::Dial));
         assert_eq!(attempt(&mut dial, 1_100), Some(400), "what the first one left is for both");
-        assert!(matches!(dial.failed(&late, 0, &dialer), Next::Dial));
+        assert!(matches!(dial.failed(&late, 0, &dialer, None), Next::Dial));
         // It came back late: there is no time for the third.
         assert_eq!(attempt(&mut dial, 1_900), None);
         drop(servers);
@@ -651,7 +722,7 @@ mod tests {
         let mut attempt = |now, calls| {
             let mut left = calls;
             let terms = Terms { tag: 0, now, patience: 60_000 };
-            dial.attempt(&terms, &dialer, |_| {
+            dial.attempt(&terms, &dialer, None, |_| {
                 left -= 1;
                 if left == 0 { Ok(()) } else { Err(Errno::NOBUFS.into()) }
             })
@@ -684,7 +755,7 @@ mod tests {
         // There is no room in line, so a is tried all the same.
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };
         let terms = Terms { tag: 0, now: 0, patience: 100 };
-        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));
         let _served = dial.succeeded(&dialer).expect("it is connected");
         assert_eq!(granted.load(Ordering::SeqCst), 1, "a has room for one more");
@@ -696,9 +767,9 @@ mod tests {
         let dialer = dialer(&[address]);
         let mut dial = begin(&dialer);
         let terms = Terms { tag: 0, now: 0, patience: 100 };
-        assert!(matches!(dial.attempt(&terms, &dialer, |_| Ok(())), Attempt::Started(_)));
+        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         let (mut accepted, _) = listener.accept().expect("it was dialled");
-        let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer);
+        let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer, None);
         assert_eq!(next, Next::Over(FAILED));
         let heard = io::Read::read(&mut accepted, &mut [0; 1]).map_err(|e| e.kind());
         assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));

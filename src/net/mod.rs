@@ -2,12 +2,13 @@
 //!
 //! One worker per core, each with its own poller and its own connections; they share the services (listeners, tables) and
 //! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route, `sockets` moves what
-//! the relay decides, `shared` is what workers share and tell each other, [`server`] starts and stops the lot. `busy_poll` says when a worker looks for events rather than sleeps.
+//! the relay decides, `shared` is what workers share and tell each other, [`server`] starts and stops the lot, `taps` are those who see a connection's bytes, `departure` lets connections go to another process and takes them from one. `busy_poll` says when a worker looks for events rather than sleeps.
 
 mod busy_poll;
 mod chain;
 mod changed;
 mod circle;
+mod departure;
 mod dial;
 #[cfg_attr(
     any(not(target_os = "linux"), portable),
@@ -18,8 +19,10 @@ pub mod server;
 mod service;
 mod shared;
 mod sockets;
+mod taps;
 mod worker;
 
 pub use changed::Changed;
 pub(crate) use circle::is_reached;
+pub use departure::{ArriveError, Arriving, Departing, Left, Reserved};
 pub use service::{NewService, Phase, ServiceId, ServiceOptions};

@@ -18,6 +18,8 @@ pub(super) enum Bug {
     LosesCount,
     /// What was lost by a fault of ours ends as if it were whole.
     EndsClean,
+    /// Whoever leaves is watched still, as long as anybody has the socket.
+    StaysWatched,
 }
 
 #[cfg(test)]

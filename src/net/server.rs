@@ -14,8 +14,8 @@ use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
 pub use super::shared::Options;
 use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
 use super::worker::Worker;
-use crate::observe::{End, Log};
-use crate::sched::{ChannelKey, SessionSnapshot};
+use crate::observe::{Log, Tap, TapStart, new_tap};
+use crate::sched::{ChannelKey, End, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
 use crate::sys::poller::{Poller, Token};
@@ -23,7 +23,7 @@ use crate::sys::poller::{Poller, Token};
 /// The running data plane. Every clone is the same one.
 #[derive(Clone)]
 pub struct Server {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Server {
@@ -100,9 +100,35 @@ impl Server {
         self.shared.connections()
     }
 
+    /// The same, of these services.
+    pub fn connections_of(&self, services: &[ServiceId]) -> usize {
+        let found = services.iter().filter_map(|&id| self.shared.service(id));
+        found.map(|service| service.connections()).sum()
+    }
+
+    /// Was it told to take clients no more?
+    pub fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::SeqCst)
+    }
+
     /// Is any service served, or has connections left?
     pub fn has_services(&self) -> bool {
         self.shared.has_services()
+    }
+
+    /// Connections that each worker carries.
+    pub fn loads(&self) -> Vec<usize> {
+        self.shared.desks.iter().map(|desk| desk.load.get()).collect()
+    }
+
+    /// How many descriptors the process may have; `u64::MAX` is no limit.
+    pub fn descriptor_limit(&self) -> u64 {
+        self.shared.options.descriptor_limit
+    }
+
+    /// The congestion control of bulk within this host, if there is one of its own.
+    pub fn loopback_congestion(&self) -> Option<&str> {
+        self.shared.options.loopback_congestion.as_deref()
     }
 
     /// What all who open descriptors in this process take them from.
@@ -114,6 +140,7 @@ impl Server {
     pub fn stop_listening(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         let services = self.shared.services();
+        services.iter().for_each(|service| self.shared.free_ports(service));
         self.shared.ask(PATIENCE, Message::StopAll);
         for service in services {
             service.drain();
@@ -170,9 +197,24 @@ impl Running {
         self.service.connections()
     }
 
-    /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it).
+    /// The process before has so many clients of it, which count as ours do until they are carried or this is said again.
+    pub fn expect(&self, clients: usize) {
+        self.service.await_clients(true);
+        self.service.expect(clients);
+    }
+
+    /// Nobody comes from the process before any more.
+    pub fn expect_nobody(&self) {
+        self.service.expect(0);
+        self.service.await_clients(false);
+        self.shared.see_the_last_off(&self.service);
+    }
+
+    /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it, or the one
+    /// that it takes over from).
     pub fn stop_listening(&self) -> bool {
         let id = self.id();
+        self.shared.free_ports(&self.service);
         let answers = self.shared.ask(PATIENCE, |answer| Message::StopListening(id, answer));
         self.service.drain();
         self.shared.see_the_last_off(&self.service);
@@ -190,12 +232,14 @@ impl Running {
     /// Closes the connections of a channel; how many there were.
     pub fn close_connections(&self, channel: ChannelKey) -> usize {
         let id = self.id();
-        self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, answer)).into_iter().sum()
+        self.service.condemn(Some(channel), End::Kicked);
+        self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, End::Kicked, answer)).into_iter().sum()
     }
 
     /// Closes all connections of the service for this reason; how many there were.
     pub fn close_all(&self, why: End) -> usize {
         let id = self.id();
+        self.service.condemn(None, why);
         self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, why, answer)).into_iter().sum()
     }
 
@@ -203,6 +247,14 @@ impl Running {
     pub fn close_session(&self, session: u64) -> bool {
         let id = self.id();
         self.shared.ask(PATIENCE, |answer| Message::CloseSession(id, session, answer)).contains(&true)
+    }
+
+    /// Shows the bytes of one connection from now on. `None` = there is none of that number.
+    pub fn tap(&self, session: u64) -> Option<(TapStart, Tap)> {
+        let id = self.id();
+        let (tap, source) = new_tap();
+        let answers = self.shared.ask(PATIENCE, |answer| Message::Tap(id, session, source.clone(), answer));
+        answers.into_iter().flatten().next().map(|start| (start, tap))
     }
 
     /// All connections, or those of one channel, the oldest first.
@@ -228,10 +280,11 @@ impl Running {
 
     /// Closes the connections of a channel, sooner or later.
     pub fn kick(&self, channel: ChannelKey) {
+        self.service.condemn(Some(channel), End::ChannelDown);
         // Nobody waits for the count.
         let (answer, _) = sync_channel(1);
         for desk in self.shared.desks.iter() {
-            desk.send(Message::Close(self.id(), channel, answer.clone()));
+            desk.send(Message::Close(self.id(), channel, End::ChannelDown, answer.clone()));
         }
     }
 
@@ -241,6 +294,10 @@ impl Running {
     /// The system does not stop to listen; then it goes on.
     pub fn refuse(&self) -> io::Result<()> {
         let id = self.id();
+        if self.shared.leaving.load(Ordering::SeqCst) {
+            // Its listeners are another process's as well.
+            return Ok(());
+        }
         self.shared.ask(PATIENCE, |answer| Message::Refuse(id, answer));
         let shut = self.shared.ask_one(|answer| Message::CloseDoor(id, answer)).flatten().unwrap_or(Ok(()));
         if shut.is_err() {

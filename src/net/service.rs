@@ -2,9 +2,10 @@
 //!
 //! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -12,7 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::changed::Changed;
 use super::dial::Dialer;
 use crate::observe::Log;
-use crate::sched::SharedTable;
+use crate::sched::{ChannelKey, End, SharedTable};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -67,6 +68,13 @@ pub enum Phase {
     Stopped = 2,
 }
 
+/// Which of the clients that are on their way here were closed meanwhile, and why.
+#[derive(Debug, Default)]
+struct Fates {
+    all: Option<End>,
+    channels: HashMap<ChannelKey, End>,
+}
+
 /// What all workers share of a service.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -82,6 +90,10 @@ pub(super) struct Service {
     pub(super) ails: AtomicBool,
     /// Clients accepted and not yet closed, the handed-over ones included.
     connections: AtomicUsize,
+    /// Clients that the process before still has.
+    elsewhere: AtomicUsize,
+    /// What became of them meanwhile. `None`: none are to come.
+    fates: Mutex<Option<Fates>>,
     phase: AtomicU8,
 }
 
@@ -96,6 +108,8 @@ impl Service {
             crowded: AtomicBool::new(false),
             ails: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            elsewhere: AtomicUsize::new(0),
+            fates: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
         }
     }
@@ -135,6 +149,7 @@ impl Service {
     /// Has a draining service nobody left? `true` once: for whoever sees it first.
     pub(super) fn has_just_stopped(&self) -> bool {
         self.connections() == 0
+            && !self.is_expecting()
             && self
                 .phase
                 .compare_exchange(
@@ -148,9 +163,52 @@ impl Service {
 
     /// A place for a client below the limit, if there is one. To be given back by [`Service::leave`].
     pub(super) fn enter(&self) -> bool {
-        let limit = self.limit();
+        let limit = self.limit().saturating_sub(self.elsewhere.load(Ordering::SeqCst));
         let below = |now: usize| (now < limit).then_some(now + 1);
         self.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).is_ok()
+    }
+
+    /// The process before has so many clients, which count here, too.
+    pub(super) fn expect(&self, clients: usize) {
+        self.elsewhere.store(clients, Ordering::SeqCst);
+    }
+
+    /// The process before hands its clients over now, or has done so.
+    pub(super) fn await_clients(&self, are_to_come: bool) {
+        *self.fates() = are_to_come.then(Fates::default);
+    }
+
+    /// Are clients to come from the process before?
+    pub(super) fn is_expecting(&self) -> bool {
+        self.fates().is_some()
+    }
+
+    fn fates(&self) -> MutexGuard<'_, Option<Fates>> {
+        self.fates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All clients are closed for this reason, or those of one channel: those who are still to come as well.
+    pub(super) fn condemn(&self, channel: Option<ChannelKey>, why: End) {
+        if let Some(fates) = &mut *self.fates() {
+            match channel {
+                Some(channel) => _ = fates.channels.insert(channel, why),
+                None => fates.all = Some(why),
+            }
+        }
+    }
+
+    /// Was one who comes from elsewhere, and has this channel, closed while it was on its way?
+    pub(super) fn fate(&self, channel: Option<ChannelKey>) -> Option<End> {
+        let fates = self.fates();
+        let fates = fates.as_ref()?;
+        fates.all.or_else(|| fates.channels.get(&channel?).copied())
+    }
+
+    /// A place for one from elsewhere, whatever the limit is.
+    pub(super) fn enter_anyway(&self) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        let one_less = |there: usize| there.checked_sub(1);
+        let _ = self.elsewhere.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 
     /// A client has left.
@@ -160,7 +218,7 @@ impl Service {
 
     /// Is there a place for a client?
     pub(super) fn has_room(&self) -> bool {
-        self.connections() < self.limit()
+        self.connections() + self.elsewhere.load(Ordering::SeqCst) < self.limit()
     }
 
     /// Is it well below its limit of clients again?

@@ -2,13 +2,13 @@
 //!
 //! Knows: desks, messages, which services there are, a client's place in the counts. Never: what a worker does with a client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,18 +16,20 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::chain::Chains;
+use super::chain::{Chains, Link};
 use super::changed::Deliver;
 use super::circle::Circle;
 use super::dial::Dialer;
 use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
-use crate::observe::{Dump, End, Log};
-use crate::sched::{ChannelKey, Grant, SessionSnapshot};
+use crate::handover::connection::ConnectionRecord;
+use crate::observe::{AccessLog, Dump, Log, TapSource, TapStart};
+use crate::sched::{ChannelKey, End, Grant, SessionSnapshot, Slot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
 use crate::sys::poller::Waker;
+use crate::sys::socket;
 use crate::sys::splice;
 
 /// A worker answers at once unless it is being stopped by a debugger.
@@ -52,10 +54,14 @@ pub struct Options {
     pub seed: u64,
     /// `-p`.
     pub dump: Option<Dump>,
+    /// The access log, if there is one.
+    pub access: Option<AccessLog>,
     /// The process's limit of descriptors.
     pub descriptor_limit: u64,
     /// How many of them the process needs for itself, without clients.
     pub own_descriptors: usize,
+    /// Connections are numbered from above this on.
+    pub first_id: u64,
 }
 
 /// What is sent to a worker.
@@ -70,12 +76,14 @@ pub(super) enum Message {
     StopAll(SyncSender<()>),
     /// Take nobody new, close all connections, then answer.
     ShutDown(SyncSender<()>),
-    /// Close the connections of a channel, then answer how many there were.
-    Close(ServiceId, ChannelKey, SyncSender<usize>),
+    /// Close the connections of a channel for this reason, then answer how many there were.
+    Close(ServiceId, ChannelKey, End, SyncSender<usize>),
     /// Close all connections of a service for this reason, then answer how many there were.
     CloseAll(ServiceId, End, SyncSender<usize>),
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
+    /// Show the bytes of one connection of a service, and answer how it stands, if it is there.
+    Tap(ServiceId, u64, TapSource, SyncSender<Option<TapStart>>),
     /// Answer with connections of a service, or those of one channel, from this place on.
     Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<SessionPage>),
     /// A client in line gets its slot.
@@ -84,6 +92,8 @@ pub(super) enum Message {
     Refuse(ServiceId, SyncSender<()>),
     /// Make the listeners refuse, then answer how that went; `None` = there is none any more.
     CloseDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
+    /// Free the ports of the listeners, whoever has them, too, then answer.
+    FreePorts(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Make the listeners listen again, then answer.
     OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Accept again.
@@ -94,6 +104,96 @@ pub(super) enum Message {
     Retime(ServiceId),
     /// Channels of a service were paused, or pauses ended.
     PausesChanged(ServiceId),
+    /// Let nobody in by any door, whoever waits there, then answer.
+    HoldDoors(SyncSender<()>),
+    /// Let clients in again, serve those who were kept back, then answer.
+    ReleaseDoors(SyncSender<()>),
+    /// Answer: all that was said before has been heard.
+    Settle(SyncSender<()>),
+    /// Answer who waits in line.
+    WhoWaits(SyncSender<Vec<LinePlace>>),
+    /// Answer how far clients are.
+    Count(SyncSender<Left>),
+    /// Put some clients on the tray, then answer.
+    Pack(PackOrder, SyncSender<()>),
+    /// Clients from another process, or back from the tray.
+    Receive(Vec<Unpacked>),
+}
+
+/// A place in the line of a service.
+pub(super) type LinePlace = (ServiceId, u64);
+
+/// How many clients are how far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Being connected to a channel: they cannot leave before that has come to something.
+    pub dialing: usize,
+    /// All others that have not left.
+    pub others: usize,
+}
+
+/// Which clients are wanted.
+#[derive(Debug, Clone)]
+pub(super) enum Who {
+    /// Those in line who have these places.
+    InLine(Arc<BTreeSet<LinePlace>>),
+    /// Those who have no channel and wait for none.
+    Greeting,
+    /// Those who are connected.
+    Relaying,
+}
+
+/// Clients that a worker is to put on the tray.
+#[derive(Debug, Clone)]
+pub(super) struct PackOrder {
+    pub(super) who: Who,
+    /// So many at most.
+    pub(super) most: usize,
+    /// They may hold so many bytes; `None`: the first one may hold what it likes, as if this were the usual measure.
+    pub(super) bytes: Option<usize>,
+    /// Only those of these services; `None`: of all.
+    pub(super) of: Option<Arc<BTreeSet<ServiceId>>>,
+}
+
+/// What the clients of one call may hold, in bytes, beside the first one.
+pub(super) const TRAY_BYTES: usize = 256 * 1024;
+
+/// A connection that no worker has, with all that belongs to it. Dropped, it gives all of that back, and closes its
+/// descriptors in this process; somebody else may have them still, and hears nothing of it.
+pub(super) struct Parcel {
+    pub(super) record: ConnectionRecord,
+    /// What its relay holds.
+    pub(super) bytes: Vec<u8>,
+    pub(super) client: OwnedFd,
+    pub(super) server: Option<OwnedFd>,
+    pub(super) slot: Option<Slot>,
+    pub(super) link: Option<Box<Link>>,
+    /// When it was packed, if it was here.
+    pub(super) packed_at: Option<Duration>,
+    pub(super) taken: Taken,
+    pub(super) guest: Guest,
+}
+
+/// A connection that is to be gone on with here. If nothing comes of that, nobody else has it: both ends hear of it.
+pub(super) struct Unpacked(Option<Parcel>);
+
+impl Unpacked {
+    pub(super) fn new(parcel: Parcel) -> Self {
+        Self(Some(parcel))
+    }
+
+    pub(super) fn into_parcel(mut self) -> Option<Parcel> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        if let Some(parcel) = &self.0 {
+            socket::reset_on_close(&parcel.client);
+            parcel.server.iter().for_each(socket::reset_on_close);
+        }
+    }
 }
 
 /// Some of a worker's connections.
@@ -116,6 +216,8 @@ pub(super) struct Desk {
     waker: Waker,
     /// Connections it carries. On a cache line of its own, since every accept of every worker reads it.
     pub(super) load: Carried,
+    /// How many connections have got a number there.
+    numbered: AtomicU64,
 }
 
 /// A counter that shares its cache line with nothing.
@@ -137,7 +239,22 @@ impl Carried {
 
 impl Desk {
     pub(super) fn new(waker: Waker) -> Self {
-        Self { inbox: Mutex::default(), waker, load: Carried::default() }
+        Self { inbox: Mutex::default(), waker, load: Carried::default(), numbered: AtomicU64::new(0) }
+    }
+
+    /// How many connections have got a number there.
+    pub(super) fn numbered(&self) -> u64 {
+        self.numbered.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more; how many that are.
+    pub(super) fn number(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts as if there had been so many.
+    pub(super) fn skip_numbers(&self, to: u64) {
+        self.numbered.fetch_max(to, Ordering::Relaxed);
     }
 
     pub(super) fn send(&self, message: Message) {
@@ -164,6 +281,10 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     /// The process ends: that comes before everything else that a worker has to do.
     pub(super) ends: AtomicBool,
+    /// Clients are about to go to another process: who would be dialled anew stays as it is.
+    pub(super) leaving: Arc<AtomicBool>,
+    /// Clients that workers have let go of.
+    pub(super) tray: Mutex<Vec<Parcel>>,
     /// All services that have not stopped.
     services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
     chains: Arc<Chains>,
@@ -181,7 +302,7 @@ impl Shared {
     ) -> Arc<Self> {
         let limit = usize::try_from(options.descriptor_limit).unwrap_or(usize::MAX);
         let budget = Budget::with_pipes(limit, options.own_descriptors, splice::allowance());
-        Arc::new(Self {
+        let shared = Arc::new(Self {
             options,
             clock,
             log: log.clone(),
@@ -190,11 +311,32 @@ impl Shared {
             starved: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             ends: AtomicBool::new(false),
+            leaving: Arc::default(),
+            tray: Mutex::default(),
             services: Mutex::default(),
             chains: Arc::default(),
             next_service: AtomicU32::new(0),
             drained: Box::new(drained),
-        })
+        });
+        shared.number_above(shared.options.first_id);
+        shared
+    }
+
+    /// No connection gets this number, or a lower one, from now on.
+    pub(super) fn number_above(&self, id: u64) {
+        let rounds = id.div_ceil(self.desks.len().max(1) as u64);
+        self.desks.iter().for_each(|desk| desk.skip_numbers(rounds));
+    }
+
+    /// All numbers given out so far are below this one.
+    pub(super) fn next_id(&self) -> u64 {
+        let rounds = self.desks.iter().map(Desk::numbered).max().unwrap_or(0);
+        rounds.saturating_add(1).saturating_mul(self.desks.len() as u64)
+    }
+
+    /// What workers have let go of.
+    pub(super) fn tray(&self) -> MutexGuard<'_, Vec<Parcel>> {
+        lock(&self.tray)
     }
 
     /// Gives a service its number, and remembers it until it stops.
@@ -210,6 +352,7 @@ impl Shared {
             circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
             service: id.0,
             chains: Arc::clone(&self.chains),
+            leaving: Arc::clone(&self.leaving),
             changed: new.changed,
             deliver: Deliver::new(move |grants| deliver(&desks, id, grants)),
         };
@@ -273,6 +416,15 @@ impl Shared {
         left == 0
     }
 
+    /// A service is about to stop listening. While the process before still hands over, it has the listeners as well: then the
+    /// listening is ended for both.
+    pub(super) fn free_ports(&self, service: &Service) {
+        if service.is_expecting() {
+            self.ask(PATIENCE, |answer| Message::Refuse(service.id, answer));
+            self.ask_one(|answer| Message::FreePorts(service.id, answer));
+        }
+    }
+
     /// Clients accepted and not yet closed, of all services.
     pub(super) fn connections(&self) -> usize {
         lock(&self.services).values().map(|service| service.connections()).sum()
@@ -320,6 +472,17 @@ impl Guest {
     /// A place below the limit of a service, if there is one.
     pub(super) fn enter(service: &Arc<Service>, shared: &Arc<Shared>) -> Option<Self> {
         service.enter().then(|| Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None })
+    }
+
+    /// A place, whatever the limit is: for one who had a place in another process.
+    pub(super) fn carried(service: &Arc<Service>, shared: &Arc<Shared>) -> Self {
+        service.enter_anyway();
+        Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None }
+    }
+
+    /// The worker that carries it.
+    pub(super) fn desk(&self) -> Option<usize> {
+        self.desk.map(|desk| desk as usize)
     }
 
     /// This worker carries it from now on. To be called once.

@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::observe::{Direction, Dump};
+use crate::observe::{Direction, Dump, TapSource};
 use crate::sched::Slot;
 use crate::sys::socket;
 use crate::sys::splice::{self, Pipe, Pipes};
@@ -20,6 +20,8 @@ pub(super) struct Sockets<'a> {
     /// The worker's number, for the counters.
     pub(super) shard: usize,
     pub(super) dump: Option<&'a Dump>,
+    /// Those who want to see this connection's bytes.
+    pub(super) taps: Option<&'a mut [TapSource]>,
     /// The congestion control of bulk within this host, if it is not the system's own.
     pub(super) loopback_congestion: Option<&'a str>,
     /// Bytes delivered to the client and to the server.
@@ -80,8 +82,8 @@ impl Kernel for Sockets<'_> {
         }
     }
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe> {
-        // Spliced bytes are never seen, so a dump needs copies.
-        if self.dump.is_some() { None } else { self.pipes.take(expected, flows) }
+        // Spliced bytes are never seen, so whoever is to see them needs copies.
+        if self.dump.is_some() || self.taps.is_some() { None } else { self.pipes.take(expected, flows) }
     }
     fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input> {
         // A pipe is full when all its pages are in use, with however few bytes in each.
@@ -91,16 +93,22 @@ impl Kernel for Sockets<'_> {
         // A splice may stop between two pages.
         Ok(Output { bytes: splice::drain(pipe, self.fd(to).as_fd(), len)?, full: false })
     }
+    fn take_out(&mut self, pipe: &mut Self::Pipe, len: usize) -> io::Result<Vec<u8>> {
+        splice::take_out(pipe, len)
+    }
     fn close_pipe(&mut self, pipe: Self::Pipe, held: usize) {
         self.pipes.give(pipe, held);
     }
     fn saw(&mut self, from: Side, bytes: &[u8]) {
+        let direction = match from {
+            Side::Client => Direction::Sent,
+            Side::Server => Direction::Rcvd,
+        };
         if let Some(dump) = self.dump {
-            let direction = match from {
-                Side::Client => Direction::Sent,
-                Side::Server => Direction::Rcvd,
-            };
             dump.chunk(direction, bytes);
+        }
+        if let Some(taps) = &mut self.taps {
+            taps.iter_mut().for_each(|tap| tap.saw(direction, bytes));
         }
     }
     fn delivered(&mut self, to: Side, bytes: usize) {

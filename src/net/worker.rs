@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,8 +23,9 @@ use super::dial::{Dial, Waited};
 use super::planted::{self, Bug};
 use super::shared::{Guest, Message, Shared, tag_of};
 use super::sockets::Sockets;
-use crate::observe::{Dump, End, Event};
-use crate::sched::Slot;
+use super::taps::Taps;
+use crate::observe::{ConnectionTrace, Dump, Event};
+use crate::sched::{End, OwnFault, Slot};
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -42,10 +43,13 @@ mod accepting;
 mod dialing;
 mod doors;
 mod ending;
+mod leaving;
+mod logging;
 mod looking;
 #[cfg(all(target_os = "linux", not(portable)))]
 #[cfg(test)]
 mod sim;
+mod tapping;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
@@ -98,7 +102,7 @@ struct Connection {
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
     queued: bool,
-    _taken: Taken,
+    taken: Taken,
     service: Guest,
 }
 
@@ -106,24 +110,34 @@ struct Rare {
     /// Kept for the log's sake, so only while it tells of connections.
     address: Option<SocketAddr>,
     /// It leads to another service of ours.
-    _link: Option<Box<Link>>,
+    link: Option<Box<Link>>,
     /// When it has lived for long enough; `NEVER` = no limit.
     expires_at: u64,
     /// Bytes that both peers had acknowledged when that was asked last.
     acknowledged: u64,
     /// Stands among those that wait for room in the dump.
     undumped: bool,
+    /// What the access log will tell of it, if there is one.
+    trace: Option<Box<ConnectionTrace>>,
 }
+
+/// Of a client that nobody knows.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Default for Rare {
     fn default() -> Self {
-        Self { address: None, _link: None, expires_at: NEVER, acknowledged: 0, undumped: false }
+        Self { address: None, link: None, expires_at: NEVER, acknowledged: 0, undumped: false, trace: None }
     }
 }
 
 impl Connection {
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// What is gathered for the access log.
+    fn trace(&mut self) -> Option<&mut ConnectionTrace> {
+        self.rare.as_mut()?.trace.as_deref_mut()
     }
 
     fn expires_at(&self) -> u64 {
@@ -139,6 +153,13 @@ impl Connection {
     /// The client's address, if the log tells of connections.
     fn address(&self) -> Option<SocketAddr> {
         self.rare.as_ref()?.address
+    }
+
+    /// What the log is to call the client; `None`: it does not tell of connections. Of one that came before it did so, the
+    /// system may know who it is, and otherwise nobody does.
+    fn told_address(&self) -> Option<SocketAddr> {
+        let asked = || socket::peer(&self.client).unwrap_or(UNKNOWN);
+        self.address().or_else(|| self.service.log.is_debug().then(asked))
     }
 
     fn token(&self, key: usize, side: Side) -> Token {
@@ -165,8 +186,6 @@ pub(super) struct Worker<P> {
     id: usize,
     poller: P,
     doors: Doors,
-    /// Clients taken so far.
-    taken: u64,
     /// Clients accepted so far, those included that were handed over.
     accepted: usize,
     /// Something was worked off since the last panic.
@@ -181,6 +200,8 @@ pub(super) struct Worker<P> {
     /// Messages taken and not yet worked off.
     inbox: VecDeque<Message>,
     sight: Sight,
+    /// Those whose bytes somebody wants to see.
+    taps: Taps,
     /// The watches given out so far, round and round.
     watches: u16,
     pipes: Pipes,
@@ -231,7 +252,7 @@ fn end_of(first: Option<(Side, bool)>) -> End {
         Some((Side::Server, false)) => End::ChannelClosed,
         Some((Side::Client, true)) => End::ClientReset,
         Some((Side::Server, true)) => End::ChannelReset,
-        None => End::Ours,
+        None => End::Ours(OwnFault::Call),
     }
 }
 
@@ -244,7 +265,6 @@ impl<P: Readiness> Worker<P> {
             id,
             poller,
             doors: Doors::default(),
-            taken: 0,
             accepted: 0,
             goes_on: true,
             shared,
@@ -254,6 +274,7 @@ impl<P: Readiness> Worker<P> {
             undumped: Vec::new(),
             inbox: VecDeque::new(),
             sight: Sight::default(),
+            taps: Taps::default(),
             watches: 0,
             pipes,
             busy_poll,
@@ -409,7 +430,8 @@ impl<P: Readiness> Worker<P> {
             if self.connections.get(key).is_some_and(|connection| connection.id == id) {
                 let ending = Ending { reset_client: true, reset_server: true };
                 // A panic in here comes too late to keep it.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.close(key, ending, End::Panic)));
+                let _ =
+                    catch_unwind(AssertUnwindSafe(|| self.close(key, ending, End::Ours(OwnFault::Panic))));
             }
             self.shared.log.tell(&Event::WorkerPanic { what: words_of(&*panic, "a connection") });
         }
@@ -422,8 +444,7 @@ impl<P: Readiness> Worker<P> {
 
     /// A number that no other connection of the instance has.
     fn next_id(&mut self) -> u64 {
-        self.taken += 1;
-        self.taken * self.shared.desks.len() as u64 + self.id as u64
+        self.shared.desks[self.id].number() * self.shared.desks.len() as u64 + self.id as u64
     }
 
     /// The number of a new watch, so that no event of an older one is taken for its.
@@ -477,11 +498,12 @@ impl<P: Readiness> Worker<P> {
             }
             Message::ShutDown(answer) => {
                 self.doors.clear(&mut self.poller);
+                self.take_back();
                 self.close_all();
                 let _ = answer.send(());
             }
-            Message::Close(service, channel, answer) => {
-                let _ = answer.send(self.close_channel(service, channel));
+            Message::Close(service, channel, why, answer) => {
+                let _ = answer.send(self.close_channel(service, channel, why));
             }
             Message::CloseAll(service, why, answer) => {
                 let is_of_it = |connection: &Connection| connection.service.id == service;
@@ -489,6 +511,9 @@ impl<P: Readiness> Worker<P> {
             }
             Message::CloseSession(service, id, answer) => {
                 let _ = answer.send(self.close_session(service, id));
+            }
+            Message::Tap(service, id, source, answer) => {
+                let _ = answer.send(self.tap(service, id, source));
             }
             Message::Sessions(service, channel, from, answer) => {
                 let _ = answer.send(self.sessions(service, channel, from));
@@ -501,6 +526,9 @@ impl<P: Readiness> Worker<P> {
             Message::CloseDoor(service, answer) => {
                 let _ = answer.send(self.doors.move_all(service, Listener::refuse));
             }
+            Message::FreePorts(service, answer) => {
+                let _ = answer.send(self.doors.move_all(service, Listener::free));
+            }
             Message::OpenDoor(service, answer) => {
                 let _ = answer.send(self.doors.move_all(service, Listener::listen));
             }
@@ -508,6 +536,28 @@ impl<P: Readiness> Worker<P> {
             Message::DumpHasRoom => self.dump_has_room(),
             Message::Retime(service) => self.retime(service),
             Message::PausesChanged(service) => self.pauses_changed(service),
+            Message::HoldDoors(answer) => {
+                self.doors.hold(&mut self.poller);
+                let _ = answer.send(());
+            }
+            Message::ReleaseDoors(answer) => {
+                self.release_doors();
+                let _ = answer.send(());
+            }
+            Message::Settle(answer) => {
+                let _ = answer.send(());
+            }
+            Message::WhoWaits(answer) => {
+                let _ = answer.send(self.who_waits());
+            }
+            Message::Count(answer) => {
+                let _ = answer.send(self.count());
+            }
+            Message::Pack(wanted, answer) => {
+                self.pack(&wanted);
+                let _ = answer.send(());
+            }
+            Message::Receive(parcels) => self.receive(parcels),
         }
     }
 
@@ -648,6 +698,7 @@ impl<P: Readiness> Worker<P> {
             slot,
             shard: self.id,
             dump: self.shared.options.dump.as_ref(),
+            taps: self.taps.of(key, connection.id),
             loopback_congestion: self.shared.options.loopback_congestion.as_deref(),
             delivered: &mut connection.delivered,
         };
@@ -666,6 +717,9 @@ impl<P: Readiness> Worker<P> {
         }
         let has_other_deadline = has_broken || !was_half_closed && connection.relay.is_half_closed();
         let any_muted = connection.muted != [false; 2];
+        if before[Side::Client as usize] == 0 && connection.delivered[Side::Client as usize] > 0 {
+            self.first_byte(key);
+        }
         if any_muted {
             self.unmute(key);
         }

@@ -7,8 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::End;
-use crate::sched::{ChannelKey, Happened, Transition};
+use crate::sched::{ChannelKey, End, Happened, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +36,13 @@ impl Severity {
         }
     }
 
+    /// The one that this word stands for.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug]
+            .into_iter()
+            .find(|one| one.name() == word)
+    }
+
     /// The number syslog has for it (RFC 5424, 6.2.1).
     pub fn syslog(self) -> u8 {
         match self {
@@ -51,6 +57,24 @@ impl Severity {
 
 /// As many addresses as one line has.
 const MOST_LISTED: usize = 16;
+
+/// Who gives commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commander {
+    /// A user of this host, by the control socket.
+    Uid(u32),
+    /// Somebody at this address who has the token, by HTTP.
+    Http(IpAddr),
+}
+
+impl fmt::Display for Commander {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uid(uid) => write!(f, "uid={uid}"),
+            Self::Http(address) => write!(f, "http={address}"),
+        }
+    }
+}
 
 /// One thing that happened. `Display` is its line: `event=NAME key=value ...`, printable and free of line breaks
 /// whatever the causes contain.
@@ -204,8 +228,8 @@ pub enum Event {
     },
     /// An operator's command changed something.
     Commanded {
-        /// Who: the peer's uid.
-        uid: u32,
+        /// Who.
+        by: Commander,
         /// The command as typed.
         command: String,
     },
@@ -213,6 +237,30 @@ pub enum Event {
     DumpStopped {
         /// What the system said.
         cause: String,
+    },
+    /// Lines of the access log are lost.
+    AccessLinesDropped {
+        /// How many, since this was told last.
+        lines: u64,
+        /// Why.
+        cause: String,
+    },
+    /// The program of `--on-change` has not done what it was run for.
+    HookFailed {
+        /// Which program.
+        program: String,
+        /// How it ended, or why it was not run.
+        cause: String,
+    },
+    /// The program of `--on-change` is too slow for all that happens.
+    HookBehind {
+        /// So many events it did not hear of.
+        skipped: u64,
+    },
+    /// Nobody read the log, and lines of it are lost.
+    LinesDropped {
+        /// How many.
+        lines: u64,
     },
     /// A signal came that does nothing.
     SignalIgnored {
@@ -251,9 +299,13 @@ impl Event {
             Self::OutOfDescriptors { .. } | Self::AcceptFailed { .. } | Self::WorkerPanic { .. } => {
                 Severity::Error
             }
-            Self::DialFailed { .. } | Self::NoRendezvous { .. } | Self::DumpStopped { .. } => {
-                Severity::Warning
-            }
+            Self::DialFailed { .. }
+            | Self::NoRendezvous { .. }
+            | Self::DumpStopped { .. }
+            | Self::AccessLinesDropped { .. }
+            | Self::HookFailed { .. }
+            | Self::HookBehind { .. }
+            | Self::LinesDropped { .. } => Severity::Warning,
             Self::NoChannelUp | Self::ChannelUpAgain { .. } | Self::Refusing => Severity::Error,
             Self::Autodisabled { .. }
             | Self::Ejected { .. }
@@ -302,6 +354,10 @@ impl Event {
             Self::NoRendezvous { .. } => "no_rendezvous",
             Self::Commanded { .. } => "commanded",
             Self::DumpStopped { .. } => "dump_stopped",
+            Self::AccessLinesDropped { .. } => "access_lines_dropped",
+            Self::HookFailed { .. } => "hook_failed",
+            Self::HookBehind { .. } => "hook_behind",
+            Self::LinesDropped { .. } => "lines_dropped",
             Self::SignalIgnored { .. } => "signal_ignored",
             Self::Stopping { .. } => "stopping",
             Self::Drained => "drained",
@@ -339,7 +395,7 @@ impl fmt::Display for Event {
             }
             Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Quoted(cause)),
             Self::ClientLost { client, reason } => {
-                write!(f, " client={client} reason={}", Quoted(&reason.to_string()))
+                write!(f, " client={} reason={}", ClientName(client), Quoted(&reason.to_string()))
             }
             Self::Opened { client, channel, address } => {
                 write!(f, " client={client}{} address={address}", Key(*channel))
@@ -347,13 +403,20 @@ impl fmt::Display for Event {
             Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
                 let (key, how) = (Key(*channel), how.to_string());
                 let how = Quoted(&how);
+                let client = ClientName(client);
                 write!(f, " client={client}{key} sent_bytes={sent_bytes} rcvd_bytes={rcvd_bytes} how={how}")
             }
             Self::OutOfDescriptors { limit } => write!(f, " limit={limit}"),
             Self::AcceptFailed { cause } | Self::NoRendezvous { cause } | Self::DumpStopped { cause } => {
                 write!(f, " cause={}", Quoted(cause))
             }
-            Self::Commanded { uid, command } => write!(f, " uid={uid} command={}", Quoted(command)),
+            Self::Commanded { by, command } => write!(f, " {by} command={}", Quoted(command)),
+            Self::AccessLinesDropped { lines, cause } => write!(f, " lines={lines} cause={}", Quoted(cause)),
+            Self::HookFailed { program, cause } => {
+                write!(f, " program={} cause={}", Quoted(program), Quoted(cause))
+            }
+            Self::HookBehind { skipped } => write!(f, " skipped={skipped}"),
+            Self::LinesDropped { lines } => write!(f, " lines={lines}"),
             Self::SignalIgnored { signal, why } => {
                 write!(f, " signal={} why={}", Quoted(signal), Quoted(why))
             }
@@ -395,9 +458,24 @@ impl fmt::Display for Key {
     }
 }
 
+/// A client's address, or `-` if nobody knows it.
+pub(super) struct ClientName<'a, T>(pub(super) &'a T);
+
+impl fmt::Display for ClientName<'_, IpAddr> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_unspecified() { f.write_str("-") } else { self.0.fmt(f) }
+    }
+}
+
+impl fmt::Display for ClientName<'_, SocketAddr> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.ip().is_unspecified() { f.write_str("-") } else { self.0.fmt(f) }
+    }
+}
+
 /// A value of any text: bare if it is one plain word, otherwise quoted, with everything escaped that could end the line
 /// or the quotes. A stranger's bytes must not be able to forge a second event.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

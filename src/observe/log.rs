@@ -3,15 +3,17 @@
 //! Knows: `Event`, sinks, how often the same trouble may be said. Never: why an event happened; anything that could
 //! answer back; waiting for a reader.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
+use super::access::ServiceLabel;
+use super::history::{History, Owner, PastEvent, finish, utc};
+use super::hook::Hooks;
+use super::stderr::Stderr;
 use super::{Event, Severity};
 
 /// Syslog's number of the daemon facility, already shifted to its place in the priority.
@@ -24,21 +26,32 @@ const SYSLOG: &str = "/dev/log";
 const QUIET: Duration = Duration::from_secs(10);
 /// How many different troubles are remembered; more than this at once and the oldest may be said again early.
 const TROUBLES: usize = 16;
-/// A longer line is cut. A pipe that polls as writable takes this much without blocking (PIPE_BUF).
-const LINE_MAX: usize = 4096;
+/// A longer line is cut. With a time in front it is what a pipe takes in one piece (PIPE_BUF).
+const LINE_MAX: usize = 4096 - 25;
 
 /// The log of an instance. Cheap to clone; every clone is the same log.
 #[derive(Debug, Clone)]
 pub struct Log {
     inner: Arc<Inner>,
-    /// Whose events it tells, where there are several services.
-    service: Arc<RwLock<Option<Arc<str>>>>,
+    /// Whose events it tells.
+    owner: Owner,
+    /// What its lines call it, where there are several services.
+    service: ServiceLabel,
 }
 
 #[derive(Debug)]
 struct Inner {
+    /// What the command line says of debug events, ...
     debug: bool,
+    /// ... and what holds.
+    is_debug: AtomicBool,
+    /// Lines on stderr begin with the time.
+    is_timed: bool,
+    /// Lines that nobody could take.
+    dropped: AtomicU64,
     sink: Mutex<Sink>,
+    history: Arc<Mutex<History>>,
+    hooks: Arc<Hooks>,
 }
 
 #[derive(Debug)]
@@ -49,7 +62,7 @@ struct Sink {
 
 #[derive(Debug)]
 enum Destination {
-    Stderr,
+    Stderr(Stderr),
     Syslog(Syslog),
     #[cfg(test)]
     Kept(Vec<Event>, fn()),
@@ -58,17 +71,17 @@ enum Destination {
 impl Log {
     /// To stderr, for the foreground. `debug` (`-d`) lets debug and info events through too.
     pub fn stderr(debug: bool) -> Self {
-        Self::new(debug, Destination::Stderr)
+        Self::new(debug, Destination::Stderr(Stderr::default()))
     }
 
     /// To the local syslog, for the background: daemon facility, ident `Balance`, this process's pid. Where there is no
-    /// syslog, events vanish silently; one that appears later is found. With `debug`, debug events go there too.
+    /// syslog, events are lost and counted; one that appears later is found. With `debug`, debug events go there too.
     pub fn syslog(debug: bool) -> Self {
         Self::syslog_at(SYSLOG.into(), debug)
     }
 
     fn syslog_at(path: PathBuf, debug: bool) -> Self {
-        Self::new(debug, Destination::Syslog(Syslog { path, socket: None }))
+        Self::new(debug, Destination::Syslog(Syslog { path, socket: None, unsaid: 0 }))
     }
 
     /// Keeps everything that it is told, for [`Log::take`], and calls this before.
@@ -82,23 +95,73 @@ impl Log {
     pub(crate) fn take(&self) -> Vec<Event> {
         match &mut self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).way {
             Destination::Kept(events, _) => std::mem::take(events),
-            Destination::Stderr | Destination::Syslog(_) => Vec::new(),
+            Destination::Stderr(_) | Destination::Syslog(_) => Vec::new(),
         }
     }
 
     fn new(debug: bool, way: Destination) -> Self {
         let sink = Mutex::new(Sink { way, limiter: Limiter::default() });
-        Self { inner: Arc::new(Inner { debug, sink }), service: Arc::default() }
+        let (history, hooks) = (Arc::default(), Arc::default());
+        let (is_debug, dropped) = (debug.into(), AtomicU64::new(0));
+        let inner = Inner { debug, is_debug, is_timed: false, dropped, sink, history, hooks };
+        Self { inner: Arc::new(inner), owner: Owner::PROCESS, service: Arc::default() }
     }
 
-    /// The same log for the events of one service: each line says so, behind its first word.
-    pub fn of_service(&self, name: &str) -> Self {
-        Self { inner: Arc::clone(&self.inner), service: Arc::new(RwLock::new(Some(name.into()))) }
+    /// Lines on stderr begin with the time, if it is to be so. To be called before services have logs of their own.
+    #[must_use]
+    pub fn timed(mut self, is_timed: bool) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.is_timed = is_timed;
+        }
+        self
     }
 
-    /// The same log for a service that has no name and needs none so far.
-    pub fn apart(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), service: Arc::default() }
+    /// The same log for the events of one service: each line has its name behind the first word. `None`: it needs none so far.
+    pub fn of_service(&self, owner: Owner, name: Option<&str>) -> Self {
+        let service = Arc::new(RwLock::new(name.map(Arc::from)));
+        Self { inner: Arc::clone(&self.inner), owner, service }
+    }
+
+    /// What lines call the service whose log this is, now and later.
+    pub fn label(&self) -> ServiceLabel {
+        Arc::clone(&self.service)
+    }
+
+    /// Whose events it tells.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Remembers what `other` has been told so far, and both what either is told from now on. To be called before services
+    /// have logs of their own.
+    #[must_use]
+    pub fn remembering(mut self, other: &Self) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.history = Arc::clone(&other.inner.history);
+        }
+        self
+    }
+
+    /// The last `most` events of the service whose log this is and of the process, oldest first; from the log of the process,
+    /// those of all services.
+    pub fn events(&self, most: usize) -> Vec<PastEvent> {
+        let all = self.owner == Owner::PROCESS;
+        self.history().last(most, |event| all || event.owner == self.owner || event.owner == Owner::PROCESS)
+    }
+
+    /// Remembers these, too, which another process was told before.
+    pub fn inherit(&self, events: Vec<PastEvent>) {
+        self.history().merge(events);
+    }
+
+    /// The programs that hear of events.
+    pub fn hooks(&self) -> &Arc<Hooks> {
+        &self.inner.hooks
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // Whole at any time: nothing in between two changes can panic.
+        self.inner.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the service whose log this is another name, in all clones of it; `None`: there is nothing to tell it from.
@@ -108,15 +171,73 @@ impl Log {
 
     /// Do debug events go anywhere? Ask before putting one together.
     pub fn is_debug(&self) -> bool {
-        self.inner.debug
+        self.inner.is_debug.load(Ordering::Relaxed)
+    }
+
+    /// Lets debug events through from now on, or not; `None`: as the command line has it.
+    pub fn set_debug(&self, is_debug: Option<bool>) {
+        self.inner.is_debug.store(is_debug.unwrap_or(self.inner.debug), Ordering::Relaxed);
+    }
+
+    /// What [`set_debug`](Self::set_debug) has changed, if it is otherwise than the command line has it.
+    pub fn debug_by_hand(&self) -> Option<bool> {
+        Some(self.is_debug()).filter(|&is_debug| is_debug != self.inner.debug)
+    }
+
+    /// Descriptors that the log of a process in the foreground, or in the background, has for itself.
+    pub fn descriptors(is_foreground: bool) -> usize {
+        usize::from(!is_foreground || Stderr::takes_descriptor())
+    }
+
+    /// If it goes to stderr: a terminal, pipe or socket there that takes nothing holds nobody up from now on. To be called by a process
+    /// that serves, which has a descriptor for it.
+    pub fn never_wait(&self) {
+        let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Destination::Stderr(stderr) = &mut sink.way {
+            stderr.open_anew();
+        }
+    }
+
+    /// How many lines were lost since the start because the reader of stderr, or syslog, did not take them.
+    pub fn dropped_lines(&self) -> u64 {
+        self.inner.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Says this on stderr, if it goes there and that is a terminal. It is no event.
+    pub fn greet(&self, text: &str) {
+        let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Destination::Stderr(stderr) = &mut sink.way
+            && io::stderr().is_terminal()
+        {
+            #[allow(clippy::disallowed_methods)]
+            let line = format!("{}balance: {text}\n", self.time_in_front(SystemTime::now()));
+            self.count(stderr.say(&line, |_| String::new()));
+        }
+    }
+
+    fn count(&self, is_taken: bool) {
+        self.inner.dropped.fetch_add(u64::from(!is_taken), Ordering::Relaxed);
+    }
+
+    fn time_in_front(&self, at: SystemTime) -> String {
+        if self.inner.is_timed { format!("{} ", utc(at)) } else { String::new() }
     }
 
     /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
     /// word for word are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
     /// left out: the one makes no sense without the other.
     pub fn tell(&self, event: &Event) {
+        self.say(event, true);
+    }
+
+    /// Says again, and to others, what was told already: it is not remembered twice.
+    pub fn tell_again(&self, event: &Event) {
+        self.say(event, false);
+    }
+
+    fn say(&self, event: &Event, is_new: bool) {
         let severity = event.severity();
-        if severity == Severity::Debug && !self.inner.debug {
+        if severity == Severity::Debug && !self.is_debug() {
             return;
         }
         let mut line = event.to_string();
@@ -131,16 +252,37 @@ impl Log {
             told();
             return events.push(event.clone());
         }
-        // The sink is where the clock is read: what the lines say stays pure.
+        // The sink is where the clocks are read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
-        let left_out = if is_limited(event) { limiter.admit(&line, Instant::now()) } else { Some(0) };
+        let (now, at) = (Instant::now(), SystemTime::now());
+        let left_out = if is_limited(event) { limiter.admit(&line, now) } else { Some(0) };
         let Some(left_out) = left_out else { return };
+        if is_new && severity != Severity::Debug {
+            let past = PastEvent::new(at, severity, self.owner, &line, left_out);
+            // What programs have met is no news for them.
+            if !matches!(event, Event::HookFailed { .. } | Event::HookBehind { .. }) {
+                self.inner.hooks.offer(&past);
+            }
+            self.history().push(past);
+        }
         match way {
             // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.
-            Destination::Stderr if severity == Severity::Info && !self.inner.debug => {}
-            Destination::Stderr => to_stderr(&stderr_line(severity, &line, left_out)),
+            Destination::Stderr(_) if severity == Severity::Info && !self.is_debug() => {}
+            Destination::Stderr(stderr) => {
+                let front = self.time_in_front(at);
+                let lost = |lines| {
+                    let lost = Event::LinesDropped { lines };
+                    format!("{front}{}", stderr_line(lost.severity(), &lost.to_string(), 0))
+                };
+                self.count(stderr.say(&format!("{front}{}", stderr_line(severity, &line, left_out)), lost));
+            }
             Destination::Syslog(syslog) => {
-                syslog.send(&syslog_line(severity, &line, left_out, std::process::id()))
+                let pid = std::process::id();
+                let lost = |lines| {
+                    let lost = Event::LinesDropped { lines };
+                    syslog_line(lost.severity(), &lost.to_string(), 0, pid)
+                };
+                self.count(syslog.say(&syslog_line(severity, &line, left_out, pid), lost));
             }
             #[cfg(test)]
             Destination::Kept(..) => {}
@@ -159,7 +301,7 @@ fn is_limited(event: &Event) -> bool {
 
 fn stderr_line(severity: Severity, line: &str, left_out: u64) -> String {
     let mut text = format!("balance: level={} {line}", severity.name());
-    finish(&mut text, left_out);
+    finish(&mut text, LINE_MAX, left_out);
     text.push('\n');
     text
 }
@@ -167,30 +309,8 @@ fn stderr_line(severity: Severity, line: &str, left_out: u64) -> String {
 /// The datagram of RFC 3164 without its timestamp: every receiver on a local socket fills in its own.
 fn syslog_line(severity: Severity, line: &str, left_out: u64, pid: u32) -> String {
     let mut text = format!("<{}>{IDENT}[{pid}]: {line}", DAEMON | severity.syslog());
-    finish(&mut text, left_out);
+    finish(&mut text, LINE_MAX, left_out);
     text
-}
-
-fn finish(text: &mut String, left_out: u64) {
-    // Room for the count and the newline.
-    let mut end = (LINE_MAX - 40).min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    if left_out > 0 {
-        text.push_str(&format!(" left_out={left_out}"));
-    }
-}
-
-/// One write per line, and only if the reader has room: a pager or a full pipe behind stderr must not stop the traffic.
-fn to_stderr(text: &str) {
-    let stderr = io::stderr();
-    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
-    if let Ok(1) = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-        // Nobody can be told that telling failed.
-        let _ = rustix::io::write(stderr.as_fd(), text.as_bytes());
-    }
 }
 
 /// The local syslog's socket, connected when it is there.
@@ -198,20 +318,33 @@ fn to_stderr(text: &str) {
 struct Syslog {
     path: PathBuf,
     socket: Option<UnixDatagram>,
+    /// Lines that were lost since it was told of lost lines.
+    unsaid: u64,
 }
 
 impl Syslog {
-    fn send(&mut self, datagram: &str) {
+    /// `false`: it is lost. In front of the first one after lines were lost goes what `lost` makes of their number.
+    fn say(&mut self, datagram: &str, lost: impl FnOnce(u64) -> String) -> bool {
+        if self.unsaid > 0 && self.is_sent(&lost(self.unsaid)) {
+            self.unsaid = 0;
+        }
+        let is_taken = self.unsaid == 0 && self.is_sent(datagram);
+        self.unsaid += u64::from(!is_taken);
+        is_taken
+    }
+
+    fn is_sent(&mut self, datagram: &str) -> bool {
         // Twice: a syslog that was restarted leaves us a dead socket, found out by the first send.
         for _ in 0..2 {
-            let Some(socket) = self.socket() else { return };
+            let Some(socket) = self.socket() else { return false };
             match socket.send(datagram.as_bytes()) {
-                Ok(_) => return,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.socket = None,
             }
         }
+        false
     }
 
     fn socket(&mut self) -> Option<&UnixDatagram> {
@@ -302,7 +435,10 @@ mod tests {
 
         let first = server(&directory);
         log.tell(&Event::Drained);
-        assert_eq!(received(&first), format!("<30>Balance[{}]: event=drained", std::process::id()));
+        let pid = std::process::id();
+        assert_eq!(received(&first), format!("<28>Balance[{pid}]: event=lines_dropped lines=1"));
+        assert_eq!(received(&first), format!("<30>Balance[{pid}]: event=drained"));
+        assert_eq!(log.dropped_lines(), 1);
 
         drop(first);
         let second = server(&directory);
@@ -325,7 +461,7 @@ mod tests {
         let directory = Directory::new("debug");
         let server = server(&directory);
         let lost =
-            Event::ClientLost { client: [127, 0, 0, 1].into(), reason: crate::observe::End::ClientReset };
+            Event::ClientLost { client: [127, 0, 0, 1].into(), reason: crate::sched::End::ClientReset };
         let quiet = Log::syslog_at(directory.0.join("log"), false);
         quiet.tell(&lost);
         quiet.tell(&Event::Drained);
@@ -344,6 +480,21 @@ mod tests {
         assert_eq!(limiter.admit("b", start + QUIET / 2), Some(0), "another trouble has its own turn");
         assert_eq!(limiter.admit("a", start + QUIET), Some(2));
         assert_eq!(limiter.admit("a", start + QUIET * 2), Some(0));
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_log_is_left_out_of_the_events_and_nothing_of_a_client_is_remembered() {
+        let log = Log::syslog_at("/no/such/log".into(), true);
+        let lost = Event::ClientLost { client: [127, 0, 0, 1].into(), reason: crate::sched::End::Idle };
+        for _ in 0..3 {
+            log.tell(&Event::OutOfDescriptors { limit: 9 });
+            log.tell(&lost);
+            log.tell(&Event::Drained);
+        }
+        log.tell_again(&Event::Drained);
+        let lines: Vec<_> = log.events(99).iter().map(|event| event.line.to_string()).collect();
+        let drained = "event=drained";
+        assert_eq!(lines, ["event=out_of_descriptors limit=9", drained, drained, drained]);
     }
 
     #[test]

@@ -1,27 +1,26 @@
-//! Programs that check a channel: run, killed with all their offspring, reaped.
+//! Programs that check a channel.
 //!
-//! Knows: processes and their groups. Never: how long they may take, what follows from their exit codes.
+//! Knows: how many may run, whose fault it is that one does not. Never: how long they may take, what follows from their exit
+//! codes, how a program is killed (`sys/child`).
 //!
-//! One thread per running program starts it (a slow disk holds up nobody else), waits for its end, kills what is left of
-//! its group and only then reaps it: as long as it is not reaped, its number is nobody else's. The engine kills under the
-//! same lock that the reaping is done under.
+//! One thread per running program starts it (a slow disk holds up nobody else) and waits for its end.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
+use rustix::process::WaitStatus;
 
 use super::fault::Fault;
+use crate::sys::child::{ChildProgram, RunError, Surroundings};
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::fault::is_exhausted;
 use crate::sys::poller::Waker;
-use crate::sys::program::{self, StartError};
+use crate::sys::program::StartError;
 
 /// Programs that run at once.
 const PROGRAMS: usize = 32;
@@ -29,17 +28,6 @@ const PROGRAMS: usize = 32;
 const DESCRIPTORS: u16 = 3;
 /// The stack of a thread that waits, in bytes.
 const STACK: usize = 128 * 1_024;
-/// What was said to this process by the one that started it, and to no other.
-const PRIVATE: &[&str] = &[
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-];
-
 /// All programs of one engine.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -61,19 +49,9 @@ pub(super) struct Report {
 /// A program under way. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Program {
-    life: Arc<Mutex<Life>>,
+    child: ChildProgram,
     /// It was found to be over, and no report had come.
     is_known_over: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Starting,
-    /// To be killed as soon as it has started.
-    Doomed,
-    /// Not reaped: the number is its own.
-    Running(Pid),
-    Over,
 }
 
 impl Programs {
@@ -99,8 +77,8 @@ impl Programs {
         let Some(taken) = budget.take(DESCRIPTORS) else {
             return Err(Fault::Exhausted(format!("cannot run {}: no descriptor is left", path.display())));
         };
-        let life = Arc::new(Mutex::new(Life::Starting));
-        let errand = Errand { path: path.to_owned(), target, life: Arc::clone(&life), taken };
+        let child = ChildProgram::new();
+        let errand = Errand { path: path.to_owned(), target, child: child.clone(), taken };
         let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let begun = thread::Builder::new().name("check".into()).stack_size(STACK).spawn(move || {
             let result = errand.run();
@@ -111,7 +89,7 @@ impl Programs {
         match begun {
             Ok(_) => {
                 self.running += 1;
-                Ok(Program { life, is_known_over: false })
+                Ok(Program { child, is_known_over: false })
             }
             Err(e) => Err(Fault::Exhausted(format!("cannot run {}: no thread: {e}", path.display()))),
         }
@@ -140,22 +118,13 @@ impl Program {
         if std::mem::replace(&mut self.is_known_over, true) {
             return false;
         }
-        match *lock(&self.life) {
-            Life::Running(pid) => has_ended(pid),
-            Life::Over => true,
-            Life::Starting | Life::Doomed => false,
-        }
+        self.child.has_ended()
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let mut life = lock(&self.life);
-        match *life {
-            Life::Starting => *life = Life::Doomed,
-            Life::Running(pid) => kill_group(pid),
-            Life::Doomed | Life::Over => {}
-        }
+        self.child.kill();
     }
 }
 
@@ -163,31 +132,23 @@ impl Drop for Program {
 struct Errand {
     path: PathBuf,
     target: SocketAddr,
-    life: Arc<Mutex<Life>>,
+    child: ChildProgram,
     taken: Taken,
 }
 
 impl Errand {
     fn run(self) -> Result<(), Fault> {
-        let Self { path, target, life, taken } = self;
-        if *lock(&life) == Life::Doomed {
-            return Err(Fault::Exhausted("forgotten before it ran".into()));
-        }
-        let pid = program::start(&path, &[host(target), target.port().to_string()], PRIVATE)
-            .map_err(|e| not_run(&path, &e))?;
-        drop(taken);
-        {
-            let mut life = lock(&life);
-            if *life == Life::Doomed {
-                kill_group(pid);
+        let Self { path, target, child, taken } = self;
+        let arguments = [host(target), target.port().to_string()];
+        let surroundings = Surroundings { arguments: &arguments, ..Surroundings::default() };
+        match child.run(&path, &surroundings, || drop(taken)) {
+            Ok(status) => judge(status),
+            Err(RunError::Doomed) => Err(Fault::Exhausted("forgotten before it ran".into())),
+            Err(RunError::NotStarted(error)) => Err(not_run(&path, &error)),
+            Err(RunError::NotReaped(error)) => {
+                Err(Fault::Exhausted(format!("cannot wait for {}: {error}", path.display())))
             }
-            *life = Life::Running(pid);
         }
-        let status = reap(pid, &life).map_err(|e| {
-            // Nobody knows how it ended, for example since SIGCHLD was ignored when we were started.
-            Fault::Exhausted(format!("cannot wait for {}: {e}", path.display()))
-        })?;
-        judge(status)
     }
 }
 
@@ -218,76 +179,6 @@ fn judge(status: WaitStatus) -> Result<(), Fault> {
         (None, Some(signal)) => Err(Fault::Channel(format!("killed by signal {signal}"))),
         (None, None) => Err(Fault::Channel("ended without an exit code".into())),
     }
-}
-
-/// Waits for the end of the program, kills what it left behind, and reaps it, in this order.
-#[cfg(not(target_os = "openbsd"))]
-fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let ended = loop {
-        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
-            Err(Errno::INTR) => {}
-            other => break other,
-        }
-    };
-    let mut life = lock(life);
-    *life = Life::Over;
-    ended?;
-    kill_group(pid);
-    // It has ended, so that this does not wait.
-    loop {
-        match waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(Some((_, status))) => return Ok(status),
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// `waitid` cannot be had: looks again and again. The group is killed an instant after the reaping instead of before, in
-/// which its number would have to be given out again to meet a stranger.
-#[cfg(target_os = "openbsd")]
-fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
-    loop {
-        let mut life = lock(life);
-        match waitpid(Some(pid), WaitOptions::NOHANG) {
-            Ok(None) | Err(Errno::INTR) => {}
-            ended => {
-                *life = Life::Over;
-                kill_group(pid);
-                return match ended {
-                    Ok(Some((_, status))) => Ok(status),
-                    Ok(None) => Err(Errno::CHILD.into()),
-                    Err(e) => Err(e.into()),
-                };
-            }
-        }
-        drop(life);
-        thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
-/// Of a program that is not reaped.
-#[cfg(not(target_os = "openbsd"))]
-fn has_ended(pid: Pid) -> bool {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
-}
-
-/// `waitid` cannot be had, and its thread looks every few milliseconds.
-#[cfg(target_os = "openbsd")]
-fn has_ended(_: Pid) -> bool {
-    false
-}
-
-fn kill_group(pid: Pid) {
-    // Nobody left to kill is what was wanted.
-    let _ = kill_process_group(pid, Signal::KILL);
-}
-
-fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    life.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

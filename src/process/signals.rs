@@ -6,16 +6,17 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
-    SIGVTALRM, SIGXCPU, SIGXFSZ,
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
+    SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
+use signal_hook::flag;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -47,6 +48,46 @@ const MUTE: &[i32] = &[SIGTTIN, SIGTTOU, SIGXFSZ];
 /// Between two looks when nothing can be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What comes before there is a [`Shutdown`] to tell it.
+static EARLY: OnceLock<EarlySignals> = OnceLock::new();
+
+struct EarlySignals {
+    /// The files are to be read again: they may have been read already.
+    is_reload_wanted: Arc<AtomicBool>,
+    /// A signal that asks for the end is the end, since there is nothing to clean up.
+    is_end: Arc<AtomicBool>,
+}
+
+/// To be called first of all in a process that is going to serve: from now on no signal ends it that will not end it later. To look names up
+/// may take long.
+pub fn expect_signals() {
+    let early = EARLY.get_or_init(|| EarlySignals {
+        is_reload_wanted: Arc::default(),
+        is_end: Arc::new(AtomicBool::new(true)),
+    });
+    let idle = IDLE.iter().map(|&(signal, _)| signal);
+    for signal in idle.chain(MUTE.iter().copied()).chain(real_time()) {
+        // As it was, if the system refuses: so it was always.
+        let _ = ignore(signal);
+    }
+    let _ = flag::register(SIGHUP, Arc::clone(&early.is_reload_wanted));
+}
+
+/// Signals that ask for the end are it, with exit code 0, until there is a [`Shutdown`]. Not for a process whose caller waits for it to go to the
+/// background: it has not served.
+pub fn expect_the_end(hangup: Hangup) {
+    let Some(early) = EARLY.get() else { return };
+    for &signal in STOPS {
+        let _ = flag::register_conditional_shutdown(signal, 0, Arc::clone(&early.is_end));
+    }
+    if hangup == Hangup::Stops {
+        let _ = flag::register_conditional_shutdown(SIGHUP, 0, Arc::clone(&early.is_end));
+        if early.is_reload_wanted.load(Ordering::SeqCst) {
+            std::process::exit(0);
+        }
+    }
+}
+
 /// Why [`Shutdown::wait`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -54,8 +95,14 @@ pub enum Cause {
     Signal,
     /// SIGTERM: the end, once nobody is left to serve.
     Drain,
+    /// SIGURG: the process before this one was asked to drain, and passes that on. However often it is said, it is said once.
+    DrainToo,
     /// SIGHUP elsewhere: the files are to be read again.
     Reload,
+    /// SIGUSR2: another process is to take over.
+    Upgrade,
+    /// SIGUSR1: files that are written to are to be opened again.
+    Reopen,
     /// A [`Notifier`] was told that nothing is left to do, or something else.
     Drained,
     /// Nothing of all that within the time that was given.
@@ -78,9 +125,19 @@ impl Hangup {
     ///
     /// To be asked at the start. After a real hangup nobody can know.
     pub fn of_this_process(foreground: bool, was_ignored: bool) -> Self {
-        let has_terminal = || File::open("/dev/tty").is_ok();
         if foreground && !is_init() && !was_ignored && has_terminal() { Self::Stops } else { Self::Reloads }
     }
+}
+
+/// Has this process a terminal to lose?
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}
+
+/// Does the terminal hang up when this process ends, whatever else runs at it? It does for the leader of a session.
+pub fn leads_terminal() -> bool {
+    // rustix takes for granted that the leader has a number here. One outside of our namespace of processes has none (0).
+    nix::unistd::getsid(None).is_ok_and(|leader| leader == nix::unistd::Pid::this()) && has_terminal()
 }
 
 /// The one place that waits for the end.
@@ -89,6 +146,10 @@ pub struct Shutdown {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     drained: Notifier,
     hangup: Hangup,
+    /// Signals that came and were not told yet, since others came before them.
+    reload_wanted: bool,
+    upgrade_wanted: bool,
+    reopen_wanted: bool,
 }
 
 /// Tells [`Shutdown::wait`] that nothing is left to do. Cheap to clone, usable from any thread.
@@ -102,6 +163,13 @@ struct Drained {
 }
 
 impl Notifier {
+    /// Nobody waits.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        let (waker, _) = UnixStream::pair().expect("a pair");
+        Self(Arc::new(Drained { is_drained: AtomicBool::new(false), waker }))
+    }
+
     /// Wakes the waiter. Never blocks: a pipe that is full wakes it anyway.
     pub fn drained(&self) {
         self.0.is_drained.store(true, Ordering::SeqCst);
@@ -122,14 +190,24 @@ impl Shutdown {
         let waker = writer.try_clone()?;
         // SIGCHLD: whoever started us may have ignored it, and then nobody could learn how a check's program ended.
         let idle = IDLE.iter().map(|&(signal, _)| signal);
-        let all = STOPS.iter().copied().chain(idle).chain([SIGHUP, SIGCHLD]).chain(real_time());
+        let all = STOPS.iter().copied().chain(idle).chain([SIGHUP, SIGCHLD, SIGURG]).chain(real_time());
         let signals = SignalDelivery::with_pipe(reader, writer, SignalOnly, all)?;
         for signal in MUTE {
             ignore(*signal)?;
         }
+        let early = EARLY.get();
+        early.iter().for_each(|early| early.is_end.store(false, Ordering::SeqCst));
         unblock_all();
+        let reload_wanted = early.is_some_and(|early| early.is_reload_wanted.swap(false, Ordering::SeqCst));
         let drained = Notifier(Arc::new(Drained { is_drained: AtomicBool::new(false), waker }));
-        Ok(Self { signals, drained, hangup })
+        Ok(Self {
+            signals,
+            drained,
+            hangup,
+            reload_wanted: reload_wanted && hangup == Hangup::Reloads,
+            upgrade_wanted: false,
+            reopen_wanted: false,
+        })
     }
 
     /// A handle for whoever knows when the last connection ended.
@@ -161,12 +239,15 @@ impl Shutdown {
     /// What has come since this was asked last.
     fn came(&mut self, log: &Log) -> Option<Cause> {
         let came: Vec<i32> = self.signals.pending().collect();
-        let (mut stops, mut drains, mut reloads) = (false, false, false);
+        let (mut stops, mut drains, mut drains_too) = (false, false, false);
         for &signal in &came {
             match meaning(signal, self.hangup) {
                 Meaning::Stop => stops = true,
                 Meaning::Drain => drains = true,
-                Meaning::Reload => reloads = true,
+                Meaning::DrainToo => drains_too = true,
+                Meaning::Reload => self.reload_wanted = true,
+                Meaning::Upgrade => self.upgrade_wanted = true,
+                Meaning::Reopen => self.reopen_wanted = true,
                 Meaning::Child => reap_orphans(),
                 Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
             }
@@ -178,8 +259,17 @@ impl Shutdown {
         if drains {
             return Some(Cause::Drain);
         }
-        if reloads {
+        if drains_too {
+            return Some(Cause::DrainToo);
+        }
+        if std::mem::take(&mut self.reload_wanted) {
             return Some(Cause::Reload);
+        }
+        if std::mem::take(&mut self.reopen_wanted) {
+            return Some(Cause::Reopen);
+        }
+        if std::mem::take(&mut self.upgrade_wanted) {
+            return Some(Cause::Upgrade);
         }
         self.drained.0.is_drained.swap(false, Ordering::SeqCst).then_some(Cause::Drained)
     }
@@ -210,7 +300,10 @@ enum Meaning {
     Stop,
     /// The end, once nobody is left to serve.
     Drain,
+    DrainToo,
     Reload,
+    Upgrade,
+    Reopen,
     /// A child ended.
     Child,
     Nothing {
@@ -226,8 +319,9 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
         SIGHUP if hangup == Hangup::Stops => Meaning::Stop,
         SIGHUP => Meaning::Reload,
         SIGTERM => Meaning::Drain,
-        SIGUSR1 => nothing("USR1", "there is no log file to reopen"),
-        SIGUSR2 => nothing("USR2", "upgrading in place comes with a later version"),
+        SIGURG => Meaning::DrainToo,
+        SIGUSR1 => Meaning::Reopen,
+        SIGUSR2 => Meaning::Upgrade,
         SIGXCPU => nothing("XCPU", "the limit of CPU time (ulimit -t) is used up"),
         signal if STOPS.contains(&signal) => Meaning::Stop,
         signal => match IDLE.iter().find(|&&(idle, _)| idle == signal) {
@@ -278,9 +372,11 @@ mod tests {
             (SIGINT, Cause::Signal),
             (SIGQUIT, Cause::Signal),
             (SIGHUP, Cause::Signal),
+            (SIGURG, Cause::DrainToo),
+            (SIGUSR2, Cause::Upgrade),
+            (SIGUSR1, Cause::Reopen),
         ] {
-            let harmless =
-                [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ, SIGTTOU, SIGTTIN];
+            let harmless = [SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGXFSZ, SIGTTOU, SIGTTIN];
             for signal in harmless.into_iter().chain(real_time()).chain([signal]) {
                 signal_hook::low_level::raise(signal).expect("a signal to ourselves");
             }
@@ -314,12 +410,14 @@ mod tests {
         let told = |signal| match meaning(signal, Hangup::Reloads) {
             Meaning::Nothing { name, why } => format!("{name}: {why}"),
             Meaning::Reload => "reload".to_owned(),
-            Meaning::Drain => "drain".to_owned(),
+            Meaning::Upgrade => "upgrade".to_owned(),
+            Meaning::Reopen => "reopen".to_owned(),
+            Meaning::Drain | Meaning::DrainToo => "drain".to_owned(),
             Meaning::Stop | Meaning::Child => String::new(),
         };
         assert_eq!(told(SIGHUP), "reload");
-        assert_eq!(told(SIGUSR1), "USR1: there is no log file to reopen");
-        assert_eq!(told(SIGUSR2), "USR2: upgrading in place comes with a later version");
+        assert_eq!(told(SIGUSR1), "reopen");
+        assert_eq!(told(SIGUSR2), "upgrade");
         assert_eq!(told(SIGALRM), "ALRM: balance does not use it");
         assert_eq!(told(63), "63: balance does not use it");
         assert_eq!((told(SIGTERM), told(SIGINT)), ("drain".to_owned(), String::new()));

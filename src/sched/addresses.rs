@@ -45,8 +45,9 @@ impl Addresses {
     }
     /// The same addresses, and the host as it was typed.
     #[must_use]
-    pub fn named(&self, host: &str) -> Self {
-        Self(Arc::new(AddressList { host: Some(host.into()), list: self.0.list.clone() }))
+    pub fn named(self, host: &str) -> Self {
+        let list = Arc::try_unwrap(self.0).map_or_else(|shared| shared.list.clone(), |own| own.list);
+        Self(Arc::new(AddressList { host: Some(host.into()), list }))
     }
     /// The host as it was typed, if that is known.
     pub fn host(&self) -> Option<&str> {

@@ -15,9 +15,9 @@ use super::{Addresses, AdminState, ChannelSnapshot, Lease, Weight};
 
 /// A dial that failed, for those who ask why.
 #[derive(Debug)]
-struct LastError {
-    what: String,
-    at: Duration,
+pub(super) struct LastError {
+    pub(super) what: String,
+    pub(super) at: Duration,
 }
 
 /// One destination of a group, as the table keeps it.
@@ -45,11 +45,13 @@ pub(super) struct Channel {
     pub(super) used: Option<u16>,
     /// With `-a`: no address answered the last attempt.
     pub(super) unanswered: bool,
+    /// `-a` has disabled it, and no operator has spoken since.
+    pub(super) autodisabled: bool,
     /// When it stands on the agenda of probes.
     pub(super) probe_at: Option<Duration>,
     pub(super) totalc: u64,
     pub(super) failed: u64,
-    last_error: Option<Box<LastError>>,
+    pub(super) last_error: Option<Box<LastError>>,
     pub(super) connect_times: ConnectTimes,
     pub(super) slots: Arc<Slots>,
 }
@@ -76,6 +78,7 @@ impl Channel {
             lives: 0,
             used: None,
             unanswered: false,
+            autodisabled: false,
             probe_at: None,
             totalc: 0,
             failed: 0,
@@ -133,7 +136,7 @@ impl Channel {
         self.failed = 0;
         self.last_error = None;
         self.connect_times.clear();
-        self.slots.reset_bytes();
+        self.slots.reset_counters();
     }
 
     /// `weighs`: its group goes by shares. `waiting`: clients in line that it could serve.
@@ -152,6 +155,7 @@ impl Channel {
             addresses_out: self.addresses_out(),
             used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
             unanswered: self.unanswered,
+            autodisabled: self.autodisabled,
             state: self.state,
             retires: self.retires,
             paused: self.paused,
@@ -167,6 +171,7 @@ impl Channel {
             connect_p99: self.connect_times.percentile(99),
             sent_bytes,
             rcvd_bytes,
+            ended: self.slots.ended(),
         }
     }
 

@@ -11,17 +11,17 @@ const KEPT: u32 = 4_096;
 
 /// The times of one channel. Takes no memory until the first.
 #[derive(Debug, Default)]
-pub(super) struct ConnectTimes(Option<Box<Histogram>>);
+pub(super) struct ConnectTimes(Option<Box<Recent>>);
 
 #[derive(Debug)]
-struct Histogram {
+struct Recent {
     total: u32,
     counts: [u16; BUCKETS],
 }
 
 impl ConnectTimes {
     pub(super) fn add(&mut self, took: Duration) {
-        let histogram = self.0.get_or_insert_with(|| Box::new(Histogram { total: 0, counts: [0; BUCKETS] }));
+        let histogram = self.0.get_or_insert_with(|| Box::new(Recent { total: 0, counts: [0; BUCKETS] }));
         if histogram.total == KEPT {
             histogram.counts.iter_mut().for_each(|count| *count /= 2);
             histogram.total = histogram.counts.iter().map(|&count| u32::from(count)).sum();
@@ -40,6 +40,28 @@ impl ConnectTimes {
             seen >= rank
         });
         bucket.map(upper_end)
+    }
+
+    /// Counts by the number of the bucket, empty ones left out.
+    pub(super) fn record(&self) -> Vec<(usize, u16)> {
+        let counts = self.0.iter().flat_map(|histogram| histogram.counts.iter().copied().enumerate());
+        counts.filter(|&(_, count)| count > 0).collect()
+    }
+
+    /// `None`: these are no counts that it could have.
+    pub(super) fn restore(record: &[(usize, u16)]) -> Option<Self> {
+        if record.is_empty() {
+            return Some(Self::default());
+        }
+        let mut histogram = Box::new(Recent { total: 0, counts: [0; BUCKETS] });
+        for &(bucket, count) in record {
+            histogram.total += u32::from(count);
+            if histogram.total > KEPT {
+                return None;
+            }
+            *histogram.counts.get_mut(bucket)? += count;
+        }
+        Some(Self(Some(histogram)))
     }
 
     pub(super) fn clear(&mut self) {

@@ -34,6 +34,16 @@ impl Table {
         }
     }
 
+    /// It was filled before it was to be used: its channels are what they are from now on, and not since time 0.
+    pub fn begin_life(&mut self) {
+        let (rules, now) = (self.rules.health, self.now);
+        for key in self.keys() {
+            // It exists: nothing was removed meanwhile.
+            let _ = self.edit_by_lot(key, |channel, random| channel.health.begin_anew(&rules, now, random));
+            self.schedule(key);
+        }
+    }
+
     fn keys(&self) -> Vec<ChannelKey> {
         let all =
             self.groups.iter().flat_map(|(&id, group)| (0..group.channels().len()).map(move |n| (id, n)));
@@ -179,6 +189,19 @@ mod tests {
         assert_eq!(state(&table, 1), HealthState::Down);
         check(&mut table, &ProbeResult::Good);
         assert_eq!(state(&table, 1), HealthState::Up);
+    }
+
+    #[test]
+    fn a_table_that_was_filled_before_its_time_begins_when_it_is_served() {
+        let mut table = table(CHECKED, 2);
+        table.advance(Duration::from_secs(100));
+        table.begin_life();
+        let health = table.channel(key(1)).expect("it exists").health;
+        assert_eq!((health.state, health.age), (HealthState::Untried, Duration::ZERO));
+        assert!(table.next_probe().is_some_and(|at| at >= Duration::from_secs(100)));
+        table.advance(Duration::from_secs(103));
+        assert_eq!(table.channel(key(1)).expect("it exists").health.age, Duration::from_secs(3));
+        assert_eq!(table.probes_due(9).len(), 2);
     }
 
     #[test]

@@ -329,6 +329,7 @@ impl Group {
     ) -> Option<Change> {
         let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
         channel.connect_times.add(took);
+        channel.slots.connected(took);
         if channel.addresses != *lease.addresses() {
             return None;
         }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::random::Random;
+use crate::handover::table::{CheckedRecord, HealthRecord};
 
 /// How soon an ejected channel is tried again, ...
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -170,6 +171,68 @@ impl Health {
     pub(super) fn begin_anew(&mut self, rules: &HealthRules, now: Duration, random: &mut Random) {
         let (serial, returns) = (self.serial.wrapping_add(1), self.returns.wrapping_add(1));
         *self = Self { serial, returns, ..Self::new(rules, now, random) };
+    }
+
+    /// All that a successor has to know.
+    pub(super) fn record(&self) -> HealthRecord {
+        HealthRecord {
+            ejected: self.ejection.as_ref().map(|ejection| (ejection.since, ejection.why.clone())),
+            delay: self.delay,
+            checked: match &self.checked {
+                Checked::New => CheckedRecord::New,
+                Checked::Up => CheckedRecord::Up,
+                Checked::Failing(failures, why) => CheckedRecord::Failing(*failures, why.clone()),
+                Checked::Down { since, why, successes } => {
+                    CheckedRecord::Down(*since, why.clone(), *successes)
+                }
+            },
+            is_tried: self.is_tried,
+            returned_at: self.returned_at,
+            since: self.since,
+            ramp_from: self.ramp_from,
+            return_due: self.ejection.as_ref().map(|ejection| ejection.probe_at),
+            check_due: self.check_at,
+        }
+    }
+
+    /// What a predecessor knew, but for what these rules could not have found out. Probes are due when they were to be; one that
+    /// was under way is made again now. Whatever a record says, nothing has happened in times yet to come, no probe is due later than one that
+    /// begins to wait now, and there are no numbers that one more would be too much for.
+    pub(super) fn restore(
+        record: &HealthRecord,
+        rules: &HealthRules,
+        now: Duration,
+        random: &mut Random,
+    ) -> Self {
+        let count = |number: u32| number.min(u32::MAX / 2);
+        let due = |at: Duration, span| at.min(now.saturating_add(longest(span)));
+        let ejection = |(since, why): &(Duration, String)| Ejection {
+            since: now.min(*since),
+            why: why.clone(),
+            probe_at: due(record.return_due.unwrap_or(now), LAST_DELAY),
+        };
+        let check_at = |check: CheckRules| Some(due(record.check_due?, check.interval));
+        let fresh = Self::new(rules, now, random);
+        let mut health = Self {
+            ejection: record.ejected.as_ref().map(ejection),
+            delay: record.delay.clamp(FIRST_DELAY, LAST_DELAY),
+            checked: match &record.checked {
+                CheckedRecord::New => Checked::New,
+                CheckedRecord::Up => Checked::Up,
+                CheckedRecord::Failing(failures, why) => Checked::Failing(count(*failures), why.clone()),
+                CheckedRecord::Down(since, why, successes) => {
+                    Checked::Down { since: now.min(*since), why: why.clone(), successes: count(*successes) }
+                }
+            },
+            is_tried: record.is_tried,
+            returned_at: record.returned_at.map(|at| now.min(at)),
+            since: now.min(record.since),
+            ramp_from: record.ramp_from.map(|at| now.min(at)),
+            check_at: rules.check.and_then(check_at).or(fresh.check_at),
+            ..fresh
+        };
+        health.change_rules(rules, rules, now, random);
+        health
     }
 
     /// Other rules hold from now on.
@@ -451,6 +514,11 @@ impl Health {
 /// A tenth more or less, so that what was cut off together does not come back in step.
 fn jittered(span: Duration, random: &mut Random) -> Duration {
     span - span / 10 + share(span / 5, random)
+}
+
+/// No less than what [`jittered`] makes of it.
+fn longest(span: Duration) -> Duration {
+    span.saturating_add(span / 10).saturating_add(Duration::from_nanos(1))
 }
 
 /// Somewhere between nothing and all of a span.

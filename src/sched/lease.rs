@@ -6,17 +6,25 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::reach::AddressOrder;
-use super::{Addresses, ChannelKey};
+use super::tally::{ChannelTally, Ended};
+use super::{Addresses, ChannelKey, End};
 
-/// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down.
+/// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
+/// [`HeldSlots`](super::HeldSlots).
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<Slots>,
 }
 
 impl Slot {
+    /// One that is counted already.
+    pub(super) fn of(slots: Arc<Slots>) -> Self {
+        Self { slots }
+    }
+
     /// Which channel the slot belongs to.
     pub fn key(&self) -> ChannelKey {
         self.slots.key
@@ -32,11 +40,16 @@ impl Slot {
     pub fn add_rcvd(&self, shard: usize, bytes: u64) {
         self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
     }
+
+    /// Counts that its connection has ended, and how, after so long.
+    pub fn ended(&self, shard: usize, how: End, lasted: Duration) {
+        self.slots.shard(shard).tally.ended(how, lasted);
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.release();
+        self.slots.release(1);
     }
 }
 
@@ -95,12 +108,13 @@ impl Lease {
     }
 }
 
-/// The bytes one worker moved. A cache line of its own, so that workers do not slow each other down.
+/// The bytes one worker moved, and what it counted. A cache line of its own, so that workers do not slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard {
     sent_bytes: AtomicU64,
     rcvd_bytes: AtomicU64,
+    tally: ChannelTally,
 }
 
 /// What a channel and its leases share.
@@ -141,6 +155,14 @@ impl Slots {
         Lease { slot: Slot { slots: Arc::clone(this) }, addresses, order, returns }
     }
 
+    /// Counts so many connections that are there already, whatever the limit, and answers how many: all but those that there
+    /// would be no numbers for. Call it with the table locked.
+    pub(super) fn occupy_beyond(&self, connections: u32) -> u32 {
+        let counted = connections.min((u32::MAX / 2).saturating_sub(self.active()));
+        self.active.fetch_add(counted, SeqCst);
+        counted
+    }
+
     /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
     /// it with the table locked (then no slot can be taken meanwhile, but leases may end).
     ///
@@ -173,8 +195,9 @@ impl Slots {
         self.full.store(true, SeqCst);
     }
 
-    fn release(&self) {
-        self.active.fetch_sub(1, SeqCst);
+    /// So many slots come back.
+    pub(super) fn release(&self, slots: u32) {
+        self.active.fetch_sub(slots, SeqCst);
         // The plain load first: of a channel that is not full nobody should have to write the flag.
         if self.full.load(SeqCst) && self.full.swap(false, SeqCst) {
             self.freed.push(self.key);
@@ -195,11 +218,35 @@ impl Slots {
         })
     }
 
-    pub(super) fn reset_bytes(&self) {
+    /// Adds what was moved elsewhere.
+    pub(super) fn add_bytes(&self, sent_bytes: u64, rcvd_bytes: u64) {
+        self.shard(0).sent_bytes.fetch_add(sent_bytes, Relaxed);
+        self.shard(0).rcvd_bytes.fetch_add(rcvd_bytes, Relaxed);
+    }
+
+    pub(super) fn reset_counters(&self) {
         for shard in &self.shards {
             shard.sent_bytes.store(0, Relaxed);
             shard.rcvd_bytes.store(0, Relaxed);
+            shard.tally.reset();
         }
+    }
+
+    /// A connect was answered after so long. With the table locked, so that one place is enough for it.
+    pub(super) fn connected(&self, took: Duration) {
+        self.shard(0).tally.connected(took);
+    }
+
+    /// What all workers have counted of its connections.
+    pub(super) fn ended(&self) -> Ended {
+        let mut all = Ended::default();
+        self.shards.iter().for_each(|shard| shard.tally.add_to(&mut all));
+        all
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) fn add_ended(&self, ended: &Ended) {
+        self.shard(0).tally.add_counted(ended);
     }
 }
 
@@ -323,7 +370,7 @@ mod tests {
             slot.add_rcvd(shard, 10);
         }
         assert_eq!(slots.bytes(), (7, 70));
-        slots.reset_bytes();
+        slots.reset_counters();
         assert_eq!(slots.bytes(), (0, 0));
         assert_eq!(size_of::<Shard>(), 64);
     }

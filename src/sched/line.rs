@@ -75,6 +75,27 @@ impl Line {
         }
     }
 
+    /// The number of the place that is given out next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Places below this one were given out elsewhere.
+    pub(super) fn begin_at(&mut self, next: u64) {
+        self.next = next;
+    }
+
+    /// The place of this number, for one who had it in another process. `None`: it never was given out, or is taken.
+    pub(super) fn place(&self, number: u64) -> Option<Ticket> {
+        let ticket = Ticket(number);
+        (number < self.next && !self.waiters.contains_key(&ticket)).then_some(ticket)
+    }
+
+    /// A place behind all others.
+    pub(super) fn last_place(&self) -> Ticket {
+        Ticket(self.next)
+    }
+
     /// How many may wait from now on. Those who wait already stay.
     pub(super) fn set_limit(&mut self, limit: Option<NonZeroU32>) {
         self.limit = limit;
@@ -233,6 +254,11 @@ impl Default for Ticket {
 
 impl Ticket {
     pub(super) const FIRST: Self = Self(0);
+
+    /// Places are served in the order of their numbers.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 
     pub(super) fn following(self) -> Self {
         Self(self.0 + 1)

@@ -22,7 +22,7 @@ pub enum NoChannel {
 }
 
 /// Why a client was lost before it had a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loss {
     /// Its walk came to nothing.
     NoChannel(NoChannel),
@@ -53,7 +53,7 @@ impl Loss {
         Self::Ours,
     ];
 
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         match self {
             Self::NoChannel(why) => why as usize,
             Self::QueueFull => 5,
@@ -89,6 +89,15 @@ pub(super) struct Losses([AtomicU64; Loss::ALL.len()]);
 impl Losses {
     pub(super) fn count(&self, why: Loss) {
         self.0[why.index()].fetch_add(1, Relaxed);
+    }
+
+    /// Adds what a predecessor has counted, by the words for why. It may have had reasons that there are none of here.
+    pub(super) fn add(&self, record: &[(String, u64)]) {
+        for (word, count) in record {
+            if let Some(why) = Loss::ALL.into_iter().find(|why| why.to_string() == *word) {
+                self.0[why.index()].fetch_add(*count, Relaxed);
+            }
+        }
     }
 
     /// Those reasons that there were clients for.

@@ -1,9 +1,10 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `lease`, `channel`; `group`
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `end`, `tally` (with `histogram`), `lease`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
-//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`.
+//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`;
+//! `record` and `held` for whoever takes the place of another process.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod addresses;
@@ -14,8 +15,11 @@ mod changes;
 mod channel;
 mod connect_times;
 mod edits;
+mod end;
 mod group;
 mod health;
+mod held;
+mod histogram;
 mod key;
 mod lease;
 mod line;
@@ -28,6 +32,7 @@ mod probing;
 mod ramps;
 mod random;
 mod reach;
+mod record;
 mod rendezvous;
 mod route;
 mod rules;
@@ -38,22 +43,28 @@ mod snapshot;
 mod stride;
 mod survey;
 mod table;
+mod tally;
 mod totals;
 mod transition;
 mod turn;
 
 pub use addresses::{Addresses, ClientAddr};
+pub use end::{End, OwnFault};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
+pub use held::HeldSlots;
+pub use histogram::Distribution;
 pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use lease::{Lease, Slot};
 pub use line::Ticket;
 pub use losses::{Loss, NoChannel};
 pub use probing::Probe;
+pub use record::{ChannelCounts, ChannelFault, RestoreError};
 pub use route::Route;
 pub use rules::Rules;
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
 pub use table::{DialFailure, EditError, Table};
+pub use tally::{ClientCounts, Ended};
 pub use transition::{Happened, Transition};
 pub use turn::{Grant, Turn};
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::health::{Change, Health};
 use super::random::Random;
 use super::{HealthRules, ProbeResult, Purpose};
+use crate::handover::table::HealthRecord;
 
 /// What an address goes by: as an ejected channel.
 const RULES: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
@@ -73,6 +74,27 @@ impl Reach {
         };
         let list = (0..count).map(|_| new(random)).collect();
         (count > 1).then(|| Box::new(Self { list, life, order: None }))
+    }
+
+    /// Of each address what is known, and whether it was a check that it was found wanting by.
+    pub(super) fn record(&self) -> Vec<(HealthRecord, bool)> {
+        let all = self.list.iter();
+        all.map(|address| (address.health.record(), address.out_by == Purpose::Check)).collect()
+    }
+
+    /// What a predecessor knew of the same addresses, in the same order.
+    pub(super) fn restore(
+        record: &[(HealthRecord, bool)],
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<Box<Self>> {
+        let mut reach = Self::of(record.len(), 0, now, random)?;
+        for (address, (health, by_check)) in reach.list.iter_mut().zip(record) {
+            address.health = Health::restore(health, &RULES, now, random);
+            address.out_by = if *by_check { Purpose::Check } else { Purpose::Return };
+        }
+        reach.sort();
+        Some(reach)
     }
 
     pub(super) fn order(&self) -> Option<&Arc<AddressOrder>> {

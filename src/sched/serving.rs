@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::changes::{first_for, is_one_each};
 use super::group::Group;
 use super::route::Patience;
-use super::{ChannelKey, Grant, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn};
+use super::{
+    ChannelKey, ClientAddr, Grant, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn,
+};
 
 /// Of each group where a client may have one channel only: that one, unless it failed.
 fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> Vec<ChannelKey> {
@@ -60,6 +62,29 @@ impl Table {
             Err(NoChannel::Full) if self.rules.queue.is_some() => Turn::Never(Loss::QueueFull),
             Err(why) => Turn::Never(Loss::NoChannel(why)),
         }
+    }
+
+    /// The turn of a client that was in line in another process with this place: it has the same here, whoever has come back
+    /// before it, even if the line is full. Those with places before it are served first, those with later ones behind it:
+    /// `grants` gets their slots. A place that was given out in neither process, or that somebody else has here, is the last one.
+    pub fn rejoin(&mut self, client: ClientAddr, tag: u64, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
+        let ticket = self.line.place(ticket).unwrap_or_else(|| self.line.last_place());
+        self.advance_groups();
+        let route = self.begin(client);
+        let homes = homes_of(&route, &mut self.groups, &self.rules);
+        // It stands in line before that is served, so that nobody behind it gets what it may have.
+        let ticket = self.line.enter(tag, route, homes, Some(ticket));
+        let mut served = self.grant();
+        let own = served.iter().position(|grant| grant.ticket == ticket).map(|at| served.remove(at));
+        grants.append(&mut served);
+        if let Some(own) = own {
+            return Turn::Now(own.route, own.lease);
+        }
+        let Some(waiter) = self.line.leave(ticket) else { return Turn::Never(Loss::Ours) };
+        // What had room all along was offered to nobody in line, and there may be nothing that it could wait for.
+        let mut route = waiter.route;
+        route.begin_again();
+        self.next_or_wait(route, tag, Some(ticket), grants)
     }
 
     /// The next channel of a walk as by [`Table::next`], but never one that is not up: for a client that could come back to a channel, and had better wait for that
@@ -250,6 +275,115 @@ mod tests {
         assert!(table.leave_line(last) && !table.leave_line(last));
         drop(grants);
         assert!(table.grant().is_empty(), "nobody is left");
+    }
+
+    fn lot(seed: u64) -> impl FnMut(usize) -> usize {
+        let mut state = seed;
+        move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        }
+    }
+
+    fn rejoin(table: &mut Table, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
+        let client = ClientAddr::from(IpAddr::from([192, 0, 2, ticket as u8]));
+        table.rejoin(client, ticket, ticket, grants)
+    }
+
+    #[test]
+    fn those_of_a_predecessor_come_back_in_any_order_and_are_served_by_their_places() {
+        for seed in 0..200 {
+            let mut random = lot(seed);
+            let policies = [Policy::RoundRobin, Policy::LeastConnections, Policy::First, Policy::Hash];
+            let policy = policies[random(4)];
+            let channels = if policy == Policy::Hash { 1 } else { 1 + random(3) as u8 };
+            let mut before = table(policy, channels, 50);
+            let _leases: Vec<Turn> = (0..channels).map(|client| ask(&mut before, client)).collect();
+            let mut away: Vec<u64> = (0..30)
+                .map(|client| match ask(&mut before, client) {
+                    Turn::Later(ticket) => ticket.number(),
+                    turn => panic!("{turn:?}"),
+                })
+                .collect();
+            // Nobody may wait any more who comes anew.
+            let rules = Rules { queue: None, ..before.rules };
+            let mut table = Table::restore(rules, &before.record(), before.now).expect("a good record");
+            let mut held: Vec<_> =
+                (0..usize::from(channels)).map(|n| table.hold(KEY(n), 1).expect("it exists")).collect();
+            let (mut line, mut served) = (BTreeSet::new(), Vec::new());
+            while served.len() < 30 {
+                let mut grants = Vec::new();
+                match random(3) {
+                    0 if !away.is_empty() => {
+                        let ticket = away.swap_remove(random(away.len()));
+                        match rejoin(&mut table, ticket, &mut grants) {
+                            Turn::Now(_, lease) => {
+                                // Those before it are among those served by the way.
+                                let passed = line
+                                    .range(..ticket)
+                                    .filter(|&&place| !grants.iter().any(|grant| grant.tag == place));
+                                assert_eq!(passed.count(), 0, "seed {seed}: {ticket} before {line:?}");
+                                served.push(ticket);
+                                held.push(table.hold(lease.key(), 1).expect("it exists"));
+                            }
+                            Turn::Later(place) => {
+                                assert_eq!(place.number(), ticket);
+                                line.insert(ticket);
+                            }
+                            turn @ Turn::Never(_) => panic!("seed {seed}: {turn:?}"),
+                        }
+                    }
+                    1 if !held.is_empty() => drop(held.swap_remove(random(held.len()))),
+                    _ => {}
+                }
+                if random(2) == 0 {
+                    grants.append(&mut table.grant());
+                }
+                for grant in grants {
+                    assert_eq!(line.pop_first(), Some(grant.ticket.number()), "seed {seed}");
+                    served.push(grant.tag);
+                    held.push(table.hold(grant.lease.key(), 1).expect("it exists"));
+                }
+                assert_eq!(table.waiting(), line.len(), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_comes_back_gets_what_is_free_before_those_behind_it() {
+        let mut table = table(Policy::RoundRobin, 1, 9);
+        let Turn::Now(_, lease) = ask(&mut table, 0) else { panic!("it has room") };
+        let places: Vec<Turn> = (1..4).map(|client| ask(&mut table, client)).collect();
+        assert!(matches!(places[..], [Turn::Later(_), Turn::Later(_), Turn::Later(_)]));
+        let mut table = Table::restore(table.rules, &table.record(), table.now).expect("a good record");
+        let mut held = table.hold(KEY(0), 1).expect("it exists");
+        drop(lease);
+        let mut grants = Vec::new();
+        assert!(matches!(rejoin(&mut table, 1, &mut grants), Turn::Later(_)));
+        held.shrink_to(0);
+        // The slot has come free, and nobody was served yet.
+        assert!(matches!(rejoin(&mut table, 0, &mut grants), Turn::Now(..)));
+        assert!(grants.is_empty());
+    }
+
+    #[test]
+    fn a_place_that_nobody_can_have_is_the_last_one_and_whoever_waits_for_nothing_does_not() {
+        let mut table = table(Policy::RoundRobin, 1, 1);
+        let Turn::Now(_, lease) = ask(&mut table, 0) else { panic!("it has room") };
+        let Turn::Later(first) = ask(&mut table, 1) else { panic!("the line has room") };
+        let mut grants = Vec::new();
+        for (place, number) in [(first.number(), 1), (7, 2), (u64::MAX, 3), (2, 4)] {
+            match rejoin(&mut table, place, &mut grants) {
+                Turn::Later(ticket) => assert_eq!(ticket.number(), number),
+                turn => panic!("{turn:?}"),
+            }
+        }
+        table.set_state(KEY(0), AdminState::Disabled).expect("it exists");
+        let disabled = Loss::NoChannel(NoChannel::Disabled);
+        let turn = rejoin(&mut table, 9, &mut grants);
+        assert!(matches!(turn, Turn::Never(why) if why == disabled), "{turn:?}");
+        assert!(grants.is_empty());
+        drop(lease);
     }
 
     #[test]

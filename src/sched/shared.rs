@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::losses::Losses;
-use super::{Loss, Table};
+use super::tally::ServiceTally;
+use super::{End, Loss, Table};
 
 /// The one table of an instance. Locked for one call at a time, never across a system call.
 #[derive(Debug, Clone)]
@@ -18,15 +19,20 @@ struct Locked {
     table: Mutex<Table>,
     waiting: Arc<AtomicUsize>,
     losses: Arc<Losses>,
+    tally: Arc<ServiceTally>,
     pauses: Arc<AtomicUsize>,
 }
 
 impl SharedTable {
     /// Shares a table.
     pub fn new(table: Table) -> Self {
-        let (waiting, losses, pauses) =
-            (table.line.count(), Arc::clone(&table.losses), Arc::clone(&table.pauses));
-        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses, pauses }))
+        let (waiting, losses, tally, pauses) = (
+            table.line.count(),
+            Arc::clone(&table.losses),
+            Arc::clone(&table.tally),
+            Arc::clone(&table.pauses),
+        );
+        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses, tally, pauses }))
     }
     /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
     /// instance down: the table is used as it was left.
@@ -50,6 +56,14 @@ impl SharedTable {
     /// A client was lost before it had a channel. Takes no lock.
     pub fn lost(&self, why: Loss) {
         self.0.losses.count(why);
+    }
+    /// A client's connection has ended, whether it had a channel or not. `shard`: the caller's worker number. Takes no lock.
+    pub fn ended(&self, shard: usize, how: End) {
+        self.0.tally.ended(shard, how);
+    }
+    /// A client got out of the line after so long. `shard`: the caller's worker number. Takes no lock.
+    pub fn waited(&self, shard: usize, long: Duration) {
+        self.0.tally.waited(shard, long);
     }
 }
 

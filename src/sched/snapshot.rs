@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, GroupId, HealthSnapshot, HealthState, Loss, Policy, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
+    Loss, Policy, Weight,
 };
 
 /// One channel as it was when the snapshot was taken.
@@ -23,6 +24,8 @@ pub struct ChannelSnapshot {
     pub used: Option<SocketAddr>,
     /// With `-a`: no address answered the last attempt, nor any since.
     pub unanswered: bool,
+    /// `-a` has disabled it, and no operator has said anything about that since.
+    pub autodisabled: bool,
     /// What the operator decided.
     pub state: AdminState,
     /// It was taken away and goes with its last connection.
@@ -53,9 +56,17 @@ pub struct ChannelSnapshot {
     pub sent_bytes: u64,
     /// Bytes channel -> client.
     pub rcvd_bytes: u64,
+    /// How its connections ended, and how long they took, since the start or the last `reset`.
+    pub ended: Ended,
 }
 
 impl ChannelSnapshot {
+    /// Takes clients and is up, full or not. A paused one counts as one that is up, as it does for the table.
+    pub fn is_up(&self) -> bool {
+        let is_well = !matches!(self.health.state, HealthState::Ejected | HealthState::Down);
+        self.state == AdminState::Enabled && self.weight > Weight::ZERO && (self.paused || is_well)
+    }
+
     /// How many of its addresses answer, as far as is known.
     pub fn addresses_up(&self) -> usize {
         match self.health.state {
@@ -88,6 +99,8 @@ pub struct Snapshot {
     pub paused: bool,
     /// How many clients were lost before they had a channel, by why; reasons without any are left out.
     pub losses: Vec<(Loss, u64)>,
+    /// How the clients ended, those who had no channel too, and how long those waited who were in line.
+    pub served: ClientCounts,
 }
 
 /// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
@@ -97,13 +110,20 @@ pub struct Survey {
     /// Where it goes on.
     pub(super) next: (GroupId, usize),
     pub(super) losses: Vec<(Loss, u64)>,
+    pub(super) served: ClientCounts,
     pub(super) paused: bool,
     groups: Vec<GroupSnapshot>,
 }
 
 impl Default for Survey {
     fn default() -> Self {
-        Self { next: (GroupId::FIRST, 0), losses: Vec::new(), paused: false, groups: Vec::new() }
+        Self {
+            next: (GroupId::FIRST, 0),
+            losses: Vec::new(),
+            served: ClientCounts::default(),
+            paused: false,
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -119,7 +139,7 @@ impl Survey {
 
     /// What it has seen.
     pub fn finish(self) -> Snapshot {
-        Snapshot { groups: self.groups, paused: self.paused, losses: self.losses }
+        Snapshot { groups: self.groups, paused: self.paused, losses: self.losses, served: self.served }
     }
 }
 

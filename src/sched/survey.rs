@@ -9,7 +9,7 @@ use super::changes::is_one_each;
 use super::{ChannelKey, GroupId, Snapshot, Survey, Table};
 
 /// How many channels a survey looks at before it lets go of the lock.
-const PIECE: usize = 128;
+const PIECE: usize = 256;
 
 impl Table {
     /// Everything as it is now. Looks at every channel: where clients may wait for the lock meanwhile, take a [`Survey`].
@@ -45,6 +45,7 @@ impl Table {
             }
         }
         (survey.losses, survey.paused) = (self.losses.snapshot(), self.paused);
+        survey.served = self.tally.snapshot();
         false
     }
 

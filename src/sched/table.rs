@@ -20,6 +20,7 @@ use super::losses::Losses;
 use super::random::Random;
 use super::reach::Reach;
 use super::route::{Patience, World};
+use super::tally::ServiceTally;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, Happened, Lease,
     NoChannel, Policy, Route, Rules, Transition, Weight,
@@ -63,6 +64,7 @@ pub struct Table {
     pub(super) agenda: Agenda,
     pub(super) line: Line,
     pub(super) losses: Arc<Losses>,
+    pub(super) tally: Arc<ServiceTally>,
     /// All channels are paused, those that come as well, and whoever comes waits.
     pub(super) paused: bool,
     /// How often pauses have changed.
@@ -86,6 +88,7 @@ impl Table {
             agenda: Agenda::default(),
             line: Line::new(rules.queue),
             losses: Arc::default(),
+            tally: Arc::new(ServiceTally::new(rules.shards)),
             paused: false,
             pauses: Arc::default(),
             changes: Changes::default(),
@@ -121,7 +124,8 @@ impl Table {
         self.add(group, nowhere, |channel| channel.removed = true)
     }
 
-    fn add(
+    /// Adds a channel that `set` makes what it is.
+    pub(super) fn add(
         &mut self,
         group: GroupId,
         addresses: Addresses,
@@ -184,6 +188,7 @@ impl Table {
         }
         self.edit(key, |channel| {
             let before = std::mem::replace(&mut channel.state, state);
+            channel.autodisabled = false;
             // Whoever enables it says that it is well.
             channel.unanswered &= state != AdminState::Enabled;
             // Back from a rest, as after a fault, it has everything to warm up.
@@ -349,6 +354,7 @@ impl Table {
                 let disables = channel.is_enabled();
                 if disables {
                     channel.state = AdminState::Disabled;
+                    channel.autodisabled = true;
                 }
                 return disables.then_some(Happened::Autodisabled);
             }
@@ -579,9 +585,13 @@ mod tests {
         assert_eq!(table.failed(c, DialFailure::Channel, "refused"), None, "said once");
         let addresses_up = |table: &Table| table.channel(key(0, 0)).map(|channel| channel.addresses_up());
         assert_eq!(addresses_up(&table), Some(0), "its address did not answer");
+        let by_itself = |table: &Table| table.channel(key(0, 0)).map(|channel| channel.autodisabled);
+        assert_eq!(by_itself(&table), Some(true));
         assert_eq!(pick(&mut table).err(), Some(NoChannel::Disabled));
         table.assign(key(0, 0), address(9)).expect("disabled");
         assert_eq!(addresses_up(&table), Some(1), "nothing is known of the new one");
+        table.set_state(key(0, 0), AdminState::Disabled).expect("it exists");
+        assert_eq!(by_itself(&table), Some(false), "an operator has spoken");
         table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
         assert_eq!(table.failed(d, DialFailure::Channel, "refused"), None, "the address that failed is gone");
         assert!(pick(&mut table).is_ok());

@@ -20,6 +20,6 @@ pub use group::{GroupSpec, Member};
 pub use keepalive::Keepalive;
 pub use listen::{HostSpec, ListenHost, ListenSpec, PortWord};
 pub use policy::{Policy, Weight};
-pub use process::{Named, ProcessSpec};
+pub use process::{AccessLogSpec, HttpSpec, LineFormat, LogMoments, Named, ProcessSpec};
 pub use service::{Name, ServiceSpec};
 pub use typed::{Spot, Typed};

@@ -18,6 +18,26 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// What operators call each, and processes that tell each other of it.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("rr", Self::RoundRobin),
+        ("leastconn", Self::LeastConnections),
+        ("p2c", Self::TwoChoices),
+        ("first", Self::First),
+        ("hash", Self::Hash),
+    ];
+
+    /// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
+    }
+
+    /// The name that [`named`](Self::named) knows it by.
+    pub fn name(self) -> &'static str {
+        // The table has every policy, as a test shows.
+        Self::NAMES.iter().find(|(_, known)| *known == self).map_or("rr", |(name, _)| name)
+    }
+
     /// Does it go by the channels' shares, which grow while they return?
     pub fn weighs(self) -> bool {
         matches!(self, Self::RoundRobin | Self::LeastConnections | Self::TwoChoices)

@@ -2,7 +2,7 @@
 //!
 //! Knows: its settings. Never: services, how a setting is carried out.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::Duration;
 
 use super::Typed;
@@ -22,6 +22,62 @@ impl From<&str> for Named {
     }
 }
 
+/// Where the process answers HTTP. Not resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSpec {
+    /// The name or address, without brackets. `None`: loopback, since only a port was given.
+    pub host: Option<String>,
+    /// The port.
+    pub port: NonZeroU16,
+    /// The word, for messages.
+    pub typed: Typed,
+}
+
+/// Where a line for each connection goes, what it looks like, and when it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogSpec {
+    /// `--access-log`. The name is a path if it stands for nothing else.
+    pub target: Named,
+    /// `--log-format`.
+    pub format: LineFormat,
+    /// `--log-at`.
+    pub moments: LogMoments,
+}
+
+/// What a line of the access log looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LineFormat {
+    /// `key=value key=value`.
+    #[default]
+    Text,
+    /// An object of JSON.
+    Json,
+}
+
+/// When the access log has a line of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogMoments {
+    /// When it has got its channel.
+    pub start: bool,
+    /// When it has ended.
+    pub end: bool,
+    /// Each time that it has gone on for so long. `None`: never.
+    pub every: Option<Duration>,
+}
+
+impl Default for LogMoments {
+    fn default() -> Self {
+        Self { start: false, end: true, every: None }
+    }
+}
+
+impl AccessLogSpec {
+    /// The word for syslog.
+    pub const SYSLOG: &'static str = "syslog";
+    /// The word for standard output.
+    pub const STDOUT: &'static str = "-";
+}
+
 /// The settings that all services of a process share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {
@@ -29,6 +85,8 @@ pub struct ProcessSpec {
     pub foreground: bool,
     /// `-d`.
     pub debug: bool,
+    /// `--log-time`: lines on stderr begin with the time.
+    pub log_time: bool,
     /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
     pub dump: bool,
     /// `--control-group`; whether there is such a group is asked later.
@@ -42,11 +100,29 @@ pub struct ProcessSpec {
     pub loopback_congestion: Option<Named>,
     /// `--drain-timeout`: how long connections may go on after SIGTERM; 0 = not at all.
     pub drain_timeout: Duration,
+    /// `--state`: the file that keeps what operators change, as it was typed. `None`: nothing is kept.
+    pub state: Option<Named>,
+    /// `--http`: where metrics and probes are answered. `None`: nowhere.
+    pub http: Option<HttpSpec>,
+    /// `--http-token-file`: the file with the token of those who may give commands by HTTP, as it was typed. `None`: nobody may.
+    pub http_token_file: Option<Named>,
+    /// `--access-log`. `None`: there is none.
+    pub access_log: Option<Named>,
+    /// `--log-format`.
+    pub log_format: LineFormat,
+    /// `--log-at`.
+    pub log_at: LogMoments,
 }
 
 impl ProcessSpec {
     /// `--drain-timeout` that was not given.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// All of the access log, if there is to be one.
+    pub fn access(&self) -> Option<AccessLogSpec> {
+        let target = self.access_log.clone()?;
+        Some(AccessLogSpec { target, format: self.log_format, moments: self.log_at })
+    }
 }
 
 impl Default for ProcessSpec {
@@ -54,12 +130,19 @@ impl Default for ProcessSpec {
         Self {
             foreground: false,
             debug: false,
+            log_time: false,
             dump: false,
             control_group: None,
             workers: None,
             busy_poll: None,
             loopback_congestion: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
+            state: None,
+            http: None,
+            http_token_file: None,
+            access_log: None,
+            log_format: LineFormat::default(),
+            log_at: LogMoments::default(),
         }
     }
 }

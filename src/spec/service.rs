@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, OnDown, Policy};
+use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, OnDown, Policy};
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct ServiceSpec {
     pub on_down: OnDown,
     /// `--on-remove`.
     pub on_remove: OnDown,
+    /// `--on-change`: the program that hears of events, an absolute path; whether it can be run is asked later. `None`: none.
+    pub on_change: Option<Named>,
     /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
     /// `--max-connections`. `None`: no limit.

@@ -11,6 +11,8 @@ const LATE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
+    /// What it told then. The system's clock may not reach back to the time at which it would have told 0.
+    before: Duration,
     /// What it tells instead of the system's time.
     #[cfg(test)]
     told: Option<&'static Told>,
@@ -34,9 +36,15 @@ impl Clock {
     pub fn start() -> Self {
         Self {
             start: Instant::now(),
+            before: Duration::ZERO,
             #[cfg(test)]
             told: None,
         }
+    }
+
+    /// Goes on from the time that another process's tells.
+    pub fn resume(elapsed: Duration) -> Self {
+        Self { before: elapsed, ..Self::start() }
     }
 
     /// Tells what it is told.
@@ -48,16 +56,21 @@ impl Clock {
     /// Since the start.
     pub fn now(self) -> Duration {
         #[cfg(test)]
+        let _ = super::trouble::strike(super::trouble::FaultPoint::Clock);
+        #[cfg(test)]
         if let Some(Told(micros)) = self.told {
-            let _ = super::trouble::strike(super::trouble::FaultPoint::Clock);
             return Duration::from_micros(micros.load(std::sync::atomic::Ordering::SeqCst));
         }
-        self.start.elapsed()
+        self.before.saturating_add(self.start.elapsed())
     }
 
     /// As an instant of the system's clock.
     pub(crate) fn instant(self, at: Duration) -> Instant {
-        self.start + at
+        match at.checked_sub(self.before) {
+            Some(after) => self.start + after,
+            // Before this process: as long ago as the system can tell.
+            None => self.start.checked_sub(self.before - at).unwrap_or(self.start),
+        }
     }
 }
 
@@ -100,6 +113,18 @@ mod tests {
 
     const fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_clock_goes_on_from_another_processs_time() {
+        for elapsed in [Duration::ZERO, ms(90), Duration::from_secs(1 << 40)] {
+            let clock = Clock::resume(elapsed);
+            let now = clock.now();
+            assert!(now >= elapsed && now < elapsed + Duration::from_secs(60), "{now:?} after {elapsed:?}");
+            let (later, sooner) = (clock.instant(now + ms(5)), clock.instant(now));
+            assert_eq!(later - sooner, ms(5));
+            assert!(clock.instant(Duration::ZERO) <= sooner);
+        }
     }
 
     #[test]

@@ -90,9 +90,24 @@ impl Budget {
         self.left.load(Ordering::Relaxed) == self.total
     }
 
+    /// How many are left.
+    pub(crate) fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// Takes `count`, if so many are left.
     pub(crate) fn take(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, 0)
+    }
+
+    /// Takes one for a listener that is opened while clients are served, if a client can be served beside it.
+    pub(crate) fn take_for_listener(self: &Arc<Self>) -> Option<Taken> {
+        self.take_above(1, CLIENT)
+    }
+
+    /// So many of those that were in use from the beginning, as if they had been taken: dropping gives them to all.
+    pub(crate) fn count_in(self: &Arc<Self>, count: u16) -> Taken {
+        Taken { count, budget: Arc::clone(self) }
     }
 
     /// Takes a pipe of so many bytes. Those that may never be emptied leave half of all bytes, and a quarter of the

@@ -57,6 +57,11 @@ impl ListenerHandle {
         self.address
     }
 
+    /// The socket, for whoever is to have it too. `None`: it is closed.
+    pub fn socket(&self) -> Option<Arc<OwnedFd>> {
+        self.fd.upgrade()
+    }
+
     /// Other times of keepalive for clients that come from now on; `None`: the system's.
     ///
     /// # Errors
@@ -92,7 +97,7 @@ impl Listener {
         Self::prepare(fd, address, keepalive)
     }
 
-    /// Takes over a socket that somebody else bound (socket activation).
+    /// Takes over a socket that somebody else bound (socket activation, a predecessor). One that refuses listens again.
     ///
     /// # Errors
     /// It is not a TCP socket, or it cannot listen.
@@ -109,6 +114,7 @@ impl Listener {
         sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
+        hold_port(&fd, address).map_err(at("bind"))?;
         Self::prepare(fd, address, keepalive)
     }
 
@@ -138,19 +144,23 @@ impl Listener {
     pub(crate) fn refuse(&self) -> io::Result<()> {
         rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?;
         // Not an error here: the port does refuse. If somebody else was faster, `listen` says so.
-        let _ = self.hold_port();
+        let _ = hold_port(&self.fd, self.address);
         // Sockets that all have the option share a port as long as none of them listens.
         Ok(sockopt::set_socket_reuseaddr(&*self.fd, false)?)
     }
 
-    /// Binds again a port that was chosen by the kernel, which takes it back from a socket that ends to listen (and does
-    /// not say so in its name). Inherited sockets may have such a port.
-    fn hold_port(&self) -> io::Result<()> {
-        match rustix::net::bind(&*self.fd, &self.address) {
-            // It has its port still.
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(e) => Err(e.into()),
+    /// Ends the listening for good, whatever other process has the socket, too: the port is free for whoever binds it next.
+    ///
+    /// # Errors
+    /// What shutdown(2) says.
+    pub(crate) fn free(&self) -> io::Result<()> {
+        match rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read) {
+            // It does not listen any more.
+            Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(e.into()),
         }
+        // Sockets that all have the option share a port as long as one of them listens at most.
+        Ok(sockopt::set_socket_reuseaddr(&*self.fd, true)?)
     }
 
     /// Listens again.
@@ -160,13 +170,24 @@ impl Listener {
     pub(crate) fn listen(&self) -> io::Result<()> {
         // Without the option, connections that live on would be in the way.
         sockopt::set_socket_reuseaddr(&*self.fd, true)?;
-        self.hold_port()?;
+        hold_port(&self.fd, self.address)?;
         Ok(rustix::net::listen(&*self.fd, BACKLOG)?)
     }
 
     /// The next client.
     pub(crate) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)
+    }
+}
+
+/// Binds again a port that was chosen by the kernel, which takes it back from a socket that ends to listen (and does not say
+/// so in its name). Inherited sockets may have such a port.
+fn hold_port(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    match rustix::net::bind(fd, &address) {
+        // It has its port still. Whether we may have such a port is looked at before that (ACCESS): one below 1024 was never chosen
+        // by the kernel, so it was not taken back either.
+        Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -233,6 +254,12 @@ mod tests {
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
                 let other = Listener::bind(listener.address(), None).expect_err("it is ours");
                 assert_eq!((other.call, other.source.kind()), ("bind", io::ErrorKind::AddrInUse));
+                let another = listener.as_fd().try_clone_to_owned().expect("a descriptor");
+                let heir = Listener::inherit(another, None).expect("it listens again");
+                TcpStream::connect(heir.address()).expect("it is let in");
+                drop(heir);
+                TcpStream::connect(listener.address()).expect("it is let in still");
+                listener.refuse().expect("on Linux it can be done");
                 listener.listen().expect("it listens again");
                 TcpStream::connect(listener.address()).expect("it is let in");
             }

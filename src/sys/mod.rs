@@ -2,8 +2,10 @@
 //!
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
-//! fault an error is, `scheduling` sets the priority of a thread. [`given`] is what the operator gave us, and `program` gives it on.
+//! fault an error is, `scheduling` sets the priority of a thread,
+//! [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
 
+pub(crate) mod child;
 #[cfg_attr(
     any(not(target_os = "linux"), portable),
     allow(dead_code, reason = "the simulator of a worker is for Linux")
@@ -13,6 +15,7 @@ pub mod descriptors;
 pub(crate) mod fault;
 pub mod given;
 pub mod listen;
+pub mod passing;
 pub(crate) mod poller;
 pub(crate) mod program;
 pub(crate) mod scheduling;

@@ -7,13 +7,18 @@
 
 #![allow(unsafe_code, reason = "between fork and exec there is nothing else")]
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::process::Pid;
 
 use super::given::{given, last_signal};
+
+/// The environment variable by which one process of ours says to the next who it is. No other program gets it.
+pub(crate) const HANDOVER: &str = "BALANCE_HANDOVER";
 
 /// Why a program does not run.
 #[derive(Debug)]
@@ -24,14 +29,50 @@ pub(crate) struct StartError {
     pub(crate) source: io::Error,
 }
 
-/// Starts the program of this path with these arguments and our environment `without` some. It leads a process group of
+/// Starts the program of this path with these arguments and our environment `without` some and `with` others. It leads a process group of
 /// its own in `/`, its streams are `/dev/null`. Limits, ignored signals and the signal mask are those that this process was
 /// started with, and no descriptor is inherited. On Linux it is killed when the thread that started it ends, even by
 /// SIGKILL: that thread is to reap it.
-pub(crate) fn start(path: &Path, arguments: &[String], without: &[&str]) -> Result<Pid, StartError> {
-    let environment =
-        std::env::vars_os().filter(|(name, _)| name.to_str().is_none_or(|name| !without.contains(&name)));
-    imp::start(path, arguments, environment)
+pub(crate) fn start(
+    path: &Path,
+    arguments: &[String],
+    without: &[&str],
+    with: &[(String, String)],
+) -> Result<Pid, StartError> {
+    let arguments: Vec<OsString> =
+        std::iter::once(path.as_os_str().to_owned()).chain(arguments.iter().map(OsString::from)).collect();
+    let with = with.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    imp::start(path, &arguments, environment(without).chain(with), &Manner::Helper)
+}
+
+/// Starts the program of this path to take our place: with all these arguments, the name it is called by first, and our environment
+/// `without` some and with these in their place. Its input is this descriptor, its output and its errors are ours, and so are its
+/// process group and its limits and signals as they were when this process was started. It outlives us.
+pub(crate) fn start_successor(
+    path: &Path,
+    arguments: &[OsString],
+    without: &[&str],
+    with: &[(&str, &str)],
+    directory: &Path,
+    input: BorrowedFd<'_>,
+) -> Result<Pid, StartError> {
+    let with = with.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));
+    let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|e| failed("chdir")(e.into()))?;
+    let manner = Manner::Successor { directory, input: input.as_raw_fd() };
+    imp::start(path, arguments, environment(without).chain(with), &manner)
+}
+
+fn environment(without: &[&str]) -> impl Iterator<Item = (OsString, OsString)> {
+    let is_told = |name: &str| name != HANDOVER && !without.contains(&name);
+    std::env::vars_os().filter(move |(name, _)| name.to_str().is_none_or(is_told))
+}
+
+/// What a program is to be to us.
+enum Manner {
+    /// It does something for us and ends.
+    Helper,
+    /// It takes our place.
+    Successor { directory: CString, input: RawFd },
 }
 
 fn failed(act: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -69,11 +110,12 @@ impl Restore {
         Self { limits, ignored, mask: Some(given.mask), last_signal, parent }
     }
 
-    /// Puts it into force, and lets the new process die with the thread that starts it. The mask is the last: from then on signals may come, and all have their default.
+    /// Puts it into force, and lets the new process die with the thread that starts it, if it `dies`. The mask is the last: from
+    /// then on signals may come, and all have their default.
     ///
     /// # Safety
     /// To be called in a process that is about to exec, and does nothing else that depends on signals.
-    unsafe fn apply(&self) -> Result<(), &'static str> {
+    unsafe fn apply(&self, dies: bool) -> Result<(), &'static str> {
         // SAFETY: each call reads a struct that lives until after it. All zeros is a sigaction (no flags, an empty mask) and
         // a signal set. SIG_DFL and SIG_IGN are no functions that could be run.
         unsafe {
@@ -90,7 +132,7 @@ impl Restore {
                 }
             }
             #[cfg(target_os = "linux")]
-            {
+            if dies {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err("prctl");
                 }
@@ -99,6 +141,8 @@ impl Restore {
                     libc::_exit(127);
                 }
             }
+            #[cfg(not(target_os = "linux"))]
+            let _ = dies;
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::pthread_sigmask(
@@ -122,7 +166,7 @@ mod imp {
     use rustix::io::Errno;
     use rustix::process::{WaitOptions, waitpid};
 
-    use super::{OsString, Path, Pid, Restore, StartError, failed, io};
+    use super::{Manner, OsString, Path, Pid, Restore, StartError, failed, io};
 
     /// For a handful of system calls, in bytes.
     const STACK: usize = 64 * 1_024;
@@ -132,19 +176,22 @@ mod imp {
         path: *const c_char,
         arguments: *const *const c_char,
         environment: *const *const c_char,
+        /// `None`: it is a helper.
+        successor: Option<(*const c_char, c_int)>,
         restore: Restore,
         failure: Option<(&'static str, c_int)>,
     }
 
     pub(super) fn start(
         path: &Path,
-        arguments: &[String],
+        arguments: &[OsString],
         environment: impl Iterator<Item = (OsString, OsString)>,
+        manner: &Manner,
     ) -> Result<Pid, StartError> {
         let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|e| failed("execve")(e.into()));
         let path = text(path.as_os_str().to_owned().into_vec())?;
-        let rest = arguments.iter().map(|argument| text(argument.clone().into_bytes()));
-        let arguments = std::iter::once(Ok(path.clone())).chain(rest).collect::<Result<Vec<_>, _>>()?;
+        let arguments = arguments.iter().map(|argument| text(argument.clone().into_vec()));
+        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
         // What came in from exec has no NUL in it.
         let joined = environment.map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
         let environment: Vec<CString> = joined.filter_map(|variable| CString::new(variable).ok()).collect();
@@ -156,6 +203,10 @@ mod imp {
             path: path.as_ptr(),
             arguments: argv.as_ptr(),
             environment: envp.as_ptr(),
+            successor: match manner {
+                Manner::Helper => None,
+                Manner::Successor { directory, input } => Some((directory.as_ptr(), *input)),
+            },
             restore: Restore::new(),
             failure: None,
         };
@@ -203,22 +254,33 @@ mod imp {
     unsafe fn prepare_and_exec(plan: &Plan) -> &'static str {
         // SAFETY: constant texts, and what the caller promises.
         unsafe {
-            if libc::setpgid(0, 0) != 0 {
-                return "setpgid";
-            }
-            if libc::chdir(c"/".as_ptr()) != 0 {
+            let directory = match plan.successor {
+                Some((directory, input)) => {
+                    if libc::dup2(input, 0) < 0 {
+                        return "dup2";
+                    }
+                    directory
+                }
+                None => {
+                    if libc::setpgid(0, 0) != 0 {
+                        return "setpgid";
+                    }
+                    let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+                    if null < 0 {
+                        return "open /dev/null";
+                    }
+                    for stream in 0..3 {
+                        if libc::dup2(null, stream) < 0 {
+                            return "dup2";
+                        }
+                    }
+                    c"/".as_ptr()
+                }
+            };
+            if libc::chdir(directory) != 0 {
                 return "chdir";
             }
-            let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-            if null < 0 {
-                return "open /dev/null";
-            }
-            for stream in 0..3 {
-                if libc::dup2(null, stream) < 0 {
-                    return "dup2";
-                }
-            }
-            if let Err(act) = plan.restore.apply() {
+            if let Err(act) = plan.restore.apply(plan.successor.is_none()) {
                 return act;
             }
             libc::execve(plan.path, plan.arguments, plan.environment);
@@ -233,19 +295,41 @@ mod imp {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
-    use super::{OsString, Path, Pid, Restore, StartError, failed, io};
+    use std::ffi::OsStr;
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::{Manner, OsString, Path, Pid, Restore, StartError, failed, io};
 
     pub(super) fn start(
         path: &Path,
-        arguments: &[String],
+        arguments: &[OsString],
         environment: impl Iterator<Item = (OsString, OsString)>,
+        manner: &Manner,
     ) -> Result<Pid, StartError> {
         let restore = Restore::new();
         let mut command = Command::new(path);
-        command.args(arguments).env_clear().envs(environment).current_dir("/").process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut arguments = arguments.iter();
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        command.args(arguments).env_clear().envs(environment);
+        let is_helper = match manner {
+            Manner::Helper => {
+                command.current_dir("/").process_group(0);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                true
+            }
+            Manner::Successor { directory, input } => {
+                // SAFETY: the caller holds it for as long as this takes.
+                let input = unsafe { BorrowedFd::borrow_raw(*input) };
+                let input = input.try_clone_to_owned().map_err(failed("dup"))?;
+                command.stdin(Stdio::from(input)).current_dir(OsStr::from_bytes(directory.as_bytes()));
+                false
+            }
+        };
         // SAFETY: it calls nothing but what may be called between fork and exec, and does nothing else there.
-        unsafe { command.pre_exec(move || restore.apply().map_err(|_| io::Error::last_os_error())) };
+        unsafe { command.pre_exec(move || restore.apply(is_helper).map_err(|_| io::Error::last_os_error())) };
         let child = command.spawn().map_err(failed("execve"))?;
         // Reaped by its number.
         Ok(Pid::from_child(&child))

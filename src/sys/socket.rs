@@ -322,12 +322,16 @@ pub(crate) fn local(fd: impl AsFd) -> Option<SocketAddr> {
     rustix::net::getsockname(fd).ok().and_then(|any| SocketAddr::try_from(any).ok())
 }
 
+/// The address that a socket has on the other side; `None`: nobody is there any more.
+pub(crate) fn peer(fd: impl AsFd) -> Option<SocketAddr> {
+    rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok())
+}
+
 /// Is the other end of a connection this end? TCP does that with a port of this host on which nobody listens, when the
 /// system picks the same one as ours.
 pub(crate) fn is_to_itself(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
-    let theirs =
-        || rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
+    let theirs = || peer(fd);
     local(fd).is_some_and(|ours| theirs() == Some(ours))
 }
 
@@ -420,8 +424,27 @@ pub(crate) fn unsent(_fd: impl AsFd) -> usize {
 /// How long ago the peer acknowledged something, if only that it has nothing to acknowledge; `None` where the system
 /// cannot tell.
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "no safe wrapper of TCP_INFO exists")]
 pub(crate) fn since_acknowledged(fd: impl AsFd) -> Option<Duration> {
+    // A kernel that cannot tell just now does not make a peer silent.
+    Some(tcp_info(fd).map_or(Duration::ZERO, |info| Duration::from_millis(info.tcpi_last_ack_recv.into())))
+}
+
+/// The smoothed round-trip time to the peer, and how many segments were sent again; `None` where the system cannot tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn path(fd: impl AsFd) -> Option<(Duration, u32)> {
+    let info = tcp_info(fd)?;
+    Some((Duration::from_micros(info.tcpi_rtt.into()), info.tcpi_total_retrans))
+}
+
+/// The same where the system cannot tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn path(_fd: impl AsFd) -> Option<(Duration, u32)> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no safe wrapper of TCP_INFO exists")]
+fn tcp_info(fd: impl AsFd) -> Option<libc::tcp_info> {
     // SAFETY: the structure consists of integers only, of which all may be 0.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
@@ -435,8 +458,7 @@ pub(crate) fn since_acknowledged(fd: impl AsFd) -> Option<Duration> {
             &raw mut length,
         )
     };
-    // A kernel that cannot tell just now does not make a peer silent.
-    Some(if result == 0 { Duration::from_millis(info.tcpi_last_ack_recv.into()) } else { Duration::ZERO })
+    (result == 0).then_some(info)
 }
 
 /// How long ago the peer acknowledged something; `None` where the system cannot tell.

@@ -8,9 +8,9 @@
 //! Where there is no splice (or in a build with `--cfg portable`) no pipe can be had, and the relay copies.
 
 #[cfg(all(target_os = "linux", not(portable)))]
-pub(crate) use linux::{Pipe, Pipes, allowance, drain, fill};
+pub(crate) use linux::{Pipe, Pipes, allowance, drain, fill, take_out};
 #[cfg(any(not(target_os = "linux"), portable))]
-pub(crate) use none::{Pipe, Pipes, allowance, drain, fill};
+pub(crate) use none::{Pipe, Pipes, allowance, drain, fill, take_out};
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod linux {
@@ -140,6 +140,24 @@ mod linux {
     pub(crate) fn drain(pipe: &Pipe, to: impl AsFd, len: usize) -> io::Result<usize> {
         rustix::pipe::splice(&pipe.read, None, to, None, len, FLAGS).map_err(as_shortage)
     }
+
+    /// Reads the `len` bytes that are in a pipe. Without memory for them, none.
+    pub(crate) fn take_out(pipe: &Pipe, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len)?;
+        bytes.resize(len, 0);
+        let mut at = 0;
+        while at < len {
+            // A pipe gives all that it has at once, or an error before the first byte.
+            match rustix::io::read(&pipe.read, &mut bytes[at..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => at += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(as_shortage(e)),
+            }
+        }
+        Ok(bytes)
+    }
 }
 
 #[cfg(any(not(target_os = "linux"), portable))]
@@ -179,6 +197,9 @@ mod none {
         match *pipe {}
     }
     pub(crate) fn drain(pipe: &Pipe, _to: impl AsFd, _len: usize) -> io::Result<usize> {
+        match *pipe {}
+    }
+    pub(crate) fn take_out(pipe: &Pipe, _len: usize) -> io::Result<Vec<u8>> {
         match *pipe {}
     }
 }

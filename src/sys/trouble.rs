@@ -14,6 +14,8 @@ pub(crate) enum FaultPoint {
     Clock,
     Connect,
     Read,
+    /// A reload goes on to the next service.
+    Reload,
     /// A worker reads a message.
     Message,
     /// An event is told.

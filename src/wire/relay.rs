@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind};
 use super::pace::Pace;
 pub use super::pace::{LITTLE, PIPE_BYTES};
 
+mod carried;
+
 /// Reads of one turn and direction before other connections get theirs.
 const TURN: usize = 16;
 /// A large splice moves as much as several reads: so many more than one.
@@ -108,13 +110,15 @@ pub trait Kernel {
         let _ = to;
     }
     /// An empty pipe for a destination that is expected to take so many bytes, or `None` if bytes have to be copied (no pipes
-    /// here, few descriptors or bytes of pipes left, a dump is on). `flows`: it has shown that it takes what it is given, so
+    /// here, few descriptors or bytes of pipes left, somebody is to see them). `flows`: it has shown that it takes what it is given, so
     /// more may wait for it.
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe>;
     /// Moves bytes from a side into an empty pipe, as many as it is for. 0 is not proof of an end.
     fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input>;
     /// Moves up to `len` bytes out of the pipe to a side.
     fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output>;
+    /// Reads all `len` bytes out of the pipe. All of them or, with an error, none.
+    fn take_out(&mut self, pipe: &mut Self::Pipe, len: usize) -> io::Result<Vec<u8>>;
     /// Takes a pipe back, with the bytes still inside.
     fn close_pipe(&mut self, pipe: Self::Pipe, held: usize);
     /// Bytes were read from a side (empty = its end). Not called for spliced bytes.
@@ -319,17 +323,18 @@ impl<P> Relay<P> {
 
     /// Bytes held for both sides, those inside pipes included.
     pub fn held_bytes(&self) -> usize {
-        self.flows
-            .iter()
-            .map(|flow| {
-                usize::from(flow.urgent.is_some())
-                    + match &flow.held {
-                        Held::Nothing => 0,
-                        Held::Bytes { bytes, at } => bytes.len() - *at as usize,
-                        Held::Pipe { len, .. } => *len as usize,
-                    }
-            })
-            .sum()
+        self.held_from(Side::Client) + self.held_from(Side::Server)
+    }
+
+    /// Bytes of this side that are held for the other.
+    pub fn held_from(&self, from: Side) -> usize {
+        let flow = &self.flows[from as usize];
+        usize::from(flow.urgent.is_some())
+            + match &flow.held {
+                Held::Nothing => 0,
+                Held::Bytes { bytes, at } => bytes.len() - *at as usize,
+                Held::Pipe { len, .. } => *len as usize,
+            }
     }
 
     /// Does what can be done now. `scratch` is the worker's buffer; nothing stays in it.

@@ -244,26 +244,82 @@ fn members_of_the_control_group_are_served_and_others_are_not() {
         return;
     }
     // 60 is `games` in every Debian; that nobody is a member of it does not matter, since the group is given by hand.
-    let instance = Instance::start(["--control-group", "60", "PORT", "127.0.0.1:9"]);
-    let directory = instance.directory.path();
+    let server = Server::echo();
+    let mut instance = Instance::start(["--control-group", "60", "PORT", &server.to_string()]);
+    let client = instance.connect();
+    let id = crate::tap::number_of(&instance, &client);
+    let directory = instance.directory.path().to_owned();
+    let directory = &*directory;
     let copy = directory.join("balance");
     fs::copy(BALANCE, &copy).expect("a copy of the program");
     for path in [directory, &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
     }
-    let ask_as = |group: &str| {
+    let ask_as = |group: &str, command: &str| {
         Run::new("setpriv")
             .args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"])
             .arg(&copy)
             .args(instance.bind_option())
-            .args(["-c", "disable 0", &instance.port()])
+            .args(["-c", command, &instance.port()])
             .env("BALANCE_RUN_DIR", directory.join("run"))
             .finish()
     };
-    assert_ne!(ask_as("65534").code, 0);
+    assert_ne!(ask_as("65534", "disable 0").code, 0);
     assert_eq!(instance.show()[0].state, "ENA");
-    ask_as("60").code(0).out("channel 0 disabled\n");
+    ask_as("60", "disable 0").code(0).out("channel 0 disabled\n");
+    // What it may not do is to run programs of its own as the user of the instance.
+    let mark = directory.join("mark");
+    let program = instance.directory.file("program", &format!("#!/bin/sh\n: >{}\n", mark.display()));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let own = rustix::process::geteuid().as_raw();
+    let refused = format!(
+        "upgrade with a path is for root and user {own} only, since it runs that program as this user; use upgrade without a path\n"
+    );
+    ask_as("60", &format!("upgrade {}", program.display())).code(77).out(&refused);
+    assert!(!mark.exists());
+    // Nor may it see what clients send, in whatever form.
+    let refused = format!("tap is for root and user {own} only, since it shows what clients send\n");
+    let file = directory.join("x.pcapng").display().to_string();
+    for text in
+        [format!("tap {id}"), format!("tap {id} pieces"), format!("tap {id} {file}"), "tap 4711".into()]
+    {
+        ask_as("60", &text).code(77).out(&refused);
+    }
+    assert!(!instance.told("commanded").iter().any(|line| line.contains("tap")));
+    drop(client);
+    let told = ask_as("60", "upgrade").code(0).stdout;
+    let pid = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named");
+    assert_eq!(instance.show()[0].state, "dis");
+    instance.succeed(pid);
     instance.end();
+}
+
+#[test]
+fn a_hangup_brings_a_control_socket_back_that_was_deleted() {
+    let server = Server::named("a");
+    let mut instance = Instance::before(&[&server]);
+    let directory = instance.directory.path().join("run");
+    for round in 1..=2 {
+        // What cleans up may take the directory away, too.
+        match round {
+            1 => fs::remove_file(socket(&instance)).expect("it is there"),
+            _ => fs::remove_dir_all(&directory).expect("it is there"),
+        }
+        instance.ctl("show").code(69);
+        instance.signal(Signal::HUP);
+        eventually("it can be asked", || (instance.ctl("show").code == 0).then_some(()));
+        let text = "the control socket was deleted; it is there again";
+        eventually("that is logged", || {
+            let told = instance.told("note");
+            (told.iter().any(|line| line.contains(text))).then_some(())
+        });
+        assert_eq!(fs::metadata(socket(&instance)).expect("it is there").mode() & 0o777, 0o600);
+    }
+    instance.upgrade();
+    assert_eq!(instance.names(1), "a");
+    instance.ctl("kill").code(0);
+    eventually("it ends", || (!instance.is_running()).then_some(()));
+    assert_eq!(fs::read_dir(directory).expect("a directory").count(), 0);
 }
 
 #[test]

@@ -9,13 +9,14 @@ mod network;
 mod payload;
 mod revivable;
 mod run;
+mod scripts;
 mod servers;
 mod status;
 mod terminal;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use clients::{Client, Received};
@@ -25,6 +26,7 @@ pub(crate) use network::{port_range, private_network};
 pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;
 pub(crate) use run::{Finished, Run, isolate};
+pub(crate) use scripts::{alive, await_no_children, children, executable, mark, script};
 pub(crate) use servers::{Server, echo};
 pub(crate) use terminal::Terminal;
 
@@ -50,6 +52,16 @@ pub(crate) fn eventually<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> 
 /// Between two looks at a fact: short enough not to slow a test down, long enough to leave the CPU to the program.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(3));
+}
+
+/// Sets the flag when it is dropped: threads that go on until then end with their test, also if that fails.
+#[derive(Debug)]
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 static COUNTER: AtomicU32 = AtomicU32::new(1);
@@ -95,12 +107,18 @@ pub(crate) fn own_address() -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     // 127.x.y.z with x from 64 to 191: away from 127.0.0.1 and from the clients' addresses.
     let ip = Ipv4Addr::new(127, 64 + (high ^ (n >> 8) as u8) % 128, low, 1 + (n % 254) as u8);
-    // It never listens: a copy of its descriptor in a child of another test, between fork and exec, is in nobody's way then.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("an option");
-    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("a free port on an address of our own");
-    let address = socket.local_addr().expect("a bound socket has an address");
-    address.as_socket().expect("it is IPv4")
+    // Below those that the kernel gives to connections: on 127.0.0.1, too, no other test's connection has it.
+    let first = std::process::id().wrapping_mul(401).wrapping_add(n) % 20_000;
+    let ports = (0..20_000).map(|more| 12_000 + ((first + more) % 20_000) as u16);
+    let is_free = |at: SocketAddr| {
+        // It never listens: a copy of its descriptor in a child of another test, between fork and exec, is in nobody's way then.
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&at.into()).is_ok()
+    };
+    let mut free = ports.filter(|&port| is_free((Ipv4Addr::UNSPECIFIED, port).into()));
+    (ip, free.next().expect("a free port")).into()
 }
 
 /// A port on 127.0.0.1 that refuses: bound by us, so that nobody else takes it, and never listening.

@@ -6,22 +6,31 @@
 // Tests talk through the test runner, which captures what they print.
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
+mod access;
+mod capture;
+mod carried;
 mod circles;
 mod compat;
 mod control;
 mod crowd;
 mod data;
+mod doctor;
 mod drain;
 mod ending;
+mod events;
 mod failover;
 mod files;
 mod harness;
 mod health;
+mod hooks;
+mod http;
+mod json;
 mod layers;
 mod limits;
 mod list;
 mod looks;
 mod options;
+mod page;
 mod pauses;
 mod pausing;
 mod policies;
@@ -34,10 +43,20 @@ mod reload;
 mod save;
 mod schedule_sim;
 mod signals;
+mod soak;
 mod stale;
+mod state;
 mod strangers;
 
 mod relay_sim;
+mod tap;
 mod told;
 mod torture;
+mod unread;
+mod upgrade;
+mod upgrade_kills;
+mod upgrade_operators;
+mod upgrade_real;
+mod upgrade_storm;
+mod upgrade_window;
 mod verbs;

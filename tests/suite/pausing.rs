@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::failover::{client_ip, name_of};
-use crate::harness::{Client, Instance, Received, Revivable, Run, Server, Setup, eventually, own_address};
+use crate::harness::{
+    Client, Instance, Over, Received, Revivable, Run, Server, Setup, eventually, own_address,
+};
 use crate::queue::{wait_as, waiting};
 
 #[track_caller]
@@ -292,13 +294,13 @@ fn a_reload_keeps_a_pause_and_a_clean_one_ends_it() {
 }
 
 /// PostgreSQL with a data directory of its own, restarted at will. It refuses to run as root.
-struct Postgres {
+pub(crate) struct Postgres {
     home: crate::harness::Directory,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Postgres {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let this = Self { home: crate::harness::Directory::new(), port: own_address().port() };
         this.run(
             "chmod 755 . && mkdir data && if [ $(id -u) = 0 ]; then chown postgres data; fi && \
@@ -314,7 +316,7 @@ impl Postgres {
     }
 
     #[track_caller]
-    fn run(&self, script: &str) {
+    pub(crate) fn run(&self, script: &str) {
         let script = format!(
             "set -e; cd {}; for d in /usr/lib/postgresql/*/bin; do PATH=$d:$PATH; done\n\
              as() {{ if [ $(id -u) = 0 ]; then setpriv --reuid=postgres --regid=postgres --clear-groups \"$@\"; else \"$@\"; fi; }}\n\
@@ -348,6 +350,7 @@ fn a_database_is_restarted_behind_balance_and_no_client_sees_an_error() {
     let stop = AtomicBool::new(false);
     let done = [const { AtomicUsize::new(0) }; 3];
     std::thread::scope(|scope| {
+        let _over = Over(&stop);
         for (client, done) in done.iter().enumerate() {
             let (stop, query) = (&stop, &query);
             scope.spawn(move || {

@@ -717,6 +717,24 @@ fn what_is_passed_and_cannot_be_served_is_an_error_at_the_start() {
 }
 
 #[test]
+fn what_is_passed_is_served_where_we_could_not_have_bound_it() {
+    if needs_root("a port below 1024 for a process that may not have one") {
+        return;
+    }
+    let server = Server::named("a");
+    let address = SocketAddr::new(own_address().ip(), 81);
+    // Without the capability for it, as a service has it that is started as an ordinary user with a socket of systemd's.
+    let shell =
+        "exec setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service -- \"$0\" -f \"$@\";";
+    let bind = ["-b".to_owned(), address.ip().to_string(), "PORT".to_owned(), server.to_string()];
+    let mut instance = Setup::listening(address).shell(shell).start(bind);
+    assert_eq!(Client::connect(address).recv(1), b"a");
+    instance.upgrade();
+    assert_eq!(Client::connect(address).recv(1), b"a");
+    instance.terminate();
+}
+
+#[test]
 fn what_is_passed_is_served_whatever_its_address_if_the_port_is_right() {
     let server = Server::named("a");
     for (listen, args, shell) in [

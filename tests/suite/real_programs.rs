@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, pause};
 
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client \
-                        postgresql";
+                        postgresql rsync netcat-openbsd";
 
 /// Where a program is.
 pub(crate) fn program(name: &str) -> PathBuf {
@@ -213,36 +213,63 @@ fn iperf3_in_both_directions_and_over_two_hash_channels() {
     instance.end();
 }
 
+/// A server of OpenSSH, and who may come in.
+pub(crate) struct Sshd {
+    pub(crate) daemon: Daemon,
+    keys: Directory,
+}
+
+impl Sshd {
+    pub(crate) fn start() -> Self {
+        let keys = Directory::new();
+        let keygen = |name: &str| {
+            let path = keys.path().join(name);
+            Run::new(program("ssh-keygen"))
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&path)
+                .finish()
+                .code(0);
+            path
+        };
+        let (host_key, user_key) = (keygen("host"), keygen("user"));
+        if crate::harness::is_root() {
+            // Where Debian's sshd puts its privileges down.
+            let _ = fs::create_dir_all("/run/sshd");
+        }
+        let daemon = Daemon::start("sshd", |port, dir| {
+            let conf = format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}.pub\nPidFile {}/pid\n\
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
+                host_key.display(),
+                user_key.display(),
+                dir.display()
+            );
+            let path = dir.join("sshd_config");
+            fs::write(&path, conf).expect("our own file");
+            strings(["-D", "-e", "-f", &path.display().to_string()])
+        });
+        Self { daemon, keys }
+    }
+
+    /// Of a client that may come in and asks nobody anything.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let options = [
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "IdentitiesOnly=yes",
+            "BatchMode=yes",
+            "LogLevel=ERROR",
+        ];
+        let key = self.keys.path().join("user").display().to_string();
+        let options = options.into_iter().flat_map(|option| ["-o", option]);
+        ["-F", "none", "-i", &key].into_iter().chain(options).map(str::to_owned).collect()
+    }
+}
+
 #[test]
 fn openssh_copies_files_both_ways() {
-    let keys = Directory::new();
-    let keygen = |name: &str| {
-        let path = keys.path().join(name);
-        Run::new(program("ssh-keygen"))
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&path)
-            .finish()
-            .code(0);
-        path
-    };
-    let (host_key, user_key) = (keygen("host"), keygen("user"));
-    if crate::harness::is_root() {
-        // Where Debian's sshd puts its privileges down.
-        let _ = fs::create_dir_all("/run/sshd");
-    }
-    let sshd = Daemon::start("sshd", |port, dir| {
-        let conf = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}.pub\nPidFile {}/pid\n\
-             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
-            host_key.display(),
-            user_key.display(),
-            dir.display()
-        );
-        let path = dir.join("sshd_config");
-        fs::write(&path, conf).expect("our own file");
-        strings(["-D", "-e", "-f", &path.display().to_string()])
-    });
-    let instance = Instance::before(&[&sshd.channel()]);
+    let sshd = Sshd::start();
+    let instance = Instance::before(&[&sshd.daemon.channel()]);
     let directory = Directory::new();
     let content = Stream::new(7, Direction::Sent).bytes(0, 30 << 20);
     let [here, there, back] = ["here", "there", "back"].map(|name| directory.path().join(name));
@@ -250,16 +277,9 @@ fn openssh_copies_files_both_ways() {
     let user = Run::new("id").arg("-un").finish().stdout.trim().to_owned();
     let remote = |path: &Path| format!("{user}@127.0.0.1:{}", path.display());
     let scp = |from: &str, to: &str| {
-        let run = Run::new(program("scp")).args(["-q", "-B", "-P", &instance.port(), "-i"]).arg(&user_key);
-        let options = [
-            "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null",
-            "IdentitiesOnly=yes",
-            "LogLevel=ERROR",
-        ];
-        let run = run.args(options.iter().flat_map(|option| ["-o", option]));
+        let run = Run::new(program("scp")).args(["-q", "-P", &instance.port()]).args(sshd.options());
         let run = run.args([from, to]).within(Duration::from_secs(90)).finish();
-        assert_eq!(run.code, 0, "{run}\nsshd: {}", sshd.said("stderr"));
+        assert_eq!(run.code, 0, "{run}\nsshd: {}", sshd.daemon.said("stderr"));
     };
     scp(&here.display().to_string(), &remote(&there));
     assert!(fs::read(&there).expect("the copy") == content, "the copy differs");

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Client, Direction, Instance, Received, Server, Stream};
+use crate::harness::{Client, Direction, Instance, Over, Received, Server, Stream};
 
 // HAProxy issue 3457: the end was forwarded before retained data had drained.
 #[test]
@@ -74,6 +74,7 @@ fn a_flood_in_one_direction_leaves_room_for_the_other() {
         let mut flood = Client(peer.0.try_clone().expect("a descriptor"));
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _over = Over(&stop);
             let stop = &stop;
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {

@@ -65,6 +65,8 @@ fn run_connection(seed: u64, connection: u64, most: u64, bug: Bug, tracing: bool
         }
         if steps > dialing && !world.connected {
             driver.connect(&mut world);
+        } else if world.connected && !driver.done && world.random.chance(15) {
+            driver.carry(&mut world);
         } else if world.random.chance(700) {
             driver.round(&mut world);
         }
@@ -121,6 +123,7 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
     if whole {
         // A simulator that never gets into these states would prove nothing about them.
         let Stats { spliced, urgent, resets, clean, passed_resets, abandoned, lingers, failures, .. } = stats;
+        let Stats { carried, carried_bytes, taps, tapped_bytes, .. } = stats;
         for (what, times) in [
             ("spliced bytes", spliced),
             ("urgent bytes", urgent),
@@ -129,6 +132,10 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
             ("resets passed on", passed_resets),
             ("deadlines", abandoned),
             ("failures of our own", failures),
+            ("connections carried", carried),
+            ("bytes carried", carried_bytes),
+            ("taps", taps),
+            ("bytes seen by taps", tapped_bytes),
             ("waits for the last acknowledgement", lingers),
         ] {
             assert!(times >= 100, "only {times} {what}: {stats:?}");
@@ -168,6 +175,12 @@ fn expected(bug: Bug) -> &'static [Kind] {
         Bug::ShortIsDrained | Bug::ShortIsFull => &[Kind::Stuck, Kind::NeverEnds],
         Bug::SparesAiling | Bug::AbandonsUnread => &[Kind::EarlyEnd],
         Bug::ForgetsShortage | Bug::BelievesRefusals => &[Kind::Stuck, Kind::NeverEnds],
+        Bug::CarriesNoBytes => &[Kind::Bytes, Kind::Memory],
+        Bug::CarriesNoUrgent => &[Kind::Urgent, Kind::Bytes, Kind::Memory],
+        Bug::CarriesNoEnd => &[Kind::Release, Kind::EarlyEnd],
+        Bug::CarriesNoLoss => &[Kind::HiddenReset, Kind::LostByReset],
+        Bug::HearsOnlyNews => &[Kind::Stuck, Kind::NeverEnds],
+        Bug::SplicesUnseen => &[Kind::Unseen],
         Bug::NeverFlushes | Bug::FlushesOnce => &[Kind::Stuck, Kind::EarlyEnd],
     }
 }

@@ -136,7 +136,7 @@ fn on_remove_kick_closes_what_is_removed() {
     of_other.recv(1);
     let told = filed.reload(&format!("web: LISTEN --on-remove kick {b}\n")).code(0).stdout;
     let expected = format!(
-        "service web: group 0 channel 0: {a} is removed, 1 connection left\nservice other is removed, 1 connection closed\n"
+        "service web: group 0 channel 0: {a} is removed, 1 connection closed\nservice other is removed, 1 connection closed\n"
     );
     assert_eq!(told, expected);
     of_a.0.recv_all();
@@ -312,9 +312,10 @@ fn a_hangup_reloads_and_says_so() {
     instance.directory.file("services", "nonsense\n");
     instance.signal(Signal::HUP);
     let told = eventually("it is told", || {
-        instance.told("note").into_iter().find(|line| line.contains("nothing has changed: "))
+        instance.told("note").into_iter().find(|line| line.contains("reload failed, nothing was changed: "))
     });
     assert!(told.contains("level=error") && told.contains("services:1:1: "), "{told}");
+    assert!(!told.contains("\\n"), "one line for each thing that is wrong: {told}");
     assert_eq!(name_at(listen), "b");
     // A storm of them is gone through, and the last one counts.
     for round in 0..200 {
@@ -333,6 +334,21 @@ fn without_a_file_there_is_nothing_to_reload() {
     let instance = Instance::before(&[&server]);
     let failed = instance.ctl("reload").code(78);
     assert!(failed.stdout.contains("there is no file to read again"), "{failed:?}");
+    assert!(!instance.ctl("status").code(0).stdout.contains("changed by hand"));
+    instance.ctl("disable 0; pause").code(0);
+    let told = instance.ctl("status").code(0).stdout;
+    let by_hand: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("changed by hand: ")).collect();
+    assert_eq!(by_hand, ["paused", "group 0 channel 0: disabled, on the command line enabled"]);
+    instance.ctl("create 127.0.0.1 9; enable 1").code(0);
+    let told = instance.ctl("reload clean").code(0).stdout;
+    let label = format!("service {}: ", instance.addr);
+    let expected = format!(
+        "{label}is not paused any more\n{label}group 0 channel 0: {server}: enabled\n{label}group 0 channel 1: 127.0.0.1:9 is removed\n"
+    );
+    assert_eq!(told, expected);
+    assert_eq!(instance.names(2), "aa");
+    assert_eq!(instance.show().len(), 1);
+    instance.ctl("reload clean").code(0).out("nothing has changed\n");
     instance.ctl("reload now").code(64).out("usage: reload [clean]\n");
     instance.end();
 }

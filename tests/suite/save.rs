@@ -28,7 +28,9 @@ fn settled(instance: &Instance) -> Vec<String> {
 fn weights(instance: &Instance) -> Vec<String> {
     let status = instance.ctl("status").code(0).stdout;
     let weight = |line: &str| line.split_whitespace().nth(6).expect("a column weight").to_owned();
-    status.lines().skip(1).map(weight).collect()
+    let channels =
+        status.lines().skip(1).filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()));
+    channels.map(weight).collect()
 }
 
 /// Ends the instance and starts the line as it was printed, in a shell.
@@ -80,6 +82,8 @@ fn options_are_all_there() {
         "reno",
         "--drain-timeout",
         "8s",
+        "--state",
+        "/nowhere/the state",
         "-B",
         "127.0.0.1",
         "-t",
@@ -129,7 +133,7 @@ fn options_are_all_there() {
     let instance = start(&options, &["127.0.0.1:9,weight=3", "127.0.0.1:10,disabled"]);
     let line = saved(&instance);
     for words in [
-        "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno --drain-timeout 8s ",
+        "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno --drain-timeout 8s --state '/nowhere/the state' ",
         " -B 127.0.0.1 -t 7 -T 5m --half-close-timeout 90s -K 30:5:3 -k 60:10:4 ",
         " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject ",
         r#" --check 'send:it'\''s $HOME\r\n;expect:a "b" !' --check-interval 1d --check-timeout 3s "#,

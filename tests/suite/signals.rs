@@ -2,12 +2,17 @@
 //!
 //! Source: docs/compatibility.md, "Process".
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{Direction, Instance, Run, Server, Setup, Stream, eventually, needs_root, own_address};
+use crate::harness::{
+    BALANCE, Direction, Instance, Run, Server, Setup, Stream, eventually, needs_root, own_address,
+};
 
 /// Those that cannot be caught, and those that say "end" or "stop", or that a bug of the program itself causes.
 const OTHERS: &[(u32, &str)] = &[
@@ -22,6 +27,7 @@ const OTHERS: &[(u32, &str)] = &[
     (11, "SEGV"),
     (15, "TERM"),
     (19, "STOP"),
+    (12, "USR2"),
     (20, "TSTP"),
     (31, "SYS"),
     (32, "of the C library"),
@@ -56,12 +62,11 @@ fn signals_that_mean_nothing_end_nothing_and_disturb_no_stream() {
     }
     let told = eventually("all are logged", || {
         let told = instance.told("signal_ignored");
-        (told.len() >= 41).then_some(told)
+        (told.len() >= 40).then_some(told)
     });
     for (signal, why) in [
         ("HUP", "there is no file to read again"),
         ("USR1", "there is no log file to reopen"),
-        ("USR2", "upgrading in place comes with a later version"),
         ("ALRM", "balance does not use it"),
         ("VTALRM", "balance does not use it"),
         ("PROF", "balance does not use it"),
@@ -102,18 +107,7 @@ fn entries(instance: &Instance) -> usize {
 #[test]
 fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
     let server = Server::named("a");
-    // No program stands between: whoever has this has the terminal.
-    let terminal =
-        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-    grantpt(&terminal).expect("it is ours");
-    unlockpt(&terminal).expect("it is new");
-    let path = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("text");
-    let shell = format!(
-        r#"exec env --default-signal=HUP setsid --ctty "$0" -f "$@" <{path} >$XDG_RUNTIME_DIR/output 2>&1;"#
-    );
-    let address = own_address();
-    let (ip, channel) = (address.ip().to_string(), server.to_string());
-    let mut instance = Setup::binding(address).shell(&shell).start(["-b", &ip, "PORT", &channel]);
+    let (mut instance, terminal) = at_the_head_of_a_terminal(&server, "--default-signal=HUP");
     assert_eq!(entries(&instance), 1);
     drop(terminal);
     assert_eq!(instance.wait(), 0);
@@ -123,6 +117,45 @@ fn a_terminal_that_hangs_up_takes_the_instance_in_front_of_it_along() {
     let mut instance = at_a_terminal("env --default-signal=HUP", &server);
     send(&[1], pid_of(&instance));
     assert_eq!(instance.wait(), 0);
+}
+
+/// In the foreground at the head of a terminal of its own, with nothing between. Its own end is the terminal's.
+fn at_the_head_of_a_terminal(server: &Server, hangup: &str) -> (Instance, OwnedFd) {
+    let terminal =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&terminal).expect("it is ours");
+    unlockpt(&terminal).expect("it is new");
+    let path = ptsname(&terminal, Vec::new()).expect("it has a name").into_string().expect("text");
+    let shell =
+        format!(r#"exec env {hangup} setsid --ctty "$0" -f "$@" <{path} >$XDG_RUNTIME_DIR/output 2>&1;"#);
+    let address = own_address();
+    let (ip, channel) = (address.ip().to_string(), server.to_string());
+    (Setup::binding(address).shell(&shell).start(["-b", &ip, "PORT", &channel]), terminal)
+}
+
+#[test]
+fn where_the_end_of_the_old_process_would_hang_up_on_the_new_one_there_is_no_upgrade() {
+    let server = Server::named("a");
+    let (mut instance, terminal) = at_the_head_of_a_terminal(&server, "--default-signal=HUP");
+    let why = "this process goes on: this process is the first one of its terminal";
+    instance.signal(Signal::USR2);
+    let log = instance.directory.path().join("output");
+    eventually("the signal is answered in the log", || {
+        fs::read_to_string(&log).ok()?.contains(why).then_some(())
+    });
+    let told = instance.ctl("upgrade").code(69).stdout;
+    assert!(told.starts_with(&format!("no upgrade, {why}")), "{told}");
+    assert_eq!(instance.names(2), "aa");
+    drop(terminal);
+    assert_eq!(instance.wait(), 0);
+    // Whoever ignores it lives on, and so does its successor.
+    let (mut instance, terminal) = at_the_head_of_a_terminal(&server, "--ignore-signal=HUP");
+    instance.upgrade();
+    assert_eq!(instance.names(2), "aa");
+    drop(terminal);
+    assert_eq!(instance.names(2), "aa");
+    instance.ctl("kill").code(0);
+    eventually("it ends", || (!instance.is_running()).then_some(()));
 }
 
 #[test]
@@ -162,10 +195,46 @@ fn process_1_ends_by_no_signal_that_means_nothing() {
     let children = fs::read_to_string(children).expect("our own child");
     let pid = children.trim().parse().expect("one child");
     send(&harmless(), pid);
-    eventually("all are logged", || (instance.told("signal_ignored").len() >= 41).then_some(()));
+    eventually("all are logged", || (instance.told("signal_ignored").len() >= 40).then_some(()));
     assert_eq!(instance.names(3), "aaa");
     send(&[3], pid);
     assert_eq!(instance.wait(), 0);
+}
+
+/// An instance whose start takes long: it waits for a file that somebody else has.
+fn starting(server: &Server) -> (Instance, File) {
+    let setup = Setup::new();
+    let state = setup.directory().path().join("state");
+    let lock = File::create(setup.directory().path().join("state.lock")).expect("our own");
+    flock(&lock, FlockOperation::LockExclusive).expect("nobody else has it");
+    let instance = setup.spawn(["--state", &state.display().to_string(), "PORT", &server.to_string()]);
+    eventually("it waits for the file", || {
+        let tried = fs::read_to_string(format!("/proc/{}/syscall", instance.pid())).ok()?;
+        let names = fs::read_link(format!("/proc/{}/exe", instance.pid())).ok()?;
+        // It sleeps between two tries: clock_nanosleep.
+        (names == Path::new(BALANCE) && tried.starts_with("230 ")).then_some(())
+    });
+    (instance, lock)
+}
+
+#[test]
+fn a_signal_that_comes_before_an_instance_serves_ends_it_cleanly_or_not_at_all() {
+    let server = Server::named("a");
+    for signal in [2, 3, 15] {
+        let (mut instance, _lock) = starting(&server);
+        send(&[signal], instance.pid());
+        assert_eq!(instance.wait(), 0, "signal {signal}");
+        assert_eq!(entries(&instance), 0);
+    }
+    let (mut instance, lock) = starting(&server);
+    send(&harmless(), instance.pid());
+    // HUP and USR2.
+    send(&[1, 12], instance.pid());
+    drop(lock);
+    instance.await_serving();
+    assert_eq!(instance.names(2), "aa");
+    eventually("the hangup is remembered", || instance.told("signal_ignored").pop());
+    instance.end();
 }
 
 #[test]
@@ -213,7 +282,7 @@ fn signals_are_heard_although_the_pipe_that_they_come_by_fails() {
         let told = eventually("the signal is", || instance.told("signal_ignored").pop());
         assert!(told.contains("signal=USR1"), "{fault}: {told}");
         assert_eq!(instance.names(3), "aaa", "{fault}");
-        send(&[12], instance.pid());
+        send(&[14], instance.pid());
         eventually("the next one too", || (instance.told("signal_ignored").len() == 2).then_some(()));
         assert_eq!(instance.told("note").len(), 1, "said once: {}", instance.stderr());
         instance.assert_idle();

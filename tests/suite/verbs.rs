@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::failover::name_of;
 use crate::harness::{
-    BALANCE, BlackHole, Client, Direction, Instance, Received, Run, Server, Stream, eventually,
+    BALANCE, BlackHole, Client, Direction, Instance, Over, Received, Run, Server, Stream, eventually,
 };
 
 /// How many controllers are in a session with it.
@@ -75,6 +75,7 @@ fn talk(client: &mut Client, number: u64, stop: &AtomicBool) -> bool {
 fn while_talking(clients: &mut [(Client, String)], act: impl FnOnce()) -> Vec<bool> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _over = Over(&stop);
         let talkers: Vec<_> = clients
             .iter_mut()
             .enumerate()
@@ -249,6 +250,7 @@ fn a_rolling_restart_loses_nobody() {
     let instance = Instance::before(&[&a, &b]);
     let stop = AtomicBool::new(false);
     let asked = std::thread::scope(|scope| {
+        let _over = Over(&stop);
         let ask = |i: usize| {
             let mut asked = 0;
             while !stop.load(Ordering::SeqCst) {

@@ -58,7 +58,7 @@ impl<P: Readiness> Worker<P> {
         let mut lost = 0;
         for _ in 0..most {
             let Some(Door { service, listener, accepting, .. }) = self.doors.get(door) else { return };
-            if *accepting == Accepting::Refusing {
+            if matches!(accepting, Accepting::Refusing | Accepting::Held) {
                 return;
             }
             let Some(taken) = self.shared.budget.take(2) else {
@@ -164,7 +164,7 @@ impl<P: Readiness> Worker<P> {
         self.doors.starve(door, self.now + STARVED_MS, &mut self.poller);
     }
 
-    fn resume(&mut self, door: usize) {
+    pub(super) fn resume(&mut self, door: usize) {
         if self.doors.resume(door, self.now + STARVED_MS, &mut self.poller) {
             self.doors.knock_at(door);
         }

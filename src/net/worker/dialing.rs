@@ -13,8 +13,8 @@ use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
-use crate::observe::{End, Event};
-use crate::sched::{AdminState, Grant, Loss, Ticket, Turn};
+use crate::observe::Event;
+use crate::sched::{AdminState, End, Grant, Loss, OwnFault, Ticket, Turn};
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -28,6 +28,7 @@ impl<P: Readiness> Worker<P> {
             return socket::reset_on_close(&client);
         }
         let is_debug = service.log.is_debug();
+        let trace = self.trace_of(address);
         let connection = Connection {
             client,
             stage: Stage::Greeting,
@@ -40,10 +41,11 @@ impl<P: Readiness> Worker<P> {
             half_closed_at: 0,
             asked_often: false,
             deadline: None,
-            rare: is_debug.then(|| Box::new(Rare { address: Some(address), ..Rare::default() })),
+            rare: (is_debug || trace.is_some())
+                .then(|| Box::new(Rare { address: is_debug.then_some(address), trace, ..Rare::default() })),
             muted: [false; 2],
             queued: false,
-            _taken: taken,
+            taken,
             service,
         };
         let key = self.connections.insert(connection);
@@ -59,7 +61,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// All is known of a client that has to be known to choose its channel.
-    fn greeted(&mut self, key: usize, client: SocketAddr) {
+    pub(super) fn greeted(&mut self, key: usize, client: SocketAddr) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };
         let stage = match Dial::begin(client, tag, &connection.service.dialer) {
@@ -87,17 +89,18 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// What a client in line waits for, and until when. Who waits for the same as `before` has what is left of its time.
-    fn place(&self, service: &Service, ticket: Ticket, before: Option<Waited>) -> Waited {
+    pub(super) fn place(&self, service: &Service, ticket: Ticket, before: Option<Waited>) -> Waited {
         let in_pause = service.dialer.table.lock().waits_for_pause(ticket);
         if let Some(before) = before.filter(|before| before.in_pause == in_pause) {
             return Waited { ticket, ..before };
         }
+        let since = before.map_or(self.now, |before| before.since);
         let options = service.options();
         let patience = if in_pause { options.pause_timeout } else { options.queue_timeout };
-        Waited { ticket, until: self.now.saturating_add(millis(patience).max(1)), in_pause }
+        Waited { ticket, since, until: self.now.saturating_add(millis(patience).max(1)), in_pause }
     }
 
-    fn wait_in_line(&mut self, key: usize) {
+    pub(super) fn wait_in_line(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Waiting(waiting) = &connection.stage else { return };
         let service = Arc::clone(&connection.service);
@@ -162,7 +165,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn grant_was_lost(&mut self, service: ServiceId, tag: u64, ticket: Ticket) {
         let key = key_of(tag);
         if self.is_in_line(key, service, ticket) {
-            self.close(key, Ending { reset_client: true, reset_server: true }, End::Panic);
+            self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours(OwnFault::Panic));
         }
         self.serve_line_of(service);
     }
@@ -184,10 +187,15 @@ impl<P: Readiness> Worker<P> {
     fn go_with(&mut self, key: usize, Grant { route, lease, .. }: Grant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Waiting(waiting) = &connection.stage else { return };
+        let waited = waiting.place.so_far(self.now);
+        connection.service.dialer.table.waited(self.id, waited);
         // Closing a channel's connections may have come before the grant.
         let state = connection.service.dialer.table.lock().state(lease.key());
         let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
         connection.stage = Stage::Dialing(Box::new(dial));
+        if let Some(trace) = connection.trace() {
+            trace.queued = Some(waited);
+        }
         match state {
             Some(AdminState::DisabledHard) => self.dial_moves_on(key),
             _ => self.dial(key),
@@ -205,12 +213,14 @@ impl<P: Readiness> Worker<P> {
         let patience = millis(service.options().connect_timeout).max(1);
         let terms = Terms { tag, now: self.now, patience };
         let poller = &mut self.poller;
-        let attempt = dial.attempt(&terms, &service.dialer, |server| poller.add(server, token));
+        let trace = connection.rare.as_mut().and_then(|rare| rare.trace.as_deref_mut());
+        let attempt = dial.attempt(&terms, &service.dialer, trace, |server| poller.add(server, token));
         let wait = match attempt {
             Attempt::Started(wait) => wait,
             Attempt::Wait => STARVED_MS,
             Attempt::Line(ticket) => return self.line_up(key, ticket),
             Attempt::Over(why) => return self.turn_away(key, why),
+            Attempt::Anew => return self.keep_back(key),
         };
         self.set_deadline(key, Some(self.now.saturating_add(wait)));
     }
@@ -221,6 +231,7 @@ impl<P: Readiness> Worker<P> {
             Next::Dial => self.dial(key),
             Next::Line(ticket) => self.line_up(key, ticket),
             Next::Over(why) => self.turn_away(key, why),
+            Next::Anew => self.keep_back(key),
         }
     }
 
@@ -241,11 +252,11 @@ impl<P: Readiness> Worker<P> {
     /// A socket that cannot be watched cannot be served. Kernel memory or the system's limit of watches is used up.
     pub(super) fn unwatched(&mut self, key: usize, error: &io::Error) {
         self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot watch a socket: {error}") });
-        self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
+        self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours(OwnFault::Watch));
     }
 
     /// There is no channel for a client.
-    fn turn_away(&mut self, key: usize, why: Loss) {
+    pub(super) fn turn_away(&mut self, key: usize, why: Loss) {
         self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(why));
     }
 
@@ -278,9 +289,13 @@ impl<P: Readiness> Worker<P> {
         let client = dial.client;
         let target = dial.target();
         let service = Arc::clone(&connection.service);
-        let Some(Succeeded { server, lease, link }) = dial.succeeded(&service.dialer) else {
+        let Some(Succeeded { server, lease, link, took }) = dial.succeeded(&service.dialer) else {
             // Without its dial it would be there for ever.
-            return self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours);
+            return self.close(
+                key,
+                Ending { reset_client: true, reset_server: true },
+                End::Ours(OwnFault::Call),
+            );
         };
         let expires_at = self.lifetime(&service, id, self.now);
         if service.log.is_debug()
@@ -291,12 +306,16 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.stage = Stage::Relaying { server, slot: lease.into_slot() };
         if link.is_some() {
-            connection.rare()._link = link;
+            connection.rare().link = link;
+        }
+        if let Some(trace) = connection.trace() {
+            trace.connected(target, took);
         }
         connection.moved_at = self.now;
         connection.set_expires_at(expires_at);
         connection.relay.note(Side::Server, ready);
         self.rearm(key);
+        self.log_start(key);
         self.turn(key);
         self.announce(key);
     }
@@ -315,7 +334,8 @@ impl<P: Readiness> Worker<P> {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
-        let next = dial.failed(error, tag, &connection.service.dialer);
+        let trace = connection.rare.as_mut().and_then(|rare| rare.trace.as_deref_mut());
+        let next = dial.failed(error, tag, &connection.service.dialer, trace);
         self.go_on(key, next);
     }
 

@@ -22,6 +22,8 @@ pub(super) enum Accepting {
     Starved,
     /// No channel is up, and nobody is to be let in.
     Refusing,
+    /// Whoever waits is another process's.
+    Held,
 }
 
 /// One listener of one service.
@@ -52,6 +54,8 @@ pub(super) struct Doors {
     /// Those without descriptors or places, and until when each waits for them, in ms; the soonest first.
     starved: VecDeque<(u64, usize)>,
     generations: u16,
+    /// Nobody is let in by any door.
+    is_held: bool,
 }
 
 impl Doors {
@@ -73,8 +77,11 @@ impl Doors {
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
         let entry = self.doors.vacant_entry();
-        let door = Door { service, listener, accepting: Accepting::On, knocked: false, generation };
-        poller.add_listener(&door.listener, door.token(entry.key()))?;
+        let accepting = if self.is_held { Accepting::Held } else { Accepting::On };
+        let door = Door { service, listener, accepting, knocked: false, generation };
+        if !self.is_held {
+            poller.add_listener(&door.listener, door.token(entry.key()))?;
+        }
         self.of.entry(door.service.id).or_default().push(entry.key());
         entry.insert(door);
         Ok(())
@@ -190,8 +197,12 @@ impl Doors {
         let token = door.token(key);
         match door.accepting {
             Accepting::On => return true,
+            Accepting::Refusing | Accepting::Held if self.is_held => {
+                door.accepting = Accepting::Held;
+                return true;
+            }
             Accepting::Starved => {}
-            Accepting::Refusing => {
+            Accepting::Refusing | Accepting::Held => {
                 door.accepting = Accepting::Starved;
                 self.starved.push_back((until, key));
             }
@@ -220,8 +231,30 @@ impl Doors {
         match std::mem::replace(&mut door.accepting, Accepting::Refusing) {
             Accepting::On => poller.remove(&door.listener),
             Accepting::Starved => self.leave_starved(key),
-            Accepting::Refusing => {}
+            Accepting::Refusing | Accepting::Held => {}
         }
+    }
+
+    /// Lets nobody in by any door, and leaves whoever waits there to another process.
+    pub(super) fn hold(&mut self, poller: &mut impl Readiness) {
+        self.is_held = true;
+        self.starved.clear();
+        for (_, door) in &mut self.doors {
+            match door.accepting {
+                Accepting::On => poller.remove(&door.listener),
+                Accepting::Starved => {}
+                // It is not to be opened when the others are.
+                Accepting::Refusing | Accepting::Held => continue,
+            }
+            door.accepting = Accepting::Held;
+        }
+    }
+
+    /// Those that were held can be resumed from now on. Which ones they are.
+    pub(super) fn release(&mut self) -> Vec<usize> {
+        self.is_held = false;
+        let held = self.doors.iter().filter(|(_, door)| door.accepting == Accepting::Held);
+        held.map(|(key, _)| key).collect()
     }
 
     /// Does something to all listeners of a service; the first error of it, `None` = it has none any more.

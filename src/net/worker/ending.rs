@@ -13,8 +13,8 @@ use super::{Connection, NEVER, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
-use crate::observe::{End, Event};
-use crate::sched::{ChannelKey, Loss};
+use crate::observe::{Event, TapEnd};
+use crate::sched::{ChannelKey, End, Loss, OwnFault};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
@@ -96,7 +96,7 @@ impl<P: Readiness> Worker<P> {
             let relay = &connection.relay;
             let how = match (relay.broken(), relay.is_short(), relay.is_half_closed()) {
                 (Some(side), ..) => super::end_of(relay.first_end().or(Some((side, true)))),
-                (None, true, _) => End::Ours,
+                (None, true, _) => End::Ours(OwnFault::Memory),
                 (None, false, true) => End::HalfClosed,
                 (None, false, false) => End::Idle,
             };
@@ -186,6 +186,7 @@ impl<P: Readiness> Worker<P> {
                 slot,
                 shard: self.id,
                 dump: None,
+                taps: None,
                 loopback_congestion: None,
                 delivered: &mut connection.delivered,
             }),
@@ -220,8 +221,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Closes the connections of a channel; how many there were.
-    pub(super) fn close_channel(&mut self, service: ServiceId, channel: ChannelKey) -> usize {
+    /// Closes the connections of a channel for this reason; how many there were.
+    pub(super) fn close_channel(&mut self, service: ServiceId, channel: ChannelKey, why: End) -> usize {
         // Who is not connected yet has lost nothing: there may be another channel.
         let is_dialed = |connection: &Connection| match &connection.stage {
             Stage::Dialing(dial) => connection.service.id == service && dial.channel() == Some(channel),
@@ -234,7 +235,7 @@ impl<P: Readiness> Worker<P> {
             Stage::Relaying { slot, .. } => connection.service.id == service && slot.key() == channel,
             _ => false,
         };
-        self.abandon_all(is_served, End::Kicked)
+        self.abandon_all(is_served, why)
     }
 
     /// Closes all connections: first those that are reset. If the process is killed before all is done, the rest ends cleanly.
@@ -253,7 +254,7 @@ impl<P: Readiness> Worker<P> {
 
     /// Closes one connection. `false` = it is not here.
     pub(super) fn close_session(&mut self, service: ServiceId, id: u64) -> bool {
-        self.abandon_all(|connection| connection.service.id == service && connection.id == id, End::Kicked)
+        self.abandon_all(|connection| connection.service.id == service && connection.id == id, End::Closed)
             > 0
     }
 
@@ -295,8 +296,19 @@ impl<P: Readiness> Worker<P> {
             // If its turn has come already, the grant finds nobody and goes to the next in line.
             connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
         }
+        let how = match &connection.stage {
+            Stage::Relaying { .. } => how,
+            _ => how.without_channel(),
+        };
+        self.taps.end(key, TapEnd::Session(how));
+        let table = &connection.service.dialer.table;
+        table.ended(self.id, how);
+        if let Stage::Waiting(waiting) = &connection.stage {
+            table.waited(self.id, waiting.place.so_far(self.now));
+        }
         if let Stage::Relaying { slot, .. } = &connection.stage {
-            if let Some(client) = connection.address() {
+            slot.ended(self.id, how, Duration::from_millis(self.now.saturating_sub(connection.opened_at)));
+            if let Some(client) = connection.told_address() {
                 connection.service.log.tell(&Event::Closed {
                     client,
                     channel: slot.key(),
@@ -309,12 +321,12 @@ impl<P: Readiness> Worker<P> {
             if let Some(why) = how.loss() {
                 connection.service.dialer.table.lost(why);
             }
-            if let Some(client) = connection.address() {
+            if let Some(client) = connection.told_address() {
                 connection.service.log.tell(&Event::ClientLost { client: client.ip(), reason: how });
             }
         }
         let service = Arc::clone(&connection.service);
-        drop(connection);
+        self.log_end(connection, how);
         self.departed(&service);
     }
 

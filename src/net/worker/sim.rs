@@ -41,6 +41,11 @@ enum Plant {
 }
 
 impl Plant {
+    /// Can it show where clients leave?
+    fn is_of_leaving(self) -> bool {
+        matches!(self, Self::Nothing | Self::Bug(Bug::StaysWatched))
+    }
+
     fn bug(self) -> Option<Bug> {
         match self {
             Self::Bug(bug) => Some(bug),
@@ -63,6 +68,7 @@ struct Stats {
     rounds: u64,
     pauses: u64,
     mishaps: u64,
+    carried: u64,
 }
 
 impl Stats {
@@ -76,6 +82,7 @@ impl Stats {
         self.rounds += other.rounds;
         self.pauses += other.pauses;
         self.mishaps += other.mishaps;
+        self.carried += other.carried;
     }
 }
 
@@ -159,6 +166,7 @@ fn the_simulator_catches_every_bug_that_is_planted() {
         (Plant::Bug(Bug::LosesMessages), Kind::Message),
         (Plant::Bug(Bug::LosesCount), Kind::Counts),
         (Plant::Bug(Bug::EndsClean), Kind::CleanEnd),
+        (Plant::Bug(Bug::StaysWatched), Kind::Watch),
     ] {
         let mut found: BTreeMap<Kind, u64> = BTreeMap::new();
         for seed in 0..count {

@@ -1,17 +1,44 @@
 //! One running instance of the program under test.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::run::isolate;
 use super::{BALANCE, Client, DEADLINE, Directory, Finished, Run, eventually, pause};
+
+/// What this process would leave to its children besides the standard three: the descriptors of a shell or a build.
+static STRAYS: LazyLock<Vec<(i32, PathBuf)>> = LazyLock::new(|| {
+    let ours = descriptors_of("self").filter(|descriptor| {
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
+        let flags = told.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+        *descriptor > 2 && flags.is_some_and(|flags| flags & CLOSE_ON_EXEC == 0)
+    });
+    ours.map(|descriptor| described("self", descriptor)).collect()
+});
+
+/// `O_CLOEXEC` as the kernel shows it in `fdinfo`.
+const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+
+fn descriptors_of(pid: impl Display) -> impl Iterator<Item = i32> {
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    names.filter_map(|name| name.file_name().to_str()?.parse().ok())
+}
+
+/// A descriptor and what it stands for.
+fn described(pid: impl Display, descriptor: i32) -> (i32, PathBuf) {
+    (descriptor, fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap_or_default())
+}
 
 /// How to start an instance.
 pub(crate) struct Setup {
@@ -19,6 +46,8 @@ pub(crate) struct Setup {
     inherit: bool,
     prefix: String,
     env: Vec<(String, String)>,
+    stderr: Option<OwnedFd>,
+    listener: Option<TcpListener>,
     directory: Directory,
 }
 
@@ -30,6 +59,7 @@ pub(crate) struct Instance {
     bound: SocketAddr,
     pub(crate) directory: Directory,
     child: Child,
+    /// The process that serves: the child, or one that has taken its place.
     pid: i32,
     argv: String,
     baseline: usize,
@@ -60,7 +90,15 @@ impl Setup {
     /// The same on this address.
     pub(crate) fn listening(listen: SocketAddr) -> Self {
         let directory = Directory::new();
-        Self { listen, inherit: true, prefix: String::new(), env: Vec::new(), directory }
+        Self {
+            listen,
+            inherit: true,
+            prefix: String::new(),
+            env: Vec::new(),
+            stderr: None,
+            listener: None,
+            directory,
+        }
     }
 
     /// Let the program bind `address` itself (the arguments must say `-b` or `-6` where needed).
@@ -74,11 +112,26 @@ impl Setup {
         self
     }
 
+    /// With this listener instead of one that is bound here.
+    pub(crate) fn passing(listener: TcpListener) -> Self {
+        let at = listener.local_addr().expect("a bound socket has an address");
+        Self { listener: Some(listener), ..Self::listening(at) }
+    }
+
+    /// With this as its stderr instead of a file.
+    pub(crate) fn stderr(self, stderr: impl Into<OwnedFd>) -> Self {
+        Self { stderr: Some(stderr.into()), ..self }
+    }
+
     /// With this hosts file. Needs root for a mount namespace of its own.
-    pub(crate) fn hosts(mut self, hosts: &str) -> Self {
+    pub(crate) fn hosts(self, hosts: &str) -> Self {
         let path = self.directory.file("hosts", hosts);
-        let Self { prefix, .. } = &mut self;
-        prefix.push_str(&format!("mount --bind {} /etc/hosts;", path.display()));
+        self.mounting(&format!("mount --bind {} /etc/hosts;", path.display()))
+    }
+
+    /// Shell words in front of the program, such as `mount ...;`, in a mount namespace of its own. Needs root.
+    pub(crate) fn mounting(mut self, prefix: &str) -> Self {
+        self.prefix.push_str(prefix);
         self.env.push(("UNSHARE".into(), "unshare -m".into()));
         self
     }
@@ -105,8 +158,9 @@ impl Setup {
     /// The same without waiting.
     #[track_caller]
     pub(crate) fn spawn<S: ToString>(self, args: impl IntoIterator<Item = S>) -> Instance {
-        let Self { listen, inherit, prefix, env, directory } = self;
-        let listener = inherit.then(|| TcpListener::bind(listen).expect("a free port"));
+        let Self { listen, inherit, prefix, env, stderr, listener, directory } = self;
+        let listener =
+            inherit.then(|| listener.unwrap_or_else(|| TcpListener::bind(listen).expect("a free port")));
         let addr =
             listener.as_ref().map_or(listen, |l| l.local_addr().expect("a bound socket has an address"));
         let port = addr.port().to_string();
@@ -128,9 +182,12 @@ impl Setup {
         command.arg("-ec").arg(script).arg(BALANCE).args(&args);
         isolate(&mut command, &directory);
         let output = |name: &str| File::create(directory.path().join(name)).expect("a file of our own");
-        command.stdout(output("stdout")).stderr(output("stderr"));
+        let stderr = stderr.map_or_else(|| output("stderr").into(), Stdio::from);
+        command.stdout(output("stdout")).stderr(stderr);
         command.stdin(listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into()));
         let argv = format!("balance -f {args:?} (port {port}, {prefix:?})");
+        // What takes its place is the child of the process before; when that has ended, it is ours.
+        set_child_subreaper(Some(getpid())).expect("Linux has it");
         let child = command.spawn().expect("sh is everywhere");
         let pid = i32::try_from(child.id()).expect("a pid");
         Instance { addr, bound: addr, directory, child, pid, argv, baseline: 0, ended: false }
@@ -257,27 +314,102 @@ impl Instance {
     pub(crate) fn wait(&mut self) -> i32 {
         let end = Instant::now() + DEADLINE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("our own child") {
+            if let Some(code) = self.poll_end() {
                 self.ended = true;
-                return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+                return code;
             }
             assert!(Instant::now() < end, "it does not end");
             pause();
         }
     }
 
+    fn poll_end(&mut self) -> Option<i32> {
+        if self.is_child() {
+            let status = self.child.try_wait().expect("our own child")?;
+            return Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
+        }
+        // A successor is ours since the one before it has ended; until then it is that one's.
+        let (_, status) = waitpid(Pid::from_raw(self.pid), WaitOptions::NOHANG).ok()??;
+        status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+    }
+
+    fn is_child(&self) -> bool {
+        i32::try_from(self.child.id()) == Ok(self.pid)
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("our own child").is_none()
+        self.poll_end().is_none()
+    }
+
+    /// Has it hand everything over to a new process of the same program, and goes on with that one; what was answered.
+    #[track_caller]
+    pub(crate) fn upgrade(&mut self) -> String {
+        let told = self.ctl("upgrade").code(0).stdout;
+        let pid = told.strip_prefix("process ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        self.succeed(pid.unwrap_or_else(|| panic!("no process is named: {told}")));
+        told
+    }
+
+    /// Goes on with the process of this number, as soon as the one before has ended.
+    #[track_caller]
+    pub(crate) fn succeed(&mut self, pid: i32) {
+        let code = self.wait();
+        self.check_outcome(code);
+        assert_eq!(code, 0, "exit code of the process that was succeeded");
+        (self.pid, self.ended) = (pid, false);
+    }
+
+    /// The process that has taken its place, once there is one: nobody need have told which.
+    #[track_caller]
+    pub(crate) fn find_successor(&mut self) {
+        let before = self.pid;
+        let found = eventually("another process answers", || {
+            let told = self.ctl("status").stdout;
+            let served = told.contains(&format!("from process {before}: "));
+            self.processes().into_iter().filter(|&pid| pid != before).max().filter(|_| served)
+        });
+        self.succeed(found);
+    }
+
+    /// The process that goes on when one was killed in an upgrade, or has come to its end; the exit code of that one.
+    #[track_caller]
+    pub(crate) fn find_survivor(&mut self) -> i32 {
+        let code = self.wait();
+        let found = eventually("one process is left", || match self.processes()[..] {
+            [pid] => Some(pid),
+            _ => None,
+        });
+        (self.pid, self.ended) = (found, false);
+        eventually("it answers", || (self.ctl("show").code == 0).then_some(()));
+        code
+    }
+
+    /// All processes of this instance: the one that serves, those that take over from it, and those that end.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let names = fs::read_dir("/proc").expect("Linux has it").flatten();
+        let pids = names.filter_map(|name| name.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| self.is_ours(pid)).collect()
+    }
+
+    /// Does this process keep its files in our directory?
+    fn is_ours(&self, pid: i32) -> bool {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let directory = self.directory.path().display().to_string();
+        let is_balance = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("balance"));
+        is_balance && environment.windows(directory.len()).any(|part| part == directory.as_bytes())
     }
 
     /// The descriptors that it has open, those of pipes included.
     pub(crate) fn open_descriptors(&self) -> impl Iterator<Item = i32> {
-        let names = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
-        names.filter_map(|name| name.file_name().to_str()?.parse().ok())
+        descriptors_of(self.pid)
     }
 
+    /// How many descriptors it has open that are its own. What it inherited from whoever runs the tests is not counted: a
+    /// successor does not inherit it.
     pub(crate) fn descriptors(&self) -> usize {
-        self.open_descriptors().count()
+        self.open_descriptors()
+            .filter(|descriptor| !STRAYS.contains(&described(self.pid, *descriptor)))
+            .count()
     }
 
     /// What its pipes hold when they are full, in bytes.
@@ -418,6 +550,10 @@ fn state(line: &str) -> Option<&str> {
 impl Drop for Instance {
     fn drop(&mut self) {
         if !self.ended {
+            if let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.is_child()) {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            }
             let _ = self.child.kill();
         }
         let status = self.child.wait();

@@ -8,6 +8,8 @@ pub(crate) struct Status {
     pub(crate) address: String,
     pub(crate) state: String,
     pub(crate) health: String,
+    /// Clients in line that it could serve.
+    pub(crate) queue: u64,
     pub(crate) totalc: u64,
     pub(crate) failed: u64,
     pub(crate) p50: String,
@@ -20,7 +22,7 @@ pub(crate) struct Status {
 impl Status {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, _, address, state, health, _, _, _, _, totalc, failed, p50, _, addrs, used, why @ ..] =
+        let [_, _, address, state, health, _, _, _, queue, totalc, failed, p50, _, addrs, used, why @ ..] =
             &words[..]
         else {
             return None;
@@ -29,6 +31,7 @@ impl Status {
             address: (*address).into(),
             state: (*state).into(),
             health: (*health).into(),
+            queue: queue.parse().ok()?,
             totalc: totalc.parse().ok()?,
             failed: failed.parse().ok()?,
             p50: (*p50).into(),
@@ -43,7 +46,10 @@ impl Instance {
     #[track_caller]
     pub(crate) fn status(&self) -> Vec<Status> {
         let table = self.ctl("status").code(0).stdout;
-        let rows = table.lines().skip(1).filter(|line| !line.starts_with("lost clients: "));
+        let is_more = |line: &str| {
+            ["lost clients: ", "from process ", "changed by hand: "].iter().any(|more| line.starts_with(more))
+        };
+        let rows = table.lines().skip(1).filter(|line| !is_more(line));
         rows.map(|line| Status::parse(line).unwrap_or_else(|| panic!("no status: {line:?}"))).collect()
     }
 

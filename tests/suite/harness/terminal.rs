@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use super::{BALANCE, DEADLINE, Instance, eventually, pause};
+use super::{BALANCE, DEADLINE, Directory, Instance, eventually, pause};
 
 /// Our side of the terminal.
 pub(crate) struct Terminal {
@@ -22,6 +22,12 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// The interactive shell of this instance.
     pub(crate) fn shell(instance: &Instance) -> Self {
+        let at = [instance.addr.ip().to_string(), "-i".to_owned(), instance.port()];
+        Self::of(&instance.directory, &["-b", &at[0], &at[1], &at[2]])
+    }
+
+    /// `balance` with these arguments and its files in this directory.
+    pub(crate) fn of(directory: &Directory, args: &[&str]) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = openpt(flags).expect("a terminal");
         grantpt(&ours).expect("it is ours");
@@ -29,10 +35,10 @@ impl Terminal {
         let theirs = File::from(ioctl_tiocgptpeer(&ours, flags).expect("the other side"));
         // No process stands between: what becomes of the program is its own doing.
         let program = Command::new("setsid")
-            .args(["--ctty", BALANCE, "-b", &instance.addr.ip().to_string(), "-i"])
-            .arg(instance.port())
-            .env("BALANCE_RUN_DIR", instance.directory.path().join("run"))
-            .env("HOME", instance.directory.path())
+            .args(["--ctty", BALANCE])
+            .args(args)
+            .env("BALANCE_RUN_DIR", directory.path().join("run"))
+            .env("HOME", directory.path())
             .env_remove("XDG_STATE_HOME")
             .env("TERM", "xterm")
             .stdin(theirs.try_clone().expect("a descriptor"))

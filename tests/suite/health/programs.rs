@@ -1,66 +1,22 @@
 //! Programs as checks: good ones, and those that fork, hang, flood, or are not there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::harness::{Directory, Instance, Run, Server, Setup, eventually, needs_root, own_address, unique};
+use crate::harness::{
+    Directory, Instance, Run, Server, Setup, alive, await_no_children, children, eventually, executable,
+    mark, needs_root, own_address, script,
+};
 
 use super::names;
-
-/// Writes an executable script. By another process, since a file that this one has open for writing, or a fork of it for
-/// another test, could not be run.
-fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
-    executable(directory, name, &format!("#!/bin/sh\n{text}\n"))
-}
-
-fn executable(directory: &Directory, name: &str, text: &str) -> PathBuf {
-    let path = directory.path().join(name);
-    let write = r#"cat >"$1"; chmod 755 "$1""#;
-    Run::new("sh").args(["-ec", write, "sh"]).arg(&path).stdin(text).finish().code(0);
-    path
-}
 
 /// An instance whose one channel, a good one, is checked by this program, at once and then once a day.
 fn checked_once(program: &Path, server: &Server, more: &[&str]) -> Instance {
     let check = format!("exec:{}", program.display());
     let args = ["--check", &check, "--check-interval", "1d"].into_iter().chain(more.iter().copied());
     Instance::start(args.map(String::from).chain(["PORT".into(), server.to_string()]))
-}
-
-/// An argument of `sleep` that no other process has.
-fn mark() -> String {
-    format!("86400.{}{}", std::process::id(), unique())
-}
-
-/// How many processes have this argument.
-fn alive(mark: &str) -> usize {
-    let has_it = |process: &fs::DirEntry| {
-        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
-    };
-    fs::read_dir("/proc").expect("a process table").flatten().filter(has_it).count()
-}
-
-/// Children of the instance, dead or alive.
-fn children(instance: &Instance) -> Vec<String> {
-    let stat_of = |process: fs::DirEntry| fs::read_to_string(process.path().join("stat")).ok();
-    let parent = instance.pid().to_string();
-    let is_child = |stat: &String| {
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        after_name.split_whitespace().nth(1) == Some(&parent)
-    };
-    fs::read_dir("/proc").expect("a process table").flatten().filter_map(stat_of).filter(is_child).collect()
-}
-
-#[track_caller]
-fn await_no_children(instance: &Instance) {
-    let mut left = Vec::new();
-    eventually("no child is left, not even a zombie", || {
-        left = children(instance);
-        left.is_empty().then_some(())
-    });
 }
 
 #[test]
@@ -253,7 +209,9 @@ fn a_program_gets_what_the_operator_had_and_none_of_the_descriptors() {
         operator.display()
     );
     let check = format!("exec:{}", program.display());
-    let args = ["--check", &check, "--check-interval", "1d", "PORT", &server.to_string()].map(String::from);
+    let args =
+        ["--check", &check, "--check-interval", "1d", "--check-timeout", "20s", "PORT", &server.to_string()];
+    let args = args.map(String::from);
     let instance = Setup::new().shell(&shell).start(args);
     instance.await_health(0, "up");
     let read = |path: &Path| fs::read_to_string(path).expect("it was run");

@@ -89,10 +89,40 @@ impl Driver {
         }
     }
 
+    /// Between two turns: another process goes on with it, or it stays after all.
+    pub(super) fn carry(&mut self, world: &mut World) {
+        let mut kernel = Faulty { inner: VirtualKernel(world), bug: self.bug };
+        let packed = self.relay.pack(&mut kernel);
+        world.tapped = None;
+        let Ok((mut record, mut bytes)) = packed else {
+            world.trace(|_| "it stays".to_owned());
+            return;
+        };
+        world.stats.carried += 1;
+        world.stats.carried_bytes += bytes.len() as u64;
+        world.trace(|_| format!("carried with {} bytes: {record:?}", bytes.len()));
+        if !world.pipes.is_empty() {
+            world.violate(Kind::Release, || "it is packed and pipes are not given back".to_owned());
+        }
+        self.bug.carry(&mut record, &mut bytes);
+        self.relay = Relay::unpack(&record, &bytes).expect("a relay was like this");
+        if self.bug != Bug::HearsOnlyNews {
+            // Whoever begins to watch a socket hears of what is there already.
+            for socket in &mut world.sockets {
+                socket.armed = true;
+            }
+        }
+        (self.asleep, self.lingers, self.queued) = (false, false, true);
+        self.rearm();
+    }
+
     fn turn(&mut self, world: &mut World) {
         let (progress, moved) = (world.progress, world.counted);
         let was_half_closed = self.relay.is_half_closed();
         world.fruitless = 0;
+        let before = |from: Side| world.counted[from.peer() as usize] + self.relay.held_from(from) as u64;
+        let before = [before(Side::Client), before(Side::Server)];
+        world.tap(before);
         world.trace(|_| "turn".to_owned());
         let mut kernel = Faulty { inner: VirtualKernel(world), bug: self.bug };
         let verdict = self.relay.turn(&mut kernel, &mut self.scratch);
@@ -102,6 +132,7 @@ impl Driver {
             self.moved_at = world.now;
         }
         world.check_turn(self.relay.held_bytes(), self.scratch.len());
+        world.check_tap();
         let one_is_gone = world.sockets.iter().any(|socket| socket.reset);
         if verdict == Verdict::Sleep || (verdict == Verdict::Later && world.weather.is_calm()) {
             world.check_corks();

@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
+use balance::handover::connection::{FlowStageRecord, RelayRecord};
 use balance::wire::relay::{Ending, Input, Kernel, Output, Ready, Side, Verdict};
 
 use super::kernel::{Pipe, VirtualKernel};
@@ -59,6 +60,8 @@ pub(super) enum Bug {
     NeverFlushes,
     /// What could not be sent on when it was asked for is forgotten.
     FlushesOnce,
+    /// A session that somebody looks at is spliced.
+    SplicesUnseen,
     /// A side that lives, and misses bytes since a call for it failed, gets a clean end.
     SparesAiling,
     /// What there was no memory for is not asked for again.
@@ -67,6 +70,16 @@ pub(super) enum Bug {
     AbandonsUnread,
     /// Every refusal is taken for a full buffer.
     BelievesRefusals,
+    /// What one direction holds does not go to the other process.
+    CarriesNoBytes,
+    /// An urgent byte that is held does not, nor that one was announced.
+    CarriesNoUrgent,
+    /// That a side has ended does not, so that its end is taken for what may still come.
+    CarriesNoEnd,
+    /// That a side is gone does not.
+    CarriesNoLoss,
+    /// The other process does not hear of what is there already.
+    HearsOnlyNews,
 }
 
 /// Every bug there is.
@@ -93,10 +106,16 @@ pub(super) const BUGS: &[Bug] = &[
     Bug::ShortIsFull,
     Bug::NeverFlushes,
     Bug::FlushesOnce,
+    Bug::SplicesUnseen,
     Bug::SparesAiling,
     Bug::ForgetsShortage,
     Bug::AbandonsUnread,
     Bug::BelievesRefusals,
+    Bug::CarriesNoBytes,
+    Bug::CarriesNoUrgent,
+    Bug::CarriesNoEnd,
+    Bug::CarriesNoLoss,
+    Bug::HearsOnlyNews,
 ];
 
 impl Bug {
@@ -109,6 +128,38 @@ impl Bug {
                 ready
             }
             _ => ready,
+        }
+    }
+
+    /// What becomes of a relay on its way to another process.
+    pub(super) fn carry(self, record: &mut RelayRecord, bytes: &mut Vec<u8>) {
+        match self {
+            Self::CarriesNoBytes => {
+                bytes.clear();
+                record.flows.iter_mut().for_each(|flow| flow.held = 0);
+            }
+            Self::CarriesNoUrgent => {
+                record.flows.iter_mut().for_each(|flow| flow.urgent = None);
+                record.marked = [false; 2];
+            }
+            Self::CarriesNoEnd => {
+                record.half_closed = false;
+                record.closed = [false; 2];
+                for flow in &mut record.flows {
+                    if matches!(flow.stage, FlowStageRecord::Draining | FlowStageRecord::Ended) {
+                        flow.stage = FlowStageRecord::Open;
+                    }
+                }
+            }
+            Self::CarriesNoLoss => {
+                record.gone = [false; 2];
+                for flow in &mut record.flows {
+                    if flow.stage == FlowStageRecord::Dropped {
+                        flow.stage = FlowStageRecord::Ended;
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -248,6 +299,12 @@ impl Kernel for Faulty<'_> {
     }
 
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Pipe> {
+        if self.bug == Bug::SplicesUnseen {
+            let tapped = self.inner.0.tapped.take();
+            let pipe = self.inner.open_pipe(expected, flows);
+            self.inner.0.tapped = tapped;
+            return pipe;
+        }
         self.inner.open_pipe(expected, flows)
     }
 
@@ -265,6 +322,10 @@ impl Kernel for Faulty<'_> {
             *counted = counted.wrapping_sub(bytes as u64);
         }
         drained
+    }
+
+    fn take_out(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Vec<u8>> {
+        self.inner.take_out(pipe, len)
     }
 
     fn close_pipe(&mut self, pipe: Pipe, held: usize) {

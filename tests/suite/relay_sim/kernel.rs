@@ -16,6 +16,7 @@ const FRUITLESS: u32 = 300;
 #[derive(Debug)]
 pub(super) struct Pipe {
     number: u32,
+    from: Side,
     at: u64,
     pub(super) length: u64,
     capacity: u64,
@@ -275,7 +276,8 @@ impl Kernel for VirtualKernel<'_> {
     }
 
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Pipe> {
-        if self.0.random.chance(self.0.weather.no_pipe) {
+        // As for real sockets.
+        if self.0.tapped.is_some() || self.0.random.chance(self.0.weather.no_pipe) {
             return None;
         }
         self.0.next_pipe += 1;
@@ -284,7 +286,13 @@ impl Kernel for VirtualKernel<'_> {
         // A large one is not always to be had.
         let most = if flows { PIPE_BYTES } else { expected };
         let bytes = if self.0.random.chance(500) { most } else { LITTLE };
-        Some(Pipe { number, at: 0, length: 0, capacity: self.0.weather.pipe_bytes.min(bytes as u64) })
+        Some(Pipe {
+            number,
+            from: Side::Client,
+            at: 0,
+            length: 0,
+            capacity: self.0.weather.pipe_bytes.min(bytes as u64),
+        })
     }
 
     fn fill(&mut self, from: Side, pipe: &mut Pipe) -> io::Result<Input> {
@@ -312,7 +320,7 @@ impl Kernel for VirtualKernel<'_> {
             n = self.0.random.up_to(n);
         }
         let socket = &mut self.0.sockets[from as usize];
-        (pipe.at, pipe.length) = (socket.read, n);
+        (pipe.from, pipe.at, pipe.length) = (from, socket.read, n);
         socket.read += n;
         self.0.stats.spliced += n;
         self.0
@@ -336,6 +344,20 @@ impl Kernel for VirtualKernel<'_> {
         Ok(self.wrote(to, n, false))
     }
 
+    fn take_out(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Vec<u8>> {
+        if self.0.random.chance(self.0.weather.shortages) {
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        let held = pipe.length;
+        if held != len as u64 {
+            self.0.violate(Kind::Release, || format!("{len} bytes are to come out of a pipe with {held}"));
+        }
+        let length = usize::try_from(held).expect("it fitted into a pipe");
+        let bytes = self.0.streams[pipe.from as usize].bytes(pipe.at, length).to_vec();
+        (pipe.at, pipe.length) = (pipe.at + held, 0);
+        Ok(bytes)
+    }
+
     fn close_pipe(&mut self, pipe: Pipe, held: usize) {
         let Pipe { number, length, .. } = pipe;
         if held as u64 != length {
@@ -348,7 +370,12 @@ impl Kernel for VirtualKernel<'_> {
         }
     }
 
-    fn saw(&mut self, _from: Side, _bytes: &[u8]) {}
+    fn saw(&mut self, from: Side, bytes: &[u8]) {
+        if let Some(seen) = &mut self.0.tapped {
+            seen[from as usize] += bytes.len() as u64;
+            self.0.stats.tapped_bytes += bytes.len() as u64;
+        }
+    }
 
     fn delivered(&mut self, to: Side, bytes: usize) {
         self.0.counted[to as usize] += bytes as u64;

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Release,
     /// The counters differ from the bytes.
     Counters,
+    /// Whoever wants to see all bytes does not.
+    Unseen,
 }
 
 /// A broken promise.
@@ -55,6 +57,10 @@ pub(super) struct Stats {
     pub(super) abandoned: u64,
     pub(super) lingers: u64,
     pub(super) failures: u64,
+    pub(super) carried: u64,
+    pub(super) carried_bytes: u64,
+    pub(super) taps: u64,
+    pub(super) tapped_bytes: u64,
 }
 
 impl Stats {
@@ -69,6 +75,10 @@ impl Stats {
         self.abandoned += other.abandoned;
         self.lingers += other.lingers;
         self.failures += other.failures;
+        self.carried += other.carried;
+        self.carried_bytes += other.carried_bytes;
+        self.taps += other.taps;
+        self.tapped_bytes += other.tapped_bytes;
     }
 }
 
@@ -79,6 +89,35 @@ impl World {
             let what = what();
             self.trace(|_| format!("VIOLATION {kind:?}: {what}"));
             self.violation = Some(Violation { kind, what });
+        }
+    }
+
+    /// Between two turns: somebody begins to look at all that is read, or looks no more. The relay says how much of each side it has read before.
+    pub(super) fn tap(&mut self, read_before: [u64; 2]) {
+        if !self.tap_lot.chance(self.taps) {
+            return;
+        }
+        self.tapped = match self.tapped {
+            Some(_) => None,
+            None => {
+                self.stats.taps += 1;
+                Some([0, 1].map(|side| self.sockets[side].read))
+            }
+        };
+        self.trace(|w| format!("tapped from {:?}", w.tapped));
+        let read = [0, 1].map(|side| self.sockets[side].read);
+        if self.tapped.is_some() && self.broken == [false; 2] && read != read_before {
+            self.violate(Kind::Unseen, || {
+                format!("{read_before:?} were read before, it says, and {read:?} were")
+            });
+        }
+    }
+
+    /// After a turn: whoever looks has seen all that was read.
+    pub(super) fn check_tap(&mut self) {
+        let read = [0, 1].map(|side| self.sockets[side].read);
+        if let Some(seen) = self.tapped.filter(|seen| *seen != read) {
+            self.violate(Kind::Unseen, || format!("up to {read:?} was read, and up to {seen:?} was seen"));
         }
     }
 

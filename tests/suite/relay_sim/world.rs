@@ -131,6 +131,11 @@ pub(super) struct World {
     pub(super) pipes: BTreeSet<u32>,
     pub(super) next_pipe: u32,
     pub(super) weather: Weather,
+    /// Up to where somebody has seen what each side sends, if anybody looks.
+    pub(super) tapped: Option<[u64; 2]>,
+    /// How often taps come and go, per mille of the turns; by a lot of its own.
+    pub(super) taps: u64,
+    pub(super) tap_lot: Random,
     pub(super) violation: Option<Violation>,
     pub(super) stats: Stats,
     trace: Option<VecDeque<String>>,
@@ -200,6 +205,8 @@ impl World {
         let sockets = [socket(), socket()];
         let peers = [Peer::new(&mut random, bulk), Peer::new(&mut random, bulk)];
         let weather = Weather::new(&mut random);
+        let mut tap_lot = Random::new(mix(key ^ 3));
+        let taps = if tap_lot.chance(300) { tap_lot.below(200) } else { 0 };
         Self {
             random,
             sockets,
@@ -216,6 +223,9 @@ impl World {
             pipes: BTreeSet::new(),
             next_pipe: 0,
             weather,
+            tapped: None,
+            taps,
+            tap_lot,
             violation: None,
             stats: Stats::default(),
             trace: tracing.then(VecDeque::new),

@@ -40,6 +40,9 @@ impl World {
         assert_eq!(self.table.active(), active, "{what}");
         let has_up = self.model.groups.values().flat_map(|group| &group.channels).any(|c| c.is_up());
         assert_eq!(self.table.has_up(), has_up, "{what}");
+        let channels = || snapshot.groups.iter().flat_map(|group| &group.channels);
+        let told = (channels().filter(|channel| channel.is_up()).count(), channels().count());
+        assert_eq!(told, self.table.up_and_all(), "{what}: a snapshot counts as the table does");
         self.compare_agenda(what);
     }
 

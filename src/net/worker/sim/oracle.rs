@@ -9,8 +9,10 @@ use rustix::io::Errno;
 
 use super::peers::{Heard, client_at};
 use super::world::{Channel, Fate, World};
-use crate::observe::{End, Event};
-use crate::sched::Loss;
+use crate::net::shared::Desk;
+use crate::observe::Event;
+use crate::sched::{End, Loss, OwnFault};
+use crate::sys::poller::{Kind as Watched, Token};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +41,8 @@ pub(super) enum Kind {
     Stuck,
     /// A connection ends twice.
     Twice,
+    /// A socket is watched that is nobody's any more.
+    Watch,
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +98,17 @@ impl World {
                 _ => {}
             }
         }
+        let worker = &self.seats[seat].worker;
+        let is_ours = |token: &Token| {
+            let connection = worker.connections.get(token.key as usize);
+            connection.is_some_and(|connection| connection.token(token.key as usize, token.side) == *token)
+        };
+        let watched = worker.poller.sockets().into_iter();
+        if let Some(lost) =
+            watched.filter(|token| token.kind == Watched::Socket).find(|token| !is_ours(token))
+        {
+            self.violate(Kind::Watch, || format!("worker {seat} hears of {lost:?}, which is nobody's"));
+        }
         self.hear_answers(false);
         if self.awake().is_empty() {
             self.check_rest();
@@ -128,17 +143,17 @@ impl World {
             // Half-closed and quiet for too long has this name, whichever of the two limits it was.
             End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
             End::Lifetime => true,
-            End::Kicked => !was_kicked,
+            End::Kicked | End::Closed | End::ChannelDown | End::Removed => !was_kicked,
             End::ShutDown => !self.was_shut_down,
-            End::Ours | End::Lost(Loss::Ours) | End::Panic => !is_troubled,
+            End::Ours(_) | End::Lost(Loss::Ours) => !is_troubled,
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,
-            End::Lost(Loss::Left) => !has_left,
+            End::Lost(Loss::Left) => !has_left && !is_troubled,
             End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
         };
         if needless {
             self.violate(Kind::Needless, || format!("client {id}: {how}"));
         }
-        if how == End::Panic {
+        if how == End::Ours(OwnFault::Panic) {
             self.stats.panicked += 1;
         }
         if how == End::Idle && is_steady {
@@ -221,7 +236,7 @@ impl World {
         if !wrong.is_empty() {
             return self.violate(Kind::Counts, || wrong.join("; "));
         }
-        let admitted: u64 = self.seats.iter().map(|seat| seat.worker.taken).sum();
+        let admitted: u64 = self.shared.desks.iter().map(Desk::numbered).sum();
         let told = self.stats.closed + self.stats.lost;
         let unaccounted = admitted.abs_diff(told);
         if told > admitted || unaccounted > self.panics as u64 {

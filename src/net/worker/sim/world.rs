@@ -20,10 +20,10 @@ use super::{Plant, Stats};
 use crate::net::changed::Changed;
 use crate::net::planted;
 use crate::net::service::{NewService, Service, ServiceOptions};
-use crate::net::shared::{Desk, Message, Options, Shared};
-use crate::observe::{End, Log};
+use crate::net::shared::{Desk, Guest, Message, Options, PackOrder, Parcel, Shared, Unpacked, Who};
+use crate::observe::Log;
 use crate::sched::{
-    Addresses, AdminState, ChannelKey, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
+    Addresses, AdminState, ChannelKey, End, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
 };
 use crate::sys::clock::{Clock, Told};
 use crate::sys::listen::Listener;
@@ -143,6 +143,8 @@ pub(super) struct World {
     pub(super) unanswered: usize,
     /// Something goes wrong in this history.
     pub(super) is_troubled: bool,
+    /// Clients leave and come back in this history.
+    is_leaving: bool,
     pub(super) panics: usize,
     pub(super) drained: Arc<AtomicUsize>,
     pub(super) violation: Option<Violation>,
@@ -200,7 +202,9 @@ impl World {
             seed: random.next(),
             dump: None,
             descriptor_limit: 2 * places + 1_000,
+            access: None,
             own_descriptors: 1_000 - 64,
+            first_id: 0,
         };
         let drained = Arc::new(AtomicUsize::new(0));
         let last = Arc::clone(&drained);
@@ -217,6 +221,8 @@ impl World {
             })
             .collect();
         let is_troubled = random.chance(250);
+        // The other bugs have to show as often as without that.
+        let is_leaving = random.chance(400) && plant.is_of_leaving();
         let mut world = Self {
             random,
             key: mix(seed ^ 0xbeef),
@@ -232,6 +238,7 @@ impl World {
             answers: Vec::new(),
             unanswered: 0,
             is_troubled,
+            is_leaving,
             panics: 0,
             drained,
             violation: None,
@@ -385,6 +392,7 @@ impl World {
             68..74 => self.mind_health(),
             74..76 if self.is_troubled => self.plan_trouble(),
             76 => self.pause(),
+            86..100 if self.is_leaving => self.hand_over(),
             77..80 => self.repeat_news(),
             80..84 => self.advance(50 * MS),
             _ => self.advance(2 * MS),
@@ -538,7 +546,7 @@ impl World {
         let what = match lot {
             0..30 => {
                 self.services[at].was_kicked = true;
-                self.ask_all("Close", |answer| Message::Close(id, key, answer));
+                self.ask_all("Close", |answer| Message::Close(id, key, End::Kicked, answer));
                 "kick"
             }
             30..45 => {
@@ -548,7 +556,7 @@ impl World {
                 self.services[at].channels[number].was_touched = true;
                 // Whoever waited for it may have something else now.
                 self.shared.serve_line(&service);
-                self.ask_all("Close", |answer| Message::Close(id, key, answer));
+                self.ask_all("Close", |answer| Message::Close(id, key, End::Kicked, answer));
                 "disable hard"
             }
             45..55 => {
@@ -680,6 +688,65 @@ impl World {
                     self.shared.serve_line(&service);
                 }
             }
+        }
+    }
+
+    /// Clients leave, come back, or come from elsewhere.
+    fn hand_over(&mut self) {
+        let is_leaving = self.shared.leaving.load(Ordering::SeqCst);
+        match self.random.below(10) {
+            _ if !is_leaving => {
+                self.ask_all("HoldDoors", Message::HoldDoors);
+                self.shared.leaving.store(true, Ordering::SeqCst);
+                self.trace(|_| "doors are held".to_owned());
+            }
+            0..2 => self.stay(),
+            2..7 => {
+                let who = match self.random.below(4) {
+                    0 => Who::Greeting,
+                    1 => {
+                        let all = self.seats.iter().flat_map(|seat| seat.worker.who_waits()).collect();
+                        Who::InLine(Arc::new(all))
+                    }
+                    _ => Who::Relaying,
+                };
+                let most = self.random.up_to(8) as usize;
+                let seat = self.random.below(self.seats.len() as u64) as usize;
+                self.trace(|_| format!("worker {seat} is to let go of {most}: {who:?}"));
+                let wanted = PackOrder { who, most, bytes: None, of: None };
+                self.ask("Pack", seat, move |answer| Message::Pack(wanted.clone(), answer));
+            }
+            _ => self.bring_back(),
+        }
+    }
+
+    /// Nobody leaves after all.
+    fn stay(&mut self) {
+        self.bring_back();
+        self.shared.leaving.store(false, Ordering::SeqCst);
+        self.ask_all("ReleaseDoors", Message::ReleaseDoors);
+        self.trace(|_| "doors are released".to_owned());
+    }
+
+    /// Whoever is on the tray is gone on with, by the worker that had it or, as if it came from another process, by any.
+    fn bring_back(&mut self) {
+        let parcels = std::mem::take(&mut *self.shared.tray());
+        for mut parcel in parcels {
+            let back = parcel.guest.desk().expect("it was carried");
+            let mut desk = back;
+            self.stats.carried += 1;
+            if self.random.chance(500) {
+                desk = self.random.below(self.seats.len() as u64) as usize;
+                let mut guest = Guest::carried(&parcel.guest, &self.shared);
+                guest.sit_at(desk);
+                // As if they were sent: others than those that were open, of the same sockets.
+                let another = |fd: &std::os::fd::OwnedFd| fd.try_clone().expect("a descriptor");
+                let (client, server) = (another(&parcel.client), parcel.server.as_ref().map(another));
+                parcel = Parcel { client, server, packed_at: None, guest, ..parcel };
+            }
+            let id = parcel.record.id;
+            self.trace(|_| format!("connection {id} of worker {back} goes on at worker {desk}"));
+            self.shared.desks[desk].send(Message::Receive(vec![Unpacked::new(parcel)]));
         }
     }
 
@@ -895,6 +962,9 @@ impl World {
         self.is_winding_down = true;
         trouble::calm();
         self.seats.iter_mut().for_each(|seat| seat.worker.poller.release());
+        if self.shared.leaving.load(Ordering::SeqCst) && !self.was_shut_down {
+            self.stay();
+        }
         for at in 0..self.services.len() {
             let service = Arc::clone(&self.services[at].service);
             for channel in &mut self.services[at].channels {

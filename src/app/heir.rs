@@ -1,0 +1,201 @@
+//! What another process leaves to this one, as it stands at the other end of a stream.
+//!
+//! Knows: the stream, the offer and what came with it. Never: what is made of it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use super::lookup::Known;
+use super::origin::HANDOVER;
+use super::prepared::Got;
+use crate::control::Endpoint;
+use crate::handover::frame;
+use crate::handover::message::{Acceptance, FORMAT, FromPredecessor, FromSuccessor, Offer, OfferedService};
+use crate::handover::successor::{Successor, SuccessorDeed, SuccessorNews, SuccessorWord};
+use crate::process::{self, PassedListener};
+use crate::sys::passing::{DescriptorsLost, HandoverStream};
+
+/// The predecessor takes an answer within this time, or hangs.
+const SENT_WITHIN: Duration = Duration::from_secs(15);
+/// Between two attempts to read when the system does not let us.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// Between two looks at the stream.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What another process leaves to this one.
+pub(super) struct Heir {
+    /// `None`: it is read elsewhere.
+    pub(super) stream: Option<HandoverStream>,
+    pub(super) machine: Successor,
+    pub(super) offer: Offer,
+    /// By service.
+    pub(super) listeners: Vec<Vec<OwnedFd>>,
+    pub(super) control: Option<OwnedFd>,
+    http: Option<OwnedFd>,
+    pub(super) predecessor: u32,
+}
+
+impl Heir {
+    /// `None`: this process was started by itself, or whoever started it has died before it could say anything.
+    pub(super) fn of_this_process() -> Option<Self> {
+        let predecessor = std::env::var(HANDOVER).ok()?.parse().ok()?;
+        Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor)
+    }
+
+    /// What this process offers on the stream. `None`: nothing.
+    pub(super) fn of(stream: UnixStream, predecessor: u32) -> Option<Self> {
+        let mut stream = HandoverStream::from(stream);
+        let mut machine = Successor::new();
+        let (message, descriptors) = match receive(&mut stream) {
+            Ok(Some((message @ FromPredecessor::Offer(_), _, Ok(descriptors)))) => (message, descriptors),
+            // What it left nobody can know: a start like any other.
+            _ => return None,
+        };
+        machine.learn(SuccessorNews::Heard(&message));
+        let FromPredecessor::Offer(offer) = message else { return None };
+        let mut descriptors = VecDeque::from(descriptors);
+        let mut listeners = Vec::new();
+        for service in &offer.services {
+            let mine = descriptors.len().min(service.listen.len());
+            listeners.push(descriptors.drain(..mine).collect());
+        }
+        let control = offer.control.as_ref().and_then(|_| descriptors.pop_front());
+        let http = offer.http.and_then(|_| descriptors.pop_front());
+        Some(Self { stream: Some(stream), machine, offer, listeners, control, http, predecessor })
+    }
+
+    /// The path by which this process was started.
+    pub(super) fn program(&self) -> &[u8] {
+        &self.offer.program
+    }
+
+    /// The process that was there.
+    pub(super) fn predecessor(&self) -> u32 {
+        self.predecessor
+    }
+
+    /// What it serves.
+    pub(super) fn services(&self) -> &[OfferedService] {
+        &self.offer.services
+    }
+
+    /// The listener of the service that is to listen here.
+    pub(super) fn take_listener(&mut self, place: SocketAddr) -> Option<Got> {
+        let number = self.offer.services.iter().position(|one| one.place == place)?;
+        let fd = self.listeners.get_mut(number)?.pop()?;
+        Some(Got::Passed(PassedListener { name: None, fd, address: place }))
+    }
+
+    /// The listener of its HTTP server, if that is at one of these addresses.
+    pub(super) fn take_http(&mut self, addresses: &[SocketAddr]) -> Option<OwnedFd> {
+        self.offer.http.filter(|at| addresses.contains(at)).and_then(|_| self.http.take())
+    }
+
+    /// How many listeners came.
+    pub(super) fn listener_count(&self) -> usize {
+        self.listeners.iter().flatten().count()
+    }
+
+    /// Its control socket.
+    pub(super) fn take_endpoint(&mut self) -> Option<io::Result<Endpoint>> {
+        Some(Endpoint::inherit(self.control.take()?, self.offer.control.as_ref()?))
+    }
+
+    /// Where only listeners change hands: says that this process can serve, and waits until the other one takes clients no more.
+    ///
+    /// # Errors
+    /// It will not have it.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        let deeds = self.machine.learn(SuccessorNews::Prepared(Ok(())));
+        let Some(stream) = &mut self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
+        let services = (0..self.offer.services.len()).collect();
+        let acceptance =
+            Acceptance { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), services };
+        for deed in deeds {
+            if let SuccessorDeed::Send(word) = deed {
+                send(stream, &word, Some(&acceptance))?;
+            }
+        }
+        match receive(stream)? {
+            Some((message @ FromPredecessor::Go(_), ..)) => {
+                self.machine.learn(SuccessorNews::Heard(&message));
+                Ok(())
+            }
+            Some(_) => Err(io::Error::other("it has said something else")),
+            // It is dead, and its listeners are ours alone.
+            None => Ok(()),
+        }
+    }
+
+    /// Says how serving began.
+    pub(super) fn served(&mut self, outcome: Result<(), String>) {
+        let Some(stream) = &self.stream else { return };
+        for deed in self.machine.learn(SuccessorNews::Served(outcome)) {
+            if let SuccessorDeed::Send(word) = deed {
+                // A predecessor that is dead need not hear it.
+                let _ = send(stream, &word, None);
+            }
+        }
+    }
+
+    /// What hosts meant to the process before.
+    pub(super) fn hosts(&self) -> Known {
+        self.offer.hosts.clone().into_iter().collect()
+    }
+
+    /// This process cannot take over, for this reason.
+    pub(super) fn fail(&mut self, why: &str) {
+        for deed in self.machine.learn(SuccessorNews::Prepared(Err(why.to_owned()))) {
+            if let SuccessorDeed::Send(word) = deed {
+                // Whoever does not listen finds out.
+                let _ = self.stream.as_ref().map(|stream| send(stream, &word, None));
+            }
+        }
+    }
+}
+
+/// A message, what is attached to it, and its descriptors.
+pub(super) type Said = (FromPredecessor, Vec<u8>, Result<Vec<OwnedFd>, DescriptorsLost>);
+
+/// The next message, however long it takes. `None`: there is none any more.
+pub(super) fn receive(stream: &mut HandoverStream) -> io::Result<Option<Said>> {
+    loop {
+        match stream.receive(Some(LOOK_AGAIN)) {
+            Ok(Some(received)) => {
+                let garbled = |e: io::Error| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+                let message = received.message().map_err(garbled)?;
+                let attached = received.attached().to_vec();
+                return Ok(Some((message, attached, received.descriptors)));
+            }
+            Ok(None) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {}
+            // Only these say that the other process is dead, or no balance.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(e),
+            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                return Ok(None);
+            }
+            Err(_) => thread::sleep(TRY_AGAIN),
+        }
+    }
+}
+
+pub(super) fn send(
+    stream: &HandoverStream,
+    word: &SuccessorWord,
+    acceptance: Option<&Acceptance>,
+) -> io::Result<()> {
+    let message = match word {
+        SuccessorWord::Ready => FromSuccessor::Ready(acceptance.cloned().unwrap_or_default()),
+        SuccessorWord::Serving => FromSuccessor::Serving,
+        SuccessorWord::Taken(number) => FromSuccessor::Taken(*number),
+        SuccessorWord::Refused(number, why) => FromSuccessor::Refused(*number, why.clone()),
+        SuccessorWord::Settled => FromSuccessor::Settled,
+        SuccessorWord::Failed(why) => FromSuccessor::Failed(why.clone()),
+    };
+    stream.send(&frame::write(&message, &[], 0)?, &[], SENT_WITHIN)
+}

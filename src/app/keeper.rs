@@ -1,0 +1,278 @@
+//! The thread that writes down what operators change.
+//!
+//! Knows: when it is written, what is told of failures, when the file is left to another instance. Never: what is in the
+//! text, how a file is replaced.
+//! Source: docs/state.md, "When it is written".
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::state::KeptState;
+use super::statefile::{StateFile, StateFileError};
+use crate::observe::{Event, Log, Severity};
+
+/// Between two writes.
+const PACE: Duration = Duration::from_secs(1);
+/// The longest time between two tries where writing fails.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Before it is asked again whether the process before has left the file, at first.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+/// Descriptors that writing takes: the lock, the directory and the new file.
+pub(super) const DESCRIPTORS: usize = 3;
+
+/// Rung by those who change something. There is one whether anybody listens or not.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<Rung>,
+    news: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Rung {
+    /// Something may have changed.
+    changed: bool,
+    /// It is not to wait for its time.
+    at_once: bool,
+    /// It is the last time.
+    last: bool,
+}
+
+impl Bell {
+    fn rung(&self) -> MutexGuard<'_, Rung> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self, ring: impl FnOnce(&mut Rung)) {
+        ring(&mut self.rung());
+        self.news.notify_all();
+    }
+
+    /// An operator may have changed something, or the lines are others.
+    pub(super) fn changed(&self) {
+        self.ring(|rung| rung.changed = true);
+    }
+
+    /// A service was stopped, and perhaps no other is left.
+    pub(super) fn stopped(&self) {
+        self.ring(|rung| rung.at_once = true);
+    }
+
+    /// Waits so long, or until it is the last time; is it?
+    fn is_last_within(&self, time: Duration) -> bool {
+        let rung = self.news.wait_timeout_while(self.rung(), time, |rung| !rung.last);
+        rung.unwrap_or_else(PoisonError::into_inner).0.last
+    }
+
+    /// Waits until there is something to do, and its time has come.
+    fn wait(&self, not_before: Option<Instant>) -> Rung {
+        let mut rung = self.rung();
+        loop {
+            let left = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            if rung.at_once || rung.last || (rung.changed && left.is_zero()) {
+                let seen = *rung;
+                (rung.changed, rung.at_once) = (false, false);
+                return seen;
+            }
+            rung = match rung.changed {
+                true => self.news.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0,
+                false => self.news.wait(rung).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// What there is to keep.
+pub(super) struct ToKeep {
+    pub(super) state: KeptState,
+    /// Nobody is served by this process any more but those who are connected: the file is its successor's.
+    pub(super) is_over: bool,
+}
+
+/// Where state is kept.
+pub(super) struct KeepingPlace {
+    pub(super) file: StateFile,
+    /// What is in there, as far as is known.
+    pub(super) text: Option<String>,
+    /// Why it cannot be written, which has been told.
+    pub(super) trouble: Option<String>,
+    /// The process before this one may still have it.
+    pub(super) is_inherited: bool,
+}
+
+/// The thread that keeps state, or none.
+pub(super) struct Keeper {
+    bell: Arc<Bell>,
+    /// Hung up by the thread when it has ended.
+    ended: Mutex<Option<Receiver<()>>>,
+}
+
+impl Keeper {
+    /// Nothing is kept.
+    pub(super) fn none(bell: Arc<Bell>) -> Self {
+        Self { bell, ended: Mutex::default() }
+    }
+
+    /// Is anything kept?
+    pub(super) fn keeps(&self) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Keeps what `look` sees whenever the bell has rung, and once now.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(super) fn start(
+        bell: Arc<Bell>,
+        KeepingPlace { file, text, trouble, is_inherited }: KeepingPlace,
+        look: impl Fn() -> ToKeep + Send + 'static,
+        log: Log,
+    ) -> io::Result<Self> {
+        let (ends, ended) = channel();
+        let trouble = trouble.map(|why| WriteTrouble { why, delay: PACE });
+        let keeping = Keeping { file, written: text, not_before: None, trouble, log, _ends: ends };
+        let heard = Arc::clone(&bell);
+        bell.changed();
+        thread::Builder::new().name("state".into()).spawn(move || keeping.run(&heard, look, is_inherited))?;
+        Ok(Self { bell, ended: Mutex::new(Some(ended)) })
+    }
+
+    /// Writes for the last time and leaves the file to another instance, both without waiting for it.
+    pub(super) fn finish(&self) {
+        self.bell.ring(|rung| rung.last = true);
+    }
+
+    /// The same, but waits so long for it. `false`: it is not done; a disk may hang.
+    pub(super) fn stop(&self, patience: Duration) -> bool {
+        self.finish();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ended.is_none_or(|ended| ended.recv_timeout(patience) != Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// Why writing fails, and how long it waits after the next failure.
+struct WriteTrouble {
+    why: String,
+    delay: Duration,
+}
+
+struct Keeping {
+    file: StateFile,
+    /// What is in the file, as far as is known.
+    written: Option<String>,
+    not_before: Option<Instant>,
+    trouble: Option<WriteTrouble>,
+    log: Log,
+    _ends: Sender<()>,
+}
+
+impl Keeping {
+    fn run(mut self, bell: &Bell, look: impl Fn() -> ToKeep, is_inherited: bool) {
+        if is_inherited {
+            self.inherit(bell);
+        }
+        loop {
+            let rung = bell.wait(self.not_before);
+            let ToKeep { state, is_over } = look();
+            if self.keep(&state.print()).is_err() {
+                bell.changed();
+            }
+            if rung.last || is_over {
+                break;
+            }
+        }
+        self.file.release();
+    }
+
+    /// Waits until the process before leaves the file, or this one is to end.
+    fn inherit(&mut self, bell: &Bell) {
+        let (mut delay, begun, mut is_told) = (FIRST_LOOK, Instant::now(), false);
+        // Whatever else is wrong is found out, and told, when it is written.
+        while let Err(StateFileError::Busy(_)) = self.file.inherit() {
+            if bell.is_last_within(delay) {
+                break;
+            }
+            delay = (delay * 2).min(PACE);
+            if begun.elapsed() > LONGEST && !std::mem::replace(&mut is_told, true) {
+                let path = self.file.path().display().to_string();
+                let text =
+                    format!("state file {path}: another instance has it; changes are kept once it has ended");
+                self.tell(Severity::Warning, text);
+            }
+        }
+    }
+
+    /// # Errors
+    /// It is not written, and that has been told.
+    fn keep(&mut self, text: &str) -> Result<(), ()> {
+        if self.written.as_deref() == Some(text) && self.file.is_there() {
+            return Ok(());
+        }
+        let path = self.file.path().display().to_string();
+        let outcome = self.file.write(text);
+        let now = Instant::now();
+        match outcome {
+            Ok(told) => {
+                self.written = Some(text.to_owned());
+                self.not_before = Some(now + PACE);
+                if let Some(told) = told {
+                    self.tell(Severity::Warning, format!("state file {path}: {told}"));
+                }
+                if self.trouble.take().is_some() {
+                    self.tell(Severity::Notice, format!("state file {path}: it is written again"));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let before = self.trouble.take();
+                if before.as_ref().is_none_or(|before| before.why != why) {
+                    self.tell(
+                        Severity::Error,
+                        format!("state file {path}: changes cannot be kept: {why}; balance tries again"),
+                    );
+                }
+                let delay = before.map_or(PACE, |before| (before.delay * 2).min(LONGEST));
+                self.not_before = Some(now + delay);
+                self.trouble = Some(WriteTrouble { why, delay });
+                Err(())
+            }
+        }
+    }
+
+    fn tell(&self, severity: Severity, text: String) {
+        self.log.tell(&Event::Note { severity, text });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bell_is_heard_at_its_time_and_what_cannot_wait_at_once() {
+        let bell = Bell::default();
+        bell.changed();
+        assert!(bell.wait(None).changed);
+        let later = Instant::now() + Duration::from_millis(20);
+        bell.changed();
+        bell.changed();
+        assert!(bell.wait(Some(later)).changed);
+        assert!(Instant::now() >= later);
+        let never = Instant::now() + Duration::from_secs(3_600);
+        bell.changed();
+        bell.stopped();
+        let rung = bell.wait(Some(never));
+        assert!(rung.changed && rung.at_once && !rung.last);
+        bell.ring(|rung| rung.last = true);
+        assert!(bell.wait(Some(never)).last);
+        assert!(bell.wait(Some(never)).last, "the last time it stays");
+    }
+
+    #[test]
+    fn a_keeper_that_keeps_nothing_is_stopped_at_once() {
+        assert!(Keeper::none(Arc::default()).stop(Duration::from_secs(3_600)));
+    }
+}

@@ -1,0 +1,214 @@
+//! What a start finds in its state file: read, put into what the tables begin with, and told.
+//!
+//! Knows: which service a fact is about, how a start goes on whatever is wrong. Never: when the file is written, single facts.
+//! Source: docs/state.md.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::keeper::KeepingPlace;
+use super::lookup::Resolved;
+use super::restore::{self, Restored};
+use super::roster::Source;
+use super::state::{FoundTarget, KeptState};
+use super::statefile::{StateFile, StateFileError, StoredState};
+use super::{MOST_TOLD, counted};
+use crate::names::resolve;
+use crate::observe::{Event, Log, Severity};
+use crate::sched::Addresses;
+use crate::spec::{Name, Named, ServiceSpec};
+
+/// How long a start waits for the instance before it, which writes for the last time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What was changed before this process was started has been written after this time.
+const SETTLED: Duration = Duration::from_millis(1_200);
+/// An operator's slip of the pen must not cost the services' file its place.
+const IS_SOURCE: &str = "this is a file of services; nothing is kept";
+
+/// The state that a start goes by.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Where it is kept from now on. `None`: it is not kept.
+    pub(super) place: Option<KeepingPlace>,
+    name: String,
+    state: KeptState,
+    looked_up: HashMap<String, Option<Vec<SocketAddr>>>,
+    applied: usize,
+    /// Why the rest does not hold.
+    passed_over: Vec<String>,
+    /// What was told to whoever started the process.
+    warned: Vec<String>,
+}
+
+/// Takes the file of `--state`, unless it is another instance's. What is wrong is told, and is no reason not to start.
+pub(super) fn take(named: Option<&Named>, source: Option<&Source>, warn: &Log) -> Kept {
+    let Some(named) = named else { return Kept::default() };
+    let mut kept = Kept { name: named.name.clone(), ..Kept::default() };
+    let mut file = match at(named) {
+        Ok(file) => file,
+        Err(error) => {
+            kept.warn(warn, &format!("{error}; nothing is kept"));
+            return kept;
+        }
+    };
+    if source.is_some_and(|source| source.has(&file.path())) {
+        kept.warn(warn, IS_SOURCE);
+        return kept;
+    }
+    let mut trouble = None;
+    let text = match file.take(PATIENCE) {
+        Ok(StoredState::Nothing) => None,
+        Ok(StoredState::State(state, text)) => {
+            kept.state = state;
+            Some(text)
+        }
+        Ok(StoredState::Bad(why)) => {
+            kept.warn(warn, &format!("{why}; balance starts without it"));
+            None
+        }
+        Err(error @ StateFileError::Busy(_)) => {
+            kept.warn(warn, &format!("{error}; this instance neither reads nor keeps any state"));
+            return kept;
+        }
+        Err(error) => {
+            let so = "balance starts without it and tries again to keep what is changed";
+            kept.warn(warn, &format!("{error}; {so}"));
+            trouble = Some(error.to_string());
+            None
+        }
+    };
+    kept.place = Some(KeepingPlace { file, text, trouble, is_inherited: false });
+    kept
+}
+
+/// Takes the file of the process before this one, which writes it for the last time once this one serves.
+pub(super) fn succeed(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
+    let Some(named) = named else { return Kept::default() };
+    let mut kept = Kept { name: named.name.clone(), ..Kept::default() };
+    match at(named) {
+        Ok(file) if source.is_some_and(|source| source.has(&file.path())) => kept.warn(log, IS_SOURCE),
+        Ok(file) => kept.place = Some(KeepingPlace { file, text: None, trouble: None, is_inherited: true }),
+        Err(error) => kept.warn(log, &format!("{error}; nothing is kept")),
+    }
+    kept
+}
+
+/// Takes the file where the process before this one keeps nothing: it may be another instance's, and what is in it is not what
+/// the tables hold that come from that process.
+pub(super) fn begin(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
+    let mut kept = take(named, source, log);
+    kept.state = KeptState::default();
+    kept
+}
+
+/// The same, where that process keeps its tables to itself.
+pub(super) fn replace(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
+    let mut kept = succeed(named, source, log);
+    if kept.place.is_some() {
+        thread::sleep(SETTLED);
+        kept.read();
+    }
+    kept
+}
+
+/// What would be wrong with it.
+pub(super) fn why_not(named: &Named, source: Option<&Source>) -> Option<String> {
+    match at(named) {
+        Ok(file) if source.is_some_and(|source| source.has(&file.path())) => Some(IS_SOURCE.to_owned()),
+        Ok(file) => file.why_not(),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// In the background the process has another directory; the file is where it was.
+fn at(named: &Named) -> Result<StateFile, StateFileError> {
+    StateFile::at(Path::new(&named.name), &std::env::current_dir().unwrap_or_default())
+}
+
+impl Kept {
+    fn warn(&mut self, warn: &Log, text: &str) {
+        let text = format!("--state {}: {text}", self.name);
+        self.warned.push(text.clone());
+        warn.tell(&Event::Note { severity: Severity::Warning, text });
+    }
+
+    /// Reads what the process before has written last. If that is of no use, whoever writes there next finds it.
+    pub(super) fn read(&mut self) {
+        self.state = self.place.as_ref().and_then(|place| place.file.peek()).unwrap_or_default();
+    }
+
+    /// In the background: says to the log what only whoever started the process has seen.
+    pub(super) fn warn_again(&self, log: &Log) {
+        for text in &self.warned {
+            log.tell_again(&Event::Note { severity: Severity::Warning, text: text.clone() });
+        }
+    }
+
+    /// Puts what was changed of this service into what its table begins with.
+    pub(super) fn restore(&mut self, spec: &ServiceSpec, found: &mut Resolved) {
+        let place = found.listen.first();
+        let Some(at) = self.state.services.iter().position(|one| one.place == place) else { return };
+        let service = self.state.services.swap_remove(at);
+        let Self { looked_up, applied, passed_over, .. } = self;
+        let mut look_up = |to: &FoundTarget| look_up(to, looked_up, passed_over);
+        let Restored { groups, found: channels, applied: count, passed_over: why } =
+            restore::restore(&service.facts, &spec.groups, spec.later_policy, &found.channels, &mut look_up);
+        *applied += count;
+        let label = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
+        passed_over.extend(why.into_iter().map(|why| format!("service {label}: {why}")));
+        (found.changed, found.channels) = (Some(groups), channels);
+    }
+
+    /// Says what has become of it, once all services have what is theirs.
+    pub(super) fn tell(&mut self, log: &Log) {
+        let name = &self.name;
+        let note = |text| {
+            log.tell(&Event::Note { severity: Severity::Notice, text: format!("--state {name}: {text}") })
+        };
+        for service in std::mem::take(&mut self.state.services) {
+            let label = service
+                .name
+                .as_ref()
+                .map_or_else(|| service.place.to_string(), |name: &Name| name.as_str().to_owned());
+            let place = service.place;
+            self.passed_over.push(format!("service {label}: nothing listens on {place} any more"));
+        }
+        if self.applied > 0 {
+            note(format!("{} made by hand before the last end applied", counted(self.applied, "change")));
+        }
+        for why in self.passed_over.iter().take(MOST_TOLD) {
+            note(why.clone());
+        }
+        if self.passed_over.len() > MOST_TOLD {
+            note(format!("and {} more that do not hold any more", self.passed_over.len() - MOST_TOLD));
+        }
+        self.passed_over.clear();
+    }
+}
+
+/// What a host means now; if that cannot be found out, what it meant when the file was written.
+fn look_up(
+    to: &FoundTarget,
+    known: &mut HashMap<String, Option<Vec<SocketAddr>>>,
+    told: &mut Vec<String>,
+) -> Addresses {
+    let FoundTarget { target, found } = to;
+    let addresses =
+        known.entry(target.host.clone()).or_insert_with(|| match resolve::addresses(&target.host, 0) {
+            Ok(found) => Some(found),
+            Err(e) => {
+                told.push(format!("no host '{}': {e}; its channel has the addresses it had", target.host));
+                None
+            }
+        });
+    let with_port = |mut address: SocketAddr| {
+        address.set_port(target.port.get());
+        address
+    };
+    let now = addresses.as_ref().and_then(|all| Addresses::new(all.iter().copied().map(with_port).collect()));
+    now.map_or_else(|| found.clone(), |now| now.named(&target.host))
+}

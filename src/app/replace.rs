@@ -1,0 +1,84 @@
+//! `--replace`: the ports of instances that run already.
+//!
+//! Knows: who has which port, what of it can be had. Never: the order of a hand-over, how a service is made.
+//! Source: docs/upgrade.md, "--replace".
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::controllers::{self, Environment};
+use super::heir::Heir;
+use super::lookup::Resolved;
+use super::{Failure, exit};
+use crate::spec::ServiceSpec;
+
+/// What to do about a port that another instance of ours has; `None`: it is not ours. `is_asked`: `--replace` was given.
+pub(super) fn advice(wanted: &[SocketAddr], is_asked: bool, environment: &Environment) -> Option<String> {
+    wanted.iter().find_map(|&place| {
+        if !is_asked && let Some(pid) = controllers::holder(place, environment) {
+            return Some(format!("balance: process {pid} serves {place}; --replace takes the port over from it"));
+        }
+        let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        let mut all = all.into_iter().map(|ip| SocketAddr::new(ip, place.port())).filter(|&other| other != place);
+        all.find_map(|other| {
+            let pid = controllers::holder(other, environment)?;
+            Some(format!(
+                "balance: process {pid} serves {other}, and --replace takes over the same address only; stop that one first \
+                 (kill {pid})"
+            ))
+        })
+    })
+}
+
+/// Asks the instances that have the ports of these services for them. Where nobody has one, nobody is asked.
+///
+/// # Errors
+/// One of them does not give it, or would lose more than that.
+pub(super) fn ask(
+    services: &[(ServiceSpec, Resolved)],
+    environment: &Environment,
+) -> Result<Vec<Heir>, Failure> {
+    let wanted: Vec<SocketAddr> = services.iter().map(|(_, found)| found.listen.first()).collect();
+    let failed = |text: String| Err(Failure::new(exit::OS, format!("balance: --replace: {text}")));
+    let mut heirs: Vec<Heir> = Vec::new();
+    for &place in &wanted {
+        if heirs.iter().any(|heir| heir.services().iter().any(|one| one.place == place)) {
+            continue;
+        }
+        let (stream, pid) = match controllers::ask_for(place, environment) {
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            Err(e) => {
+                let why = match e.kind() {
+                    ErrorKind::PermissionDenied => {
+                        format!("{e}; start the new one as that user, or stop the old one first")
+                    }
+                    _ => format!("{e}; stop it first"),
+                };
+                return failed(format!("the instance on {place} cannot be asked: {why}"));
+            }
+        };
+        let Some(heir) = Heir::of(stream, pid) else {
+            return failed(format!(
+                "process {pid} on {place} does not hand its port over. If it is being upgraded or is about to end, try again in a \
+                 few seconds. If it is the first process of a container, start another container. Otherwise it is of another \
+                 version: stop it first (kill {pid})"
+            ));
+        };
+        if let Some(other) = heir.services().iter().find(|one| !wanted.contains(&one.place)) {
+            let name = other.name.clone().unwrap_or_else(|| other.place.to_string());
+            return failed(format!(
+                "process {pid} on {place} also serves {name}, which would end; start all its services, or use reload or upgrade"
+            ));
+        }
+        heirs.push(heir);
+    }
+    if let [first, second, ..] = &heirs[..] {
+        let (first, second) = (first.predecessor(), second.predecessor());
+        return failed(format!(
+            "the ports belong to several processes ({first}, {second}), and one start replaces one process; stop the others first \
+             (kill {second})"
+        ));
+    }
+    Ok(heirs)
+}

@@ -1,0 +1,308 @@
+//! What the roster leaves to another process, and how the roster of that process begins with it.
+//!
+//! Knows: services, lines and tables as values of the hand-over. Never: who is told of them, connections.
+//! Source: docs/upgrade.md.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::lookup::{Known, Resolved};
+use super::super::plan::{self, Lined, LinedGroup};
+use super::super::prepared::{BIND_PATIENCE, Parts, Prepared};
+use super::{Failure, Roster, RosterEntry};
+use crate::config;
+use crate::control::Names;
+use crate::handover::message::{LinedChannelRecord, LinedGroupRecord, OfferedService, ServiceRecord};
+use crate::net::server::Running;
+use crate::observe::Owner;
+use crate::sched::{Addresses, ChannelCounts, ChannelKey, ClientCounts, HeldSlots, Loss, SharedTable, Table};
+use crate::spec::{Member, ServiceSpec};
+use crate::sys::Outgoing;
+use crate::sys::listen::{Listener, ListenerHandle};
+
+/// While this is there, nothing is reloaded.
+pub(in crate::app) struct Frozen<'a>(&'a AtomicBool);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A service that came from another process, as it runs here.
+pub(in crate::app) type InheritedService = (Running, SharedTable);
+
+/// What was counted of a service.
+#[derive(Debug, Default)]
+pub(in crate::app) struct Counts {
+    pub(in crate::app) channels: HashMap<ChannelKey, ChannelCounts>,
+    pub(in crate::app) served: ClientCounts,
+    pub(in crate::app) losses: Vec<(Loss, u64)>,
+}
+
+/// A service that another process leaves.
+pub(in crate::app) struct Legacy {
+    pub(in crate::app) offered: OfferedService,
+    pub(in crate::app) record: ServiceRecord,
+    pub(in crate::app) listeners: Vec<OwnedFd>,
+    /// Whose its events are here.
+    pub(in crate::app) owner: Owner,
+}
+
+impl Roster {
+    /// Nothing is reloaded until this is dropped. `None`: it is so already.
+    pub(in crate::app) fn freeze(&self) -> Option<Frozen<'_>> {
+        (!self.is_frozen.swap(true, Ordering::SeqCst)).then(|| Frozen(&self.is_frozen))
+    }
+
+    /// The services that another process can have, their listeners, and what their hosts mean.
+    pub(in crate::app) fn offer(&self) -> (Vec<OfferedService>, Vec<ListenerHandle>, Known) {
+        let members = self.members();
+        let serving = || members.all.iter().filter(|member| !member.is_killed());
+        let services = serving().map(|member| {
+            let spec = member.written().spec.clone();
+            OfferedService {
+                name: spec.name.as_ref().map(|name| name.as_str().to_owned()),
+                place: member.place,
+                listen: vec![member.served.listener.address()],
+                line: config::print_line(&spec),
+                source: member.served.parts.outgoing.source,
+            }
+        });
+        let listeners = serving().map(|member| member.served.listener.clone());
+        let hosts = members.all.iter().flat_map(|member| member.known.clone()).collect();
+        (services.collect(), listeners.collect(), hosts)
+    }
+
+    /// The same services as they run, in the same order.
+    pub(in crate::app) fn offered(&self) -> Vec<Running> {
+        let members = self.members();
+        members
+            .all
+            .iter()
+            .filter(|member| !member.is_killed())
+            .map(|one| one.served.running.clone())
+            .collect()
+    }
+
+    /// Whose the events of each of these are. `None`: it is gone.
+    pub(in crate::app) fn owners(&self, of: &[Running]) -> Vec<Option<Owner>> {
+        let members = self.members();
+        let owner = |running: &Running| {
+            let found = members.all.iter().find(|member| member.served.running.id() == running.id());
+            Some(found?.served.log.owner())
+        };
+        of.iter().map(owner).collect()
+    }
+
+    /// What there is to know of these, which were offered.
+    pub(in crate::app) fn records(&self, offered: &[Running]) -> Vec<ServiceRecord> {
+        let members = self.members();
+        let record = |running: &Running| {
+            let found = members.all.iter().find(|member| member.served.running.id() == running.id());
+            found.map_or_else(
+                || ServiceRecord { killed: true, ..ServiceRecord::default() },
+                |member| self.record(member),
+            )
+        };
+        offered.iter().map(record).collect()
+    }
+
+    fn record(&self, member: &RosterEntry) -> ServiceRecord {
+        let channel = |channel: &Lined| LinedChannelRecord {
+            number: channel.key.map(|key| key.channel.index()),
+            addresses: channel.addresses.as_slice().to_vec(),
+        };
+        let group =
+            |group: &LinedGroup| LinedGroupRecord { channels: group.channels.iter().map(channel).collect() };
+        ServiceRecord {
+            table: member.served.parts.table.lock_at(self.tools.clock.now()).record(),
+            lined: member.written().groups.iter().map(group).collect(),
+            killed: member.is_killed(),
+            connections: member.served.running.connections(),
+        }
+    }
+
+    /// Leaves the channels of all services alone: another process minds them.
+    pub(in crate::app) fn leave_channels(&self) {
+        self.members().all.iter().for_each(|member| self.tools.minder.leave(&member.served.alarm));
+    }
+
+    /// Minds them again.
+    pub(in crate::app) fn mind_channels(&self) {
+        for member in &self.members().all {
+            let super::Served { parts, running, alarm, log, .. } = &member.served;
+            if !member.is_killed() {
+                // A door that was shut is open again, and shut again if that is still so.
+                if let Err(e) = running.admit() {
+                    log.tell(&super::Event::AcceptFailed { cause: e.to_string() });
+                }
+                self.tools.minder.mind(alarm, parts.ward(log, running));
+            }
+        }
+    }
+
+    /// Binds what another process has not: all that can fail comes before that one is told to stop. What is bound waits for
+    /// [`Roster::settle`].
+    ///
+    /// # Errors
+    /// A place that cannot be had.
+    pub(in crate::app) fn bind_new(
+        &self,
+        wanted: &[(ServiceSpec, Resolved)],
+        offered: &[OfferedService],
+    ) -> Result<(), Failure> {
+        let mut patience = BIND_PATIENCE;
+        let mut failures = Vec::new();
+        for (spec, found) in wanted {
+            let place = found.listen.first();
+            if offered.iter().any(|one| one.place == place) {
+                continue;
+            }
+            match super::super::prepared::bind(place, spec.client_keepalive, &mut patience) {
+                Ok(listener) => {
+                    self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(place, listener);
+                }
+                Err(error) => failures.push(Failure::at(&spec.listen.typed, error.into())),
+            }
+        }
+        Failure::several(failures, super::super::NOT_STARTED).map_or(Ok(()), Err)
+    }
+
+    /// Serves what another process leaves, as that one did.
+    ///
+    /// # Errors
+    /// It cannot be understood, or a listener cannot be watched.
+    pub(in crate::app) fn inherit<K: Eq + std::hash::Hash>(
+        &self,
+        legacy: Vec<Legacy>,
+        is_alone: bool,
+        hold: impl Fn(usize, &SharedTable) -> HashMap<K, HeldSlots>,
+    ) -> io::Result<(Vec<InheritedService>, HashMap<K, HeldSlots>)> {
+        let mut services = Vec::new();
+        let mut held = HashMap::new();
+        for (number, one) in legacy.into_iter().enumerate() {
+            let (mut prepared, groups) = self.revive(one)?;
+            if !is_alone {
+                prepared.joins_others();
+            }
+            // Before anybody comes in.
+            held.extend(hold(number, &prepared.parts.table));
+            services.push((prepared, groups));
+        }
+        self.open_as_they_are(services)?;
+        let members = self.members();
+        let opened =
+            members.all.iter().map(|one| (one.served.running.clone(), one.served.parts.table.clone()));
+        Ok((opened.collect(), held))
+    }
+
+    /// A listener that was bound before it was certain that it is wanted.
+    pub(in crate::app) fn take_bound(&self, place: SocketAddr) -> Option<Listener> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).remove(&place)
+    }
+
+    /// What operators find the services by.
+    pub(in crate::app) fn names(&self) -> Vec<Names> {
+        let names = |member: &RosterEntry| Names {
+            listen: member.service.listen.clone(),
+            name: member.written().spec.name.as_ref().map(|name| name.as_str().to_owned()),
+        };
+        self.members().all.iter().filter(|member| !member.is_killed()).map(names).collect()
+    }
+
+    /// Tells operators' door which services there are.
+    pub(in crate::app) fn list_all(&self) {
+        self.list(&self.members().all);
+    }
+
+    /// Of each of these, what was counted of it and of its channels.
+    pub(in crate::app) fn counted(&self, of: &[Running]) -> Vec<Counts> {
+        self.each_table(of, |table| {
+            let (served, losses) = table.counted_of_all();
+            Counts { channels: table.counted().into_iter().collect(), served, losses }
+        })
+    }
+
+    /// Of each of these, how many connections its channels have.
+    pub(in crate::app) fn active(&self, of: &[Running]) -> Vec<Vec<(ChannelKey, u32)>> {
+        self.each_table(of, |table| table.busy())
+    }
+
+    fn each_table<T: Default>(&self, of: &[Running], ask: impl Fn(&mut Table) -> T) -> Vec<T> {
+        let members = self.members();
+        let one = |running: &Running| {
+            let found = members.all.iter().find(|member| member.served.running.id() == running.id());
+            found.map_or_else(T::default, |member| ask(&mut member.served.parts.table.lock()))
+        };
+        of.iter().map(one).collect()
+    }
+
+    fn revive(
+        &self,
+        Legacy { offered, record, listeners, owner }: Legacy,
+    ) -> io::Result<(Prepared, Vec<LinedGroup>)> {
+        let wrong = |why: String| io::Error::other(format!("the service on {}: {why}", offered.place));
+        let (_, specs) = config::read_file("(the process before)", offered.line.as_bytes())
+            .map_err(|errors| wrong(errors.first().map_or_else(String::new, ToString::to_string)))?;
+        let [spec] = <[ServiceSpec; 1]>::try_from(specs).map_err(|_| wrong("its line is none".to_owned()))?;
+        let rules = super::super::prepared::rules(&spec, self.tools.workers, self.tools.seed);
+        let table =
+            Table::restore(rules, &record.table, self.tools.clock.now()).map_err(|e| wrong(e.to_string()))?;
+        let groups = lined(&spec, &record.lined)
+            .ok_or_else(|| wrong("its channels are not those of its line".to_owned()))?;
+        let fd = listeners.into_iter().next().ok_or_else(|| wrong("no listener came with it".to_owned()))?;
+        let listener = Listener::inherit(fd, spec.client_keepalive).map_err(|e| wrong(e.to_string()))?;
+        let outgoing = Outgoing { source: offered.source, keepalive: spec.server_keepalive };
+        let parts = Parts { spec, table: SharedTable::new(table), outgoing, place: offered.place };
+        Ok((Prepared::of(parts, listener, owner), groups))
+    }
+
+    /// Makes the services those that are wanted, as a reload does. What has changed, one line each.
+    ///
+    /// # Errors
+    /// A service that is new cannot be served.
+    pub(in crate::app) fn settle(
+        &self,
+        wanted: Vec<(ServiceSpec, Resolved)>,
+    ) -> Result<Vec<String>, Failure> {
+        let mut members = self.members();
+        let members = &mut *members;
+        let now: Vec<SocketAddr> = members.all.iter().map(|member| member.place).collect();
+        let places: Vec<SocketAddr> = wanted.iter().map(|(_, found)| found.listen.first()).collect();
+        let pairing = plan::pair(&now, &places);
+        let wanted = wanted.into_iter().map(|(spec, found)| super::Reread { spec, found }).collect();
+        let mut changes = super::ReloadNews::default();
+        self.carry_out(members, wanted, &pairing, false, &mut changes)?;
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(changes.made.into_iter().chain(changes.missed).collect())
+    }
+}
+
+/// The groups of a line, with what is left of them.
+fn lined(spec: &ServiceSpec, records: &[LinedGroupRecord]) -> Option<Vec<LinedGroup>> {
+    if spec.groups.len() != records.len() {
+        return None;
+    }
+    let group = |(number, (group, record)): (usize, (&crate::spec::GroupSpec, &LinedGroupRecord))| {
+        let specs = group.members.iter().filter_map(|member| match member {
+            Member::Channel(spec) => Some(spec),
+            Member::Gap => None,
+        });
+        let specs: Vec<_> = specs.collect();
+        if specs.len() != record.channels.len() {
+            return None;
+        }
+        let channels = specs.into_iter().zip(&record.channels).map(|(spec, record)| {
+            let addresses = Addresses::new(record.addresses.clone())?.named(&spec.host);
+            let key = record.number.and_then(|channel| ChannelKey::new(number, channel));
+            Some(Lined { addresses, maxc: spec.maxc, weight: spec.weight, state: spec.state, key })
+        });
+        Some(LinedGroup { policy: group.policy, channels: channels.collect::<Option<_>>()? })
+    };
+    spec.groups.iter().zip(records).enumerate().map(group).collect()
+}

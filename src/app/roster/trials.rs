@@ -1,0 +1,233 @@
+//! What reloads do to the services of a process, and what a fault in the middle of one does not do.
+//!
+//! Knows: a process's own parts, put together without signals and operators. Never: what an answer says of it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use super::*;
+use crate::app::controllers;
+use crate::app::deadlines::Deadlines;
+use crate::net::server::Options;
+use crate::process::Notifier;
+use crate::sched::GroupId;
+use crate::sys::trouble::Mishap;
+
+/// A process that serves what a file of its own says.
+struct Process {
+    roster: Roster,
+    server: Server,
+    directory: PathBuf,
+}
+
+impl Process {
+    fn start(name: &str, descriptors: u64) -> Self {
+        let directory = std::env::temp_dir().join(format!("balance-roster-{}-{name}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let (clock, log) = (Clock::start(), Log::kept(|| ()));
+        let options = Options {
+            workers: 2,
+            busy_poll: false,
+            loopback_congestion: None,
+            seed: 7,
+            dump: None,
+            descriptor_limit: descriptors,
+            access: None,
+            own_descriptors: 0,
+            first_id: 0,
+        };
+        let server = Server::start(clock, &log, options, || ()).expect("workers");
+        let minder = Minder::start(clock, &log, server.budget()).expect("a thread");
+        let (checks, process) = (minder.clone(), ProcessSpec::default());
+        let deadlines = Arc::new(Deadlines::new(Notifier::to_nobody()));
+        let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
+            controllers::manage(
+                served,
+                written,
+                (&checks, &ProcessSpec::default(), clock),
+                (&deadlines, &Arc::default()),
+                plan::LineSource::File,
+            )
+        };
+        let hooks = ProgramHooks::new(&log, clock);
+        let tools = Tools { server: server.clone(), minder, hooks, clock, log, workers: 2, seed: 7 };
+        let files =
+            Files { paths: vec!["services".into()], words: Vec::new(), check_only: false, replace: false };
+        let source = Source { files, directory: directory.clone() };
+        let roster = Roster::new(tools, process, Some(source), manage, || ());
+        // A reload that finds nobody takes it for the end.
+        let process = Self { roster, server, directory };
+        process.write(&line("seed", free_place()));
+        process.open_all();
+        process
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.directory.join("services"), text).expect("written");
+    }
+
+    /// As at the start.
+    fn open_all(&self) {
+        let source = self.roster.source.as_ref().expect("there is one");
+        let (_, specs) = files::read(&source.files, &source.directory).map_err(drop).expect("it is right");
+        let found = lookup::services(&specs, Known::default()).map_err(drop).expect("addresses").0;
+        let mut patience = BIND_PATIENCE;
+        let made = specs.into_iter().zip(found).map(|(spec, found)| {
+            let groups = plan::lined(&spec.groups, &found.channels);
+            let made = Prepared::new(spec, found, None, 2, 7, &mut patience);
+            (made.map_err(drop).expect("a port"), groups)
+        });
+        self.roster.open(made.collect()).expect("served");
+    }
+
+    fn reload(&self, text: &str) -> Result<Vec<String>, String> {
+        self.write(text);
+        self.roster.reload(false).map_err(|failure| failure.message)
+    }
+
+    /// Where it serves and knows of it.
+    fn managed(&self) -> Vec<SocketAddr> {
+        let members = self.roster.members();
+        members.all.iter().filter(|one| !one.is_killed()).map(|one| one.place).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.server.stop_listening();
+        self.server.shut_down();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Nobody listens there.
+fn free_place() -> SocketAddr {
+    TcpListener::bind((std::net::Ipv4Addr::new(127, 90, 0, 1), 0))
+        .and_then(|own| own.local_addr())
+        .expect("a port")
+}
+
+/// The port belongs to somebody.
+fn is_served(place: SocketAddr) -> bool {
+    std::net::TcpStream::connect(place).is_ok()
+}
+
+fn line(name: &str, at: SocketAddr) -> String {
+    format!("{name}: -b {} {} 127.0.0.1:9 127.0.0.1:10\n", at.ip(), at.port())
+}
+
+#[test]
+fn a_reload_that_panics_anywhere_leaves_nobody_without_a_master() {
+    let process = Process::start("panics", 1_000);
+    let places: [SocketAddr; 5] = std::array::from_fn(|_| free_place());
+    let [a, b, c, d, e] = places;
+    let before = [("a", a), ("b", b), ("c", c)].map(|(name, at)| line(name, at)).concat();
+    let after = [("c", c), ("d", d), ("x", a), ("e", e)].map(|(name, at)| line(name, at)).concat();
+    let after = after.replace(":10", ":11");
+    let mut broken = 0;
+    for point in [FaultPoint::Reload, FaultPoint::Clock] {
+        for nth in 0.. {
+            process.reload(&before).expect("it is right");
+            process.roster.log().take();
+            trouble::begin();
+            trouble::plan(point, nth, Mishap::Panic);
+            let outcome = trouble::during(|| process.reload(&after));
+            trouble::calm();
+            let managed = process.managed();
+            for place in places {
+                assert_eq!(managed.contains(&place), is_served(place), "{place} after {point:?} {nth}");
+            }
+            if trouble::happened().is_empty() {
+                outcome.expect("nothing went wrong");
+                assert_eq!(managed, [c, d, a, e]);
+                break;
+            }
+            broken += 1;
+            let why = outcome.expect_err("it was broken off");
+            assert!(why.contains("reload again") && !why.contains(NOTHING), "{why}");
+            let told = process.roster.log().take();
+            let is_error = |event: &Event| matches!(event, Event::Note { severity: Severity::Error, text } if text.contains("reload again"));
+            assert!(told.iter().any(is_error), "{told:?}");
+            assert!(
+                process.roster.services().iter().all(|one| !one.killed.load(Ordering::SeqCst)),
+                "whoever is served takes commands"
+            );
+            process.reload(&after).expect("it is right");
+            assert_eq!(process.managed(), [c, d, a, e], "{point:?} {nth}");
+            assert!(!is_served(b));
+            assert!(
+                process.roster.members().all.iter().all(|one| one.written().groups[0].channels.len() == 2)
+            );
+        }
+    }
+    assert!(broken > 6, "{broken} panics");
+}
+
+#[test]
+fn what_is_left_of_the_descriptors_bounds_what_is_added() {
+    // 40 less a reserve of 10, and one client has to be served.
+    let process = Process::start("descriptors", 40);
+    let lines = |count: usize| {
+        // A port that is free again may be given out twice.
+        let mut places = std::collections::BTreeSet::new();
+        while places.len() < count {
+            places.insert(free_place());
+        }
+        places.iter().enumerate().map(|(n, place)| line(&format!("s{n}"), *place)).collect::<String>()
+    };
+    let before = process.managed();
+    let why = process.reload(&lines(29)).expect_err("too many");
+    assert!(why.contains("no file descriptor is left") && why.contains(NOTHING), "{why}");
+    assert_eq!(process.managed(), before);
+    process.reload(&lines(28)).expect("just enough");
+    let budget = process.server.budget();
+    assert!(budget.take(4).is_none(), "they are the listeners'");
+    process.reload(&lines(1)).expect("the others are closed");
+    assert!(budget.take(20).is_some(), "they are back");
+}
+
+#[test]
+fn what_could_not_be_had_is_an_error_in_answer_and_log() {
+    let process = Process::start("numbers", 1_000);
+    let place = free_place();
+    process.reload(&line("full", place)).expect("it is right");
+    let table = process.roster.members().all[0].served.parts.table.clone();
+    while table.lock().skip(GroupId::FIRST).is_ok() {}
+    process.roster.log().take();
+    let why = process.reload(&line("full", place).replace(":10", ":11")).expect_err("no number is left");
+    assert!(
+        why.contains("service full: group 0: 127.0.0.1:11 is not added, since the group has used up"),
+        "{why}"
+    );
+    assert!(why.contains("127.0.0.1:10 is removed") && why.ends_with(NOT_ALL), "{why}");
+    let is_error = |event: &Event| matches!(event, Event::Note { severity: Severity::Error, text } if text.contains("used up its numbers"));
+    assert!(process.roster.log().take().iter().any(is_error));
+}
+
+#[test]
+fn a_reload_warns_of_circles_that_it_makes_and_of_no_others() {
+    let process = Process::start("circles", 1_000);
+    let [a, b] = [free_place(), free_place()];
+    let to = |name: &str, at: SocketAddr, channel: SocketAddr| {
+        format!("{name}: -b {} {} {channel}\n", at.ip(), at.port())
+    };
+    let warned = |text: &str| -> Vec<String> {
+        let mut told = process.reload(text).expect("it is right");
+        told.retain(|line| line.starts_with("warning: "));
+        told
+    };
+    assert_eq!(warned(&(to("a", a, b) + &line("b", b))), Vec::<String>::new());
+    let circle = warned(&(to("a", a, b) + &to("b", b, a)));
+    assert_eq!(circle.len(), 2, "{circle:?}");
+    assert!(
+        circle[0].starts_with(&format!("warning: service a: channel 0 of group 0 leads to service b ({b})")),
+        "{circle:?}"
+    );
+    assert_eq!(
+        warned(&(to("a", a, b) + &to("b", b, a) + &line("c", free_place()))),
+        Vec::<String>::new(),
+        "said once"
+    );
+    assert_eq!(warned(&to("a", a, a)).len(), 1);
+}

@@ -1,0 +1,344 @@
+//! The thread that writes the access log.
+//!
+//! Knows: when lines are written, what is told of those that are lost. Never: what a line says, how a file is written.
+//! Source: docs/observability.md, "The access log".
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::sink::LineSink;
+use super::{Failure, exit};
+use crate::observe::{
+    AccessEntry, AccessLog, AccessMoment, AccessMoments, AccessRecord, ConnectionTrace, ENTRIES_WAITING,
+    Event, LineStyle, Log, ServiceLabel, Severity, write_line,
+};
+use crate::sched::SessionSnapshot;
+use crate::spec::{AccessLogSpec, LineFormat, ProcessSpec};
+
+mod sink;
+
+/// Descriptors that it takes: the file, or the socket, and the one that takes its place, which has to be had however many clients there are.
+pub(super) const DESCRIPTORS: usize = 2;
+/// Lines are gathered for so long before they are written.
+const GATHERING: Duration = Duration::from_millis(10);
+/// So much is written at once.
+const BATCH: usize = 64 * 1024;
+/// Between two looks at the clock, if there are lines every so often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Lost lines are told of so often at most.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How long somebody who wants the file to be opened again waits for that.
+const REOPENED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Those who are connected, and the name by which lines call their service.
+type Connected = dyn Fn() -> Vec<(ServiceLabel, SessionSnapshot)> + Send + Sync;
+
+/// A log whose file is open, and that nobody writes to yet.
+pub(super) struct OpenedLog {
+    sink: LineSink,
+    style: LineStyle,
+    moments: AccessMoments,
+}
+
+/// Opens what the access log goes to, if there is to be one.
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn open(settings: &ProcessSpec, is_foreground: bool) -> Result<Option<OpenedLog>, Failure> {
+    let Some(AccessLogSpec { target, format, moments }) = settings.access() else { return Ok(None) };
+    let said = |code, text: &str| {
+        let text = format!("--access-log {}: {text}", target.name);
+        match &target.typed.at {
+            Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
+            None => Failure::new(code, format!("balance: {text}")),
+        }
+    };
+    let sink = match &*target.name {
+        AccessLogSpec::SYSLOG => LineSink::syslog(),
+        AccessLogSpec::STDOUT if is_foreground => LineSink::stdout(),
+        AccessLogSpec::STDOUT => {
+            return Err(said(exit::USAGE, "needs -f (--foreground): in the background there is no stdout"));
+        }
+        path => LineSink::file(path.as_ref()).map_err(|e| said(exit::OS, &e.to_string()))?,
+    };
+    let style = match format {
+        LineFormat::Text => LineStyle::Text,
+        LineFormat::Json => LineStyle::Json,
+    };
+    let moments = AccessMoments { start: moments.start, end: moments.end, every: moments.every };
+    Ok(Some(OpenedLog { sink, style, moments }))
+}
+
+impl OpenedLog {
+    /// Begins to write.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(super) fn start(self, log: &Log) -> io::Result<Scribe> {
+        let (access, entries) = AccessLog::new(self.moments);
+        let (ends, ended) = channel();
+        let orders = Arc::new(Orders::default());
+        let mut writing = Writing {
+            access: access.clone(),
+            entries,
+            orders: Arc::clone(&orders),
+            sink: self.sink,
+            style: self.style,
+            log: log.clone(),
+            batch: Vec::new(),
+            last_look: Instant::now(),
+            told: None,
+            unsaid: 0,
+        };
+        thread::Builder::new().name("access".into()).spawn(move || {
+            writing.run();
+            drop(ends);
+        })?;
+        Ok(Scribe { access, orders, ended: Arc::new(Mutex::new(Some(ended))) })
+    }
+}
+
+/// What the thread is asked for besides lines.
+#[derive(Default)]
+struct Orders {
+    wanted: Mutex<ScribeOrders>,
+    connected: OnceLock<Box<Connected>>,
+}
+
+#[derive(Default)]
+struct ScribeOrders {
+    /// Who wants to hear that the file was opened again.
+    reopen: Vec<SyncSender<Result<(), String>>>,
+    stop: bool,
+}
+
+impl Orders {
+    fn wanted(&self) -> MutexGuard<'_, ScribeOrders> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The access log of a process. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Scribe {
+    access: AccessLog,
+    orders: Arc<Orders>,
+    /// Hung up by the thread when it has ended.
+    ended: Arc<Mutex<Option<Receiver<()>>>>,
+}
+
+impl Scribe {
+    /// Where records are left.
+    pub(super) fn access(&self) -> AccessLog {
+        self.access.clone()
+    }
+
+    /// Whom lines are about that come every so often.
+    pub(super) fn watch(&self, connected: Box<Connected>) {
+        let _ = self.orders.connected.set(connected);
+    }
+
+    /// Opens the file again, and waits until that is done.
+    ///
+    /// # Errors
+    /// It could not be opened, or it has not been yet.
+    pub(super) fn reopen(&self) -> Result<(), String> {
+        let (tells, told) = sync_channel(1);
+        self.orders.wanted().reopen.push(tells);
+        self.access.nudge();
+        match told.recv_timeout(REOPENED_WITHIN) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                Err("writing to it takes long just now; it is opened again as soon as that is over".into())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err("the process ends".into()),
+        }
+    }
+
+    /// The same without waiting; what comes of it is told to the log.
+    pub(super) fn reopen_soon(&self, log: &Log) {
+        let (scribe, told) = (self.clone(), log.clone());
+        let spawned =
+            thread::Builder::new().name("reopen".into()).spawn(move || scribe.reopen_and_tell(&told));
+        if let Err(e) = spawned {
+            tell(log, Severity::Error, format!("cannot be opened again, no thread for it: {e}"));
+        }
+    }
+
+    fn reopen_and_tell(&self, log: &Log) {
+        match self.reopen() {
+            Ok(()) => tell(log, Severity::Notice, "opened again".into()),
+            Err(why) => tell(log, Severity::Error, why),
+        }
+    }
+
+    /// Writes what there is, for so long at most, and ends.
+    pub(super) fn stop(&self, patience: Duration, log: &Log) {
+        self.orders.wanted().stop = true;
+        self.access.nudge();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if ended.is_some_and(|ended| ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout)) {
+            tell(log, Severity::Error, "the last lines are not written, since writing takes too long".into());
+        }
+    }
+}
+
+fn tell(log: &Log, severity: Severity, text: String) {
+    log.tell(&Event::Note { severity, text: format!("access log: {text}") });
+}
+
+struct Writing {
+    access: AccessLog,
+    entries: Receiver<AccessEntry>,
+    orders: Arc<Orders>,
+    sink: LineSink,
+    style: LineStyle,
+    log: Log,
+    /// Lines that are not written yet.
+    batch: Vec<u8>,
+    /// When those who are connected were looked at last.
+    last_look: Instant,
+    /// When it was told last that lines were lost.
+    told: Option<Instant>,
+    /// How many were lost when that was told last.
+    unsaid: u64,
+}
+
+impl Writing {
+    fn run(&mut self) {
+        loop {
+            let patience = if self.access.moments().every.is_some() { LOOK } else { TOLD_EVERY };
+            match self.entries.recv_timeout(patience) {
+                Ok(entry) => {
+                    self.take(entry);
+                    if !self.orders.wanted().stop {
+                        // Whoever leaves a line now need not wake us.
+                        thread::sleep(GATHERING);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.orders.wanted().stop = true,
+            }
+            let is_last = self.orders.wanted().stop;
+            // What came while this wrote waits for the next round: otherwise nobody who wants something else would be heard as long as
+            // lines come faster than they are written.
+            for _ in 0..ENTRIES_WAITING {
+                let Ok(entry) = self.entries.try_recv() else { break };
+                self.take(entry);
+            }
+            self.look();
+            self.write();
+            let asked = std::mem::take(&mut self.orders.wanted().reopen);
+            if !asked.is_empty() {
+                let outcome = self.reopen();
+                asked.iter().for_each(|one| _ = one.try_send(outcome.clone()));
+            }
+            if is_last {
+                break;
+            }
+            self.tell_lost(None);
+        }
+    }
+
+    fn take(&mut self, entry: AccessEntry) {
+        if let AccessEntry::Line(record) = entry {
+            write_line(&mut self.batch, self.style, &record);
+            if self.batch.len() >= BATCH {
+                self.write();
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let outcome = self.sink.write(&self.batch, &|| self.orders.wanted().stop);
+        self.batch.clear();
+        if let Some(text) = self.sink.take_trouble() {
+            tell(&self.log, Severity::Error, text);
+        }
+        if let Err(lost) = outcome {
+            self.access.lost(lost.lines);
+            self.tell_lost(Some(&lost.cause));
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        let lost = self.sink.reopen().map_err(|e| e.to_string())?;
+        if lost > 0 {
+            self.access.lost(lost);
+        }
+        Ok(())
+    }
+
+    /// Tells how many lines were lost since that was told last.
+    fn tell_lost(&mut self, cause: Option<&str>) {
+        let is_soon = self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY);
+        let lines = self.access.dropped() - self.unsaid;
+        if lines == 0 || is_soon {
+            return;
+        }
+        (self.told, self.unsaid) = (Some(Instant::now()), self.unsaid + lines);
+        let cause = cause.unwrap_or("they come faster than they can be written").to_owned();
+        self.log.tell(&Event::AccessLinesDropped { lines, cause });
+    }
+
+    /// Lines about those who have been connected for so long again.
+    fn look(&mut self) {
+        let Some(every) = self.access.moments().every else { return };
+        let since = self.last_look.elapsed();
+        if since < LOOK {
+            return;
+        }
+        self.last_look = Instant::now();
+        let Some(connected) = self.orders.connected.get() else { return };
+        let now = SystemTime::now();
+        for (service, session) in connected() {
+            if !is_due(session.age, since, every) {
+                continue;
+            }
+            let began = now.checked_sub(session.age).unwrap_or(SystemTime::UNIX_EPOCH);
+            let client = session.client.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+            let record = AccessRecord {
+                service,
+                id: session.id,
+                trace: ConnectionTrace::new(client, began, Duration::ZERO),
+                channel: session.channel,
+                lasted: session.age,
+                sent_bytes: session.sent_bytes,
+                rcvd_bytes: session.rcvd_bytes,
+                paths: [None; 2],
+                moment: AccessMoment::Open,
+            };
+            self.take(AccessEntry::Line(Box::new(record)));
+        }
+    }
+}
+
+/// Has one of so many times `every` passed since the last look?
+fn is_due(age: Duration, since: Duration, every: Duration) -> bool {
+    let times = |age: Duration| age.as_nanos() / every.as_nanos().max(1);
+    times(age) > times(age.saturating_sub(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_once_in_each_span_however_often_it_is_looked() {
+        let every = Duration::from_secs(5);
+        for step in [1_000, 1_700, 4_999, 5_000] {
+            let step = Duration::from_millis(step);
+            let ages = (1..=60).map(|number| step * number);
+            let last = step * 60;
+            let due = ages.filter(|&age| is_due(age, step, every)).count();
+            assert_eq!(due as u128, last.as_nanos() / every.as_nanos(), "{step:?}");
+        }
+        assert!(!is_due(Duration::from_secs(4), Duration::from_secs(60), every), "it is not so old");
+    }
+}

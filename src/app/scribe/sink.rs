@@ -1,0 +1,399 @@
+//! Where the lines of the access log go: a file, standard output, the local syslog.
+//!
+//! Knows: what was written of a batch and what was not, that a file may be moved away. Never: what a line says, who hears of a
+//! failure.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// A new file is readable for its owner and its group: it names clients.
+const MODE: u32 = 0o640;
+/// Between two looks whether the file is still the one that its name means.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a reader may take before lines are lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two questions whether the process ends.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+/// What a pipe takes as a whole that polls as writable (PIPE_BUF).
+const PIECE: usize = 4096;
+/// Where the local syslog listens.
+const SYSLOG: &str = "/dev/log";
+/// The daemon facility and the severity info, as RFC 3164 has them, and the name that the other lines have there.
+const PRIORITY: &str = "<30>Balance";
+
+/// Lines that were lost.
+#[derive(Debug)]
+pub(super) struct LostLines {
+    pub(super) lines: u64,
+    pub(super) cause: String,
+}
+
+pub(super) enum LineSink {
+    File(FileSink),
+    Stdout(Torn),
+    Syslog(Option<UnixDatagram>),
+}
+
+impl LineSink {
+    /// # Errors
+    /// It cannot be opened for writing.
+    pub(super) fn file(path: &Path) -> io::Result<Self> {
+        // Whatever becomes of the working directory.
+        let path = std::path::absolute(path)?;
+        let file = open(&path)?;
+        Ok(Self::File(FileSink {
+            path,
+            file,
+            torn: Torn::default(),
+            looked: Instant::now(),
+            is_missed: false,
+            trouble: None,
+        }))
+    }
+
+    pub(super) fn stdout() -> Self {
+        Self::Stdout(Torn::default())
+    }
+
+    pub(super) fn syslog() -> Self {
+        Self::Syslog(None)
+    }
+
+    /// Writes whole lines. Waits for a reader, but not for long, and not once `is_over` says so.
+    ///
+    /// # Errors
+    /// Some were lost.
+    pub(super) fn write(&mut self, lines: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), LostLines> {
+        match self {
+            Self::File(file) => file.write(lines, is_over),
+            Self::Stdout(torn) => torn.write(io::stdout().as_fd(), lines, is_over),
+            Self::Syslog(socket) => send(socket, lines, is_over),
+        }
+    }
+
+    /// What somebody should know of, if there is something new.
+    pub(super) fn take_trouble(&mut self) -> Option<String> {
+        match self {
+            Self::File(file) => file.trouble.take(),
+            Self::Stdout(_) | Self::Syslog(_) => None,
+        }
+    }
+
+    /// Opens it anew. How many lines were lost by that.
+    ///
+    /// # Errors
+    /// It cannot be opened; what is open stays so.
+    pub(super) fn reopen(&mut self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => file.reopen(),
+            Self::Stdout(_) => Ok(0),
+            Self::Syslog(socket) => {
+                *socket = None;
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// A file that is appended to.
+pub(super) struct FileSink {
+    path: PathBuf,
+    file: File,
+    torn: Torn,
+    /// When it was made sure last that the path still means this file.
+    looked: Instant,
+    /// The path means something else or nothing, and could not be opened again; that was told.
+    is_missed: bool,
+    /// Why not, until it is told.
+    trouble: Option<String>,
+}
+
+/// Not to wait: neither for somebody who reads a FIFO, nor for room in it.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(MODE)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    opened.map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::NXIO) => io::Error::new(e.kind(), "nobody reads this FIFO; start its reader first"),
+        _ => e,
+    })
+}
+
+impl FileSink {
+    fn write(&mut self, lines: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), LostLines> {
+        let mut lost = 0;
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            if !self.is_current() {
+                match self.reopen() {
+                    Ok(lines) => lost = lines,
+                    // What there is goes on being written to: somebody may have it open.
+                    Err(e) if !self.is_missed => {
+                        self.is_missed = true;
+                        self.trouble = Some(format!(
+                            "{} was moved or deleted and cannot be opened again: {e}; lines go to the old file",
+                            self.path.display()
+                        ));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        let written = self.torn.write(self.file.as_fd(), lines, is_over);
+        match (written, lost) {
+            (Err(more), lost) => Err(LostLines { lines: more.lines + lost, ..more }),
+            (Ok(()), 0) => Ok(()),
+            (Ok(()), lines) => Err(LostLines { lines, cause: "the file was moved away".into() }),
+        }
+    }
+
+    /// Does the path still mean the file that is open?
+    fn is_current(&self) -> bool {
+        let same = |ours: std::fs::Metadata, named: std::fs::Metadata| {
+            (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+        };
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(ours), Ok(named)) => same(ours, named),
+            (Ok(_), Err(e)) => e.kind() != ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<u64> {
+        self.file = open(&self.path)?;
+        self.is_missed = false;
+        self.looked = Instant::now();
+        Ok(self.torn.forget())
+    }
+}
+
+/// The end of a line whose beginning is written already: it goes first, so that no line is ever a mixture of two.
+#[derive(Default)]
+pub(super) struct Torn(Vec<u8>);
+
+impl Torn {
+    fn write(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        lines: &[u8],
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<(), LostLines> {
+        let mut rest = std::mem::take(&mut self.0);
+        rest.extend_from_slice(lines);
+        let Err((written, error)) = write_all(fd, &rest, is_over) else { return Ok(()) };
+        let left = &rest[written..];
+        let is_within =
+            written > 0 && rest[written - 1] != b'\n' || (written == 0 && lines.len() < rest.len());
+        let mut lost = left;
+        if is_within {
+            let end = left.iter().position(|&byte| byte == b'\n').map_or(left.len(), |at| at + 1);
+            self.0 = left[..end].to_vec();
+            lost = &left[end..];
+        }
+        let lines = lost.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        Err(LostLines { lines, cause: error.to_string() })
+    }
+
+    /// The rest is not to be written any more. How many lines are lost by that.
+    fn forget(&mut self) -> u64 {
+        u64::from(!std::mem::take(&mut self.0).is_empty())
+    }
+}
+
+/// How much was written, if not all was.
+fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    let mut until = Instant::now() + PATIENCE;
+    while written < bytes.len() {
+        match await_room(fd, until, is_over) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err((written, io::Error::new(ErrorKind::TimedOut, "its reader takes no more")));
+            }
+            Err(e) => return Err((written, e)),
+        }
+        let end = bytes.len().min(written + PIECE.max(if is_file(fd) { bytes.len() } else { 0 }));
+        match rustix::io::write(fd, &bytes[written..end]) {
+            Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
+            Ok(length) => (written, until) = (written + length, Instant::now() + PATIENCE),
+            Err(Errno::INTR) => {}
+            // Somebody else has filled it in between.
+            Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) => return Err((written, e.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Does it take all that it is given?
+fn is_file(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+}
+
+/// `false`: there is none in time.
+fn await_room(fd: BorrowedFd<'_>, until: Instant, is_over: &dyn Fn() -> bool) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).min(ASKED_EVERY);
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&timeout)) {
+            Ok(0) if left.is_zero() || is_over() => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Each line is a datagram.
+fn send(
+    socket: &mut Option<UnixDatagram>,
+    lines: &[u8],
+    is_over: &dyn Fn() -> bool,
+) -> Result<(), LostLines> {
+    let (mut lost, mut cause) = (0, String::new());
+    let mut datagram = Vec::new();
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        datagram.clear();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        // Writing to memory does not fail.
+        let _ = write!(datagram, "{PRIORITY}[{}]: ", std::process::id());
+        datagram.extend_from_slice(line);
+        // One that takes nothing is not waited for again and again.
+        if let Err(e) = send_one(socket, &datagram, &|| lost > 0 || is_over()) {
+            (lost, cause) = (lost + 1, format!("{SYSLOG}: {e}"));
+        }
+    }
+    if lost > 0 { Err(LostLines { lines: lost, cause }) } else { Ok(()) }
+}
+
+fn send_one(
+    socket: &mut Option<UnixDatagram>,
+    datagram: &[u8],
+    is_over: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut is_second = false;
+    loop {
+        let connected = match socket {
+            Some(connected) => connected,
+            None => socket.insert(connect()?),
+        };
+        match connected.send(datagram) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            // Its queue is full. That of a datagram socket cannot be polled for.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                if Instant::now() >= until || is_over() {
+                    return Err(e);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            // A syslog that was started again leaves a dead socket.
+            Err(e) => {
+                *socket = None;
+                if std::mem::replace(&mut is_second, true) {
+                    return Err(e);
+                }
+            }
+        }
+    }
+}
+
+fn connect() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(SYSLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn pipe() -> (File, OwnedFd) {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).expect("a pipe");
+        (reader.into(), writer)
+    }
+
+    fn drain(reader: &mut File) -> Vec<u8> {
+        let mut all = Vec::new();
+        // An error says that there is no more for now.
+        let _ = reader.read_to_end(&mut all);
+        all
+    }
+
+    #[test]
+    fn a_line_that_was_torn_is_finished_first_and_those_behind_it_are_counted() {
+        let (mut reader, writer) = pipe();
+        let mut torn = Torn::default();
+        let lines: Vec<u8> = (0..3_000)
+            .flat_map(|number| format!("line {number:06} {}\n", "x".repeat(20)).into_bytes())
+            .collect();
+        let lost = torn.write(writer.as_fd(), &lines, &|| true).expect_err("a pipe holds less");
+        assert!(lost.lines > 0 && lost.cause == "its reader takes no more", "{lost:?}");
+        let mut all = drain(&mut reader);
+        torn.write(writer.as_fd(), b"after\n", &|| true).expect("there is room");
+        all.extend(drain(&mut reader));
+        let text = String::from_utf8(all).expect("text");
+        let whole = |line: &&str| line.len() == 32 && line.starts_with("line ") || *line == "after";
+        assert!(text.lines().all(|line| whole(&line)), "{:?}", text.lines().find(|line| !whole(line)));
+        assert_eq!(text.lines().count() as u64 + lost.lines, 3_001);
+        assert_eq!(torn.forget(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_an_error_and_no_signal() {
+        let (reader, writer) = pipe();
+        drop(reader);
+        let lost = Torn::default().write(writer.as_fd(), b"a\nb\n", &|| false).expect_err("nobody reads");
+        assert_eq!(lost.lines, 2);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_left_and_one_that_was_truncated_goes_on() {
+        let directory = std::env::temp_dir().join(format!("balance-sink-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let path = directory.join("access.log");
+        let mut sink = LineSink::file(&path).expect("a new file");
+        let mut write = |text: &str, is_looked: bool| {
+            if let LineSink::File(file) = &mut sink
+                && is_looked
+                && let Some(before) = file.looked.checked_sub(LOOK)
+            {
+                file.looked = before;
+            }
+            sink.write(text.as_bytes(), &|| false).expect("it is written");
+        };
+        let read = |path: &Path| std::fs::read_to_string(path).expect("it is there");
+        write("one\n", false);
+        assert_eq!(std::fs::metadata(&path).expect("it is there").mode() & 0o137, 0);
+        File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("copytruncate");
+        write("two\n", false);
+        assert_eq!(read(&path), "two\n");
+        let moved = directory.join("access.log.1");
+        std::fs::rename(&path, &moved).expect("a file of ours");
+        write("three\n", false);
+        write("four\n", true);
+        assert_eq!((read(&moved), read(&path)), ("two\nthree\n".into(), "four\n".into()));
+        std::fs::remove_file(&path).expect("it is there");
+        write("five\n", true);
+        assert_eq!(read(&path), "five\n");
+        std::fs::remove_dir_all(&directory).expect("ours");
+    }
+}

@@ -1,0 +1,555 @@
+//! Taking everything over from another process, as the process does it that comes.
+//!
+//! Knows: what each deed of the hand-over means here. Never: the order of the deeds (`handover::successor`), how a connection is
+//! taken in.
+//! Source: docs/upgrade.md.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+
+use super::assembly::Assembly;
+use super::controllers::{self, AtWork, Environment};
+use super::heir::{Heir, receive, send};
+use super::kept::{self, Kept};
+use super::lookup::Resolved;
+use super::origin::{Inheritance, Origin, monotonic};
+use super::past;
+use super::prepared::Got;
+use super::roster::Source;
+use super::roster::estate::Legacy;
+use super::scribe;
+use super::start::{self, Means};
+use super::web::{self, Web};
+use super::{Failure, counted, exit};
+use crate::handover::connection::{ConnectionRecord, StageRecord};
+use crate::handover::message::{Acceptance, Batch, Done, FORMAT, FromPredecessor, Go, LeftCount};
+use crate::handover::successor::{Settlement, Successor, SuccessorDeed, SuccessorNews, SuccessorWord};
+use crate::net::server::{Running, Server};
+use crate::net::{Arriving, Reserved};
+use crate::observe::{Event, Log, Owner, Severity};
+use crate::process::{self, Notifier, Shutdown};
+use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, SharedTable};
+use crate::spec::{ProcessSpec, ServiceSpec};
+use crate::sys::Clock;
+use crate::sys::passing::{DescriptorsLost, HandoverStream};
+
+/// Takes over, and serves until the end; the exit code.
+///
+/// # Errors
+/// This process cannot serve. The one before goes on, if it lives.
+pub(super) fn start(
+    settings: &ProcessSpec,
+    services: Vec<(ServiceSpec, Resolved)>,
+    source: Option<Source>,
+    origin: Origin,
+    environment: &Environment,
+    heir: &mut Heir,
+) -> Result<u8, Failure> {
+    let foreground = start::is_foreground(settings);
+    let mut means = start::means(settings, services.len(), &[])?;
+    means.listeners_are_open(heir.listener_count());
+    let log = if foreground {
+        Log::stderr(settings.debug).timed(settings.log_time)
+    } else {
+        Log::syslog(settings.debug)
+    };
+    log.never_wait();
+    let clock = Clock::resume(monotonic().saturating_sub(heir.offer.began));
+    let os = |e: io::Error| Failure::new(exit::OS, format!("balance: cannot start: {e}"));
+    let web = web::open(settings, |at| {
+        let taken = heir.take_http(at);
+        // It is among the descriptors that are open, and among those of the server.
+        means.listeners_are_open(taken.iter().count());
+        taken
+    })?;
+    let kept = match heir.offer.keeps_no_state {
+        true => kept::begin(settings.state.as_ref(), source.as_ref(), &log),
+        false => kept::succeed(settings.state.as_ref(), source.as_ref(), &log),
+    };
+    let access = scribe::open(settings, foreground)?;
+    let make = means.make(settings, source, start::seed(), &log, access);
+    let assembly = start::assemble(make, clock, &log).map_err(os)?;
+    if !foreground {
+        // As a process in the background: it must not keep a file system busy.
+        let _ = std::env::set_current_dir("/");
+    }
+    process::forbid_core_files();
+    assembly.roster.bind_new(&services, &heir.offer.services)?;
+    let taking = Taking {
+        is_accepted: heir
+            .offer
+            .services
+            .iter()
+            .map(|one| services.iter().any(|(_, found)| found.listen.first() == one.place))
+            .collect(),
+        settings,
+        kept,
+        web,
+        environment,
+        services: Some(services),
+        origin: Some(origin),
+        assembly: Some(assembly),
+        log: log.clone(),
+        means,
+    };
+    let (shutdown, at_work) = taking.run(heir)?;
+    Ok(start::serve_to_the_end(shutdown, at_work, settings, &log))
+}
+
+/// A process that serves, and who is to be told to take connections over, by which stream.
+type Serving = (Shutdown, AtWork, SyncSender<(HandoverStream, Successor)>);
+
+/// The part of the hand-over until this process serves.
+struct Taking<'a> {
+    settings: &'a ProcessSpec,
+    kept: Kept,
+    web: Option<Web>,
+    environment: &'a Environment,
+    services: Option<Vec<(ServiceSpec, Resolved)>>,
+    origin: Option<Origin>,
+    assembly: Option<Assembly>,
+    log: Log,
+    means: Means,
+    /// Of each service that is offered, whether it is served here.
+    is_accepted: Vec<bool>,
+}
+
+impl Taking<'_> {
+    fn run(mut self, heir: &mut Heir) -> Result<(Shutdown, AtWork), Failure> {
+        let Some(mut stream) = heir.stream.take() else { return Err(self.failed("it was begun already")) };
+        let mut deeds = VecDeque::from(heir.machine.learn(SuccessorNews::Prepared(Ok(()))));
+        let mut go: Option<Box<Go>> = None;
+        let mut served: Option<Serving> = None;
+        loop {
+            while let Some(deed) = deeds.pop_front() {
+                match deed {
+                    SuccessorDeed::Send(word) => {
+                        let is_serving = word == SuccessorWord::Serving;
+                        let acceptance = self.acceptance();
+                        let news = match send(&stream, &word, Some(&acceptance)) {
+                            Ok(()) => SuccessorNews::Sent(word),
+                            Err(_) => SuccessorNews::Unsent(word),
+                        };
+                        deeds.extend(heir.machine.learn(news));
+                        if is_serving && let Some((shutdown, at_work, begin)) = served.take() {
+                            // It waits for that.
+                            let _ = begin.send((stream, heir.machine.clone()));
+                            return Ok((shutdown, at_work));
+                        }
+                    }
+                    SuccessorDeed::Serve { listeners_only } => {
+                        let result = match listeners_only {
+                            true => self.serve_afresh(heir),
+                            false => self.serve(heir, go.take().map_or_else(Go::default, |go| *go)),
+                        };
+                        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.message.clone());
+                        match result {
+                            Ok(one) => served = Some(one),
+                            // The doors may be open: what came in by them goes with this process.
+                            Err(failure) => self
+                                .log
+                                .tell(&Event::Note { severity: Severity::Error, text: failure.message }),
+                        }
+                        deeds.extend(heir.machine.learn(SuccessorNews::Served(outcome)));
+                    }
+                    SuccessorDeed::GoOnAlone { .. } => {
+                        let text = format!("process {} has died; its ports are served on", heir.predecessor);
+                        self.log.tell(&Event::Note { severity: Severity::Warning, text });
+                        let (shutdown, at_work, _) = self.serve_afresh(heir)?;
+                        return Ok((shutdown, at_work));
+                    }
+                    SuccessorDeed::Settle(_) => {
+                        let Some((shutdown, at_work, _)) = served.take() else {
+                            return Err(self.failed("it was over"));
+                        };
+                        return Ok((shutdown, at_work));
+                    }
+                    SuccessorDeed::End(why) => return Err(self.failed(&why)),
+                    SuccessorDeed::Prepare
+                    | SuccessorDeed::Check(_)
+                    | SuccessorDeed::Adopt(_)
+                    | SuccessorDeed::Drop(_)
+                    | SuccessorDeed::Trim => {}
+                }
+            }
+            let news = receive(&mut stream);
+            deeds.extend(match news {
+                Ok(Some((message, ..))) => {
+                    let more = heir.machine.learn(SuccessorNews::Heard(&message));
+                    if let FromPredecessor::Go(state) = message {
+                        go = Some(state);
+                    }
+                    more
+                }
+                Ok(None) => heir.machine.learn(SuccessorNews::PredecessorEnded),
+                Err(e) => heir.machine.learn(SuccessorNews::Garbled(e.to_string())),
+            });
+        }
+    }
+
+    fn failed(&self, why: &str) -> Failure {
+        Failure::new(exit::OS, format!("balance: cannot take over: {why}"))
+    }
+
+    fn acceptance(&self) -> Acceptance {
+        let services = self.is_accepted.iter().enumerate().filter(|(_, is)| **is).map(|(number, _)| number);
+        Acceptance {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            services: services.collect(),
+        }
+    }
+
+    /// With all that the process before knows.
+    fn serve(&mut self, heir: &mut Heir, go: Go) -> Result<Serving, Failure> {
+        let mut wanted = self.services.take().unwrap_or_default();
+        let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
+        // What an operator has stopped since it was offered stays so.
+        let stopped = go.services.iter().zip(&heir.offer.services).filter(|(record, _)| record.killed);
+        let stopped: Vec<SocketAddr> = stopped.map(|(_, offered)| offered.place).collect();
+        wanted.retain(|(_, found)| !stopped.contains(&found.listen.first()));
+        if wanted.is_empty() {
+            return Err(self.failed("no service takes clients any more"));
+        }
+        assembly.server.number_above(go.next_id);
+        // Nobody comes in until all that is known holds.
+        assembly.server.hold_doors();
+        let mut numbers = Vec::new();
+        let mut legacies = Vec::new();
+        let mut expected = Vec::new();
+        let mut holds: HashMap<usize, Vec<(ChannelKey, u32)>> = HashMap::new();
+        let owners: Vec<Owner> = go.services.iter().map(|_| Owner::new_service()).collect();
+        self.log.inherit(past::events(&go.events, &owners));
+        if go.debug.is_some() {
+            self.log.set_debug(go.debug);
+        }
+        let all = go.services.into_iter().zip(&heir.offer.services).zip(&mut heir.listeners);
+        for (number, ((record, offered), listeners)) in all.enumerate() {
+            if !self.is_accepted.get(number).copied().unwrap_or(false) || record.killed {
+                continue;
+            }
+            for group in &record.table.groups {
+                for (at, channel) in group.channels.iter().enumerate() {
+                    if let (Some(channel), Some(key)) = (channel, ChannelKey::new(group.number, at)) {
+                        holds.entry(number).or_default().push((key, channel.active));
+                    }
+                }
+            }
+            numbers.push(number);
+            expected.push(record.connections);
+            let (offered, listeners) = (offered.clone(), std::mem::take(listeners));
+            legacies.push(Legacy { offered, record, listeners, owner: owners[number] });
+        }
+        let is_alone = wanted.len() == 1 && legacies.len() == 1;
+        let inherited = assembly.roster.inherit(legacies, is_alone, |at, tables| {
+            let service = numbers[at];
+            let mine = holds.get(&service).into_iter().flatten().filter(|&&(_, active)| active > 0);
+            let mut table = SharedTable::lock(tables);
+            mine.filter_map(|&(key, active)| Some(((service, key), table.hold(key, active)?))).collect()
+        });
+        let (services, held) = inherited.map_err(|e| self.failed(&e.to_string()))?;
+        services.iter().zip(expected).for_each(|((running, _), clients)| running.expect(clients));
+        let services: HashMap<usize, (Running, SharedTable)> = numbers.into_iter().zip(services).collect();
+        for change in assembly.roster.settle(wanted)? {
+            self.log.tell(&Event::Note { severity: Severity::Notice, text: format!("upgrade: {change}") });
+        }
+        let inheritance = Arc::new(Inheritance {
+            pid: heir.predecessor,
+            draining: go.connections.into(),
+            is_coming: true.into(),
+            ..Inheritance::default()
+        });
+        let server = assembly.server.clone();
+        let clock = assembly.clock;
+        // All that was changed by hand came with the tables.
+        let kept = std::mem::take(&mut self.kept);
+        let from = Some(Arc::clone(&inheritance));
+        let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, from)?;
+        let (log, done, doors) = (self.log.clone(), shutdown.notifier(), server.clone());
+        let incoming = Incoming { server, clock, services, held, inheritance, log, done, batch: None };
+        // Before anybody comes in: what is missing for it is missing for good.
+        let begin = incoming
+            .take_in()
+            .map_err(|e| self.failed(&format!("there is no thread to take connections over: {e}")))?;
+        // The ports of services that are not wanted here are free once the process before has let go of them, too.
+        heir.listeners.clear();
+        doors.release_doors();
+        Ok((shutdown, at_work, begin))
+    }
+
+    /// With the listeners of the process before, and nothing else of it.
+    fn serve_afresh(&mut self, heir: &mut Heir) -> Result<Serving, Failure> {
+        let wanted = self.services.take().unwrap_or_default();
+        let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.read();
+        let got =
+            |place| heir.take_listener(place).or_else(|| assembly.roster.take_bound(place).map(Got::Bound));
+        let prepared = start::prepare(wanted, &mut kept, got, self.means.workers(), start::seed())?;
+        assembly.roster.open(prepared).map_err(|e| self.failed(&e.to_string()))?;
+        kept.tell(&self.log);
+        let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, None)?;
+        heir.listeners.clear();
+        // Nothing comes.
+        let (begin, _) = sync_channel(1);
+        Ok((shutdown, at_work, begin))
+    }
+
+    fn let_controllers_in(
+        &mut self,
+        heir: &mut Heir,
+        assembly: Assembly,
+        kept: Kept,
+        inheritance: Option<Arc<Inheritance>>,
+    ) -> Result<(Shutdown, AtWork), Failure> {
+        let inherited = heir.take_endpoint().and_then(|endpoint| {
+            endpoint.map_err(|e| self.log.tell(&Event::NoRendezvous { cause: e.to_string() })).ok()
+        });
+        let endpoint = match inherited {
+            Some(endpoint) => Some(endpoint),
+            None => {
+                let names = assembly.roster.names();
+                let group = self.settings.control_group.as_ref().map(|group| &group.name[..]);
+                controllers::bind(names, group, self.environment, &self.log)?
+            }
+        };
+        let Some(origin) = self.origin.take() else { return Err(self.failed("it was begun already")) };
+        let keeper = start::keep(kept, &assembly, &self.log);
+        let (shutdown, at_work) =
+            controllers::serve((endpoint, self.web.take()), assembly, origin, keeper, inheritance, &self.log);
+        at_work.roster.list_all();
+        at_work.upgrader.set_heir();
+        Ok((shutdown, at_work))
+    }
+}
+
+/// A batch that came.
+struct Batched {
+    batch: Batch,
+    attached: Vec<u8>,
+    descriptors: Result<Vec<OwnedFd>, DescriptorsLost>,
+    /// What was made of it.
+    arriving: Vec<Arriving>,
+}
+
+/// The part of the hand-over in which connections come.
+struct Incoming {
+    server: Server,
+    clock: Clock,
+    services: HashMap<usize, (Running, SharedTable)>,
+    /// The slots of connections that the process before still has.
+    held: HashMap<(usize, ChannelKey), HeldSlots>,
+    inheritance: Arc<Inheritance>,
+    log: Log,
+    /// Told when nothing is to be expected any more.
+    done: Notifier,
+    /// That came, and was not yet told to be ours.
+    batch: Option<Batched>,
+}
+
+impl Incoming {
+    /// On a thread of its own, from when it is told until nothing is to be expected any more.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    fn take_in(mut self) -> io::Result<SyncSender<(HandoverStream, Successor)>> {
+        let (begin, begun) = sync_channel::<(HandoverStream, Successor)>(1);
+        let work = move || {
+            match begun.recv() {
+                Ok((stream, mut machine)) => self.run(stream, &mut machine),
+                // The process before has ended already.
+                Err(_) => self.settle(Settlement::Ended, &Done::default()),
+            }
+            self.inheritance.is_coming.store(false, Ordering::SeqCst);
+            self.done.drained();
+        };
+        thread::Builder::new().name("succession".into()).spawn(work)?;
+        Ok(begin)
+    }
+
+    fn run(&mut self, mut stream: HandoverStream, machine: &mut Successor) {
+        while !machine.is_over() {
+            let news = receive(&mut stream);
+            let mut left = Vec::new();
+            let mut done = Done::default();
+            let deeds = match news {
+                Ok(Some((message, attached, descriptors))) => {
+                    let deeds = machine.learn(SuccessorNews::Heard(&message));
+                    match message {
+                        FromPredecessor::Batch(batch) if self.batch.is_none() => {
+                            self.batch = Some(Batched { batch, attached, descriptors, arriving: Vec::new() });
+                        }
+                        FromPredecessor::Left(counts) => left = counts,
+                        FromPredecessor::Done(all) => done = all,
+                        _ => {}
+                    }
+                    deeds
+                }
+                Ok(None) => machine.learn(SuccessorNews::PredecessorEnded),
+                Err(e) => machine.learn(SuccessorNews::Garbled(e.to_string())),
+            };
+            let mut deeds = VecDeque::from(deeds);
+            while let Some(deed) = deeds.pop_front() {
+                match deed {
+                    SuccessorDeed::Send(word) => {
+                        let news = match send(&stream, &word, None) {
+                            Ok(()) => SuccessorNews::Sent(word),
+                            Err(_) => SuccessorNews::Unsent(word),
+                        };
+                        deeds.extend(machine.learn(news));
+                    }
+                    SuccessorDeed::Check(number) => {
+                        let room = self.check();
+                        deeds.extend(machine.learn(SuccessorNews::Checked(number, room)));
+                    }
+                    SuccessorDeed::Adopt(_) => self.adopt(),
+                    SuccessorDeed::Drop(_) => self.batch = None,
+                    SuccessorDeed::Trim => self.trim(&left),
+                    SuccessorDeed::Settle(how) => self.settle(how, &done),
+                    SuccessorDeed::End(why) => {
+                        // It serves, so it goes on with what it has.
+                        let text = format!("upgrade: the process before is not understood: {why}");
+                        self.log.tell(&Event::Note { severity: Severity::Error, text });
+                        self.settle(Settlement::Ended, &done);
+                    }
+                    SuccessorDeed::Prepare
+                    | SuccessorDeed::Serve { .. }
+                    | SuccessorDeed::GoOnAlone { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Reserves what a batch needs, and sees whether all of it makes sense.
+    fn check(&mut self) -> Result<(), String> {
+        let Some(mut batched) = self.batch.take() else { return Err("there is no batch".to_owned()) };
+        let count = batched.batch.connections.len();
+        let reserved = self.server.admits(count).ok_or("no descriptors are left for them");
+        let arriving = reserved.map_err(str::to_owned).and_then(|taken| self.unfold(&mut batched, taken));
+        let result = arriving.map(|arriving| batched.arriving = arriving);
+        self.batch = Some(batched);
+        result
+    }
+
+    /// Makes connections of what came.
+    fn unfold(&mut self, batched: &mut Batched, taken: Vec<Reserved>) -> Result<Vec<Arriving>, String> {
+        let descriptors = std::mem::replace(&mut batched.descriptors, Ok(Vec::new()));
+        let mut descriptors = descriptors.map_err(|e| e.to_string())?.into_iter();
+        let mut bytes = &batched.attached[..];
+        let mut arriving = Vec::new();
+        for (record, taken) in batched.batch.connections.drain(..).zip(taken) {
+            let (mine, rest) = bytes.split_at_checked(held_by(&record)).ok_or("bytes are missing")?;
+            bytes = rest;
+            let client = descriptors.next().ok_or("a descriptor is missing")?;
+            let key = match &record.stage {
+                StageRecord::Relaying(relaying) => ChannelKey::new(relaying.group, relaying.channel),
+                StageRecord::Greeting | StageRecord::Waiting(_) => None,
+            };
+            let server = if key.is_some() { descriptors.next() } else { None };
+            let found = self.services.get(&record.service).ok_or("its service is not served here")?;
+            let slot = key.and_then(|key| {
+                let held = self.held.get_mut(&(record.service, key)).and_then(HeldSlots::take);
+                held.or_else(|| found.1.lock_at(self.clock.now()).slot(key))
+            });
+            let service = found.0.id();
+            let one = Arriving { service, bytes: mine.to_vec(), client, server, slot, taken, record };
+            one.check().map_err(|e| e.to_string())?;
+            arriving.push(one);
+        }
+        Ok(arriving)
+    }
+
+    /// The batch is ours.
+    fn adopt(&mut self) {
+        let Some(mut batched) = self.batch.take() else { return };
+        if batched.arriving.is_empty() {
+            // There was no room for all of it, and the process before is dead: one after the other, as long as there is.
+            let reserved =
+                (0..batched.batch.connections.len()).map_while(|_| self.server.admits(1)?.pop()).collect();
+            batched.arriving = self.unfold(&mut batched, reserved).unwrap_or_default();
+        }
+        let count = batched.arriving.len() as u64;
+        if let Err(e) = self.server.arrive(batched.arriving) {
+            let text = format!("upgrade: {e}");
+            return self.log.tell(&Event::Note { severity: Severity::Error, text });
+        }
+        self.inheritance.carried.fetch_add(count, Ordering::Relaxed);
+        let left = self.inheritance.draining.load(Ordering::Relaxed);
+        self.inheritance.draining.store(left.saturating_sub(count), Ordering::Relaxed);
+    }
+
+    /// The process before has so many left.
+    fn trim(&mut self, left: &[LeftCount]) {
+        let mut now: HashMap<(usize, ChannelKey), u32> = HashMap::new();
+        for one in left {
+            if let Some(key) = ChannelKey::new(one.group, one.channel) {
+                now.insert((one.service, key), one.active);
+            }
+        }
+        for (of, held) in &mut self.held {
+            held.shrink_to(now.get(of).copied().unwrap_or(0));
+        }
+        self.serve_lines();
+    }
+
+    fn serve_lines(&self) {
+        self.services.values().for_each(|(running, _)| running.serve_line());
+    }
+
+    /// Nothing comes any more.
+    fn settle(&mut self, how: Settlement, done: &Done) {
+        for one in &done.counted {
+            if let (Some((_, table)), Some(key)) =
+                (self.services.get(&one.service), ChannelKey::new(one.group, one.channel))
+            {
+                let mut table = table.lock_at(self.clock.now());
+                let counts = ChannelCounts {
+                    totalc: one.totalc,
+                    failed: one.failed,
+                    sent_bytes: one.sent_bytes,
+                    rcvd_bytes: one.rcvd_bytes,
+                    ended: Ended::restore(&one.tally),
+                };
+                table.add_counted(key, &counts);
+            }
+        }
+        for one in &done.served {
+            if let Some((_, table)) = self.services.get(&one.service) {
+                table.lock().add_served(&ClientCounts::restore(&one.tally), &one.losses);
+            }
+        }
+        self.held.clear();
+        // What became of clients on their way is asked for when they come in.
+        self.server.settle();
+        self.services.values().for_each(|(running, _)| running.expect_nobody());
+        self.serve_lines();
+        let carried = self.inheritance.carried.load(Ordering::Relaxed);
+        self.inheritance.draining.store(done.draining, Ordering::Relaxed);
+        let carried = counted(usize::try_from(carried).unwrap_or(usize::MAX), "connection");
+        let text = match how {
+            Settlement::Done => format!(
+                "upgrade: {carried} carried from process {}, draining {}",
+                self.inheritance.pid, done.draining
+            ),
+            Settlement::Ended => {
+                format!("upgrade: process {} has ended; {carried} carried from it", self.inheritance.pid)
+            }
+        };
+        self.log.tell(&Event::Note { severity: Severity::Notice, text });
+        *self.inheritance.asked.lock().unwrap_or_else(PoisonError::into_inner) = done.asked;
+    }
+}
+
+fn held_by(record: &ConnectionRecord) -> usize {
+    match &record.stage {
+        StageRecord::Relaying(relaying) => relaying.relay.flows.iter().map(|flow| flow.held).sum(),
+        StageRecord::Greeting | StageRecord::Waiting(_) => 0,
+    }
+}

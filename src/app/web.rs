@@ -1,0 +1,154 @@
+//! Where the process answers HTTP: the port is taken before anything else can fail, or comes from the process before.
+//!
+//! Knows: the option, the socket. Never: what is answered.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::scribe::Scribe;
+use super::{Failure, exit};
+use crate::control::{Control, HttpParts, HttpServer, OrderParts, Services, SystemVitals, TokenFile, Vitals};
+use crate::names::resolve;
+use crate::net::server::Server;
+use crate::observe::{AccessLog, Event, Log, Severity};
+use crate::spec::{HttpSpec, ProcessSpec};
+use crate::sys::Clock;
+
+/// How long a start waits for a port that the process before it is just leaving.
+const BIND_PATIENCE: Duration = Duration::from_millis(500);
+const BIND_RETRY: Duration = Duration::from_millis(5);
+
+/// A port that is ours.
+pub(super) struct Web {
+    listener: TcpListener,
+    name: Option<String>,
+    token_file: Option<TokenFile>,
+}
+
+/// All addresses that the option means. In the order in which they are tried.
+///
+/// # Errors
+/// The host is unknown.
+pub(super) fn addresses(http: &HttpSpec) -> Result<Vec<SocketAddr>, Failure> {
+    let port = http.port.get();
+    let Some(host) = &http.host else { return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]) };
+    let found = resolve::addresses(host, port).map_err(|e| failure(http, exit::BAD_DATA, &e.to_string()))?;
+    match resolve::why_no_zone(host, &found) {
+        Some(why) => Err(failure(http, exit::BAD_DATA, &why)),
+        None => Ok(found),
+    }
+}
+
+/// Takes the port that is asked for, if one is. `got` has it if the process before does.
+///
+/// # Errors
+/// It cannot be had.
+pub(super) fn open(
+    settings: &ProcessSpec,
+    got: impl FnOnce(&[SocketAddr]) -> Option<OwnedFd>,
+) -> Result<Option<Web>, Failure> {
+    let Some(http) = &settings.http else { return Ok(None) };
+    let token_file = token_file(settings)?;
+    let addresses = addresses(http)?;
+    let listener = match got(&addresses) {
+        Some(fd) => TcpListener::from(fd),
+        None => bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not(&e)))?,
+    };
+    let name = http.host.clone().filter(|host| host.parse::<std::net::IpAddr>().is_err());
+    Ok(Some(Web { listener, name, token_file }))
+}
+
+/// The file of `--http-token-file`, with a token in it.
+///
+/// # Errors
+/// It has none.
+pub(super) fn token_file(settings: &ProcessSpec) -> Result<Option<TokenFile>, Failure> {
+    let Some(named) = &settings.http_token_file else { return Ok(None) };
+    // In the background the process has another directory; the file is where it was.
+    let path = std::path::absolute(&named.name).unwrap_or_else(|_| named.name.clone().into());
+    let file = TokenFile::new(path);
+    match file.read() {
+        Ok(_) => Ok(Some(file)),
+        Err(error) => {
+            let text = format!("--http-token-file {}: {error}", named.name);
+            Err(match &named.typed.at {
+                Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
+                None => Failure::new(exit::BAD_DATA, format!("balance: {text}")),
+            })
+        }
+    }
+}
+
+fn bind(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut left = BIND_PATIENCE;
+    loop {
+        match TcpListener::bind(addresses) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                let pause = left.min(BIND_RETRY);
+                thread::sleep(pause);
+                left -= pause;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn why_not(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "{error}; another process has this port: give each instance a port of its own, or upgrade the one that has it"
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn failure(http: &HttpSpec, code: u8, text: &str) -> Failure {
+    let text = format!("--http {}: {text}", http.typed.text);
+    match &http.typed.at {
+        Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
+        None => Failure::new(code, format!("balance: {text}")),
+    }
+}
+
+/// Begins to answer. What cannot be answered is no reason not to serve.
+pub(super) fn serve(
+    web: Option<Web>,
+    services: &Arc<Services>,
+    (server, control, scribe): (&Server, Option<&Arc<Control>>, Option<&Scribe>),
+    clock: Clock,
+    log: &Log,
+) -> Option<Arc<HttpServer>> {
+    let Web { listener, name, token_file } = web?;
+    let (asked, told) = (server.clone(), log.clone());
+    let access = scribe.map(Scribe::access);
+    let vitals = move || Vitals {
+        access_lines_dropped: access.as_ref().map(AccessLog::dropped),
+        worker_connections: asked.loads(),
+        descriptor_limit: Some(asked.descriptor_limit()).filter(|&limit| limit != u64::MAX),
+        descriptors_free: Some(asked.budget().left() as u64),
+        dropped_lines: told.dropped_lines(),
+        uptime: clock.now(),
+        system: SystemVitals::now(),
+    };
+    let parts = HttpParts {
+        listener,
+        name,
+        descriptor_limit: server.descriptor_limit(),
+        services: Arc::clone(services),
+        orders: token_file.map(|token_file| OrderParts { token_file, control: control.map(Arc::downgrade) }),
+        vitals: Box::new(vitals),
+    };
+    let started = HttpServer::start(parts).map(Arc::new);
+    started
+        .map_err(|e| {
+            let text = format!("--http: nothing is answered: {e}");
+            log.tell(&Event::Note { severity: Severity::Error, text });
+        })
+        .ok()
+}

@@ -1,0 +1,139 @@
+//! Gathers what is known, and has it looked at.
+//!
+//! Knows: where each sign comes from, how long a name server is waited for. Never: what is thought of a sign.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::exams::diagnose;
+use super::finding::Diagnosis;
+use super::kernel::KernelSigns;
+use super::of_service::LONG_IDLE;
+use super::signs::{Case, NameSign, ServiceSigns, SocketSign};
+use crate::control::services::{ManagedService, Services};
+
+/// A name server that answers later is slow.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So many names are looked up at the same time, those included that nobody waits for any more.
+const MOST_LOOKUPS: usize = 16;
+/// The connections of a service that has more are not looked at one by one.
+const MOST_SESSIONS: usize = 10_000;
+/// So many files of control sockets are looked at.
+const MOST_SOCKETS: usize = 16;
+
+/// Threads that look up a name.
+static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+
+/// A file by which the process is asked: its path, and its permissions if it is still ours.
+type EntrySign = (PathBuf, Option<u32>);
+
+/// Looks at these services and at the whole process. Takes the tables' locks for a piece at a time, and waits for name servers for a
+/// while.
+pub(crate) fn examine(
+    services: &Services,
+    chosen: &[Arc<ManagedService>],
+    (entries, group_named): (Vec<EntrySign>, bool),
+) -> Diagnosis {
+    let process = (services.process.signs)();
+    let listens = services.present().into_iter().flat_map(|service| service.listen.clone());
+    let ports: Vec<u16> = listens.map(|at| at.port()).collect();
+    let kernel = KernelSigns::read(Path::new("/"), &ports);
+    let services_seen: Vec<ServiceSigns> = chosen.iter().map(|service| look(service)).collect();
+    let names = names(&services_seen, &services.process.look_up);
+    let sockets = entries.into_iter().take(MOST_SOCKETS).map(|(path, mode)| SocketSign {
+        path: path.display().to_string(),
+        mode,
+        group_named,
+    });
+    let sockets = sockets.collect();
+    diagnose(&Case { process, services: services_seen, names, sockets, kernel })
+}
+
+fn look(service: &ManagedService) -> ServiceSigns {
+    let spec = (service.spec)();
+    let connections = (service.plane.connections)();
+    // Nobody has been silent for longer than the process is there.
+    let may_be_idle = spec.idle_timeout.is_none() && (service.now)() > LONG_IDLE;
+    let idle = (may_be_idle && connections <= MOST_SESSIONS).then(|| {
+        let all = (service.plane.sessions)(None);
+        let idle = all.iter().map(|session| session.idle).filter(|&idle| idle > LONG_IDLE);
+        (idle.clone().count(), idle.max().unwrap_or_default())
+    });
+    ServiceSigns {
+        label: service.label(),
+        listen: service.listen.clone(),
+        spec,
+        table: service.survey(),
+        connections,
+        idle,
+    }
+}
+
+type LookUp = Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>;
+
+/// What the names of channels mean now.
+fn names(services: &[ServiceSigns], look_up: &LookUp) -> Vec<NameSign> {
+    let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for channel in services.iter().flat_map(|one| &one.table.groups).flat_map(|group| &group.channels) {
+        let is_name = |host: &&str| host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+        if let Some(host) = channel.addresses.host().filter(is_name) {
+            let addresses = channel.addresses.as_slice().iter().map(|address| address.ip());
+            known.entry(host.to_owned()).or_insert_with(|| sorted(addresses.collect()));
+        }
+    }
+    let mut found = found(known.keys(), look_up);
+    let sign = |(host, known): (String, Vec<IpAddr>)| NameSign { found: found.remove(&host), host, known };
+    known.into_iter().map(sign).collect()
+}
+
+fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+type LookedUp = BTreeMap<String, Result<Vec<IpAddr>, String>>;
+
+/// Looks names up, several at a time, as long as one waits. A resolver cannot be interrupted: a thread that hangs is left alone, and counts
+/// until it ends.
+fn found<'a>(hosts: impl Iterator<Item = &'a String>, look_up: &LookUp) -> LookedUp {
+    let (send, answers) = mpsc::channel();
+    let until = Instant::now() + PATIENCE;
+    let mut found = LookedUp::new();
+    let mut asked = 0;
+    for host in hosts {
+        while LOOKUPS.load(Ordering::SeqCst) >= MOST_LOOKUPS {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return found };
+            // Another doctor's may end, too.
+            if let Ok((host, answer)) = answers.recv_timeout(left.min(Duration::from_millis(20))) {
+                found.insert(host, answer);
+            }
+        }
+        LOOKUPS.fetch_add(1, Ordering::SeqCst);
+        let (host, look_up, send) = (host.clone(), Arc::clone(look_up), send.clone());
+        let started = thread::Builder::new().name("doctor".into()).spawn(move || {
+            let answer = look_up(&host).map(sorted);
+            LOOKUPS.fetch_sub(1, Ordering::SeqCst);
+            // Nobody may wait for it any more.
+            let _ = send.send((host, answer));
+        });
+        match started {
+            Ok(_) => asked += 1,
+            Err(_) => _ = LOOKUPS.fetch_sub(1, Ordering::SeqCst),
+        }
+    }
+    while found.len() < asked {
+        let Some(left) = until.checked_duration_since(Instant::now()) else { break };
+        match answers.recv_timeout(left) {
+            Ok((host, answer)) => _ = found.insert(host, answer),
+            Err(_) => break,
+        }
+    }
+    found
+}

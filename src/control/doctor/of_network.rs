@@ -1,0 +1,294 @@
+//! What goes wrong in the network of this host: ports, queues, memory of TCP.
+//!
+//! Knows: signs. Never: where they come from.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::finding::Finding;
+use super::of_service::counted;
+use super::signs::Case;
+use crate::sched::AdminState;
+
+/// What balance asks for when it listens.
+const BACKLOG: u64 = 65_535;
+/// A burst of new clients can be larger than a queue that is shorter than this.
+const SHORT_QUEUE: u64 = 512;
+/// From here on, in percent, it is time to do something, ...
+const NEARLY_FULL: u64 = 80;
+/// ... and from here on it does not work any more.
+const FULL: u64 = 98;
+
+fn percent(used: u64, most: u64) -> u64 {
+    used.saturating_mul(100).checked_div(most).unwrap_or(0)
+}
+
+pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
+    let Some(ports) = case.kernel.source_ports() else { return Vec::new() };
+    let mut towards: BTreeMap<SourceAndTarget<'_>, PortUse> = BTreeMap::new();
+    for service in &case.services {
+        let from = service.spec.source.as_ref().map(|host| host.name.as_str());
+        for channel in service.table.groups.iter().flat_map(|group| &group.channels) {
+            // Of several addresses it is the one that answered last.
+            let to = channel.used.unwrap_or_else(|| channel.addresses.first());
+            let carried =
+                towards.entry(SourceAndTarget { from, to }).or_insert(PortUse { active: 0, most: Some(0) });
+            carried.active += u64::from(channel.active);
+            if channel.state == AdminState::Enabled {
+                let maxc = channel.maxc.map(|maxc| u64::from(maxc.get()));
+                carried.most = carried.most.zip(maxc).map(|(most, maxc)| most + maxc);
+            }
+        }
+    }
+    towards.iter().filter_map(|(way, carried)| too_many(way.to, carried, ports)).collect()
+}
+
+/// Where connections come from and go to: only of those that share both, no two can have the same port.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct SourceAndTarget<'a> {
+    from: Option<&'a str>,
+    to: SocketAddr,
+}
+
+struct PortUse {
+    active: u64,
+    /// `None`: no maxc limits them.
+    most: Option<u64>,
+}
+
+fn too_many(to: SocketAddr, &PortUse { active, most }: &PortUse, ports: u64) -> Option<Finding> {
+    let cure = "sysctl -w net.ipv4.ip_local_port_range='1024 65535', more addresses of the server, or -B with more of your own";
+    let why = "one address of ours can have each source port once for each address and port of a server";
+    let found = format!("{active} connections to {to}, and there are {ports} source ports");
+    match percent(active, ports) {
+        FULL.. => Some(Finding::broken(found, format!("{why}; new clients of it fail or wait"), cure)),
+        NEARLY_FULL.. => Some(Finding::advice(found, why, cure)),
+        _ => {
+            let most = most.filter(|&most| most > ports)?;
+            let found = format!("maxc allows {most} connections to {to}, and there are {ports} source ports");
+            Some(Finding::advice(found, why, cure))
+        }
+    }
+}
+
+pub(super) fn listen_port(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &case.services {
+        for at in service.listen.iter().filter(|at| case.kernel.is_source_port(at.port())) {
+            let port = at.port();
+            let (first, last) = case.kernel.port_range.unwrap_or_default();
+            let found = Finding::advice(
+                format!(
+                    "port {port} is one of those that the system gives to connections ({first} to {last})"
+                ),
+                "a connection of any program can have it when balance is started, which then fails: address already in use",
+                format!("sysctl -w net.ipv4.ip_local_reserved_ports={port} (and in /etc/sysctl.d)"),
+            );
+            findings.push(found.of(&service.label));
+        }
+    }
+    findings
+}
+
+/// Would a client of one be a client of the other, if that was not there?
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    // One on [::] that takes IPv4 clients, too, and one on an IPv4 address cannot be had at the same time.
+    let covers = |wide: IpAddr, of: IpAddr| wide.is_unspecified() && wide.is_ipv6() == of.is_ipv6();
+    one == other || covers(one, other) || covers(other, one)
+}
+
+pub(super) fn shared_port(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &case.services {
+        for at in &service.listen {
+            let others = case.kernel.listeners.iter().filter(|one| !one.is_ours);
+            for other in
+                others.filter(|one| one.address.port() == at.port() && overlap(one.address.ip(), at.ip()))
+            {
+                let (address, uid, port) = (other.address, other.uid, at.port());
+                let why = if address.ip() == at.ip() {
+                    "the system divides new clients between the two (SO_REUSEPORT), and each knows only its own"
+                } else if at.ip().is_unspecified() {
+                    "clients of that address never come to this service"
+                } else {
+                    "when this service ends, its clients reach that one instead of being refused"
+                };
+                let found = Finding::advice(
+                    format!(
+                        "another process (user {uid}) listens on {address}, too, and this service on {at}"
+                    ),
+                    why,
+                    format!(
+                        "ss -ltnp 'sport = :{port}' shows which; stop it, or give each a port of its own"
+                    ),
+                );
+                findings.push(found.of(&service.label));
+            }
+        }
+    }
+    findings
+}
+
+pub(super) fn backlog(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let most = case.kernel.somaxconn.unwrap_or(BACKLOG).min(BACKLOG);
+    let again = case.services.first().map_or_else(String::new, |service| service.command("upgrade"));
+    let raise = |to: u64| format!("sysctl -w net.core.somaxconn={to} (and in /etc/sysctl.d), then {again}");
+    let more = (most * 4).clamp(4_096, BACKLOG);
+    for service in &case.services {
+        let is_its = |address: &SocketAddr| service.listen.contains(address);
+        let full = case.kernel.listeners.iter().filter(|one| one.is_ours && is_its(&one.address));
+        for one in full.filter(|one| percent(one.queue, most) >= NEARLY_FULL) {
+            let found = Finding::broken(
+                format!(
+                    "{} wait to be accepted on {}, and the listen queue has {most} places",
+                    counted(one.queue, "client"),
+                    one.address
+                ),
+                "more clients are not answered until they try again, after 1 s, 3 s, 7 s",
+                raise(more),
+            );
+            findings.push(found.of(&service.label));
+        }
+    }
+    let overflows = case.kernel.listen_overflows.saturating_sub(case.process.before.listen_overflows);
+    if overflows > 0 {
+        findings.push(Finding::advice(
+            format!(
+                "{} did not fit into a listen queue since balance serves (all programs of this network counted), and one has {most} places here",
+                counted(overflows, "connection")
+            ),
+            "their clients have waited a second or more, or were refused",
+            if most < BACKLOG { raise(more) } else { "find who it was: ss -ltn (Recv-Q against Send-Q), and give balance more --workers".to_owned() },
+        ));
+    } else if most < SHORT_QUEUE {
+        findings.push(Finding::advice(
+            format!(
+                "the listen queue has {most} places (net.core.somaxconn), and balance asks for {BACKLOG}"
+            ),
+            "when more clients come at once, the rest has to try again after a second",
+            raise(more),
+        ));
+    }
+    findings
+}
+
+pub(super) fn memory(case: &Case) -> Vec<Finding> {
+    let kernel = &case.kernel;
+    let (Some((pressure, most)), Some(used)) = (kernel.tcp_mem, kernel.tcp_mem_used) else {
+        return Vec::new();
+    };
+    let cure = format!(
+        "sysctl -w net.ipv4.tcp_mem='{} {} {}' (and in /etc/sysctl.d)",
+        pressure.saturating_mul(3) / 2,
+        pressure.saturating_mul(2),
+        most.saturating_mul(2)
+    );
+    let found =
+        format!("TCP uses {used} pages of memory; pressure begins at {pressure}, and {most} are the limit");
+    let aborts = kernel.memory_aborts.saturating_sub(case.process.before.memory_aborts);
+    let pressures = kernel.memory_pressures.saturating_sub(case.process.before.memory_pressures);
+    if aborts > 0 {
+        let found = format!(
+            "{found}; the system has reset {} for it since balance serves",
+            counted(aborts, "connection")
+        );
+        return vec![Finding::broken(found, "connections are cut in the middle", cure)];
+    }
+    if used >= most && most > 0 {
+        return vec![Finding::broken(found, "the system drops segments and resets connections", cure)];
+    }
+    if used >= pressure && pressure > 0 {
+        return vec![Finding::advice(
+            found,
+            "the system shrinks the windows of all connections, and they get slow",
+            cure,
+        )];
+    }
+    if pressures > 0 {
+        let found = format!("{found}; it was under pressure {pressures} times since balance serves");
+        return vec![Finding::advice(found, "connections got slow then", cure)];
+    }
+    Vec::new()
+}
+
+pub(super) fn orphans(case: &Case) -> Vec<Finding> {
+    let (Some(orphans), Some(most)) = (case.kernel.orphans, case.kernel.max_orphans) else {
+        return Vec::new();
+    };
+    if percent(orphans, most) < NEARLY_FULL {
+        return Vec::new();
+    }
+    vec![Finding::advice(
+        format!("{orphans} closed sockets still wait to deliver their last bytes, and {most} are the limit"),
+        "beyond it the system resets them, and clients miss the end of what was sent",
+        format!(
+            "sysctl -w net.ipv4.tcp_max_orphans={} (and in /etc/sysctl.d)",
+            most.saturating_mul(2).max(4_096)
+        ),
+    )]
+}
+
+pub(super) fn time_wait(case: &Case) -> Vec<Finding> {
+    let (Some(waits), Some(most)) = (case.kernel.time_waits, case.kernel.max_time_waits) else {
+        return Vec::new();
+    };
+    let overflows = case.kernel.time_wait_overflows.saturating_sub(case.process.before.time_wait_overflows);
+    if percent(waits, most) < NEARLY_FULL && overflows == 0 {
+        return Vec::new();
+    }
+    vec![Finding::advice(
+        format!(
+            "{waits} sockets are in TIME_WAIT, {most} are the limit, and {overflows} did not fit since balance serves"
+        ),
+        "what does not fit is forgotten early, and late segments of an old connection can meet a new one",
+        format!(
+            "sysctl -w net.ipv4.tcp_max_tw_buckets={} (and in /etc/sysctl.d)",
+            most.saturating_mul(2).max(65_536)
+        ),
+    )]
+}
+
+pub(super) fn conntrack(case: &Case) -> Vec<Finding> {
+    let Some((count, most)) = case.kernel.conntrack else { return Vec::new() };
+    let found = format!("the firewall tracks {count} connections, and {most} are the limit");
+    let cure = format!(
+        "sysctl -w net.netfilter.nf_conntrack_max={} (and in /etc/sysctl.d), or notrack rules for these ports",
+        most.saturating_mul(2).max(65_536)
+    );
+    let why = "beyond it packets of new connections are dropped (dmesg: nf_conntrack: table full)";
+    match percent(count, most) {
+        FULL.. => vec![Finding::broken(found, why, cure)],
+        NEARLY_FULL.. => vec![Finding::advice(found, why, cure)],
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn congestion(case: &Case) -> Vec<Finding> {
+    let Some(named) = case.kernel.congestion.as_ref().filter(|name| name.starts_with("bbr")) else {
+        return Vec::new();
+    };
+    if case.process.loopback_congestion.is_some() {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for service in &case.services {
+        let channels = service.table.groups.iter().flat_map(|group| &group.channels);
+        let local = channels
+            .filter(|one| one.addresses.as_slice().iter().all(|at| at.ip().to_canonical().is_loopback()));
+        let count = local.count();
+        if count > 0 {
+            let found = Finding::advice(
+                format!(
+                    "{} on loopback, and the system's congestion control is {named}",
+                    counted(count, "channel")
+                ),
+                "bbr paces what it sends, and on loopback that costs most of the throughput",
+                "start balance with --loopback-congestion cubic, or sysctl -w net.ipv4.tcp_congestion_control=cubic",
+            );
+            findings.push(found.of(&service.label));
+        }
+    }
+    findings
+}

@@ -1,0 +1,179 @@
+//! What goes wrong with the process: descriptors, its clocks, its log, its program, its control socket.
+//!
+//! Knows: signs. Never: where they come from.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::finding::Finding;
+use super::of_service::counted;
+use super::signs::{Case, ServiceSigns};
+use crate::sched::AdminState;
+
+/// Room for fewer clients than this is little for a server.
+const FEW_CLIENTS: u64 = 500;
+/// Below this share of free room clients may soon have none, in percent.
+const LITTLE_FREE: u64 = 10;
+/// A wall clock that was set by less is corrected as usual.
+const STEP_MILLIS: i64 = 2_000;
+
+/// The most clients that a service can have; `None`: nothing limits them.
+fn most_clients(service: &ServiceSigns) -> Option<u64> {
+    let channels = service.table.groups.iter().flat_map(|group| &group.channels);
+    let enabled = channels.filter(|one| one.state == AdminState::Enabled);
+    let maxc = enabled.map(|one| one.maxc.map(|maxc| u64::from(maxc.get()))).sum::<Option<u64>>();
+    let limit = service.spec.max_connections.map(|limit| u64::from(limit.get()));
+    match (maxc, limit) {
+        (Some(maxc), Some(limit)) => Some(maxc.min(limit)),
+        (maxc, limit) => maxc.or(limit),
+    }
+}
+
+pub(super) fn descriptors(case: &Case) -> Vec<Finding> {
+    let (Some(limit), Some(free)) = (case.process.descriptor_limit, case.process.descriptors_free) else {
+        return Vec::new();
+    };
+    let clients: usize = case.services.iter().map(|service| service.connections).sum();
+    let room = clients as u64 + free / 2;
+    let raise = |clients: u64| {
+        let files = (limit.saturating_sub(room * 2) + clients * 2).next_multiple_of(1_024);
+        format!("ulimit -n {files} before the start, or LimitNOFILE={files} in the unit")
+    };
+    let used = format!("{} of {limit} descriptors are left with {}", free, counted(clients, "client"));
+    if free < 2 {
+        return vec![Finding::broken(
+            used,
+            "each client needs two, and new clients wait until others have gone",
+            raise(room.max(FEW_CLIENTS) * 4),
+        )];
+    }
+    if clients > 0 && free / 2 * 100 < room * LITTLE_FREE {
+        return vec![Finding::advice(
+            used,
+            format!("there is room for {} more, then new clients wait", free / 2),
+            raise(room.max(FEW_CLIENTS) * 4),
+        )];
+    }
+    let wanted: Option<u64> = case.services.iter().map(most_clients).sum();
+    match wanted {
+        Some(wanted) if wanted > room => vec![Finding::advice(
+            format!(
+                "maxc and --max-connections allow {wanted} clients, and {limit} descriptors are enough for {room}"
+            ),
+            "the limits that you have set are never reached: before that, new clients wait for a descriptor",
+            raise(wanted),
+        )],
+        None if room < FEW_CLIENTS => vec![Finding::advice(
+            format!("{limit} descriptors are enough for {room} clients"),
+            "nothing else limits them, and more wait until others have gone",
+            raise(FEW_CLIENTS * 4),
+        )],
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn clock(case: &Case) -> Vec<Finding> {
+    let clocks = case.process.clocks;
+    let mut findings = Vec::new();
+    // The wall clock goes on while a machine sleeps.
+    let stepped = clocks.stepped_millis - i64::try_from(clocks.suspended.as_millis()).unwrap_or(i64::MAX);
+    if stepped.abs() >= STEP_MILLIS {
+        let way = if stepped > 0 { "forward" } else { "back" };
+        findings.push(Finding::advice(
+            format!("the wall clock was set {way} by {:.1} s since balance serves", stepped.abs() as f64 / 1_000.0),
+            "no timeout of balance goes by it, but the times in logs and events before and after do not fit together",
+            "chronyc tracking (or timedatectl), and let NTP correct the clock in small steps",
+        ));
+    }
+    if clocks.suspended.as_millis() >= STEP_MILLIS.unsigned_abs().into() {
+        findings.push(Finding::advice(
+            format!(
+                "the machine was suspended for {:.1} s since balance serves",
+                clocks.suspended.as_secs_f64()
+            ),
+            "clients and servers have closed connections meanwhile, or have given them up",
+            "systemctl mask sleep.target suspend.target hibernate.target",
+        ));
+    }
+    findings
+}
+
+pub(super) fn pauses(case: &Case) -> Vec<Finding> {
+    let clocks = case.process.clocks;
+    if clocks.pauses == 0 {
+        return Vec::new();
+    }
+    vec![Finding::advice(
+        format!(
+            "balance could not run for more than a second {} since it serves, at most for {:.1} s",
+            if clocks.pauses == 1 { "once".to_owned() } else { format!("{} times", clocks.pauses) },
+            clocks.longest_pause.as_secs_f64()
+        ),
+        "all clients waited meanwhile: it was stopped (SIGSTOP, a debugger, a paused virtual machine), or others had all processors",
+        "vmstat 1 (columns st and r), and dmesg for a host that is out of memory",
+    )]
+}
+
+pub(super) fn log(case: &Case) -> Vec<Finding> {
+    let events = || case.services.first().map_or_else(String::new, |service| service.command("events 1000"));
+    let mut found = Vec::new();
+    match case.process.dropped_lines {
+        0 => {}
+        lines => found.push(Finding::advice(
+            format!("the log has lost {}", counted(lines, "line")),
+            "nobody took them: the reader of stderr does not read, or there is no syslog",
+            format!(
+                "type Ctrl-Q in the terminal, restart the log's reader, or install a syslog daemon; until then {}",
+                events()
+            ),
+        )),
+    }
+    match case.process.access_lines_dropped {
+        0 => {}
+        lines => found.push(Finding::advice(
+            format!("the access log has lost {}", counted(lines, "line")),
+            "its disk is full or too slow, or nobody reads it",
+            format!("df shows the disk; the events access_lines_dropped say why and when: {}", events()),
+        )),
+    }
+    found
+}
+
+pub(super) fn program(case: &Case) -> Vec<Finding> {
+    if !case.kernel.is_program_gone {
+        return Vec::new();
+    }
+    vec![Finding::advice(
+        "the file of the program that runs was replaced or deleted",
+        "this process is another version than a restart would be, and lacks what the new one has repaired",
+        case.services.first().map_or_else(String::new, |service| service.command("upgrade")),
+    )]
+}
+
+pub(super) fn socket(case: &Case) -> Vec<Finding> {
+    let again = || case.services.first().map_or_else(String::new, |service| service.command("upgrade"));
+    let mut findings = Vec::new();
+    for socket in &case.sockets {
+        let path = &socket.path;
+        let expected = if socket.group_named { 0o660 } else { 0o600 };
+        match socket.mode {
+            None => findings.push(Finding::broken(
+                format!("{path} is gone, or is not the control socket of this process any more"),
+                "commands for it reach nobody, or somebody else",
+                format!("keep cleaners (systemd-tmpfiles, tmpreaper) away from it, then {}", again()),
+            )),
+            Some(mode) if socket.group_named && mode & 0o007 != 0 => findings.push(Finding::broken(
+                format!("{path} has mode {mode:04o}, and with --control-group its mode decides who may control balance"),
+                "every user of this host has full control",
+                format!("chmod 0660 {path}"),
+            )),
+            Some(mode) if mode & expected != expected => findings.push(Finding::advice(
+                format!("{path} has mode {mode:04o}, and balance has made it with {expected:04o}"),
+                "those who should control balance cannot connect",
+                format!("chmod {expected:04o} {path}"),
+            )),
+            Some(_) => {}
+        }
+    }
+    // They are names of one file, and one is enough to say what is the matter.
+    findings.truncate(1);
+    findings
+}

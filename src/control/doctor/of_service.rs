@@ -1,0 +1,312 @@
+//! What goes wrong in a service: channels, names, limits, connections that nobody uses.
+//!
+//! Knows: signs. Never: where they come from.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::finding::Finding;
+use super::signs::{Case, NameSign, ServiceSigns};
+use crate::control::status::{health_name, why};
+use crate::sched::{AdminState, ChannelSnapshot, GroupSnapshot, HealthState, Loss, NoChannel, Weight};
+
+/// As many channels, names or addresses are named.
+const MOST_NAMED: usize = 4;
+/// A connection that was silent for so long is idle for long: firewalls begin to forget it.
+pub(super) const LONG_IDLE: Duration = Duration::from_secs(300);
+/// The system sends a connect request again after a second; what is measured is a little less exact than that.
+const ASKED_AGAIN: Duration = Duration::from_millis(900);
+/// Keepalive that begins later than this comes too late for most firewalls, in seconds.
+const LATE_KEEPALIVE: u64 = 1_800;
+
+/// What the list says, as far as one reads it.
+fn some(list: impl ExactSizeIterator<Item = String>) -> String {
+    let more = list.len().saturating_sub(MOST_NAMED);
+    let mut named: Vec<String> = list.take(MOST_NAMED).collect();
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    named.join(", ")
+}
+
+/// `1 channel`, `2 channels`.
+pub(super) fn counted(count: impl TryInto<u64>, thing: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Why no client gets it; `None`: clients do.
+fn why_unusable(channel: &ChannelSnapshot) -> Option<String> {
+    let state = match channel.state {
+        AdminState::Enabled if channel.weight == Weight::ZERO => "has weight 0".to_owned(),
+        AdminState::Enabled if channel.is_up() => return None,
+        AdminState::Enabled => match why(channel).as_str() {
+            "-" => format!("is {}", health_name(channel.health.state)),
+            why => format!("is {} ({why})", health_name(channel.health.state)),
+        },
+        AdminState::Disabled | AdminState::DisabledHard => "is disabled".to_owned(),
+    };
+    Some(format!("channel {} ({}) {state}", channel.id.index(), channel.addresses.first()))
+}
+
+fn unusable(group: &GroupSnapshot) -> Vec<String> {
+    group.channels.iter().filter(|one| !one.retires).filter_map(why_unusable).collect()
+}
+
+fn is_dead(group: &GroupSnapshot) -> bool {
+    !group.channels.is_empty() && !group.channels.iter().any(ChannelSnapshot::is_up)
+}
+
+/// The command in a group: the first one needs no words.
+fn in_group(group: &GroupSnapshot, command: &str) -> String {
+    match group.id.index() {
+        0 => command.to_owned(),
+        number => format!("group {number}; {command}"),
+    }
+}
+
+/// What makes the first unusable channel of a group usable.
+fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
+    let has = |wanted: fn(&ChannelSnapshot) -> bool| group.channels.iter().find(|one| wanted(one));
+    let is_off = |one: &ChannelSnapshot| one.state != AdminState::Enabled;
+    let has_no_weight = |one: &ChannelSnapshot| one.weight == Weight::ZERO;
+    if let Some(channel) = has(is_off) {
+        service.command(&in_group(group, &format!("enable {}", channel.id.index())))
+    } else if let Some(channel) = has(has_no_weight) {
+        service.command(&in_group(group, &format!("weight {} 1", channel.id.index())))
+    } else {
+        format!("start the server; {} shows when it is back", service.command("status"))
+    }
+}
+
+pub(super) fn groups(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &case.services {
+        let groups = || service.table.groups.iter().filter(|group| !group.channels.is_empty());
+        let is_served = groups().any(|group| !is_dead(group));
+        if groups().next().is_none() {
+            let found = Finding::broken(
+                "the service has no channel",
+                "balance closes each client at once",
+                service.command("create HOST PORT; enable 0"),
+            );
+            findings.push(found.of(&service.label));
+        }
+        for group in groups().filter(|group| is_dead(group)) {
+            let found = format!(
+                "group {} has no usable channel: {}",
+                group.id.index(),
+                some(unusable(group).into_iter())
+            );
+            let found = match (is_served, service.spec.fail_open) {
+                (true, _) => Finding::advice(
+                    found,
+                    "clients go to the next group, which has one group less behind it",
+                    cure(service, group),
+                ),
+                (false, true) => Finding::broken(
+                    found,
+                    "no other group has one, and clients are sent to channels that do not answer (--fail-open)",
+                    cure(service, group),
+                ),
+                (false, false) => Finding::broken(
+                    found,
+                    "no other group has one, and balance closes new clients or lets them wait in the queue",
+                    cure(service, group),
+                ),
+            };
+            findings.push(found.of(&service.label));
+        }
+    }
+    findings
+}
+
+pub(super) fn channels(case: &Case) -> Vec<Finding> {
+    let is_out = |one: &&ChannelSnapshot| {
+        let is_down = matches!(one.health.state, HealthState::Ejected | HealthState::Down);
+        one.state == AdminState::Enabled && is_down && !one.retires
+    };
+    let mut findings = Vec::new();
+    for service in &case.services {
+        for group in service.table.groups.iter().filter(|group| !is_dead(group)) {
+            let out: Vec<String> = group.channels.iter().filter(is_out).filter_map(why_unusable).collect();
+            if !out.is_empty() {
+                let found = Finding::advice(
+                    format!(
+                        "{} of {} in group {} cannot be used: {}",
+                        out.len(),
+                        counted(group.channels.len(), "channel"),
+                        group.id.index(),
+                        some(out.into_iter())
+                    ),
+                    "the others carry its clients, and fewer may fail before the group has none left",
+                    format!("start the server; {} shows when it is back", service.command("status")),
+                );
+                findings.push(found.of(&service.label));
+            }
+            let partly = group.channels.iter().filter(|one| one.is_up() && !one.addresses_out.is_empty());
+            for one in partly {
+                let (address, why) = &one.addresses_out[0];
+                let found = Finding::advice(
+                    format!(
+                        "channel {} in group {}: {} of its {} addresses do not answer, such as {address} ({why})",
+                        one.id.index(),
+                        group.id.index(),
+                        one.addresses_out.len(),
+                        one.addresses.as_slice().len()
+                    ),
+                    "its clients go to the other addresses",
+                    format!("start the server, or take {address} out of the name's addresses"),
+                );
+                findings.push(found.of(&service.label));
+            }
+        }
+    }
+    findings
+}
+
+pub(super) fn slow_connects(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &case.services {
+        for group in &service.table.groups {
+            for channel in group.channels.iter().filter(|one| !one.retires) {
+                let Some(slow) = channel.connect_p99.filter(|&time| time >= ASKED_AGAIN) else { continue };
+                let found = Finding::advice(
+                    format!(
+                        "of the last connects to channel {} in group {} ({}), one in a hundred took {:.1} s or more",
+                        channel.id.index(),
+                        group.id.index(),
+                        channel.addresses.first(),
+                        slow.as_secs_f64()
+                    ),
+                    "a connect request that is lost is sent again after 1 s: the server's listen queue overflows, or the network drops packets",
+                    format!(
+                        "on the server: nstat -az TcpExtListenOverflows, and raise its listen backlog; here: {}",
+                        service.command(&in_group(group, &format!("maxc {} 1000", channel.id.index())))
+                    ),
+                );
+                findings.push(found.of(&service.label));
+            }
+        }
+    }
+    findings
+}
+
+fn listed(addresses: &[IpAddr]) -> String {
+    some(addresses.iter().map(ToString::to_string))
+}
+
+pub(super) fn names(case: &Case) -> Vec<Finding> {
+    let look = |NameSign { host, known, found }: &NameSign| match found {
+        None => Some(Finding::advice(
+            format!("no name server has answered for '{host}' in time"),
+            "a start waits for it, and a reload keeps the old addresses",
+            format!("getent ahosts {host}, and compare the name servers in /etc/resolv.conf"),
+        )),
+        Some(Err(why)) => Some(Finding::broken(
+            format!("the name '{host}' means nothing now ({why}); balance still uses {}", listed(known)),
+            "this process goes on, but it cannot be started again",
+            format!("getent ahosts {host}, and put the name into DNS or /etc/hosts again"),
+        )),
+        Some(Ok(now)) if now != known => Some(Finding::advice(
+            format!("the name '{host}' means {} now, and balance uses {}", listed(now), listed(known)),
+            "clients go to the old addresses until the name is looked up again",
+            match case.services.iter().find(|service| service.spec.listen.typed.at.is_some()) {
+                Some(service) => service.command("reload"),
+                None => case.services.first().map_or_else(String::new, |service| service.command("upgrade")),
+            },
+        )),
+        Some(Ok(_)) => None,
+    };
+    case.names.iter().filter_map(look).collect()
+}
+
+pub(super) fn circles(case: &Case) -> Vec<Finding> {
+    let look = |(at, text): &(std::net::SocketAddr, String)| {
+        let service = case.services.iter().find(|service| service.listen.contains(at))?;
+        let found = Finding::advice(
+            text.clone(),
+            "what leads back to where it came from takes connections and descriptors for nothing",
+            "give the channel the address of a server, or a maxc (HOST:PORT:MAXC) if the circle is meant",
+        );
+        Some(found.of(&service.label))
+    };
+    case.process.circles.iter().filter_map(look).collect()
+}
+
+pub(super) fn full(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in &case.services {
+        let lost = |wanted: Loss| {
+            service.table.losses.iter().find(|(why, _)| *why == wanted).map_or(0, |&(_, count)| count)
+        };
+        let [full, queue, late] =
+            [Loss::NoChannel(NoChannel::Full), Loss::QueueFull, Loss::QueueTimeout].map(lost);
+        if full + queue + late > 0 {
+            let found = Finding::advice(
+                format!(
+                    "{} got no channel, since all were at their maxc: {full} at once, {queue} since the queue was full, \
+                     {late} after waiting in it",
+                    counted(full + queue + late, "client")
+                ),
+                "balance closed their connections without an answer; the number is since the start or the last reset",
+                match service.spec.queue {
+                    None => "raise maxc, or let clients wait: --queue 1000".to_owned(),
+                    Some(queue) => format!("raise maxc, add channels, or raise --queue {queue}"),
+                },
+            );
+            findings.push(found.of(&service.label));
+        }
+    }
+    findings
+}
+
+pub(super) fn limit(case: &Case) -> Vec<Finding> {
+    let look = |service: &ServiceSigns| {
+        let limit = service.spec.max_connections?.get();
+        if (service.connections as u64) < u64::from(limit) {
+            return None;
+        }
+        let found = Finding::broken(
+            format!("the service has {} clients, and --max-connections is {limit}", service.connections),
+            "new clients wait until one of these has gone",
+            format!(
+                "find idle ones ({}), raise --max-connections, or close idle connections: -T 3600",
+                service.command("sessions")
+            ),
+        );
+        Some(found.of(&service.label))
+    };
+    case.services.iter().filter_map(look).collect()
+}
+
+pub(super) fn keepalive(case: &Case) -> Vec<Finding> {
+    let late = case.kernel.keepalive_time.filter(|&time| time >= LATE_KEEPALIVE);
+    let mut findings = Vec::new();
+    for service in &case.services {
+        let (Some(time), Some((count, longest))) = (late, service.idle) else { continue };
+        let spec = &service.spec;
+        let missing = match (spec.client_keepalive, spec.server_keepalive) {
+            (Some(_), Some(_)) => continue,
+            (None, None) => "-K 60:10:6 -k 60:10:6",
+            (None, Some(_)) => "-K 60:10:6",
+            (Some(_), None) => "-k 60:10:6",
+        };
+        if count > 0 && spec.idle_timeout.is_none() {
+            let found = Finding::advice(
+                format!(
+                    "{} {} been silent for more than {} s (the longest for {} s), and the system's keepalive begins after {time} s",
+                    counted(count, "connection"),
+                    if count == 1 { "has" } else { "have" },
+                    LONG_IDLE.as_secs(),
+                    longest.as_secs()
+                ),
+                "firewalls and NAT forget silent connections after some minutes, and a dead client holds its slot for hours",
+                format!("start balance with {missing}, or close idle connections: -T 3600"),
+            );
+            findings.push(found.of(&service.label));
+        }
+    }
+    findings
+}

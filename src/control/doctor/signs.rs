@@ -1,0 +1,111 @@
+//! What is known when the doctor is asked.
+//!
+//! Knows: plain values. Never: where they come from, what is thought of them.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::kernel::KernelSigns;
+use crate::sched::Snapshot;
+use crate::spec::ServiceSpec;
+
+/// What only the process knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessSigns {
+    /// The limit of open files; `None`: there is none, or nobody knows.
+    pub descriptor_limit: Option<u64>,
+    /// Descriptors that clients can still have.
+    pub descriptors_free: Option<u64>,
+    /// Threads that serve clients.
+    pub workers: usize,
+    /// `--loopback-congestion`, if there is one.
+    pub loopback_congestion: Option<String>,
+    /// Channels that lead back to their own service without a maxc: where that listens, and what there is to say.
+    pub circles: Vec<(SocketAddr, String)>,
+    /// Lines of the log that nobody took.
+    pub dropped_lines: u64,
+    /// Lines of the access log that could not be written.
+    pub access_lines_dropped: u64,
+    /// What has become of the clocks.
+    pub clocks: ClockSigns,
+    /// What the system had counted when the process began to serve.
+    pub before: KernelSigns,
+}
+
+/// What has become of the clocks since the process began to serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClockSigns {
+    /// How far somebody has set the wall clock, in milliseconds; forward is positive.
+    pub stepped_millis: i64,
+    /// How long the machine was suspended.
+    pub suspended: Duration,
+    /// How often the process could not run for more than a second, ...
+    pub pauses: u64,
+    /// ... and the longest time.
+    pub longest_pause: Duration,
+}
+
+/// One service.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceSigns {
+    /// Its name, or where it listens.
+    pub(crate) label: String,
+    /// Where it listens.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// What it was asked for.
+    pub(crate) spec: ServiceSpec,
+    /// Its channels.
+    pub(crate) table: Snapshot,
+    /// Clients now.
+    pub(crate) connections: usize,
+    /// How many connections have been idle for long, and the longest time; `None`: it was not looked at.
+    pub(crate) idle: Option<(usize, Duration)>,
+}
+
+impl ServiceSigns {
+    /// What a command for this service begins with; behind it come the quoted command and this.
+    pub(crate) fn command(&self, text: &str) -> String {
+        let port = self.listen.first().map_or_else(String::new, |at| at.port().to_string());
+        let bind = match self.listen.first().map(SocketAddr::ip) {
+            Some(ip) if !ip.is_unspecified() => format!("-b {ip} "),
+            _ => String::new(),
+        };
+        match text.contains(' ') {
+            true => format!("balance {bind}-c \"{text}\" {port}"),
+            false => format!("balance {bind}-c {text} {port}"),
+        }
+    }
+}
+
+/// What a name means now.
+#[derive(Debug, Clone)]
+pub(crate) struct NameSign {
+    /// The name.
+    pub(crate) host: String,
+    /// What it meant when it was looked up last; sorted.
+    pub(crate) known: Vec<IpAddr>,
+    /// What it means now, or why it means nothing; sorted. `None`: nobody has answered yet.
+    pub(crate) found: Option<Result<Vec<IpAddr>, String>>,
+}
+
+/// The file by which the process is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct SocketSign {
+    /// Where it is.
+    pub(crate) path: String,
+    /// Its permissions; `None`: it is gone, or is not ours any more.
+    pub(crate) mode: Option<u32>,
+    /// A group was named that may use it.
+    pub(crate) group_named: bool,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) process: ProcessSigns,
+    pub(crate) services: Vec<ServiceSigns>,
+    pub(crate) names: Vec<NameSign>,
+    pub(crate) sockets: Vec<SocketSign>,
+    pub(crate) kernel: KernelSigns,
+}

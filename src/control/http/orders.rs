@@ -1,0 +1,363 @@
+//! Commands by HTTP: who may give them, and which.
+//!
+//! Knows: the token, the verbs that are for HTTP. Never: how a request or an answer looks on the wire.
+//! Source: docs/observability.md, "Commands by HTTP".
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Weak;
+
+use rustix::fs::OFlags;
+
+use super::head::PostedBody;
+use super::question::pairs;
+use crate::control::command::{self, Command, SyntaxError};
+use crate::control::services::{Services, Unclear};
+use crate::control::socket::Control;
+use crate::control::wire::printable;
+use crate::observe::{Event, Severity};
+use crate::sched::GroupId;
+
+/// A shorter token could be guessed.
+const SHORTEST: usize = 16;
+const LONGEST: usize = 1024;
+/// Syntax errors (sysexits: `EX_USAGE`).
+const USAGE: u8 = 64;
+/// Other errors of whoever asks (`EX_DATAERR`).
+const DATA: u8 = 65;
+/// What has to be tried again (`EX_TEMPFAIL`).
+const AGAIN: u8 = 75;
+/// What may not be done (`EX_NOPERM`).
+const NOT_ALLOWED: u8 = 77;
+
+/// How commands are carried out, and for whom.
+#[derive(Debug)]
+pub struct OrderParts {
+    /// Where the token is.
+    pub token_file: TokenFile,
+    /// What carries commands out; `None`: nothing does.
+    pub control: Option<Weak<Control>>,
+}
+
+/// The file that the token is in.
+#[derive(Debug)]
+pub struct TokenFile(PathBuf);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The system does not let us.
+    #[error("cannot read it: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It holds something else.
+    #[error(
+        "it does not hold a token: give it {SHORTEST} to {LONGEST} printable ASCII characters without blanks, such as `openssl rand -hex 16` makes"
+    )]
+    NoToken,
+}
+
+impl TokenFile {
+    /// This one.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The token.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn read(&self) -> Result<Vec<u8>, TokenError> {
+        // A pipe would be waited for.
+        let without_waiting = OFlags::NONBLOCK.bits() as i32;
+        let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(&self.0)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file").into());
+        }
+        let mut bytes = Vec::new();
+        file.take(LONGEST as u64 + 8).read_to_end(&mut bytes)?;
+        let token = bytes.trim_ascii();
+        let is_token = (SHORTEST..=LONGEST).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+        if is_token { Ok(token.to_vec()) } else { Err(TokenError::NoToken) }
+    }
+}
+
+/// What is asked for, and by whom.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct HttpOrder {
+    token: Option<Vec<u8>>,
+    service: Option<String>,
+    group: Option<String>,
+    command: Vec<u8>,
+}
+
+impl HttpOrder {
+    /// `POST /api/v1/command?service=web&group=0`, and the command as the body.
+    pub(crate) fn of_api(query: &str, posted: &PostedBody) -> Self {
+        let value = |wanted: &str| pairs(query).find(|(name, _)| name == wanted).map(|(_, value)| value);
+        Self {
+            token: posted.bearer.clone(),
+            service: value("service").filter(|word| !word.is_empty()),
+            group: value("group").filter(|word| !word.is_empty()),
+            command: posted.body.trim_ascii().to_vec(),
+        }
+    }
+
+    /// A form of the page, with the token in it: another site does not know it.
+    pub(crate) fn of_form(body: &[u8]) -> Self {
+        let body = String::from_utf8_lossy(body);
+        let value = |wanted: &str| pairs(&body).find(|(name, _)| name == wanted).map(|(_, value)| value);
+        Self {
+            token: value("token").map(|token| token.trim().as_bytes().to_vec()),
+            service: value("service").filter(|word| !word.is_empty()),
+            group: value("group").filter(|word| !word.is_empty()),
+            command: value("command").unwrap_or_default().trim().as_bytes().to_vec(),
+        }
+    }
+
+    /// The command as it may be shown.
+    pub(crate) fn command_text(&self) -> String {
+        printable(&self.command)
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OrderOutcome {
+    /// As HTTP says it.
+    pub(crate) status: u16,
+    /// As `-c` says it.
+    pub(crate) code: u8,
+    pub(crate) text: String,
+    /// The text is JSON.
+    pub(crate) is_json: bool,
+}
+
+impl OrderOutcome {
+    fn refused(status: u16, code: u8, text: impl Into<String>) -> Self {
+        Self { status, code, text: text.into(), is_json: false }
+    }
+}
+
+/// Carries an order out, if it may be.
+pub(crate) fn carry_out(
+    parts: Option<&OrderParts>,
+    services: &Services,
+    order: &HttpOrder,
+    is_cross_site: bool,
+    from: Option<IpAddr>,
+) -> OrderOutcome {
+    allowed(parts, services, order, is_cross_site, from)
+        .and_then(|parts| done(parts, services, order, from))
+        .unwrap_or_else(|refused| refused)
+}
+
+fn allowed<'a>(
+    parts: Option<&'a OrderParts>,
+    services: &Services,
+    order: &HttpOrder,
+    is_cross_site: bool,
+    from: Option<IpAddr>,
+) -> Result<&'a OrderParts, OrderOutcome> {
+    let refused = |status, code, text: &str| Err(OrderOutcome::refused(status, code, text));
+    let Some(parts) = parts else {
+        return refused(
+            403,
+            NOT_ALLOWED,
+            "HTTP is read-only here; --http-token-file lets operators give commands\n",
+        );
+    };
+    if is_cross_site {
+        return refused(403, NOT_ALLOWED, "a page of another site may not give commands\n");
+    }
+    let token = match parts.token_file.read() {
+        Ok(token) => token,
+        Err(error) => {
+            return refused(503, AGAIN, &format!("no command is taken, --http-token-file: {error}\n"));
+        }
+    };
+    match &order.token {
+        None => refused(401, NOT_ALLOWED, "give the token: Authorization: Bearer TOKEN\n"),
+        Some(given) if !is_same(given, &token) => {
+            let from = from.map_or_else(|| "-".to_owned(), |from| from.to_string());
+            let text = format!("--http: a command from {from} was refused: wrong token");
+            if let Some(service) = services.first() {
+                service.log.tell(&Event::Note { severity: Severity::Warning, text });
+            }
+            refused(401, NOT_ALLOWED, "the token is wrong\n")
+        }
+        Some(_) => Ok(parts),
+    }
+}
+
+/// Are they the same? How long it takes says nothing of where they differ.
+fn is_same(given: &[u8], token: &[u8]) -> bool {
+    let differences = given.iter().zip(token).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+    std::hint::black_box(differences) == 0 && given.len() == token.len()
+}
+
+fn done(
+    parts: &OrderParts,
+    services: &Services,
+    order: &HttpOrder,
+    from: Option<IpAddr>,
+) -> Result<OrderOutcome, OrderOutcome> {
+    let refused = |status, code, text: &str| OrderOutcome::refused(status, code, text);
+    let mut texts = command::split(&order.command);
+    let text = match (texts.next(), texts.next()) {
+        (Some(text), None) if !text.contains(&b'\n') => text,
+        _ => return Err(refused(400, USAGE, "give one command, such as: disable 1\n")),
+    };
+    match command::parse(text) {
+        Ok(command) if !is_for_http(&command) => {
+            let text = "this command is not for HTTP; give it by balance -c on the host itself\n";
+            return Err(refused(403, NOT_ALLOWED, text));
+        }
+        Ok(_) | Err(SyntaxError::Plain | SyntaxError::Usage { .. }) => {}
+    }
+    let service = match order.service.as_deref() {
+        None => services.first().ok_or(Unclear::Unknown),
+        Some(word) => services.find(word),
+    };
+    let service = service.map_err(|unclear| match unclear {
+        Unclear::Unknown => refused(404, DATA, "no such service\n"),
+        Unclear::Several(labels) => {
+            refused(404, DATA, &format!("several services are meant: {}\n", labels.join(", ")))
+        }
+    })?;
+    let group = order.group.as_deref().unwrap_or("0").parse().ok().and_then(GroupId::new);
+    let group = group.ok_or_else(|| refused(400, DATA, "no such group\n"))?;
+    let control = parts.control.as_ref().and_then(Weak::upgrade);
+    let control =
+        control.ok_or_else(|| refused(503, AGAIN, "nothing carries commands out at the moment\n"))?;
+    let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (answer, code) = control
+        .carry_out(service, group, text, from)
+        .map_err(|error| refused(503, AGAIN, &format!("the command was not carried out: {error}\n")))?;
+    let status = match code {
+        0 => 200,
+        USAGE | DATA => 400,
+        NOT_ALLOWED => 403,
+        _ => 503,
+    };
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    Ok(OrderOutcome { status, code, is_json: text.starts_with('{'), text })
+}
+
+/// Is it one that somebody may need who is not on the host? None of them waits, starts a program, or changes which channels there are.
+fn is_for_http(command: &Command) -> bool {
+    match command {
+        Command::Show(_)
+        | Command::Status(_)
+        | Command::Help
+        | Command::MrtgBytes { .. }
+        | Command::MrtgConns { .. }
+        | Command::Version
+        | Command::Sessions(..)
+        | Command::Services(_)
+        | Command::Events(..)
+        | Command::Ready { .. }
+        | Command::Debug(None)
+        | Command::Disable { .. }
+        | Command::Enable(_)
+        | Command::Drain(_)
+        | Command::Kick(_)
+        | Command::Weight { .. }
+        | Command::Maxc { .. }
+        | Command::Pause(_)
+        | Command::Resume(_)
+        | Command::Close(_) => true,
+        Command::Quit
+        | Command::Kill(_)
+        | Command::Group(_)
+        | Command::Reset(_)
+        | Command::Create(_)
+        | Command::Assign { .. }
+        | Command::SetPolicy(_)
+        | Command::Policy(_)
+        | Command::Wait { .. }
+        | Command::Remove(_)
+        | Command::Save
+        | Command::Use(_)
+        | Command::Reload { .. }
+        | Command::Reopen
+        | Command::Upgrade(_)
+        | Command::Tap(_)
+        | Command::Doctor(..)
+        | Command::Debug(Some(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::command::COMMANDS;
+
+    #[test]
+    fn only_the_same_token_is_the_same() {
+        let token = b"0123456789abcdef";
+        assert!(is_same(token, token));
+        for other in [&b""[..], b"0", b"0123456789abcde", b"0123456789abcdef0", b"0123456789abcdeF"] {
+            assert!(!is_same(other, token) && !is_same(token, other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn verbs_that_start_something_or_wait_are_not_for_http() {
+        let allowed: Vec<&str> = COMMANDS
+            .iter()
+            .filter(|row| {
+                let with = |arguments: &str| command::parse(format!("{} {arguments}", row.name).as_bytes());
+                let found =
+                    ["1", "1 1", "all", "", "h 1", "1 h 1", "rr"].iter().find_map(|one| with(one).ok());
+                is_for_http(&found.unwrap_or_else(|| panic!("no arguments for {}", row.name)))
+            })
+            .map(|row| row.name)
+            .collect();
+        let expected = "show help disable enable maxc mrtg-bytes mrtg-conns version status drain kick weight sessions close services \
+                        pause resume events debug ready";
+        assert_eq!(allowed.join(" "), expected);
+        for refused in
+            ["debug on", "debug off", "upgrade", "upgrade /bin/sh", "tap 1", "kill 0", "reload clean"]
+        {
+            let command = command::parse(refused.as_bytes()).expect("a command");
+            assert!(!is_for_http(&command), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_read_as_browsers_write_it() {
+        let order = HttpOrder::of_form(b"token=a%2Bb+&service=w%C3%A9b&group=&command=disable+1");
+        assert_eq!(order.token.as_deref(), Some(&b"a+b"[..]));
+        assert_eq!(
+            (order.service.as_deref(), order.group, &order.command[..]),
+            (Some("wéb"), None, &b"disable 1"[..])
+        );
+        assert_eq!(HttpOrder::of_form(b"").token, None);
+    }
+
+    #[test]
+    fn a_token_is_long_and_without_blanks() {
+        let scratch = crate::control::scratch::Scratch::new();
+        let path = scratch.path().join("token");
+        let file = TokenFile::new(path.clone());
+        assert!(matches!(file.read(), Err(TokenError::Unreadable(_))));
+        for (text, is_token) in [
+            ("0123456789abcdef\n", true),
+            ("  0123456789abcdef\r\n\n", true),
+            (&"x".repeat(LONGEST), true),
+            (&"x".repeat(LONGEST + 1), false),
+            ("0123456789abcde\n", false),
+            ("0123456789 abcdef\n", false),
+            ("0123456789abcdef\n0123456789abcdef\n", false),
+            ("0123456789abcd\u{e9}f", false),
+            ("", false),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            assert_eq!(file.read().is_ok(), is_token, "{text:?}");
+        }
+        assert!(matches!(TokenFile::new(scratch.path().to_owned()).read(), Err(TokenError::Unreadable(_))));
+    }
+}

@@ -1,0 +1,137 @@
+//! Groups and channels as JSON has them.
+//!
+//! Knows: names of fields. Never: the live table, the clock.
+//! Source: docs/json.md. A name here is a promise.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::reasons::ReasonsObject;
+use super::units::{ago, seconds, short_seconds};
+use crate::control::status::{health_name, ramp_percent, state_word};
+use crate::sched::{AdminState, ChannelSnapshot, End, GroupSnapshot};
+
+#[derive(Serialize)]
+pub(super) struct GroupObject<'a> {
+    group: usize,
+    policy: &'static str,
+    channels: Vec<ChannelObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChannelObject<'a> {
+    channel: usize,
+    host: Option<&'a str>,
+    port: u16,
+    address: SocketAddr,
+    addresses: Vec<AddressObject<'a>>,
+    used: Option<SocketAddr>,
+    state: &'static str,
+    enabled: bool,
+    autodisabled: bool,
+    removing: bool,
+    paused: bool,
+    up: bool,
+    health: &'static str,
+    ramp_percent: Option<u32>,
+    health_changed_at: String,
+    health_age_seconds: f64,
+    why: Option<&'a str>,
+    failing: Option<FailingObject>,
+    weight: u32,
+    maxc: Option<NonZeroU32>,
+    c: u32,
+    queue: u32,
+    totalc: u64,
+    failed: u64,
+    sent_bytes: u64,
+    rcvd_bytes: u64,
+    connect_p50_seconds: Option<f64>,
+    connect_p99_seconds: Option<f64>,
+    ended: ReasonsObject,
+    last_error: Option<LastErrorObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct AddressObject<'a> {
+    address: SocketAddr,
+    up: bool,
+    why: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FailingObject {
+    checks: u32,
+    fall: u32,
+}
+
+#[derive(Serialize)]
+struct LastErrorObject<'a> {
+    error: &'a str,
+    at: String,
+    age_seconds: f64,
+}
+
+impl<'a> GroupObject<'a> {
+    pub(super) fn of(group: &'a GroupSnapshot, now: Duration) -> Self {
+        let channels = group.channels.iter().map(|channel| ChannelObject::of(channel, now)).collect();
+        Self { group: group.id.index(), policy: group.policy.name(), channels }
+    }
+}
+
+impl<'a> ChannelObject<'a> {
+    fn of(channel: &'a ChannelSnapshot, now: Duration) -> Self {
+        let address = channel.addresses.first();
+        let last_error = channel.last_error.as_ref().map(|(error, age)| LastErrorObject {
+            error,
+            at: ago(now, *age),
+            age_seconds: seconds(*age),
+        });
+        Self {
+            channel: channel.id.index(),
+            host: channel.addresses.host(),
+            port: address.port(),
+            address,
+            addresses: addresses(channel),
+            used: channel.used,
+            state: state_word(channel.state),
+            enabled: channel.state == AdminState::Enabled,
+            autodisabled: channel.autodisabled,
+            removing: channel.retires,
+            paused: channel.paused,
+            up: channel.is_up(),
+            health: health_name(channel.health.state),
+            ramp_percent: ramp_percent(channel.health.state),
+            health_changed_at: ago(now, channel.health.age),
+            health_age_seconds: seconds(channel.health.age),
+            why: channel.health.why.as_deref(),
+            failing: channel.health.failing.map(|(checks, fall)| FailingObject { checks, fall }),
+            weight: channel.weight.get(),
+            maxc: channel.maxc,
+            c: channel.active,
+            queue: channel.waiting,
+            totalc: channel.totalc,
+            failed: channel.failed,
+            sent_bytes: channel.sent_bytes,
+            rcvd_bytes: channel.rcvd_bytes,
+            connect_p50_seconds: channel.connect_p50.map(short_seconds),
+            connect_p99_seconds: channel.connect_p99.map(short_seconds),
+            ended: ReasonsObject::of(&End::ALL[..End::WITH_CHANNEL], &channel.ended.ends),
+            last_error,
+        }
+    }
+}
+
+/// Those that are up are as many as `status` counts.
+fn addresses(channel: &ChannelSnapshot) -> Vec<AddressObject<'_>> {
+    let is_any_up = channel.addresses_up() > 0;
+    let address = |&address: &SocketAddr| {
+        let out = channel.addresses_out.iter().find(|(one, _)| *one == address);
+        AddressObject { address, up: is_any_up && out.is_none(), why: out.map(|(_, why)| why.as_str()) }
+    };
+    channel.addresses.as_slice().iter().map(address).collect()
+}

@@ -1,0 +1,44 @@
+//! Connections as JSON has them.
+//!
+//! Knows: names of fields. Never: sockets, the clock.
+//! Source: docs/json.md. A name here is a promise.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::units::{ago, seconds};
+use crate::sched::SessionSnapshot;
+
+#[derive(Serialize)]
+pub(super) struct SessionObject {
+    id: u64,
+    client: Option<SocketAddr>,
+    group: Option<usize>,
+    channel: Option<usize>,
+    accepted_at: String,
+    age_seconds: f64,
+    idle_seconds: f64,
+    half_closed_seconds: Option<f64>,
+    sent_bytes: u64,
+    rcvd_bytes: u64,
+}
+
+impl SessionObject {
+    pub(super) fn of(session: &SessionSnapshot, now: Duration) -> Self {
+        Self {
+            id: session.id,
+            client: session.client,
+            group: session.channel.map(|key| key.group.index()),
+            channel: session.channel.map(|key| key.channel.index()),
+            accepted_at: ago(now, session.age),
+            age_seconds: seconds(session.age),
+            idle_seconds: seconds(session.idle),
+            half_closed_seconds: session.half_closed.map(seconds),
+            sent_bytes: session.sent_bytes,
+            rcvd_bytes: session.rcvd_bytes,
+        }
+    }
+}

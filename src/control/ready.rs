@@ -1,0 +1,82 @@
+//! Is a service ready for clients, and if not, why? For `ready`, `/readyz` and metrics.
+//!
+//! Knows: what makes a channel usable, the words of `status`. Never: who asks, how it is sent.
+//! Source: docs/observability.md, "Ready or not".
+
+use crate::control::services::{ManagedService, Services};
+use crate::control::status::{health_word, state_word, why};
+use crate::sched::{ChannelSnapshot, GroupId, Snapshot};
+
+/// As many channels are named of one service.
+const MOST_NAMED: usize = 8;
+
+/// Whether one service is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyState {
+    /// Its name, or where it listens.
+    pub service: String,
+    /// Why it is not ready, in one line; `None`: it is.
+    pub why_not: Option<String>,
+}
+
+impl ReadyState {
+    /// Of this service.
+    pub(crate) fn of(service: &ManagedService) -> Self {
+        let why_not = if service.is_killed() {
+            Some("draining".to_owned())
+        } else if service.table.lock_at((service.now)()).has_up() {
+            None
+        } else {
+            Some(reasons(&service.survey()))
+        };
+        Self { service: service.label(), why_not }
+    }
+
+    /// Of all services of a process. One that was stopped does not count, unless all were.
+    pub(crate) fn of_all(services: &Services) -> Vec<Self> {
+        let mut asked = services.all();
+        if asked.iter().any(|one| !one.is_killed()) {
+            asked.retain(|one| !one.is_killed());
+        }
+        asked.iter().map(|one| Self::of(one)).collect()
+    }
+}
+
+/// Are all ready? Of none nobody can be served.
+pub(crate) fn are_ready(all: &[ReadyState]) -> bool {
+    !all.is_empty() && all.iter().all(|one| one.why_not.is_none())
+}
+
+/// One line for each service that is not ready.
+pub(crate) fn lines(all: &[ReadyState]) -> String {
+    let line = |one: &ReadyState| Some(format!("{}: {}\n", one.service, one.why_not.as_ref()?));
+    let lines: String = all.iter().filter_map(line).collect();
+    if lines.is_empty() && all.is_empty() { "no service\n".to_owned() } else { lines }
+}
+
+fn reasons(table: &Snapshot) -> String {
+    let all = table.groups.iter().flat_map(|group| group.channels.iter().map(|channel| (group.id, channel)));
+    let count = all.clone().count();
+    let mut parts: Vec<String> =
+        all.take(MOST_NAMED).map(|(group, channel)| reason(group, channel)).collect();
+    if count > MOST_NAMED {
+        parts.push(format!("and {} more", count - MOST_NAMED));
+    }
+    if parts.is_empty() {
+        "no channels".to_owned()
+    } else {
+        format!("no usable channel: {}", parts.join("; "))
+    }
+}
+
+/// What `status` says of a channel, as far as it says why no client gets it.
+fn reason(group: GroupId, channel: &ChannelSnapshot) -> String {
+    let (group, number, address) = (group.index(), channel.id.index(), channel.addresses.first());
+    let (state, health) = (state_word(channel.state), health_word(channel.health.state));
+    let weight = if channel.weight.get() == 0 { " weight 0" } else { "" };
+    let why = match why(channel).as_str() {
+        "-" => String::new(),
+        why => format!(" ({why})"),
+    };
+    format!("{group} {number} {address} {state} {health}{weight}{why}")
+}

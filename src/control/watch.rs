@@ -1,0 +1,125 @@
+//! An answer that comes for as long as something lasts, read by somebody who may go away, from a process that may be succeeded.
+//!
+//! Knows: where a tap goes on when its session has gone to another process. Never: what becomes of what comes.
+//! Source: docs/observability.md, "One session's bytes".
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::control::client::{AskError, Client};
+use crate::control::execute::Reply;
+use crate::control::find::{self, ASK_AGAIN, FindError, Wanted};
+use crate::control::interrupt::Interrupts;
+use crate::control::reader::Reader;
+use crate::control::render;
+use crate::control::tapping::{TapStop, TapWanted};
+
+/// So long a session may be on its way from one process to another.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+
+/// Where an answer goes.
+pub(crate) trait AnswerSink {
+    /// Some of it, in whole lines.
+    fn take(&mut self, part: &str);
+    /// It takes no more.
+    fn has_failed(&self) -> bool;
+}
+
+/// Who watches.
+pub(crate) struct TapWatch<S> {
+    /// There is no use in more when nobody reads stdout.
+    pub(crate) reads_stdout: bool,
+    pub(crate) sink: S,
+}
+
+/// What is asked.
+pub(crate) struct AskedTap<'a> {
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) text: &'a [u8],
+    /// The tap that it is, if it is nothing else: then it is asked again where its session goes.
+    pub(crate) only: Option<&'a TapWanted>,
+}
+
+/// Why the answer is not whole.
+pub(crate) enum WatchError {
+    /// The instance.
+    Ask(AskError),
+    /// There is no other.
+    Find(FindError),
+    /// The instance did not wait for ever until it was read.
+    Unread,
+}
+
+/// Hands the answer on until it ends, is interrupted, or nobody takes it; its exit code.
+pub(crate) fn watch<S: AnswerSink>(
+    mut client: Client,
+    asked: &AskedTap<'_>,
+    watched: &mut TapWatch<S>,
+    interrupts: Option<&Interrupts>,
+) -> Result<u8, WatchError> {
+    let left = asked.only.and_then(|tap| tap.session.to_u64()).map(|id| Reply::TapOver(id, TapStop::Left));
+    let left = left.map(|reply| render::text(&reply));
+    let mut on_its_way = [Reply::HandedOver, Reply::HandingOver].map(|reply| render::text(&reply)).to_vec();
+    // Since when it is on its way from one process to another.
+    let mut since = None;
+    let mut has_begun = false;
+    loop {
+        let socket = || client.socket().ok();
+        let reader = socket().filter(|_| watched.reads_stdout).map(Reader::watch);
+        let (giving_up, interrupted) = (socket(), socket());
+        let (mut held, mut has_left) = (String::new(), false);
+        let sink = &mut watched.sink;
+        let mut ask = || {
+            client.ask_at_once(asked.text, |part| {
+                // It is to be asked again then, and nobody is to read that each time.
+                if asked.only.is_some() && held.is_empty() && on_its_way.iter().any(|text| text == part) {
+                    held.push_str(part);
+                    return;
+                }
+                has_left = left.as_ref().is_some_and(|left| part.ends_with(left));
+                since = None;
+                has_begun = true;
+                let before = std::mem::take(&mut held);
+                if !before.is_empty() {
+                    sink.take(&before);
+                }
+                sink.take(part);
+                if sink.has_failed() {
+                    // It may be shut down already.
+                    giving_up.iter().for_each(|socket| drop(socket.shutdown(std::net::Shutdown::Both)));
+                }
+            })
+        };
+        let (answer, is_interrupted) = match interrupts.zip(interrupted) {
+            Some((interrupts, socket)) => interrupts.during(socket, ask),
+            None => (ask(), false),
+        };
+        let is_unread = watched.sink.has_failed() || reader.as_ref().is_some_and(Reader::has_gone);
+        let now = Instant::now();
+        let goes_on = now.saturating_duration_since(*since.get_or_insert(now)) < ON_ITS_WAY;
+        match answer {
+            _ if is_unread || is_interrupted => return Ok(0),
+            Ok(_) if goes_on && (has_left || !held.is_empty()) => {}
+            // The process may have ended as soon as all was handed over.
+            Err(AskError::Gone | AskError::Unheard) if goes_on && has_left => {}
+            Ok(status) => {
+                if !held.is_empty() {
+                    watched.sink.take(&held);
+                }
+                return Ok(status.code);
+            }
+            Err(AskError::Gone) if has_begun => {
+                // Whether it has gone or was not read in time, only it can tell.
+                let found = find::find(asked.wanted, false).ok();
+                let is_there = found.is_some_and(|found| found.pid() == client.pid());
+                return Err(if is_there { WatchError::Unread } else { WatchError::Ask(AskError::Gone) });
+            }
+            Err(error) => return Err(WatchError::Ask(error)),
+        }
+        if let Some(tap) = asked.only.filter(|_| has_left) {
+            on_its_way.push(render::text(&Reply::NoSuchSession(tap.session.clone())));
+        }
+        thread::sleep(ASK_AGAIN);
+        client = find::find(asked.wanted, false).map_err(WatchError::Find)?;
+    }
+}

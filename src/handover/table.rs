@@ -1,0 +1,169 @@
+//! A service's table as it goes from process to process.
+//!
+//! Knows: what operators decided and what was found out about channels. Never: how any of it is used. Times are those of the instance,
+//! which goes on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// All groups.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableRecord {
+    /// Those that were touched.
+    pub groups: Vec<GroupRecord>,
+    /// All channels are paused, those that come as well.
+    pub paused: bool,
+    /// Clients lost before they had a channel, by the word for why.
+    pub losses: Vec<(String, u64)>,
+    /// How its clients ended, and how long they waited in line.
+    #[serde(default)]
+    pub tally: ServiceTallyRecord,
+    /// Places in line below this one were given out.
+    pub next_ticket: u64,
+}
+
+/// One group.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Its number.
+    pub number: usize,
+    /// Its policy, as operators write it.
+    pub policy: String,
+    /// Its channels by their numbers; `None`: one that was removed.
+    pub channels: Vec<Option<ChannelRecord>>,
+    /// The channel whose turn it is.
+    #[serde(default)]
+    pub cursor: usize,
+}
+
+/// What an operator decided about a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedRecord {
+    /// It takes clients.
+    Enabled,
+    /// It takes none.
+    Disabled,
+    /// It takes none, and its connections were closed.
+    DisabledHard,
+}
+
+/// One channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChannelRecord {
+    /// Its host as it was typed.
+    pub host: Option<String>,
+    /// Its addresses; at least one.
+    pub addresses: Vec<SocketAddr>,
+    /// What the operator decided.
+    pub state: DecidedRecord,
+    /// The limit of connections; 0 = none.
+    pub maxc: u32,
+    /// Its share of clients.
+    pub weight: u32,
+    /// It was taken away and goes with its last connection.
+    pub retires: bool,
+    /// Whoever would be sent to it waits.
+    pub paused: bool,
+    /// Connections now, those that are dialled included.
+    pub active: u32,
+    /// Connections handed to it.
+    pub totalc: u64,
+    /// Failed attempts.
+    pub failed: u64,
+    /// What the last one met, and when.
+    pub last_error: Option<(String, Duration)>,
+    /// Bytes client -> channel.
+    pub sent_bytes: u64,
+    /// Bytes channel -> client.
+    pub rcvd_bytes: u64,
+    /// How its connections ended, and how long they took.
+    #[serde(default)]
+    pub tally: ChannelTallyRecord,
+    /// Connect times: counts by the number of the bucket; empty ones are left out.
+    #[serde(default)]
+    pub connect_times: Vec<(usize, u16)>,
+    /// Which address answered a client last.
+    pub used: Option<u16>,
+    /// With `-a`: no address answered the last attempt.
+    pub unanswered: bool,
+    /// `-a` has disabled it, and no operator has spoken since.
+    #[serde(default)]
+    pub autodisabled: bool,
+    /// What is known of it.
+    pub health: HealthRecord,
+    /// What is known of each of several addresses, and was it a check that it was found wanting by?
+    #[serde(default)]
+    pub reach: Vec<(HealthRecord, bool)>,
+}
+
+/// How many times something took how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimesRecord {
+    /// Counts by the number of the bucket; empty if there are none.
+    pub counts: Vec<u64>,
+    /// All together, in microseconds.
+    pub micros: u64,
+}
+
+/// How a channel's connections ended, and how long they took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelTallyRecord {
+    /// How many, by the words for how.
+    pub ends: Vec<(String, u64)>,
+    /// How long connects took.
+    pub connects: TimesRecord,
+    /// How long connections lasted.
+    pub lasted: TimesRecord,
+}
+
+/// How a service's clients ended, and how long they waited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceTallyRecord {
+    /// How many, by the words for how.
+    pub ends: Vec<(String, u64)>,
+    /// How long those waited who were in line.
+    pub waits: TimesRecord,
+}
+
+/// What is known of a channel, or of one of its addresses. A probe under way is forgotten, and made again at once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HealthRecord {
+    /// It is ejected: since when, and why.
+    pub ejected: Option<(Duration, String)>,
+    /// The delay before the probe that is due, or was last.
+    pub delay: Duration,
+    /// What checks have found.
+    pub checked: CheckedRecord,
+    /// Has anything been learned of it?
+    pub is_tried: bool,
+    /// When it came back.
+    pub returned_at: Option<Duration>,
+    /// Since when it is as it is.
+    pub since: Duration,
+    /// Since when its weight grows.
+    pub ramp_from: Option<Duration>,
+    /// When the probe for a return is due.
+    #[serde(default)]
+    pub return_due: Option<Duration>,
+    /// When the next check is due, or was that is under way.
+    #[serde(default)]
+    pub check_due: Option<Duration>,
+}
+
+/// What checks have found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckedRecord {
+    /// Nothing yet.
+    #[default]
+    New,
+    /// It is up.
+    Up,
+    /// It is up, with so many failures in a row; why the last one failed.
+    Failing(u32, String),
+    /// It is down: since when, why, and so many successes in a row.
+    Down(Duration, String, u32),
+}

@@ -1,0 +1,364 @@
+//! A worker's clients that go to another process, and those that come from one, or come back.
+//!
+//! Knows: what of a client is kept for whoever has it next, how a client is gone on with. Never: who that is, how it gets there.
+//!
+//! A poller's watch lasts as long as anybody has the socket open, here or elsewhere. So whoever leaves is not watched any more:
+//! otherwise this worker would hear of it, and nobody could tell what for.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Connection, NEVER, Rare, Stage, Waiting, Worker, logging, millis, tenths};
+use crate::handover::connection::{ConnectionRecord, RelayingRecord, StageRecord, WaitingRecord};
+use crate::net::dial::{Dial, Waited};
+use crate::net::planted::{self, Bug};
+use crate::net::shared::{Left, LinePlace, PackOrder, Parcel, TRAY_BYTES, Unpacked, Who};
+use crate::net::sockets::Sockets;
+use crate::observe::TapEnd;
+use crate::sched::{End, Turn};
+use crate::sys::poller::Readiness;
+use crate::sys::socket;
+use crate::wire::relay::{Ending, Relay, Side};
+
+const RESET: Ending = Ending { reset_client: true, reset_server: true };
+
+/// Where a client is to be gone on with.
+enum Begin {
+    Greeting,
+    Waiting(WaitingRecord),
+    Relaying,
+}
+
+impl<P: Readiness> Worker<P> {
+    /// Clients are let in again, and nobody leaves any more.
+    pub(super) fn release_doors(&mut self) {
+        for door in self.doors.release() {
+            self.resume(door);
+        }
+        self.take_back();
+        for key in self.keys(|connection| matches!(connection.stage, Stage::Greeting)) {
+            self.guarded(key, |worker| worker.greet_again(key));
+        }
+    }
+
+    /// Goes on with those that it has let go of and nobody has taken from the tray.
+    pub(super) fn take_back(&mut self) {
+        let id = self.id;
+        let back: Vec<Parcel> =
+            self.shared.tray().extract_if(.., |parcel| parcel.guest.desk() == Some(id)).collect();
+        self.receive(back.into_iter().map(Unpacked::new).collect());
+    }
+
+    /// A client without a channel is served as one that comes anew.
+    fn greet_again(&mut self, key: usize) {
+        match self.connections.get(key).map(|connection| socket::peer(&connection.client)) {
+            Some(Some(client)) => self.greeted(key, client),
+            Some(None) => self.close(key, RESET, End::ClientReset),
+            None => {}
+        }
+    }
+
+    /// A dial has come to nothing, and its client leaves: whoever has it next finds it a channel.
+    pub(super) fn keep_back(&mut self, key: usize) {
+        self.set_deadline(key, None);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.stage = Stage::Greeting;
+        }
+        // They stay after all.
+        if !self.shared.leaving.load(Ordering::SeqCst) {
+            self.greet_again(key);
+        }
+    }
+
+    /// Who waits in line.
+    pub(super) fn who_waits(&self) -> Vec<LinePlace> {
+        let place = |connection: &Connection| match &connection.stage {
+            Stage::Waiting(waiting) => Some((connection.service.id, waiting.place.ticket.number())),
+            _ => None,
+        };
+        self.connections.iter().filter_map(|(_, connection)| place(connection)).collect()
+    }
+
+    /// How far clients are.
+    pub(super) fn count(&self) -> Left {
+        let is_dialing = |connection: &Connection| matches!(connection.stage, Stage::Dialing(_));
+        let dialing = self.connections.iter().filter(|(_, connection)| is_dialing(connection)).count();
+        Left { dialing, others: self.connections.len() - dialing }
+    }
+
+    /// Lets go of clients.
+    pub(super) fn pack(&mut self, wanted: &PackOrder) {
+        if !self.shared.leaving.load(Ordering::SeqCst) {
+            // Whoever asked has given up.
+            return;
+        }
+        let is_wanted = |connection: &Connection| {
+            let service = connection.service.id;
+            wanted.of.as_ref().is_none_or(|of| of.contains(&service))
+                && match (&connection.stage, &wanted.who) {
+                    (Stage::Greeting, Who::Greeting) | (Stage::Relaying { .. }, Who::Relaying) => true,
+                    (Stage::Waiting(waiting), Who::InLine(places)) => {
+                        places.contains(&(service, waiting.place.ticket.number()))
+                    }
+                    _ => false,
+                }
+        };
+        let all = self.connections.iter().filter(|(_, connection)| is_wanted(connection));
+        let keys: Vec<usize> = all.map(|(key, _)| key).take(wanted.most).collect();
+        // Once a client is nobody's any more, nothing may go wrong.
+        let time = self.shared.clock.now();
+        let mut left = wanted.bytes;
+        for key in keys {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let held = connection.relay.held_bytes();
+            if left.is_some_and(|left| held > left) {
+                return;
+            }
+            left = Some(left.map_or(TRAY_BYTES, |left| left - held));
+            self.guarded(key, |worker| {
+                if let Some(parcel) = worker.let_go(key, time) {
+                    worker.shared.tray().push(parcel);
+                }
+            });
+        }
+    }
+
+    /// Lets go of one. `None`: it stays.
+    fn let_go(&mut self, key: usize, time: Duration) -> Option<Parcel> {
+        let now = self.now;
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+        let connection = self.connections.get_mut(key)?;
+        let peer = socket::peer(&connection.client);
+        let known = peer.or(connection.address());
+        let mut bytes = Vec::new();
+        let (stage, client) = match &mut connection.stage {
+            Stage::Dialing(_) | Stage::Over => return None,
+            Stage::Greeting => match peer {
+                Some(client) => (StageRecord::Greeting, client),
+                None => {
+                    self.close(key, RESET, End::ClientReset);
+                    return None;
+                }
+            },
+            Stage::Waiting(waiting) => {
+                let place = waiting.place;
+                if !connection.service.dialer.table.lock().leave_line(place.ticket) {
+                    // Its turn has come.
+                    return None;
+                }
+                let left = Duration::from_millis(place.until.saturating_sub(now));
+                let ticket = place.ticket.number();
+                (
+                    StageRecord::Waiting(WaitingRecord {
+                        ticket,
+                        left,
+                        in_pause: place.in_pause,
+                        waited: place.so_far(now),
+                    }),
+                    waiting.client,
+                )
+            }
+            Stage::Relaying { server, slot } => {
+                let mut sockets = Sockets {
+                    client: connection.client.as_fd(),
+                    server: server.as_fd(),
+                    pipes: &mut self.pipes,
+                    slot,
+                    shard: self.id,
+                    dump: None,
+                    taps: None,
+                    loopback_congestion: None,
+                    delivered: &mut connection.delivered,
+                };
+                // For want of memory it stays for now, and nothing is lost.
+                let (relay, held) = connection.relay.pack(&mut sockets).ok()?;
+                bytes = held;
+                let (group, channel) = (slot.key().group.index(), slot.key().channel.index());
+                let record = RelayingRecord { group, channel, relay };
+                let client = known.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+                (StageRecord::Relaying(Box::new(record)), client)
+            }
+        };
+        let record = ConnectionRecord {
+            service: 0,
+            id: connection.id,
+            client,
+            stage,
+            age: since(connection.opened_at),
+            idle: since(connection.moved_at),
+            half_closed: (connection.half_closed_at > 0)
+                .then(|| since(u64::from(connection.half_closed_at) * 100)),
+            expires_in: Some(connection.expires_at())
+                .filter(|&at| at != NEVER)
+                .map(|at| Duration::from_millis(at.saturating_sub(now))),
+            delivered: connection.delivered,
+            acknowledged: connection.rare.as_ref().map_or(0, |rare| rare.acknowledged),
+            asked_often: connection.asked_often,
+            trace: connection.trace().map(|trace| Box::new(logging::told(trace))),
+        };
+        self.set_deadline(key, None);
+        let connection = self.connections.try_remove(key)?;
+        self.taps.end(key, TapEnd::Left);
+        let Connection { client, stage, rare, taken, service: guest, .. } = connection;
+        if !planted::has(Bug::StaysWatched) {
+            self.poller.remove(&client);
+        }
+        let (server, slot) = match stage {
+            Stage::Relaying { server, slot } => {
+                self.poller.remove(&server);
+                (Some(server), Some(slot))
+            }
+            _ => (None, None),
+        };
+        let link = rare.and_then(|rare| rare.link);
+        Some(Parcel { record, bytes, client, server, slot, link, packed_at: Some(time), taken, guest })
+    }
+
+    /// Goes on with clients from elsewhere.
+    pub(super) fn receive(&mut self, received: Vec<Unpacked>) {
+        let time = self.shared.clock.now();
+        for parcel in received.into_iter().filter_map(Unpacked::into_parcel) {
+            let comes_from_elsewhere = parcel.packed_at.is_none();
+            if let Some((key, begin, record)) = self.take_in(parcel, time) {
+                self.guarded(key, |worker| match worker.fate(key).filter(|_| comes_from_elsewhere) {
+                    Some(how) => worker.abandon(key, how),
+                    None => worker.go_on_with(key, begin, &record),
+                });
+            }
+        }
+    }
+
+    /// Was it closed while it was on its way?
+    fn fate(&self, key: usize) -> Option<End> {
+        let connection = self.connections.get(key)?;
+        let channel = match &connection.stage {
+            Stage::Relaying { slot, .. } => Some(slot.key()),
+            _ => None,
+        };
+        connection.service.fate(channel)
+    }
+
+    fn take_in(&mut self, parcel: Parcel, time: Duration) -> Option<(usize, Begin, ConnectionRecord)> {
+        let Parcel { record, bytes, client, server, slot, link, packed_at, taken, guest } = parcel;
+        // That it was away is nobody's fault, but it got older.
+        let away = packed_at.map_or(Duration::ZERO, |at| time.saturating_sub(at));
+        let now = self.now;
+        let ago = |age: Duration| now.saturating_sub(millis(age));
+        let relay = match &record.stage {
+            StageRecord::Relaying(relaying) => Relay::unpack(&relaying.relay, &bytes),
+            StageRecord::Greeting | StageRecord::Waiting(_) => Ok(Relay::new()),
+        };
+        let (begin, stage, relay) = match (&record.stage, server, slot, relay) {
+            (StageRecord::Relaying(_), Some(server), Some(slot), Ok(relay))
+                if !self.shared.ends.load(Ordering::Relaxed) =>
+            {
+                (Begin::Relaying, Stage::Relaying { server, slot }, relay)
+            }
+            (StageRecord::Waiting(waiting), None, None, Ok(relay)) => {
+                (Begin::Waiting(*waiting), Stage::Greeting, relay)
+            }
+            (StageRecord::Greeting, None, None, Ok(relay)) => (Begin::Greeting, Stage::Greeting, relay),
+            // It was looked at before; or the process ends.
+            (_, server, ..) => {
+                socket::reset_on_close(&client);
+                server.iter().for_each(socket::reset_on_close);
+                return None;
+            }
+        };
+        let expires_at = record
+            .expires_in
+            .map_or(NEVER, |left| self.now.saturating_add(millis(left.saturating_sub(away))));
+        let is_known = guest.log.is_debug() && !record.client.ip().is_unspecified();
+        let rare = Rare {
+            address: is_known.then_some(record.client),
+            link,
+            expires_at,
+            acknowledged: record.acknowledged,
+            undumped: false,
+            trace: self.trace_again(record.client, record.age + away, record.trace.as_deref()),
+        };
+        let is_rare = rare.trace.is_some()
+            || rare.address.is_some()
+            || rare.link.is_some()
+            || expires_at != NEVER
+            || rare.acknowledged > 0;
+        let connection = Connection {
+            client,
+            stage,
+            relay,
+            generations: [self.next_watch(), self.next_watch()],
+            delivered: record.delivered,
+            id: record.id,
+            opened_at: ago(record.age + away),
+            moved_at: ago(record.idle),
+            deadline: None,
+            rare: is_rare.then(|| Box::new(rare)),
+            half_closed_at: record.half_closed.map_or(0, |age| tenths(ago(age + away))),
+            asked_often: record.asked_often,
+            muted: [false; 2],
+            queued: false,
+            taken,
+            service: guest,
+        };
+        Some((self.connections.insert(connection), begin, record))
+    }
+
+    /// A client that was served elsewhere is served here.
+    fn go_on_with(&mut self, key: usize, begin: Begin, record: &ConnectionRecord) {
+        for side in [Side::Client, Side::Server] {
+            let Some(connection) = self.connections.get(key) else { return };
+            let Some(fd) = connection.fd(side) else { continue };
+            if let Err(e) = self.poller.add(fd, connection.token(key, side)) {
+                return self.unwatched(key, &e);
+            }
+        }
+        match begin {
+            Begin::Relaying => {
+                self.rearm(key);
+                // What it holds goes out without any news.
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.queued = true;
+                    self.queue.push_back(key);
+                }
+            }
+            Begin::Waiting(waiting) => self.get_back_in_line(key, waiting, record),
+            Begin::Greeting if self.shared.leaving.load(Ordering::SeqCst) => {}
+            Begin::Greeting => self.greeted(key, record.client),
+        }
+    }
+
+    /// A client that was in line elsewhere has its place here, among those who come from there.
+    fn get_back_in_line(&mut self, key: usize, waiting: WaitingRecord, record: &ConnectionRecord) {
+        let tag = self.tag(key);
+        let Some(connection) = self.connections.get(key) else { return };
+        let service = Arc::clone(&connection.service);
+        let mut grants = Vec::new();
+        let turn = {
+            let mut table = service.dialer.table.lock_at(self.shared.clock.now());
+            table.rejoin(record.client.ip().into(), tag, waiting.ticket, &mut grants)
+        };
+        service.dialer.deliver.all(grants);
+        match turn {
+            Turn::Now(route, lease) => {
+                let dial = Dial::new(record.client, route, lease, None);
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.stage = Stage::Dialing(Box::new(dial));
+                }
+                self.dial(key);
+            }
+            Turn::Later(ticket) => {
+                let until = self.now.saturating_add(millis(waiting.left).max(1));
+                let since = self.now.saturating_sub(millis(waiting.waited));
+                let before = Waited { ticket, since, until, in_pause: waiting.in_pause };
+                let place = self.place(&service, ticket, Some(before));
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.stage = Stage::Waiting(Box::new(Waiting { place, client: record.client }));
+                }
+                self.wait_in_line(key);
+            }
+            Turn::Never(why) => self.turn_away(key, why),
+        }
+    }
+}

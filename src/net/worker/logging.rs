@@ -1,0 +1,134 @@
+//! What the access log learns of a connection, from its beginning to its end.
+//!
+//! Knows: what is gathered, and when a record is due. Never: what a line looks like, where it goes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use super::{Connection, Stage, Worker};
+use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
+use crate::observe::{AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
+use crate::sched::{ChannelKey, End};
+use crate::sys::poller::Readiness;
+use crate::sys::socket;
+use crate::wire::relay::Side;
+
+impl<P: Readiness> Worker<P> {
+    /// What is gathered of a client from now on, if there is an access log.
+    pub(super) fn trace_of(&self, client: SocketAddr) -> Option<Box<ConnectionTrace>> {
+        self.shared.options.access.as_ref()?;
+        Some(Box::new(ConnectionTrace::new(client, SystemTime::now(), self.shared.clock.now())))
+    }
+
+    /// The same of a client that came so long ago to another process, which may have told what it had gathered.
+    pub(super) fn trace_again(
+        &self,
+        client: SocketAddr,
+        age: Duration,
+        told: Option<&TraceRecord>,
+    ) -> Option<Box<ConnectionTrace>> {
+        let mut trace = self.trace_of(client)?;
+        trace.began = trace.began.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        trace.began_at = trace.began_at.saturating_sub(age);
+        if let Some(told) = told {
+            trace.began = SystemTime::UNIX_EPOCH.checked_add(told.began).unwrap_or(trace.began);
+            trace.failed = told.failed.iter().filter_map(failed_again).collect();
+            trace.attempts = told.attempts;
+            (trace.queued, trace.connect) = (told.queued, told.connect);
+            (trace.address, trace.first_byte) = (told.address, told.first_byte);
+        }
+        Some(trace)
+    }
+
+    /// The first byte of the channel has reached its client.
+    pub(super) fn first_byte(&mut self, key: usize) {
+        let Some(trace) = self.connections.get_mut(key).and_then(Connection::trace) else { return };
+        if trace.first_byte.is_none() {
+            trace.first_byte = Some(self.shared.clock.now().saturating_sub(trace.began_at));
+        }
+    }
+
+    /// A client has got its channel.
+    pub(super) fn log_start(&self, key: usize) {
+        if let Some(access) = &self.shared.options.access
+            && access.moments().start
+            && let Some(connection) = self.connections.get(key)
+            && let Some(trace) = connection.rare.as_ref().and_then(|rare| rare.trace.as_deref())
+        {
+            let record = self.record(connection, trace.clone(), AccessMoment::Start);
+            access.tell(Box::new(record));
+        }
+    }
+
+    /// A connection is over: its descriptors go first, so that what is told of it makes nobody wait.
+    pub(super) fn log_end(&self, mut connection: Connection, how: End) {
+        if let Some(access) = &self.shared.options.access
+            && access.moments().end
+            && let Some(trace) = connection.rare.as_mut().and_then(|rare| rare.trace.take())
+        {
+            let mut record = self.record(&connection, *trace, AccessMoment::End(how));
+            if let Stage::Waiting(waiting) = &connection.stage {
+                record.trace.queued = Some(waiting.place.so_far(self.now));
+            }
+            drop(connection);
+            access.tell(Box::new(record));
+        }
+    }
+
+    fn record(&self, connection: &Connection, trace: ConnectionTrace, moment: AccessMoment) -> AccessRecord {
+        let path = |side| {
+            let (rtt, retransmits) = connection.fd(side).and_then(socket::path)?;
+            Some(PathInfo { rtt, retransmits })
+        };
+        let channel = match &connection.stage {
+            Stage::Relaying { slot, .. } => Some(slot.key()),
+            _ => None,
+        };
+        AccessRecord {
+            service: connection.service.log.label(),
+            id: connection.id,
+            channel,
+            lasted: self.shared.clock.now().saturating_sub(trace.began_at),
+            trace,
+            sent_bytes: connection.delivered[Side::Server as usize],
+            rcvd_bytes: connection.delivered[Side::Client as usize],
+            paths: [path(Side::Client), path(Side::Server)],
+            moment,
+        }
+    }
+}
+
+/// What is told to the process that has the connection next.
+pub(super) fn told(trace: &ConnectionTrace) -> TraceRecord {
+    let failed = trace.failed.iter().map(|one| FailedAttemptRecord {
+        group: one.channel.group.index(),
+        channel: one.channel.channel.index(),
+        address: one.address,
+        error: match &one.error {
+            AttemptError::System(number) => AttemptErrorRecord::System(*number),
+            AttemptError::NoAnswer => AttemptErrorRecord::NoAnswer,
+            AttemptError::Other(text) => AttemptErrorRecord::Other(text.to_string()),
+        },
+    });
+    TraceRecord {
+        began: trace.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+        failed: failed.collect(),
+        attempts: trace.attempts,
+        queued: trace.queued,
+        connect: trace.connect,
+        address: trace.address,
+        first_byte: trace.first_byte,
+    }
+}
+
+fn failed_again(told: &FailedAttemptRecord) -> Option<crate::observe::FailedAttempt> {
+    Some(crate::observe::FailedAttempt {
+        channel: ChannelKey::new(told.group, told.channel)?,
+        address: told.address,
+        error: match &told.error {
+            AttemptErrorRecord::System(number) => AttemptError::System(*number),
+            AttemptErrorRecord::NoAnswer => AttemptError::NoAnswer,
+            AttemptErrorRecord::Other(text) => AttemptError::Other(text.as_str().into()),
+        },
+    })
+}

@@ -1,0 +1,38 @@
+//! A session that somebody wants to see.
+//!
+//! Knows: how a session stands when its tap begins. Never: who looks, how it is shown.
+
+use std::time::SystemTime;
+
+use super::{Connection, Stage, Worker};
+use crate::net::service::ServiceId;
+use crate::observe::{TapSource, TapStart};
+use crate::sys::poller::Readiness;
+use crate::sys::socket;
+use crate::wire::relay::Side;
+
+impl<P: Readiness> Worker<P> {
+    /// Shows a session's bytes from now on. `None` = it is not here.
+    pub(super) fn tap(&mut self, service: ServiceId, id: u64, source: TapSource) -> Option<TapStart> {
+        let is_meant = |connection: &Connection| connection.service.id == service && connection.id == id;
+        let (key, connection) = self.connections.iter().find(|(_, connection)| is_meant(connection))?;
+        let channel = match &connection.stage {
+            Stage::Relaying { server, slot } => Some((slot.key(), socket::peer(server))),
+            Stage::Dialing(dial) => dial.channel().map(|channel| (channel, None)),
+            Stage::Greeting | Stage::Waiting(_) | Stage::Over => None,
+        };
+        // What is held was read already.
+        let before =
+            |from: Side| connection.delivered[from.peer() as usize] + connection.relay.held_from(from) as u64;
+        let start = TapStart {
+            at: SystemTime::now(),
+            client: socket::peer(&connection.client),
+            service: socket::local(&connection.client),
+            channel,
+            sent_bytes: before(Side::Client),
+            rcvd_bytes: before(Side::Server),
+        };
+        self.taps.add(key, id, source);
+        Some(start)
+    }
+}

@@ -1,0 +1,219 @@
+//! The access log: what is known of one connection, and the queue to whoever writes it down.
+//!
+//! Knows: what a line is to tell, how many lines may wait. Never: files, the time, who reads the lines.
+//! Source: docs/observability.md, "The access log".
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use crate::sched::{ChannelKey, End};
+
+pub(super) mod line;
+
+/// So many entries wait for the writer at most. A tenth of a second of more connections than a host can make.
+pub const ENTRIES_WAITING: usize = 16_384;
+/// So many attempts of one connection are told; of the others, how many there were.
+pub(super) const ATTEMPTS_TOLD: usize = 8;
+
+/// The name by which lines call a service; it may get another one while it runs.
+pub type ServiceLabel = Arc<RwLock<Option<Arc<str>>>>;
+
+/// What is gathered of a connection while it lasts. Only while there is an access log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConnectionTrace {
+    /// Who it is.
+    pub client: SocketAddr,
+    /// When it was accepted, by the wall clock.
+    pub began: SystemTime,
+    /// When it was accepted, by the clock of the data plane.
+    pub began_at: Duration,
+    /// Attempts to connect that came to nothing; the first few of them.
+    pub failed: Vec<FailedAttempt>,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// How long it waited in line. `None`: it did not.
+    pub queued: Option<Duration>,
+    /// How long the attempt took that succeeded.
+    pub connect: Option<Duration>,
+    /// The channel's address that answered.
+    pub address: Option<SocketAddr>,
+    /// From the beginning until the first byte of the channel was delivered to the client.
+    pub first_byte: Option<Duration>,
+}
+
+/// An attempt to connect that came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// Which channel.
+    pub channel: ChannelKey,
+    /// At which address.
+    pub address: SocketAddr,
+    /// Why.
+    pub error: AttemptError,
+}
+
+/// Why an attempt came to nothing. What the system said stays a number until it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttemptError {
+    /// The error number of the system.
+    System(i32),
+    /// It was given up.
+    NoAnswer,
+    /// Something of our own.
+    Other(Box<str>),
+}
+
+/// What the system knows of the path to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments that were sent again, ever.
+    pub retransmits: u32,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessMoment {
+    /// It has got its channel.
+    Start,
+    /// It goes on.
+    Open,
+    /// It has ended.
+    End(End),
+}
+
+/// What is known of a connection at one moment.
+#[derive(Debug, Clone)]
+pub struct AccessRecord {
+    /// The service that it came to.
+    pub service: ServiceLabel,
+    /// Its number.
+    pub id: u64,
+    /// What was gathered.
+    pub trace: ConnectionTrace,
+    /// The channel that it has. `None`: none.
+    pub channel: Option<ChannelKey>,
+    /// How long it has lasted.
+    pub lasted: Duration,
+    /// Bytes client -> channel.
+    pub sent_bytes: u64,
+    /// Bytes channel -> client.
+    pub rcvd_bytes: u64,
+    /// The paths to the client and to the channel, where the system knows them.
+    pub paths: [Option<PathInfo>; 2],
+    /// What has happened.
+    pub moment: AccessMoment,
+}
+
+impl ConnectionTrace {
+    /// Of a client that has just come.
+    pub fn new(client: SocketAddr, began: SystemTime, began_at: Duration) -> Self {
+        Self {
+            client,
+            began,
+            began_at,
+            failed: Vec::new(),
+            attempts: 0,
+            queued: None,
+            connect: None,
+            address: None,
+            first_byte: None,
+        }
+    }
+
+    /// An attempt has come to nothing.
+    pub fn failed(&mut self, channel: ChannelKey, address: SocketAddr, error: AttemptError) {
+        self.attempts = self.attempts.saturating_add(1);
+        if self.failed.len() < ATTEMPTS_TOLD {
+            self.failed.push(FailedAttempt { channel, address, error });
+        }
+    }
+
+    /// An attempt has succeeded.
+    pub fn connected(&mut self, address: Option<SocketAddr>, took: Duration) {
+        self.attempts = self.attempts.saturating_add(1);
+        (self.address, self.connect) = (address, Some(took));
+    }
+}
+
+/// What the writer gets.
+#[derive(Debug)]
+pub enum AccessEntry {
+    /// A line.
+    Line(Box<AccessRecord>),
+    /// Nothing: there is something else to be done.
+    Nudge,
+}
+
+/// Which lines there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessMoments {
+    /// When a client has got its channel.
+    pub start: bool,
+    /// When a connection has ended.
+    pub end: bool,
+    /// Each time that it has gone on for so long.
+    pub every: Option<Duration>,
+}
+
+/// The access log of a process, for those who have something to tell. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    queue: SyncSender<AccessEntry>,
+    moments: AccessMoments,
+    dropped: Arc<AtomicU64>,
+    /// The writer has lost lines that it has not said yet.
+    is_behind: Arc<AtomicBool>,
+}
+
+impl AccessLog {
+    /// A log, and where its lines come out.
+    pub fn new(moments: AccessMoments) -> (Self, Receiver<AccessEntry>) {
+        let (queue, entries) = sync_channel(ENTRIES_WAITING);
+        (Self { queue, moments, dropped: Arc::default(), is_behind: Arc::default() }, entries)
+    }
+
+    /// Which lines there are.
+    pub fn moments(&self) -> AccessMoments {
+        self.moments
+    }
+
+    /// Leaves a record to the writer. Never waits: if too many wait already, it is lost and counted.
+    pub fn tell(&self, record: Box<AccessRecord>) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(AccessEntry::Line(record))
+        {
+            self.lost(1);
+        }
+    }
+
+    /// So many lines were lost.
+    pub fn lost(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+        self.is_behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Were lines lost since this was asked last?
+    pub fn take_behind(&self) -> bool {
+        self.is_behind.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many lines were lost.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The writer is to look around. If the queue is full it does so soon, without being told.
+    pub fn nudge(&self) {
+        let _ = self.queue.try_send(AccessEntry::Nudge);
+    }
+}
+
+/// The name of a service at this moment.
+pub(super) fn name_of(label: &ServiceLabel) -> Option<Arc<str>> {
+    label.read().unwrap_or_else(PoisonError::into_inner).clone()
+}

@@ -1,0 +1,178 @@
+//! How a client's connection ended, in one closed list, so that logs, answers and metrics say the same words.
+//!
+//! Knows: the words. Never: what decides an end.
+
+use std::fmt;
+
+use super::{Loss, NoChannel};
+
+/// How a client's connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// The client closed first, and then the channel.
+    ClientClosed,
+    /// The channel closed first, and then the client.
+    ChannelClosed,
+    /// The client sent a reset, or was found gone.
+    ClientReset,
+    /// The channel sent a reset, or was found gone.
+    ChannelReset,
+    /// No byte moved for too long.
+    Idle,
+    /// One side had ended, and no byte moved for too long.
+    HalfClosed,
+    /// It has lived for long enough.
+    Lifetime,
+    /// There was no channel for it.
+    Lost(Loss),
+    /// An operator ended the connections of its channel.
+    Kicked,
+    /// Its channel went down, and was to take its connections with it.
+    ChannelDown,
+    /// Its service was taken from the file, and was to take its connections with it.
+    Removed,
+    /// An operator closed this one.
+    Closed,
+    /// The process, or the service, has ended.
+    ShutDown,
+    /// By a fault of our own.
+    Ours(OwnFault),
+}
+
+/// What went wrong with us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnFault {
+    /// The system had no memory for its bytes for as long as a connect may take.
+    Memory,
+    /// The system watches no further socket.
+    Watch,
+    /// A call of ours failed that should not.
+    Call,
+    /// A bug.
+    Panic,
+}
+
+impl End {
+    /// All there are.
+    pub const ALL: [Self; 26] = [
+        Self::ClientClosed,
+        Self::ChannelClosed,
+        Self::ClientReset,
+        Self::ChannelReset,
+        Self::Idle,
+        Self::HalfClosed,
+        Self::Lifetime,
+        Self::Kicked,
+        Self::ChannelDown,
+        Self::Removed,
+        Self::Closed,
+        Self::ShutDown,
+        Self::Ours(OwnFault::Memory),
+        Self::Ours(OwnFault::Watch),
+        Self::Ours(OwnFault::Call),
+        Self::Ours(OwnFault::Panic),
+        Self::Lost(Loss::NoChannel(NoChannel::Empty)),
+        Self::Lost(Loss::NoChannel(NoChannel::Disabled)),
+        Self::Lost(Loss::NoChannel(NoChannel::Down)),
+        Self::Lost(Loss::NoChannel(NoChannel::Full)),
+        Self::Lost(Loss::NoChannel(NoChannel::Failed)),
+        Self::Lost(Loss::QueueFull),
+        Self::Lost(Loss::QueueTimeout),
+        Self::Lost(Loss::PauseTimeout),
+        Self::Lost(Loss::Left),
+        Self::Lost(Loss::Ours),
+    ];
+
+    /// Those that a connection can have that had a channel are the first so many of [`End::ALL`].
+    pub const WITH_CHANNEL: usize = 16;
+
+    /// Its place in [`End::ALL`].
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::ClientClosed => 0,
+            Self::ChannelClosed => 1,
+            Self::ClientReset => 2,
+            Self::ChannelReset => 3,
+            Self::Idle => 4,
+            Self::HalfClosed => 5,
+            Self::Lifetime => 6,
+            Self::Kicked => 7,
+            Self::ChannelDown => 8,
+            Self::Removed => 9,
+            Self::Closed => 10,
+            Self::ShutDown => 11,
+            Self::Ours(fault) => 12 + fault as usize,
+            Self::Lost(why) => Self::WITH_CHANNEL + why.index(),
+        }
+    }
+
+    /// The same end of a client that had no channel yet: that it went away by itself says all, however it did.
+    pub fn without_channel(self) -> Self {
+        match self {
+            Self::ClientClosed | Self::ClientReset => Self::Lost(Loss::Left),
+            Self::ChannelClosed | Self::ChannelReset | Self::Idle | Self::HalfClosed | Self::Lifetime => {
+                Self::Ours(OwnFault::Call)
+            }
+            other => other,
+        }
+    }
+
+    /// Why a client is lost that ends like this before it has a channel; `None` if it is as things are to be.
+    pub fn loss(self) -> Option<Loss> {
+        match self.without_channel() {
+            Self::Lost(why) => Some(why),
+            Self::Ours(_) => Some(Loss::Ours),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClientClosed => "client closed",
+            Self::ChannelClosed => "channel closed",
+            Self::ClientReset => "client reset",
+            Self::ChannelReset => "channel reset",
+            Self::Idle => "idle timeout",
+            Self::HalfClosed => "half-close timeout",
+            Self::Lifetime => "lifetime",
+            Self::Lost(why) => return why.fmt(f),
+            Self::Kicked => "kicked",
+            Self::ChannelDown => "channel down",
+            Self::Removed => "service removed",
+            Self::Closed => "closed by operator",
+            Self::ShutDown => "shut down",
+            Self::Ours(OwnFault::Memory) => "internal error: no memory",
+            Self::Ours(OwnFault::Watch) => "internal error: no watch",
+            Self::Ours(OwnFault::Call) => "internal error: system call",
+            Self::Ours(OwnFault::Panic) => "internal error: panic",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_end_has_a_place_and_words_of_its_own() {
+        for (place, end) in End::ALL.into_iter().enumerate() {
+            assert_eq!(end.index(), place, "{end}");
+        }
+        let words: BTreeSet<String> = End::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(words.len(), End::ALL.len());
+        assert!(words.iter().all(|words| words.chars().all(|c| c.is_ascii_lowercase() || " -:".contains(c))));
+    }
+
+    #[test]
+    fn only_a_client_that_had_a_channel_ends_by_it() {
+        for end in End::ALL {
+            let place = end.without_channel().index();
+            assert!((7..End::ALL.len()).contains(&place), "{end}");
+            assert_eq!(end.without_channel().without_channel(), end.without_channel());
+        }
+    }
+}

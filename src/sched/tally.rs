@@ -1,0 +1,273 @@
+//! Exact counts of how connections ended and how long they took, by worker.
+//!
+//! Knows: counters. Never: which client it was, who counts.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::End;
+use super::histogram::{self, Distribution, Histogram};
+use crate::handover::table::{ChannelTallyRecord, ServiceTallyRecord};
+
+/// What one worker has counted of one channel's connections. Takes no memory to speak of until the first.
+#[derive(Debug, Default)]
+pub(super) struct ChannelTally(OnceLock<Box<OfChannel>>);
+
+#[derive(Debug, Default)]
+struct OfChannel {
+    ends: [AtomicU64; End::WITH_CHANNEL],
+    connects: Histogram,
+    lasted: Histogram,
+}
+
+impl ChannelTally {
+    fn counts(&self) -> &OfChannel {
+        self.0.get_or_init(Box::default)
+    }
+
+    /// A connect was answered after so long.
+    pub(super) fn connected(&self, took: Duration) {
+        self.counts().connects.add(&histogram::CONNECT_MS, took);
+    }
+
+    /// A connection that had the channel has ended after so long.
+    pub(super) fn ended(&self, how: End, lasted: Duration) {
+        let counts = self.counts();
+        if let Some(count) = counts.ends.get(how.index()) {
+            count.fetch_add(1, Relaxed);
+        }
+        counts.lasted.add(&histogram::LASTING_MS, lasted);
+    }
+
+    pub(super) fn reset(&self) {
+        if let Some(counts) = self.0.get() {
+            counts.ends.iter().for_each(|count| count.store(0, Relaxed));
+            counts.connects.reset();
+            counts.lasted.reset();
+        }
+    }
+
+    /// Adds what was counted to `all`.
+    pub(super) fn add_to(&self, all: &mut Ended) {
+        if let Some(counts) = self.0.get() {
+            all.add(counts.ends.iter().map(|count| count.load(Relaxed)));
+            counts.connects.add_to(&mut all.connects);
+            counts.lasted.add_to(&mut all.lasted);
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) fn add_counted(&self, counted: &Ended) {
+        if *counted == Ended::default() {
+            return;
+        }
+        let counts = self.counts();
+        for &(how, more) in &counted.ends {
+            if let Some(count) = counts.ends.get(how.index()) {
+                count.fetch_add(more, Relaxed);
+            }
+        }
+        counts.connects.add_counted(&counted.connects.counts, counted.connects.micros);
+        counts.lasted.add_counted(&counted.lasted.counts, counted.lasted.micros);
+    }
+}
+
+/// How the connections of a channel ended, and how long they took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How many ended how; ends without any are left out.
+    pub ends: Vec<(End, u64)>,
+    /// How long connects took that were answered.
+    pub connects: Distribution,
+    /// How long connections lasted that have ended.
+    pub lasted: Distribution,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        let (connects, lasted) =
+            (Distribution::new(&histogram::CONNECT_MS), Distribution::new(&histogram::LASTING_MS));
+        Self { ends: Vec::new(), connects, lasted }
+    }
+}
+
+/// By their words; words that nobody knows here are passed over.
+fn ends_of(record: &[(String, u64)]) -> Vec<(End, u64)> {
+    let known = |(words, count): &(String, u64)| {
+        Some((End::ALL.into_iter().find(|how| how.to_string() == *words)?, *count))
+    };
+    record.iter().filter_map(known).collect()
+}
+
+fn record_of(ends: &[(End, u64)]) -> Vec<(String, u64)> {
+    ends.iter().map(|(how, count)| (how.to_string(), *count)).collect()
+}
+
+/// Those of `now` that were not there before.
+fn more(now: &[(End, u64)], before: &[(End, u64)]) -> Vec<(End, u64)> {
+    let had = |how: End| before.iter().find(|(known, _)| *known == how).map_or(0, |(_, count)| *count);
+    let more = now.iter().map(|&(how, count)| (how, count.saturating_sub(had(how))));
+    more.filter(|&(_, count)| count > 0).collect()
+}
+
+impl Ended {
+    /// What was counted since it was `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            ends: more(&self.ends, &before.ends),
+            connects: self.connects.since(&before.connects),
+            lasted: self.lasted.since(&before.lasted),
+        }
+    }
+
+    /// As a process tells its successor.
+    pub fn record(&self) -> ChannelTallyRecord {
+        ChannelTallyRecord {
+            ends: record_of(&self.ends),
+            connects: self.connects.record(),
+            lasted: self.lasted.record(),
+        }
+    }
+
+    /// As a predecessor has told it.
+    pub fn restore(record: &ChannelTallyRecord) -> Self {
+        Self {
+            ends: ends_of(&record.ends),
+            connects: Distribution::restore(&histogram::CONNECT_MS, &record.connects),
+            lasted: Distribution::restore(&histogram::LASTING_MS, &record.lasted),
+        }
+    }
+
+    fn add(&mut self, counts: impl Iterator<Item = u64>) {
+        for (how, count) in End::ALL.into_iter().zip(counts).filter(|&(_, count)| count > 0) {
+            match self.ends.iter_mut().find(|(known, _)| *known == how) {
+                Some((_, sum)) => *sum += count,
+                None => self.ends.push((how, count)),
+            }
+        }
+    }
+}
+
+/// What one worker has counted of one service's clients.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct OfService {
+    ends: [AtomicU64; End::ALL.len()],
+    waits: Histogram,
+}
+
+/// How the clients of a service ended, and how long those waited who were in line. Counted without the table's lock.
+#[derive(Debug)]
+pub(super) struct ServiceTally(Box<[OfService]>);
+
+impl ServiceTally {
+    /// `shards`: how many workers count; 0 is taken for 1.
+    pub(super) fn new(shards: usize) -> Self {
+        Self(std::iter::repeat_with(OfService::default).take(shards.max(1)).collect())
+    }
+
+    fn shard(&self, number: usize) -> &OfService {
+        &self.0[number % self.0.len()]
+    }
+
+    pub(super) fn ended(&self, shard: usize, how: End) {
+        self.shard(shard).ends[how.index()].fetch_add(1, Relaxed);
+    }
+
+    /// A client got out of the line after so long, however.
+    pub(super) fn waited(&self, shard: usize, long: Duration) {
+        self.shard(shard).waits.add(&histogram::WAIT_MS, long);
+    }
+
+    /// How many ended how; ends without any are left out.
+    pub(super) fn ends(&self) -> Vec<(End, u64)> {
+        let of = |how: End| self.0.iter().map(|one| one.ends[how.index()].load(Relaxed)).sum();
+        End::ALL.into_iter().map(|how| (how, of(how))).filter(|&(_, count)| count > 0).collect()
+    }
+
+    pub(super) fn waits(&self) -> Distribution {
+        let mut all = Distribution::new(&histogram::WAIT_MS);
+        self.0.iter().for_each(|one| one.waits.add_to(&mut all));
+        // Nobody ever waited.
+        if all.count() == 0 {
+            all.counts.clear();
+        }
+        all
+    }
+
+    pub(super) fn snapshot(&self) -> ClientCounts {
+        ClientCounts { ends: self.ends(), waits: self.waits() }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) fn add(&self, counted: &ClientCounts) {
+        for &(how, count) in &counted.ends {
+            self.0[0].ends[how.index()].fetch_add(count, Relaxed);
+        }
+        self.0[0].waits.add_counted(&counted.waits.counts, counted.waits.micros);
+    }
+}
+
+/// How the clients of a service ended, and how long those waited who were in line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientCounts {
+    /// How many ended how; ends without any are left out.
+    pub ends: Vec<(End, u64)>,
+    /// How long they waited.
+    pub waits: Distribution,
+}
+
+impl ClientCounts {
+    /// What was counted since it was `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self { ends: more(&self.ends, &before.ends), waits: self.waits.since(&before.waits) }
+    }
+
+    /// As a process tells its successor.
+    pub fn record(&self) -> ServiceTallyRecord {
+        ServiceTallyRecord { ends: record_of(&self.ends), waits: self.waits.record() }
+    }
+
+    /// As a predecessor has told it.
+    pub fn restore(record: &ServiceTallyRecord) -> Self {
+        let waits = Distribution::restore(&histogram::WAIT_MS, &record.waits);
+        Self { ends: ends_of(&record.ends), waits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::OwnFault;
+    use super::*;
+
+    #[test]
+    fn what_was_counted_goes_to_a_successor_once() {
+        let (ours, theirs) = (ChannelTally::default(), ChannelTally::default());
+        ours.connected(Duration::from_millis(3));
+        ours.ended(End::Idle, Duration::from_secs(3));
+        let seen = |tally: &ChannelTally| {
+            let mut all = Ended::default();
+            tally.add_to(&mut all);
+            all
+        };
+        let before = seen(&ours);
+        theirs.add_counted(&Ended::restore(&before.record()));
+        ours.ended(End::Idle, Duration::from_secs(400));
+        ours.ended(End::Ours(OwnFault::Panic), Duration::ZERO);
+        theirs.add_counted(&Ended::restore(&seen(&ours).since(&before).record()));
+        assert_eq!(seen(&theirs), seen(&ours));
+        assert_eq!(seen(&ours).ends, [(End::Idle, 2), (End::Ours(OwnFault::Panic), 1)]);
+        let (ours, theirs) = (ServiceTally::new(2), ServiceTally::new(0));
+        for (n, how) in End::ALL.into_iter().enumerate() {
+            (0..=n).for_each(|shard| ours.ended(shard, how));
+        }
+        ours.waited(1, Duration::from_millis(20));
+        theirs.add(&ClientCounts::restore(&ours.snapshot().record()));
+        assert_eq!(theirs.snapshot(), ours.snapshot());
+        assert_eq!(ours.snapshot().ends.last(), Some(&(End::ALL[25], 26)));
+        let strange = vec![("eaten by a bear".to_owned(), 3)];
+        let record = ServiceTallyRecord { ends: strange, ..ServiceTallyRecord::default() };
+        assert_eq!(ClientCounts::restore(&record).ends, []);
+    }
+}

@@ -1,0 +1,181 @@
+//! A relay as it goes from process to process: everything it holds, and what it knows that the kernel does not.
+//!
+//! Knows: what a record of a relay means, which records make no sense. Never: the sockets, how a record travels.
+//!
+//! What the kernel tells anew to whoever begins to watch a socket is left out: that it can be read, that it has an error. What
+//! was read is taken out of pipes, since a pipe would cost the message two descriptors more. What is only a matter of speed
+//! (the pace, splicing) begins again.
+
+use std::io::{self, ErrorKind};
+
+use super::{Flow, FlowStage, Held, Kernel, Ready, Relay, Side};
+use crate::handover::connection::{FlowRecord, FlowStageRecord, RelayRecord};
+
+impl From<FlowStage> for FlowStageRecord {
+    fn from(stage: FlowStage) -> Self {
+        match stage {
+            FlowStage::Open => Self::Open,
+            FlowStage::Draining => Self::Draining,
+            FlowStage::Ended => Self::Ended,
+            FlowStage::Dropped => Self::Dropped,
+        }
+    }
+}
+
+impl From<FlowStageRecord> for FlowStage {
+    fn from(stage: FlowStageRecord) -> Self {
+        match stage {
+            FlowStageRecord::Open => Self::Open,
+            FlowStageRecord::Draining => Self::Draining,
+            FlowStageRecord::Ended => Self::Ended,
+            FlowStageRecord::Dropped => Self::Dropped,
+        }
+    }
+}
+
+fn wrong<T>(why: &str) -> io::Result<T> {
+    Err(io::Error::new(ErrorKind::InvalidData, format!("a connection makes no sense: {why}")))
+}
+
+impl<P> Relay<P> {
+    /// Everything held and known, to be gone on with by [`Relay::unpack`]; bytes of the client come first. Nothing is held here
+    /// any more: pipes are given back.
+    ///
+    /// # Errors
+    /// A pipe cannot be read, or there is no memory for what is in it. Then nothing is lost, and the relay can go on.
+    pub fn pack<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> io::Result<(RelayRecord, Vec<u8>)> {
+        for flow in &mut self.flows {
+            let Held::Pipe { pipe, len } = &mut flow.held else { continue };
+            let len = *len as usize;
+            let bytes = if len > 0 { kernel.take_out(pipe, len)? } else { Vec::new() };
+            debug_assert_eq!(bytes.len(), len, "all of it or nothing");
+            let held = if bytes.is_empty() {
+                Held::Nothing
+            } else {
+                Held::Bytes { bytes: bytes.into_boxed_slice(), at: 0 }
+            };
+            if let Held::Pipe { pipe, .. } = std::mem::replace(&mut flow.held, held) {
+                kernel.close_pipe(pipe, 0);
+            }
+        }
+        let mut all = Vec::new();
+        let flows = self.flows.each_mut().map(|flow| {
+            let mut held = 0;
+            if let Held::Bytes { bytes, at } = std::mem::replace(&mut flow.held, Held::Nothing) {
+                let rest = bytes.get(at as usize..).unwrap_or_default();
+                held = rest.len();
+                all.extend_from_slice(rest);
+            }
+            FlowRecord {
+                stage: flow.stage.into(),
+                held,
+                urgent: flow.urgent.take(),
+                unflushed: flow.unflushed,
+                is_bulk: flow.is_bulk,
+            }
+        });
+        let record = RelayRecord {
+            flows,
+            gone: self.gone,
+            closed: self.ready.map(|ready| ready.read_closed),
+            marked: self.ready.map(|ready| ready.urgent),
+            half_closed: self.half_closed,
+            first_end: self.first_end.map(|(side, gone)| (side as u8, gone)),
+        };
+        Ok((record, all))
+    }
+
+    /// A relay that goes on where another one was packed. Its sockets have to be watched anew: nothing is known of them yet but
+    /// what the kernel does not tell again.
+    ///
+    /// # Errors
+    /// No relay was ever like this, or bytes are missing.
+    pub fn unpack(record: &RelayRecord, bytes: &[u8]) -> io::Result<Self> {
+        let first_end = match record.first_end {
+            None => None,
+            Some((0, gone)) => Some((Side::Client, gone)),
+            Some((1, gone)) => Some((Side::Server, gone)),
+            Some(_) => return wrong("a third side ended first"),
+        };
+        let mut relay = Self { gone: record.gone, half_closed: record.half_closed, first_end, ..Self::new() };
+        let mut rest = bytes;
+        for side in [Side::Client, Side::Server] {
+            let (number, flow) = (side as usize, &record.flows[side as usize]);
+            let Some((held, behind)) = rest.split_at_checked(flow.held) else {
+                return wrong("bytes are missing");
+            };
+            rest = behind;
+            relay.flows[number] = Flow::unpack(flow, held)?;
+            if (flow.stage == FlowStageRecord::Dropped) != record.gone[side.peer() as usize] {
+                return wrong("a side is gone and is to get bytes");
+            }
+            let is_closed = record.closed[number] || record.gone[number];
+            relay.ready[number] = Ready {
+                writable: true,
+                readable: is_closed,
+                read_closed: is_closed,
+                urgent: record.marked[number],
+                error: false,
+            };
+        }
+        if !rest.is_empty() {
+            return wrong("bytes are left over");
+        }
+        Ok(relay)
+    }
+}
+
+impl<P> Flow<P> {
+    fn unpack(record: &FlowRecord, held: &[u8]) -> io::Result<Self> {
+        let flow = Self {
+            held: if held.is_empty() { Held::Nothing } else { Held::Bytes { bytes: held.into(), at: 0 } },
+            urgent: record.urgent,
+            unflushed: record.unflushed,
+            stage: record.stage.into(),
+            is_bulk: record.is_bulk,
+            ..Self::new()
+        };
+        if u32::try_from(held.len()).is_err() {
+            return wrong("it holds too much");
+        }
+        match flow.stage {
+            FlowStage::Ended | FlowStage::Dropped if flow.holds_data() => {
+                wrong("bytes wait behind the end of their direction")
+            }
+            _ => Ok(flow),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(stage: FlowStageRecord, held: usize) -> FlowRecord {
+        FlowRecord { stage, held, ..FlowRecord::default() }
+    }
+
+    #[test]
+    fn what_no_relay_ever_was_is_refused() {
+        use FlowStageRecord::{Draining, Dropped, Ended, Open};
+        let unpack = |record: &RelayRecord, bytes: &[u8]| Relay::<()>::unpack(record, bytes).map(|_| ());
+        let of = |flows: [FlowRecord; 2], gone| RelayRecord { flows, gone, ..RelayRecord::default() };
+        for (record, bytes) in [
+            (of([flow(Open, 3), flow(Open, 0)], [false; 2]), &b"ab"[..]),
+            (of([flow(Open, 1), flow(Open, 0)], [false; 2]), b"ab"),
+            (of([flow(Open, usize::MAX), flow(Open, 1)], [false; 2]), b"ab"),
+            (of([flow(Ended, 1), flow(Open, 1)], [false; 2]), b"ab"),
+            (of([flow(Dropped, 2), flow(Open, 0)], [false, true]), b"ab"),
+            (of([flow(Dropped, 0), flow(Open, 2)], [false; 2]), b"ab"),
+            (of([flow(Open, 2), flow(Open, 0)], [true, false]), b"ab"),
+            (of([FlowRecord { urgent: Some(1), ..flow(Ended, 0) }, flow(Open, 0)], [false; 2]), b""),
+            (RelayRecord { first_end: Some((2, false)), ..RelayRecord::default() }, b""),
+        ] {
+            let error = unpack(&record, bytes).expect_err(&format!("{record:?}"));
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{record:?}");
+        }
+        let whole = of([flow(Draining, 2), flow(Open, 1)], [false; 2]);
+        assert!(unpack(&whole, b"abc").is_ok());
+        assert!(unpack(&RelayRecord::default(), b"").is_ok());
+    }
+}

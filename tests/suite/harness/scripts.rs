@@ -1,0 +1,53 @@
+//! Programs that an instance runs, and what is left of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Directory, Instance, Run, eventually, unique};
+
+/// Writes an executable script. By another process, since a file that this one has open for writing, or a fork of it for
+/// another test, could not be run.
+pub(crate) fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
+    executable(directory, name, &format!("#!/bin/sh\n{text}\n"))
+}
+
+pub(crate) fn executable(directory: &Directory, name: &str, text: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    let write = r#"cat >"$1"; chmod 755 "$1""#;
+    Run::new("sh").args(["-ec", write, "sh"]).arg(&path).stdin(text).finish().code(0);
+    path
+}
+
+/// An argument of `sleep` that no other process has.
+pub(crate) fn mark() -> String {
+    format!("86400.{}{}", std::process::id(), unique())
+}
+
+/// How many processes have this argument.
+pub(crate) fn alive(mark: &str) -> usize {
+    let has_it = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+    };
+    fs::read_dir("/proc").expect("a process table").flatten().filter(has_it).count()
+}
+
+/// Children of the instance, dead or alive.
+pub(crate) fn children(instance: &Instance) -> Vec<String> {
+    let stat_of = |process: fs::DirEntry| fs::read_to_string(process.path().join("stat")).ok();
+    let parent = instance.pid().to_string();
+    let is_child = |stat: &String| {
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent)
+    };
+    fs::read_dir("/proc").expect("a process table").flatten().filter_map(stat_of).filter(is_child).collect()
+}
+
+#[track_caller]
+pub(crate) fn await_no_children(instance: &Instance) {
+    let mut left = Vec::new();
+    eventually("no child is left, not even a zombie", || {
+        left = children(instance);
+        left.is_empty().then_some(())
+    });
+}

@@ -1,0 +1,537 @@
+//! The page at `/`: what it shows, and what must never come out of it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use super::harness::{DEADLINE, Directory, Instance, Refusing, Run, Server, Setup, eventually, own_address};
+use super::http::{ask, get, has, raw, status};
+
+/// An instance that answers HTTP, and where.
+fn instance(args: &[&dyn std::fmt::Display]) -> (Instance, SocketAddr) {
+    let at = own_address();
+    let mut all = vec!["--http".to_owned(), at.to_string(), "PORT".to_owned()];
+    all.extend(args.iter().map(ToString::to_string));
+    (Instance::start(all), at)
+}
+
+fn page(at: SocketAddr, path: &str) -> String {
+    let (status, page) = get(at, path);
+    assert_eq!(status, 200, "{path}: {page}");
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    page
+}
+
+/// What comes after `mark`, up to the next `<`.
+fn after<'a>(page: &'a str, mark: &str) -> &'a str {
+    let (_, rest) = page.split_once(mark).unwrap_or_else(|| panic!("no {mark:?} in {page}"));
+    rest.split('<').next().unwrap_or_default()
+}
+
+#[test]
+fn the_page_says_what_show_and_status_say() {
+    let (server, refuses) = (Server::echo(), Refusing::new());
+    let (instance, at) = instance(&[&server, &refuses]);
+    for _ in 0..3 {
+        ask(instance.addr, b"abc");
+    }
+    let mut held = instance.connect();
+    held.send(b"x");
+    held.recv(1);
+    instance.await_show("three have ended", |rows| rows[0].c == 1);
+    let shown = eventually("it is as now", || {
+        let page = page(at, "/");
+        page.contains("data-label=\"c/maxc\">1/-</td>").then_some(page)
+    });
+    let rows = instance.show();
+    for row in &rows {
+        assert!(shown.contains(&format!("data-label=\"totalc\">{}</td>", row.totalc)), "{row:?}: {shown}");
+    }
+    assert!(shown.contains("ready, 1 channel not up"), "{shown}");
+    assert!(after(&shown, "class=\"why\">").starts_with("connect: connection refused"), "{shown}");
+    assert_eq!(after(&shown, "<td class=\"health\">").trim(), "up");
+    assert!(shown.contains("<b>ejected</b>") && shown.contains("<b>3</b> client closed"), "{shown}");
+    let client = held.0.local_addr().expect("a socket");
+    assert!(shown.contains(&format!("<td>{client}</td>")), "{client}: {shown}");
+    // Without a token nothing can be done from it.
+    assert!(!shown.contains("<button") && !shown.contains("<form"), "{shown}");
+    drop(held);
+    instance.end();
+}
+
+#[test]
+fn nothing_in_it_is_from_elsewhere_or_inline() {
+    let server = Server::echo();
+    let (instance, at) = instance(&[&server]);
+    let head = raw(at, format!("GET / HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes());
+    assert_eq!(status(&head), 200);
+    let (head, page) = head.split_once("\r\n\r\n").expect("a body");
+    let policy = "Content-Security-Policy: default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+                  connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'\r\n";
+    for line in [
+        policy,
+        "X-Frame-Options: DENY\r\n",
+        "X-Content-Type-Options: nosniff\r\n",
+        "Cache-Control: no-store\r\n",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    for never in ["http:", "https:", "style=", "<style", " onclick", " onload", "javascript:"] {
+        assert!(!page.contains(never), "{never}: {page}");
+    }
+    assert_eq!(page.matches("<script").count(), 1);
+    for (path, kind) in
+        [("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")]
+    {
+        assert!(page.contains(&format!("\"{path}\"")), "{path}");
+        let answer = raw(at, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+        assert!(answer.contains(&format!("Content-Type: {kind}")), "{path}: {answer}");
+        assert!(answer.contains("Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"));
+    }
+    instance.end();
+}
+
+#[test]
+fn what_operators_and_peers_say_is_text_and_never_markup() {
+    let refuses = Refusing::new();
+    let (instance, at) = instance(&[&refuses]);
+    let hostile = "disable <img/src=x/onerror=alert(1)>\"'&<script>";
+    instance.ctl(hostile);
+    let shown = eventually("the event is there", || {
+        let page = page(at, "/");
+        page.contains("commanded").then_some(page)
+    });
+    for never in ["<img", "onerror=alert(1)>", "<script>"] {
+        assert!(!shown.contains(never), "{never}: {shown}");
+    }
+    assert!(shown.contains("&#60;img/src=x/onerror=alert(1)&#62;"), "{shown}");
+    // What is asked for is not given back as it was.
+    for path in ["/?service=%3Cscript%3E", "/?service=<script>"] {
+        let (status, body) = get(at, path);
+        assert_eq!((status, body.as_str()), (404, "no such service\n"), "{path}");
+    }
+    for path in ["/?sort=%22%3E%3Cscript%3E&order=x&sessions=%22%3E", "/?%00=%ff&&==&service="] {
+        assert!(!page(at, path).contains("<script>"), "{path}");
+    }
+    instance.end();
+}
+
+#[test]
+fn sessions_are_sorted_as_the_address_says() {
+    let server = Server::echo();
+    let (instance, at) = instance(&[&server]);
+    let held: Vec<_> = [5, 50, 20]
+        .into_iter()
+        .map(|length| {
+            let mut client = instance.connect();
+            client.send(vec![b'x'; length]);
+            client.recv(length);
+            client
+        })
+        .collect();
+    let order = |page: &str| -> Vec<String> {
+        let rows = page.split("<tr id=\"c-").skip(1);
+        rows.map(|row| {
+            row.split("<td class=\"n\">")
+                .nth(4)
+                .and_then(|cell| cell.split('<').next())
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect()
+    };
+    let sorted = |path: &str, wanted: [&str; 3]| {
+        eventually(path, || (order(&page(at, path)) == wanted).then_some(()));
+    };
+    sorted("/?sort=sent", ["50", "20", "5"]);
+    sorted("/?sort=sent&order=asc", ["5", "20", "50"]);
+    let ids = |path: &str| -> Vec<u64> {
+        let shown = page(at, path);
+        let rows = shown.split("<tr id=\"c-").skip(1);
+        rows.map(|row| row.split('"').next().and_then(|id| id.parse().ok()).expect("a number")).collect()
+    };
+    let (up, down) = (ids("/?sort=id"), ids("/?sort=id&order=desc"));
+    assert!(up.len() == 3 && up.is_sorted() && down.iter().rev().eq(&up), "{up:?} {down:?}");
+    let shown = page(at, "/?sort=sent");
+    assert!(
+        shown
+            .contains("aria-sort=\"descending\" class=\"n\"><a href=\"/?sort=sent&#38;order=asc#sessions\">"),
+        "{shown}"
+    );
+    drop(held);
+    instance.end();
+}
+
+#[test]
+fn each_service_has_a_page_of_its_own() {
+    let (server, at) = (Server::echo(), own_address());
+    let directory = Directory::new();
+    let (one, other) = (own_address(), own_address());
+    let text = format!(
+        "one: -b {} {} {server}\nother: -b {} {} {server}\n",
+        one.ip(),
+        one.port(),
+        other.ip(),
+        other.port()
+    );
+    let file = directory.path().join("services");
+    std::fs::write(&file, text).expect("written");
+    let instance = Setup::listening(one).within(directory).start([
+        "--http".to_owned(),
+        at.to_string(),
+        "--file".into(),
+        file.display().to_string(),
+    ]);
+    let all = page(at, "/");
+    assert!(all.contains("id=\"overview\"") && all.matches("class=\"service\"").count() == 2, "{all}");
+    assert!(all.contains("<a href=\"/?service=other\">"), "{all}");
+    let this = page(at, "/?service=other");
+    assert_eq!(this.matches("class=\"service\"").count(), 1, "{this}");
+    assert!(this.contains(&format!("<li class=\"listen\">{other}</li>")), "{this}");
+    instance.end();
+}
+
+#[test]
+fn the_last_hour_has_begun_when_a_step_is_over() {
+    let server = Server::echo();
+    let (instance, at) = instance(&[&server]);
+    ask(instance.addr, b"abc");
+    let shown = eventually("a step is over", || {
+        let page = page(at, "/");
+        page.contains("<path class=\"line k1\" d=\"M").then_some(page)
+    });
+    assert!(shown.contains("Throughput, the last 10 minutes. to clients: now "), "{shown}");
+    instance.end();
+}
+
+/// The token of [`commanded`].
+const TOKEN: &str = "a-token-of-the-tests-0123";
+
+/// An instance that takes commands by HTTP, and where.
+fn commanded(args: &[&dyn std::fmt::Display]) -> (Instance, SocketAddr) {
+    let (at, directory) = (own_address(), Directory::new());
+    let token = directory.path().join("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).expect("written");
+    let mut all = vec!["--http".to_owned(), at.to_string(), "--http-token-file".into()];
+    all.extend([token.display().to_string(), "PORT".into()]);
+    all.extend(args.iter().map(ToString::to_string));
+    (Setup::new().within(directory).start(all), at)
+}
+
+/// What a POST with these lines gets: the status, the exit code if it says one, and the body.
+fn post(at: SocketAddr, target: &str, lines: &str, body: &str) -> (u16, Option<u8>, String) {
+    let length = body.len();
+    let request = format!(
+        "POST {target} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{lines}Content-Length: {length}\r\n\r\n{body}"
+    );
+    let answer = raw(at, request.as_bytes());
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let code = head.split("\r\n").find_map(|line| line.strip_prefix("Balance-Exit-Code: ")?.parse().ok());
+    (status(&answer), code, text.to_owned())
+}
+
+fn with_token() -> String {
+    format!("Authorization: Bearer {TOKEN}\r\n")
+}
+
+/// What the API answers to a command of somebody who has the token.
+fn command(at: SocketAddr, command: &str) -> (u16, Option<u8>, String) {
+    post(at, "/api/v1/command", &with_token(), command)
+}
+
+fn states(instance: &Instance) -> Vec<String> {
+    instance.show().iter().map(|row| row.state.clone()).collect()
+}
+
+#[test]
+fn commands_by_http_answer_as_those_by_the_socket() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server, &server]);
+    let mut held = instance.connect();
+    held.send(b"x");
+    held.recv(1);
+    for (said, status, code, text) in [
+        ("disable 1", 200, 0, "channel 1 disabled\n"),
+        ("disable 1\n", 200, 0, "channel 1 already disabled\n"),
+        ("enable 1", 200, 0, "channel 1 enabled\n"),
+        ("weight 1 7", 200, 0, "weight of channel 1 changed to 7\n"),
+        ("maxc 1 3", 200, 0, ""),
+        ("disable 9", 400, 65, "no such channel 9\n"),
+        ("x", 400, 64, "syntax error\n"),
+        ("weight 1", 400, 64, "usage: weight <channel> <weight>\n"),
+        ("pause all", 200, 0, ""),
+        ("resume all", 200, 0, ""),
+        ("drain 1", 200, 0, ""),
+        ("kick 0", 200, 0, "channel 0 kicked, 1 connection closed\n"),
+        ("ready", 200, 0, ""),
+    ] {
+        let (was, had, answer) = command(at, said);
+        assert_eq!((was, had), (status, Some(code)), "{said}: {answer}");
+        assert!(text.is_empty() || answer == text, "{said}: {answer:?}");
+    }
+    let (_, _, shown) = command(at, "show");
+    assert_eq!(shown, instance.ctl("show").stdout);
+    let (_, _, json) = command(at, "services json");
+    assert!(json.starts_with("{\"schema\":1,\"answer\":\"services\""), "{json}");
+    let lines = with_token() + "Accept: application/json\r\n";
+    let (_, _, json) = post(at, "/api/v1/command", &lines, "disable 9");
+    assert_eq!(
+        json,
+        "{\"schema\":1,\"answer\":\"command\",\"text\":\"no such channel 9\\n\",\"exit_code\":65}\n"
+    );
+    let event = "event=commanded http=127.0.0.1 command=\"weight 1 7\"";
+    assert!(instance.ctl("events 100").stdout.contains(event), "{}", instance.ctl("events 100"));
+    for (target, status, part) in [
+        ("/api/v1/command?service=nobody", 404, "no such service"),
+        ("/api/v1/command?group=99999", 400, "no such group"),
+        ("/api/v1/command?group=x", 400, "no such group"),
+        ("/api/v1/command?group=1", 400, "no such channel 0"),
+    ] {
+        let (was, _, answer) = post(at, target, &with_token(), "disable 0");
+        assert!(was == status && answer.contains(part), "{target}: {was} {answer}");
+    }
+    drop(held);
+    instance.end();
+}
+
+#[test]
+fn nobody_commands_without_the_token_or_from_another_site() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    let port = at.port();
+    let disable = |lines: &str| post(at, "/api/v1/command", lines, "disable 0");
+    for lines in [
+        String::new(),
+        "Authorization: Bearer\r\n".into(),
+        "Authorization: Bearer \r\n".into(),
+        format!("Authorization: Basic {TOKEN}\r\n"),
+        format!("Authorization: Bearer {}\r\n", &TOKEN[1..]),
+        format!("Authorization: Bearer {TOKEN}x\r\n"),
+        format!("Authorization: Bearer {}\r\n", TOKEN.to_uppercase()),
+        format!("Cookie: token={TOKEN}\r\n"),
+    ] {
+        let (status, code, answer) = disable(&lines);
+        assert_eq!((status, code), (401, Some(77)), "{lines}: {answer}");
+        assert!(!answer.contains("0123"), "{answer}");
+    }
+    // The token of a form is in its body.
+    for body in ["command=disable+0", "token=&command=disable+0", "token=x&command=disable+0"] {
+        assert_eq!(post(at, "/command", &with_token(), body).0, 401, "{body}");
+    }
+    for origin in [
+        "Origin: http://evil.example\r\n".to_owned(),
+        "Origin: null\r\n".into(),
+        format!("Origin: http://127.0.0.1:{}\r\n", port ^ 1),
+        format!("Origin: http://{at}.evil.example\r\n"),
+        format!("Origin: ftp://{at}\r\n"),
+        "Sec-Fetch-Site: cross-site\r\n".into(),
+        "Sec-Fetch-Site: same-site\r\n".into(),
+    ] {
+        let (status, code, _) = disable(&(origin.clone() + &with_token()));
+        assert_eq!((status, code), (403, Some(77)), "{origin}");
+        let form = format!("token={TOKEN}&command=disable+0");
+        assert_eq!(post(at, "/command", &origin, &form).0, 403, "{origin}");
+    }
+    // A name that a stranger has pointed here (DNS rebinding).
+    let rebound = format!(
+        "POST /api/v1/command HTTP/1.1\r\nHost: evil.example:{port}\r\n{}Content-Length: 9\r\n\r\ndisable 0",
+        with_token()
+    );
+    assert_eq!(status(&raw(at, rebound.as_bytes())), 421);
+    assert_eq!(states(&instance), ["ENA"]);
+    let told = instance.ctl("events 100").stdout;
+    assert!(
+        told.contains("a command from") && !told.contains("commanded") && !told.contains("0123"),
+        "{told}"
+    );
+    // Our own page may.
+    let ours = format!("Origin: http://{at}\r\nSec-Fetch-Site: same-origin\r\n{}", with_token());
+    assert_eq!(disable(&ours).0, 200);
+    assert_eq!(states(&instance), ["dis"]);
+    let form = format!("token={TOKEN}&group=0&command=enable+0%3Cb%3E");
+    let (status, _, answer) = post(at, "/command", "", &form);
+    assert!(status == 400 && answer.contains("enable 0&#60;b&#62;") && !answer.contains("<b>"), "{answer}");
+    assert_eq!(post(at, "/command", "", &format!("token={TOKEN}&command=enable+0")).0, 200);
+    assert_eq!(states(&instance), ["ENA"]);
+    instance.end();
+}
+
+#[test]
+fn only_one_command_at_a_time_and_only_those_for_operators() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    for refused in [
+        "kill",
+        "quit",
+        "upgrade",
+        "upgrade /bin/sh",
+        "reload",
+        "create localhost 9",
+        "assign 0 localhost 9",
+        "remove 0",
+        "wait 0",
+        "use x",
+        "save",
+        "group 1",
+        "reset 0",
+        "hash",
+        "policy rr",
+        "debug on",
+        "tap 1",
+        "k",
+    ] {
+        let (status, code, answer) = command(at, refused);
+        assert_eq!((status, code), (403, Some(77)), "{refused}: {answer}");
+    }
+    for several in ["disable 0; kill", "disable 0;disable 0", "disable 0\nkill", "", ";", "\n"] {
+        let (status, code, answer) = command(at, several);
+        assert_eq!((status, code), (400, Some(64)), "{several:?}: {answer}");
+    }
+    assert_eq!(states(&instance), ["ENA"]);
+    instance.end();
+}
+
+#[test]
+fn bodies_that_are_long_slow_or_in_doubt_are_refused_and_harm_nobody() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    let head =
+        |lines: &str| format!("POST /api/v1/command HTTP/1.1\r\nHost: {at}\r\n{}{lines}\r\n", with_token());
+    for (lines, wanted) in [
+        ("", 411),
+        ("Transfer-Encoding: chunked\r\n", 411),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 9\r\n", 400),
+        ("Content-Length: 9\r\nContent-Length: 9\r\n", 400),
+        ("Content-Length: -1\r\n", 400),
+        ("Content-Length: +9\r\n", 400),
+        ("Content-Length: 9x\r\n", 400),
+        ("Content-Length: \r\n", 400),
+        ("Content-Length: 4097\r\n", 413),
+        ("Content-Length: 99999999999999999999999999\r\n", 413),
+    ] {
+        let answer = raw(at, (head(lines) + "disable 0").as_bytes());
+        assert_eq!(status(&answer), wanted, "{lines:?}: {answer}");
+    }
+    let large = head("Content-Length: 104857600\r\n") + &"x".repeat(300_000);
+    assert_eq!(status(&raw(at, large.as_bytes())), 413);
+    for (method, path, wanted, allow) in [
+        ("GET", "/api/v1/command", 405, "Allow: POST\r\n"),
+        ("HEAD", "/command", 405, "Allow: POST\r\n"),
+        ("POST", "/", 405, "Allow: GET, HEAD\r\n"),
+        ("PUT", "/api/v1/command", 405, "Allow: GET, HEAD\r\n"),
+        ("DELETE", "/", 405, "Allow: GET, HEAD\r\n"),
+        ("OPTIONS", "/api/v1/command", 405, "Allow: GET, HEAD\r\n"),
+    ] {
+        let answer = raw(
+            at,
+            format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n").as_bytes(),
+        );
+        assert!(status(&answer) == wanted && answer.contains(allow), "{method} {path}: {answer}");
+    }
+    // A body that does not come keeps nobody waiting, and is given up.
+    let mut slow = TcpStream::connect(at).expect("it listens");
+    slow.set_read_timeout(Some(DEADLINE)).expect("set");
+    slow.write_all((head("Content-Length: 9\r\n") + "disable").as_bytes()).expect("sent");
+    assert_eq!(command(at, "version").0, 200);
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(status(&answer), 408);
+    // In any pieces it is the same command, and the next request stands behind it.
+    let mut stream = TcpStream::connect(at).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    stream.set_nodelay(true).expect("set");
+    let both = head("Content-Length: 9\r\n")
+        + "disable 0"
+        + &format!("GET /healthz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    for piece in both.as_bytes().chunks(7) {
+        stream.write_all(piece).expect("sent");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    assert!(answer.contains("channel 0 disabled\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    assert_eq!(states(&instance), ["dis"]);
+    instance.end();
+}
+
+#[test]
+fn the_token_is_read_anew_and_without_it_all_is_read_only() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    let file = instance.directory.path().join("token");
+    assert!(page(at, "/").contains("data-command=\"disable 0\""));
+    std::fs::write(&file, "another-token-01234567").expect("written");
+    assert_eq!(command(at, "disable 0").0, 401);
+    assert_eq!(
+        post(at, "/api/v1/command", "Authorization: bearer another-token-01234567\r\n", "version").0,
+        200
+    );
+    for text in ["", "short", "with blanks in it, but long"] {
+        std::fs::write(&file, text).expect("written");
+        assert_eq!(
+            post(at, "/api/v1/command", &format!("Authorization: Bearer {text}\r\n"), "disable 0").0,
+            503,
+            "{text}"
+        );
+    }
+    std::fs::remove_file(&file).expect("gone");
+    assert_eq!(command(at, "disable 0").0, 503);
+    assert_eq!(states(&instance), ["ENA"]);
+    instance.end();
+    let (instance, at) = self::instance(&[&server]);
+    assert_eq!(command(at, "disable 0").0, 403);
+    assert_eq!(post(at, "/command", "", &format!("token={TOKEN}&command=disable+0")).0, 403);
+    assert_eq!(states(&instance), ["ENA"]);
+    instance.end();
+}
+
+#[test]
+fn a_start_says_what_is_wrong_with_the_token_file() {
+    let directory = Directory::new();
+    let path = directory.path().join("token");
+    let start = || {
+        let path = path.display().to_string();
+        let at = own_address();
+        Run::balance(&directory)
+            .args([
+                "-f",
+                "-b",
+                &at.ip().to_string(),
+                "--http",
+                &at.to_string(),
+                "--http-token-file",
+                &path,
+                "1",
+                "127.0.0.1:9",
+            ])
+            .finish()
+    };
+    start().code(65).err("cannot read it: No such file or directory");
+    std::fs::write(&path, "too-short\n").expect("written");
+    start().code(65).err("it does not hold a token: give it 16 to 1024 printable");
+    Run::balance(&directory)
+        .args(["--http-token-file", "x", "1", "127.0.0.1:9"])
+        .finish()
+        .code(64)
+        .err("--http-token-file needs --http; say where to listen, such as --http 9100");
+}
+
+#[test]
+fn a_click_in_a_browser_disables_a_channel() {
+    if !has("chromium") || !has("chromedriver") {
+        return;
+    }
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server, &server]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/page/browser.py");
+    let show = instance.bind_option().join(" ");
+    let port = instance.port();
+    let line = format!("exec python3 -B '{script}' http://{at} {TOKEN} '' balance {show} -c show {port}");
+    Run::script(&instance.directory, &line).within(DEADLINE * 6).finish().code(0).out("ok\n");
+    // The browser has seen in `show` that it is disabled. Last came a form without a script, which has enabled it again.
+    let rows = instance.show();
+    assert_eq!(rows[1].state, "ENA");
+    let told = instance.ctl("events 100").stdout;
+    let commands: Vec<&str> =
+        told.lines().filter_map(|line| line.split_once(" command=")).map(|(_, one)| one).collect();
+    assert_eq!(commands, ["\"disable 1\"", "\"weight 1 7\"", "\"enable 1\""], "{told}");
+    instance.end();
+}
