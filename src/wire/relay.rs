@@ -207,6 +207,8 @@ struct Flow<P> {
     splicing: bool,
     /// [`Kernel::expect_bulk`] was told.
     is_bulk: bool,
+    /// What was read last may have ended at the urgent mark.
+    is_mark_near: bool,
     /// Full reads in a row while copying, small splices in a row while splicing.
     streak: u8,
     pace: Pace,
@@ -217,6 +219,7 @@ impl<P> Flow<P> {
         Self {
             held: Held::Nothing,
             urgent: None,
+            is_mark_near: false,
             unflushed: false,
             stage: FlowStage::Open,
             splicing: false,
@@ -612,7 +615,9 @@ impl<P> Relay<P> {
         from: Side,
     ) -> Result<(), Stop> {
         let ready = self.ready[from as usize];
-        let at_mark = ready.urgent && kernel.at_mark(from).unwrap_or(false);
+        // What was read last may have ended at a mark that no event has told of yet.
+        let is_in_doubt = std::mem::take(&mut self.flows[from as usize].is_mark_near);
+        let at_mark = (ready.urgent || is_in_doubt) && kernel.at_mark(from).unwrap_or(false);
         let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
         let Input { bytes: mut n, drained } = match kernel.read(from, room) {
             Ok(input) => input,
@@ -631,6 +636,7 @@ impl<P> Relay<P> {
         }
         let mut ended = Ok(());
         let mut last = false;
+        flow.is_mark_near = n == scratch.len();
         if n == scratch.len() {
             flow.streak = flow.streak.saturating_add(1);
             if flow.streak >= BULK_AFTER {
@@ -724,7 +730,7 @@ impl<P> Relay<P> {
         let Held::Pipe { pipe, len } = &mut flow.held else { return Ok(()) };
         match kernel.fill(from, pipe) {
             // An end, or a mark: a plain read tells which.
-            Ok(Input { bytes: 0, .. }) => flow.splicing = false,
+            Ok(Input { bytes: 0, .. }) => (flow.splicing, flow.is_mark_near) = (false, true),
             Ok(Input { bytes: n, drained }) => {
                 if drained {
                     self.ready[from as usize].readable = false;

@@ -133,6 +133,7 @@ impl<P> Flow<P> {
             unflushed: record.unflushed,
             stage: record.stage.into(),
             is_bulk: record.is_bulk,
+            is_mark_near: true,
             ..Self::new()
         };
         if u32::try_from(held.len()).is_err() {
