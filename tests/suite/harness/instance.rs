@@ -217,6 +217,10 @@ impl Instance {
             assert!(Instant::now() < end, "it does not answer");
             pause();
         }
+        if self.argv.contains("\"--http\"") {
+            // It answers by HTTP a moment later, and has more descriptors then.
+            eventually("it serves HTTP", || self.has_thread("http").then_some(()));
+        }
         // The descriptor of the question just asked may still be closing.
         let mut counts = [usize::MAX; 4];
         self.baseline = eventually("a steady number of descriptors", || {
@@ -224,6 +228,13 @@ impl Instance {
             counts[3] = self.descriptors();
             counts.iter().all(|count| *count == counts[3]).then_some(counts[3])
         });
+    }
+
+    fn has_thread(&self, name: &str) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
+        threads.flatten().any(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|called| called.trim_end() == name)
+        })
     }
 
     pub(crate) fn port(&self) -> String {
