@@ -417,16 +417,33 @@ fn bodies_that_are_long_slow_or_in_doubt_are_refused_and_harm_nobody() {
         ("GET", "/api/v1/command", 405, "Allow: POST\r\n"),
         ("HEAD", "/command", 405, "Allow: POST\r\n"),
         ("POST", "/", 405, "Allow: GET, HEAD\r\n"),
-        ("PUT", "/api/v1/command", 405, "Allow: GET, HEAD\r\n"),
+        ("PUT", "/api/v1/command", 405, "Allow: POST\r\n"),
         ("DELETE", "/", 405, "Allow: GET, HEAD\r\n"),
-        ("OPTIONS", "/api/v1/command", 405, "Allow: GET, HEAD\r\n"),
+        ("OPTIONS", "/api/v1/command", 405, "Allow: POST\r\n"),
     ] {
         let answer = raw(
             at,
             format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n").as_bytes(),
         );
         assert!(status(&answer) == wanted && answer.contains(allow), "{method} {path}: {answer}");
+        assert_eq!(answer.ends_with("\r\n\r\n"), method == "HEAD", "{method} {path}: {answer}");
     }
+    // A body that is held back until it is wanted is asked for, once.
+    let mut patient = TcpStream::connect(at).expect("it listens");
+    patient.set_read_timeout(Some(DEADLINE)).expect("set");
+    patient
+        .write_all(head("Expect: 100-continue\r\nContent-Length: 7\r\nConnection: close\r\n").as_bytes())
+        .expect("sent");
+    let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut first = [0; 25];
+    patient.read_exact(&mut first).expect("it is asked for");
+    assert_eq!(&first, go_on);
+    for piece in ["ver", "sion"] {
+        patient.write_all(piece.as_bytes()).expect("sent");
+    }
+    let mut answer = String::new();
+    patient.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("100 Continue"), "{answer}");
     // A body that does not come keeps nobody waiting, and is given up.
     let mut slow = TcpStream::connect(at).expect("it listens");
     slow.set_read_timeout(Some(DEADLINE)).expect("set");

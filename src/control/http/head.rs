@@ -44,6 +44,8 @@ pub(crate) struct PostedBody {
     pub(crate) bearer: Option<Vec<u8>>,
     /// A browser says that a page of another site sends it.
     pub(crate) is_cross_site: bool,
+    /// Whoever sends it waits until we say that it is wanted.
+    pub(crate) is_awaited: bool,
 }
 
 impl std::fmt::Debug for PostedBody {
@@ -79,6 +81,8 @@ pub(crate) enum Refusal {
 pub(crate) enum Parsed {
     /// The beginning of a head.
     Partial,
+    /// A head, and what is to be sent along has not come. `true`: it is sent when we ask for it.
+    Bodiless(bool),
     /// A whole one.
     Whole(Request),
     /// None that is answered with what it asks for.
@@ -102,7 +106,9 @@ pub(crate) fn parse(bytes: &[u8], name: Option<&str>) -> Parsed {
         Err(refusal) => Parsed::Refused(refusal),
         Ok(mut whole) => {
             if let Some(posted) = &mut whole.posted {
-                let Some(body) = bytes.get(length..whole.length) else { return Parsed::Partial };
+                let Some(body) = bytes.get(length..whole.length) else {
+                    return Parsed::Bodiless(posted.is_awaited && bytes.len() == length);
+                };
                 posted.body = body.to_vec();
             }
             Parsed::Whole(whole)
@@ -115,12 +121,9 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
         let lines = request.headers.iter().filter(move |line| line.name.eq_ignore_ascii_case(wanted));
         lines.map(|line| line.value)
     };
-    let (is_head_only, is_post) = match request.method {
-        Some("GET") => (false, false),
-        Some("HEAD") => (true, false),
-        Some("POST") => (false, true),
-        _ => return Err(Refusal::Method),
-    };
+    let is_head_only = request.method == Some("HEAD");
+    let is_post = request.method == Some("POST");
+    let is_known = is_head_only || is_post || request.method == Some("GET");
     let is_1_1 = request.version == Some(1);
     let mut hosts = values("host");
     let host = match (hosts.next(), hosts.next()) {
@@ -137,8 +140,9 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = decoded(path)?;
     match (POSTED.contains(&path.as_str()), is_post) {
-        (false, true) => return Err(Refusal::Method),
         (true, false) => return Err(Refusal::OnlyPost),
+        (false, true) => return Err(Refusal::Method),
+        _ if !is_known => return Err(Refusal::Method),
         _ => {}
     }
     let mut lengths = values("content-length");
@@ -155,6 +159,7 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
         bearer: values("authorization").find_map(bearer),
         is_cross_site: values("origin").any(|origin| !is_origin(origin, host))
             || values("sec-fetch-site").any(|site| !matches!(site, b"same-origin" | b"none")),
+        is_awaited: is_1_1 && values("expect").any(|what| what.eq_ignore_ascii_case(b"100-continue")),
     });
     // What stands behind such a head is no request, and where it ends need not be found out.
     let has_body = !is_post && (is_coded || values("content-length").any(|length| length != b"0"));
@@ -380,6 +385,8 @@ mod tests {
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal::Version),
             ("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", Refusal::Method),
             ("get / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", Refusal::Method),
+            ("PUT /command HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", Refusal::OnlyPost),
+            ("HEAD /api/v1/command HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", Refusal::OnlyPost),
             ("\x16\x03\x01\x02\x00\x01", Refusal::Malformed),
             ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n folded: x\r\n\r\n", Refusal::Malformed),
             ("GET / HTTP/1.1\r\nHost : 127.0.0.1\r\n\r\n", Refusal::Malformed),
@@ -401,6 +408,24 @@ mod tests {
         for end in length..=head.len() {
             let Parsed::Whole(request) = parse(&head[..end], None) else { panic!("it is whole at {end}") };
             assert_eq!((request.length, request.keeps, request.is_head_only), (length, true, false));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_held_back_is_asked_for_once_its_head_is_whole() {
+        let head = |version: &str| {
+            format!(
+                "POST /command HTTP/{version}\r\nHost: [::1]\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n"
+            )
+        };
+        for (version, is_awaited) in [("1.1", true), ("1.0", false)] {
+            let head = head(version);
+            for end in 0..head.len() {
+                assert_eq!(parse(&head.as_bytes()[..end], None), Parsed::Partial, "{end}");
+            }
+            assert_eq!(parse(head.as_bytes(), None), Parsed::Bodiless(is_awaited));
+            assert_eq!(parse(format!("{head}a").as_bytes(), None), Parsed::Bodiless(false));
+            assert!(matches!(parse(format!("{head}ab").as_bytes(), None), Parsed::Whole(_)));
         }
     }
 

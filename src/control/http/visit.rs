@@ -23,6 +23,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(2);
 /// As much of it is read.
 const MOST_LINGERED: usize = 256 * 1024;
+/// The client may send what it holds back.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// As many requests of one connection are answered.
 const MOST_SERVED: u32 = 1_000;
 
@@ -50,6 +52,8 @@ pub(crate) struct Visit {
     sent: usize,
     lingered: usize,
     served: u32,
+    /// Of the request that is read: the client was told to go on.
+    has_continued: bool,
     until: Duration,
     /// Of its stage, or of the last progress.
     since: Duration,
@@ -71,6 +75,7 @@ impl Visit {
             sent: 0,
             lingered: 0,
             served: 0,
+            has_continued: false,
             until: now + HEAD_WITHIN,
             since: now,
         })
@@ -165,9 +170,18 @@ impl Visit {
             match parse(&self.input, name) {
                 Parsed::Partial if self.input.is_empty() => {}
                 Parsed::Partial => self.until = self.until.min(self.since + HEAD_WITHIN),
+                Parsed::Bodiless(is_awaited) => {
+                    self.until = self.until.min(self.since + HEAD_WITHIN);
+                    if is_awaited && !self.has_continued {
+                        self.has_continued = true;
+                        // A client that has no room for so little waits as long as it has said it would.
+                        let _ = self.stream.write(CONTINUE);
+                    }
+                }
                 Parsed::Refused(refusal) => {
                     // Where the next request would begin is not known.
-                    let bytes = Answer::of(refusal).bytes(SystemTime::now(), false, false);
+                    let is_head_only = self.input.starts_with(b"HEAD ");
+                    let bytes = Answer::of(refusal).bytes(SystemTime::now(), is_head_only, false);
                     return self.say(now, bytes, false);
                 }
                 Parsed::Whole(request) => {
@@ -197,6 +211,7 @@ impl Visit {
     fn say(&mut self, now: Duration, bytes: Vec<u8>, keeps: bool) {
         (self.output, self.sent) = (bytes, 0);
         self.served += 1;
+        self.has_continued = false;
         self.stage = VisitStage::Answered(keeps);
         (self.since, self.until) = (now, now + TAKEN_WITHIN);
     }
