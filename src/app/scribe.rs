@@ -92,6 +92,7 @@ impl OpenedLog {
             last_look: Instant::now(),
             told: None,
             unsaid: 0,
+            cause: None,
         };
         thread::Builder::new().name("access".into()).spawn(move || {
             writing.run();
@@ -205,6 +206,8 @@ struct Writing {
     told: Option<Instant>,
     /// How many were lost when that was told last.
     unsaid: u64,
+    /// Why lines could not be written, until that is told.
+    cause: Option<String>,
 }
 
 impl Writing {
@@ -231,15 +234,18 @@ impl Writing {
             }
             self.look();
             self.write();
+            if is_last {
+                self.access.lost(self.sink.close());
+            }
             let asked = std::mem::take(&mut self.orders.wanted().reopen);
             if !asked.is_empty() {
                 let outcome = self.reopen();
                 asked.iter().for_each(|one| _ = one.try_send(outcome.clone()));
             }
+            self.tell_lost(is_last);
             if is_last {
                 break;
             }
-            self.tell_lost(None);
         }
     }
 
@@ -263,7 +269,8 @@ impl Writing {
         }
         if let Err(lost) = outcome {
             self.access.lost(lost.lines);
-            self.tell_lost(Some(&lost.cause));
+            self.cause = Some(lost.cause);
+            self.tell_lost(false);
         }
     }
 
@@ -275,15 +282,15 @@ impl Writing {
         Ok(())
     }
 
-    /// Tells how many lines were lost since that was told last.
-    fn tell_lost(&mut self, cause: Option<&str>) {
-        let is_soon = self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY);
+    /// Tells how many lines were lost since that was told last. Not too often, but `is_last`.
+    fn tell_lost(&mut self, is_last: bool) {
+        let is_soon = !is_last && self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY);
         let lines = self.access.dropped() - self.unsaid;
         if lines == 0 || is_soon {
             return;
         }
         (self.told, self.unsaid) = (Some(Instant::now()), self.unsaid + lines);
-        let cause = cause.unwrap_or("they come faster than they can be written").to_owned();
+        let cause = self.cause.take().unwrap_or_else(|| "they come faster than they can be written".into());
         self.log.tell(&Event::AccessLinesDropped { lines, cause });
     }
 

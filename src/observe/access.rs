@@ -193,6 +193,9 @@ impl AccessLog {
 
     /// So many lines were lost.
     pub fn lost(&self, lines: u64) {
+        if lines == 0 {
+            return;
+        }
         self.dropped.fetch_add(lines, Ordering::Relaxed);
         self.is_behind.store(true, Ordering::Relaxed);
     }

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,6 +54,7 @@ impl LineSink {
             path,
             file,
             torn: Torn::default(),
+            end: None,
             looked: Instant::now(),
             is_missed: false,
             trouble: None,
@@ -88,6 +89,14 @@ impl LineSink {
         }
     }
 
+    /// Nothing more is written. How many lines were lost by that.
+    pub(super) fn close(&mut self) -> u64 {
+        match self {
+            Self::File(FileSink { torn, .. }) | Self::Stdout(torn) => torn.forget(),
+            Self::Syslog(_) => 0,
+        }
+    }
+
     /// Opens it anew. How many lines were lost by that.
     ///
     /// # Errors
@@ -109,6 +118,8 @@ pub(super) struct FileSink {
     path: PathBuf,
     file: File,
     torn: Torn,
+    /// How long the file was after this wrote to it, if it did.
+    end: Option<u64>,
     /// When it was made sure last that the path still means this file.
     looked: Instant,
     /// The path means something else or nothing, and could not be opened again; that was told.
@@ -152,12 +163,45 @@ impl FileSink {
                 }
             }
         }
+        lost += self.begin_line();
         let written = self.torn.write(self.file.as_fd(), lines, is_over);
+        self.end = self.length();
         match (written, lost) {
             (Err(more), lost) => Err(LostLines { lines: more.lines + lost, ..more }),
             (Ok(()), 0) => Ok(()),
-            (Ok(()), lines) => Err(LostLines { lines, cause: "the file was moved away".into() }),
+            (Ok(()), lines) => Err(LostLines { lines, cause: "the file was moved away or truncated".into() }),
         }
+    }
+
+    /// Sees to it that the next line begins as one. How many lines were lost by that.
+    fn begin_line(&mut self) -> u64 {
+        let length = self.length();
+        if length.is_none() || length == self.end {
+            return 0;
+        }
+        // It is new here, or was truncated, or somebody else has written to it: the rest of our line is of no use any more, and what
+        // stands there may be half of another one.
+        let lost = self.torn.forget();
+        if self.ends_within_a_line() {
+            self.torn = Torn(b"\n".to_vec());
+        }
+        lost
+    }
+
+    /// `None`: it is no file that has a length.
+    fn length(&self) -> Option<u64> {
+        self.file.metadata().ok().filter(|file| file.is_file()).map(|file| file.len())
+    }
+
+    fn ends_within_a_line(&self) -> bool {
+        let Some(last) = self.length().and_then(|length| length.checked_sub(1)) else { return false };
+        let mut byte = [0];
+        // Ours is open for writing only. Who may not read it cannot know.
+        let read = File::open(&self.path).and_then(|file| {
+            let is_same = file.metadata()?.ino() == self.file.metadata()?.ino();
+            Ok(is_same && file.read_at(&mut byte, last)? == 1)
+        });
+        matches!(read, Ok(true)) && byte != *b"\n"
     }
 
     /// Does the path still mean the file that is open?
@@ -173,9 +217,14 @@ impl FileSink {
     }
 
     fn reopen(&mut self) -> io::Result<u64> {
-        self.file = open(&self.path)?;
+        let before = std::mem::replace(&mut self.file, open(&self.path)?);
         self.is_missed = false;
         self.looked = Instant::now();
+        let id = |file: &File| file.metadata().ok().map(|file| (file.dev(), file.ino()));
+        if id(&before) == id(&self.file) {
+            return Ok(0);
+        }
+        self.end = None;
         Ok(self.torn.forget())
     }
 }
@@ -209,7 +258,8 @@ impl Torn {
 
     /// The rest is not to be written any more. How many lines are lost by that.
     fn forget(&mut self) -> u64 {
-        u64::from(!std::mem::take(&mut self.0).is_empty())
+        // A line break alone only ends what somebody else has left.
+        u64::from(std::mem::take(&mut self.0).len() > 1)
     }
 }
 
@@ -217,6 +267,7 @@ impl Torn {
 fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     let mut until = Instant::now() + PATIENCE;
+    let takes_all = is_file(fd);
     while written < bytes.len() {
         match await_room(fd, until, is_over) {
             Ok(true) => {}
@@ -225,7 +276,7 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Re
             }
             Err(e) => return Err((written, e)),
         }
-        let end = bytes.len().min(written + PIECE.max(if is_file(fd) { bytes.len() } else { 0 }));
+        let end = if takes_all { bytes.len() } else { written + piece(&bytes[written..]) };
         match rustix::io::write(fd, &bytes[written..end]) {
             Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
             Ok(length) => (written, until) = (written + length, Instant::now() + PATIENCE),
@@ -236,6 +287,12 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Re
         }
     }
     Ok(())
+}
+
+/// As much as a pipe takes as a whole, and whole lines of it, if one fits: whoever reads it gets no half lines then, whenever we end.
+fn piece(bytes: &[u8]) -> usize {
+    let most = bytes.len().min(PIECE);
+    bytes[..most].iter().rposition(|&byte| byte == b'\n').map_or(most, |last| last + 1)
 }
 
 /// Does it take all that it is given?
@@ -355,6 +412,69 @@ mod tests {
         assert!(text.lines().all(|line| whole(&line)), "{:?}", text.lines().find(|line| !whole(line)));
         assert_eq!(text.lines().count() as u64 + lost.lines, 3_001);
         assert_eq!(torn.forget(), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_fills_up_has_whole_lines_only() {
+        let (mut reader, writer) = pipe();
+        let lines: Vec<u8> = (0..9_000)
+            .flat_map(|number| format!("{number:0width$}\n", width = number % 50 + 9).into_bytes())
+            .collect();
+        let mut torn = Torn::default();
+        let lost = torn.write(writer.as_fd(), &lines, &|| true).expect_err("a pipe holds less");
+        assert_eq!(torn.forget(), 0);
+        let text = drain(&mut reader);
+        assert_eq!(text.last(), Some(&b'\n'));
+        assert_eq!(text.iter().filter(|&&byte| byte == b'\n').count() as u64 + lost.lines, 9_000);
+    }
+
+    /// A file with room for so many bytes more; whatever is beyond that fails.
+    fn tear(sink: &mut LineSink, lines: &str, room: usize) {
+        let LineSink::File(file) = sink else { panic!("a file") };
+        file.begin_line();
+        let rest = [&std::mem::take(&mut file.torn.0)[..], lines.as_bytes()].concat();
+        file.file.write_all(&rest[..room]).expect("there is room");
+        let end = rest[room..].iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| room + at + 1);
+        file.torn = Torn(rest[room..end].to_vec());
+        file.end = file.length();
+    }
+
+    #[test]
+    fn no_line_is_ever_a_mixture_of_two_whoever_wrote_the_half_of_it() {
+        let scratch = std::env::temp_dir().join(format!("balance-halves-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).expect("a temporary directory");
+        let path = scratch.join("access.log");
+        let write = |sink: &mut LineSink, text: &str| sink.write(text.as_bytes(), &|| false);
+        let begin = || {
+            let _ = std::fs::remove_file(&path);
+            let mut sink = LineSink::file(&path).expect("a new file");
+            tear(&mut sink, "one\ntwo\n", 5);
+            sink
+        };
+        let read = || std::fs::read_to_string(&path).expect("it is there");
+        // There is room again.
+        let mut sink = begin();
+        write(&mut sink, "three\n").expect("it is written");
+        assert_eq!(read(), "one\ntwo\nthree\n");
+        // It is opened again, and is the same.
+        let mut sink = begin();
+        assert_eq!(sink.reopen().expect("it is there"), 0);
+        write(&mut sink, "three\n").expect("it is written");
+        assert_eq!(read(), "one\ntwo\nthree\n");
+        // It is truncated.
+        let mut sink = begin();
+        File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("copytruncate");
+        assert_eq!(write(&mut sink, "three\n").expect_err("one is lost").lines, 1);
+        assert_eq!(read(), "three\n");
+        // Somebody else goes on with it, and then this one, too.
+        let mut sink = begin();
+        let mut next = LineSink::file(&path).expect("it is there");
+        write(&mut next, "three\n").expect("it is written");
+        assert_eq!(write(&mut sink, "four\n").expect_err("one is lost").lines, 1);
+        write(&mut next, "five\n").expect("it is written");
+        assert_eq!(read(), "one\nt\nthree\nfour\nfive\n");
+        assert_eq!((begin().close(), next.close()), (1, 0));
+        std::fs::remove_dir_all(&scratch).expect("ours");
     }
 
     #[test]
