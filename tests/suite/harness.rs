@@ -13,6 +13,7 @@ mod scripts;
 mod servers;
 mod status;
 mod terminal;
+mod tracer;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub(crate) use run::{Finished, Run, isolate};
 pub(crate) use scripts::{alive, await_no_children, children, executable, mark, script};
 pub(crate) use servers::{Server, echo};
 pub(crate) use terminal::Terminal;
+pub(crate) use tracer::Tracer;
 
 /// The program under test.
 pub(crate) const BALANCE: &str = env!("CARGO_BIN_EXE_balance");

@@ -142,6 +142,11 @@ impl Setup {
         self
     }
 
+    /// Where it will listen; the port may be 0 still.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// Where the instance will have its files.
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory

@@ -8,22 +8,20 @@
 //! ENOMEM 1+"` those that begin so.
 
 use std::fmt::{self, Display, Formatter};
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::ends::{End, Habits, Half};
 use super::{HEAD, Talk, seed};
 use crate::ending::{endings, stalled_downloads};
-use crate::harness::{BALANCE, Client, Instance, Server, eventually, isolate, needs_root, pause};
+use crate::harness::{BALANCE, Client, Instance, Server, Tracer, eventually, isolate, needs_root, pause};
 use crate::relay_sim::random::Random;
 
 /// The calls, and the errors that a kernel may answer them with.
@@ -144,64 +142,6 @@ fn all_cases() -> Vec<Case> {
                 && (case.error != "EINTR" || !["accept4", "ppoll", "recvfrom", "sendto"].contains(&case.call))
     });
     cases
-}
-
-/// strace on a running instance, with all its threads, until it is dropped.
-struct Tracer {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Tracer {
-    fn attach(instance: &Instance, expressions: &[&str]) -> Self {
-        let output = instance.directory.path().join("strace");
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-o"]).arg(&output);
-        for expression in expressions {
-            command.args(["-e", expression]);
-        }
-        command.args(["-p", &instance.pid().to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("strace: apt-get install strace");
-        eventually("strace has all threads", || {
-            let tasks = fs::read_dir(format!("/proc/{}/task", instance.pid())).ok()?;
-            let is_traced = |status: String| !status.contains("TracerPid:\t0\n");
-            tasks
-                .flatten()
-                .all(|task| fs::read_to_string(task.path().join("status")).is_ok_and(is_traced))
-                .then_some(())
-        });
-        Self { child, output }
-    }
-
-    /// Calls in 300 ms, of the quietest of some windows. CPU time would show little: a traced process mostly stands still.
-    fn calls_when_quiet(&self) -> usize {
-        let seen = || fs::read(&self.output).map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
-        let window = || {
-            let before = seen();
-            std::thread::sleep(Duration::from_millis(300));
-            seen() - before
-        };
-        (0..5).map(|_| window()).min().unwrap_or(0)
-    }
-
-    /// What it saw, once it is gone.
-    fn detach(mut self) -> String {
-        self.end();
-        String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
-    }
-
-    fn end(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        // It lets the traced process go; killed hard it would not always.
-        let _ = kill_process(pid, Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        self.end();
-    }
 }
 
 /// What one end has to say: who it was, how it went.
@@ -428,8 +368,7 @@ fn an_accept_that_fails_for_ever_is_told_once_and_served_when_it_is_over() {
         let inject = format!("inject=accept,accept4:error={error}:when=1+");
         let tracer = Tracer::attach(&instance, &["trace=accept,accept4", &inject]);
         let mut client = instance.connect();
-        let tried =
-            || fs::read_to_string(&tracer.output).is_ok_and(|text| text.matches(error).count() >= 100);
+        let tried = || tracer.so_far().matches(error).count() >= 100;
         eventually("it is tried again and again", || tried().then_some(()));
         assert_eq!(told(), number, "{error}: {}", instance.stderr());
         drop(tracer);
