@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, DialFailure, GroupId, Lease, Policy, Rules,
-    Survey, Table, Turn, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, DialCause, DialFailure, GroupId, Lease, Policy,
+    Rules, Survey, Table, Turn, Weight,
 };
 use divan::Bencher;
 
@@ -164,7 +164,7 @@ fn beside(policy: Policy, waiting: usize) -> Beside {
             Turn::Now(route, lease) => {
                 of_b.push(client);
                 if policy != Policy::Hash {
-                    table.failed(lease, DialFailure::Local, "refused");
+                    table.failed(lease, DialFailure::Local, DialCause::NoPort, "refused");
                     drop(table.next_or_wait(route, 0, None, &mut Vec::new()));
                 }
             }
@@ -240,7 +240,7 @@ fn slot_to_the_first_of_a_line(bencher: Bencher<'_, '_>, waiting: usize) {
         let Turn::Now(route, lease) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
             panic!("b has room")
         };
-        table.failed(lease, DialFailure::Local, "refused");
+        table.failed(lease, DialFailure::Local, DialCause::NoPort, "refused");
         let Turn::Later(_) = table.next_or_wait(route, 0, None, &mut Vec::new()) else {
             panic!("all the rest is full")
         };

@@ -230,6 +230,15 @@ const FAMILIES: &[Family] = &[
         Of::Channel(|channel, out| out.one(channel.counts.failed)),
     ),
     counter(
+        "balance_channel_dial_failures",
+        "Attempts to connect to the channel that failed, by cause; only the causes that occurred.",
+        Of::Channel(|channel, out| {
+            for &(cause, count) in &channel.counts.ended.failures {
+                out.with("cause", cause, count);
+            }
+        }),
+    ),
+    counter(
         "balance_channel_sent_bytes",
         "Bytes from clients to the channel.",
         Of::Channel(|channel, out| out.one(channel.counts.sent_bytes)),
@@ -351,7 +360,8 @@ impl Growing for ChannelCounts {
     fn fell(&self, before: &Self) -> bool {
         let numbers = |of: &Self| [of.totalc, of.failed, of.sent_bytes, of.rcvd_bytes];
         numbers(self).iter().zip(numbers(before)).any(|(now, before)| *now < before)
-            || ends_fell(&self.ended.ends, &before.ended.ends)
+            || any_fell(&self.ended.ends, &before.ended.ends)
+            || any_fell(&self.ended.failures, &before.ended.failures)
             || self.ended.connects.fell(&before.ended.connects)
             || self.ended.lasted.fell(&before.ended.lasted)
     }
@@ -361,7 +371,8 @@ impl Growing for ChannelCounts {
         self.failed += more.failed;
         self.sent_bytes += more.sent_bytes;
         self.rcvd_bytes += more.rcvd_bytes;
-        add_ends(&mut self.ended.ends, &more.ended.ends);
+        add_all(&mut self.ended.ends, &more.ended.ends);
+        add_all(&mut self.ended.failures, &more.ended.failures);
         self.ended.connects.add(&more.ended.connects);
         self.ended.lasted.add(&more.ended.lasted);
     }
@@ -369,11 +380,11 @@ impl Growing for ChannelCounts {
 
 impl Growing for ClientCounts {
     fn fell(&self, before: &Self) -> bool {
-        ends_fell(&self.ends, &before.ends) || self.waits.fell(&before.waits)
+        any_fell(&self.ends, &before.ends) || self.waits.fell(&before.waits)
     }
 
     fn add(&mut self, more: &Self) {
-        add_ends(&mut self.ends, &more.ends);
+        add_all(&mut self.ends, &more.ends);
         self.waits.add(&more.waits);
     }
 }
@@ -396,12 +407,12 @@ impl Growing for Distribution {
     }
 }
 
-fn ends_fell(now: &[(End, u64)], before: &[(End, u64)]) -> bool {
-    let has = |how: End| now.iter().find(|(known, _)| *known == how).map_or(0, |&(_, count)| count);
+fn any_fell<T: Copy + PartialEq>(now: &[(T, u64)], before: &[(T, u64)]) -> bool {
+    let has = |how: T| now.iter().find(|(known, _)| *known == how).map_or(0, |&(_, count)| count);
     before.iter().any(|&(how, count)| has(how) < count)
 }
 
-fn add_ends(all: &mut Vec<(End, u64)>, more: &[(End, u64)]) {
+fn add_all<T: Copy + PartialEq>(all: &mut Vec<(T, u64)>, more: &[(T, u64)]) {
     for &(how, count) in more {
         match all.iter_mut().find(|(known, _)| *known == how) {
             Some((_, sum)) => *sum += count,

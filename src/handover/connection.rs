@@ -73,12 +73,10 @@ pub struct FailedAttemptRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptErrorRecord {
+    /// A cause, by its words.
+    Known(String),
     /// The error number of the system.
     System(i32),
-    /// It was given up.
-    NoAnswer,
-    /// Something of our own.
-    Other(String),
 }
 
 /// How far a client is.

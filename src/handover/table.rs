@@ -108,11 +108,14 @@ pub struct TimesRecord {
     pub micros: u64,
 }
 
-/// How a channel's connections ended, and how long they took.
+/// How a channel's connections ended, how long they took, and why attempts to make one failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelTallyRecord {
     /// How many, by the words for how.
     pub ends: Vec<(String, u64)>,
+    /// How many attempts failed, by the words for why.
+    #[serde(default)]
+    pub failures: Vec<(String, u64)>,
     /// How long connects took.
     pub connects: TimesRecord,
     /// How long connections lasted.

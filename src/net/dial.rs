@@ -14,13 +14,15 @@ use arc_swap::ArcSwap;
 use super::chain::{Chains, Hop, Link};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
+use super::failure::{attempt_error, cause_of, fault_of, words_of};
 use super::planted::{self, Bug};
 use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
 use crate::sched::{
-    AdminState, ChannelKey, DialFailure, Lease, Loss, NoChannel, Route, SharedTable, Ticket, Transition, Turn,
+    AdminState, ChannelKey, DialCause, DialFailure, Lease, Loss, NoChannel, Route, SharedTable, Table,
+    Ticket, Transition, Turn,
 };
 use crate::sys::Clock;
-use crate::sys::fault::{is_exhausted, is_ours, reason};
+use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
 /// Of a search that has nothing to try and does not know why.
@@ -107,10 +109,12 @@ pub(super) struct Dial {
     until: Option<u64>,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
+    /// Why the last one of them failed.
+    cause: Option<DialCause>,
     /// When something of ours was first missing, in ms of the worker's clock.
     starving_since: Option<u64>,
     /// A channel that could not be tried for want of something of ours: if no other one will do, it is waited for.
-    kept: Option<Lease>,
+    kept: Option<Untried>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
     /// It leads to another service of ours.
@@ -118,6 +122,25 @@ pub(super) struct Dial {
     pub(super) client: SocketAddr,
     /// The place in line by which it got its channel, and until when it would have waited there.
     pub(super) waited: Option<Waited>,
+}
+
+/// A channel that could not be tried.
+#[derive(Debug)]
+struct Untried {
+    lease: Lease,
+    address: SocketAddr,
+    cause: DialCause,
+}
+
+impl Untried {
+    /// Nor will it be tried any more: it counts as one that failed.
+    fn give_up(self, table: &mut Table, trace: Option<&mut ConnectionTrace>) {
+        let Self { lease, address, cause } = self;
+        if let Some(trace) = trace {
+            trace.failed(lease.key(), address, AttemptError::Known(cause));
+        }
+        table.failed(lease, DialFailure::Local, cause, &format!("connect: {cause}"));
+    }
 }
 
 /// A client's place in line.
@@ -215,6 +238,7 @@ impl Dial {
             begun: Duration::ZERO,
             until: None,
             blame: DialFailure::Local,
+            cause: None,
             starving_since: None,
             kept: None,
             server: None,
@@ -279,10 +303,11 @@ impl Dial {
                     return Attempt::Started(self.share(terms));
                 }
                 Err(ConnectError::Ports(_)) => {
-                    let error = io::Error::other(format!("no source port is free towards {target}"));
+                    let text = format!("no source port is free towards {target}");
+                    let error = io::Error::new(io::ErrorKind::AddrInUse, text);
                     if self.is_patient(terms) {
                         self.say(&error, dialer);
-                        if self.step_aside(&error, dialer) {
+                        if self.step_aside(&error, dialer, trace.as_deref_mut()) {
                             continue;
                         }
                         return Attempt::Wait;
@@ -293,7 +318,7 @@ impl Dial {
                     // Most are over in a moment; one that is not may be of this way only.
                     let is_first = self.starving_since.is_none();
                     if self.is_patient(terms) {
-                        if !is_first && self.step_aside(&e, dialer) {
+                        if !is_first && self.step_aside(&e, dialer, trace.as_deref_mut()) {
                             continue;
                         }
                         return Attempt::Wait;
@@ -330,7 +355,13 @@ impl Dial {
 
     /// Goes on to the channel's next address, or to another channel that is up, and keeps the slot of this one, since it was
     /// not tried. `false`: there is none.
-    fn step_aside(&mut self, error: &io::Error, dialer: &Dialer) -> bool {
+    fn step_aside(
+        &mut self,
+        error: &io::Error,
+        dialer: &Dialer,
+        trace: Option<&mut ConnectionTrace>,
+    ) -> bool {
+        let Some(address) = self.target() else { return false };
         let Some((route, lease)) = &mut self.found else { return false };
         if self.address + 1 < lease.addresses().as_slice().len() {
             self.address += 1;
@@ -341,11 +372,11 @@ impl Dial {
         let next = table.next_up(route, &mut grants);
         let has_next = next.is_ok();
         if let Ok(next) = next {
-            let left = std::mem::replace(lease, next);
+            let left = Untried { lease: std::mem::replace(lease, next), address, cause: cause_of(error) };
             if self.kept.is_none() {
                 self.kept = Some(left);
             } else {
-                table.failed(left, DialFailure::Local, &cause_of(error));
+                left.give_up(&mut table, trace);
                 grants.append(&mut table.grant());
             }
         }
@@ -354,8 +385,14 @@ impl Dial {
         if !has_next {
             return false;
         }
-        (self.address, self.until, self.blame) = (0, None, DialFailure::Local);
+        self.turn_to_next();
         true
+    }
+
+    /// The channel is another one from here on.
+    fn turn_to_next(&mut self) {
+        (self.address, self.until) = (0, None);
+        (self.blame, self.cause) = (DialFailure::Local, None);
     }
 
     fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
@@ -413,7 +450,8 @@ impl Dial {
     ) -> Next {
         self.give_up();
         let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
-        let cause = format!("connect: {}", cause_of(error));
+        let (cause, words) = (cause_of(error), format!("connect: {}", words_of(error)));
+        self.cause = Some(cause);
         if let Some(address) = lease.address(self.address) {
             tell(lease.key(), address, error, fault, &dialer.log);
             if let Some(trace) = trace {
@@ -422,7 +460,7 @@ impl Dial {
             if fault == DialFailure::Channel {
                 self.blame = fault;
                 let mut table = dialer.table.lock_at(dialer.clock.now());
-                let told = table.address_failed(&lease, address, self.begun, &cause);
+                let told = table.address_failed(&lease, address, self.begun, &words);
                 drop(table);
                 dialer.changed(told);
             }
@@ -432,7 +470,7 @@ impl Dial {
             self.found = Some((route, lease));
             return Next::Dial;
         }
-        self.next_channel(route, lease, Some(&cause), tag, dialer)
+        self.next_channel(route, lease, Some((cause, &words)), tag, dialer)
     }
 
     /// The attempt under way is over.
@@ -447,8 +485,9 @@ impl Dial {
     /// Addresses are left, but no time for them.
     fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
         let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
-        let cause = format!("connect: {}", cause_of(&io::ErrorKind::TimedOut.into()));
-        self.next_channel(route, lease, Some(&cause), tag, dialer)
+        // There was an attempt: it has begun the time.
+        let cause = self.cause.unwrap_or(DialCause::NoAnswer);
+        self.next_channel(route, lease, Some((cause, &format!("connect: {cause}"))), tag, dialer)
     }
 
     /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
@@ -463,14 +502,14 @@ impl Dial {
         &mut self,
         mut route: Route,
         lease: Lease,
-        cause: Option<&str>,
+        cause: Option<(DialCause, &str)>,
         tag: u64,
         dialer: &Dialer,
     ) -> Next {
         let transition = match cause {
-            Some(cause) => {
+            Some((cause, words)) => {
                 let mut table = dialer.table.lock_at(dialer.clock.now());
-                table.failed(lease, self.blame, cause)
+                table.failed(lease, self.blame, cause, words)
             }
             None => {
                 drop(lease);
@@ -496,7 +535,9 @@ impl Dial {
                         self.kept = Some(kept);
                         Turn::Now(route, next)
                     }
-                    Err(_) if table.state(kept.key()) == Some(AdminState::Enabled) => Turn::Now(route, kept),
+                    Err(_) if table.state(kept.lease.key()) == Some(AdminState::Enabled) => {
+                        Turn::Now(route, kept.lease)
+                    }
                     Err(_) => {
                         drop(kept);
                         table.next_or_wait(route, tag, before, &mut grants)
@@ -510,7 +551,7 @@ impl Dial {
         match turn {
             Turn::Now(route, lease) => {
                 self.found = Some((route, lease));
-                (self.address, self.until, self.blame) = (0, None, DialFailure::Local);
+                self.turn_to_next();
                 Next::Dial
             }
             Turn::Later(ticket) => Next::Line(ticket),
@@ -519,7 +560,7 @@ impl Dial {
     }
 
     /// The current address answered: the lease is the connection's from now on.
-    pub(super) fn succeeded(self, dialer: &Dialer) -> Option<Succeeded> {
+    pub(super) fn succeeded(self, dialer: &Dialer, trace: Option<&mut ConnectionTrace>) -> Option<Succeeded> {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
         let took = now.saturating_sub(self.begun);
@@ -528,7 +569,7 @@ impl Dial {
             let mut table = dialer.table.lock_at(now);
             let mut makes_room = false;
             if let Some(kept) = self.kept {
-                table.failed(kept, DialFailure::Local, "no source port or no memory to try it");
+                kept.give_up(&mut table, trace);
                 makes_room = true;
             }
             let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
@@ -545,23 +586,6 @@ impl Dial {
     }
 }
 
-/// What a dial met; one that was given up has no words of the system.
-fn cause_of(error: &io::Error) -> String {
-    if is_given_up(error) { "no answer in time".into() } else { reason(error) }
-}
-
-fn is_given_up(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
-}
-
-fn attempt_error(error: &io::Error) -> AttemptError {
-    match error.raw_os_error() {
-        Some(number) => AttemptError::System(number),
-        None if is_given_up(error) => AttemptError::NoAnswer,
-        None => AttemptError::Other(error.to_string().into()),
-    }
-}
-
 fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: DialFailure, log: &Log) {
     let cause = || error.to_string();
     match fault {
@@ -571,11 +595,6 @@ fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: Dial
         DialFailure::Channel => {}
         DialFailure::Local => log.tell(&Event::DialFailed { channel, cause: cause() }),
     }
-}
-
-fn fault_of(error: &io::Error) -> DialFailure {
-    let is_local = is_exhausted(error) || is_ours(error) || LeadsBack::is(error);
-    if is_local { DialFailure::Local } else { DialFailure::Channel }
 }
 
 #[cfg(test)]
@@ -743,7 +762,7 @@ mod tests {
         }
         let mut route = table.begin(std::net::IpAddr::from([127, 0, 0, 1]).into());
         let lease = table.next(&mut route).expect("a");
-        table.failed(lease, DialFailure::Channel, "refused").expect("a is ejected");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("a is ejected");
         let granted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&granted);
         let deliver = Deliver::new(move |grants| {
@@ -757,7 +776,7 @@ mod tests {
         let terms = Terms { tag: 0, now: 0, patience: 100 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));
-        let _served = dial.succeeded(&dialer).expect("it is connected");
+        let _served = dial.succeeded(&dialer, None).expect("it is connected");
         assert_eq!(granted.load(Ordering::SeqCst), 1, "a has room for one more");
     }
 

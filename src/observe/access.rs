@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::sched::{ChannelKey, End};
+use crate::sched::{ChannelKey, DialCause, End};
 
 pub(super) mod line;
 
@@ -55,15 +55,13 @@ pub struct FailedAttempt {
     pub error: AttemptError,
 }
 
-/// Why an attempt came to nothing. What the system said stays a number until it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why an attempt came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptError {
-    /// The error number of the system.
+    /// A cause that has a name.
+    Known(DialCause),
+    /// Another error of the system; it stays a number until it is written.
     System(i32),
-    /// It was given up.
-    NoAnswer,
-    /// Something of our own.
-    Other(Box<str>),
 }
 
 /// What the system knows of the path to one peer.

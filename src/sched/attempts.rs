@@ -87,8 +87,8 @@ mod tests {
     use std::net::IpAddr;
 
     use super::super::{
-        Addresses, AdminState, ChannelId, ChannelKey, CheckRules, ClientAddr, DialFailure, GroupId,
-        HealthRules, HealthState, ProbeResult, Rules,
+        Addresses, AdminState, ChannelId, ChannelKey, CheckRules, ClientAddr, DialCause, DialFailure,
+        GroupId, HealthRules, HealthState, ProbeResult, Rules,
     };
     use super::*;
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(state(&table), HealthState::Up);
         // Now the other one as well.
         assert_eq!(table.address_failed(&lease, address(2), MS(0), "refused").map(|told| told.what), out());
-        assert!(table.failed(lease, DialFailure::Channel, "refused").is_some());
+        assert!(table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").is_some());
         assert_eq!((state(&table), snapshot(&table).0), (HealthState::Ejected, 0));
         table.advance(MS(9_000));
         let [probe] = &table.probes_due(9)[..] else { panic!("the channel has one, the addresses none") };

@@ -11,7 +11,7 @@ use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
 use super::reach::{ProbedAddress, Reach};
-use super::{Addresses, AdminState, ChannelSnapshot, Lease, Weight};
+use super::{Addresses, AdminState, ChannelSnapshot, DialCause, Lease, Weight};
 
 /// A dial that failed, for those who ask why.
 #[derive(Debug)]
@@ -126,8 +126,9 @@ impl Channel {
         self.maxc.is_some_and(|limit| self.slots.active() >= limit.get())
     }
 
-    pub(super) fn count_failure(&mut self, what: &str, at: Duration) {
+    pub(super) fn count_failure(&mut self, cause: DialCause, what: &str, at: Duration) {
         self.failed += 1;
+        self.slots.failed(cause);
         self.last_error = Some(Box::new(LastError { what: what.to_owned(), at }));
     }
 

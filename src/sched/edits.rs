@@ -121,8 +121,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{
-        ChannelId, CheckRules, ClientAddr, DialFailure, HealthRules, HealthState, Lease, NoChannel,
-        ProbeResult, Turn,
+        ChannelId, CheckRules, ClientAddr, DialCause, DialFailure, HealthRules, HealthState, Lease,
+        NoChannel, ProbeResult, Turn,
     };
     use super::*;
     use crate::spec::{Policy, Weight};
@@ -218,7 +218,7 @@ mod tests {
     fn who_was_ejected_is_back_where_nobody_is_ejected() {
         let mut table = table(CHECKED, 1);
         let lease = pick(&mut table).expect("it is up");
-        table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
         table.set_rules(Rules::CLASSIC);
         assert!(table.has_up());
         assert_eq!(table.next_probe(), None);
@@ -286,7 +286,7 @@ mod tests {
             .create(GroupId::FIRST, list(&[1, 2]).named("web"), None, AdminState::Enabled)
             .expect("a number");
         let lease = pick(&mut table).expect("it is up");
-        table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
         assert_eq!(table.readdress(key(0), list(&[2, 1]).named("web")), Ok(false));
         assert_eq!(state(&table, 0), HealthState::Ejected);
         assert_eq!(table.readdress(key(0), list(&[2, 3]).named("web")), Ok(true));

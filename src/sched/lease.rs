@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::reach::AddressOrder;
 use super::tally::{ChannelTally, Ended};
-use super::{Addresses, ChannelKey, End};
+use super::{Addresses, ChannelKey, DialCause, End};
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
 /// [`HeldSlots`](super::HeldSlots).
@@ -235,6 +235,11 @@ impl Slots {
     /// A connect was answered after so long. With the table locked, so that one place is enough for it.
     pub(super) fn connected(&self, took: Duration) {
         self.shard(0).tally.connected(took);
+    }
+
+    /// It could not be connected to. With the table locked, too.
+    pub(super) fn failed(&self, cause: DialCause) {
+        self.shard(0).tally.failed(cause);
     }
 
     /// What all workers have counted of its connections.

@@ -1,7 +1,7 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `end`, `tally` (with `histogram`), `lease`, `channel`; `group`
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
 //! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`;
 //! `record` and `held` for whoever takes the place of another process.
@@ -11,6 +11,7 @@ mod addresses;
 mod agenda;
 mod attempts;
 mod bits;
+mod cause;
 mod changes;
 mod channel;
 mod connect_times;
@@ -49,6 +50,7 @@ mod transition;
 mod turn;
 
 pub use addresses::{Addresses, ClientAddr};
+pub use cause::DialCause;
 pub use end::{End, OwnFault};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use held::HeldSlots;

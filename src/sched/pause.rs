@@ -96,8 +96,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{
-        Addresses, AdminState, ClientAddr, DialFailure, GroupId, HealthRules, Lease, Loss, NoChannel, Policy,
-        Route, Rules,
+        Addresses, AdminState, ClientAddr, DialCause, DialFailure, GroupId, HealthRules, Lease, Loss,
+        NoChannel, Policy, Route, Rules,
     };
     use super::*;
 
@@ -169,7 +169,7 @@ mod tests {
         }
         // The other one fails for it.
         let (route, lease) = has(&mut table, 7);
-        table.failed(lease, DialFailure::Channel, "refused");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
         let turn = table.next_or_wait(route, 7, None, &mut Vec::new());
         assert!(matches!(turn, Turn::Later(_)), "{turn:?}");
         assert_eq!(table.resume(key(0)), Ok(true));
@@ -205,7 +205,7 @@ mod tests {
             // It is being dialled when the pause comes.
             let (route, lease) = has(&mut table, 1);
             table.pause_all();
-            assert_eq!(table.failed(lease, DialFailure::Channel, "refused"), None);
+            assert_eq!(table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused"), None);
             let turn = table.next_or_wait(route, 1, None, &mut Vec::new());
             assert!(matches!(turn, Turn::Later(_)), "{turn:?}");
             waits(&mut table, 2);
@@ -222,7 +222,7 @@ mod tests {
             let health = HealthRules { fail_open, ..health };
             let mut table = table(Rules { health, ..Rules::CLASSIC }, 1, 0);
             let (_, lease) = has(&mut table, 1);
-            table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+            table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
             assert!(table.is_out());
             if whole {
                 table.pause_all();

@@ -95,7 +95,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use super::super::{
-        Addresses, AdminState, ChannelId, ClientAddr, DialFailure, GroupId, HealthRules, Rules,
+        Addresses, AdminState, ChannelId, ClientAddr, DialCause, DialFailure, GroupId, HealthRules, Rules,
     };
     use super::*;
 
@@ -110,7 +110,7 @@ mod tests {
         for _ in 0..channels {
             let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
             let lease = table.next(&mut route).expect("one that is up");
-            table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+            table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
         }
         table
     }

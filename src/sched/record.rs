@@ -379,8 +379,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::{
-        CheckRules, ClientAddr, DialFailure, End, Happened, HealthRules, HealthState, HeldSlots, Lease, Loss,
-        NoChannel, ProbeResult, Purpose, Turn,
+        CheckRules, ClientAddr, DialCause, DialFailure, End, Happened, HealthRules, HealthState, HeldSlots,
+        Lease, Loss, NoChannel, ProbeResult, Purpose, Turn,
     };
     use super::*;
 
@@ -486,7 +486,7 @@ mod tests {
                             table.address_failed(&lease, last, now, "refused");
                         }
                         Turn::Now(_, lease) => {
-                            table.failed(lease, DialFailure::Channel, "refused");
+                            table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
                         }
                         Turn::Later(ticket) => places.push(ticket),
                         Turn::Never(_) => {}
@@ -631,7 +631,7 @@ mod tests {
             match table.next_or_wait(route, n, None, &mut grants) {
                 Turn::Now(_, lease) if n % 2 == 0 => {
                     table.address_failed(&lease, lease.addresses().first(), table.now, "no");
-                    table.failed(lease, DialFailure::Channel, "no");
+                    table.failed(lease, DialFailure::Channel, DialCause::Refused, "no");
                 }
                 Turn::Now(route, lease) => {
                     table.address_answered(&lease, lease.addresses().first(), table.now);
@@ -698,7 +698,7 @@ mod tests {
             let mut table = one(Rules { health: EJECT, ..Rules::CLASSIC }, 1);
             table.advance(MS(5_000));
             let lease = lease(&mut table).expect("it is up");
-            table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+            table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
             table.advance(MS(6_000));
             if is_under_way {
                 assert_eq!(table.probes_due(9).len(), 1);
@@ -812,7 +812,7 @@ mod tests {
     fn rules_that_could_not_have_found_something_out_do_not_keep_it() {
         let mut table = one(Rules { health: ALL, ..Rules::CLASSIC }, 1);
         let taken = lease(&mut table).expect("it is up");
-        table.failed(taken, DialFailure::Channel, "refused").expect("it is ejected");
+        table.failed(taken, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
         let table = Table::restore(Rules::CLASSIC, &table.record(), table.now).expect("a good record");
         assert_eq!((state(&table), table.next_probe()), (HealthState::Up, None));
     }
@@ -841,7 +841,7 @@ mod tests {
 
     fn table_failed(table: &mut Table) {
         let taken = lease(table).expect("it is up");
-        table.failed(taken, DialFailure::Local, "no descriptors");
+        table.failed(taken, DialFailure::Local, DialCause::NoPort, "no descriptors");
     }
 
     #[test]

@@ -269,7 +269,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::num::NonZeroU32;
 
-    use super::super::{Addresses, AdminState, DialFailure, HealthRules, Policy, Rules, Table};
+    use super::super::{Addresses, AdminState, DialCause, DialFailure, HealthRules, Policy, Rules, Table};
     use super::*;
 
     const RULES: Rules = Rules::CLASSIC;
@@ -309,7 +309,7 @@ mod tests {
             match table.next(&mut route) {
                 Ok(lease) => {
                     seen.push(place(lease.key()));
-                    table.failed(lease, DialFailure::Channel, "refused");
+                    table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
                 }
                 Err(reason) => {
                     assert_eq!(table.next(&mut route).err(), Some(reason), "the end stays the end");
@@ -398,11 +398,11 @@ mod tests {
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
         assert_eq!(connect(&mut table).0, "0.1", "another client meanwhile");
-        table.failed(lease, DialFailure::Channel, "refused");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
         for expected in ["0.2", "0.1"] {
             let lease = table.next(&mut route).expect("not tried yet");
             assert_eq!(place(lease.key()), expected);
-            table.failed(lease, DialFailure::Channel, "refused");
+            table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
         }
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
         assert_eq!(connect(&mut table).0, "0.2", "after the one that answered last");
@@ -413,7 +413,7 @@ mod tests {
         let mut table = table(&["Reee"], RULES);
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
-        table.failed(lease, DialFailure::Channel, "refused");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
         let lease = table.next(&mut route).expect("0.1");
         table.connected(route, &lease, Duration::ZERO);
         assert_eq!((place(lease.key()), connect(&mut table).0), ("0.1".into(), "0.2".into()));
@@ -435,7 +435,7 @@ mod tests {
         let mut table = table(&["Ree"], RULES);
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("0.0");
-        table.failed(lease, DialFailure::Channel, "refused");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
         let second =
             ChannelKey { group: GroupId::FIRST, channel: super::super::ChannelId::new(1).expect("1") };
         table.set_state(second, AdminState::Disabled).expect("0.1 exists");
@@ -444,7 +444,7 @@ mod tests {
         table.create(group_id(3), address, None, AdminState::Enabled).expect("a slot");
         let lease = table.next(&mut route).expect("the new group");
         assert_eq!(place(lease.key()), "3.0");
-        table.failed(lease, DialFailure::Local, "refused");
+        table.failed(lease, DialFailure::Local, DialCause::NoPort, "refused");
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
     }
 
@@ -454,7 +454,9 @@ mod tests {
             let mut route = table.begin(client());
             let lease = table.next(&mut route).expect("a channel");
             if place(lease.key()) == place_of {
-                table.failed(lease, DialFailure::Channel, "refused").expect("it is ejected");
+                table
+                    .failed(lease, DialFailure::Channel, DialCause::Refused, "refused")
+                    .expect("it is ejected");
                 return;
             }
             table.connected(route, &lease, Duration::ZERO);

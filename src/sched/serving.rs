@@ -238,7 +238,9 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::super::{Addresses, AdminState, ChannelId, ClientAddr, DialFailure, HealthRules, Policy};
+    use super::super::{
+        Addresses, AdminState, ChannelId, ClientAddr, DialCause, DialFailure, HealthRules, Policy,
+    };
     use super::*;
 
     const KEY: fn(usize) -> ChannelKey =
@@ -413,7 +415,7 @@ mod tests {
                 Turn::Now(route, lease) => {
                     served = Some(client);
                     if policy == Policy::RoundRobin {
-                        table.failed(lease, DialFailure::Local, "no");
+                        table.failed(lease, DialFailure::Local, DialCause::NoPort, "no");
                         assert!(matches!(
                             table.next_or_wait(route, 0, None, &mut Vec::new()),
                             Turn::Later(_)
@@ -457,7 +459,7 @@ mod tests {
         table.rules.health = health;
         // One more client, for whom channel 1 fails by its own fault.
         let Turn::Now(route, lease) = ask(&mut table, 1) else { panic!("it has room") };
-        table.failed(lease, DialFailure::Channel, "refused").expect("ejected");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("ejected");
         assert!(matches!(table.next_or_wait(route, 0, None, &mut Vec::new()), Turn::Later(_)));
         table.grant();
         let before = table.changes.asked;
@@ -562,7 +564,7 @@ mod tests {
             }
             if matches!(is, Is::Ejected | Is::EjectedFull) {
                 let lease = take(&mut table);
-                table.failed(lease, DialFailure::Channel, "refused").expect("ejected");
+                table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("ejected");
             }
             if is_full {
                 let maxc = NonZeroU32::new(1);
@@ -583,7 +585,7 @@ mod tests {
             let mut turn = table.next_or_wait(route, 0, None, &mut Vec::new());
             while let Turn::Now(route, lease) = turn {
                 // Not by their own fault: they stay as they are.
-                table.failed(lease, DialFailure::Local, "no");
+                table.failed(lease, DialFailure::Local, DialCause::NoPort, "no");
                 turn = table.next_or_wait(route, 0, None, &mut Vec::new());
             }
         }
@@ -592,7 +594,7 @@ mod tests {
         loop {
             match turn {
                 Turn::Now(route, lease) => {
-                    table.failed(lease, DialFailure::Channel, "refused");
+                    table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
                     turn = table.next_or_wait(route, 1, None, &mut Vec::new());
                 }
                 Turn::Later(ticket) => {

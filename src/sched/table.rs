@@ -22,8 +22,8 @@ use super::reach::Reach;
 use super::route::{Patience, World};
 use super::tally::ServiceTally;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, GroupId, Happened, Lease,
-    NoChannel, Policy, Route, Rules, Transition, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId, Happened,
+    Lease, NoChannel, Policy, Route, Rules, Transition, Weight,
 };
 
 /// Whose fault a failed dial was.
@@ -336,15 +336,21 @@ impl Table {
         found
     }
 
-    /// The dial failed: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
+    /// The dial failed, as `words` say in full: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
     /// disables it.
     ///
     /// A channel that got other addresses or came back since is left as it is: that is not the one that failed. So is a paused
     /// one: its server is being restarted.
-    pub fn failed(&mut self, lease: Lease, why: DialFailure, cause: &str) -> Option<Transition> {
+    pub fn failed(
+        &mut self,
+        lease: Lease,
+        why: DialFailure,
+        cause: DialCause,
+        words: &str,
+    ) -> Option<Transition> {
         let (key, rules, now) = (lease.key(), self.rules, self.now);
         let happened = self.edit_by_lot(key, |channel, random| {
-            channel.count_failure(cause, now);
+            channel.count_failure(cause, words, now);
             if why != DialFailure::Channel || channel.paused || channel.addresses != *lease.addresses() {
                 return None;
             }
@@ -358,8 +364,8 @@ impl Table {
                 }
                 return disables.then_some(Happened::Autodisabled);
             }
-            let ejects = channel.health.connect_failed(&rules.health, lease.returns(), cause, now, random);
-            ejects.then(|| Happened::Ejected(cause.to_owned()))
+            let ejects = channel.health.connect_failed(&rules.health, lease.returns(), words, now, random);
+            ejects.then(|| Happened::Ejected(words.to_owned()))
         });
         let what = happened.ok().flatten()?;
         self.schedule(key);
@@ -554,8 +560,8 @@ mod tests {
         let mut table = table(RULES, &[0]);
         let (one, two, three) = (pick(&mut table), pick(&mut table), pick(&mut table));
         let (one, two, three) = (one.expect("1"), two.expect("2"), three.expect("3"));
-        assert_eq!(table.failed(one, DialFailure::Channel, "refused"), None);
-        assert_eq!(table.failed(two, DialFailure::Local, "refused"), None);
+        assert_eq!(table.failed(one, DialFailure::Channel, DialCause::Refused, "refused"), None);
+        assert_eq!(table.failed(two, DialFailure::Local, DialCause::NoPort, "refused"), None);
         three.slot().add_sent(0, 3);
         three.slot().add_sent(1, 4);
         three.slot().add_rcvd(9, 5);
@@ -575,14 +581,14 @@ mod tests {
         let mut table = table(Rules { autodisable: true, ..RULES }, &[0]);
         let leases: Vec<_> = (0..4).map(|_| pick(&mut table).expect("a channel")).collect();
         let [a, b, c, d] = <[Lease; 4]>::try_from(leases).expect("four");
-        assert_eq!(table.failed(a, DialFailure::Local, "refused"), None);
+        assert_eq!(table.failed(a, DialFailure::Local, DialCause::NoPort, "refused"), None);
         let said = Some(Transition {
             channel: key(0, 0),
             address: address(0).first(),
             what: Happened::Autodisabled,
         });
-        assert_eq!(table.failed(b, DialFailure::Channel, "refused"), said);
-        assert_eq!(table.failed(c, DialFailure::Channel, "refused"), None, "said once");
+        assert_eq!(table.failed(b, DialFailure::Channel, DialCause::Refused, "refused"), said);
+        assert_eq!(table.failed(c, DialFailure::Channel, DialCause::Refused, "refused"), None, "said once");
         let addresses_up = |table: &Table| table.channel(key(0, 0)).map(|channel| channel.addresses_up());
         assert_eq!(addresses_up(&table), Some(0), "its address did not answer");
         let by_itself = |table: &Table| table.channel(key(0, 0)).map(|channel| channel.autodisabled);
@@ -593,7 +599,11 @@ mod tests {
         table.set_state(key(0, 0), AdminState::Disabled).expect("it exists");
         assert_eq!(by_itself(&table), Some(false), "an operator has spoken");
         table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
-        assert_eq!(table.failed(d, DialFailure::Channel, "refused"), None, "the address that failed is gone");
+        assert_eq!(
+            table.failed(d, DialFailure::Channel, DialCause::Refused, "refused"),
+            None,
+            "the address that failed is gone"
+        );
         assert!(pick(&mut table).is_ok());
     }
 
@@ -602,7 +612,7 @@ mod tests {
         let mut table = table(Rules { autodisable: true, ..RULES }, &[0]);
         let lease = pick(&mut table).expect("a channel");
         table.set_state(key(0, 0), AdminState::DisabledHard).expect("it exists");
-        assert_eq!(table.failed(lease, DialFailure::Channel, "refused"), None);
+        assert_eq!(table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused"), None);
         assert_eq!(table.channel(key(0, 0)).map(|c| c.state), Some(AdminState::DisabledHard));
     }
 

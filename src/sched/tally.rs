@@ -1,13 +1,14 @@
-//! Exact counts of how connections ended and how long they took, by worker.
+//! Exact counts of how connections ended, how long they took, and why connects failed, by worker.
 //!
 //! Knows: counters. Never: which client it was, who counts.
 
+use std::fmt::Display;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::End;
 use super::histogram::{self, Distribution, Histogram};
+use super::{DialCause, End};
 use crate::handover::table::{ChannelTallyRecord, ServiceTallyRecord};
 
 /// What one worker has counted of one channel's connections. Takes no memory to speak of until the first.
@@ -17,6 +18,7 @@ pub(super) struct ChannelTally(OnceLock<Box<OfChannel>>);
 #[derive(Debug, Default)]
 struct OfChannel {
     ends: [AtomicU64; End::WITH_CHANNEL],
+    failures: [AtomicU64; DialCause::ALL.len()],
     connects: Histogram,
     lasted: Histogram,
 }
@@ -31,6 +33,11 @@ impl ChannelTally {
         self.counts().connects.add(&histogram::CONNECT_MS, took);
     }
 
+    /// It could not be connected to.
+    pub(super) fn failed(&self, cause: DialCause) {
+        self.counts().failures[cause as usize].fetch_add(1, Relaxed);
+    }
+
     /// A connection that had the channel has ended after so long.
     pub(super) fn ended(&self, how: End, lasted: Duration) {
         let counts = self.counts();
@@ -42,7 +49,7 @@ impl ChannelTally {
 
     pub(super) fn reset(&self) {
         if let Some(counts) = self.0.get() {
-            counts.ends.iter().for_each(|count| count.store(0, Relaxed));
+            counts.ends.iter().chain(&counts.failures).for_each(|count| count.store(0, Relaxed));
             counts.connects.reset();
             counts.lasted.reset();
         }
@@ -51,7 +58,8 @@ impl ChannelTally {
     /// Adds what was counted to `all`.
     pub(super) fn add_to(&self, all: &mut Ended) {
         if let Some(counts) = self.0.get() {
-            all.add(counts.ends.iter().map(|count| count.load(Relaxed)));
+            add(&mut all.ends, End::ALL, &counts.ends);
+            add(&mut all.failures, DialCause::ALL, &counts.failures);
             counts.connects.add_to(&mut all.connects);
             counts.lasted.add_to(&mut all.lasted);
         }
@@ -68,16 +76,21 @@ impl ChannelTally {
                 count.fetch_add(more, Relaxed);
             }
         }
+        for &(cause, more) in &counted.failures {
+            counts.failures[cause as usize].fetch_add(more, Relaxed);
+        }
         counts.connects.add_counted(&counted.connects.counts, counted.connects.micros);
         counts.lasted.add_counted(&counted.lasted.counts, counted.lasted.micros);
     }
 }
 
-/// How the connections of a channel ended, and how long they took.
+/// How the connections of a channel ended, how long they took, and why attempts to make one failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// How many ended how; ends without any are left out.
     pub ends: Vec<(End, u64)>,
+    /// How many attempts failed, by why; causes without any are left out.
+    pub failures: Vec<(DialCause, u64)>,
     /// How long connects took that were answered.
     pub connects: Distribution,
     /// How long connections lasted that have ended.
@@ -88,25 +101,41 @@ impl Default for Ended {
     fn default() -> Self {
         let (connects, lasted) =
             (Distribution::new(&histogram::CONNECT_MS), Distribution::new(&histogram::LASTING_MS));
-        Self { ends: Vec::new(), connects, lasted }
+        Self { ends: Vec::new(), failures: Vec::new(), connects, lasted }
     }
 }
 
 /// By their words; words that nobody knows here are passed over.
 fn ends_of(record: &[(String, u64)]) -> Vec<(End, u64)> {
-    let known = |(words, count): &(String, u64)| {
-        Some((End::ALL.into_iter().find(|how| how.to_string() == *words)?, *count))
-    };
+    let named = |words: &str| End::ALL.into_iter().find(|how| how.to_string() == words);
+    let known = |(words, count): &(String, u64)| Some((named(words)?, *count));
     record.iter().filter_map(known).collect()
 }
 
-fn record_of(ends: &[(End, u64)]) -> Vec<(String, u64)> {
-    ends.iter().map(|(how, count)| (how.to_string(), *count)).collect()
+/// The same of why attempts failed.
+fn causes_of(record: &[(String, u64)]) -> Vec<(DialCause, u64)> {
+    let known = |(words, count): &(String, u64)| Some((DialCause::named(words)?, *count));
+    record.iter().filter_map(known).collect()
+}
+
+fn record_of<T: Display>(counts: &[(T, u64)]) -> Vec<(String, u64)> {
+    counts.iter().map(|(what, count)| (what.to_string(), *count)).collect()
+}
+
+/// Adds what one worker has counted to `sums`.
+fn add<T: Copy + PartialEq, const N: usize>(sums: &mut Vec<(T, u64)>, all: [T; N], counts: &[AtomicU64]) {
+    let counts = counts.iter().map(|count| count.load(Relaxed));
+    for (what, count) in all.into_iter().zip(counts).filter(|&(_, count)| count > 0) {
+        match sums.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((what, count)),
+        }
+    }
 }
 
 /// Those of `now` that were not there before.
-fn more(now: &[(End, u64)], before: &[(End, u64)]) -> Vec<(End, u64)> {
-    let had = |how: End| before.iter().find(|(known, _)| *known == how).map_or(0, |(_, count)| *count);
+fn more<T: Copy + PartialEq>(now: &[(T, u64)], before: &[(T, u64)]) -> Vec<(T, u64)> {
+    let had = |how: T| before.iter().find(|(known, _)| *known == how).map_or(0, |(_, count)| *count);
     let more = now.iter().map(|&(how, count)| (how, count.saturating_sub(had(how))));
     more.filter(|&(_, count)| count > 0).collect()
 }
@@ -116,6 +145,7 @@ impl Ended {
     pub fn since(&self, before: &Self) -> Self {
         Self {
             ends: more(&self.ends, &before.ends),
+            failures: more(&self.failures, &before.failures),
             connects: self.connects.since(&before.connects),
             lasted: self.lasted.since(&before.lasted),
         }
@@ -125,6 +155,7 @@ impl Ended {
     pub fn record(&self) -> ChannelTallyRecord {
         ChannelTallyRecord {
             ends: record_of(&self.ends),
+            failures: record_of(&self.failures),
             connects: self.connects.record(),
             lasted: self.lasted.record(),
         }
@@ -134,17 +165,9 @@ impl Ended {
     pub fn restore(record: &ChannelTallyRecord) -> Self {
         Self {
             ends: ends_of(&record.ends),
+            failures: causes_of(&record.failures),
             connects: Distribution::restore(&histogram::CONNECT_MS, &record.connects),
             lasted: Distribution::restore(&histogram::LASTING_MS, &record.lasted),
-        }
-    }
-
-    fn add(&mut self, counts: impl Iterator<Item = u64>) {
-        for (how, count) in End::ALL.into_iter().zip(counts).filter(|&(_, count)| count > 0) {
-            match self.ends.iter_mut().find(|(known, _)| *known == how) {
-                Some((_, sum)) => *sum += count,
-                None => self.ends.push((how, count)),
-            }
         }
     }
 }
@@ -246,6 +269,7 @@ mod tests {
         let (ours, theirs) = (ChannelTally::default(), ChannelTally::default());
         ours.connected(Duration::from_millis(3));
         ours.ended(End::Idle, Duration::from_secs(3));
+        ours.failed(DialCause::Refused);
         let seen = |tally: &ChannelTally| {
             let mut all = Ended::default();
             tally.add_to(&mut all);
@@ -255,9 +279,14 @@ mod tests {
         theirs.add_counted(&Ended::restore(&before.record()));
         ours.ended(End::Idle, Duration::from_secs(400));
         ours.ended(End::Ours(OwnFault::Panic), Duration::ZERO);
+        DialCause::ALL.into_iter().for_each(|cause| ours.failed(cause));
         theirs.add_counted(&Ended::restore(&seen(&ours).since(&before).record()));
         assert_eq!(seen(&theirs), seen(&ours));
         assert_eq!(seen(&ours).ends, [(End::Idle, 2), (End::Ours(OwnFault::Panic), 1)]);
+        let failures = seen(&ours).failures;
+        assert_eq!((failures.len(), failures[0], failures[15].1), (16, (DialCause::Refused, 2), 1));
+        ours.reset();
+        assert_eq!((seen(&ours).failures, seen(&ours).ends), (vec![], vec![]));
         let (ours, theirs) = (ServiceTally::new(2), ServiceTally::new(0));
         for (n, how) in End::ALL.into_iter().enumerate() {
             (0..=n).for_each(|shard| ours.ended(shard, how));

@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 /// What a line says, by its keys.
-type Line = BTreeMap<String, String>;
+pub(super) type Line = BTreeMap<String, String>;
 
 /// An instance that logs to a file in its directory, and the file.
 fn logging(options: &[&str], channels: &[&dyn std::fmt::Display]) -> (Instance, PathBuf) {
@@ -31,7 +31,7 @@ fn logging(options: &[&str], channels: &[&dyn std::fmt::Display]) -> (Instance, 
 
 /// The keys and values of a line of text.
 #[track_caller]
-fn fields(line: &str) -> Line {
+pub(super) fn fields(line: &str) -> Line {
     let (mut all, mut rest) = (Line::new(), line);
     while !rest.is_empty() {
         let (key, behind) = rest.split_once('=').unwrap_or_else(|| panic!("no key: {line:?}"));
@@ -47,7 +47,7 @@ fn fields(line: &str) -> Line {
 
 /// All lines so far.
 #[track_caller]
-fn lines(path: &Path) -> Vec<Line> {
+pub(super) fn lines(path: &Path) -> Vec<Line> {
     let text = fs::read_to_string(path).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "half a line: {text:?}");
     text.lines().map(fields).collect()
@@ -55,7 +55,7 @@ fn lines(path: &Path) -> Vec<Line> {
 
 /// The lines, once there are so many.
 #[track_caller]
-fn await_lines(path: &Path, count: usize) -> Vec<Line> {
+pub(super) fn await_lines(path: &Path, count: usize) -> Vec<Line> {
     let all = eventually("lines", || {
         let text = fs::read_to_string(path).unwrap_or_default();
         (text.lines().count() >= count && text.ends_with('\n')).then(|| lines(path))
@@ -108,7 +108,7 @@ struct Case {
     act: fn(&Instance, &Server),
 }
 
-fn talking(instance: &Instance) -> Client {
+pub(super) fn talking(instance: &Instance) -> Client {
     let mut client = instance.connect();
     client.send("x");
     assert_eq!(client.recv(1), b"x");
@@ -116,7 +116,7 @@ fn talking(instance: &Instance) -> Client {
 }
 
 /// Waits until a client that did nothing itself is over.
-fn until_over(mut client: Client) {
+pub(super) fn until_over(mut client: Client) {
     client.ending();
 }
 

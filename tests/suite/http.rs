@@ -613,9 +613,11 @@ fn the_dashboard_asks_for_metrics_that_there_are_in_words_that_prometheus_knows(
     let directory = Directory::new();
     let file = directory.file("dashboard.rules.yml", &rules);
     Run::new("promtool").args(["check", "rules"]).arg(&file).finish().code(0);
-    let (server, at) = (Server::echo(), own_address());
+    // The first refuses: of failures nothing is said before there are any.
+    let (refuses, server, at) = (Refusing::new(), Server::echo(), own_address());
     let log = directory.path().join("access.log").display().to_string();
-    let args = ["--http", &at.to_string(), "--access-log", &log, "PORT", &server.to_string()];
+    let [http, refuses, server] = [at.to_string(), refuses.to_string(), server.to_string()];
+    let args = ["--http", &http, "--access-log", &log, "PORT", &refuses, &server];
     let instance = Instance::start(args);
     ask(instance.addr, b"abc");
     // One that waits: otherwise nothing is said of that.

@@ -7,8 +7,10 @@
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
 mod access;
+mod agree;
 mod capture;
 mod carried;
+mod causes;
 mod circles;
 mod compat;
 mod control;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::control::status::{health_name, ramp_percent, state_word};
-use crate::sched::{AdminState, ChannelSnapshot, End, GroupSnapshot};
+use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot};
 
 #[derive(Serialize)]
 pub(super) struct GroupObject<'a> {
@@ -52,6 +52,7 @@ struct ChannelObject<'a> {
     rcvd_bytes: u64,
     connect_p50_seconds: Option<f64>,
     connect_p99_seconds: Option<f64>,
+    failures: ReasonsObject,
     ended: ReasonsObject,
     last_error: Option<LastErrorObject<'a>>,
 }
@@ -120,6 +121,7 @@ impl<'a> ChannelObject<'a> {
             rcvd_bytes: channel.rcvd_bytes,
             connect_p50_seconds: channel.connect_p50.map(short_seconds),
             connect_p99_seconds: channel.connect_p99.map(short_seconds),
+            failures: ReasonsObject::of(&DialCause::ALL, &channel.ended.failures),
             ended: ReasonsObject::of(&End::ALL[..End::WITH_CHANNEL], &channel.ended.ends),
             last_error,
         }

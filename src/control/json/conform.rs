@@ -18,8 +18,8 @@ use crate::control::render;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, End, Ended, GroupId,
-    GroupSnapshot, HealthSnapshot, HealthState, Loss, Policy, SessionSnapshot, Snapshot, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End, Ended,
+    GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Policy, SessionSnapshot, Snapshot, Weight,
 };
 
 /// Of every kind.
@@ -83,7 +83,8 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
             let (addresses, health, state, weight, bits, id) = first;
             let ([maxc, active, waiting], [totalc, failed, sent_bytes, rcvd_bytes], [p50, p99]) = second;
             let (last_error, used, why, ends) = third;
-            let ended = Ended { ends, ..Ended::default() };
+            let failures = DialCause::ALL.into_iter().zip([failed % 7, 0, failed % 3]).collect();
+            let ended = Ended { ends, failures, ..Ended::default() };
             let [unanswered, autodisabled, retires, paused] = bits;
             let mut addresses_out: Vec<_> =
                 addresses.as_slice().iter().map(|&address| (address, why.clone())).collect();

@@ -289,7 +289,8 @@ impl<P: Readiness> Worker<P> {
         let client = dial.client;
         let target = dial.target();
         let service = Arc::clone(&connection.service);
-        let Some(Succeeded { server, lease, link, took }) = dial.succeeded(&service.dialer) else {
+        let trace = connection.trace();
+        let Some(Succeeded { server, lease, link, took }) = dial.succeeded(&service.dialer, trace) else {
             // Without its dial it would be there for ever.
             return self.close(
                 key,

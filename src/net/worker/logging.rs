@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::{Connection, Stage, Worker};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
 use crate::observe::{AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
-use crate::sched::{ChannelKey, End};
+use crate::sched::{ChannelKey, DialCause, End};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::Side;
@@ -105,9 +105,8 @@ pub(super) fn told(trace: &ConnectionTrace) -> TraceRecord {
         channel: one.channel.channel.index(),
         address: one.address,
         error: match &one.error {
+            AttemptError::Known(cause) => AttemptErrorRecord::Known(cause.to_string()),
             AttemptError::System(number) => AttemptErrorRecord::System(*number),
-            AttemptError::NoAnswer => AttemptErrorRecord::NoAnswer,
-            AttemptError::Other(text) => AttemptErrorRecord::Other(text.to_string()),
         },
     });
     TraceRecord {
@@ -126,9 +125,10 @@ fn failed_again(told: &FailedAttemptRecord) -> Option<crate::observe::FailedAtte
         channel: ChannelKey::new(told.group, told.channel)?,
         address: told.address,
         error: match &told.error {
+            AttemptErrorRecord::Known(words) => {
+                AttemptError::Known(DialCause::named(words).unwrap_or(DialCause::Other))
+            }
             AttemptErrorRecord::System(number) => AttemptError::System(*number),
-            AttemptErrorRecord::NoAnswer => AttemptError::NoAnswer,
-            AttemptErrorRecord::Other(text) => AttemptError::Other(text.as_str().into()),
         },
     })
 }

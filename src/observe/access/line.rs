@@ -13,7 +13,7 @@ use serde::ser::Serializer;
 use super::{ATTEMPTS_TOLD, AccessMoment, AccessRecord, AttemptError, FailedAttempt, PathInfo, name_of};
 use crate::observe::event::{ClientName, Quoted};
 use crate::observe::history::utc;
-use crate::sched::ChannelKey;
+use crate::sched::{ChannelKey, DialCause};
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl AccessMoment {
 impl fmt::Display for AttemptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Known(cause) => cause.fmt(f),
             Self::System(number) => {
                 // In the words of the other messages; what std does not tell apart has only the system's.
                 let error = std::io::Error::from_raw_os_error(*number);
                 let kind = error.kind().to_string();
+                write!(f, "{}: ", DialCause::Other)?;
                 if kind == "uncategorized error" { error.fmt(f) } else { f.write_str(&kind) }
             }
-            Self::NoAnswer => f.write_str("no answer in time"),
-            Self::Other(text) => f.write_str(text),
         }
     }
 }
@@ -231,8 +231,8 @@ mod tests {
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_374_399_123);
         let mut trace = ConnectionTrace::new(([192, 0, 2, 7], 51234).into(), began, Duration::ZERO);
         let key = |number| ChannelKey::new(0, number).expect("a small number");
-        trace.failed(key(0), ([10, 0, 0, 4], 80).into(), AttemptError::System(111));
-        trace.failed(key(1), ([10, 0, 0, 4], 81).into(), AttemptError::NoAnswer);
+        trace.failed(key(0), ([10, 0, 0, 4], 80).into(), AttemptError::Known(DialCause::Refused));
+        trace.failed(key(1), ([10, 0, 0, 4], 81).into(), AttemptError::Known(DialCause::NoAnswer));
         trace.connected(Some(([10, 0, 0, 5], 80).into()), Duration::from_micros(1_234));
         trace.first_byte = Some(Duration::from_micros(4_000));
         let service = Arc::new(std::sync::RwLock::new(service.map(Arc::from)));
@@ -299,7 +299,7 @@ mod tests {
         for hostile in ["a b", "x\nevent=end", "\u{1b}[2J", "\" end=x", "a=b", "\u{2028}", ""] {
             let mut hostile_one = record(Some(hostile), AccessMoment::Start);
             let key = ChannelKey::new(0, 0).expect("a small number");
-            hostile_one.trace.failed(key, ([0, 0, 0, 0], 1).into(), AttemptError::Other(hostile.into()));
+            hostile_one.trace.failed(key, ([0, 0, 0, 0], 1).into(), AttemptError::System(71));
             for format in [LineStyle::Text, LineStyle::Json] {
                 let text = line(format, &hostile_one);
                 assert_eq!(text.matches('\n').count(), 1, "{text:?}");
@@ -316,7 +316,7 @@ mod tests {
         let mut many = record(None, AccessMoment::Start);
         for _ in 0..1_000 {
             let key = ChannelKey::new(0, 9).expect("a small number");
-            many.trace.failed(key, ([0, 0, 0, 0], 1).into(), AttemptError::NoAnswer);
+            many.trace.failed(key, ([0, 0, 0, 0], 1).into(), AttemptError::Known(DialCause::NoAnswer));
         }
         assert_eq!((many.trace.failed.len(), many.trace.attempts), (ATTEMPTS_TOLD, 1_003));
         assert!(line(LineStyle::Text, &many).len() < 1_500);

@@ -6,7 +6,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    ChannelKey, DialFailure, Grant, Happened, Lease, Loss, NoChannel, Route, Ticket, Transition, Turn,
+    ChannelKey, DialCause, DialFailure, Grant, Happened, Lease, Loss, NoChannel, Route, Ticket, Transition,
+    Turn,
 };
 
 use super::model::{Handed, Model, Walk};
@@ -162,7 +163,7 @@ impl Crowd {
             return;
         }
         let why = if random.one_in(4) { DialFailure::Local } else { DialFailure::Channel };
-        let told = self.world.table.failed(lease, why, "refused");
+        let told = self.world.table.failed(lease, why, DialCause::Refused, "refused");
         assert_eq!(told, self.world.model.failed(&handed, why, "refused").map(transition), "{why:?}");
         self.go_on(route, walk, seen, place);
     }

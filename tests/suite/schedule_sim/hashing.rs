@@ -187,7 +187,12 @@ fn what_else_happens_does_not_move_a_client() {
         let mut route = table.begin(ClientAddr::from(client));
         let lease = table.next(&mut route).expect("a channel");
         if random.one_in(3) {
-            table.failed(lease, balance::sched::DialFailure::Channel, "refused");
+            table.failed(
+                lease,
+                balance::sched::DialFailure::Channel,
+                balance::sched::DialCause::Refused,
+                "refused",
+            );
         } else {
             table.connected(route, &lease, Duration::ZERO);
         }

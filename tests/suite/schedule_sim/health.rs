@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use balance::sched::{
-    AdminState, CheckRules, DialFailure, Happened, HealthRules, HealthState, Lease, Probe, ProbeResult,
-    Purpose, Route, Rules, Table, Weight,
+    AdminState, CheckRules, DialCause, DialFailure, Happened, HealthRules, HealthState, Lease, Probe,
+    ProbeResult, Purpose, Route, Rules, Table, Weight,
 };
 
 use super::{Random, for_seeds, group_id, key, some_addresses, some_client};
@@ -29,7 +29,7 @@ fn dial(table: &mut Table, random: &mut Random) -> (Route, Lease) {
 }
 
 fn fail(table: &mut Table, lease: Lease) -> Option<Happened> {
-    table.failed(lease, DialFailure::Channel, "refused").map(|transition| transition.what)
+    table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").map(|transition| transition.what)
 }
 
 fn state(table: &Table, channel: usize) -> HealthState {
@@ -101,7 +101,7 @@ fn only_a_dial_of_the_channel_as_it_is_now_ejects_it() {
     let mut random = Random(1);
     let mut table = table(EJECT, 1, &mut random);
     let (_, ours) = dial(&mut table, &mut random);
-    assert_eq!(table.failed(ours, DialFailure::Local, "no port"), None, "our own fault");
+    assert_eq!(table.failed(ours, DialFailure::Local, DialCause::NoPort, "no port"), None, "our own fault");
     let (_, old) = dial(&mut table, &mut random);
     let (_, older) = dial(&mut table, &mut random);
     let (_, refused) = dial(&mut table, &mut random);

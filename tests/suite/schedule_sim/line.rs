@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use balance::sched::{
-    Addresses, AdminState, DialFailure, HealthRules, Lease, Loss, NoChannel, Policy, Rules, Table, Ticket,
-    Turn,
+    Addresses, AdminState, DialCause, DialFailure, HealthRules, Lease, Loss, NoChannel, Policy, Rules, Table,
+    Ticket, Turn,
 };
 
 use super::crowd::Crowd;
@@ -144,7 +144,7 @@ fn nobody_waits_for_what_is_not_up_or_not_enabled_or_has_failed() {
     assert!(matches!(turn(&mut table, 1), Turn::Never(Loss::NoChannel(NoChannel::Disabled))));
     table.set_state(key(0, 0), AdminState::Enabled).expect("it exists");
     let Turn::Now(route, lease) = turn(&mut table, 2) else { panic!("it has room") };
-    table.failed(lease, DialFailure::Channel, "refused");
+    table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
     let _other = now(&mut table);
     let turn = table.next_or_wait(route, 2, None, &mut Vec::new());
     assert!(matches!(turn, Turn::Never(Loss::NoChannel(NoChannel::Failed))), "full, but tried: {turn:?}");
@@ -195,7 +195,7 @@ fn a_full_channel_is_waited_for_before_what_is_not_up_is_tried() {
     }
     let broken = now(&mut table);
     assert_eq!(place(broken.key()), (0, 0));
-    table.failed(broken, DialFailure::Channel, "refused").expect("ejected");
+    table.failed(broken, DialFailure::Channel, DialCause::Refused, "refused").expect("ejected");
     let full = now(&mut table);
     assert_eq!(place(full.key()), (0, 1));
     later(&mut table, 1);

@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use balance::sched::{Addresses, AdminState, ClientAddr, DialFailure, GroupId, Policy, Rules, Table, Weight};
+use balance::sched::{
+    Addresses, AdminState, ClientAddr, DialCause, DialFailure, GroupId, Policy, Rules, Table, Weight,
+};
 
 use super::key;
 use super::model::Channel;
@@ -62,7 +64,7 @@ fn ask_afresh(seats: &[Seat], client: ClientAddr) -> Vec<usize> {
     let (mut route, mut order) = (table.begin(client), Vec::new());
     while let Ok(lease) = table.next(&mut route) {
         order.push(lease.key().channel.index());
-        table.failed(lease, DialFailure::Channel, "refused");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused");
     }
     let mut all = order.clone();
     all.sort_unstable();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use balance::sched::{DialFailure, Lease, NoChannel, Rules, Transition};
+use balance::sched::{DialCause, DialFailure, Lease, NoChannel, Rules, Transition};
 
 use super::model::Model;
 use super::world::{World, some_rules};
@@ -82,7 +82,7 @@ fn connect(world: &mut World, random: &mut Random, live: &mut Vec<Lease>) -> Str
             break Ok::<_, NoChannel>(at);
         }
         let why = if random.one_in(5) { DialFailure::Local } else { DialFailure::Channel };
-        let told = world.table.failed(lease, why, "refused");
+        let told = world.table.failed(lease, why, DialCause::Refused, "refused");
         let expected = world.model.failed(&handed, why, "refused");
         assert_eq!(told, expected.map(|what| transition(what, address)));
     };

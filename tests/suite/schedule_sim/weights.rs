@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use balance::sched::{AdminState, DialFailure, HealthRules, Lease, Policy, Rules, Table, Weight};
+use balance::sched::{AdminState, DialCause, DialFailure, HealthRules, Lease, Policy, Rules, Table, Weight};
 
 use super::{Random, for_seeds, group_id, key, some_addresses, some_client};
 
@@ -152,7 +152,7 @@ fn disturb(table: &mut Table, weights: &mut [u32], random: &mut Random) {
                     }
                     let local = random.one_in(3);
                     let why = if local { DialFailure::Local } else { DialFailure::Channel };
-                    table.failed(lease, why, "refused");
+                    table.failed(lease, why, DialCause::Refused, "refused");
                 }
             }
         }
