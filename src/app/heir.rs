@@ -96,6 +96,12 @@ impl Heir {
         self.offer.http.filter(|at| addresses.contains(at)).and_then(|_| self.http.take())
     }
 
+    /// Closes what came and is not wanted here, so that these ports are free once the process before has let go of them, too.
+    pub(super) fn let_go(&mut self) {
+        self.listeners.clear();
+        (self.control, self.http) = (None, None);
+    }
+
     /// How many listeners came.
     pub(super) fn listener_count(&self) -> usize {
         self.listeners.iter().flatten().count()

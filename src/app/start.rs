@@ -187,6 +187,7 @@ pub(super) fn start(
             "the ports were taken over from process {}, which serves its connections to their end",
             heir.predecessor()
         );
+        heir.let_go();
         heir.served(begun.as_ref().map(|_| ()).map_err(ToString::to_string));
         if begun.is_ok() {
             let note = Event::Note { severity: Severity::Notice, text };

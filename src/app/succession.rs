@@ -278,8 +278,7 @@ impl Taking<'_> {
         let begin = incoming
             .take_in()
             .map_err(|e| self.failed(&format!("there is no thread to take connections over: {e}")))?;
-        // The ports of services that are not wanted here are free once the process before has let go of them, too.
-        heir.listeners.clear();
+        heir.let_go();
         doors.release_doors();
         Ok((shutdown, at_work, begin))
     }
@@ -296,7 +295,7 @@ impl Taking<'_> {
         assembly.roster.open(prepared).map_err(|e| self.failed(&e.to_string()))?;
         kept.tell(&self.log);
         let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, None)?;
-        heir.listeners.clear();
+        heir.let_go();
         // Nothing comes.
         let (begin, _) = sync_channel(1);
         Ok((shutdown, at_work, begin))

@@ -311,6 +311,28 @@ fn after_kill_the_next_instance_has_the_port() {
 }
 
 #[test]
+fn an_upgrade_onto_another_port_frees_the_one_before() {
+    let server = Server::echo();
+    let (address, one, two) = (own_address(), own_address(), own_address());
+    let setup = Setup::binding(address);
+    let text = |http: &str| format!("{http}\n-b {} {} {server}\n", address.ip(), address.port());
+    let file = setup.directory().file("services", &text(&format!("* --http {one}")));
+    let write = |text: &str| std::fs::write(&file, text).expect("a file of ours");
+    let mut instance = setup.start(["--file", &file.display().to_string()]);
+    let is_free = |at: SocketAddr| TcpStream::connect(at).is_err();
+    for (now, before) in [(two, one), (one, two)] {
+        write(&text(&format!("* --http {now}")));
+        instance.upgrade();
+        assert_eq!(get(now, "/healthz"), (200, "ok\n".to_owned()));
+        assert!(is_free(before), "nobody answers there, so nobody may be let in");
+    }
+    write(&text(""));
+    instance.upgrade();
+    assert!(is_free(one) && is_free(two));
+    instance.end();
+}
+
+#[test]
 fn a_port_that_another_process_has_is_an_error_at_the_start() {
     let server = Server::echo();
     let (instance, at) = instance(&[&server]);
