@@ -146,16 +146,24 @@ fn open(path: &Path) -> io::Result<File> {
 impl FileSink {
     fn write(&mut self, lines: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), LostLines> {
         let mut lost = 0;
-        if self.looked.elapsed() >= LOOK {
+        // One that was deleted loses what is written to it, so that is not found out a second later.
+        let is_deleted = self.file.metadata().is_ok_and(|file| file.is_file() && file.nlink() == 0);
+        if is_deleted || self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
-            if !self.is_current() {
+            if is_deleted || !self.is_current() {
+                let what = if is_deleted { "deleted" } else { "moved" };
                 match self.reopen() {
                     Ok(lines) => lost = lines,
+                    Err(e) if is_deleted => {
+                        let cause =
+                            format!("{} was {what} and cannot be opened again: {e}", self.path.display());
+                        return Err(LostLines { lines: self.torn.forget() + count(lines), cause });
+                    }
                     // What there is goes on being written to: somebody may have it open.
                     Err(e) if !self.is_missed => {
                         self.is_missed = true;
                         self.trouble = Some(format!(
-                            "{} was moved or deleted and cannot be opened again: {e}; lines go to the old file",
+                            "{} was {what} and cannot be opened again: {e}; lines go to the old file",
                             self.path.display()
                         ));
                     }
@@ -211,7 +219,7 @@ impl FileSink {
         };
         match (self.file.metadata(), std::fs::metadata(&self.path)) {
             (Ok(ours), Ok(named)) => same(ours, named),
-            (Ok(_), Err(e)) => e.kind() != ErrorKind::NotFound,
+            (Ok(_), Err(_)) => false,
             (Err(_), _) => true,
         }
     }
@@ -227,6 +235,10 @@ impl FileSink {
         self.end = None;
         Ok(self.torn.forget())
     }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// The end of a line whose beginning is written already: it goes first, so that no line is ever a mixture of two.
@@ -252,8 +264,7 @@ impl Torn {
             self.0 = left[..end].to_vec();
             lost = &left[end..];
         }
-        let lines = lost.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        Err(LostLines { lines, cause: error.to_string() })
+        Err(LostLines { lines: count(lost), cause: error.to_string() })
     }
 
     /// The rest is not to be written any more. How many lines are lost by that.
@@ -474,6 +485,34 @@ mod tests {
         write(&mut next, "five\n").expect("it is written");
         assert_eq!(read(), "one\nt\nthree\nfour\nfive\n");
         assert_eq!((begin().close(), next.close()), (1, 0));
+        std::fs::remove_dir_all(&scratch).expect("ours");
+    }
+
+    #[test]
+    fn what_goes_to_a_deleted_file_is_lost_and_counted() {
+        let scratch = std::env::temp_dir().join(format!("balance-deleted-{}", std::process::id()));
+        let (directory, moved) = (scratch.join("logs"), scratch.join("moved"));
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let path = directory.join("access.log");
+        let mut sink = LineSink::file(&path).expect("a new file");
+        let write = |sink: &mut LineSink, text: &str| sink.write(text.as_bytes(), &|| false);
+        write(&mut sink, "one\n").expect("it is written");
+        // In a directory that was moved away it is not lost.
+        std::fs::rename(&directory, &moved).expect("ours");
+        let LineSink::File(file) = &mut sink else { panic!("a file") };
+        file.looked = file.looked.checked_sub(LOOK).expect("a clock that runs");
+        write(&mut sink, "two\n").expect("it is written");
+        assert!(sink.take_trouble().is_some_and(|text| text.contains("lines go to the old file")));
+        std::fs::remove_dir_all(&moved).expect("ours");
+        let lost = write(&mut sink, "three\nfour\n").expect_err("there is no such directory");
+        assert_eq!(lost.lines, 2);
+        assert!(lost.cause.contains("was deleted and cannot be opened again"), "{lost:?}");
+        // What is in the way of its name is told of, whatever it is.
+        std::fs::write(&directory, "no directory").expect("ours");
+        assert_eq!(write(&mut sink, "five\n").expect_err("no directory").lines, 1);
+        std::fs::remove_file(&directory).and_then(|()| std::fs::create_dir(&directory)).expect("ours");
+        write(&mut sink, "six\n").expect("it is there again");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "six\n");
         std::fs::remove_dir_all(&scratch).expect("ours");
     }
 
