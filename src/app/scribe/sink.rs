@@ -17,6 +17,8 @@ use rustix::io::Errno;
 
 /// A new file is readable for its owner and its group: it names clients.
 const MODE: u32 = 0o640;
+/// Not to wait: neither for the other end of a FIFO, nor for room in it.
+const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 /// Between two looks whether the file is still the one that its name means.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a reader may take before lines are lost.
@@ -128,14 +130,12 @@ pub(super) struct FileSink {
     trouble: Option<String>,
 }
 
-/// Not to wait: neither for somebody who reads a FIFO, nor for room in it.
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(MODE)
-        .custom_flags(flags.bits().cast_signed())
+        .custom_flags(FLAGS.bits().cast_signed())
         .open(path);
     opened.map_err(|e| match Errno::from_io_error(&e) {
         Some(Errno::NXIO) => io::Error::new(e.kind(), "nobody reads this FIFO; start its reader first"),
@@ -205,7 +205,8 @@ impl FileSink {
         let Some(last) = self.length().and_then(|length| length.checked_sub(1)) else { return false };
         let mut byte = [0];
         // Ours is open for writing only. Who may not read it cannot know.
-        let read = File::open(&self.path).and_then(|file| {
+        let opened = OpenOptions::new().read(true).custom_flags(FLAGS.bits().cast_signed()).open(&self.path);
+        let read = opened.and_then(|file| {
             let is_same = file.metadata()?.ino() == self.file.metadata()?.ino();
             Ok(is_same && file.read_at(&mut byte, last)? == 1)
         });
