@@ -131,7 +131,9 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
         (Some(_), Some(_)) => return Err(Refusal::Malformed),
         (host, _) => host,
     };
-    let (authority, target) = split_target(request.path.unwrap_or_default())?;
+    // `OPTIONS *` asks for nothing that has a path.
+    let target = split_target(request.path.unwrap_or_default());
+    let (authority, target) = target.map_err(|why| if is_known { why } else { Refusal::Method })?;
     let asked = [host, authority.map(str::as_bytes)];
     if !asked.into_iter().flatten().all(|host| is_ours(host, name)) {
         return Err(Refusal::OtherHost);

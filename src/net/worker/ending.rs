@@ -301,13 +301,14 @@ impl<P: Readiness> Worker<P> {
             _ => how.without_channel(),
         };
         self.taps.end(key, TapEnd::Session(how));
+        let lasted = self.lasted(&connection);
         let table = &connection.service.dialer.table;
         table.ended(self.id, how);
         if let Stage::Waiting(waiting) = &connection.stage {
             table.waited(self.id, waiting.place.so_far(self.now));
         }
         if let Stage::Relaying { slot, .. } = &connection.stage {
-            slot.ended(self.id, how, Duration::from_millis(self.now.saturating_sub(connection.opened_at)));
+            slot.ended(self.id, how, lasted);
             if let Some(client) = connection.told_address() {
                 connection.service.log.tell(&Event::Closed {
                     client,
@@ -326,7 +327,7 @@ impl<P: Readiness> Worker<P> {
             }
         }
         let service = Arc::clone(&connection.service);
-        self.log_end(connection, how);
+        self.log_end(connection, how, lasted);
         self.departed(&service);
     }
 

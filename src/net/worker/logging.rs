@@ -55,18 +55,19 @@ impl<P: Readiness> Worker<P> {
             && let Some(connection) = self.connections.get(key)
             && let Some(trace) = connection.rare.as_ref().and_then(|rare| rare.trace.as_deref())
         {
-            let record = self.record(connection, trace.clone(), AccessMoment::Start);
+            let lasted = self.lasted(connection);
+            let record = self.record(connection, trace.clone(), AccessMoment::Start, lasted);
             access.tell(Box::new(record));
         }
     }
 
     /// A connection is over: its descriptors go first, so that what is told of it makes nobody wait.
-    pub(super) fn log_end(&self, mut connection: Connection, how: End) {
+    pub(super) fn log_end(&self, mut connection: Connection, how: End, lasted: Duration) {
         if let Some(access) = &self.shared.options.access
             && access.moments().end
             && let Some(trace) = connection.rare.as_mut().and_then(|rare| rare.trace.take())
         {
-            let mut record = self.record(&connection, *trace, AccessMoment::End(how));
+            let mut record = self.record(&connection, *trace, AccessMoment::End(how), lasted);
             if let Stage::Waiting(waiting) = &connection.stage {
                 record.trace.queued = Some(waiting.place.so_far(self.now));
             }
@@ -75,7 +76,21 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    fn record(&self, connection: &Connection, trace: ConnectionTrace, moment: AccessMoment) -> AccessRecord {
+    /// How long a connection has lasted: to the millisecond, or as exactly as the access log tells it. Metrics count the same.
+    pub(super) fn lasted(&self, connection: &Connection) -> Duration {
+        match connection.rare.as_ref().and_then(|rare| rare.trace.as_deref()) {
+            Some(trace) => self.shared.clock.now().saturating_sub(trace.began_at),
+            None => Duration::from_millis(self.now.saturating_sub(connection.opened_at)),
+        }
+    }
+
+    fn record(
+        &self,
+        connection: &Connection,
+        trace: ConnectionTrace,
+        moment: AccessMoment,
+        lasted: Duration,
+    ) -> AccessRecord {
         let path = |side| {
             let (rtt, retransmits) = connection.fd(side).and_then(socket::path)?;
             Some(PathInfo { rtt, retransmits })
@@ -88,8 +103,8 @@ impl<P: Readiness> Worker<P> {
             service: connection.service.log.label(),
             id: connection.id,
             channel,
-            lasted: self.shared.clock.now().saturating_sub(trace.began_at),
             trace,
+            lasted,
             sent_bytes: connection.delivered[Side::Server as usize],
             rcvd_bytes: connection.delivered[Side::Client as usize],
             paths: [path(Side::Client), path(Side::Server)],
