@@ -35,8 +35,9 @@ const DESCRIPTORS_PER_PLACE: u64 = 32;
 const OWN: usize = 6;
 /// Nobody loses a place within this time: whoever has just come may not have been able to say anything yet.
 const SPARED: Duration = Duration::from_millis(50);
-/// Whoever takes an answer this slowly can lose the place, too.
-const STALLED: Duration = Duration::from_secs(1);
+/// Whoever takes nothing of an answer for so long can lose the place, too: a probe waits no longer behind hundreds of them than its own
+/// deadline.
+const STALLED: Duration = Duration::from_millis(250);
 /// An answer larger than this is kept in memory for few at a time.
 const LARGE: usize = 64 * 1024;
 const MOST_LARGE: usize = 8;
