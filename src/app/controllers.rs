@@ -137,7 +137,8 @@ impl Environment {
             if let Some(failure) = no_such_process(&instance.port) {
                 return failure;
             }
-            let why = "balance: neither a port nor a running service is called so";
+            let why =
+                "balance: no port and no running service has this name; balance --list shows those that run";
             Failure::new(failure.code, format!("{}\n{why}", failure.message))
         })?;
         let addresses = match &instance.bind {

@@ -102,7 +102,7 @@ pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
 /// The word of `--http`: `PORT`, `ADDRESS:PORT`, `[IPv6]:PORT` or `NAME:PORT`.
 pub(super) fn read_http(word: &Word) -> Result<HttpSpec, Bad> {
     let wrong = |why: &str| {
-        Bad::Value(format!("{why}; give a port, or ADDRESS:PORT as in 127.0.0.1:9100 or [::1]:9100"))
+        Bad::Value(format!("{why}; give a port, or ADDRESS:PORT as in 127.0.0.1:7780 or [::1]:7780"))
     };
     let text = word.as_str().ok_or_else(|| wrong("is not UTF-8"))?;
     let (host, port) = match text.rsplit_once(':') {

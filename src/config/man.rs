@@ -31,7 +31,9 @@ Options may stand anywhere, short ones may be written together (-fp, -t2), -- en
 repeated the last one counts. -i and -c cannot be used together.";
 
 const STATUS: &[(&str, &str)] = &[
-    ("0", "it serves, or the command was answered"),
+    ("0", "it serves, or the command was answered; doctor: all is fine"),
+    ("1", "-c doctor: advice"),
+    ("2", "-c doctor: something is broken, or no instance answers"),
     ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
     (
         "65",
@@ -40,13 +42,13 @@ const STATUS: &[(&str, &str)] = &[
     ),
     (
         "69",
-        "! or % with no channel before it; -c and -i: there is no instance, it could not be stopped, or an upgrade came to \
-         nothing and the process goes on",
+        "! or % with no channel before it; -c and -i: there is no instance, it could not be stopped, an upgrade came to nothing and \
+         the process goes on, ready found a service without a usable channel, or reopen found no access log",
     ),
     (
         "71",
-        "the address cannot be listened on, --replace was refused, the limit of open files is too low, or the system lacks the \
-         congestion control of --loopback-congestion; the message names the cause",
+        "the address cannot be listened on, the file of --access-log cannot be opened, --replace was refused, the limit of open files \
+         is too low, or the system lacks the congestion control of --loopback-congestion; the message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
     ("75", "-c: wait ran out of time, or another process was taking over: try again"),
@@ -96,8 +98,9 @@ const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
      shell has to be quoted. NAME: gives the service a name.",
-    "A line * OPTIONS has options of the process (-f, -d, -p, --workers, --busy-poll, --loopback-congestion, --drain-timeout, --state, --http, --control-group), and options of the services \
-     that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
+    "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --loopback-congestion, \
+     --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group), and options \
+     of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
      process's options those of the command line win.",
     "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. balance reports all \
      errors at once, each with file, line and column. --check-only prints them, or how many services and channels there are, \
@@ -115,9 +118,12 @@ const SIGNALS: &[(&str, &str)] = &[
     (
         "HUP",
         "in the foreground at a terminal, without nohup, like INT: the terminal is lost. Otherwise the files of --file are read \
-         again, as by the command reload. Without files it is ignored and logged",
+         again, as by the command reload, and the file of --access-log is opened again. Without both it is ignored and logged",
     ),
-    ("USR1", "ignored and logged: there is no log file to reopen"),
+    (
+        "USR1",
+        "opens the file of --access-log again, as by the command reopen; without one it is ignored and logged",
+    ),
     (
         "USR2",
         "starts the program again, as it is on disk now, and hands everything over to it, as by the command upgrade",
@@ -194,7 +200,7 @@ fn own_sections() -> Roff {
     roff.control("PP", []);
     roff.text([roman(
         "The source has one page for each task in docs/: file.md, reload.md, upgrade.md, pause.md, stop.md, state.md, health.md, \
-         policies.md, control.md, observability.md, compatibility.md, performance.md.",
+         policies.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
     )]);
     roff
 }

@@ -51,13 +51,13 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--drain-timeout 0", |s| s.process.drain_timeout = Duration::ZERO),
         ("--state /var/lib/b.state", |s| s.process.state = Some("/var/lib/b.state".into())),
         ("--state=a:b", |s| s.process.state = Some("a:b".into())),
-        ("--http 9100", |s| s.process.http = http(None, 9_100)),
-        ("--http 10.0.0.1:9100", |s| s.process.http = http(Some("10.0.0.1"), 9_100)),
-        ("--http 9100 --http-token-file /etc/b.token", |s| {
-            s.process.http = http(None, 9_100);
+        ("--http 7780", |s| s.process.http = http(None, 7_780)),
+        ("--http 10.0.0.1:7780", |s| s.process.http = http(Some("10.0.0.1"), 7_780)),
+        ("--http 7780 --http-token-file /etc/b.token", |s| {
+            s.process.http = http(None, 7_780);
             s.process.http_token_file = Some("/etc/b.token".into());
         }),
-        ("--http=[::1]:9100", |s| s.process.http = http(Some("::1"), 9_100)),
+        ("--http=[::1]:7780", |s| s.process.http = http(Some("::1"), 7_780)),
         ("--http [fe80::1%lo]:1", |s| s.process.http = http(Some("fe80::1%lo"), 1)),
         ("--http web1.example.com:65535", |s| s.process.http = http(Some("web1.example.com"), 65_535)),
         ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
@@ -121,7 +121,7 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
 
 #[test]
 fn where_http_is_served_is_a_port_or_a_host_and_a_port() {
-    let legal = "give a port, or ADDRESS:PORT as in 127.0.0.1:9100 or [::1]:9100";
+    let legal = "give a port, or ADDRESS:PORT as in 127.0.0.1:7780 or [::1]:7780";
     for (value, why) in [
         ("0", "has no port from 1 to 65535"),
         ("65536", "has no port from 1 to 65535"),
@@ -130,13 +130,13 @@ fn where_http_is_served_is_a_port_or_a_host_and_a_port() {
         ("127.0.0.1", "has no port from 1 to 65535"),
         ("127.0.0.1:", "has no port from 1 to 65535"),
         ("127.0.0.1:x", "has no port from 1 to 65535"),
-        (":9100", "has no host in front of its port"),
-        ("9100:9100", "has no host in front of its port"),
-        ("a b:9100", "has no host in front of its port"),
-        ("::1:9100", "is not an address and a port"),
-        ("[::1:9100", "is not an address and a port"),
-        ("[::x]:9100", "is not an address and a port"),
-        ("[web1]:9100", "has no host in front of its port"),
+        (":7780", "has no host in front of its port"),
+        ("7780:7780", "has no host in front of its port"),
+        ("a b:7780", "has no host in front of its port"),
+        ("::1:7780", "is not an address and a port"),
+        ("[::1:7780", "is not an address and a port"),
+        ("[::x]:7780", "is not an address and a port"),
+        ("[web1]:7780", "has no host in front of its port"),
     ] {
         assert_eq!(blame(&["--http", value, "80"]), format!("--http '{value}' {why}; {legal}"));
     }

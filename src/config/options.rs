@@ -191,6 +191,7 @@ pub(super) static OPTIONS: &[Row] = &[
         scope: Scope::Process,
         section: RUNNING,
         help: "Stay in the foreground",
+        more: "Log to stderr and end with Ctrl-C. Example: balance -f 8888 host1 10.1.1.1:8000",
         read: |draft, _| set(&mut draft.process.foreground, true),
         print: |draft| draft.process.foreground.to_string(),
         ..PLAIN
@@ -200,8 +201,8 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "debug",
         scope: Scope::Process,
         section: RUNNING,
-        help: "Log debug messages to stderr",
-        more: "In the background they go to syslog.",
+        help: "Log debug messages to stderr, or to syslog in the background",
+        more: "What happens to each client. The command debug switches it while balance runs. Example: balance -f -d 80 web1 web2",
         read: |draft, _| set(&mut draft.process.debug, true),
         print: |draft| draft.process.debug.to_string(),
         ..PLAIN
@@ -224,7 +225,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: RUNNING,
         help: "Print all data on stdout; needs -f",
         more: "\"-> N\" announces N bytes from the client, \"-< N\" N bytes from the channel. Bytes that are not printable \
-               ASCII are shown as \\XX.",
+               ASCII are shown as \\XX. Example: balance -fp imap mailserver",
         read: |draft, _| set(&mut draft.process.dump, true),
         print: |draft| draft.process.dump.to_string(),
         ..PLAIN
@@ -236,6 +237,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: RUNNING,
         help: "Number of threads that move data",
         default: "one per core",
+        more: "Example: balance --workers 2 80 web1 web2",
         read: |draft, word| {
             let workers: u16 = Count::to(MAX_WORKERS).read(word)?;
             set(&mut draft.process.workers, NonZeroUsize::new(workers.into()))
@@ -253,7 +255,7 @@ pub(super) static OPTIONS: &[Row] = &[
         more: "With few clients at a time, polling makes answers faster and uses time of a core that would be idle. With \
                many clients, or with other programs that want the cores, it makes the slowest answers slower. A thread \
                polls for at most 50 microseconds, yields to any other thread that wants the core, and stops polling where \
-               it mostly finds nothing. An idle instance sleeps.",
+               it mostly finds nothing. An idle instance sleeps. Example: balance --busy-poll on 5432 db1",
         read: |draft, word| set(&mut draft.process.busy_poll, Some(is_on(word))),
         print: |draft| draft.process.busy_poll.map_or_else(String::new, on_off),
         ..PLAIN
@@ -263,10 +265,11 @@ pub(super) static OPTIONS: &[Row] = &[
         value: Value::Word("NAME"),
         scope: Scope::Process,
         section: RUNNING,
-        help: "Congestion control for bulk within this host",
+        help: "Congestion control for connections within this host",
         default: "the system's",
         more: "A congestion control that paces, as bbr does, halves what a connection to 127.0.0.0/8 or ::1 can carry; there, \
-               reno or cubic is faster. Connections to anywhere else keep what the system has. Linux only.",
+               reno or cubic is faster. Connections to anywhere else keep what the system has. Linux only. Example: \
+               balance --loopback-congestion cubic 80 127.0.0.1:8080",
         read: |draft, word| {
             let is_name = |name: &&str| {
                 !name.is_empty()
@@ -330,7 +333,7 @@ pub(super) static OPTIONS: &[Row] = &[
         more: "The page at / is for browsers, /metrics is for Prometheus, /healthz says that the process answers, /readyz and /readyz/SERVICE say whether there is a \
                channel for clients. A port alone means 127.0.0.1. Anyone who reaches it can read everything: give an address that only \
                your own network reaches. A request whose Host is neither an address, nor localhost, nor the name given here is refused. \
-               Example: balance --http 9100 80 web1 web2",
+               Example: balance --http 7780 80 web1 web2",
         read: |draft, word| set(&mut draft.process.http, Some(read_http(word)?)),
         print: |draft| draft.process.http.as_ref().map_or_else(String::new, print_http),
         ..PLAIN
@@ -345,7 +348,7 @@ pub(super) static OPTIONS: &[Row] = &[
                POST /api/v1/command takes such commands. Without it, HTTP is read-only. The token is the text of FILE: 16 to 1024 \
                characters without blanks. balance reads FILE anew for each command. HTTP does not encrypt the token: use it on \
                loopback or in a network that you trust. Example: openssl rand -hex 16 >/etc/balance.token; chmod 600 \
-               /etc/balance.token; balance --http 9100 --http-token-file /etc/balance.token 80 web1 web2",
+               /etc/balance.token; balance --http 7780 --http-token-file /etc/balance.token 80 web1 web2",
         read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
             Some(path) => set(
                 &mut draft.process.http_token_file,
@@ -356,7 +359,7 @@ pub(super) static OPTIONS: &[Row] = &[
         print: |draft| name_of(draft.process.http_token_file.as_ref()),
         needs: Some(Need {
             is_met: |draft| draft.process.http.is_some(),
-            wrong: "needs --http; say where to listen, such as --http 9100",
+            wrong: "needs --http; say where to listen, such as --http 7780",
         }),
         ..PLAIN
     },
@@ -367,7 +370,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: RUNNING,
         help: "Write a line about each connection to this file",
         default: "off",
-        more: "FILE is appended to. It may be moved away or truncated at any time: a file that was moved or deleted is noticed within a \
+        more: "balance appends to FILE. You may move it away or truncate it at any time: balance notices a file that was moved or deleted within a \
                second, and SIGHUP, SIGUSR1 and the command reopen open FILE again at once. \"syslog\" means the local syslog, \"-\" means \
                stdout and needs -f. Lines that cannot be written in time are dropped and counted; clients never wait. \
                Example: balance --access-log /var/log/balance/access.log 80 web1 web2",
@@ -440,6 +443,7 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "ipv6",
         section: LISTENING,
         help: "Listen on all IPv6 and IPv4 addresses",
+        more: "Example: balance -6 80 web1 web2",
         read: |draft, _| set(&mut draft.ipv6, true),
         print: |draft| draft.ipv6.to_string(),
         ..PLAIN
@@ -452,7 +456,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Listen on this address or host",
         default: "0.0.0.0",
         more: "An IPv4 address, an IPv6 address, an IPv4 address in IPv6 notation such as ::ffff:10.1.1.3, or a name. With \
-               -b, -6 changes nothing.",
+               -b, -6 changes nothing. Example: balance -b 10.1.1.3 80 web1 web2",
         read: |draft, word| set(&mut draft.bind, Some(read_host(word).map_err(Bad::Address)?)),
         print: |draft| print_host(&draft.bind),
         ..PLAIN
@@ -463,6 +467,7 @@ pub(super) static OPTIONS: &[Row] = &[
         value: Value::Host,
         section: CONNECTING,
         help: "Connect to the channels from this address",
+        more: "It must be an address of this machine. Example: balance -B 10.1.1.3 80 web1 web2",
         read: |draft, word| set(&mut draft.service.source, Some(read_host(word).map_err(Bad::Address)?)),
         print: |draft| print_host(&draft.service.source),
         ..PLAIN
@@ -475,7 +480,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Give a channel this long to answer a connect",
         default: "5s",
         more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years. The \
-               addresses of a name share this time.",
+               addresses of a name share this time. Example: balance -t 2 80 web1 web2",
         read: |draft, word| match Span::ANY.read(word) {
             Err(_) if Span::or("").read(word) == Ok(Duration::ZERO) => {
                 Err(Bad::Rule("must be more than 0; it is 5 seconds without -t".to_owned()))
@@ -490,8 +495,9 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "idle-timeout",
         value: TIME,
         section: CONNECTING,
-        help: "End a connection after this long without a byte in either direction",
+        help: "Close a connection after this long without a byte in either direction",
         default: "0, never",
+        more: "Example: balance -T 10m 80 web1 web2",
         read: |draft, word| set(&mut draft.service.idle_timeout, Span::or("never").read_or(word)?),
         print: |draft| print_seconds(draft.service.idle_timeout.unwrap_or_default()),
         ..PLAIN
@@ -500,10 +506,11 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "half-close-timeout",
         value: TIME,
         section: CONNECTING,
-        help: "End a connection that one side has closed after this long without a byte",
+        help: "Close a half-closed connection after this long without a byte",
         default: "10m; 0 is never",
-        more: "Only silence counts: a reader that is being served is not silent. A peer that has closed its connection whole, \
-               or whose system has forgotten it, is found much sooner, in about a minute.",
+        more: "A connection is half-closed when one side has ended its direction. Only silence counts: as long as the other side \
+               takes or sends bytes, the connection lives on. A peer that has closed its connection whole, or whose system has \
+               forgotten it, is found much sooner, in about a minute. Example: balance --half-close-timeout 1m 80 web1 web2",
         read: |draft, word| set(&mut draft.service.half_close_timeout, Span::or("never").read_or(word)?),
         print: |draft| print_or(draft.service.half_close_timeout),
         ..PLAIN
@@ -515,7 +522,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: LISTENING,
         help: "TCP keepalive towards the clients",
         more: "Seconds of silence before the first probe, seconds between probes, number of lost probes that end the \
-               connection. Without the option keepalive is on, with the system's numbers. Example: -K 60:10:6",
+               connection. Without the option keepalive is on, with the system's numbers. Example: balance -K 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.client_keepalive),
         ..PLAIN
@@ -526,7 +533,7 @@ pub(super) static OPTIONS: &[Row] = &[
         value: KEEPALIVE,
         section: CONNECTING,
         help: "TCP keepalive towards the channels",
-        more: "The numbers are those of --client-keepalive.",
+        more: "The numbers are those of --client-keepalive. Example: balance -k 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.server_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.server_keepalive),
         ..PLAIN
@@ -536,6 +543,7 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "autodisable",
         section: CHOOSING,
         help: "Disable a channel whose connect fails, until it is enabled by hand",
+        more: "The command enable brings it back. Example: balance -a 80 web1 web2",
         read: |draft, _| set(&mut draft.service.autodisable, true),
         print: |draft| draft.service.autodisable.to_string(),
         ..PLAIN
@@ -545,6 +553,8 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "hash-failover",
         section: CHOOSING,
         help: "Let a hash group fail over inside the group, too",
+        more: "The clients of a channel that is down go to the other channels of the group. Without the option they go to the \
+               next group, and are closed if there is none. Example: balance -H 80 web1 web2 web3 %",
         read: |draft, _| set(&mut draft.service.hash_failover, true),
         print: |draft| draft.service.hash_failover.to_string(),
         ..PLAIN
@@ -560,7 +570,7 @@ pub(super) static OPTIONS: &[Row] = &[
                client.\n\n\
                One word is for all groups that \"!\" or the end of the line ends, and for groups that are created later. A \
                list has one word for each group; one more word is for groups that are created later. A group that \"%\" ends \
-               is a hash group. Example: --policy leastconn,rr",
+               is a hash group. Example: balance --policy leastconn,rr 80 web1 web2 ! web3 web4",
         read: |draft, word| set(&mut draft.policy, PolicyWord::read(&word.lossy()).map_err(Bad::Value)?),
         print: |draft| draft.policy.print(),
         ..PLAIN
@@ -572,7 +582,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Maximum load of one channel in a hash group, as a multiple of the average",
         more: "1 to 100, with at most 3 decimals. With 1.25, a channel that has a quarter more connections than the average of \
                its group is passed over. Its clients get the channel they would get if it did not exist. Without the option \
-               a hash group does not look at the load.",
+               a hash group does not look at the load. Example: balance --hash-balance 1.25 80 web1 web2 web3 %",
         read: |draft, word| match thousandths(&word.lossy()) {
             Some(factor @ 1_000..=100_000) => set(&mut draft.service.hash_balance, Some(factor)),
             _ => Err(Bad::Value(
@@ -588,7 +598,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: CHOOSING,
         help: "Ramp a returning channel up over this time",
         more: "A channel that was enabled or has come up again gets few clients at first, and its full share after this time. \
-               It works in groups that are rr, leastconn or p2c. Example: --slow-start 30s",
+               It works in groups that are rr, leastconn or p2c. Example: balance --slow-start 30s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.slow_start, Span::or("off").read_or(word)?),
         print: |draft| print_or(draft.service.slow_start),
         ..PLAIN
@@ -599,7 +609,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Keep offering channels whose connect fails",
         more: "3.57 does so. Without the option such a channel is ejected: no client gets it as long as another channel is \
                usable, and balance tries it in the background, first after 250 ms, then at longer intervals up to 2 s, until \
-               it answers.",
+               it answers. Example: balance --no-eject 80 web1 web2",
         read: |draft, _| set(&mut draft.service.eject, false),
         print: |draft| draft.service.eject.to_string(),
         ..PLAIN
@@ -616,7 +626,8 @@ pub(super) static OPTIONS: &[Row] = &[
                http://www.example.org/healthz asks for this Host; the connection goes to the channel all the same.\n\n\
                expect:220: it says 220. send:PING\\r\\n;expect:+PONG: it is sent the one and answers with the other; any number \
                of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
-               exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.",
+               exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.\n\n\
+               Example: balance --check http:/healthz 80 web1:8080 web2:8080",
         read: |draft, word| {
             let check = read_check(&word.text).map_err(|error| Bad::Value(error.to_string()))?;
             draft.probe.typed = word.typed();
@@ -632,7 +643,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "Time between a channel's probes",
         default: "2s",
         more: "10ms to 1d, from the end of one probe to the start of the next, give or take 10 %. A channel has at most one \
-               probe at a time.",
+               probe at a time. Example: balance --check tcp --check-interval 5s 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.interval, CHECK_INTERVAL.read(word)?),
         print: |draft| print_duration(draft.probe.interval),
         needs: NEEDS_CHECK,
@@ -642,9 +653,9 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "check-timeout",
         value: TIME,
         section: HEALTH,
-        help: "A probe fails after this long",
+        help: "Fail a probe after this long",
         default: "1s",
-        more: "1ms to 1h.",
+        more: "1ms to 1h. Example: balance --check tcp --check-timeout 500ms 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.timeout, CHECK_TIMEOUT.read(word)?),
         print: |draft| print_duration(draft.probe.timeout),
         needs: NEEDS_CHECK,
@@ -654,9 +665,9 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "check-rise",
         value: NUMBER,
         section: HEALTH,
-        help: "Good probes in a row to come up",
+        help: "Good probes in a row that bring a channel up",
         default: "2",
-        more: "1 to 1000. It is for channels that were down.",
+        more: "1 to 1000. It is for channels that were down. Example: balance --check tcp --check-rise 3 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.rise, Count::to(MOST_IN_A_ROW).read(word)?),
         print: |draft| draft.probe.rise.to_string(),
         needs: NEEDS_CHECK,
@@ -666,9 +677,10 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "check-fall",
         value: NUMBER,
         section: HEALTH,
-        help: "Failed probes in a row to go down",
+        help: "Failed probes in a row that take a channel down",
         default: "3",
-        more: "1 to 1000. A channel whose very first probe fails is down at once.",
+        more: "1 to 1000. A channel whose very first probe fails is down at once. Example: balance --check tcp --check-fall 2 80 web1 \
+               web2",
         read: |draft, word| set(&mut draft.probe.fall, Count::to(MOST_IN_A_ROW).read(word)?),
         print: |draft| draft.probe.fall.to_string(),
         needs: NEEDS_CHECK,
@@ -680,6 +692,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: HEALTH,
         help: "Probe this port",
         default: "the channel's",
+        more: "Example: balance --check http:/healthz --check-port 8081 80 web1 web2",
         read: |draft, word| {
             let port: u16 = Count::to(u16::MAX as u32).read(word)?;
             set(&mut draft.probe.port, NonZeroU16::new(port))
@@ -692,10 +705,10 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "fail-open",
         value: SWITCH,
         section: HEALTH,
-        help: "Try channels that are down if all are",
+        help: "Try channels that are down if all of them are",
         default: "on",
         more: "When no channel that is up has room in any group, balance tries those that are ejected or down, in order. With off \
-               it closes the client.",
+               it closes the client. Example: balance --fail-open off 80 web1 web2",
         read: |draft, word| set(&mut draft.service.fail_open, is_on(word)),
         print: |draft| on_off(draft.service.fail_open),
         ..PLAIN
@@ -707,7 +720,7 @@ pub(super) static OPTIONS: &[Row] = &[
         help: "What to do with connections when their channel goes down",
         default: "keep",
         more: "keep: they live on. kick: balance closes them when --check finds the channel down. An ejection closes no \
-               connection.",
+               connection. Example: balance --check tcp --on-down kick 6379 redis1 ! redis2",
         read: |draft, word| {
             let is_kick = word.text == "kick";
             set(&mut draft.service.on_down, if is_kick { OnDown::Kick } else { OnDown::Keep })
@@ -727,10 +740,10 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "on-remove",
         value: Value::OneOf("keep|kick", &["keep", "kick"]),
         section: HEALTH,
-        help: "What to do with connections of what a reload removes",
+        help: "What to do with connections when a reload removes their channel",
         default: "keep",
-        more: "keep: they live on, and what they belong to goes with the last of them. kick: balance closes them. It holds for \
-               channels that are not in the line any more, and for the service itself when its line is gone.",
+        more: "keep: they live on, and the channel is gone with the last of them. kick: balance closes them. The option also holds for \
+               the service itself, when its line is gone. Example: balance --on-remove kick --file /etc/balance",
         read: |draft, word| {
             let is_kick = word.text == "kick";
             set(&mut draft.service.on_remove, if is_kick { OnDown::Kick } else { OnDown::Keep })
@@ -750,9 +763,9 @@ pub(super) static OPTIONS: &[Row] = &[
                ejected, returned, channel_down, channel_up, no_channel_up or commanded; BALANCE_LEVEL, BALANCE_TIME, BALANCE_SERVICE, \
                BALANCE_GROUP, BALANCE_CHANNEL, BALANCE_ADDRESS, BALANCE_CAUSE and so on say the rest, and BALANCE_LINE has all of it. \
                Events of the whole process, such as those of a reload, are among them, and have no BALANCE_SERVICE.\n\n\
-               One runs at a time for each service. Up to 100 events wait for it; what does not fit is left out, oldest first, and \
-               logged. A program that runs for longer than 10 s is killed. What it leaves behind in its process group is killed, too. \
-               Example: --on-change /usr/local/sbin/tell-me",
+               One runs at a time for each service. Up to 100 events wait for it. When there are more, balance leaves out the oldest and \
+               logs that. A program that runs for longer than 10 s is killed. What it leaves behind in its process group is killed, too. \
+               Example: balance --on-change /usr/local/sbin/tell-me 80 web1 web2",
         read: |draft, word| {
             let is_program = |path: &&str| path.starts_with('/') && !path.contains(char::is_control);
             match word.as_str().filter(is_program) {
@@ -774,7 +787,8 @@ pub(super) static OPTIONS: &[Row] = &[
         section: HEALTH,
         help: "Close the port while no channel is up",
         more: "Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed. A channel is up when it is \
-               enabled, has a weight above 0, and is neither ejected nor down. A channel that is full is up. Made for Linux.",
+               enabled, has a weight above 0, and is neither ejected nor down. A channel that is full is up. Made for Linux. Example: \
+               balance --refuse-when-down 80 web1 web2",
         read: |draft, _| set(&mut draft.service.refuse_when_down, true),
         print: |draft| draft.service.refuse_when_down.to_string(),
         ..PLAIN
@@ -785,7 +799,8 @@ pub(super) static OPTIONS: &[Row] = &[
         section: LIMITS,
         help: "Maximum number of connections",
         default: "no limit",
-        more: "Clients that wait are counted. Further clients are not accepted until there is room.",
+        more: "Clients that wait are counted. Further clients are not accepted until there is room. Example: balance \
+               --max-connections 1000 80 web1 web2",
         read: |draft, word| {
             let most: u32 = Count::or("no limit", u32::MAX).read(word)?;
             set(&mut draft.service.max_connections, NonZeroU32::new(most))
@@ -797,11 +812,11 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "queue",
         value: NUMBER,
         section: LIMITS,
-        help: "Clients that may wait for room",
+        help: "Number of clients that may wait for room",
         default: "0, none",
         more: "When all channels that could be used have reached their limits, up to N clients wait. They are served in the \
                order they came. At most 1000000. A client does not wait for a channel that is down, nor while a later group \
-               has room.",
+               has room. Example: balance --queue 500 5432 db1::100 db2::100",
         read: |draft, word| {
             let most: u32 = Count::or("no queue", MAX_QUEUE).read(word)?;
             set(&mut draft.service.queue, NonZeroU32::new(most))
@@ -813,9 +828,9 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "queue-timeout",
         value: TIME,
         section: LIMITS,
-        help: "How long a client may wait",
+        help: "Close a client that has waited this long in the queue",
         default: "5s",
-        more: "Then balance closes it. More than 0.",
+        more: "More than 0. Example: balance --queue 500 --queue-timeout 10s 5432 db1::100",
         read: |draft, word| set(&mut draft.service.queue_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.queue_timeout),
         needs: Some(Need {
@@ -828,9 +843,10 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "pause-timeout",
         value: TIME,
         section: LIMITS,
-        help: "How long a client may wait for a resume",
+        help: "Close a client that has waited this long for a resume",
         default: "60s",
-        more: "Clients wait while channels are paused (command pause). Then balance closes them. More than 0. The pause goes on.",
+        more: "Clients wait while channels are paused (command pause). More than 0. The pause itself goes on. Example: balance \
+               --pause-timeout 3m 5432 db1",
         read: |draft, word| set(&mut draft.service.pause_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.pause_timeout),
         ..PLAIN
@@ -839,9 +855,10 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "max-lifetime",
         value: TIME,
         section: LIMITS,
-        help: "End a connection at this age",
+        help: "Close a connection at this age",
         default: "0, never",
-        more: "Give or take 10 %, so that connections that began together do not end together.",
+        more: "Give or take 10 %, so that connections that began together do not end together. Example: balance --max-lifetime 1h \
+               5432 db1 db2",
         read: |draft, word| set(&mut draft.service.max_lifetime, Span::or("never").read_or(word)?),
         print: |draft| print_or(draft.service.max_lifetime),
         ..PLAIN
@@ -853,7 +870,7 @@ pub(super) static OPTIONS: &[Row] = &[
         section: RUNNING,
         help: "Serve the lines of this file, or of the *.conf files of this directory",
         more: "Each line is one service, written as on the command line. The option may be given several times. See SERVICES \
-               IN A FILE. Example: --file /etc/balance",
+               IN A FILE. Example: balance --file /etc/balance",
         read: |draft, word| {
             draft.ask.files.push(word.text.clone().into());
             Ok(())
@@ -865,7 +882,7 @@ pub(super) static OPTIONS: &[Row] = &[
         long: "check-only",
         scope: Scope::Ask,
         section: RUNNING,
-        help: "Check what was asked for, start nothing",
+        help: "Check the command line or the files, start nothing",
         more: "balance reads all lines and looks all names up. It prints how many services and channels there are, or \
                everything that is wrong. Example: balance --check-only --file /etc/balance",
         read: |draft, _| set(&mut draft.ask.check_only, true),
@@ -897,6 +914,7 @@ pub(super) static OPTIONS: &[Row] = &[
         scope: Scope::Ask,
         section: CONTROLLING,
         help: "Send commands, separated by ';', print the answers",
+        more: "See COMMANDS and EXIT STATUS. Example: balance -c \"disable 1; show\" 80",
         // No command has a word that is not UTF-8.
         read: |draft, word| set(&mut draft.ask.command, Some(word.lossy().into_owned())),
         ..PLAIN
@@ -907,6 +925,7 @@ pub(super) static OPTIONS: &[Row] = &[
         scope: Scope::Ask,
         section: CONTROLLING,
         help: "Open an interactive shell",
+        more: "Example: balance -i 80",
         read: |draft, _| set(&mut draft.ask.interactive, true),
         ..PLAIN
     },
@@ -951,6 +970,7 @@ pub(super) static OPTIONS: &[Row] = &[
         scope: Scope::Ask,
         section: HELPING,
         help: "Print a completion script: bash, zsh or fish",
+        more: "Example: balance --completions bash",
         read: |draft, word| {
             let shell = match word.as_str() {
                 Some("bash") => Shell::Bash,

@@ -129,7 +129,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("show [json]", "shows all channels of all groups; with json everything about them, as one line of JSON"),
     ("version", "shows version and limits"),
     ("status [json]", "shows state and failures of all channels, one line each"),
-    ("drain CHANNEL", "gives no new connections to the channel; existing ones live on"),
+    ("drain CHANNEL", "disables the channel and prints how many of its connections are left"),
     (
         "wait CHANNEL [TIME]",
         "waits until the channel has no connections; after TIME it gives up, and CMD exits with 75",
@@ -138,7 +138,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("remove CHANNEL", "removes a disabled channel without connections; the others keep their numbers"),
     ("weight CHANNEL N", "sets the share of clients the channel gets, 0 to 256; 0 means no new ones"),
     ("policy NAME", "sets the policy of the current group: rr, leastconn, p2c, first or hash"),
-    ("sessions [CHANNEL] [json]", "lists the connections of all channels or of one"),
+    ("sessions [CHANNEL] [json]", "lists the connections of all channels, or of one"),
     ("close ID", "closes one connection, by its number in sessions"),
     (
         "save",
@@ -150,8 +150,9 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "makes SERVICE the current service: its name, ADDRESS:PORT, or a port that only one has; the current group is 0 again",
     ),
     ("reload [clean]", "reads the files of --file again; with clean, what was changed by hand is dropped"),
+    ("reopen", "opens the file of the access log again"),
     ("pause [CHANNEL|all]", "lets new clients of the channel, or of all channels, wait"),
-    ("resume [CHANNEL|all]", "ends a pause; clients that wait are served in the order they came"),
+    ("resume [CHANNEL|all]", "ends a pause; waiting clients are served in the order they came"),
     (
         "upgrade [PATH]",
         "starts the program again, or the one at PATH, and hands everything over to it, connections included",

@@ -186,7 +186,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "drain",
         "<channel>",
-        "no new connections for channel, existing ones live on",
+        "disables channel and prints how many connections are left",
         Access::Change,
         |args| one_number(args).map(Command::Drain),
     ),
@@ -285,7 +285,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "resume",
         "[<channel>|all]",
-        "ends a pause: those that wait are served",
+        "ends a pause: waiting clients are served",
         Access::Change,
         |args| one_or_all(args).map(Command::Resume),
     ),
@@ -303,7 +303,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "events",
         "[<number>] [json]",
-        "shows the last events with their times, 20 or so many",
+        "shows the last 20 events, or the last <number>, with times",
         Access::Look,
         |args| {
             let (args, form) = form_of(args);
@@ -317,7 +317,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "debug",
         "[on|off]",
-        "logs debug messages or not; without an argument: does it?",
+        "switches debug messages on or off, or shows the setting",
         Access::ChangeByArguments,
         |args| match args {
             [] => Some(Command::Debug(None)),
@@ -661,7 +661,7 @@ mod tests {
     #[test]
     fn the_documents_list_all_commands_in_this_order() {
         let page = include_str!("../../docs/control.md");
-        let (_, list) = page.split_once("the first of this list is meant:").expect("the list");
+        let (_, list) = page.split_once("the first in this list is used:").expect("the list");
         let (list, _) = list.split_once(". So ").expect("its end");
         let words: Vec<&str> = list.split('`').skip(1).step_by(2).filter(|word| *word != "?").collect();
         assert_eq!(words, COMMANDS.iter().map(|row| row.name).collect::<Vec<_>>());

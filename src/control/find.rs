@@ -190,7 +190,7 @@ impl FindError {
 }
 
 fn port_instead(port: Option<u16>) -> String {
-    port.map_or_else(String::new, |port| format!("; for the port of this name write {port}"))
+    port.map_or_else(String::new, |port| format!("; for port {port}, which has the same name, type {port}"))
 }
 
 /// What to type for each.

@@ -141,7 +141,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         }
         Reply::NoTapFile => writeln!(
             out,
-            "a file is written by who asks for it: type balance -c 'tap ID FILE.pcapng' PORT, without other commands"
+            "only balance -c writes a file: type balance -c 'tap ID FILE.pcapng' PORT, without other commands"
         ),
         Reply::HandedOver => {
             writeln!(out, "another process has taken over, and this was not carried out; ask again")
@@ -452,7 +452,7 @@ available commands:
   show                           show all channels in all groups
   version                        show version id
   status [json]                  show state and failures of all channels
-  drain <channel>                no new connections for channel, existing ones live on
+  drain <channel>                disables channel and prints how many connections are left
   wait <channel> [<time>]        waits until channel has no connections
   kick <channel>                 closes the connections of channel
   remove <channel>               removes a disabled channel without connections
@@ -466,10 +466,10 @@ available commands:
   reload [clean]                 reads the files again; clean: drops what was changed by hand
   reopen                         opens the file of the access log again
   pause [<channel>|all]          new connections for channel, or for all channels, wait
-  resume [<channel>|all]         ends a pause: those that wait are served
+  resume [<channel>|all]         ends a pause: waiting clients are served
   upgrade [<path>]               hands everything over to a new process, of the program at path
-  events [<number>] [json]       shows the last events with their times, 20 or so many
-  debug [on|off]                 logs debug messages or not; without an argument: does it?
+  events [<number>] [json]       shows the last 20 events, or the last <number>, with times
+  debug [on|off]                 switches debug messages on or off, or shows the setting
   ready [all]                    says whether current service, or each one, has a usable channel
   tap <id> [<limit>...] [<file>] shows what one connection carries, or writes it to file.pcapng
   doctor [<service>] [json]      looks for what usually goes wrong, and says what to do

@@ -256,7 +256,7 @@ fn nothing_is_written_over_and_no_link_is_followed() {
     let told = format!("balance: cannot write {lost}: No such file or directory");
     instance.ctl(&format!("tap {id} {lost}")).code(74).out("").err(&told);
     // The instance itself writes none.
-    let word = "a file is written by who asks for it";
+    let word = "only balance -c writes a file";
     let said = instance.ctl(&format!("version; tap {id} {}", none.display())).code(64).stdout;
     assert!(said.contains(word) && !none.exists(), "{said}");
     let said = instance.shell(format!("tap {id} {}\n", none.display())).stdout;

@@ -598,7 +598,7 @@ fn a_service_that_was_stopped_is_not_running_and_its_name_is_nobody_elses() {
     let ctl = |args: &[&str]| Run::balance(&instance.directory).args(args).finish();
     ctl(&["-c", "kill", "smtp"]).code(0).out("shutdown complete, exiting.\n");
     // Draining, and then gone: a command for it must not reach whoever has the port of that name.
-    let gone = "no service smtp is running; for the port of this name write 25\n";
+    let gone = "no service smtp is running; for port 25, which has the same name, type 25\n";
     for command in ["show", "kill", "status"] {
         ctl(&["-c", command, "smtp"]).code(69).out("").err(gone);
     }
@@ -608,8 +608,7 @@ fn a_service_that_was_stopped_is_not_running_and_its_name_is_nobody_elses() {
     });
     ctl(&["-c", "kill", "smtp"]).code(69).out("").err(gone);
     ctl(&["-i", "smtp"]).code(69).out("").err(gone);
-    let neither =
-        "invalid port [no-such], exiting.\nbalance: neither a port nor a running service is called so\n";
+    let neither = "invalid port [no-such], exiting.\nbalance: no port and no running service has this name; balance --list shows those that run\n";
     assert_eq!(ctl(&["-c", "show", "no-such"]).code(64).out("").stderr, neither);
     // Another process may take the name.
     let again = format!("smtp: -b {} {} {server}\n", smtp.ip(), smtp.port());

@@ -528,7 +528,7 @@ fn a_start_says_what_is_wrong_with_the_token_file() {
         .args(["--http-token-file", "x", "1", "127.0.0.1:9"])
         .finish()
         .code(64)
-        .err("--http-token-file needs --http; say where to listen, such as --http 9100");
+        .err("--http-token-file needs --http; say where to listen, such as --http 7780");
 }
 
 #[test]
