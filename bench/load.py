@@ -130,6 +130,42 @@ def wrk(children, port, clients, seconds):
     }
 
 
+@contextlib.contextmanager
+def flood(children, port, clients, script):
+    """wrk that asks a server of HTTP as fast as it answers; {"rate"} is filled when the block ends."""
+    argv = ["wrk", "-t", "1", "-c", str(clients), "-d", "600s", "--timeout", "30s", "-s", script]
+    child = children.start([*argv, f"http://127.0.0.1:{port}/"], stdout=subprocess.PIPE, text=True)
+    figures = {}
+    try:
+        # Until all have come.
+        time.sleep(0.3)
+        yield figures
+        child.send_signal(signal.SIGINT)
+        text, _ = child.communicate(timeout=10)
+        rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+        if not rate:
+            raise proc.Failed("wrk: the flood got no answer")
+        figures["rate"] = float(rate[1])
+    finally:
+        children.stop(child, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def looked_at(children, how, port, *more):
+    """Somebody who looks at balance by HTTP, for as long as the block lasts."""
+    argv = [sys.executable, "-B", os.path.join(HERE, "eyes.py"), how, str(port), *map(str, more)]
+    child = children.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        # Its own start is no cost of looking.
+        if not select.select([child.stdout], [], [], 30)[0] or child.stdout.readline().strip() != "ready":
+            raise proc.Failed("nobody can look at balance")
+        yield
+        if child.poll() is not None:
+            raise proc.Failed(f"who looks at balance ended: {child.stdout.read().strip() or 'no message'}")
+    finally:
+        children.stop(child, signal.SIGKILL)
+
+
 def _microseconds(text, percentile):
     found = re.search(rf"^\s+{percentile}%\s+([\d.]+)(us|ms|s)", text, re.M)
     return float(found[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[found[2]] if found else None

@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import random
 import shutil
 import signal
 import statistics
@@ -21,6 +22,7 @@ import build
 import growth
 import micro
 import network
+import observe
 import peers
 import plots
 import proc
@@ -45,8 +47,13 @@ def duration(text):
 
 
 def everybody():
-    """All programs that can take part."""
+    """All programs that can take part in the rows and in how cost grows."""
     return [*peers.PROGRAMS, peers.POLLING, peers.BEFORE]
+
+
+def candidates(options):
+    """All programs that can take part in what is asked for."""
+    return ["balance", *peers.OBSERVED] if options.observe else everybody()
 
 
 def arguments():
@@ -57,7 +64,7 @@ def arguments():
     )
     parser.add_argument("--quick", action="store_true", help="some lines of each row, short, one round: a minute")
     parser.add_argument("--row", action="append", metavar="NAME", help="only this row or line (may be repeated)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5; 1 with --quick, 3 with --growth)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5; 1 with --quick, 3 with --growth, 25 with --observe)")
     parser.add_argument(
         "--limit", type=duration, metavar="TIME", help="begin no measurement after so long, e.g. 25m (60s with --quick)"
     )
@@ -70,8 +77,14 @@ def arguments():
         help="congestion control, set in a network namespace of its own (default cubic; system = the machine's)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="workers of every program (default 2)")
-    parser.add_argument("--programs", metavar="LIST", help="only these, with commas: " + ",".join(everybody()))
-    parser.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
+    parser.add_argument(
+        "--programs",
+        metavar="LIST",
+        help="only these, with commas: " + ",".join(everybody()) + "; with --observe " + ",".join(peers.OBSERVED),
+    )
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
+    several.add_argument("--observe", action="store_true", help="what logs, metrics and the page cost, instead of the rows")
     parser.add_argument("--out", metavar="DIR", help="where results go (default bench/out)")
     parser.add_argument("--list", action="store_true", help="print the names of rows and lines")
     return parser.parse_args()
@@ -79,12 +92,12 @@ def arguments():
 
 def usual_limit(options):
     """Seconds that a run may take if nobody says so; None = as long as it takes."""
-    return QUICK_LIMIT if options.quick and not options.growth and not options.row else None
+    return QUICK_LIMIT if options.quick and not options.growth and not options.observe and not options.row else None
 
 
 def chosen(options):
     """The rows to run, each reduced to the lines asked for."""
-    everything = growth.sweeps(options.quick) if options.growth else rows.ROWS
+    everything = growth.sweeps(options.quick) if options.growth else observe.ROWS if options.observe else rows.ROWS
     if options.list:
         for row in everything:
             print(f"{row.key}: {row.title}\n    " + " ".join(cell.key for cell in row.cells))
@@ -113,8 +126,11 @@ def takes_part(program, row):
     return program in row.programs or (program == peers.BEFORE and "balance" in row.programs and row.key != "pick")
 
 
-def plan(selection, programs, rounds):
-    """(round, row, cell, program): every program takes its turn at every line, each round in another order."""
+def plan(selection, programs, rounds, by_lot=False):
+    """(round, row, cell, program): every program takes its turn at every line, each round in another order.
+
+    By lot, so that what one leaves behind (pages to be written, say) meets another each time.
+    """
     for turn in range(rounds):
         for row in selection:
             if row.once and turn:
@@ -122,7 +138,10 @@ def plan(selection, programs, rounds):
             taking_part = [program for program in programs if takes_part(program, row)]
             for cell in row.cells:
                 shift = turn % len(taking_part) if taking_part else 0
-                for program in taking_part[shift:] + taking_part[:shift]:
+                order = taking_part[shift:] + taking_part[:shift]
+                if by_lot:
+                    random.shuffle(order)
+                for program in order:
                     yield turn, row, cell, program
 
 
@@ -155,7 +174,7 @@ def measure(bench, steps, samples, rounds, limit):
             for key, each in figures.items():
                 samples.add(key, program, each)
         else:
-            samples.add(cell.key, program, figures)
+            samples.add(cell.key, program, figures, turn)
         print(brief(row, figures), file=sys.stderr)
     return len(steps)
 
@@ -231,25 +250,30 @@ def finish(options, selection, samples, programs, about, workers, directory):
     """Judges, writes the files, prints the page; the missed verdicts."""
     targets.derive(samples)
     wanted = []
-    if not options.growth and "balance" in programs:
-        keys = {cell.key for row in selection for cell in row.cells}
+    keys = {cell.key for row in selection for cell in row.cells}
+    if options.observe:
+        wanted = [targets.judge(samples, target) for target in targets.of_observing() if target.cell in keys]
+    elif not options.growth and "balance" in programs:
         picks = any(row.key == "pick" for row in selection)
         mine = [t for t in targets.targets(workers) if t.cell in keys or (picks and t.cell.startswith("pick-"))]
         if options.quick:
             # Too short for clock ticks to tell user from system time.
             mine = [target for target in mine if target.metric != "user_share"]
         wanted = [targets.judge(samples, target) for target in mine]
-    name = "growth" if options.growth else "result"
+    name = "growth" if options.growth else "observe" if options.observe else "result"
     drawn = draw(selection, samples, programs, directory)
     verdicts = table.verdicts(selection, samples, wanted) if wanted else ""
-    title = "How cost grows" if options.growth else "Side by side"
+    title = {"growth": "How cost grows", "observe": "What it costs to look", "result": "Side by side"}[name]
     columns = {row.key: [program for program in programs if takes_part(program, row)] for row in selection}
-    page = table.report(title, about, verdicts, table.figures(selection, samples, columns), samples.failures, drawn)
+    shown = table.figures(selection, samples, columns)
+    against = table.against(selection, samples, peers.BARE, peers.AGAIN) if options.observe else ""
+    page = table.report(title, about, verdicts, shown, samples.failures, drawn, against)
     with open(os.path.join(directory, name + ".md"), "w") as out:
         out.write(page)
     raw = {
         "about": about,
         "samples": samples.values,
+        "rounds": {" ".join(key): values for key, values in samples.rounds.items()},
         "notes": samples.notes,
         "failures": samples.failures,
         "targets": [
@@ -270,9 +294,9 @@ def interrupt(*_):
 def main():
     options = arguments()
     selection = chosen(options)
-    programs = options.programs.split(",") if options.programs else everybody()
-    if not set(programs) <= set(everybody()):
-        raise proc.Failed("--programs takes " + ",".join(everybody()))
+    programs = options.programs.split(",") if options.programs else candidates(options)
+    if not set(programs) <= set(candidates(options)):
+        raise proc.Failed("--programs takes " + ",".join(candidates(options)))
     if not options.before:
         programs = [program for program in programs if program != peers.BEFORE]
     balance = os.path.abspath(options.balance or build.release())
@@ -281,7 +305,7 @@ def main():
     before = os.path.abspath(options.before) if options.before else None
     if before and not os.access(before, os.X_OK):
         raise proc.Failed(f"{before} cannot be executed")
-    scale = rows.QUICK if options.quick else rows.FULL
+    scale = rows.QUICK if options.quick else observe.SCALE if options.observe else rows.FULL
     rounds = options.rounds or (3 if options.growth and not options.quick else scale.rounds)
     workers = options.workers or min(2, os.cpu_count() or 1)
     directory = os.path.abspath(options.out or os.path.join(HERE, "out"))
@@ -298,9 +322,10 @@ def main():
     children = proc.Children(scratch)
     samples = targets.Samples()
     interrupted = False
+    company = proc.Company()
     try:
         bench = rows.Bench(children, peers.Programs(children, scratch, balance, workers, before), scale, scratch)
-        steps = list(plan(selection, programs, rounds))
+        steps = list(plan(selection, programs, rounds, by_lot=options.observe))
         made = measure(bench, steps, samples, rounds, options.limit or usual_limit(options))
         if made < len(steps):
             about.append(f"TIME LIMIT: {made} of {len(steps)} measurements made")
@@ -312,6 +337,8 @@ def main():
             signal.signal(number, signal.SIG_IGN)
         children.stop_all()
         shutil.rmtree(scratch, ignore_errors=True)
+    others, stolen = company.shares()
+    about.append(f"meanwhile {others:.0f} % of the processors went to other programs, {stolen:.0f} % to the hypervisor")
     if interrupted:
         about.append("INTERRUPTED: not all rounds were made")
     missed = finish(options, selection, samples, programs, about, workers, directory)

@@ -17,7 +17,22 @@ PEERS = ["haproxy", "nginx", "pen"]
 PROGRAMS = ["direct", *PROXIES]
 # balance with another setting, and another build of it. They are compared with, and never judged.
 POLLING, BEFORE = "polling", "before"
+# balance that is looked at more or less, for `bench/compare --observe`; the first two are the same.
+BARE, AGAIN = "bare", "again"
+OBSERVED = {
+    BARE: "bare",
+    AGAIN: "bare again",
+    "watched": "all but the log",
+    "text": "log, text",
+    "json": "log, JSON",
+    "stalled": "log, stalled reader",
+    "full": "log, full disk",
+    "scraped": "scraped",
+    "flooded": "flooded",
+    "elsewhere": "another flooded",
+}
 TITLES = {
+    **OBSERVED,
     "direct": "direct",
     "balance": "balance",
     POLLING: "balance --busy-poll on",
@@ -74,7 +89,15 @@ class Programs:
         if name == "direct":
             return Running(self.children, channels[0])
         port = proc.free_port()
-        argv = getattr(self, "_" + name)(port, channels, workers or self.workers)
+        return self._launch(port, getattr(self, "_" + name)(port, channels, workers or self.workers), wait)
+
+    def balance_with(self, options, channels):
+        """balance with more options than usual."""
+        port = proc.free_port()
+        program, *words = self._balance(port, channels, self.workers)
+        return self._launch(port, [program, *options, *words], True)
+
+    def _launch(self, port, argv, wait):
         begin = time.monotonic()
         running = Running(self.children, port, self.children.start(argv, tied=wait), begin)
         if wait:

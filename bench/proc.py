@@ -159,6 +159,44 @@ def cpu(pid):
     return user, system, exact or user + system
 
 
+def thread_cpu(pid, name):
+    """Seconds used so far by the threads of a process that have this name."""
+    exact = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/comm") as file:
+                is_it = file.read().strip() == name
+            with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                exact += int(file.read().split()[0]) / 1e9 if is_it else 0
+        except OSError:
+            pass
+    return exact
+
+
+class Company:
+    """Who else used the processors since this was made."""
+
+    def __init__(self):
+        self.begin = self._now()
+
+    @staticmethod
+    def _now():
+        """Seconds of processor time: all there was, what programs used, what the hypervisor took, what is ours."""
+        with open("/proc/stat") as file:
+            user, nice, system, idle, wait, hard, soft, stolen = (int(word) / TICKS for word in file.readline().split()[1:9])
+        mine = sum(
+            used.ru_utime + used.ru_stime
+            for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+        )
+        busy = user + nice + system + hard + soft
+        return busy + idle + wait + stolen, busy, stolen, mine
+
+    def shares(self):
+        """(of other programs, of the hypervisor), in percent of all there was. Only of children that have ended is known what they used."""
+        total, busy, stolen, mine = (end - begin for begin, end in zip(self.begin, self._now()))
+        return (100 * max(0, busy - mine) / total, 100 * stolen / total) if total > 0 else (0, 0)
+
+
 def pss(pid):
     """Bytes of memory of a process and its descendants, shared pages divided among their users."""
     total = 0

@@ -4,7 +4,15 @@ Knows: samples, verdicts, the order of rows. Never: how anything is measured, fi
 """
 
 import peers
+import ratios
 import targets
+
+
+# How to read what `against` makes.
+AGAINST = (
+    "Each is compared with the bare one of the same round. Medians over the rounds; in brackets an interval that has the true median "
+    "with at least 95 %. *Differs*: this interval of the ratio has nothing in common with that of the bare one against itself."
+)
 
 
 def number(value):
@@ -105,11 +113,55 @@ def verdicts(rows, samples, wanted):
     return grid(["work", "figure", "balance", "compared with", "ratio", "target", "verdict"], body)
 
 
-def report(title, facts, verdict_table, figure_tables, failures, plots):
+def against(rows, samples, base, again):
+    """Every program against `base` in the same round; `again` is `base` once more, and says what is noise."""
+    parts = []
+    for row in rows:
+        body = []
+        for cell in row.cells:
+            for metric in row.metrics:
+                of = {program: samples.rounds.get((cell.key, metric.key, program), {}) for program in row.programs}
+                band = ratios.noise(ratios.versus(of.get(again, {}), of.get(base, {})))
+                for program in row.programs:
+                    one = ratios.versus(of[program], of.get(base, {})) if program != base else None
+                    if one:
+                        figure = f"{metric.name}, {metric.unit}"
+                        says = "noise" if program == again else verdict_of(ratios.differs(one, band))
+                        change = within(one.difference, one.difference_within, signed)
+                        body.append([cell.title, figure, peers.TITLES[program], change, within(one.ratio, one.ratio_within, ratio), says])
+        if body:
+            head = ["work", "figure", "balance", "difference", "ratio", "verdict"]
+            parts.append(f"### {row.title}\n\n{grid(head, body)}")
+    return "\n\n".join(parts)
+
+
+def verdict_of(differs):
+    """What is said of a difference."""
+    return {None: "too few rounds", False: "none to be seen", True: "differs"}[differs]
+
+
+def within(value, bounds, shown):
+    """`value (low to high)`."""
+    return shown(value) if bounds is None else f"{shown(value)} ({shown(bounds[0])} to {shown(bounds[1])})"
+
+
+def signed(value):
+    """A difference: what is more has a sign as well."""
+    return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value))
+
+
+def ratio(value):
+    """Three digits behind the point: a thousandth may be all that is asked about."""
+    return f"{value:.3f}"
+
+
+def report(title, facts, verdict_table, figure_tables, failures, plots, compared=""):
     """The whole Markdown page."""
     parts = [f"# {title}", "\n".join(f"- {fact}" for fact in facts)]
     if verdict_table:
         parts += ["## Targets", "Medians of the rounds, min and max in brackets.", verdict_table]
+    if compared:
+        parts += ["## Against the bare one", AGAINST, compared]
     parts += ["## Figures", figure_tables]
     if failures:
         parts += ["## What could not be measured", "\n".join(f"- {failure}" for failure in failures)]

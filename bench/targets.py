@@ -73,14 +73,17 @@ class Samples:
 
     def __init__(self):
         self.values, self.failures, self.notes = {}, [], {}
+        # The same by round, for what is compared with what was measured beside it: (cell, metric, program) -> round -> value.
+        self.rounds = {}
 
-    def add(self, cell, program, figures):
+    def add(self, cell, program, figures, turn=0):
         """Takes what one measurement gave; text goes to the notes."""
         for metric, value in figures.items():
             if isinstance(value, str):
                 self.notes.setdefault(cell, {})[program] = value
             elif value is not None:
                 self.values.setdefault(cell, {}).setdefault(metric, {}).setdefault(program, []).append(value)
+                self.rounds.setdefault((cell, metric, program), {})[turn] = value
 
     def all(self, cell, metric, program):
         """The values of all rounds, maybe none."""
@@ -98,6 +101,11 @@ class Samples:
         if not found:
             return None, None
         return (max if more_is_better else min)(found, key=lambda pair: pair[1])
+
+
+def of_observing():
+    """Those of `bench/compare --observe`."""
+    return [Target("scrape-quiet", "p50_ms", False, 20), Target("scrape-quiet", "p99_ms", False, 20)]
 
 
 def derive(samples):

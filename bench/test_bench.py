@@ -5,17 +5,23 @@ Knows: sample outputs, made-up figures. Never: processes, the network.
 
 import argparse
 import contextlib
+import importlib.machinery
+import importlib.util
 import io
 import json
+import os
 import unittest
 
 import build
+import eyes
 import load
 import main
 import micro
+import observe
 import peers
 import plots
 import proc
+import ratios
 import rows
 import table
 import targets
@@ -29,6 +35,14 @@ schedule                      fastest       │ slowest       │ median        
 ╰─ round_robin                              │               │               │               │         │
    ╰─ 64                      37.73 ns      │ 62.56 ns      │ 38.09 ns      │ 43.61 ns      │ 100     │ 200000
 """
+
+
+def command(name):
+    """A command of this directory as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 def samples(cell, metric, **medians):
@@ -140,6 +154,80 @@ class TakingPart(unittest.TestCase):
         found = samples("requests-50", "rps", balance=3, polling=2)
         text = table.figures([row], found, {"requests": ["balance", peers.POLLING]})
         self.assertIn("| balance --busy-poll on |", text)
+
+
+class Against(unittest.TestCase):
+    def test_an_interval_leaves_out_as_many_as_a_coin_allows(self):
+        # All on one side of the median: 2 / 2^5 is more than a twentieth, 2 / 2^6 is less.
+        self.assertIsNone(ratios.interval([1, 2, 3, 4, 5]))
+        self.assertEqual(ratios.interval([6, 2, 3, 4, 5, 1]), (1, 6))
+        # 2 (1 + 9) / 2^9 = 0.039, and 2 (1 + 9 + 36) / 2^9 = 0.18.
+        self.assertEqual(ratios.interval(list(range(9))), (1, 7))
+        self.assertEqual(ratios.interval(list(range(9)), 0.99), (0, 8))
+
+    def test_only_what_was_measured_in_the_same_round_is_compared(self):
+        one = ratios.versus({0: 20, 1: 30, 2: 5}, {0: 10, 1: 10, 3: 1})
+        self.assertEqual((one.ratio, one.difference, one.ratio_within), (2.5, 15, None))
+        self.assertIsNone(ratios.versus({0: 1}, {1: 1}))
+        self.assertIsNone(ratios.versus({0: 1}, {0: 0}))
+
+    def test_a_drift_of_the_machine_is_no_difference(self):
+        drift = {turn: 100 * 2**turn for turn in range(9)}
+        again = ratios.versus({turn: value * (0.99, 1.01)[turn % 2] for turn, value in drift.items()}, drift)
+        self.assertEqual(ratios.noise(again), (0.99, 1.01))
+        same = ratios.versus({turn: value * (1.008, 0.995)[turn % 2] for turn, value in drift.items()}, drift)
+        more = ratios.versus({turn: value * (1.03, 1.02)[turn % 2] for turn, value in drift.items()}, drift)
+        self.assertEqual([ratios.differs(one, ratios.noise(again)) for one in (same, more)], [False, True])
+        few = ratios.versus({0: 1, 1: 1}, {0: 2, 1: 2})
+        self.assertIsNone(ratios.differs(few, ratios.noise(again)))
+        self.assertIsNone(ratios.differs(more, None))
+
+    def test_a_round_that_failed_does_not_move_the_others(self):
+        found = targets.Samples()
+        for turn in range(7):
+            for program, value in (("bare", 10), ("again", 10), ("text", 12)):
+                if (turn, program) != (3, "bare"):
+                    found.add("connections-32", program, {"cpu_us": value * 3**turn}, turn)
+        row = next(row for row in observe.ROWS if row.key == "connections")
+        text = table.against([row], found, peers.BARE, peers.AGAIN)
+        self.assertIn("1.200 (1.200 to 1.200) | differs |", " ".join(text.split()))
+        self.assertIn("1.000 (1.000 to 1.000) | noise |", " ".join(text.split()))
+
+    def test_every_way_to_look_has_a_name_and_every_target_a_line(self):
+        known = {(cell.key, metric.key) for row in observe.ROWS for cell in row.cells for metric in row.metrics}
+        for target in targets.of_observing():
+            self.assertIn((target.cell, target.metric), known)
+        for row in observe.ROWS:
+            self.assertTrue(set(row.programs) <= {"balance", *peers.OBSERVED})
+
+
+class Looking(unittest.TestCase):
+    def test_a_body_is_as_long_as_its_head_says(self):
+        head = b"HTTP/1.1 200 OK\r\nDate: x\r\ncontent-length: 12\r\n\r\n"
+        self.assertEqual(eyes.body_of(bytearray(head + b"hello")), (12, 5))
+        with self.assertRaises(OSError):
+            eyes.body_of(head.replace(b"200", b"503"))
+
+
+class Lines(unittest.TestCase):
+    lines = command("lines")
+
+    def test_what_the_test_tells_is_read(self):
+        told = "running 1 test\nlines style=Text left=50001 written=50001 dropped=0 cpu_us=1.52\n"
+        told += "x lines style=Json left=9 written=8 dropped=1 cpu_us=2\ntest x ... ok\n"
+        found = self.lines.read(told)
+        self.assertEqual(found["Text"], {"left": 50001, "written": 50001, "dropped": 0, "cpu_us": 1.52})
+        self.assertEqual(found["Json"]["dropped"], 1)
+        with self.assertRaises(proc.Failed):
+            self.lines.read("test x ... ok")
+
+    def test_lines_lost_in_the_median_round_break_the_promise(self):
+        def rounds(*dropped):
+            return [{"left": 100, "written": 100 - lost, "dropped": lost, "cpu_us": 1} for lost in dropped]
+
+        taken = {(self.lines.PROMISED, 0, "Text"): rounds(0, 0, 5), (self.lines.PROMISED, 2, "Json"): rounds(0, 5, 5), (0, 0, "Json"): rounds(9)}
+        self.assertEqual(self.lines.broken(taken), ["Json, every core burnt"])
+        self.assertIn("| text nothing 100 (100–100) 100 (95–100) 0 (0–5.00)", " ".join(self.lines.report(taken).replace(" |", "").split()))
 
 
 if __name__ == "__main__":

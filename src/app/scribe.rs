@@ -18,6 +18,8 @@ use crate::observe::{
 use crate::sched::SessionSnapshot;
 use crate::spec::{AccessLogSpec, LineFormat, ProcessSpec};
 
+#[cfg(test)]
+mod rate;
 mod sink;
 
 /// Descriptors that it takes: the file, or the socket, and the one that takes its place, which has to be had however many clients there are.
@@ -213,8 +215,7 @@ struct Writing {
 impl Writing {
     fn run(&mut self) {
         loop {
-            let patience = if self.access.moments().every.is_some() { LOOK } else { TOLD_EVERY };
-            match self.entries.recv_timeout(patience) {
+            match self.entries.recv_timeout(self.patience()) {
                 Ok(entry) => {
                     self.take(entry);
                     if !self.orders.wanted().stop {
@@ -246,6 +247,15 @@ impl Writing {
             if is_last {
                 break;
             }
+        }
+    }
+
+    /// How long a line is waited for. Not at all if this is to end: whoever asked for that while the queue was full could not wake us.
+    fn patience(&self) -> Duration {
+        match (self.orders.wanted().stop, self.access.moments().every) {
+            (true, _) => Duration::ZERO,
+            (false, Some(_)) => LOOK,
+            (false, None) => TOLD_EVERY,
         }
     }
 
