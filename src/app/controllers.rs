@@ -391,8 +391,8 @@ pub(super) fn serve(
     let services =
         Arc::new(Services::new(roster.services(), hands(&roster, &upgrader, watch, scribe.as_ref())));
     if let Some(scribe) = &scribe {
-        let watched = Arc::clone(&services);
-        scribe.watch(Box::new(move || watched.connected()));
+        let watched = server.clone();
+        scribe.watch(clock, Box::new(move |due| watched.due(due)));
     }
     let control = endpoint.and_then(|endpoint| {
         crate::control::serve(endpoint, Arc::clone(&services))

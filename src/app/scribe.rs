@@ -7,16 +7,16 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::sink::LineSink;
 use super::{Failure, exit};
 use crate::observe::{
-    AccessEntry, AccessLog, AccessMoment, AccessMoments, AccessRecord, ConnectionTrace, ENTRIES_WAITING,
-    Event, LineStyle, Log, ServiceLabel, Severity, write_line,
+    AccessDue, AccessEntry, AccessLog, AccessMoments, AccessRecord, ENTRIES_WAITING, Event, LineStyle, Log,
+    Severity, write_line,
 };
-use crate::sched::SessionSnapshot;
 use crate::spec::{AccessLogSpec, LineFormat, ProcessSpec};
+use crate::sys::Clock;
 
 #[cfg(test)]
 mod rate;
@@ -35,8 +35,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// How long somebody who wants the file to be opened again waits for that.
 const REOPENED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Those who are connected, and the name by which lines call their service.
-type Connected = dyn Fn() -> Vec<(ServiceLabel, SessionSnapshot)> + Send + Sync;
+/// What is to be told of those who are connected.
+type Connected = dyn Fn(AccessDue) -> Vec<AccessRecord> + Send + Sync;
 
 /// A log whose file is open, and that nobody writes to yet.
 pub(super) struct OpenedLog {
@@ -91,7 +91,7 @@ impl OpenedLog {
             style: self.style,
             log: log.clone(),
             batch: Vec::new(),
-            last_look: Instant::now(),
+            looked_until: None,
             told: None,
             unsaid: 0,
             cause: None,
@@ -108,7 +108,7 @@ impl OpenedLog {
 #[derive(Default)]
 struct Orders {
     wanted: Mutex<ScribeOrders>,
-    connected: OnceLock<Box<Connected>>,
+    connected: OnceLock<(Clock, Box<Connected>)>,
 }
 
 #[derive(Default)]
@@ -139,9 +139,9 @@ impl Scribe {
         self.access.clone()
     }
 
-    /// Whom lines are about that come every so often.
-    pub(super) fn watch(&self, connected: Box<Connected>) {
-        let _ = self.orders.connected.set(connected);
+    /// Whom lines are about that come every so often, by this clock.
+    pub(super) fn watch(&self, clock: Clock, connected: Box<Connected>) {
+        let _ = self.orders.connected.set((clock, connected));
     }
 
     /// Opens the file again, and waits until that is done.
@@ -202,8 +202,8 @@ struct Writing {
     log: Log,
     /// Lines that are not written yet.
     batch: Vec<u8>,
-    /// When those who are connected were looked at last.
-    last_look: Instant,
+    /// When those who are connected were looked at last, by their clock.
+    looked_until: Option<Duration>,
     /// When it was told last that lines were lost.
     told: Option<Instant>,
     /// How many were lost when that was told last.
@@ -307,55 +307,18 @@ impl Writing {
     /// Lines about those who have been connected for so long again.
     fn look(&mut self) {
         let Some(every) = self.access.moments().every else { return };
-        let since = self.last_look.elapsed();
-        if since < LOOK {
+        let Some((clock, connected)) = self.orders.connected.get() else { return };
+        let until = clock.now();
+        let Some(after) = self.looked_until else {
+            self.looked_until = Some(until);
+            return;
+        };
+        if until.saturating_sub(after) < LOOK {
             return;
         }
-        self.last_look = Instant::now();
-        let Some(connected) = self.orders.connected.get() else { return };
-        let now = SystemTime::now();
-        for (service, session) in connected() {
-            if !is_due(session.age, since, every) {
-                continue;
-            }
-            let began = now.checked_sub(session.age).unwrap_or(SystemTime::UNIX_EPOCH);
-            let client = session.client.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
-            let record = AccessRecord {
-                service,
-                id: session.id,
-                trace: ConnectionTrace::new(client, began, Duration::ZERO),
-                channel: session.channel,
-                lasted: session.age,
-                sent_bytes: session.sent_bytes,
-                rcvd_bytes: session.rcvd_bytes,
-                paths: [None; 2],
-                moment: AccessMoment::Open,
-            };
+        self.looked_until = Some(until);
+        for record in connected(AccessDue { after, until, every }) {
             self.take(AccessEntry::Line(Box::new(record)));
         }
-    }
-}
-
-/// Has one of so many times `every` passed since the last look?
-fn is_due(age: Duration, since: Duration, every: Duration) -> bool {
-    let times = |age: Duration| age.as_nanos() / every.as_nanos().max(1);
-    times(age) > times(age.saturating_sub(since))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_due_once_in_each_span_however_often_it_is_looked() {
-        let every = Duration::from_secs(5);
-        for step in [1_000, 1_700, 4_999, 5_000] {
-            let step = Duration::from_millis(step);
-            let ages = (1..=60).map(|number| step * number);
-            let last = step * 60;
-            let due = ages.filter(|&age| is_due(age, step, every)).count();
-            assert_eq!(due as u128, last.as_nanos() / every.as_nanos(), "{step:?}");
-        }
-        assert!(!is_due(Duration::from_secs(4), Duration::from_secs(60), every), "it is not so old");
     }
 }

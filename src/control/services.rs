@@ -16,7 +16,7 @@ use crate::control::argument::HostPort;
 use crate::control::directory::{Place, process_name};
 use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
-use crate::observe::{Log, ServiceLabel, Tap, TapStart};
+use crate::observe::{Log, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
 use crate::spec::ServiceSpec;
 
@@ -273,15 +273,6 @@ impl Services {
     /// All that there are, those included that are gone and nobody has looked since.
     pub(crate) fn all(&self) -> Vec<Arc<ManagedService>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// All clients, each with what the log calls its service.
-    pub fn connected(&self) -> Vec<(ServiceLabel, SessionSnapshot)> {
-        let of = |one: Arc<ManagedService>| {
-            let label = one.log.label();
-            (one.plane.sessions)(None).into_iter().map(move |session| (ServiceLabel::clone(&label), session))
-        };
-        self.present().into_iter().flat_map(of).collect()
     }
 
     /// Those that there still are: one that was killed goes with its last connection.

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Instant;
 
 use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
 pub use super::shared::Options;
 use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
 use super::worker::Worker;
-use crate::observe::{Log, Tap, TapStart, new_tap};
+use crate::observe::{AccessDue, AccessRecord, Log, Tap, TapStart, new_tap};
 use crate::sched::{ChannelKey, End, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
@@ -160,6 +159,13 @@ impl Server {
         }
     }
 
+    /// What the access log is to tell of connections that go on, the oldest first.
+    pub fn due(&self, due: AccessDue) -> Vec<AccessRecord> {
+        let mut records = self.shared.all_pages(|from, answer| Message::Records(due, from, answer));
+        records.sort_by_key(|record| (record.trace.began_at, record.id));
+        records
+    }
+
     /// Lets the dump be written to its end, if anybody reads it. The last thing that the process does.
     pub fn finish_dump(&self) {
         if let Some(dump) = &self.shared.options.dump {
@@ -259,21 +265,8 @@ impl Running {
 
     /// All connections, or those of one channel, the oldest first.
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
-        let mut sessions = Vec::new();
-        let mut until = Instant::now() + PATIENCE;
-        for desk in self.shared.desks.iter() {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                let (answer, answered) = sync_channel(1);
-                desk.send(Message::Sessions(self.id(), channel, from, answer));
-                let left = until.saturating_duration_since(Instant::now());
-                // Those of a worker that does not answer are missing.
-                let Ok(look) = answered.recv_timeout(left) else { break };
-                sessions.extend(look.sessions);
-                next = look.next;
-                until = Instant::now() + PATIENCE;
-            }
-        }
+        let id = self.id();
+        let mut sessions = self.shared.all_pages(|from, answer| Message::Sessions(id, channel, from, answer));
         sessions.sort_by_key(|session| (std::cmp::Reverse(session.age), session.id));
         sessions
     }

@@ -23,7 +23,7 @@ use super::dial::Dialer;
 use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
-use crate::observe::{AccessLog, Dump, Log, TapSource, TapStart};
+use crate::observe::{AccessDue, AccessLog, AccessRecord, Dump, Log, TapSource, TapStart};
 use crate::sched::{ChannelKey, End, Grant, SessionSnapshot, Slot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
@@ -85,7 +85,9 @@ pub(super) enum Message {
     /// Show the bytes of one connection of a service, and answer how it stands, if it is there.
     Tap(ServiceId, u64, TapSource, SyncSender<Option<TapStart>>),
     /// Answer with connections of a service, or those of one channel, from this place on.
-    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<SessionPage>),
+    Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Page<SessionSnapshot>>),
+    /// Answer with what the access log is to tell of connections that go on, from this place on.
+    Records(AccessDue, usize, SyncSender<Page<AccessRecord>>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.
@@ -196,9 +198,9 @@ impl Drop for Unpacked {
     }
 }
 
-/// Some of a worker's connections.
-pub(super) struct SessionPage {
-    pub(super) sessions: Vec<SessionSnapshot>,
+/// What is told of some of a worker's connections.
+pub(super) struct Page<T> {
+    pub(super) list: Vec<T>,
     /// Where to go on; `None`: that was all.
     pub(super) next: Option<usize>,
 }
@@ -384,6 +386,23 @@ impl Shared {
         let until = Instant::now() + patience;
         let left = || until.saturating_duration_since(Instant::now());
         answers.iter().filter_map(|answered| answered.recv_timeout(left()).ok()).collect()
+    }
+
+    /// What all workers tell of their connections, asked for in parts.
+    pub(super) fn all_pages<T>(&self, message: impl Fn(usize, SyncSender<Page<T>>) -> Message) -> Vec<T> {
+        let mut all = Vec::new();
+        for desk in self.desks.iter() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let (answer, answered) = sync_channel(1);
+                desk.send(message(from, answer));
+                // Those of a worker that does not answer are missing.
+                let Ok(page) = answered.recv_timeout(PATIENCE) else { break };
+                all.extend(page.list);
+                next = page.next;
+            }
+        }
+        all
     }
 
     /// The same for the first worker only.

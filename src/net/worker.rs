@@ -518,6 +518,9 @@ impl<P: Readiness> Worker<P> {
             Message::Sessions(service, channel, from, answer) => {
                 let _ = answer.send(self.sessions(service, channel, from));
             }
+            Message::Records(due, from, answer) => {
+                let _ = answer.send(self.records(&due, from));
+            }
             Message::Granted(service, grant) => self.granted(service, grant),
             Message::Refuse(service, answer) => {
                 self.refuse(service);

@@ -158,6 +158,26 @@ pub struct AccessMoments {
     pub every: Option<Duration>,
 }
 
+/// Which connections lines are due of that come every so often: those that have gone on for so long once more between two moments of
+/// the data plane's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessDue {
+    /// The end of the span before.
+    pub after: Duration,
+    /// The end of this one.
+    pub until: Duration,
+    /// How often.
+    pub every: Duration,
+}
+
+impl AccessDue {
+    /// Is a line due of a connection that began then? Spans that follow each other tell of each time once.
+    pub fn is_due(&self, began_at: Duration) -> bool {
+        let times = |at: Duration| at.saturating_sub(began_at).as_nanos() / self.every.as_nanos().max(1);
+        times(self.until) > times(self.after)
+    }
+}
+
 /// The access log of a process, for those who have something to tell. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
@@ -217,4 +237,24 @@ impl AccessLog {
 /// The name of a service at this moment.
 pub(super) fn name_of(label: &ServiceLabel) -> Option<Arc<str>> {
     label.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_due_once_in_each_span_however_often_it_is_looked() {
+        let (every, began_at) = (Duration::from_secs(5), Duration::from_millis(2_300));
+        for step in [1_000, 1_700, 4_999, 5_000, 61_000] {
+            let step = Duration::from_millis(step);
+            let spans =
+                (0..60).map(|number| AccessDue { after: step * number, until: step * (number + 1), every });
+            let due = spans.filter(|span| span.is_due(began_at)).count() as u128;
+            let times = (step * 60 - began_at).as_nanos() / every.as_nanos();
+            assert_eq!(due, times.min(60), "{step:?}");
+        }
+        let early = AccessDue { after: Duration::ZERO, until: Duration::from_secs(7), every };
+        assert!(!early.is_due(began_at), "it is not so old");
+    }
 }

@@ -20,8 +20,8 @@ mod tap;
 
 pub use access::line::{LineStyle, write_line};
 pub use access::{
-    AccessEntry, AccessLog, AccessMoment, AccessMoments, AccessRecord, AttemptError, ConnectionTrace,
-    ENTRIES_WAITING, FailedAttempt, PathInfo, ServiceLabel,
+    AccessDue, AccessEntry, AccessLog, AccessMoment, AccessMoments, AccessRecord, AttemptError,
+    ConnectionTrace, ENTRIES_WAITING, FailedAttempt, PathInfo, ServiceLabel,
 };
 pub use dump::{Direction, Dump, dump_chunk};
 pub use event::{Commander, Event, Severity};

@@ -481,20 +481,51 @@ fn a_connection_that_goes_to_another_process_has_one_line_with_all_that_was_know
 
 #[test]
 fn lines_come_at_the_start_and_every_so_often_if_they_are_asked_for() {
-    let server = Server::echo();
-    let (instance, path) = logging(&["--log-at", "start,end,1s"], &[&server]);
+    let (refusing, server) = (Refusing::new(), Server::echo());
+    let (mut instance, path) = logging(&["--log-at", "start,end,1s"], &[&refusing, &server]);
     let client = talking(&instance);
     assert_eq!(await_lines(&path, 1)[0]["event"], "start");
-    eventually("it goes on", || (lines(&path).len() >= 3).then_some(()));
+    let open = |least| {
+        eventually("it goes on", || {
+            let open: Vec<_> = lines(&path).into_iter().filter(|line| line["event"] == "open").collect();
+            (open.len() >= least).then_some(open.len())
+        })
+    };
+    let before = open(2);
+    instance.upgrade();
+    // One more may have come from the process before.
+    open(before + 2);
     client.shut_wr();
     until_over(client);
     let all = eventually("its end", || {
         let all = lines(&path);
         all.last().is_some_and(|line| line["event"] == "end").then_some(all)
     });
+    let last = &all[all.len() - 1];
     let open: Vec<_> = all.iter().filter(|line| line["event"] == "open").collect();
-    assert!(open.iter().all(|line| line["sent"] == "1" && line["channel"] == "0"), "{open:?}");
-    assert!(all.iter().all(|line| line["id"] == all[0]["id"]), "{all:?}");
+    for line in &open {
+        for key in ["id", "time", "channel", "address", "connect", "first_byte", "attempts", "failed", "sent"]
+        {
+            assert_eq!(line[key], last[key], "{key}: {line:?}");
+        }
+        assert_ne!((&*line["client_rtt"], &*line["channel_rtt"], &*line["connect"]), ("-", "-", "-"));
+    }
+    assert_eq!((&*last["attempts"], &*last["channel"], &*last["sent"]), ("2", "1", "1"), "{last:?}");
+    // No second has two.
+    assert!(open.len() as f64 <= number(last, "duration"), "{open:?}");
+    instance.end();
+}
+
+#[test]
+fn a_client_that_waits_has_lines_every_so_often_too() {
+    let server = Server::named("a");
+    let (instance, path) = logging(&["--log-at", "1s"], &[&server]);
+    instance.ctl("pause").code(0);
+    let client = instance.connect();
+    let line = eventually("a line", || lines(&path).pop());
+    assert_eq!((&*line["event"], &*line["channel"], &*line["attempts"]), ("open", "-", "0"), "{line:?}");
+    assert!(number(&line, "queue") > 0.5, "{line:?}");
+    drop(client);
     instance.end();
 }
 

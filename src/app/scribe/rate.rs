@@ -5,10 +5,11 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::*;
-use crate::observe::{FailedAttempt, PathInfo};
-use crate::sched::{ChannelKey, End};
+use crate::observe::{AccessMoment, AttemptError, ConnectionTrace, FailedAttempt, PathInfo, ServiceLabel};
+use crate::sched::{ChannelKey, DialCause, End};
 
 /// Records are left in bursts of this length, as a worker leaves them that looks at its sockets now and then.
 const BURST: Duration = Duration::from_millis(1);
@@ -44,7 +45,7 @@ fn record(service: &ServiceLabel, id: u64) -> Box<AccessRecord> {
     trace.failed = Vec::from([FailedAttempt {
         channel: key(0),
         address,
-        error: crate::observe::AttemptError::System(111),
+        error: AttemptError::Known(DialCause::Refused),
     }]);
     trace.attempts = 1;
     trace.connected(Some(([10, 0, 0, 2], 80).into()), Duration::from_micros(105));

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Connection, Stage, Worker};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
-use crate::observe::{AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
+use crate::observe::{AccessDue, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
 use crate::sched::{ChannelKey, DialCause, End};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -61,6 +61,21 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
+    /// What is to be told of a connection that goes on, if it is time for that.
+    pub(super) fn open_record(&self, connection: &Connection, due: &AccessDue) -> Option<AccessRecord> {
+        let trace = connection.rare.as_ref()?.trace.as_deref().filter(|trace| due.is_due(trace.began_at))?;
+        let mut record = self.record(connection, trace.clone(), AccessMoment::Open, self.lasted(connection));
+        self.add_wait(connection, &mut record);
+        Some(record)
+    }
+
+    /// Of a client that is still in line.
+    fn add_wait(&self, connection: &Connection, record: &mut AccessRecord) {
+        if let Stage::Waiting(waiting) = &connection.stage {
+            record.trace.queued = Some(waiting.place.so_far(self.now));
+        }
+    }
+
     /// A connection is over: its descriptors go first, so that what is told of it makes nobody wait.
     pub(super) fn log_end(&self, mut connection: Connection, how: End, lasted: Duration) {
         if let Some(access) = &self.shared.options.access
@@ -68,9 +83,7 @@ impl<P: Readiness> Worker<P> {
             && let Some(trace) = connection.rare.as_mut().and_then(|rare| rare.trace.take())
         {
             let mut record = self.record(&connection, *trace, AccessMoment::End(how), lasted);
-            if let Stage::Waiting(waiting) = &connection.stage {
-                record.trace.queued = Some(waiting.place.so_far(self.now));
-            }
+            self.add_wait(&connection, &mut record);
             drop(connection);
             access.tell(Box::new(record));
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
-use crate::net::shared::SessionPage;
+use crate::net::shared::Page;
+use crate::observe::{AccessDue, AccessRecord};
 use crate::sched::{ChannelKey, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;
@@ -17,13 +18,31 @@ const AT_ONCE: usize = 256;
 
 impl<P: Readiness> Worker<P> {
     /// Connections of a service, or those of one channel, from this place on. A connection keeps its place.
-    pub(super) fn sessions(&self, service: ServiceId, only: Option<ChannelKey>, from: usize) -> SessionPage {
+    pub(super) fn sessions(
+        &self,
+        service: ServiceId,
+        only: Option<ChannelKey>,
+        from: usize,
+    ) -> Page<SessionSnapshot> {
+        self.page(from, |connection| {
+            let is_wanted =
+                connection.service.id == service && (only.is_none() || only == channel(connection));
+            is_wanted.then(|| self.session(connection))
+        })
+    }
+
+    /// What the access log is to tell of those of all services that go on, from this place on.
+    pub(super) fn records(&self, due: &AccessDue, from: usize) -> Page<AccessRecord> {
+        self.page(from, |connection| self.open_record(connection, due))
+    }
+
+    fn page<T>(&self, from: usize, tell: impl FnMut(&Connection) -> Option<T>) -> Page<T> {
         let until = from.saturating_add(AT_ONCE);
         let some = (from..until.min(self.connections.capacity())).filter_map(|key| self.connections.get(key));
-        let ours = some.filter(|connection| connection.service.id == service);
-        let wanted = ours.filter(|connection| only.is_none() || only == channel(connection));
-        let sessions = wanted.map(|connection| self.session(connection)).collect();
-        SessionPage { sessions, next: (until < self.connections.capacity()).then_some(until) }
+        Page {
+            list: some.filter_map(tell).collect(),
+            next: (until < self.connections.capacity()).then_some(until),
+        }
     }
 
     fn session(&self, connection: &Connection) -> SessionSnapshot {
