@@ -19,6 +19,7 @@ mod data;
 mod doctor;
 mod drain;
 mod ending;
+mod equality;
 mod events;
 mod failover;
 mod files;
