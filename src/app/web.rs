@@ -16,7 +16,7 @@ use crate::names::resolve;
 use crate::net::server::Server;
 use crate::observe::{AccessLog, Event, Log, Severity};
 use crate::spec::{HttpSpec, ProcessSpec};
-use crate::sys::Clock;
+use crate::sys::{Clock, scheduling};
 
 /// How long a start waits for a port that the process before it is just leaving.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -143,6 +143,8 @@ pub(super) fn serve(
         services: Arc::clone(services),
         orders: token_file.map(|token_file| OrderParts { token_file, control: control.map(Arc::downgrade) }),
         vitals: Box::new(vitals),
+        // However many look, it is clients that are served.
+        begins: scheduling::stand_back,
     };
     let started = HttpServer::start(parts).map(Arc::new);
     started

@@ -1,6 +1,6 @@
-//! How the system's scheduler treats a worker.
+//! How the system's scheduler treats a thread.
 //!
-//! Knows: one policy. Never: what a worker does.
+//! Knows: a policy, a priority. Never: what the thread does.
 
 /// Makes the calling thread a batch one: when it wakes up it does not push aside whoever runs.
 ///
@@ -15,6 +15,22 @@ pub(crate) fn become_batch() {
     // SAFETY: the call reads one struct, which lives until after it; 0 names the calling thread.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
 }
+
+/// How far a thread that stands back is behind the others. At 10 it gets a tenth of a core that a worker wants, too: enough to answer, and
+/// too little to be felt. A core that nobody else wants is all its own.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const BEHIND: i32 = 10;
+
+/// Lets the calling thread stand back behind the other threads of the process, for what is never worth a client's time.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn stand_back() {
+    // Here a priority is a thread's own, whatever POSIX says. Refused, it is done without.
+    let _ = rustix::process::nice(BEHIND);
+}
+
+/// Here a priority is the whole process's.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn stand_back() {}
 
 /// There is no such policy here.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -536,6 +536,39 @@ fn scraping_works_when_clients_have_all_descriptors() {
     instance.end();
 }
 
+/// The name and the nice value of each thread.
+fn threads(instance: &Instance) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", instance.pid())).expect("it runs");
+    let threads = tasks.flatten().filter_map(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The 19th field; the first two are the number and the name.
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    });
+    threads.collect()
+}
+
+#[test]
+fn who_looks_comes_behind_those_who_are_served() {
+    let server = Server::echo();
+    let (mut instance, at) = instance(&[&server]);
+    for _ in 0..2 {
+        let all = eventually("the thread of HTTP stands back", || {
+            let all = threads(&instance);
+            let others = all.iter().find(|(name, _)| name != "http")?.1;
+            all.contains(&("http".to_owned(), (others + 10).min(19))).then_some(all)
+        });
+        // It alone: workers and checks have the priority of the process.
+        let mut others: Vec<i32> =
+            all.iter().filter(|(name, _)| name != "http").map(|&(_, nice)| nice).collect();
+        others.dedup();
+        assert_eq!(others.len(), 1, "{all:?}");
+        assert_eq!(get(at, "/healthz").0, 200);
+        instance.upgrade();
+    }
+    instance.end();
+}
+
 #[test]
 fn an_upgrade_takes_the_port_along_and_loses_no_request() {
     let server = Server::echo();

@@ -69,6 +69,8 @@ pub struct HttpParts {
     pub orders: Option<OrderParts>,
     /// What the process says of itself.
     pub vitals: Box<dyn Fn() -> Vitals + Send>,
+    /// Called first by the thread that serves.
+    pub begins: fn(),
 }
 
 /// The running server. Dropped, it stops.
@@ -120,7 +122,7 @@ impl HttpServer {
     /// # Errors
     /// No descriptor, or no thread for it.
     pub fn start(parts: HttpParts) -> io::Result<Self> {
-        let HttpParts { listener, name, descriptor_limit, services, orders, vitals } = parts;
+        let HttpParts { listener, name, descriptor_limit, services, orders, vitals, begins } = parts;
         listener.set_nonblocking(true)?;
         // A burst waits there. What std asks for is less.
         rustix::net::listen(&listener, BACKLOG)?;
@@ -140,7 +142,10 @@ impl HttpServer {
             now: Duration::ZERO,
             no_accept_before: Duration::ZERO,
         };
-        thread::Builder::new().name("http".into()).spawn(move || lounge.serve())?;
+        thread::Builder::new().name("http".into()).spawn(move || {
+            begins();
+            lounge.serve();
+        })?;
         Ok(Self { shared })
     }
 
