@@ -137,6 +137,17 @@ def requests(bench, program, clients, count=1):
     return figures
 
 
+def system_calls(bench, program, clients):
+    """strace -c: a traced program is slower, and the count is the same on a busy machine."""
+    with running(bench, program, [bench.server("web")]) as watched:
+        load.wrk(bench.children, watched.proxy.port, clients, 1)
+        with load.counted_calls(bench.children, bench.directory, watched.proxy.pid) as calls:
+            count = load.wrk(bench.children, watched.proxy.port, clients, 1)["connections"]
+        most = sorted(calls.items(), key=lambda item: -item[1])[:12]
+        note = ", ".join(f"{name} {number / count:.2f}" for name, number in most if number / count >= 0.05)
+        return {"calls": sum(calls.values()) / count, "note": note}
+
+
 def bulk(bench, program, streams):
     """iperf3, server to client."""
     channel, sink = bench.programs.sink()
@@ -247,6 +258,15 @@ ROWS = [
         ],
         bulk,
         programs=_ALL,
+    ),
+    Row(
+        "calls",
+        "system calls of new connections (strace -c)",
+        [Cell("calls-connection", "32 clients", (32,))],
+        [Metric("calls", "system calls", "per connection", plotted=False)],
+        system_calls,
+        programs=_ALL,
+        once=True,
     ),
     Row(
         "many-requests",
