@@ -32,6 +32,12 @@ pub(crate) fn only_tap(text: &[u8]) -> Option<TapWanted> {
     }
 }
 
+/// Is it `top`, and nothing else?
+pub(crate) fn is_top(text: &[u8]) -> bool {
+    let mut all = text.split(|&byte| byte == b'\n').flat_map(split);
+    matches!((all.next().map(parse), all.next()), (Some(Ok(Command::Top)), None))
+}
+
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -358,6 +364,13 @@ pub const COMMANDS: &[CommandWord] = &[
             }
         },
     ),
+    CommandWord::new(
+        "top",
+        "",
+        "shows the instance live, in the terminal that -c top or -i runs in",
+        Access::Look,
+        |args| alone(args, Command::Top),
+    ),
 ];
 
 /// So many events are shown to those who do not say how many.
@@ -487,6 +500,8 @@ pub enum Command {
     Debug(Option<bool>),
     /// Show what a connection carries.
     Tap(TapWanted),
+    /// Show everything, live. What shows it is the asking program.
+    Top,
 }
 
 /// The text is no command.

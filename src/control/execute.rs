@@ -172,6 +172,8 @@ pub enum Reply {
     TooManyTaps(usize),
     /// Whoever asks has to write the file.
     NoTapFile,
+    /// What is asked for is made by the program that asks, at a terminal.
+    NeedsTerminal,
     /// Events, oldest first.
     Events(Vec<PastEvent>),
     /// Debug events are logged from now on, or not.
@@ -348,6 +350,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             Some(id) => Reply::Pending(Effect::Tap(id, bounds, form)),
             None => Reply::NoSuchSession(session),
         },
+        Command::Top => Reply::NeedsTerminal,
         Command::Save => Reply::Pending(Effect::Save),
         Command::Services(form) => Reply::Pending(Effect::Services(form)),
         Command::Use(word) => Reply::Pending(Effect::Use(word)),

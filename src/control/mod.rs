@@ -3,7 +3,7 @@
 //! Reading order: [`argument`], [`command`], [`execute`], [`render`], `status` and [`json`] are the language, pure; [`wire`], [`directory`],
 //! `entry`, [`endpoint`], [`services`], `sessions`, [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the
 //! operator's end, and `list` shows all instances. `tapping` and `viewer` show what one connection carries, `watch` reads it, and `capture` writes it to a file for Wireshark (`segments`, `pcapng`). `http` serves `metrics` and `ready` to monitoring. [`doctor`] looks for what
-//! usually goes wrong.
+//! usually goes wrong. `top` shows it all, live.
 
 pub mod argument;
 mod capture;
@@ -39,6 +39,8 @@ mod status;
 pub mod takeover;
 mod tapping;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;
 #[cfg(test)]
 mod transcripts;
 mod viewer;

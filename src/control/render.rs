@@ -27,7 +27,7 @@ pub const HANDED_OVER: u8 = 75;
 /// 75 for a wait in vain and for what is to be tried again, 77 for what the caller may not do, 78 for files that are wrong, 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
-        Reply::NoCommand(_) | Reply::NoTapFile => 64,
+        Reply::NoCommand(_) | Reply::NoTapFile | Reply::NeedsTerminal => 64,
         Reply::NoSuchChannel(_)
         | Reply::UnknownChannel
         | Reply::UnknownGroup
@@ -139,6 +139,10 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::TooManyTaps(open) => {
             writeln!(out, "{open} taps are open, and there may be no more; end one of them")
         }
+        Reply::NeedsTerminal => writeln!(
+            out,
+            "top is shown by the program that asks for it: type balance -c top PORT at a terminal, without other commands"
+        ),
         Reply::NoTapFile => writeln!(
             out,
             "only balance -c writes a file: type balance -c 'tap ID FILE.pcapng' PORT, without other commands"
@@ -473,6 +477,7 @@ available commands:
   ready [all]                    says whether current service, or each one, has a usable channel
   tap <id> [<limit>...] [<file>] shows what one connection carries, or writes it to file.pcapng
   doctor [<service>] [json]      looks for what usually goes wrong, and says what to do
+  top                            shows the instance live, in the terminal that -c top or -i runs in
   disable <channel> hard         the same as disable, and closes the connections of channel
   kill <time>                    the same as kill, and closes what is left after time
   show json                      shows all channels as one line of JSON, see docs/json.md

@@ -20,6 +20,8 @@ use crate::control::peer;
 use crate::control::render::{self, HANDED_OVER, VERSION};
 use crate::control::tapping::{TapForm, TapWanted};
 use crate::control::terminal::Terminal;
+#[cfg(feature = "top")]
+use crate::control::top;
 use crate::control::watch::{AnswerSink, AskedTap, TapWatch, WatchError, watch};
 use crate::control::wire::{LineRead, LineReader, MAX_LINE};
 
@@ -56,10 +58,18 @@ pub fn one_shot(options: &OneShot) -> u8 {
         true => nobody(options, error),
         false => not_found(error),
     };
+    let is_top = command::is_top(&options.text);
+    if let Some(obstacle) = obstacle_to_top().filter(|_| is_top) {
+        complain(&format!("balance: {obstacle}"));
+        return USAGE;
+    }
     let mut client = match find(&options.wanted, is_change) {
         Ok(client) => client,
         Err(error) => return not_found(&error),
     };
+    if is_top {
+        return show_top(client, &options.wanted);
+    }
     let until = Instant::now() + HANDING_OVER;
     // Its time began with the first one that was asked.
     let waits = options.text.split(|&byte| byte == b'\n').flat_map(command::split).any(command::is_wait);
@@ -93,6 +103,31 @@ pub fn one_shot(options: &OneShot) -> u8 {
             Err(error) => return not_found(&error),
         };
     }
+}
+
+/// Why `top` cannot be shown here, if so.
+fn obstacle_to_top() -> Option<String> {
+    #[cfg(feature = "top")]
+    return top::obstacle();
+    #[cfg(not(feature = "top"))]
+    Some("this program was built without `top`; use -c status, or -c \"status json\" in programs".into())
+}
+
+/// Shows it all, live, until the operator has seen enough.
+#[cfg(feature = "top")]
+fn show_top(client: Client, wanted: &Wanted) -> u8 {
+    match top::run(client, wanted) {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(&format!("balance: cannot use the terminal: {error}"));
+            IO_ERROR
+        }
+    }
+}
+
+#[cfg(not(feature = "top"))]
+fn show_top(_: Client, _: &Wanted) -> u8 {
+    USAGE
 }
 
 /// Shows taps, and whatever else there is in the text, as long as anybody reads it; or writes the one that there is to its file.
@@ -249,6 +284,14 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
     loop {
         printer.flush();
         let Some(line) = terminal.line(&prompt(group, service.as_deref())) else { return printer.end(0) };
+        if command::is_top(line.as_bytes()) && obstacle_to_top().is_none() {
+            // It asks in a session of its own, and this one goes on afterwards.
+            let shown = again(wanted, group, service.as_deref()).map(|client| show_top(client, wanted));
+            match shown {
+                Ok(_) => continue,
+                Err(error) => return printer.end(not_found(&error)),
+            }
+        }
         let mut ask = |client: &mut Client| client.ask_at_once(line.as_bytes(), |part| printer.print(part));
         let (answer, is_interrupted) = match interrupts.as_ref().zip(client.socket().ok()) {
             Some((interrupts, socket)) => interrupts.during(socket, || ask(&mut client)),

@@ -54,6 +54,7 @@ mod strangers;
 mod relay_sim;
 mod tap;
 mod told;
+mod top;
 mod torture;
 mod unread;
 mod upgrade;

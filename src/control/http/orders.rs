@@ -285,6 +285,7 @@ fn is_for_http(command: &Command) -> bool {
         | Command::Reopen
         | Command::Upgrade(_)
         | Command::Tap(_)
+        | Command::Top
         | Command::Doctor(..)
         | Command::Debug(Some(_)) => false,
     }

@@ -1,0 +1,263 @@
+//! Asks the instance, on a thread of its own: keys work while it does not answer.
+//!
+//! Knows: which commands a look is made of, an instance that goes away or is succeeded. Never: the screen, keys.
+//! Source: docs/json.md; docs/control.md, "The protocol".
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use super::facts::{AnswerFacts, ServiceFacts, TableFacts, read_answer};
+use super::looked::TopLook;
+use super::news::{NewsTeller, TopNews};
+use crate::control::client::{AskError, Client};
+use crate::control::find::{self, Wanted};
+use crate::control::render::HANDED_OVER;
+
+/// Of so many services beside the one that is shown, the tables are looked at as well.
+const OTHERS: usize = 15;
+/// So many channels they may have together.
+const CHANNELS_OF_OTHERS: u64 = 1_000;
+/// So many events are asked for.
+const EVENTS: usize = 200;
+/// A longer answer is none.
+const LONGEST: usize = 256 << 20;
+/// What 3.57 says first when there is no instance.
+const NO_MASTER: &str = "no master process, exiting.";
+
+/// What is to be looked at.
+#[derive(Debug, Clone)]
+pub(super) struct LookWanted {
+    /// `None`: the service that a session begins with.
+    pub(super) service: Option<String>,
+    pub(super) sessions: bool,
+}
+
+enum TopQuestion {
+    Look(LookWanted),
+    /// A line of commands.
+    Order(String),
+}
+
+/// The thread that asks. It ends when this is dropped, also if it waits for an answer.
+pub(super) struct Asker {
+    questions: Sender<TopQuestion>,
+    session: Arc<Mutex<Option<UnixStream>>>,
+}
+
+impl Asker {
+    /// Begins with this session.
+    pub(super) fn start(client: Client, wanted: &Wanted, teller: NewsTeller) -> std::io::Result<Self> {
+        let (questions, asked) = channel();
+        let session = Arc::new(Mutex::new(client.socket().ok()));
+        let mut asking = Asking {
+            client: Some(client),
+            wanted: wanted.clone(),
+            first: None,
+            session: Arc::clone(&session),
+        };
+        let work = move || {
+            for question in asked {
+                let begun = Instant::now();
+                teller.tell(match question {
+                    TopQuestion::Look(wanted) => match asking.look_or_again(&wanted) {
+                        Ok(look) => TopNews::Look(Box::new(look), begun.elapsed()),
+                        Err(why) => TopNews::NoLook(why),
+                    },
+                    TopQuestion::Order(line) => {
+                        let (text, code) = asking.order(&line);
+                        TopNews::Answer(text, code)
+                    }
+                });
+            }
+        };
+        thread::Builder::new().name("asker".into()).spawn(work)?;
+        Ok(Self { questions, session })
+    }
+
+    pub(super) fn look(&self, wanted: LookWanted) {
+        // The thread lives as long as we do.
+        let _ = self.questions.send(TopQuestion::Look(wanted));
+    }
+
+    pub(super) fn order(&self, line: &str) {
+        let _ = self.questions.send(TopQuestion::Order(line.to_owned()));
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        if let Some(socket) = &*self.session.lock().unwrap_or_else(PoisonError::into_inner) {
+            // It may be shut down already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+struct Asking {
+    client: Option<Client>,
+    wanted: Wanted,
+    /// What the session's first service was called.
+    first: Option<String>,
+    session: Arc<Mutex<Option<UnixStream>>>,
+}
+
+/// Why there is no look.
+enum NoLook {
+    /// Another process may answer.
+    Gone,
+    Why(String),
+}
+
+impl Asking {
+    /// What goes away while it is asked may have a successor.
+    fn look_or_again(&mut self, wanted: &LookWanted) -> Result<TopLook, String> {
+        let mut last = String::new();
+        for _ in 0..2 {
+            match self.look(wanted) {
+                Ok(look) => return Ok(look),
+                Err(NoLook::Why(why)) => {
+                    self.client = None;
+                    return Err(why);
+                }
+                Err(NoLook::Gone) => {
+                    self.client = None;
+                    "the instance has gone".clone_into(&mut last);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn client(&mut self) -> Result<&mut Client, String> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let client =
+                    find::find(&self.wanted, false).map_err(|error| without_formula(&error.to_string()))?;
+                *self.session.lock().unwrap_or_else(PoisonError::into_inner) = client.socket().ok();
+                client
+            }
+        };
+        if let Some(service) = client.service() {
+            self.first = Some(service.to_owned());
+        }
+        Ok(self.client.insert(client))
+    }
+
+    fn look(&mut self, wanted: &LookWanted) -> Result<TopLook, NoLook> {
+        let first = |asking: &Self| asking.first.clone();
+        let client = self.client().map_err(NoLook::Why)?;
+        let mut look = TopLook::default();
+        for answer in ask(client, "services json")? {
+            if let AnswerFacts::Services(one) = answer {
+                (look.taken_at, look.process, look.services) = (one.taken_at, one.process, one.services);
+            }
+        }
+        let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).collect();
+        let is_there = |label: &String| labels.contains(label);
+        let shown = wanted.service.clone().filter(is_there);
+        let shown = shown.or_else(|| first(self).filter(is_there)).or_else(|| labels.first().cloned());
+        let Some(shown) = shown else { return Err(NoLook::Why("it has no service".into())) };
+        let client = self.client().map_err(NoLook::Why)?;
+        let are_several = labels.len() > 1;
+        let more = if wanted.sessions { "; sessions json" } else { "" };
+        let line = format!("status json{more}; events {EVENTS} json");
+        let line = if are_several { format!("use {shown}; {line}") } else { line };
+        let mut table = None;
+        for answer in ask(client, &line)? {
+            match answer {
+                AnswerFacts::Table(one) => table = Some(*one),
+                AnswerFacts::Sessions(list) => look.sessions = Some(list),
+                AnswerFacts::Events(list) => look.events = Some(list),
+                AnswerFacts::Failure(why) => return Err(NoLook::Why(why)),
+                AnswerFacts::Services(_) => {}
+            }
+        }
+        let Some(table) = table else { return Err(NoLook::Why("its answer makes no sense".into())) };
+        look.tables.push((shown.clone(), table));
+        let others = look.services.iter().filter(|one| one.is_serving() && one.label() != shown);
+        let channels: u64 = others.clone().map(|one| one.channels).sum();
+        if channels <= CHANNELS_OF_OTHERS {
+            let others: Vec<String> = others.take(OTHERS).map(ServiceFacts::label).collect();
+            for label in others {
+                if let Some(table) = other_table(client, &label)? {
+                    look.tables.push((label, table));
+                }
+            }
+        }
+        Ok(look)
+    }
+
+    /// What is answered to a command, and its exit code.
+    fn order(&mut self, line: &str) -> (String, u8) {
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(why) => return (format!("nothing was sent: {why}"), 69),
+        };
+        let mut text = String::new();
+        match client.ask(line.as_bytes(), |line| text.push_str(line)) {
+            Ok(status) => {
+                if status.end {
+                    self.client = None;
+                }
+                // That the service is the one that was named is said in any case.
+                let told: Vec<&str> =
+                    text.lines().filter(|line| !line.starts_with("using service ")).collect();
+                (without_formula(&told.join("\n")), status.code)
+            }
+            Err(error) => {
+                self.client = None;
+                let why = match error {
+                    AskError::Unheard => "the instance has gone; the command was not carried out".into(),
+                    AskError::Gone => {
+                        "the instance has gone; whether the command was carried out is not known".into()
+                    }
+                    AskError::Closed(_) | AskError::Garbled(_) => error.to_string(),
+                };
+                (why, 69)
+            }
+        }
+    }
+}
+
+/// Of a service that is not shown. `None`: it has just gone.
+fn other_table(client: &mut Client, label: &str) -> Result<Option<TableFacts>, NoLook> {
+    let answers = ask(client, &format!("use {label}; status json"))?;
+    Ok(answers.into_iter().find_map(|one| match one {
+        AnswerFacts::Table(table) => Some(*table),
+        _ => None,
+    }))
+}
+
+/// All answers in JSON to a line of commands.
+fn ask(client: &mut Client, line: &str) -> Result<Vec<AnswerFacts>, NoLook> {
+    let mut text = String::new();
+    let mut is_too_long = false;
+    let asked = client.ask_at_once(line.as_bytes(), |part| {
+        is_too_long |= text.len() + part.len() > LONGEST;
+        if !is_too_long {
+            text.push_str(part);
+        }
+    });
+    match asked {
+        _ if is_too_long => Err(NoLook::Why("its answer is too long".into())),
+        Ok(status) if status.end || status.code == HANDED_OVER => Err(NoLook::Gone),
+        Ok(_) => Ok(text.lines().filter_map(read_answer).collect()),
+        Err(AskError::Gone | AskError::Unheard) => Err(NoLook::Gone),
+        Err(error @ (AskError::Closed(_) | AskError::Garbled(_))) => Err(NoLook::Why(error.to_string())),
+    }
+}
+
+/// Without what was said first for 3.57's sake, if more is said.
+fn without_formula(text: &str) -> String {
+    let text = text.trim_end();
+    match text.strip_prefix(NO_MASTER).map(str::trim_start) {
+        Some("") => "no instance has this port or name".to_owned(),
+        Some(more) => more.strip_prefix("balance: ").unwrap_or(more).to_owned(),
+        None => text.strip_prefix("balance: ").unwrap_or(text).to_owned(),
+    }
+}

@@ -1,0 +1,220 @@
+//! Bytes of a terminal become keys.
+//!
+//! Knows: escape sequences of keys, pastes. Never: what a key does, the terminal.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+/// What was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TopKey {
+    Char(char),
+    /// With the letter in lower case.
+    Ctrl(char),
+    Up,
+    Down,
+    Left,
+    Right,
+    PageUp,
+    PageDown,
+    Home,
+    End,
+    Tab,
+    BackTab,
+    Enter,
+    Esc,
+    Backspace,
+    /// One that has no meaning here.
+    Other,
+}
+
+/// A sequence that is longer is none.
+const LONGEST: usize = 32;
+const PASTE: &[u8] = b"\x1b[200~";
+const PASTED: &[u8] = b"\x1b[201~";
+
+/// Makes keys of bytes, in whatever pieces they come.
+#[derive(Debug, Default)]
+pub(super) struct KeyReader {
+    pending: Vec<u8>,
+    /// Inside of what was pasted: it is no key, so that no `y` of it confirms anything.
+    is_pasting: bool,
+}
+
+impl KeyReader {
+    /// The keys that these bytes end.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<TopKey> {
+        self.pending.extend_from_slice(bytes);
+        let mut keys = Vec::new();
+        while let Some((key, used)) = self.next() {
+            self.pending.drain(..used);
+            keys.extend(key);
+        }
+        keys
+    }
+
+    /// Is there the beginning of a sequence? It may be the Esc key.
+    pub(super) fn is_inside(&self) -> bool {
+        !self.is_pasting && self.pending.first() == Some(&0x1b)
+    }
+
+    /// Nothing came after it.
+    pub(super) fn is_late(&mut self) -> Option<TopKey> {
+        let is_escape = self.is_inside();
+        if is_escape {
+            self.pending.clear();
+        }
+        is_escape.then_some(TopKey::Esc)
+    }
+
+    /// The next key, if it is one, and how many bytes it has. `None`: more bytes are needed.
+    fn next(&mut self) -> Option<(Option<TopKey>, usize)> {
+        if self.is_pasting {
+            return self.pasted();
+        }
+        let (&first, rest) = self.pending.split_first()?;
+        match first {
+            0x1b => self.escape(),
+            b'\r' | b'\n' => Some((Some(TopKey::Enter), 1)),
+            b'\t' => Some((Some(TopKey::Tab), 1)),
+            0x7f | 0x08 => Some((Some(TopKey::Backspace), 1)),
+            1..=26 => Some((Some(TopKey::Ctrl(char::from(first + b'a' - 1))), 1)),
+            0..=31 => Some((Some(TopKey::Other), 1)),
+            32..=126 => Some((Some(TopKey::Char(char::from(first))), 1)),
+            _ => {
+                let length = match first {
+                    0xc2..=0xdf => 2,
+                    0xe0..=0xef => 3,
+                    0xf0..=0xf4 => 4,
+                    _ => return Some((None, 1)),
+                };
+                let is_more = |byte: &u8| (0x80..0xc0).contains(byte);
+                let there = rest.iter().take(length - 1).take_while(|byte| is_more(byte)).count();
+                if there < length - 1 {
+                    // A byte that does not belong to it ends it.
+                    return (rest.len() > there).then_some((None, 1 + there));
+                }
+                let c =
+                    std::str::from_utf8(&self.pending[..length]).ok().and_then(|text| text.chars().next());
+                Some((c.filter(|c| !c.is_control()).map(TopKey::Char), length))
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Option<(Option<TopKey>, usize)> {
+        let body = &self.pending[1..];
+        match body.first()? {
+            b'O' => {
+                let last = *body.get(1)?;
+                Some((Some(named(last, b"")), 3))
+            }
+            b'[' => {
+                if self.pending.starts_with(PASTE) {
+                    self.is_pasting = true;
+                    return Some((None, PASTE.len()));
+                }
+                // The Linux console's function keys have one more letter.
+                if body.get(1) == Some(&b'[') {
+                    return body.get(2).map(|_| (Some(TopKey::Other), 4));
+                }
+                let is_last = |byte: &u8| (0x40..=0x7e).contains(byte);
+                let Some(end) = body[1..].iter().position(is_last) else {
+                    return (body.len() > LONGEST).then_some((None, self.pending.len()));
+                };
+                let last = body[1 + end];
+                let key = named(last, &body[1..=end]);
+                Some((Some(key), 1 + 1 + end + 1))
+            }
+            // Esc, and then a key that was typed at once.
+            _ => Some((Some(TopKey::Esc), 1)),
+        }
+    }
+
+    /// Leaves out what was pasted.
+    fn pasted(&mut self) -> Option<(Option<TopKey>, usize)> {
+        let end = self.pending.windows(PASTED.len()).position(|part| part == PASTED);
+        match end {
+            Some(at) => {
+                self.is_pasting = false;
+                Some((None, at + PASTED.len()))
+            }
+            None => {
+                let kept = self.pending.len().min(PASTED.len() - 1);
+                let gone = self.pending.len() - kept;
+                (gone > 0).then_some((None, gone))
+            }
+        }
+    }
+}
+
+/// The key of a sequence that ends with this byte.
+fn named(last: u8, arguments: &[u8]) -> TopKey {
+    match (last, arguments) {
+        (b'A', _) => TopKey::Up,
+        (b'B', _) => TopKey::Down,
+        (b'C', _) => TopKey::Right,
+        (b'D', _) => TopKey::Left,
+        (b'H', _) | (b'~', b"1" | b"7") => TopKey::Home,
+        (b'F', _) | (b'~', b"4" | b"8") => TopKey::End,
+        (b'~', b"5") => TopKey::PageUp,
+        (b'~', b"6") => TopKey::PageDown,
+        (b'Z', _) => TopKey::BackTab,
+        (b'M', b"") => TopKey::Enter,
+        _ => TopKey::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_at_once(bytes: &[u8]) -> Vec<TopKey> {
+        KeyReader::default().take(bytes)
+    }
+
+    #[test]
+    fn keys_are_what_terminals_send() {
+        use TopKey::{BackTab, Backspace, Char, Ctrl, Down, End, Enter, Esc, Home, Other, PageUp, Tab, Up};
+        for (bytes, keys) in [
+            (&b"aZ/"[..], &[Char('a'), Char('Z'), Char('/')][..]),
+            (b"\x1b[A\x1bOB\x1b[1;5A", &[Up, Down, Up]),
+            (b"\x1b[H\x1b[1~\x1bOF\x1b[4~\x1b[5~", &[Home, Home, End, End, PageUp]),
+            (b"\t\x1b[Z\r\n\x7f\x08", &[Tab, BackTab, Enter, Enter, Backspace, Backspace]),
+            (b"\x03\x1a\x0c\0", &[Ctrl('c'), Ctrl('z'), Ctrl('l'), Other]),
+            (b"\x1bq", &[Esc, Char('q')]),
+            (b"\x1b[[A\x1b[15~\x1bOP", &[Other, Other, Other]),
+            ("\u{e9}\u{20ac}\u{1f600}".as_bytes(), &[Char('\u{e9}'), Char('\u{20ac}'), Char('\u{1f600}')]),
+            (b"\xff\xc3(\xc2\x9b", &[Char('(')]),
+            (b"\x1b[200~dy\x1b[A\r\x1b[201~x", &[Char('x')]),
+        ] {
+            assert_eq!(all_at_once(bytes), keys, "{bytes:?}");
+            let mut reader = KeyReader::default();
+            let bit_by_bit: Vec<TopKey> = bytes.iter().flat_map(|byte| reader.take(&[*byte])).collect();
+            assert_eq!(bit_by_bit, keys, "{bytes:?}");
+            assert!(!reader.is_inside());
+        }
+    }
+
+    #[test]
+    fn an_escape_with_nothing_behind_it_is_a_key() {
+        let mut reader = KeyReader::default();
+        assert_eq!((reader.take(b"\x1b"), reader.is_inside()), (vec![], true));
+        assert_eq!((reader.is_late(), reader.is_late()), (Some(TopKey::Esc), None));
+        assert_eq!(reader.take(b"\x1b["), []);
+        assert_eq!(reader.is_late(), Some(TopKey::Esc));
+        // A paste takes as long as it takes.
+        assert_eq!(reader.take(b"\x1b[200~y"), []);
+        assert_eq!((reader.is_inside(), reader.is_late()), (false, None));
+    }
+
+    #[test]
+    fn no_bytes_are_kept_for_ever() {
+        let mut reader = KeyReader::default();
+        reader.take(b"\x1b[");
+        for _ in 0..100 {
+            reader.take(b"1234567890");
+        }
+        assert!(reader.pending.len() < 2 * LONGEST, "{}", reader.pending.len());
+        reader.take(b"a\x1b[200~");
+        reader.take(&[b'y'; 5_000]);
+        assert!(reader.pending.len() < PASTED.len());
+    }
+}

@@ -1,0 +1,345 @@
+//! What was seen at the last look, and what is shown of it: services, channels, sessions, events, filtered and sorted.
+//!
+//! Knows: columns that can be sorted by, what the filter is looked for in. Never: sockets, where anything stands on the screen.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::facts::{
+    ChannelFacts, EventFacts, GroupFacts, InstanceFacts, ServiceFacts, SessionFacts, Shown, TableFacts,
+};
+use super::samples::{ChannelAt, SampledInstance, SeenRates};
+
+/// One look at an instance.
+#[derive(Debug, Default)]
+pub(super) struct TopLook {
+    pub(super) taken_at: Shown,
+    pub(super) process: InstanceFacts,
+    pub(super) services: Vec<ServiceFacts>,
+    /// What `use` calls the service that was asked for, and its table; first the one that is shown.
+    pub(super) tables: Vec<(String, TableFacts)>,
+    /// `None`: they were not asked for.
+    pub(super) sessions: Option<Vec<SessionFacts>>,
+    pub(super) events: Option<Vec<EventFacts>>,
+}
+
+/// All looks so far.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) last: TopLook,
+    pub(super) samples: SampledInstance,
+    /// When the last one was taken, a time of ours. `None`: there was none.
+    pub(super) at: Option<Duration>,
+    /// Since when there was no answer, and why.
+    pub(super) trouble: Option<(Duration, String)>,
+}
+
+impl Looked {
+    /// One more. `at` is a time of ours.
+    pub(super) fn take(&mut self, at: Duration, mut look: TopLook) {
+        for (label, table) in &look.tables {
+            self.samples.take(at, label, table);
+        }
+        let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).collect();
+        self.samples.keep(&labels);
+        let is_other = self.label() != look.tables.first().map(|(label, _)| label.as_str());
+        if is_other {
+            self.samples.forget_sessions();
+        }
+        match &look.sessions {
+            Some(list) => self.samples.take_sessions(at, list),
+            // What was seen before is better than nothing.
+            None if !is_other => look.sessions = self.last.sessions.take(),
+            None => {}
+        }
+        if look.events.is_none() && !is_other {
+            look.events = self.last.events.take();
+        }
+        self.last = look;
+        (self.at, self.trouble) = (Some(at), None);
+    }
+
+    /// It did not answer.
+    pub(super) fn fails(&mut self, at: Duration, why: String) {
+        let since = self.trouble.as_ref().map_or_else(|| self.at.unwrap_or(at), |(since, _)| *since);
+        self.trouble = Some((since, why));
+    }
+
+    /// The service that is shown.
+    pub(super) fn label(&self) -> Option<&str> {
+        self.last.tables.first().map(|(label, _)| label.as_str())
+    }
+
+    pub(super) fn table(&self) -> Option<&TableFacts> {
+        self.last.tables.first().map(|(_, table)| table)
+    }
+
+    /// What the services are called that can be chosen.
+    pub(super) fn labels(&self) -> Vec<String> {
+        let mut labels: Vec<String> = Vec::new();
+        for label in self.last.services.iter().map(ServiceFacts::label) {
+            if !labels.contains(&label) {
+                labels.push(label);
+            }
+        }
+        labels
+    }
+
+    /// What all channels of a service do now.
+    pub(super) fn service_rates(&self, label: &str) -> Option<SeenRates> {
+        self.samples.of(label)?.all()
+    }
+}
+
+/// A channel of the service that is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChannelRow<'a> {
+    pub(super) group: &'a GroupFacts,
+    pub(super) channel: &'a ChannelFacts,
+    pub(super) rates: Option<SeenRates>,
+}
+
+impl ChannelRow<'_> {
+    pub(super) fn at(&self) -> ChannelAt {
+        (self.group.group, self.channel.channel)
+    }
+
+    /// `0/12`
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.group.group, self.channel.channel)
+    }
+}
+
+/// A connection of the service that is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SessionRow<'a> {
+    pub(super) session: &'a SessionFacts,
+    pub(super) rates: Option<SeenRates>,
+}
+
+impl SessionRow<'_> {
+    /// `0/12`, or `-`.
+    pub(super) fn channel(&self) -> String {
+        match (self.session.group, self.session.channel) {
+            (Some(group), Some(channel)) => format!("{group}/{channel}"),
+            _ => "-".into(),
+        }
+    }
+}
+
+/// How a table is sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SortOrder<C> {
+    pub(super) column: C,
+    pub(super) is_reversed: bool,
+}
+
+/// What channels are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChannelOrder {
+    Number,
+    Address,
+    State,
+    Load,
+    Failed,
+    Conns,
+    Sent,
+    Rcvd,
+    P50,
+}
+
+/// What connections are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionOrder {
+    Id,
+    Client,
+    Channel,
+    Age,
+    Idle,
+    SentRate,
+    RcvdRate,
+    Sent,
+    Rcvd,
+}
+
+impl ChannelOrder {
+    /// From left to right.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Number,
+        Self::Address,
+        Self::State,
+        Self::Load,
+        Self::Failed,
+        Self::Conns,
+        Self::Sent,
+        Self::Rcvd,
+        Self::P50,
+    ];
+
+    /// As the head of its column says it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Number => "chan",
+            Self::Address => "address",
+            Self::State => "state",
+            Self::Load => "c/maxc",
+            Self::Conns => "conn/s",
+            Self::Sent => "sent/s",
+            Self::Rcvd => "rcvd/s",
+            Self::P50 => "p50",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn compare(self, one: &ChannelRow<'_>, other: &ChannelRow<'_>) -> Ordering {
+        let (a, b) = (one.channel, other.channel);
+        let rate = |of: fn(SeenRates) -> f64| {
+            let rate = |row: &ChannelRow<'_>| row.rates.map_or(-1.0, of);
+            rate(other).total_cmp(&rate(one))
+        };
+        match self {
+            Self::Number => one.at().cmp(&other.at()),
+            Self::Address => a.address.cmp(&b.address),
+            Self::State => badness(a).cmp(&badness(b)).reverse(),
+            Self::Load => b.c.cmp(&a.c),
+            Self::Conns => rate(|rates| rates.conns),
+            Self::Sent => rate(|rates| rates.sent),
+            Self::Rcvd => rate(|rates| rates.rcvd),
+            Self::P50 => {
+                let time = |one: &ChannelFacts| one.connect_p50_seconds.unwrap_or(-1.0);
+                time(b).total_cmp(&time(a))
+            }
+            Self::Failed => b.failed.cmp(&a.failed),
+        }
+    }
+}
+
+/// How much somebody should look at it.
+fn badness(channel: &ChannelFacts) -> u8 {
+    match channel.health.as_str() {
+        "down" | "ejected" if channel.is_enabled() => 5,
+        _ if channel.failing.is_some() => 4,
+        _ if channel.is_enabled() && channel.paused => 3,
+        "ramp" | "untried" if channel.is_enabled() => 2,
+        _ if channel.is_enabled() => 0,
+        _ => 1,
+    }
+}
+
+impl SessionOrder {
+    /// From left to right.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Id,
+        Self::Client,
+        Self::Channel,
+        Self::Age,
+        Self::Idle,
+        Self::SentRate,
+        Self::RcvdRate,
+        Self::Sent,
+        Self::Rcvd,
+    ];
+
+    /// As the head of its column says it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Client => "client",
+            Self::Channel => "chan",
+            Self::Age => "age",
+            Self::Idle => "idle",
+            Self::SentRate => "sent/s",
+            Self::RcvdRate => "rcvd/s",
+            Self::Sent => "sent",
+            Self::Rcvd => "rcvd",
+        }
+    }
+
+    fn compare(self, one: &SessionRow<'_>, other: &SessionRow<'_>) -> Ordering {
+        let (a, b) = (one.session, other.session);
+        let rate = |of: fn(SeenRates) -> f64| {
+            let rate = |row: &SessionRow<'_>| row.rates.map_or(-1.0, of);
+            rate(other).total_cmp(&rate(one))
+        };
+        match self {
+            Self::Id => a.id.cmp(&b.id),
+            Self::Client => a.client.cmp(&b.client),
+            Self::Channel => (a.group, a.channel).cmp(&(b.group, b.channel)),
+            Self::Age => b.age_seconds.total_cmp(&a.age_seconds),
+            Self::Idle => b.idle_seconds.total_cmp(&a.idle_seconds),
+            Self::SentRate => rate(|rates| rates.sent),
+            Self::RcvdRate => rate(|rates| rates.rcvd),
+            Self::Sent => b.sent_bytes.cmp(&a.sent_bytes),
+            Self::Rcvd => b.rcvd_bytes.cmp(&a.rcvd_bytes),
+        }
+    }
+}
+
+impl Looked {
+    /// The channels that have the filter's text, sorted.
+    pub(super) fn channels(&self, filter: &str, order: SortOrder<ChannelOrder>) -> Vec<ChannelRow<'_>> {
+        let samples = self.label().and_then(|label| self.samples.of(label));
+        let filter = Filter::new(filter);
+        let groups = self.table().into_iter().flat_map(|table| &table.groups);
+        let rows = groups.flat_map(|group| {
+            group.channels.iter().map(move |channel| ChannelRow { group, channel, rates: None })
+        });
+        let mut rows: Vec<ChannelRow<'_>> = rows
+            .filter(|row| {
+                let ChannelFacts { address, state, host, .. } = row.channel;
+                let host = host.as_ref().map_or("", Shown::as_str);
+                filter.finds(&[&row.name(), address.as_str(), state.as_str(), host])
+                    || filter.finds(&[
+                        &row.channel.health_word(),
+                        &row.channel.word(),
+                        &row.channel.why_word(),
+                    ])
+            })
+            .map(|row| ChannelRow { rates: samples.and_then(|one| one.channel(row.at())), ..row })
+            .collect();
+        sort(&mut rows, order.is_reversed, |a, b| order.column.compare(a, b).then(a.at().cmp(&b.at())));
+        rows
+    }
+
+    /// The connections that have the filter's text, sorted.
+    pub(super) fn sessions(&self, filter: &str, order: SortOrder<SessionOrder>) -> Vec<SessionRow<'_>> {
+        let filter = Filter::new(filter);
+        let rows = self.last.sessions.iter().flatten();
+        let rows = rows.map(|session| SessionRow { session, rates: self.samples.of_session(session.id) });
+        let mut rows: Vec<SessionRow<'_>> = rows
+            .filter(|row| {
+                let client = row.session.client.as_ref().map_or("-", Shown::as_str);
+                filter.finds(&[&row.session.id.to_string(), client, &row.channel(), &row.session.state()])
+            })
+            .collect();
+        sort(&mut rows, order.is_reversed, |a, b| {
+            order.column.compare(a, b).then(a.session.id.cmp(&b.session.id))
+        });
+        rows
+    }
+
+    /// The events that have the filter's text, the newest first.
+    pub(super) fn events(&self, filter: &str) -> Vec<&EventFacts> {
+        let filter = Filter::new(filter);
+        let all = self.last.events.iter().flatten().rev();
+        all.filter(|one| filter.finds(&[one.at.as_str(), one.level.as_str(), one.line.as_str()])).collect()
+    }
+}
+
+fn sort<T>(rows: &mut [T], is_reversed: bool, compare: impl Fn(&T, &T) -> Ordering) {
+    rows.sort_by(|a, b| if is_reversed { compare(b, a) } else { compare(a, b) });
+}
+
+/// Capital or not makes no difference.
+struct Filter(String);
+
+impl Filter {
+    fn new(text: &str) -> Self {
+        Self(text.to_lowercase())
+    }
+
+    fn finds(&self, texts: &[&str]) -> bool {
+        self.0.is_empty() || texts.iter().any(|text| text.to_lowercase().contains(&self.0))
+    }
+}

@@ -1,0 +1,236 @@
+//! Text, bars and lines on a grid of cells, in colours or without.
+//!
+//! Knows: colours, which characters a terminal can show, what is cut off. Never: what it means, the terminal.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use ratatui_core::buffer::Buffer;
+use ratatui_core::layout::Rect;
+use ratatui_core::style::{Color, Modifier, Style};
+use ratatui_core::text::Span;
+
+/// What a terminal can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TerminalPowers {
+    pub(super) has_color: bool,
+    pub(super) has_unicode: bool,
+}
+
+/// How a text is to look. Words never depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ink {
+    Plain,
+    Head,
+    Dim,
+    Good,
+    Warn,
+    Bad,
+    Bars,
+    /// What the table is sorted by.
+    Sorted,
+    /// A line that has to be seen.
+    Alarm,
+}
+
+/// Where a text stands in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextSide {
+    Left,
+    Right,
+}
+
+/// Eighths of a cell, from the bottom.
+const BLOCKS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+/// The same for terminals that have nothing but ASCII.
+const ASCII: [&str; 9] = [" ", "_", ".", "-", "-", "=", "=", "#", "#"];
+
+/// A grid that is painted on.
+pub(super) struct Canvas<'a> {
+    pub(super) cells: &'a mut Buffer,
+    pub(super) powers: TerminalPowers,
+}
+
+impl Canvas<'_> {
+    pub(super) fn style(&self, ink: Ink) -> Style {
+        let color = |color: Color| match self.powers.has_color {
+            true => Style::new().fg(color),
+            false => Style::new(),
+        };
+        let bold = Modifier::BOLD;
+        match ink {
+            Ink::Plain => Style::new(),
+            Ink::Head => Style::new().add_modifier(bold),
+            Ink::Dim => Style::new().add_modifier(Modifier::DIM),
+            Ink::Good => color(Color::Green),
+            Ink::Warn => color(Color::Yellow),
+            Ink::Bad => color(Color::Red).add_modifier(bold),
+            Ink::Bars => color(Color::Cyan),
+            Ink::Sorted => Style::new().add_modifier(bold.union(Modifier::UNDERLINED)),
+            Ink::Alarm => color(Color::Red).add_modifier(bold.union(Modifier::REVERSED)),
+        }
+    }
+
+    /// Writes a text into this place, on its first line; what does not fit is cut off and marked.
+    pub(super) fn put(&mut self, place: Rect, text: &str, ink: Ink, side: TextSide) {
+        let place = place.intersection(self.cells.area);
+        if place.is_empty() {
+            return;
+        }
+        let style = self.style(ink);
+        let width = width_of(text);
+        let room = usize::from(place.width);
+        if width <= room {
+            let blank = if side == TextSide::Right { place.width - width as u16 } else { 0 };
+            self.cells.set_stringn(place.x + blank, place.y, text, room, style);
+            return;
+        }
+        let mark = if self.powers.has_unicode { "…" } else { "~" };
+        let (end, _) = self.cells.set_stringn(place.x, place.y, text, room - 1, style);
+        self.cells.set_stringn(end, place.y, mark, 1, style);
+    }
+
+    /// Writes parts one after the other; the place that is left.
+    pub(super) fn run<'t>(&mut self, place: Rect, parts: impl IntoIterator<Item = (&'t str, Ink)>) -> Rect {
+        let mut rest = place;
+        for (text, ink) in parts {
+            self.put(rest, text, ink, TextSide::Left);
+            let used = (width_of(text)).min(usize::from(rest.width)) as u16;
+            rest = Rect { x: rest.x + used, width: rest.width - used, ..rest };
+        }
+        rest
+    }
+
+    /// A line across, with texts in it.
+    pub(super) fn rule(&mut self, place: Rect, texts: &[String]) {
+        let stroke = if self.powers.has_unicode { "─" } else { "-" };
+        let dim = self.style(Ink::Dim);
+        for x in place.left()..place.right() {
+            self.cells.set_stringn(x, place.y, stroke, 1, dim);
+        }
+        let mut rest = place;
+        for text in texts {
+            let inside = Rect { x: rest.x.saturating_add(2), width: rest.width.saturating_sub(4), ..rest };
+            let used = width_of(text) as u16 + 2;
+            if inside.width < used {
+                break;
+            }
+            let inside = Rect { width: used, ..inside };
+            self.put(inside, &format!(" {text} "), Ink::Plain, TextSide::Left);
+            rest = Rect { x: inside.right(), width: rest.right().saturating_sub(inside.right()), ..rest };
+        }
+    }
+
+    /// Bars from the bottom of the place up, one column each, the last at the right; `most` is as high as the place.
+    pub(super) fn bars(&mut self, place: Rect, values: &[Option<f32>], most: f32) {
+        let blocks = if self.powers.has_unicode { BLOCKS } else { ASCII };
+        let style = self.style(Ink::Bars);
+        let left_out = values.len().saturating_sub(usize::from(place.width));
+        let indent = usize::from(place.width).saturating_sub(values.len()) as u16;
+        for (value, column) in values.iter().skip(left_out).zip(place.columns().skip(usize::from(indent))) {
+            let share = value.filter(|value| *value > 0.0 && most > 0.0).map_or(0.0, |value| value / most);
+            let full = f32::from(place.height) * 8.0;
+            // Little is not nothing.
+            let eighths = if share > 0.0 { (share * full).round().clamp(1.0, full) as usize } else { 0 };
+            for (height, cell) in column.rows().rev().enumerate() {
+                let part = eighths.saturating_sub(height * 8).min(8);
+                if part > 0 {
+                    self.cells.set_stringn(cell.x, cell.y, blocks[part], 1, style);
+                }
+            }
+        }
+    }
+
+    /// The whole line looks as if it were selected.
+    pub(super) fn select(&mut self, line: Rect) {
+        self.cells.set_style(line, Style::new().add_modifier(Modifier::REVERSED));
+    }
+
+    /// A box on top of everything, with these lines; the first is its title.
+    pub(super) fn popup(&mut self, area: Rect, lines: &[(String, Ink)]) {
+        let inner = usize::from(area.width.saturating_sub(4)).min(72);
+        let parts: Vec<(String, Ink)> = lines
+            .iter()
+            .flat_map(|(text, ink)| wrapped(text, inner).into_iter().map(|line| (line, *ink)))
+            .collect();
+        let longest = parts.iter().map(|(line, _)| width_of(line)).max().unwrap_or(0);
+        let width = (longest.min(inner) as u16 + 4).min(area.width);
+        let height = (parts.len() as u16 + 2).min(area.height);
+        let x = area.x + (area.width - width) / 2;
+        let y = area.y + (area.height - height) / 2;
+        let place = Rect { x, y, width, height };
+        for row in place.rows() {
+            for cell in row.columns() {
+                self.cells[(cell.x, cell.y)].reset();
+            }
+        }
+        let [across, down, corners] = match self.powers.has_unicode {
+            true => ["─", "│", "┌┐└┘"],
+            false => ["-", "|", "++++"],
+        };
+        let corner = |number: usize| corners.chars().nth(number).map(String::from).unwrap_or_default();
+        let style = self.style(Ink::Head);
+        let edge = |top: bool| {
+            let middle = across.repeat(usize::from(width.saturating_sub(2)));
+            let [left, right] = if top { [0, 1] } else { [2, 3] };
+            format!("{}{middle}{}", corner(left), corner(right))
+        };
+        for (number, row) in place.rows().enumerate() {
+            let room = usize::from(row.width);
+            match number {
+                0 => drop(self.cells.set_stringn(row.x, row.y, edge(true), room, style)),
+                _ if number + 1 == usize::from(height) => {
+                    self.cells.set_stringn(row.x, row.y, edge(false), room, style);
+                }
+                _ => {
+                    self.cells.set_stringn(row.x, row.y, down, room, style);
+                    self.cells.set_stringn(row.right().saturating_sub(1), row.y, down, 1, style);
+                    if let Some((text, ink)) = parts.get(number - 1) {
+                        let inside = Rect { x: row.x + 2, width: row.width.saturating_sub(4), ..row };
+                        self.put(inside, text, *ink, TextSide::Left);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many columns a text takes.
+pub(super) fn width_of(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+/// Lines of at most so many columns, broken at blanks where there are any.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    if width == 0 {
+        return Vec::new();
+    }
+    for word in text.split(' ') {
+        let mut word = word;
+        loop {
+            let line = lines.last_mut().expect("there is always one");
+            let blank = usize::from(!line.is_empty());
+            if width_of(line) + blank + width_of(word) <= width {
+                if blank == 1 {
+                    line.push(' ');
+                }
+                line.push_str(word);
+                break;
+            }
+            if !line.is_empty() {
+                lines.push(String::new());
+                continue;
+            }
+            // A word that is longer than a line.
+            let cut = word
+                .char_indices()
+                .map(|(at, c)| at + c.len_utf8())
+                .take_while(|end| width_of(&word[..*end]) <= width)
+                .last()
+                .unwrap_or_else(|| word.chars().next().map_or(0, char::len_utf8));
+            line.push_str(&word[..cut]);
+            word = &word[cut..];
+            lines.push(String::new());
+        }
+    }
+    lines
+}

@@ -1,0 +1,501 @@
+//! Services, channels, sessions and events as lines of a table.
+//!
+//! Knows: columns and what stands in them. Never: sockets, the clock.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use ratatui_core::layout::Rect;
+
+use super::columns::{Column, ColumnPlan, fit};
+use super::facts::{ChannelFacts, EventFacts, ServiceFacts, Shown};
+use super::figures::{age_of, connect, count, known_rate};
+use super::looked::{ChannelOrder, ChannelRow, Looked, SessionOrder, SessionRow, SortOrder};
+use super::paint::{Canvas, Ink, TextSide, width_of};
+use super::samples::SampledTable;
+
+/// Bars show as much of the past.
+pub(super) const SPAN: Duration = Duration::from_secs(120);
+
+/// The lines that a table has, and which is selected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TableView {
+    /// Its place, the line of names included.
+    pub(super) area: Rect,
+    pub(super) selected: Option<usize>,
+    /// A time of ours.
+    pub(super) now: Duration,
+}
+
+impl TableView {
+    fn head(&self) -> Rect {
+        Rect { height: self.area.height.min(1), ..self.area }
+    }
+
+    /// So many lines have a place.
+    pub(super) fn room(&self) -> usize {
+        usize::from(self.area.height.saturating_sub(1))
+    }
+
+    /// The first row that is shown: what is selected is.
+    fn first(&self, count: usize) -> usize {
+        let room = self.room().max(1);
+        let selected = self.selected.unwrap_or(0);
+        // In the middle, as far as there is something on both sides.
+        selected.saturating_sub(room / 2).min(count.saturating_sub(room))
+    }
+
+    /// The numbers of the rows that are shown, and their lines.
+    fn lines(&self, count: usize) -> impl Iterator<Item = (usize, Rect)> + use<> {
+        let lines = self.area.rows().skip(1);
+        (self.first(count)..count).zip(lines)
+    }
+
+    fn mark(&self, canvas: &mut Canvas<'_>, number: usize, line: Rect) {
+        if self.selected == Some(number) {
+            canvas.put(line, ">", Ink::Head, TextSide::Left);
+            canvas.select(line);
+        }
+    }
+}
+
+fn heads<K: Copy>(canvas: &mut Canvas<'_>, line: Rect, columns: &[Column<K>], is_sorted: impl Fn(K) -> bool) {
+    for column in columns {
+        let ink = if is_sorted(column.kind) { Ink::Sorted } else { Ink::Head };
+        let place = column.cell(line);
+        let side = if column.side == TextSide::Right { TextSide::Right } else { TextSide::Left };
+        canvas.put(place, column.head, ink, side);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServiceCell {
+    Name,
+    Listen,
+    State,
+    Up,
+    Connections,
+    Queue,
+    Conns,
+    Sent,
+    Rcvd,
+    File,
+    Bars,
+}
+
+/// The services of the process, with the one that is shown marked.
+pub(super) fn services(canvas: &mut Canvas<'_>, view: &TableView, looked: &Looked) {
+    use ServiceCell::{Bars, Connections, Conns, File, Listen, Name, Queue, Rcvd, Sent, State, Up};
+    let all = &looked.last.services;
+    let longest = |of: &dyn Fn(&ServiceFacts) -> usize| all.iter().map(of).max().unwrap_or(0);
+    let listen = |one: &ServiceFacts| one.listen.iter().map(Shown::as_str).collect::<Vec<_>>().join(",");
+    let up = |one: &ServiceFacts| format!("{}/{}", one.channels_up, one.channels);
+    let name = longest(&|one| width_of(&one.label()));
+    // One without a name is called by where it listens.
+    let is_named = all.iter().any(|one| one.name.is_some());
+    let listens = if is_named { longest(&|one| width_of(&listen(one))) } else { 0 };
+    let plan = |kind, head: &'static str, side, least: usize, wish: usize, rank| ColumnPlan {
+        kind,
+        head,
+        side,
+        least: least.max(head.len()),
+        wish,
+        rank,
+    };
+    let mut plans = vec![
+        plan(Name, "service", TextSide::Left, name.min(15), name.min(40), 0),
+        plan(Listen, "listen", TextSide::Left, listens.min(15), listens.min(45), 8),
+        plan(State, "state", TextSide::Left, 8, 8, 1),
+        plan(Up, "up", TextSide::Right, longest(&|one| up(one).len()), 0, 2),
+        plan(Connections, "conns", TextSide::Right, 5, 6, 3),
+        plan(Queue, "queue", TextSide::Right, 5, 5, 7),
+        plan(Conns, "conn/s", TextSide::Right, 6, 6, 4),
+        plan(Sent, "sent/s", TextSide::Right, 6, 6, 5),
+        plan(Rcvd, "rcvd/s", TextSide::Right, 6, 6, 6),
+        plan(File, "file", TextSide::Left, 7, 7, 10),
+        plan(Bars, "last 2m", TextSide::Left, 7, 60, 9),
+    ];
+    plans.retain(|plan| is_named || plan.kind != Listen);
+    let columns = fit(&plans, view.area.width);
+    heads(canvas, view.head(), &columns, |_| false);
+    let shown = looked.label().map(str::to_owned);
+    let shown_at = all.iter().position(|one| Some(one.label()) == shown);
+    let view = TableView { selected: shown_at, ..*view };
+    for (number, line) in view.lines(all.len()) {
+        let Some(service) = all.get(number) else { continue };
+        let label = service.label();
+        let rates = looked.service_rates(&label).filter(|_| service.is_serving());
+        for column in &columns {
+            let place = column.cell(line);
+            let (text, ink) = match column.kind {
+                Name => (label.clone(), Ink::Head),
+                Listen => (listen(service), Ink::Plain),
+                State => (service.state().to_owned(), service_ink(service)),
+                Up => {
+                    let is_down = service.channels_up == 0;
+                    let some = service.channels_up < service.channels;
+                    let ink = if is_down {
+                        Ink::Bad
+                    } else if some {
+                        Ink::Warn
+                    } else {
+                        Ink::Good
+                    };
+                    (up(service), ink)
+                }
+                Connections => (count(service.connections, 6), Ink::Plain),
+                Queue => {
+                    let ink = if service.queue > 0 { Ink::Warn } else { Ink::Plain };
+                    (count(service.queue, 5), ink)
+                }
+                Conns => (known_rate(rates.map(|one| one.conns)), Ink::Plain),
+                Sent => (known_rate(rates.map(|one| one.sent)), Ink::Plain),
+                Rcvd => (known_rate(rates.map(|one| one.rcvd)), Ink::Plain),
+                File => (service.file.as_ref().map_or("-", Shown::as_str).to_owned(), Ink::Plain),
+                Bars => {
+                    if let Some(samples) = looked.samples.of(&label) {
+                        let values = samples.all_bars(view.now, SPAN, usize::from(place.width));
+                        canvas.bars(place, &values, highest(&values));
+                    }
+                    continue;
+                }
+            };
+            canvas.put(place, &text, ink, column.side);
+        }
+        if shown_at == Some(number) {
+            canvas.put(line, ">", Ink::Head, TextSide::Left);
+        }
+    }
+}
+
+pub(super) fn service_ink(service: &ServiceFacts) -> Ink {
+    match service.state() {
+        "serving" => Ink::Good,
+        _ => Ink::Warn,
+    }
+}
+
+/// The highest of these.
+pub(super) fn highest(values: &[Option<f32>]) -> f32 {
+    values.iter().flatten().fold(0.0, |most, one| one.max(most))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChannelCell {
+    Name,
+    Address,
+    Word,
+    State,
+    Health,
+    Since,
+    Weight,
+    Load,
+    Queue,
+    Failed,
+    Totalc,
+    Conns,
+    Sent,
+    Rcvd,
+    P50,
+    P99,
+    Bars,
+    Addrs,
+    Used,
+    Why,
+}
+
+impl ChannelCell {
+    fn order(self) -> Option<ChannelOrder> {
+        Some(match self {
+            Self::Name => ChannelOrder::Number,
+            Self::Address => ChannelOrder::Address,
+            Self::Word | Self::Health => ChannelOrder::State,
+            Self::Load => ChannelOrder::Load,
+            Self::Failed => ChannelOrder::Failed,
+            Self::Conns => ChannelOrder::Conns,
+            Self::Sent => ChannelOrder::Sent,
+            Self::Rcvd => ChannelOrder::Rcvd,
+            Self::P50 => ChannelOrder::P50,
+            _ => return None,
+        })
+    }
+}
+
+/// From so many columns on, there is room for more than what matters most.
+const WIDE: u16 = 120;
+
+fn channel_columns(rows: &[ChannelRow<'_>], width: u16) -> Vec<Column<ChannelCell>> {
+    use ChannelCell::{
+        Address, Addrs, Bars, Conns, Failed, Health, Load, Name, P50, P99, Queue, Rcvd, Sent, Since, State,
+        Totalc, Used, Weight, Why, Word,
+    };
+    let longest = |of: &dyn Fn(&ChannelRow<'_>) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let address = longest(&|row| width_of(row.channel.address.as_str())).clamp(11, 45);
+    let name = longest(&|row| row.name().len());
+    let load = longest(&|row| row.channel.load().len()).min(13);
+    let p50 = longest(&|row| connect(row.channel.connect_p50_seconds).len());
+    let used = longest(&|row| row.channel.used.as_ref().map_or(1, |used| width_of(used.as_str())));
+    let why = longest(&|row| width_of(&row.channel.why_word()));
+    let plan = |kind, head: &'static str, side, least: usize, wish: usize, rank| ColumnPlan {
+        kind,
+        head,
+        side,
+        least: least.max(head.len()),
+        wish: wish.max(head.len()),
+        rank,
+    };
+    let mut plans = vec![
+        plan(Name, "chan", TextSide::Left, name, name, 0),
+        plan(Address, "address", TextSide::Left, address.min(15), address, 1),
+        plan(Word, "state", TextSide::Left, 8, 8, 2),
+        plan(Load, "c/maxc", TextSide::Right, load, load, 3),
+        plan(Failed, "failed", TextSide::Right, 6, 6, 7),
+        plan(Conns, "conn/s", TextSide::Right, 6, 6, 4),
+        plan(Sent, "sent/s", TextSide::Right, 6, 6, 5),
+        plan(Rcvd, "rcvd/s", TextSide::Right, 6, 6, 6),
+        plan(P50, "p50", TextSide::Right, p50.max(5), p50, 8),
+        plan(Bars, "last 2m", TextSide::Left, 7, 40, 9),
+    ];
+    if width >= WIDE {
+        plans.retain(|plan| plan.kind != Word);
+        let at = |plans: &[ColumnPlan<ChannelCell>], kind| {
+            plans.iter().position(|plan| plan.kind == kind).map_or(plans.len(), |at| at + 1)
+        };
+        let more = [
+            (Address, plan(State, "state", TextSide::Left, 5, 5, 2)),
+            (State, plan(Health, "health", TextSide::Left, 8, 8, 2)),
+            (Health, plan(Since, "since", TextSide::Right, 7, 7, 13)),
+            (Since, plan(Weight, "weight", TextSide::Right, 6, 6, 10)),
+            (Load, plan(Queue, "queue", TextSide::Right, 5, 5, 11)),
+            (Queue, plan(Totalc, "totalc", TextSide::Right, 8, 8, 15)),
+            (P50, plan(P99, "p99", TextSide::Right, 7, 7, 14)),
+            (P99, plan(Addrs, "addrs", TextSide::Right, 5, 5, 16)),
+            (Addrs, plan(Used, "used", TextSide::Left, used.min(21), used.min(45), 18)),
+            (Bars, plan(Why, "why", TextSide::Left, 20, why.max(20), 12)),
+        ];
+        for (behind, plan) in more {
+            // One that is too narrow for a column has none of those behind it either.
+            let place = at(&plans, behind);
+            plans.insert(place, plan);
+        }
+    }
+    fit(&plans, width)
+}
+
+/// The channels of the service that is shown.
+pub(super) fn channels(
+    canvas: &mut Canvas<'_>,
+    view: &TableView,
+    rows: &[ChannelRow<'_>],
+    (order, samples): (SortOrder<ChannelOrder>, Option<&SampledTable>),
+) {
+    use ChannelCell::{
+        Address, Addrs, Bars, Conns, Failed, Health, Load, Name, P50, P99, Queue, Rcvd, Sent, Since, State,
+        Totalc, Used, Weight, Why, Word,
+    };
+    let columns = channel_columns(rows, view.area.width);
+    heads(canvas, view.head(), &columns, |kind| kind.order() == Some(order.column));
+    let width = columns
+        .iter()
+        .find(|column| column.kind == Bars)
+        .map_or(0, |column| usize::from(column.cell(view.area).width));
+    let bars = |row: &ChannelRow<'_>| samples.map(|one| one.bars(row.at(), view.now, SPAN, width));
+    let shown: Vec<(usize, Rect)> = view.lines(rows.len()).collect();
+    let all: Vec<_> =
+        shown.iter().map(|(number, _)| rows.get(*number).and_then(bars).unwrap_or_default()).collect();
+    // All channels have one scale, so that who has more is seen.
+    let most = all.iter().map(|values| highest(values)).fold(0.0, f32::max);
+    let has_why = columns.iter().any(|column| column.kind == Why);
+    for ((number, line), values) in shown.iter().zip(&all) {
+        let Some(row) = rows.get(*number) else { continue };
+        let channel = row.channel;
+        let ink = channel_ink(channel);
+        let is_quiet = row.rates.is_none_or(|one| one.conns + one.sent + one.rcvd == 0.0);
+        let tells_why = !has_why && is_quiet && (channel.is_enabled() && !channel.up || channel.paused);
+        for column in &columns {
+            let place = column.cell(*line);
+            if tells_why && column.kind == Conns {
+                canvas.put(column.rest(*line), &channel.why_word(), ink, TextSide::Left);
+                break;
+            }
+            let rate = |of: fn(super::samples::SeenRates) -> f64| (known_rate(row.rates.map(of)), Ink::Plain);
+            let (text, ink) = match column.kind {
+                Name => (row.name(), Ink::Plain),
+                Address => (channel.address.to_string(), Ink::Plain),
+                Word => (channel.word(), ink),
+                State => {
+                    let ink = if channel.is_enabled() { Ink::Plain } else { Ink::Dim };
+                    (channel.state.to_string(), ink)
+                }
+                Health => (channel.health_word(), health_ink(channel)),
+                Since => (age_of(channel.health_age_seconds), Ink::Plain),
+                Weight => (channel.weight.to_string(), Ink::Plain),
+                Load => {
+                    let is_full = channel.maxc.is_some_and(|maxc| channel.c >= maxc);
+                    (channel.load(), if is_full { Ink::Warn } else { Ink::Plain })
+                }
+                Queue => (count(channel.queue, 5), Ink::Plain),
+                Failed => {
+                    let ink = if channel.failed > 0 { Ink::Warn } else { Ink::Plain };
+                    (count(channel.failed, 6), ink)
+                }
+                Totalc => (count(channel.totalc, 8), Ink::Plain),
+                Conns => rate(|one| one.conns),
+                Sent => rate(|one| one.sent),
+                Rcvd => rate(|one| one.rcvd),
+                P50 => (connect(channel.connect_p50_seconds), Ink::Plain),
+                P99 => (connect(channel.connect_p99_seconds), Ink::Plain),
+                Addrs => (channel.addresses_word(), Ink::Plain),
+                Used => (channel.used.as_ref().map_or("-", Shown::as_str).to_owned(), Ink::Plain),
+                Why => (channel.why_word(), ink),
+                Bars => {
+                    canvas.bars(place, values, most);
+                    continue;
+                }
+            };
+            canvas.put(place, &text, ink, column.side);
+        }
+        view.mark(canvas, *number, *line);
+    }
+}
+
+/// How the state of a channel is to look.
+pub(super) fn channel_ink(channel: &ChannelFacts) -> Ink {
+    match () {
+        () if channel.removing || !channel.is_enabled() => Ink::Dim,
+        () if channel.paused => Ink::Warn,
+        () => health_ink(channel),
+    }
+}
+
+fn health_ink(channel: &ChannelFacts) -> Ink {
+    match channel.health.as_str() {
+        "up" if channel.failing.is_some() => Ink::Warn,
+        "up" => Ink::Good,
+        "ejected" | "down" => Ink::Bad,
+        _ => Ink::Warn,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SessionCell {
+    Sorted(SessionOrder),
+    State,
+}
+
+/// The connections of the service that is shown.
+pub(super) fn sessions(
+    canvas: &mut Canvas<'_>,
+    view: &TableView,
+    rows: &[SessionRow<'_>],
+    order: SortOrder<SessionOrder>,
+) {
+    use SessionOrder::{Age, Channel, Client, Id, Idle, Rcvd, RcvdRate, Sent, SentRate};
+    let longest = |of: &dyn Fn(&SessionRow<'_>) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let client = longest(&|row| row.session.client.as_ref().map_or(1, |client| width_of(client.as_str())))
+        .clamp(11, 47);
+    let plan = |kind: SessionOrder, side, least: usize, wish: usize, rank| ColumnPlan {
+        kind: SessionCell::Sorted(kind),
+        head: kind.name(),
+        side,
+        least: least.max(kind.name().len()),
+        wish,
+        rank,
+    };
+    let id = longest(&|row| row.session.id.to_string().len());
+    let plans = [
+        plan(Id, TextSide::Right, id, id.max(6), 0),
+        plan(Client, TextSide::Left, client.min(21), client, 1),
+        plan(Channel, TextSide::Left, longest(&|row| row.channel().len()), 7, 2),
+        plan(Age, TextSide::Right, 6, 7, 3),
+        plan(Idle, TextSide::Right, 6, 7, 4),
+        plan(SentRate, TextSide::Right, 6, 6, 5),
+        plan(RcvdRate, TextSide::Right, 6, 6, 6),
+        plan(Sent, TextSide::Right, 6, 20, 7),
+        plan(Rcvd, TextSide::Right, 6, 20, 8),
+        ColumnPlan {
+            kind: SessionCell::State,
+            head: "state",
+            side: TextSide::Left,
+            least: 5,
+            wish: 18,
+            rank: 9,
+        },
+    ];
+    let columns = fit(&plans, view.area.width);
+    heads(canvas, view.head(), &columns, |kind| kind == SessionCell::Sorted(order.column));
+    for (number, line) in view.lines(rows.len()) {
+        let Some(row) = rows.get(number) else { continue };
+        for column in &columns {
+            let place = column.cell(line);
+            let room = usize::from(place.width);
+            let session = row.session;
+            let text = match column.kind {
+                SessionCell::Sorted(Id) => session.id.to_string(),
+                SessionCell::Sorted(Client) => session.client.as_ref().map_or("-", Shown::as_str).to_owned(),
+                SessionCell::Sorted(Channel) => row.channel(),
+                SessionCell::Sorted(Age) => age_of(session.age_seconds),
+                SessionCell::Sorted(Idle) => age_of(session.idle_seconds),
+                SessionCell::Sorted(SentRate) => known_rate(row.rates.map(|one| one.sent)),
+                SessionCell::Sorted(RcvdRate) => known_rate(row.rates.map(|one| one.rcvd)),
+                SessionCell::Sorted(Sent) => count(session.sent_bytes, room),
+                SessionCell::Sorted(Rcvd) => count(session.rcvd_bytes, room),
+                SessionCell::State => session.state(),
+            };
+            canvas.put(place, &text, Ink::Plain, column.side);
+        }
+        view.mark(canvas, number, line);
+    }
+}
+
+/// The last events.
+pub(super) fn events(canvas: &mut Canvas<'_>, view: &TableView, rows: &[&EventFacts]) {
+    let is_wide = view.area.width >= WIDE;
+    let time = |at: &Shown| match is_wide {
+        true => at.to_string(),
+        false => at.as_str().get(11..19).unwrap_or(at.as_str()).to_owned(),
+    };
+    let plan = |kind: u8, head, least, wish, rank| ColumnPlan {
+        kind,
+        head,
+        side: TextSide::Left,
+        least,
+        wish,
+        rank,
+    };
+    let width = if is_wide { 24 } else { 8 };
+    let plans = [
+        plan(0, "time", width, width, 0),
+        plan(1, "level", 7, 7, 2),
+        plan(2, "event", 10, usize::MAX / 2, 1),
+    ];
+    let columns = fit(&plans, view.area.width);
+    heads(canvas, view.head(), &columns, |_| false);
+    for (number, line) in view.lines(rows.len()) {
+        let Some(event) = rows.get(number) else { continue };
+        let ink = level_ink(event.level.as_str());
+        for column in &columns {
+            let text = match column.kind {
+                0 => time(&event.at),
+                1 => event.level.to_string(),
+                _ => event.line.as_str().strip_prefix("event=").unwrap_or(event.line.as_str()).to_owned(),
+            };
+            canvas.put(
+                column.cell(line),
+                &text,
+                if column.kind == 1 { ink } else { Ink::Plain },
+                TextSide::Left,
+            );
+        }
+        view.mark(canvas, number, line);
+    }
+}
+
+fn level_ink(level: &str) -> Ink {
+    match level {
+        "error" => Ink::Bad,
+        "warning" => Ink::Warn,
+        "notice" => Ink::Head,
+        _ => Ink::Dim,
+    }
+}
