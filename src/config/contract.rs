@@ -53,7 +53,10 @@ pub(super) fn blame(words: &[&str]) -> String {
         Err(Refused::Usage(text)) => {
             let (first, rest) = text.split_once('\n').expect("several lines");
             assert!(rest.starts_with("usage: balance [-b addr] [-B addr] "), "{text}");
-            assert!(rest.ends_with("\ntry 'balance --help'\n"), "{text}");
+            assert!(
+                rest.ends_with("\ntry 'balance --help'; 'balance --list' shows what runs here\n"),
+                "{text}"
+            );
             first.strip_prefix("balance: ").expect("says who speaks").to_owned()
         }
         other => panic!("{words:?}: {other:?}"),

@@ -10,7 +10,7 @@ use super::page::command;
 use super::usage::{COMMANDS, EXAMPLES};
 
 /// When the text of the page was last worth a new date. Fixed, so that the page is the same on every machine.
-const DATE: &str = "2026-11-24";
+const DATE: &str = "2026-11-29";
 
 const SOURCE: &str =
     concat!("balance ", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
@@ -82,11 +82,11 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 const HEALTH: &[&str] = &[
-    "A client's connect that is refused, times out or meets an unreachable host ejects the channel; errors of balance's own \
+    "A client's connect that is refused, times out or meets an unreachable host ejects the channel; errors of balance's own machine \
      (descriptors, source ports, -B) do not. The background tries are plain connects, 250 ms, 500 ms, 1 s and from then on 2 s \
      after one another, give or take 10 %; the first that succeeds brings the channel back.",
-    "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in no group, those \
-     that are not up are tried all the same, unless --fail-open is off.",
+    "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in any group, \
+     balance tries those that are not up, unless --fail-open is off.",
     "The command status shows the health of each channel beside what the operator decided: up, untried (no client's \
      connect and no check has succeeded or failed yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
@@ -100,9 +100,9 @@ const FILE: &[&str] = &[
      shell has to be quoted. NAME: gives the service a name.",
     "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --loopback-congestion, \
      --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group), and options \
-     of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; of the \
-     process's options those of the command line win.",
-    "Of a directory the files *.conf are read in the order of their names. Several files are read as if they were one. balance reports all \
+     of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; for \
+     options of the process, those on the command line win.",
+    "In a directory, balance reads the files *.conf in the order of their names. It reads several files as if they were one. balance reports all \
      errors at once, each with file, line and column. --check-only prints them, or how many services and channels there are, \
      and starts nothing.",
 ];

@@ -110,17 +110,20 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("assign CHANNEL HOST PORT", "gives a disabled channel of the current group a new address"),
     (
         "disable CHANNEL [hard]",
-        "gives no new connections to the channel; existing ones live on, with hard they are closed",
+        "gives no new connections to the channel; existing ones live on; with hard they are closed",
     ),
-    ("enable CHANNEL", "gives connections to the channel again"),
+    ("enable CHANNEL", "gives new connections to the channel again"),
     ("group GROUP", "changes the current group; it is 0 at first"),
     ("hash", "sets the distribution scheme of the current group to Hash"),
     ("help", "prints the list of commands; also ?"),
     (
         "kill [TIME]",
-        "stops the current service; established connections live on to their natural end, or for TIME at most, 0 for not at all",
+        "stops the current service; established connections live on to their natural end, or for TIME at most; 0 closes them now",
     ),
-    ("maxc CHANNEL N", "sets the most simultaneous connections of the channel; 0 means no limit"),
+    (
+        "maxc CHANNEL N",
+        "sets the maximum number of simultaneous connections of the channel; 0 means no limit",
+    ),
     ("mrtg-bytes GROUP CHANNEL", "prints bytes received and sent for MRTG"),
     ("mrtg-conns GROUP CHANNEL", "prints the total of connections for MRTG"),
     ("quit", "leaves the shell"),
@@ -180,7 +183,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.
 pub(super) fn usage(wrong: &str) -> String {
     let calls = SYNOPSIS.join("\n       ");
-    format!("balance: {wrong}\nusage: {calls}\ntry 'balance --help'\n")
+    format!("balance: {wrong}\nusage: {calls}\ntry 'balance --help'; 'balance --list' shows what runs here\n")
 }
 
 /// The synopsis as the help page shows it, under its own `Usage: `.
@@ -215,7 +218,7 @@ mod tests {
         for (line, synopsis) in lines[1..7].iter().zip(SYNOPSIS) {
             assert!(line.ends_with(synopsis), "{line}");
         }
-        assert_eq!(lines[7..], ["try 'balance --help'"]);
+        assert_eq!(lines[7..], ["try 'balance --help'; 'balance --list' shows what runs here"]);
         assert!(text.ends_with('\n'));
     }
 }
