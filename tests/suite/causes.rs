@@ -1,11 +1,12 @@
-//! Why connects fail: each cause made from outside, and told in the same words and numbers everywhere.
+//! Why connects fail, and connections by faults of our own: each made from outside, and told in the same words and numbers everywhere.
 //!
-//! Source: docs/observability.md, "Why a connect fails".
+//! Source: docs/observability.md, "Why a connect fails" and "How a connection ends".
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use super::access::{await_lines, talking, until_over};
-use super::agree::{difference, logged, of_json, of_log, of_metrics};
+use super::agree::{Numbers, difference, logged, of_json, of_log, of_metrics};
 use super::http::{get, has};
 use crate::harness::{
     BlackHole, Client, Instance, Refusing, Run, Server, Setup, Tracer, needs_root, own_address, port_range,
@@ -43,6 +44,15 @@ impl Told {
     /// So many clients have come and gone: all forms say the same, and that connects failed so often by this cause.
     #[track_caller]
     fn agrees(&self, clients: usize, cause: &str, failures: u64) {
+        let log = self.numbers(clients, cause);
+        assert_eq!(log.get(&format!(" 0/0 failed {cause}")), Some(&failures), "{cause}: {log:?}");
+        let failed = self.instance.status().iter().map(|row| row.failed).sum::<u64>();
+        assert_eq!(failed, failures, "{cause}: status");
+    }
+
+    /// What all forms say after so many clients.
+    #[track_caller]
+    fn numbers(&self, clients: usize, what: &str) -> Numbers {
         let log = await_lines(&self.log(), clients);
         let json = |command: &str| {
             let text = self.instance.ctl(command).code(0).stdout;
@@ -53,15 +63,13 @@ impl Told {
         let text = get(self.http, "/metrics").1;
         let (log, metrics) = (of_log(&log), of_metrics(&text, |_| String::new()));
         for (form, numbers) in [("status json", &status), ("metrics", &metrics)] {
-            assert_eq!(difference(&show, numbers), [""; 0], "show json and {form}, {cause}");
+            assert_eq!(difference(&show, numbers), [""; 0], "show json and {form}, {what}");
         }
-        assert_eq!(difference(&log, &logged(&show)), [""; 0], "access log and show json, {cause}");
-        assert_eq!(log.get(&format!(" 0/0 failed {cause}")), Some(&failures), "{cause}: {log:?}");
-        let failed = self.instance.status().iter().map(|row| row.failed).sum::<u64>();
-        assert_eq!(failed, failures, "{cause}: status");
+        assert_eq!(difference(&log, &logged(&show)), [""; 0], "access log and show json, {what}");
         if has("promtool") {
             Run::new("promtool").args(["check", "metrics"]).stdin(&text).finish().code(0).out("");
         }
+        log
     }
 }
 
@@ -195,4 +203,29 @@ fn a_name_with_several_addresses_fails_once_by_the_cause_of_the_last_one() {
         assert_eq!(counted, [(&format!(" 0/0 failed {last}"), &1)]);
         told.instance.terminate();
     });
+}
+
+#[test]
+fn a_connection_that_ends_by_our_own_fault_says_which() {
+    if needs_root("strace on a process that is not its child") {
+        return;
+    }
+    let server = Server::echo();
+    for (end, fault) in [
+        // A worker's first call is for the client.
+        ("internal error: no watch", "epoll_ctl:error=ENOSPC:when=1"),
+        ("internal error: no memory", "recvfrom:error=ENOMEM"),
+    ] {
+        let told = Told::start(&["-t", "100ms", "--workers", "1"], &[&server.to_string()]);
+        let call = fault.split(':').next().expect("a call");
+        let tracer = Tracer::attach(&told.instance, &[&format!("trace={call}"), &format!("inject={fault}")]);
+        let mut client = told.instance.connect();
+        // It may be over already.
+        let _ = client.0.write_all(b"x");
+        until_over(client);
+        drop(tracer);
+        let numbers = told.numbers(1, end);
+        assert_eq!(numbers.get(&format!(" end {end}")), Some(&1), "{fault}: {numbers:?}");
+        told.instance.terminate();
+    }
 }
