@@ -150,6 +150,10 @@
 
   if (sign) {
     showSign();
+    // No button that leaves a dialog is its form's: Enter in a field presses the first one of those.
+    document.querySelectorAll('dialog [data-leave]').forEach((button) => {
+      button.addEventListener('click', () => button.closest('dialog').close('no'));
+    });
     sign.addEventListener('click', () => {
       if (!store.get()) return login();
       store.set('');
@@ -166,6 +170,7 @@
       const pause = element('more-pause');
       pause.dataset.verb = place.paused === 'true' ? 'resume' : 'pause';
       pause.textContent = place.paused === 'true' ? 'Resume' : 'Pause';
+      element('more-pause-text').textContent = place.paused === 'true' ? 'The clients that wait are served.' : 'New clients wait until you resume the channel.';
       element('more').showModal();
     };
     element('more').addEventListener('click', async ({ target }) => {
@@ -173,10 +178,10 @@
       if (!verb || !place) return;
       const { service, group, channel, address, active } = place;
       const field = element('more-' + verb);
-      if (field && field.tagName === 'INPUT' && !(field.value && field.reportValidity())) return;
+      if (field && field.tagName === 'INPUT' && !field.reportValidity()) return;
       const value = field && field.tagName === 'INPUT' ? ' ' + field.value : '';
       element('more').close();
-      if (verb === 'kick' && !(await confirmed('Kick channel ' + channel + '?', 'Closes the connections of ' + address + ' (' + active + ' now).', 'Kick'))) return;
+      if (verb === 'kick' && !(await confirmed('Kick channel ' + channel + '?', 'balance closes all connections to ' + address + ' at once: ' + active + ' now.', 'Kick'))) return;
       act(service, group, verb + ' ' + channel + value);
     });
     document.addEventListener('click', async ({ target }) => {
@@ -186,7 +191,7 @@
       if (button.hasAttribute('data-more')) return void openMore(row);
       const { command, ask } = button.dataset;
       const { service, group } = row.dataset;
-      if (ask && !(await confirmed(button.textContent + '?', ask, button.textContent))) return;
+      if (ask && !(await confirmed(ask, button.dataset.then, button.dataset.do))) return;
       act(service, group, command);
     });
     const form = document.querySelector('form.command');

@@ -47,6 +47,11 @@ fn the_page_says_what_show_and_status_say() {
         assert!(shown.contains(&format!("data-label=\"totalc\">{}</td>", row.totalc)), "{row:?}: {shown}");
     }
     assert!(shown.contains("ready, 1 channel not up"), "{shown}");
+    // Operators are elsewhere than the server.
+    let taken = after(&shown, "<time id=\"taken\"").split_once('>').expect("a time").1;
+    assert!(taken.len() == "2026-11-29 08:42:37 UTC".len() && taken.ends_with(" UTC"), "{taken}");
+    let (_, events) = shown.split_once("id=\"events\">").expect("events");
+    assert!(events.split_once("<time").expect("an event").0.contains("times are UTC"), "{events}");
     assert!(after(&shown, "class=\"why\">").starts_with("connect: connection refused"), "{shown}");
     assert_eq!(after(&shown, "<td class=\"health\">").trim(), "up");
     assert!(shown.contains("<b>ejected</b>") && shown.contains("<b>3</b> client closed"), "{shown}");
@@ -549,6 +554,10 @@ fn a_click_in_a_browser_disables_a_channel() {
     let told = instance.ctl("events 100").stdout;
     let commands: Vec<&str> =
         told.lines().filter_map(|line| line.split_once(" command=")).map(|(_, one)| one).collect();
-    assert_eq!(commands, ["\"disable 1\"", "\"weight 1 7\"", "\"enable 1\""], "{told}");
+    assert_eq!(
+        commands,
+        ["\"disable 1\"", "\"weight 1 9\"", "\"weight 1 7\"", "\"maxc 1 55\"", "\"enable 1\""],
+        "{told}"
+    );
     instance.end();
 }

@@ -128,8 +128,8 @@ def click(browser):
     assert "ENA" in browser.text(row), browser.text(row)
     assert browser.js("return sessionStorage.length") == 0
     browser.click(f"{row} button[data-command='disable 1']")
-    browser.type("#token", token)
-    browser.click("#login button[value=yes]")
+    # Enter signs in.
+    browser.type("#token", token + "\n")
     browser.await_text("#toast", "channel 1 disabled")
     browser.await_text(row, "dis")
     if show:
@@ -138,11 +138,33 @@ def click(browser):
     browser.find(f"{row} button[data-command='enable 1']")
     # The token is kept in this tab, and nowhere that a request takes it along by itself.
     assert browser.js("return document.cookie + localStorage.length") == "0"
+    # Enter in a field sets what is in it; so does the button beside it. What is not allowed is not sent.
+    def change(what, value, is_by_key):
+        browser.click(f"{row} button[data-more]")
+        browser.js("document.getElementById(arguments[0]).value = ''", f"more-{what}")
+        browser.type(f"#more-{what}", "\n")
+        assert browser.js("return document.getElementById('more').open"), "nothing was typed"
+        browser.type(f"#more-{what}", value + ("\n" if is_by_key else ""))
+        if not is_by_key:
+            browser.click(f"#more button[data-verb={what}]")
+        browser.wait(f"{what} {value}", lambda: browser.js(f"return document.querySelector('{row} .acts').dataset.{what}") == value)
+        assert not browser.js("return document.getElementById('more').open"), "the dialog stays"
+    change("weight", "9", False)
+    change("weight", "7", True)
+    change("maxc", "55", True)
+    # Leaving changes nothing.
     browser.click(f"{row} button[data-more]")
-    browser.js("document.getElementById('more-weight').value = ''")
-    browser.type("#more-weight", "7")
-    browser.click("#more button[data-verb=weight]")
-    browser.wait("a new weight", lambda: browser.js(f"return document.querySelector('{row} .acts').dataset.weight") == "7")
+    browser.click("#more button[data-leave]")
+    browser.wait("the dialog is gone", lambda: not browser.js("return document.querySelector('dialog[open]')"))
+    browser.click("#sign")
+    browser.click("#sign")
+    browser.type("#token", token)
+    browser.click("#login button[data-leave]")
+    browser.wait("the dialog is gone", lambda: not browser.js("return document.querySelector('dialog[open]')"))
+    assert browser.js("return sessionStorage.length") == 0, "left and signed in"
+    browser.click("#sign")
+    browser.type("#token", token + "\n")
+    browser.wait("signed in", lambda: browser.js("return sessionStorage.length") == 1)
     # By keyboard: the dialog has the focus, and Escape changes nothing.
     browser.click(f"{row} button[data-more]")
     browser.click("#more button[data-verb=kick]")
