@@ -361,6 +361,28 @@ fn nobody_commands_without_the_token_or_from_another_site() {
 }
 
 #[test]
+fn help_says_what_http_takes() {
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    let (status, code, help) = command(at, "help");
+    assert_eq!((status, code), (200, Some(0)), "{help}");
+    let words: Vec<&str> =
+        help.lines().filter_map(|line| line.strip_prefix("  ")?.split([' ', '[']).next()).collect();
+    assert!(words.len() > 15 && words.contains(&"disable"), "{help}");
+    for word in words {
+        // With arguments or without, it is not one that HTTP refuses.
+        let (status, _, answer) = command(at, word);
+        assert_ne!(status, 403, "{word}: {answer}");
+    }
+    let (status, nothing) = get(at, "/nothing");
+    assert!(status == 404 && nothing.contains("\n/api/v1/command "), "{nothing}");
+    instance.end();
+    let (instance, at) = self::instance(&[&server]);
+    assert!(!get(at, "/nothing").1.contains("command"));
+    instance.end();
+}
+
+#[test]
 fn only_one_command_at_a_time_and_only_those_for_operators() {
     let server = Server::echo();
     let (instance, at) = commanded(&[&server]);

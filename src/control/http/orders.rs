@@ -14,7 +14,8 @@ use rustix::fs::OFlags;
 
 use super::head::PostedBody;
 use super::question::pairs;
-use crate::control::command::{self, Command, SyntaxError};
+use crate::control::command::{self, COMMANDS, Command, CommandWord, SyntaxError};
+use crate::control::render::LONGER_FORMS;
 use crate::control::services::{Services, Unclear};
 use crate::control::socket::Control;
 use crate::control::wire::printable;
@@ -210,8 +211,9 @@ fn done(
         (Some(text), None) if !text.contains(&b'\n') => text,
         _ => return Err(refused(400, USAGE, "give one command, such as: disable 1\n")),
     };
-    match command::parse(text) {
-        Ok(command) if !is_for_http(&command) => {
+    let parsed = command::parse(text);
+    match &parsed {
+        Ok(command) if !is_for_http(command) => {
             let text = "this command is not for HTTP; give it by balance -c on the host itself\n";
             return Err(refused(403, NOT_ALLOWED, text));
         }
@@ -229,6 +231,9 @@ fn done(
     })?;
     let group = order.group.as_deref().unwrap_or("0").parse().ok().and_then(GroupId::new);
     let group = group.ok_or_else(|| refused(400, DATA, "no such group\n"))?;
+    if parsed == Ok(Command::Help) {
+        return Ok(OrderOutcome { status: 200, code: 0, text: help(), is_json: false });
+    }
     let control = parts.control.as_ref().and_then(Weak::upgrade);
     let control =
         control.ok_or_else(|| refused(503, AGAIN, "nothing carries commands out at the moment\n"))?;
@@ -244,6 +249,44 @@ fn done(
     };
     let text = String::from_utf8_lossy(&answer).into_owned();
     Ok(OrderOutcome { status, code, is_json: text.starts_with('{'), text })
+}
+
+/// The words of commands that are for HTTP, as [`is_for_http`] has them.
+const WORDS: &[&str] = &[
+    "show",
+    "help",
+    "disable",
+    "enable",
+    "maxc",
+    "mrtg-bytes",
+    "mrtg-conns",
+    "version",
+    "status",
+    "drain",
+    "kick",
+    "weight",
+    "sessions",
+    "close",
+    "services",
+    "pause",
+    "resume",
+    "events",
+    "debug",
+    "ready",
+];
+
+/// What `help` says here.
+fn help() -> String {
+    // Whoever asks by HTTP cannot switch it.
+    let debug = ("debug".to_owned(), "shows whether debug messages are logged");
+    let of_row =
+        |row: &CommandWord| if row.name == debug.0 { debug.clone() } else { (row.usage(), row.help) };
+    let rows = COMMANDS.iter().filter(|row| WORDS.contains(&row.name)).map(of_row);
+    let word = |usage: &str| usage.split(' ').next().is_some_and(|word| WORDS.contains(&word));
+    let longer = LONGER_FORMS.iter().filter(|(usage, _)| word(usage));
+    let longer = longer.map(|&(usage, help)| (usage.to_owned(), help));
+    let lines: String = rows.chain(longer).map(|(usage, help)| format!("  {usage:<30} {help}\n")).collect();
+    format!("commands that HTTP takes:\n{lines}Give all others by balance -c on the host itself.\n")
 }
 
 /// Is it one that somebody may need who is not on the host? None of them waits, starts a program, or changes which channels there are.
@@ -294,8 +337,6 @@ fn is_for_http(command: &Command) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::command::COMMANDS;
-
     #[test]
     fn only_the_same_token_is_the_same() {
         let token = b"0123456789abcdef";
@@ -317,14 +358,26 @@ mod tests {
             })
             .map(|row| row.name)
             .collect();
-        let expected = "show help disable enable maxc mrtg-bytes mrtg-conns version status drain kick weight sessions close services \
-                        pause resume events debug ready";
-        assert_eq!(allowed.join(" "), expected);
+        assert_eq!(allowed, WORDS);
         for refused in
             ["debug on", "debug off", "upgrade", "upgrade /bin/sh", "tap 1", "kill 0", "reload clean"]
         {
             let command = command::parse(refused.as_bytes()).expect("a command");
             assert!(!is_for_http(&command), "{refused}");
+        }
+    }
+
+    #[test]
+    fn help_lists_what_http_takes_and_nothing_else() {
+        let help = help();
+        let usages: Vec<&str> =
+            help.lines().filter_map(|line| Some(line.strip_prefix("  ")?.get(..30)?.trim_end())).collect();
+        assert_eq!(usages.len(), WORDS.len() + 2, "{help}");
+        for usage in &usages {
+            assert!(WORDS.contains(&usage.split(' ').next().unwrap_or_default()), "{usage}");
+        }
+        for there in ["disable <channel> hard", "show json", "debug", "weight <channel> <weight>"] {
+            assert!(usages.contains(&there), "{there}: {help}");
         }
     }
 

@@ -25,6 +25,9 @@ use crate::control::wire::printable;
 const INDEX: &str = "balance\n\n/                 the page, for browsers\n/metrics          for Prometheus\n/healthz          the process answers\n\
                      /readyz           every service has a usable channel\n/readyz/SERVICE   this one has\n";
 
+/// The same for commands, where they are taken.
+const COMMANDS: &str = "/api/v1/command   a command, by POST and with the token\n";
+
 /// What is answered from.
 pub(crate) struct Site {
     services: Arc<Services>,
@@ -76,7 +79,10 @@ impl Site {
             "/icon.svg" => Answer::new(200, MediaType::Svg, page::ICON),
             path => match path.strip_prefix("/readyz/") {
                 Some(word) => self.readiness_of(word),
-                None => Answer::plain(404, format!("there is nothing here\n\n{INDEX}")),
+                None => {
+                    let commands = if self.orders.is_some() { COMMANDS } else { "" };
+                    Answer::plain(404, format!("there is nothing here\n\n{INDEX}{commands}"))
+                }
             },
         }
     }
