@@ -6,10 +6,13 @@
 
 use std::collections::HashMap;
 use std::fmt::{Display, Write};
+use std::hash::Hash;
 
 use crate::control::vitals::Vitals;
+use crate::observe::Owner;
 use crate::sched::{
-    AdminState, ChannelCounts, ChannelSnapshot, ClientCounts, Distribution, End, HealthState, Snapshot,
+    AdminState, ChannelCounts, ChannelKey, ChannelSnapshot, ClientCounts, Distribution, End, HealthState,
+    Snapshot,
 };
 
 /// What is known when it is asked for.
@@ -22,6 +25,8 @@ pub(crate) struct Scene {
 /// One service in it.
 #[derive(Debug)]
 pub(crate) struct SceneService {
+    /// Which one it is, whatever it is called.
+    pub(crate) owner: Owner,
     /// What tells it from all others.
     pub(crate) label: String,
     pub(crate) table: Snapshot,
@@ -305,19 +310,28 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// What counters have said, so that none of them ever goes backwards while the process runs: `reset` zeroes what operators see, and a
-/// service that is started anew under its old name begins at 0.
+/// service that is started anew under its old name begins at 0. Nothing is counted twice, also when a service or a channel gets other
+/// labels: what it counts from then on goes there.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    channels: HashMap<String, LedgerEntry<ChannelCounts>>,
-    services: HashMap<String, LedgerEntry<ClientCounts>>,
+    channels: LedgerBook<(Owner, ChannelKey), ChannelCounts>,
+    services: LedgerBook<Owner, ClientCounts>,
 }
 
-#[derive(Debug, Default)]
+/// The same for one kind of things, each known by a key whatever its labels are.
+#[derive(Debug)]
+struct LedgerBook<K, C> {
+    /// What each had counted when it was looked at last.
+    last: HashMap<K, C>,
+    /// The same of this time.
+    now: HashMap<K, C>,
+    /// What was counted in all, by labels.
+    all: HashMap<String, LedgerEntry<C>>,
+}
+
+#[derive(Debug)]
 struct LedgerEntry<C> {
-    /// What was counted when it was looked at last.
-    last: C,
-    /// What was counted before that was forgotten.
-    before: C,
+    all: C,
     /// It was looked at lately.
     is_there: bool,
 }
@@ -329,31 +343,44 @@ const MOST_GONE: usize = 10_000;
 trait Growing: Clone + Default {
     /// Is any of it less than it was?
     fn fell(&self, before: &Self) -> bool;
+    /// What has come to it. Nothing of it is less than before.
+    fn grown_since(&self, before: &Self) -> Self;
     fn add(&mut self, more: &Self);
 }
 
-/// What there is in all.
-fn grown<C: Growing>(entries: &mut HashMap<String, LedgerEntry<C>>, labels: &str, now: C) -> C {
-    let Some(entry) = entries.get_mut(labels) else {
-        let entry = LedgerEntry { last: now.clone(), before: C::default(), is_there: true };
-        entries.insert(labels.to_owned(), entry);
-        return now;
-    };
-    if now.fell(&entry.last) {
-        entry.before.add(&entry.last);
+impl<K, C> Default for LedgerBook<K, C> {
+    fn default() -> Self {
+        Self { last: HashMap::new(), now: HashMap::new(), all: HashMap::new() }
     }
-    let mut all = now.clone();
-    all.add(&entry.before);
-    (entry.last, entry.is_there) = (now, true);
-    all
 }
 
-fn trim<C>(entries: &mut HashMap<String, LedgerEntry<C>>) {
-    let there = entries.values().filter(|entry| entry.is_there).count();
-    if entries.len() > there * 2 + MOST_GONE {
-        entries.retain(|_, entry| entry.is_there);
+impl<K: Hash + Eq, C: Growing> LedgerBook<K, C> {
+    /// What there is in all of what has these labels.
+    fn grown(&mut self, key: K, labels: &str, now: C) -> C {
+        let more = match self.last.get(&key) {
+            Some(last) if !now.fell(last) => now.grown_since(last),
+            // It is new, or was forgotten.
+            _ => now.clone(),
+        };
+        self.now.insert(key, now);
+        let Some(entry) = self.all.get_mut(labels) else {
+            self.all.insert(labels.to_owned(), LedgerEntry { all: more.clone(), is_there: true });
+            return more;
+        };
+        entry.all.add(&more);
+        entry.is_there = true;
+        entry.all.clone()
     }
-    entries.values_mut().for_each(|entry| entry.is_there = false);
+
+    /// All was looked at.
+    fn close(&mut self) {
+        self.last = std::mem::take(&mut self.now);
+        let there = self.all.values().filter(|entry| entry.is_there).count();
+        if self.all.len() > there * 2 + MOST_GONE {
+            self.all.retain(|_, entry| entry.is_there);
+        }
+        self.all.values_mut().for_each(|entry| entry.is_there = false);
+    }
 }
 
 impl Growing for ChannelCounts {
@@ -364,6 +391,16 @@ impl Growing for ChannelCounts {
             || any_fell(&self.ended.failures, &before.ended.failures)
             || self.ended.connects.fell(&before.ended.connects)
             || self.ended.lasted.fell(&before.ended.lasted)
+    }
+
+    fn grown_since(&self, before: &Self) -> Self {
+        Self {
+            totalc: self.totalc - before.totalc,
+            failed: self.failed - before.failed,
+            sent_bytes: self.sent_bytes - before.sent_bytes,
+            rcvd_bytes: self.rcvd_bytes - before.rcvd_bytes,
+            ended: self.ended.since(&before.ended),
+        }
     }
 
     fn add(&mut self, more: &Self) {
@@ -383,6 +420,10 @@ impl Growing for ClientCounts {
         any_fell(&self.ends, &before.ends) || self.waits.fell(&before.waits)
     }
 
+    fn grown_since(&self, before: &Self) -> Self {
+        self.since(before)
+    }
+
     fn add(&mut self, more: &Self) {
         add_all(&mut self.ends, &more.ends);
         self.waits.add(&more.waits);
@@ -392,6 +433,10 @@ impl Growing for ClientCounts {
 impl Growing for Distribution {
     fn fell(&self, before: &Self) -> bool {
         self.count() < before.count() || self.micros < before.micros
+    }
+
+    fn grown_since(&self, before: &Self) -> Self {
+        self.since(before)
     }
 
     fn add(&mut self, more: &Self) {
@@ -507,8 +552,8 @@ pub(crate) fn render(scene: &Scene, ledger: &mut Ledger, exposition: Exposition)
         scene.services.iter().map(|service| of_service(service, ledger)).collect();
     let channels: Vec<ChannelSeries<'_>> =
         services.iter().flat_map(|service| of_channels(service, &mut ledger.channels)).collect();
-    trim(&mut ledger.services);
-    trim(&mut ledger.channels);
+    ledger.services.close();
+    ledger.channels.close();
     let mut out = String::new();
     for &Family { name, kind, help, ref of } in FAMILIES {
         let start = out.len();
@@ -562,19 +607,20 @@ fn head(out: &mut String, name: &str, kind: MetricKind, help: &str, exposition: 
 
 fn of_service<'a>(service: &'a SceneService, ledger: &mut Ledger) -> ServiceSeries<'a> {
     let labels = format!("service=\"{}\",", escaped(&service.label));
-    let counts = grown(&mut ledger.services, &labels, service.table.served.clone());
+    let counts = ledger.services.grown(service.owner, &labels, service.table.served.clone());
     ServiceSeries { labels, now: service, counts }
 }
 
 fn of_channels<'a>(
     service: &ServiceSeries<'a>,
-    ledger: &mut HashMap<String, LedgerEntry<ChannelCounts>>,
+    ledger: &mut LedgerBook<(Owner, ChannelKey), ChannelCounts>,
 ) -> Vec<ChannelSeries<'a>> {
     let all = service.now.table.groups.iter();
-    let all = all.flat_map(|group| group.channels.iter().map(move |channel| (group.id.index(), channel)));
+    let all = all.flat_map(|group| group.channels.iter().map(move |channel| (group.id, channel)));
     let series = all.map(|(group, channel)| {
         let (number, host) = (channel.id.index(), escaped(&host(channel)));
-        let labels = format!("{}group=\"{group}\",channel=\"{number}\",host=\"{host}\",", service.labels);
+        let labels =
+            format!("{}group=\"{}\",channel=\"{number}\",host=\"{host}\",", service.labels, group.index());
         let counts = ChannelCounts {
             totalc: channel.totalc,
             failed: channel.failed,
@@ -582,7 +628,8 @@ fn of_channels<'a>(
             rcvd_bytes: channel.rcvd_bytes,
             ended: channel.ended.clone(),
         };
-        let counts = grown(ledger, &labels, counts);
+        let key = ChannelKey { group, channel: channel.id };
+        let counts = ledger.grown((service.now.owner, key), &labels, counts);
         ChannelSeries { labels, now: channel, counts }
     });
     series.collect()
@@ -618,16 +665,36 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_still_counts() {
-        let mut ledger = HashMap::new();
+        let mut ledger = LedgerBook::default();
         let counts = |totalc, sent_bytes| ChannelCounts { totalc, sent_bytes, ..ChannelCounts::default() };
         let mut seen = Vec::new();
         for (totalc, sent_bytes) in [(5, 100), (7, 100), (0, 0), (1, 300), (1, 2), (2, 2)] {
-            let all = grown(&mut ledger, "x", counts(totalc, sent_bytes));
+            let all = ledger.grown(1, "x", counts(totalc, sent_bytes));
+            ledger.close();
             seen.push((all.totalc, all.sent_bytes));
         }
         // All of a thing is forgotten at once, also what is larger already than it was.
         assert_eq!(seen, [(5, 100), (7, 100), (7, 100), (8, 400), (9, 402), (10, 402)]);
-        assert_eq!(grown(&mut ledger, "y", counts(1, 1)).totalc, 1);
+        assert_eq!(ledger.grown(2, "y", counts(1, 1)).totalc, 1);
+    }
+
+    #[test]
+    fn what_gets_other_labels_counts_nothing_twice() {
+        let mut ledger = LedgerBook::default();
+        let (old, new, third) = (1, 2, 3);
+        let of = |totalc| ChannelCounts { totalc, ..ChannelCounts::default() };
+        let mut look = |all: &[(u64, &str, u64)]| -> Vec<u64> {
+            let one = |&(key, label, totalc): &(_, _, _)| ledger.grown(key, label, of(totalc)).totalc;
+            let seen = all.iter().map(one).collect();
+            ledger.close();
+            seen
+        };
+        assert_eq!(look(&[(old, "web", 5)]), [5]);
+        // One that takes its name has counted more than it already, ...
+        assert_eq!(look(&[(new, "web", 7), (old, "web (draining)", 6)]), [12, 1]);
+        assert_eq!(look(&[(new, "web", 8), (old, "web (draining)", 6)]), [13, 1]);
+        // ... and another one goes by what it was called.
+        assert_eq!(look(&[(third, "web", 0), (new, "web (draining)", 9)]), [13, 2]);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Knows: names, addresses, what may be done to each service. Never: sessions, the protocol, how a list looks.
 //! Source: docs/control.md, "Several services in one process".
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -252,13 +253,15 @@ impl fmt::Debug for ProcessHands {
 #[derive(Debug)]
 pub struct Services {
     all: RwLock<Vec<Arc<ManagedService>>>,
+    /// Those that drain beside others of their name, and what they are called meanwhile.
+    told_apart: Mutex<Vec<(Weak<ManagedService>, String)>>,
     pub(crate) process: ProcessHands,
 }
 
 impl Services {
     /// These, in the order in which `services` lists them.
     pub fn new(services: Vec<Arc<ManagedService>>, process: ProcessHands) -> Self {
-        Self { all: RwLock::new(services), process }
+        Self { all: RwLock::new(services), told_apart: Mutex::default(), process }
     }
 
     /// These from now on, and behind them those that still have connections.
@@ -278,6 +281,49 @@ impl Services {
     /// Those that there still are: one that was killed goes with its last connection.
     pub(crate) fn present(&self) -> Vec<Arc<ManagedService>> {
         self.all().into_iter().filter(|one| one.is_present()).collect()
+    }
+
+    /// Those that there still are, each with a label that no other has. Those that take clients come first and are called as they are called; who
+    /// drains beside a successor of its name is `web (draining)`, another one `web (draining 2)`, and each keeps that as long as it is there.
+    pub(crate) fn labelled(&self) -> Vec<(String, Arc<ManagedService>)> {
+        let mut all = self.present();
+        all.sort_by_key(|service| service.is_killed());
+        let mut told_apart = self.told_apart.lock().unwrap_or_else(PoisonError::into_inner);
+        told_apart.retain(|(one, _)| {
+            one.upgrade().is_some_and(|one| all.iter().any(|other| Arc::ptr_eq(&one, other)))
+        });
+        // What one has been called is not given to another while it is there.
+        let mut taken: HashSet<String> = told_apart.iter().map(|(_, label)| label.clone()).collect();
+        let mut labelled = Vec::new();
+        for service in all {
+            let known = told_apart.iter().find(|(one, _)| std::ptr::eq(one.as_ptr(), Arc::as_ptr(&service)));
+            let label = match known {
+                Some((_, label)) => label.clone(),
+                None => {
+                    let own = service.label();
+                    let apart = (1_u64..).map(|number| match number {
+                        1 => format!("{own} (draining)"),
+                        number => format!("{own} (draining {number})"),
+                    });
+                    let free = std::iter::once(own.clone()).chain(apart).find(|label| !taken.contains(label));
+                    let label = free.unwrap_or_else(|| own.clone());
+                    if label != own {
+                        told_apart.push((Arc::downgrade(&service), label.clone()));
+                    }
+                    label
+                }
+            };
+            taken.insert(label.clone());
+            labelled.push((label, service));
+        }
+        labelled
+    }
+
+    /// The one that a word means for those who see [labels](Self::labelled), too.
+    pub(crate) fn find_labelled(&self, word: &str) -> Result<Arc<ManagedService>, Unclear> {
+        let labelled =
+            || self.labelled().into_iter().find(|(label, _)| label == word).map(|(_, service)| service);
+        self.find(word).or_else(|unclear| labelled().ok_or(unclear))
     }
 
     /// Is there more than one?

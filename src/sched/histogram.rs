@@ -80,7 +80,7 @@ impl Distribution {
     }
 
     /// What was counted since it was `before`.
-    pub(super) fn since(&self, before: &Self) -> Self {
+    pub fn since(&self, before: &Self) -> Self {
         let had = before.counts.iter().copied().chain(std::iter::repeat(0));
         let counts = self.counts.iter().zip(had).map(|(now, had)| now.saturating_sub(had));
         Self { counts: counts.collect(), micros: self.micros.saturating_sub(before.micros), ..self.clone() }

@@ -67,7 +67,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     all
 }
 
-fn metrics(at: SocketAddr) -> BTreeMap<String, f64> {
+pub(super) fn metrics(at: SocketAddr) -> BTreeMap<String, f64> {
     let (status, body) = get(at, "/metrics");
     assert_eq!(status, 200);
     samples(&body)
@@ -266,6 +266,24 @@ fn readiness_says_why_in_the_words_of_status() {
     assert_eq!(get(at, "/readyz/web"), (503, "web: draining\n".to_owned()));
     drop(held);
     instance.terminate();
+}
+
+#[test]
+fn a_channel_that_gets_another_host_has_counted_nothing_for_it_yet() {
+    let (server, other) = (Server::echo(), Server::echo());
+    let (instance, at) = instance(&[&server]);
+    let total =
+        |host: &Server| value(&metrics(at), "balance_channel_connections_total", &format!("host=\"{host}\""));
+    for _ in 0..3 {
+        ask(instance.addr, b"abc");
+    }
+    assert_eq!(total(&server), 3.0);
+    let assign = format!("disable 0; assign 0 {} {}; enable 0", other.addr.ip(), other.addr.port());
+    instance.ctl(&assign).code(0);
+    assert_eq!(total(&other), 0.0);
+    ask(instance.addr, b"abc");
+    assert_eq!(total(&other), 1.0);
+    instance.end();
 }
 
 #[test]

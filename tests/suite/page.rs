@@ -1,10 +1,13 @@
 //! The page at `/`: what it shows, and what must never come out of it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Instant;
 
-use super::harness::{DEADLINE, Directory, Instance, Refusing, Run, Server, Setup, eventually, own_address};
-use super::http::{ask, get, has, raw, status};
+use super::harness::{
+    Client, DEADLINE, Directory, Instance, Refusing, Run, Server, Setup, eventually, own_address,
+};
+use super::http::{ask, get, has, metrics, raw, status};
 
 /// An instance that answers HTTP, and where.
 fn instance(args: &[&dyn std::fmt::Display]) -> (Instance, SocketAddr) {
@@ -192,6 +195,91 @@ fn each_service_has_a_page_of_its_own() {
     let this = page(at, "/?service=other");
     assert_eq!(this.matches("class=\"service\"").count(), 1, "{this}");
     assert!(this.contains(&format!("<li class=\"listen\">{other}</li>")), "{this}");
+    instance.end();
+}
+
+#[test]
+fn services_of_one_name_that_drain_are_told_apart_and_none_is_left_out() {
+    let server = Server::echo();
+    let (keep, web, at) = (own_address(), own_address(), own_address());
+    let directory = Directory::new();
+    directory.file("token", TOKEN);
+    let line =
+        |name: &str, listen: SocketAddr| format!("{name}: -b {} {} {server}\n", listen.ip(), listen.port());
+    let without = format!("* --http {at} --http-token-file {}/token\n", directory.path().display())
+        + &line("keep", keep);
+    let file = directory.file("services", &without);
+    let instance =
+        Setup::binding(keep).within(directory).start(["--file".to_owned(), file.display().to_string()]);
+    let write = |text: &str| {
+        instance.directory.file("services", text);
+        instance.ctl("reload").code(0);
+    };
+    let sum = |family: &str| -> f64 {
+        let all = metrics(at);
+        let of_web = all.iter().filter(|(series, _)| series.starts_with(&format!("{family}{{service=\"web")));
+        of_web.map(|(_, value)| value).sum()
+    };
+    let connections = |label: &str| {
+        let series = format!("balance_service_connections{{service=\"{label}\"}}");
+        metrics(at).get(&series).copied()
+    };
+    let mut held = Vec::new();
+    for ended in 0..4 {
+        write(&(without.clone() + &line("web", web)));
+        for _ in 0..ended {
+            ask(web, b"x");
+        }
+        let mut client = Client::connect(web);
+        client.send(b"x");
+        client.recv(1);
+        held.push(client);
+        // It was seen by that name before it drains beside another.
+        assert!(connections("web").is_some());
+        if ended < 3 {
+            write(&without);
+        }
+    }
+    // Six have come and gone, and each of the four services has one.
+    eventually("all that has ended is counted", || (sum("balance_service_ends_total") == 6.0).then_some(()));
+    let all = metrics(at);
+    let of_all: f64 = all
+        .iter()
+        .filter(|(series, _)| series.starts_with("balance_service_connections{"))
+        .map(|(_, n)| n)
+        .sum();
+    let services: serde_json::Value =
+        serde_json::from_str(&instance.ctl("services json").stdout).expect("JSON");
+    let listed = services["services"].as_array().expect("services");
+    assert_eq!(listed.len(), 5, "{services}");
+    assert_eq!(of_all, listed.iter().map(|one| one["connections"].as_f64().expect("a number")).sum::<f64>());
+    let labels = ["web", "web (draining)", "web (draining 2)", "web (draining 3)"];
+    assert_eq!(labels.map(connections), [Some(1.0); 4], "{all:#?}");
+    assert_eq!(sum("balance_service_ready"), 1.0);
+    // Each client is counted once, whatever its service was called meanwhile.
+    assert_eq!(sum("balance_channel_connections_total"), 10.0, "{all:#?}");
+    assert_eq!(sum("balance_channel_sent_bytes_total"), 10.0);
+    let shown = eventually("each has its place on the page", || {
+        let shown = page(at, "/");
+        let is_there = |label: &str| shown.matches(&format!("</span>{label}</h2>")).count() == 1;
+        let are_all = labels.into_iter().all(is_there) && shown.matches("class=\"service\"").count() == 5;
+        // Sessions are looked at more seldom.
+        (are_all && shown.contains("<td>web (draining 2)</td>")).then_some(shown)
+    });
+    assert_eq!(get(at, "/readyz"), (200, "ok\n".to_owned()));
+    assert_eq!(get(at, "/readyz/web"), (200, "ok\n".to_owned()));
+    assert_eq!(get(at, "/readyz/web%20(draining%202)"), (503, "web: draining\n".to_owned()));
+    // What the page shows of it can be closed from there; and the others keep their names.
+    let (_, row) = shown.split_once("<td>web (draining 2)</td>").expect("a session");
+    let close = after(row, "data-command=\"").split('"').next().unwrap_or_default();
+    let (status, _, answer) = post(at, "/api/v1/command?service=web+(draining+2)", &with_token(), close);
+    assert!(status == 200 && answer.ends_with(" closed\n"), "{close}: {answer}");
+    eventually("it has gone", || connections(labels[2]).is_none().then_some(()));
+    let left = [labels[0], labels[1], labels[3]];
+    assert_eq!(left.map(connections), [Some(1.0); 3]);
+    drop(held);
+    eventually("all have gone", || (left.map(connections) == [Some(0.0), None, None]).then_some(()));
+    write(&without);
     instance.end();
 }
 

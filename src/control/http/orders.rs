@@ -221,7 +221,7 @@ fn done(
     }
     let service = match order.service.as_deref() {
         None => services.first().ok_or(Unclear::Unknown),
-        Some(word) => services.find(word),
+        Some(word) => services.find_labelled(word),
     };
     let service = service.map_err(|unclear| match unclear {
         Unclear::Unknown => refused(404, DATA, "no such service\n"),

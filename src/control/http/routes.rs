@@ -3,7 +3,6 @@
 //! Knows: the paths, what is looked at for each. Never: sockets, how a request or an answer looks on the wire.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +135,7 @@ impl Site {
 
     fn readiness_of(&self, word: &str) -> Answer {
         let shown = printable(word.as_bytes()).replace('\n', "?");
-        match self.services.find(word) {
+        match self.services.find_labelled(word) {
             Ok(service) => readiness(&[ReadyState::of(&service)]),
             Err(Unclear::Unknown) => Answer::plain(404, format!("no such service {shown}\n")),
             Err(Unclear::Several(labels)) => {
@@ -146,18 +145,8 @@ impl Site {
     }
 
     fn scene(&self) -> Scene {
-        let mut labels = HashSet::new();
-        // Those that take clients are named first: who drains beside a successor of its name is told apart.
-        let mut all = self.services.present();
-        all.sort_by_key(|service| service.is_killed());
-        let mut services = Vec::new();
-        for service in all {
-            let label = service.label();
-            let is_new = labels.insert(label.clone());
-            let label = if is_new { Some(label) } else { Some(format!("{label} (draining)")) };
-            let label = label.filter(|label| is_new || labels.insert(label.clone()));
-            services.extend(label.map(|label| seen(&service, label)));
-        }
+        let services = self.services.labelled();
+        let services = services.into_iter().map(|(label, service)| seen(&service, label)).collect();
         Scene { services, vitals: (self.vitals)() }
     }
 }
@@ -169,6 +158,7 @@ fn seen(service: &ManagedService, label: String) -> SceneService {
         (table.waiting(), table.has_up() && !service.is_killed())
     };
     SceneService {
+        owner: service.log.owner(),
         label,
         table,
         connections: (service.plane.connections)(),

@@ -141,21 +141,12 @@ impl Lookout {
 }
 
 fn see(services: &Services) -> SeenProcess {
-    let mut all = services.present();
-    let log = all.first().map(|one| one.log.of_service(Owner::PROCESS, None));
+    let all = services.labelled();
+    let log = all.first().map(|(_, one)| one.log.of_service(Owner::PROCESS, None));
     let events = log.map_or_else(Vec::new, |log| log.events(EVENTS));
-    // Those that take clients are named first: who drains beside a successor of its name is told apart.
-    all.sort_by_key(|service| service.is_killed());
-    let mut seen: Vec<SeenService> = Vec::new();
-    for managed in all {
+    let seen = all.into_iter().map(|(label, managed)| {
         let (snapshot, table, _) = managed.whole();
-        let label = managed.label();
-        let is_taken = |label: &str| seen.iter().any(|one| one.label == label);
-        let label = if is_taken(&label) { format!("{label} (draining)") } else { label };
-        if is_taken(&label) {
-            continue;
-        }
-        seen.push(SeenService { label, snapshot, table, readiness: ReadyState::of(&managed), managed });
-    }
-    SeenProcess { at: SystemTime::now(), services: seen, events }
+        SeenService { label, snapshot, table, readiness: ReadyState::of(&managed), managed }
+    });
+    SeenProcess { at: SystemTime::now(), services: seen.collect(), events }
 }
