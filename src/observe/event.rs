@@ -233,6 +233,11 @@ pub enum Event {
         /// The command as typed.
         command: String,
     },
+    /// A command by HTTP was refused, since its token was wrong. Strangers can cause as many as they like.
+    WrongToken {
+        /// Who gave it; unspecified if nobody knows.
+        from: IpAddr,
+    },
     /// The packet dump was switched off because its output went away.
     DumpStopped {
         /// What the system said.
@@ -302,6 +307,7 @@ impl Event {
             Self::DialFailed { .. }
             | Self::NoRendezvous { .. }
             | Self::DumpStopped { .. }
+            | Self::WrongToken { .. }
             | Self::AccessLinesDropped { .. }
             | Self::HookFailed { .. }
             | Self::HookBehind { .. }
@@ -328,7 +334,12 @@ impl Event {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// Can anybody cause it who reaches a port of ours, as often as they like?
+    pub(super) fn is_by_strangers(&self) -> bool {
+        matches!(self, Self::WrongToken { .. })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
             Self::Autodisabled { .. } => "autodisabled",
@@ -353,6 +364,7 @@ impl Event {
             Self::AcceptFailed { .. } => "accept_failed",
             Self::NoRendezvous { .. } => "no_rendezvous",
             Self::Commanded { .. } => "commanded",
+            Self::WrongToken { .. } => "wrong_token",
             Self::DumpStopped { .. } => "dump_stopped",
             Self::AccessLinesDropped { .. } => "access_lines_dropped",
             Self::HookFailed { .. } => "hook_failed",
@@ -411,6 +423,7 @@ impl fmt::Display for Event {
                 write!(f, " cause={}", Quoted(cause))
             }
             Self::Commanded { by, command } => write!(f, " {by} command={}", Quoted(command)),
+            Self::WrongToken { from } => write!(f, " http={}", ClientName(from)),
             Self::AccessLinesDropped { lines, cause } => write!(f, " lines={lines} cause={}", Quoted(cause)),
             Self::HookFailed { program, cause } => {
                 write!(f, " program={} cause={}", Quoted(program), Quoted(cause))

@@ -13,6 +13,10 @@ use super::Severity;
 
 /// So many are kept.
 pub const EVENTS_KEPT: usize = 1_000;
+/// So many of them may be such as strangers cause: they cannot push out what operators look for.
+const STRANGERS_KEPT: usize = 100;
+/// How the line of such a one begins.
+const BY_STRANGERS: &str = "event=wrong_token ";
 /// A longer line is cut, so that all of them take a megabyte at most.
 const LINE_MAX: usize = 1_024;
 
@@ -126,6 +130,13 @@ pub(super) struct History(VecDeque<PastEvent>);
 
 impl History {
     pub(super) fn push(&mut self, event: PastEvent) {
+        let is_by_strangers = |event: &PastEvent| event.line.starts_with(BY_STRANGERS);
+        if is_by_strangers(&event)
+            && self.0.iter().filter(|event| is_by_strangers(event)).count() >= STRANGERS_KEPT
+            && let Some(oldest) = self.0.iter().position(is_by_strangers)
+        {
+            self.0.remove(oldest);
+        }
         if self.0.len() == EVENTS_KEPT {
             self.0.pop_front();
         }
@@ -181,6 +192,22 @@ mod tests {
         let all = lines(&history, usize::MAX);
         assert_eq!((all.len(), &all[0][..]), (EVENTS_KEPT, "event=note text=500"));
         assert_eq!(lines(&history, 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_strangers_cause_pushes_out_only_its_like() {
+        let mut history = History::default();
+        let stranger = |n: u32| super::super::Event::WrongToken { from: std::net::Ipv4Addr::from(n).into() };
+        history.push(event(0, "event=started"));
+        for n in 1..=5_000 {
+            history.push(event(n.into(), &stranger(n).to_string()));
+        }
+        history.push(event(5_001, "event=drained"));
+        let all = lines(&history, usize::MAX);
+        let expected: Vec<_> =
+            (5_001 - STRANGERS_KEPT as u32..=5_000).map(|n| stranger(n).to_string()).collect();
+        assert_eq!((&all[0][..], &all[1..all.len() - 1]), ("event=started", &expected[..]));
+        assert_eq!(all.last().map(String::as_str), Some("event=drained"));
     }
 
     #[test]

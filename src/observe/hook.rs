@@ -26,6 +26,7 @@ pub(super) const KEYS: &[&str] = &[
     "after",
     "limit",
     "uid",
+    "http",
     "command",
     "signal",
     "why",

@@ -224,7 +224,7 @@ impl Log {
     }
 
     /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
-    /// word for word are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
+    /// word for word, and those that strangers cause, are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
     /// left out: the one makes no sense without the other.
     pub fn tell(&self, event: &Event) {
         self.say(event, true);
@@ -255,7 +255,9 @@ impl Log {
         // The sink is where the clocks are read: what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
         let (now, at) = (Instant::now(), SystemTime::now());
-        let left_out = if is_limited(event) { limiter.admit(&line, now) } else { Some(0) };
+        // Of those that strangers cause each is the same as any other: they choose what the line says.
+        let same = if event.is_by_strangers() { event.name() } else { &line };
+        let left_out = if is_limited(event) { limiter.admit(same, now) } else { Some(0) };
         let Some(left_out) = left_out else { return };
         if is_new && severity != Severity::Debug {
             let past = PastEvent::new(at, severity, self.owner, &line, left_out);
@@ -495,6 +497,17 @@ mod tests {
         let lines: Vec<_> = log.events(99).iter().map(|event| event.line.to_string()).collect();
         let drained = "event=drained";
         assert_eq!(lines, ["event=out_of_descriptors limit=9", drained, drained, drained]);
+    }
+
+    #[test]
+    fn strangers_fill_neither_the_log_nor_the_events() {
+        let log = Log::syslog_at("/no/such/log".into(), false);
+        log.tell(&Event::Drained);
+        for stranger in 0..2_000_u32 {
+            log.tell(&Event::WrongToken { from: std::net::Ipv4Addr::from(stranger + 1).into() });
+        }
+        let lines: Vec<_> = log.events(9_999).iter().map(|event| event.line.to_string()).collect();
+        assert_eq!(lines, ["event=drained", "event=wrong_token http=0.0.0.1"]);
     }
 
     #[test]

@@ -433,7 +433,9 @@ fn nobody_commands_without_the_token_or_from_another_site() {
     assert_eq!(states(&instance), ["ENA"]);
     let told = instance.ctl("events 100").stdout;
     assert!(
-        told.contains("a command from") && !told.contains("commanded") && !told.contains("0123"),
+        told.contains(" warning event=wrong_token http=127.")
+            && !told.contains("commanded")
+            && !told.contains("0123"),
         "{told}"
     );
     // Our own page may.
@@ -445,6 +447,37 @@ fn nobody_commands_without_the_token_or_from_another_site() {
     assert!(status == 400 && answer.contains("enable 0&#60;b&#62;") && !answer.contains("<b>"), "{answer}");
     assert_eq!(post(at, "/command", "", &format!("token={TOKEN}&command=enable+0")).0, 200);
     assert_eq!(states(&instance), ["ENA"]);
+    instance.end();
+}
+
+#[test]
+fn wrong_tokens_from_everywhere_push_nothing_out_of_the_events() {
+    const STRANGERS: usize = 1_100;
+    let server = Server::echo();
+    let (instance, at) = commanded(&[&server]);
+    instance.ctl("disable 0").code(0);
+    instance.ctl("enable 0").code(0);
+    let start = Instant::now();
+    let request = format!(
+        "POST /api/v1/command HTTP/1.0\r\nHost: {at}\r\nAuthorization: Bearer {}\r\nContent-Length: 7\r\n\r\nversion",
+        "x".repeat(20)
+    );
+    for stranger in 0..STRANGERS {
+        let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 77, 0, 1)) + stranger as u32);
+        let mut client = Client::connect_from(from, at);
+        client.send(request.as_bytes());
+        let answer = String::from_utf8_lossy(&client.recv_all()).into_owned();
+        assert_eq!(status(&answer), 401, "{answer}");
+    }
+    let told = instance.ctl("events 1000").stdout;
+    for kept in ["event=started", "command=\"disable 0\"", "command=\"enable 0\""] {
+        assert!(told.contains(kept), "{kept}: {told}");
+    }
+    // One in ten seconds, whoever it is.
+    let most = 2 + start.elapsed().as_secs() as usize / 10;
+    let wrong = told.lines().filter(|line| line.contains("event=wrong_token")).count();
+    assert!((1..=most).contains(&wrong), "{wrong} of at most {most}: {told}");
+    assert!(instance.told("wrong_token").len() <= most + 1, "{told}");
     instance.end();
 }
 

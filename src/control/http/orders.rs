@@ -19,7 +19,7 @@ use crate::control::render::LONGER_FORMS;
 use crate::control::services::{Services, Unclear};
 use crate::control::socket::Control;
 use crate::control::wire::printable;
-use crate::observe::{Event, Severity};
+use crate::observe::{Event, Owner};
 use crate::sched::GroupId;
 
 /// A shorter token could be guessed.
@@ -182,10 +182,9 @@ fn allowed<'a>(
     match &order.token {
         None => refused(401, NOT_ALLOWED, "give the token: Authorization: Bearer TOKEN\n"),
         Some(given) if !is_same(given, &token) => {
-            let from = from.map_or_else(|| "-".to_owned(), |from| from.to_string());
-            let text = format!("--http: a command from {from} was refused: wrong token");
             if let Some(service) = services.first() {
-                service.log.tell(&Event::Note { severity: Severity::Warning, text });
+                let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                service.log.of_service(Owner::PROCESS, None).tell(&Event::WrongToken { from });
             }
             refused(401, NOT_ALLOWED, "the token is wrong\n")
         }
