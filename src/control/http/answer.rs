@@ -3,7 +3,7 @@
 //! Knows: status lines, the lines that every answer has. Never: sockets, what was asked.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::head::Refusal;
 
@@ -118,7 +118,7 @@ impl Answer {
              Content-Security-Policy: {policy}\r\nConnection: {connection}\r\n\r\n",
             self.status,
             reason(self.status),
-            httpdate::fmt_http_date(now),
+            date(now),
             self.body.len()
         )
         .into_bytes();
@@ -132,6 +132,13 @@ impl Answer {
     pub(crate) fn size(&self) -> usize {
         self.body.len()
     }
+}
+
+/// As the wire has it. Of a clock that was never set, or that is beyond all years of four digits, it is the nearest that there is.
+fn date(now: SystemTime) -> String {
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(LAST);
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
 }
 
 fn reason(status: u16) -> &'static str {
@@ -150,5 +157,18 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "Internal Server Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_clock_has_a_date() {
+        let (hour, epoch) = (Duration::from_secs(3_600), SystemTime::UNIX_EPOCH);
+        assert_eq!(date(epoch - hour), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(epoch + hour), "Thu, 01 Jan 1970 01:00:00 GMT");
+        assert_eq!(date(epoch + Duration::from_secs(1 << 40)), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 }

@@ -298,7 +298,11 @@ impl Lounge {
                 false => answer,
             }
         };
-        visit.go_on(*now, name.as_deref(), stays, &mut answer);
+        let went = catch_unwind(AssertUnwindSafe(|| visit.go_on(*now, name.as_deref(), stays, &mut answer)));
+        if went.is_err() {
+            // It costs this client its connection, and nobody else anything.
+            visit.end();
+        }
     }
 
     /// Whose place the next one can have, and from when on.

@@ -99,6 +99,11 @@ impl Visit {
         }
     }
 
+    /// Whatever it waits for, it is over.
+    pub(crate) fn end(&mut self) {
+        self.stage = VisitStage::Over;
+    }
+
     /// Is it over?
     pub(crate) fn is_over(&self) -> bool {
         self.stage == VisitStage::Over
