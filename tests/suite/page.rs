@@ -58,6 +58,7 @@ fn the_page_says_what_show_and_status_say() {
     assert!(after(&shown, "class=\"why\">").starts_with("connect: connection refused"), "{shown}");
     assert_eq!(after(&shown, "<td class=\"health\">").trim(), "up");
     assert!(shown.contains("<b>ejected</b>") && shown.contains("<b>3</b> client closed"), "{shown}");
+    assert!(shown.contains("<b>1</b> connection refused"), "{shown}");
     let client = held.0.local_addr().expect("a socket");
     assert!(shown.contains(&format!("<td>{client}</td>")), "{client}: {shown}");
     // Without a token nothing can be done from it.

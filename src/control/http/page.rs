@@ -4,6 +4,7 @@
 //! Source: docs/observability.md, "The page".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use super::sight::{SeenProcess, SeenService, SeenSession};
 use crate::control::status::{age, health_word, service_word, short_time, state_word, why};
 use crate::control::vitals::Vitals;
 use crate::observe::{PastEvent, utc};
-use crate::sched::{AdminState, ChannelKey, ChannelSnapshot, GroupSnapshot, HealthState};
+use crate::sched::{
+    AdminState, ChannelKey, ChannelSnapshot, DialCause, GroupSnapshot, HealthState, Snapshot,
+};
 
 /// The style of the page.
 pub(crate) const STYLE: &str = include_str!("../../../templates/page.css");
@@ -87,6 +90,8 @@ struct ServiceView<'a> {
     groups: Vec<GroupView>,
     unseen: usize,
     ended: Vec<(String, u64)>,
+    /// Connects that failed, of all its channels, by cause.
+    failures: Vec<(DialCause, u64)>,
 }
 
 struct GroupView {
@@ -277,9 +282,19 @@ impl<'a> ServiceView<'a> {
             plots: if is_shown { plots(history, now) } else { Vec::new() },
             groups,
             unseen,
+            failures: failures(table),
             ended: table.served.ends.iter().map(|(how, count)| (how.to_string(), *count)).collect(),
         }
     }
+}
+
+/// Connects that failed, by cause.
+fn failures(table: &Snapshot) -> Vec<(DialCause, u64)> {
+    let mut sums = BTreeMap::new();
+    for channel in table.groups.iter().flat_map(|group| &group.channels) {
+        channel.ended.failures.iter().for_each(|(cause, count)| *sums.entry(*cause).or_default() += count);
+    }
+    sums.into_iter().collect()
 }
 
 impl GroupView {
