@@ -157,7 +157,9 @@ impl Asking {
                 (look.taken_at, look.process, look.services) = (one.taken_at, one.process, one.services);
             }
         }
-        let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).collect();
+        // A name that is more than a word is nobody's, and no command.
+        let is_word = |label: &String| !label.contains(|c: char| c == ';' || c.is_whitespace());
+        let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).filter(is_word).collect();
         let is_there = |label: &String| labels.contains(label);
         let shown = wanted.service.clone().filter(is_there);
         let shown = shown.or_else(|| first(self).filter(is_there)).or_else(|| labels.first().cloned());
@@ -179,7 +181,9 @@ impl Asking {
         }
         let Some(table) = table else { return Err(NoLook::Why("its answer makes no sense".into())) };
         look.tables.push((shown.clone(), table));
-        let others = look.services.iter().filter(|one| one.is_serving() && one.label() != shown);
+        let is_other =
+            |one: &&ServiceFacts| one.is_serving() && one.label() != shown && labels.contains(&one.label());
+        let others = look.services.iter().filter(is_other);
         let channels: u64 = others.clone().map(|one| one.channels).sum();
         if channels <= CHANNELS_OF_OTHERS {
             let others: Vec<String> = others.take(OTHERS).map(ServiceFacts::label).collect();

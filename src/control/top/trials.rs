@@ -9,10 +9,19 @@ use serde_json::{Value, json};
 
 use super::desk::{TopDeed, TopDesk, TopMode, TopView};
 use super::facts::{AnswerFacts, Shown, read_answer};
+use super::figures::{age_of, connect};
 use super::keys::TopKey;
 use super::looked::{ChannelOrder, Looked, TopLook};
 use super::paint::{TerminalPowers, width_of};
 use super::view::paint;
+use crate::control::execute::Reply;
+use crate::control::json::{Content, Document, ProcessFacts};
+use crate::control::render;
+use crate::control::services::ServiceSnapshot;
+use crate::sched::{
+    Addresses, AdminState, ChannelId, ChannelSnapshot, ClientCounts, Ended, GroupId, GroupSnapshot,
+    HealthSnapshot, HealthState, Policy, Snapshot, Weight,
+};
 
 const ALL: TerminalPowers = TerminalPowers { has_color: true, has_unicode: true };
 const SIZES: [(u16, u16); 3] = [(80, 24), (200, 60), (40, 10)];
@@ -541,4 +550,114 @@ fn answers_that_make_no_sense_are_none() {
         read_answer(r#"{"answer":"status","groups":[{"more":1}]}"#),
         Some(AnswerFacts::Table(_))
     ));
+}
+
+/// Channels in every state that there is.
+fn all_states() -> Vec<ChannelSnapshot> {
+    let addresses: Vec<std::net::SocketAddr> =
+        ["10.0.0.1:80", "[2001:db8::1]:80"].map(|one| one.parse().expect("an address")).to_vec();
+    let states = [AdminState::Enabled, AdminState::Disabled, AdminState::DisabledHard];
+    let healths = [
+        HealthState::Up,
+        HealthState::Untried,
+        HealthState::Ramping(16),
+        HealthState::Ejected,
+        HealthState::Down,
+    ];
+    let mut all = Vec::new();
+    for state in states {
+        for health in healths {
+            for bits in 0..32_u32 {
+                let is = |bit: u32| bits & (1 << bit) != 0;
+                let why = is(0).then(|| "connect: connection refused".to_owned());
+                all.push(ChannelSnapshot {
+                    retires: false,
+                    paused: is(1),
+                    id: ChannelId::new(all.len()).expect("in range"),
+                    addresses: Addresses::new(addresses.clone()).expect("some"),
+                    addresses_out: is(2)
+                        .then(|| (addresses[1], "timed out".to_owned()))
+                        .into_iter()
+                        .collect(),
+                    used: is(3).then_some(addresses[1]),
+                    unanswered: false,
+                    autodisabled: false,
+                    state,
+                    maxc: std::num::NonZeroU32::new(bits),
+                    weight: Weight::ONE,
+                    health: HealthSnapshot {
+                        state: health,
+                        age: Duration::from_millis(u64::from(bits) * 4_321),
+                        why,
+                        failing: (health == HealthState::Up).then_some((1, 3)),
+                    },
+                    active: bits,
+                    waiting: 0,
+                    totalc: 7,
+                    failed: 0,
+                    last_error: is(4).then(|| ("http: status 503".to_owned(), Duration::from_secs(75))),
+                    connect_p50: is(3).then_some(Duration::from_micros(28)),
+                    connect_p99: is(3).then_some(Duration::from_micros(1_234_567)),
+                    sent_bytes: 0,
+                    rcvd_bytes: 0,
+                    ended: Ended::default(),
+                });
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_words_are_those_of_status() {
+    let groups =
+        vec![GroupSnapshot { id: GroupId::FIRST, policy: Policy::RoundRobin, numbers: 480, channels: all_states() }];
+    let table = Snapshot { groups, paused: false, losses: Vec::new(), served: ClientCounts::default() };
+    let text = render::text(&Reply::Status(table.clone(), Vec::new(), None));
+    let service = ServiceSnapshot {
+        name: None,
+        listen: Vec::new(),
+        up: 0,
+        channels: 0,
+        connections: 0,
+        is_draining: false,
+        is_paused: false,
+        waiting: 0,
+        differs: None,
+    };
+    let told = Content::Channels { word: "status", service, table, differences: None };
+    let process = ProcessFacts { pid: 1, uptime: Duration::ZERO, carried: None };
+    let document = Document { taken_at: Duration::from_secs(1_795_910_399), process, told };
+    let json = render::text(&Reply::Json(Box::new(document)));
+    let Some(AnswerFacts::Table(facts)) = read_answer(&json) else { panic!("no table: {json}") };
+    let channels = &facts.groups[0].channels;
+    assert_eq!((channels.len(), text.lines().count()), (480, 481));
+    for (line, one) in text.lines().skip(1).zip(channels) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let health = one.health_word();
+        let (since, load, addrs) = (age_of(one.health_age_seconds), one.load(), one.addresses_word());
+        let (p50, p99) = (connect(one.connect_p50_seconds), connect(one.connect_p99_seconds));
+        let used = one.used.as_ref().map_or("-", Shown::as_str);
+        let ours = [
+            one.address.as_str(),
+            one.state.as_str(),
+            &health,
+            &since,
+            "1",
+            &load,
+            "0",
+            "7",
+            "0",
+            &p50,
+            &p99,
+            &addrs,
+            used,
+        ];
+        assert_eq!(words[2..15], ours, "{line}");
+        assert!(
+            line.ends_with(&one.why_word()) && words[15..].join(" ") == one.why_word(),
+            "{line}: {}",
+            one.why_word()
+        );
+    }
 }
