@@ -59,6 +59,7 @@ const PURE_FILES: &[&str] = &[
     "control/json/units.rs",
     "control/render.rs",
     "control/status.rs",
+    "control/top/channel_table.rs",
     "control/top/columns.rs",
     "control/top/desk.rs",
     "control/top/detail.rs",

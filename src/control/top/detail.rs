@@ -3,12 +3,12 @@
 //! Knows: the words of `status` and `sessions`. Never: sockets, the clock, where anything stands on the screen.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::channel_table::channel_ink;
 use super::desk::{TopDesk, TopView};
 use super::facts::{EventFacts, Shown, TableFacts};
 use super::figures::{age_of, connect, count, known_rate};
 use super::looked::{ChannelRow, Looked, SessionRow};
 use super::paint::{Ink, wrapped};
-use super::tables::channel_ink;
 
 /// The lines, the most important first.
 pub(super) fn detail(desk: &TopDesk, looked: &Looked, width: usize) -> Vec<(String, Ink)> {

@@ -1,10 +1,11 @@
 //! `balance -c top PORT`: an instance, live in a terminal.
 //!
 //! Reading order: `facts` are what an instance answers, `samples` what that adds to what was seen before, `looked` both, filtered and
-//! sorted; `keys` are bytes of a terminal, `verbs` commands, and `desk` what a key does; `paint`, `columns`, `figures`, `tables`, `detail`, `help` and
+//! sorted; `keys` are bytes of a terminal, `verbs` commands, and `desk` what a key does; `paint`, `columns`, `figures`, `tables`, `channel_table`, `detail`, `help` and
 //! `view` make a screen of it. All of that is pure. `asker` asks the instance on a thread of its own, `screen` is the terminal, and `run` the loop.
 
 mod asker;
+mod channel_table;
 mod columns;
 mod desk;
 mod detail;

@@ -610,8 +610,12 @@ fn all_states() -> Vec<ChannelSnapshot> {
 
 #[test]
 fn the_words_are_those_of_status() {
-    let groups =
-        vec![GroupSnapshot { id: GroupId::FIRST, policy: Policy::RoundRobin, numbers: 480, channels: all_states() }];
+    let groups = vec![GroupSnapshot {
+        id: GroupId::FIRST,
+        policy: Policy::RoundRobin,
+        numbers: 480,
+        channels: all_states(),
+    }];
     let table = Snapshot { groups, paused: false, losses: Vec::new(), served: ClientCounts::default() };
     let text = render::text(&Reply::Status(table.clone(), Vec::new(), None));
     let service = ServiceSnapshot {

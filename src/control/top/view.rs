@@ -9,13 +9,14 @@ use std::time::Duration;
 use ratatui_core::buffer::Buffer;
 use ratatui_core::layout::Rect;
 
+use super::channel_table::channels;
 use super::desk::{TopDesk, TopMode, TopView};
 use super::detail::detail;
 use super::figures::{age_of, known_rate};
 use super::help::{KEYS, help_lines};
 use super::looked::Looked;
 use super::paint::{Canvas, Ink, TerminalPowers, TextSide, width_of};
-use super::tables::{SPAN, TableView, channels, events, highest, services, sessions};
+use super::tables::{SPAN, TableView, events, highest, services, sessions};
 use crate::control::status::age;
 
 /// From so many lines on, more than the table is shown.
@@ -276,7 +277,12 @@ fn told(desk: &TopDesk, what: &str, shown: usize, all: usize) -> Vec<String> {
 
 fn nothing(canvas: &mut Canvas<'_>, area: Rect, desk: &TopDesk, looked: &Looked, what: &str) {
     let Some(line) = area.rows().nth(1) else { return };
-    let text = match (looked.at.is_some(), desk.filter.is_empty()) {
+    let is_known = match desk.view {
+        TopView::Channels => looked.at.is_some(),
+        TopView::Sessions => looked.last.sessions.is_some(),
+        TopView::Events => looked.last.events.is_some(),
+    };
+    let text = match (is_known, desk.filter.is_empty()) {
         (false, _) => "asking the instance ...".to_owned(),
         (true, true) => what.to_owned(),
         (true, false) => format!("{what} with \"{}\"; Esc shows all", desk.filter),
