@@ -178,6 +178,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "top",
         "shows the instance live in this terminal: services, channels, sessions and events, with keys for commands; ? explains the keys",
     ),
+    ("ended [N] [json]", "shows the last 20 or N connections that ended, and why"),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.

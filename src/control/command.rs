@@ -315,7 +315,7 @@ pub const COMMANDS: &[CommandWord] = &[
             let (args, form) = form_of(args);
             match args {
                 [] => Some(Command::Events(EVENTS_SHOWN, form)),
-                [number] => events(&Number::parse(number)?, form),
+                [number] => last_of(&Number::parse(number)?).map(|most| Command::Events(most, form)),
                 _ => None,
             }
         },
@@ -371,9 +371,23 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Look,
         |args| alone(args, Command::Top),
     ),
+    CommandWord::new(
+        "ended",
+        "[<number>] [json]",
+        "shows the last connections that ended, and why: 20 or <number>",
+        Access::Look,
+        |args| {
+            let (args, form) = form_of(args);
+            match args {
+                [] => Some(Command::Ended(EVENTS_SHOWN, form)),
+                [number] => last_of(&Number::parse(number)?).map(|most| Command::Ended(most, form)),
+                _ => None,
+            }
+        },
+    ),
 ];
 
-/// So many events are shown to those who do not say how many.
+/// So many events, or ends, are shown to those who do not say how many.
 const EVENTS_SHOWN: usize = 20;
 
 /// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
@@ -496,6 +510,8 @@ pub enum Command {
     Doctor(Option<String>, Form),
     /// The last events, so many of them.
     Events(usize, Form),
+    /// The last so many connections that have ended.
+    Ended(usize, Form),
     /// Log debug events from now on, or not; `None`: are they logged?
     Debug(Option<bool>),
     /// Show what a connection carries.
@@ -632,9 +648,9 @@ fn time_of(word: &[u8]) -> Option<Duration> {
 }
 
 /// More than there are is as many as there are.
-fn events(number: &Number, form: Form) -> Option<Command> {
+fn last_of(number: &Number) -> Option<usize> {
     let is_negative = number.to_string().starts_with('-');
-    (!is_negative).then(|| Command::Events(number.index().unwrap_or(usize::MAX), form))
+    (!is_negative).then(|| number.index().unwrap_or(usize::MAX))
 }
 
 fn maxc(args: &[&[u8]]) -> Option<Command> {
@@ -755,6 +771,8 @@ mod tests {
             ("events json", Command::Events(20, Form::Json)),
             ("ev 9 json", Command::Events(9, Form::Json)),
             ("ev 007", Command::Events(7, Form::Text)),
+            ("ended", Command::Ended(20, Form::Text)),
+            ("end 9 json", Command::Ended(9, Form::Json)),
             ("events 99999999999999999999", Command::Events(usize::MAX, Form::Text)),
         ] {
             assert_eq!(parse(text.as_bytes()), Ok(command), "{text}");

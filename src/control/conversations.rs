@@ -33,6 +33,7 @@ fn idle_plane() -> Plane {
         close_session: Arc::new(|_| false),
         tap: Arc::new(|_| None),
         sessions: Arc::new(|_| Vec::new()),
+        ended: Arc::new(|_| Vec::new()),
         changed: Arc::new(|| ()),
         connections: Arc::new(|| 0),
     }
@@ -80,6 +81,7 @@ impl Instance {
                 close_session: Arc::new(|id| id == 7),
                 tap: Arc::new(|_| None),
                 sessions: Arc::new(|only| vec![session(only)]),
+                ended: Arc::new(|_| Vec::new()),
                 changed: Arc::new(move || {
                     changes.fetch_add(1, Ordering::SeqCst);
                 }),

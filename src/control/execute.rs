@@ -17,7 +17,7 @@ use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::control::tapping::{TapBounds, TapForm, TapStop, TapWanted};
 use crate::observe::PastEvent;
 use crate::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, GroupId, Policy,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, EndedSnapshot, GroupId, Policy,
     SessionSnapshot, Snapshot, Table, Weight,
 };
 
@@ -76,6 +76,8 @@ pub enum Reply {
     WeightChanged(ChannelId, Weight),
     /// Connections.
     Sessions(Vec<SessionSnapshot>),
+    /// Connections that have ended, the last one last.
+    Ended(Vec<EndedSnapshot>),
     /// One connection was closed.
     SessionClosed(u64),
     /// A command line.
@@ -212,6 +214,8 @@ pub enum Effect {
     Wait(ChannelKey, Option<Duration>),
     /// Ask for all connections, or those of a channel.
     Sessions(Option<ChannelKey>, Form),
+    /// Show the last so many connections that have ended.
+    Ended(usize, Form),
     /// Close one connection.
     CloseSession(u64),
     /// Make the command line of the instance as it is now.
@@ -358,6 +362,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         Command::Reload { clean } => Reply::Pending(Effect::Reload(clean)),
         Command::Upgrade(path) => Reply::Pending(Effect::Upgrade(path)),
         Command::Debug(is_debug) => Reply::Pending(Effect::Debug(is_debug)),
+        Command::Ended(most, form) => Reply::Pending(Effect::Ended(most, form)),
         Command::Events(most, form) => Reply::Pending(Effect::Events(most, form)),
         Command::Doctor(word, form) => Reply::Pending(Effect::Doctor(word, form)),
         Command::Ready { all } => Reply::Pending(Effect::Ready(all)),

@@ -11,7 +11,7 @@ use crate::control::execute::{Already, Reply};
 use crate::control::json;
 use crate::control::ready::{are_ready, lines};
 use crate::control::services::CarriedCount;
-use crate::control::status::{services, sessions, state_word, status};
+use crate::control::status::{ended, services, sessions, state_word, status};
 use crate::control::tapping::{MARK, TapStop};
 use crate::sched::{
     ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
@@ -73,6 +73,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Removed(_)
         | Reply::WeightChanged(..)
         | Reply::Sessions(_)
+        | Reply::Ended(_)
         | Reply::SessionClosed(_)
         | Reply::TapOver(..)
         | Reply::CommandLine(_)
@@ -182,6 +183,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
             writeln!(out, "weight of channel {} changed to {}", channel.index(), weight.get())
         }
         Reply::Sessions(list) => sessions(out, list),
+        Reply::Ended(list) => ended(out, list),
         Reply::SessionClosed(id) => writeln!(out, "session {id} closed"),
         Reply::CommandLine(line) => writeln!(out, "{line}"),
         Reply::Help => help(out),
@@ -478,6 +480,7 @@ available commands:
   tap <id> [<limit>...] [<file>] shows what one connection carries, or writes it to file.pcapng
   doctor [<service>] [json]      looks for what usually goes wrong, and says what to do
   top                            shows the instance live, in the terminal that -c top or -i runs in
+  ended [<number>] [json]        shows the last connections that ended, and why: 20 or <number>
   disable <channel> hard         the same as disable, and closes the connections of channel
   kill <time>                    the same as kill, and closes what is left after time
   show json                      shows all channels as one line of JSON, see docs/json.md

@@ -18,7 +18,7 @@ use crate::control::directory::{Place, process_name};
 use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
 use crate::observe::{Log, Tap, TapStart};
-use crate::sched::{Addresses, ChannelKey, SessionSnapshot, SharedTable, Snapshot, Survey};
+use crate::sched::{Addresses, ChannelKey, EndedSnapshot, SessionSnapshot, SharedTable, Snapshot, Survey};
 use crate::spec::ServiceSpec;
 
 /// Between two pieces of a survey.
@@ -79,6 +79,8 @@ pub struct Plane {
     pub tap: Arc<dyn Fn(u64) -> Option<(TapStart, Tap)> + Send + Sync>,
     /// All connections, or those of a channel.
     pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
+    /// The last so many connections that have ended, as far as they are remembered, the last one last.
+    pub ended: Arc<dyn Fn(usize) -> Vec<EndedSnapshot> + Send + Sync>,
     /// The table was changed.
     pub changed: Arc<dyn Fn() + Send + Sync>,
     /// Clients accepted and not yet closed.

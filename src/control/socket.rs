@@ -471,6 +471,8 @@ impl ControlState {
                 }
                 (Reply::Debug(service.log.is_debug()), false)
             }
+            Some(Effect::Ended(most, Form::Json)) => (self.report(&service, Question::Ended(most)), false),
+            Some(Effect::Ended(most, Form::Text)) => (Reply::Ended((plane.ended)(most)), false),
             Some(Effect::Events(most, Form::Json)) => (self.report(&service, Question::Events(most)), false),
             Some(Effect::Events(most, Form::Text)) => (Reply::Events(service.log.events(most)), false),
             Some(Effect::Doctor(word, form)) => (self.doctor(word.as_deref(), &service, form), false),

@@ -8,7 +8,9 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use crate::control::services::ServiceSnapshot;
-use crate::sched::{AdminState, ChannelKey, ChannelSnapshot, HealthState, Loss, SessionSnapshot, Snapshot};
+use crate::sched::{
+    AdminState, ChannelKey, ChannelSnapshot, EndedSnapshot, HealthState, Loss, SessionSnapshot, Snapshot,
+};
 
 /// One line per channel, and one for lost clients if there are any. Columns may be added at the end, before `why`, which may
 /// hold blanks.
@@ -184,6 +186,39 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
                 &session.sent_bytes,
                 &session.rcvd_bytes,
                 &state,
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// A line for each connection that has ended.
+pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
+    let line = |out: &mut String, cells: [&dyn Display; 9]| {
+        let [id, client, group, channel, ended, lasted, sent, rcvd, how] = cells;
+        writeln!(
+            out,
+            "{id:>8} {client:<26} {group:>5} {channel:>5} {ended:>7} {lasted:>7} {sent:>11} {rcvd:>11} {how}"
+        )
+    };
+    line(out, [&"id", &"client", &"group", &"chan", &"ended", &"lasted", &"sent", &"rcvd", &"end"])?;
+    for one in list {
+        let number = |of: fn(ChannelKey) -> usize| {
+            one.channel.map_or_else(|| "-".to_owned(), |key| of(key).to_string())
+        };
+        let client = one.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
+        line(
+            out,
+            [
+                &one.id,
+                &client,
+                &number(|key| key.group.index()),
+                &number(|key| key.channel.index()),
+                &age(one.ended),
+                &age(one.age.saturating_sub(one.ended)),
+                &one.sent_bytes,
+                &one.rcvd_bytes,
+                &one.how,
             ],
         )?;
     }

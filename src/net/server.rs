@@ -14,7 +14,7 @@ pub use super::shared::Options;
 use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
 use super::worker::Worker;
 use crate::observe::{AccessDue, AccessRecord, Log, Tap, TapStart, new_tap};
-use crate::sched::{ChannelKey, End, SessionSnapshot};
+use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
 use crate::sys::poller::{Poller, Token};
@@ -269,6 +269,15 @@ impl Running {
         let mut sessions = self.shared.all_pages(|from, answer| Message::Sessions(id, channel, from, answer));
         sessions.sort_by_key(|session| (std::cmp::Reverse(session.age), session.id));
         sessions
+    }
+
+    /// The last connections that have ended, as far as they are remembered, so many at most, the last one last.
+    pub fn ended(&self, most: usize) -> Vec<EndedSnapshot> {
+        let id = self.id();
+        let all = self.shared.ask(PATIENCE, |answer| Message::Ended(id, answer));
+        let mut all: Vec<EndedSnapshot> = all.into_iter().flatten().collect();
+        all.sort_by_key(|one| (std::cmp::Reverse(one.ended), one.id));
+        all.split_off(all.len().saturating_sub(most))
     }
 
     /// Closes the connections of a channel, sooner or later.

@@ -24,7 +24,7 @@ use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
 use crate::observe::{AccessDue, AccessLog, AccessRecord, Dump, Log, TapSource, TapStart};
-use crate::sched::{ChannelKey, End, Grant, SessionSnapshot, Slot};
+use crate::sched::{ChannelKey, End, EndedSnapshot, Grant, SessionSnapshot, Slot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
@@ -88,6 +88,8 @@ pub(super) enum Message {
     Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Page<SessionSnapshot>>),
     /// Answer with what the access log is to tell of connections that go on, from this place on.
     Records(AccessDue, usize, SyncSender<Page<AccessRecord>>),
+    /// Answer with the connections of a service that have ended, as far as they are remembered.
+    Ended(ServiceId, SyncSender<Vec<EndedSnapshot>>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::doors::Doors;
+use self::past::{ClientAddress, PastConnections};
 use super::busy_poll::{self, BusyPoll};
 use super::chain::Link;
 use super::dial::{Dial, Waited};
@@ -46,6 +47,7 @@ mod ending;
 mod leaving;
 mod logging;
 mod looking;
+mod past;
 #[cfg(all(target_os = "linux", not(portable)))]
 #[cfg(test)]
 mod sim;
@@ -104,6 +106,7 @@ struct Connection {
     queued: bool,
     taken: Taken,
     service: Guest,
+    peer: ClientAddress,
 }
 
 struct Rare {
@@ -202,6 +205,7 @@ pub(super) struct Worker<P> {
     sight: Sight,
     /// Those whose bytes somebody wants to see.
     taps: Taps,
+    past: PastConnections,
     /// The watches given out so far, round and round.
     watches: u16,
     pipes: Pipes,
@@ -275,6 +279,7 @@ impl<P: Readiness> Worker<P> {
             inbox: VecDeque::new(),
             sight: Sight::default(),
             taps: Taps::default(),
+            past: PastConnections::default(),
             watches: 0,
             pipes,
             busy_poll,
@@ -514,6 +519,9 @@ impl<P: Readiness> Worker<P> {
             }
             Message::Tap(service, id, source, answer) => {
                 let _ = answer.send(self.tap(service, id, source));
+            }
+            Message::Ended(service, answer) => {
+                let _ = answer.send(self.ended(service));
             }
             Message::Sessions(service, channel, from, answer) => {
                 let _ = answer.send(self.sessions(service, channel, from));
@@ -767,7 +775,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         // 300 bytes are promised, with what else it costs; see docs/performance.md.
-        assert!(size_of::<Connection>() <= 224, "{} bytes", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 248, "{} bytes", size_of::<Connection>());
         assert!(size_of::<Option<Box<Rare>>>() <= 8);
     }
 }

@@ -64,7 +64,7 @@ pub use record::{ChannelCounts, ChannelFault, RestoreError};
 pub use route::Route;
 pub use rules::Rules;
 pub use shared::SharedTable;
-pub use snapshot::{ChannelSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
+pub use snapshot::{ChannelSnapshot, EndedSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
 pub use table::{DialFailure, EditError, Table};
 pub use tally::{ClientCounts, Ended};
 pub use transition::{Happened, Transition};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::end::End;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
     Loss, Policy, Weight,
@@ -141,6 +142,27 @@ impl Survey {
     pub fn finish(self) -> Snapshot {
         Snapshot { groups: self.groups, paused: self.paused, losses: self.losses, served: self.served }
     }
+}
+
+/// One client's connection that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedSnapshot {
+    /// Its number.
+    pub id: u64,
+    /// The client's address, if it was known.
+    pub client: Option<SocketAddr>,
+    /// The channel that it had; `None`: it never got one.
+    pub channel: Option<ChannelKey>,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// Since it ended.
+    pub ended: Duration,
+    /// Bytes client -> channel.
+    pub sent_bytes: u64,
+    /// Bytes channel -> client.
+    pub rcvd_bytes: u64,
+    /// How it ended.
+    pub how: End,
 }
 
 /// One client's connection at one instant, as the data plane sees it.

@@ -340,6 +340,29 @@ fn ends_agree(instance: &Instance, path: &Path, at: std::net::SocketAddr, end: &
     logged.iter().for_each(|line| *said.entry(line["end"].clone()).or_insert(0) += 1);
     assert_eq!(said, counted, "{end}");
     assert!(said.contains_key(end), "{end}: {said:?}");
+    let remembered = instance.ctl("ended 1000 json").code(0).stdout;
+    let remembered: serde_json::Value = serde_json::from_str(&remembered).expect("JSON");
+    let told = |key: &str, value: &serde_json::Value| match (key, value) {
+        ("group" | "channel", serde_json::Value::Null) => "-".to_owned(),
+        (_, serde_json::Value::String(text)) => text.clone(),
+        (_, other) => other.to_string(),
+    };
+    let keys = [
+        ("id", "id"),
+        ("client", "client"),
+        ("group", "group"),
+        ("channel", "channel"),
+        ("sent", "sent_bytes"),
+    ];
+    let keys = keys.into_iter().chain([("rcvd", "rcvd_bytes"), ("end", "end")]);
+    let by_ended = remembered["ended"].as_array().expect("a list").iter();
+    let mut by_ended: Vec<Vec<String>> =
+        by_ended.map(|one| keys.clone().map(|(_, key)| told(key, &one[key])).collect()).collect();
+    let mut by_log: Vec<Vec<String>> =
+        logged.iter().map(|line| keys.clone().map(|(key, _)| line[key].clone()).collect()).collect();
+    by_ended.sort();
+    by_log.sort();
+    assert_eq!(by_ended, by_log, "{end}: `ended` says what the log says");
     let shown = instance.ctl("show json").code(0).stdout;
     let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
     let bytes = |key: &str| -> u64 {

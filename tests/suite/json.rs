@@ -172,6 +172,19 @@ fn assert_same(instance: &Instance) {
         (Some(up as u64), Some(rows.len() as u64))
     );
 
+    let ended = ask(instance, "ended json");
+    let text = instance.ctl("ended").code(0).stdout;
+    let list = ended["ended"].as_array().expect("connections that have ended");
+    assert_eq!(list.len(), text.lines().count() - 1, "{text}");
+    for (one, line) in list.iter().zip(text.lines().skip(1)) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let said = ["id", "client", "group", "channel"].map(|name| cell(&one[name]));
+        assert_eq!(said.as_slice(), &words[..4], "{text}");
+        let said = ["sent_bytes", "rcvd_bytes"].map(|name| cell(&one[name]));
+        assert_eq!(said.as_slice(), &words[6..8], "{text}");
+        assert_eq!(cell(&one["end"]), words[8..].join(" "), "{text}");
+    }
+
     let sessions = ask(instance, "sessions json");
     let text = instance.ctl("sessions").code(0).stdout;
     let mut lines: Vec<Vec<&str>> =
@@ -195,7 +208,7 @@ fn assert_same(instance: &Instance) {
         .collect();
     assert_eq!(lines.join("\n") + "\n", instance.ctl("events 1000").code(0).stdout);
 
-    let answers = ["show json", "status json", "sessions json", "services json", "events json"];
+    let answers = ["show json", "status json", "sessions json", "services json", "events json", "ended json"];
     let all: String = answers.iter().map(|command| instance.ctl(command).code(0).stdout).collect();
     assert_conforms(instance, &all);
 }

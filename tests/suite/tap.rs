@@ -499,7 +499,7 @@ fn an_asker_that_goes_away_leaves_nothing_behind() {
     let told = fs::read_to_string(&err).expect("a file");
     assert_eq!(status.code(), Some(74), "{told}");
     assert!(told.starts_with("balance: cannot write the answer: No space left"), "{told}");
-    eventually("no descriptor is left", || (instance.descriptors() == open).then_some(()));
+    eventually("no descriptor is left", || (instance.descriptors() <= open).then_some(()));
     client.send("x");
     assert_eq!(client.recv(1), b"x");
     drop(client);
@@ -513,14 +513,14 @@ fn an_asker_that_stands_still_is_not_waited_for_and_is_told() {
     let mut client = instance.connect();
     let id = number_of(&instance, &client);
     let open = instance.descriptors();
-    let tap = Watcher::start(&instance, &format!("tap {id} 100ms")).begun();
+    let tap = Watcher::start(&instance, &format!("tap {id} 2s")).begun();
     tap.signal(Signal::STOP);
     let stream = Stream::new(id, Direction::Sent);
     for at in (0..8 << 20).step_by(64 << 10) {
         client.send(stream.bytes(at, 64 << 10));
         stream.check(at, &client.recv(64 << 10));
     }
-    eventually("the instance has let it go", || (instance.descriptors() == open).then_some(()));
+    eventually("the instance has let it go", || (instance.descriptors() <= open).then_some(()));
     tap.signal(Signal::CONT);
     let (_, code, told) = tap.ends();
     let expected = "balance: this was not read before its time was over, and the end of it is missing\n";

@@ -272,6 +272,7 @@ const WORDS: &[&str] = &[
     "events",
     "debug",
     "ready",
+    "ended",
 ];
 
 /// What `help` says here.
@@ -299,6 +300,7 @@ fn is_for_http(command: &Command) -> bool {
         | Command::Version
         | Command::Sessions(..)
         | Command::Services(_)
+        | Command::Ended(..)
         | Command::Events(..)
         | Command::Ready { .. }
         | Command::Debug(None)

@@ -19,7 +19,8 @@ use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End, Ended,
-    GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Policy, SessionSnapshot, Snapshot, Weight,
+    EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Policy, SessionSnapshot,
+    Snapshot, Weight,
 };
 
 /// Of every kind.
@@ -165,6 +166,22 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
         .boxed()
 }
 
+fn ended() -> BoxedStrategy<EndedSnapshot> {
+    let how = prop::sample::select(End::ALL.to_vec());
+    (session(), span(), how)
+        .prop_map(|(session, ended, how)| EndedSnapshot {
+            id: session.id,
+            client: session.client,
+            channel: session.channel,
+            age: session.age,
+            ended,
+            sent_bytes: session.sent_bytes,
+            rcvd_bytes: session.rcvd_bytes,
+            how,
+        })
+        .boxed()
+}
+
 fn event() -> BoxedStrategy<PastEvent> {
     let level = prop::sample::select(vec!["error", "warning", "notice", "info"]);
     let text = "(event=|)[a-z=\" \\\\]{0,20}( (group|channel|after|text)=(-?[0-9.]{1,21}s?|\"[^\\p{C}]{0,9}\"?|[^ ]{0,9})){0,4}";
@@ -184,6 +201,8 @@ fn report() -> BoxedStrategy<Document> {
         }),
         (service(), prop::collection::vec(session(), 0..4))
             .prop_map(|(service, list)| Content::Sessions { service, list }),
+        (service(), prop::collection::vec(ended(), 0..4))
+            .prop_map(|(service, list)| Content::Ended { service, list }),
         prop::collection::vec(service(), 0..3).prop_map(Content::Services),
         (service(), prop::collection::vec(event(), 0..4))
             .prop_map(|(service, list)| Content::Events { service, list }),

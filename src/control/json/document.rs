@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::control::doctor::Diagnosis;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::PastEvent;
-use crate::sched::{SessionSnapshot, Snapshot};
+use crate::sched::{EndedSnapshot, SessionSnapshot, Snapshot};
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,13 @@ pub enum Content {
         service: ServiceSnapshot,
         /// Connections, the oldest first.
         list: Vec<SessionSnapshot>,
+    },
+    /// `ended`.
+    Ended {
+        /// The service.
+        service: ServiceSnapshot,
+        /// Its connections that have ended, the last one last.
+        list: Vec<EndedSnapshot>,
     },
     /// `events`.
     Events {

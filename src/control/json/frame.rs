@@ -15,7 +15,7 @@ use super::channels::GroupObject;
 use super::document::{Content, Document, ProcessFacts};
 use super::events::EventObject;
 use super::reasons::ReasonsObject;
-use super::sessions::SessionObject;
+use super::sessions::{EndedObject, SessionObject};
 use super::units::{ago, rfc3339, seconds};
 use crate::control::doctor::Finding;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
@@ -63,6 +63,10 @@ enum Body<'a> {
     Sessions {
         service: ServiceObject<'a>,
         sessions: Vec<SessionObject>,
+    },
+    Ended {
+        service: ServiceObject<'a>,
+        ended: Vec<EndedObject>,
     },
     Events {
         service: ServiceObject<'a>,
@@ -173,6 +177,10 @@ impl<'a> Frame<'a> {
             Content::Sessions { service, list } => {
                 let sessions = list.iter().map(|session| SessionObject::of(session, now)).collect();
                 ("sessions", Body::Sessions { service: ServiceObject::of(service), sessions })
+            }
+            Content::Ended { service, list } => {
+                let ended = list.iter().map(|one| EndedObject::of(one, now)).collect();
+                ("ended", Body::Ended { service: ServiceObject::of(service), ended })
             }
             Content::Events { service, list } => {
                 let events = list.iter().map(EventObject::of).collect();

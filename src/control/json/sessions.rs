@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::units::{ago, seconds};
-use crate::sched::SessionSnapshot;
+use crate::sched::{EndedSnapshot, SessionSnapshot};
 
 #[derive(Serialize)]
 pub(super) struct SessionObject {
@@ -39,6 +39,37 @@ impl SessionObject {
             half_closed_seconds: session.half_closed.map(seconds),
             sent_bytes: session.sent_bytes,
             rcvd_bytes: session.rcvd_bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct EndedObject {
+    id: u64,
+    client: Option<SocketAddr>,
+    group: Option<usize>,
+    channel: Option<usize>,
+    accepted_at: String,
+    ended_at: String,
+    duration_seconds: f64,
+    sent_bytes: u64,
+    rcvd_bytes: u64,
+    end: String,
+}
+
+impl EndedObject {
+    pub(super) fn of(one: &EndedSnapshot, now: Duration) -> Self {
+        Self {
+            id: one.id,
+            client: one.client,
+            group: one.channel.map(|key| key.group.index()),
+            channel: one.channel.map(|key| key.channel.index()),
+            accepted_at: ago(now, one.age),
+            ended_at: ago(now, one.ended),
+            duration_seconds: seconds(one.age.saturating_sub(one.ended)),
+            sent_bytes: one.sent_bytes,
+            rcvd_bytes: one.rcvd_bytes,
+            end: one.how.to_string(),
         }
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Question {
     Status,
     /// `sessions`, of all channels or of one.
     Sessions(Option<ChannelKey>),
+    /// `ended`, the last so many.
+    Ended(usize),
     /// `services`
     Services,
     /// `events`, the last so many.
@@ -37,6 +39,9 @@ pub(crate) fn take(services: &Services, service: &ManagedService, asked: Questio
         Question::Status => channels("status"),
         Question::Sessions(channel) => {
             Content::Sessions { service: service.snapshot(), list: (service.plane.sessions)(channel) }
+        }
+        Question::Ended(most) => {
+            Content::Ended { service: service.snapshot(), list: (service.plane.ended)(most) }
         }
         Question::Events(most) => {
             Content::Events { service: service.snapshot(), list: service.log.events(most) }

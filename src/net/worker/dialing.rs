@@ -47,6 +47,7 @@ impl<P: Readiness> Worker<P> {
             queued: false,
             taken,
             service,
+            peer: address.into(),
         };
         let key = self.connections.insert(connection);
         self.guarded(key, |worker| worker.admitted(key, address));

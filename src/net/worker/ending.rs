@@ -301,6 +301,7 @@ impl<P: Readiness> Worker<P> {
             _ => how.without_channel(),
         };
         self.taps.end(key, TapEnd::Session(how));
+        self.remember(&connection, how);
         let lasted = self.lasted(&connection);
         let table = &connection.service.dialer.table;
         table.ended(self.id, how);

@@ -301,6 +301,7 @@ impl<P: Readiness> Worker<P> {
             queued: false,
             taken,
             service: guest,
+            peer: record.client.into(),
         };
         Some((self.connections.insert(connection), begin, record))
     }

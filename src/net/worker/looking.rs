@@ -5,11 +5,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::past::Past;
 use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
 use crate::net::shared::Page;
 use crate::observe::{AccessDue, AccessRecord};
-use crate::sched::{ChannelKey, SessionSnapshot};
+use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::wire::relay::Side;
 
@@ -43,6 +44,27 @@ impl<P: Readiness> Worker<P> {
             list: some.filter_map(tell).collect(),
             next: (until < self.connections.capacity()).then_some(until),
         }
+    }
+
+    /// The connections of a service that have ended, as far as they are remembered.
+    pub(super) fn ended(&self, service: ServiceId) -> Vec<EndedSnapshot> {
+        self.past.of(service, self.now)
+    }
+
+    /// Remembers a connection that ends.
+    pub(super) fn remember(&mut self, connection: &Connection, how: End) {
+        let past = Past {
+            id: connection.id,
+            client: connection.peer,
+            channel: match &connection.stage {
+                Stage::Relaying { slot, .. } => Some(slot.key()),
+                Stage::Greeting | Stage::Waiting(_) | Stage::Dialing(_) | Stage::Over => None,
+            },
+            opened_at: connection.opened_at,
+            ended_at: self.now,
+            delivered: connection.delivered,
+        };
+        self.past.add(connection.service.id, how, past);
     }
 
     fn session(&self, connection: &Connection) -> SessionSnapshot {

@@ -1,0 +1,131 @@
+//! The last connections of a worker that have ended, so that somebody can ask afterwards why.
+//!
+//! Knows: how many are kept. Never: who asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::net::service::ServiceId;
+use crate::sched::{ChannelKey, End, EndedSnapshot};
+use crate::wire::relay::Side;
+
+/// So many of one service that ended alike. An end that is rare is not driven out by those that are not.
+const KEPT: usize = 32;
+/// So many kinds, of all services together: those of services that are gone make room.
+const MOST_KINDS: usize = 1_024;
+
+/// What is remembered of one.
+pub(super) struct Past {
+    pub(super) id: u64,
+    pub(super) client: ClientAddress,
+    pub(super) channel: Option<ChannelKey>,
+    /// In ms of the worker's clock.
+    pub(super) opened_at: u64,
+    pub(super) ended_at: u64,
+    pub(super) delivered: [u64; 2],
+}
+
+/// Of each service and each way to end, the last ones.
+#[derive(Default)]
+pub(super) struct PastConnections(BTreeMap<(ServiceId, End), VecDeque<Past>>);
+
+impl PastConnections {
+    pub(super) fn add(&mut self, service: ServiceId, how: End, past: Past) {
+        if self.0.len() >= MOST_KINDS && !self.0.contains_key(&(service, how)) {
+            let last = |past: &VecDeque<Past>| past.back().map_or(0, |past| past.ended_at);
+            let oldest = self.0.iter().min_by_key(|(_, past)| last(past)).map(|(&kind, _)| kind);
+            oldest.and_then(|kind| self.0.remove(&kind));
+        }
+        let alike = self.0.entry((service, how)).or_default();
+        if alike.len() >= KEPT {
+            alike.pop_front();
+        }
+        alike.push_back(past);
+    }
+
+    pub(super) fn of(&self, service: ServiceId, now: u64) -> Vec<EndedSnapshot> {
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+        let ours = self.0.iter().filter(|((id, _), _)| *id == service);
+        let all = ours.flat_map(|(&(_, how), past)| past.iter().map(move |past| (how, past)));
+        all.map(|(how, past)| EndedSnapshot {
+            id: past.id,
+            client: Some(SocketAddr::from(past.client)).filter(|client| !client.ip().is_unspecified()),
+            channel: past.channel,
+            age: since(past.opened_at),
+            ended: since(past.ended_at),
+            sent_bytes: past.delivered[Side::Server as usize],
+            rcvd_bytes: past.delivered[Side::Client as usize],
+            how,
+        })
+        .collect()
+    }
+}
+
+/// A client's address in little room: each connection has one.
+#[derive(Clone, Copy)]
+pub(super) struct ClientAddress {
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl From<SocketAddr> for ClientAddress {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address {
+            SocketAddr::V4(v4) => v4.ip().to_ipv6_mapped(),
+            SocketAddr::V6(v6) => *v6.ip(),
+        };
+        Self { ip: ip.octets(), port: address.port() }
+    }
+}
+
+impl From<ClientAddress> for SocketAddr {
+    fn from(packed: ClientAddress) -> Self {
+        let ip = Ipv6Addr::from(packed.ip).to_canonical();
+        Self::new(ip, packed.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(id: u64) -> Past {
+        let client = SocketAddr::from(([192, 0, 2, 7], 4_711)).into();
+        Past { id, client, channel: None, opened_at: id, ended_at: id + 5, delivered: [1, 2] }
+    }
+
+    #[test]
+    fn what_is_rare_is_not_driven_out_by_what_is_not() {
+        let mut all = PastConnections::default();
+        let (one, other) = (ServiceId(1), ServiceId(2));
+        all.add(one, End::Idle, past(0));
+        (1..1_000).for_each(|id| all.add(one, End::ClientClosed, past(id)));
+        all.add(other, End::Kicked, past(1_000));
+        let ids = |service| all.of(service, 2_000).iter().map(|one| one.id).collect::<Vec<_>>();
+        assert_eq!(ids(one).len(), KEPT + 1);
+        assert!(ids(one).contains(&0) && ids(one).contains(&999) && !ids(one).contains(&900));
+        assert_eq!(ids(other), [1_000]);
+        let seen = &all.of(other, 2_000)[0];
+        assert_eq!(seen.client.map(|client| client.to_string()).as_deref(), Some("192.0.2.7:4711"));
+        assert_eq!((seen.age.as_millis(), seen.ended.as_millis()), (1_000, 995));
+    }
+
+    #[test]
+    fn there_is_an_end_to_it() {
+        let mut all = PastConnections::default();
+        (0..3_000_u32).for_each(|id| all.add(ServiceId(id), End::Kicked, past(id.into())));
+        assert_eq!(all.0.len(), MOST_KINDS);
+        assert!(all.of(ServiceId(0), 0).is_empty() && all.of(ServiceId(2_999), 0).len() == 1);
+    }
+
+    #[test]
+    fn an_address_comes_back_as_it_was() {
+        for text in ["192.0.2.7:1", "[2001:db8::1]:65535", "[::1]:80"] {
+            let address: SocketAddr = text.parse().expect("an address");
+            assert_eq!(SocketAddr::from(ClientAddress::from(address)), address);
+        }
+        let mapped: SocketAddr = "[::ffff:192.0.2.7]:1".parse().expect("an address");
+        assert_eq!(SocketAddr::from(ClientAddress::from(mapped)).to_string(), "192.0.2.7:1");
+    }
+}
