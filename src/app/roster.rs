@@ -341,7 +341,15 @@ impl Roster {
         let logs: Vec<Log> = services.iter().map(|(one, _)| one.log(log)).collect();
         let with = services.iter().zip(&alarms).zip(&logs);
         let new = with.map(|(((one, _), alarm), log)| one.service(log, alarm.clone()));
-        let opened = server.open(new.collect())?;
+        let new = new.collect();
+        // Before anything can happen: a program hears of all that `events` shows.
+        services
+            .iter()
+            .zip(&logs)
+            .for_each(|((one, _), log)| self.hook(&one.parts, one.listener.address(), log));
+        let opened = server.open(new).inspect_err(|_| {
+            logs.iter().for_each(|log| self.tools.hooks.set(log, "", None));
+        })?;
         let parts = services.into_iter().zip(opened).zip(alarms).zip(logs);
         Ok(parts
             .map(|((((prepared, groups), running), alarm), log)| {
@@ -360,14 +368,13 @@ impl Roster {
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
         let place = served.parts.place;
-        self.hook(&served);
         RosterEntry { place, known, written, served, service, _descriptor: None, rank: None }
     }
 
     /// The program of a service hears of its events from now on, if it has one.
-    fn hook(&self, Served { parts, listener, log, .. }: &Served) {
+    fn hook(&self, parts: &Parts, at: SocketAddr, log: &Log) {
         let name = parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
-        let label = name.unwrap_or_else(|| listener.address().to_string());
+        let label = name.unwrap_or_else(|| at.to_string());
         let program = parts.spec.on_change.as_ref().map(|named| Path::new(&named.name));
         self.tools.hooks.set(log, &label, program);
     }
@@ -719,7 +726,8 @@ impl Roster {
         }
         member.known = known(&spec, &groups, &member.served.parts);
         member.served.parts.spec = spec.clone();
-        self.hook(&member.served);
+        let Served { parts, listener, log, .. } = &member.served;
+        self.hook(parts, listener.address(), log);
         spec.groups = members;
         *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
         if !steps.is_empty() || changes.made.len() > before {

@@ -276,10 +276,15 @@ fn greeting(listen: &[SocketAddr], channels: usize) -> String {
 /// Serves until the end; the exit code.
 pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &ProcessSpec, log: &Log) -> u8 {
     let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, log);
-    log.tell(&match cause {
-        Cause::Drained => Event::Drained,
-        _ => Event::Stopping { connections: at_work.connections(), within: None },
-    });
+    match (cause, at_work.upgrader.successor()) {
+        // The service goes on: that is no news for those who hear of the service.
+        (Cause::Drained, Some(successor)) => log.tell_again(&Event::Note {
+            severity: Severity::Info,
+            text: format!("no connection is left here, and process {} serves", successor.as_raw_nonzero()),
+        }),
+        (Cause::Drained, None) => log.tell(&Event::Drained),
+        _ => log.tell(&Event::Stopping { connections: at_work.connections(), within: None }),
+    }
     at_work.end(cause);
     0
 }

@@ -197,11 +197,15 @@ impl Upgrader {
     /// Hands everything over to a new process: of the program at this path, or of this one's. What was handed over, or why
     /// nothing was.
     pub(super) fn upgrade(&self, path: Option<Vec<u8>>) -> Result<String, String> {
-        self.conclude(|| self.hand_over(path.map(|path| PathBuf::from(OsString::from_vec(path)))))
+        self.conclude(true, || self.hand_over(path.map(|path| PathBuf::from(OsString::from_vec(path)))))
     }
 
     /// One hand-over at a time, and one at most that comes to something.
-    fn conclude(&self, act: impl FnOnce() -> Result<(Pid, String), String>) -> Result<String, String> {
+    fn conclude(
+        &self,
+        is_told_there: bool,
+        act: impl FnOnce() -> Result<(Pid, String), String>,
+    ) -> Result<String, String> {
         let outcome = self.begin().and_then(|()| {
             let result = act();
             *self.stage() = result.as_ref().map_or(UpgradeStage::Idle, |&(pid, _)| UpgradeStage::Over(pid));
@@ -210,6 +214,11 @@ impl Upgrader {
         // The main thread acts on what came meanwhile.
         self.notifier.drained();
         match &outcome {
+            // The new process has this among its events, in its own words.
+            Ok(what) if is_told_there => {
+                let text = format!("upgrade: {what}");
+                self.means.roster.log().tell_again(&Event::Note { severity: Severity::Notice, text });
+            }
             Ok(what) => self.tell(Severity::Notice, what.clone()),
             Err(why) => self.tell(Severity::Error, format!("this process goes on: {why}")),
         }
@@ -218,7 +227,7 @@ impl Upgrader {
 
     /// Hands the ports over to a process that somebody else has started. What was handed over, or why nothing was.
     pub(super) fn give(&self, stream: UnixStream, pid: u32) -> Result<String, String> {
-        self.conclude(|| {
+        self.conclude(false, || {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("it has no number")?;
             let Some(_frozen) = self.means.roster.freeze() else {
                 return Err("another one is under way".to_owned());

@@ -22,6 +22,12 @@ pub struct TableRecord {
     pub tally: ServiceTallyRecord,
     /// Places in line below this one were given out.
     pub next_ticket: u64,
+    /// Operators have been told that no channel is up since then, ...
+    #[serde(default)]
+    pub out_since: Option<Duration>,
+    /// ... and that connects are refused.
+    #[serde(default)]
+    pub refusing: bool,
 }
 
 /// One group.

@@ -150,8 +150,6 @@ impl Minder {
 struct Minded {
     ward: Ward,
     shutter: Shutter,
-    /// Since when no channel is up.
-    out_since: Option<Duration>,
     /// When it is looked at next, if nothing happens before.
     due: Option<Duration>,
 }
@@ -221,7 +219,7 @@ impl Rounds {
         };
         self.rung.extend(rung);
         for (id, ward) in added {
-            self.wards.insert(id, Minded { ward, shutter: Shutter::default(), out_since: None, due: None });
+            self.wards.insert(id, Minded { ward, shutter: Shutter::default(), due: None });
         }
         for (id, ward) in changed {
             self.call_off(id);
@@ -265,32 +263,44 @@ impl Rounds {
     /// Begins a ward's probes that are due, moves its door if that is wanted, and notes when it is due next.
     fn look_at(&mut self, id: u64) {
         let Some(minded) = self.wards.get_mut(&id) else { return };
-        let Minded { ward, shutter, out_since, due } = minded;
+        let Minded { ward, shutter, due } = minded;
         let now = self.clock.now();
-        let (probes, next, has_up, is_out) = {
+        let (probes, next, has_up, news) = {
             let mut table = ward.table.lock_at(now);
-            (table.probes_due(PROBES), table.next_probe(), table.has_up(), table.is_out())
+            let (probes, next) = (table.probes_due(PROBES), table.next_probe());
+            let (has_up, is_out) = (table.has_up(), table.is_out());
+            let told = table.outage();
+            let news = match told.since {
+                None if is_out => {
+                    told.since = Some(now);
+                    Some(Event::NoChannelUp)
+                }
+                Some(since) if has_up => {
+                    told.since = None;
+                    Some(Event::ChannelUpAgain { after: now.saturating_sub(since) })
+                }
+                None | Some(_) => None,
+            };
+            (probes, next, has_up, news)
         };
         for probe in probes {
             self.last_probe += 1;
             self.engine.start(ward.order(self.last_probe, &probe));
             self.under_way.insert(self.last_probe, (id, probe));
         }
-        match *out_since {
-            None if is_out => {
-                *out_since = Some(now);
-                ward.log.tell(&Event::NoChannelUp);
-            }
-            Some(since) if has_up => {
-                *out_since = None;
-                ward.log.tell(&Event::ChannelUpAgain { after: now.saturating_sub(since) });
-            }
-            None | Some(_) => {}
-        }
+        news.iter().for_each(|event| ward.log.tell(event));
         // A door that is shut when it need not be any more opens.
         let shut = ward.refuse_when_down && !has_up;
         if shutter.is_due(shut, now) {
             move_shutter(ward, shutter, shut, now);
+        }
+        // The process before may have told it already.
+        let was_refusing =
+            std::mem::replace(&mut ward.table.lock_at(now).outage().is_refusing, shutter.is_shut());
+        match (was_refusing, shutter.is_shut()) {
+            (false, true) => ward.log.tell(&Event::Refusing),
+            (true, false) => ward.log.tell(&Event::Welcoming),
+            (false, false) | (true, true) => {}
         }
         let next = [next, shutter.retry_at].into_iter().flatten().min();
         if *due != next {
@@ -337,10 +347,7 @@ impl Rounds {
 
 fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
     match if shut { (ward.hands.shut)() } else { (ward.hands.open)() } {
-        Ok(()) => {
-            shutter.moved(shut);
-            ward.log.tell(&if shut { Event::Refusing } else { Event::Welcoming });
-        }
+        Ok(()) => shutter.moved(shut),
         Err(e) => {
             let text = format!("cannot {} listening: {e}", if shut { "stop" } else { "go on" });
             ward.log.tell(&Event::Note { severity: Severity::Error, text });

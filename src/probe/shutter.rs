@@ -17,6 +17,10 @@ pub(super) struct Shutter {
 }
 
 impl Shutter {
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_shut
+    }
+
     /// Is it to be moved now, to be shut or not?
     pub(super) fn is_due(&mut self, shut: bool, now: Duration) -> bool {
         if shut == self.is_shut {

@@ -11,7 +11,7 @@ use super::health::Health;
 use super::reach::Reach;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, Loss, MAX_CHANNELS,
-    MAX_GROUPS, Policy, Rules, Table, Weight,
+    MAX_GROUPS, Policy, Rules, Table, ToldOutage, Weight,
 };
 use crate::handover::table::{ChannelRecord, DecidedRecord, GroupRecord, TableRecord};
 
@@ -158,6 +158,8 @@ impl Table {
             losses: self.losses.snapshot().into_iter().map(|(why, count)| (why.to_string(), count)).collect(),
             tally: self.tally.snapshot().record(),
             next_ticket: self.line.next(),
+            out_since: self.outage.since,
+            refusing: self.outage.is_refusing,
         }
     }
 
@@ -182,6 +184,9 @@ impl Table {
             table.restore_group(group)?;
         }
         table.paused = record.paused;
+        // What has begun later than now was told by another clock.
+        let since = record.out_since.map(|since| since.min(now));
+        *table.outage() = ToldOutage { since, is_refusing: record.refusing };
         table.losses.add(&record.losses);
         table.tally.add(&ClientCounts::restore(&record.tally));
         table.line.begin_at(record.next_ticket);

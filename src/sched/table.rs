@@ -23,7 +23,7 @@ use super::route::{Patience, World};
 use super::tally::ServiceTally;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId, Happened,
-    Lease, NoChannel, Policy, Route, Rules, Transition, Weight,
+    Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
 
 /// Whose fault a failed dial was.
@@ -69,6 +69,7 @@ pub struct Table {
     pub(super) paused: bool,
     /// How often pauses have changed.
     pub(super) pauses: Arc<AtomicUsize>,
+    pub(super) outage: ToldOutage,
     /// What is new to those in line.
     pub(super) changes: Changes,
     /// Groups with news; kept for its memory, empty between calls.
@@ -91,6 +92,7 @@ impl Table {
             tally: Arc::new(ServiceTally::new(rules.shards)),
             paused: false,
             pauses: Arc::default(),
+            outage: ToldOutage::default(),
             changes: Changes::default(),
             stirred: Vec::new(),
         }
@@ -302,6 +304,11 @@ impl Table {
     pub fn is_out(&self) -> bool {
         let counts = |group: &Group| if self.rules.autodisable { group.existing } else { group.enabled };
         !self.paused && !self.has_up() && self.groups.values().any(|group| counts(group) > 0)
+    }
+
+    /// What operators have been told of a time without any channel; whoever tells them notes it here.
+    pub fn outage(&mut self) -> &mut ToldOutage {
+        &mut self.outage
     }
 
     /// Starts a client's walk at group 0.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 
 use crate::harness::{
-    Directory, Instance, Refusing, Run, Server, Setup, alive, await_no_children, eventually, mark,
+    Directory, Instance, Refusing, Revivable, Run, Server, Setup, alive, await_no_children, eventually, mark,
     own_address, script,
 };
 
@@ -320,6 +320,46 @@ fn a_program_that_is_not_there_is_told_of_at_the_start_and_may_come_later() {
     let failed = format!("event=hook_failed program={} cause=\"exit code 3\"\n", program.display());
     eventually("the exit code is told", || instance.stderr().contains(&failed).then_some(()));
     instance.end();
+}
+
+#[test]
+fn an_upgrade_neither_ends_the_service_nor_begins_an_outage_again() {
+    let directory = Directory::new();
+    let (program, book) = clerk(&directory, "clerk", "");
+    let mut server = Revivable::stopped("a");
+    let mut instance = start(
+        &program,
+        &[&"--refuse-when-down", &"--check", &"tcp", &"--check-interval", &"50ms", &server.addr],
+    );
+    let heard = |event: &str| runs(&book).iter().filter(|run| told(run, "EVENT") == Some(event)).count();
+    let events = |instance: &Instance, event: &str| {
+        let all = instance.ctl("events 1000").code(0).stdout;
+        all.lines().filter(|line| line.split(' ').any(|word| word == format!("event={event}"))).count()
+    };
+    let outage = ["no_channel_up", "refusing"];
+    eventually("the outage is known", || outage.iter().all(|event| heard(event) == 1).then_some(()));
+    for round in 1..=2 {
+        instance.upgrade();
+        // It has looked at its channels, and the program has heard of all that came before this.
+        let checked = format!("maxc 0 {round}");
+        instance.ctl(&checked).code(0);
+        await_command(&book, &checked);
+        for event in outage {
+            assert_eq!((heard(event), events(&instance, event)), (1, 1), "{event}: {}", instance.stderr());
+        }
+        assert_eq!((heard("drained"), events(&instance, "drained")), (0, 0), "{}", instance.stderr());
+        assert_eq!(instance.told("drained").len(), 0, "{}", instance.stderr());
+    }
+    server.start();
+    eventually("it is over", || {
+        let over = ["channel_up_again", "welcoming"];
+        over.iter().all(|event| heard(event) == 1 && events(&instance, event) == 1).then_some(())
+    });
+    // One that takes clients again tells of the next outage.
+    server.stop();
+    eventually("the next one", || outage.iter().all(|event| heard(event) == 2).then_some(()));
+    instance.end();
+    assert_eq!(heard("drained"), 1);
 }
 
 #[test]
