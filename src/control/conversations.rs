@@ -578,14 +578,19 @@ fn the_wildcard_instance_is_found_first_then_the_only_one_then_the_operator_is_a
     assert!(find(None).is_ok());
     assert!(find(Some("::ffff:127.0.0.1")).is_ok());
     assert!(find(Some("::1 127.0.0.1")).is_ok());
-    assert!(matches!(find(Some("127.0.0.2")), Err(FindError::None)));
-    assert!(matches!(find(Some("127.0.0.9")), Err(FindError::None)));
+    for other in ["127.0.0.2", "127.0.0.9"] {
+        let expected = "no master process, exiting.\n\
+            balance: port 80 is served on 127.0.0.1; to ask that instance, use -b 127.0.0.1";
+        assert_eq!(find(Some(other)).expect_err("another address").to_string(), expected);
+    }
     let two = start("::1");
     let message = find(None).expect_err("two of them").to_string();
     assert_eq!(message, "balance: several instances have port 80, say which with -b: 127.0.0.1, ::1");
     let any = start("::");
     assert!(find(None).is_ok());
-    assert!(matches!(find(Some("0.0.0.0")), Err(FindError::None)));
+    let other = find(Some("0.0.0.0")).expect_err("another address").to_string();
+    let expected = "to ask that instance, use -b 127.0.0.1 or leave -b away or use -b ::1";
+    assert!(other.ends_with(expected), "{other}");
     drop((one, two, any));
     assert!(matches!(find(None), Err(FindError::None)));
 }
@@ -627,7 +632,11 @@ fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
     // No machine has so many interfaces: the numbers are not turned into names.
     let one = start("fe80::1%900001");
     assert!(find("fe80::1%900001", true).is_ok());
-    assert_eq!(find("fe80::1%900002", true).expect_err("another one"), "no master process, exiting.");
+    assert_eq!(
+        find("fe80::1%900002", true).expect_err("another one"),
+        "no master process, exiting.\n\
+        balance: port 80 is served on fe80::1%900001; to ask that instance, use -b fe80::1%900001"
+    );
     assert!(find("fe80::1", false).is_ok(), "to look, the only one will do");
     let expected = "no master process, exiting.\n\
         balance: port 80 is served on fe80::1%900001 only; to change that instance, add -b fe80::1%900001";

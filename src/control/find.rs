@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// As long as this a name is asked for again that somebody has just left: another process may be taking it over.
 pub(super) const HANDING_OVER: Duration = Duration::from_millis(1500);
+/// As many addresses are named that could have been meant.
+const MOST_NAMED: usize = 4;
 /// Between two such attempts.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -109,6 +111,15 @@ pub enum FindError {
         /// Why.
         cause: io::Error,
     },
+    /// There is none at this address, but others have the port.
+    #[error("no master process, exiting.\nbalance: port {port} is served on {}; to ask that instance, {}",
+        list(.places), instead(.places))]
+    OtherAddress {
+        /// The port.
+        port: u16,
+        /// Where there are instances with this port.
+        places: Vec<Place>,
+    },
     /// There is an entry, but we may not use it.
     #[error("balance: cannot connect to {}: {cause}", .path.display())]
     Denied {
@@ -116,6 +127,19 @@ pub enum FindError {
         path: PathBuf,
         /// Why.
         cause: io::Error,
+    },
+    /// There is an instance, but we are not let in.
+    #[error(
+        "balance: cannot connect to {}: {cause}; only {}and those in its --control-group may control this instance",
+        .path.display(), allowed(*.owner)
+    )]
+    NotAllowed {
+        /// The entry.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+        /// Whose instance it is.
+        owner: u32,
     },
     /// The entry is another user's, who may not be believed.
     #[error("balance: {} is served by user {uid}, who is neither you nor root: not used", .path.display())]
@@ -180,12 +204,47 @@ pub enum FindError {
 impl FindError {
     /// Does it leave open that another entry is the one that is meant?
     fn is_passed_over(&self) -> bool {
-        matches!(self, Self::None | Self::Denied { .. } | Self::Stranger { .. } | Self::Elsewhere { .. })
+        matches!(
+            self,
+            Self::None
+                | Self::Denied { .. }
+                | Self::NotAllowed { .. }
+                | Self::Stranger { .. }
+                | Self::Elsewhere { .. }
+        )
+    }
+
+    /// Is there an instance that does not let us in?
+    pub(super) fn is_denial(&self) -> bool {
+        match self {
+            Self::NotAllowed { .. } => true,
+            Self::Refused { text, .. } => text.starts_with("denied: "),
+            _ => false,
+        }
     }
 
     /// What says more than that there is none.
     fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if matches!(self, Self::None) { other() } else { self }
+    }
+}
+
+/// What to type for one of these addresses in place of the one that was typed.
+fn instead(places: &[Place]) -> String {
+    let has_v4 = places.contains(&Place::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)));
+    let one = |place: &Place| match place {
+        place if *place == Place::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)) => "leave -b away".to_owned(),
+        place if place.is_wildcard() && !has_v4 => "leave -b away".to_owned(),
+        place => format!("use -b {}", place.typed()),
+    };
+    places.iter().map(one).collect::<Vec<_>>().join(" or ")
+}
+
+/// `root, user 1000 (ann) `, those who may.
+fn allowed(owner: u32) -> String {
+    match owner {
+        peer::ROOT => "root ".to_owned(),
+        owner => format!("root, {} ", peer::called(owner)),
     }
 }
 
@@ -383,6 +442,24 @@ impl Search {
         }
     }
 
+    /// Nobody serves the port at the address that was typed, if one was: do others serve it?
+    fn elsewhere(&mut self, port: u16, is_typed: bool) -> FindError {
+        let places = if is_typed { self.places(port, |_| true) } else { BTreeSet::new() };
+        let places: Vec<Place> =
+            places.into_iter().filter(|place| self.at(port, *place).is_ok()).take(MOST_NAMED).collect();
+        if places.is_empty() { FindError::None } else { FindError::OtherAddress { port, places } }
+    }
+
+    /// The addresses at which there are entries for the port.
+    fn places(&self, port: u16, is_wanted: impl Fn(Place) -> bool) -> BTreeSet<Place> {
+        self.entries
+            .iter()
+            .filter_map(|found| entry_place(found.plain()))
+            .filter(|(of, place)| *of == port && is_wanted(*place))
+            .map(|(_, place)| place)
+            .collect()
+    }
+
     /// The only instance at one of these places: good enough to look at it.
     fn the_only(
         &mut self,
@@ -390,13 +467,7 @@ impl Search {
         is_change: bool,
         is_near: impl Fn(Place) -> bool,
     ) -> Result<Client, FindError> {
-        let places: BTreeSet<Place> = self
-            .entries
-            .iter()
-            .filter_map(|found| entry_place(found.plain()))
-            .filter(|(of, place)| *of == port && is_near(*place))
-            .map(|(_, place)| place)
-            .collect();
+        let places = self.places(port, is_near);
         let (mut places_of_live, mut live, mut failure) = (Vec::new(), None, FindError::None);
         for place in places {
             match self.at(port, place) {
@@ -452,7 +523,7 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
             until = Some(Instant::now() + HANDING_OVER);
         }
         match found {
-            Err(FindError::None | FindError::NoService { .. })
+            Err(FindError::None | FindError::NoService { .. } | FindError::OtherAddress { .. })
                 if until.is_some_and(|until| Instant::now() < until) =>
             {
                 thread::sleep(ASK_AGAIN);
@@ -492,7 +563,9 @@ fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bo
             };
             let found = search
                 .the_only(*port, is_change, near)
-                .map_err(|error| error.or_else(|| failure).or_else(|| search.failure()));
+                .map_err(|error| error.or_else(|| failure))
+                .map_err(|error| error.or_else(|| search.elsewhere(*port, addresses.is_some())))
+                .map_err(|error| error.or_else(|| search.failure()));
             (found, search.has_gone())
         }
     }
@@ -526,6 +599,9 @@ impl Found {
                 Ok(uid) => Err(FindError::Stranger { path, uid }),
                 Err(cause) => Err(FindError::Denied { path, cause }),
             },
+            Err(cause) if cause.kind() == ErrorKind::PermissionDenied && !self.seen.is_own() => {
+                Err(FindError::NotAllowed { path, cause, owner: self.seen.owner })
+            }
             Err(cause) if cause.kind() == ErrorKind::PermissionDenied => {
                 Err(FindError::Denied { path, cause })
             }

@@ -54,7 +54,8 @@ pub struct Interactive {
 pub fn one_shot(options: &OneShot) -> u8 {
     // A newline separates commands as `;` does.
     let is_change = options.text.split(|&byte| byte == b'\n').any(command::is_change);
-    let not_found = |error: &FindError| match asking::is_doctor(&options.text) {
+    // Where there is one that does not let us in, nothing is known to be broken.
+    let not_found = |error: &FindError| match asking::is_doctor(&options.text) && !error.is_denial() {
         true => nobody(options, error),
         false => not_found(error),
     };

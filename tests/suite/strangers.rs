@@ -422,6 +422,48 @@ fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
 }
 
 #[test]
+fn one_who_is_not_let_in_is_told_who_is_and_not_that_anything_is_broken() {
+    if needs_root("two users") {
+        return;
+    }
+    let commons = Commons::new();
+    let at = own_address();
+    let (ip, port) = (at.ip().to_string(), at.port().to_string());
+    commons.balance(0, &["-b", &ip, &port, "127.0.0.1:9"]).finish().code(0);
+    let said = "Permission denied (os error 13); only root and those in its --control-group may control this instance\n";
+    for command in ["show", "doctor", "doctor json", "disable 0"] {
+        let asked = commons.balance(MALLORY, &["-b", &ip, "-c", command, &port]).finish().code(69).out("");
+        assert!(asked.stderr.ends_with(said) && asked.stderr.lines().count() == 1, "{asked}");
+    }
+    commons.balance(0, &["-b", &ip, "-c", "kill", &port]).finish().code(0);
+}
+
+#[test]
+fn with_another_address_than_the_instance_has_the_message_says_what_to_type() {
+    private_network("all ports free", || {
+        let directory = Directory::new();
+        let balance = |args: &[&str]| Run::balance(&directory).args(args).finish();
+        balance(&["9011", "127.0.0.1:9"]).code(0);
+        for command in ["show", "disable 0", "events"] {
+            let asked = balance(&["-b", "127.0.0.1", "-c", command, "9011"]).code(69).out("");
+            let said = "no master process, exiting.\n\
+                balance: port 9011 is served on 0.0.0.0; to ask that instance, leave -b away\n";
+            assert_eq!(asked.stderr, said, "{command}");
+        }
+        let told = balance(&["-b", "127.0.0.1", "-c", "doctor", "9011"]).code(2);
+        assert!(told.stdout.contains("to ask that instance, leave -b away"), "{told}");
+        balance(&["-c", "kill", "9011"]).code(0);
+        assert_eq!(
+            balance(&["-b", "127.0.0.1", "-c", "show", "9011"]).code(69).stderr,
+            "no master process, exiting.\n"
+        );
+        balance(&["-b", "127.0.0.2", "9011", "127.0.0.1:9"]).code(0);
+        balance(&["-b", "127.0.0.3", "-c", "show", "9011"]).code(69).err("use -b 127.0.0.2\n");
+        balance(&["-b", "127.0.0.2", "-c", "kill", "9011"]).code(0);
+    });
+}
+
+#[test]
 fn without_b_what_changes_is_for_an_instance_on_all_addresses() {
     private_network("all ports free", || {
         let directory = Directory::new();
