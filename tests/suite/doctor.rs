@@ -368,6 +368,29 @@ fn another_process_on_the_same_port_is_found() {
 }
 
 #[test]
+fn a_process_that_drains_is_not_told_to_stop_its_successor() {
+    let server = Server::named("a");
+    let to = server.addr.to_string();
+    let mut old = on_own(&[&to]);
+    let client = old.named();
+    let (ip, port) = (old.addr.ip().to_string(), old.port());
+    old.ctl("kill").code(0);
+    let next = ["-b", &ip, &port, &to].map(str::to_owned);
+    Run::balance(&old.directory).args(next).finish().code(0);
+    let process = format!("process.{}", old.pid());
+    let ask = |command: &str| Run::balance(&old.directory).args(["-c", command, &process]).finish();
+    let told = ask("doctor");
+    for check in ["shared-port", "listen-port", "backlog"] {
+        assert_eq!(findings(&told, check), Vec::<String>::new(), "{told}");
+    }
+    assert!([0, 1, 2].contains(&told.code), "{told}");
+    drop(client);
+    assert_eq!(old.wait(), 0);
+    no_finding(&old, "shared-port");
+    old.ctl("kill").code(0);
+}
+
+#[test]
 fn too_many_sockets_in_time_wait_are_found() {
     private_network("a limit of its own", || {
         set("ipv4/tcp_max_tw_buckets", "2");

@@ -44,7 +44,7 @@ pub(crate) fn examine(
     let listens = services.present().into_iter().flat_map(|service| service.listen.clone());
     let ports: Vec<u16> = listens.map(|at| at.port()).collect();
     let kernel = KernelSigns::read(Path::new("/"), &ports);
-    let services_seen: Vec<ServiceSigns> = chosen.iter().map(|service| look(service)).collect();
+    let services_seen: Vec<ServiceSigns> = chosen.iter().map(|service| look(service, services)).collect();
     let names = names(&services_seen, &services.process.look_up);
     let sockets = entries.into_iter().take(MOST_SOCKETS).map(|(path, mode)| SocketSign {
         path: path.display().to_string(),
@@ -52,10 +52,17 @@ pub(crate) fn examine(
         group_named,
     });
     let sockets = sockets.collect();
-    diagnose(&Case { process, services: services_seen, names, sockets, kernel })
+    let is_serving = !services.are_killed();
+    diagnose(&Case { process, services: services_seen, names, sockets, kernel, is_serving })
 }
 
-fn look(service: &ManagedService) -> ServiceSigns {
+fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
+    let is_draining = service.is_killed();
+    let asked_at = match is_draining {
+        false => service.listen.first().copied(),
+        // Where it listened, a command may reach its successor.
+        true => services.first().filter(|one| !one.is_killed()).and_then(|one| one.listen.first().copied()),
+    };
     let spec = (service.spec)();
     let connections = (service.plane.connections)();
     // Nobody has been silent for longer than the process is there.
@@ -67,6 +74,8 @@ fn look(service: &ManagedService) -> ServiceSigns {
     });
     ServiceSigns {
         label: service.label(),
+        is_draining,
+        asked_at,
         listen: service.listen.clone(),
         spec,
         table: service.survey(),
@@ -80,7 +89,9 @@ type LookUp = Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>;
 /// What the names of channels mean now.
 fn names(services: &[ServiceSigns], look_up: &LookUp) -> Vec<NameSign> {
     let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for channel in services.iter().flat_map(|one| &one.table.groups).flat_map(|group| &group.channels) {
+    // One that takes no clients any more looks nothing up again.
+    let serving = services.iter().filter(|one| !one.is_draining);
+    for channel in serving.flat_map(|one| &one.table.groups).flat_map(|group| &group.channels) {
         let is_name = |host: &&str| host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
         if let Some(host) = channel.addresses.host().filter(is_name) {
             let addresses = channel.addresses.as_slice().iter().map(|address| address.ip());

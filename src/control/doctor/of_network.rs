@@ -27,6 +27,9 @@ fn percent(used: u64, most: u64) -> u64 {
 pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
     let Some(ports) = case.kernel.source_ports() else { return Vec::new() };
     let mut towards: BTreeMap<SourceAndTarget<'_>, PortUse> = BTreeMap::new();
+    if case.serving().next().is_none() {
+        return Vec::new();
+    }
     for service in &case.services {
         let from = service.spec.source.as_ref().map(|host| host.name.as_str());
         for channel in service.table.groups.iter().flat_map(|group| &group.channels) {
@@ -35,7 +38,9 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
             let carried =
                 towards.entry(SourceAndTarget { from, to }).or_insert(PortUse { active: 0, most: Some(0) });
             carried.active += u64::from(channel.active);
-            if channel.state == AdminState::Enabled {
+            if service.is_draining {
+                carried.most = carried.most.map(|most| most + u64::from(channel.active));
+            } else if channel.state == AdminState::Enabled {
                 let maxc = channel.maxc.map(|maxc| u64::from(maxc.get()));
                 carried.most = carried.most.zip(maxc).map(|(most, maxc)| most + maxc);
             }
@@ -74,7 +79,7 @@ fn too_many(to: SocketAddr, &PortUse { active, most }: &PortUse, ports: u64) -> 
 
 pub(super) fn listen_port(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         for at in service.listen.iter().filter(|at| case.kernel.is_source_port(at.port())) {
             let port = at.port();
             let (first, last) = case.kernel.port_range.unwrap_or_default();
@@ -100,7 +105,7 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
 
 pub(super) fn shared_port(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         for at in &service.listen {
             let others = case.kernel.listeners.iter().filter(|one| !one.is_ours);
             for other in
@@ -133,10 +138,13 @@ pub(super) fn shared_port(case: &Case) -> Vec<Finding> {
 pub(super) fn backlog(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     let most = case.kernel.somaxconn.unwrap_or(BACKLOG).min(BACKLOG);
-    let again = case.services.first().map_or_else(String::new, |service| service.command("upgrade"));
+    if !case.is_serving {
+        return findings;
+    }
+    let again = case.command("upgrade");
     let raise = |to: u64| format!("sysctl -w net.core.somaxconn={to} (and in /etc/sysctl.d), then {again}");
     let more = (most * 4).clamp(4_096, BACKLOG);
-    for service in &case.services {
+    for service in case.serving() {
         let is_its = |address: &SocketAddr| service.listen.contains(address);
         let full = case.kernel.listeners.iter().filter(|one| one.is_ours && is_its(&one.address));
         for one in full.filter(|one| percent(one.queue, most) >= NEARLY_FULL) {
@@ -273,7 +281,7 @@ pub(super) fn congestion(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         let channels = service.table.groups.iter().flat_map(|group| &group.channels);
         let local = channels
             .filter(|one| one.addresses.as_slice().iter().all(|at| at.ip().to_canonical().is_loopback()));

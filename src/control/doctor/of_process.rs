@@ -17,6 +17,9 @@ const STEP_MILLIS: i64 = 2_000;
 
 /// The most clients that a service can have; `None`: nothing limits them.
 fn most_clients(service: &ServiceSigns) -> Option<u64> {
+    if service.is_draining {
+        return Some(service.connections as u64);
+    }
     let channels = service.table.groups.iter().flat_map(|group| &group.channels);
     let enabled = channels.filter(|one| one.state == AdminState::Enabled);
     let maxc = enabled.map(|one| one.maxc.map(|maxc| u64::from(maxc.get()))).sum::<Option<u64>>();
@@ -31,6 +34,9 @@ pub(super) fn descriptors(case: &Case) -> Vec<Finding> {
     let (Some(limit), Some(free)) = (case.process.descriptor_limit, case.process.descriptors_free) else {
         return Vec::new();
     };
+    if !case.is_serving {
+        return Vec::new();
+    }
     let clients: usize = case.services.iter().map(|service| service.connections).sum();
     let room = clients as u64 + free / 2;
     let raise = |clients: u64| {
@@ -113,7 +119,7 @@ pub(super) fn pauses(case: &Case) -> Vec<Finding> {
 }
 
 pub(super) fn log(case: &Case) -> Vec<Finding> {
-    let events = || case.services.first().map_or_else(String::new, |service| service.command("events 1000"));
+    let events = || case.command("events 1000");
     let mut found = Vec::new();
     match case.process.dropped_lines {
         0 => {}
@@ -121,7 +127,7 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
             format!("the log has lost {}", counted(lines, "line")),
             "nobody took them: the reader of stderr does not read, or there is no syslog",
             format!(
-                "type Ctrl-Q in the terminal, restart the log's reader, or install a syslog daemon; until then {}",
+                "type Ctrl-Q in the terminal, restart the log's reader, or install a syslog daemon; until then read the last events with {}",
                 events()
             ),
         )),
@@ -138,18 +144,18 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
 }
 
 pub(super) fn program(case: &Case) -> Vec<Finding> {
-    if !case.kernel.is_program_gone {
+    // One that only lets connections end is to be the program that it was.
+    if !case.kernel.is_program_gone || !case.is_serving {
         return Vec::new();
     }
     vec![Finding::advice(
         "the file of the program that runs was replaced or deleted",
         "this process is another version than a restart would be, and lacks what the new one has repaired",
-        case.services.first().map_or_else(String::new, |service| service.command("upgrade")),
+        case.command("upgrade"),
     )]
 }
 
 pub(super) fn socket(case: &Case) -> Vec<Finding> {
-    let again = || case.services.first().map_or_else(String::new, |service| service.command("upgrade"));
     let mut findings = Vec::new();
     for socket in &case.sockets {
         let path = &socket.path;
@@ -158,7 +164,10 @@ pub(super) fn socket(case: &Case) -> Vec<Finding> {
             None => findings.push(Finding::broken(
                 format!("{path} is gone, or is not the control socket of this process any more"),
                 "commands for it reach nobody, or somebody else",
-                format!("keep cleaners (systemd-tmpfiles, tmpreaper) away from it, then {}", again()),
+                match case.is_serving {
+                    true => format!("keep cleaners (systemd-tmpfiles, tmpreaper) away from it, then {}", case.command("upgrade")),
+                    false => "keep cleaners (systemd-tmpfiles, tmpreaper) away from it".to_owned(),
+                },
             )),
             Some(mode) if socket.group_named && mode & 0o007 != 0 => findings.push(Finding::broken(
                 format!("{path} has mode {mode:04o}, and with --control-group its mode decides who may control balance"),

@@ -82,7 +82,7 @@ fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
 
 pub(super) fn groups(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         let groups = || service.table.groups.iter().filter(|group| !group.channels.is_empty());
         let is_served = groups().any(|group| !is_dead(group));
         if groups().next().is_none() {
@@ -93,16 +93,27 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
             );
             findings.push(found.of(&service.label));
         }
+        // Whatever is known of them, but not those that are to have no client.
+        let may_take = |one: &ChannelSnapshot| {
+            one.state == AdminState::Enabled && one.weight != Weight::ZERO && !one.retires
+        };
+        let may_fail_open = groups().any(|group| group.channels.iter().any(may_take));
+        let last = groups().next_back().map(|group| group.id);
         for group in groups().filter(|group| is_dead(group)) {
+            let is_last = Some(group.id) == last;
             let found = format!(
                 "group {} has no usable channel: {}",
                 group.id.index(),
                 some(unusable(group).into_iter())
             );
-            let found = match (is_served, service.spec.fail_open) {
+            let found = match (is_served, service.spec.fail_open && may_fail_open) {
                 (true, _) => Finding::advice(
                     found,
-                    "clients go to the next group, which has one group less behind it",
+                    if is_last {
+                        "clients that the groups before it cannot take are closed"
+                    } else {
+                        "clients go to the next group"
+                    },
                     cure(service, group),
                 ),
                 (false, true) => Finding::broken(
@@ -112,7 +123,12 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
                 ),
                 (false, false) => Finding::broken(
                     found,
-                    "no other group has one, and balance closes new clients or lets them wait in the queue",
+                    match service.spec.queue {
+                        None => "no other group has one, and balance closes new clients",
+                        Some(_) => {
+                            "no other group has one, and balance closes new clients or lets them wait in the queue"
+                        }
+                    },
                     cure(service, group),
                 ),
             };
@@ -128,7 +144,7 @@ pub(super) fn channels(case: &Case) -> Vec<Finding> {
         one.state == AdminState::Enabled && is_down && !one.retires
     };
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         for group in service.table.groups.iter().filter(|group| !is_dead(group)) {
             let out: Vec<String> = group.channels.iter().filter(is_out).filter_map(why_unusable).collect();
             if !out.is_empty() {
@@ -168,7 +184,7 @@ pub(super) fn channels(case: &Case) -> Vec<Finding> {
 
 pub(super) fn slow_connects(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         for group in &service.table.groups {
             for channel in group.channels.iter().filter(|one| !one.retires) {
                 let Some(slow) = channel.connect_p99.filter(|&time| time >= ASKED_AGAIN) else { continue };
@@ -212,9 +228,9 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
         Some(Ok(now)) if now != known => Some(Finding::advice(
             format!("the name '{host}' means {} now, and balance uses {}", listed(now), listed(known)),
             "clients go to the old addresses until the name is looked up again",
-            match case.services.iter().find(|service| service.spec.listen.typed.at.is_some()) {
+            match case.serving().find(|service| service.spec.listen.typed.at.is_some()) {
                 Some(service) => service.command("reload"),
-                None => case.services.first().map_or_else(String::new, |service| service.command("upgrade")),
+                None => case.command("upgrade"),
             },
         )),
         Some(Ok(_)) => None,
@@ -224,7 +240,7 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
 
 pub(super) fn circles(case: &Case) -> Vec<Finding> {
     let look = |(at, text): &(std::net::SocketAddr, String)| {
-        let service = case.services.iter().find(|service| service.listen.contains(at))?;
+        let service = case.serving().find(|service| service.listen.contains(at))?;
         let found = Finding::advice(
             text.clone(),
             "what leads back to where it came from takes connections and descriptors for nothing",
@@ -237,7 +253,7 @@ pub(super) fn circles(case: &Case) -> Vec<Finding> {
 
 pub(super) fn full(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &case.services {
+    for service in case.serving() {
         let lost = |wanted: Loss| {
             service.table.losses.iter().find(|(why, _)| *why == wanted).map_or(0, |&(_, count)| count)
         };
@@ -278,7 +294,7 @@ pub(super) fn limit(case: &Case) -> Vec<Finding> {
         );
         Some(found.of(&service.label))
     };
-    case.services.iter().filter_map(look).collect()
+    case.serving().filter_map(look).collect()
 }
 
 pub(super) fn keepalive(case: &Case) -> Vec<Finding> {
@@ -302,8 +318,20 @@ pub(super) fn keepalive(case: &Case) -> Vec<Finding> {
                     LONG_IDLE.as_secs(),
                     longest.as_secs()
                 ),
-                "firewalls and NAT forget silent connections after some minutes, and a dead client holds its slot for hours",
-                format!("start balance with {missing}, or close idle connections: -T 3600"),
+                if service.is_draining {
+                    "firewalls and NAT forget silent connections after some minutes, and a dead client keeps this process for hours"
+                } else {
+                    "firewalls and NAT forget silent connections after some minutes, and a dead client holds its slot for hours"
+                },
+                if service.is_draining {
+                    let sessions = match service.asked_at {
+                        Some(_) => service.command(&format!("use {}; sessions", service.label)),
+                        None => service.command("sessions"),
+                    };
+                    format!("{sessions} shows which; close ID ends one")
+                } else {
+                    format!("start balance with {missing}, or close idle connections: -T 3600")
+                },
             );
             findings.push(found.of(&service.label));
         }

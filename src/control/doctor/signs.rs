@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::kernel::KernelSigns;
+use crate::control::directory::process_name;
 use crate::sched::Snapshot;
 use crate::spec::ServiceSpec;
 
@@ -51,7 +52,12 @@ pub struct ClockSigns {
 pub(crate) struct ServiceSigns {
     /// Its name, or where it listens.
     pub(crate) label: String,
-    /// Where it listens.
+    /// It takes no clients any more, and others may listen where it did.
+    pub(crate) is_draining: bool,
+    /// Where its process takes commands by port: where it listens or, if it does so no more, another service. `None`: by the name
+    /// of the process alone.
+    pub(crate) asked_at: Option<SocketAddr>,
+    /// Where it listens, or did.
     pub(crate) listen: Vec<SocketAddr>,
     /// What it was asked for.
     pub(crate) spec: ServiceSpec,
@@ -66,10 +72,10 @@ pub(crate) struct ServiceSigns {
 impl ServiceSigns {
     /// What a command for this service begins with; behind it come the quoted command and this.
     pub(crate) fn command(&self, text: &str) -> String {
-        let port = self.listen.first().map_or_else(String::new, |at| at.port().to_string());
-        let bind = match self.listen.first().map(SocketAddr::ip) {
-            Some(ip) if !ip.is_unspecified() => format!("-b {ip} "),
-            _ => String::new(),
+        let (bind, port) = match self.asked_at {
+            Some(at) if !at.ip().is_unspecified() => (format!("-b {} ", at.ip()), at.port().to_string()),
+            Some(at) => (String::new(), at.port().to_string()),
+            None => (String::new(), process_name(std::process::id())),
         };
         match text.contains(' ') {
             true => format!("balance {bind}-c \"{text}\" {port}"),
@@ -108,4 +114,19 @@ pub(crate) struct Case {
     pub(crate) names: Vec<NameSign>,
     pub(crate) sockets: Vec<SocketSign>,
     pub(crate) kernel: KernelSigns,
+    /// A service of the process takes clients, be it among those that are looked at or not.
+    pub(crate) is_serving: bool,
+}
+
+impl Case {
+    /// The services that take clients.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &ServiceSigns> {
+        self.services.iter().filter(|service| !service.is_draining)
+    }
+
+    /// A command for the process: for one that serves, if any does.
+    pub(crate) fn command(&self, text: &str) -> String {
+        let service = self.serving().next().or_else(|| self.services.first());
+        service.map_or_else(String::new, |service| service.command(text))
+    }
 }

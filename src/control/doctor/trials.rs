@@ -14,7 +14,7 @@ use super::kernel::{KernelSigns, ListenerSign};
 use super::signs::{Case, ClockSigns, NameSign, ProcessSigns, ServiceSigns};
 use crate::config::{Word, read_line};
 use crate::control::scratch::Scratch;
-use crate::sched::{AdminState, GroupId, Rules, Table};
+use crate::sched::{AdminState, ChannelId, ChannelKey, GroupId, Rules, Table, Weight};
 
 /// A host on which all is well.
 const WELL: &[(&str, &str)] = &[
@@ -80,6 +80,8 @@ fn service(line: &str, maxc: Option<u32>) -> ServiceSigns {
     let words: Vec<Word> = line.split(' ').map(|word| Word { text: word.into(), at: None }).collect();
     ServiceSigns {
         label: "web".into(),
+        is_draining: false,
+        asked_at: Some(SocketAddr::from(([127, 0, 0, 1], 80))),
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
         spec: read_line(&words).expect("a line"),
         table: table.snapshot(),
@@ -97,7 +99,8 @@ fn case(kernel: KernelSigns) -> Case {
         ..ProcessSigns::default()
     };
     let services = vec![service("80 127.0.0.1:9", None)];
-    let mut case = Case { process, services, names: Vec::new(), sockets: Vec::new(), kernel };
+    let mut case =
+        Case { process, services, names: Vec::new(), sockets: Vec::new(), kernel, is_serving: true };
     case.kernel.listeners.iter_mut().for_each(|one| one.is_ours = true);
     case
 }
@@ -312,4 +315,81 @@ fn every_check_has_a_name_of_its_own_and_is_explained() {
         assert!(docs.contains(&format!("| `{name}` |")), "{name}");
     }
     assert!(docs.contains(&format!("fine: {} checks of 1 service", EXAMS.len())));
+}
+
+#[test]
+fn a_process_that_drains_is_not_told_what_only_matters_to_new_clients() {
+    let elsewhere =
+        [("proc/sys/net/core/somaxconn", "128"), ("proc/sys/net/ipv4/ip_local_port_range", "80 90")];
+    let mut case = case(host(&elsewhere));
+    // What listens where it did is its successor.
+    case.kernel.listeners.iter_mut().for_each(|one| one.is_ours = false);
+    case.kernel.is_program_gone = true;
+    case.kernel.congestion = Some("bbr".into());
+    (case.process.descriptors_free, case.process.dropped_lines) = (Some(1), 3);
+    case.names =
+        vec![NameSign { host: "web".into(), known: vec![[192, 0, 2, 1].into()], found: Some(Ok(vec![])) }];
+    let idle = Some((3, Duration::from_secs(4_000)));
+    case.services = vec![ServiceSigns { idle, ..service("80 127.0.0.1:9", Some(1)) }];
+    let names = |case: &Case| diagnose(case).findings.iter().map(|one| one.check).collect::<BTreeSet<_>>();
+    let serving = names(&case);
+    let all = [
+        "names",
+        "descriptors",
+        "listen-port",
+        "shared-port",
+        "backlog",
+        "congestion",
+        "program",
+        "keepalive",
+        "log",
+    ];
+    assert!(all.iter().all(|name| serving.contains(name)), "{serving:?}");
+    // What gathers signs looks up no names for it.
+    (case.is_serving, case.names) = (false, Vec::new());
+    case.services[0].is_draining = true;
+    case.services[0].asked_at = None;
+    let diagnosis = diagnose(&case);
+    assert_eq!(names(&case), BTreeSet::from(["keepalive", "log"]), "{diagnosis}");
+    // Where it listened, another one is asked.
+    let process = format!(" process.{}", std::process::id());
+    assert!(diagnosis.findings.iter().all(|one| one.cure.contains(&process)), "{diagnosis}");
+}
+
+#[test]
+fn where_clients_of_a_dead_group_go_depends_on_whether_there_is_a_next_one() {
+    let mut case = case(host(&[]));
+    let mut table = Table::new(Rules::CLASSIC);
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    for (group, state) in [(0, AdminState::Enabled), (1, AdminState::Disabled)] {
+        let group = GroupId::new(group).expect("small");
+        table.create(group, address(9).into(), None, state).expect("a slot");
+    }
+    case.services[0].table = table.snapshot();
+    one(&case, "groups", Gravity::Advice, "clients that the groups before it cannot take are closed");
+    let mut table = Table::new(Rules::CLASSIC);
+    for (group, state) in [(0, AdminState::Disabled), (1, AdminState::Enabled)] {
+        let group = GroupId::new(group).expect("small");
+        table.create(group, address(9).into(), None, state).expect("a slot");
+    }
+    case.services[0].table = table.snapshot();
+    one(&case, "groups", Gravity::Advice, "Why: clients go to the next group. Do:");
+}
+
+#[test]
+fn a_service_whose_only_channel_is_to_have_no_client_sends_none_to_it() {
+    let mut case = case(host(&[]));
+    let mut table = Table::new(Rules::CLASSIC);
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
+    let channel = ChannelId::new(0).expect("the first");
+    table.set_weight(ChannelKey { group: GroupId::FIRST, channel }, Weight::ZERO).expect("it is there");
+    case.services[0].table = table.snapshot();
+    assert!(case.services[0].spec.fail_open, "as most have it");
+    one(
+        &case,
+        "groups",
+        Gravity::Broken,
+        "has weight 0. Why: no other group has one, and balance closes new clients. Do",
+    );
 }
