@@ -783,6 +783,34 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -
     }
 }
 
+/// The commands of a line that were to change something and failed: told when they are dropped, service by service.
+struct FailedChanges {
+    by: Commander,
+    /// Of each service the commands, and the exit code of the first.
+    all: Vec<(Arc<ManagedService>, String, u8)>,
+}
+
+impl FailedChanges {
+    fn add(&mut self, service: &Arc<ManagedService>, text: &[u8], code: u8) {
+        let command = printable(text);
+        match self.all.last_mut() {
+            Some((last, commands, _)) if Arc::ptr_eq(last, service) => {
+                commands.push_str("; ");
+                commands.push_str(command.trim());
+            }
+            _ => self.all.push((Arc::clone(service), command.trim().to_owned(), code)),
+        }
+    }
+}
+
+impl Drop for FailedChanges {
+    fn drop(&mut self) {
+        for (service, command, exit_code) in self.all.drain(..) {
+            service.log.tell(&Event::CommandFailed { by: self.by, command, exit_code });
+        }
+    }
+}
+
 /// All commands of a line, also after one that failed, but not after the end of the session, nor after a `use` that failed:
 /// what follows is meant for another service. Each answer is sent
 /// before the next command, so that a line of thousands of `show` needs the memory of one.
@@ -795,12 +823,18 @@ fn answer_line(
 ) -> io::Result<Status> {
     let (mut code, mut end) = (0, false);
     let mut told: Option<Arc<ManagedService>> = None;
+    let mut failed = FailedChanges { by: conversation.by, all: Vec::new() };
     let mut texts = command::split(line).peekable();
     while let Some(text) = texts.next() {
         let service = Arc::clone(&conversation.service);
         let is_change = command::is_change(text);
         // Once, with the whole line, for each service that it changes.
-        if is_change && told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &service)) {
+        // What is another process's by now is told there.
+        let is_gone = || {
+            !conversation.is_late
+                && matches!(*shared.hold.read().unwrap_or_else(PoisonError::into_inner), Hold::Theirs)
+        };
+        if is_change && told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &service)) && !is_gone() {
             service.log.tell(&Event::Commanded { by: conversation.by, command: printable(line) });
             told = Some(Arc::clone(&service));
         }
@@ -832,8 +866,12 @@ fn answer_line(
             (shared.services.process.await_called_off)();
         }
         write_body(output, &render::text(&reply))?;
+        let its_code = render::exit_code(&reply);
         if code == 0 {
-            code = render::exit_code(&reply);
+            code = its_code;
+        }
+        if is_change && its_code != 0 && !matches!(reply, Reply::HandedOver) {
+            failed.add(&service, text, its_code);
         }
         end = last;
         if end {

@@ -349,7 +349,8 @@ impl Dial {
     /// Tells that the current address could not be tried.
     fn say(&self, error: &io::Error, dialer: &Dialer) {
         if let (Some(channel), Some(target)) = (self.channel(), self.target()) {
-            tell(channel, target, error, DialFailure::Local, &dialer.log);
+            let words = format!("connect: {}", words_of(error));
+            tell(channel, target, &words, DialFailure::Local, &dialer.log);
         }
     }
 
@@ -453,7 +454,7 @@ impl Dial {
         let (cause, words) = (cause_of(error), format!("connect: {}", words_of(error)));
         self.cause = Some(cause);
         if let Some(address) = lease.address(self.address) {
-            tell(lease.key(), address, error, fault, &dialer.log);
+            tell(lease.key(), address, &words, fault, &dialer.log);
             if let Some(trace) = trace {
                 trace.failed(lease.key(), address, attempt_error(error));
             }
@@ -586,8 +587,8 @@ impl Dial {
     }
 }
 
-fn tell(channel: ChannelKey, address: SocketAddr, error: &io::Error, fault: DialFailure, log: &Log) {
-    let cause = || error.to_string();
+fn tell(channel: ChannelKey, address: SocketAddr, cause: &str, fault: DialFailure, log: &Log) {
+    let cause = || cause.to_owned();
     match fault {
         DialFailure::Channel if log.is_debug() => {
             log.tell(&Event::ChannelFailed { channel, address, cause: cause() });

@@ -183,7 +183,7 @@ pub enum Event {
     /// A client was closed without a channel.
     ClientLost {
         /// Whose connection.
-        client: IpAddr,
+        client: SocketAddr,
         /// Why.
         reason: End,
     },
@@ -226,7 +226,7 @@ pub enum Event {
         /// What was tried and what the system said.
         cause: String,
     },
-    /// An operator's command changed something.
+    /// An operator gave commands that change something.
     Commanded {
         /// Who.
         by: Commander,
@@ -237,6 +237,15 @@ pub enum Event {
     WrongToken {
         /// Who gave it; unspecified if nobody knows.
         from: IpAddr,
+    },
+    /// An operator's commands were to change something, and failed.
+    CommandFailed {
+        /// Who gave them.
+        by: Commander,
+        /// Those that failed.
+        command: String,
+        /// How the first one ended.
+        exit_code: u8,
     },
     /// The packet dump was switched off because its output went away.
     DumpStopped {
@@ -323,6 +332,7 @@ impl Event {
             | Self::Welcoming
             | Self::MaxConnections { .. }
             | Self::Commanded { .. }
+            | Self::CommandFailed { .. }
             | Self::SignalIgnored { .. }
             | Self::DescriptorsBack => Severity::Notice,
             Self::Started { .. } | Self::Stopping { .. } | Self::Drained => Severity::Info,
@@ -365,6 +375,7 @@ impl Event {
             Self::NoRendezvous { .. } => "no_rendezvous",
             Self::Commanded { .. } => "commanded",
             Self::WrongToken { .. } => "wrong_token",
+            Self::CommandFailed { .. } => "command_failed",
             Self::DumpStopped { .. } => "dump_stopped",
             Self::AccessLinesDropped { .. } => "access_lines_dropped",
             Self::HookFailed { .. } => "hook_failed",
@@ -424,6 +435,9 @@ impl fmt::Display for Event {
             }
             Self::Commanded { by, command } => write!(f, " {by} command={}", Quoted(command)),
             Self::WrongToken { from } => write!(f, " http={}", ClientName(from)),
+            Self::CommandFailed { by, command, exit_code } => {
+                write!(f, " {by} exit_code={exit_code} command={}", Quoted(command))
+            }
             Self::AccessLinesDropped { lines, cause } => write!(f, " lines={lines} cause={}", Quoted(cause)),
             Self::HookFailed { program, cause } => {
                 write!(f, " program={} cause={}", Quoted(program), Quoted(cause))
@@ -533,8 +547,8 @@ mod tests {
                 r#"event=channel_failed group=0 channel=3 address=10.0.0.1:80 cause="timed out""#,
             ),
             (
-                Event::ClientLost { client: address.ip(), reason: End::Lost(Loss::QueueFull) },
-                "event=client_lost client=10.0.0.1 reason=\"queue full\"",
+                Event::ClientLost { client: address, reason: End::Lost(Loss::QueueFull) },
+                "event=client_lost client=10.0.0.1:80 reason=\"queue full\"",
             ),
             (Event::OutOfDescriptors { limit: 20_000 }, "event=out_of_descriptors limit=20000"),
             (Event::Stopping { connections: 3, within: None }, "event=stopping connections=3"),
@@ -560,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_lost_client_is_debug_and_a_lack_of_descriptors_an_error() {
-        let client = IpAddr::from([10, 0, 0, 1]);
+        let client = SocketAddr::from(([10, 0, 0, 1], 80));
         assert_eq!(Event::ClientLost { client, reason: End::Idle }.severity(), Severity::Debug);
         assert_eq!(Event::OutOfDescriptors { limit: 1 }.severity(), Severity::Error);
         assert_eq!(

@@ -27,6 +27,7 @@ pub(super) const KEYS: &[&str] = &[
     "limit",
     "uid",
     "http",
+    "exit_code",
     "command",
     "signal",
     "why",
@@ -364,7 +365,8 @@ mod tests {
         use crate::sched::{ChannelId, ChannelKey, GroupId};
 
         let channel = ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(1).expect("small") };
-        let (address, cause, after) = (([10, 0, 0, 1], 80).into(), "why".to_owned(), Duration::from_secs(1));
+        let (address, cause, after): (std::net::SocketAddr, _, _) =
+            (([10, 0, 0, 1], 80).into(), "why".to_owned(), Duration::from_secs(1));
         let text = || "text".to_owned();
         let events = [
             Event::Started { listen: vec![address; 2], pid: 7 },
@@ -374,6 +376,8 @@ mod tests {
             Event::MaxConnections { limit: 7 },
             Event::DialFailed { channel, cause: text() },
             Event::Commanded { by: crate::observe::Commander::Uid(0), command: text() },
+            Event::Commanded { by: crate::observe::Commander::Http(address.ip()), command: text() },
+            Event::CommandFailed { by: crate::observe::Commander::Uid(0), command: text(), exit_code: 65 },
             Event::SignalIgnored { signal: text(), why: "why" },
             Event::Stopping { connections: 1, within: Some(after) },
             Event::WorkerPanic { what: text() },

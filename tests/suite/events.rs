@@ -4,7 +4,11 @@
 
 use std::fs;
 
-use crate::harness::{Directory, Instance, Refusing, Run, Server, Setup, Terminal, eventually, own_address};
+use serde_json::Value;
+
+use crate::harness::{
+    Directory, Instance, Refusing, Run, Server, Setup, Terminal, eventually, own_address, script,
+};
 
 /// The lines of `events N`, after each was seen to be `TIME LEVEL event=...`; from `event=` on, with the level in front.
 #[track_caller]
@@ -61,6 +65,59 @@ fn events_are_shown_in_the_words_of_the_log_with_their_times() {
 }
 
 #[test]
+fn commands_that_failed_are_told_after_what_was_typed_with_their_exit_code() {
+    let server = Server::named("a");
+    let directory = Directory::new();
+    let heard = directory.path().join("heard");
+    let text = format!(
+        "test $BALANCE_EVENT = command_failed && echo $BALANCE_EXIT_CODE \"$BALANCE_COMMAND\" >>{}; true",
+        heard.display()
+    );
+    let program = script(&directory, "hook", &text);
+    let instance = Setup::new().start([
+        "--on-change".to_owned(),
+        program.display().to_string(),
+        "PORT".to_owned(),
+        server.to_string(),
+    ]);
+    let uid = rustix::process::geteuid().as_raw();
+    for (typed, code, failed) in [
+        ("remove 0; maxc 0 7; disable 9; disable x", 65, Some("remove 0; disable 9; disable x")),
+        ("reopen", 69, Some("reopen")),
+        ("maxc 0 8; show", 0, None),
+        // What only looks is not told, whatever comes of it.
+        ("show; bogus", 64, None),
+    ] {
+        let before = events(&instance, "events 1000").len();
+        instance.ctl(typed).code(code);
+        let told = events(&instance, "events 1000").split_off(before);
+        let commanded = format!("notice event=commanded uid={uid} command=\"{typed}\"");
+        let failed = failed.map(|failed| {
+            format!(
+                "notice event=command_failed uid={uid} exit_code={code} command={}",
+                match failed.contains(' ') {
+                    true => format!("\"{failed}\""),
+                    false => failed.to_owned(),
+                }
+            )
+        });
+        let commanded =
+            Some(commanded.replace("\"reopen\"", "reopen")).filter(|_| !typed.starts_with("show"));
+        let expected: Vec<_> = commanded.into_iter().chain(failed).collect();
+        assert_eq!(told, expected, "{typed}");
+    }
+    let all: Value = serde_json::from_str(&instance.ctl("events 1000 json").code(0).stdout).expect("JSON");
+    let all = all["events"].as_array().cloned().unwrap_or_default();
+    let failed = all.iter().find(|event| event["event"] == "command_failed").expect("it was told");
+    assert_eq!(failed["fields"]["exit_code"], 65, "{failed}");
+    eventually("the program hears of it", || {
+        let heard = fs::read_to_string(&heard).unwrap_or_default();
+        (heard == "65 remove 0; disable 9; disable x\n69 reopen\n").then_some(())
+    });
+    instance.end();
+}
+
+#[test]
 fn the_last_thousand_events_are_kept_and_no_text_forges_one() {
     let instance = Instance::before(&[&"127.0.0.1:9"]);
     // What was typed is a part of an event: it stays one line, and a megabyte at most is kept of all.
@@ -72,9 +129,13 @@ fn the_last_thousand_events_are_kept_and_no_text_forges_one() {
     assert_eq!(all.len(), 1_000);
     assert!(all.last().is_some_and(|line| line.ends_with("command=\"enable 0\"")), "{:?}", all.last());
     instance.shell(format!("{long}\n").as_bytes());
-    let last = events(&instance, "events 1").remove(0);
-    assert!(last.starts_with("notice event=commanded uid=") && last.len() <= 1_100, "{last}");
-    assert!(!last.chars().any(char::is_control), "{last:?}");
+    let last = events(&instance, "events 2");
+    for (line, begin) in last.iter().zip(["notice event=commanded uid=", "notice event=command_failed uid="])
+    {
+        assert!(line.starts_with(begin) && line.len() <= 1_100, "{line}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+    assert_eq!(last.len(), 2);
     instance.end();
 }
 

@@ -363,7 +363,7 @@ fn a_source_address_that_is_not_ours_is_a_failed_attempt() {
     let rows = instance.show();
     assert_eq!(rows[0].state, "ENA", "the fault is ours, not the channel's");
     eventually("a line that says so", || {
-        instance.stderr().contains("assign requested address").then_some(())
+        instance.stderr().contains("cause=\"connect: address not available\"").then_some(())
     });
     instance.end();
 }

@@ -13,12 +13,14 @@ use super::units::rfc3339;
 use crate::observe::PastEvent;
 
 /// What the log has as whole numbers.
-const NUMBERS: [&str; 11] = [
+const NUMBERS: [&str; 13] = [
     "group",
     "channel",
     "pid",
     "uid",
     "limit",
+    "lines",
+    "exit_code",
     "connections",
     "services",
     "skipped",

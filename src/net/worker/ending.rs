@@ -324,7 +324,7 @@ impl<P: Readiness> Worker<P> {
                 connection.service.dialer.table.lost(why);
             }
             if let Some(client) = connection.told_address() {
-                connection.service.log.tell(&Event::ClientLost { client: client.ip(), reason: how });
+                connection.service.log.tell(&Event::ClientLost { client, reason: how });
             }
         }
         let service = Arc::clone(&connection.service);

@@ -81,7 +81,7 @@ impl World {
                 }
                 Event::ClientLost { client, reason } => {
                     self.stats.lost += 1;
-                    if let Some(id) = client_at(client) {
+                    if let Some(id) = client_at(client.ip()) {
                         self.ended(seat, id as usize, reason);
                     }
                 }
