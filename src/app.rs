@@ -211,7 +211,11 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
                 &environment,
             )
         }
-        Invocation::Command { instance, text } => controllers::one_shot(&instance, &text, &environment),
+        Invocation::Command { instance, text } => {
+            // It may write a capture.
+            process::expect_full_files();
+            controllers::one_shot(&instance, &text, &environment)
+        }
         Invocation::Shell { instance } => controllers::shell(&instance, &environment),
         Invocation::List => Ok(controllers::list(&environment)),
         Invocation::Print(page) => print(&page),

@@ -120,7 +120,11 @@ impl Capture {
                 return IO_ERROR;
             }
             Some(error) => {
-                complain(&format!("balance: cannot write {}: {error}", self.name()));
+                let whole = match self.whole {
+                    0 => String::new(),
+                    whole => format!("; its {whole} bytes are whole packets"),
+                };
+                complain(&format!("balance: cannot write {}: {error}{whole}", self.name()));
                 return IO_ERROR;
             }
             None => {}

@@ -39,6 +39,8 @@ pub(crate) struct Segments {
     /// The next sequence number of each end.
     next: [u32; 2],
     ended: [bool; 2],
+    /// How much each end says to take.
+    windows: [u16; 2],
 }
 
 impl Segments {
@@ -53,7 +55,7 @@ impl Segments {
             Some(at) if at.is_ipv6() == is_v6 => at,
             at => SocketAddr::new(unknown, at.map_or(0, |at| at.port())),
         });
-        Self { ends, next: [0; 2], ended: [false; 2] }
+        Self { ends, next: [0; 2], ended: [false; 2], windows: [WINDOW; 2] }
     }
 
     /// The packets of a handshake.
@@ -90,8 +92,10 @@ impl Segments {
         self.packet(direction, SegmentKind::Reset, &[])
     }
 
-    /// A packet that says nothing, to hang a comment on.
+    /// A packet that says next to nothing, to hang a comment on. One that said nothing at all would look as if something was lost.
     pub(crate) fn idle(&mut self, direction: Direction) -> Vec<u8> {
+        let window = &mut self.windows[direction as usize];
+        *window = window.checked_sub(1).filter(|&window| window > 0).unwrap_or(WINDOW);
         self.packet(direction, SegmentKind::Acknowledge, &[])
     }
 
@@ -104,7 +108,7 @@ impl Segments {
             }
             (source, target) => PacketBuilder::ipv6(v6(source), v6(target), HOPS),
         };
-        let tcp = ip.tcp(source.port(), target.port(), self.next[from], WINDOW);
+        let tcp = ip.tcp(source.port(), target.port(), self.next[from], self.windows[from]);
         let tcp = if kind == SegmentKind::Hello { tcp } else { tcp.ack(self.next[to]) };
         let tcp = match kind {
             SegmentKind::Hello | SegmentKind::HelloBack => tcp

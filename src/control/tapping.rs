@@ -134,6 +134,7 @@ impl TapStop {
             Self::Ended(how) => format!("session {id} has ended: {how}"),
             Self::Left => format!("session {id} is being handed over to another process"),
             Self::Gone => format!("session {id} is gone"),
+            Self::Time(time) if time.is_zero() => format!("no time was given; session {id} goes on"),
             Self::Time(time) => format!("{} are over; session {id} goes on", print_duration(time)),
             Self::Bytes(bytes) => format!("{} were shown; session {id} goes on", print_size(bytes)),
             Self::Stopped => format!("this process ends its conversations; session {id} was open"),

@@ -16,5 +16,6 @@ pub use limits::{forbid_core_files, raise_descriptor_limit};
 pub use manager::{take_stdin, tell_main_process};
 pub use passed::{PassedError, PassedListener, Variables, passed_listeners};
 pub use signals::{
-    Cause, HANGUP, Hangup, Notifier, Shutdown, expect_signals, expect_the_end, leads_terminal,
+    Cause, HANGUP, Hangup, Notifier, Shutdown, expect_full_files, expect_signals, expect_the_end,
+    leads_terminal,
 };

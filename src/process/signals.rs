@@ -58,6 +58,12 @@ struct EarlySignals {
     is_end: Arc<AtomicBool>,
 }
 
+/// A file that would get larger than it may is an error of the write from now on, and no end of the process.
+pub fn expect_full_files() {
+    // It is a signal.
+    let _ = ignore(SIGXFSZ);
+}
+
 /// To be called first of all in a process that is going to serve: from now on no signal ends it that will not end it later. To look names up
 /// may take long.
 pub fn expect_signals() {

@@ -41,6 +41,7 @@ fn is_sound(file: &Path) {
     let odd = "_ws.expert.severity == \"Error\" || tcp.checksum.status == 0 || ip.checksum.status == 0";
     let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
     assert_eq!(tshark(file, &[&checks[..], &["-Y", odd]].concat()), "");
+    assert_eq!(tshark(file, &["-Y", "tcp.analysis.duplicate_ack"]), "");
 }
 
 /// Comments of packets.
