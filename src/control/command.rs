@@ -91,11 +91,22 @@ impl CommandWord {
         format!("{} {}", self.name, self.arguments).trim_end().to_owned()
     }
 
+    /// The same with all that it takes, where `help` has no room for that.
+    fn full_usage(&self) -> String {
+        match self.name {
+            "tap" => TAP_USAGE.to_owned(),
+            _ => self.usage(),
+        }
+    }
+
     fn is_meant_by(&self, word: &[u8]) -> bool {
         let prefix = !word.is_empty() && self.name.as_bytes().starts_with(word);
         prefix || self.alias.is_some_and(|alias| alias.as_bytes() == word)
     }
 }
+
+/// What `tap` takes, limits and file in any order.
+const TAP_USAGE: &str = "tap <id> [<time>] [<size>] [<file>.pcapng|-]";
 
 /// All commands, in the order in which a shortened word is looked up: the first match wins. The order is part of the
 /// language (`r` is `reset`, `m` is `maxc`), so a new command goes to the end.
@@ -346,7 +357,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "tap",
         "<id> [<limit>...] [<file>]",
-        "shows what one connection carries, or writes it to file.pcapng",
+        "shows what a connection carries, up to a limit (10m, 1GiB), or writes it to file.pcapng",
         Access::Look,
         |args| TapWanted::parse(args).map(Command::Tap),
     ),
@@ -566,7 +577,7 @@ pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
     // One more than can be right shows that there are too many; a line of 30 000 words need not be kept for that.
     let arguments: Vec<&[u8]> = words.take(MAX_ARGUMENTS + 1).collect();
     (row.parse)(&arguments).ok_or_else(|| match is_new {
-        true => SyntaxError::Usage { usage: row.usage() },
+        true => SyntaxError::Usage { usage: row.full_usage() },
         false => SyntaxError::Plain,
     })
 }
@@ -835,9 +846,12 @@ mod tests {
             assert_eq!(usage(row.name), "syntax error");
         }
         for row in &COMMANDS[OF_3_57..] {
-            assert_eq!(usage(row.name), format!("usage: {} {}", row.name, row.arguments).trim_end());
+            if row.name != "tap" {
+                assert_eq!(usage(row.name), format!("usage: {} {}", row.name, row.arguments).trim_end());
+            }
         }
         // By whatever prefix it was called.
+        assert_eq!(usage("tap"), format!("usage: {TAP_USAGE}"));
         assert_eq!(usage("w"), "usage: wait <channel> [<time>]");
         assert_eq!(usage("debug"), "usage: debug [on|off]");
         for (line, changes) in

@@ -348,8 +348,8 @@ mod tests {
     use crate::control::command::SyntaxError;
     use crate::control::services::ServiceSnapshot;
     use crate::sched::{
-        Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, HealthSnapshot, HealthState, Loss,
-        NoChannel, SessionSnapshot,
+        Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, End, Ended, HealthSnapshot, HealthState,
+        Loss, NoChannel, SessionSnapshot,
     };
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
@@ -477,7 +477,7 @@ available commands:
   events [<number>] [json]       shows the last 20 events, or the last <number>, with times
   debug [on|off]                 switches debug messages on or off, or shows the setting
   ready [all]                    says whether current service, or each one, has a usable channel
-  tap <id> [<limit>...] [<file>] shows what one connection carries, or writes it to file.pcapng
+  tap <id> [<limit>...] [<file>] shows what a connection carries, up to a limit (10m, 1GiB), or writes it to file.pcapng
   doctor [<service>] [json]      looks for what usually goes wrong, and says what to do
   top                            shows the instance live, in the terminal that -c top or -i runs in
   ended [<number>] [json]        shows the last connections that ended, and why: 20 or <number>
@@ -520,13 +520,20 @@ group  chan address                state health     since weight    c/maxc queue
     0     3 10.0.0.3:80            ENA   up          5.0s      1       0/-     0         0       0       -       -   1/1 10.0.0.3:80            up 1/3: http: status 503
     0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -
 lost clients: 14 (no channel up 2, queue timeout 12)
+ended: 17 (queue timeout 12, idle timeout 3, no channel up 2)
 from process 4242: carried 4000, draining unknown
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
+        let ends = vec![
+            (End::Idle, 3),
+            (End::Lost(Loss::NoChannel(NoChannel::Down)), 2),
+            (End::Lost(Loss::QueueTimeout), 12),
+        ];
+        let served = ClientCounts { ends, ..ClientCounts::default() };
         let carried = CarriedCount { carried: 4_000, draining: None, pid: 4242 };
         assert_eq!(
             text(&Reply::Status(
-                Snapshot { groups, paused: false, losses, served: ClientCounts::default() },
+                Snapshot { groups, paused: false, losses, served },
                 Vec::new(),
                 Some(carried)
             )),

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
-    AdminState, ChannelKey, ChannelSnapshot, EndedSnapshot, HealthState, Loss, SessionSnapshot, Snapshot,
+    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, SessionSnapshot, Snapshot,
 };
 
-/// One line per channel, and one for lost clients if there are any. Columns may be added at the end, before `why`, which may
+/// One line per channel, one for lost clients if there are any, and one for those that have ended. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     let line = |out: &mut String, cells: [&dyn Display; 16]| {
@@ -77,7 +77,8 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
             )?;
         }
     }
-    lost(out, &snapshot.losses)
+    lost(out, &snapshot.losses)?;
+    ends(out, &snapshot.served.ends)
 }
 
 /// How many clients were lost before they had a channel, and why; nothing if there were none.
@@ -88,6 +89,18 @@ fn lost(out: &mut String, losses: &[(Loss, u64)]) -> fmt::Result {
     let all: u64 = losses.iter().map(|(_, count)| count).sum();
     let reasons: Vec<String> = losses.iter().map(|(why, count)| format!("{why} {count}")).collect();
     writeln!(out, "lost clients: {all} ({})", reasons.join(", "))
+}
+
+/// How many clients have ended and how, the most frequent first; nothing if there were none.
+fn ends(out: &mut String, ends: &[(End, u64)]) -> fmt::Result {
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let all: u64 = ends.iter().map(|(_, count)| count).sum();
+    let mut ends = ends.to_vec();
+    ends.sort_by_key(|&(how, count)| (std::cmp::Reverse(count), how.to_string()));
+    let ends: Vec<String> = ends.iter().map(|(how, count)| format!("{how} {count}")).collect();
+    writeln!(out, "ended: {all} ({})", ends.join(", "))
 }
 
 /// One line per service. The columns hold no blanks, so that scripts can cut them.

@@ -270,7 +270,7 @@ fn what_cannot_be_tapped_is_told() {
     instance.ctl("tap -1").code(65).out("no such session -1\n");
     instance.ctl("tap 99999999999999999999999").code(65);
     for wrong in ["tap", "tap x", "tap 1 file", "tap 1 2 3", "tap 1 1KiB 1KiB", "tap 1 - x.pcapng"] {
-        instance.ctl(wrong).code(64).out("usage: tap <id> [<limit>...] [<file>]\n");
+        instance.ctl(wrong).code(64).out("usage: tap <id> [<time>] [<size>] [<file>.pcapng|-]\n");
     }
     let told = instance.ctl(&format!("tap {id} 10ms; version")).code(0).stdout;
     assert!(told.contains(&format!("\\ 10ms are over; session {id} goes on\n  This is balance")), "{told}");

@@ -47,7 +47,9 @@ impl Instance {
     pub(crate) fn status(&self) -> Vec<Status> {
         let table = self.ctl("status").code(0).stdout;
         let is_more = |line: &str| {
-            ["lost clients: ", "from process ", "changed by hand: "].iter().any(|more| line.starts_with(more))
+            ["lost clients: ", "ended: ", "from process ", "changed by hand: "]
+                .iter()
+                .any(|more| line.starts_with(more))
         };
         let rows = table.lines().skip(1).filter(|line| !is_more(line));
         rows.map(|line| Status::parse(line).unwrap_or_else(|| panic!("no status: {line:?}"))).collect()
