@@ -31,12 +31,13 @@ pub struct Outgoing {
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     #[cfg(test)]
     trouble::strike(FaultPoint::Accept)?;
-    #[cfg(all(target_os = "linux", not(portable)))]
+    #[cfg(not(target_vendor = "apple"))]
     let (fd, peer) = {
         use rustix::net::SocketFlags;
         rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?
     };
-    #[cfg(any(not(target_os = "linux"), portable))]
+    // Only there a program that is started at this moment can inherit it.
+    #[cfg(target_vendor = "apple")]
     let (fd, peer) = {
         let (fd, peer) = rustix::net::acceptfrom(listener)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
@@ -61,12 +62,13 @@ fn datagram(address: SocketAddr) -> io::Result<OwnedFd> {
 
 fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    #[cfg(all(target_os = "linux", not(portable)))]
+    #[cfg(not(target_vendor = "apple"))]
     let fd = {
         use rustix::net::SocketFlags;
         rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?
     };
-    #[cfg(any(not(target_os = "linux"), portable))]
+    // Only there a program that is started at this moment can inherit it.
+    #[cfg(target_vendor = "apple")]
     let fd = {
         let fd = rustix::net::socket(family, kind, None)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
