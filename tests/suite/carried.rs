@@ -208,6 +208,8 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        // A queue that overflows makes the system forget connections whose client says nothing (SYN cookies).
+        rustix::net::listen(&listener, 4096).expect("it listens");
         let address = listener.local_addr().expect("it is bound");
         let streams: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
         let all = Arc::clone(&streams);
