@@ -161,7 +161,7 @@ impl Connection {
     /// What the log is to call the client; `None`: it does not tell of connections. Of one that came before it did so, the
     /// system may know who it is, and otherwise nobody does.
     fn told_address(&self) -> Option<SocketAddr> {
-        let asked = || socket::peer(&self.client).unwrap_or(UNKNOWN);
+        let asked = || socket::client(&self.client).unwrap_or(UNKNOWN);
         self.address().or_else(|| self.service.log.is_debug().then(asked))
     }
 

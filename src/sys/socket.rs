@@ -48,7 +48,20 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let peer = peer
         .and_then(|any| SocketAddr::try_from(any).ok())
         .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
-    Ok((fd, peer))
+    Ok((fd, canonical(peer)))
+}
+
+/// What the client at the other end is called; `None`: the system does not know it any more.
+pub(crate) fn client(fd: impl AsFd) -> Option<SocketAddr> {
+    peer(fd).map(canonical)
+}
+
+/// An IPv4 client is called by its IPv4 address, whatever the listener is.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// A new non-blocking TCP socket.

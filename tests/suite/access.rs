@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,24 @@ fn a_line_says_who_came_where_it_went_how_long_it_took_and_how_it_ended() {
     assert!(number(&line, "connect") <= number(&line, "first_byte"), "{line:?}");
     assert!(number(&line, "first_byte") <= number(&line, "duration"), "{line:?}");
     humantime::parse_rfc3339(&line["time"]).expect("a time");
+    instance.end();
+}
+
+#[test]
+fn an_ipv4_client_is_called_by_its_ipv4_address_whatever_the_listener() {
+    let server = Server::echo();
+    let setup = Setup::listening("[::]:0".parse().expect("an address"));
+    let path = setup.directory().path().join("access.log");
+    let args = ["--access-log".to_owned(), path.display().to_string(), "-6".into(), "PORT".into()];
+    let mut instance = setup.start(args.into_iter().chain([server.to_string()]));
+    instance.addr.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let client = talking(&instance);
+    let from = client.0.local_addr().expect("it is connected").to_string();
+    assert!(instance.ctl("sessions").code(0).stdout.contains(&format!(" {from} ")));
+    drop(client);
+    let line = await_lines(&path, 1).remove(0);
+    assert_eq!(line["client"], from);
+    assert!(instance.ctl("ended").code(0).stdout.contains(&format!(" {from} ")));
     instance.end();
 }
 

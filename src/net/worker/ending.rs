@@ -301,8 +301,8 @@ impl<P: Readiness> Worker<P> {
             _ => how.without_channel(),
         };
         self.taps.end(key, TapEnd::Session(how));
-        self.remember(&connection, how);
         let lasted = self.lasted(&connection);
+        self.remember(&connection, how, lasted);
         let table = &connection.service.dialer.table;
         table.ended(self.id, how);
         if let Stage::Waiting(waiting) = &connection.stage {

@@ -130,7 +130,7 @@ impl<P: Readiness> Worker<P> {
         let now = self.now;
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
         let connection = self.connections.get_mut(key)?;
-        let peer = socket::peer(&connection.client);
+        let peer = socket::client(&connection.client);
         let known = peer.or(connection.address());
         let mut bytes = Vec::new();
         let (stage, client) = match &mut connection.stage {

@@ -12,6 +12,7 @@ use crate::net::shared::Page;
 use crate::observe::{AccessDue, AccessRecord};
 use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
 use crate::sys::poller::Readiness;
+use crate::sys::socket;
 use crate::wire::relay::Side;
 
 /// So many places for connections are looked at in one go: the kernel is asked about each, and clients wait meanwhile.
@@ -48,11 +49,11 @@ impl<P: Readiness> Worker<P> {
 
     /// The connections of a service that have ended, as far as they are remembered.
     pub(super) fn ended(&self, service: ServiceId) -> Vec<EndedSnapshot> {
-        self.past.of(service, self.now)
+        self.past.of(service, self.shared.clock.now())
     }
 
     /// Remembers a connection that ends.
-    pub(super) fn remember(&mut self, connection: &Connection, how: End) {
+    pub(super) fn remember(&mut self, connection: &Connection, how: End, lasted: Duration) {
         let past = Past {
             id: connection.id,
             client: connection.peer,
@@ -60,19 +61,19 @@ impl<P: Readiness> Worker<P> {
                 Stage::Relaying { slot, .. } => Some(slot.key()),
                 Stage::Greeting | Stage::Waiting(_) | Stage::Dialing(_) | Stage::Over => None,
             },
-            opened_at: connection.opened_at,
-            ended_at: self.now,
+            lasted,
+            // Not the worker's own time, which stands still while the process does.
+            ended_at: self.shared.clock.now(),
             delivered: connection.delivered,
         };
         self.past.add(connection.service.id, how, past);
     }
 
     fn session(&self, connection: &Connection) -> SessionSnapshot {
-        let client = rustix::net::getpeername(&connection.client).ok();
         let since = |at: u64| Duration::from_millis(self.now.saturating_sub(at));
         SessionSnapshot {
             id: connection.id,
-            client: client.flatten().and_then(|any| SocketAddr::try_from(any).ok()),
+            client: socket::client(&connection.client),
             channel: channel(connection),
             age: since(connection.opened_at),
             idle: since(connection.moved_at),

@@ -20,9 +20,9 @@ pub(super) struct Past {
     pub(super) id: u64,
     pub(super) client: ClientAddress,
     pub(super) channel: Option<ChannelKey>,
-    /// In ms of the worker's clock.
-    pub(super) opened_at: u64,
-    pub(super) ended_at: u64,
+    pub(super) lasted: Duration,
+    /// By the clock of the process.
+    pub(super) ended_at: Duration,
     pub(super) delivered: [u64; 2],
 }
 
@@ -33,7 +33,7 @@ pub(super) struct PastConnections(BTreeMap<(ServiceId, End), VecDeque<Past>>);
 impl PastConnections {
     pub(super) fn add(&mut self, service: ServiceId, how: End, past: Past) {
         if self.0.len() >= MOST_KINDS && !self.0.contains_key(&(service, how)) {
-            let last = |past: &VecDeque<Past>| past.back().map_or(0, |past| past.ended_at);
+            let last = |past: &VecDeque<Past>| past.back().map_or(Duration::ZERO, |past| past.ended_at);
             let oldest = self.0.iter().min_by_key(|(_, past)| last(past)).map(|(&kind, _)| kind);
             oldest.and_then(|kind| self.0.remove(&kind));
         }
@@ -44,16 +44,15 @@ impl PastConnections {
         alike.push_back(past);
     }
 
-    pub(super) fn of(&self, service: ServiceId, now: u64) -> Vec<EndedSnapshot> {
-        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+    pub(super) fn of(&self, service: ServiceId, now: Duration) -> Vec<EndedSnapshot> {
         let ours = self.0.iter().filter(|((id, _), _)| *id == service);
         let all = ours.flat_map(|(&(_, how), past)| past.iter().map(move |past| (how, past)));
         all.map(|(how, past)| EndedSnapshot {
             id: past.id,
             client: Some(SocketAddr::from(past.client)).filter(|client| !client.ip().is_unspecified()),
             channel: past.channel,
-            age: since(past.opened_at),
-            ended: since(past.ended_at),
+            age: now.saturating_sub(past.ended_at) + past.lasted,
+            ended: now.saturating_sub(past.ended_at),
             sent_bytes: past.delivered[Side::Server as usize],
             rcvd_bytes: past.delivered[Side::Client as usize],
             how,
@@ -92,7 +91,8 @@ mod tests {
 
     fn past(id: u64) -> Past {
         let client = SocketAddr::from(([192, 0, 2, 7], 4_711)).into();
-        Past { id, client, channel: None, opened_at: id, ended_at: id + 5, delivered: [1, 2] }
+        let ended_at = Duration::from_millis(id + 5);
+        Past { id, client, channel: None, lasted: Duration::from_millis(5), ended_at, delivered: [1, 2] }
     }
 
     #[test]
@@ -102,11 +102,12 @@ mod tests {
         all.add(one, End::Idle, past(0));
         (1..1_000).for_each(|id| all.add(one, End::ClientClosed, past(id)));
         all.add(other, End::Kicked, past(1_000));
-        let ids = |service| all.of(service, 2_000).iter().map(|one| one.id).collect::<Vec<_>>();
+        let ids =
+            |service| all.of(service, Duration::from_secs(2)).iter().map(|one| one.id).collect::<Vec<_>>();
         assert_eq!(ids(one).len(), KEPT + 1);
         assert!(ids(one).contains(&0) && ids(one).contains(&999) && !ids(one).contains(&900));
         assert_eq!(ids(other), [1_000]);
-        let seen = &all.of(other, 2_000)[0];
+        let seen = &all.of(other, Duration::from_secs(2))[0];
         assert_eq!(seen.client.map(|client| client.to_string()).as_deref(), Some("192.0.2.7:4711"));
         assert_eq!((seen.age.as_millis(), seen.ended.as_millis()), (1_000, 995));
     }
@@ -116,7 +117,10 @@ mod tests {
         let mut all = PastConnections::default();
         (0..3_000_u32).for_each(|id| all.add(ServiceId(id), End::Kicked, past(id.into())));
         assert_eq!(all.0.len(), MOST_KINDS);
-        assert!(all.of(ServiceId(0), 0).is_empty() && all.of(ServiceId(2_999), 0).len() == 1);
+        assert!(
+            all.of(ServiceId(0), Duration::ZERO).is_empty()
+                && all.of(ServiceId(2_999), Duration::ZERO).len() == 1
+        );
     }
 
     #[test]

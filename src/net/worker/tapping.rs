@@ -26,7 +26,7 @@ impl<P: Readiness> Worker<P> {
             |from: Side| connection.delivered[from.peer() as usize] + connection.relay.held_from(from) as u64;
         let start = TapStart {
             at: SystemTime::now(),
-            client: socket::peer(&connection.client),
+            client: socket::client(&connection.client),
             service: socket::local(&connection.client),
             channel,
             sent_bytes: before(Side::Client),
