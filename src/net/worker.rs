@@ -89,8 +89,8 @@ struct Connection {
     delivered: [u64; 2],
     /// What operators call it by.
     id: u64,
-    /// When it came, in ms of the worker's clock.
-    opened_at: u64,
+    /// When it came, in ms of the clock of the process, which goes on while this thread is held up.
+    accepted_at: u64,
     /// When bytes moved last, as far as is known without asking.
     moved_at: u64,
     deadline: Option<NonZeroU64>,

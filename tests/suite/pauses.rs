@@ -249,3 +249,33 @@ fn a_check_has_after_a_pause_the_time_that_it_had_before() {
     gate.store(true, Ordering::SeqCst);
     stays_up(&server, instance);
 }
+
+#[test]
+fn a_connection_is_as_old_as_it_is_whatever_pauses_there_were() {
+    let server = Server::echo();
+    // A deadline, so that the worker's own time is held up.
+    let instance = Instance::before(&[&"-T3", &server]);
+    let mut client = instance.connect();
+    client.send("x");
+    assert_eq!(client.recv(1), b"x");
+    let accepted = |command: &str, list: &str| {
+        let told = instance.ctl(command).code(0).stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        let at = told[list][0]["accepted_at"].as_str().map(humantime::parse_rfc3339);
+        at.expect("there is one").expect("a time")
+    };
+    let before = accepted("sessions json", "sessions");
+    let is_same = |at: std::time::SystemTime| {
+        let (earlier, later) = (at.min(before), at.max(before));
+        later.duration_since(earlier).expect("in order") < Duration::from_secs(1)
+    };
+    stopped(&instance, || last(4_000));
+    client.send("y");
+    assert_eq!(client.recv(1), b"y");
+    assert!(is_same(accepted("sessions json", "sessions")), "it is older now");
+    drop(client);
+    instance.await_show("it has gone", |rows| rows[0].c == 0);
+    stopped(&instance, || last(2_000));
+    assert!(is_same(accepted("ended json", "ended")), "and it came when it came");
+    instance.end();
+}

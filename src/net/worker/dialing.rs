@@ -36,7 +36,7 @@ impl<P: Readiness> Worker<P> {
             generations: [self.next_watch(), 0],
             delivered: [0; 2],
             id: self.next_id(),
-            opened_at: self.now,
+            accepted_at: millis(self.shared.clock.now()),
             moved_at: self.now,
             half_closed_at: 0,
             asked_often: false,

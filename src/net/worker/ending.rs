@@ -210,7 +210,8 @@ impl<P: Readiness> Worker<P> {
         for key in self.keys(is_served) {
             let Some(connection) = self.connections.get(key) else { continue };
             let of = Arc::clone(&connection.service);
-            let expires_at = self.lifetime(&of, connection.id, connection.opened_at);
+            let began = self.now.saturating_sub(millis(self.age(connection)));
+            let expires_at = self.lifetime(&of, connection.id, began);
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.set_expires_at(expires_at);
             }

@@ -129,6 +129,7 @@ impl<P: Readiness> Worker<P> {
     fn let_go(&mut self, key: usize, time: Duration) -> Option<Parcel> {
         let now = self.now;
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+        let age = self.age(self.connections.get(key)?);
         let connection = self.connections.get_mut(key)?;
         let peer = socket::client(&connection.client);
         let known = peer.or(connection.address());
@@ -186,7 +187,7 @@ impl<P: Readiness> Worker<P> {
             id: connection.id,
             client,
             stage,
-            age: since(connection.opened_at),
+            age,
             idle: since(connection.moved_at),
             half_closed: (connection.half_closed_at > 0)
                 .then(|| since(u64::from(connection.half_closed_at) * 100)),
@@ -291,7 +292,7 @@ impl<P: Readiness> Worker<P> {
             generations: [self.next_watch(), self.next_watch()],
             delivered: record.delivered,
             id: record.id,
-            opened_at: ago(record.age + away),
+            accepted_at: millis(self.shared.clock.now()).saturating_sub(millis(record.age + away)),
             moved_at: ago(record.idle),
             deadline: None,
             rare: is_rare.then(|| Box::new(rare)),

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use super::{Connection, Stage, Worker};
+use super::{Connection, Stage, Worker, millis};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
 use crate::observe::{AccessDue, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
 use crate::sched::{ChannelKey, DialCause, End};
@@ -89,11 +89,16 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
+    /// Since a connection was accepted, to the millisecond.
+    pub(super) fn age(&self, connection: &Connection) -> Duration {
+        Duration::from_millis(millis(self.shared.clock.now()).saturating_sub(connection.accepted_at))
+    }
+
     /// How long a connection has lasted: to the millisecond, or as exactly as the access log tells it. Metrics count the same.
     pub(super) fn lasted(&self, connection: &Connection) -> Duration {
         match connection.rare.as_ref().and_then(|rare| rare.trace.as_deref()) {
             Some(trace) => self.shared.clock.now().saturating_sub(trace.began_at),
-            None => Duration::from_millis(self.now.saturating_sub(connection.opened_at)),
+            None => self.age(connection),
         }
     }
 

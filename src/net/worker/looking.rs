@@ -2,7 +2,6 @@
 //!
 //! Knows: ages, bytes, where each connection stands. Never: who asks, how it is printed.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::past::Past;
@@ -75,7 +74,7 @@ impl<P: Readiness> Worker<P> {
             id: connection.id,
             client: socket::client(&connection.client),
             channel: channel(connection),
-            age: since(connection.opened_at),
+            age: self.age(connection),
             idle: since(connection.moved_at),
             half_closed: (connection.half_closed_at > 0)
                 .then(|| since(u64::from(connection.half_closed_at) * 100)),
