@@ -273,8 +273,9 @@ impl Running {
 
     /// The last connections that have ended, as far as they are remembered, so many at most, the last one last.
     pub fn ended(&self, most: usize) -> Vec<EndedSnapshot> {
-        let id = self.id();
-        let all = self.shared.ask(PATIENCE, |answer| Message::Ended(id, answer));
+        // All workers count from the same moment, or their order would depend on who answers first.
+        let (id, now) = (self.id(), self.shared.clock.now());
+        let all = self.shared.ask(PATIENCE, |answer| Message::Ended(id, now, answer));
         let mut all: Vec<EndedSnapshot> = all.into_iter().flatten().collect();
         all.sort_by_key(|one| (std::cmp::Reverse(one.ended), one.id));
         all.split_off(all.len().saturating_sub(most))

@@ -88,8 +88,8 @@ pub(super) enum Message {
     Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Page<SessionSnapshot>>),
     /// Answer with what the access log is to tell of connections that go on, from this place on.
     Records(AccessDue, usize, SyncSender<Page<AccessRecord>>),
-    /// Answer with the connections of a service that have ended, as far as they are remembered.
-    Ended(ServiceId, SyncSender<Vec<EndedSnapshot>>),
+    /// Answer with the connections of a service that have ended by this time, as far as they are remembered.
+    Ended(ServiceId, Duration, SyncSender<Vec<EndedSnapshot>>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
     /// Accept whoever waits, then nobody, then answer.

@@ -520,8 +520,8 @@ impl<P: Readiness> Worker<P> {
             Message::Tap(service, id, source, answer) => {
                 let _ = answer.send(self.tap(service, id, source));
             }
-            Message::Ended(service, answer) => {
-                let _ = answer.send(self.ended(service));
+            Message::Ended(service, now, answer) => {
+                let _ = answer.send(self.past.of(service, now));
             }
             Message::Sessions(service, channel, from, answer) => {
                 let _ = answer.send(self.sessions(service, channel, from));

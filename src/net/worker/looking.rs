@@ -9,7 +9,7 @@ use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
 use crate::net::shared::Page;
 use crate::observe::{AccessDue, AccessRecord};
-use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
+use crate::sched::{ChannelKey, End, SessionSnapshot};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::Side;
@@ -44,11 +44,6 @@ impl<P: Readiness> Worker<P> {
             list: some.filter_map(tell).collect(),
             next: (until < self.connections.capacity()).then_some(until),
         }
-    }
-
-    /// The connections of a service that have ended, as far as they are remembered.
-    pub(super) fn ended(&self, service: ServiceId) -> Vec<EndedSnapshot> {
-        self.past.of(service, self.shared.clock.now())
     }
 
     /// Remembers a connection that ends.
