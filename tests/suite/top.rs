@@ -177,7 +177,8 @@ fn channels_are_seen_and_disabled_at_every_size() {
         top.presses(&["Down"]);
         top.shows("the second is selected", |screen| screen.lines().any(|line| line.starts_with(">0/1")));
         top.types("d");
-        top.awaits("group 0; disable 1");
+        // It may be broken into lines.
+        top.awaits("disable 1");
         top.awaits("y: send it");
         assert_eq!(instance.show()[1].state, "ENA", "nothing is sent before it is confirmed");
         top.types("n");
@@ -186,7 +187,8 @@ fn channels_are_seen_and_disabled_at_every_size() {
         top.awaits("channel 1 disabled");
         instance.await_show("it is disabled", |rows| rows[1].state == "dis");
         top.shows("that is seen", |_| top.line("0/1").contains(" dis "));
-        assert!(instance.stderr().contains("command=\"group 0; disable 1\""), "{}", instance.stderr());
+        let commanded = format!("command=\"use {}; group 0; disable 1\"", instance.addr);
+        assert!(instance.stderr().contains(&commanded), "{}", instance.stderr());
         top.types("q");
         top.awaits("code 0");
         drop(top);
@@ -222,7 +224,7 @@ fn sessions_are_seen_filtered_sorted_and_closed() {
     top.types(">o");
     top.awaits("sorted by client, reversed");
     top.types("3");
-    let screen = top.awaits(&format!("command=\"close {}\"", ids[1]));
+    let screen = top.awaits(&format!("; close {}\"", ids[1]));
     assert!(screen.contains("── 2 events ──"), "{screen}");
     top.types("?");
     top.awaits("Commands: each shows the line that is sent");
@@ -440,6 +442,157 @@ fn several_services_are_seen_and_each_is_commanded() {
     drop(tmux);
     instance.signal(Signal::TERM);
     assert_eq!(instance.wait(), 0);
+}
+
+/// Services of a file, each with its channel.
+fn services_file(directory: &Directory, services: &[(&str, std::net::SocketAddr, &Server)]) -> String {
+    let line = |(name, at, server): &(&str, std::net::SocketAddr, &Server)| {
+        format!("{name}: -b {} {} {server}\n", at.ip(), at.port())
+    };
+    directory.file("services", &services.iter().map(line).collect::<String>()).display().to_string()
+}
+
+#[test]
+fn a_reload_that_adds_or_removes_a_service_misdirects_no_command() {
+    let (one, other) = (Server::echo(), Server::echo());
+    let setup = Setup::binding(own_address());
+    let web = ("web", own_address(), &one);
+    let mail = ("mail", own_address(), &other);
+    let file = services_file(setup.directory(), &[web]);
+    let mut instance = setup.spawn(["--file", &file]);
+    let ctl =
+        |command: &str, name: &str| Run::balance(&instance.directory).args(["-c", command, name]).finish();
+    let reload = |services: &[(&str, std::net::SocketAddr, &Server)]| {
+        services_file(&instance.directory, services);
+        ctl("reload", "web").code(0);
+    };
+    let is_enabled = |name: &str| ctl("show", name).code(0).stdout.contains(" ENA ");
+    eventually("it serves", || (ctl("show", "web").code == 0).then_some(()));
+    let tmux = Tmux::of(&instance.directory, (80, 24), "balance -c top web; echo code $?; read -r end");
+    tmux.awaits("── 1 channel ");
+    // One more service while the box is open.
+    tmux.types("d");
+    tmux.awaits("use web; group 0; disable 0");
+    reload(&[web, mail]);
+    tmux.awaits("\n mail ");
+    assert!(tmux.screen().contains("y: send it"));
+    tmux.types("y");
+    tmux.awaits("channel 0 disabled");
+    assert!(!is_enabled("web") && is_enabled("mail"));
+    tmux.types("e");
+    tmux.awaits("use web; group 0; enable 0");
+    tmux.types("y");
+    tmux.awaits("channel 0 enabled");
+    // The session's current service is the one that it looked at last: it goes, and nothing of it is shown as another's.
+    reload(&[web]);
+    tmux.shows("it has gone", |screen| screen.contains("\n>web ") && !screen.contains("\n mail "));
+    ctl("maxc 0 7", "web").code(0);
+    let line = tmux.shows("what is web's", |_| tmux.line("0/0").contains("0/7"));
+    assert!(line.contains(&one.addr.to_string()) && !line.contains(&other.addr.to_string()), "{line}");
+    // It goes while the box is open.
+    reload(&[web, mail]);
+    tmux.awaits("\n mail ");
+    tmux.presses(&["Tab"]);
+    tmux.awaits("\n>mail ");
+    tmux.types("d");
+    tmux.awaits("use mail; group 0; disable 0");
+    reload(&[web]);
+    tmux.awaits("\n>web ");
+    tmux.types("y");
+    tmux.awaits("nothing was sent: service mail is not there any more");
+    assert!(is_enabled("web"));
+    // It comes back with another channel.
+    reload(&[web, ("mail", mail.1, &other)]);
+    tmux.awaits("\n>mail ");
+    tmux.types("K");
+    tmux.awaits("use mail; group 0; kick 0");
+    reload(&[web]);
+    tmux.awaits("\n>web ");
+    reload(&[web, ("mail", mail.1, &one)]);
+    tmux.awaits("\n>mail ");
+    tmux.types("y");
+    tmux.awaits(&format!("nothing was sent: group 0 channel 0 is {one} now"));
+    drop(tmux);
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_confirmed_command_is_for_the_process_that_was_shown_or_its_successor() {
+    let at = own_address();
+    let (server, other) = (Server::echo(), Server::echo());
+    let start = |setup: Setup, server: &Server| {
+        setup.start(["-b".into(), at.ip().to_string(), at.port().to_string(), server.to_string()])
+    };
+    let mut instance = start(Setup::binding(at), &server);
+    let mut clients = Vec::new();
+    let top = Tmux::top(&instance, (120, 24));
+    top.awaits("── 1 channel ");
+    for (keys, line) in [("D", "; group 0; disable 0 hard"), ("x", "; close ")] {
+        top.types(keys);
+        top.awaits(line);
+        instance.signal(Signal::KILL);
+        instance.wait();
+        let directory = std::mem::replace(&mut instance.directory, Directory::new());
+        drop(instance);
+        instance = start(Setup::binding(at).within(directory), &other);
+        top.awaits(&format!("pid {}", instance.pid()));
+        // Among these is one with the number of the connection that is to be closed.
+        clients = (0..12).map(|_| instance.connect()).collect();
+        top.types("y");
+        top.awaits(&format!("nothing was sent: another process answers now, {}", instance.pid()));
+        assert_eq!(instance.show()[0].state, "ENA");
+        for client in &mut clients {
+            client.send("hello");
+            assert_eq!(client.recv(5), b"hello");
+        }
+        if keys == "D" {
+            top.types("2");
+            let shown = clients[0].0.local_addr().expect("connected").to_string();
+            top.awaits(&shown);
+        }
+    }
+    // A successor carries on.
+    top.types("1d");
+    top.awaits("; group 0; disable 0");
+    instance.upgrade();
+    top.awaits(&format!("pid {}", instance.pid()));
+    top.types("y");
+    top.awaits("channel 0 disabled");
+    instance.await_show("it is disabled", |rows| rows[0].state == "dis");
+    drop(top);
+    drop(clients);
+    instance.end();
+}
+
+#[test]
+fn what_was_confirmed_while_nothing_answers_is_not_carried_out_later() {
+    let server = Server::echo();
+    let instance = Instance::before(&[&server, &server]);
+    let top = Tmux::top(&instance, (80, 24));
+    top.awaits("── 2 channels");
+    top.types("D");
+    top.awaits("; group 0; disable 0 hard");
+    instance.signal(Signal::STOP);
+    top.types("y");
+    top.awaits("nothing was sent: the instance does not answer");
+    instance.signal(Signal::CONT);
+    top.shows("it answers again", |screen| screen.starts_with("balance 4."));
+    top.presses(&["Down"]);
+    top.shows("the second is selected", |_| top.line("0/1").starts_with('>'));
+    // What is asked after it is answered after it.
+    top.types("d");
+    top.awaits("; group 0; disable 1");
+    top.types("y");
+    top.awaits("channel 1 disabled");
+    let states: Vec<String> = instance.show().iter().map(|row| row.state.clone()).collect();
+    assert_eq!(states, ["ENA", "dis"]);
+    // Text that begins to be pasted and does not end.
+    top.types("\u{1b}[200~");
+    top.presses(&["C-c"]);
+    top.awaits("code 0");
+    drop(top);
+    instance.end();
 }
 
 #[test]

@@ -5,14 +5,17 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::facts::{AnswerFacts, ServiceFacts, TableFacts, read_answer};
-use super::looked::TopLook;
+use super::looked::{StartSpan, TopLook};
 use super::news::{NewsTeller, TopNews};
+use super::target::{TopTarget, is_called};
+use super::verbs::TopOrder;
 use crate::control::client::{AskError, Client};
 use crate::control::find::{self, Wanted};
 use crate::control::render::HANDED_OVER;
@@ -25,6 +28,8 @@ const CHANNELS_OF_OTHERS: u64 = 1_000;
 const EVENTS: usize = 200;
 /// A longer answer is none.
 const LONGEST: usize = 256 << 20;
+/// A command that could not be sent so soon after it was confirmed is not sent at all.
+pub(super) const SOON: Duration = Duration::from_secs(2);
 /// What 3.57 says first when there is no instance.
 const NO_MASTER: &str = "no master process, exiting.";
 
@@ -38,8 +43,44 @@ pub(super) struct LookWanted {
 
 enum TopQuestion {
     Look(LookWanted),
-    /// A line of commands.
-    Order(String),
+    /// What was confirmed.
+    Order(TopOrder, OrderTicket),
+}
+
+/// A command that was confirmed: it is either sent or given up, and both sides know which.
+#[derive(Debug, Clone)]
+pub(super) struct OrderTicket {
+    fate: Arc<AtomicU8>,
+    given_at: Instant,
+}
+
+impl OrderTicket {
+    const OPEN: u8 = 0;
+    const SENT: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    fn new() -> Self {
+        Self { fate: Arc::new(AtomicU8::new(Self::OPEN)), given_at: Instant::now() }
+    }
+
+    /// Is it too late to begin with it?
+    pub(super) fn is_late(&self) -> bool {
+        self.given_at.elapsed() >= SOON
+    }
+
+    fn decide(&self, fate: u8) -> bool {
+        self.fate.compare_exchange(Self::OPEN, fate, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// From now on it will not be sent. `false`: it has been, or was given up before.
+    pub(super) fn give_up(&self) -> bool {
+        self.decide(Self::GIVEN_UP)
+    }
+
+    /// It may be sent now, and is then held to have been.
+    fn send(&self) -> bool {
+        !self.is_late() && self.decide(Self::SENT)
+    }
 }
 
 /// The thread that asks. It ends when this is dropped, also if it waits for an answer.
@@ -50,27 +91,33 @@ pub(super) struct Asker {
 
 impl Asker {
     /// Begins with this session.
-    pub(super) fn start(client: Client, wanted: &Wanted, teller: NewsTeller) -> std::io::Result<Self> {
+    pub(super) fn start(
+        client: Client,
+        wanted: &Wanted,
+        teller: NewsTeller,
+        begun: Instant,
+    ) -> std::io::Result<Self> {
         let (questions, asked) = channel();
         let session = Arc::new(Mutex::new(client.socket().ok()));
         let mut asking = Asking {
             client: Some(client),
             wanted: wanted.clone(),
             first: None,
+            begun,
             session: Arc::clone(&session),
         };
         let work = move || {
             for question in asked {
-                let begun = Instant::now();
+                let asked_at = Instant::now();
                 teller.tell(match question {
                     TopQuestion::Look(wanted) => match asking.look_or_again(&wanted) {
-                        Ok(look) => TopNews::Look(Box::new(look), begun.elapsed()),
+                        Ok(look) => TopNews::Look(Box::new(look), asked_at.elapsed()),
                         Err(why) => TopNews::NoLook(why),
                     },
-                    TopQuestion::Order(line) => {
-                        let (text, code) = asking.order(&line);
-                        TopNews::Answer(text, code)
-                    }
+                    TopQuestion::Order(order, ticket) => match asking.order(&order, &ticket) {
+                        Some((text, code)) => TopNews::Answer(text, code),
+                        None => continue,
+                    },
                 });
             }
         };
@@ -83,8 +130,11 @@ impl Asker {
         let _ = self.questions.send(TopQuestion::Look(wanted));
     }
 
-    pub(super) fn order(&self, line: &str) {
-        let _ = self.questions.send(TopQuestion::Order(line.to_owned()));
+    /// To be sent soon, or never, and only if what it is for is still there.
+    pub(super) fn order(&self, order: TopOrder) -> OrderTicket {
+        let ticket = OrderTicket::new();
+        let _ = self.questions.send(TopQuestion::Order(order, ticket.clone()));
+        ticket
     }
 }
 
@@ -102,6 +152,8 @@ struct Asking {
     wanted: Wanted,
     /// What the session's first service was called.
     first: Option<String>,
+    /// Our clock begins here.
+    begun: Instant,
     session: Arc<Mutex<Option<UnixStream>>>,
 }
 
@@ -109,6 +161,8 @@ struct Asking {
 enum NoLook {
     /// Another process may answer.
     Gone,
+    /// What is there has just changed.
+    Changed,
     Why(String),
 }
 
@@ -127,6 +181,7 @@ impl Asking {
                     self.client = None;
                     "the instance has gone".clone_into(&mut last);
                 }
+                Err(NoLook::Changed) => "its services change".clone_into(&mut last),
             }
         }
         Err(last)
@@ -150,13 +205,16 @@ impl Asking {
 
     fn look(&mut self, wanted: &LookWanted) -> Result<TopLook, NoLook> {
         let first = |asking: &Self| asking.first.clone();
+        let begun = self.begun;
         let client = self.client().map_err(NoLook::Why)?;
         let mut look = TopLook::default();
+        let before = begun.elapsed();
         for answer in ask(client, "services json")? {
             if let AnswerFacts::Services(one) = answer {
                 (look.taken_at, look.process, look.services) = (one.taken_at, one.process, one.services);
             }
         }
+        look.started = StartSpan::new(before, begun.elapsed(), look.process.uptime_seconds);
         // A name that is more than a word is nobody's, and no command.
         let is_word = |label: &String| !label.contains(|c: char| c == ';' || c.is_whitespace());
         let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).filter(is_word).collect();
@@ -165,21 +223,22 @@ impl Asking {
         let shown = shown.or_else(|| first(self).filter(is_there)).or_else(|| labels.first().cloned());
         let Some(shown) = shown else { return Err(NoLook::Why("it has no service".into())) };
         let client = self.client().map_err(NoLook::Why)?;
-        let are_several = labels.len() > 1;
         let more = if wanted.sessions { "; sessions json" } else { "" };
-        let line = format!("status json{more}; events {EVENTS} json");
-        let line = if are_several { format!("use {shown}; {line}") } else { line };
+        // The session's current service may be one that has gone: it is never relied upon.
+        let line = format!("use {shown}; status json{more}; events {EVENTS} json");
         let mut table = None;
         for answer in ask(client, &line)? {
             match answer {
-                AnswerFacts::Table(one) => table = Some(*one),
+                AnswerFacts::Table(one) if is_called(&one.service, &shown) => table = Some(*one),
+                AnswerFacts::Table(_) => {}
                 AnswerFacts::Sessions(list) => look.sessions = Some(list),
                 AnswerFacts::Events(list) => look.events = Some(list),
                 AnswerFacts::Failure(why) => return Err(NoLook::Why(why)),
                 AnswerFacts::Services(_) => {}
             }
         }
-        let Some(table) = table else { return Err(NoLook::Why("its answer makes no sense".into())) };
+        // It went between the two answers.
+        let Some(table) = table else { return Err(NoLook::Changed) };
         look.tables.push((shown.clone(), table));
         let is_other =
             |one: &&ServiceFacts| one.is_serving() && one.label() != shown && labels.contains(&one.label());
@@ -196,11 +255,70 @@ impl Asking {
         Ok(look)
     }
 
-    /// What is answered to a command, and its exit code.
-    fn order(&mut self, line: &str) -> (String, u8) {
-        let client = match self.client() {
-            Ok(client) => client,
-            Err(why) => return (format!("nothing was sent: {why}"), 69),
+    /// What a command is for, as it is now.
+    fn look_at(&mut self, target: &TopTarget) -> Result<TopLook, NoLook> {
+        let begun = self.begun;
+        let client = self.client().map_err(NoLook::Why)?;
+        let more = if target.wants_sessions() { "; sessions json" } else { "" };
+        let mut look = TopLook::default();
+        let before = begun.elapsed();
+        // If there is no such service, what follows `use` is not answered.
+        for answer in ask(client, &format!("services json; use {}; status json{more}", target.label))? {
+            match answer {
+                AnswerFacts::Services(one) => (look.process, look.services) = (one.process, one.services),
+                AnswerFacts::Table(table) => look.tables.push((target.label.clone(), *table)),
+                AnswerFacts::Sessions(list) => look.sessions = Some(list),
+                AnswerFacts::Failure(why) => return Err(NoLook::Why(why)),
+                AnswerFacts::Events(_) => {}
+            }
+        }
+        look.started = StartSpan::new(before, begun.elapsed(), look.process.uptime_seconds);
+        Ok(look)
+    }
+
+    /// What a command would reach that was not meant. `None`: nothing.
+    fn obstacle(&mut self, target: &TopTarget) -> Option<String> {
+        let mut looked = self.look_at(target);
+        if matches!(looked, Err(NoLook::Gone)) {
+            // It may have a successor.
+            self.client = None;
+            looked = self.look_at(target);
+        }
+        match looked {
+            Ok(look) => target.difference(&look),
+            Err(NoLook::Why(why)) => {
+                self.client = None;
+                Some(why)
+            }
+            Err(NoLook::Gone | NoLook::Changed) => {
+                self.client = None;
+                Some("the instance has gone".into())
+            }
+        }
+    }
+
+    /// What is answered to a command, and its exit code. `None`: it was given up before.
+    fn order(&mut self, order: &TopOrder, ticket: &OrderTicket) -> Option<(String, u8)> {
+        let not_sent = |why: &str| (format!("nothing was sent: {why}"), 69);
+        // Who asked has been told that it was given up, or will be now.
+        let given_up = || ticket.give_up().then(|| not_sent("the instance does not answer"));
+        if ticket.is_late() {
+            return given_up();
+        }
+        if let Some(why) = self.obstacle(&order.target) {
+            return ticket.give_up().then(|| not_sent(&why));
+        }
+        // The instance has answered just now, so that it will take this at once.
+        if !ticket.send() {
+            return given_up();
+        }
+        Some(self.send(&order.line))
+    }
+
+    fn send(&mut self, line: &str) -> (String, u8) {
+        // Never to a process that has not just been looked at.
+        let Some(client) = &mut self.client else {
+            return ("nothing was sent: the instance has gone".into(), 69);
         };
         let mut text = String::new();
         match client.ask(line.as_bytes(), |line| text.push_str(line)) {
@@ -232,7 +350,7 @@ impl Asking {
 fn other_table(client: &mut Client, label: &str) -> Result<Option<TableFacts>, NoLook> {
     let answers = ask(client, &format!("use {label}; status json"))?;
     Ok(answers.into_iter().find_map(|one| match one {
-        AnswerFacts::Table(table) => Some(*table),
+        AnswerFacts::Table(table) if is_called(&table.service, label) => Some(*table),
         _ => None,
     }))
 }
@@ -263,5 +381,24 @@ fn without_formula(text: &str) -> String {
         Some("") => "no instance has this port or name".to_owned(),
         Some(more) => more.strip_prefix("balance: ").unwrap_or(more).to_owned(),
         None => text.strip_prefix("balance: ").unwrap_or(text).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_sent_soon_or_given_up_and_never_both() {
+        let ticket = OrderTicket::new();
+        assert!(ticket.clone().send());
+        assert!(!ticket.give_up() && !ticket.send());
+        let ticket = OrderTicket::new();
+        assert!(ticket.clone().give_up());
+        assert!(!ticket.send() && !ticket.give_up());
+        let mut late = OrderTicket::new();
+        late.given_at -= SOON;
+        assert!(late.is_late() && !late.send());
+        assert!(late.give_up(), "whoever waits is told once");
     }
 }

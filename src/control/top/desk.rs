@@ -13,6 +13,9 @@ use super::verbs::{ChannelVerb, OrderPlace, TopOrder, UnfinishedOrder};
 /// Longer texts are not typed.
 const LONGEST: usize = 60;
 
+/// What is said of a command while there is no answer.
+pub(super) const NOT_ANSWERED: &str = "nothing was sent: the instance does not answer";
+
 /// Which table fills the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TopView {
@@ -148,7 +151,7 @@ impl TopDesk {
                 self.number_key(key, order, typed);
                 None
             }
-            TopMode::Confirm(order) => self.confirm_key(key, order),
+            TopMode::Confirm(order) => self.confirm_key(key, order, looked),
         }
     }
 
@@ -247,8 +250,9 @@ impl TopDesk {
         self.mode = TopMode::Number(order, typed);
     }
 
-    fn confirm_key(&mut self, key: TopKey, order: TopOrder) -> Option<TopDeed> {
+    fn confirm_key(&mut self, key: TopKey, order: TopOrder, looked: &Looked) -> Option<TopDeed> {
         match key {
+            TopKey::Char('y') if looked.trouble.is_some() => self.tell(NOT_ANSWERED, true),
             TopKey::Char('y') => return Some(TopDeed::Send(order)),
             TopKey::Char('n' | 'q') | TopKey::Esc => self.tell_not_sent(),
             // What was meant for something else neither sends it nor drops it.
@@ -269,11 +273,10 @@ impl TopDesk {
     /// Asks for a confirmation of what a key means for the row that is selected.
     fn verb_key(&mut self, key: TopKey, looked: &Looked) {
         let TopKey::Char(c) = key else { return };
-        let Some(label) = looked.label() else { return };
-        let place = OrderPlace { label, is_one_of_several: looked.last.services.len() > 1 };
+        let place = OrderPlace(&looked.last);
         let order = match (self.view, c) {
-            (_, 'P') => Ok(place.of_service(ChannelVerb::Pause)),
-            (_, 'R') => Ok(place.of_service(ChannelVerb::Resume)),
+            (_, 'P') => place.of_service(ChannelVerb::Pause).map(Ok),
+            (_, 'R') => place.of_service(ChannelVerb::Resume).map(Ok),
             (TopView::Channels, _) => {
                 let Some(verb) = verb_of(c) else { return };
                 let rows = looked.channels(&self.filter, self.channel_order);
@@ -283,13 +286,13 @@ impl TopDesk {
             (TopView::Sessions, 'x') => {
                 let rows = looked.sessions(&self.filter, self.session_order);
                 let Some(row) = self.place(looked).and_then(|at| rows.get(at)) else { return };
-                let client = row.session.client.as_ref().map_or("-", Shown::as_str);
-                Ok(place.of_session(row.session.id, client))
+                place.of_session(row.session).map(Ok)
             }
             _ => return,
         };
+        let Some(order) = order else { return };
         if looked.trouble.is_some() {
-            return self.tell("nothing was sent: the instance does not answer", true);
+            return self.tell(NOT_ANSWERED, true);
         }
         self.mode = match order {
             Ok(order) => TopMode::Confirm(order),

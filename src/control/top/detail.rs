@@ -43,8 +43,7 @@ pub(super) fn detail(desk: &TopDesk, looked: &Looked, width: usize) -> Vec<(Stri
 
 fn channel(row: &ChannelRow<'_>, put: &mut impl FnMut(String, Ink)) {
     let ChannelRow { group, channel, rates } = row;
-    let host = channel.host.as_ref().filter(|host| !channel.address.as_str().starts_with(host.as_str()));
-    let host = host.map_or_else(String::new, |host| format!(" ({host})"));
+    let host = channel.typed_host();
     put(
         format!(
             "{} {}{host}  {} {} for {}  c/maxc {}  weight {}  queue {}",

@@ -109,6 +109,7 @@ pub(super) struct GroupFacts {
 pub(super) struct ChannelFacts {
     pub(super) channel: u32,
     pub(super) host: Option<Shown>,
+    pub(super) port: Option<u16>,
     pub(super) address: Shown,
     pub(super) addresses: Vec<AddressFacts>,
     pub(super) used: Option<Shown>,
@@ -271,6 +272,12 @@ impl ServiceFacts {
 }
 
 impl ChannelFacts {
+    /// ` (web1.example)`, to follow the address; nothing if the address itself was typed.
+    pub(super) fn typed_host(&self) -> String {
+        let host = self.host.as_ref().filter(|host| !self.address.as_str().starts_with(host.as_str()));
+        host.map_or_else(String::new, |host| format!(" ({host})"))
+    }
+
     /// As `status` says it.
     pub(super) fn health_word(&self) -> String {
         match self.ramp_percent {

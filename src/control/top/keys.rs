@@ -3,6 +3,8 @@
 //! Knows: escape sequences of keys, pastes. Never: what a key does, the terminal.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::time::Duration;
+
 /// What was typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TopKey {
@@ -28,7 +30,12 @@ pub(super) enum TopKey {
 
 /// A sequence that is longer is none.
 const LONGEST: usize = 32;
+/// After an escape byte, the rest of a sequence comes within this time.
+const ESCAPE: Duration = Duration::from_millis(50);
+/// A paste that has stopped for so long is over, though its end never came.
+const STOPPED: Duration = Duration::from_secs(1);
 const PASTE: &[u8] = b"\x1b[200~";
+const CTRL_C: u8 = 3;
 const PASTED: &[u8] = b"\x1b[201~";
 
 /// Makes keys of bytes, in whatever pieces they come.
@@ -51,17 +58,20 @@ impl KeyReader {
         keys
     }
 
-    /// Is there the beginning of a sequence? It may be the Esc key.
-    pub(super) fn is_inside(&self) -> bool {
-        !self.is_pasting && self.pending.first() == Some(&0x1b)
+    /// How long more bytes are waited for. `None`: nothing has begun.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        match self.pending.first() {
+            _ if self.is_pasting => Some(STOPPED),
+            Some(0x1b) => Some(ESCAPE),
+            _ => None,
+        }
     }
 
-    /// Nothing came after it.
+    /// Nothing came in this time: what looked like the beginning of a sequence was the Esc key, and a paste is over.
     pub(super) fn is_late(&mut self) -> Option<TopKey> {
-        let is_escape = self.is_inside();
-        if is_escape {
-            self.pending.clear();
-        }
+        self.patience()?;
+        self.pending.clear();
+        let is_escape = !std::mem::take(&mut self.is_pasting);
         is_escape.then_some(TopKey::Esc)
     }
 
@@ -128,15 +138,17 @@ impl KeyReader {
         }
     }
 
-    /// Leaves out what was pasted.
+    /// Leaves out what was pasted, but for ^C, which terminals do not paste.
     fn pasted(&mut self) -> Option<(Option<TopKey>, usize)> {
+        let leaves = self.pending.iter().position(|byte| *byte == CTRL_C);
         let end = self.pending.windows(PASTED.len()).position(|part| part == PASTED);
-        match end {
-            Some(at) => {
+        match (end, leaves) {
+            (Some(end), leaves) if leaves.is_none_or(|leaves| end < leaves) => {
                 self.is_pasting = false;
-                Some((None, at + PASTED.len()))
+                Some((None, end + PASTED.len()))
             }
-            None => {
+            (_, Some(leaves)) => Some((Some(TopKey::Ctrl('c')), leaves + 1)),
+            (_, None) => {
                 let kept = self.pending.len().min(PASTED.len() - 1);
                 let gone = self.pending.len() - kept;
                 (gone > 0).then_some((None, gone))
@@ -189,20 +201,34 @@ mod tests {
             let mut reader = KeyReader::default();
             let bit_by_bit: Vec<TopKey> = bytes.iter().flat_map(|byte| reader.take(&[*byte])).collect();
             assert_eq!(bit_by_bit, keys, "{bytes:?}");
-            assert!(!reader.is_inside());
+            assert_eq!(reader.patience(), None);
         }
     }
 
     #[test]
     fn an_escape_with_nothing_behind_it_is_a_key() {
         let mut reader = KeyReader::default();
-        assert_eq!((reader.take(b"\x1b"), reader.is_inside()), (vec![], true));
+        assert_eq!((reader.take(b"\x1b"), reader.patience()), (vec![], Some(ESCAPE)));
         assert_eq!((reader.is_late(), reader.is_late()), (Some(TopKey::Esc), None));
         assert_eq!(reader.take(b"\x1b["), []);
         assert_eq!(reader.is_late(), Some(TopKey::Esc));
-        // A paste takes as long as it takes.
-        assert_eq!(reader.take(b"\x1b[200~y"), []);
-        assert_eq!((reader.is_inside(), reader.is_late()), (false, None));
+    }
+
+    #[test]
+    fn a_paste_without_an_end_makes_nobody_deaf() {
+        let mut reader = KeyReader::default();
+        assert_eq!(reader.take(b"\x1b[200~y\x1b"), []);
+        assert_eq!((reader.patience(), reader.is_late()), (Some(STOPPED), None));
+        assert_eq!(
+            (reader.patience(), reader.take(b"dy")),
+            (None, vec![TopKey::Char('d'), TopKey::Char('y')])
+        );
+        // Its end came late, then: that is no key, nor part of one.
+        assert_eq!(reader.take(b"\x1b[201~q"), [TopKey::Other, TopKey::Char('q')]);
+        for bytes in [&b"\x1b[200~\x03"[..], b"\x1b[200~some text\x03y", b"\x1b[200~y\x03y\x1b[201~"] {
+            assert_eq!(all_at_once(bytes), [TopKey::Ctrl('c')], "{bytes:?}");
+        }
+        assert_eq!(all_at_once(b"\x1b[200~y\x1b[201~\x03"), [TopKey::Ctrl('c')]);
     }
 
     #[test]

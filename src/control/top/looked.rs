@@ -11,11 +11,37 @@ use super::facts::{
 };
 use super::samples::{ChannelAt, SampledInstance, SeenRates};
 
+/// When a process may have been started, by a clock of ours, in milliseconds: no more is known of what answers between two moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StartSpan {
+    earliest: i64,
+    latest: i64,
+}
+
+impl StartSpan {
+    /// Clocks may differ by so much.
+    const SLACK: i64 = 1_000;
+
+    /// It was asked after `before` and had answered before `after`, both times of ours.
+    pub(super) fn new(before: Duration, after: Duration, uptime_seconds: f64) -> Self {
+        // A float becomes the nearest number that there is.
+        let at = |time: Duration| ((time.as_secs_f64() - uptime_seconds) * 1e3) as i64;
+        Self { earliest: at(before), latest: at(after) }
+    }
+
+    /// May both be of one process?
+    pub(super) fn may_be(self, other: Self) -> bool {
+        self.earliest.saturating_sub(Self::SLACK) <= other.latest
+            && other.earliest.saturating_sub(Self::SLACK) <= self.latest
+    }
+}
+
 /// One look at an instance.
 #[derive(Debug, Default)]
 pub(super) struct TopLook {
     pub(super) taken_at: Shown,
     pub(super) process: InstanceFacts,
+    pub(super) started: StartSpan,
     pub(super) services: Vec<ServiceFacts>,
     /// What `use` calls the service that was asked for, and its table; first the one that is shown.
     pub(super) tables: Vec<(String, TableFacts)>,

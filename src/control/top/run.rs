@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, kill_current_process_group};
 use rustix::stdio::stdin;
 
-use super::asker::{Asker, LookWanted};
-use super::desk::{TopDeed, TopDesk, TopView};
+use super::asker::{Asker, LookWanted, OrderTicket};
+use super::desk::{NOT_ANSWERED, TopDeed, TopDesk, TopView};
 use super::keys::KeyReader;
 use super::looked::Looked;
 use super::news::{TopNews, news_box};
@@ -30,8 +30,6 @@ const PAUSE: u32 = 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Without an answer for so long, that is said.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// After an escape byte, the rest of a sequence comes within this time.
-const ESCAPE: Duration = Duration::from_millis(50);
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +46,10 @@ enum TopEnd {
 /// The terminal cannot be read or written.
 pub(in crate::control) fn run(client: Client, wanted: &Wanted) -> io::Result<()> {
     let (news, teller) = news_box()?;
-    let asker = Asker::start(client, wanted, teller.clone())?;
+    let begun = Instant::now();
+    let asker = Asker::start(client, wanted, teller.clone(), begun)?;
     let signalled = Signalled::to(teller)?;
     let screen = Screen::enter()?;
-    let begun = Instant::now();
     let mut top = Top {
         desk: TopDesk::default(),
         looked: Looked::default(),
@@ -62,12 +60,15 @@ pub(in crate::control) fn run(client: Client, wanted: &Wanted) -> io::Result<()>
         asked_at: None,
         took: Duration::ZERO,
         asks_again: false,
+        ordered: None,
     };
     let mut keys = KeyReader::default();
+    let mut typed_at = Instant::now();
     let end = loop {
         top.look_if_due();
+        top.tell_if_late();
         top.draw()?;
-        let until = top.until_next(keys.is_inside());
+        let until = top.until_next(keys.patience().map(|most| most.saturating_sub(typed_at.elapsed())));
         let mut polled = [
             PollFd::from_borrowed_fd(stdin(), PollFlags::IN),
             PollFd::from_borrowed_fd(news.bell(), PollFlags::IN),
@@ -77,19 +78,22 @@ pub(in crate::control) fn run(client: Client, wanted: &Wanted) -> io::Result<()>
             tv_nsec: until.subsec_nanos().into(),
         };
         // Interrupted, or nothing: the time is over then, or a signal is among the news.
-        let ready = poll(&mut polled, Some(&timeout)).unwrap_or(0);
+        poll(&mut polled, Some(&timeout)).unwrap_or(0);
         let is_typed = !polled[0].revents().is_empty();
         let mut typed = Vec::new();
         if is_typed {
             let mut bytes = [0; 1024];
             match rustix::io::read(stdin(), &mut bytes) {
                 Ok(0) => break TopEnd::Gone,
-                Ok(count) => typed = keys.take(bytes.get(..count).unwrap_or_default()),
+                Ok(count) => {
+                    typed = keys.take(bytes.get(..count).unwrap_or_default());
+                    typed_at = Instant::now();
+                }
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
                 Err(rustix::io::Errno::IO) => break TopEnd::Gone,
                 Err(error) => return Err(error.into()),
             }
-        } else if ready == 0 {
+        } else if keys.patience().is_some_and(|most| typed_at.elapsed() >= most) {
             typed.extend(keys.is_late());
         }
         let ends = typed.into_iter().find_map(|key| {
@@ -129,6 +133,8 @@ struct Top {
     took: Duration,
     /// Something else is to be seen than what was asked for.
     asks_again: bool,
+    /// A command that is not answered yet, and its line.
+    ordered: Option<(OrderTicket, String)>,
 }
 
 impl Top {
@@ -155,13 +161,22 @@ impl Top {
         self.asker.look(LookWanted { service: self.desk.service.clone(), sessions });
     }
 
-    /// How long there is nothing to do, unless something comes.
-    fn until_next(&self, is_inside_key: bool) -> Duration {
+    /// A command that could not be sent soon is given up.
+    fn tell_if_late(&mut self) {
+        let Some((ticket, line)) = self.ordered.take_if(|(ticket, _)| ticket.is_late()) else { return };
+        match ticket.give_up() {
+            true => self.desk.tell(NOT_ANSWERED, true),
+            false => self.desk.tell(&format!("sent, not answered yet: {line}"), true),
+        }
+    }
+
+    /// How long there is nothing to do, unless something comes; `inside`: how long the rest of a key is waited for.
+    fn until_next(&self, inside: Option<Duration>) -> Duration {
         let look = match self.asked_at {
             None if !self.desk.is_frozen => self.next_look.saturating_sub(self.now()),
             _ => EVERY,
         };
-        let most = if is_inside_key { ESCAPE } else { EVERY };
+        let most = inside.unwrap_or(EVERY);
         // To poll for less than a millisecond is not to wait.
         look.min(most).max(Duration::from_millis(1))
     }
@@ -184,8 +199,9 @@ impl Top {
             TopDeed::Redraw => self.screen.forget()?,
             TopDeed::Look => self.asks_again = true,
             TopDeed::Send(order) => {
-                self.desk.tell(&format!("sent: {}", order.line), false);
-                self.asker.order(&order.line);
+                self.desk.tell(&format!("sending: {}", order.line), false);
+                let line = order.line.clone();
+                self.ordered = Some((self.asker.order(order), line));
             }
         }
         Ok(None)
@@ -207,6 +223,7 @@ impl Top {
                 self.next_look = now + EVERY;
             }
             TopNews::Answer(text, code) => {
+                self.ordered = None;
                 let text = if text.is_empty() { "done" } else { &text };
                 self.desk.tell(text, code != 0);
                 self.asks_again = true;

@@ -11,8 +11,9 @@ use super::desk::{TopDeed, TopDesk, TopMode, TopView};
 use super::facts::{AnswerFacts, Shown, read_answer};
 use super::figures::{age_of, connect};
 use super::keys::TopKey;
-use super::looked::{ChannelOrder, Looked, TopLook};
+use super::looked::{ChannelOrder, Looked, StartSpan, TopLook};
 use super::paint::{TerminalPowers, width_of};
+use super::verbs::TopOrder;
 use super::view::paint;
 use crate::control::execute::Reply;
 use crate::control::json::{Content, Document, ProcessFacts};
@@ -219,21 +220,21 @@ fn every_view_fits_every_size() {
 fn commands_are_shown_whole_and_sent_only_with_y() {
     let (several, one) = (looked(&["web", "mail"]), looked(&["web"]));
     for (keys, looked, line) in [
-        ("jd", &one, "group 0; disable 1"),
+        ("jd", &one, "use web; group 0; disable 1"),
         ("jd", &several, "use web; group 0; disable 1"),
-        ("D", &one, "group 0; disable 0 hard"),
-        ("e", &one, "group 0; enable 0"),
-        ("n", &one, "group 0; drain 0"),
-        ("GK", &one, "group 1; kick 0"),
-        ("p", &one, "group 0; pause 0"),
-        ("r", &one, "group 0; resume 0"),
-        ("z", &one, "group 0; reset 0"),
+        ("D", &one, "use web; group 0; disable 0 hard"),
+        ("e", &one, "use web; group 0; enable 0"),
+        ("n", &one, "use web; group 0; drain 0"),
+        ("GK", &one, "use web; group 1; kick 0"),
+        ("p", &one, "use web; group 0; pause 0"),
+        ("r", &one, "use web; group 0; resume 0"),
+        ("z", &one, "use web; group 0; reset 0"),
         ("P", &several, "use web; pause all"),
-        ("R", &one, "resume all"),
-        ("w12\n", &one, "group 0; weight 0 12"),
-        ("m0\n", &one, "group 0; maxc 0 0"),
-        ("\nd", &one, "group 0; disable 0"),
-        ("2jx", &one, "close 2"),
+        ("R", &one, "use web; resume all"),
+        ("w12\n", &one, "use web; group 0; weight 0 12"),
+        ("m0\n", &one, "use web; group 0; maxc 0 0"),
+        ("\nd", &one, "use web; group 0; disable 0"),
+        ("2jx", &one, "use web; close 2"),
         ("2jx", &several, "use web; close 2"),
     ] {
         for size in SIZES {
@@ -292,6 +293,120 @@ fn an_instance_that_does_not_answer_is_told_of_and_sent_nothing() {
     assert!(screen(&mut desk, &looked, (80, 24)).starts_with("balance 4.0.0"));
 }
 
+/// What is confirmed after these keys.
+fn confirmed(keys: &str) -> TopOrder {
+    let mut looked = Looked::default();
+    looked.take(Duration::from_secs(100), look(100, &["web", "mail"]));
+    let mut desk = TopDesk::default();
+    typed(&mut desk, &looked, keys);
+    match typed(&mut desk, &looked, "y") {
+        Some(TopDeed::Send(order)) => order,
+        other => panic!("{keys}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_command_is_for_what_was_shown_or_for_nothing() {
+    type Change = fn(&mut Vec<Value>);
+    let nothing: Change = |_| {};
+    let counted: Change = |all| {
+        all[1]["groups"][0]["channels"][0]["c"] = 9.into();
+        // It was looked up again: what was typed is the same.
+        all[1]["groups"][0]["channels"][0]["address"] = "10.0.0.77:80".into();
+    };
+    let upgraded: Change = |all| {
+        all.iter_mut().for_each(|one| {
+            one["process"]["pid"] = 4712.into();
+            one["process"]["taken_over"] = json!({"pid": 4711, "carried": 3, "draining": 0});
+        });
+    };
+    let other_process: Change = |all| all.iter_mut().for_each(|one| one["process"]["pid"] = 4712.into());
+    let moved: Change = |all| all[1]["service"]["listen"] = json!(["0.0.0.0:81"]);
+    let draining: Change = |all| all[1]["service"]["phase"] = "draining".into();
+    let other_service: Change = |all| all[1]["service"]["name"] = "mail".into();
+    let no_service: Change = |all| drop(all.remove(1));
+    let other_host: Change = |all| all[1]["groups"][0]["channels"][0]["host"] = "web9.example".into();
+    let other_port: Change = |all| all[1]["groups"][0]["channels"][0]["port"] = 81.into();
+    let no_channel: Change = |all| all[1]["groups"][0]["channels"] = json!([]);
+    let no_group: Change = |all| all[1]["groups"] = json!([]);
+    let other_client: Change = |all| all[2]["sessions"][0]["client"] = "192.0.2.8:4001".into();
+    let younger: Change = |all| all[2]["sessions"][0]["age_seconds"] = 1.0.into();
+    let ended: Change = |all| all[2]["sessions"] = json!([]);
+    for (keys, change, told) in [
+        ("d", nothing, None),
+        ("d", counted, None),
+        ("d", upgraded, None),
+        ("d", other_client, None),
+        ("P", no_group, None),
+        ("2x", other_host, None),
+        ("d", other_process, Some("another process answers now, 4712")),
+        ("P", moved, Some("service web listens on 0.0.0.0:81 now")),
+        ("R", draining, Some("service web is draining now")),
+        ("d", other_service, Some("service web is not there any more")),
+        ("d", no_service, Some("service web is not there any more")),
+        ("d", other_host, Some("group 0 channel 0 is web9.example:80 now, not web0.example:80")),
+        ("w7\n", other_port, Some("group 0 channel 0 is web0.example:81 now, not web0.example:80")),
+        ("D", no_channel, Some("group 0 has no channel 0 any more")),
+        ("GK", no_group, Some("group 1 has no channel 0 any more")),
+        ("2x", upgraded, None),
+        ("2x", other_client, Some("session 1 is another connection now")),
+        ("2x", younger, Some("session 1 is another connection now")),
+        ("2x", ended, Some("session 1 has ended")),
+    ] {
+        let order = confirmed(keys);
+        let mut answers = answers(101, &["web", "mail"]);
+        change(&mut answers);
+        assert_eq!(order.target.difference(&look_of(&answers, "web")).as_deref(), told, "{}", order.line);
+    }
+    // A process of the same number that was started later, as in a container.
+    let order = confirmed("d");
+    let mut again = look(3, &["web", "mail"]);
+    again.started = StartSpan::new(Duration::from_secs(103), Duration::from_secs(104), 3.0);
+    assert_eq!(order.target.difference(&again).as_deref(), Some("the instance was started again"));
+    again.started = StartSpan::new(Duration::from_secs(103), Duration::from_secs(160), 103.2);
+    assert_eq!(order.target.difference(&again), None);
+}
+
+#[test]
+fn what_is_confirmed_while_nothing_answers_is_not_sent() {
+    let mut looked = looked(&["web"]);
+    let mut desk = TopDesk::default();
+    typed(&mut desk, &looked, "D");
+    looked.fails(Duration::from_secs(109), "the instance does not answer".into());
+    assert_eq!(typed(&mut desk, &looked, "y"), None);
+    assert_eq!(desk.mode, TopMode::Tables);
+    assert_eq!(
+        desk.message.map(|one| one.text).as_deref(),
+        Some("nothing was sent: the instance does not answer")
+    );
+}
+
+#[test]
+fn after_an_upgrade_the_time_and_a_frozen_screen_are_told_as_before() {
+    let mut answers = answers(101, &["web"]);
+    answers.iter_mut().for_each(|one| {
+        one["process"]["taken_over"] = json!({"pid": 11452, "carried": 4, "draining": 0});
+    });
+    let mut looked = Looked::default();
+    looked.take(Duration::from_secs(101), look_of(&answers, "web"));
+    for keys in ["", "3"] {
+        for width in 20..200 {
+            let mut desk = TopDesk::default();
+            typed(&mut desk, &looked, keys);
+            let title = |desk: &mut TopDesk| lines(&painted(desk, &looked, (width, 24), ALL)).remove(0);
+            let live = title(&mut desk);
+            assert!(width < 80 || live.contains("08:44:51"), "{width}: {live}");
+            typed(&mut desk, &looked, " ");
+            let frozen = title(&mut desk);
+            assert!(width < 40 || frozen.contains("FROZEN at "), "{width}: {frozen}");
+            assert!(
+                width < 160 || frozen.contains("from process 11452: carried 4, draining 0"),
+                "{width}: {frozen}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_filter_and_the_order_choose_rows() {
     let looked = looked(&["web"]);
@@ -308,7 +423,7 @@ fn the_filter_and_the_order_choose_rows() {
     assert!(screen(&mut desk, &looked, (80, 24)).contains("1 of 5 channels ── filter: web3"));
     // Keys are commands again, for what the filter has left.
     typed(&mut desk, &looked, "d");
-    assert!(matches!(&desk.mode, TopMode::Confirm(order) if order.line == "group 0; disable 3"));
+    assert!(matches!(&desk.mode, TopMode::Confirm(order) if order.line == "use web; group 0; disable 3"));
     typed(&mut desk, &looked, "n");
     desk.key(TopKey::Esc, &looked);
     assert_eq!(shown(&desk), ["0/0", "0/1", "0/2", "0/3", "1/0"]);

@@ -4,8 +4,10 @@
 //! Source: docs/control.md, "Commands".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::facts::ChannelFacts;
+use super::facts::{ChannelFacts, SessionFacts, Shown};
+use super::looked::TopLook;
 use super::samples::ChannelAt;
+use super::target::{TargetPart, TopTarget};
 
 /// What can be done with a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(super) struct TopOrder {
     pub(super) line: String,
     /// For whoever confirms it.
     pub(super) about: String,
+    /// What has to be there still when it is sent.
+    pub(super) target: TopTarget,
 }
 
 /// A line that still needs a number.
@@ -37,17 +41,14 @@ pub(super) struct UnfinishedOrder {
     /// The number goes behind it.
     before: String,
     about: String,
+    target: TopTarget,
     /// What is asked for.
     pub(super) question: String,
 }
 
-/// Which service is meant.
+/// Of which look a command is made, for the service that is shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OrderPlace<'a> {
-    pub(super) label: &'a str,
-    /// There are others.
-    pub(super) is_one_of_several: bool,
-}
+pub(super) struct OrderPlace<'a>(pub(super) &'a TopLook);
 
 impl ChannelVerb {
     /// Its words, without numbers.
@@ -77,46 +78,52 @@ impl ChannelVerb {
 }
 
 impl OrderPlace<'_> {
-    fn line(&self, command: &str) -> String {
-        // `use` makes the group 0 again, and a session has its own.
-        match self.is_one_of_several {
-            true => format!("use {}; {command}", self.label),
-            false => command.to_owned(),
-        }
+    /// `use` comes first, always: whatever the session looked at before, and however many services there are by then.
+    fn line(target: &TopTarget, command: &str) -> String {
+        format!("use {}; {command}", target.label)
     }
 
-    /// For a channel. `Err`: a number is needed.
+    /// For a channel. `Err`: a number is needed. `None`: no service is shown.
     pub(super) fn of_channel(
-        &self,
+        self,
         verb: ChannelVerb,
         at: ChannelAt,
         channel: &ChannelFacts,
-    ) -> Result<TopOrder, UnfinishedOrder> {
+    ) -> Option<Result<TopOrder, UnfinishedOrder>> {
+        let target = TopTarget::of(self.0, TargetPart::channel(at, channel))?;
         let (group, number) = at;
         let [word, more] = verb.words();
-        let line = self.line(&format!("group {group}; {word} {number}{more}"));
+        let line = Self::line(&target, &format!("group {group}; {word} {number}{more}"));
         let about = format!(
-            "{}: group {group} channel {number}, {}, {} connections",
-            self.label, channel.address, channel.c
+            "{}: group {group} channel {number}, {}{}, {} connections",
+            target.label,
+            channel.address,
+            channel.typed_host(),
+            channel.c
         );
-        match verb.question() {
-            None => Ok(TopOrder { line, about }),
-            Some(question) => Err(UnfinishedOrder { before: line, about, question: question.to_owned() }),
-        }
+        Some(match verb.question() {
+            None => Ok(TopOrder { line, about, target }),
+            Some(question) => {
+                Err(UnfinishedOrder { before: line, about, target, question: question.to_owned() })
+            }
+        })
     }
 
     /// `pause` or `resume`, for the whole service.
-    pub(super) fn of_service(&self, verb: ChannelVerb) -> TopOrder {
+    pub(super) fn of_service(self, verb: ChannelVerb) -> Option<TopOrder> {
+        let target = TopTarget::of(self.0, TargetPart::All)?;
         let [word, _] = verb.words();
-        TopOrder { line: self.line(&format!("{word} all")), about: format!("{}: all channels", self.label) }
+        let line = Self::line(&target, &format!("{word} all"));
+        Some(TopOrder { line, about: format!("{}: all channels", target.label), target })
     }
 
     /// `close`.
-    pub(super) fn of_session(&self, id: u64, client: &str) -> TopOrder {
-        TopOrder {
-            line: self.line(&format!("close {id}")),
-            about: format!("{}: session {id} of client {client}", self.label),
-        }
+    pub(super) fn of_session(self, session: &SessionFacts) -> Option<TopOrder> {
+        let target = TopTarget::of(self.0, TargetPart::session(session))?;
+        let id = session.id;
+        let client = session.client.as_ref().map_or("-", Shown::as_str);
+        let line = Self::line(&target, &format!("close {id}"));
+        Some(TopOrder { line, about: format!("{}: session {id} of client {client}", target.label), target })
     }
 }
 
@@ -124,7 +131,11 @@ impl UnfinishedOrder {
     /// With the number that was typed. `None`: it is none.
     pub(super) fn with(&self, typed: &str) -> Option<TopOrder> {
         let is_number = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| TopOrder { line: format!("{} {typed}", self.before), about: self.about.clone() })
+        is_number.then(|| TopOrder {
+            line: format!("{} {typed}", self.before),
+            about: self.about.clone(),
+            target: self.target.clone(),
+        })
     }
 
     /// What it is about.

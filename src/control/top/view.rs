@@ -109,6 +109,9 @@ fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, n
         TopView::Sessions => "sessions",
         TopView::Events => "events, the newest first",
     };
+    // That it is frozen is said before all else, and the time before what was carried.
+    let kept = right.len() + 1;
+    let always = if desk.is_frozen { kept } else { 0 };
     let mut rest = canvas.run(line, [("balance ", Ink::Head), (process.version.as_str(), Ink::Plain)]);
     if looked.at.is_some() {
         let taken_over = process.taken_over.as_ref().map(|before| {
@@ -117,10 +120,13 @@ fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, n
         });
         let up = format!("  pid {}  up {}", process.pid, age_of(process.uptime_seconds));
         let view = format!("  {view}");
-        let parts = [(Some(up), Ink::Plain), (Some(view), Ink::Head), (taken_over, Ink::Plain)];
-        for (text, ink) in parts.iter().filter_map(|(text, ink)| Some((text.as_ref()?, *ink))) {
+        let parts =
+            [(Some(up), Ink::Plain, always), (Some(view), Ink::Head, always), (taken_over, Ink::Plain, kept)];
+        for (text, ink, kept) in
+            parts.iter().filter_map(|(text, ink, kept)| Some((text.as_ref()?, *ink, kept)))
+        {
             // Half a word says nothing.
-            if width_of(text) <= usize::from(rest.width) {
+            if width_of(text) + kept <= usize::from(rest.width) {
                 rest = canvas.run(rest, [(text.as_str(), ink)]);
             }
         }
