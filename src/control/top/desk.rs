@@ -254,7 +254,8 @@ impl TopDesk {
         match key {
             TopKey::Char('y') if looked.trouble.is_some() => self.tell(NOT_ANSWERED, true),
             TopKey::Char('y') => return Some(TopDeed::Send(order)),
-            TopKey::Char('n' | 'q') | TopKey::Esc => self.tell_not_sent(),
+            // Words that were typed blindly, or pasted where the terminal does not mark that, must confirm nothing.
+            TopKey::Char(_) | TopKey::Esc => self.tell_not_sent(),
             // What was meant for something else neither sends it nor drops it.
             _ => self.mode = TopMode::Confirm(order),
         }
