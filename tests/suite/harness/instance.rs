@@ -235,7 +235,8 @@ impl Instance {
         });
     }
 
-    fn has_thread(&self, name: &str) -> bool {
+    /// Does it have a thread of this name?
+    pub(crate) fn has_thread(&self, name: &str) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
         threads.flatten().any(|thread| {
             fs::read_to_string(thread.path().join("comm")).is_ok_and(|called| called.trim_end() == name)
