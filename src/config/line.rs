@@ -6,8 +6,9 @@
 use super::draft::Draft;
 use super::groups::{print_groups, read_groups};
 use super::host::read_port;
-use super::options::{Scope, changed_names, changes, print_options};
+use super::options::{changed_names, changes, print_options};
 use super::quote::quoted;
+use super::row::Scope;
 use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{Name, ProcessSpec, ServiceSpec, Typed};
@@ -247,7 +248,7 @@ mod tests {
             ("-t 1.5 -T 1h --half-close-timeout 0 80", "balance -t 1.5 -T 1h --half-close-timeout 0 80"),
             (
                 "-aH -K 60:10:6 -k 1:2:3 --workers 4 --control-group adm -B 10.0.0.1 smtp a::12",
-                "balance --workers 4 --control-group adm -B 10.0.0.1 -K 60:10:6 -k 1:2:3 -a -H smtp a::12",
+                "balance --workers 4 --control-group adm -K 60:10:6 -B 10.0.0.1 -k 1:2:3 -a -H smtp a::12",
             ),
             ("80 [::1] - h:80:3,disabled,weight=2", "balance 80 '[::1]' - h:80:3,weight=2,disabled"),
             ("80 -- -a -", "balance -- 80 -a -"),

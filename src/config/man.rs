@@ -223,7 +223,7 @@ fn terms(roff: &mut Roff, list: &[(&str, &str)]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::OPTIONS;
+    use super::super::options::options;
     use super::*;
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
             assert_eq!(page.matches(&format!(".SH {section}\n")).count(), 1, "{section}");
         }
         let plain = page.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
-        for row in OPTIONS {
+        for row in options() {
             assert!(plain.contains(&format!("--{}", row.long)), "--{}", row.long);
         }
     }

@@ -8,7 +8,8 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use clap_complete::aot;
 
 use super::draft::Shell;
-use super::options::{OPTIONS, Row, SECTIONS, Value};
+use super::options::SECTIONS;
+use super::row::{Row, Value};
 use super::usage::{ABOUT, CHANNEL, PORT, Positional, help_end, help_synopsis};
 
 /// The width of the help page. Fixed, so that help does not depend on the terminal or the environment.
@@ -19,7 +20,7 @@ pub(super) fn command() -> Command {
     let positionals = [positional(&PORT, ValueHint::Other), positional(&CHANNEL, ValueHint::Hostname)];
     let channels = ArgAction::Append;
     let [port, channel] = positionals;
-    let in_section = |section: &'static str| OPTIONS.iter().filter(move |row| row.section == section);
+    let options = SECTIONS.iter().flat_map(|(section, rows)| rows.iter().map(|row| option(section, row)));
     Command::new("balance")
         .bin_name("balance")
         .about(ABOUT)
@@ -30,7 +31,7 @@ pub(super) fn command() -> Command {
         .disable_version_flag(true)
         .arg(port)
         .arg(channel.action(channels))
-        .args(SECTIONS.into_iter().flat_map(in_section).map(option))
+        .args(options)
 }
 
 fn positional(of: &Positional, hint: ValueHint) -> Arg {
@@ -41,7 +42,7 @@ fn positional(of: &Positional, hint: ValueHint) -> Arg {
         .long_help(format!("{}\n\n{}", of.help, of.more).trim_end().to_owned())
 }
 
-fn option(row: &Row) -> Arg {
+fn option(section: &'static str, row: &Row) -> Arg {
     let default = match row.default {
         "" => String::new(),
         default => format!(" [default: {default}]"),
@@ -50,7 +51,7 @@ fn option(row: &Row) -> Arg {
     let arg = Arg::new(row.long)
         .long(row.long)
         .short(row.short)
-        .help_heading(row.section)
+        .help_heading(section)
         .long_help(format!("{help}\n\n{}", row.more).trim_end().to_owned())
         .help(help);
     match row.value {
@@ -89,14 +90,12 @@ pub(super) fn completions(shell: Shell) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::options;
     use super::*;
 
     #[test]
-    fn every_option_is_in_a_section_and_has_a_line_of_help() {
-        let in_sections: usize =
-            SECTIONS.iter().map(|section| OPTIONS.iter().filter(|row| row.section == *section).count()).sum();
-        assert_eq!(in_sections, OPTIONS.len());
-        for row in OPTIONS {
+    fn every_option_has_a_line_of_help() {
+        for row in options() {
             assert!(!row.help.is_empty() && !row.help.ends_with('.'), "--{}", row.long);
             let (help, name) = (help(), format!("--{}", row.long));
             assert!(help.contains(&name), "{name}");
@@ -107,7 +106,7 @@ mod tests {
     fn every_shell_completes_every_option() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(completions(shell)).expect("text");
-            for row in OPTIONS {
+            for row in options() {
                 assert!(script.contains(row.long), "{shell:?} does not know --{}", row.long);
             }
         }

@@ -8,7 +8,8 @@
 
 use std::ffi::OsStr;
 
-use super::options::{OPTIONS, Row, Value};
+use super::options::options;
+use super::row::{Row, Value};
 use super::wrong::{LineError, Word, Wrong};
 
 /// How alike a word must be to the option that was meant, 0 to 1.
@@ -48,7 +49,7 @@ impl Split {
                 split.long(word, name.ok(), value, &mut next);
             } else if let Some(mut flags) = arg.to_short() {
                 while let Some(flag) = flags.next_flag() {
-                    let row = flag.ok().and_then(|flag| OPTIONS.iter().find(|row| row.short == Some(flag)));
+                    let row = flag.ok().and_then(|flag| options().find(|row| row.short == Some(flag)));
                     let Some(row) = row else {
                         let flag = flag.map_or_else(|rest| rest.to_string_lossy().into_owned(), String::from);
                         split.errors.push(word.wrong(unknown(&format!("-{flag}"))));
@@ -78,7 +79,7 @@ impl Split {
         value: Option<&OsStr>,
         next: &mut dyn FnMut() -> Option<Word>,
     ) {
-        let row = name.and_then(|name| OPTIONS.iter().find(|row| row.long == name));
+        let row = name.and_then(|name| options().find(|row| row.long == name));
         match (row, value) {
             (None, _) => {
                 let shown = word.shown();
@@ -160,6 +161,6 @@ fn unknown(option: &str) -> Wrong {
 
 fn most_alike(name: &str) -> Option<&'static str> {
     let likeness = |row: &Row| strsim::jaro(name, row.long);
-    let best = OPTIONS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    let best = options().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(best) > ALIKE).then_some(best.long)
 }

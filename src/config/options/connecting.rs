@@ -1,0 +1,71 @@
+//! Options: how channels are connected to, and how long connections last without a byte.
+
+use std::time::Duration;
+
+use super::super::host::read_host;
+use super::super::row::{KEEPALIVE, PLAIN, Row, TIME, Value, print_host, set};
+use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
+
+/// In the order of help, of the manual page and of `save`.
+pub(in super::super) static ROWS: &[Row] = &[
+    Row {
+        short: Some('B'),
+        long: "source",
+        value: Value::Host,
+        help: "Connect to the channels from this address",
+        more: "It must be an address of this machine. Example: balance -B 10.1.1.3 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.source, Some(read_host(word).map_err(Bad::Address)?)),
+        print: |draft| print_host(&draft.service.source),
+        ..PLAIN
+    },
+    Row {
+        short: Some('t'),
+        long: "connect-timeout",
+        value: TIME,
+        help: "Give a channel this long to answer a connect",
+        default: "5s",
+        more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years. The \
+               addresses of a name share this time. Example: balance -t 2 80 web1 web2",
+        read: |draft, word| match Span::ANY.read(word) {
+            Err(_) if Span::or("").read(word) == Ok(Duration::ZERO) => {
+                Err(Bad::Rule("must be more than 0; it is 5 seconds without -t".to_owned()))
+            }
+            span => set(&mut draft.service.connect_timeout, span?),
+        },
+        print: |draft| print_seconds(draft.service.connect_timeout),
+        ..PLAIN
+    },
+    Row {
+        short: Some('T'),
+        long: "idle-timeout",
+        value: TIME,
+        help: "Close a connection after this long without a byte in either direction",
+        default: "0, never",
+        more: "Example: balance -T 10m 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.idle_timeout, Span::or("never").read_or(word)?),
+        print: |draft| print_seconds(draft.service.idle_timeout.unwrap_or_default()),
+        ..PLAIN
+    },
+    Row {
+        long: "half-close-timeout",
+        value: TIME,
+        help: "Close a half-closed connection after this long without a byte",
+        default: "10m; 0 is never",
+        more: "A connection is half-closed when one side has ended its direction. Only silence counts: as long as the other side \
+               takes or sends bytes, the connection lives on. A peer that has closed its connection whole, or whose system has \
+               forgotten it, is found much sooner, in about a minute. Example: balance --half-close-timeout 1m 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.half_close_timeout, Span::or("never").read_or(word)?),
+        print: |draft| print_or(draft.service.half_close_timeout),
+        ..PLAIN
+    },
+    Row {
+        short: Some('k'),
+        long: "server-keepalive",
+        value: KEEPALIVE,
+        help: "TCP keepalive towards the channels",
+        more: "The numbers are those of --client-keepalive. Example: balance -k 60:10:6 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.server_keepalive, Some(read_keepalive(word)?)),
+        print: |draft| print_keepalive(draft.service.server_keepalive),
+        ..PLAIN
+    },
+];

@@ -1,0 +1,37 @@
+//! Options: talking to a running instance.
+
+use super::super::row::{PLAIN, Row, Scope, Value, set};
+
+/// In the order of help, of the manual page and of `save`.
+pub(in super::super) static ROWS: &[Row] = &[
+    Row {
+        short: Some('c'),
+        long: "command",
+        value: Value::Word("CMD"),
+        scope: Scope::Ask,
+        help: "Send commands, separated by ';', print the answers",
+        more: "See COMMANDS and EXIT STATUS. Example: balance -c \"disable 1; show\" 80",
+        // No command has a word that is not UTF-8.
+        read: |draft, word| set(&mut draft.ask.command, Some(word.lossy().into_owned())),
+        ..PLAIN
+    },
+    Row {
+        short: Some('i'),
+        long: "interactive",
+        scope: Scope::Ask,
+        help: "Open an interactive shell",
+        more: "Example: balance -i 80",
+        read: |draft, _| set(&mut draft.ask.interactive, true),
+        ..PLAIN
+    },
+    Row {
+        long: "list",
+        scope: Scope::Ask,
+        help: "List all instances and services on this machine",
+        more: "One line for each service, with port, address, pid, user, channels that are up and connections. An instance that \
+               does not answer, or that belongs to another user, is listed with what is known of it. Entries that your own dead \
+               instances left behind are removed. Example: balance --list",
+        read: |draft, _| set(&mut draft.ask.list, true),
+        ..PLAIN
+    },
+];

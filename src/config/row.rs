@@ -1,0 +1,159 @@
+//! One row of the table of options, and what the rows share.
+//!
+//! Knows: what can be said of an option. Never: single options, how a page is laid out.
+
+use super::draft::Draft;
+use super::values::Bad;
+use super::wrong::{Word, Wrong};
+use crate::spec::{HostSpec, Named};
+
+/// One option.
+pub(super) struct Row {
+    pub(super) short: Option<char>,
+    pub(super) long: &'static str,
+    pub(super) value: Value,
+    pub(super) scope: Scope,
+    /// One line, for `--help` and the manual page.
+    pub(super) help: &'static str,
+    /// What holds without the option, for readers. Empty: nothing worth saying.
+    pub(super) default: &'static str,
+    /// Paragraphs for the manual page.
+    pub(super) more: &'static str,
+    /// Reads the value; of a flag, which has none, the option itself.
+    pub(super) read: fn(&mut Draft, &Word) -> Result<(), Bad>,
+    /// The value as it would be typed; of a flag anything that differs from what holds without it. What does not differ
+    /// from that is not printed.
+    pub(super) print: fn(&Draft) -> String,
+    /// Another option that this one is of no use without.
+    pub(super) needs: Option<Need>,
+    /// It may be given several times, and each counts.
+    pub(super) repeats: bool,
+}
+
+/// What an option takes.
+#[derive(Clone, Copy)]
+pub(super) enum Value {
+    /// Nothing.
+    Flag,
+    /// A word; the name is for help.
+    Word(&'static str),
+    /// A host or an address.
+    Host,
+    /// A file or a directory.
+    Path,
+    /// A program.
+    Program,
+    /// One of these; the name is for help.
+    OneOf(&'static str, &'static [&'static str]),
+}
+
+/// What an option is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The process: once, whatever it serves.
+    Process,
+    /// A service: on each line, or as a default.
+    Service,
+    /// Something else than serving, or where the lines come from. For the command line only.
+    Ask,
+}
+
+/// A rule between two options.
+#[derive(Clone, Copy)]
+pub(super) struct Need {
+    pub(super) is_met: fn(&Draft) -> bool,
+    /// What stands behind the option's name in the message.
+    pub(super) wrong: &'static str,
+}
+
+impl Row {
+    /// As messages have it: `-t (--connect-timeout)`, `--queue`.
+    pub(super) fn name(&self) -> String {
+        match self.short {
+            Some(short) => format!("-{short} (--{})", self.long),
+            None => format!("--{}", self.long),
+        }
+    }
+
+    /// The shorter way to type it.
+    pub(super) fn shortest(&self) -> String {
+        self.short.map_or_else(|| format!("--{}", self.long), |short| format!("-{short}"))
+    }
+
+    /// An example of its use: `-t TIME`.
+    pub(super) fn example(&self) -> String {
+        format!("{} {}", self.shortest(), self.value.name()).trim_end().to_owned()
+    }
+
+    /// Reads a value, or for a flag the option itself.
+    ///
+    /// # Errors
+    /// The whole message.
+    pub(super) fn apply(&self, draft: &mut Draft, word: &Word) -> Result<(), Wrong> {
+        let (name, value) = (self.name(), word.shown());
+        (self.read)(draft, word).map_err(|bad| match bad {
+            Bad::Value(wrong) => Wrong::Usage(format!("{name} '{value}' {wrong}")),
+            Bad::Rule(wrong) => Wrong::Usage(format!("{name} {wrong}")),
+            Bad::Address(wrong) => wrong,
+        })
+    }
+}
+
+impl Value {
+    /// Its name in help. Empty for a flag.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "",
+            Self::Word(name) | Self::OneOf(name, _) => name,
+            Self::Host => "ADDR",
+            Self::Path => "FILE",
+            Self::Program => "PROG",
+        }
+    }
+
+    pub(super) fn is_flag(self) -> bool {
+        matches!(self, Self::Flag)
+    }
+}
+
+pub(super) const TIME: Value = Value::Word("TIME");
+pub(super) const NUMBER: Value = Value::Word("N");
+pub(super) const KEEPALIVE: Value = Value::Word("IDLE:INTVL:CNT");
+pub(super) const SWITCH: Value = Value::OneOf("on|off", &["on", "off"]);
+
+/// What most rows say where they say nothing.
+pub(super) const PLAIN: Row = Row {
+    short: None,
+    long: "",
+    value: Value::Flag,
+    scope: Scope::Service,
+    help: "",
+    default: "",
+    more: "",
+    read: |_, _| Ok(()),
+    print: |_| String::new(),
+    needs: None,
+    repeats: false,
+};
+
+pub(super) fn set<T>(setting: &mut T, value: T) -> Result<(), Bad> {
+    *setting = value;
+    Ok(())
+}
+
+pub(super) fn is_on(word: &Word) -> bool {
+    word.text == *"on"
+}
+
+/// Nothing for `None`.
+pub(super) fn name_of(named: Option<&Named>) -> String {
+    named.map_or_else(String::new, |named| named.name.clone())
+}
+
+pub(super) fn on_off(is_on: bool) -> String {
+    if is_on { "on".to_owned() } else { "off".to_owned() }
+}
+
+pub(super) fn print_host(host: &Option<HostSpec>) -> String {
+    host.as_ref().map_or_else(String::new, |host| host.name.clone())
+}
