@@ -9,7 +9,7 @@ use super::channel_options::{print_channel_options, read_channel_options};
 use super::host::{NOT_UTF8, is_bare_ipv6, port_taken_for_address, read_port, why_no_host};
 use super::number::whole_number;
 use super::wrong::{Word, Wrong};
-use crate::spec::{AdminState, ChannelSpec, PortWord};
+use crate::spec::{AdminState, ChannelSpec, PortWord, Weight};
 
 /// Host, port and limit of a word.
 type HostPortLimit<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
@@ -28,18 +28,18 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
         None => (text, None),
     };
     let (host, port, maxc) = split(address).map_err(|why| Wrong::address(&typed, why))?;
-    let (weight, state) = match options {
-        Some(options) => read_channel_options(options, text).map_err(Wrong::Usage)?,
-        None => Default::default(),
-    };
-    Ok(ChannelSpec {
+    let mut channel = ChannelSpec {
         typed,
         host: host.to_owned(),
         port,
         maxc,
-        weight: weight.unwrap_or_default(),
-        state: state.unwrap_or(AdminState::Enabled),
-    })
+        weight: Weight::ONE,
+        state: AdminState::Enabled,
+    };
+    if let Some(options) = options {
+        read_channel_options(&mut channel, options, text).map_err(Wrong::Usage)?;
+    }
+    Ok(channel)
 }
 
 /// The shortest word that means the channel.
@@ -119,7 +119,7 @@ pub(super) mod tests {
 
     use super::super::host::is_host;
     use super::*;
-    use crate::spec::{Typed, Weight};
+    use crate::spec::Typed;
 
     pub(in super::super) fn word(text: &str) -> Word {
         Word { text: text.into(), at: None }
