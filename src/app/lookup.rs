@@ -15,7 +15,8 @@ use crate::spec::{ChannelSpec, GroupSpec, HostSpec, ListenHost, Member, PortWord
 pub(super) struct Resolved {
     /// Of several addresses the first one is meant.
     pub(super) listen: Addresses,
-    pub(super) source: Option<SocketAddr>,
+    /// `-B`. Of several addresses of a name the first one is meant.
+    pub(super) sources: Vec<SocketAddr>,
     /// By group and number; `None` for a gap.
     pub(super) channels: Vec<Vec<Option<Addresses>>>,
     /// The groups that the table begins with, where they are not those of the line: operators have changed them.
@@ -100,15 +101,15 @@ impl Lookups {
             ListenHost::AnyV6 => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()),
             ListenHost::Host(host) => keep(self.host(host, port), errors),
         };
-        let source = spec.source.as_ref().and_then(|host| keep(self.host(host, 0), errors));
-        let source = source.map(|found| found.first());
+        let found = spec.sources.iter().filter_map(|host| keep(self.host(host, 0), errors));
+        let sources = found.map(|found| found.first()).collect();
         let mut member = |member: &Member| match member {
             Member::Channel(channel) => keep(self.channel(channel, port), errors),
             Member::Gap => None,
         };
         let channels =
             spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
-        let found = Resolved { listen: listen?, source, channels, changed: None };
+        let found = Resolved { listen: listen?, sources, channels, changed: None };
         (errors.len() == before).then_some(found)
     }
 

@@ -19,8 +19,8 @@ use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
 use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
 use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
-use crate::sys::Outgoing;
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
+use crate::sys::{Outgoing, Sources};
 
 /// How long a start waits for ports that the instance before it is just leaving, all of them together.
 pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ impl Prepared {
             None => bind(place, spec.client_keepalive, patience),
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
-        let outgoing = Outgoing { source: found.source, keepalive: spec.server_keepalive };
+        let outgoing = Outgoing { sources: Sources::new(found.sources), keepalive: spec.server_keepalive };
         let parts = Parts { spec, table: SharedTable::new(table), outgoing, place };
         Ok(Self { parts, listener, owner: Owner::new_service(), is_alone: true })
     }
@@ -132,7 +132,7 @@ impl Parts {
     pub(super) fn options(&self) -> ServiceOptions {
         let spec = &self.spec;
         ServiceOptions {
-            outgoing: self.outgoing,
+            outgoing: self.outgoing.clone(),
             connect_timeout: spec.connect_timeout,
             idle_timeout: spec.idle_timeout,
             half_close_timeout: spec.half_close_timeout,
@@ -154,7 +154,7 @@ impl Parts {
         Ward {
             table: self.table.clone(),
             log: log.clone(),
-            outgoing: self.outgoing,
+            outgoing: self.outgoing.clone(),
             connect_timeout: self.spec.connect_timeout,
             checks: checks(&self.spec),
             refuse_when_down: self.spec.refuse_when_down,

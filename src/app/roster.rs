@@ -29,11 +29,11 @@ use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{End, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
-use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 #[cfg(test)]
 use crate::sys::trouble::{self, FaultPoint};
+use crate::sys::{Clock, Outgoing, Sources};
 
 mod edit;
 pub(super) mod estate;
@@ -671,13 +671,13 @@ impl Roster {
             member.service.rename(name);
         }
         told.extend(config::option_changes(&was, &spec));
-        let source = member.served.parts.outgoing.source;
-        let is_other = options(&was) != options(&spec) || source != found.source;
-        if is_other {
-            if source != found.source && was.source == spec.source {
+        let sources = Sources::new(found.sources);
+        let is_elsewhere = member.served.parts.outgoing.sources != sources;
+        if options(&was) != options(&spec) || is_elsewhere {
+            if is_elsewhere && was.sources == spec.sources {
                 told.push("connections come from another address, by its name".to_owned());
             }
-            self.set_options(member, &spec, found.source, &mut told);
+            self.set_options(member, &spec, sources, &mut told);
         }
         let label = member.label();
         changes.made.extend(told.into_iter().map(|what| format!("{label}: {what}")));
@@ -740,14 +740,13 @@ impl Roster {
         &self,
         member: &mut RosterEntry,
         spec: &ServiceSpec,
-        source: Option<SocketAddr>,
+        sources: Sources,
         told: &mut Vec<String>,
     ) {
         let Tools { minder, clock, workers, seed, .. } = &self.tools;
         let Served { parts, listener, running, alarm, log } = &mut member.served;
         parts.spec = spec.clone();
-        parts.outgoing.source = source;
-        parts.outgoing.keepalive = spec.server_keepalive;
+        parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
         parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
         if let Err(e) = listener.set_keepalive(spec.client_keepalive) {
             told.push(format!("keepalive of new clients stays as it was: {e}"));
@@ -831,8 +830,8 @@ fn known(spec: &ServiceSpec, groups: &[LinedGroup], parts: &Parts) -> Known {
     if let ListenHost::Host(host) = &spec.listen.host {
         known.entry(host.name.clone()).or_insert_with(|| vec![parts.place]);
     }
-    if let (Some(host), Some(source)) = (&spec.source, parts.outgoing.source) {
-        known.entry(host.name.clone()).or_insert_with(|| vec![source]);
+    for (host, source) in spec.sources.iter().zip(parts.outgoing.sources.as_slice()) {
+        known.entry(host.name.clone()).or_insert_with(|| vec![*source]);
     }
     known
 }

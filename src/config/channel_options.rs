@@ -6,7 +6,7 @@ use super::number::whole_number;
 use crate::spec::{AdminState, ChannelSpec, Weight};
 
 /// One option of a channel.
-struct ChannelRow {
+struct ChannelOptionRow {
     name: &'static str,
     /// The ways to write it, for messages.
     forms: &'static [&'static str],
@@ -17,8 +17,8 @@ struct ChannelRow {
 }
 
 /// In the order in which they are printed.
-static CHANNEL_OPTIONS: &[ChannelRow] = &[
-    ChannelRow {
+static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
+    ChannelOptionRow {
         name: "weight",
         forms: &["weight=N"],
         read: |channel, value| {
@@ -30,7 +30,7 @@ static CHANNEL_OPTIONS: &[ChannelRow] = &[
             weight => format!("weight={}", weight.get()),
         },
     },
-    ChannelRow {
+    ChannelOptionRow {
         name: "disabled",
         forms: &["disabled", "disabled=hard"],
         read: |channel, value| {

@@ -84,7 +84,7 @@ impl Draft {
                 name: None,
                 listen: ListenSpec { host: ListenHost::AnyV4, port, typed },
                 groups: Vec::new(),
-                source: None,
+                sources: Vec::new(),
                 connect_timeout: CONNECT_TIMEOUT,
                 idle_timeout: None,
                 half_close_timeout: Some(HALF_CLOSE_TIMEOUT),

@@ -329,7 +329,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
         let ListenSpec { host: ListenHost::Host(bind), typed: port, .. } = &services[0].listen else {
             panic!("-b")
         };
-        let source = services[0].source.as_ref().expect("-B");
+        let source = services[0].sources.first().expect("-B");
         assert_eq!(
             [spot(&bind.typed), spot(&source.typed), spot(port)],
             ["lo f:3:9", "src f:3:15", "80 f:3:19"]

@@ -99,6 +99,28 @@ pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
     }
 }
 
+/// Hosts with commas between.
+///
+/// # Errors
+/// `Address` for the first that is none, or is there twice.
+pub(super) fn read_hosts(word: &Word) -> Result<Vec<HostSpec>, Wrong> {
+    let Some(text) = word.as_str().filter(|text| text.contains(',')) else {
+        return Ok(vec![read_host(word)?]);
+    };
+    let mut hosts: Vec<HostSpec> = Vec::new();
+    for one in text.split(',') {
+        if one.is_empty() {
+            return Err(Wrong::address(&word.typed(), "a host is missing beside a comma"));
+        }
+        let host = read_host(&Word { text: one.into(), at: word.at.clone() })?;
+        if hosts.iter().any(|known| known.name == host.name) {
+            return Err(Wrong::address(&host.typed, "it is there twice; give each once"));
+        }
+        hosts.push(host);
+    }
+    Ok(hosts)
+}
+
 /// The word of `--http`: `PORT`, `ADDRESS:PORT`, `[IPv6]:PORT` or `NAME:PORT`.
 pub(super) fn read_http(word: &Word) -> Result<HttpSpec, Bad> {
     let wrong = |why: &str| {

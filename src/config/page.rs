@@ -57,7 +57,7 @@ fn option(section: &'static str, row: &Row) -> Arg {
     match row.value {
         Value::Flag => arg.action(ArgAction::SetTrue),
         Value::Word(name) => arg.value_name(name).value_hint(ValueHint::Other),
-        Value::Host => arg.value_name(row.value.name()).value_hint(ValueHint::Hostname),
+        Value::Host | Value::Hosts => arg.value_name(row.value.name()).value_hint(ValueHint::Hostname),
         Value::Program => arg.value_name(row.value.name()).value_hint(ValueHint::ExecutablePath),
         Value::Path => arg.value_name(row.value.name()).value_hint(ValueHint::AnyPath),
         Value::OneOf(name, words) => {

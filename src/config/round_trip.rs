@@ -2,6 +2,7 @@
 //!
 //! Knows: both front doors. Never: what either does inside.
 
+use std::collections::BTreeSet;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -75,6 +76,15 @@ fn span(range: RangeInclusive<Duration>) -> impl Strategy<Value = Duration> {
 
 fn any_span() -> impl Strategy<Value = Duration> {
     span(Duration::from_millis(1)..=Duration::from_secs(315_360_000))
+}
+
+/// Each of them once.
+fn sources() -> impl Strategy<Value = Vec<HostSpec>> {
+    prop::collection::vec(host(), 0..4).prop_map(|mut hosts| {
+        let mut names = BTreeSet::new();
+        hosts.retain(|host| names.insert(host.name.clone()));
+        hosts
+    })
 }
 
 fn host() -> impl Strategy<Value = HostSpec> {
@@ -165,7 +175,7 @@ prop_compose! {
             any::<NonZeroU16>().prop_map(PortWord::Number),
             "[a-z][a-z0-9*/+_.-]{0,8}".prop_map(PortWord::Name),
         ],
-        source in prop::option::of(host()),
+        sources in sources(),
         connect_timeout in any_span(),
         idle_timeout in prop::option::of(any_span()),
         half_close_timeout in prop::option::of(any_span()),
@@ -188,7 +198,7 @@ prop_compose! {
         let http_token_file = http.as_ref().and(state.clone());
         let process = ProcessSpec { foreground, debug, log_time, dump, control_group, workers, busy_poll, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
         let service = ServiceSpec {
-            listen: ListenSpec { host, port, typed: Typed::default() }, source, connect_timeout, idle_timeout, half_close_timeout, autodisable,
+            listen: ListenSpec { host, port, typed: Typed::default() }, sources, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
         Serve { process, service, check_only: false, replace: false }

@@ -39,6 +39,8 @@ pub(super) enum Value {
     Word(&'static str),
     /// A host or an address.
     Host,
+    /// Hosts or addresses with commas between.
+    Hosts,
     /// A file or a directory.
     Path,
     /// A program.
@@ -106,6 +108,7 @@ impl Value {
             Self::Flag => "",
             Self::Word(name) | Self::OneOf(name, _) => name,
             Self::Host => "ADDR",
+            Self::Hosts => "ADDR[,ADDR]",
             Self::Path => "FILE",
             Self::Program => "PROG",
         }

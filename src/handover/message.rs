@@ -95,8 +95,9 @@ pub struct OfferedService {
     pub listen: Vec<SocketAddr>,
     /// Its line as it was given, as a file of lines has it.
     pub line: String,
-    /// The address that connections come from, where its line gives one.
-    pub source: Option<SocketAddr>,
+    /// The addresses that connections come from, where its line gives some.
+    #[serde(default)]
+    pub sources: Vec<SocketAddr>,
 }
 
 /// The control socket and its names.

@@ -72,7 +72,7 @@ impl Dialer {
     ) -> Option<Box<Link>> {
         let ours = socket::local(server)?;
         let target = socket::peer(server)?;
-        let bound = self.outgoing.load().source.is_some();
+        let bound = self.outgoing.load().is_bound();
         match self.chains.step(self.service, client, ours, target, bound) {
             Hop::Within(link) if self.is_endless(channel) => Some(link),
             Hop::Out | Hop::Round | Hop::Within(_) => None,
@@ -397,7 +397,7 @@ impl Dial {
     }
 
     fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
-        let leads_back = dialer.circle.awaits(target, dialer.outgoing.load().source.is_some())
+        let leads_back = dialer.circle.awaits(target, dialer.outgoing.load().is_bound())
             && self.channel().is_some_and(|channel| dialer.is_endless(channel));
         if leads_back {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
@@ -414,7 +414,7 @@ impl Dial {
         } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(self.channel()?) {
             LeadsBack::error(target)
         } else {
-            let bound = dialer.outgoing.load().source.is_some();
+            let bound = dialer.outgoing.load().is_bound();
             match dialer.chains.step(dialer.service, self.client, ours, target, bound) {
                 // A maxc makes an end of it.
                 Hop::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),

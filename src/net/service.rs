@@ -120,7 +120,7 @@ impl Service {
     }
 
     pub(super) fn set_options(&self, options: ServiceOptions) {
-        self.dialer.outgoing.store(Arc::new(options.outgoing));
+        self.dialer.outgoing.store(Arc::new(options.outgoing.clone()));
         self.options.store(Arc::new(options));
     }
 

@@ -351,7 +351,7 @@ impl Shared {
         let dialer = Dialer {
             table: new.table,
             clock: self.clock,
-            outgoing: ArcSwap::from_pointee(new.options.outgoing),
+            outgoing: ArcSwap::from_pointee(new.options.outgoing.clone()),
             log: new.log.clone(),
             circle: Circle::new(new.listeners.iter().map(Listener::address).collect()),
             service: id.0,

@@ -81,7 +81,7 @@ impl Ward {
                 (Arc::clone(check), *timeout, port.map(NonZeroU16::get))
             }
         };
-        let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing);
+        let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());
         let leads_back = |&address: &SocketAddr| {
             let target = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
             Some((address, (self.hands.leads_back)(probe.channel, target)?))

@@ -16,8 +16,8 @@ pub struct ServiceSpec {
     pub listen: ListenSpec,
     /// The channels. Empty: it starts with none.
     pub groups: Vec<GroupSpec>,
-    /// `-B`.
-    pub source: Option<HostSpec>,
+    /// `-B`, in their order. Empty: the system chooses.
+    pub sources: Vec<HostSpec>,
     /// `-t`, at least 1 ms.
     pub connect_timeout: Duration,
     /// `-T`. `None`: never.

@@ -3,7 +3,7 @@
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread,
-//! [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
+//! `sources` has our own addresses in turn, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod child;
 #[cfg_attr(
@@ -21,6 +21,7 @@ pub(crate) mod program;
 pub(crate) mod scheduling;
 pub(crate) mod sight;
 pub(crate) mod socket;
+mod sources;
 pub(crate) mod splice;
 pub(crate) mod timers;
 #[cfg(test)]
@@ -32,3 +33,4 @@ pub(crate) mod trouble;
 
 pub use clock::Clock;
 pub use socket::Outgoing;
+pub use sources::Sources;

@@ -10,18 +10,26 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
-use super::fault::as_shortage;
+use super::fault::{as_shortage, is_exhausted};
+use super::sources::Sources;
 use crate::spec::Keepalive;
 #[cfg(test)]
 use crate::sys::trouble::{self, FaultPoint};
 
 /// How a connection to a channel is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outgoing {
-    /// `-B`: the source address, with its scope; the port is 0.
-    pub source: Option<SocketAddr>,
+    /// `-B`.
+    pub sources: Sources,
     /// `-k`: keepalive timing; `None` = the system's.
     pub keepalive: Option<Keepalive>,
+}
+
+impl Outgoing {
+    /// Do connections come from addresses that were asked for?
+    pub(crate) fn is_bound(&self) -> bool {
+        !self.sources.is_empty()
+    }
 }
 
 /// Takes the next client from a listener.
@@ -181,7 +189,29 @@ pub(crate) fn connect(
     how: &Outgoing,
     ack: HandshakeAck,
 ) -> Result<OwnedFd, ConnectError> {
-    let fd = outgoing(address, how).map_err(|e| match e.kind() {
+    let mut sources = how.sources.towards(address);
+    let mut source = sources.next();
+    loop {
+        let error = match connect_from(source, address, how.keepalive, ack) {
+            // From another address of ours it may be possible.
+            Err(error @ (ConnectError::Ports(_) | ConnectError::Ours(_))) => error,
+            begun => return begun,
+        };
+        source = sources.next();
+        if source.is_none() || matches!(&error, ConnectError::Ours(e) if is_exhausted(e)) {
+            return Err(error);
+        }
+    }
+}
+
+/// The same with this source.
+fn connect_from(
+    source: Option<SocketAddr>,
+    address: SocketAddr,
+    keepalive: Option<Keepalive>,
+    ack: HandshakeAck,
+) -> Result<OwnedFd, ConnectError> {
+    let fd = outgoing(source, address, keepalive).map_err(|e| match e.kind() {
         // Where a bind cannot leave the port to the connect.
         io::ErrorKind::AddrInUse => ConnectError::Ports(e),
         _ => ConnectError::Ours(e),
@@ -198,7 +228,7 @@ pub(crate) fn connect(
     match rustix::net::connect(&fd, &address) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(fd),
         // Without an address of our own to go there from it is the same error.
-        Err(e @ (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) if has_source(address, how) => {
+        Err(e @ (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) if has_source(address, source) => {
             Err(ConnectError::Ports(e.into()))
         }
         Err(e) => Err(ConnectError::Target(e.into())),
@@ -214,10 +244,14 @@ pub(crate) fn acknowledge(fd: impl AsFd) {
     let _ = fd;
 }
 
-fn outgoing(address: SocketAddr, how: &Outgoing) -> io::Result<OwnedFd> {
+fn outgoing(
+    source: Option<SocketAddr>,
+    address: SocketAddr,
+    keepalive: Option<Keepalive>,
+) -> io::Result<OwnedFd> {
     let fd = stream(address)?;
-    set_stream_options(&fd, how.keepalive)?;
-    if let Some(source) = how.source {
+    set_stream_options(&fd, keepalive)?;
+    if let Some(source) = source {
         bind_source(&fd, source, address)?;
     }
     Ok(fd)
@@ -357,8 +391,8 @@ pub(crate) fn is_here(address: SocketAddr) -> bool {
 }
 
 /// Has this host an address from which it can go there? Nothing is sent.
-fn has_source(address: SocketAddr, how: &Outgoing) -> bool {
-    towards(address, how.source).is_ok()
+fn has_source(address: SocketAddr, source: Option<SocketAddr>) -> bool {
+    towards(address, source).is_ok()
 }
 
 /// A datagram socket that would send to an address: how the kernel is asked about the way there.

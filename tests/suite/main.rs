@@ -47,6 +47,7 @@ mod save;
 mod schedule_sim;
 mod signals;
 mod soak;
+mod sources;
 mod stale;
 mod state;
 mod strangers;

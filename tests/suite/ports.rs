@@ -65,6 +65,28 @@ fn a_client_waits_for_a_port() {
 }
 
 #[test]
+fn each_source_address_has_all_ports() {
+    private_network("a range of ports of its own", || {
+        let a = server(20_001, "a");
+        let instance = instance(&["-a", "-t", "200ms", "-B", "127.0.0.1,127.0.0.2,127.0.0.3"]);
+        add(&instance, 0, a.addr);
+        let clients: Vec<_> = (0..3 * PORTS)
+            .map(|n| {
+                let mut client = Client::connect_by(CLIENTS + n, instance.addr);
+                assert_eq!(client.recv(1), b"a", "client {n}");
+                client
+            })
+            .collect();
+        let mut late = Client::connect_by(CLIENTS + 50, instance.addr);
+        assert_eq!(late.ending(), Received::End, "there is no port left");
+        assert_eq!(instance.show()[0].c, i64::from(3 * PORTS));
+        assert!(instance.stderr().contains("no source port is free"));
+        drop((clients, late));
+        instance.end();
+    });
+}
+
+#[test]
 fn it_waits_no_longer_than_t() {
     private_network("a range of ports of its own", || {
         let a = server(20_001, "a");

@@ -21,8 +21,8 @@ use crate::net::server::Running;
 use crate::observe::Owner;
 use crate::sched::{Addresses, ChannelCounts, ChannelKey, ClientCounts, HeldSlots, Loss, SharedTable, Table};
 use crate::spec::{Member, ServiceSpec};
-use crate::sys::Outgoing;
 use crate::sys::listen::{Listener, ListenerHandle};
+use crate::sys::{Outgoing, Sources};
 
 /// While this is there, nothing is reloaded.
 pub(in crate::app) struct Frozen<'a>(&'a AtomicBool);
@@ -70,7 +70,7 @@ impl Roster {
                 place: member.place,
                 listen: vec![member.served.listener.address()],
                 line: config::print_line(&spec),
-                source: member.served.parts.outgoing.source,
+                sources: member.served.parts.outgoing.sources.as_slice().to_vec(),
             }
         });
         let listeners = serving().map(|member| member.served.listener.clone());
@@ -257,7 +257,8 @@ impl Roster {
             .ok_or_else(|| wrong("its channels are not those of its line".to_owned()))?;
         let fd = listeners.into_iter().next().ok_or_else(|| wrong("no listener came with it".to_owned()))?;
         let listener = Listener::inherit(fd, spec.client_keepalive).map_err(|e| wrong(e.to_string()))?;
-        let outgoing = Outgoing { source: offered.source, keepalive: spec.server_keepalive };
+        let outgoing =
+            Outgoing { sources: Sources::new(offered.sources.clone()), keepalive: spec.server_keepalive };
         let parts = Parts { spec, table: SharedTable::new(table), outgoing, place: offered.place };
         Ok((Prepared::of(parts, listener, owner), groups))
     }

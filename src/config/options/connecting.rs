@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::host::read_host;
-use super::super::row::{KEEPALIVE, PLAIN, Row, TIME, Value, print_host, set};
+use super::super::host::read_hosts;
+use super::super::row::{KEEPALIVE, PLAIN, Row, TIME, Value, set};
 use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
 
 /// In the order of help, of the manual page and of `save`.
@@ -11,11 +11,17 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('B'),
         long: "source",
-        value: Value::Host,
-        help: "Connect to the channels from this address",
-        more: "It must be an address of this machine. Example: balance -B 10.1.1.3 80 web1 web2",
-        read: |draft, word| set(&mut draft.service.source, Some(read_host(word).map_err(Bad::Address)?)),
-        print: |draft| print_host(&draft.service.source),
+        value: Value::Hosts,
+        help: "Connect to the channels from this address; of several, in turn",
+        more: "It must be an address of this machine. With the usual range of source ports, 28 000 connections from one address \
+               to one channel are possible at a time (65 000 at most). Several addresses, with commas between, take turns, and \
+               each has all ports. A channel with an IPv4 address gets connections from the IPv4 addresses, one with an IPv6 \
+               address from the others. Example: balance -B 10.1.1.3,10.1.1.4 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.sources, read_hosts(word).map_err(Bad::Address)?),
+        print: |draft| {
+            let names: Vec<_> = draft.service.sources.iter().map(|host| host.name.as_str()).collect();
+            names.join(",")
+        },
         ..PLAIN
     },
     Row {

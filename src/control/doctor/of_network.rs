@@ -31,12 +31,12 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     for service in &case.services {
-        let from = service.spec.source.as_ref().map(|host| host.name.as_str());
+        let from: Vec<_> = service.spec.sources.iter().map(|host| host.name.as_str()).collect();
         for channel in service.table.groups.iter().flat_map(|group| &group.channels) {
             // Of several addresses it is the one that answered last.
             let to = channel.used.unwrap_or_else(|| channel.addresses.first());
-            let carried =
-                towards.entry(SourceAndTarget { from, to }).or_insert(PortUse { active: 0, most: Some(0) });
+            let way = SourceAndTarget { from: from.clone(), to };
+            let carried = towards.entry(way).or_insert(PortUse { active: 0, most: Some(0) });
             carried.active += u64::from(channel.active);
             if service.is_draining {
                 carried.most = carried.most.map(|most| most + u64::from(channel.active));
@@ -46,13 +46,17 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
             }
         }
     }
-    towards.iter().filter_map(|(way, carried)| too_many(way.to, carried, ports)).collect()
+    let of_way = |way: &SourceAndTarget<'_>| {
+        let fits = |name: &&&str| name.parse::<IpAddr>().map_or(true, |ip| ip.is_ipv4() == way.to.is_ipv4());
+        ports.saturating_mul(way.from.iter().filter(fits).count().max(1) as u64)
+    };
+    towards.iter().filter_map(|(way, carried)| too_many(way.to, carried, of_way(way))).collect()
 }
 
 /// Where connections come from and go to: only of those that share both, no two can have the same port.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SourceAndTarget<'a> {
-    from: Option<&'a str>,
+    from: Vec<&'a str>,
     to: SocketAddr,
 }
 

@@ -13,7 +13,7 @@ use rustix::process::{Pid, test_kill_process};
 use super::super::order::Outcome;
 use super::*;
 use crate::spec::Step;
-use crate::sys::Outgoing;
+use crate::sys::{Outgoing, Sources};
 
 mod programs;
 
@@ -56,7 +56,7 @@ impl Lab {
             port: None,
             check: Arc::new(check),
             timeout,
-            outgoing: self.outgoing,
+            outgoing: self.outgoing.clone(),
         });
     }
 
@@ -483,7 +483,7 @@ fn want_of_descriptors_is_unknown() {
 
 #[test]
 fn the_source_address_counts_and_its_faults_are_ours() {
-    let source = |ip: IpAddr| Outgoing { source: Some(SocketAddr::new(ip, 0)), keepalive: None };
+    let source = |ip: IpAddr| Outgoing { sources: Sources::new([SocketAddr::new(ip, 0)]), keepalive: None };
     let (listener, address) = listener();
     let mut other_family = Lab::with(source("::1".parse().expect("an address")), 100);
     assert!(matches!(other_family.outcome(&[address], Check::Tcp, LONG), Outcome::Unknown(_)));
