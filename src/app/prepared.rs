@@ -137,6 +137,8 @@ impl Parts {
             idle_timeout: spec.idle_timeout,
             half_close_timeout: spec.half_close_timeout,
             max_lifetime: spec.max_lifetime,
+            accept_proxy: spec.accept_proxy.clone(),
+            greeting_timeout: spec.greeting_timeout,
             queue_timeout: spec.queue_timeout,
             pause_timeout: spec.pause_timeout,
             max_connections: spec.max_connections,

@@ -449,7 +449,7 @@ impl Incoming {
             let client = descriptors.next().ok_or("a descriptor is missing")?;
             let key = match &record.stage {
                 StageRecord::Relaying(relaying) => ChannelKey::new(relaying.group, relaying.channel),
-                StageRecord::Greeting | StageRecord::Waiting(_) => None,
+                StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Waiting(_) => None,
             };
             let server = if key.is_some() { descriptors.next() } else { None };
             let found = self.services.get(&record.service).ok_or("its service is not served here")?;
@@ -549,6 +549,6 @@ impl Incoming {
 fn held_by(record: &ConnectionRecord) -> usize {
     match &record.stage {
         StageRecord::Relaying(relaying) => relaying.relay.flows.iter().map(|flow| flow.held).sum(),
-        StageRecord::Greeting | StageRecord::Waiting(_) => 0,
+        StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Waiting(_) => record.held,
     }
 }

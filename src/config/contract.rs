@@ -104,6 +104,8 @@ pub(super) fn plain() -> Serve {
         queue: None,
         queue_timeout: Duration::from_secs(5),
         pause_timeout: Duration::from_secs(60),
+        accept_proxy: None,
+        greeting_timeout: Duration::from_secs(3),
         max_lifetime: None,
     };
     Serve { process: ProcessSpec::default(), service, check_only: false, replace: false }
@@ -382,7 +384,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     }
     let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --on-change --max-connections --queue --queue-timeout --pause-timeout --max-lifetime";
+                   --check-port --fail-open --on-down --on-change --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }
@@ -402,7 +404,7 @@ fn help_version_and_the_printed_pages_need_no_port() {
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 150, "{help}");
+    assert!(help.lines().count() < 180, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client waits for a full channel: as long as a connect may take.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A header comes with the connection; one lost segment may be sent again, and again.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late
 /// twice.
@@ -106,6 +108,8 @@ impl Draft {
                 queue: None,
                 queue_timeout: QUEUE_TIMEOUT,
                 pause_timeout: PAUSE_TIMEOUT,
+                accept_proxy: None,
+                greeting_timeout: GREETING_TIMEOUT,
                 max_lifetime: None,
             },
             bind: None,
@@ -155,6 +159,9 @@ impl Draft {
     fn forget_idle_settings(&mut self) {
         if self.service.queue.is_none() {
             self.service.queue_timeout = QUEUE_TIMEOUT;
+        }
+        if self.service.accept_proxy.is_none() {
+            self.service.greeting_timeout = GREETING_TIMEOUT;
         }
         if self.check.is_none() {
             (self.probe, self.service.on_down) = (CHECK, OnDown::Keep);

@@ -30,6 +30,7 @@ mod quote;
 #[cfg(test)]
 mod round_trip;
 mod row;
+mod senders;
 mod split;
 mod usage;
 mod values;

@@ -9,7 +9,7 @@ use super::contract::{Refused, argv, blame, first_line, invoke, plain, serve, sp
 use super::groups::print_member;
 use super::{Invocation, Serve};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HttpSpec, LineFormat, LogMoments, OnDown, Policy, Step, Typed,
+    Check, CheckSpec, GroupSpec, HttpSpec, LineFormat, LogMoments, OnDown, Policy, ProxySenders, Step, Typed,
 };
 
 const TCP: CheckSpec = CheckSpec {
@@ -21,6 +21,11 @@ const TCP: CheckSpec = CheckSpec {
     fall: 3,
     port: None,
 };
+
+fn senders(networks: &[&str]) -> Option<ProxySenders> {
+    let networks = networks.iter().map(|network| network.parse().expect("a network"));
+    Some(ProxySenders::Of(networks.collect()))
+}
 
 #[test]
 fn every_new_option_sets_its_own_setting_and_no_other() {
@@ -77,6 +82,16 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         }),
         ("--pause-timeout 1ms", |s| s.service.pause_timeout = Duration::from_millis(1)),
         ("--pause-timeout 60s", |_| ()),
+        ("--accept-proxy any", |s| s.service.accept_proxy = Some(ProxySenders::Any)),
+        ("--accept-proxy 192.0.2.7,10.0.0.0/8,2001:db8::/32,::1,0.0.0.0/0", |s| {
+            s.service.accept_proxy =
+                senders(&["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32", "::1/128", "0.0.0.0/0"]);
+        }),
+        ("--accept-proxy ::ffff:192.0.2.7", |s| s.service.accept_proxy = senders(&["192.0.2.7/32"])),
+        ("--accept-proxy any --greeting-timeout 1ms", |s| {
+            s.service.accept_proxy = Some(ProxySenders::Any);
+            s.service.greeting_timeout = Duration::from_millis(1);
+        }),
         ("--max-lifetime 1h", |s| s.service.max_lifetime = Some(Duration::from_secs(3_600))),
         ("--max-lifetime 0s", |_| ()),
         ("--policy leastconn", |s| s.service.later_policy = Policy::LeastConnections),
@@ -205,6 +220,38 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         (
             "--queue 0 --queue-timeout 1s",
             "--queue-timeout needs --queue; say how many clients may wait, such as --queue 100",
+        ),
+        (
+            "--accept-proxy 10.0.0.0/33",
+            "--accept-proxy '10.0.0.0/33' has '10.0.0.0/33', whose prefix is out of range; give 0 to 32",
+        ),
+        (
+            "--accept-proxy ::1,::1/129",
+            "--accept-proxy '::1,::1/129' has '::1/129', whose prefix is out of range; give 0 to 128",
+        ),
+        (
+            "--accept-proxy 10.0.0.1/8",
+            "--accept-proxy '10.0.0.1/8' has '10.0.0.1/8', whose address has bits behind the prefix; the network is 10.0.0.0/8",
+        ),
+        (
+            "--accept-proxy 10.0.0.1,any",
+            "--accept-proxy '10.0.0.1,any' has any beside others; any stands for every address, so write it alone",
+        ),
+        (
+            "--accept-proxy 10.0.0.1,",
+            "--accept-proxy '10.0.0.1,' has an empty entry; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
+        ),
+        (
+            "--accept-proxy lb1",
+            "--accept-proxy 'lb1' has 'lb1', which is no address and no network; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
+        ),
+        (
+            "--accept-proxy any --greeting-timeout 0",
+            "--greeting-timeout '0' is out of range; give 1ms to 3650d",
+        ),
+        (
+            "--greeting-timeout 1s",
+            "--greeting-timeout needs --accept-proxy; say whose connections begin with a header, such as --accept-proxy 10.0.0.5",
         ),
         ("--check-interval 9ms", "--check-interval '9ms' is out of range; give 10ms to 1d"),
         ("--check-interval 0", "--check-interval '0' is out of range; give 10ms to 1d"),

@@ -3,10 +3,12 @@
 //! Knows: both front doors. Never: what either does inside.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::channel::tests::any_target;
@@ -16,7 +18,8 @@ use super::lex::SourceLines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
     Check, CheckSpec, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat, ListenHost, ListenSpec,
-    LogMoments, Member, Name, Named, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec, Step, Typed,
+    LogMoments, Member, Name, Named, OnDown, Policy, PortWord, ProcessSpec, ProxySenders, ServiceSpec, Step,
+    Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -147,6 +150,18 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     ))
 }
 
+fn senders() -> impl Strategy<Value = ProxySenders> {
+    let v4 = (any::<[u8; 4]>(), 0..=32u8).prop_map(|(ip, prefix)| (IpAddr::from(ip), prefix));
+    // Written with an IPv4 address it is that address.
+    let v6 = (any::<[u8; 15]>(), 0..=128u8).prop_map(|(ip, prefix)| {
+        let all: Vec<u8> = std::iter::once(0x20).chain(ip).collect();
+        (IpAddr::from(<[u8; 16]>::try_from(all).expect("16 bytes")), prefix)
+    });
+    let network =
+        prop_oneof![v4, v6].prop_map(|(ip, prefix)| IpNet::new(ip, prefix).expect("a network").trunc());
+    prop_oneof![Just(ProxySenders::Any), prop::collection::vec(network, 1..4).prop_map(ProxySenders::Of),]
+}
+
 /// Groups and the policy of later ones.
 fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     let policy = || prop::sample::select(POLICIES.to_vec());
@@ -217,6 +232,7 @@ prop_compose! {
         queue in (0u32..=1_000_000, any_span()).prop_map(|(n, span)| NonZeroU32::new(n).map(|n| (n, span))),
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
+        (accept_proxy, greeting_timeout) in (prop::option::of(senders()), any_span()),
         on_change in prop::option::of("/[ -~]{0,16}ü?"),
     ) -> Serve {
         let on_change = on_change.as_deref().map(Named::from);
@@ -225,7 +241,8 @@ prop_compose! {
             groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
-            max_connections, max_lifetime, on_change,
+            greeting_timeout: accept_proxy.as_ref().map_or(plain().service.greeting_timeout, |_| greeting_timeout),
+            accept_proxy, max_connections, max_lifetime, on_change,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
             ..old.service

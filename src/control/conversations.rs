@@ -135,7 +135,7 @@ impl Instance {
 /// One connection of the channel that was asked for.
 fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     let (age, idle) = (Duration::from_secs(75), Duration::ZERO);
-    let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)));
+    let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)).into());
     SessionSnapshot { id: 7, client, channel, age, idle, half_closed: None, sent_bytes: 1, rcvd_bytes: 2 }
 }
 

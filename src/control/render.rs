@@ -351,6 +351,7 @@ mod tests {
         Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, End, Ended, HealthSnapshot, HealthState,
         Loss, NoChannel, SessionSnapshot,
     };
+    use crate::sched::{Announced, Peers};
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
@@ -545,7 +546,7 @@ from process 4242: carried 4000, draining unknown
     fn sessions_are_one_line_each() {
         let first = SessionSnapshot {
             id: 7,
-            client: "127.0.0.1:4711".parse().ok(),
+            client: Some(Peers::from(SocketAddr::from(([127, 0, 0, 1], 4711)))),
             channel: Some(ChannelKey {
                 group: GroupId::FIRST,
                 channel: ChannelId::new(3).expect("in range"),
@@ -558,13 +559,17 @@ from process 4242: carried 4000, draining unknown
         };
         let second =
             SessionSnapshot { id: 8, client: None, channel: None, half_closed: None, ..first.clone() };
+        let (seen, client) = (SocketAddr::from(([10, 0, 0, 1], 5)), SocketAddr::from(([203, 0, 113, 7], 9)));
+        let claimed = Some(Announced { client, local: seen });
+        let third = SessionSnapshot { id: 9, client: Some(Peers { seen, claimed }), ..second.clone() };
         // No line continuation here: it would eat the blanks in front.
         let expected =
             "      id client                     group  chan     age    idle        sent        rcvd state
        7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20 half-closed:1m15s
        8 -                              -     -   1d01h    1.5s          10          20 -
+       9 203.0.113.7:9                  -     -   1d01h    1.5s          10          20 - via 10.0.0.1:5
 ";
-        assert_eq!(text(&Reply::Sessions(vec![first, second])), expected);
+        assert_eq!(text(&Reply::Sessions(vec![first, second, third])), expected);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
-    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, SessionSnapshot, Snapshot,
+    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, Peers, SessionSnapshot,
+    Snapshot,
 };
 
 /// One line per channel, one for lost clients if there are any, and one for those that have ended. Columns may be added at the end, before `why`, which may
@@ -186,7 +187,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
         };
         let state =
             session.half_closed.map_or_else(|| "-".to_owned(), |since| format!("half-closed:{}", age(since)));
-        let client = session.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
+        let (client, via) = parts_of(session.client);
         line(
             out,
             [
@@ -198,7 +199,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
                 &age(session.idle),
                 &session.sent_bytes,
                 &session.rcvd_bytes,
-                &state,
+                &format_args!("{state}{via}"),
             ],
         )?;
     }
@@ -219,7 +220,7 @@ pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
         let number = |of: fn(ChannelKey) -> usize| {
             one.channel.map_or_else(|| "-".to_owned(), |key| of(key).to_string())
         };
-        let client = one.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
+        let (client, via) = parts_of(one.client);
         line(
             out,
             [
@@ -231,11 +232,18 @@ pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
                 &age(one.age.saturating_sub(one.ended)),
                 &one.sent_bytes,
                 &one.rcvd_bytes,
-                &one.how,
+                &format_args!("{}{via}", one.how),
             ],
         )?;
     }
     Ok(())
+}
+
+/// A client in its column, and the proxy that it came by, if there is one, behind the last one.
+fn parts_of(client: Option<Peers>) -> (String, String) {
+    let name = client.map_or_else(|| "-".to_owned(), |client| client.client().to_string());
+    let via = client.and_then(|client| client.via());
+    (name, via.map_or_else(String::new, |via| format!(" via {via}")))
 }
 
 /// A span as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.

@@ -187,11 +187,13 @@ impl TapText {
     pub(crate) fn start(&self, id: u64, start: &TapStart, out: &mut Vec<u8>) {
         let TapStart { at, client, service, channel, sent_bytes, rcvd_bytes } = start;
         let known = |address: Option<SocketAddr>| address.map_or_else(|| "-".to_owned(), |at| at.to_string());
-        let (client, service) = (known(*client), known(*service));
+        let service = known(*service);
         let text = if self.is_for_program {
+            let client = known(client.map(|client| client.client()));
             let channel = known(channel.and_then(|(_, address)| address));
             format!("start {} {client} {service} {channel} {sent_bytes} {rcvd_bytes}\n", time(*at))
         } else {
+            let client = client.map_or_else(|| "-".to_owned(), |client| client.to_string());
             let mut text = format!("{MARK}session {id}: client {client}, service {service}, ");
             let _ = match channel {
                 None => write!(text, "no channel yet"),
@@ -383,7 +385,7 @@ mod tests {
         let channel = Some((ChannelKey { group, channel }, Some(([10, 0, 0, 1], 80).into())));
         let start = TapStart {
             at: at(),
-            client: Some(([10, 0, 0, 9], 5).into()),
+            client: Some(SocketAddr::from(([10, 0, 0, 9], 5)).into()),
             service: None,
             channel,
             sent_bytes: 1,

@@ -14,10 +14,16 @@ pub struct ConnectionRecord {
     pub service: usize,
     /// What operators call it by.
     pub id: u64,
-    /// Who it is.
+    /// Who has connected to us.
     pub client: SocketAddr,
+    /// What that one has said of the client that it speaks for.
+    #[serde(default)]
+    pub announced: Option<Box<AnnouncedRecord>>,
     /// How far it is.
     pub stage: StageRecord,
+    /// If it has no channel: so many bytes were read of it. They come behind the message, in the order of connections.
+    #[serde(default)]
+    pub held: usize,
     /// Since it was accepted.
     pub age: Duration,
     /// Since bytes moved last.
@@ -83,12 +89,30 @@ pub enum AttemptErrorRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageRecord {
-    /// It has no channel, and waits for none: it is to be served as one that comes anew.
+    /// It has no channel, and waits for none: it is to be served as one that comes anew. What it holds goes to its channel first.
     Greeting,
+    /// What has to be heard of it first has not come as a whole; what has come is what it holds.
+    Unheard(UnheardRecord),
     /// In line.
     Waiting(WaitingRecord),
     /// Connected to a channel.
     Relaying(Box<RelayingRecord>),
+}
+
+/// A client of which something has to be heard first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnheardRecord {
+    /// How much longer that is waited for.
+    pub left: Duration,
+}
+
+/// What a proxy has said of its client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedRecord {
+    /// The client and the address that it came to, if it has said that.
+    pub addresses: Option<[SocketAddr; 2]>,
+    /// What else it has said, as it came.
+    pub tlvs: Vec<u8>,
 }
 
 /// A place in line.
@@ -141,6 +165,9 @@ pub struct FlowRecord {
     pub stage: FlowStageRecord,
     /// So many bytes were read and not delivered. They come behind the message, in the order of connections and directions.
     pub held: usize,
+    /// Those came before the relay began, and nobody who looks on was told of them.
+    #[serde(default)]
+    pub untold: bool,
     /// An urgent byte behind those.
     pub urgent: Option<u8>,
     /// Something was written and not flushed.

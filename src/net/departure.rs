@@ -21,6 +21,7 @@ use super::shared::{
 use crate::handover::connection::{ConnectionRecord, StageRecord};
 use crate::sched::Slot;
 use crate::sys::descriptors::Taken;
+use crate::wire::greeting::GreetingReader;
 use crate::wire::relay::Relay;
 
 /// A connection that no worker has any more.
@@ -117,8 +118,11 @@ impl Arriving {
         match (&self.record.stage, &self.server, &self.slot) {
             (StageRecord::Relaying(_), None, _) => invalid("it has no descriptor of its channel"),
             (StageRecord::Relaying(_), Some(_), None) => invalid("it has no place at its channel"),
-            (StageRecord::Greeting | StageRecord::Waiting(_), None, None) if self.bytes.is_empty() => Ok(()),
-            (StageRecord::Greeting | StageRecord::Waiting(_), ..) => invalid("it has no channel"),
+            (_, None, None) if self.bytes.len() > GreetingReader::MOST => invalid("it holds too much"),
+            (_, None, None) => Ok(()),
+            (StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Waiting(_), ..) => {
+                invalid("it has no channel")
+            }
             (StageRecord::Relaying(relaying), Some(_), Some(_)) => {
                 Relay::<()>::unpack(&relaying.relay, &self.bytes).map(|_| ()).or_else(nonsense)
             }
@@ -143,7 +147,7 @@ fn order(parcel: &Parcel) -> Option<u64> {
     match &parcel.record.stage {
         StageRecord::Waiting(waiting) => Some(waiting.ticket),
         // Those without a place are served after those with one.
-        StageRecord::Greeting | StageRecord::Relaying(_) => None,
+        StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Relaying(_) => None,
     }
 }
 

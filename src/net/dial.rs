@@ -18,7 +18,7 @@ use super::failure::{attempt_error, cause_of, fault_of, words_of};
 use super::planted::{self, Bug};
 use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
 use crate::sched::{
-    AdminState, ChannelKey, DialCause, DialFailure, Lease, Loss, NoChannel, Route, SharedTable, Table,
+    AdminState, ChannelKey, DialCause, DialFailure, Lease, Loss, NoChannel, Peers, Route, SharedTable, Table,
     Ticket, Transition, Turn,
 };
 use crate::sys::Clock;
@@ -119,7 +119,7 @@ pub(super) struct Dial {
     pub(super) server: Option<OwnedFd>,
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
-    pub(super) client: SocketAddr,
+    pub(super) peers: Peers,
     /// The place in line by which it got its channel, and until when it would have waited there.
     pub(super) waited: Option<Waited>,
 }
@@ -215,23 +215,23 @@ pub(super) enum Attempt {
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(client: SocketAddr, tag: u64, dialer: &Dialer) -> Begun {
+    pub(super) fn begin(peers: Peers, tag: u64, dialer: &Dialer) -> Begun {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
-            let route = table.begin(client.ip().into());
+            let route = table.begin(peers.client().ip().into());
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);
         match turn {
-            Turn::Now(route, lease) => Begun::Dial(Box::new(Self::new(client, route, lease, None))),
+            Turn::Now(route, lease) => Begun::Dial(Box::new(Self::new(peers, route, lease, None))),
             Turn::Later(ticket) => Begun::Line(ticket),
             Turn::Never(why) => Begun::Over(why),
         }
     }
 
     /// A search that has got its lease.
-    pub(super) fn new(client: SocketAddr, route: Route, lease: Lease, waited: Option<Waited>) -> Self {
+    pub(super) fn new(peers: Peers, route: Route, lease: Lease, waited: Option<Waited>) -> Self {
         Self {
             found: Some((route, lease)),
             address: 0,
@@ -243,7 +243,7 @@ impl Dial {
             kept: None,
             server: None,
             link: None,
-            client,
+            peers,
             waited,
         }
     }
@@ -415,7 +415,7 @@ impl Dial {
             LeadsBack::error(target)
         } else {
             let bound = dialer.outgoing.load().is_bound();
-            match dialer.chains.step(dialer.service, self.client, ours, target, bound) {
+            match dialer.chains.step(dialer.service, self.peers.seen, ours, target, bound) {
                 // A maxc makes an end of it.
                 Hop::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
                 Hop::Within(link) if dialer.is_endless(self.channel()?) => {
@@ -636,7 +636,7 @@ mod tests {
     }
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
-        match Dial::begin(([127, 0, 0, 1], 9).into(), 0, dialer) {
+        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0, dialer) {
             Begun::Dial(dial) => dial,
             other => panic!("{other:?}"),
         }
@@ -770,7 +770,7 @@ mod tests {
             count.fetch_add(grants.len(), Ordering::SeqCst);
         });
         let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
-        let begin = || Dial::begin(([127, 0, 0, 1], 9).into(), 0, &dialer);
+        let begin = || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0, &dialer);
         let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
         // There is no room in line, so a is tried all the same.
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };

@@ -14,6 +14,7 @@ use super::changed::Changed;
 use super::dial::Dialer;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, SharedTable};
+use crate::spec::ProxySenders;
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -40,6 +41,10 @@ pub struct ServiceOptions {
     pub pause_timeout: Duration,
     /// The most clients at a time; `None` = no limit.
     pub max_connections: Option<NonZeroU32>,
+    /// Those of whom a header of the PROXY protocol is to come first; `None` = nobody.
+    pub accept_proxy: Option<ProxySenders>,
+    /// How long a client may take for what it has to say first.
+    pub greeting_timeout: Duration,
 }
 
 /// A service to be opened.
@@ -95,6 +100,43 @@ pub(super) struct Service {
     /// What became of them meanwhile. `None`: none are to come.
     fates: Mutex<Option<Fates>>,
     phase: AtomicU8,
+    /// Bytes kept of clients who have not said all that they have to say first.
+    unheard_bytes: AtomicUsize,
+}
+
+/// So many bytes may be kept of clients who have not said all that they have to say first; what comes beyond that waits in the
+/// kernel. A thousand of the longest greetings.
+const UNHEARD_MOST: usize = 64 * 1024 * 1024;
+
+/// What is kept of one of them, counted with its service until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    service: Arc<Service>,
+    bytes: usize,
+}
+
+impl Hearing {
+    pub(super) fn of(service: &Arc<Service>) -> Self {
+        Self { service: Arc::clone(service), bytes: 0 }
+    }
+
+    /// Is there room for so many bytes more?
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.service.unheard_bytes.load(Ordering::Relaxed) + more <= UNHEARD_MOST
+    }
+
+    /// So many are kept now.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        let all = &self.service.unheard_bytes;
+        all.fetch_add(bytes, Ordering::Relaxed);
+        all.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.service.unheard_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Service {
@@ -111,6 +153,7 @@ impl Service {
             elsewhere: AtomicUsize::new(0),
             fates: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
+            unheard_bytes: AtomicUsize::new(0),
         }
     }
 

@@ -18,6 +18,7 @@ use slab::Slab;
 
 use self::doors::Doors;
 use self::past::{ClientAddress, PastConnections};
+use self::unheard::{SaidByProxy, Unheard};
 use super::busy_poll::{self, BusyPoll};
 use super::chain::Link;
 use super::dial::{Dial, Waited};
@@ -26,7 +27,7 @@ use super::shared::{Guest, Message, Shared, tag_of};
 use super::sockets::Sockets;
 use super::taps::Taps;
 use crate::observe::{ConnectionTrace, Dump, Event};
-use crate::sched::{End, OwnFault, Slot};
+use crate::sched::{Announced, End, OwnFault, Peers, Slot};
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -44,6 +45,7 @@ mod accepting;
 mod dialing;
 mod doors;
 mod ending;
+mod greeting;
 mod leaving;
 mod logging;
 mod looking;
@@ -52,6 +54,7 @@ mod past;
 #[cfg(test)]
 mod sim;
 mod tapping;
+mod unheard;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
@@ -60,8 +63,10 @@ const STARVED_MS: u64 = 50;
 
 /// Where a client is on its way.
 enum Stage {
-    /// What has to be known of it before a channel is chosen. So far that is nothing.
-    Greeting,
+    /// Something has to be heard of it before a channel is chosen.
+    Greeting(Box<Unheard>),
+    /// All is known of it that has to be known to choose its channel.
+    Greeted,
     /// In line for a slot.
     Waiting(Box<Waiting>),
     Dialing(Box<Dial>),
@@ -75,7 +80,7 @@ enum Stage {
 
 struct Waiting {
     place: Waited,
-    client: SocketAddr,
+    peers: Peers,
 }
 
 /// What is given back when it is dropped is given back in this order: the slot, the descriptors, the place in the counts.
@@ -112,6 +117,8 @@ struct Connection {
 struct Rare {
     /// Kept for the log's sake, so only while it tells of connections.
     address: Option<SocketAddr>,
+    /// What a proxy has said of its client.
+    announced: Option<Box<SaidByProxy>>,
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
     /// When it has lived for long enough; `NEVER` = no limit.
@@ -129,7 +136,15 @@ const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 
 impl Default for Rare {
     fn default() -> Self {
-        Self { address: None, link: None, expires_at: NEVER, acknowledged: 0, undumped: false, trace: None }
+        Self {
+            address: None,
+            announced: None,
+            link: None,
+            expires_at: NEVER,
+            acknowledged: 0,
+            undumped: false,
+            trace: None,
+        }
     }
 }
 
@@ -160,9 +175,33 @@ impl Connection {
 
     /// What the log is to call the client; `None`: it does not tell of connections. Of one that came before it did so, the
     /// system may know who it is, and otherwise nobody does.
-    fn told_address(&self) -> Option<SocketAddr> {
+    fn told_peers(&self) -> Option<Peers> {
         let asked = || socket::client(&self.client).unwrap_or(UNKNOWN);
-        self.address().or_else(|| self.service.log.is_debug().then(asked))
+        let seen = self.address().or_else(|| self.service.log.is_debug().then(asked))?;
+        Some(self.peers(seen))
+    }
+
+    /// Who the client is that has connected from there.
+    fn peers(&self, seen: SocketAddr) -> Peers {
+        Peers { seen, claimed: self.claim() }
+    }
+
+    /// Whom a proxy has announced.
+    fn claim(&self) -> Option<Announced> {
+        self.said()?.claim
+    }
+
+    /// What a proxy has said of its client.
+    fn said(&self) -> Option<&SaidByProxy> {
+        self.rare.as_ref()?.announced.as_deref()
+    }
+
+    /// A proxy has said who its client is.
+    fn announce(&mut self, announced: SaidByProxy) {
+        if let Some(trace) = self.trace() {
+            trace.peers.claimed = announced.claim;
+        }
+        self.rare().announced = Some(Box::new(announced));
     }
 
     fn token(&self, key: usize, side: Side) -> Token {
@@ -233,6 +272,8 @@ struct Look {
 const WORKED_OFF: usize = usize::MAX;
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
+
+const RESET: Ending = Ending { reset_client: true, reset_server: true };
 
 /// For how long a connection has been half-closed is told in tenths of a second; 0 is never.
 fn tenths(ms: u64) -> u32 {
@@ -592,7 +633,7 @@ impl<P: Readiness> Worker<P> {
                 }
                 self.turn_unless_queued(key);
             }
-            (Stage::Greeting | Stage::Dialing(_) | Stage::Waiting(_), Side::Client) => {
+            (Stage::Greeting(_) | Stage::Greeted | Stage::Dialing(_) | Stage::Waiting(_), Side::Client) => {
                 connection.relay.note(side, ready);
                 if ready.error && socket::take_error(&connection.client).is_some() {
                     return self.close(
@@ -606,9 +647,10 @@ impl<P: Readiness> Worker<P> {
                     // It may be gone as a whole, which only an answer to a question of ours can tell.
                     socket::ask_often(&connection.client);
                 }
+                self.hear(key);
                 self.leave_if_silent(key);
             }
-            (Stage::Greeting | Stage::Waiting(_), Side::Server) | (Stage::Over, _) => {}
+            (Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_), Side::Server) | (Stage::Over, _) => {}
             (Stage::Dialing(_), Side::Server) => self.dialed(key, ready),
         }
     }
@@ -619,6 +661,7 @@ impl<P: Readiness> Worker<P> {
         if let Some(connection) = self.connections.get(key)
             && matches!(connection.stage, Stage::Waiting(_))
             && connection.half_closed_at > 0
+            && connection.relay.held_from(Side::Client) == 0
             && socket::unread(&connection.client) == 0
         {
             self.close(key, Ending { reset_client: false, reset_server: true }, End::ClientClosed);

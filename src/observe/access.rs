@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::sched::{ChannelKey, DialCause, End};
+use crate::sched::{ChannelKey, DialCause, End, Peers};
 
 pub(super) mod line;
 
@@ -25,7 +25,7 @@ pub type ServiceLabel = Arc<RwLock<Option<Arc<str>>>>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConnectionTrace {
     /// Who it is.
-    pub client: SocketAddr,
+    pub peers: Peers,
     /// When it was accepted, by the wall clock.
     pub began: SystemTime,
     /// When it was accepted, by the clock of the data plane.
@@ -109,9 +109,9 @@ pub struct AccessRecord {
 
 impl ConnectionTrace {
     /// Of a client that has just come.
-    pub fn new(client: SocketAddr, began: SystemTime, began_at: Duration) -> Self {
+    pub fn new(peers: Peers, began: SystemTime, began_at: Duration) -> Self {
         Self {
-            client,
+            peers,
             began,
             began_at,
             failed: Vec::new(),

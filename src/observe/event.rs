@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::sched::{ChannelKey, End, Happened, Transition};
+use crate::sched::{ChannelKey, End, Happened, Peers, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -183,14 +183,14 @@ pub enum Event {
     /// A client was closed without a channel.
     ClientLost {
         /// Whose connection.
-        client: SocketAddr,
+        client: Peers,
         /// Why.
         reason: End,
     },
     /// A client got its channel.
     Opened {
         /// Its address.
-        client: SocketAddr,
+        client: Peers,
         /// The channel it got.
         channel: ChannelKey,
         /// The channel's address that answered.
@@ -199,7 +199,7 @@ pub enum Event {
     /// A connection ended.
     Closed {
         /// Whose connection.
-        client: SocketAddr,
+        client: Peers,
         /// The channel it had.
         channel: ChannelKey,
         /// Bytes client -> channel.
@@ -421,7 +421,7 @@ impl fmt::Display for Event {
                 write!(f, " client={} reason={}", ClientName(client), Quoted(&reason.to_string()))
             }
             Self::Opened { client, channel, address } => {
-                write!(f, " client={client}{} address={address}", Key(*channel))
+                write!(f, " client={}{} address={address}", ClientName(client), Key(*channel))
             }
             Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
                 let (key, how) = (Key(*channel), how.to_string());
@@ -500,6 +500,13 @@ impl fmt::Display for ClientName<'_, SocketAddr> {
     }
 }
 
+impl fmt::Display for ClientName<'_, Peers> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ClientName(&self.0.client()).fmt(f)?;
+        self.0.via().map_or(Ok(()), |via| write!(f, " via={via}"))
+    }
+}
+
 /// A value of any text: bare if it is one plain word, otherwise quoted, with everything escaped that could end the line
 /// or the quotes. A stranger's bytes must not be able to forge a second event.
 pub(super) struct Quoted<'a>(pub(super) &'a str);
@@ -547,7 +554,7 @@ mod tests {
                 r#"event=channel_failed group=0 channel=3 address=10.0.0.1:80 cause="timed out""#,
             ),
             (
-                Event::ClientLost { client: address, reason: End::Lost(Loss::QueueFull) },
+                Event::ClientLost { client: address.into(), reason: End::Lost(Loss::QueueFull) },
                 "event=client_lost client=10.0.0.1:80 reason=\"queue full\"",
             ),
             (Event::OutOfDescriptors { limit: 20_000 }, "event=out_of_descriptors limit=20000"),
@@ -574,7 +581,7 @@ mod tests {
 
     #[test]
     fn a_lost_client_is_debug_and_a_lack_of_descriptors_an_error() {
-        let client = SocketAddr::from(([10, 0, 0, 1], 80));
+        let client = SocketAddr::from(([10, 0, 0, 1], 80)).into();
         assert_eq!(Event::ClientLost { client, reason: End::Idle }.severity(), Severity::Debug);
         assert_eq!(Event::OutOfDescriptors { limit: 1 }.severity(), Severity::Error);
         assert_eq!(

@@ -462,8 +462,10 @@ mod tests {
     fn debug_events_need_the_debug_flag() {
         let directory = Directory::new("debug");
         let server = server(&directory);
-        let lost =
-            Event::ClientLost { client: ([127, 0, 0, 1], 9).into(), reason: crate::sched::End::ClientReset };
+        let lost = Event::ClientLost {
+            client: std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into(),
+            reason: crate::sched::End::ClientReset,
+        };
         let quiet = Log::syslog_at(directory.0.join("log"), false);
         quiet.tell(&lost);
         quiet.tell(&Event::Drained);
@@ -487,7 +489,10 @@ mod tests {
     #[test]
     fn what_is_left_out_of_the_log_is_left_out_of_the_events_and_nothing_of_a_client_is_remembered() {
         let log = Log::syslog_at("/no/such/log".into(), true);
-        let lost = Event::ClientLost { client: ([127, 0, 0, 1], 9).into(), reason: crate::sched::End::Idle };
+        let lost = Event::ClientLost {
+            client: std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into(),
+            reason: crate::sched::End::Idle,
+        };
         for _ in 0..3 {
             log.tell(&Event::OutOfDescriptors { limit: 9 });
             log.tell(&lost);

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use crate::observe::Direction;
-use crate::sched::{ChannelKey, End};
+use crate::sched::{ChannelKey, End, Peers};
 
 /// So many bytes may wait for whoever looks, what it costs to keep them included.
 pub const TAP_ROOM: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub struct TapStart {
     /// When that was.
     pub at: SystemTime,
     /// Its client, if the system still knows it.
-    pub client: Option<SocketAddr>,
+    pub client: Option<Peers>,
     /// Where the client came in.
     pub service: Option<SocketAddr>,
     /// The channel it has; `None` while it waits for one.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Loss, NoChannel};
+use super::{BadGreeting, Loss, NoChannel};
 
 /// How a client's connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +54,7 @@ pub enum OwnFault {
 
 impl End {
     /// All there are.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -81,6 +81,10 @@ impl End {
         Self::Lost(Loss::PauseTimeout),
         Self::Lost(Loss::Left),
         Self::Lost(Loss::Ours),
+        Self::Lost(Loss::BadGreeting(BadGreeting::NoHeader)),
+        Self::Lost(Loss::BadGreeting(BadGreeting::Malformed)),
+        Self::Lost(Loss::BadGreeting(BadGreeting::CutShort)),
+        Self::Lost(Loss::GreetingTimeout),
     ];
 
     /// Those that a connection can have that had a channel are the first so many of [`End::ALL`].

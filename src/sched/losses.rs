@@ -36,11 +36,26 @@ pub enum Loss {
     Left,
     /// By an error of our own.
     Ours,
+    /// What it had to say first was not said, or not as agreed.
+    BadGreeting(BadGreeting),
+    /// What it had to say first was not said for as long as one may take.
+    GreetingTimeout,
+}
+
+/// What is wrong with what a client says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BadGreeting {
+    /// A header was to come, and something else did.
+    NoHeader,
+    /// A header has begun, and is none.
+    Malformed,
+    /// It has ended in the middle.
+    CutShort,
 }
 
 impl Loss {
     /// All there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
         Self::NoChannel(NoChannel::Down),
@@ -51,6 +66,10 @@ impl Loss {
         Self::PauseTimeout,
         Self::Left,
         Self::Ours,
+        Self::BadGreeting(BadGreeting::NoHeader),
+        Self::BadGreeting(BadGreeting::Malformed),
+        Self::BadGreeting(BadGreeting::CutShort),
+        Self::GreetingTimeout,
     ];
 
     pub(super) fn index(self) -> usize {
@@ -61,6 +80,8 @@ impl Loss {
             Self::PauseTimeout => 7,
             Self::Left => 8,
             Self::Ours => 9,
+            Self::BadGreeting(why) => 10 + why as usize,
+            Self::GreetingTimeout => 13,
         }
     }
 }
@@ -78,6 +99,10 @@ impl fmt::Display for Loss {
             Self::PauseTimeout => "pause timeout",
             Self::Left => "client left",
             Self::Ours => "internal error",
+            Self::BadGreeting(BadGreeting::NoHeader) => "bad greeting: no header",
+            Self::BadGreeting(BadGreeting::Malformed) => "bad greeting: malformed",
+            Self::BadGreeting(BadGreeting::CutShort) => "bad greeting: cut short",
+            Self::GreetingTimeout => "greeting timeout",
         })
     }
 }
@@ -118,6 +143,6 @@ mod tests {
             (0..=n).for_each(|_| losses.count(why));
         }
         let counts: Vec<u64> = losses.snapshot().into_iter().map(|(_, count)| count).collect();
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(counts, (1..=Loss::ALL.len() as u64).collect::<Vec<_>>());
     }
 }

@@ -1,7 +1,7 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `rules`; `health`, `reach`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
 //! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`;
 //! `record` and `held` for whoever takes the place of another process.
@@ -29,6 +29,7 @@ mod losses;
 mod news;
 mod outage;
 mod pause;
+mod peers;
 mod pick;
 mod probing;
 mod ramps;
@@ -59,8 +60,9 @@ pub use histogram::Distribution;
 pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use lease::{Lease, Slot};
 pub use line::Ticket;
-pub use losses::{Loss, NoChannel};
+pub use losses::{BadGreeting, Loss, NoChannel};
 pub use outage::ToldOutage;
+pub use peers::{Announced, Peers};
 pub use probing::Probe;
 pub use record::{ChannelCounts, ChannelFault, RestoreError};
 pub use route::Route;

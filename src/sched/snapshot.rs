@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::Peers;
 use super::end::End;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
@@ -149,8 +150,8 @@ impl Survey {
 pub struct EndedSnapshot {
     /// Its number.
     pub id: u64,
-    /// The client's address, if it was known.
-    pub client: Option<SocketAddr>,
+    /// Who the client was, if that was known.
+    pub client: Option<Peers>,
     /// The channel that it had; `None`: it never got one.
     pub channel: Option<ChannelKey>,
     /// Since it was accepted.
@@ -170,8 +171,8 @@ pub struct EndedSnapshot {
 pub struct SessionSnapshot {
     /// Its number, which no other connection of the instance ever had.
     pub id: u64,
-    /// The client's address, if the system still knows it.
-    pub client: Option<SocketAddr>,
+    /// Who the client is, if the system still knows it.
+    pub client: Option<Peers>,
     /// The channel it has, or is being connected to; `None` while it waits for one.
     pub channel: Option<ChannelKey>,
     /// Since it was accepted.

@@ -294,7 +294,7 @@ mod tests {
         ours.waited(1, Duration::from_millis(20));
         theirs.add(&ClientCounts::restore(&ours.snapshot().record()));
         assert_eq!(theirs.snapshot(), ours.snapshot());
-        assert_eq!(ours.snapshot().ends.last(), Some(&(End::ALL[25], 26)));
+        assert_eq!(ours.snapshot().ends.last(), Some(&(End::ALL[End::ALL.len() - 1], End::ALL.len() as u64)));
         let strange = vec![("eaten by a bear".to_owned(), 3)];
         let record = ServiceTallyRecord { ends: strange, ..ServiceTallyRecord::default() };
         assert_eq!(ClientCounts::restore(&record).ends, []);

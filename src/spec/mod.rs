@@ -1,7 +1,7 @@
 //! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
 //!
 //! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `channel`, `group`, `listen`, `service`, `process`.
+//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `channel`, `group`, `listen`, `senders`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel;
@@ -11,6 +11,7 @@ mod keepalive;
 mod listen;
 mod policy;
 mod process;
+mod senders;
 mod service;
 mod typed;
 
@@ -21,5 +22,6 @@ pub use keepalive::Keepalive;
 pub use listen::{HostSpec, ListenHost, ListenSpec, PortWord};
 pub use policy::{Policy, Weight};
 pub use process::{AccessLogSpec, HttpSpec, LineFormat, LogMoments, Named, ProcessSpec};
+pub use senders::ProxySenders;
 pub use service::{Name, ServiceSpec};
 pub use typed::{Spot, Typed};

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, OnDown, Policy};
+use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, OnDown, Policy, ProxySenders};
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,11 @@ pub struct ServiceSpec {
     pub queue_timeout: Duration,
     /// `--pause-timeout`, at least 1 ms.
     pub pause_timeout: Duration,
+    /// `--accept-proxy`: those of whom a header of the PROXY protocol is to come first. `None`: nobody.
+    pub accept_proxy: Option<ProxySenders>,
+    /// `--greeting-timeout`, at least 1 ms: how long a client may take for what it has to say first. Of no weight without
+    /// `accept_proxy`.
+    pub greeting_timeout: Duration,
     /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
     pub max_lifetime: Option<Duration>,
 }

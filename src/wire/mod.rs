@@ -1,12 +1,16 @@
 //! What can be said about bytes without a socket. Pure: every part takes bytes in any split and says what to do.
 //!
 //! [`relay`] decides what one connection reads, delivers, ends and resets, `pace` how much at once. `talk` is what a check
-//! says and hears (`http`, `dialogue`).
+//! says and hears (`http`, `dialogue`). [`greeting`] is what is heard of a client before there is a channel for it: the header
+//! of the PROXY protocol (`proxy`).
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod crc32c;
 mod dialogue;
+pub mod greeting;
 mod http;
 mod pace;
+mod proxy;
 pub mod relay;
 pub(crate) mod talk;

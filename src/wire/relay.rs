@@ -201,6 +201,8 @@ enum Held<P> {
 struct Flow<P> {
     held: Held<P>,
     urgent: Option<u8>,
+    /// What is held came before the relay began, and was not told of.
+    untold: bool,
     /// Something was written and not flushed.
     unflushed: bool,
     stage: FlowStage,
@@ -220,6 +222,7 @@ impl<P> Flow<P> {
             held: Held::Nothing,
             urgent: None,
             is_mark_near: false,
+            untold: false,
             unflushed: false,
             stage: FlowStage::Open,
             splicing: false,
@@ -291,6 +294,29 @@ impl<P> Relay<P> {
         }
     }
 
+    /// Bytes of this side that came before the relay began: they go out first. To be called before the first turn, and once.
+    pub fn hold(&mut self, from: Side, bytes: Box<[u8]>) {
+        let flow = &mut self.flows[from as usize];
+        debug_assert!(!flow.holds_data(), "it holds something");
+        // What comes next may be the urgent byte.
+        flow.is_mark_near = true;
+        if !bytes.is_empty() {
+            (flow.held, flow.untold) = (Held::Bytes { bytes, at: 0 }, true);
+        }
+    }
+
+    /// The bytes that [`Relay::hold`] was given, if the relay has not begun.
+    pub fn let_go(&mut self, from: Side) -> Box<[u8]> {
+        let flow = &mut self.flows[from as usize];
+        match std::mem::replace(&mut flow.held, Held::Nothing) {
+            Held::Bytes { bytes, .. } => bytes,
+            other => {
+                flow.held = other;
+                Box::default()
+            }
+        }
+    }
+
     /// Takes note of an event.
     pub fn note(&mut self, side: Side, event: Ready) {
         self.ready[side as usize].merge(event);
@@ -338,6 +364,11 @@ impl<P> Relay<P> {
                 Held::Bytes { bytes, at } => bytes.len() - *at as usize,
                 Held::Pipe { len, .. } => *len as usize,
             }
+    }
+
+    /// The same of those that [`Kernel::saw`] has heard of.
+    pub fn told_from(&self, from: Side) -> usize {
+        if self.flows[from as usize].untold { 0 } else { self.held_from(from) }
     }
 
     /// Does what can be done now. `scratch` is the worker's buffer; nothing stays in it.
@@ -468,6 +499,11 @@ impl<P> Relay<P> {
     fn pump<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8], from: Side) -> Stop {
         let to = from.peer();
         let mut left = TURN;
+        if std::mem::take(&mut self.flows[from as usize].untold)
+            && let Held::Bytes { bytes, .. } = &self.flows[from as usize].held
+        {
+            kernel.saw(from, bytes);
+        }
         while left > 0 {
             if let Err(stop) = self.deliver(kernel, from) {
                 return stop;

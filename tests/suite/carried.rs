@@ -41,6 +41,8 @@ fn options() -> ServiceOptions {
         queue_timeout: DEADLINE,
         pause_timeout: DEADLINE,
         max_connections: None,
+        accept_proxy: None,
+        greeting_timeout: Duration::from_secs(3),
     }
 }
 
@@ -122,7 +124,7 @@ impl Half {
                 let key = ChannelKey::new(relaying.group, relaying.channel).expect("small");
                 self.table.lock().slot(key)
             }
-            StageRecord::Greeting | StageRecord::Waiting(_) => None,
+            StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Waiting(_) => None,
         };
         let arriving = Arriving {
             record: departing.record().clone(),
@@ -189,7 +191,7 @@ impl Carried {
         self.most_bytes = self.most_bytes.max(one.bytes().len());
         match &one.record().stage {
             StageRecord::Waiting(waiting) => self.waiting.push(waiting.ticket),
-            StageRecord::Greeting => self.greeting += 1,
+            StageRecord::Greeting | StageRecord::Unheard(_) => self.greeting += 1,
             StageRecord::Relaying(_) => {}
         }
     }
@@ -430,7 +432,7 @@ fn ages_counters_and_limits_go_on() {
     let record = departing[0].record().clone();
     let expires_in = record.expires_in.expect("it does not live for ever");
     assert!(expires_in > Duration::from_secs(3_000) && expires_in < Duration::from_secs(4_000));
-    assert_eq!((record.delivered, record.id, Some(record.client)), ([3, 5], before.id, before.client));
+    assert_eq!((record.delivered, record.id, Some(record.client.into())), ([3, 5], before.id, before.client));
     assert_eq!(Some(record.client), client.0.local_addr().ok());
     let arriving = departing.iter().map(|one| halves[1].arriving(one)).collect();
     drop(departing);

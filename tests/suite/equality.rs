@@ -26,7 +26,7 @@ const THREADS: u64 = 4;
 const ROUNDS: usize = 2;
 
 /// Services by their names, and what stands on their lines. `ECHO` and so on are servers.
-const SERVICES: [(&str, &str); 13] = [
+const SERVICES: [(&str, &str); 14] = [
     ("web", "--no-eject -t 80ms ECHO REFUSING CLOSER RESETTER HOLE"),
     ("brief", "CLOSER"),
     ("long", "ECHO"),
@@ -39,6 +39,7 @@ const SERVICES: [(&str, &str); 13] = [
     ("down", "--fail-open off REFUSING"),
     ("off", "ECHO,disabled"),
     ("pause", "--pause-timeout 40ms ECHO"),
+    ("proxied", "--accept-proxy any --greeting-timeout 40ms ECHO"),
     ("check", "--check exec:CHECK --check-interval 50ms --check-fall 1 --check-rise 1 --on-down kick ECHO"),
 ];
 
@@ -97,6 +98,13 @@ impl Guest<'_> {
         }
     }
 
+    /// Sends these bytes, if they can be sent.
+    fn say(&mut self, bytes: &[u8]) {
+        if let Some(client) = &mut self.client {
+            let _ = client.0.write_all(bytes);
+        }
+    }
+
     /// Receives so many bytes, or what comes until the end.
     fn recv(&mut self, mut bytes: u64) {
         let mut buffer = [0; 4096];
@@ -142,7 +150,7 @@ impl Guest<'_> {
 /// Something that a client, or some of them together, do.
 type Deed = fn(&World, &mut Random);
 
-const DEEDS: [Deed; 13] = [
+const DEEDS: [Deed; 16] = [
     |world, random| {
         let mut guest = world.connect("web");
         guest.send(random.below(60_000));
@@ -203,10 +211,24 @@ const DEEDS: [Deed; 13] = [
     |world, _| world.connect("off").until_over(),
     |world, _| world.connect("pause").until_over(),
     |world, _| world.connect("pause").reset(),
+    |world, _| world.connect("proxied").until_over(),
+    |world, random| {
+        let mut guest = world.connect("proxied");
+        guest.say(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n");
+        let bytes = 1 + random.below(60_000);
+        guest.send(bytes);
+        guest.shut();
+        guest.until_over();
+    },
+    |world, _| {
+        let mut guest = world.connect("proxied");
+        guest.say(b"GET / HTTP/1.0\r\n\r\n");
+        guest.until_over();
+    },
 ];
 
 /// Ends and causes that such a load must have.
-const ENDS: [&str; 17] = [
+const ENDS: [&str; 19] = [
     "client closed",
     "channel closed",
     "client reset",
@@ -224,6 +246,8 @@ const ENDS: [&str; 17] = [
     "queue timeout",
     "pause timeout",
     "client left",
+    "bad greeting: no header",
+    "greeting timeout",
 ];
 
 /// All threads do all deeds, each in an order of its own; meanwhile an operator does what operators do.

@@ -39,6 +39,7 @@ mod pausing;
 mod policies;
 mod ports;
 mod process;
+mod proxy_in;
 mod queue;
 mod real_programs;
 mod regression;

@@ -1,8 +1,10 @@
 //! Options: where a service listens, and what it asks of clients' sockets.
 
+use super::super::duration::print_duration;
 use super::super::host::read_host;
-use super::super::row::{KEEPALIVE, PLAIN, Row, Value, print_host, set};
-use super::super::values::{Bad, print_keepalive, read_keepalive};
+use super::super::row::{KEEPALIVE, Need, PLAIN, Row, TIME, Value, print_host, set};
+use super::super::senders::{print_senders, read_senders};
+use super::super::values::{Bad, Span, print_keepalive, read_keepalive};
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -36,6 +38,33 @@ pub(in super::super) static ROWS: &[Row] = &[
                connection. Without the option keepalive is on, with the system's numbers. Example: balance -K 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.client_keepalive),
+        ..PLAIN
+    },
+    Row {
+        long: "accept-proxy",
+        value: Value::Word("CIDR[,CIDR...]"),
+        help: "Take the client's address from the PROXY header of these senders",
+        default: "nobody",
+        more: "Connections from these addresses and networks must begin with a PROXY header, version 1 or 2; any stands for every \
+               address. All others must not, and their bytes are passed on as they are. Whoever can connect from one of these addresses can \
+               claim to be any client, so list your own proxies only. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
+        print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
+        ..PLAIN
+    },
+    Row {
+        long: "greeting-timeout",
+        value: TIME,
+        help: "Reset a client that has not sent its PROXY header by then",
+        default: "3s",
+        more: "More than 0. Nothing is connected to a channel before the header has come. Example: balance --accept-proxy any \
+               --greeting-timeout 1s 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.greeting_timeout, Span::ANY.read(word)?),
+        print: |draft| print_duration(draft.service.greeting_timeout),
+        needs: Some(Need {
+            is_met: |draft| draft.service.accept_proxy.is_some(),
+            wrong: "needs --accept-proxy; say whose connections begin with a header, such as --accept-proxy 10.0.0.5",
+        }),
         ..PLAIN
     },
 ];

@@ -403,7 +403,9 @@ fn sort(found: &mut [&SeenSession], column: SessionColumn) {
     match column {
         SessionColumn::Id => found.sort_by_key(|(_, one)| one.id),
         SessionColumn::Service => found.sort_by(|a, b| (&a.0, a.1.id).cmp(&(&b.0, b.1.id))),
-        SessionColumn::Client => found.sort_by_key(|(_, one)| (one.client, one.id)),
+        SessionColumn::Client => {
+            found.sort_by_key(|(_, one)| (one.client.map(|client| client.client()), one.id))
+        }
         SessionColumn::Channel => found.sort_by_key(|(_, one)| {
             (one.channel.map(|key| (key.group.index(), key.channel.index())), one.id)
         }),

@@ -18,9 +18,9 @@ use crate::control::render;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End, Ended,
-    EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Policy, SessionSnapshot,
-    Snapshot, Weight,
+    Addresses, AdminState, Announced, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End,
+    Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Peers, Policy,
+    SessionSnapshot, Snapshot, Weight,
 };
 
 /// Of every kind.
@@ -159,7 +159,9 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
     let key = (0..crate::sched::MAX_GROUPS, 0..crate::sched::MAX_CHANNELS)
         .prop_map(|(group, channel)| ChannelKey::new(group, channel).expect("in range"));
     let spans = (span(), span(), prop::option::of(span()));
-    (any::<[u64; 3]>(), prop::option::of(address()), prop::option::of(key), spans)
+    let claim = (address(), address()).prop_map(|(client, local)| Announced { client, local });
+    let peers = (address(), prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
+    (any::<[u64; 3]>(), prop::option::of(peers), prop::option::of(key), spans)
         .prop_map(|([id, sent_bytes, rcvd_bytes], client, channel, (age, idle, half_closed))| {
             SessionSnapshot { id, client, channel, age, idle, half_closed, sent_bytes, rcvd_bytes }
         })

@@ -16,6 +16,7 @@ use crate::sched::{EndedSnapshot, SessionSnapshot};
 pub(super) struct SessionObject {
     id: u64,
     client: Option<SocketAddr>,
+    via: Option<SocketAddr>,
     group: Option<usize>,
     channel: Option<usize>,
     accepted_at: String,
@@ -30,7 +31,8 @@ impl SessionObject {
     pub(super) fn of(session: &SessionSnapshot, now: Duration) -> Self {
         Self {
             id: session.id,
-            client: session.client,
+            client: session.client.map(|client| client.client()),
+            via: session.client.and_then(|client| client.via()),
             group: session.channel.map(|key| key.group.index()),
             channel: session.channel.map(|key| key.channel.index()),
             accepted_at: ago(now, session.age),
@@ -47,6 +49,7 @@ impl SessionObject {
 pub(super) struct EndedObject {
     id: u64,
     client: Option<SocketAddr>,
+    via: Option<SocketAddr>,
     group: Option<usize>,
     channel: Option<usize>,
     accepted_at: String,
@@ -61,7 +64,8 @@ impl EndedObject {
     pub(super) fn of(one: &EndedSnapshot, now: Duration) -> Self {
         Self {
             id: one.id,
-            client: one.client,
+            client: one.client.map(|client| client.client()),
+            via: one.client.and_then(|client| client.via()),
             group: one.channel.map(|key| key.group.index()),
             channel: one.channel.map(|key| key.channel.index()),
             accepted_at: ago(now, one.age),

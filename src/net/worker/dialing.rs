@@ -28,10 +28,10 @@ impl<P: Readiness> Worker<P> {
             return socket::reset_on_close(&client);
         }
         let is_debug = service.log.is_debug();
-        let trace = self.trace_of(address);
+        let trace = self.trace_of(address.into());
         let connection = Connection {
             client,
-            stage: Stage::Greeting,
+            stage: Stage::Greeted,
             relay: Relay::new(),
             generations: [self.next_watch(), 0],
             delivered: [0; 2],
@@ -56,20 +56,21 @@ impl<P: Readiness> Worker<P> {
     fn admitted(&mut self, key: usize, client: SocketAddr) {
         let Some(connection) = self.connections.get(key) else { return };
         match self.poller.add(&connection.client, connection.token(key, Side::Client)) {
-            Ok(()) => self.greeted(key, client),
+            Ok(()) => self.greet(key, client),
             Err(e) => self.unwatched(key, &e),
         }
     }
 
     /// All is known of a client that has to be known to choose its channel.
-    pub(super) fn greeted(&mut self, key: usize, client: SocketAddr) {
+    pub(super) fn greeted(&mut self, key: usize, seen: SocketAddr) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };
-        let stage = match Dial::begin(client, tag, &connection.service.dialer) {
+        let peers = connection.peers(seen);
+        let stage = match Dial::begin(peers, tag, &connection.service.dialer) {
             Begun::Dial(dial) => Stage::Dialing(dial),
             Begun::Line(ticket) => {
                 let place = self.place(&connection.service, ticket, None);
-                Stage::Waiting(Box::new(Waiting { place, client }))
+                Stage::Waiting(Box::new(Waiting { place, peers }))
             }
             Begun::Over(why) => return self.turn_away(key, why),
         };
@@ -77,6 +78,8 @@ impl<P: Readiness> Worker<P> {
             connection.stage = stage;
         }
         self.search(key);
+        // Of an end that came before nobody tells again.
+        self.leave_if_silent(key);
     }
 
     /// Goes on with a client that has no channel yet.
@@ -85,7 +88,7 @@ impl<P: Readiness> Worker<P> {
         match &connection.stage {
             Stage::Dialing(_) => self.dial(key),
             Stage::Waiting(_) => self.wait_in_line(key),
-            Stage::Greeting | Stage::Relaying { .. } | Stage::Over => {}
+            Stage::Greeting(_) | Stage::Greeted | Stage::Relaying { .. } | Stage::Over => {}
         }
     }
 
@@ -192,7 +195,7 @@ impl<P: Readiness> Worker<P> {
         connection.service.dialer.table.waited(self.id, waited);
         // Closing a channel's connections may have come before the grant.
         let state = connection.service.dialer.table.lock().state(lease.key());
-        let dial = Dial::new(waiting.client, route, lease, Some(waiting.place));
+        let dial = Dial::new(waiting.peers, route, lease, Some(waiting.place));
         connection.stage = Stage::Dialing(Box::new(dial));
         if let Some(trace) = connection.trace() {
             trace.queued = Some(waited);
@@ -241,7 +244,7 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
         let place = self.place(&connection.service, ticket, dial.waited);
-        let waiting = Waiting { place, client: dial.client };
+        let waiting = Waiting { place, peers: dial.peers };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = Stage::Waiting(Box::new(waiting));
         }
@@ -287,7 +290,7 @@ impl<P: Readiness> Worker<P> {
         let id = connection.id;
         // A panic below loses this connection and nothing else: its slot and its sockets go with the dial.
         let Stage::Dialing(dial) = std::mem::replace(&mut connection.stage, Stage::Over) else { return };
-        let client = dial.client;
+        let client = dial.peers;
         let target = dial.target();
         let service = Arc::clone(&connection.service);
         let trace = connection.trace();

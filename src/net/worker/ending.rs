@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connection, NEVER, Stage, Worker, millis};
+use super::{Connection, NEVER, RESET, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
@@ -40,7 +40,8 @@ impl<P: Readiness> Worker<P> {
                 self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
             }
             Stage::Dialing(_) => self.dial(key),
-            Stage::Greeting | Stage::Over => {}
+            Stage::Greeting(_) => self.greeting_expired(key),
+            Stage::Greeted | Stage::Over => {}
             Stage::Waiting(waiting) => {
                 let place = waiting.place;
                 // A slot may have come free that nobody has handed out yet, and a grant may be on its way: neither is known
@@ -174,9 +175,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn ending(&mut self, key: usize) -> Option<Ending> {
         let connection = self.connections.get_mut(key)?;
         Some(match &connection.stage {
-            Stage::Greeting | Stage::Dialing(_) | Stage::Over => {
-                Ending { reset_client: true, reset_server: true }
-            }
+            Stage::Greeting(_) | Stage::Greeted | Stage::Dialing(_) | Stage::Over => RESET,
             // As a client is closed that got no channel.
             Stage::Waiting(_) => Ending { reset_client: false, reset_server: true },
             Stage::Relaying { server, slot } => connection.relay.abandon(&mut Sockets {
@@ -311,7 +310,7 @@ impl<P: Readiness> Worker<P> {
         }
         if let Stage::Relaying { slot, .. } = &connection.stage {
             slot.ended(self.id, how, lasted);
-            if let Some(client) = connection.told_address() {
+            if let Some(client) = connection.told_peers() {
                 connection.service.log.tell(&Event::Closed {
                     client,
                     channel: slot.key(),
@@ -324,7 +323,7 @@ impl<P: Readiness> Worker<P> {
             if let Some(why) = how.loss() {
                 connection.service.dialer.table.lost(why);
             }
-            if let Some(client) = connection.told_address() {
+            if let Some(client) = connection.told_peers() {
                 connection.service.log.tell(&Event::ClientLost { client, reason: how });
             }
         }

@@ -10,23 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Connection, NEVER, Rare, Stage, Waiting, Worker, logging, millis, tenths};
-use crate::handover::connection::{ConnectionRecord, RelayingRecord, StageRecord, WaitingRecord};
+use super::unheard::{SaidByProxy, Unheard};
+use super::{Connection, NEVER, RESET, Rare, Stage, UNKNOWN, Waiting, Worker, logging, millis, tenths};
+use crate::handover::connection::{
+    ConnectionRecord, RelayingRecord, StageRecord, UnheardRecord, WaitingRecord,
+};
 use crate::net::dial::{Dial, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::shared::{Left, LinePlace, PackOrder, Parcel, TRAY_BYTES, Unpacked, Who};
 use crate::net::sockets::Sockets;
 use crate::observe::TapEnd;
-use crate::sched::{End, Turn};
+use crate::sched::{End, Peers, Turn};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
-use crate::wire::relay::{Ending, Relay, Side};
-
-const RESET: Ending = Ending { reset_client: true, reset_server: true };
+use crate::wire::relay::{Relay, Side};
 
 /// Where a client is to be gone on with.
 enum Begin {
     Greeting,
+    Unheard,
     Waiting(WaitingRecord),
     Relaying,
 }
@@ -38,7 +40,7 @@ impl<P: Readiness> Worker<P> {
             self.resume(door);
         }
         self.take_back();
-        for key in self.keys(|connection| matches!(connection.stage, Stage::Greeting)) {
+        for key in self.keys(|connection| matches!(connection.stage, Stage::Greeted)) {
             self.guarded(key, |worker| worker.greet_again(key));
         }
     }
@@ -52,9 +54,9 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// A client without a channel is served as one that comes anew.
-    fn greet_again(&mut self, key: usize) {
-        match self.connections.get(key).map(|connection| socket::peer(&connection.client)) {
-            Some(Some(client)) => self.greeted(key, client),
+    pub(super) fn greet_again(&mut self, key: usize) {
+        match self.connections.get(key).map(|connection| socket::client(&connection.client)) {
+            Some(Some(seen)) => self.greeted(key, seen),
             Some(None) => self.close(key, RESET, End::ClientReset),
             None => {}
         }
@@ -64,7 +66,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn keep_back(&mut self, key: usize) {
         self.set_deadline(key, None);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.stage = Stage::Greeting;
+            connection.stage = Stage::Greeted;
         }
         // They stay after all.
         if !self.shared.leaving.load(Ordering::SeqCst) {
@@ -98,7 +100,8 @@ impl<P: Readiness> Worker<P> {
             let service = connection.service.id;
             wanted.of.as_ref().is_none_or(|of| of.contains(&service))
                 && match (&connection.stage, &wanted.who) {
-                    (Stage::Greeting, Who::Greeting) | (Stage::Relaying { .. }, Who::Relaying) => true,
+                    (Stage::Greeting(_) | Stage::Greeted, Who::Greeting)
+                    | (Stage::Relaying { .. }, Who::Relaying) => true,
                     (Stage::Waiting(waiting), Who::InLine(places)) => {
                         places.contains(&(service, waiting.place.ticket.number()))
                     }
@@ -112,7 +115,10 @@ impl<P: Readiness> Worker<P> {
         let mut left = wanted.bytes;
         for key in keys {
             let Some(connection) = self.connections.get(key) else { continue };
-            let held = connection.relay.held_bytes();
+            let held = match &connection.stage {
+                Stage::Greeting(unheard) => unheard.reader.bytes().len(),
+                _ => connection.relay.held_bytes(),
+            };
             if left.is_some_and(|left| held > left) {
                 return;
             }
@@ -133,16 +139,22 @@ impl<P: Readiness> Worker<P> {
         let connection = self.connections.get_mut(key)?;
         let peer = socket::client(&connection.client);
         let known = peer.or(connection.address());
-        let mut bytes = Vec::new();
+        let bytes;
         let (stage, client) = match &mut connection.stage {
             Stage::Dialing(_) | Stage::Over => return None,
-            Stage::Greeting => match peer {
-                Some(client) => (StageRecord::Greeting, client),
-                None => {
-                    self.close(key, RESET, End::ClientReset);
-                    return None;
-                }
-            },
+            Stage::Greeting(_) | Stage::Greeted if peer.is_none() => {
+                self.close(key, RESET, End::ClientReset);
+                return None;
+            }
+            Stage::Greeting(unheard) => {
+                bytes = unheard.reader.bytes().to_vec();
+                let left = Duration::from_millis(unheard.until.saturating_sub(now));
+                (StageRecord::Unheard(UnheardRecord { left }), peer.unwrap_or(UNKNOWN))
+            }
+            Stage::Greeted => {
+                bytes = connection.relay.let_go(Side::Client).into_vec();
+                (StageRecord::Greeting, peer.unwrap_or(UNKNOWN))
+            }
             Stage::Waiting(waiting) => {
                 let place = waiting.place;
                 if !connection.service.dialer.table.lock().leave_line(place.ticket) {
@@ -151,6 +163,7 @@ impl<P: Readiness> Worker<P> {
                 }
                 let left = Duration::from_millis(place.until.saturating_sub(now));
                 let ticket = place.ticket.number();
+                bytes = connection.relay.let_go(Side::Client).into_vec();
                 (
                     StageRecord::Waiting(WaitingRecord {
                         ticket,
@@ -158,7 +171,7 @@ impl<P: Readiness> Worker<P> {
                         in_pause: place.in_pause,
                         waited: place.so_far(now),
                     }),
-                    waiting.client,
+                    waiting.peers.seen,
                 )
             }
             Stage::Relaying { server, slot } => {
@@ -178,7 +191,7 @@ impl<P: Readiness> Worker<P> {
                 bytes = held;
                 let (group, channel) = (slot.key().group.index(), slot.key().channel.index());
                 let record = RelayingRecord { group, channel, relay };
-                let client = known.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+                let client = known.unwrap_or(UNKNOWN);
                 (StageRecord::Relaying(Box::new(record)), client)
             }
         };
@@ -186,6 +199,8 @@ impl<P: Readiness> Worker<P> {
             service: 0,
             id: connection.id,
             client,
+            announced: connection.said().map(|said| Box::new(said.into())),
+            held: if matches!(stage, StageRecord::Relaying(_)) { 0 } else { bytes.len() },
             stage,
             age,
             idle: since(connection.moved_at),
@@ -249,7 +264,12 @@ impl<P: Readiness> Worker<P> {
         let ago = |age: Duration| now.saturating_sub(millis(age));
         let relay = match &record.stage {
             StageRecord::Relaying(relaying) => Relay::unpack(&relaying.relay, &bytes),
-            StageRecord::Greeting | StageRecord::Waiting(_) => Ok(Relay::new()),
+            StageRecord::Unheard(_) => Ok(Relay::new()),
+            StageRecord::Greeting | StageRecord::Waiting(_) => {
+                let mut relay = Relay::new();
+                relay.hold(Side::Client, bytes.as_slice().into());
+                Ok(relay)
+            }
         };
         let (begin, stage, relay) = match (&record.stage, server, slot, relay) {
             (StageRecord::Relaying(_), Some(server), Some(slot), Ok(relay))
@@ -258,9 +278,14 @@ impl<P: Readiness> Worker<P> {
                 (Begin::Relaying, Stage::Relaying { server, slot }, relay)
             }
             (StageRecord::Waiting(waiting), None, None, Ok(relay)) => {
-                (Begin::Waiting(*waiting), Stage::Greeting, relay)
+                (Begin::Waiting(*waiting), Stage::Greeted, relay)
             }
-            (StageRecord::Greeting, None, None, Ok(relay)) => (Begin::Greeting, Stage::Greeting, relay),
+            (StageRecord::Greeting, None, None, Ok(relay)) => (Begin::Greeting, Stage::Greeted, relay),
+            (StageRecord::Unheard(unheard), None, None, Ok(relay)) => {
+                let until = self.now.saturating_add(millis(unheard.left).max(1));
+                let unheard = Unheard::new(&guest, until, bytes);
+                (Begin::Unheard, Stage::Greeting(Box::new(unheard)), relay)
+            }
             // It was looked at before; or the process ends.
             (_, server, ..) => {
                 socket::reset_on_close(&client);
@@ -272,16 +297,22 @@ impl<P: Readiness> Worker<P> {
             .expires_in
             .map_or(NEVER, |left| self.now.saturating_add(millis(left.saturating_sub(away))));
         let is_known = guest.log.is_debug() && !record.client.ip().is_unspecified();
+        let announced: Option<Box<SaidByProxy>> =
+            record.announced.as_deref().map(|said| Box::new(said.into()));
+        let claimed = announced.as_ref().and_then(|said| said.claim);
+        let peers = Peers { seen: record.client, claimed };
         let rare = Rare {
             address: is_known.then_some(record.client),
+            announced,
             link,
             expires_at,
             acknowledged: record.acknowledged,
             undumped: false,
-            trace: self.trace_again(record.client, record.age + away, record.trace.as_deref()),
+            trace: self.trace_again(peers, record.age + away, record.trace.as_deref()),
         };
         let is_rare = rare.trace.is_some()
             || rare.address.is_some()
+            || rare.announced.is_some()
             || rare.link.is_some()
             || expires_at != NEVER
             || rare.acknowledged > 0;
@@ -326,6 +357,12 @@ impl<P: Readiness> Worker<P> {
                 }
             }
             Begin::Waiting(waiting) => self.get_back_in_line(key, waiting, record),
+            Begin::Unheard => {
+                if let Some(Stage::Greeting(unheard)) = self.connections.get(key).map(|one| &one.stage) {
+                    let until = unheard.until;
+                    self.set_deadline(key, Some(until));
+                }
+            }
             Begin::Greeting if self.shared.leaving.load(Ordering::SeqCst) => {}
             Begin::Greeting => self.greeted(key, record.client),
         }
@@ -336,15 +373,16 @@ impl<P: Readiness> Worker<P> {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };
         let service = Arc::clone(&connection.service);
+        let peers = connection.peers(record.client);
         let mut grants = Vec::new();
         let turn = {
             let mut table = service.dialer.table.lock_at(self.shared.clock.now());
-            table.rejoin(record.client.ip().into(), tag, waiting.ticket, &mut grants)
+            table.rejoin(peers.client().ip().into(), tag, waiting.ticket, &mut grants)
         };
         service.dialer.deliver.all(grants);
         match turn {
             Turn::Now(route, lease) => {
-                let dial = Dial::new(record.client, route, lease, None);
+                let dial = Dial::new(peers, route, lease, None);
                 if let Some(connection) = self.connections.get_mut(key) {
                     connection.stage = Stage::Dialing(Box::new(dial));
                 }
@@ -356,7 +394,7 @@ impl<P: Readiness> Worker<P> {
                 let before = Waited { ticket, since, until, in_pause: waiting.in_pause };
                 let place = self.place(&service, ticket, Some(before));
                 if let Some(connection) = self.connections.get_mut(key) {
-                    connection.stage = Stage::Waiting(Box::new(Waiting { place, client: record.client }));
+                    connection.stage = Stage::Waiting(Box::new(Waiting { place, peers }));
                 }
                 self.wait_in_line(key);
             }

@@ -2,20 +2,19 @@
 //!
 //! Knows: what is gathered, and when a record is due. Never: what a line looks like, where it goes.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::{Connection, Stage, Worker, millis};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
 use crate::observe::{AccessDue, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
-use crate::sched::{ChannelKey, DialCause, End};
+use crate::sched::{ChannelKey, DialCause, End, Peers};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::Side;
 
 impl<P: Readiness> Worker<P> {
     /// What is gathered of a client from now on, if there is an access log.
-    pub(super) fn trace_of(&self, client: SocketAddr) -> Option<Box<ConnectionTrace>> {
+    pub(super) fn trace_of(&self, client: Peers) -> Option<Box<ConnectionTrace>> {
         self.shared.options.access.as_ref()?;
         Some(Box::new(ConnectionTrace::new(client, SystemTime::now(), self.shared.clock.now())))
     }
@@ -23,7 +22,7 @@ impl<P: Readiness> Worker<P> {
     /// The same of a client that came so long ago to another process, which may have told what it had gathered.
     pub(super) fn trace_again(
         &self,
-        client: SocketAddr,
+        client: Peers,
         age: Duration,
         told: Option<&TraceRecord>,
     ) -> Option<Box<ConnectionTrace>> {

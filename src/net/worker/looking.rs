@@ -51,9 +51,12 @@ impl<P: Readiness> Worker<P> {
         let past = Past {
             id: connection.id,
             client: connection.peer,
+            claimed: connection.claim(),
             channel: match &connection.stage {
                 Stage::Relaying { slot, .. } => Some(slot.key()),
-                Stage::Greeting | Stage::Waiting(_) | Stage::Dialing(_) | Stage::Over => None,
+                Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_) | Stage::Dialing(_) | Stage::Over => {
+                    None
+                }
             },
             lasted,
             // Not the worker's own time, which stands still while the process does.
@@ -67,7 +70,7 @@ impl<P: Readiness> Worker<P> {
         let since = |at: u64| Duration::from_millis(self.now.saturating_sub(at));
         SessionSnapshot {
             id: connection.id,
-            client: socket::client(&connection.client),
+            client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
             channel: channel(connection),
             age: self.age(connection),
             idle: since(connection.moved_at),
@@ -82,7 +85,7 @@ impl<P: Readiness> Worker<P> {
 fn channel(connection: &Connection) -> Option<ChannelKey> {
     match &connection.stage {
         Stage::Dialing(dial) => dial.channel(),
-        Stage::Greeting | Stage::Waiting(_) | Stage::Over => None,
+        Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_) | Stage::Over => None,
         Stage::Relaying { slot, .. } => Some(slot.key()),
     }
 }

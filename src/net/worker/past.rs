@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::net::service::ServiceId;
-use crate::sched::{ChannelKey, End, EndedSnapshot};
+use crate::sched::{Announced, ChannelKey, End, EndedSnapshot, Peers};
 use crate::wire::relay::Side;
 
 /// So many of one service that ended alike. An end that is rare is not driven out by those that are not.
@@ -19,6 +19,8 @@ const MOST_KINDS: usize = 1_024;
 pub(super) struct Past {
     pub(super) id: u64,
     pub(super) client: ClientAddress,
+    /// Whom that one had announced.
+    pub(super) claimed: Option<Announced>,
     pub(super) channel: Option<ChannelKey>,
     pub(super) lasted: Duration,
     /// By the clock of the process.
@@ -49,7 +51,9 @@ impl PastConnections {
         let all = ours.flat_map(|(&(_, how), past)| past.iter().map(move |past| (how, past)));
         all.map(|(how, past)| EndedSnapshot {
             id: past.id,
-            client: Some(SocketAddr::from(past.client)).filter(|client| !client.ip().is_unspecified()),
+            client: Some(SocketAddr::from(past.client))
+                .filter(|seen| !seen.ip().is_unspecified())
+                .map(|seen| Peers { seen, claimed: past.claimed }),
             channel: past.channel,
             age: now.saturating_sub(past.ended_at) + past.lasted,
             ended: now.saturating_sub(past.ended_at),
@@ -92,7 +96,15 @@ mod tests {
     fn past(id: u64) -> Past {
         let client = SocketAddr::from(([192, 0, 2, 7], 4_711)).into();
         let ended_at = Duration::from_millis(id + 5);
-        Past { id, client, channel: None, lasted: Duration::from_millis(5), ended_at, delivered: [1, 2] }
+        Past {
+            id,
+            client,
+            claimed: None,
+            channel: None,
+            lasted: Duration::from_millis(5),
+            ended_at,
+            delivered: [1, 2],
+        }
     }
 
     #[test]

@@ -65,6 +65,7 @@ struct Stats {
     lost: u64,
     panicked: u64,
     queue_timeouts: u64,
+    greeting_timeouts: u64,
     rounds: u64,
     pauses: u64,
     mishaps: u64,
@@ -79,6 +80,7 @@ impl Stats {
         self.lost += other.lost;
         self.panicked += other.panicked;
         self.queue_timeouts += other.queue_timeouts;
+        self.greeting_timeouts += other.greeting_timeouts;
         self.rounds += other.rounds;
         self.pauses += other.pauses;
         self.mishaps += other.mishaps;

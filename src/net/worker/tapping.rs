@@ -19,14 +19,14 @@ impl<P: Readiness> Worker<P> {
         let channel = match &connection.stage {
             Stage::Relaying { server, slot } => Some((slot.key(), socket::peer(server))),
             Stage::Dialing(dial) => dial.channel().map(|channel| (channel, None)),
-            Stage::Greeting | Stage::Waiting(_) | Stage::Over => None,
+            Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_) | Stage::Over => None,
         };
-        // What is held was read already.
+        // What is held was read already; what came before the relay began is told of when it begins.
         let before =
-            |from: Side| connection.delivered[from.peer() as usize] + connection.relay.held_from(from) as u64;
+            |from: Side| connection.delivered[from.peer() as usize] + connection.relay.told_from(from) as u64;
         let start = TapStart {
             at: SystemTime::now(),
-            client: socket::client(&connection.client),
+            client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
             service: socket::local(&connection.client),
             channel,
             sent_bytes: before(Side::Client),

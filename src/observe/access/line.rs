@@ -100,7 +100,7 @@ impl fmt::Display for Text<'_> {
             f,
             " service={} client={}",
             OrDash(service.as_deref().map(Quoted)),
-            ClientName(&trace.client)
+            ClientName(&trace.peers.client())
         )?;
         write!(f, " group={}", OrDash(channel.map(|key| key.group.index())))?;
         write!(
@@ -122,9 +122,10 @@ impl fmt::Display for Text<'_> {
             write!(f, " {side}_retransmits={}", OrDash(path.map(|path| path.retransmits)))?;
         }
         match moment {
-            AccessMoment::End(end) => write!(f, " end={}", Quoted(&end.to_string())),
-            AccessMoment::Start | AccessMoment::Open => f.write_str(" end=-"),
+            AccessMoment::End(end) => write!(f, " end={}", Quoted(&end.to_string()))?,
+            AccessMoment::Start | AccessMoment::Open => f.write_str(" end=-")?,
         }
+        write!(f, " via={}", OrDash(trace.peers.via()))
     }
 }
 
@@ -167,6 +168,7 @@ struct Object<'a> {
     channel_rtt: Option<Seconds>,
     channel_retransmits: Option<u32>,
     end: Option<String>,
+    via: Option<SocketAddr>,
 }
 
 #[derive(Serialize)]
@@ -194,7 +196,7 @@ impl<'a> Object<'a> {
             event: moment.word(),
             id: *id,
             service: name_of(service).map(|name| name.to_string()),
-            client: Some(trace.client).filter(|client| !client.ip().is_unspecified()),
+            client: Some(trace.peers.client()).filter(|client| !client.ip().is_unspecified()),
             group: channel.map(|key| key.group.index()),
             channel: channel.map(|key| key.channel.index()),
             address: trace.address,
@@ -214,6 +216,7 @@ impl<'a> Object<'a> {
                 AccessMoment::End(end) => Some(end.to_string()),
                 AccessMoment::Start | AccessMoment::Open => None,
             },
+            via: trace.peers.via(),
         }
     }
 }
@@ -229,7 +232,8 @@ mod tests {
 
     fn record(service: Option<&str>, moment: AccessMoment) -> AccessRecord {
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_374_399_123);
-        let mut trace = ConnectionTrace::new(([192, 0, 2, 7], 51234).into(), began, Duration::ZERO);
+        let mut trace =
+            ConnectionTrace::new(SocketAddr::from(([192, 0, 2, 7], 51234)).into(), began, Duration::ZERO);
         let key = |number| ChannelKey::new(0, number).expect("a small number");
         trace.failed(key(0), ([10, 0, 0, 4], 80).into(), AttemptError::Known(DialCause::Refused));
         trace.failed(key(1), ([10, 0, 0, 4], 81).into(), AttemptError::Known(DialCause::NoAnswer));
@@ -263,14 +267,18 @@ mod tests {
             "time=2025-11-28T23:59:59.123Z event=end id=17 service=web client=192.0.2.7:51234 group=0 channel=2 \
              address=10.0.0.5:80 duration=12.345678 queue=- connect=0.001234 first_byte=0.004000 sent=512 rcvd=90210 \
              attempts=3 failed=\"0/0 10.0.0.4:80 connection refused; 0/1 10.0.0.4:81 no answer in time\" \
-             client_rtt=0.000042 client_retransmits=3 channel_rtt=- channel_retransmits=- end=\"client closed\"\n"
+             client_rtt=0.000042 client_retransmits=3 channel_rtt=- channel_retransmits=- end=\"client closed\" via=-\n"
         );
         let lost = AccessMoment::End(End::Lost(Loss::NoChannel(NoChannel::Full)));
         let mut none = record(None, lost);
-        none.trace = ConnectionTrace::new(([0, 0, 0, 0], 0).into(), none.trace.began, Duration::ZERO);
+        none.trace = ConnectionTrace::new(
+            SocketAddr::from(([0, 0, 0, 0], 0)).into(),
+            none.trace.began,
+            Duration::ZERO,
+        );
         (none.channel, none.paths) = (None, [None; 2]);
         let text = line(LineStyle::Text, &none);
-        assert_eq!(text.matches("=-").count(), 13, "{text}");
+        assert_eq!(text.matches("=-").count(), 14, "{text}");
         let keys = |text: &str| -> Vec<String> {
             let bare: String = text.split('"').step_by(2).collect();
             bare.split_whitespace()

@@ -70,6 +70,7 @@ impl<P> Relay<P> {
                 stage: flow.stage.into(),
                 held,
                 urgent: flow.urgent.take(),
+                untold: flow.untold,
                 unflushed: flow.unflushed,
                 is_bulk: flow.is_bulk,
             }
@@ -130,6 +131,7 @@ impl<P> Flow<P> {
         let flow = Self {
             held: if held.is_empty() { Held::Nothing } else { Held::Bytes { bytes: held.into(), at: 0 } },
             urgent: record.urgent,
+            untold: record.untold,
             unflushed: record.unflushed,
             stage: record.stage.into(),
             is_bulk: record.is_bulk,

@@ -11,7 +11,7 @@ use super::peers::{Heard, client_at};
 use super::world::{Channel, Fate, World};
 use crate::net::shared::Desk;
 use crate::observe::Event;
-use crate::sched::{End, Loss, OwnFault};
+use crate::sched::{BadGreeting, End, Loss, OwnFault};
 use crate::sys::poller::{Kind as Watched, Token};
 
 /// A promise that was broken.
@@ -59,7 +59,7 @@ impl World {
             match event {
                 Event::Opened { client, channel, address } => {
                     self.stats.opened += 1;
-                    let Some(id) = client_at(client.ip()) else { continue };
+                    let Some(id) = client_at(client.client().ip()) else { continue };
                     let is_dead = self.services.iter().any(|served| {
                         let is_it = |it: &&Channel| it.address() == address;
                         served.channels.iter().find(is_it).is_some_and(|it| it.fate == Fate::Dead)
@@ -75,13 +75,13 @@ impl World {
                 }
                 Event::Closed { client, how, .. } => {
                     self.stats.closed += 1;
-                    if let Some(id) = client_at(client.ip()) {
+                    if let Some(id) = client_at(client.client().ip()) {
                         self.ended(seat, id as usize, how);
                     }
                 }
                 Event::ClientLost { client, reason } => {
                     self.stats.lost += 1;
-                    if let Some(id) = client_at(client.ip()) {
+                    if let Some(id) = client_at(client.client().ip()) {
                         self.ended(seat, id as usize, reason);
                     }
                 }
@@ -149,6 +149,9 @@ impl World {
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,
             End::Lost(Loss::Left) => !has_left && !is_troubled,
             End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
+            End::Lost(Loss::BadGreeting(BadGreeting::CutShort)) => !has_left && !is_troubled,
+            End::Lost(Loss::BadGreeting(_)) => true,
+            End::Lost(Loss::GreetingTimeout) => options.accept_proxy.is_none(),
         };
         if needless {
             self.violate(Kind::Needless, || format!("client {id}: {how}"));
@@ -162,13 +165,20 @@ impl World {
         if how == End::Idle && self.is_winding_down {
             self.violate(Kind::LostWakeUp, || format!("client {id} could go on and was left idle"));
         }
-        if how == End::Lost(Loss::QueueTimeout) {
-            self.stats.queue_timeouts += 1;
-            let deadline = came_at + options.queue_timeout.as_micros() as u64;
+        if let End::Lost(why @ (Loss::QueueTimeout | Loss::GreetingTimeout)) = how {
+            let patience = match why {
+                Loss::QueueTimeout => options.queue_timeout,
+                _ => options.greeting_timeout,
+            };
+            match why {
+                Loss::QueueTimeout => self.stats.queue_timeouts += 1,
+                _ => self.stats.greeting_timeouts += 1,
+            }
+            let deadline = came_at + patience.as_micros() as u64;
             let untold = self.seats[seat].worker.poller.untold();
             if untold.iter().any(|news| news.since.max(news.from) < deadline) {
                 self.violate(Kind::Cut, || {
-                    format!("client {id} waited in vain, and there was news: {untold:?}")
+                    format!("client {id} was given up ({why}), and there was news: {untold:?}")
                 });
             }
         }

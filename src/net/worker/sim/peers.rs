@@ -24,12 +24,28 @@ pub(super) enum Heard {
     Reset,
 }
 
+/// What a proxy says of client number `id`: now in one version, now in the other.
+fn preface(id: u32) -> Vec<u8> {
+    let client = address_of(id);
+    if id.is_multiple_of(2) {
+        return format!("PROXY TCP4 {client} 127.0.0.1 {} 80\r\n", 1_000 + id).into_bytes();
+    }
+    let addresses = [&client.octets()[..], &[127, 0, 0, 1, 3, 232, 0, 80]].concat();
+    let filler = usize::from(id as u16 % 300);
+    let rest = [&[0xe0][..], &(filler as u16).to_be_bytes(), &vec![id as u8; filler]].concat();
+    let length = ((addresses.len() + rest.len()) as u16).to_be_bytes();
+    [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &addresses, &rest].concat()
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: Option<TcpStream>,
     sends: Stream,
     gets: Stream,
+    /// What comes before all that is counted, and how much of it was written.
+    preface: Vec<u8>,
+    prefaced: usize,
     header: Vec<u8>,
     /// Written so far, the header included.
     pub(super) sent: u64,
@@ -51,6 +67,8 @@ impl Peer {
             socket: Some(socket),
             sends: Stream::new(sends),
             gets: Stream::new(gets),
+            preface: Vec::new(),
+            prefaced: 0,
             header: Vec::new(),
             sent: 0,
             got: 0,
@@ -62,7 +80,8 @@ impl Peer {
     }
 
     /// Client number `id` of the simulation `key`, with an address that tells which one it is. It wants so many bytes.
-    pub(super) fn connect(to: SocketAddr, key: u64, id: u32, wants: u32) -> io::Result<Self> {
+    /// `proxied`: it comes by a proxy that says so.
+    pub(super) fn connect(to: SocketAddr, key: u64, id: u32, wants: u32, proxied: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((address_of(id), 0)).into())?;
         socket.set_nonblocking(true)?;
@@ -74,6 +93,9 @@ impl Peer {
         }
         let mut peer = Self::new(socket.into(), mix(key ^ u64::from(id)), mix(!key ^ u64::from(id)));
         peer.header = [id.to_le_bytes(), wants.to_le_bytes()].concat();
+        if proxied {
+            peer.preface = preface(id);
+        }
         Ok(peer)
     }
 
@@ -90,6 +112,24 @@ impl Peer {
 
     /// Sends up to so many bytes; how many were taken.
     pub(super) fn send(&mut self, most: u64) -> u64 {
+        if self.prefaced < self.preface.len() {
+            let Some(mut socket) = self.socket.as_ref() else { return 0 };
+            let some = (most as usize).clamp(1, self.preface.len() - self.prefaced);
+            match socket.write(&self.preface[self.prefaced..][..some]) {
+                Ok(n) => {
+                    self.prefaced += n;
+                    // Sometimes what follows is in another segment.
+                    if self.prefaced < self.preface.len() || self.preface.len().is_multiple_of(2) {
+                        return n as u64;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return 0,
+                Err(_) => {
+                    self.broke();
+                    return 0;
+                }
+            }
+        }
         let before = self.sent;
         while self.sent < before + most {
             let Some(mut socket) = self.socket.as_ref() else { break };

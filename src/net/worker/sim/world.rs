@@ -25,6 +25,7 @@ use crate::observe::Log;
 use crate::sched::{
     Addresses, AdminState, ChannelKey, End, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
 };
+use crate::spec::ProxySenders;
 use crate::sys::clock::{Clock, Told};
 use crate::sys::listen::Listener;
 use crate::sys::poller::simulated::{Deal, Dealer};
@@ -309,6 +310,8 @@ impl World {
             max_lifetime: None,
             queue_timeout: Duration::from_millis(500 + random.below(5_000)),
             pause_timeout: Duration::from_secs(60),
+            accept_proxy: random.chance(300).then_some(ProxySenders::Any),
+            greeting_timeout: Duration::from_millis(200 + random.below(2_000)),
             max_connections: if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None },
         };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
@@ -413,7 +416,8 @@ impl World {
         let is_steady =
             self.random.chance(400) && self.services[service].service.options().idle_timeout.is_some();
         let address = self.services[service].address;
-        let peer = match Peer::connect(address, self.key, id, wants) {
+        let proxied = self.services[service].service.options().accept_proxy.is_some();
+        let peer = match Peer::connect(address, self.key, id, wants, proxied) {
             Ok(peer) => peer,
             // Refused.
             Err(_) => return,

@@ -1,0 +1,67 @@
+//! The list of those whose connections begin with a PROXY header: `any`, or addresses and networks.
+//!
+//! Knows: the words of a list, and what is wrong with one. Never: what the list is for.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::values::Bad;
+use super::wrong::Word;
+use crate::spec::ProxySenders;
+
+const ANY: &str = "any";
+const GIVE: &str =
+    "give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any";
+
+/// # Errors
+/// What is no list.
+pub(super) fn read_senders(word: &Word) -> Result<ProxySenders, Bad> {
+    let text = word.lossy();
+    if text == ANY {
+        return Ok(ProxySenders::Any);
+    }
+    let networks = text.split(',').map(network).collect::<Result<_, _>>();
+    networks.map(ProxySenders::Of).map_err(Bad::Value)
+}
+
+/// As it would be typed.
+pub(super) fn print_senders(senders: &ProxySenders) -> String {
+    let name = |network: &IpNet| match network.prefix_len() == network.max_prefix_len() {
+        true => network.addr().to_string(),
+        false => network.to_string(),
+    };
+    match senders {
+        ProxySenders::Any => ANY.to_owned(),
+        ProxySenders::Of(networks) => networks.iter().map(name).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn network(word: &str) -> Result<IpNet, String> {
+    match word {
+        "" => return Err(format!("has an empty entry; {GIVE}")),
+        ANY => {
+            return Err(format!(
+                "has {ANY} beside others; {ANY} stands for every address, so write it alone"
+            ));
+        }
+        _ => {}
+    }
+    let network = match word.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address.to_canonical()),
+        Err(_) => word.parse::<IpNet>().map_err(|_| unknown(word))?,
+    };
+    if network.trunc() == network {
+        return Ok(network);
+    }
+    Err(format!("has '{word}', whose address has bits behind the prefix; the network is {}", network.trunc()))
+}
+
+fn unknown(word: &str) -> String {
+    let most = match word.split_once('/').map(|(address, prefix)| (address.parse::<IpAddr>(), prefix)) {
+        Some((Ok(IpAddr::V4(_)), _)) => 32,
+        Some((Ok(IpAddr::V6(_)), _)) => 128,
+        _ => return format!("has '{word}', which is no address and no network; {GIVE}"),
+    };
+    format!("has '{word}', whose prefix is out of range; give 0 to {most}")
+}

@@ -1,0 +1,66 @@
+//! Who a client is: who connected to us, and who that says it speaks for.
+//!
+//! Knows: which of the two a client is called by. Never: who is believed, how it was said.
+//! Source: docs/proxy-protocol.md.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peers {
+    /// Who connected to us.
+    pub seen: SocketAddr,
+    /// Whom that one speaks for, if it has said so and was to be believed.
+    pub claimed: Option<Announced>,
+}
+
+/// What a proxy in front of us says of its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The address that the client came to.
+    pub local: SocketAddr,
+}
+
+impl Peers {
+    /// The client, as everything that depends on who it is knows it.
+    pub fn client(&self) -> SocketAddr {
+        self.claimed.map_or(self.seen, |claim| claim.client)
+    }
+
+    /// The proxy that the client came by.
+    pub fn via(&self) -> Option<SocketAddr> {
+        self.claimed.map(|_| self.seen)
+    }
+}
+
+impl From<SocketAddr> for Peers {
+    fn from(seen: SocketAddr) -> Self {
+        Self { seen, claimed: None }
+    }
+}
+
+impl fmt::Display for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client().fmt(f)?;
+        self.via().map_or(Ok(()), |via| write!(f, " via {via}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_called_by_the_address_that_its_proxy_gives() {
+        let seen = SocketAddr::from(([10, 0, 0, 1], 5_000));
+        let plain = Peers::from(seen);
+        assert_eq!((plain.client(), plain.via(), &*plain.to_string()), (seen, None, "10.0.0.1:5000"));
+        let client = SocketAddr::from(([203, 0, 113, 7], 4_711));
+        let claimed = Peers { seen, claimed: Some(Announced { client, local: seen }) };
+        assert_eq!((claimed.client(), claimed.via()), (client, Some(seen)));
+        assert_eq!(claimed.to_string(), "203.0.113.7:4711 via 10.0.0.1:5000");
+    }
+}

@@ -1,0 +1,332 @@
+//! What has to be heard of a client before a channel is chosen for it: so far the header by which a proxy announces it.
+//!
+//! Knows: when enough has come, how much is kept until then. Never: the socket, the clock, what is done with what was heard.
+//! Source: docs/proxy-protocol.md.
+
+use std::net::SocketAddr;
+
+use super::proxy::decode::{Decoded, HeaderContent, HeaderError, LONGEST, decode};
+
+/// So many bytes are read at once at most if fewer are known to be missing: what comes behind a greeting is held until
+/// there is a channel, and is not to be much.
+const AT_ONCE: usize = 4 * 1024;
+
+/// What is read of a client until enough has come.
+#[derive(Debug, Default)]
+pub struct GreetingReader {
+    /// What has come so far.
+    bytes: Vec<u8>,
+    /// At least so many bytes are missing; 0: nobody has looked yet.
+    missing: usize,
+}
+
+/// What a greeting says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeted {
+    /// The client, and the address that it came to, if a proxy has announced them.
+    pub addresses: Option<[SocketAddr; 2]>,
+    /// What else the proxy says of it: TLVs as they came.
+    pub tlvs: Box<[u8]>,
+    /// What the client has sent behind it.
+    pub rest: Box<[u8]>,
+}
+
+/// Why nothing will come of a greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GreetingError {
+    /// It does not begin with a header.
+    NoHeader,
+    /// The header is none of the PROXY protocol.
+    Malformed,
+}
+
+impl GreetingReader {
+    /// The most bytes that are kept of a client.
+    pub const MOST: usize = LONGEST;
+
+    /// Goes on where another one was.
+    pub fn resume(bytes: Vec<u8>) -> Self {
+        Self { bytes, missing: 0 }
+    }
+
+    /// What has come so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// So many bytes may be read next.
+    pub fn room(&self) -> usize {
+        self.missing.max(AT_ONCE)
+    }
+
+    /// Hears what has come next. `None`: more has to come.
+    ///
+    /// # Errors
+    /// Nothing will come of it, whatever follows.
+    pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<Greeted>, GreetingError> {
+        let all = if self.bytes.is_empty() {
+            chunk
+        } else {
+            self.bytes.extend_from_slice(chunk);
+            &self.bytes
+        };
+        match decode(all) {
+            Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) => {
+                let rest = all.get(length..).unwrap_or_default().into();
+                Ok(Some(Greeted { addresses, tlvs, rest }))
+            }
+            Ok(Decoded::More(missing)) => {
+                self.missing = missing;
+                if self.bytes.is_empty() {
+                    self.bytes = chunk.into();
+                }
+                Ok(None)
+            }
+            Err(HeaderError::None) => Err(GreetingError::NoHeader),
+            Err(HeaderError::Malformed) => Err(GreetingError::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Fed in pieces of these lengths, the last one with all that is left.
+    fn fed(bytes: &[u8], lengths: &[usize]) -> Result<Option<Greeted>, GreetingError> {
+        let mut reader = GreetingReader::default();
+        let (mut rest, mut lengths) = (bytes, lengths.iter().copied());
+        while !rest.is_empty() {
+            let piece = lengths.next().unwrap_or(rest.len()).clamp(1, rest.len());
+            let (chunk, behind) = rest.split_at(piece);
+            rest = behind;
+            if let Some(mut greeted) = reader.feed(chunk)? {
+                greeted.rest = [&greeted.rest, rest].concat().into();
+                return Ok(Some(greeted));
+            }
+        }
+        Ok(None)
+    }
+
+    fn at_every_split(bytes: &[u8], check: impl Fn(Result<Option<Greeted>, GreetingError>)) {
+        check(fed(bytes, &vec![1; bytes.len()]));
+        (1..=bytes.len()).for_each(|at| check(fed(bytes, &[at])));
+    }
+
+    fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(block.len()).expect("a short block").to_be_bytes();
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, block].concat()
+    }
+
+    fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len()).expect("a short value").to_be_bytes();
+        [&[kind][..], &length, value].concat()
+    }
+
+    const INET: &[u8] = &[203, 0, 113, 7, 10, 0, 0, 1, 0x12, 0x67, 1, 0xbb];
+
+    fn inet6() -> Vec<u8> {
+        let mut block = vec![0; 32];
+        (block[0], block[1], block[15]) = (0x20, 0x01, 7);
+        (block[26], block[27], block[28], block[31]) = (0xff, 0xff, 192, 2);
+        block.extend_from_slice(&[0, 80, 1, 187]);
+        block
+    }
+
+    fn with_checksum(mut header: Vec<u8>) -> Vec<u8> {
+        let length = u16::from_be_bytes([header[14], header[15]]) + 7;
+        header[14..16].copy_from_slice(&length.to_be_bytes());
+        header.extend_from_slice(&[3, 0, 4, 0, 0, 0, 0]);
+        let sum = crate::wire::crc32c::crc32c([&header[..]]).to_be_bytes();
+        let at = header.len() - 4;
+        header[at..].copy_from_slice(&sum);
+        header
+    }
+
+    #[test]
+    fn every_header_is_understood_at_every_split() {
+        let inet = Some(["203.0.113.7:4711", "10.0.0.1:443"]);
+        let kept = tlv(5, b"an id");
+        type Row<'a> = (Vec<u8>, Option<[&'a str; 2]>, &'a [u8]);
+        let rows: Vec<Row> = vec![
+            (b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n".into(), inet, b""),
+            (
+                b"PROXY TCP6 2001:db8::7 2001:DB8:0:0:0:0:0:1 0 65535\r\n".into(),
+                Some(["[2001:db8::7]:0", "[2001:db8::1]:65535"]),
+                b"",
+            ),
+            (
+                b"PROXY TCP6 ::ffff:203.0.113.7 ::ffff:10.0.0.1 4711 443\r\n".into(),
+                Some(["203.0.113.7:4711", "10.0.0.1:443"]),
+                b"",
+            ),
+            (b"PROXY UNKNOWN\r\n".into(), None, b""),
+            (b"PROXY UNKNOWN whatever \r that \xff is\r\n".into(), None, b""),
+            (
+                b"PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n".into(),
+                None,
+                b"",
+            ),
+            (binary(0x21, 0x11, INET), inet, b""),
+            (binary(0x21, 0x21, &inet6()), Some(["[2001::7]:80", "192.0.0.2:443"]), b""),
+            (binary(0x21, 0x11, &[INET, &kept].concat()), inet, &kept),
+            (binary(0x21, 0x11, &[INET, &tlv(4, b"..."), &kept, &tlv(4, b"")].concat()), inet, &kept),
+            (with_checksum(binary(0x21, 0x11, &[INET, &kept].concat())), inet, &kept),
+            (with_checksum(binary(0x21, 0x21, &inet6())), Some(["[2001::7]:80", "192.0.0.2:443"]), b""),
+            (with_checksum(binary(0x20, 0x00, b"")), None, b""),
+            // A Unix socket has no address that we could use, nor has a datagram a connection.
+            (binary(0x21, 0x31, &[vec![b'x'; 216], kept.clone()].concat()), None, &kept),
+            (binary(0x21, 0x12, &[INET, &kept].concat()), None, &kept),
+            (binary(0x21, 0x00, b""), None, b""),
+            (binary(0x21, 0x00, &kept), None, &kept),
+            (binary(0x21, 0x00, b"whatever"), None, b""),
+            (binary(0x21, 0x10, b"x"), None, b""),
+            (binary(0x20, 0x00, b""), None, b""),
+            (binary(0x20, 0x11, &[INET, &kept].concat()), None, b""),
+            (binary(0x20, 0x21, b"short"), None, b""),
+            (binary(0x20, 0xff, b"whatever"), None, b""),
+        ];
+        for (header, addresses, tlvs) in rows {
+            for rest in [&b""[..], b"x", b"GET / HTTP/1.1\r\n\r\n"] {
+                at_every_split(&[&header, rest].concat(), |heard| {
+                    let greeted = heard.expect("it is a header").expect("it is whole");
+                    let said = greeted.addresses.map(|both| both.map(|address| address.to_string()));
+                    assert_eq!(said, addresses.map(|both| both.map(str::to_owned)), "{header:?}");
+                    assert_eq!((&*greeted.tlvs, &*greeted.rest), (tlvs, rest), "{header:?}");
+                });
+            }
+            for end in 0..header.len() {
+                assert_eq!(fed(&header[..end], &[]), Ok(None), "{header:?} up to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused_at_every_split() {
+        let mut wrong_sum = with_checksum(binary(0x21, 0x11, INET));
+        wrong_sum[16] ^= 1;
+        let mut wrong_sum_of_local = with_checksum(binary(0x20, 0x00, b""));
+        wrong_sum_of_local[19] ^= 1;
+        let mut long = String::from("PROXY UNKNOWN ");
+        write!(long, "{}\r\n", "x".repeat(108 - 16)).expect("a string");
+        let malformed: &[&[u8]] = &[
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 4711\n443\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443 \r\n",
+            b"PROXY TCP4  203.0.113.7 10.0.0.1 4711 443\r\n",
+            b"PROXY  TCP4 203.0.113.7 10.0.0.1 4711 443\r\n",
+            b"PROXY TCP4 203.0.113.07 10.0.0.1 4711 443\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 04711 443\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 +4711 443\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 65536 443\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1  443\r\n",
+            b"PROXY TCP4 203.0.113.256 10.0.0.1 4711 443\r\n",
+            b"PROXY TCP4 2001:db8::7 2001:db8::1 4711 443\r\n",
+            b"PROXY TCP6 203.0.113.7 10.0.0.1 4711 443\r\n",
+            b"PROXY TCP6 fe80::1%lo fe80::2 4711 443\r\n",
+            b"PROXY TCP5 203.0.113.7 10.0.0.1 4711 443\r\n",
+            b"PROXY UDP4 203.0.113.7 10.0.0.1 4711 443\r\n",
+            b"PROXY UNKNOWNS\r\n",
+            b"PROXY unknown\r\n",
+            b"PROXY \r\n",
+            b"PROXY UNKNOWN\n",
+            long.as_bytes(),
+            &wrong_sum,
+            &wrong_sum_of_local,
+            &binary(0x11, 0x11, INET),
+            &binary(0x22, 0x11, INET),
+            &binary(0x31, 0x11, INET),
+            &binary(0x21, 0x41, INET),
+            &binary(0x21, 0x13, INET),
+            &binary(0x21, 0x11, &INET[1..]),
+            &binary(0x21, 0x21, INET),
+            &binary(0x21, 0x31, INET),
+            &binary(0x21, 0x11, &[INET, b"x"].concat()),
+            &binary(0x21, 0x11, &[INET, &[5, 0, 2, 1]].concat()),
+            &binary(0x21, 0x11, &[INET, &tlv(3, b"123")].concat()),
+            &binary(0x21, 0x11, &[INET, &tlv(3, b"12345")].concat()),
+        ];
+        for &bytes in malformed {
+            let name = String::from_utf8_lossy(bytes).into_owned();
+            at_every_split(bytes, |heard| assert_eq!(heard, Err(GreetingError::Malformed), "{name:?}"));
+        }
+        let other: &[&[u8]] = &[
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01",
+            b"PROXX",
+            b"\r\n\r\n\r\n",
+            b"Proxy TCP4",
+            b"PROXYTCP4",
+        ];
+        for &bytes in other {
+            at_every_split(bytes, |heard| assert_eq!(heard, Err(GreetingError::NoHeader), "{bytes:?}"));
+        }
+    }
+
+    #[test]
+    fn it_is_refused_as_soon_as_it_is_wrong() {
+        for (bytes, error) in [
+            (&b"G"[..], GreetingError::NoHeader),
+            (b"PROXYX", GreetingError::NoHeader),
+            (b"\r\n\r\n\0\r\nQUIT\n\x11", GreetingError::Malformed),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x71", GreetingError::Malformed),
+        ] {
+            let (last, before) = bytes.split_last().expect("there are some");
+            let mut reader = GreetingReader::default();
+            if !before.is_empty() {
+                assert_eq!(reader.feed(before), Ok(None));
+            }
+            assert_eq!(reader.feed(&[*last]), Err(error), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_a_header_can_have() {
+        let header = binary(0x21, 0x00, &vec![0xff; usize::from(u16::MAX)]);
+        assert_eq!(header.len(), GreetingReader::MOST);
+        let mut reader = GreetingReader::default();
+        let mut sent = 0;
+        while let Some(chunk) =
+            header.get(sent..header.len().min(sent + reader.room())).filter(|c| !c.is_empty())
+        {
+            sent += chunk.len();
+            let is_whole = reader.feed(chunk).expect("it is a header").is_some();
+            assert_eq!(is_whole, sent == header.len());
+            assert!(is_whole || reader.bytes().len() + reader.room() <= header.len().max(sent + AT_ONCE));
+        }
+        assert_eq!(sent, header.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_says_the_same(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..400),
+                prop::collection::vec(any::<u8>(), 0..300).prop_map(|block| binary(0x21, 0x11, &block)),
+                (any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..300))
+                    .prop_map(|(command, family, block)| binary(command, family, &block)),
+                "PROXY (TCP4|TCP6|UNKNOWN)( [0-9a-f.:]{1,15}){0,3}( [0-9]{1,6}){0,3}\r?\n?.{0,9}"
+                    .prop_map(String::into_bytes),
+            ],
+            lengths in prop::collection::vec(1..40_usize, 0..40),
+        ) {
+            prop_assert_eq!(fed(&bytes, &lengths), fed(&bytes, &[]));
+        }
+
+        #[test]
+        fn what_is_written_is_read(from in any::<[u8; 4]>(), to in any::<[u8; 4]>(), ports in any::<[u16; 2]>()) {
+            let sockets = [(from, ports[0]), (to, ports[1])].map(|(ip, port)| SocketAddr::from((ip, port)));
+            let [source, destination] = sockets.map(|one| one.ip());
+            let line = format!("PROXY TCP4 {source} {destination} {} {}\r\n", ports[0], ports[1]);
+            let block = [&from[..], &to, &ports[0].to_be_bytes(), &ports[1].to_be_bytes()].concat();
+            for header in [line.into_bytes(), binary(0x21, 0x11, &block)] {
+                let greeted = fed(&header, &[]).expect("a header").expect("a whole one");
+                prop_assert_eq!(greeted.addresses, Some(sockets));
+            }
+        }
+    }
+}
