@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use super::{Instance, Invocation, LineError, Serve, Wrong, parse};
 use crate::spec::{
-    GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord, ProcessSpec,
-    ServiceSpec, Typed,
+    ClientPrefix, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord,
+    ProcessSpec, ServiceSpec, Typed,
 };
 
 /// How a command line ended, as the program would say it.
@@ -100,6 +100,11 @@ pub(super) fn plain() -> Serve {
         on_remove: OnDown::Keep,
         on_change: None,
         refuse_when_down: false,
+        allow: None,
+        deny: None,
+        client_max: None,
+        client_rate: None,
+        client_prefix: ClientPrefix::default(),
         max_connections: None,
         queue: None,
         queue_timeout: Duration::from_secs(5),
@@ -384,7 +389,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     }
     let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --on-change --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout";
+                   --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }

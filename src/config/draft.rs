@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::policy::PolicyWord;
 use crate::spec::{
-    Check, CheckSpec, HostSpec, ListenHost, ListenSpec, OnDown, Policy, PortWord, ProcessSpec, ServiceSpec,
-    Typed,
+    Check, CheckSpec, ClientPrefix, HostSpec, ListenHost, ListenSpec, OnDown, Policy, PortWord, ProcessSpec,
+    ServiceSpec, Typed,
 };
 
 /// Long enough for a retransmitted SYN or two, as ever.
@@ -104,6 +104,11 @@ impl Draft {
                 on_remove: OnDown::Keep,
                 on_change: None,
                 refuse_when_down: false,
+                allow: None,
+                deny: None,
+                client_max: None,
+                client_rate: None,
+                client_prefix: ClientPrefix::default(),
                 max_connections: None,
                 queue: None,
                 queue_timeout: QUEUE_TIMEOUT,
@@ -162,6 +167,9 @@ impl Draft {
         }
         if self.service.accept_proxy.is_none() {
             self.service.greeting_timeout = GREETING_TIMEOUT;
+        }
+        if self.service.client_max.is_none() && self.service.client_rate.is_none() {
+            self.service.client_prefix = ClientPrefix::default();
         }
         if self.check.is_none() {
             (self.probe, self.service.on_down) = (CHECK, OnDown::Keep);

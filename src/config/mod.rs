@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
 //! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `groups`, `check`, `policy`,
-//! `values`, `draft`, `row`, `options`, `split`, `quote`, `line`, `lex`, `places`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
+//! `values`, `nets`, `draft`, `row`, `options`, `split`, `quote`, `line`, `lex`, `places`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod channel;
@@ -19,6 +19,7 @@ mod invocation;
 mod lex;
 mod line;
 mod man;
+mod nets;
 #[cfg(test)]
 mod new_options;
 mod number;
@@ -43,6 +44,7 @@ pub use groups::read_groups;
 pub use host::{is_host, read_port};
 pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, option_changes, print_line, print_process, process_changes, read_line};
+pub use nets::{parse_net, parse_nets, print_net};
 pub use places::{ListenAddress, Places};
 pub use policy::{policy_name, policy_named};
 pub use wrong::{LineError, Word, Wrong};

@@ -9,7 +9,8 @@ use super::contract::{Refused, argv, blame, first_line, invoke, plain, serve, sp
 use super::groups::print_member;
 use super::{Invocation, Serve};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HttpSpec, LineFormat, LogMoments, OnDown, Policy, ProxySenders, Step, Typed,
+    Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HttpSpec, LineFormat, LogMoments, NetItem,
+    NetList, OnDown, Policy, ProxySenders, Step, Typed,
 };
 
 const TCP: CheckSpec = CheckSpec {
@@ -72,6 +73,21 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--hash-balance 1.25", |s| s.service.hash_balance = Some(1_250)),
         ("--hash-balance 1.0", |s| s.service.hash_balance = Some(1_000)),
         ("--hash-balance 100", |s| s.service.hash_balance = Some(100_000)),
+        ("--allow 10.0.0.0/8,/etc/friends", |s| {
+            let net = NetItem::Net("10.0.0.0/8".parse().expect("a network"));
+            let items = vec![net, NetItem::File("/etc/friends".into())];
+            s.service.allow = Some(NetList { items, typed: Typed::default() });
+        }),
+        ("--allow any --deny none --client-rate 0 --client-max 0", |_| ()),
+        ("--deny ::ffff:192.0.2.1", |s| {
+            let items = vec![NetItem::Net("192.0.2.1/32".parse().expect("a network"))];
+            s.service.deny = Some(NetList { items, typed: Typed::default() });
+        }),
+        ("--client-max 20", |s| s.service.client_max = NonZeroU32::new(20)),
+        ("--client-rate 10/10s", |s| s.service.client_rate = rate()),
+        ("--client-rate 10/10s --client-prefix 24,56", |s| {
+            (s.service.client_rate, s.service.client_prefix) = (rate(), ClientPrefix { v4: 24, v6: 56 });
+        }),
         ("--max-connections 0", |_| ()),
         ("--max-connections 4294967295", |s| s.service.max_connections = NonZeroU32::new(u32::MAX)),
         ("--queue 1000000", |s| s.service.queue = NonZeroU32::new(1_000_000)),
@@ -132,6 +148,10 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         assert_eq!(serve(&format!("{options} 80")), expected, "{options} before PORT");
         assert_eq!(serve(&format!("80 {options}")), expected, "{options} after PORT");
     }
+}
+
+fn rate() -> Option<ClientRate> {
+    NonZeroU32::new(10).map(|count| ClientRate { count, per: Duration::from_secs(10) })
 }
 
 #[test]

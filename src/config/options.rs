@@ -6,6 +6,7 @@
 //!
 //! `save` prints the rows in this order, those of the process first.
 
+mod access;
 mod choosing;
 mod connecting;
 mod controlling;
@@ -20,11 +21,12 @@ use super::row::{Row, Scope};
 use crate::spec::Typed;
 
 /// The sections in the order that help has them, each with its options.
-pub(super) static SECTIONS: [(&str, &[Row]); 8] = [
+pub(super) static SECTIONS: [(&str, &[Row]); 9] = [
     ("Listening", listening::ROWS),
     ("Connecting to channels", connecting::ROWS),
     ("Choosing a channel", choosing::ROWS),
     ("Health of channels", health::ROWS),
+    ("Access", access::ROWS),
     ("Limits", limits::ROWS),
     ("Talking to a running instance", controlling::ROWS),
     ("Running", running::ROWS),

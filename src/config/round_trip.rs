@@ -17,9 +17,9 @@ use super::host::is_host;
 use super::lex::SourceLines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat, ListenHost, ListenSpec,
-    LogMoments, Member, Name, Named, OnDown, Policy, PortWord, ProcessSpec, ProxySenders, ServiceSpec, Step,
-    Typed,
+    Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
+    ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortWord,
+    ProcessSpec, ProxySenders, ServiceSpec, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -220,6 +220,35 @@ prop_compose! {
     }
 }
 
+fn nets() -> impl Strategy<Value = Option<NetList>> {
+    let v4 = (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, length)| IpNet::new(ip.into(), length));
+    let v6 = (any::<[u8; 16]>(), 0..=128_u8).prop_map(|(ip, length)| IpNet::new(ip.into(), length));
+    let net = prop_oneof![v4, v6].prop_map(|net| NetItem::Net(net.expect("short").trunc()));
+    // One that is IPv4-mapped is read as IPv4.
+    let net = net.prop_filter("canonical", |item| match item {
+        NetItem::Net(net) => net.addr().to_canonical() == net.addr(),
+        NetItem::File(_) => true,
+    });
+    let file = "/[ -+.-~]{0,12}ü?".prop_map(|path| NetItem::File(path.into()));
+    let items = prop::collection::vec(prop_oneof![net, file], 1..4);
+    prop::option::of(items.prop_map(|items| NetList { items, typed: Typed::default() }))
+}
+
+type ClientsSpec = (Option<NetList>, Option<NetList>, Option<NonZeroU32>, Option<ClientRate>, ClientPrefix);
+
+fn access() -> impl Strategy<Value = ClientsSpec> {
+    let rate = (1_u32..=1_000_000, span(Duration::from_millis(1)..=Duration::from_secs(86_400)));
+    let rate = rate.prop_map(|(count, per)| NonZeroU32::new(count).map(|count| ClientRate { count, per }));
+    let rate = prop_oneof![Just(None), rate];
+    let prefix = (1..=32_u8, 1..=128_u8).prop_map(|(v4, v6)| ClientPrefix { v4, v6 });
+    (nets(), nets(), any::<Option<NonZeroU32>>(), rate, prefix).prop_map(
+        |(allow, deny, max, rate, prefix)| {
+            let is_idle = max.is_none() && rate.is_none();
+            (allow, deny, max, rate, if is_idle { ClientPrefix::default() } else { prefix })
+        },
+    )
+}
+
 prop_compose! {
     fn any_serve()(
         old in old_options(),
@@ -232,7 +261,7 @@ prop_compose! {
         queue in (0u32..=1_000_000, any_span()).prop_map(|(n, span)| NonZeroU32::new(n).map(|n| (n, span))),
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
-        (accept_proxy, greeting_timeout) in (prop::option::of(senders()), any_span()),
+        (accept_proxy, greeting_timeout, access) in (prop::option::of(senders()), any_span(), access()).boxed(),
         on_change in prop::option::of("/[ -~]{0,16}ü?"),
     ) -> Serve {
         let on_change = on_change.as_deref().map(Named::from);
@@ -243,6 +272,7 @@ prop_compose! {
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
             greeting_timeout: accept_proxy.as_ref().map_or(plain().service.greeting_timeout, |_| greeting_timeout),
             accept_proxy, max_connections, max_lifetime, on_change,
+            allow: access.0, deny: access.1, client_max: access.2, client_rate: access.3, client_prefix: access.4,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
             ..old.service

@@ -179,6 +179,9 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "shows the instance live in this terminal: services, channels, sessions and events, with keys for commands; ? explains the keys",
     ),
     ("ended [N] [json]", "shows the last 20 or N connections that ended, and why"),
+    ("deny CIDR [TIME] [kick] [all]", "refuses clients from an address or network; kick: closes theirs"),
+    ("undeny CIDR [all]", "ends a deny"),
+    ("denied [all]", "shows what deny refuses, and for how much longer"),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.

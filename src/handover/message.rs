@@ -6,7 +6,7 @@
 //! today stays for ever: by them two processes of any versions agree how much they can hand over.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -170,6 +170,21 @@ pub struct ServiceRecord {
     /// Its clients, those that wait included.
     #[serde(default)]
     pub connections: usize,
+    /// Networks that operators have denied.
+    #[serde(default)]
+    pub denied: Vec<DenialRecord>,
+    /// How many connections each client has, where those are counted.
+    #[serde(default)]
+    pub clients: Vec<(IpAddr, u32)>,
+}
+
+/// A network that an operator has denied.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialRecord {
+    /// As operators type it.
+    pub net: String,
+    /// Until when: by the clock of the instance, which goes on, and in seconds since 1970. `None`: for good.
+    pub until: Option<(Duration, u64)>,
 }
 
 /// A group of a line.

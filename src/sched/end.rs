@@ -25,7 +25,7 @@ pub enum End {
     Lifetime,
     /// There was no channel for it.
     Lost(Loss),
-    /// An operator ended the connections of its channel.
+    /// An operator ended the connections of its channel, or of its network.
     Kicked,
     /// Its channel went down, and was to take its connections with it.
     ChannelDown,
@@ -37,6 +37,19 @@ pub enum End {
     ShutDown,
     /// By a fault of our own.
     Ours(OwnFault),
+    /// It was not let in.
+    Refused(Rule),
+}
+
+/// What keeps a client out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// A list, or an operator, denies its address.
+    Denied,
+    /// It has as many connections as one client may have.
+    ClientMax,
+    /// It came more often than one client may come.
+    ClientRate,
 }
 
 /// What went wrong with us.
@@ -54,7 +67,7 @@ pub enum OwnFault {
 
 impl End {
     /// All there are.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -85,10 +98,16 @@ impl End {
         Self::Lost(Loss::BadGreeting(BadGreeting::Malformed)),
         Self::Lost(Loss::BadGreeting(BadGreeting::CutShort)),
         Self::Lost(Loss::GreetingTimeout),
+        Self::Refused(Rule::Denied),
+        Self::Refused(Rule::ClientMax),
+        Self::Refused(Rule::ClientRate),
     ];
 
     /// Those that a connection can have that had a channel are the first so many of [`End::ALL`].
     pub const WITH_CHANNEL: usize = 16;
+
+    /// Before the last so many of [`End::ALL`] are those of clients that were let in.
+    const LET_IN: usize = Self::ALL.len() - 3;
 
     /// Its place in [`End::ALL`].
     pub(super) fn index(self) -> usize {
@@ -107,6 +126,7 @@ impl End {
             Self::ShutDown => 11,
             Self::Ours(fault) => 12 + fault as usize,
             Self::Lost(why) => Self::WITH_CHANNEL + why.index(),
+            Self::Refused(rule) => Self::LET_IN + rule as usize,
         }
     }
 
@@ -151,6 +171,9 @@ impl fmt::Display for End {
             Self::Ours(OwnFault::Watch) => "internal error: no watch",
             Self::Ours(OwnFault::Call) => "internal error: system call",
             Self::Ours(OwnFault::Panic) => "internal error: panic",
+            Self::Refused(Rule::Denied) => "refused: denied",
+            Self::Refused(Rule::ClientMax) => "refused: client max",
+            Self::Refused(Rule::ClientRate) => "refused: client rate",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
 //! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`;
-//! `record` and `held` for whoever takes the place of another process.
+//! `rule_set`, `denials`, `client_limits` and `gate`: who is let in; `record` and `held` for whoever takes the place of another process.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod addresses;
@@ -14,9 +14,12 @@ mod bits;
 mod cause;
 mod changes;
 mod channel;
+mod client_limits;
 mod connect_times;
+mod denials;
 mod edits;
 mod end;
+mod gate;
 mod group;
 mod health;
 mod held;
@@ -38,6 +41,7 @@ mod reach;
 mod record;
 mod rendezvous;
 mod route;
+mod rule_set;
 mod rules;
 mod seat;
 mod serving;
@@ -53,7 +57,10 @@ mod turn;
 
 pub use addresses::{Addresses, ClientAddr};
 pub use cause::DialCause;
-pub use end::{End, OwnFault};
+pub use client_limits::{ClientPlace, ClientRates};
+pub use denials::{Denial, TooManyDenials, Until};
+pub use end::{End, OwnFault, Rule};
+pub use gate::{ClientLimits, Gate, Lists};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use held::HeldSlots;
 pub use histogram::Distribution;
@@ -66,6 +73,7 @@ pub use peers::{Announced, Peers};
 pub use probing::Probe;
 pub use record::{ChannelCounts, ChannelFault, RestoreError};
 pub use route::Route;
+pub use rule_set::{RuleSet, Ruling};
 pub use rules::Rules;
 pub use shared::SharedTable;
 pub use snapshot::{ChannelSnapshot, EndedSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};

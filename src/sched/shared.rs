@@ -1,11 +1,12 @@
 //! The table as the threads of the running program share it.
 //!
-//! Knows: one lock. Never: what happens under it.
+//! Knows: one lock, and what is asked without it. Never: what happens under it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::gate::Gate;
 use super::losses::Losses;
 use super::tally::ServiceTally;
 use super::{End, Loss, Table};
@@ -21,6 +22,7 @@ struct Locked {
     losses: Arc<Losses>,
     tally: Arc<ServiceTally>,
     pauses: Arc<AtomicUsize>,
+    gate: Gate,
 }
 
 impl SharedTable {
@@ -32,7 +34,18 @@ impl SharedTable {
             Arc::clone(&table.tally),
             Arc::clone(&table.pauses),
         );
-        Self(Arc::new(Locked { table: Mutex::new(table), waiting, losses, tally, pauses }))
+        Self(Arc::new(Locked {
+            table: Mutex::new(table),
+            waiting,
+            losses,
+            tally,
+            pauses,
+            gate: Gate::default(),
+        }))
+    }
+    /// Who is let in. Takes no lock of the table.
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
     }
     /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
     /// instance down: the table is used as it was left.

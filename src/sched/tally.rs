@@ -173,11 +173,17 @@ impl Ended {
 }
 
 /// What one worker has counted of one service's clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
 struct OfService {
     ends: [AtomicU64; End::ALL.len()],
     waits: Histogram,
+}
+
+impl Default for OfService {
+    fn default() -> Self {
+        Self { ends: std::array::from_fn(|_| AtomicU64::new(0)), waits: Histogram::default() }
+    }
 }
 
 /// How the clients of a service ended, and how long those waited who were in line. Counted without the table's lock.

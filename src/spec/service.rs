@@ -5,7 +5,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{CheckSpec, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, OnDown, Policy, ProxySenders};
+use super::{
+    CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, NetList, OnDown,
+    Policy, ProxySenders,
+};
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,16 @@ pub struct ServiceSpec {
     pub on_change: Option<Named>,
     /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
+    /// `--allow`. `None`: any.
+    pub allow: Option<NetList>,
+    /// `--deny`. `None`: none.
+    pub deny: Option<NetList>,
+    /// `--client-max`. `None`: no limit.
+    pub client_max: Option<NonZeroU32>,
+    /// `--client-rate`. `None`: no limit.
+    pub client_rate: Option<ClientRate>,
+    /// `--client-prefix`. Of no weight without one of the two.
+    pub client_prefix: ClientPrefix,
     /// `--max-connections`. `None`: no limit.
     pub max_connections: Option<NonZeroU32>,
     /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: nobody waits.
