@@ -30,6 +30,7 @@ mod heir;
 mod hooks;
 mod keeper;
 mod kept;
+mod lists;
 mod lookup;
 mod origin;
 mod passed;

@@ -509,10 +509,11 @@ pub(super) fn manage(
 
 /// What controllers may ask of the data plane.
 fn plane(running: &Running, alarm: Alarm, bell: Arc<Bell>) -> Plane {
-    let [kicks, closes, taps, asks, remembers, serves, counts] = [(); 7].map(|()| running.clone());
+    let [kicks, closes, shuts, taps, asks, remembers, serves, counts] = [(); 8].map(|()| running.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
         close_session: Arc::new(move |id| closes.close_session(id)),
+        close_clients: Arc::new(move |net| shuts.close_clients(net)),
         tap: Arc::new(move |id| taps.tap(id)),
         sessions: Arc::new(move |channel| asks.sessions(channel)),
         ended: Arc::new(move |most| remembers.ended(most)),

@@ -36,7 +36,7 @@ pub(super) fn read(
 }
 
 fn read_one(path: &Path, directory: &Path, reader: &mut FileReader) {
-    match contents(&directory.join(path)) {
+    match contents(&directory.join(path), LARGEST) {
         Ok(text) => reader.read(&path.to_string_lossy(), &text),
         Err(e) => reader.unreadable(unreadable(path, &e)),
     }
@@ -71,7 +71,11 @@ fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
+/// What is in a plain file of so many bytes at most.
+///
+/// # Errors
+/// It cannot be read, is something else, or is larger.
+pub(super) fn contents(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     // Opening a fifo would wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -86,9 +90,9 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("it is {kind}, not a file")));
     }
     let mut text = Vec::new();
-    File::from(fd).take(LARGEST + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        let most = LARGEST >> 20;
+    File::from(fd).take(largest + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > largest {
+        let most = largest >> 20;
         return Err(io::Error::other(format!("it is larger than {most} MiB; split it")));
     }
     Ok(text)

@@ -7,18 +7,18 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::keeper::KeepingPlace;
 use super::lookup::Resolved;
 use super::restore::{self, Restored};
 use super::roster::Source;
-use super::state::{FoundTarget, KeptState};
+use super::state::{Fact, FoundTarget, KeptState};
 use super::statefile::{StateFile, StateFileError, StoredState};
 use super::{MOST_TOLD, counted};
 use crate::names::resolve;
 use crate::observe::{Event, Log, Severity};
-use crate::sched::Addresses;
+use crate::sched::{Addresses, Denial, Until};
 use crate::spec::{Name, Named, ServiceSpec};
 
 /// How long a start waits for the instance before it, which writes for the last time.
@@ -153,10 +153,14 @@ impl Kept {
         let place = found.listen.first();
         let Some(at) = self.state.services.iter().position(|one| one.place == place) else { return };
         let service = self.state.services.swap_remove(at);
+        let (denied, facts): (Vec<Fact>, Vec<Fact>) =
+            service.facts.into_iter().partition(|fact| matches!(fact, Fact::Denied { .. }));
+        found.denied = denied.iter().filter_map(denial).collect();
+        self.applied += found.denied.len();
         let Self { looked_up, applied, passed_over, .. } = self;
         let mut look_up = |to: &FoundTarget| look_up(to, looked_up, passed_over);
         let Restored { groups, found: channels, applied: count, passed_over: why } =
-            restore::restore(&service.facts, &spec.groups, spec.later_policy, &found.channels, &mut look_up);
+            restore::restore(&facts, &spec.groups, spec.later_policy, &found.channels, &mut look_up);
         *applied += count;
         let label = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
         passed_over.extend(why.into_iter().map(|why| format!("service {label}: {why}")));
@@ -188,6 +192,15 @@ impl Kept {
         }
         self.passed_over.clear();
     }
+}
+
+/// What is denied still. The time of the instance is about to begin.
+fn denial(fact: &Fact) -> Option<Denial> {
+    let Fact::Denied { net, until } = fact else { return None };
+    let Some(since_1970) = *until else { return Some(Denial { net: *net, until: None }) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_secs(since_1970).checked_sub(now)?;
+    Some(Denial { net: *net, until: Some(Until { at, since_1970 }) })
 }
 
 /// What a host means now; if that cannot be found out, what it meant when the file was written.

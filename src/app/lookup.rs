@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::lists::ListReader;
 use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
-use crate::sched::Addresses;
+use crate::sched::{Addresses, Denial, Lists};
 use crate::spec::{ChannelSpec, GroupSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
 
 /// What is known of a service once all names have been looked up.
@@ -21,6 +22,10 @@ pub(super) struct Resolved {
     pub(super) channels: Vec<Vec<Option<Addresses>>>,
     /// The groups that the table begins with, where they are not those of the line: operators have changed them.
     pub(super) changed: Option<Vec<GroupSpec>>,
+    /// What `--allow` and `--deny` say.
+    pub(super) lists: Lists,
+    /// What operators have denied.
+    pub(super) denied: Vec<Denial>,
 }
 
 /// Looks everything up that the services name, each name once. What is `known` of a name holds where it cannot be looked up: a
@@ -87,6 +92,7 @@ struct Lookups {
     known: Known,
     /// What could not be looked up, though it was known.
     failed: Vec<String>,
+    lists: ListReader,
 }
 
 impl Lookups {
@@ -109,7 +115,14 @@ impl Lookups {
         };
         let channels =
             spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
-        let found = Resolved { listen: listen?, sources, channels, changed: None };
+        let lists = self.lists.lists(spec.allow.as_ref(), spec.deny.as_ref()).unwrap_or_else(|wrong| {
+            // Others may have the same files.
+            let new = wrong.into_iter().filter(|one| !errors.contains(one)).collect::<Vec<_>>();
+            errors.extend(new);
+            Lists::default()
+        });
+        let denied = Vec::new();
+        let found = Resolved { listen: listen?, sources, channels, changed: None, lists, denied };
         (errors.len() == before).then_some(found)
     }
 

@@ -17,7 +17,10 @@ use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::{Log, Owner};
 use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
-use crate::sched::{Addresses, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
+use crate::sched::{
+    Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, HealthRules, Rules, SharedTable,
+    Table,
+};
 use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
@@ -90,7 +93,13 @@ impl Prepared {
         };
         let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { sources: Sources::new(found.sources), keepalive: spec.server_keepalive };
-        let parts = Parts { spec, table: SharedTable::new(table), outgoing, place };
+        let table = SharedTable::new(table);
+        table.gate().set_lists(found.lists);
+        for denial in found.denied {
+            // There were no more when they were kept.
+            let _ = table.gate().deny(denial, Duration::ZERO);
+        }
+        let parts = Parts { spec, table, outgoing, place };
         Ok(Self { parts, listener, owner: Owner::new_service(), is_alone: true })
     }
 
@@ -143,6 +152,14 @@ impl Parts {
             pause_timeout: spec.pause_timeout,
             max_connections: spec.max_connections,
         }
+    }
+
+    /// Has its gate keep the limits of one client.
+    pub(super) fn limit_clients(&self, rates: &Arc<ClientRates>) {
+        let spec = &self.spec;
+        let limits =
+            ClientLimits { max: spec.client_max, rate: spec.client_rate, prefix: spec.client_prefix };
+        self.table.gate().set_limits(limits, rates);
     }
 
     /// What its table goes by.

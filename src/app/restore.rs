@@ -146,6 +146,8 @@ impl Restoring<'_> {
         look_up: &mut dyn FnMut(&FoundTarget) -> Addresses,
     ) -> Result<(), String> {
         match fact {
+            // It is no channel's: whoever makes the service has it.
+            Fact::Denied { .. } => {}
             Fact::Policy { group, line, now } => {
                 let number = group.index();
                 let is = self.line.get(number).map_or(self.later, |group| group.policy);

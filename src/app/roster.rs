@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use super::hooks::ProgramHooks;
 use super::keeper::ToKeep;
+use super::lists::{self, ListWatch};
 use super::lookup::{Known, Resolved};
 use super::plan::{self, LinedGroup, Pairing, PlannedEdit};
 use super::prepared::{BIND_PATIENCE, Got, Parts, Prepared, Served};
-use super::state::{KeptService, KeptState};
+use super::state::{Fact, KeptService, KeptState};
 use super::{Failure, circles, counted, exit, files, lookup, restore};
 use crate::config::{self, Files};
 use crate::control::{ManagedService, Register};
@@ -27,7 +28,7 @@ use crate::net::Phase;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::sched::{End, SharedTable, Snapshot, Survey};
+use crate::sched::{ClientRates, End, Lists, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -74,6 +75,8 @@ pub(super) struct Tools {
     pub(super) server: Server,
     pub(super) minder: Minder,
     pub(super) hooks: ProgramHooks,
+    pub(super) lists: ListWatch,
+    pub(super) rates: Arc<ClientRates>,
     pub(super) clock: Clock,
     pub(super) log: Log,
     pub(super) workers: usize,
@@ -237,6 +240,7 @@ impl Roster {
             running: member.served.running.clone(),
         });
         *self.watched() = watched.collect();
+        self.tools.lists.watch(members.iter().map(|member| member.served.parts.table.clone()));
     }
 
     fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
@@ -255,7 +259,12 @@ impl Roster {
         let services = all.into_iter().map(|(place, written, table, _)| {
             let now = survey(&table, self.tools.clock);
             let written = written.read().unwrap_or_else(PoisonError::into_inner);
-            let facts = restore::observe(&written.groups, written.spec.later_policy, &now);
+            let mut facts = restore::observe(&written.groups, written.spec.later_policy, &now);
+            let denied = table.gate().denied(self.tools.clock.now());
+            facts.extend(denied.into_iter().map(|denial| Fact::Denied {
+                net: denial.net,
+                until: denial.until.map(|until| until.since_1970),
+            }));
             KeptService { place, name: written.spec.name.clone(), facts }
         });
         let services = services.filter(|service| !service.facts.is_empty()).collect();
@@ -314,7 +323,8 @@ impl Roster {
     /// Reads the files again, on a thread of its own: names may take long to look up. However often this is called meanwhile,
     /// it is done once more.
     pub(super) fn reload_soon(self: &Arc<Self>) {
-        if self.source.is_none() {
+        let has_files = || self.watched().iter().any(|one| lists::has_files(&one.table));
+        if self.source.is_none() && !has_files() {
             let why = "there is no file to read again";
             return self.tools.log.tell(&Event::SignalIgnored { signal: "HUP".into(), why });
         }
@@ -337,6 +347,7 @@ impl Roster {
 
     fn serve(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<Vec<RosterEntry>> {
         let Tools { server, minder, log, .. } = &self.tools;
+        services.iter().for_each(|(one, _)| one.parts.limit_clients(&self.tools.rates));
         let alarms: Vec<Alarm> = services.iter().map(|_| minder.alarm()).collect();
         let logs: Vec<Log> = services.iter().map(|(one, _)| one.log(log)).collect();
         let with = services.iter().zip(&alarms).zip(&logs);
@@ -460,7 +471,8 @@ impl Roster {
         let mut members = self.members();
         let members = &mut *members;
         let nothing = |text: &str| Err(Failure::new(exit::CONFIG, format!("balance: {text}")));
-        if self.source.is_none() && !clean {
+        let has_files = || members.all.iter().any(|one| lists::has_files(&one.served.parts.table));
+        if self.source.is_none() && !clean && !has_files() {
             return nothing(
                 "there is no file to read again; the service was given on the command line (reload clean drops what was \
                  changed by hand)",
@@ -679,6 +691,12 @@ impl Roster {
             }
             self.set_options(member, &spec, sources, &mut told);
         }
+        let table = &member.served.parts.table;
+        told.extend(set_lists(table, found.lists));
+        if clean {
+            let denied = table.gate().undeny_all(self.tools.clock.now());
+            told.extend((denied > 0).then(|| format!("{} not denied any more", are(denied, "network"))));
+        }
         let label = member.label();
         changes.made.extend(told.into_iter().map(|what| format!("{label}: {what}")));
         let table = &member.served.parts.table;
@@ -751,6 +769,7 @@ impl Roster {
         if let Err(e) = listener.set_keepalive(spec.client_keepalive) {
             told.push(format!("keepalive of new clients stays as it was: {e}"));
         }
+        parts.limit_clients(&self.tools.rates);
         running.change(parts.options());
         minder.change(alarm, parts.ward(log, running));
     }
@@ -787,6 +806,21 @@ impl RosterEntry {
             None => format!("service {}", self.served.listener.address()),
         }
     }
+}
+
+/// Lets in whom these lists let in. What there is to say of it, if only their files have changed.
+fn set_lists(table: &SharedTable, new: Lists) -> Option<String> {
+    let was = table.gate().lists();
+    let is_told = (&was.allow, &was.deny) == (&new.allow, &new.deny) && was.rules != new.rules;
+    let told = is_told
+        .then(|| format!("files of --allow and --deny have changed: {}", counted(new.networks, "network")));
+    table.gate().set_lists(new);
+    told
+}
+
+/// `1 network is`, `2 networks are`.
+fn are(number: usize, noun: &str) -> String {
+    format!("{} {}", counted(number, noun), if number == 1 { "is" } else { "are" })
 }
 
 /// The channels that lead back to their own service.

@@ -18,6 +18,7 @@ use super::heir::Heir;
 use super::hooks::ProgramHooks;
 use super::keeper::{self, Bell, Keeper};
 use super::kept::{self, Kept};
+use super::lists::ListWatch;
 use super::lookup::Resolved;
 use super::origin::Origin;
 use super::plan::{self, LineSource, LinedGroup};
@@ -356,6 +357,8 @@ pub(super) fn assemble(
         server: server.clone(),
         minder: minder.clone(),
         hooks,
+        lists: ListWatch::new(log),
+        rates: Arc::default(),
         clock,
         log: log.clone(),
         workers,

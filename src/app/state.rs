@@ -8,6 +8,8 @@ use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 
+use ipnet::IpNet;
+
 use crate::config;
 use crate::sched::{Addresses, ChannelId, GroupId};
 use crate::spec::{AdminState, Name, Policy, Weight};
@@ -78,6 +80,8 @@ pub(super) enum Fact {
     Removed { channel: LinedChannel, line: Setting },
     /// A channel that is in no line. `twins`: how many channels of its target the line of its group has.
     Created { group: GroupId, number: ChannelId, twins: u32, now: Setting, to: FoundTarget },
+    /// A network was denied, until then in seconds since 1970. `None`: for good.
+    Denied { net: IpNet, until: Option<u64> },
 }
 
 /// Why a text is no state that can be used.
@@ -219,6 +223,10 @@ impl fmt::Display for Fact {
                 let (group, number) = (group.index(), number.index());
                 write!(f, "created group {group} number {number} twins {twins} now {now} at {to}")
             }
+            Self::Denied { net, until } => {
+                let until = until.map_or_else(|| "-".to_owned(), |until| until.to_string());
+                write!(f, "denied {} until {until}", config::print_net(*net))
+            }
         }
     }
 }
@@ -328,6 +336,16 @@ fn fact(line: &str) -> Option<Fact> {
             };
             Fact::Changed { channel, line, now, moved }
         }
+        "denied" => {
+            let word = words.take()?;
+            let net = config::parse_net(word).ok().filter(|net| config::print_net(*net) == word)?;
+            words.pass("until")?;
+            let until = match words.take()? {
+                "-" => None,
+                word => Some(word.parse().ok().filter(|until: &u64| until.to_string() == word)?),
+            };
+            Fact::Denied { net, until }
+        }
         "removed" => {
             let channel = words.channel()?;
             words.pass("line")?;
@@ -415,6 +433,10 @@ pub(super) mod tests {
             (channel(), setting(), setting(), prop::option::of(destination()))
                 .prop_map(|(channel, line, now, moved)| Fact::Changed { channel, line, now, moved }),
             (channel(), setting()).prop_map(|(channel, line)| Fact::Removed { channel, line }),
+            (any::<[u8; 4]>(), 0..=32_u8, any::<Option<u64>>()).prop_map(|(ip, length, until)| {
+                let net = IpNet::new(ip.into(), length).expect("short").trunc();
+                Fact::Denied { net, until }
+            }),
             created.prop_map(|(group, number, twins, now, to)| Fact::Created {
                 group,
                 number: ChannelId::new(number).expect("in range"),

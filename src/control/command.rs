@@ -7,7 +7,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::config::{parse_duration, policy_named};
+use ipnet::IpNet;
+
+use crate::config::{parse_duration, parse_net, policy_named};
 use crate::control::argument::{HostPort, Number};
 use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
@@ -95,6 +97,7 @@ impl CommandWord {
     fn full_usage(&self) -> String {
         match self.name {
             "tap" => TAP_USAGE.to_owned(),
+            "deny" => DENY_USAGE.to_owned(),
             _ => self.usage(),
         }
     }
@@ -107,6 +110,9 @@ impl CommandWord {
 
 /// What `tap` takes, limits and file in any order.
 const TAP_USAGE: &str = "tap <id> [<time>] [<size>] [<file>.pcapng|-]";
+
+/// What `deny` takes, the last three in any order.
+const DENY_USAGE: &str = "deny <cidr> [<time>] [kick] [all]";
 
 /// All commands, in the order in which a shortened word is looked up: the first match wins. The order is part of the
 /// language (`r` is `reset`, `m` is `maxc`), so a new command goes to the end.
@@ -396,6 +402,29 @@ pub const COMMANDS: &[CommandWord] = &[
             }
         },
     ),
+    CommandWord::new(
+        "deny",
+        "<cidr> [<time>] [kick]",
+        "refuses clients from an address or a network; kick: closes their connections",
+        Access::Change,
+        deny,
+    ),
+    CommandWord::new("undeny", "<cidr> [all]", "ends a deny", Access::Change, |args| match args {
+        [net] => Some(Command::Undeny { net: net_of(net), all: false }),
+        [net, b"all"] => Some(Command::Undeny { net: net_of(net), all: true }),
+        _ => None,
+    }),
+    CommandWord::new(
+        "denied",
+        "[all]",
+        "shows what deny refuses, and for how much longer",
+        Access::Look,
+        |args| match args {
+            [] => Some(Command::Denied { all: false }),
+            [b"all"] => Some(Command::Denied { all: true }),
+            _ => None,
+        },
+    ),
 ];
 
 /// So many events, or ends, are shown to those who do not say how many.
@@ -525,6 +554,29 @@ pub enum Command {
     Ended(usize, Form),
     /// Log debug events from now on, or not; `None`: are they logged?
     Debug(Option<bool>),
+    /// Let nobody in from a network.
+    Deny {
+        /// The network, or what is wrong with it.
+        net: Result<IpNet, String>,
+        /// For so long; `None`: until it is ended.
+        time: Option<Duration>,
+        /// Close the connections that come from there.
+        kick: bool,
+        /// In all services of the process.
+        all: bool,
+    },
+    /// End that.
+    Undeny {
+        /// The network, or what is wrong with it.
+        net: Result<IpNet, String>,
+        /// In all services of the process.
+        all: bool,
+    },
+    /// Say what is denied.
+    Denied {
+        /// In all services of the process.
+        all: bool,
+    },
     /// Show what a connection carries.
     Tap(TapWanted),
     /// Show everything, live. What shows it is the asking program.
@@ -654,6 +706,28 @@ fn wait(args: &[&[u8]]) -> Option<Command> {
     Some(Command::Wait { channel: Number::parse(channel)?, patience })
 }
 
+fn net_of(word: &[u8]) -> Result<IpNet, String> {
+    let text = std::str::from_utf8(word).map_err(|_| "is not UTF-8".to_owned()).and_then(parse_net);
+    text.map_err(|why| format!("{} {why}", printable(word)))
+}
+
+/// The words behind the network in any order, each once.
+fn deny(args: &[&[u8]]) -> Option<Command> {
+    let (net, rest) = args.split_first()?;
+    let (mut time, mut kick, mut all) = (None, false, false);
+    for word in rest {
+        let is_new = match *word {
+            b"kick" => !std::mem::replace(&mut kick, true),
+            b"all" => !std::mem::replace(&mut all, true),
+            word => time.replace(time_of(word).filter(|time| !time.is_zero())?).is_none(),
+        };
+        if !is_new {
+            return None;
+        }
+    }
+    Some(Command::Deny { net: net_of(net), time, kick, all })
+}
+
 fn time_of(word: &[u8]) -> Option<Duration> {
     parse_duration(std::str::from_utf8(word).ok()?).ok()
 }
@@ -682,6 +756,10 @@ mod tests {
 
     fn number(digits: &str) -> Number {
         Number::parse(digits.as_bytes()).expect("a number")
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect(text)
     }
 
     fn host_port(host: &str, port: u16) -> HostPort {
@@ -782,6 +860,22 @@ mod tests {
             ("events json", Command::Events(20, Form::Json)),
             ("ev 9 json", Command::Events(9, Form::Json)),
             ("ev 007", Command::Events(7, Form::Text)),
+            (
+                "deny 192.0.2.7",
+                Command::Deny { net: Ok(net("192.0.2.7/32")), time: None, kick: false, all: false },
+            ),
+            (
+                "den 192.0.2.0/24 all 10m kick",
+                Command::Deny {
+                    net: Ok(net("192.0.2.0/24")),
+                    time: Some(Duration::from_secs(600)),
+                    kick: true,
+                    all: true,
+                },
+            ),
+            ("undeny ::1 all", Command::Undeny { net: Ok(net("::1/128")), all: true }),
+            ("denied", Command::Denied { all: false }),
+            ("denied all", Command::Denied { all: true }),
             ("ended", Command::Ended(20, Form::Text)),
             ("end 9 json", Command::Ended(9, Form::Json)),
             ("events 99999999999999999999", Command::Events(usize::MAX, Form::Text)),
@@ -846,18 +940,37 @@ mod tests {
             assert_eq!(usage(row.name), "syntax error");
         }
         for row in &COMMANDS[OF_3_57..] {
-            if row.name != "tap" {
+            if !["tap", "deny"].contains(&row.name) {
                 assert_eq!(usage(row.name), format!("usage: {} {}", row.name, row.arguments).trim_end());
             }
         }
         // By whatever prefix it was called.
         assert_eq!(usage("tap"), format!("usage: {TAP_USAGE}"));
+        assert_eq!(usage("deny"), format!("usage: {DENY_USAGE}"));
         assert_eq!(usage("w"), "usage: wait <channel> [<time>]");
         assert_eq!(usage("debug"), "usage: debug [on|off]");
         for (line, changes) in
             [("debug", false), ("debug on", true), ("show; deb off", true), ("events 9", false)]
         {
             assert_eq!(is_change(line.as_bytes()), changes, "{line}");
+        }
+        for text in [
+            "deny",
+            "deny ::1 0",
+            "deny ::1 kick kick",
+            "deny ::1 1s 2s",
+            "deny ::1 x",
+            "undeny",
+            "undeny ::1 1s",
+            "denied ::1",
+        ] {
+            assert!(matches!(parse(text.as_bytes()), Err(SyntaxError::Usage { .. })), "{text}");
+        }
+        for text in ["deny x", "undeny 10.0.0.1/8", "deny 1.2.3 kick"] {
+            let Ok(Command::Deny { net, .. } | Command::Undeny { net, .. }) = parse(text.as_bytes()) else {
+                panic!("{text}")
+            };
+            assert!(net.is_err(), "{text}");
         }
         for text in ["events -1", "events x", "events 1 2", "events -1 json", "events json 1"] {
             let error = parse(text.as_bytes()).expect_err("no number of events");

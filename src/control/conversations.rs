@@ -31,6 +31,7 @@ fn idle_plane() -> Plane {
     Plane {
         close_connections: Arc::new(|_| 0),
         close_session: Arc::new(|_| false),
+        close_clients: Arc::new(|_| 0),
         tap: Arc::new(|_| None),
         sessions: Arc::new(|_| Vec::new()),
         ended: Arc::new(|_| Vec::new()),
@@ -79,6 +80,7 @@ impl Instance {
                     3
                 }),
                 close_session: Arc::new(|id| id == 7),
+                close_clients: Arc::new(|_| 2),
                 tap: Arc::new(|_| None),
                 sessions: Arc::new(|only| vec![session(only)]),
                 ended: Arc::new(|_| Vec::new()),

@@ -8,6 +8,8 @@
 use std::io;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::control::argument::{HostPort, Number};
 use crate::control::command::{Command, Form, SyntaxError};
 use crate::control::doctor::Diagnosis;
@@ -80,6 +82,18 @@ pub enum Reply {
     Ended(Vec<EndedSnapshot>),
     /// One connection was closed.
     SessionClosed(u64),
+    /// Nobody is let in from a network for so long, and so many connections were closed.
+    NetDenied(IpNet, Option<Duration>, Option<usize>),
+    /// A network is not denied any more.
+    NetAllowed(IpNet),
+    /// A network was not denied.
+    NotDenied(IpNet),
+    /// So many networks are denied, and there may be no more.
+    TooManyDenied(usize),
+    /// What is wrong with a word that should be a network.
+    NoNetwork(String),
+    /// Networks that are denied: the service that they are for, if there are several, and how much longer they are.
+    Denied(Vec<(Option<String>, IpNet, Option<Duration>)>),
     /// A command line.
     CommandLine(String),
     /// The list of commands.
@@ -238,6 +252,21 @@ pub enum Effect {
     Doctor(Option<String>, Form),
     /// Log debug events from now on, or not; and tell whether they are.
     Debug(Option<bool>),
+    /// Let nobody in from a network for so long, and close the connections that come from there; `all`: in all services.
+    Deny {
+        /// The network.
+        net: IpNet,
+        /// `None`: until it is ended.
+        time: Option<Duration>,
+        /// Close connections.
+        kick: bool,
+        /// In all services.
+        all: bool,
+    },
+    /// End that.
+    Undeny(IpNet, bool),
+    /// Say what is denied, in the service or in all.
+    Denied(bool),
     /// Show what the connection of this number carries.
     Tap(u64, TapBounds, TapForm),
 }
@@ -354,6 +383,12 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             Some(id) => Reply::Pending(Effect::Tap(id, bounds, form)),
             None => Reply::NoSuchSession(session),
         },
+        Command::Deny { net: Ok(net), time, kick, all } => {
+            Reply::Pending(Effect::Deny { net, time, kick, all })
+        }
+        Command::Undeny { net: Ok(net), all } => Reply::Pending(Effect::Undeny(net, all)),
+        Command::Deny { net: Err(why), .. } | Command::Undeny { net: Err(why), .. } => Reply::NoNetwork(why),
+        Command::Denied { all } => Reply::Pending(Effect::Denied(all)),
         Command::Top => Reply::NeedsTerminal,
         Command::Save => Reply::Pending(Effect::Save),
         Command::Services(form) => Reply::Pending(Effect::Services(form)),

@@ -11,6 +11,7 @@ pub mod client;
 pub mod command;
 #[cfg(test)]
 mod conversations;
+mod denying;
 pub mod directory;
 pub mod doctor;
 pub mod endpoint;
@@ -29,7 +30,7 @@ mod reader;
 mod ready;
 pub mod render;
 #[cfg(test)]
-mod scratch;
+pub(crate) mod scratch;
 mod segments;
 pub mod services;
 mod sessions;

@@ -6,12 +6,13 @@
 
 use std::fmt::{self, Display, Write};
 
+use crate::config::{print_duration, print_net};
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::{Already, Reply};
 use crate::control::json;
 use crate::control::ready::{are_ready, lines};
 use crate::control::services::CarriedCount;
-use crate::control::status::{ended, services, sessions, state_word, status};
+use crate::control::status::{denied, ended, services, sessions, state_word, status};
 use crate::control::tapping::{MARK, TapStop};
 use crate::sched::{
     ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
@@ -37,6 +38,9 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::MustBeUnused
         | Reply::WeightOutOfRange
         | Reply::UnknownPolicy
+        | Reply::NoNetwork(_)
+        | Reply::NotDenied(_)
+        | Reply::TooManyDenied(_)
         | Reply::NoSuchSession(_)
         | Reply::UnknownService(_)
         | Reply::SeveralServices(_)
@@ -75,6 +79,9 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Sessions(_)
         | Reply::Ended(_)
         | Reply::SessionClosed(_)
+        | Reply::NetDenied(..)
+        | Reply::NetAllowed(_)
+        | Reply::Denied(_)
         | Reply::TapOver(..)
         | Reply::CommandLine(_)
         | Reply::Services(_)
@@ -185,6 +192,28 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::Sessions(list) => sessions(out, list),
         Reply::Ended(list) => ended(out, list),
         Reply::SessionClosed(id) => writeln!(out, "session {id} closed"),
+        Reply::NetDenied(net, time, closed) => {
+            write!(out, "{} denied", print_net(*net))?;
+            time.map_or(Ok(()), |time| write!(out, " for {}", print_duration(time)))?;
+            closed.map_or(Ok(()), |closed| write!(out, ", {} closed", connections(closed)))?;
+            writeln!(out)
+        }
+        Reply::NetAllowed(net) => writeln!(out, "{} not denied any more", print_net(*net)),
+        Reply::NotDenied(net) => {
+            writeln!(
+                out,
+                "{} is not among the networks that deny has named; denied lists them",
+                print_net(*net)
+            )
+        }
+        Reply::TooManyDenied(count) => {
+            writeln!(
+                out,
+                "{count} networks are denied, and there may be no more; put them into a file for --deny"
+            )
+        }
+        Reply::NoNetwork(why) => writeln!(out, "{why}"),
+        Reply::Denied(list) => denied(out, list),
         Reply::CommandLine(line) => writeln!(out, "{line}"),
         Reply::Help => help(out),
         Reply::Version => version(out),
@@ -482,6 +511,9 @@ available commands:
   doctor [<service>] [json]      looks for what usually goes wrong, and says what to do
   top                            shows the instance live, in the terminal that -c top or -i runs in
   ended [<number>] [json]        shows the last connections that ended, and why: 20 or <number>
+  deny <cidr> [<time>] [kick]    refuses clients from an address or a network; kick: closes their connections
+  undeny <cidr> [all]            ends a deny
+  denied [all]                   shows what deny refuses, and for how much longer
   disable <channel> hard         the same as disable, and closes the connections of channel
   kill <time>                    the same as kill, and closes what is left after time
   show json                      shows all channels as one line of JSON, see docs/json.md

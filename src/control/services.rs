@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::control::argument::HostPort;
 use crate::control::directory::{Place, process_name};
 use crate::control::doctor::ProcessSigns;
@@ -75,6 +77,8 @@ pub struct Plane {
     pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
     /// Closes one connection; `false` = there is none of that number.
     pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Closes the connections of clients from a network; how many there were.
+    pub close_clients: Arc<dyn Fn(IpNet) -> usize + Send + Sync>,
     /// Shows the bytes of one connection from now on; `None` = there is none of that number.
     pub tap: Arc<dyn Fn(u64) -> Option<(TapStart, Tap)> + Send + Sync>,
     /// All connections, or those of a channel.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, Form, SyntaxError};
+use crate::control::denying::{denied, deny, undeny};
 use crate::control::directory::{process_name, service_entry_name};
 use crate::control::doctor;
 use crate::control::endpoint::{BACKLOG, Endpoint, EndpointError, Entries};
@@ -483,6 +484,12 @@ impl ControlState {
                 };
                 (Reply::ReadyState(asked), false)
             }
+            Some(Effect::Deny { net, time, kick, all }) => {
+                let services = self.asked_of(&service, all);
+                (deny(&services, net, time, kick), false)
+            }
+            Some(Effect::Undeny(net, all)) => (undeny(&self.asked_of(&service, all), net), false),
+            Some(Effect::Denied(all)) => (denied(&self.asked_of(&service, all), all), false),
             Some(Effect::Tap(id, bounds, form)) => {
                 let last = |reply: &Reply| matches!(reply, Reply::TapOver(_, TapStop::Unread));
                 let reply = self.tap(conversation, id, bounds, &form, stream);
@@ -503,6 +510,11 @@ impl ControlState {
     /// Does the session's service take no clients any more, where there are several?
     fn is_draining(&self, conversation: &Conversation) -> bool {
         conversation.service.is_killed() && self.services.are_several()
+    }
+
+    /// The session's service, or all that take clients.
+    fn asked_of(&self, service: &Arc<ManagedService>, all: bool) -> Vec<Arc<ManagedService>> {
+        if all { self.services.present() } else { vec![Arc::clone(service)] }
     }
 
     /// The answer in JSON.

@@ -7,6 +7,9 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::config::print_net;
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, Peers, SessionSnapshot,
@@ -247,6 +250,19 @@ fn parts_of(client: Option<Peers>) -> (String, String) {
 }
 
 /// A span as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.
+/// One line per network. Columns may be added before `network`.
+pub(super) fn denied(out: &mut String, list: &[(Option<String>, IpNet, Option<Duration>)]) -> fmt::Result {
+    let has_services = list.iter().any(|(service, ..)| service.is_some());
+    let mut line = |service: &str, left: &str, network: &str| match has_services {
+        true => writeln!(out, "{service:<22} {left:>8} {network}"),
+        false => writeln!(out, "{left:>8} {network}"),
+    };
+    line("service", "left", "network")?;
+    list.iter().try_for_each(|(service, net, left)| {
+        line(service.as_deref().unwrap_or("-"), &left.map_or_else(|| "-".to_owned(), age), &print_net(*net))
+    })
+}
+
 pub(super) fn age(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {

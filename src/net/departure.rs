@@ -137,7 +137,8 @@ impl Arriving {
             (Some(server), Some(slot)) => service.dialer.link(record.client, slot.key(), server),
             _ => None,
         };
-        let guest = Guest::carried(&service, shared);
+        let mut guest = Guest::carried(&service, shared);
+        guest.count_in(record.client.ip());
         Ok(Parcel { record, bytes, client, server, slot, link, packed_at: None, taken, guest })
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
+use ipnet::IpNet;
+
 use super::service::{NewService, Phase, Service, ServiceId, ServiceOptions};
 pub use super::shared::Options;
 use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
@@ -212,6 +214,7 @@ impl Running {
     /// Nobody comes from the process before any more.
     pub fn expect_nobody(&self) {
         self.service.expect(0);
+        self.service.gate().expect_nobody();
         self.service.await_clients(false);
         self.shared.see_the_last_off(&self.service);
     }
@@ -247,6 +250,13 @@ impl Running {
         let id = self.id();
         self.service.condemn(None, why);
         self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, why, answer)).into_iter().sum()
+    }
+
+    /// Closes the connections of clients whose addresses are in a network; how many there were.
+    pub fn close_clients(&self, net: IpNet) -> usize {
+        let id = self.id();
+        let answers = self.shared.ask(PATIENCE, |answer| Message::CloseClients(id, net, End::Kicked, answer));
+        answers.into_iter().sum()
     }
 
     /// Closes one connection. `false` = there is none of that number.

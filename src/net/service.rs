@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +13,13 @@ use arc_swap::{ArcSwap, Guard};
 use super::changed::Changed;
 use super::dial::Dialer;
 use crate::observe::Log;
-use crate::sched::{ChannelKey, End, SharedTable};
+use crate::sched::{ChannelKey, End, Gate, SharedTable};
 use crate::spec::ProxySenders;
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
+
+/// Strangers can be refused as often as they like: that is told once a minute.
+const REFUSALS_TOLD_MS: u64 = 60_000;
 
 /// What a service is called by in a process. Never given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +96,10 @@ pub(super) struct Service {
     pub(super) crowded: AtomicBool,
     /// Accept fails time and again, and it was said.
     pub(super) ails: AtomicBool,
+    /// Clients refused since that was told last, ...
+    refused: AtomicU64,
+    /// ... and when it may be told again, in ms of the clock of the process.
+    refusals_due: AtomicU64,
     /// Clients accepted and not yet closed, the handed-over ones included.
     connections: AtomicUsize,
     /// Clients that the process before still has.
@@ -149,12 +156,29 @@ impl Service {
             pauses: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
             ails: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            refusals_due: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             elsewhere: AtomicUsize::new(0),
             fates: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
             unheard_bytes: AtomicUsize::new(0),
         }
+    }
+
+    /// Who is let in.
+    pub(super) fn gate(&self) -> &Gate {
+        self.dialer.table.gate()
+    }
+
+    /// A client was refused. `Some`: it is time to say so, and how many were since that was said last.
+    pub(super) fn refused(&self, now: Duration) -> Option<u64> {
+        let clients = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let due = |at: u64| (at <= now).then(|| now.saturating_add(REFUSALS_TOLD_MS));
+        self.refusals_due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).ok()?;
+        self.refused.fetch_sub(clients, Ordering::Relaxed);
+        Some(clients)
     }
 
     /// How it treats its clients, as of now.

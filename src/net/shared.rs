@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
 use super::chain::{Chains, Link};
 use super::changed::Deliver;
@@ -24,7 +25,7 @@ use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
 use crate::observe::{AccessDue, AccessLog, AccessRecord, Dump, Log, TapSource, TapStart};
-use crate::sched::{ChannelKey, End, EndedSnapshot, Grant, SessionSnapshot, Slot};
+use crate::sched::{ChannelKey, ClientPlace, End, EndedSnapshot, Grant, Rule, SessionSnapshot, Slot};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
@@ -80,6 +81,8 @@ pub(super) enum Message {
     Close(ServiceId, ChannelKey, End, SyncSender<usize>),
     /// Close all connections of a service for this reason, then answer how many there were.
     CloseAll(ServiceId, End, SyncSender<usize>),
+    /// Close the connections of these clients of a service for this reason, then answer how many there were.
+    CloseClients(ServiceId, IpNet, End, SyncSender<usize>),
     /// Close one connection of a service, then answer whether it was there.
     CloseSession(ServiceId, u64, SyncSender<bool>),
     /// Show the bytes of one connection of a service, and answer how it stands, if it is there.
@@ -485,39 +488,78 @@ impl Shared {
 pub(super) struct Guest {
     service: Arc<Service>,
     shared: Arc<Shared>,
-    /// The worker that carries it.
-    desk: Option<u32>,
+    /// The worker that carries it, or [`NO_DESK`].
+    desk: u32,
+    /// Its place among the connections of its client, or [`ClientPlace::NONE`].
+    place: u32,
 }
+
+/// No worker carries it yet.
+const NO_DESK: u32 = u32::MAX;
 
 impl Guest {
     /// A place below the limit of a service, if there is one.
     pub(super) fn enter(service: &Arc<Service>, shared: &Arc<Shared>) -> Option<Self> {
-        service.enter().then(|| Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None })
+        service.enter().then(|| Self::new(service, shared))
     }
 
     /// A place, whatever the limit is: for one who had a place in another process.
     pub(super) fn carried(service: &Arc<Service>, shared: &Arc<Shared>) -> Self {
         service.enter_anyway();
-        Self { service: Arc::clone(service), shared: Arc::clone(shared), desk: None }
+        Self::new(service, shared)
+    }
+
+    fn new(service: &Arc<Service>, shared: &Arc<Shared>) -> Self {
+        let (service, shared) = (Arc::clone(service), Arc::clone(shared));
+        Self { service, shared, desk: NO_DESK, place: ClientPlace::NONE }
+    }
+
+    /// Asks whether this client may come in. It can be asked again, of the client that its peer speaks for: that one counts then.
+    ///
+    /// # Errors
+    /// By which rule it may not.
+    pub(super) fn let_in(&mut self, client: IpAddr) -> Result<(), Rule> {
+        if self.service.gate().is_open() {
+            return Ok(());
+        }
+        let place = self.service.gate().enter(client, self.shared.clock.now())?;
+        self.take_place(place);
+        Ok(())
+    }
+
+    /// It is this client's, which was let in already: by another process, or when other limits held.
+    pub(super) fn count_in(&mut self, client: IpAddr) {
+        if self.service.gate().counts_clients() && !client.is_unspecified() {
+            let place = self.service.gate().enter_anyway(client, ClientPlace::numbered(self.place));
+            self.place = place.map_or(ClientPlace::NONE, ClientPlace::number);
+        }
+    }
+
+    fn take_place(&mut self, place: Option<ClientPlace>) {
+        let before = std::mem::replace(&mut self.place, place.map_or(ClientPlace::NONE, ClientPlace::number));
+        if let Some(before) = ClientPlace::numbered(before) {
+            self.service.gate().leave(before);
+        }
     }
 
     /// The worker that carries it.
     pub(super) fn desk(&self) -> Option<usize> {
-        self.desk.map(|desk| desk as usize)
+        (self.desk != NO_DESK).then_some(self.desk as usize)
     }
 
     /// This worker carries it from now on. To be called once.
     pub(super) fn sit_at(&mut self, desk: usize) {
-        debug_assert!(self.desk.is_none(), "it has a desk");
+        debug_assert!(self.desk == NO_DESK, "it has a desk");
         self.shared.desks[desk].load.add();
-        self.desk = u32::try_from(desk).ok();
+        // There are at most 1024.
+        self.desk = u32::try_from(desk).unwrap_or(NO_DESK);
     }
 
     fn leave(&self) {
         self.shared.see_the_last_off(&self.service);
         // At the end of the process nobody new is served.
         let is_end = self.shared.ends.load(Ordering::Relaxed);
-        if self.desk.is_some() && !is_end && !planted::has(Bug::ForgetsLine) {
+        if self.desk().is_some() && !is_end && !planted::has(Bug::ForgetsLine) {
             self.shared.serve_line(&self.service);
         }
     }
@@ -536,9 +578,10 @@ impl Drop for Guest {
         if thread::panicking() && planted::has(Bug::LosesCount) {
             return;
         }
-        if let Some(desk) = self.desk {
-            self.shared.desks[desk as usize].load.subtract();
+        if let Some(desk) = self.desk() {
+            self.shared.desks[desk].load.subtract();
         }
+        self.take_place(None);
         self.service.leave();
         if !thread::panicking() {
             return self.leave();

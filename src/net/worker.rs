@@ -530,7 +530,7 @@ impl<P: Readiness> Worker<P> {
             Message::Open(services, answer) => {
                 let _ = answer.send(self.open(services));
             }
-            Message::Adopt(service, client, address, taken) => self.admit(service, client, address, taken),
+            Message::Adopt(service, client, address, taken) => self.adopt(service, client, address, taken),
             Message::StopListening(service, answer) => {
                 self.stop_listening(service);
                 // A caller that has given up does not matter.
@@ -554,6 +554,9 @@ impl<P: Readiness> Worker<P> {
             Message::CloseAll(service, why, answer) => {
                 let is_of_it = |connection: &Connection| connection.service.id == service;
                 let _ = answer.send(self.abandon_all(is_of_it, why));
+            }
+            Message::CloseClients(service, net, why, answer) => {
+                let _ = answer.send(self.close_clients(service, net, why));
             }
             Message::CloseSession(service, id, answer) => {
                 let _ = answer.send(self.close_session(service, id));
@@ -586,7 +589,10 @@ impl<P: Readiness> Worker<P> {
             }
             Message::Welcome(service) => self.welcome(service),
             Message::DumpHasRoom => self.dump_has_room(),
-            Message::Retime(service) => self.retime(service),
+            Message::Retime(service) => {
+                self.retime(service);
+                self.recount(service);
+            }
             Message::PausesChanged(service) => self.pauses_changed(service),
             Message::HoldDoors(answer) => {
                 self.doors.hold(&mut self.poller);

@@ -164,6 +164,15 @@ pub enum Event {
         /// The limit that was reached.
         limit: u32,
     },
+    /// Clients were not let in. Strangers can cause as many as they like, so this is told once a minute at most.
+    ClientsRefused {
+        /// How many, since this was told last.
+        clients: u64,
+        /// The last one of them.
+        last: IpAddr,
+        /// Why that one.
+        reason: End,
+    },
     /// A connect to a channel failed; the client's walk goes on.
     ChannelFailed {
         /// Which one.
@@ -331,6 +340,7 @@ impl Event {
             | Self::ChannelUp { .. }
             | Self::Welcoming
             | Self::MaxConnections { .. }
+            | Self::ClientsRefused { .. }
             | Self::Commanded { .. }
             | Self::CommandFailed { .. }
             | Self::SignalIgnored { .. }
@@ -364,6 +374,7 @@ impl Event {
             Self::Refusing => "refusing",
             Self::Welcoming => "welcoming",
             Self::MaxConnections { .. } => "max_connections",
+            Self::ClientsRefused { .. } => "clients_refused",
             Self::ChannelFailed { .. } => "channel_failed",
             Self::DialFailed { .. } => "dial_failed",
             Self::ClientLost { .. } => "client_lost",
@@ -410,6 +421,9 @@ impl fmt::Display for Event {
                 write!(f, "{} address={address} after={:.1}s", Key(*channel), after.as_secs_f64())
             }
             Self::MaxConnections { limit } => write!(f, " limit={limit}"),
+            Self::ClientsRefused { clients, last, reason } => {
+                write!(f, " clients={clients} last={last} reason={}", Quoted(&reason.to_string()))
+            }
             Self::ChannelFailed { channel, address, cause }
             | Self::Ejected { channel, address, cause }
             | Self::AddressEjected { channel, address, cause }

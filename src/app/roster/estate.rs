@@ -10,16 +10,21 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::lists::{self, ListReader};
 use super::super::lookup::{Known, Resolved};
 use super::super::plan::{self, Lined, LinedGroup};
 use super::super::prepared::{BIND_PATIENCE, Parts, Prepared};
 use super::{Failure, Roster, RosterEntry};
 use crate::config;
 use crate::control::Names;
-use crate::handover::message::{LinedChannelRecord, LinedGroupRecord, OfferedService, ServiceRecord};
+use crate::handover::message::{
+    DenialRecord, LinedChannelRecord, LinedGroupRecord, OfferedService, ServiceRecord,
+};
 use crate::net::server::Running;
 use crate::observe::Owner;
-use crate::sched::{Addresses, ChannelCounts, ChannelKey, ClientCounts, HeldSlots, Loss, SharedTable, Table};
+use crate::sched::{
+    Addresses, ChannelCounts, ChannelKey, ClientCounts, Denial, HeldSlots, Loss, SharedTable, Table, Until,
+};
 use crate::spec::{Member, ServiceSpec};
 use crate::sys::listen::{Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
@@ -119,11 +124,18 @@ impl Roster {
         };
         let group =
             |group: &LinedGroup| LinedGroupRecord { channels: group.channels.iter().map(channel).collect() };
+        let denial = |denial: Denial| DenialRecord {
+            net: config::print_net(denial.net),
+            until: denial.until.map(|until| (until.at, until.since_1970)),
+        };
+        let gate = member.served.parts.table.gate();
         ServiceRecord {
             table: member.served.parts.table.lock_at(self.tools.clock.now()).record(),
             lined: member.written().groups.iter().map(group).collect(),
             killed: member.is_killed(),
             connections: member.served.running.connections(),
+            denied: gate.denied(self.tools.clock.now()).into_iter().map(denial).collect(),
+            clients: gate.clients(),
         }
     }
 
@@ -259,7 +271,23 @@ impl Roster {
         let listener = Listener::inherit(fd, spec.client_keepalive).map_err(|e| wrong(e.to_string()))?;
         let outgoing =
             Outgoing { sources: Sources::new(offered.sources.clone()), keepalive: spec.server_keepalive };
-        let parts = Parts { spec, table: SharedTable::new(table), outgoing, place: offered.place };
+        let table = SharedTable::new(table);
+        let (allow, deny) = (spec.allow.as_ref(), spec.deny.as_ref());
+        // Files that cannot be read any more are hardly those of the lines that hold in a moment.
+        let read = ListReader::default().lists(allow, deny);
+        table.gate().set_lists(read.unwrap_or_else(|_| lists::without_files(allow, deny)));
+        let parts = Parts { spec, table, outgoing, place: offered.place };
+        parts.limit_clients(&self.tools.rates);
+        let gate = parts.table.gate();
+        gate.expect(&record.clients);
+        for denial in
+            record.denied.iter().filter_map(|record| config::parse_net(&record.net).ok().zip(Some(record)))
+        {
+            let (net, record) = denial;
+            let until = record.until.map(|(at, since_1970)| Until { at, since_1970 });
+            // The process before had no more.
+            let _ = gate.deny(Denial { net, until }, self.tools.clock.now());
+        }
         Ok((Prepared::of(parts, listener, owner), groups))
     }
 

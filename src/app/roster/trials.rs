@@ -51,7 +51,10 @@ impl Process {
             )
         };
         let hooks = ProgramHooks::new(&log, clock);
-        let tools = Tools { server: server.clone(), minder, hooks, clock, log, workers: 2, seed: 7 };
+        let lists = ListWatch::new(&log);
+        let rates = Arc::default();
+        let tools =
+            Tools { server: server.clone(), minder, hooks, lists, rates, clock, log, workers: 2, seed: 7 };
         let files =
             Files { paths: vec!["services".into()], words: Vec::new(), check_only: false, replace: false };
         let source = Source { files, directory: directory.clone() };

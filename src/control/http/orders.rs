@@ -273,6 +273,9 @@ const WORDS: &[&str] = &[
     "debug",
     "ready",
     "ended",
+    "deny",
+    "undeny",
+    "denied",
 ];
 
 /// What `help` says here.
@@ -312,6 +315,9 @@ fn is_for_http(command: &Command) -> bool {
         | Command::Maxc { .. }
         | Command::Pause(_)
         | Command::Resume(_)
+        | Command::Deny { .. }
+        | Command::Undeny { .. }
+        | Command::Denied { .. }
         | Command::Close(_) => true,
         Command::Quit
         | Command::Kill(_)

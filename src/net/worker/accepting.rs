@@ -4,16 +4,23 @@
 //! client.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::doors::{Accepting, Door};
+use super::past::Past;
 use super::{STARVED_MS, Worker};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, Message, Opened};
 use crate::observe::Event;
+use crate::sched::{End, Rule};
+use crate::sys::descriptors::Taken;
 use crate::sys::listen::AcceptError;
 use crate::sys::poller::Readiness;
+use crate::sys::socket;
 
 /// Clients accepted in one go, so that the other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;
@@ -77,6 +84,11 @@ impl<P: Readiness> Worker<P> {
                     if service.ails.load(Ordering::Relaxed) {
                         service.ails.store(false, Ordering::Relaxed);
                     }
+                    if let Err(rule) = guest.let_in(address.ip()) {
+                        drop(taken);
+                        self.refuse_client(&guest, client, address, rule);
+                        continue;
+                    }
                     match self.lighter_desk() {
                         Some(desk) => {
                             guest.sit_at(desk);
@@ -108,6 +120,53 @@ impl<P: Readiness> Worker<P> {
             }
         }
         self.doors.knock_at(door);
+    }
+
+    /// Takes a client in that another worker has accepted. Meanwhile it may have been denied, or clients be counted.
+    pub(super) fn adopt(&mut self, mut guest: Guest, client: OwnedFd, address: SocketAddr, taken: Taken) {
+        if !guest.gate().is_open() {
+            if guest.gate().denies(address.ip(), self.shared.clock.now()) {
+                return self.refuse_client(&guest, client, address, Rule::Denied);
+            }
+            guest.count_in(address.ip());
+        }
+        self.admit(guest, client, address, taken);
+    }
+
+    /// Sends away a client that a rule keeps out, with a reset: that costs neither side anything more. There may be any number of
+    /// them, so they are counted, and told one by one only where every client is.
+    pub(super) fn refuse_client(
+        &mut self,
+        service: &Service,
+        client: OwnedFd,
+        address: SocketAddr,
+        rule: Rule,
+    ) {
+        socket::reset_on_close(&client);
+        drop(client);
+        let (now, how) = (self.shared.clock.now(), End::Refused(rule));
+        service.dialer.table.ended(self.id, how);
+        let id = self.next_id();
+        let past = Past {
+            id,
+            client: address.into(),
+            channel: None,
+            lasted: Duration::ZERO,
+            ended_at: now,
+            delivered: [0; 2],
+        };
+        self.past.add(service.id, how, past);
+        if service.log.is_debug() {
+            service.log.tell(&Event::ClientLost { client: address, reason: how });
+        }
+        if let Some(clients) = service.refused(now) {
+            service.log.tell(&Event::ClientsRefused {
+                clients,
+                last: address.ip().to_canonical(),
+                reason: how,
+            });
+        }
+        self.log_refusal(service, id, address, how);
     }
 
     /// The worker with the fewest connections, if it has clearly fewer than this one.

@@ -4,10 +4,13 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::{Connection, NEVER, RESET, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
@@ -249,6 +252,24 @@ impl<P: Readiness> Worker<P> {
         }
         for key in self.keys(|_| true) {
             self.guarded(key, |worker| worker.abandon(key, End::ShutDown));
+        }
+    }
+
+    /// Closes the connections of clients whose addresses are in a network, whatever they have come to; how many there were.
+    pub(super) fn close_clients(&mut self, service: ServiceId, net: IpNet, why: End) -> usize {
+        let is_of_it = |connection: &Connection| {
+            connection.service.id == service && net.contains(&SocketAddr::from(connection.peer).ip())
+        };
+        self.abandon_all(is_of_it, why)
+    }
+
+    /// The limits of one client may be others now: those who are there count, too.
+    pub(super) fn recount(&mut self, service: ServiceId) {
+        for (_, connection) in &mut self.connections {
+            if connection.service.id == service {
+                let client = SocketAddr::from(connection.peer).ip();
+                connection.service.count_in(client);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Connection, Stage, Worker, millis};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
+use crate::net::service::Service;
 use crate::observe::{AccessDue, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
 use crate::sched::{ChannelKey, DialCause, End, Peers};
 use crate::sys::poller::Readiness;
@@ -85,6 +86,26 @@ impl<P: Readiness> Worker<P> {
             self.add_wait(&connection, &mut record);
             drop(connection);
             access.tell(Box::new(record));
+        }
+    }
+
+    /// A client was not let in.
+    pub(super) fn log_refusal(&self, service: &Service, id: u64, client: SocketAddr, how: End) {
+        if let Some(access) = &self.shared.options.access
+            && access.moments().end
+            && let Some(trace) = self.trace_of(client)
+        {
+            access.tell(Box::new(AccessRecord {
+                service: service.log.label(),
+                id,
+                channel: None,
+                trace: *trace,
+                lasted: Duration::ZERO,
+                sent_bytes: 0,
+                rcvd_bytes: 0,
+                paths: [None; 2],
+                moment: AccessMoment::End(how),
+            }));
         }
     }
 

@@ -144,6 +144,8 @@ impl World {
             End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
             End::Lifetime => true,
             End::Kicked | End::Closed | End::ChannelDown | End::Removed => !was_kicked,
+            // No service of the simulation has rules.
+            End::Refused(_) => true,
             End::ShutDown => !self.was_shut_down,
             End::Ours(_) | End::Lost(Loss::Ours) => !is_troubled,
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,

@@ -1,0 +1,345 @@
+//! Files of networks: read when a service starts or is reloaded, and by a thread of their own when they have changed.
+//!
+//! Knows: paths, what a file looked like when it was read. Never: what a line of a file means, who is let in.
+//! Source: docs/access.md.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{counted, files};
+use crate::config::{LineError, Wrong, parse_nets};
+use crate::observe::{Event, Log, Severity};
+use crate::sched::{Lists, RuleSet, Ruling, SharedTable};
+use crate::spec::{NetItem, NetList, Spot};
+
+/// Between two looks at the files. One that has changed is read when it has not changed from one look to the next: whoever writes
+/// it may not be done.
+const LOOK: Duration = Duration::from_millis(500);
+/// The largest file that is read, in bytes: more than a million networks.
+const LARGEST: u64 = 64 << 20;
+
+/// Reads lists, each file once.
+#[derive(Default)]
+pub(super) struct ListReader {
+    read: HashMap<PathBuf, Result<Arc<[IpNet]>, LineError>>,
+    stamps: HashMap<PathBuf, u64>,
+    made: Vec<Lists>,
+}
+
+impl ListReader {
+    /// What these lists say, with their files as they are now.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a line of it is no network.
+    pub(super) fn lists(
+        &mut self,
+        allow: Option<&NetList>,
+        deny: Option<&NetList>,
+    ) -> Result<Lists, Vec<LineError>> {
+        if let Some(made) =
+            self.made.iter().find(|made| made.allow.as_ref() == allow && made.deny.as_ref() == deny)
+        {
+            return Ok(made.clone());
+        }
+        let (allow, deny) = (allow.cloned(), deny.cloned());
+        if allow.is_none() && deny.is_none() {
+            return Ok(Lists::default());
+        }
+        // Before they are read: what is written meanwhile is seen afterwards.
+        let stamp = self.stamp([&allow, &deny]);
+        let mut errors = Vec::new();
+        let mut nets = Vec::new();
+        for (list, verdict) in [(&allow, Ruling::Allow), (&deny, Ruling::Deny)] {
+            for item in list.iter().flat_map(|list| &list.items) {
+                match item {
+                    NetItem::Net(net) => nets.push((*net, verdict)),
+                    NetItem::File(path) => match self.file(path) {
+                        Ok(all) => nets.extend(all.iter().map(|&net| (net, verdict))),
+                        Err(error) if errors.contains(&error) => {}
+                        Err(error) => errors.push(error),
+                    },
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let networks = nets.len();
+        let rules = Arc::new(RuleSet::new(nets, allow.is_some()));
+        let lists = Lists { allow, deny, rules, networks, stamp };
+        self.made.push(lists.clone());
+        Ok(lists)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<Arc<[IpNet]>, LineError> {
+        let read = self.read.entry(path.to_owned()).or_insert_with(|| read(path));
+        read.clone()
+    }
+
+    /// What the files of lists look like, in one number.
+    fn stamp(&mut self, lists: [&Option<NetList>; 2]) -> u64 {
+        let mut all = DefaultHasher::new();
+        for path in lists.into_iter().flatten().flat_map(NetList::files) {
+            self.stamps.entry(path.clone()).or_insert_with(|| look(path)).hash(&mut all);
+        }
+        all.finish()
+    }
+}
+
+/// Lists whose files could not be read: those who may come are not known, and of those who may not only those that were typed.
+pub(super) fn without_files(allow: Option<&NetList>, deny: Option<&NetList>) -> Lists {
+    let typed = |list: Option<&NetList>, verdict| {
+        let items = list.map_or_else(Vec::new, |list| list.items.clone());
+        items.into_iter().filter_map(move |item| match item {
+            NetItem::Net(net) => Some((net, verdict)),
+            NetItem::File(_) => None,
+        })
+    };
+    let nets: Vec<_> = typed(allow, Ruling::Allow).chain(typed(deny, Ruling::Deny)).collect();
+    let networks = nets.len();
+    let rules = Arc::new(RuleSet::new(nets, allow.is_some()));
+    Lists { allow: allow.cloned(), deny: deny.cloned(), rules, networks, stamp: 0 }
+}
+
+fn read(path: &Path) -> Result<Arc<[IpNet]>, LineError> {
+    let shown = path.to_string_lossy();
+    let text = files::contents(path, LARGEST).map_err(|e| {
+        let wrong = Wrong::File { path: shown.clone().into_owned(), cause: e.to_string() };
+        LineError { at: None, wrong }
+    })?;
+    parse_nets(&text).map(Arc::from).map_err(|(line, column, why)| {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let at = Spot { file: shown.into(), line: number(line), column: number(column) };
+        LineError { at: Some(at), wrong: Wrong::Usage(why) }
+    })
+}
+
+/// What a file looks like from outside.
+fn look(path: &Path) -> u64 {
+    let mut looks = DefaultHasher::new();
+    if let Ok(found) = std::fs::metadata(path) {
+        (found.dev(), found.ino(), found.size()).hash(&mut looks);
+        (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()).hash(&mut looks);
+    }
+    looks.finish()
+}
+
+/// Reads files of networks again when they change. Its thread is there while there are any.
+#[derive(Clone)]
+pub(super) struct ListWatch {
+    watched: Arc<Mutex<WatchedLists>>,
+    log: Log,
+}
+
+#[derive(Default)]
+struct WatchedLists {
+    tables: Vec<SharedTable>,
+    has_thread: bool,
+}
+
+impl ListWatch {
+    /// Watches nothing.
+    pub(super) fn new(log: &Log) -> Self {
+        Self { watched: Arc::default(), log: log.clone() }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, WatchedLists> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches the files of these services from now on.
+    pub(super) fn watch(&self, tables: impl Iterator<Item = SharedTable>) {
+        let mut watched = self.watched();
+        watched.tables = tables.filter(has_files).collect();
+        if watched.tables.is_empty() || watched.has_thread {
+            return;
+        }
+        let of = self.clone();
+        match thread::Builder::new().name("lists".into()).spawn(move || of.run()) {
+            Ok(_) => watched.has_thread = true,
+            Err(e) => {
+                let text =
+                    format!("files of --allow and --deny are read on reload only: no thread for it: {e}");
+                self.log.tell(&Event::Note { severity: Severity::Error, text });
+            }
+        }
+    }
+
+    fn run(&self) {
+        let mut looks = Looks::default();
+        loop {
+            thread::sleep(LOOK);
+            let tables = {
+                let mut watched = self.watched();
+                watched.tables.retain(has_files);
+                if watched.tables.is_empty() {
+                    watched.has_thread = false;
+                    return;
+                }
+                watched.tables.clone()
+            };
+            looks.look(&tables, &self.log);
+        }
+    }
+}
+
+/// Has a service files of networks?
+pub(super) fn has_files(table: &SharedTable) -> bool {
+    let lists = table.gate().lists();
+    [&lists.allow, &lists.deny].into_iter().flatten().any(|list| list.files().next().is_some())
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+struct Looks {
+    /// Files that look otherwise than when they were read, by what their lists looked like: seen once.
+    changed: Vec<u64>,
+    /// Those that could not be read, which was told.
+    failed: Vec<u64>,
+}
+
+impl Looks {
+    fn look(&mut self, tables: &[SharedTable], log: &Log) {
+        let mut reader = ListReader::default();
+        let (mut changed, mut failed, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        for table in tables {
+            let lists = table.gate().lists();
+            let stamp = reader.stamp([&lists.allow, &lists.deny]);
+            if stamp == lists.stamp {
+                continue;
+            }
+            if self.failed.contains(&stamp) {
+                failed.push(stamp);
+            } else if self.changed.contains(&stamp) {
+                match reader.lists(lists.allow.as_ref(), lists.deny.as_ref()) {
+                    Ok(new) => {
+                        let networks = counted(new.networks, "network");
+                        if table.gate().reread_lists(&lists, new) {
+                            told.push((
+                                Severity::Notice,
+                                format!("{}: read again, {networks}", names(&lists)),
+                            ));
+                        }
+                    }
+                    Err(errors) => {
+                        failed.push(stamp);
+                        told.extend(errors.into_iter().map(|error| {
+                            let error = error.to_string();
+                            let error =
+                                error.trim_end().strip_prefix("balance: ").unwrap_or(error.trim_end());
+                            (Severity::Error, format!("{error}; the networks stay as they are"))
+                        }));
+                    }
+                }
+            } else {
+                changed.push(stamp);
+            }
+        }
+        (self.changed, self.failed) = (changed, failed);
+        // Many services may have the same lists.
+        told.sort();
+        told.dedup();
+        for (severity, text) in told {
+            log.tell(&Event::Note { severity, text });
+        }
+    }
+}
+
+/// The files of lists, for messages.
+fn names(lists: &Lists) -> String {
+    let files = [&lists.allow, &lists.deny].into_iter().flatten().flat_map(NetList::files);
+    files.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::control::scratch::Scratch;
+    use crate::sched::{Rules, Table};
+    use crate::spec::Typed;
+
+    fn list(path: &Path) -> NetList {
+        NetList { items: vec![NetItem::File(path.to_owned())], typed: Typed::default() }
+    }
+
+    fn log() -> (Log, impl Fn() -> Vec<String>) {
+        let log = Log::stderr(false);
+        let told = log.clone();
+        (log, move || told.events(100).iter().map(|event| event.line.to_string()).collect())
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_has_changed_and_not_while_it_changes() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("bad");
+        fs::write(&path, "192.0.2.1\n").expect("written");
+        let table = SharedTable::new(Table::new(Rules::CLASSIC));
+        let read = ListReader::default().lists(None, Some(&list(&path))).expect("all is right");
+        table.gate().set_lists(read);
+        let denies =
+            |address: &str| table.gate().denies(address.parse::<IpAddr>().expect(address), Duration::ZERO);
+        assert!(denies("192.0.2.1") && !denies("192.0.2.2"));
+        let (log, told) = log();
+        let mut looks = Looks::default();
+        let mut look = |text: Option<&str>| {
+            text.iter().for_each(|text| fs::write(&path, text).expect("written"));
+            looks.look(std::slice::from_ref(&table), &log);
+        };
+        look(None);
+        look(Some("192.0.2.2\n192.0.2.4"));
+        assert!(denies("192.0.2.1"), "it is seen for the first time like this");
+        look(Some("192.0.2.2\n192.0.2.3\n192.0.2.4\n"));
+        assert!(denies("192.0.2.1"), "and like this");
+        look(None);
+        assert!(!denies("192.0.2.1") && denies("192.0.2.3"));
+        look(Some("192.0.2.7\nnonsense\n"));
+        look(None);
+        look(None);
+        assert!(denies("192.0.2.3") && !denies("192.0.2.7"), "nothing has changed");
+        fs::remove_file(&path).expect("there");
+        look(None);
+        look(None);
+        look(None);
+        assert!(denies("192.0.2.3"));
+        look(Some("192.0.2.8"));
+        look(None);
+        assert!(denies("192.0.2.8") && !denies("192.0.2.3"));
+        let told = told();
+        let name = path.display();
+        let wanted = [
+            format!("{name}: read again, 3 networks"),
+            format!("{name}:2:1: 'nonsense' is not an address or a network"),
+            format!("{name}: cannot be read: "),
+            format!("{name}: read again, 1 network"),
+        ];
+        assert_eq!(told.len(), wanted.len(), "{told:#?}");
+        for (line, wanted) in told.iter().zip(wanted) {
+            assert!(line.contains(&wanted), "{line} {wanted}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("bad");
+        fs::write(&path, "192.0.2.1\n  10.0.0.1/8 # ours\n").expect("written");
+        let list = list(&path);
+        let errors = ListReader::default().lists(Some(&list), Some(&list)).expect_err("a wrong line");
+        let why = "has bits set behind its prefix; write 10.0.0.0/8, or 10.0.0.1 for the one address";
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&format!("{}:2:3: '10.0.0.1/8' {why}", path.display())), "{told:?}");
+        let unknown = without_files(Some(&list), None);
+        assert!(*unknown.rules != RuleSet::default() && unknown.stamp == 0);
+    }
+}
