@@ -42,6 +42,7 @@ mod process;
 mod proxy_in;
 mod queue;
 mod real_programs;
+mod refusals;
 mod regression;
 mod reload;
 mod save;
