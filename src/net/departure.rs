@@ -138,7 +138,10 @@ impl Arriving {
             _ => None,
         };
         let mut guest = Guest::carried(&service, shared);
-        guest.count_in(record.client.ip());
+        if !matches!(record.stage, StageRecord::Unheard(_)) {
+            let announced = record.announced.as_ref().and_then(|said| said.addresses);
+            guest.count_in(announced.map_or(record.client, |[client, _]| client).ip());
+        }
         Ok(Parcel { record, bytes, client, server, slot, link, packed_at: None, taken, guest })
     }
 }

@@ -3,6 +3,7 @@
 //! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,6 +170,11 @@ impl Service {
     /// Who is let in.
     pub(super) fn gate(&self) -> &Gate {
         self.dialer.table.gate()
+    }
+
+    /// Does one who comes from here have to say first whom it speaks for?
+    pub(super) fn awaits_header(&self, seen: IpAddr) -> bool {
+        self.options().accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen))
     }
 
     /// A client was refused. `Some`: it is time to say so, and how many were since that was said last.

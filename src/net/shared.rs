@@ -527,6 +527,14 @@ impl Guest {
         Ok(())
     }
 
+    /// The same of one who has just connected. Whoever has to say first whom it speaks for is let in to do so.
+    pub(super) fn let_in_seen(&mut self, seen: IpAddr) -> Result<(), Rule> {
+        if self.service.gate().is_open() || self.service.awaits_header(seen) {
+            return Ok(());
+        }
+        self.let_in(seen)
+    }
+
     /// It is this client's, which was let in already: by another process, or when other limits held.
     pub(super) fn count_in(&mut self, client: IpAddr) {
         if self.service.gate().counts_clients() && !client.is_unspecified() {

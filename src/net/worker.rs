@@ -186,6 +186,11 @@ impl Connection {
         Peers { seen, claimed: self.claim() }
     }
 
+    /// The client's address as rules see it.
+    fn client_ip(&self) -> IpAddr {
+        self.peers(SocketAddr::from(self.peer)).client().ip().to_canonical()
+    }
+
     /// Whom a proxy has announced.
     fn claim(&self) -> Option<Announced> {
         self.said()?.claim

@@ -381,6 +381,47 @@ fn an_ipv6_client_is_a_64_and_an_ipv4_client_of_an_ipv6_service_is_ipv4() {
     instance.end();
 }
 
+/// A client that comes by a proxy is the one that the proxy announces.
+#[test]
+fn rules_are_for_the_client_that_a_proxy_announces() {
+    let a = Server::named("a");
+    let mut instance = Instance::start([
+        "--accept-proxy",
+        "127.7.7.1",
+        "--deny",
+        "127.7.7.0/24,192.0.2.7",
+        "--client-max",
+        "2",
+        "PORT",
+        &a.to_string(),
+    ]);
+    let by_proxy = |instance: &Instance, client: &str| {
+        let mut proxy = Client::connect_from(from(1), instance.addr);
+        proxy.send(format!("PROXY TCP4 {client} 192.0.2.1 1000 80\r\n"));
+        match std::io::Read::read(&mut proxy.0, &mut [0]) {
+            Ok(1) => Some(proxy),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => None,
+            other => panic!("{client}: {other:?}"),
+        }
+    };
+    assert!(come(&instance, from(2)).is_none(), "it announces nobody, and is denied itself");
+    assert!(by_proxy(&instance, "192.0.2.7").is_none(), "the one it announces is denied");
+    let held = [(); 2].map(|()| by_proxy(&instance, "192.0.2.8").expect("let in"));
+    assert!(by_proxy(&instance, "192.0.2.8").is_none(), "a third one");
+    assert!(by_proxy(&instance, "192.0.2.9").is_some(), "another client of the same proxy");
+    let ended = instance.ctl("ended").code(0).stdout;
+    assert!(ended.contains("refused: denied") && ended.contains("refused: client max"), "{ended}");
+    assert!(ended.contains("192.0.2.7:1000"), "{ended}");
+    let told = instance.upgrade();
+    assert!(told.contains("carried 2"), "{told}");
+    assert!(by_proxy(&instance, "192.0.2.8").is_none(), "they count on");
+    instance.ctl("deny 192.0.2.8 kick").code(0).out("192.0.2.8 denied, 2 connections closed\n");
+    for mut client in held {
+        assert!(matches!(client.ending(), Received::End | Received::Reset));
+    }
+    instance.end();
+}
+
 /// The action that is shipped, driven by the real program.
 #[test]
 fn fail2ban_bans_by_one_line() {

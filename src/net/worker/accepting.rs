@@ -4,7 +4,7 @@
 //! client.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,7 +84,7 @@ impl<P: Readiness> Worker<P> {
                     if service.ails.load(Ordering::Relaxed) {
                         service.ails.store(false, Ordering::Relaxed);
                     }
-                    if let Err(rule) = guest.let_in(address.ip()) {
+                    if let Err(rule) = guest.let_in_seen(address.ip()) {
                         drop(taken);
                         self.refuse_client(&guest, client, address, rule);
                         continue;
@@ -124,7 +124,7 @@ impl<P: Readiness> Worker<P> {
 
     /// Takes a client in that another worker has accepted. Meanwhile it may have been denied, or clients be counted.
     pub(super) fn adopt(&mut self, mut guest: Guest, client: OwnedFd, address: SocketAddr, taken: Taken) {
-        if !guest.gate().is_open() {
+        if !guest.gate().is_open() && !guest.awaits_header(address.ip()) {
             if guest.gate().denies(address.ip(), self.shared.clock.now()) {
                 return self.refuse_client(&guest, client, address, Rule::Denied);
             }
@@ -150,6 +150,7 @@ impl<P: Readiness> Worker<P> {
         let past = Past {
             id,
             client: address.into(),
+            claimed: None,
             channel: None,
             lasted: Duration::ZERO,
             ended_at: now,
@@ -157,16 +158,17 @@ impl<P: Readiness> Worker<P> {
         };
         self.past.add(service.id, how, past);
         if service.log.is_debug() {
-            service.log.tell(&Event::ClientLost { client: address, reason: how });
+            service.log.tell(&Event::ClientLost { client: address.into(), reason: how });
         }
-        if let Some(clients) = service.refused(now) {
-            service.log.tell(&Event::ClientsRefused {
-                clients,
-                last: address.ip().to_canonical(),
-                reason: how,
-            });
+        self.tell_refusal(service, address.ip(), how);
+        self.log_refusal(service, id, address.into(), how);
+    }
+
+    /// Says that clients are refused, if it is time for that.
+    pub(super) fn tell_refusal(&self, service: &Service, last: IpAddr, reason: End) {
+        if let Some(clients) = service.refused(self.shared.clock.now()) {
+            service.log.tell(&Event::ClientsRefused { clients, last: last.to_canonical(), reason });
         }
-        self.log_refusal(service, id, address, how);
     }
 
     /// The worker with the fewest connections, if it has clearly fewer than this one.

@@ -4,7 +4,6 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -258,7 +257,7 @@ impl<P: Readiness> Worker<P> {
     /// Closes the connections of clients whose addresses are in a network, whatever they have come to; how many there were.
     pub(super) fn close_clients(&mut self, service: ServiceId, net: IpNet, why: End) -> usize {
         let is_of_it = |connection: &Connection| {
-            connection.service.id == service && net.contains(&SocketAddr::from(connection.peer).ip())
+            connection.service.id == service && net.contains(&connection.client_ip())
         };
         self.abandon_all(is_of_it, why)
     }
@@ -266,8 +265,9 @@ impl<P: Readiness> Worker<P> {
     /// The limits of one client may be others now: those who are there count, too.
     pub(super) fn recount(&mut self, service: ServiceId) {
         for (_, connection) in &mut self.connections {
-            if connection.service.id == service {
-                let client = SocketAddr::from(connection.peer).ip();
+            // Of one that has not said yet whom it speaks for nobody knows.
+            if connection.service.id == service && !matches!(connection.stage, Stage::Greeting(_)) {
+                let client = connection.client_ip();
                 connection.service.count_in(client);
             }
         }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::unheard::{SaidByProxy, Unheard};
@@ -113,6 +114,13 @@ impl<P: Readiness> Worker<P> {
         let claim = addresses.map(|[client, local]| Announced { client, local });
         if claim.is_some() || !tlvs.is_empty() {
             connection.announce(SaidByProxy { claim, tlvs });
+        }
+        // It was let in before it was known whom it speaks for.
+        let client = connection.client_ip();
+        if let Err(rule) = connection.service.let_in(client) {
+            let service = Arc::clone(&connection.service);
+            self.close(key, RESET, End::Refused(rule));
+            return self.tell_refusal(&service, client, End::Refused(rule));
         }
         // Whoever has it next serves it.
         if !self.shared.leaving.load(Ordering::SeqCst) {

@@ -90,7 +90,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// A client was not let in.
-    pub(super) fn log_refusal(&self, service: &Service, id: u64, client: SocketAddr, how: End) {
+    pub(super) fn log_refusal(&self, service: &Service, id: u64, client: Peers, how: End) {
         if let Some(access) = &self.shared.options.access
             && access.moments().end
             && let Some(trace) = self.trace_of(client)
