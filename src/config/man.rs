@@ -85,6 +85,9 @@ const HEALTH: &[&str] = &[
     "A client's connect that is refused, times out or meets an unreachable host ejects the channel; errors of balance's own machine \
      (descriptors, source ports, -B) do not. The background tries are plain connects, 250 ms, 500 ms, 1 s and from then on 2 s \
      after one another, give or take 10 %; the first that succeeds brings the channel back.",
+    "A channel that closes three connections in a row at once, without a byte, while another channel of its group answers its clients, \
+     is ejected, too: for a second, and for longer each time if it goes on like that, up to a minute. Never more than half of a group \
+     is ejected for that.",
     "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in any group, \
      balance tries those that are not up, unless --fail-open is off.",
     "The command status shows the health of each channel beside what the operator decided: up, untried (no client's \

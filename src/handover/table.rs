@@ -142,6 +142,12 @@ pub struct ServiceTallyRecord {
 pub struct HealthRecord {
     /// It is ejected: since when, and why.
     pub ejected: Option<(Duration, String)>,
+    /// It is ejected since it closes its connections at once.
+    #[serde(default)]
+    pub closes: bool,
+    /// For how long it was left alone for that, the last time.
+    #[serde(default)]
+    pub rest: Duration,
     /// The delay before the probe that is due, or was last.
     pub delay: Duration,
     /// What checks have found.

@@ -56,6 +56,23 @@ impl Dialer {
         }
     }
 
+    /// A channel has closed so many connections in a row at once, without a byte.
+    pub(super) fn closed_early(&self, channel: ChannelKey, in_a_row: u32) {
+        let transition = self.table.lock_at(self.clock.now()).closed_early(channel, in_a_row);
+        self.changed(transition);
+    }
+
+    /// The next channel for a client whose last one has closed its connection before anything went over it.
+    pub(super) fn next_past(&self, peers: Peers, past: &[ChannelKey], is_reset: bool) -> Option<Dial> {
+        let mut grants = Vec::new();
+        let mut table = self.table.lock_at(self.clock.now());
+        let next = table.next_past(peers.client().ip().into(), past, is_reset, &mut grants);
+        drop(table);
+        self.deliver.all(grants);
+        let (route, lease) = next?;
+        Some(Dial::new(peers, route, lease, None))
+    }
+
     /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
     /// without end? Asks the kernel where need be.
     pub(super) fn leads_back(&self, channel: ChannelKey, target: SocketAddr) -> Option<io::Error> {

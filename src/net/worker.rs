@@ -27,7 +27,7 @@ use super::shared::{Guest, Message, Shared, tag_of};
 use super::sockets::Sockets;
 use super::taps::Taps;
 use crate::observe::{ConnectionTrace, Dump, Event};
-use crate::sched::{Announced, End, OwnFault, Peers, Slot};
+use crate::sched::{Announced, ChannelKey, End, OwnFault, Peers, Slot};
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -129,6 +129,8 @@ struct Rare {
     undumped: bool,
     /// What the access log will tell of it, if there is one.
     trace: Option<Box<ConnectionTrace>>,
+    /// The channels that have closed its connection at once.
+    past: Vec<ChannelKey>,
 }
 
 /// Of a client that nobody knows.
@@ -144,6 +146,7 @@ impl Default for Rare {
             acknowledged: 0,
             undumped: false,
             trace: None,
+            past: Vec::new(),
         }
     }
 }
@@ -639,6 +642,14 @@ impl<P: Readiness> Worker<P> {
         match (&mut connection.stage, side) {
             (Stage::Relaying { .. }, _) => {
                 connection.relay.note(side, ready);
+                if connection.delivered == [0; 2]
+                    && side == Side::Server
+                    && (ready.read_closed || ready.error)
+                    && self.leave_server(key, ready.error)
+                {
+                    return;
+                }
+                let Some(connection) = self.connections.get(key) else { return };
                 if connection.relay.is_blocked(side) && ready.readable && !ready.read_closed {
                     self.mute(key, side);
                 }
@@ -816,6 +827,7 @@ impl<P: Readiness> Worker<P> {
             }
             Verdict::Done(ending) => {
                 let how = end_of(connection.relay.first_end());
+                self.judge(key, how);
                 self.close(key, ending, how);
             }
         }

@@ -131,6 +131,16 @@ impl ConnectionTrace {
         }
     }
 
+    /// The channel that was connected to has not served its client.
+    pub fn left(&mut self, channel: ChannelKey, error: AttemptError) {
+        if let Some(address) = self.address.take()
+            && self.failed.len() < ATTEMPTS_TOLD
+        {
+            self.failed.push(FailedAttempt { channel, address, error });
+        }
+        self.connect = None;
+    }
+
     /// An attempt has succeeded.
     pub fn connected(&mut self, address: Option<SocketAddr>, took: Duration) {
         self.attempts = self.attempts.saturating_add(1);

@@ -37,13 +37,15 @@ pub enum DialCause {
     NoWatch,
     /// The client would come back by it without end.
     LeadsBack,
+    /// It was taken, and closed at once without a byte.
+    ClosedAtOnce,
     /// The system says something else.
     Other,
 }
 
 impl DialCause {
     /// All there are.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Refused,
         Self::NoAnswer,
         Self::TimedOut,
@@ -59,6 +61,7 @@ impl DialCause {
         Self::NoMemory,
         Self::NoWatch,
         Self::LeadsBack,
+        Self::ClosedAtOnce,
         Self::Other,
     ];
 
@@ -84,6 +87,7 @@ impl DialCause {
             Self::NoMemory => "out of memory",
             Self::NoWatch => "no watch",
             Self::LeadsBack => "leads back to this service",
+            Self::ClosedAtOnce => "closed at once",
             Self::Other => "other error",
         }
     }

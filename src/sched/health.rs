@@ -12,6 +12,10 @@ use crate::handover::table::{CheckedRecord, HealthRecord};
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// ... and how late at most, after doubling.
 const LAST_DELAY: Duration = Duration::from_secs(2);
+/// A channel that closes its connections at once gets clients again after so long, ...
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// ... and, if it goes on like that, after twice as long each time, up to this.
+const LAST_REST: Duration = Duration::from_secs(60);
 /// A channel that fails again before it was up for so many times its last delay has not really been back.
 const STAYED: u32 = 2;
 /// A returning channel's weight grows in so many steps.
@@ -110,6 +114,8 @@ struct Ejection {
     since: Duration,
     why: String,
     probe_at: Duration,
+    /// It takes connections, and that is no news: it closes them.
+    closes: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +138,8 @@ pub(super) struct Health {
     ejection: Option<Ejection>,
     /// The delay before the probe that is due, or was last.
     delay: Duration,
+    /// For how long it is to be left alone if it closes its connections at once, or was last.
+    rest: Duration,
     checked: Checked,
     check_at: Option<Duration>,
     /// Has anything been learned of it?
@@ -154,6 +162,7 @@ impl Health {
         Self {
             ejection: None,
             delay: FIRST_DELAY,
+            rest: FIRST_REST,
             checked: Checked::New,
             // Not all channels at the same moment.
             check_at: rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
@@ -178,6 +187,8 @@ impl Health {
         HealthRecord {
             ejected: self.ejection.as_ref().map(|ejection| (ejection.since, ejection.why.clone())),
             delay: self.delay,
+            closes: self.ejection.as_ref().is_some_and(|ejection| ejection.closes),
+            rest: self.rest,
             checked: match &self.checked {
                 Checked::New => CheckedRecord::New,
                 Checked::Up => CheckedRecord::Up,
@@ -209,13 +220,18 @@ impl Health {
         let ejection = |(since, why): &(Duration, String)| Ejection {
             since: now.min(*since),
             why: why.clone(),
-            probe_at: due(record.return_due.unwrap_or(now), LAST_DELAY),
+            probe_at: due(
+                record.return_due.unwrap_or(now),
+                if record.closes { LAST_REST } else { LAST_DELAY },
+            ),
+            closes: record.closes,
         };
         let check_at = |check: CheckRules| Some(due(record.check_due?, check.interval));
         let fresh = Self::new(rules, now, random);
         let mut health = Self {
             ejection: record.ejected.as_ref().map(ejection),
             delay: record.delay.clamp(FIRST_DELAY, LAST_DELAY),
+            rest: record.rest.clamp(FIRST_REST, LAST_REST),
             checked: match &record.checked {
                 CheckedRecord::New => Checked::New,
                 CheckedRecord::Up => Checked::Up,
@@ -271,6 +287,11 @@ impl Health {
         self.ejection.is_some()
     }
 
+    /// Is it ejected since it closes its connections at once?
+    pub(super) fn is_resting(&self) -> bool {
+        self.ejection.as_ref().is_some_and(|ejection| ejection.closes)
+    }
+
     /// Why it is ejected, if it is.
     pub(super) fn ejected_for(&self) -> Option<&str> {
         self.ejection.as_ref().map(|ejection| &*ejection.why)
@@ -307,7 +328,21 @@ impl Health {
         let flaps = self.returned_at.is_some_and(|at| now.saturating_sub(at) < self.delay * STAYED);
         self.delay = if flaps { (self.delay * 2).min(LAST_DELAY) } else { FIRST_DELAY };
         let probe_at = now + jittered(self.delay, random);
-        self.ejection = Some(Ejection { since: now, why: why.to_owned(), probe_at });
+        self.ejection = Some(Ejection { since: now, why: why.to_owned(), probe_at, closes: false });
+        self.ramp_from = None;
+        true
+    }
+
+    /// It has closed too many connections at once, and is ejected by that. A connect does not tell whether it still does, so it
+    /// is left alone for a time that grows while it goes on like that. `false` = it was ejected before.
+    pub(super) fn closed_early(&mut self, why: &str, now: Duration, random: &mut Random) -> bool {
+        if self.ejection.is_some() {
+            return false;
+        }
+        let goes_on = self.returned_at.is_some_and(|at| now.saturating_sub(at) < self.rest * STAYED);
+        self.rest = if goes_on { (self.rest * 2).min(LAST_REST) } else { FIRST_REST };
+        let probe_at = now + jittered(self.rest, random);
+        self.ejection = Some(Ejection { since: now, why: why.to_owned(), probe_at, closes: true });
         self.ramp_from = None;
         true
     }
@@ -326,7 +361,7 @@ impl Health {
         now: Duration,
     ) -> Option<Change> {
         self.is_tried = true;
-        self.ejection.as_ref().filter(|ejection| begun >= ejection.since)?;
+        self.ejection.as_ref().filter(|ejection| begun >= ejection.since && !ejection.closes)?;
         self.come_back(rules, now)
     }
 
@@ -429,7 +464,8 @@ impl Health {
             ProbeResult::Good => return self.come_back(rules, now),
             ProbeResult::Bad(why) => {
                 self.delay = (self.delay * 2).min(LAST_DELAY);
-                ejection.why = why;
+                // It takes none any more: the next one that it takes is news.
+                (ejection.why, ejection.closes) = (why, false);
             }
             ProbeResult::Unknown => {}
         }

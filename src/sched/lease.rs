@@ -41,6 +41,23 @@ impl Slot {
         self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// Its connection has brought a byte of the channel.
+    pub fn answered(&self) {
+        let slots = &self.slots;
+        // Plain loads first: workers share the line, and hardly ever is there anything to write.
+        if slots.closed_early.load(Relaxed) != 0 {
+            slots.closed_early.store(0, Relaxed);
+        }
+        if !slots.has_answered.load(Relaxed) {
+            slots.has_answered.store(true, Relaxed);
+        }
+    }
+
+    /// The channel has closed its connection at once, without a byte. How many it has closed like that since one brought a byte.
+    pub fn closed_early(&self) -> u32 {
+        self.slots.closed_early.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
     /// Counts that its connection has ended, and how, after so long.
     pub fn ended(&self, shard: usize, how: End, lasted: Duration) {
         self.slots.shard(shard).tally.ended(how, lasted);
@@ -126,6 +143,10 @@ pub(super) struct Slots {
     /// "The table holds this channel for full", or goes by its load: the next lease that ends must say so.
     full: AtomicBool,
     freed: Arc<Freed>,
+    /// Connections closed at once, without a byte, since one brought a byte.
+    closed_early: AtomicU32,
+    /// A connection has brought a byte.
+    has_answered: AtomicBool,
     shards: Box<[Shard]>,
 }
 
@@ -133,7 +154,15 @@ impl Slots {
     /// `shards` = how many workers count bytes; 0 is taken for 1.
     pub(super) fn new(key: ChannelKey, freed: Arc<Freed>, shards: usize) -> Self {
         let shards = std::iter::repeat_with(Shard::default).take(shards.max(1)).collect();
-        Self { key, active: AtomicU32::new(0), full: AtomicBool::new(false), freed, shards }
+        Self {
+            key,
+            active: AtomicU32::new(0),
+            full: AtomicBool::new(false),
+            freed,
+            closed_early: AtomicU32::new(0),
+            has_answered: AtomicBool::new(false),
+            shards,
+        }
     }
 
     pub(super) fn key(&self) -> ChannelKey {
@@ -187,6 +216,16 @@ impl Slots {
             return true;
         }
         false
+    }
+
+    /// Has it answered clients, and does it still, as far as is known?
+    pub(super) fn answers(&self) -> bool {
+        self.has_answered.load(Relaxed) && self.closed_early.load(Relaxed) == 0
+    }
+
+    /// What it closed before is forgotten.
+    pub(super) fn forgive(&self) {
+        self.closed_early.store(0, Relaxed);
     }
 
     /// From here on the next lease that ends puts the channel on the list of freed ones. To be called before `active` is

@@ -17,6 +17,7 @@ mod channel;
 mod client_limits;
 mod connect_times;
 mod denials;
+mod early;
 mod edits;
 mod end;
 mod gate;

@@ -90,6 +90,26 @@ impl Route {
         }
     }
 
+    /// A walk that does not try these.
+    pub(super) fn past(client: ClientAddr, channels: &[ChannelKey]) -> Self {
+        let mut route = Self::new(client);
+        for key in channels {
+            route.tried_is(key.group, key.channel.index());
+        }
+        route
+    }
+
+    fn tried_is(&mut self, at: GroupId, channel: usize) {
+        match self.tried.iter_mut().find(|(group, _)| *group == at) {
+            Some((_, tried)) => tried.insert(channel),
+            None => {
+                let mut tried = Tried::default();
+                tried.insert(channel);
+                self.tried.push((at, tried));
+            }
+        }
+    }
+
     /// The next channel of the walk, its slot taken. The groups may have been edited since the last step.
     pub(super) fn step(
         &mut self,
@@ -158,14 +178,7 @@ impl Route {
             return self.begin_again();
         }
         self.reason = NoChannel::Failed;
-        match self.tried.iter_mut().find(|(group, _)| *group == at) {
-            Some((_, tried)) => tried.insert(usize::from(last)),
-            None => {
-                let mut tried = Tried::default();
-                tried.insert(usize::from(last));
-                self.tried.push((at, tried));
-            }
-        }
+        self.tried_is(at, usize::from(last));
     }
 
     fn tried_in(&self, group: GroupId) -> Option<&Tried> {

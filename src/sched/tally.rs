@@ -290,7 +290,10 @@ mod tests {
         assert_eq!(seen(&theirs), seen(&ours));
         assert_eq!(seen(&ours).ends, [(End::Idle, 2), (End::Ours(OwnFault::Panic), 1)]);
         let failures = seen(&ours).failures;
-        assert_eq!((failures.len(), failures[0], failures[15].1), (16, (DialCause::Refused, 2), 1));
+        assert_eq!(
+            (failures.len(), failures[0], failures[15].1),
+            (DialCause::ALL.len(), (DialCause::Refused, 2), 1)
+        );
         ours.reset();
         assert_eq!((seen(&ours).failures, seen(&ours).ends), (vec![], vec![]));
         let (ours, theirs) = (ServiceTally::new(2), ServiceTally::new(0));

@@ -317,6 +317,25 @@ impl<P> Relay<P> {
         }
     }
 
+    /// Has nothing come from the server, and nothing of the client's been lost? Then, if nothing was delivered to it either, it can be
+    /// left for another one.
+    pub fn is_fresh(&self) -> bool {
+        let [from_client, from_server] = &self.flows;
+        from_client.stage == FlowStage::Open
+            && from_client.urgent.is_none()
+            && from_server.stage == FlowStage::Open
+            && !from_server.is_waiting()
+            && self.gone == [false; 2]
+    }
+
+    /// The server is another one from here on. What is known and held of the client stays.
+    pub fn change_server(&mut self) {
+        self.flows[Side::Server as usize] = Flow::new();
+        self.flows[Side::Client as usize].unflushed = false;
+        self.ready[Side::Server as usize] = Ready { writable: true, ..Ready::default() };
+        self.short = false;
+    }
+
     /// Takes note of an event.
     pub fn note(&mut self, side: Side, event: Ready) {
         self.ready[side as usize].merge(event);

@@ -9,6 +9,7 @@ mod addresses;
 mod black_hole;
 mod checks;
 mod door;
+mod early;
 mod going_down;
 mod outages;
 mod passive;

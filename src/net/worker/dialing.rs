@@ -13,8 +13,8 @@ use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
-use crate::observe::Event;
-use crate::sched::{AdminState, End, Grant, Loss, OwnFault, Ticket, Turn};
+use crate::observe::{AttemptError, Event};
+use crate::sched::{AdminState, DialCause, End, Grant, Loss, OwnFault, Ticket, Turn};
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -319,10 +319,42 @@ impl<P: Readiness> Worker<P> {
         connection.moved_at = self.now;
         connection.set_expires_at(expires_at);
         connection.relay.note(Side::Server, ready);
+        if (ready.read_closed || ready.error) && self.leave_server(key, ready.error) {
+            return;
+        }
         self.rearm(key);
         self.log_start(key);
         self.turn(key);
         self.announce(key);
+    }
+
+    /// The server has closed its connection before anything went over it: on to another one, if there is one that is up. `false`: there
+    /// is none, or the client has to be told.
+    pub(super) fn leave_server(&mut self, key: usize, is_reset: bool) -> bool {
+        let Some(connection) = self.connections.get(key) else { return false };
+        let Stage::Relaying { server, slot } = &connection.stage else { return false };
+        let is_untouched = connection.delivered == [0; 2] && connection.relay.is_fresh();
+        if !is_untouched || !self.is_early(connection) || socket::unread(server) > 0 {
+            return false;
+        }
+        let left = slot.key();
+        let past = connection.rare.as_ref().map_or(&[][..], |rare| &rare.past);
+        let past = [past, &[left]].concat();
+        let peers = connection.peers(connection.peer.into());
+        let Some(dial) = connection.service.dialer.next_past(peers, &past, is_reset) else { return false };
+        self.judge(key, if is_reset { End::ChannelReset } else { End::ChannelClosed });
+        let Some(connection) = self.connections.get_mut(key) else { return true };
+        connection.relay.change_server();
+        connection.muted[Side::Server as usize] = false;
+        let rare = connection.rare();
+        (rare.past, rare.link) = (past, None);
+        if let Some(trace) = &mut rare.trace {
+            trace.left(left, AttemptError::Known(DialCause::ClosedAtOnce));
+        }
+        // With it go the server's socket and the slot.
+        connection.stage = Stage::Dialing(Box::new(dial));
+        self.dial(key);
+        true
     }
 
     /// A server that has got no data by now may be one that speaks first: it has to hear of its client.

@@ -309,6 +309,7 @@ impl<P: Readiness> Worker<P> {
             acknowledged: record.acknowledged,
             undumped: false,
             trace: self.trace_again(peers, record.age + away, record.trace.as_deref()),
+            past: Vec::new(),
         };
         let is_rare = rare.trace.is_some()
             || rare.address.is_some()

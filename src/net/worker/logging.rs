@@ -42,7 +42,11 @@ impl<P: Readiness> Worker<P> {
 
     /// The first byte of the channel has reached its client.
     pub(super) fn first_byte(&mut self, key: usize) {
-        let Some(trace) = self.connections.get_mut(key).and_then(Connection::trace) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if let Stage::Relaying { slot, .. } = &connection.stage {
+            slot.answered();
+        }
+        let Some(trace) = connection.trace() else { return };
         if trace.first_byte.is_none() {
             trace.first_byte = Some(self.shared.clock.now().saturating_sub(trace.began_at));
         }

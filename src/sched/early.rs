@@ -1,0 +1,211 @@
+//! A channel that takes connections and closes them at once: when it is ejected for that.
+//!
+//! Knows: what its group does. Never: when a connection was closed too early, what a byte is.
+//! Source: docs/health.md, "A server that closes its connections at once".
+
+use super::{ChannelKey, ClientAddr, DialCause, Grant, Happened, Lease, Route, Table, Transition};
+
+impl Table {
+    /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
+    /// and the failure counted. `past`: those that have done so before, with this one as the last. A channel that has ended its direction
+    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of its group answers its clients.
+    ///
+    /// `None`: there is none that is up and has room.
+    pub fn next_past(
+        &mut self,
+        client: ClientAddr,
+        past: &[ChannelKey],
+        is_reset: bool,
+        grants: &mut Vec<Grant>,
+    ) -> Option<(Route, Lease)> {
+        let left = *past.last()?;
+        if !self.judges() || !is_reset && !self.has_answering(left) {
+            return None;
+        }
+        let mut route = Route::past(client, past);
+        let lease = self.next_up(&mut route, grants).ok()?;
+        let now = self.now;
+        let _ = self.edit(left, |channel| {
+            let cause = DialCause::ClosedAtOnce;
+            channel.count_failure(cause, &cause.to_string(), now);
+        });
+        Some((route, lease))
+    }
+
+    /// Does anything come of connections that are closed too early?
+    fn judges(&self) -> bool {
+        self.rules.health.eject && !self.rules.autodisable
+    }
+
+    /// Does another channel of the same group answer its clients?
+    fn has_answering(&self, key: ChannelKey) -> bool {
+        let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
+        channels.iter().any(|one| one.slots.key() != key && one.is_up() && one.slots.answers())
+    }
+
+    /// A channel has closed so many connections in a row at once, without a byte. It is ejected for that, but only while another
+    /// channel of its group answers its clients, and never so that more than half of a group is ejected for that: what all do
+    /// is the clients' fault, or how the service is.
+    pub fn closed_early(&mut self, key: ChannelKey, in_a_row: u32) -> Option<Transition> {
+        let now = self.now;
+        if !self.judges() {
+            return None;
+        }
+        let channels = self.groups.get(&key.group)?.channels();
+        let others = || channels.iter().filter(|one| one.takes_clients() && one.slots.key() != key);
+        let resting = others().filter(|one| one.health.is_resting()).count();
+        let half = others().count().div_ceil(2);
+        if resting >= half || !self.has_answering(key) {
+            return None;
+        }
+        let why = format!("closed {in_a_row} connections in a row at once, without a byte");
+        let ejects = self.edit_by_lot(key, |channel, random| {
+            let is_judged = channel.takes_clients() && !channel.paused;
+            let ejects = is_judged && channel.health.closed_early(&why, now, random);
+            if ejects {
+                channel.slots.forgive();
+            }
+            ejects
+        });
+        if !ejects.unwrap_or(false) {
+            return None;
+        }
+        self.schedule(key);
+        let address = self.get(key)?.addresses.first();
+        Some(Transition { channel: key, address, what: Happened::Ejected(why) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+    use std::time::Duration;
+
+    use super::super::{
+        Addresses, AdminState, ChannelId, ClientAddr, GroupId, HealthRules, HealthState, Lease, ProbeResult,
+        Rules,
+    };
+    use super::*;
+
+    fn key(n: usize) -> ChannelKey {
+        ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(n).expect("small") }
+    }
+
+    fn table(rules: HealthRules, channels: u8) -> Table {
+        let mut table = Table::new(Rules { health: rules, ..Rules::CLASSIC });
+        for n in 0..channels {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("few channels");
+        }
+        table
+    }
+
+    const EJECT: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
+
+    /// The next client's channel.
+    fn take(table: &mut Table) -> Lease {
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+        let lease = table.next(&mut route).expect("one that is up");
+        table.connected(route, &lease, Duration::ZERO);
+        lease
+    }
+
+    /// Clients of all channels, one each; these are answered.
+    fn serve(table: &mut Table, answering: &[usize]) {
+        for _ in 0..table.snapshot().groups[0].channels.len() {
+            let lease = take(table);
+            if answering.contains(&lease.key().channel.index()) {
+                lease.slot().answered();
+            }
+        }
+    }
+
+    fn states(table: &mut Table) -> Vec<HealthState> {
+        table.snapshot().groups[0].channels.iter().map(|channel| channel.health.state).collect()
+    }
+
+    #[test]
+    fn it_is_ejected_only_while_another_one_answers() {
+        let mut table = table(EJECT, 2);
+        assert_eq!(table.closed_early(key(0), 3), None, "nobody has answered yet");
+        serve(&mut table, &[1]);
+        let told = table.closed_early(key(0), 3).expect("it is ejected");
+        let why = "closed 3 connections in a row at once, without a byte";
+        assert_eq!((told.channel, told.what), (key(0), Happened::Ejected(why.into())));
+        assert_eq!(states(&mut table), [HealthState::Ejected, HealthState::Up]);
+        assert_eq!(table.closed_early(key(0), 4), None, "it is already");
+        assert_eq!(table.closed_early(key(1), 3), None, "it is the last one");
+    }
+
+    #[test]
+    fn one_that_has_begun_to_do_the_same_vouches_for_nobody() {
+        let mut table = table(EJECT, 2);
+        serve(&mut table, &[0, 1]);
+        let lease = take(&mut table);
+        lease.slot().closed_early();
+        let other = key(1 - lease.key().channel.index());
+        assert_eq!(table.closed_early(other, 3), None);
+        lease.slot().answered();
+        assert!(table.closed_early(other, 3).is_some());
+    }
+
+    #[test]
+    fn no_more_than_half_of_a_group_is_ejected_for_it() {
+        for (channels, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)] {
+            let mut table = table(EJECT, channels);
+            serve(&mut table, &(0..usize::from(channels)).collect::<Vec<_>>());
+            let ejected = (0..channels).filter(|&n| table.closed_early(key(n.into()), 3).is_some()).count();
+            assert_eq!(ejected, most, "of {channels}");
+        }
+    }
+
+    #[test]
+    fn without_ejection_nothing_comes_of_it() {
+        let mut table = table(HealthRules::NONE, 2);
+        serve(&mut table, &[1]);
+        assert_eq!(table.closed_early(key(0), 3), None);
+    }
+
+    #[test]
+    fn it_is_left_alone_for_longer_each_time_and_a_connect_of_a_client_is_no_news() {
+        let mut table = table(EJECT, 2);
+        let mut now = Duration::from_secs(10);
+        for rest in [1, 2, 4, 8, 16, 32, 60, 60] {
+            table.advance(now);
+            serve(&mut table, &[1]);
+            let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+            let late = {
+                let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+                loop {
+                    let lease = table.next(&mut route).expect("one that is up");
+                    if lease.key() == key(0) {
+                        break lease;
+                    }
+                }
+            };
+            table.closed_early(key(0), 3).expect("it is ejected");
+            assert_eq!(table.connected(route, &late, Duration::ZERO), None, "it takes connections, as ever");
+            let due = table.next_probe().expect("a probe") - now;
+            let rest = Duration::from_secs(rest);
+            assert!(due >= rest - rest / 10 && due <= rest + rest / 10, "{due:?} after {rest:?}");
+            now += due;
+            table.advance(now);
+            let probes = table.probes_due(9);
+            let told = table.probed(&probes[0], ProbeResult::Good).expect("it is back");
+            assert!(matches!(told.what, Happened::Returned(_)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_takes_no_connections_any_more_is_back_as_soon_as_it_takes_one() {
+        let mut table = table(EJECT, 2);
+        serve(&mut table, &[1]);
+        table.closed_early(key(0), 3).expect("it is ejected");
+        table.advance(Duration::from_secs(2));
+        let probes = table.probes_due(9);
+        assert_eq!(table.probed(&probes[0], ProbeResult::Bad("connect: connection refused".into())), None);
+        table.advance(Duration::from_secs(4));
+        let probes = table.probes_due(9);
+        assert!(table.probed(&probes[0], ProbeResult::Good).is_some());
+    }
+}

@@ -1,0 +1,134 @@
+//! A server that takes connections and closes them at once, without a byte.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{Instance, Received, Server, eventually};
+
+use super::{name, names};
+
+/// Clients until the first channel is ejected; what is told then.
+fn await_ejected(instance: &Instance) -> String {
+    eventually("the first channel is ejected", || {
+        name(instance);
+        instance.told("ejected").pop()
+    })
+}
+
+/// So many clients, none of whom is sent to the first channel: it has a second before it is tried again, and a machine that was
+/// slower than that shows nothing.
+fn are_kept_away(instance: &Instance, n: usize) {
+    let totalc = instance.show()[0].totalc;
+    let got = names(instance, n);
+    let now = instance.show()[0].totalc;
+    if instance.told("returned").is_empty() {
+        assert_eq!((got, now), ("b".repeat(n), totalc));
+    }
+}
+
+#[test]
+fn a_server_that_closes_at_once_is_ejected_while_another_one_answers() {
+    for bad in [Server::closer, Server::resetter] {
+        let (bad, good) = (bad(), Server::named("b"));
+        let instance = Instance::before(&[&bad, &good]);
+        let line = await_ejected(&instance);
+        assert!(line.contains("group=0 channel=0"), "{line}");
+        are_kept_away(&instance, 8);
+        instance.end();
+    }
+}
+
+#[test]
+fn it_returns_when_it_serves_again() {
+    let is_bad = Arc::new(AtomicBool::new(true));
+    let its = Arc::clone(&is_bad);
+    let a = Server::with(move |mut stream, _| {
+        if !its.load(Ordering::SeqCst) && stream.write_all(b"a").is_ok() {
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    let b = Server::named("b");
+    let instance = Instance::before(&[&a, &b]);
+    let line = await_ejected(&instance);
+    assert!(line.contains(r#"cause="closed 3 connections in a row at once, without a byte""#), "{line}");
+    is_bad.store(false, Ordering::SeqCst);
+    instance.await_health(0, "up");
+    let got = names(&instance, 4);
+    assert!(got == "abab" || got == "baba", "{got}");
+    instance.end();
+}
+
+#[test]
+fn what_all_servers_do_ejects_nobody() {
+    let servers = [Server::closer(), Server::closer(), Server::closer()];
+    let instance = Instance::before(&[&servers[0], &servers[1], &servers[2]]);
+    assert_eq!(names(&instance, 15), "-".repeat(15));
+    assert!(instance.told("ejected").is_empty());
+    assert_eq!(instance.show().iter().map(|row| row.totalc).collect::<Vec<_>>(), [5, 5, 5]);
+    instance.end();
+}
+
+#[test]
+fn a_client_that_ends_first_is_no_fault_of_the_server() {
+    // It reads to the end and then closes, without a word.
+    let (quiet, good) = (Server::silent(), Server::named("b"));
+    let instance = Instance::before(&[&quiet, &good]);
+    for _ in 0..8 {
+        let mut client = instance.connect();
+        client.shut_wr();
+        assert_ne!(client.ending(), Received::Reset);
+    }
+    assert!(instance.told("ejected").is_empty(), "{}", instance.stderr());
+    instance.end();
+}
+
+#[test]
+fn with_no_eject_it_keeps_its_clients() {
+    let (bad, good) = (Server::closer(), Server::named("b"));
+    let instance = Instance::before(&[&"--no-eject", &bad, &good]);
+    let got = names(&instance, 20);
+    assert_eq!(got.matches('-').count(), 10, "{got}");
+    instance.end();
+}
+
+#[test]
+fn its_rest_goes_on_in_the_next_process() {
+    let (bad, good) = (Server::closer(), Server::named("b"));
+    let mut instance = Instance::before(&[&bad, &good]);
+    await_ejected(&instance);
+    instance.upgrade();
+    are_kept_away(&instance, 4);
+    instance.end();
+}
+
+/// A server that ends each connection at once, and takes part in nothing else.
+fn ends_at_once(is_reset: bool) -> Server {
+    if is_reset { Server::resetter() } else { Server::closer() }
+}
+
+#[test]
+fn a_client_that_has_said_nothing_goes_on_to_the_next_server() {
+    for is_reset in [false, true] {
+        let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
+        let instance = Instance::before(&[&bad, &good]);
+        // The one that answers is known by one answer.
+        eventually("an answer", || (name(&instance) == 'b').then_some(()));
+        assert_eq!(names(&instance, 20), "b".repeat(20), "reset: {is_reset}");
+        await_ejected(&instance);
+        let rows = instance.status();
+        assert!(rows[0].failed >= 2, "{rows:?}");
+        instance.end();
+    }
+}
+
+#[test]
+fn a_client_that_nobody_serves_sees_the_end_that_the_last_server_made() {
+    let servers = [Server::resetter(), Server::resetter(), Server::resetter()];
+    let instance = Instance::before(&[&servers[0], &servers[1], &servers[2]]);
+    let mut client = instance.connect();
+    client.ending();
+    let accepted: usize = servers.iter().map(Server::accepted).sum();
+    assert_eq!(accepted, 3, "each was tried once");
+    instance.end();
+}
