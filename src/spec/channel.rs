@@ -23,6 +23,15 @@ pub struct ChannelSpec {
     pub state: AdminState,
 }
 
+/// The version of the PROXY protocol that a channel is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// What the operator decided about a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AdminState {

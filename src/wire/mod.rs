@@ -11,6 +11,6 @@ mod dialogue;
 pub mod greeting;
 mod http;
 mod pace;
-mod proxy;
+pub(crate) mod proxy;
 pub mod relay;
 pub(crate) mod talk;

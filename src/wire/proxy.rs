@@ -4,6 +4,7 @@
 //! Source: haproxy's doc/proxy-protocol.txt, versions 1 and 2.
 
 pub(crate) mod decode;
+pub(crate) mod encode;
 
 /// What every header of version 2 begins with.
 pub(crate) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -15,3 +16,5 @@ pub(crate) const V1_BYTES: usize = 107;
 pub(crate) const TLV_CRC32C: u8 = 0x03;
 /// The value that only fills.
 pub(crate) const TLV_NOOP: u8 = 0x04;
+/// The value that names the connection.
+pub(crate) const TLV_UNIQUE_ID: u8 = 0x05;

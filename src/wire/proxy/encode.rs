@@ -1,0 +1,289 @@
+//! The PROXY header that we send.
+//!
+//! Knows: both versions, byte by byte. Never: sockets, which channel wants one.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::{FIXED_BYTES, SIGNATURE, TLV_CRC32C, TLV_UNIQUE_ID};
+use crate::spec::ProxyVersion;
+use crate::wire::crc32c::crc32c;
+
+/// Version 2, "the connection speaks for itself".
+const LOCAL: u8 = 0x20;
+/// Version 2, "on behalf of somebody else".
+const PROXY: u8 = 0x21;
+/// TCP over IPv4, TCP over IPv6, and "nobody knows".
+const TCP4: u8 = 0x11;
+const TCP6: u8 = 0x21;
+const UNSPECIFIED: u8 = 0x00;
+
+/// What a header of version 2 has besides addresses. Version 1 has no place for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Extras<'a> {
+    /// Names the connection.
+    pub(crate) unique_id: Option<&'a [u8]>,
+    /// The header has a checksum.
+    pub(crate) crc32c: bool,
+}
+
+/// The two ends of a client's connection, as a header can say them: of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    V4([([u8; 4], u16); 2]),
+    V6([(Ipv6Addr, u16); 2]),
+}
+
+impl Ends {
+    /// An IPv4 address in IPv6's clothes is one of IPv4, unless the other end is of IPv6 only.
+    fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        let ends = [source, destination];
+        match ends.map(|end| end.ip().to_canonical()) {
+            [IpAddr::V4(a), IpAddr::V4(b)] => {
+                Self::V4([(a.octets(), source.port()), (b.octets(), destination.port())])
+            }
+            _ => Self::V6(ends.map(|end| {
+                let ip = match end.ip() {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                    IpAddr::V6(v6) => v6,
+                };
+                (ip, end.port())
+            })),
+        }
+    }
+}
+
+/// The header for a client: `source` is the client, `destination` the address that it came to, if that is known.
+pub(crate) fn proxied(
+    version: ProxyVersion,
+    source: SocketAddr,
+    destination: Option<SocketAddr>,
+    extras: Extras<'_>,
+) -> Vec<u8> {
+    let ends = destination.map(|destination| Ends::new(source, destination));
+    match version {
+        ProxyVersion::V1 => line(ends).into_bytes(),
+        ProxyVersion::V2 => binary(PROXY, ends, extras),
+    }
+}
+
+/// The header of a connection of our own, from `source` to `destination`: version 1 can only say the truth about it,
+/// version 2 that it is for nobody else.
+pub(crate) fn own(version: ProxyVersion, source: Option<SocketAddr>, destination: SocketAddr) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => line(source.map(|source| Ends::new(source, destination))).into_bytes(),
+        ProxyVersion::V2 => binary(LOCAL, None, Extras::default()),
+    }
+}
+
+/// A header of version 1.
+fn line(ends: Option<Ends>) -> String {
+    match ends {
+        None => "PROXY UNKNOWN\r\n".to_owned(),
+        Some(Ends::V4([(source, from), (destination, to)])) => {
+            let [source, destination] = [source, destination].map(std::net::Ipv4Addr::from);
+            format!("PROXY TCP4 {source} {destination} {from} {to}\r\n")
+        }
+        Some(Ends::V6([(source, from), (destination, to)])) => {
+            format!("PROXY TCP6 {} {} {from} {to}\r\n", hexadecimal(source), hexadecimal(destination))
+        }
+    }
+}
+
+/// The specification has hexadecimal digits only, and a strict reader takes nothing else.
+fn hexadecimal(address: Ipv6Addr) -> String {
+    match (address.to_ipv4_mapped(), address.segments()) {
+        (Some(_), [.., high, low]) => format!("::ffff:{high:x}:{low:x}"),
+        (None, _) => address.to_string(),
+    }
+}
+
+/// A header of version 2.
+fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
+    let mut header = Vec::with_capacity(128);
+    header.extend(SIGNATURE);
+    header.push(command);
+    match ends {
+        None => header.extend([UNSPECIFIED, 0, 0]),
+        Some(Ends::V4(ends)) => {
+            header.extend([TCP4, 0, 0]);
+            ends.iter().for_each(|(ip, _)| header.extend(ip));
+            ends.iter().for_each(|(_, port)| header.extend(port.to_be_bytes()));
+        }
+        Some(Ends::V6(ends)) => {
+            header.extend([TCP6, 0, 0]);
+            ends.iter().for_each(|(ip, _)| header.extend(ip.octets()));
+            ends.iter().for_each(|(_, port)| header.extend(port.to_be_bytes()));
+        }
+    }
+    if let Some(id) = extras.unique_id {
+        put(&mut header, TLV_UNIQUE_ID, id);
+    }
+    if extras.crc32c {
+        put(&mut header, TLV_CRC32C, &[0; 4]);
+    }
+    let length = u16::try_from(header.len() - FIXED_BYTES).unwrap_or(u16::MAX);
+    header[FIXED_BYTES - 2..FIXED_BYTES].copy_from_slice(&length.to_be_bytes());
+    if extras.crc32c {
+        // It is the last value, and was summed up as zeros.
+        let at = header.len() - 4;
+        let sum = crc32c([&header[..]]);
+        header[at..].copy_from_slice(&sum.to_be_bytes());
+    }
+    header
+}
+
+fn put(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    debug_assert!(value.len() <= 128, "the most that a name may have, and nothing else is longer");
+    header.push(kind);
+    header.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+    header.extend(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::V1_BYTES;
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|_| panic!("{text} is an address"))
+    }
+
+    fn v1(source: &str, destination: &str) -> String {
+        let header = proxied(
+            ProxyVersion::V1,
+            address(source),
+            Some(address(destination)),
+            Extras { unique_id: Some(b"has no place"), crc32c: true },
+        );
+        String::from_utf8(header).expect("version 1 is text")
+    }
+
+    #[test]
+    fn version_1_is_the_line_of_the_specification() {
+        for (source, destination, line) in [
+            ("192.168.0.1:56324", "192.168.0.11:443", "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"),
+            (
+                "255.255.255.255:65535",
+                "255.255.255.255:65535",
+                "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+            ),
+            ("[2001:db8::1]:1", "[::1]:65535", "PROXY TCP6 2001:db8::1 ::1 1 65535\r\n"),
+            // An IPv4 client of a listener for both families.
+            ("[::ffff:192.0.2.1]:7", "[::ffff:192.0.2.2]:80", "PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"),
+            ("192.0.2.1:7", "[::ffff:192.0.2.2]:80", "PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"),
+            // Of two families, as another proxy may announce it.
+            ("192.0.2.1:7", "[2001:db8::2]:80", "PROXY TCP6 ::ffff:c000:201 2001:db8::2 7 80\r\n"),
+            ("[2001:db8::2]:80", "192.0.2.1:7", "PROXY TCP6 2001:db8::2 ::ffff:c000:201 80 7\r\n"),
+            // A scope means nothing to anybody else.
+            ("[fe80::1%3]:7", "[fe80::2%3]:80", "PROXY TCP6 fe80::1 fe80::2 7 80\r\n"),
+        ] {
+            assert_eq!(v1(source, destination), line);
+        }
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
+        assert!(v1(longest, longest).len() <= V1_BYTES);
+        let unknown = proxied(ProxyVersion::V1, address("192.0.2.1:7"), None, Extras::default());
+        assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
+    }
+
+    #[test]
+    fn version_2_is_as_the_specification_lays_it_out() {
+        let of = |source, destination, extras| {
+            proxied(ProxyVersion::V2, address(source), Some(address(destination)), extras)
+        };
+        let plain = Extras::default();
+        let v4 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x02\xd9\x04\x01\xbb";
+        assert_eq!(of("192.0.2.1:55556", "198.51.100.2:443", plain), v4);
+        assert_eq!(of("[::ffff:192.0.2.1]:55556", "198.51.100.2:443", plain), v4);
+        let mut v6 = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\x00\x24".to_vec();
+        v6.extend(b"\xfe\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\x01");
+        v6.extend(b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x02\xd9\x04\x01\xbb");
+        assert_eq!(of("[fe80::1%7]:55556", "[2001:db8::2]:443", plain), v6);
+        let unknown = proxied(ProxyVersion::V2, address("192.0.2.1:7"), None, plain);
+        assert_eq!(unknown, b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00");
+        let named = of("192.0.2.1:55556", "198.51.100.2:443", Extras { unique_id: Some(b"a-7"), ..plain });
+        assert_eq!(&named[14..16], b"\x00\x12");
+        assert_eq!((&named[16..28], &named[28..]), (&v4[16..], &b"\x05\x00\x03a-7"[..]));
+    }
+
+    #[test]
+    fn the_checksum_is_over_all_of_the_header_with_zeros_in_its_place() {
+        let extras = Extras { unique_id: Some(b"x"), crc32c: true };
+        let header = proxied(ProxyVersion::V2, address("192.0.2.1:7"), Some(address("192.0.2.2:80")), extras);
+        let (front, sum) = header.split_at(header.len() - 4);
+        assert_eq!(&front[front.len() - 3..], b"\x03\x00\x04");
+        assert_eq!(sum, crc32c([front, &[0; 4]]).to_be_bytes());
+    }
+
+    #[test]
+    fn a_connection_of_our_own_says_so() {
+        let (source, destination) = (address("127.0.0.1:5"), address("127.0.0.1:80"));
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+        assert_eq!(own(ProxyVersion::V2, Some(source), destination), local);
+        let truth = b"PROXY TCP4 127.0.0.1 127.0.0.1 5 80\r\n";
+        assert_eq!(own(ProxyVersion::V1, Some(source), destination), truth);
+        assert_eq!(own(ProxyVersion::V1, None, destination), b"PROXY UNKNOWN\r\n");
+    }
+
+    /// A reader as simple as can be, of well-formed headers only.
+    fn read(header: &[u8]) -> Option<(SocketAddr, SocketAddr, Vec<(u8, Vec<u8>)>)> {
+        if let Some(line) = header.strip_prefix(b"PROXY ") {
+            let line = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
+            let [_, source, destination, from, to] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+            let end = |ip: &str, port: &str| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?));
+            return Some((end(source, from)?, end(destination, to)?, Vec::new()));
+        }
+        let rest = header.strip_prefix(&SIGNATURE)?;
+        let (&[0x21, family, high, low], rest) = rest.split_first_chunk()? else { return None };
+        if rest.len() != usize::from(u16::from_be_bytes([high, low])) {
+            return None;
+        }
+        let size = if family == TCP4 { 4 } else { 16 };
+        let (source, rest) = rest.split_at(size);
+        let (destination, rest) = rest.split_at(size);
+        let (ports, mut rest) = rest.split_at(4);
+        let ip = |bytes: &[u8]| match bytes.len() {
+            4 => IpAddr::from(<[u8; 4]>::try_from(bytes).expect("4")),
+            _ => IpAddr::from(<[u8; 16]>::try_from(bytes).expect("16")),
+        };
+        let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+        let mut values = Vec::new();
+        while let Some((&[kind, high, low], behind)) = rest.split_first_chunk() {
+            let (value, behind) = behind.split_at(usize::from(u16::from_be_bytes([high, low])));
+            values.push((kind, value.to_vec()));
+            rest = behind;
+        }
+        let ends = (SocketAddr::new(ip(source), port(0)), SocketAddr::new(ip(destination), port(2)));
+        rest.is_empty().then_some((ends.0, ends.1, values))
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_reads_as_it_was_meant(
+            source in any::<SocketAddr>(),
+            destination in any::<SocketAddr>(),
+            is_first in any::<bool>(),
+            id in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..=128)),
+            crc32c in any::<bool>(),
+        ) {
+            let version = if is_first { ProxyVersion::V1 } else { ProxyVersion::V2 };
+            let extras = Extras { unique_id: id.as_deref(), crc32c };
+            let header = proxied(version, source, Some(destination), extras);
+            let (from, to, values) = read(&header).expect("a header");
+            let plain = |end: SocketAddr| (end.ip().to_canonical(), end.port());
+            prop_assert_eq!((plain(from), plain(to)), (plain(source), plain(destination)));
+            prop_assert_eq!(from.is_ipv4(), to.is_ipv4());
+            if is_first {
+                prop_assert!(header.len() <= V1_BYTES);
+            } else {
+                let kinds: Vec<u8> = values.iter().map(|(kind, _)| *kind).collect();
+                let mut expected = Vec::new();
+                expected.extend(id.as_ref().map(|_| TLV_UNIQUE_ID));
+                expected.extend(crc32c.then_some(TLV_CRC32C));
+                prop_assert_eq!(kinds, expected);
+                prop_assert_eq!(id.as_ref(), values.iter().find(|(kind, _)| *kind == TLV_UNIQUE_ID).map(|(_, value)| value));
+            }
+        }
+    }
+}
