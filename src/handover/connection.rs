@@ -168,6 +168,9 @@ pub struct FlowRecord {
     /// Those came before the relay began, and nobody who looks on was told of them.
     #[serde(default)]
     pub untold: bool,
+    /// So many of those, the first ones, are a header of ours: they are not counted.
+    #[serde(default)]
+    pub lead: usize,
     /// An urgent byte behind those.
     pub urgent: Option<u8>,
     /// Something was written and not flushed.

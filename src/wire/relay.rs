@@ -193,8 +193,42 @@ enum FlowStage {
 #[derive(Debug)]
 enum Held<P> {
     Nothing,
-    Bytes { bytes: Box<[u8]>, at: u32 },
-    Pipe { pipe: P, len: u32 },
+    Bytes {
+        bytes: Box<[u8]>,
+        at: u32,
+        /// So many of the bytes, from the first one on, are ours and not the source's: a header in front.
+        lead: u16,
+    },
+    Pipe {
+        pipe: P,
+        len: u32,
+    },
+}
+
+impl<P> Held<P> {
+    /// Bytes of the source, those in front of them being of ours.
+    fn bytes(bytes: Box<[u8]>, lead: usize) -> Self {
+        Self::Bytes { bytes, at: 0, lead: u16::try_from(lead).unwrap_or(u16::MAX) }
+    }
+
+    /// How many bytes are held, and how many of them are ours.
+    fn count(&self) -> (usize, usize) {
+        match self {
+            Self::Nothing => (0, 0),
+            Self::Bytes { bytes, at, lead } => {
+                (bytes.len() - *at as usize, usize::from(*lead).saturating_sub(*at as usize))
+            }
+            Self::Pipe { len, .. } => (*len as usize, 0),
+        }
+    }
+
+    /// What goes in front of the source's first bytes, while none of it is sent and none of those was read.
+    fn lead(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes { bytes, at: 0, lead } if bytes.len() == usize::from(*lead) => Some(bytes),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -301,7 +335,7 @@ impl<P> Relay<P> {
         // What comes next may be the urgent byte.
         flow.is_mark_near = true;
         if !bytes.is_empty() {
-            (flow.held, flow.untold) = (Held::Bytes { bytes, at: 0 }, true);
+            (flow.held, flow.untold) = (Held::bytes(bytes, 0), true);
         }
     }
 
@@ -369,20 +403,35 @@ impl<P> Relay<P> {
         self.flows[from as usize].is_waiting()
     }
 
-    /// Bytes held for both sides, those inside pipes included.
+    /// Puts bytes of ours in front of the client's: they go to the server first, together with the client's first ones if
+    /// those are there by then, and do not count as delivered. To be called before the first turn, and behind
+    /// [`Relay::hold`].
+    ///
+    /// No header is as long as 64 KiB; what is longer would be counted.
+    pub fn lead(&mut self, mut header: Vec<u8>) {
+        if header.is_empty() {
+            return;
+        }
+        let lead = header.len();
+        let flow = &mut self.flows[Side::Client as usize];
+        debug_assert!(flow.urgent.is_none(), "the relay has begun");
+        if let Held::Bytes { bytes, at: 0, .. } = &flow.held {
+            header.extend_from_slice(bytes);
+        }
+        flow.held = Held::bytes(header.into_boxed_slice(), lead);
+    }
+
+    /// Bytes held for both sides, those inside pipes and those of ours included.
     pub fn held_bytes(&self) -> usize {
-        self.held_from(Side::Client) + self.held_from(Side::Server)
+        let held = |flow: &Flow<P>| usize::from(flow.urgent.is_some()) + flow.held.count().0;
+        self.flows.iter().map(held).sum()
     }
 
     /// Bytes of this side that are held for the other.
     pub fn held_from(&self, from: Side) -> usize {
         let flow = &self.flows[from as usize];
-        usize::from(flow.urgent.is_some())
-            + match &flow.held {
-                Held::Nothing => 0,
-                Held::Bytes { bytes, at } => bytes.len() - *at as usize,
-                Held::Pipe { len, .. } => *len as usize,
-            }
+        let (held, ours) = flow.held.count();
+        usize::from(flow.urgent.is_some()) + held - ours
     }
 
     /// The same of those that [`Kernel::saw`] has heard of.
@@ -519,9 +568,12 @@ impl<P> Relay<P> {
         let to = from.peer();
         let mut left = TURN;
         if std::mem::take(&mut self.flows[from as usize].untold)
-            && let Held::Bytes { bytes, .. } = &self.flows[from as usize].held
+            && let Held::Bytes { bytes, lead, .. } = &self.flows[from as usize].held
         {
-            kernel.saw(from, bytes);
+            kernel.saw(from, bytes.get(usize::from(*lead)..).unwrap_or_default());
+        }
+        if let Some(stop) = self.join(kernel, scratch, from) {
+            return stop;
         }
         while left > 0 {
             if let Err(stop) = self.deliver(kernel, from) {
@@ -550,6 +602,28 @@ impl<P> Relay<P> {
             }
         }
         Stop::Turn
+    }
+
+    /// What is ours goes out with the source's first bytes, if they are there. Nobody has told of them perhaps, but asking
+    /// costs less than a segment. `None`: the rest of the turn comes next.
+    fn join<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8], from: Side) -> Option<Stop> {
+        let flow = &mut self.flows[from as usize];
+        let has_room = flow.held.lead()?.len() < scratch.len();
+        // An urgent byte that was read comes behind it.
+        if !has_room
+            || flow.urgent.is_some()
+            || flow.stage != FlowStage::Open
+            || !self.ready[from.peer() as usize].writable
+        {
+            return None;
+        }
+        // Nobody has told of a mark either.
+        flow.is_mark_near |= !self.ready[from as usize].readable;
+        match self.copy(kernel, scratch, from) {
+            // What there is of ours waits for nothing.
+            Ok(()) | Err(Stop::Wait) => None,
+            Err(stop) => Some(stop),
+        }
     }
 
     fn pass_end<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Stop {
@@ -608,8 +682,9 @@ impl<P> Relay<P> {
             if !self.ready[to as usize].writable {
                 return Err(Stop::Wait);
             }
+            let (_, ours) = flow.held.count();
             let done = match &mut flow.held {
-                Held::Bytes { bytes, at } => kernel.write(to, &bytes[*at as usize..]).inspect(|output| {
+                Held::Bytes { bytes, at, .. } => kernel.write(to, &bytes[*at as usize..]).inspect(|output| {
                     *at += u32::try_from(output.bytes).unwrap_or(u32::MAX);
                 }),
                 Held::Pipe { pipe, len } if *len > 0 => {
@@ -625,11 +700,11 @@ impl<P> Relay<P> {
                     })
                 }
             };
-            if matches!(&flow.held, Held::Bytes { bytes, at } if *at as usize >= bytes.len()) {
+            if matches!(&flow.held, Held::Bytes { bytes, at, .. } if *at as usize >= bytes.len()) {
                 flow.held = Held::Nothing;
             }
             match done {
-                Ok(output) => self.wrote(kernel, output, to)?,
+                Ok(output) => self.wrote(kernel, output, to, ours)?,
                 Err(e) => return Err(self.write_error(kernel, &e, to)),
             }
         }
@@ -641,18 +716,21 @@ impl<P> Relay<P> {
         self.flows[to.peer() as usize].pace.full();
     }
 
-    /// Takes note of what a side has taken.
+    /// Takes note of what a side has taken; the first ones of the bytes, so many, are ours if they are there.
     fn wrote<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
         Output { bytes, full }: Output,
         to: Side,
+        ours: usize,
     ) -> Result<(), Stop> {
         if bytes == 0 {
             // It would be asked for ever.
             return Err(Stop::Gone(to));
         }
-        kernel.delivered(to, bytes);
+        if bytes > ours {
+            kernel.delivered(to, bytes - ours);
+        }
         let flow = &mut self.flows[to.peer() as usize];
         flow.unflushed = true;
         flow.pace.took(bytes);
@@ -673,21 +751,31 @@ impl<P> Relay<P> {
         // What was read last may have ended at a mark that no event has told of yet.
         let is_in_doubt = std::mem::take(&mut self.flows[from as usize].is_mark_near);
         let at_mark = (ready.urgent || is_in_doubt) && kernel.at_mark(from).unwrap_or(false);
-        let room = if at_mark { &mut scratch[..1] } else { &mut scratch[..] };
-        let Input { bytes: mut n, drained } = match kernel.read(from, room) {
+        // What goes in front stands in front.
+        let mut lead = 0;
+        if let Some(header) = self.flows[from as usize].held.lead() {
+            lead = header.len();
+            scratch[..lead].copy_from_slice(header);
+        }
+        let room = if at_mark { &mut scratch[lead..=lead] } else { &mut scratch[lead..] };
+        let Input { bytes: read, drained } = match kernel.read(from, room) {
             Ok(input) => input,
             Err(e) => return self.read_error(&e, from),
         };
-        kernel.saw(from, &scratch[..n]);
+        let mut n = lead + read;
+        kernel.saw(from, &scratch[lead..n]);
         let flow = &mut self.flows[from as usize];
-        if n == 0 {
+        if read == 0 {
             flow.stage = FlowStage::Draining;
             return Ok(());
         }
         if at_mark {
-            flow.urgent = Some(scratch[0]);
+            flow.urgent = Some(scratch[lead]);
             self.ready[from as usize].urgent = false;
             return Ok(());
+        }
+        if lead > 0 {
+            flow.held = Held::Nothing;
         }
         let mut ended = Ok(());
         let mut last = false;
@@ -721,7 +809,7 @@ impl<P> Relay<P> {
                 self.ready[from as usize].readable = false;
             }
         }
-        let passed = self.pass_on(kernel, &scratch[..n], from, last);
+        let passed = self.pass_on(kernel, &scratch[..n], lead, from, last);
         if passed.is_err()
             && let Err(Stop::Gone(side)) = ended
         {
@@ -731,22 +819,24 @@ impl<P> Relay<P> {
         passed.and(ended)
     }
 
-    /// Writes what was just read; what is not taken is held. `last`: the end follows at once.
+    /// Writes what was just read; what is not taken is held. `lead`: so many bytes in front are ours. `last`: the end follows
+    /// at once.
     fn pass_on<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
         chunk: &[u8],
+        lead: usize,
         from: Side,
         last: bool,
     ) -> Result<(), Stop> {
         let to = from.peer();
         let mut at = 0;
         while at < chunk.len() {
-            let rest = &chunk[at..];
+            let (rest, ours) = (&chunk[at..], lead.saturating_sub(at));
             let written = if last { kernel.write_last(to, rest) } else { kernel.write(to, rest) };
             match written {
                 Ok(output) => {
-                    self.wrote(kernel, output, to)?;
+                    self.wrote(kernel, output, to, ours)?;
                     at += output.bytes;
                     if output.full {
                         break;
@@ -759,7 +849,7 @@ impl<P> Relay<P> {
             }
         }
         if at < chunk.len() {
-            self.flows[from as usize].held = Held::Bytes { bytes: chunk[at..].into(), at: 0 };
+            self.flows[from as usize].held = Held::bytes(chunk[at..].into(), lead.saturating_sub(at));
         }
         Ok(())
     }

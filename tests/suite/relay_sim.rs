@@ -123,7 +123,7 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
     if whole {
         // A simulator that never gets into these states would prove nothing about them.
         let Stats { spliced, urgent, resets, clean, passed_resets, abandoned, lingers, failures, .. } = stats;
-        let Stats { carried, carried_bytes, taps, tapped_bytes, .. } = stats;
+        let Stats { carried, carried_bytes, taps, tapped_bytes, led, .. } = stats;
         for (what, times) in [
             ("spliced bytes", spliced),
             ("urgent bytes", urgent),
@@ -136,6 +136,7 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
             ("bytes carried", carried_bytes),
             ("taps", taps),
             ("bytes seen by taps", tapped_bytes),
+            ("headers in front", led),
             ("waits for the last acknowledgement", lingers),
         ] {
             assert!(times >= 100, "only {times} {what}: {stats:?}");
@@ -176,6 +177,8 @@ fn expected(bug: Bug) -> &'static [Kind] {
         Bug::SparesAiling | Bug::AbandonsUnread => &[Kind::EarlyEnd],
         Bug::ForgetsShortage | Bug::BelievesRefusals => &[Kind::Stuck, Kind::NeverEnds],
         Bug::CarriesNoBytes => &[Kind::Bytes, Kind::Memory],
+        Bug::CarriesNoLead => &[Kind::Counters],
+        Bug::LeadsAlone => &[Kind::Header, Kind::Stuck],
         Bug::CarriesNoUrgent => &[Kind::Urgent, Kind::Bytes, Kind::Memory],
         Bug::CarriesNoEnd => &[Kind::Release, Kind::EarlyEnd],
         Bug::CarriesNoLoss => &[Kind::HiddenReset, Kind::LostByReset],

@@ -49,26 +49,22 @@ impl<P> Relay<P> {
             let len = *len as usize;
             let bytes = if len > 0 { kernel.take_out(pipe, len)? } else { Vec::new() };
             debug_assert_eq!(bytes.len(), len, "all of it or nothing");
-            let held = if bytes.is_empty() {
-                Held::Nothing
-            } else {
-                Held::Bytes { bytes: bytes.into_boxed_slice(), at: 0 }
-            };
+            let held =
+                if bytes.is_empty() { Held::Nothing } else { Held::bytes(bytes.into_boxed_slice(), 0) };
             if let Held::Pipe { pipe, .. } = std::mem::replace(&mut flow.held, held) {
                 kernel.close_pipe(pipe, 0);
             }
         }
         let mut all = Vec::new();
         let flows = self.flows.each_mut().map(|flow| {
-            let mut held = 0;
-            if let Held::Bytes { bytes, at } = std::mem::replace(&mut flow.held, Held::Nothing) {
-                let rest = bytes.get(at as usize..).unwrap_or_default();
-                held = rest.len();
-                all.extend_from_slice(rest);
+            let (held, lead) = flow.held.count();
+            if let Held::Bytes { bytes, at, .. } = std::mem::replace(&mut flow.held, Held::Nothing) {
+                all.extend_from_slice(bytes.get(at as usize..).unwrap_or_default());
             }
             FlowRecord {
                 stage: flow.stage.into(),
                 held,
+                lead,
                 urgent: flow.urgent.take(),
                 untold: flow.untold,
                 unflushed: flow.unflushed,
@@ -129,7 +125,7 @@ impl<P> Relay<P> {
 impl<P> Flow<P> {
     fn unpack(record: &FlowRecord, held: &[u8]) -> io::Result<Self> {
         let flow = Self {
-            held: if held.is_empty() { Held::Nothing } else { Held::Bytes { bytes: held.into(), at: 0 } },
+            held: if held.is_empty() { Held::Nothing } else { Held::bytes(held.into(), record.lead) },
             urgent: record.urgent,
             untold: record.untold,
             unflushed: record.unflushed,
@@ -140,6 +136,9 @@ impl<P> Flow<P> {
         };
         if u32::try_from(held.len()).is_err() {
             return wrong("it holds too much");
+        }
+        if record.lead > held.len() || u16::try_from(record.lead).is_err() {
+            return wrong("it holds less than what goes in front");
         }
         match flow.stage {
             FlowStage::Ended | FlowStage::Dropped if flow.holds_data() => {
@@ -172,6 +171,7 @@ mod tests {
             (of([flow(Dropped, 0), flow(Open, 2)], [false; 2]), b"ab"),
             (of([flow(Open, 2), flow(Open, 0)], [true, false]), b"ab"),
             (of([FlowRecord { urgent: Some(1), ..flow(Ended, 0) }, flow(Open, 0)], [false; 2]), b""),
+            (of([FlowRecord { lead: 3, ..flow(Open, 2) }, flow(Open, 0)], [false; 2]), b"ab"),
             (RelayRecord { first_end: Some((2, false)), ..RelayRecord::default() }, b""),
         ] {
             let error = unpack(&record, bytes).expect_err(&format!("{record:?}"));

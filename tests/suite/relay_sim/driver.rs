@@ -59,9 +59,16 @@ impl Driver {
         socket.armed = false;
         let ready = socket.mask();
         self.relay.note(Side::Server, self.bug.event(ready));
+        let header = world.streams[Side::Client as usize].bytes(0, world.lead as usize).to_vec();
+        self.relay.lead(header);
         self.moved_at = world.now;
         self.rearm();
+        let client = &world.sockets[Side::Client as usize];
+        let waiting = client.readable();
+        let is_plain =
+            client.mark.is_none() && client.error.is_none() && world.lead < self.scratch.len() as u64;
         self.turn(world);
+        world.check_lead(waiting, is_plain);
     }
 
     /// One round of a worker's loop.
@@ -121,7 +128,8 @@ impl Driver {
         let was_half_closed = self.relay.is_half_closed();
         world.fruitless = 0;
         let before = |from: Side| world.counted[from.peer() as usize] + self.relay.held_from(from) as u64;
-        let before = [before(Side::Client), before(Side::Server)];
+        // The header was never read.
+        let before = [world.lead + before(Side::Client), before(Side::Server)];
         world.tap(before);
         world.trace(|_| "turn".to_owned());
         let mut kernel = Faulty { inner: VirtualKernel(world), bug: self.bug };

@@ -72,6 +72,10 @@ pub(super) enum Bug {
     BelievesRefusals,
     /// What one direction holds does not go to the other process.
     CarriesNoBytes,
+    /// Which of it is a header of ours does not.
+    CarriesNoLead,
+    /// A header of ours goes out without looking for the client's first bytes.
+    LeadsAlone,
     /// An urgent byte that is held does not, nor that one was announced.
     CarriesNoUrgent,
     /// That a side has ended does not, so that its end is taken for what may still come.
@@ -112,6 +116,8 @@ pub(super) const BUGS: &[Bug] = &[
     Bug::AbandonsUnread,
     Bug::BelievesRefusals,
     Bug::CarriesNoBytes,
+    Bug::CarriesNoLead,
+    Bug::LeadsAlone,
     Bug::CarriesNoUrgent,
     Bug::CarriesNoEnd,
     Bug::CarriesNoLoss,
@@ -136,8 +142,9 @@ impl Bug {
         match self {
             Self::CarriesNoBytes => {
                 bytes.clear();
-                record.flows.iter_mut().for_each(|flow| flow.held = 0);
+                record.flows.iter_mut().for_each(|flow| (flow.held, flow.lead) = (0, 0));
             }
+            Self::CarriesNoLead => record.flows[0].lead = 0,
             Self::CarriesNoUrgent => {
                 record.flows.iter_mut().for_each(|flow| flow.urgent = None);
                 record.marked = [false; 2];
@@ -204,6 +211,10 @@ impl Kernel for Faulty<'_> {
 
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
         let bug = self.bug;
+        let is_first = self.world().lead > 0 && self.world().first_write.is_none();
+        if bug == Bug::LeadsAlone && side == Side::Client && is_first {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let socket = &mut self.world().sockets[side as usize];
         if bug == Bug::ResetHidesData
             && let Some(error) = socket.error.take()

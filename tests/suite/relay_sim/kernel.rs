@@ -131,6 +131,9 @@ impl VirtualKernel<'_> {
         socket.kept += if keeps { n } else { 0 };
         socket.corked_until = None;
         let written = socket.written;
+        if side == Side::Server {
+            self.0.first_write.get_or_insert(n);
+        }
         self.0.trace(|_| format!("  {n} to {side:?}, {written} in all"));
         Output { bytes: self.moved(n), full }
     }

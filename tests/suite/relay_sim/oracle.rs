@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Release,
     /// The counters differ from the bytes.
     Counters,
+    /// A header of ours waits for the client, or goes out alone though bytes of the client are there.
+    Header,
     /// Whoever wants to see all bytes does not.
     Unseen,
 }
@@ -61,6 +63,7 @@ pub(super) struct Stats {
     pub(super) carried_bytes: u64,
     pub(super) taps: u64,
     pub(super) tapped_bytes: u64,
+    pub(super) led: u64,
 }
 
 impl Stats {
@@ -79,6 +82,7 @@ impl Stats {
         self.carried_bytes += other.carried_bytes;
         self.taps += other.taps;
         self.tapped_bytes += other.tapped_bytes;
+        self.led += other.led;
     }
 }
 
@@ -109,6 +113,29 @@ impl World {
         if self.tapped.is_some() && self.broken == [false; 2] && read != read_before {
             self.violate(Kind::Unseen, || {
                 format!("{read_before:?} were read before, it says, and {read:?} were")
+            });
+        }
+    }
+
+    /// After the first turn: where the client had so many bytes waiting, the first of them went with the header, and where it had
+    /// none, the header went alone.
+    pub(super) fn check_lead(&mut self, waiting: u64, is_plain: bool) {
+        let is_ideal = self.weather.is_calm()
+            && self.weather.short_writes + self.weather.interleaves + self.weather.keeps == 0
+            && self.broken == [false; 2]
+            && self.ailing == [false; 2]
+            && self.sockets[Side::Server as usize].send_buffer > self.lead;
+        if self.lead == 0 || !is_ideal || !is_plain {
+            return;
+        }
+        self.stats.led += 1;
+        let first = self.first_write.unwrap_or(0);
+        if first < self.lead || (first == self.lead) != (waiting == 0) {
+            let lead = self.lead;
+            self.violate(Kind::Header, || {
+                format!(
+                    "the first write has {first} bytes, the header {lead}, and {waiting} of the client waited"
+                )
             });
         }
     }
@@ -192,7 +219,9 @@ impl World {
             if held > most && !self.broken[from.peer() as usize] {
                 self.violate(Kind::Memory, || format!("{held} bytes held for {:?}", from.peer()));
             }
-            let (counted, written) = (self.counted[from as usize], self.sockets[from as usize].written);
+            let ours = if from == Side::Server { self.lead } else { 0 };
+            let written = self.sockets[from as usize].written.saturating_sub(ours);
+            let counted = self.counted[from as usize];
             if counted != written {
                 self.violate(Kind::Counters, || {
                     format!("{written} bytes went to {from:?}, counted are {counted}")

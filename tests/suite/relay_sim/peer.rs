@@ -100,6 +100,12 @@ impl Peer {
         }
     }
 
+    /// Its stream begins with so many bytes that are not its own.
+    pub(super) fn is_led_by(&mut self, lead: u64) {
+        self.to_send += lead;
+        self.leaves_after += lead;
+    }
+
     /// How much its buffer takes.
     pub(super) fn window(&self) -> u64 {
         self.buffer - (self.got - self.read)

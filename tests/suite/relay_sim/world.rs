@@ -125,6 +125,10 @@ pub(super) struct World {
     pub(super) ailing: [bool; 2],
     /// What the relay says it delivered.
     pub(super) counted: [u64; 2],
+    /// So many bytes of the client's stream are a header of ours: the relay has them from the beginning, and counts them not.
+    pub(super) lead: u64,
+    /// What went to the channel by the first write.
+    pub(super) first_write: Option<u64>,
     /// What goes to a side was said to be bulk.
     pub(super) bulk: [bool; 2],
     /// Pipes that are out, by number.
@@ -202,8 +206,12 @@ impl World {
             send_buffer: buffer(&mut random),
             ..Socket::default()
         };
-        let sockets = [socket(), socket()];
-        let peers = [Peer::new(&mut random, bulk), Peer::new(&mut random, bulk)];
+        let mut sockets = [socket(), socket()];
+        let mut peers = [Peer::new(&mut random, bulk), Peer::new(&mut random, bulk)];
+        let mut lead_lot = Random::new(mix(key ^ 4));
+        let lead = if lead_lot.chance(400) { lead_lot.up_to(200) } else { 0 };
+        (sockets[0].arrived, sockets[0].read) = (lead, lead);
+        peers[0].is_led_by(lead);
         let weather = Weather::new(&mut random);
         let mut tap_lot = Random::new(mix(key ^ 3));
         let taps = if tap_lot.chance(300) { tap_lot.below(200) } else { 0 };
@@ -219,6 +227,8 @@ impl World {
             broken: [false; 2],
             ailing: [false; 2],
             counted: [0; 2],
+            lead,
+            first_write: None,
             bulk: [false; 2],
             pipes: BTreeSet::new(),
             next_pipe: 0,
