@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, Snapshot};
-use crate::spec::{AdminState, GroupSpec, Member, Policy, Weight};
+use crate::spec::{AdminState, ChannelManner, ChannelSpec, GroupSpec, Member, Policy, Weight};
 
 /// Which service of a list is which of another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,13 +46,20 @@ pub(super) struct Lined {
     pub(super) maxc: Option<NonZeroU32>,
     pub(super) weight: Weight,
     pub(super) state: AdminState,
+    pub(super) manner: ChannelManner,
     /// Which one of the table it is; `None`: none yet.
     pub(super) key: Option<ChannelKey>,
 }
 
 impl Lined {
+    pub(super) fn of(spec: &ChannelSpec, addresses: Addresses, key: Option<ChannelKey>) -> Self {
+        let (maxc, weight, state, manner) = (spec.maxc, spec.weight, spec.state, spec.manner.clone());
+        Self { addresses, maxc, weight, state, manner, key }
+    }
+
     fn is_same_line(&self, other: &Self) -> bool {
-        (self.maxc, self.weight, self.state) == (other.maxc, other.weight, other.state)
+        let said = |line: &Self| (line.maxc, line.weight, line.state);
+        said(self) == said(other) && self.manner == other.manner
     }
 
     /// `web1:80`, as operators know it.
@@ -84,9 +91,7 @@ pub(super) fn lined(groups: &[GroupSpec], found: &[Vec<Option<Addresses>>]) -> V
         let members = group.members.iter().zip(found).enumerate();
         let channels = members.filter_map(|(place, (member, addresses))| match (member, addresses) {
             (Member::Channel(spec), Some(addresses)) => {
-                let (maxc, weight, state) = (spec.maxc, spec.weight, spec.state);
-                let key = ChannelKey::new(number, place);
-                Some(Lined { addresses: addresses.clone(), maxc, weight, state, key })
+                Some(Lined::of(spec, addresses.clone(), ChannelKey::new(number, place)))
             }
             _ => None,
         });
@@ -109,7 +114,7 @@ pub(super) enum PlannedEdit {
     SetPolicy(GroupId, Policy),
     /// The channel at this place of the line is new: the group's number and the place among its channels.
     Create(usize, usize),
-    /// A channel has another limit, weight or state.
+    /// A channel has another limit, weight, state or manner.
     Apply(ChannelKey, usize, usize),
     /// A channel's name has other addresses, or it was given some by hand.
     Readdress(ChannelKey, usize, usize),
@@ -213,7 +218,8 @@ pub(super) fn steps(
             if is_astray && (is_moved || clean) {
                 then.push(PlannedEdit::Readdress(key, number, place));
             }
-            let is_other = (now.maxc, now.weight, now.state) != (channel.maxc, channel.weight, channel.state);
+            let is_other = (now.maxc, now.weight, now.state) != (channel.maxc, channel.weight, channel.state)
+                || now.manner != channel.manner;
             if now.retires || (is_other && (clean || !is_as_before)) {
                 then.push(PlannedEdit::Apply(key, number, place));
             }
@@ -303,10 +309,22 @@ fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> V
         let text = |maxc: Option<std::num::NonZeroU32>| maxc.map_or(0, std::num::NonZeroU32::get);
         parts.push(format!("maxc {}, {there_is} {}", text(now.maxc), text(line.maxc)));
     }
+    if now.manner != line.manner {
+        let [now, line] = [&now.manner, &line.manner].map(manner_words);
+        parts.push(format!("{now}, {there_is} {line}"));
+    }
     if differ(&now.addresses, &line.addresses) {
         parts.push(format!("{}, {there_is} {}", label(&now.addresses), line.label()));
     }
     parts
+}
+
+/// How a channel is spoken to, in sentences: `options proxy,check=tcp`.
+pub(super) fn manner_words(manner: &ChannelManner) -> String {
+    match config::print_manner(manner) {
+        words if words.is_empty() => "no options".to_owned(),
+        words => format!("options {words}"),
+    }
 }
 
 /// What an operator's state is called in sentences.

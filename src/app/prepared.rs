@@ -151,6 +151,7 @@ impl Parts {
             queue_timeout: spec.queue_timeout,
             pause_timeout: spec.pause_timeout,
             max_connections: spec.max_connections,
+            proxy_tlvs: spec.proxy_tlvs,
         }
     }
 
@@ -244,7 +245,9 @@ pub(super) fn declare(
                 continue;
             };
             let channel = table.create(id, addresses, target.maxc, target.state).map_err(too_many)?;
-            table.set_weight(ChannelKey { group: id, channel }, target.weight).map_err(too_many)?;
+            let key = ChannelKey { group: id, channel };
+            table.set_weight(key, target.weight).map_err(too_many)?;
+            table.set_manner(key, target.manner.clone()).map_err(too_many)?;
         }
     }
     Ok(())

@@ -14,13 +14,13 @@ use crate::spec::{AdminState, ChannelSpec, GroupSpec, Member, Policy, PortWord, 
 
 impl From<&ChannelSpec> for Setting {
     fn from(spec: &ChannelSpec) -> Self {
-        Self { state: spec.state, weight: spec.weight, maxc: spec.maxc }
+        Self { state: spec.state, weight: spec.weight, maxc: spec.maxc, manner: spec.manner.clone() }
     }
 }
 
 impl From<&Lined> for Setting {
     fn from(line: &Lined) -> Self {
-        Self { state: line.state, weight: line.weight, maxc: line.maxc }
+        Self { state: line.state, weight: line.weight, maxc: line.maxc, manner: line.manner.clone() }
     }
 }
 
@@ -28,7 +28,7 @@ impl From<&ChannelSnapshot> for Setting {
     /// What an operator decided: a channel that `-a` has disabled was enabled.
     fn from(now: &ChannelSnapshot) -> Self {
         let state = if now.autodisabled { AdminState::Enabled } else { now.state };
-        Self { state, weight: now.weight, maxc: now.maxc }
+        Self { state, weight: now.weight, maxc: now.maxc, manner: now.manner.clone() }
     }
 }
 
@@ -162,6 +162,7 @@ impl Restoring<'_> {
                 let (group, found) = self.group(number);
                 if let Some(Member::Channel(spec)) = group.members.get_mut(place) {
                     (spec.state, spec.weight, spec.maxc) = (now.state, now.weight, now.maxc);
+                    spec.manner = now.manner.clone();
                 }
                 if let (Some(addresses), Some(found)) = (addresses, found.get_mut(place)) {
                     *found = Some(addresses);
@@ -203,6 +204,7 @@ impl Restoring<'_> {
                     maxc: now.maxc,
                     weight: now.weight,
                     state: now.state,
+                    manner: now.manner.clone(),
                 }));
                 found.push(Some(addresses));
             }
@@ -252,7 +254,7 @@ mod tests {
     use crate::app::plan;
     use crate::app::state::tests::state;
     use crate::sched::{ChannelId, Rules, Table};
-    use crate::spec::Weight;
+    use crate::spec::{ChannelManner, Weight};
 
     /// For each group its policy and channels, by host, weight, limit and state.
     type Line = Vec<(Policy, Vec<(u8, u32, u32, bool)>)>;
@@ -276,6 +278,7 @@ mod tests {
                 maxc: NonZeroU32::new(maxc),
                 weight: Weight::new(weight).expect("small"),
                 state: if enabled { AdminState::Enabled } else { AdminState::Disabled },
+                manner: ChannelManner::default(),
             })
         };
         let group = |(policy, channels): &(Policy, Vec<_>)| GroupSpec {
@@ -393,7 +396,7 @@ mod tests {
                         Member::Gap => false,
                     });
                     if is_edited {
-                        prop_assert_eq!(*setting, line);
+                        prop_assert_eq!(setting, &line);
                         prop_assert_eq!(addresses, &home);
                     }
                 }

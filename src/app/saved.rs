@@ -44,5 +44,6 @@ fn target(channel: &ChannelSnapshot) -> ChannelSpec {
         maxc: channel.maxc,
         weight: channel.weight,
         state: channel.state,
+        manner: channel.manner.clone(),
     }
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelId, GroupId};
-use crate::spec::{AdminState, Name, Policy, Weight};
+use crate::spec::{AdminState, ChannelManner, Name, Policy, Weight};
 
 /// The first word of a file of ours.
 const MAGIC: &str = "balance-state";
@@ -38,11 +38,12 @@ pub(super) struct KeptService {
 }
 
 /// What a line and an operator can say of a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) state: AdminState,
     pub(super) weight: Weight,
     pub(super) maxc: Option<NonZeroU32>,
+    pub(super) manner: ChannelManner,
 }
 
 /// A host as it was typed and a port.
@@ -196,7 +197,11 @@ impl fmt::Display for LinedChannel {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = state_name(self.state);
-        write!(f, "{state} weight {} maxc {}", self.weight.get(), self.maxc.map_or(0, NonZeroU32::get))
+        write!(f, "{state} weight {} maxc {}", self.weight.get(), self.maxc.map_or(0, NonZeroU32::get))?;
+        match config::print_manner(&self.manner) {
+            options if options.is_empty() => Ok(()),
+            options => write!(f, " options {}", without_blanks(&options)),
+        }
     }
 }
 
@@ -245,6 +250,15 @@ fn state_named(word: &str) -> Option<AdminState> {
     all.into_iter().find(|&state| state_name(state) == word)
 }
 
+/// One word of it, since blanks stand between words.
+fn without_blanks(text: &str) -> String {
+    text.replace('%', "%25").replace(' ', "%20")
+}
+
+fn with_blanks(word: &str) -> String {
+    word.replace("%20", " ").replace("%25", "%")
+}
+
 /// The words of a line, taken one after the other.
 struct FactWords<'a>(std::str::Split<'a, char>);
 
@@ -280,7 +294,16 @@ impl<'a> FactWords<'a> {
         let weight = Weight::new(self.number()?)?;
         self.pass("maxc")?;
         let maxc = NonZeroU32::new(self.number()?);
-        Some(Setting { state, weight, maxc })
+        let manner = if self.0.clone().next() == Some("options") {
+            self.pass("options")?;
+            let word = self.take()?;
+            let manner = config::read_manner(&with_blanks(word)).ok()?;
+            // What is written is read, and nothing else.
+            Some(manner).filter(|manner| without_blanks(&config::print_manner(manner)) == word)?
+        } else {
+            ChannelManner::default()
+        };
+        Some(Setting { state, weight, maxc, manner })
     }
 
     fn target(&mut self) -> Option<Target> {
@@ -376,10 +399,12 @@ pub(super) mod tests {
     fn setting() -> impl Strategy<Value = Setting> {
         let state =
             prop::sample::select(vec![AdminState::Enabled, AdminState::Disabled, AdminState::DisabledHard]);
-        (state, 0..=Weight::MAX, any::<u32>()).prop_map(|(state, weight, maxc)| Setting {
+        let manner = config::any_manner();
+        (state, 0..=Weight::MAX, any::<u32>(), manner).prop_map(|(state, weight, maxc, manner)| Setting {
             state,
             weight: Weight::new(weight).expect("in range"),
             maxc: NonZeroU32::new(maxc),
+            manner,
         })
     }
 
@@ -536,7 +561,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_file_can_be_read_by_people() {
-        let setting = |state| Setting { state, weight: Weight::ONE, maxc: NonZeroU32::new(16) };
+        let setting = |state| Setting {
+            state,
+            weight: Weight::ONE,
+            maxc: NonZeroU32::new(16),
+            manner: ChannelManner::default(),
+        };
         let target = Target { host: "web1".into(), port: NonZeroU16::new(80).expect("not 0") };
         let channel = LinedChannel { group: GroupId::FIRST, target, nth: NonZeroU32::MIN };
         let fact = Fact::Changed {

@@ -9,7 +9,7 @@ use super::channel_options::{print_channel_options, read_channel_options};
 use super::host::{NOT_UTF8, is_bare_ipv6, port_taken_for_address, read_port, why_no_host};
 use super::number::whole_number;
 use super::wrong::{Word, Wrong};
-use crate::spec::{AdminState, ChannelSpec, PortWord, Weight};
+use crate::spec::{AdminState, ChannelManner, ChannelSpec, PortWord, Weight};
 
 /// Host, port and limit of a word.
 type HostPortLimit<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
@@ -35,6 +35,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
         maxc,
         weight: Weight::ONE,
         state: AdminState::Enabled,
+        manner: ChannelManner::default(),
     };
     if let Some(options) = options {
         read_channel_options(&mut channel, options, text).map_err(Wrong::Usage)?;
@@ -111,7 +112,7 @@ fn read_maxc(word: &str) -> Result<u32, String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::num::NonZeroU16;
 
@@ -119,7 +120,7 @@ pub(super) mod tests {
 
     use super::super::host::is_host;
     use super::*;
-    use crate::spec::Typed;
+    use crate::spec::{ProxyVersion, Typed};
 
     pub(in super::super) fn word(text: &str) -> Word {
         Word { text: text.into(), at: None }
@@ -273,6 +274,8 @@ pub(super) mod tests {
             ("2001:db8::1,weight=2", "[2001:db8::1],weight=2", 2, Enabled),
             ("[::1]:80,disabled", "[::1]:80,disabled", 1, Disabled),
             ("-,weight=2", "-:,weight=2", 2, Enabled),
+            ("h:80,proxy=v2,weight=2", "h:80,weight=2,proxy", 2, Enabled),
+            ("h:80,disabled,proxy=v1", "h:80,proxy=v1,disabled", 1, Disabled),
         ];
         for (word, printed, weight, state) in table {
             let target = read(word).unwrap_or_else(|e| panic!("{word}: {e:?}"));
@@ -283,7 +286,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_wrong_option_of_a_channel_is_named_with_what_would_be_right() {
-        let unknown = "; a channel has weight=N, disabled and disabled=hard";
+        let unknown = "; a channel has weight=N, proxy, proxy=v1, disabled and disabled=hard";
         let table = [
             ("host:80,weight=300", "weight=300 in [host:80,weight=300] is out of range; give 0 to 256".to_owned()),
             ("h,weight=257", "weight=257 in [h,weight=257] is out of range; give 0 to 256".to_owned()),
@@ -304,6 +307,11 @@ pub(super) mod tests {
                 "h,disabled=soft",
                 "disabled=soft in [h,disabled=soft] is not known; give disabled or disabled=hard".to_owned(),
             ),
+            (
+                "h,proxy=3",
+                "proxy=3 in [h,proxy=3] is not known; give proxy for version 2 or proxy=v1".to_owned(),
+            ),
+            ("h,proxy,proxy=v1", "proxy is there twice in [h,proxy,proxy=v1]; give it once".to_owned()),
             ("h,", format!("unknown option '' in [h,]{unknown}")),
             ("h,maxc=3", format!("unknown option 'maxc=3' in [h,maxc=3]{unknown}")),
             ("h,Weight=3", format!("unknown option 'Weight=3' in [h,Weight=3]{unknown}")),
@@ -311,6 +319,14 @@ pub(super) mod tests {
         ];
         for (word, message) in table {
             assert_eq!(refused(word), message);
+        }
+    }
+
+    prop_compose! {
+        pub(crate) fn any_manner()(
+            proxy in prop::sample::select(vec![None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)]),
+        ) -> ChannelManner {
+            ChannelManner { proxy }
         }
     }
 
@@ -333,8 +349,9 @@ pub(super) mod tests {
                 AdminState::Disabled,
                 AdminState::DisabledHard,
             ]),
+            manner in any_manner(),
         ) -> ChannelSpec {
-            ChannelSpec { typed: Typed::default(), host, port, maxc, weight, state }
+            ChannelSpec { typed: Typed::default(), host, port, maxc, weight, state, manner }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Knows: their names and legal values. Never: hosts and ports, what a weight does.
 
 use super::number::whole_number;
-use crate::spec::{AdminState, ChannelSpec, Weight};
+use crate::spec::{AdminState, ChannelManner, ChannelSpec, ProxyVersion, Typed, Weight};
 
 /// One option of a channel.
 struct ChannelOptionRow {
@@ -31,6 +31,23 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
         },
     },
     ChannelOptionRow {
+        name: "proxy",
+        forms: &["proxy", "proxy=v1"],
+        read: |channel, value| {
+            channel.manner.proxy = Some(match value {
+                None | Some("v2") => ProxyVersion::V2,
+                Some("v1") => ProxyVersion::V1,
+                Some(_) => return Err("is not known; give proxy for version 2 or proxy=v1"),
+            });
+            Ok(())
+        },
+        print: |channel| match channel.manner.proxy {
+            None => String::new(),
+            Some(ProxyVersion::V2) => "proxy".to_owned(),
+            Some(ProxyVersion::V1) => "proxy=v1".to_owned(),
+        },
+    },
+    ChannelOptionRow {
         name: "disabled",
         forms: &["disabled", "disabled=hard"],
         read: |channel, value| {
@@ -49,6 +66,9 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
     },
 ];
 
+/// The options that say how a channel is spoken to.
+const OF_MANNER: &[&str] = &["proxy"];
+
 /// Reads options with commas between into the channel. `word` is the whole channel, for the message.
 ///
 /// # Errors
@@ -58,14 +78,22 @@ pub(super) fn read_channel_options(
     options: &str,
     word: &str,
 ) -> Result<(), String> {
+    read_rows(channel, options, word, |_| true)
+}
+
+fn read_rows(
+    channel: &mut ChannelSpec,
+    options: &str,
+    word: &str,
+    is_legal: fn(&ChannelOptionRow) -> bool,
+) -> Result<(), String> {
     let mut said = Vec::new();
     for option in options.split(',') {
         let (name, value) =
             option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
-        let row = CHANNEL_OPTIONS
-            .iter()
-            .find(|row| row.name == name)
-            .ok_or_else(|| format!("unknown option '{option}' in [{word}]; a channel has {}", all_forms()))?;
+        let row = CHANNEL_OPTIONS.iter().find(|row| row.name == name && is_legal(row)).ok_or_else(|| {
+            format!("unknown option '{option}' in [{word}]; a channel has {}", all_forms(is_legal))
+        })?;
         if said.contains(&name) {
             return Err(format!("{name} is there twice in [{word}]; give it once"));
         }
@@ -81,10 +109,43 @@ pub(super) fn print_channel_options(channel: &ChannelSpec) -> String {
     options.flat_map(|option| [",".to_owned(), option]).collect()
 }
 
+/// Reads the options that say how a channel is spoken to, with commas between.
+///
+/// # Errors
+/// One line that says what is wrong and what would be right.
+pub fn read_manner(options: &str) -> Result<ChannelManner, String> {
+    let mut channel = plain(ChannelManner::default());
+    let is_of_manner = |row: &ChannelOptionRow| OF_MANNER.contains(&row.name);
+    read_rows(&mut channel, options, options, is_of_manner)?;
+    Ok(channel.manner)
+}
+
+/// What [`read_manner`] reads; empty if nothing differs from the default.
+pub fn print_manner(manner: &ChannelManner) -> String {
+    print_channel_options(&plain(manner.clone())).trim_start_matches(',').to_owned()
+}
+
+fn plain(manner: ChannelManner) -> ChannelSpec {
+    ChannelSpec {
+        typed: Typed::default(),
+        host: "-".to_owned(),
+        port: None,
+        maxc: None,
+        weight: Weight::ONE,
+        state: AdminState::Enabled,
+        manner,
+    }
+}
+
 /// `weight=N, disabled and disabled=hard`.
-fn all_forms() -> String {
-    let forms: Vec<_> = CHANNEL_OPTIONS.iter().flat_map(|row| row.forms).copied().collect();
-    forms.split_last().map_or_else(String::new, |(last, others)| format!("{} and {last}", others.join(", ")))
+fn all_forms(which: fn(&ChannelOptionRow) -> bool) -> String {
+    let rows = CHANNEL_OPTIONS.iter().filter(|row| which(row));
+    let forms: Vec<_> = rows.flat_map(|row| row.forms).copied().collect();
+    match forms.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// The error says what is wrong.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::{Instance, Invocation, LineError, Serve, Wrong, parse};
 use crate::spec::{
     ClientPrefix, GroupSpec, HostSpec, Keepalive, ListenHost, ListenSpec, Member, OnDown, Policy, PortWord,
-    ProcessSpec, ServiceSpec, Typed,
+    ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
 };
 
 /// How a command line ended, as the program would say it.
@@ -90,6 +90,7 @@ pub(super) fn plain() -> Serve {
         hash_failover: false,
         client_keepalive: None,
         server_keepalive: None,
+        proxy_tlvs: ProxyTlvs::default(),
         later_policy: Policy::RoundRobin,
         hash_balance: None,
         slow_start: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::policy::PolicyWord;
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, HostSpec, ListenHost, ListenSpec, OnDown, Policy, PortWord, ProcessSpec,
-    ServiceSpec, Typed,
+    ProxyTlvs, ServiceSpec, Typed,
 };
 
 /// Long enough for a retransmitted SYN or two, as ever.
@@ -94,6 +94,7 @@ impl Draft {
                 hash_failover: false,
                 client_keepalive: None,
                 server_keepalive: None,
+                proxy_tlvs: ProxyTlvs::default(),
                 later_policy: Policy::RoundRobin,
                 hash_balance: None,
                 slow_start: None,

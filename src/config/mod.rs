@@ -37,7 +37,10 @@ mod usage;
 mod values;
 mod wrong;
 
+#[cfg(test)]
+pub(crate) use channel::tests::any_manner;
 pub use channel::{print_channel, read_channel};
+pub use channel_options::{print_manner, read_manner};
 pub use duration::{DurationError, parse_duration, print_duration};
 pub use file::{FileReader, print_file, read_file};
 pub use groups::read_groups;

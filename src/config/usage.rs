@@ -31,7 +31,8 @@ limit. balance tries the groups in the order given. An IPv6 address needs no bra
 more than two colons or starts with \"::\".
 
 Options of a channel follow after commas: \"host:port:maxc,weight=3\" gives it three times the clients of a channel of \
-weight 1 (0 to 256; 0 means no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS.
+weight 1 (0 to 256; 0 means no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS. \
+\"host,proxy\" sends a PROXY header of version 2 in front of each client's bytes, \"host,proxy=v1\" one of version 1.
 
 The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\", host3 is channel 2.",
 };
@@ -74,6 +75,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "balance 80 big,weight=3 small new,weight=0",
         "big gets three clients of four, new none until its weight is set",
     ),
+    ("balance 80 web1,proxy web2,proxy=v1", "tells the servers who each client is, by a PROXY header"),
     (
         "balance --check 'send:PING\\r\\n;expect:+PONG' --on-down kick 6379 redis1 ! redis2",
         "redis2 takes over when redis1 does not answer, and the connections to redis1 are closed",
@@ -106,7 +108,10 @@ pub(super) const HELP_EXAMPLES: usize = 6;
 
 /// The run-time commands, in the order of `help`.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
-    ("create HOST PORT", "creates a channel in the current group; it starts disabled"),
+    (
+        "create HOST PORT",
+        "creates a channel in the current group; it starts disabled. Options follow the port: 80,proxy",
+    ),
     ("assign CHANNEL HOST PORT", "gives a disabled channel of the current group a new address"),
     (
         "disable CHANNEL [hard]",

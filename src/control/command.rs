@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{parse_duration, parse_net, policy_named};
+use crate::config::{parse_duration, parse_net, policy_named, read_manner};
 use crate::control::argument::{HostPort, Number};
 use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
 use crate::sched::Policy;
+use crate::spec::ChannelManner;
 
 /// Is this a `wait`?
 pub(crate) fn is_wait(text: &[u8]) -> bool {
@@ -463,7 +464,12 @@ pub enum Command {
     /// New connections for a channel again.
     Enable(Number),
     /// A new channel, disabled. `None`: what was typed cannot be an address.
-    Create(Option<HostPort>),
+    Create {
+        /// The address; `None` if it cannot be one.
+        target: Option<HostPort>,
+        /// How it is spoken to, or what is wrong with that.
+        manner: Result<ChannelManner, String>,
+    },
     /// A new address for a disabled channel.
     Assign {
         /// Its number in the current group.
@@ -689,7 +695,16 @@ fn disable(args: &[&[u8]]) -> Option<Command> {
 }
 
 fn create(args: &[&[u8]]) -> Option<Command> {
-    if let [host, port] = args { Some(Command::Create(HostPort::parse(host, port))) } else { None }
+    let [host, port] = args else { return None };
+    let (port, options) = match port.iter().position(|&byte| byte == b',') {
+        Some(at) => (&port[..at], Some(&port[at + 1..])),
+        None => (*port, None),
+    };
+    let manner = options.map_or_else(
+        || Ok(ChannelManner::default()),
+        |options| read_manner(&String::from_utf8_lossy(options)),
+    );
+    Some(Command::Create { target: HostPort::parse(host, port), manner })
 }
 
 fn assign(args: &[&[u8]]) -> Option<Command> {
@@ -760,6 +775,14 @@ mod tests {
 
     fn net(text: &str) -> IpNet {
         text.parse().expect(text)
+    }
+
+    fn create(host: &str) -> Command {
+        Command::Create { target: Some(host_port(host, 80)), manner: Ok(ChannelManner::default()) }
+    }
+
+    fn no_address() -> Command {
+        Command::Create { target: None, manner: Ok(ChannelManner::default()) }
     }
 
     fn host_port(host: &str, port: u16) -> HostPort {
@@ -845,11 +868,11 @@ mod tests {
             ("disable 1 hard", disable("1", true)),
             ("d 99999999999999999999", disable("99999999999999999999", false)),
             ("group -1", Command::Group(number("-1"))),
-            ("create ::1 80", Command::Create(Some(host_port("::1", 80)))),
-            ("create localhost 0080", Command::Create(Some(host_port("localhost", 80)))),
-            ("create localhost 0", Command::Create(None)),
-            ("create localhost 65536", Command::Create(None)),
-            ("create local\u{1}host 80", Command::Create(None)),
+            ("create ::1 80", create("::1")),
+            ("create localhost 0080", create("localhost")),
+            ("create localhost 0", no_address()),
+            ("create localhost 65536", no_address()),
+            ("create local\u{1}host 80", no_address()),
             ("assign 0 h 1", Command::Assign { channel: number("0"), target: Some(host_port("h", 1)) }),
             ("maxc 0 0", Command::Maxc { channel: number("0"), maxc: None }),
             ("maxc 0 4294967295", Command::Maxc { channel: number("0"), maxc: NonZeroU32::new(u32::MAX) }),
@@ -883,8 +906,11 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Ok(command), "{text}");
         }
         let service = Some(HostPort { host: "h".into(), port: Port::Service("smtp".into()) });
-        assert_eq!(parse(b"create h smtp"), Ok(Command::Create(service)));
-        assert_eq!(parse(b"create \xff 80"), Ok(Command::Create(None)));
+        assert_eq!(
+            parse(b"create h smtp"),
+            Ok(Command::Create { target: service, manner: Ok(ChannelManner::default()) })
+        );
+        assert_eq!(parse(b"create \xff 80"), Ok(no_address()));
     }
 
     #[test]

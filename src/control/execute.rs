@@ -22,6 +22,7 @@ use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, EndedSnapshot, GroupId, Policy,
     SessionSnapshot, Snapshot, Table, Weight,
 };
+use crate::spec::ChannelManner;
 
 /// What one operator's session remembers between commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +141,8 @@ pub enum Reply {
     MustBeDisabled,
     /// An enabled channel, or one with connections, cannot be removed.
     MustBeUnused,
+    /// Options that no channel has; what is wrong.
+    WrongOptions(String),
     /// Not a possible weight.
     WeightOutOfRange,
     /// There is no such policy.
@@ -287,7 +290,7 @@ impl Reply {
 /// Looks up the address of a command that has one. May take as long as the resolver does: the table is not involved.
 pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> PreparedCommand {
     let target = match &command {
-        Command::Create(target) | Command::Assign { target, .. } => target.as_ref(),
+        Command::Create { target, .. } | Command::Assign { target, .. } => target.as_ref(),
         _ => None,
     };
     // The language has one answer for every cause of a failed lookup, `invalid address`, so the cause ends here.
@@ -311,7 +314,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             table.set_policy(group, policy);
             Reply::PolicySet(group, policy)
         }
-        Command::Create(_) => create(group, addresses, table),
+        Command::Create { manner, .. } => create(group, addresses, manner, table),
         Command::Assign { channel, .. } => assign(find(group, &channel, table), addresses, table),
         Command::Maxc { channel, maxc } => match find(group, &channel, table) {
             Some((key, _)) => edited(
@@ -443,13 +446,21 @@ fn change_group(number: &Number, session: &mut Session) -> Reply {
     }
 }
 
-fn create(group: GroupId, addresses: Option<Addresses>, table: &mut Table) -> Reply {
-    match addresses {
+fn create(
+    group: GroupId,
+    addresses: Option<Addresses>,
+    manner: Result<ChannelManner, String>,
+    table: &mut Table,
+) -> Reply {
+    match (manner, addresses) {
+        (Err(why), _) => Reply::WrongOptions(why),
+        (_, None) => Reply::InvalidAddress,
         // It starts disabled, so that nobody is sent to an address with a typing error in it.
-        Some(addresses) => {
-            edited(table.create(group, addresses, None, AdminState::Disabled).map(drop), Reply::Created)
+        (Ok(manner), Some(addresses)) => {
+            let made = table.create(group, addresses, None, AdminState::Disabled);
+            let set = made.and_then(|channel| table.set_manner(ChannelKey { group, channel }, manner));
+            edited(set, Reply::Created)
         }
-        None => Reply::InvalidAddress,
     }
 }
 

@@ -37,6 +37,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::MustBeDisabled
         | Reply::MustBeUnused
         | Reply::WeightOutOfRange
+        | Reply::WrongOptions(_)
         | Reply::UnknownPolicy
         | Reply::NoNetwork(_)
         | Reply::NotDenied(_)
@@ -253,6 +254,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::MustBeUnused => {
             writeln!(out, "channel must be disabled and without connections to be removed")
         }
+        Reply::WrongOptions(why) => writeln!(out, "{why}"),
         Reply::WeightOutOfRange => writeln!(out, "value out of range, a weight is 0 to {}", Weight::MAX),
         Reply::UnknownPolicy => writeln!(out, "unknown policy, it is one of rr, leastconn, p2c, first, hash"),
         Reply::NoSuchSession(number) => writeln!(out, "no such session {number}"),
@@ -381,6 +383,7 @@ mod tests {
         Loss, NoChannel, SessionSnapshot,
     };
     use crate::sched::{Announced, Peers};
+    use crate::spec::ChannelManner;
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
@@ -396,6 +399,7 @@ mod tests {
             state,
             maxc: None,
             weight: Weight::ONE,
+            manner: ChannelManner::default(),
             health: HealthSnapshot {
                 state: HealthState::Up,
                 age: Duration::from_secs(5),
@@ -546,12 +550,12 @@ available commands:
         (fifth.health.state, fifth.used) = (HealthState::Untried, None);
         let groups = vec![group(0, Policy::Hash, vec![first, second, third, fourth, fifth])];
         let expected = "\
-group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 addrs used                   why
-    0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms   1/1 127.0.0.1:9            last error 1m15s ago: connect: no answer in time
-    0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       -   0/1 -                      connect: connection refused
-    0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       -   1/2 10.0.0.1:80            10.0.0.2:80: connect: no answer in time
-    0     3 10.0.0.3:80            ENA   up          5.0s      1       0/-     0         0       0       -       -   1/1 10.0.0.3:80            up 1/3: http: status 503
-    0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -
+group  chan address                state health     since weight    c/maxc queue    totalc  failed     p50     p99 addrs used                   options why
+    0     0 127.0.0.1:9            ENA   up          5.0s      7       2/2     4        12       3    80us   3.5ms   1/1 127.0.0.1:9            -       last error 1m15s ago: connect: no answer in time
+    0     1 [2001:db8::1]:80       DIS   ejected   12m03s      1       0/-     0         0       0       -       -   0/1 -                      -       connect: connection refused
+    0     2 10.0.0.1:80            dis   ramp:25%    5.0s      1       0/-     0         0       0       -       -   1/2 10.0.0.1:80            -       10.0.0.2:80: connect: no answer in time
+    0     3 10.0.0.3:80            ENA   up          5.0s      1       0/-     0         0       0       -       -   1/1 10.0.0.3:80            -       up 1/3: http: status 503
+    0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -       -
 lost clients: 14 (no channel up 2, queue timeout 12)
 ended: 17 (queue timeout 12, idle timeout 3, no channel up 2)
 from process 4242: carried 4000, draining unknown

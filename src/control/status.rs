@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::print_net;
+use crate::config::{print_manner, print_net};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, Peers, SessionSnapshot,
@@ -19,7 +19,7 @@ use crate::sched::{
 /// One line per channel, one for lost clients if there are any, and one for those that have ended. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
-    let line = |out: &mut String, cells: [&dyn Display; 16]| {
+    let line = |out: &mut String, cells: [&dyn Display; 17]| {
         let [
             group,
             channel,
@@ -36,19 +36,20 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
             p99,
             addresses,
             used,
+            options,
             why,
         ] = cells;
         writeln!(
             out,
             "{group:>5} {channel:>5} {address:<22} {state:<5} {health:<8} {age:>7} {weight:>6} {load:>9} {queue:>5} \
-             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {addresses:>5} {used:<22} {why}"
+             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {addresses:>5} {used:<22} {options:<7} {why}"
         )
     };
     line(
         out,
         [
             &"group", &"chan", &"address", &"state", &"health", &"since", &"weight", &"c/maxc", &"queue",
-            &"totalc", &"failed", &"p50", &"p99", &"addrs", &"used", &"why",
+            &"totalc", &"failed", &"p50", &"p99", &"addrs", &"used", &"options", &"why",
         ],
     )?;
     for group in &snapshot.groups {
@@ -76,6 +77,7 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                     &time(channel.connect_p99),
                     &format!("{}/{}", channel.addresses_up(), channel.addresses.as_slice().len()),
                     &channel.used.map_or_else(|| "-".to_owned(), |used| used.to_string()),
+                    &options_word(channel),
                     &why(channel),
                 ],
             )?;
@@ -149,6 +151,14 @@ pub(super) fn health_name(state: HealthState) -> &'static str {
 /// How much of its weight a channel gets that is returning.
 pub(super) fn ramp_percent(state: HealthState) -> Option<u32> {
     if let HealthState::Ramping(steps) = state { Some(steps * 100 / 64) } else { None }
+}
+
+/// How the channel is spoken to, as it would be typed; `-` if nothing was said of that. Blanks would end the column.
+fn options_word(channel: &ChannelSnapshot) -> String {
+    match print_manner(&channel.manner) {
+        options if options.is_empty() => "-".to_owned(),
+        options => options.replace(' ', "\\x20"),
+    }
 }
 
 /// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::ChannelManner;
+
 /// All groups.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TableRecord {
@@ -69,6 +71,9 @@ pub struct ChannelRecord {
     pub maxc: u32,
     /// Its share of clients.
     pub weight: u32,
+    /// How it is spoken to.
+    #[serde(default)]
+    pub manner: ChannelManner,
     /// It was taken away and goes with its last connection.
     pub retires: bool,
     /// Whoever would be sent to it waits.

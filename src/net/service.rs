@@ -15,7 +15,7 @@ use super::changed::Changed;
 use super::dial::Dialer;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, Gate, SharedTable};
-use crate::spec::ProxySenders;
+use crate::spec::{ProxySenders, ProxyTlvs};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -49,6 +49,8 @@ pub struct ServiceOptions {
     pub accept_proxy: Option<ProxySenders>,
     /// How long a client may take for what it has to say first.
     pub greeting_timeout: Duration,
+    /// What PROXY headers have besides addresses.
+    pub proxy_tlvs: ProxyTlvs,
 }
 
 /// A service to be opened.

@@ -20,6 +20,7 @@ use crate::sys::descriptors::Budget;
 use crate::sys::poller::{Kind, Poller, Readiness, Seen, Token, Waker};
 use crate::sys::sight::Sight;
 use crate::sys::timers::Timers;
+use crate::wire::proxy::encode;
 use crate::wire::relay::{Ready, Side};
 use crate::wire::talk::Talk;
 
@@ -354,7 +355,9 @@ impl Engine {
         if !ready.writable {
             return self.insert(key, AddressProbe { walk, effort: Effort::Connecting(socket), deadline });
         }
-        let Some(mut talk) = Talk::new(&walk.order.check, walk.target()) else {
+        let target = walk.target();
+        let header = walk.order.proxy.map(|version| encode::own(version, socket.local(), target));
+        let Some(mut talk) = Talk::new(&walk.order.check, target, header.unwrap_or_default()) else {
             return self.settle(key, walk, socket, Ok(()));
         };
         match talk.begin().or_else(|| socket.converse(&mut talk, &mut self.scratch)) {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::spec::Check;
+use crate::spec::{Check, ProxyVersion};
 use crate::sys::Outgoing;
 
 /// One probe to make.
@@ -22,6 +22,8 @@ pub(super) struct Order {
     /// In place of the addresses' own port.
     pub(super) port: Option<u16>,
     pub(super) check: Arc<Check>,
+    /// The PROXY header that goes first.
+    pub(super) proxy: Option<ProxyVersion>,
     /// For all addresses together, from the time when the probe starts; at least 1 ms.
     pub(super) timeout: Duration,
     /// How to connect.

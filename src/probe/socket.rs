@@ -48,6 +48,11 @@ impl ProbeSocket {
         self.fd.as_fd()
     }
 
+    /// The address that it has on our side.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        socket::local(&self.fd)
+    }
+
     /// Why the connection does not stand, if it is known by now.
     pub(super) fn failure(&mut self) -> Option<Fault> {
         match socket::take_error(&self.fd) {

@@ -108,7 +108,7 @@ mod tests {
         let timeout = Duration::from_secs(1);
         let outgoing = Outgoing::default();
         let (barred, check) = (Vec::new(), Arc::new(Check::Tcp));
-        Walk::begin(Order { id: 7, addresses, barred, port, check, timeout, outgoing }, 5_000)
+        Walk::begin(Order { id: 7, addresses, barred, port, check, proxy: None, timeout, outgoing }, 5_000)
     }
 
     fn channel(cause: &str) -> Fault {

@@ -87,6 +87,8 @@ impl Ward {
             Some((address, (self.hands.leads_back)(probe.channel, target)?))
         };
         let barred = addresses.iter().filter_map(leads_back).collect();
-        Order { id, addresses, barred, port, check, timeout, outgoing }
+        // What listens at another port knows nothing of headers.
+        let proxy = probe.manner.proxy.filter(|_| port.is_none());
+        Order { id, addresses, barred, port, check, proxy, timeout, outgoing }
     }
 }

@@ -12,6 +12,7 @@ use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
 use super::reach::{ProbedAddress, Reach};
 use super::{Addresses, AdminState, ChannelSnapshot, DialCause, Lease, Weight};
+use crate::spec::ChannelManner;
 
 /// A dial that failed, for those who ask why.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(super) struct Channel {
     /// `None` = no limit.
     pub(super) maxc: Option<NonZeroU32>,
     pub(super) weight: Weight,
+    pub(super) manner: ChannelManner,
     /// How much of its weight counts, in 64ths: less than all while it is returning.
     pub(super) steps: u32,
     /// Its number is taken for ever, the channel itself is gone.
@@ -69,6 +71,7 @@ impl Channel {
             state,
             maxc,
             weight: Weight::ONE,
+            manner: ChannelManner::default(),
             steps: STEPS,
             removed: false,
             retires: false,
@@ -118,7 +121,8 @@ impl Channel {
     pub(super) fn occupy(&mut self) -> Lease {
         self.totalc += 1;
         let order = self.reach.as_ref().and_then(|reach| reach.order()).cloned();
-        Slots::occupy(&self.slots, self.addresses.clone(), order, self.health.returns())
+        let (addresses, returns) = (self.addresses.clone(), self.health.returns());
+        Slots::occupy(&self.slots, addresses, order, returns, self.manner.proxy)
     }
 
     /// Did the last `occupy` (or an earlier one) reach the limit?
@@ -162,6 +166,7 @@ impl Channel {
             paused: self.paused,
             maxc: self.maxc,
             weight: self.weight,
+            manner: self.manner.clone(),
             health: self.health.snapshot(rules, weighs, now),
             active: self.slots.active(),
             waiting,

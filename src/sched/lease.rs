@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::reach::AddressOrder;
 use super::tally::{ChannelTally, Ended};
 use super::{Addresses, ChannelKey, DialCause, End};
+use crate::spec::ProxyVersion;
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
 /// [`HeldSlots`](super::HeldSlots).
@@ -79,6 +80,8 @@ pub struct Lease {
     order: Option<Arc<AddressOrder>>,
     /// How often the channel had come back when the lease was taken.
     returns: u32,
+    /// What goes in front of its client's bytes.
+    proxy: Option<ProxyVersion>,
 }
 
 impl Lease {
@@ -117,6 +120,11 @@ impl Lease {
         let answering = self.order.as_ref().map_or(all, |order| order.answering());
         let end = if n < answering { answering } else { all };
         end.saturating_sub(n).max(1)
+    }
+
+    /// The PROXY header that the channel wanted in front of a client's bytes when the lease was taken.
+    pub fn proxy(&self) -> Option<ProxyVersion> {
+        self.proxy
     }
 
     /// Tells a dial that began before the channel came back from one that began after.
@@ -179,9 +187,10 @@ impl Slots {
         addresses: Addresses,
         order: Option<Arc<AddressOrder>>,
         returns: u32,
+        proxy: Option<ProxyVersion>,
     ) -> Lease {
         this.active.fetch_add(1, SeqCst);
-        Lease { slot: Slot { slots: Arc::clone(this) }, addresses, order, returns }
+        Lease { slot: Slot { slots: Arc::clone(this) }, addresses, order, returns, proxy }
     }
 
     /// Counts so many connections that are there already, whatever the limit, and answers how many: all but those that there
@@ -353,7 +362,10 @@ mod tests {
     fn a_lease_is_small_and_gives_its_slot_back() {
         assert!(size_of::<Lease>() <= 48, "{} bytes", size_of::<Lease>());
         let (slots, _) = slots(1);
-        let (a, b) = (Slots::occupy(&slots, address(), None, 0), Slots::occupy(&slots, address(), None, 0));
+        let (a, b) = (
+            Slots::occupy(&slots, address(), None, 0, None),
+            Slots::occupy(&slots, address(), None, 0, None),
+        );
         assert_eq!((slots.active(), a.key(), b.addresses()), (2, slots.key(), &address()));
         drop(a);
         assert_eq!(slots.active(), 1);
@@ -364,7 +376,7 @@ mod tests {
     #[test]
     fn only_a_full_channel_tells_that_a_slot_came_back() {
         let (slots, freed) = slots(1);
-        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
+        let leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0, None)).collect();
         assert!(slots.has_room(4));
         let mut leases = leases.into_iter();
         drop(leases.next());
@@ -382,7 +394,8 @@ mod tests {
     fn a_slot_that_comes_back_while_the_table_looks_is_not_lost() {
         for (held, limit, room) in [(1, 1, true), (2, 2, true), (3, 2, false)] {
             let (slots, freed) = slots(1);
-            let mut leases: Vec<_> = (0..held).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
+            let mut leases: Vec<_> =
+                (0..held).map(|_| Slots::occupy(&slots, address(), None, 0, None)).collect();
             let told = slots.has_room_while(limit, || drop(leases.pop()));
             assert_eq!(told, room, "{held} held, limit {limit}");
             leases.pop();
@@ -393,7 +406,7 @@ mod tests {
     #[test]
     fn a_lowered_limit_is_asked_for_again_until_there_is_room() {
         let (slots, freed) = slots(1);
-        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0)).collect();
+        let mut leases: Vec<_> = (0..3).map(|_| Slots::occupy(&slots, address(), None, 0, None)).collect();
         assert!(!slots.has_room(1));
         for left in [2, 1] {
             leases.pop();
@@ -408,7 +421,7 @@ mod tests {
     #[test]
     fn bytes_of_every_worker_add_up_and_go_to_zero() {
         let (slots, _) = slots(3);
-        let slot = Slots::occupy(&slots, address(), None, 0).into_slot();
+        let slot = Slots::occupy(&slots, address(), None, 0, None).into_slot();
         for shard in 0..7 {
             slot.add_sent(shard, 1);
             slot.add_rcvd(shard, 10);
@@ -422,7 +435,7 @@ mod tests {
     #[test]
     fn no_workers_count_like_one() {
         let (slots, _) = slots(0);
-        Slots::occupy(&slots, address(), None, 0).into_slot().add_sent(usize::MAX, 5);
+        Slots::occupy(&slots, address(), None, 0, None).into_slot().add_sent(usize::MAX, 5);
         assert_eq!(slots.bytes(), (5, 0));
     }
 }

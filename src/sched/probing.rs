@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::reach::ProbedAddress;
 use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
+use crate::spec::ChannelManner;
 
 /// One probe to be made now. Its answer goes to [`Table::probed`].
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Probe {
     pub addresses: Vec<SocketAddr>,
     /// What is asked.
     pub purpose: Purpose,
+    /// How the channel is spoken to.
+    pub manner: ChannelManner,
     /// It is of this address of the channel only.
     address: Option<ProbedAddress>,
     serial: u32,
@@ -48,7 +51,8 @@ impl Table {
             let now = self.now;
             let begun = self.edit_by_lot(key, |channel, _| {
                 let (address, purpose, serial, addresses) = channel.begin_probe(now);
-                Probe { channel: key, addresses, purpose, address, serial, begun: now }
+                let manner = channel.manner.clone();
+                Probe { channel: key, addresses, purpose, manner, address, serial, begun: now }
             });
             probes.extend(begun);
             self.schedule(key);

@@ -267,6 +267,7 @@ impl Table {
             };
             channel.maxc = NonZeroU32::new(record.maxc);
             channel.weight = weight;
+            channel.manner = record.manner.clone();
             channel.steps = health.ramp(&rules, now);
             channel.paused = record.paused;
             channel.health = health;
@@ -357,6 +358,7 @@ impl Channel {
             },
             maxc: self.maxc.map_or(0, NonZeroU32::get),
             weight: self.weight.get(),
+            manner: self.manner.clone(),
             retires: self.retires,
             paused: self.paused,
             active: self.slots.active(),
@@ -388,6 +390,7 @@ mod tests {
         Lease, Loss, NoChannel, ProbeResult, Purpose, Turn,
     };
     use super::*;
+    use crate::spec::{ChannelManner, ProxyVersion};
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const CHECK: CheckRules = CheckRules { interval: Duration::from_secs(1), rise: 2, fall: 3 };
@@ -445,6 +448,8 @@ mod tests {
                 3 => table.set_policy(group, Policy::NAMES[(n / 11 % 5) as usize].1),
                 4 => {
                     let _ = table.set_weight(key, Weight::new((n / 11 % 257) as u32).expect("small"));
+                    let proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][n as usize / 7 % 3];
+                    let _ = table.set_manner(key, ChannelManner { proxy });
                 }
                 5 => {
                     let _ = if n % 2 == 0 { table.pause(key) } else { table.resume(key) };

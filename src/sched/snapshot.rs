@@ -12,6 +12,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
     Loss, Policy, Weight,
 };
+use crate::spec::ChannelManner;
 
 /// One channel as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct ChannelSnapshot {
     pub maxc: Option<NonZeroU32>,
     /// Its share of clients.
     pub weight: Weight,
+    /// How it is spoken to.
+    pub manner: ChannelManner,
     /// What is known of it, whatever the operator decided.
     pub health: HealthSnapshot,
     /// Connections now, dialling ones included.

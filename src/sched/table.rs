@@ -25,6 +25,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId, Happened,
     Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
+use crate::spec::ChannelManner;
 
 /// Whose fault a failed dial was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +257,14 @@ impl Table {
         }
         self.hear(key.group);
         Ok(())
+    }
+
+    /// Sets how a channel is spoken to: by those who are sent to it from now on.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn set_manner(&mut self, key: ChannelKey, manner: ChannelManner) -> Result<(), EditError> {
+        self.edit(key, |channel| channel.manner = manner)
     }
 
     /// Zeroes sent, rcvd, totalc, failed and connect times of a channel.

@@ -4,6 +4,8 @@
 
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 use super::{PortWord, Typed, Weight};
 
 /// One channel.
@@ -21,15 +23,35 @@ pub struct ChannelSpec {
     pub weight: Weight,
     /// What it starts as.
     pub state: AdminState,
+    /// How it is spoken to.
+    pub manner: ChannelManner,
+}
+
+/// How a channel is spoken to, whoever is sent to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelManner {
+    /// `proxy`: the header that goes in front of a client's bytes. `None`: none.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// The version of the PROXY protocol that a channel is spoken to in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProxyVersion {
     /// A line of text.
     V1,
     /// Binary.
     V2,
+}
+
+/// What headers of version 2 have besides addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProxyTlvs {
+    /// A name of the connection.
+    pub unique_id: bool,
+    /// A checksum of the header.
+    pub crc32c: bool,
 }
 
 /// What the operator decided about a channel.

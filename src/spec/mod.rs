@@ -17,7 +17,7 @@ mod service;
 mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
-pub use channel::{AdminState, ChannelSpec, ProxyVersion};
+pub use channel::{AdminState, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};
 pub use keepalive::Keepalive;

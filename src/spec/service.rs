@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, NetList, OnDown,
-    Policy, ProxySenders,
+    Policy, ProxySenders, ProxyTlvs,
 };
 
 /// One service.
@@ -35,6 +35,8 @@ pub struct ServiceSpec {
     pub client_keepalive: Option<Keepalive>,
     /// `-k`. `None`: the system's numbers.
     pub server_keepalive: Option<Keepalive>,
+    /// `--proxy-tlv`. Of no weight without channels that get a header of version 2.
+    pub proxy_tlvs: ProxyTlvs,
     /// `--policy`: that of groups that come into being later. `groups` have their own.
     pub later_policy: Policy,
     /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.

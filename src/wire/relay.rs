@@ -365,7 +365,13 @@ impl<P> Relay<P> {
     /// The server is another one from here on. What is known and held of the client stays.
     pub fn change_server(&mut self) {
         self.flows[Side::Server as usize] = Flow::new();
-        self.flows[Side::Client as usize].unflushed = false;
+        let from_client = &mut self.flows[Side::Client as usize];
+        from_client.unflushed = false;
+        // What goes in front is of this connection, and the next one has its own.
+        if let Held::Bytes { bytes, lead: lead @ 1.., .. } = &from_client.held {
+            let own = bytes.get(usize::from(*lead)..).unwrap_or_default();
+            from_client.held = if own.is_empty() { Held::Nothing } else { Held::bytes(own.into(), 0) };
+        }
         self.ready[Side::Server as usize] = Ready { writable: true, ..Ready::default() };
         self.short = false;
     }
@@ -415,8 +421,8 @@ impl<P> Relay<P> {
         let lead = header.len();
         let flow = &mut self.flows[Side::Client as usize];
         debug_assert!(flow.urgent.is_none(), "the relay has begun");
-        if let Held::Bytes { bytes, at: 0, .. } = &flow.held {
-            header.extend_from_slice(bytes);
+        if let Held::Bytes { bytes, at, .. } = &flow.held {
+            header.extend_from_slice(bytes.get(*at as usize..).unwrap_or_default());
         }
         flow.held = Held::bytes(header.into_boxed_slice(), lead);
     }

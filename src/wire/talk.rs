@@ -12,83 +12,110 @@ use crate::spec::Check;
 /// The talk of one connection. It is over when a call answers with a verdict; its error is the cause of being down, for the
 /// operator.
 #[derive(Debug)]
-pub(crate) enum Talk {
+pub(crate) struct Talk {
+    /// What goes first, and is not sent yet.
+    front: Vec<u8>,
+    /// `None`: that was all.
+    then: Option<Speech>,
+}
+
+/// What is said behind what goes first.
+#[derive(Debug)]
+enum Speech {
     Http(Http),
     Dialogue(Dialogue),
 }
 
 impl Talk {
-    /// `None`: a connection is all that was asked for.
-    pub(crate) fn new(check: &Check, target: SocketAddr) -> Option<Self> {
-        match check {
+    /// `front` goes first. `None`: a connection is all that was asked for.
+    pub(crate) fn new(check: &Check, target: SocketAddr, front: Vec<u8>) -> Option<Self> {
+        let then = match check {
             Check::Tcp | Check::Exec(_) => None,
             Check::Http { host: named, path, statuses } => {
                 let host = named.clone().unwrap_or_else(|| host(target));
-                Some(Self::Http(Http::new(path, &host, statuses.clone())))
+                Some(Speech::Http(Http::new(path, &host, statuses.clone())))
             }
-            Check::Dialogue(steps) => Some(Self::Dialogue(Dialogue::new(steps.clone()))),
-        }
+            Check::Dialogue(steps) => Some(Speech::Dialogue(Dialogue::new(steps.clone()))),
+        };
+        (then.is_some() || !front.is_empty()).then_some(Self { front, then })
     }
 
     /// Is it over before anything was heard or can be said?
     pub(crate) fn begin(&mut self) -> Option<Result<(), String>> {
-        match self {
-            Self::Http(_) => None,
-            Self::Dialogue(dialogue) => dialogue.begin(),
+        if !self.front.is_empty() {
+            return None;
+        }
+        match &mut self.then {
+            None => Some(Ok(())),
+            Some(Speech::Http(_)) => None,
+            Some(Speech::Dialogue(dialogue)) => dialogue.begin(),
         }
     }
 
     /// What can be sent now; empty = nothing until something is heard.
     pub(crate) fn outgoing(&self) -> &[u8] {
-        match self {
-            Self::Http(http) => http.outgoing(),
-            Self::Dialogue(dialogue) => dialogue.outgoing(),
+        match &self.then {
+            _ if !self.front.is_empty() => &self.front,
+            None => &[],
+            Some(Speech::Http(http)) => http.outgoing(),
+            Some(Speech::Dialogue(dialogue)) => dialogue.outgoing(),
         }
     }
 
     /// So many bytes of [`Self::outgoing`] are on their way.
     pub(crate) fn sent(&mut self, count: usize) -> Option<Result<(), String>> {
-        match self {
-            Self::Http(http) => {
+        if !self.front.is_empty() {
+            self.front.drain(..count.min(self.front.len()));
+            return self.begin();
+        }
+        match &mut self.then {
+            None => None,
+            Some(Speech::Http(http)) => {
                 http.sent(count);
                 None
             }
-            Self::Dialogue(dialogue) => dialogue.sent(count),
+            Some(Speech::Dialogue(dialogue)) => dialogue.sent(count),
         }
     }
 
     /// Nothing can be sent any more, for this reason. What has come already may still be read.
     pub(crate) fn unsendable(&mut self, why: &str) -> Option<Result<(), String>> {
-        match self {
-            Self::Http(http) => {
+        self.front.clear();
+        match &mut self.then {
+            // There was a connection, and nothing else was asked for.
+            None => Some(Ok(())),
+            Some(Speech::Http(http)) => {
                 http.unsendable();
                 None
             }
-            Self::Dialogue(dialogue) => dialogue.unsendable(why),
+            Some(Speech::Dialogue(dialogue)) => dialogue.unsendable(why),
         }
     }
 
     /// The server has said this.
     pub(crate) fn heard(&mut self, bytes: &[u8]) -> Option<Result<(), String>> {
-        match self {
-            Self::Http(http) => http.heard(bytes),
-            Self::Dialogue(dialogue) => dialogue.heard(bytes),
+        match &mut self.then {
+            None => None,
+            Some(Speech::Http(http)) => http.heard(bytes),
+            Some(Speech::Dialogue(dialogue)) => dialogue.heard(bytes),
         }
     }
 
     /// The server says nothing any more: `closed`, `reset`, or what else the system calls it.
     pub(crate) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
-        match self {
-            Self::Http(_) => Some(Err(format!("http: {how} before an answer came"))),
-            Self::Dialogue(dialogue) => dialogue.ended(how),
+        match &mut self.then {
+            None => Some(Ok(())),
+            Some(Speech::Http(_)) => Some(Err(format!("http: {how} before an answer came"))),
+            Some(Speech::Dialogue(dialogue)) => dialogue.ended(how),
         }
     }
 
     /// The cause when time is up.
     pub(crate) fn overdue(&self, timeout: Duration) -> String {
-        match self {
-            Self::Http(_) => format!("http: no answer within {timeout:?}"),
-            Self::Dialogue(dialogue) => dialogue.overdue(timeout),
+        match &self.then {
+            None => format!("proxy: the header was not taken within {timeout:?}"),
+            Some(Speech::Http(_)) => format!("http: no answer within {timeout:?}"),
+            Some(Speech::Dialogue(dialogue)) => dialogue.overdue(timeout),
         }
     }
 }
@@ -104,6 +131,7 @@ fn host(target: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Step;
 
     #[test]
     fn a_host_field_has_brackets_and_no_zone() {
@@ -114,6 +142,26 @@ mod tests {
 
     #[test]
     fn a_plain_connection_needs_no_talk() {
-        assert!(Talk::new(&Check::Tcp, ([127, 0, 0, 1], 80).into()).is_none());
+        assert!(Talk::new(&Check::Tcp, ([127, 0, 0, 1], 80).into(), Vec::new()).is_none());
+    }
+
+    #[test]
+    fn what_goes_first_goes_before_anything_else() {
+        let target = ([127, 0, 0, 1], 80).into();
+        let mut tcp = Talk::new(&Check::Tcp, target, b"header".to_vec()).expect("there is something to say");
+        assert_eq!((tcp.begin(), tcp.outgoing()), (None, &b"header"[..]));
+        assert_eq!((tcp.sent(2), tcp.outgoing()), (None, &b"ader"[..]));
+        assert_eq!(tcp.heard(b"220 welcome"), None);
+        assert_eq!(tcp.sent(4), Some(Ok(())));
+        let mut nobody = Talk::new(&Check::Tcp, target, b"header".to_vec()).expect("there is");
+        assert_eq!(nobody.ended("closed"), Some(Ok(())), "it was connected");
+        let steps = vec![Step::Send(b"PING".to_vec()), Step::Expect(b"PONG".to_vec())];
+        let mut said = Talk::new(&Check::Dialogue(steps), target, b"header".to_vec()).expect("there is");
+        assert_eq!(said.begin(), None);
+        assert_eq!((said.sent(6), said.outgoing()), (None, &b"PING"[..]));
+        assert_eq!((said.sent(4), said.heard(b"PONG")), (None, Some(Ok(()))));
+        // No steps: the header is all.
+        let mut none = Talk::new(&Check::Dialogue(Vec::new()), target, b"header".to_vec()).expect("there is");
+        assert_eq!((none.begin(), none.sent(6)), (None, Some(Ok(()))));
     }
 }

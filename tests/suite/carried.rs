@@ -17,6 +17,7 @@ use balance::net::server::{Options, Running, Server as Plane};
 use balance::net::{Arriving, Changed, Departing, Left, NewService, ServiceOptions};
 use balance::observe::Log;
 use balance::sched::{Addresses, AdminState, ChannelKey, GroupId, Rules, SharedTable, Table};
+use balance::spec::ProxyTlvs;
 use balance::sys::listen::Listener;
 use balance::sys::{Clock, Outgoing};
 
@@ -43,6 +44,7 @@ fn options() -> ServiceOptions {
         max_connections: None,
         accept_proxy: None,
         greeting_timeout: Duration::from_secs(3),
+        proxy_tlvs: ProxyTlvs::default(),
     }
 }
 

@@ -132,7 +132,13 @@ fn assert_same(instance: &Instance) {
         assert!(is_said(words[12], &one["connect_p99_seconds"]), "{one}: {text}");
         assert_eq!(words[13], format!("{}/{}", addresses.0, addresses.1), "{text}");
         assert_eq!(words[14], cell(&one["used"]), "{text}");
-        let why = words[15..].join(" ");
+        let proxy = match one["proxy"].as_str() {
+            None => "-",
+            Some("v2") => "proxy",
+            Some(_) => "proxy=v1",
+        };
+        assert_eq!(words[15], proxy, "{text}");
+        let why = words[16..].join(" ");
         for said in [&one["why"], &one["last_error"]["error"]].into_iter().filter_map(Value::as_str) {
             assert!(why.contains(said), "{said}: {why}");
         }

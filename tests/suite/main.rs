@@ -40,6 +40,7 @@ mod policies;
 mod ports;
 mod process;
 mod proxy_in;
+mod proxy_out;
 mod queue;
 mod real_programs;
 mod refusals;

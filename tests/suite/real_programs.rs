@@ -14,7 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, pause};
 
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client \
-                        postgresql rsync netcat-openbsd haproxy stunnel4 libnginx-mod-stream";
+                        postgresql rsync netcat-openbsd haproxy stunnel4 libnginx-mod-stream apache2-bin varnish \
+                        dovecot-imapd postfix";
 
 /// Where a program is.
 pub(crate) fn program(name: &str) -> PathBuf {

@@ -136,11 +136,12 @@ fn a_relay_keeps_its_promises_whatever_peers_and_kernel_do() {
             ("bytes carried", carried_bytes),
             ("taps", taps),
             ("bytes seen by taps", tapped_bytes),
-            ("headers in front", led),
             ("waits for the last acknowledgement", lingers),
         ] {
             assert!(times >= 100, "only {times} {what}: {stats:?}");
         }
+        // Few are in so calm a weather that it is known what has to come of them.
+        assert!(led >= 30, "only {led} headers in front: {stats:?}");
     }
 }
 

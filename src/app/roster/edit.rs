@@ -36,6 +36,7 @@ pub(super) fn apply_edit(
             let key = ChannelKey { group: id, channel: made };
             channel.key = Some(key);
             table.set_weight(key, channel.weight).ok()?;
+            table.set_manner(key, channel.manner.clone()).ok()?;
             table.set_state(key, channel.state).ok()?;
             Some(Ok(format!("group {number} channel {}: {} is added", made.index(), channel.label())))
         }
@@ -54,6 +55,10 @@ pub(super) fn apply_edit(
             if before.weight != channel.weight {
                 table.set_weight(key, channel.weight).ok()?;
                 parts.push(format!("weight {}", channel.weight.get()));
+            }
+            if before.manner != channel.manner {
+                table.set_manner(key, channel.manner.clone()).ok()?;
+                parts.push(plan::manner_words(&channel.manner));
             }
             if before.state != channel.state {
                 table.set_state(key, channel.state).ok()?;
@@ -98,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Addresses, ClientAddr, Rules};
-    use crate::spec::{Policy, Weight};
+    use crate::spec::{ChannelManner, Policy, Weight};
 
     /// A line: for each group its policy and channels, by host, weight, limit and state.
     type Line = Vec<(Policy, Vec<(u8, u32, u32, bool)>)>;
@@ -118,6 +123,7 @@ mod tests {
                     maxc: NonZeroU32::new(maxc),
                     weight: Weight::new(weight).expect("small"),
                     state: if enabled { AdminState::Enabled } else { AdminState::Disabled },
+                    manner: ChannelManner::default(),
                     key: None,
                 }
             });

@@ -329,7 +329,7 @@ fn lined(spec: &ServiceSpec, records: &[LinedGroupRecord]) -> Option<Vec<LinedGr
         let channels = specs.into_iter().zip(&record.channels).map(|(spec, record)| {
             let addresses = Addresses::new(record.addresses.clone())?.named(&spec.host);
             let key = record.number.and_then(|channel| ChannelKey::new(number, channel));
-            Some(Lined { addresses, maxc: spec.maxc, weight: spec.weight, state: spec.state, key })
+            Some(Lined::of(spec, addresses, key))
         });
         Some(LinedGroup { policy: group.policy, channels: channels.collect::<Option<_>>()? })
     };

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::super::host::read_hosts;
 use super::super::row::{KEEPALIVE, PLAIN, Row, TIME, Value, set};
 use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
+use super::super::wrong::Word;
+use crate::spec::ProxyTlvs;
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -74,4 +76,36 @@ pub(in super::super) static ROWS: &[Row] = &[
         print: |draft| print_keepalive(draft.service.server_keepalive),
         ..PLAIN
     },
+    Row {
+        long: "proxy-tlv",
+        value: Value::Word("LIST"),
+        help: "Add these values to PROXY headers of version 2: unique-id, crc32c",
+        more: "For channels with the option proxy. unique-id is a name that no other connection has, 16 hexadecimal digits of the \
+               instance and the number that sessions shows; crc32c is a checksum of the header. Several stand with commas between. \
+               Example: balance --proxy-tlv unique-id,crc32c 80 web1,proxy web2,proxy",
+        read: |draft, word| set(&mut draft.service.proxy_tlvs, read_tlvs(word)?),
+        print: |draft| print_tlvs(draft.service.proxy_tlvs),
+        ..PLAIN
+    },
 ];
+
+/// # Errors
+/// A word that is none of the values.
+fn read_tlvs(word: &Word) -> Result<ProxyTlvs, Bad> {
+    let mut tlvs = ProxyTlvs::default();
+    for name in word.lossy().split(',') {
+        match name {
+            "unique-id" => tlvs.unique_id = true,
+            "crc32c" => tlvs.crc32c = true,
+            _ => {
+                return Err(Bad::Value("is not a list of values; give unique-id, crc32c or both".to_owned()));
+            }
+        }
+    }
+    Ok(tlvs)
+}
+
+fn print_tlvs(tlvs: ProxyTlvs) -> String {
+    let names = [(tlvs.unique_id, "unique-id"), (tlvs.crc32c, "crc32c")];
+    names.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect::<Vec<_>>().join(",")
+}

@@ -323,7 +323,7 @@ fn is_for_http(command: &Command) -> bool {
         | Command::Kill(_)
         | Command::Group(_)
         | Command::Reset(_)
-        | Command::Create(_)
+        | Command::Create { .. }
         | Command::Assign { .. }
         | Command::SetPolicy(_)
         | Command::Policy(_)

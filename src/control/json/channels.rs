@@ -14,6 +14,7 @@ use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::control::status::{health_name, ramp_percent, state_word};
 use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot};
+use crate::spec::ProxyVersion;
 
 #[derive(Serialize)]
 pub(super) struct GroupObject<'a> {
@@ -44,6 +45,7 @@ struct ChannelObject<'a> {
     failing: Option<FailingObject>,
     weight: u32,
     maxc: Option<NonZeroU32>,
+    proxy: Option<&'static str>,
     c: u32,
     queue: u32,
     totalc: u64,
@@ -113,6 +115,7 @@ impl<'a> ChannelObject<'a> {
             failing: channel.health.failing.map(|(checks, fall)| FailingObject { checks, fall }),
             weight: channel.weight.get(),
             maxc: channel.maxc,
+            proxy: channel.manner.proxy.map(proxy_word),
             c: channel.active,
             queue: channel.waiting,
             totalc: channel.totalc,
@@ -125,6 +128,13 @@ impl<'a> ChannelObject<'a> {
             ended: ReasonsObject::of(&End::ALL[..End::WITH_CHANNEL], &channel.ended.ends),
             last_error,
         }
+    }
+}
+
+fn proxy_word(version: ProxyVersion) -> &'static str {
+    match version {
+        ProxyVersion::V1 => "v1",
+        ProxyVersion::V2 => "v2",
     }
 }
 

@@ -22,6 +22,7 @@ use crate::sched::{
     Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Peers, Policy,
     SessionSnapshot, Snapshot, Weight,
 };
+use crate::spec::ChannelManner;
 
 /// Of every kind.
 const REPORTS: usize = 400;
@@ -102,6 +103,7 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
                 paused,
                 maxc: NonZeroU32::new(maxc),
                 weight,
+                manner: ChannelManner::default(),
                 health,
                 active,
                 waiting,

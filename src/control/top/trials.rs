@@ -23,6 +23,7 @@ use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelSnapshot, ClientCounts, Ended, GroupId, GroupSnapshot,
     HealthSnapshot, HealthState, Policy, Snapshot, Weight,
 };
+use crate::spec::ChannelManner;
 
 const ALL: TerminalPowers = TerminalPowers { has_color: true, has_unicode: true };
 const SIZES: [(u16, u16); 3] = [(80, 24), (200, 60), (40, 10)];
@@ -701,6 +702,7 @@ fn all_states() -> Vec<ChannelSnapshot> {
                     state,
                     maxc: std::num::NonZeroU32::new(bits),
                     weight: Weight::ONE,
+                    manner: ChannelManner::default(),
                     health: HealthSnapshot {
                         state: health,
                         age: Duration::from_millis(u64::from(bits) * 4_321),
@@ -773,9 +775,10 @@ fn the_words_are_those_of_status() {
             &addrs,
             used,
         ];
-        assert_eq!(words[2..15], ours, "{line}");
+        // Between them stand the options, which are not shown here.
+        assert_eq!((&words[2..15], words[15]), (&ours[..], "-"), "{line}");
         assert!(
-            line.ends_with(&one.why_word()) && words[15..].join(" ") == one.why_word(),
+            line.ends_with(&one.why_word()) && words[16..].join(" ") == one.why_word(),
             "{line}: {}",
             one.why_word()
         );

@@ -14,10 +14,12 @@ use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
 use crate::observe::{AttemptError, Event};
-use crate::sched::{AdminState, DialCause, End, Grant, Loss, OwnFault, Ticket, Turn};
+use crate::sched::{AdminState, DialCause, End, Grant, Loss, OwnFault, Peers, Ticket, Turn};
+use crate::spec::ProxyVersion;
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
+use crate::wire::proxy::encode::{self, Extras};
 use crate::wire::relay::{Ending, Ready, Relay, Side};
 
 impl<P: Readiness> Worker<P> {
@@ -294,7 +296,8 @@ impl<P: Readiness> Worker<P> {
         let target = dial.target();
         let service = Arc::clone(&connection.service);
         let trace = connection.trace();
-        let Some(Succeeded { server, lease, link, took }) = dial.succeeded(&service.dialer, trace) else {
+        let succeeded = dial.succeeded(&service.dialer, trace);
+        let Some(Succeeded { server, lease, link, took }) = succeeded else {
             // Without its dial it would be there for ever.
             return self.close(
                 key,
@@ -308,7 +311,10 @@ impl<P: Readiness> Worker<P> {
         {
             service.log.tell(&Event::Opened { client, channel: lease.key(), address });
         }
+        let header = lease.proxy().map(|version| self.header(version, key, client));
+        let is_led = header.is_some();
         let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.relay.lead(header.unwrap_or_default());
         connection.stage = Stage::Relaying { server, slot: lease.into_slot() };
         if link.is_some() {
             connection.rare().link = link;
@@ -325,7 +331,24 @@ impl<P: Readiness> Worker<P> {
         self.rearm(key);
         self.log_start(key);
         self.turn(key);
-        self.announce(key);
+        // A header has told it.
+        if !is_led {
+            self.announce(key);
+        }
+    }
+
+    /// The header that goes in front of what a client sends.
+    fn header(&self, version: ProxyVersion, key: usize, peers: Peers) -> Vec<u8> {
+        let Some(connection) = self.connections.get(key) else { return Vec::new() };
+        let tlvs = connection.service.options().proxy_tlvs;
+        let name = tlvs.unique_id.then(|| format!("{:016x}-{}", self.shared.options.seed, connection.id));
+        let extras = Extras {
+            passed: connection.said().map_or(&[][..], |said| &said.tlvs),
+            unique_id: name.as_ref().map(String::as_bytes),
+            crc32c: tlvs.crc32c,
+        };
+        let came_to = peers.claimed.map(|claim| claim.local).or_else(|| socket::local(&connection.client));
+        encode::proxied(version, peers.client(), came_to, extras)
     }
 
     /// The server has closed its connection before anything went over it: on to another one, if there is one that is up. `false`: there

@@ -55,6 +55,7 @@ impl Lab {
             barred: Vec::new(),
             port: None,
             check: Arc::new(check),
+            proxy: None,
             timeout,
             outgoing: self.outgoing.clone(),
         });
@@ -211,6 +212,7 @@ fn the_check_can_have_a_port_of_its_own() {
         barred: Vec::new(),
         port: Some(alive.port()),
         check,
+        proxy: None,
         timeout: LONG,
         outgoing: Outgoing::default(),
     });

@@ -17,10 +17,19 @@ const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 const UNSPECIFIED: u8 = 0x00;
 
+/// What stands in front of the value of a TLV, in bytes.
+const TLV_HEAD: usize = 3;
+/// The most bytes of a connection's name.
+const MOST_OF_NAME: usize = 128;
+/// The most bytes of a header of ours: what is in front of a client's bytes is counted in 16 bits.
+const MOST_BYTES: usize = u16::MAX as usize;
+
 /// What a header of version 2 has besides addresses. Version 1 has no place for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Extras<'a> {
-    /// Names the connection.
+    /// What the proxy before us has said, as it came. Left out if there is no room for it.
+    pub(crate) passed: &'a [u8],
+    /// Names the connection, unless the proxy before us has named it.
     pub(crate) unique_id: Option<&'a [u8]>,
     /// The header has a checksum.
     pub(crate) crc32c: bool,
@@ -115,7 +124,11 @@ fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
             ends.iter().for_each(|(_, port)| header.extend(port.to_be_bytes()));
         }
     }
-    if let Some(id) = extras.unique_id {
+    // The name and the checksum need room, too.
+    let room = MOST_BYTES - header.len() - 2 * TLV_HEAD - MOST_OF_NAME - size_of::<u32>();
+    let passed = if extras.passed.len() <= room { extras.passed } else { &[] };
+    header.extend(passed);
+    if let Some(id) = extras.unique_id.filter(|_| !has_name(passed)) {
         put(&mut header, TLV_UNIQUE_ID, id);
     }
     if extras.crc32c {
@@ -133,10 +146,21 @@ fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
 }
 
 fn put(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    debug_assert!(value.len() <= 128, "the most that a name may have, and nothing else is longer");
+    debug_assert!(value.len() <= MOST_OF_NAME, "a name may not be longer, and nothing else is");
     header.push(kind);
     header.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
     header.extend(value);
+}
+
+/// Is there a name of the connection among these values?
+fn has_name(mut values: &[u8]) -> bool {
+    while let Some((&[kind, high, low], behind)) = values.split_first_chunk() {
+        if kind == TLV_UNIQUE_ID {
+            return true;
+        }
+        values = behind.get(usize::from(u16::from_be_bytes([high, low]))..).unwrap_or_default();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -144,6 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::V1_BYTES;
+    use super::super::decode::{Decoded, HeaderContent, decode};
     use super::*;
 
     fn address(text: &str) -> SocketAddr {
@@ -155,7 +180,7 @@ mod tests {
             ProxyVersion::V1,
             address(source),
             Some(address(destination)),
-            Extras { unique_id: Some(b"has no place"), crc32c: true },
+            Extras { unique_id: Some(b"has no place"), crc32c: true, ..Extras::default() },
         );
         String::from_utf8(header).expect("version 1 is text")
     }
@@ -209,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_over_all_of_the_header_with_zeros_in_its_place() {
-        let extras = Extras { unique_id: Some(b"x"), crc32c: true };
+        let extras = Extras { unique_id: Some(b"x"), crc32c: true, ..Extras::default() };
         let header = proxied(ProxyVersion::V2, address("192.0.2.1:7"), Some(address("192.0.2.2:80")), extras);
         let (front, sum) = header.split_at(header.len() - 4);
         assert_eq!(&front[front.len() - 3..], b"\x03\x00\x04");
@@ -226,36 +251,43 @@ mod tests {
         assert_eq!(own(ProxyVersion::V1, None, destination), b"PROXY UNKNOWN\r\n");
     }
 
-    /// A reader as simple as can be, of well-formed headers only.
-    fn read(header: &[u8]) -> Option<(SocketAddr, SocketAddr, Vec<(u8, Vec<u8>)>)> {
-        if let Some(line) = header.strip_prefix(b"PROXY ") {
-            let line = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
-            let [_, source, destination, from, to] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
-            let end = |ip: &str, port: &str| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?));
-            return Some((end(source, from)?, end(destination, to)?, Vec::new()));
-        }
-        let rest = header.strip_prefix(&SIGNATURE)?;
-        let (&[0x21, family, high, low], rest) = rest.split_first_chunk()? else { return None };
-        if rest.len() != usize::from(u16::from_be_bytes([high, low])) {
+    type Values = Vec<(u8, Vec<u8>)>;
+
+    /// The addresses and the values of a header that is nothing else.
+    fn read(header: &[u8]) -> Option<([SocketAddr; 2], Values)> {
+        let Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) = decode(header) else {
             return None;
-        }
-        let size = if family == TCP4 { 4 } else { 16 };
-        let (source, rest) = rest.split_at(size);
-        let (destination, rest) = rest.split_at(size);
-        let (ports, mut rest) = rest.split_at(4);
-        let ip = |bytes: &[u8]| match bytes.len() {
-            4 => IpAddr::from(<[u8; 4]>::try_from(bytes).expect("4")),
-            _ => IpAddr::from(<[u8; 16]>::try_from(bytes).expect("16")),
         };
-        let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-        let mut values = Vec::new();
+        let (mut rest, mut values) = (&tlvs[..], Vec::new());
         while let Some((&[kind, high, low], behind)) = rest.split_first_chunk() {
             let (value, behind) = behind.split_at(usize::from(u16::from_be_bytes([high, low])));
             values.push((kind, value.to_vec()));
             rest = behind;
         }
-        let ends = (SocketAddr::new(ip(source), port(0)), SocketAddr::new(ip(destination), port(2)));
-        rest.is_empty().then_some((ends.0, ends.1, values))
+        (length == header.len()).then_some((addresses?, values))
+    }
+
+    #[test]
+    fn what_the_proxy_before_us_has_said_goes_on() {
+        let of = |passed: &[u8]| {
+            let to = Some(address("192.0.2.2:80"));
+            let extras = Extras { passed, unique_id: Some(b"ours"), crc32c: true };
+            proxied(ProxyVersion::V2, address("192.0.2.1:7"), to, extras)
+        };
+        let values = |header: &[u8]| read(header).expect("a header").1;
+        let ours = (TLV_UNIQUE_ID, b"ours".to_vec());
+        let alpn = b"\x01\x00\x02h2";
+        assert_eq!(values(&of(alpn)), [(1, b"h2".to_vec()), ours.clone()]);
+        // It has named the connection already.
+        assert_eq!(values(&of(b"\x05\x00\x01x\x01\x00\x02h2")), [(5, b"x".to_vec()), (1, b"h2".to_vec())]);
+        // As long as can be, and a byte more.
+        let long = |length: u16| [&[0xee][..], &length.to_be_bytes(), &vec![7; length.into()]].concat();
+        let most =
+            u16::try_from(MOST_BYTES - 28 - 2 * TLV_HEAD - MOST_OF_NAME - 4 - TLV_HEAD).expect("it fits");
+        let header = of(&long(most));
+        assert!(header.len() <= MOST_BYTES);
+        assert_eq!(values(&header), [(0xee, vec![7; most.into()]), ours.clone()]);
+        assert_eq!(values(&of(&long(most + 1))), [ours]);
     }
 
     proptest! {
@@ -268,19 +300,18 @@ mod tests {
             crc32c in any::<bool>(),
         ) {
             let version = if is_first { ProxyVersion::V1 } else { ProxyVersion::V2 };
-            let extras = Extras { unique_id: id.as_deref(), crc32c };
+            let extras = Extras { passed: &[], unique_id: id.as_deref(), crc32c };
             let header = proxied(version, source, Some(destination), extras);
-            let (from, to, values) = read(&header).expect("a header");
+            let ([from, to], values) = read(&header).expect("a header");
             let plain = |end: SocketAddr| (end.ip().to_canonical(), end.port());
             prop_assert_eq!((plain(from), plain(to)), (plain(source), plain(destination)));
-            prop_assert_eq!(from.is_ipv4(), to.is_ipv4());
             if is_first {
                 prop_assert!(header.len() <= V1_BYTES);
             } else {
                 let kinds: Vec<u8> = values.iter().map(|(kind, _)| *kind).collect();
                 let mut expected = Vec::new();
+                // The reader has looked at the checksum, and keeps it to itself.
                 expected.extend(id.as_ref().map(|_| TLV_UNIQUE_ID));
-                expected.extend(crc32c.then_some(TLV_CRC32C));
                 prop_assert_eq!(kinds, expected);
                 prop_assert_eq!(id.as_ref(), values.iter().find(|(kind, _)| *kind == TLV_UNIQUE_ID).map(|(_, value)| value));
             }

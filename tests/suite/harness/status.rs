@@ -16,14 +16,33 @@ pub(crate) struct Status {
     /// How many of its addresses are up, and how many it has.
     pub(crate) addrs: String,
     pub(crate) used: String,
+    /// How it is spoken to.
+    pub(crate) options: String,
     pub(crate) why: String,
 }
 
 impl Status {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, _, address, state, health, _, _, _, queue, totalc, failed, p50, _, addrs, used, why @ ..] =
-            &words[..]
+        let [
+            _,
+            _,
+            address,
+            state,
+            health,
+            _,
+            _,
+            _,
+            queue,
+            totalc,
+            failed,
+            p50,
+            _,
+            addrs,
+            used,
+            options,
+            why @ ..,
+        ] = &words[..]
         else {
             return None;
         };
@@ -37,6 +56,7 @@ impl Status {
             p50: (*p50).into(),
             addrs: (*addrs).into(),
             used: (*used).into(),
+            options: (*options).into(),
             why: why.join(" "),
         })
     }

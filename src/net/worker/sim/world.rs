@@ -25,7 +25,7 @@ use crate::observe::Log;
 use crate::sched::{
     Addresses, AdminState, ChannelKey, End, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
 };
-use crate::spec::ProxySenders;
+use crate::spec::{ProxySenders, ProxyTlvs};
 use crate::sys::clock::{Clock, Told};
 use crate::sys::listen::Listener;
 use crate::sys::poller::simulated::{Deal, Dealer};
@@ -313,6 +313,7 @@ impl World {
             accept_proxy: random.chance(300).then_some(ProxySenders::Any),
             greeting_timeout: Duration::from_millis(200 + random.below(2_000)),
             max_connections: if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None },
+            proxy_tlvs: ProxyTlvs::default(),
         };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
         let address = listener.address();
