@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::{
-    BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, eventually, needs_root, own_address,
-    private_network,
+    BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, copy_program, eventually, needs_root,
+    own_address, private_network,
 };
 
 fn rendezvous(directory: &Directory) -> Vec<PathBuf> {
@@ -193,7 +193,7 @@ fn another_user_cannot_steer_an_instance() {
     }
     // The program under test lives where nobody may not look.
     let copy = instance.directory.path().join("balance");
-    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    copy_program(BALANCE, &copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("our own file");
     for command in ["show", "disable 0", "kill"] {
         let asked = Run::new("setpriv")
@@ -219,7 +219,7 @@ fn another_user_runs_an_instance_of_his_own() {
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let directory = Directory::new();
     let copy = directory.path().join("balance");
-    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    copy_program(BALANCE, &copy);
     let home = directory.path().join("home");
     fs::create_dir(&home).expect("a fresh directory");
     for (path, mode) in [(directory.path(), 0o755), (&copy, 0o755), (&home, 0o700)] {
@@ -251,7 +251,7 @@ fn members_of_the_control_group_are_served_and_others_are_not() {
     let directory = instance.directory.path().to_owned();
     let directory = &*directory;
     let copy = directory.join("balance");
-    fs::copy(BALANCE, &copy).expect("a copy of the program");
+    copy_program(BALANCE, &copy);
     for path in [directory, &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
     }

@@ -40,7 +40,10 @@ const SERVICES: [(&str, &str); 14] = [
     ("off", "ECHO,disabled"),
     ("pause", "--pause-timeout 40ms ECHO"),
     ("proxied", "--accept-proxy any --greeting-timeout 40ms ECHO"),
-    ("check", "--check exec:CHECK --check-interval 50ms --check-fall 1 --check-rise 1 --on-down kick ECHO"),
+    (
+        "check",
+        "--check exec:CHECK --check-timeout 20s --check-interval 50ms --check-fall 1 --check-rise 1 --on-down kick ECHO",
+    ),
 ];
 
 /// A service that a reload takes away, with those that it has.

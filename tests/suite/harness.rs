@@ -27,7 +27,7 @@ pub(crate) use network::{port_range, private_network};
 pub(crate) use payload::{Direction, Stream};
 pub(crate) use revivable::Revivable;
 pub(crate) use run::{Finished, Run, isolate};
-pub(crate) use scripts::{alive, await_no_children, children, executable, mark, script};
+pub(crate) use scripts::{alive, await_no_children, children, copy_program, executable, mark, script};
 pub(crate) use servers::{Server, echo};
 pub(crate) use terminal::Terminal;
 pub(crate) use tracer::Tracer;

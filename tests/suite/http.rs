@@ -141,12 +141,18 @@ fn metrics_tell_what_show_tells() {
     for _ in 0..4 {
         ask(instance.addr, b"abc");
     }
-    let rows = instance.show();
+    let ends = |seen: &BTreeMap<String, f64>| -> f64 {
+        seen.iter()
+            .filter(|(series, _)| series.starts_with("balance_service_ends_total{"))
+            .map(|(_, n)| n)
+            .sum()
+    };
     let seen = eventually("all connections have ended", || {
         let seen = metrics(at);
-        (value(&seen, "balance_channel_connection_duration_seconds_count", "channel=\"0\"") == 4.0)
-            .then_some(seen)
+        let counted = value(&seen, "balance_channel_connection_duration_seconds_count", "channel=\"0\"");
+        (counted == 4.0 && ends(&seen) == 4.0).then_some(seen)
     });
+    let rows = instance.show();
     for row in &rows {
         let label = format!("channel=\"{}\"", row.channel);
         let is = |family: &str| value(&seen, family, &label);
@@ -162,12 +168,7 @@ fn metrics_tell_what_show_tells() {
     assert_eq!(value(&seen, "balance_service_ready", ""), 1.0);
     let bucket = format!("host=\"{server}\",le=\"+Inf\"");
     assert_eq!(value(&seen, "balance_channel_connect_seconds_bucket", &bucket), 4.0);
-    let ends: f64 = seen
-        .iter()
-        .filter(|(series, _)| series.starts_with("balance_service_ends_total{"))
-        .map(|(_, n)| n)
-        .sum();
-    assert_eq!(ends, 4.0);
+    assert_eq!(ends(&seen), 4.0);
     // No limit, no series; and a limit is one.
     assert!(!seen.keys().any(|series| series.starts_with("balance_channel_max_connections")));
     instance.ctl("maxc 1 7").code(0);

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     BALANCE, Client, DEADLINE, Directory, Finished, Instance, Received, Refusing, Run, Server, Setup,
-    eventually, needs_root, own_address,
+    copy_program, eventually, needs_root, own_address,
 };
 
 /// An instance in the background, killed at the end of the test whatever happens.
@@ -565,7 +565,7 @@ fn an_empty_root_directory_is_enough() {
     for file in libraries.chain([BALANCE]) {
         let target = root.join(Path::new(file.trim_end_matches(':')).strip_prefix("/").expect("absolute"));
         fs::create_dir_all(target.parent().expect("a directory")).expect("a fresh directory");
-        fs::copy(file, target).expect("a copy");
+        copy_program(file, &target);
     }
     let (ip, port) = (address.ip(), address.port());
     let script = format!(

@@ -4,14 +4,14 @@
 //! skipped proves nothing.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, pause};
+use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, own_address, pause};
 
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client \
                         postgresql rsync netcat-openbsd haproxy stunnel4 libnginx-mod-stream apache2-bin varnish \
@@ -39,9 +39,8 @@ impl Daemon {
         let program = program(name);
         for _ in 0..5 {
             let directory = Directory::new();
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-            let port = listener.local_addr().expect("a bound socket has an address").port();
-            drop(listener);
+            // Not one that the system gives to others meanwhile.
+            let port = own_address().port();
             let output = |name: &str| fs::File::create(directory.path().join(name)).expect("our own file");
             let mut command = Command::new(&program);
             command.args(args(port, directory.path())).current_dir(directory.path()).stdin(Stdio::null());

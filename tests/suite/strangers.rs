@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{BALANCE, Directory, Run, eventually, needs_root, own_address, private_network};
+use crate::harness::{
+    BALANCE, Directory, Run, copy_program, eventually, needs_root, own_address, private_network,
+};
 
 /// Who attacks: nobody.
 const MALLORY: u32 = 65_534;
@@ -27,7 +29,7 @@ impl Commons {
         let directory = Directory::new();
         let (run, balance) = (directory.path().join("run"), directory.path().join("balance"));
         fs::create_dir(&run).expect("a fresh directory");
-        fs::copy(BALANCE, &balance).expect("a copy of the program");
+        copy_program(BALANCE, &balance);
         for (path, mode) in [(directory.path(), 0o755), (&run, 0o1777), (&balance, 0o755)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
         }

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +16,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use crate::harness::{
-    BALANCE, Client, Direction, Instance, Server, Setup, Stream, echo, eventually, own_address, pause, unique,
+    BALANCE, Client, Direction, Instance, Server, Setup, Stream, echo, eventually, executable, own_address,
+    pause, unique,
 };
 
 /// Several batches.
@@ -321,9 +321,11 @@ impl Scene {
     #[track_caller]
     fn kill_successor(&mut self, call: &str, n: usize) -> bool {
         let (strace, log) = self.strace(call, n, "-D");
-        let wrapper =
-            self.instance.directory.file("wrapper", &format!("#!/bin/sh\nexec {strace} {BALANCE} \"$@\"\n"));
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("our own");
+        let wrapper = executable(
+            &self.instance.directory,
+            "wrapper",
+            &format!("#!/bin/sh\nexec {strace} {BALANCE} \"$@\"\n"),
+        );
         let pid = self.instance.pid();
         let answer = self.instance.ctl(&format!("upgrade {}", wrapper.display()));
         if answer.code == 0 {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +13,8 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::harness::{
-    BALANCE, Client, Instance, Over, Run, Server, Setup, Terminal, eventually, needs_root, own_address,
+    BALANCE, Client, Instance, Over, Run, Server, Setup, Terminal, copy_program, eventually, executable,
+    needs_root, own_address,
 };
 
 /// A program that waits until the file `go` is there, and is `balance` then.
@@ -25,8 +26,7 @@ fn hesitating(instance: &Instance) -> (PathBuf, PathBuf) {
         begun.display(),
         go.display()
     );
-    let program = instance.directory.file("hesitating", &text);
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own");
+    let program = executable(&instance.directory, "hesitating", &text);
     (program, begun)
 }
 
@@ -46,7 +46,7 @@ fn is_refused(at: SocketAddr) -> bool {
     TcpStream::connect(at).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
 }
 
-fn executable(pid: i32) -> PathBuf {
+fn program_of(pid: i32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).expect("it runs")
 }
 
@@ -57,7 +57,7 @@ fn a_link_to_another_version_is_followed() {
     let directory = setup.directory().path().to_owned();
     for version in ["1", "2", "3"] {
         fs::create_dir(directory.join(version)).expect("our own");
-        fs::copy(BALANCE, directory.join(version).join("balance")).expect("a copy");
+        copy_program(BALANCE, &directory.join(version).join("balance"));
     }
     let point = |to: &str| {
         symlink(Path::new(to).join("balance"), directory.join("new")).expect("a link");
@@ -70,7 +70,7 @@ fn a_link_to_another_version_is_followed() {
     for version in ["2", "3"] {
         point(version);
         instance.upgrade();
-        assert_eq!(executable(instance.pid()), directory.join(version).join("balance"));
+        assert_eq!(program_of(instance.pid()), directory.join(version).join("balance"));
     }
     // The path of an upgrade is where the next one looks.
     point("1");
@@ -79,7 +79,7 @@ fn a_link_to_another_version_is_followed() {
     let pid = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named");
     instance.succeed(pid);
     instance.upgrade();
-    assert_eq!(executable(instance.pid()), other);
+    assert_eq!(program_of(instance.pid()), other);
     instance.end();
 }
 
@@ -203,8 +203,7 @@ fn kill_calls_off_an_upgrade_that_is_being_prepared_and_frees_the_port_before_it
         let mut instance = Instance::before(&[&server]);
         let begun = instance.directory.path().join("begun");
         let text = format!("#!/bin/sh\n: >{}\nexec sleep 300\n", begun.display());
-        let program = instance.directory.file("hanging", &text);
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own");
+        let program = executable(&instance.directory, "hanging", &text);
         thread::scope(|scope| {
             scope.spawn(|| instance.ctl(&format!("upgrade {}", program.display())));
             eventually("the new process begins", || begun.exists().then_some(()));
@@ -221,8 +220,7 @@ fn checks_go_on_when_they_are_due_and_programs_learn_nothing_of_an_upgrade() {
     let setup = Setup::new();
     let said = setup.directory().path().join("said");
     let text = format!("#!/bin/sh\nenv >>{0}\necho over >>{0}\n", said.display());
-    let program = setup.directory().file("check", &text);
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own");
+    let program = executable(setup.directory(), "check", &text);
     let check = format!("exec:{}", program.display());
     let start = ["--check", &check, "--check-interval", "60s", "PORT"].map(str::to_owned);
     let mut instance = setup.start(start.into_iter().chain([server.to_string()]));
@@ -339,8 +337,7 @@ fn what_there_is_no_room_for_stays_where_it_is() {
     echo(&mut clients, 1);
     // The new process may have fewer descriptors than the old one.
     let script = format!("#!/bin/sh\nulimit -n 70\nexec {BALANCE} \"$@\"\n");
-    let path = instance.directory.file("small", &script);
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own");
+    let path = executable(&instance.directory, "small", &script);
     let told = instance.ctl(&format!("upgrade {}", path.display())).code(0).stdout;
     let number = |word: &str| {
         let rest = told.split(word).nth(1).unwrap_or_else(|| panic!("{told}"));

@@ -40,6 +40,16 @@ fn send(pid: i32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid).expect("a pid is not 0"), signal);
 }
 
+/// Has the process been sent this signal, and not looked at it?
+fn has_pending(pid: i32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks =
+        status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
+    masks
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 /// An instance with a file of lines, so that a hangup has something to read again.
 fn with_file(server: &Server, options: &[&str]) -> Instance {
     let listen = own_address();
@@ -131,7 +141,10 @@ fn whatever_is_under_way_two_terms_end_it() {
         let end = [Signal::TERM, Signal::TERM, Signal::INT][dice.below(3)];
         instance.processes().into_iter().for_each(|pid| send(pid, end));
         // Two that come before anybody looks are one, to the kernel as well.
-        std::thread::sleep(Duration::from_millis(150));
+        eventually("it was heard of", || {
+            let is_pending = instance.processes().into_iter().any(|pid| has_pending(pid, end));
+            (!is_pending).then_some(())
+        });
         dice.rest();
         // Who is there now serves, drains or takes over. None of them is to wait for clients any more.
         instance.processes().into_iter().for_each(|pid| send(pid, Signal::TERM));

@@ -25,6 +25,7 @@ fn sessions_open(instance: &Instance) -> usize {
 /// `balance -c COMMAND` at work; comes back when its session is open.
 #[track_caller]
 fn at_work(instance: &Instance, command: &str) -> Child {
+    eventually("no session of before", || (sessions_open(instance) == 0).then_some(()));
     let child = Command::new(BALANCE)
         .args(instance.bind_option())
         .args(["-c", command, &instance.port()])

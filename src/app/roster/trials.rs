@@ -3,8 +3,9 @@
 //! Knows: a process's own parts, put together without signals and operators. Never: what an answer says of it.
 
 use std::fs;
-use std::net::TcpListener;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::*;
 use crate::app::controllers;
@@ -104,11 +105,11 @@ impl Drop for Process {
     }
 }
 
-/// Nobody listens there.
+/// Nobody listens there, and nobody else will: each has an address of its own.
 fn free_place() -> SocketAddr {
-    TcpListener::bind((std::net::Ipv4Addr::new(127, 90, 0, 1), 0))
-        .and_then(|own| own.local_addr())
-        .expect("a port")
+    static PLACES: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = PLACES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    SocketAddr::from(([127, 90, high, low], 9_000))
 }
 
 /// The port belongs to somebody.

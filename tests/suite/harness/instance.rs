@@ -222,10 +222,11 @@ impl Instance {
             assert!(Instant::now() < end, "it does not answer");
             pause();
         }
-        if self.argv.contains("\"--http\"") {
+        if self.asks_for_http() {
             // It answers by HTTP a moment later, and has more descriptors then.
             eventually("it serves HTTP", || self.has_thread("http").then_some(()));
         }
+        eventually("no session is left", || (!self.has_thread("session")).then_some(()));
         // The descriptor of the question just asked may still be closing.
         let mut counts = [usize::MAX; 4];
         self.baseline = eventually("a steady number of descriptors", || {
@@ -233,6 +234,17 @@ impl Instance {
             counts[3] = self.descriptors();
             counts.iter().all(|count| *count == counts[3]).then_some(counts[3])
         });
+    }
+
+    /// Is `--http` among its arguments, or in a file of lines in its directory?
+    fn asks_for_http(&self) -> bool {
+        let says = |file: fs::DirEntry| {
+            let is_small = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 20);
+            is_small && fs::read_to_string(file.path()).is_ok_and(|text| text.contains("* --http "))
+        };
+        self.argv.contains("\"--http\"")
+            || self.argv.contains("\"--file\"")
+                && fs::read_dir(self.directory.path()).is_ok_and(|files| files.flatten().any(says))
     }
 
     /// Does it have a thread of this name?

@@ -1,7 +1,8 @@
 //! Programs that an instance runs, and what is left of them.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Directory, Instance, Run, eventually, unique};
 
@@ -16,6 +17,11 @@ pub(crate) fn executable(directory: &Directory, name: &str, text: &str) -> PathB
     let write = r#"cat >"$1"; chmod 755 "$1""#;
     Run::new("sh").args(["-ec", write, "sh"]).arg(&path).stdin(text).finish().code(0);
     path
+}
+
+/// Copies a program to run it from there. By another process, for the same reason.
+pub(crate) fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
+    Run::new("cp").arg(from).arg(to).finish().code(0);
 }
 
 /// An argument of `sleep` that no other process has.

@@ -52,11 +52,12 @@ fn while_no_channel_is_up_connects_are_refused_and_nobody_else_gets_the_port() {
         };
         let mut held = instance.connect();
         assert_eq!(held.recv(1), b"a");
-        for _ in 0..3 {
+        for outage in 1..=3 {
             assert_eq!(name(&instance), 'a');
             a.stop();
             let _ = visit(instance.addr);
             await_refusing(&instance);
+            eventually("it is told", || (instance.told("refusing").len() == outage).then_some(()));
             assert_reserved(instance.addr);
             instance.await_health(0, "ejected");
             a.start();
@@ -80,6 +81,7 @@ fn the_operators_disable_of_the_last_channel_shuts_the_door_and_enable_opens_it(
     assert_eq!(names(&instance, 3), "bbb", "one is left");
     instance.ctl("group 1; disable 0").code(0);
     await_refusing(&instance);
+    eventually("it is told", || (instance.told("refusing").len() == 1).then_some(()));
     assert_reserved(instance.addr);
     held.send("x");
     assert_eq!(held.recv(1), b"x", "connections live on");
@@ -159,6 +161,7 @@ fn checks_shut_and_open_the_door_too() {
     a.stop();
     await_refusing(&instance);
     instance.await_health(0, "down");
+    eventually("it is told", || (instance.told("refusing").len() == 1).then_some(()));
     assert_reserved(instance.addr);
     a.start();
     eventually("the door opens", || (name(&instance) == 'a').then_some(()));

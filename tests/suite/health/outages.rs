@@ -114,13 +114,16 @@ fn a_server_that_flaps_costs_few_ejections_and_nobody_but_its_own_clients() {
     let visits = load.finish();
     let took = begin.elapsed();
     assert_lost_only_by(&instance, &visits, &[0]);
-    let ejected = instance.told("ejected");
+    // The last refusal may be heard of late.
+    let ejected = eventually("it has come back for good", || {
+        let ejected = instance.told("ejected");
+        (instance.told("returned").len() == ejected.len()).then_some(ejected)
+    });
     assert!(ejected.iter().all(|line| line.contains("channel=0 ")), "{ejected:?}");
     // An ejection lasts for 225 ms at least. If the channel then stays for less than twice its delay (250 ms), the next lasts
     // for 450 ms at least; if it stays for longer, that is 725 ms from one to the next.
     let most = 3 + took.as_millis() / 725;
     assert!((1..=most).contains(&(ejected.len() as u128)), "{} ejections in {took:?}", ejected.len());
-    assert_eq!(instance.told("returned").len(), ejected.len());
     // Each ejection was paid for by those who were on their way.
     let failed = instance.status()[0].failed as usize;
     assert!(failed <= ejected.len() * CLIENTS, "{failed} failed connects, {} ejections", ejected.len());

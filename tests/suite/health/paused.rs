@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Directory, Instance, Server, pause};
+use crate::harness::{Directory, Instance, Server, executable, pause};
 
 /// Stops the instance for longer than a check may take.
 fn hold_up(instance: &Instance) {
@@ -17,9 +17,7 @@ fn hold_up(instance: &Instance) {
 #[test]
 fn a_pause_takes_no_healthy_channel_down_and_costs_no_connection() {
     let directory = Directory::new();
-    let program = directory.file("good", "#!/bin/sh\nsleep 0.1\n");
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("it is ours");
+    let program = executable(&directory, "good", "#!/bin/sh\nsleep 0.1\n");
     let exec = format!("exec:{}", program.display());
     for check in ["tcp", "expect:a", &exec] {
         let (a, b) = (Server::named("a"), Server::named("a"));

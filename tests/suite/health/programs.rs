@@ -15,7 +15,9 @@ use super::names;
 /// An instance whose one channel, a good one, is checked by this program, at once and then once a day.
 fn checked_once(program: &Path, server: &Server, more: &[&str]) -> Instance {
     let check = format!("exec:{}", program.display());
-    let args = ["--check", &check, "--check-interval", "1d"].into_iter().chain(more.iter().copied());
+    let patience: &[&str] = if more.contains(&"--check-timeout") { &[] } else { &["--check-timeout", "20s"] };
+    let always = ["--check", &check, "--check-interval", "1d"];
+    let args = always.iter().chain(patience).chain(more).copied();
     Instance::start(args.map(String::from).chain(["PORT".into(), server.to_string()]))
 }
 

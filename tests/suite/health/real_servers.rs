@@ -64,14 +64,14 @@ fn redis_that_hangs_is_down_by_its_dialogue_and_up_by_tcp() {
         let pid = Pid::from_raw(i32::try_from(redis.child.id()).expect("a pid")).expect("a pid is not 0");
         kill_process(pid, signal).expect("our own child");
     };
-    let options = ["--check-timeout", "200ms", "--check-rise", "1", "--check-fall", "2"];
+    let options = ["--check-timeout", "1s", "--check-rise", "1", "--check-fall", "2"];
     let dialogue = checked("send:PING\\r\\n;expect:+PONG", &redis, &options);
     let tcp = checked("tcp", &redis, &options);
     dialogue.await_health(0, "up");
     tcp.await_health(0, "up");
     signal(Signal::STOP);
     let status = dialogue.await_health(0, "down");
-    assert!(status.why.contains("did not come within 200ms"), "{status:?}");
+    assert!(status.why.contains("did not come within 1s"), "{status:?}");
     assert_eq!(tcp.health(), "up", "the kernel still takes connections for it");
     signal(Signal::CONT);
     dialogue.await_health(0, "up");
