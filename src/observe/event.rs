@@ -205,6 +205,13 @@ pub enum Event {
         /// The channel's address that answered.
         address: SocketAddr,
     },
+    /// Its channel closed the connection before anything went over it: the client goes on to another one.
+    MovedOn {
+        /// Its address.
+        client: Peers,
+        /// The channel that it had.
+        channel: ChannelKey,
+    },
     /// A connection ended.
     Closed {
         /// Whose connection.
@@ -349,6 +356,7 @@ impl Event {
             Self::ChannelFailed { .. }
             | Self::ClientLost { .. }
             | Self::Opened { .. }
+            | Self::MovedOn { .. }
             | Self::Closed { .. } => Severity::Debug,
             Self::Note { severity, .. } => *severity,
         }
@@ -379,6 +387,7 @@ impl Event {
             Self::DialFailed { .. } => "dial_failed",
             Self::ClientLost { .. } => "client_lost",
             Self::Opened { .. } => "opened",
+            Self::MovedOn { .. } => "moved_on",
             Self::Closed { .. } => "closed",
             Self::OutOfDescriptors { .. } => "out_of_descriptors",
             Self::DescriptorsBack => "descriptors_back",
@@ -436,6 +445,9 @@ impl fmt::Display for Event {
             }
             Self::Opened { client, channel, address } => {
                 write!(f, " client={}{} address={address}", ClientName(client), Key(*channel))
+            }
+            Self::MovedOn { client, channel } => {
+                write!(f, " client={}{}", ClientName(client), Key(*channel))
             }
             Self::Closed { client, channel, sent_bytes, rcvd_bytes, how } => {
                 let (key, how) = (Key(*channel), how.to_string());

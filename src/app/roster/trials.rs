@@ -3,7 +3,6 @@
 //! Knows: a process's own parts, put together without signals and operators. Never: what an answer says of it.
 
 use std::fs;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -105,11 +104,12 @@ impl Drop for Process {
     }
 }
 
-/// Nobody listens there, and nobody else will: each has an address of its own.
+/// Nobody listens there, and nobody else will: each has an address and a port of its own.
 fn free_place() -> SocketAddr {
     static PLACES: AtomicU16 = AtomicU16::new(1);
-    let [high, low] = PLACES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    SocketAddr::from(([127, 90, high, low], 9_000))
+    let number = PLACES.fetch_add(1, Ordering::Relaxed);
+    let [high, low] = number.to_be_bytes();
+    SocketAddr::from(([127, 90, high, low], 9_000 + number))
 }
 
 /// The port belongs to somebody.

@@ -366,6 +366,9 @@ impl<P: Readiness> Worker<P> {
         let peers = connection.peers(connection.peer.into());
         let Some(dial) = connection.service.dialer.next_past(peers, &past, is_reset) else { return false };
         self.judge(key, if is_reset { End::ChannelReset } else { End::ChannelClosed });
+        if connection.service.log.is_debug() {
+            connection.service.log.tell(&Event::MovedOn { client: peers, channel: left });
+        }
         let Some(connection) = self.connections.get_mut(key) else { return true };
         connection.relay.change_server();
         connection.muted[Side::Server as usize] = false;

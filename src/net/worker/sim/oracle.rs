@@ -73,6 +73,13 @@ impl World {
                         self.violate(Kind::Twice, || format!("client {id} is connected twice"));
                     }
                 }
+                Event::MovedOn { client, .. } => {
+                    let Some(id) = client_at(client.client().ip()) else { continue };
+                    // Whoever is connected can be connected again then.
+                    if !std::mem::take(&mut self.clients[id as usize].was_opened) {
+                        self.violate(Kind::Twice, || format!("client {id} leaves what it had not"));
+                    }
+                }
                 Event::Closed { client, how, .. } => {
                     self.stats.closed += 1;
                     if let Some(id) = client_at(client.client().ip()) {
