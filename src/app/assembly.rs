@@ -8,6 +8,7 @@ use super::deadlines::Deadlines;
 use super::keeper::Bell;
 use super::roster::Roster;
 use super::scribe::Scribe;
+use crate::names::Resolver;
 use crate::net::server::Server;
 use crate::probe::Minder;
 use crate::process::Shutdown;
@@ -20,6 +21,7 @@ pub(super) struct Assembly {
     pub(super) shutdown: Shutdown,
     pub(super) server: Server,
     pub(super) minder: Minder,
+    pub(super) names: Resolver,
     pub(super) clock: Clock,
     pub(super) deadlines: Arc<Deadlines>,
     pub(super) roster: Arc<Roster>,

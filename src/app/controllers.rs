@@ -27,10 +27,11 @@ use super::{Failure, saved};
 use crate::config::{self, Instance};
 use crate::control::{
     Control, Directory, Endpoint, EndpointError, EndpointOptions, HostPort, HttpServer, Interactive,
-    ManagedService, Names, OneShot, Place, Plane, Port, ProcessHands, Register, Services, Wanted, Which,
+    ManagedService, Names, OneShot, Place, Plane, Port, ProcessHands, Register, ResolvedName, Services,
+    Wanted, Which,
 };
 use crate::handover::message::EndAsked;
-use crate::names::resolve;
+use crate::names::{NameReport, Residence, Resolver, resolve};
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
@@ -43,6 +44,8 @@ use crate::sys::Clock;
 const RUN_DIRECTORY: &str = "/run/balance";
 /// Where the users' private directories are.
 const USER_DIRECTORIES: &str = "/run/user";
+/// How long the command resolve waits for answers: longer than most resolvers try.
+const LOOKED_UP: Duration = Duration::from_secs(12);
 /// How long the end waits for an answer to be read, ...
 const ANSWERED: Duration = Duration::from_secs(1);
 /// ... and how long when somebody wants the process gone.
@@ -257,6 +260,7 @@ pub(super) struct AtWork {
     keeper: Keeper,
     server: Server,
     minder: Minder,
+    names: Resolver,
     control: Option<Arc<Control>>,
     services: Arc<Services>,
     /// Answers as long as the process lives.
@@ -349,6 +353,7 @@ impl AtWork {
             }
         };
         self.minder.stop();
+        self.names.stop();
         if let Some(control) = &self.control {
             control.stop(patience);
         }
@@ -380,7 +385,7 @@ pub(super) fn serve(
     inheritance: Option<Arc<Inheritance>>,
     log: &Log,
 ) -> (Shutdown, AtWork) {
-    let Assembly { scribe, shutdown, server, minder, clock, deadlines, roster, bell: _ } = assembly;
+    let Assembly { scribe, shutdown, server, minder, names, clock, deadlines, roster, bell: _ } = assembly;
     let loopback_congestion = server.loopback_congestion().map(str::to_owned);
     let upgrader = Upgrader::new(origin, server.clone(), Arc::clone(&roster), clock, shutdown.notifier());
     upgrader.set_keeps_state(keeper.keeps());
@@ -419,6 +424,7 @@ pub(super) fn serve(
             keeper,
             server,
             minder,
+            names,
             control,
             services,
             _http: http,
@@ -457,14 +463,15 @@ pub(super) fn hands(
 pub(super) fn manage(
     served: &Served,
     written: &Arc<RwLock<Written>>,
-    (minder, settings, clock): (&Minder, &ProcessSpec, Clock),
+    ((minder, resolver), settings, clock): ((&Minder, &Resolver), &ProcessSpec, Clock),
     (deadlines, bell): (&Arc<Deadlines>, &Arc<Bell>),
     source: LineSource,
 ) -> ManagedService {
-    let Served { parts, listener, running, alarm, log } = served;
+    let Served { parts, listener, running, alarm, names, log } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
+    let (lookups, looked_up) = (resolver.clone(), names.clone());
     let (process, stopped) = (settings.clone(), Arc::clone(bell));
     let [line, lines, asked] = [(); 3].map(|()| Arc::clone(written));
     ManagedService {
@@ -481,12 +488,13 @@ pub(super) fn manage(
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
             checks.leave(&checked);
+            lookups.leave(&looked_up);
             let is_done = killed.stop_listening();
             stopped.stopped();
             is_done
         }),
         end: Arc::new(move |time| ends.end(&ended, &end_log, time)),
-        plane: plane(running, alarm.clone(), Arc::clone(bell)),
+        plane: plane(running, alarm.clone(), names.clone(), Arc::clone(bell)),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec };
@@ -508,7 +516,8 @@ pub(super) fn manage(
 }
 
 /// What controllers may ask of the data plane.
-fn plane(running: &Running, alarm: Alarm, bell: Arc<Bell>) -> Plane {
+fn plane(running: &Running, alarm: Alarm, names: Residence, bell: Arc<Bell>) -> Plane {
+    let asked = names.clone();
     let [kicks, closes, shuts, taps, asks, remembers, serves, counts] = [(); 8].map(|()| running.clone());
     Plane {
         close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
@@ -517,10 +526,15 @@ fn plane(running: &Running, alarm: Alarm, bell: Arc<Bell>) -> Plane {
         tap: Arc::new(move |id| taps.tap(id)),
         sessions: Arc::new(move |channel| asks.sessions(channel)),
         ended: Arc::new(move |most| remembers.ended(most)),
+        look_up: Arc::new(move |channel| {
+            let resolved = |report: NameReport| ResolvedName { name: report.name, addresses: report.answer };
+            Some(asked.ask(channel, LOOKED_UP)?.into_iter().map(resolved).collect())
+        }),
         changed: Arc::new(move || {
             // Not left to the alarm: after `kill` nobody hears it.
             serves.table_changed();
             alarm.ring();
+            names.ring();
             bell.changed();
         }),
         connections: Arc::new(move || counts.connections()),

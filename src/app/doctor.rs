@@ -92,10 +92,7 @@ impl Watch {
 
 /// What a host means now, or why it means nothing.
 pub(super) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
-    let found = resolve::addresses(host, 0).map_err(|e| {
-        let cause = e.to_string();
-        cause.strip_prefix("failed to lookup address information: ").unwrap_or(&cause).to_owned()
-    })?;
+    let found = resolve::addresses(host, 0).map_err(|e| e.to_string())?;
     Ok(found.iter().map(std::net::SocketAddr::ip).collect())
 }
 

@@ -135,12 +135,17 @@ impl Lookups {
                 .port(port)
                 .map_err(|name| wrong(format!("no service '{name}' is known; give a number")))?,
         };
-        let found = self.addresses(host, port, typed).map_err(|error| meant_as_address(error, channel))?;
+        let found = match self.addresses(host, port, typed) {
+            // Whoever looks it up again tells why.
+            Err(_) if channel.lazy => return Ok(Addresses::unknown(host, port).lazily(true)),
+            found => found.map_err(|error| meant_as_address(error, channel))?,
+        };
         if let Some(why) = resolve::why_no_zone(host, &found) {
             return Err(wrong(why));
         }
         let addresses = Addresses::new(found);
-        Ok(addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?.named(host))
+        let addresses = addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?;
+        Ok(addresses.named(host).lazily(channel.lazy))
     }
 
     fn host(&mut self, host: &HostSpec, port: u16) -> Result<Addresses, LineError> {
@@ -157,16 +162,12 @@ impl Lookups {
         if let Ok(ip) = host.parse() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let look_up = || {
-            resolve::addresses(host, 0).map_err(|e| {
-                let cause = e.to_string();
-                cause.strip_prefix("failed to lookup address information: ").unwrap_or(&cause).to_owned()
-            })
-        };
         let found = match self.hosts.get(host) {
             Some(found) => found,
             None => {
-                let found = match (look_up(), self.known.get(host)) {
+                let looked_up = resolve::addresses(host, 0).map_err(|e| e.to_string());
+                let known = self.known.get(host).filter(|known| !known.is_empty());
+                let found = match (looked_up, known) {
                     (Err(cause), Some(before)) => {
                         self.failed.push(format!("no host '{host}': {cause}; it keeps the addresses it has"));
                         Ok(before.clone())

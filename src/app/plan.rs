@@ -213,9 +213,10 @@ pub(super) fn steps(
                 }
                 continue;
             };
-            let is_moved = line.is_some_and(|line| differ(&line.addresses, &channel.addresses));
-            let is_astray = differ(&now.addresses, &channel.addresses);
-            if is_astray && (is_moved || clean) {
+            // Names are looked up again while services run: what the line meant says nothing any more. What is otherwise by an operator's
+            // hand has another name.
+            let is_same_name = self::identity(number, &now.addresses) == identity;
+            if differ(&now.addresses, &channel.addresses) && (is_same_name || clean) {
                 then.push(PlannedEdit::Readdress(key, number, place));
             }
             let is_other = (now.maxc, now.weight, now.state) != (channel.maxc, channel.weight, channel.state)
@@ -248,7 +249,8 @@ fn differ(one: &Addresses, other: &Addresses) -> bool {
         all.sort_unstable();
         all
     };
-    one != other && (one.host() != other.host() || sorted(one) != sorted(other))
+    let is_same_word = one.host() == other.host() && one.is_lazy() == other.is_lazy();
+    one != other && (!is_same_word || sorted(one) != sorted(other))
 }
 
 /// What is otherwise than the lines have it, by an operator's hand (or by `-a`). `source`: where the lines are.
@@ -313,7 +315,8 @@ fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> V
         let [now, line] = [&now.manner, &line.manner].map(manner_words);
         parts.push(format!("{now}, {there_is} {line}"));
     }
-    if differ(&now.addresses, &line.addresses) {
+    // Which addresses its name has is for the resolver.
+    if identity(0, &now.addresses) != identity(0, &line.addresses) {
         parts.push(format!("{}, {there_is} {}", label(&now.addresses), line.label()));
     }
     parts

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::lookup::Resolved;
 use super::{Failure, exit};
 use crate::control::Names;
+use crate::names::{Residence, Resident};
 use crate::net::server::Running;
 use crate::net::{Changed, NewService, ServiceOptions};
 use crate::observe::{Log, Owner};
@@ -64,6 +65,8 @@ pub(super) struct Served {
     pub(super) running: Running,
     /// Rung when its table has changed.
     pub(super) alarm: Alarm,
+    /// Rung when its channels have other names.
+    pub(super) names: Residence,
     /// Where its events go.
     pub(super) log: Log,
 }
@@ -169,7 +172,8 @@ impl Parts {
     }
 
     /// What the thread that minds the channels gets of it. `log`: its own.
-    pub(super) fn ward(&self, log: &Log, running: &Running) -> Ward {
+    pub(super) fn ward(&self, log: &Log, running: &Running, names: &Residence) -> Ward {
+        let doubted = names.clone();
         let [kicks, shuts, opens, serves, knows] = [(); 5].map(|()| running.clone());
         Ward {
             table: self.table.clone(),
@@ -183,8 +187,29 @@ impl Parts {
                 shut: Box::new(move || shuts.refuse()),
                 open: Box::new(move || opens.admit()),
                 serve_line: Box::new(move || serves.serve_line()),
+                doubt: Box::new(move |names| doubted.doubt(names)),
                 leads_back: Box::new(move |channel, target| knows.leads_back(channel, target)),
             },
+        }
+    }
+}
+
+impl Parts {
+    /// What the thread that looks names up gets of it. `log`: its own.
+    pub(super) fn resident(&self, log: &Log, running: &Running, alarm: &Alarm) -> Resident {
+        let (kicks, serves, alarm) = (running.clone(), running.clone(), alarm.clone());
+        let kick = self.spec.on_remove == OnDown::Kick;
+        Resident {
+            table: self.table.clone(),
+            log: log.clone(),
+            every: self.spec.resolve,
+            kick: kick.then(|| -> Box<dyn Fn(ChannelKey, Vec<SocketAddr>) + Send> {
+                Box::new(move |channel, addresses| kicks.kick_addresses(channel, addresses))
+            }),
+            changed: Box::new(move || {
+                serves.table_changed();
+                alarm.ring();
+            }),
         }
     }
 }

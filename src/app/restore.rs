@@ -200,6 +200,7 @@ impl Restoring<'_> {
                 group.members.push(Member::Channel(ChannelSpec {
                     typed: Typed::default(),
                     host: to.target.host.clone(),
+                    lazy: false,
                     port: Some(PortWord::Number(to.target.port)),
                     maxc: now.maxc,
                     weight: now.weight,
@@ -274,6 +275,7 @@ mod tests {
             Member::Channel(ChannelSpec {
                 typed: Typed::default(),
                 host: format!("h{host}"),
+                lazy: false,
                 port: None,
                 maxc: NonZeroU32::new(maxc),
                 weight: Weight::new(weight).expect("small"),

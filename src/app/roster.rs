@@ -24,11 +24,12 @@ use super::state::{Fact, KeptService, KeptState};
 use super::{Failure, circles, counted, exit, files, lookup, restore};
 use crate::config::{self, Files};
 use crate::control::{ManagedService, Register};
+use crate::names::Resolver;
 use crate::net::Phase;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::sched::{ClientRates, End, Lists, SharedTable, Snapshot, Survey};
+use crate::sched::{ChannelKey, ClientRates, End, Lists, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -45,6 +46,8 @@ mod trials;
 const MOST_TOLD: usize = 100;
 /// Between two pieces of work on a table that clients use.
 const LET_IN: Duration = Duration::from_micros(100);
+/// So many channels in one go, while their names are gathered.
+const NAMES_LOOKED_AT: usize = 256;
 /// As long as this clients may wait for a table that is being changed.
 const HOLD: Duration = Duration::from_micros(300);
 
@@ -74,6 +77,7 @@ impl Source {
 pub(super) struct Tools {
     pub(super) server: Server,
     pub(super) minder: Minder,
+    pub(super) names: Resolver,
     pub(super) hooks: ProgramHooks,
     pub(super) lists: ListWatch,
     pub(super) rates: Arc<ClientRates>,
@@ -93,8 +97,6 @@ pub(super) struct Written {
 struct RosterEntry {
     /// Where its line has it listen.
     place: SocketAddr,
-    /// What its hosts meant when they were looked up last.
-    known: Known,
     written: Arc<RwLock<Written>>,
     served: Served,
     service: Arc<ManagedService>,
@@ -346,7 +348,7 @@ impl Roster {
     }
 
     fn serve(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<Vec<RosterEntry>> {
-        let Tools { server, minder, log, .. } = &self.tools;
+        let Tools { server, minder, names, log, .. } = &self.tools;
         services.iter().for_each(|(one, _)| one.parts.limit_clients(&self.tools.rates));
         let alarms: Vec<Alarm> = services.iter().map(|_| minder.alarm()).collect();
         let logs: Vec<Log> = services.iter().map(|(one, _)| one.log(log)).collect();
@@ -365,8 +367,11 @@ impl Roster {
         Ok(parts
             .map(|((((prepared, groups), running), alarm), log)| {
                 let Prepared { parts, listener, .. } = prepared;
-                minder.mind(&alarm, parts.ward(&log, &running));
-                self.enlist(Served { parts, listener: listener.handle(), running, alarm, log }, groups)
+                let residence = names.residence(&parts.table);
+                minder.mind(&alarm, parts.ward(&log, &running, &residence));
+                names.mind(&residence, parts.resident(&log, &running, &alarm));
+                let listener = listener.handle();
+                self.enlist(Served { parts, listener, running, alarm, names: residence, log }, groups)
             })
             .collect())
     }
@@ -375,11 +380,10 @@ impl Roster {
         let spec = served.parts.spec.clone();
         // Its channels are the table's from now on.
         served.parts.spec.groups = Vec::new();
-        let known = known(&spec, &groups, &served.parts);
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
         let place = served.parts.place;
-        RosterEntry { place, known, written, served, service, _descriptor: None, rank: None }
+        RosterEntry { place, written, served, service, _descriptor: None, rank: None }
     }
 
     /// The program of a service hears of its events from now on, if it has one.
@@ -494,7 +498,7 @@ impl Roster {
                 (members.process.clone(), specs.collect())
             }
         };
-        let known = members.all.iter().flat_map(|one| one.known.clone()).collect();
+        let known = members.all.iter().flat_map(RosterEntry::known).collect();
         let (found, failed) =
             lookup::services(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
         let wanted: Vec<Reread> =
@@ -650,9 +654,10 @@ impl Roster {
     fn remove(&self, member: &RosterEntry) -> String {
         #[cfg(test)]
         let _ = trouble::strike(FaultPoint::Reload);
-        let Served { running, alarm, log, .. } = &member.served;
+        let Served { running, alarm, names, log, .. } = &member.served;
         self.tools.hooks.set(log, "", None);
         self.tools.minder.leave(alarm);
+        self.tools.names.leave(names);
         running.stop_listening();
         let label = member.label();
         let kicks = member.written().spec.on_remove == OnDown::Kick;
@@ -742,7 +747,6 @@ impl Roster {
                 }
             }
         }
-        member.known = known(&spec, &groups, &member.served.parts);
         member.served.parts.spec = spec.clone();
         let Served { parts, listener, log, .. } = &member.served;
         self.hook(parts, listener.address(), log);
@@ -751,6 +755,7 @@ impl Roster {
         if !steps.is_empty() || changes.made.len() > before {
             member.served.running.table_changed();
             member.served.alarm.ring();
+            member.served.names.ring();
         }
     }
 
@@ -761,8 +766,8 @@ impl Roster {
         sources: Sources,
         told: &mut Vec<String>,
     ) {
-        let Tools { minder, clock, workers, seed, .. } = &self.tools;
-        let Served { parts, listener, running, alarm, log } = &mut member.served;
+        let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
+        let Served { parts, listener, running, alarm, names: residence, log } = &mut member.served;
         parts.spec = spec.clone();
         parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
         parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
@@ -771,7 +776,8 @@ impl Roster {
         }
         parts.limit_clients(&self.tools.rates);
         running.change(parts.options());
-        minder.change(alarm, parts.ward(log, running));
+        minder.change(alarm, parts.ward(log, running, residence));
+        names.mind(residence, parts.resident(log, running, alarm));
     }
 }
 
@@ -787,6 +793,11 @@ impl RosterEntry {
 
     fn written(&self) -> std::sync::RwLockReadGuard<'_, Written> {
         self.written.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its hosts mean.
+    fn known(&self) -> Known {
+        known(&self.written(), &self.served.parts)
     }
 
     /// What its line says, but for its channels, which may be many.
@@ -853,12 +864,19 @@ fn options(spec: &ServiceSpec) -> ServiceSpec {
     options
 }
 
-/// What the names of a service mean.
-fn known(spec: &ServiceSpec, groups: &[LinedGroup], parts: &Parts) -> Known {
-    let channels = groups.iter().flat_map(|group| &group.channels);
-    let named = channels.filter_map(|one| {
-        let host = one.addresses.host().filter(|host| host.parse::<IpAddr>().is_err())?;
-        Some((host.to_owned(), one.addresses.as_slice().to_vec()))
+/// What the names of a service mean. Those of its channels have the addresses that clients are sent to.
+fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
+    let lined = groups.iter().flat_map(|group| &group.channels).map(|one| one.addresses.clone());
+    let mut in_use = Vec::new();
+    let mut from = ChannelKey::new(0, 0);
+    while let Some(at) = from {
+        let (found, next) = parts.table.lock().named(at, NAMES_LOOKED_AT);
+        in_use.extend(found.into_iter().map(|(_, addresses)| addresses));
+        from = next;
+    }
+    let named = lined.chain(in_use).filter_map(|addresses| {
+        let host = addresses.host().filter(|host| host.parse::<IpAddr>().is_err())?;
+        Some((host.to_owned(), addresses.as_slice().to_vec()))
     });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {

@@ -29,7 +29,7 @@ use super::stop;
 use super::web::{self, Web};
 use super::{Failure, NOT_STARTED, counted, exit, passed, refused, replace};
 use crate::control::{Endpoint, HttpServer};
-use crate::names::resolve;
+use crate::names::{Resolver, resolve};
 use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::Minder;
@@ -353,9 +353,11 @@ pub(super) fn assemble(
     let server = Server::start(clock, log, options, move || notifier.drained())?;
     let minder = Minder::start(clock, log, server.budget())?;
     let hooks = ProgramHooks::new(log, clock);
+    let names = Resolver::new(clock, log, seed, resolve::answer);
     let tools = Tools {
         server: server.clone(),
         minder: minder.clone(),
+        names: names.clone(),
         hooks,
         lists: ListWatch::new(log),
         rates: Arc::default(),
@@ -365,19 +367,19 @@ pub(super) fn assemble(
         seed,
     };
     let lines = if source.is_some() { LineSource::File } else { LineSource::CommandLine };
-    let (checks, process) = (minder.clone(), settings.clone());
+    let (checks, stays, process) = (minder.clone(), names.clone(), settings.clone());
     let deadlines = Arc::new(Deadlines::new(news));
     let (ends, bell) = (Arc::clone(&deadlines), Arc::new(Bell::default()));
     let [changes, reread] = [(); 2].map(|()| Arc::clone(&bell));
     let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
-        controllers::manage(served, written, (&checks, &process, clock), (&ends, &changes), lines)
+        controllers::manage(served, written, ((&checks, &stays), &process, clock), (&ends, &changes), lines)
     };
     let done = move || {
         reread.changed();
         done.drained();
     };
     let roster = Arc::new(Roster::new(tools, settings.clone(), source, manage, done));
-    Ok(Assembly { scribe, shutdown, server, minder, clock, deadlines, bell, roster })
+    Ok(Assembly { scribe, shutdown, server, minder, names, clock, deadlines, bell, roster })
 }
 
 /// Lets the data plane serve and controllers in.

@@ -32,6 +32,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
         typed,
         host: host.to_owned(),
         port,
+        lazy: false,
         maxc,
         weight: Weight::ONE,
         state: AdminState::Enabled,
@@ -286,7 +287,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_wrong_option_of_a_channel_is_named_with_what_would_be_right() {
-        let unknown = "; a channel has weight=N, proxy, proxy=v1, disabled and disabled=hard";
+        let unknown = "; a channel has weight=N, proxy, proxy=v1, disabled, disabled=hard and lazy";
         let table = [
             ("host:80,weight=300", "weight=300 in [host:80,weight=300] is out of range; give 0 to 256".to_owned()),
             ("h,weight=257", "weight=257 in [h,weight=257] is out of range; give 0 to 256".to_owned()),
@@ -350,8 +351,9 @@ pub(crate) mod tests {
                 AdminState::DisabledHard,
             ]),
             manner in any_manner(),
+            lazy in any::<bool>(),
         ) -> ChannelSpec {
-            ChannelSpec { typed: Typed::default(), host, port, maxc, weight, state, manner }
+            ChannelSpec { typed: Typed::default(), host, port, lazy, maxc, weight, state, manner }
         }
     }
 

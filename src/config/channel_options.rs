@@ -64,6 +64,15 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
             AdminState::DisabledHard => "disabled=hard".to_owned(),
         },
     },
+    ChannelOptionRow {
+        name: "lazy",
+        forms: &["lazy"],
+        read: |channel, value| {
+            channel.lazy = true;
+            value.map_or(Ok(()), |_| Err("takes no value; give lazy"))
+        },
+        print: |channel| if channel.lazy { "lazy".to_owned() } else { String::new() },
+    },
 ];
 
 /// The options that say how a channel is spoken to.
@@ -130,6 +139,7 @@ fn plain(manner: ChannelManner) -> ChannelSpec {
         typed: Typed::default(),
         host: "-".to_owned(),
         port: None,
+        lazy: false,
         maxc: None,
         weight: Weight::ONE,
         state: AdminState::Enabled,
@@ -137,7 +147,7 @@ fn plain(manner: ChannelManner) -> ChannelSpec {
     }
 }
 
-/// `weight=N, disabled and disabled=hard`.
+/// `weight=N, disabled, disabled=hard and lazy`.
 fn all_forms(which: fn(&ChannelOptionRow) -> bool) -> String {
     let rows = CHANNEL_OPTIONS.iter().filter(|row| which(row));
     let forms: Vec<_> = rows.flat_map(|row| row.forms).copied().collect();

@@ -84,6 +84,7 @@ pub(super) fn plain() -> Serve {
         groups: Vec::new(),
         sources: Vec::new(),
         connect_timeout: Duration::from_secs(5),
+        resolve: Some(Duration::from_secs(30)),
         idle_timeout: None,
         half_close_timeout: Some(Duration::from_secs(600)),
         autodisable: false,

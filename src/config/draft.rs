@@ -15,6 +15,8 @@ use crate::spec::{
 
 /// Long enough for a retransmitted SYN or two, as ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// As long as a resolver remembers most names.
+const RESOLVE: Duration = Duration::from_secs(30);
 /// A peer that vanished after the other side had closed must not hold its slot for ever.
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client waits for a full channel: as long as a connect may take.
@@ -88,6 +90,7 @@ impl Draft {
                 groups: Vec::new(),
                 sources: Vec::new(),
                 connect_timeout: CONNECT_TIMEOUT,
+                resolve: Some(RESOLVE),
                 idle_timeout: None,
                 half_close_timeout: Some(HALF_CLOSE_TIMEOUT),
                 autodisable: false,

@@ -187,6 +187,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("deny CIDR [TIME] [kick] [all]", "refuses clients from an address or network; kick: closes theirs"),
     ("undeny CIDR [all]", "ends a deny"),
     ("denied [all]", "shows what deny refuses, and for how much longer"),
+    ("resolve [CHANNEL]", "looks names up now, of all channels or of one"),
 ];
 
 /// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.

@@ -426,6 +426,17 @@ pub const COMMANDS: &[CommandWord] = &[
             _ => None,
         },
     ),
+    CommandWord::new(
+        "resolve",
+        "[<channel>]",
+        "looks names up now, of all channels of current service or of one",
+        Access::Change,
+        |args| match args {
+            [] => Some(Command::Resolve(None)),
+            [channel] => Number::parse(channel).map(|channel| Command::Resolve(Some(channel))),
+            _ => None,
+        },
+    ),
 ];
 
 /// So many events, or ends, are shown to those who do not say how many.
@@ -583,6 +594,8 @@ pub enum Command {
         /// In all services of the process.
         all: bool,
     },
+    /// Look up the names of all channels of the service, or of one channel of the current group.
+    Resolve(Option<Number>),
     /// Show what a connection carries.
     Tap(TapWanted),
     /// Show everything, live. What shows it is the asking program.

@@ -16,7 +16,7 @@ use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
 use crate::control::find::{self, FindError, Wanted, Which};
 use crate::control::scratch::Scratch;
-use crate::control::services::{ManagedService, Plane, ProcessHands, Services};
+use crate::control::services::{ManagedService, Plane, ProcessHands, ResolvedName, Services};
 use crate::control::socket::{Control, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
@@ -35,9 +35,21 @@ fn idle_plane() -> Plane {
         tap: Arc::new(|_| None),
         sessions: Arc::new(|_| Vec::new()),
         ended: Arc::new(|_| Vec::new()),
+        look_up: Arc::new(|_| Some(Vec::new())),
         changed: Arc::new(|| ()),
         connections: Arc::new(|| 0),
     }
+}
+
+/// What becomes of looking names up: of all of them one is not found.
+#[allow(clippy::unnecessary_wraps, reason = "the answers of others may be late")]
+fn looked_up(channel: Option<ChannelKey>) -> Option<Vec<ResolvedName>> {
+    let name = |name: &str, addresses| ResolvedName { name: name.to_owned(), addresses };
+    let web = name("web", Ok(vec![[10, 0, 0, 7].into(), [10, 0, 0, 8].into()]));
+    Some(match channel {
+        Some(_) => vec![web],
+        None => vec![name("db", Err("Name or service not known".to_owned())), web],
+    })
 }
 
 /// A served instance with one enabled channel, in a directory of its own.
@@ -84,6 +96,7 @@ impl Instance {
                 tap: Arc::new(|_| None),
                 sessions: Arc::new(|only| vec![session(only)]),
                 ended: Arc::new(|_| Vec::new()),
+                look_up: Arc::new(looked_up),
                 changed: Arc::new(move || {
                     changes.fetch_add(1, Ordering::SeqCst);
                 }),
@@ -369,6 +382,11 @@ fn what_the_data_plane_did_or_knows_is_the_answer() {
     };
     hears(b"kick 0", "channel 0 kicked, 3 connections closed\n", 0);
     hears(b"kick 1", "no such channel 1\n", 65);
+    hears(b"resolve 0", "web: 10.0.0.7, 10.0.0.8\n", 0);
+    let all = "db: not found: Name or service not known; see status for the addresses in use\nweb: 10.0.0.7, 10.0.0.8\n";
+    hears(b"reso", all, 75);
+    hears(b"resolve 7", "no such channel 7\n", 65);
+    hears(b"resolve 0 1", "usage: resolve [<channel>]\n", 64);
     hears(b"close 7", "session 7 closed\n", 0);
     hears(b"close 8", "no such session 8\n", 65);
     hears(b"save", "balance 1 # 1 groups\n", 0);

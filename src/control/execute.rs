@@ -15,7 +15,7 @@ use crate::control::command::{Command, Form, SyntaxError};
 use crate::control::doctor::Diagnosis;
 use crate::control::json::Document;
 use crate::control::ready::ReadyState;
-use crate::control::services::{CarriedCount, ServiceSnapshot};
+use crate::control::services::{CarriedCount, ResolvedName, ServiceSnapshot};
 use crate::control::tapping::{TapBounds, TapForm, TapStop, TapWanted};
 use crate::observe::PastEvent;
 use crate::sched::{
@@ -95,6 +95,8 @@ pub enum Reply {
     NoNetwork(String),
     /// Networks that are denied: the service that they are for, if there are several, and how much longer they are.
     Denied(Vec<(Option<String>, IpNet, Option<Duration>)>),
+    /// Names were looked up; `None`: not all answers have come yet.
+    LookedUp(Option<Vec<ResolvedName>>),
     /// A command line.
     CommandLine(String),
     /// The list of commands.
@@ -270,6 +272,8 @@ pub enum Effect {
     Undeny(IpNet, bool),
     /// Say what is denied, in the service or in all.
     Denied(bool),
+    /// Look up the names of all channels, or of one, and tell what was found.
+    Resolve(Option<ChannelKey>),
     /// Show what the connection of this number carries.
     Tap(u64, TapBounds, TapForm),
 }
@@ -393,6 +397,11 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         Command::Deny { net: Err(why), .. } | Command::Undeny { net: Err(why), .. } => Reply::NoNetwork(why),
         Command::Denied { all } => Reply::Pending(Effect::Denied(all)),
         Command::Top => Reply::NeedsTerminal,
+        Command::Resolve(None) => Reply::Pending(Effect::Resolve(None)),
+        Command::Resolve(Some(channel)) => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Resolve(Some(key))),
+            None => Reply::NoSuchChannel(channel),
+        },
         Command::Save => Reply::Pending(Effect::Save),
         Command::Services(form) => Reply::Pending(Effect::Services(form)),
         Command::Use(word) => Reply::Pending(Effect::Use(word)),

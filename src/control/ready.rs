@@ -4,7 +4,7 @@
 //! Source: docs/observability.md, "Ready or not".
 
 use crate::control::services::{ManagedService, Services};
-use crate::control::status::{health_word, state_word, why};
+use crate::control::status::{health_word, shown_address, state_word, why};
 use crate::sched::{ChannelSnapshot, GroupId, Snapshot};
 
 /// As many channels are named of one service.
@@ -71,7 +71,7 @@ fn reasons(table: &Snapshot) -> String {
 
 /// What `status` says of a channel, as far as it says why no client gets it.
 fn reason(group: GroupId, channel: &ChannelSnapshot) -> String {
-    let (group, number, address) = (group.index(), channel.id.index(), channel.addresses.first());
+    let (group, number, address) = (group.index(), channel.id.index(), shown_address(channel));
     let (state, health) = (state_word(channel.state), health_word(channel.health.state));
     let weight = if channel.weight.get() == 0 { " weight 0" } else { "" };
     let why = match why(channel).as_str() {

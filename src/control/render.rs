@@ -11,8 +11,8 @@ use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::{Already, Reply};
 use crate::control::json;
 use crate::control::ready::{are_ready, lines};
-use crate::control::services::CarriedCount;
-use crate::control::status::{denied, ended, services, sessions, state_word, status};
+use crate::control::services::{CarriedCount, ResolvedName};
+use crate::control::status::{UNRESOLVED, denied, ended, services, sessions, state_word, status};
 use crate::control::tapping::{MARK, TapStop};
 use crate::sched::{
     ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
@@ -59,6 +59,8 @@ pub fn exit_code(reply: &Reply) -> u8 {
         Reply::TapOver(_, TapStop::Left) | Reply::TooManyTaps(_) => 75,
         Reply::Reopened(None) => 69,
         Reply::Reopened(Some(Err(_))) => 71,
+        Reply::LookedUp(Some(names)) if names.iter().all(|name| name.addresses.is_ok()) => 0,
+        Reply::LookedUp(_) => 75,
         Reply::StillBusy(..) | Reply::HandingOver | Reply::HandedOver => 75,
         Reply::Done
         | Reply::Quit
@@ -215,6 +217,21 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         }
         Reply::NoNetwork(why) => writeln!(out, "{why}"),
         Reply::Denied(list) => denied(out, list),
+        Reply::LookedUp(None) => {
+            writeln!(out, "not all names are answered yet; balance waits for the answers, see status")
+        }
+        Reply::LookedUp(Some(names)) if names.is_empty() => {
+            writeln!(out, "there is no name to look up, only addresses")
+        }
+        Reply::LookedUp(Some(names)) => {
+            names.iter().try_for_each(|ResolvedName { name, addresses }| match addresses {
+                Ok(all) => {
+                    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+                    writeln!(out, "{name}: {}", all.join(", "))
+                }
+                Err(why) => writeln!(out, "{name}: not found: {why}; see status for the addresses in use"),
+            })
+        }
         Reply::CommandLine(line) => writeln!(out, "{line}"),
         Reply::Help => help(out),
         Reply::Version => version(out),
@@ -304,6 +321,7 @@ fn connections(count: usize) -> String {
 
 fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
     let address = channel.addresses.first();
+    let ip = if channel.addresses.is_known() { address.ip().to_string() } else { UNRESOLVED.to_owned() };
     let policy = match group.policy {
         Policy::RoundRobin => "RR",
         Policy::Hash => "Hash",
@@ -319,7 +337,7 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
             &policy,
             &channel.id.index(),
             &state,
-            &address.ip().to_string(),
+            &ip,
             &address.port(),
             &channel.active,
             &channel.totalc,
@@ -393,6 +411,7 @@ mod tests {
             id: ChannelId::new(id).expect("in range"),
             addresses: Addresses::from(address),
             addresses_out: Vec::new(),
+            naming: None,
             used: Some(address),
             unanswered: false,
             autodisabled: false,
@@ -518,6 +537,7 @@ available commands:
   deny <cidr> [<time>] [kick]    refuses clients from an address or a network; kick: closes their connections
   undeny <cidr> [all]            ends a deny
   denied [all]                   shows what deny refuses, and for how much longer
+  resolve [<channel>]            looks names up now, of all channels of current service or of one
   disable <channel> hard         the same as disable, and closes the connections of channel
   kill <time>                    the same as kill, and closes what is left after time
   show json                      shows all channels as one line of JSON, see docs/json.md

@@ -85,10 +85,21 @@ pub struct Plane {
     pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
     /// The last so many connections that have ended, as far as they are remembered, the last one last.
     pub ended: Arc<dyn Fn(usize) -> Vec<EndedSnapshot> + Send + Sync>,
+    /// Looks up the names of all channels, or of one, and waits for the answers. `None`: they have not all come in time.
+    pub look_up: Arc<dyn Fn(Option<ChannelKey>) -> Option<Vec<ResolvedName>> + Send + Sync>,
     /// The table was changed.
     pub changed: Arc<dyn Fn() + Send + Sync>,
     /// Clients accepted and not yet closed.
     pub connections: Arc<dyn Fn() -> usize + Send + Sync>,
+}
+
+/// A name that was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedName {
+    /// The name as it was typed.
+    pub name: String,
+    /// Its addresses, or why there are none.
+    pub addresses: Result<Vec<IpAddr>, String>,
 }
 
 /// One line of `services`.

@@ -472,6 +472,7 @@ impl ControlState {
                 }
                 (Reply::Debug(service.log.is_debug()), false)
             }
+            Some(Effect::Resolve(channel)) => (Reply::LookedUp((plane.look_up)(channel)), false),
             Some(Effect::Ended(most, Form::Json)) => (self.report(&service, Question::Ended(most)), false),
             Some(Effect::Ended(most, Form::Text)) => (Reply::Ended((plane.ended)(most)), false),
             Some(Effect::Events(most, Form::Json)) => (self.report(&service, Question::Events(most)), false),

@@ -16,6 +16,9 @@ use crate::sched::{
     Snapshot,
 };
 
+/// What stands in place of the address of a channel whose name nobody could look up yet.
+pub(super) const UNRESOLVED: &str = "unresolved";
+
 /// One line per channel, one for lost clients if there are any, and one for those that have ended. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
@@ -64,7 +67,7 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                 [
                     &group.id.index(),
                     &channel.id.index(),
-                    &channel.addresses.first().to_string(),
+                    &shown_address(channel),
                     &state_word(channel.state),
                     &health_word(channel.health.state),
                     &age(channel.health.age),
@@ -85,6 +88,12 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     }
     lost(out, &snapshot.losses)?;
     ends(out, &snapshot.served.ends)
+}
+
+/// The first address of a channel, if any is known.
+pub(super) fn shown_address(channel: &ChannelSnapshot) -> String {
+    let addresses = &channel.addresses;
+    if addresses.is_known() { addresses.first().to_string() } else { UNRESOLVED.to_owned() }
 }
 
 /// How many clients were lost before they had a channel, and why; nothing if there were none.
@@ -175,6 +184,13 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
     }
     if channel.health.state != HealthState::Ejected {
         parts.extend(channel.addresses_out.iter().map(|(address, why)| format!("{address}: {why}")));
+    }
+    if let Some((why, since)) = channel.naming.as_ref().and_then(|naming| naming.failing.as_ref()) {
+        // It says more than that there is no address yet.
+        if channel.health.why.as_ref() == Some(why) || !channel.addresses.is_known() {
+            parts.retain(|part| Some(part) != channel.health.why.as_ref());
+        }
+        parts.push(format!("resolve: {why} since {}", age(*since)));
     }
     if let Some((what, ago)) = &channel.last_error
         && channel.health.why.as_ref() != Some(what)

@@ -199,8 +199,11 @@ pub struct LinedGroupRecord {
 pub struct LinedChannelRecord {
     /// Its number in the table; `None`: an operator has taken it away.
     pub number: Option<usize>,
-    /// What its host meant when it was looked up last.
+    /// What its host meant when the line was read.
     pub addresses: Vec<SocketAddr>,
+    /// Its port, which is told where it meant nothing.
+    #[serde(default)]
+    pub port: u16,
 }
 
 /// Some connections.

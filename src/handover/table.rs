@@ -63,8 +63,17 @@ pub enum DecidedRecord {
 pub struct ChannelRecord {
     /// Its host as it was typed.
     pub host: Option<String>,
-    /// Its addresses; at least one.
+    /// Its addresses; none of a name that nobody could look up yet.
     pub addresses: Vec<SocketAddr>,
+    /// Their port, which is told where there are none.
+    #[serde(default)]
+    pub port: u16,
+    /// A start may go on without them.
+    #[serde(default)]
+    pub lazy: bool,
+    /// What is known of its name.
+    #[serde(default)]
+    pub naming: Option<NamingRecord>,
     /// What the operator decided.
     pub state: DecidedRecord,
     /// The limit of connections; 0 = none.
@@ -108,6 +117,15 @@ pub struct ChannelRecord {
     /// What is known of each of several addresses, and was it a check that it was found wanting by?
     #[serde(default)]
     pub reach: Vec<(HealthRecord, bool)>,
+}
+
+/// What is known of a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamingRecord {
+    /// When it was answered last.
+    pub answered: Option<Duration>,
+    /// It cannot be looked up: since when, and why.
+    pub failing: Option<(Duration, String)>,
 }
 
 /// How many times something took how long.
@@ -171,6 +189,9 @@ pub struct HealthRecord {
     /// When the next check is due, or was that is under way.
     #[serde(default)]
     pub check_due: Option<Duration>,
+    /// Its name has no address any more: since when, and in whose words.
+    #[serde(default)]
+    pub absence: Option<(Duration, String)>,
 }
 
 /// What checks have found.

@@ -5,7 +5,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::book::NameAnswer;
+use crate::sys::hosts::{self, HostError};
 
 /// The services database of the system.
 const SERVICES: &str = "/etc/services";
@@ -25,7 +28,36 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    match (host, port).to_socket_addrs() {
+    let found = found(host).map_err(|error| match error {
+        HostError::Absent(words) => io::Error::new(io::ErrorKind::NotFound, words),
+        HostError::Failed(error) => error,
+    })?;
+    Ok(found
+        .into_iter()
+        .map(|mut address| {
+            address.set_port(port);
+            address
+        })
+        .collect())
+}
+
+/// What the system's resolver says of a name today.
+///
+/// Blocks while the resolver asks, for as long as that likes.
+pub fn answer(name: &str) -> NameAnswer {
+    match found(name) {
+        Ok(found) => match why_no_zone(name, &found) {
+            None => NameAnswer::Found(found),
+            Some(why) => NameAnswer::Failed(why),
+        },
+        Err(HostError::Absent(words)) => NameAnswer::Absent(words),
+        Err(HostError::Failed(error)) => NameAnswer::Failed(error.to_string()),
+    }
+}
+
+/// Each address once; at least one.
+fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
+    match hosts::look_up(name) {
         Ok(found) => {
             let mut list = Vec::new();
             for address in found {
@@ -33,12 +65,16 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
                     list.push(address);
                 }
             }
-            if list.is_empty() { Err(no_address()) } else { Ok(list) }
+            if list.is_empty() {
+                Err(HostError::Absent("the name has no address".to_owned()))
+            } else {
+                Ok(list)
+            }
         }
         // A scratch container has no hosts file, and its resolver may not know the name that needs no resolver.
-        Err(_) if host.eq_ignore_ascii_case("localhost") => {
+        Err(_) if name.eq_ignore_ascii_case("localhost") => {
             let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-            Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec())
+            Ok(loopback.map(|ip| SocketAddr::new(ip, 0)).to_vec())
         }
         Err(error) => Err(error),
     }
@@ -62,10 +98,6 @@ fn some_interface() -> String {
     let all = nix::net::if_::if_nameindex();
     let names = all.iter().flatten().filter_map(|one| one.name().to_str().ok());
     names.max_by_key(|name| *name != "lo").unwrap_or("eth0").to_owned()
-}
-
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
 }
 
 /// The TCP port of a service name or alias: from the services database, read anew each time, and where that has nothing

@@ -301,6 +301,14 @@ impl Running {
         }
     }
 
+    /// Closes the connections of a channel to these addresses, which are not its own any more, sooner or later.
+    pub fn kick_addresses(&self, channel: ChannelKey, addresses: Vec<SocketAddr>) {
+        let addresses: Arc<[SocketAddr]> = addresses.into();
+        for desk in self.shared.desks.iter() {
+            desk.send(Message::CloseAddresses(self.id(), channel, Arc::clone(&addresses)));
+        }
+    }
+
     /// Makes the listeners refuse, after whoever waits already was let in.
     ///
     /// # Errors

@@ -79,6 +79,8 @@ pub(super) enum Message {
     ShutDown(SyncSender<()>),
     /// Close the connections of a channel for this reason, then answer how many there were.
     Close(ServiceId, ChannelKey, End, SyncSender<usize>),
+    /// Close the connections of a channel to these addresses, which it has no more.
+    CloseAddresses(ServiceId, ChannelKey, Arc<[SocketAddr]>),
     /// Close all connections of a service for this reason, then answer how many there were.
     CloseAll(ServiceId, End, SyncSender<usize>),
     /// Close the connections of these clients of a service for this reason, then answer how many there were.

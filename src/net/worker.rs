@@ -559,6 +559,9 @@ impl<P: Readiness> Worker<P> {
             Message::Close(service, channel, why, answer) => {
                 let _ = answer.send(self.close_channel(service, channel, why));
             }
+            Message::CloseAddresses(service, channel, addresses) => {
+                self.close_addresses(service, channel, &addresses);
+            }
             Message::CloseAll(service, why, answer) => {
                 let is_of_it = |connection: &Connection| connection.service.id == service;
                 let _ = answer.send(self.abandon_all(is_of_it, why));

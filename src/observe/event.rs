@@ -148,6 +148,42 @@ pub enum Event {
         /// How long it was down.
         after: Duration,
     },
+    /// The name of a channel has other addresses.
+    Resolved {
+        /// Which one.
+        channel: ChannelKey,
+        /// The name as it was typed.
+        host: String,
+        /// All addresses that it has now.
+        now: Vec<SocketAddr>,
+        /// Those of them that are new.
+        added: Vec<SocketAddr>,
+        /// Those that it has no more: they get no new connections.
+        left: Vec<SocketAddr>,
+    },
+    /// The name of a channel has no address any more, and that is believed.
+    Unresolved {
+        /// Which one.
+        channel: ChannelKey,
+        /// The name as it was typed.
+        host: String,
+        /// The resolver's words.
+        cause: String,
+    },
+    /// A name cannot be looked up any more; its channels keep the addresses that they have.
+    ResolveFailed {
+        /// The name as it was typed.
+        host: String,
+        /// The resolver's words.
+        cause: String,
+    },
+    /// A name can be looked up again.
+    ResolveBack {
+        /// The name as it was typed.
+        host: String,
+        /// For how long it could not.
+        after: Duration,
+    },
     /// Channels are to take clients, and not one is up.
     NoChannelUp,
     /// A channel is up again after [`Event::NoChannelUp`].
@@ -334,6 +370,8 @@ impl Event {
             | Self::DumpStopped { .. }
             | Self::WrongToken { .. }
             | Self::AccessLinesDropped { .. }
+            | Self::ResolveFailed { .. }
+            | Self::Unresolved { .. }
             | Self::HookFailed { .. }
             | Self::HookBehind { .. }
             | Self::LinesDropped { .. } => Severity::Warning,
@@ -345,6 +383,8 @@ impl Event {
             | Self::AddressReturned { .. }
             | Self::ChannelDown { .. }
             | Self::ChannelUp { .. }
+            | Self::Resolved { .. }
+            | Self::ResolveBack { .. }
             | Self::Welcoming
             | Self::MaxConnections { .. }
             | Self::ClientsRefused { .. }
@@ -377,6 +417,10 @@ impl Event {
             Self::AddressReturned { .. } => "address_returned",
             Self::ChannelDown { .. } => "channel_down",
             Self::ChannelUp { .. } => "channel_up",
+            Self::Resolved { .. } => "resolved",
+            Self::Unresolved { .. } => "unresolved",
+            Self::ResolveFailed { .. } => "resolve_failed",
+            Self::ResolveBack { .. } => "resolve_back",
             Self::NoChannelUp => "no_channel_up",
             Self::ChannelUpAgain { .. } => "channel_up_again",
             Self::Refusing => "refusing",
@@ -428,6 +472,19 @@ impl fmt::Display for Event {
             | Self::AddressReturned { channel, address, after }
             | Self::ChannelUp { channel, address, after } => {
                 write!(f, "{} address={address} after={:.1}s", Key(*channel), after.as_secs_f64())
+            }
+            Self::Resolved { channel, host, now, added, left } => {
+                write!(f, "{} host={} addresses={}", Key(*channel), Quoted(host), AddressWords(now))?;
+                write!(f, " added={} left={}", AddressWords(added), AddressWords(left))
+            }
+            Self::Unresolved { channel, host, cause } => {
+                write!(f, "{} host={} cause={}", Key(*channel), Quoted(host), Quoted(cause))
+            }
+            Self::ResolveFailed { host, cause } => {
+                write!(f, " host={} cause={}", Quoted(host), Quoted(cause))
+            }
+            Self::ResolveBack { host, after } => {
+                write!(f, " host={} after={:.1}s", Quoted(host), after.as_secs_f64())
             }
             Self::MaxConnections { limit } => write!(f, " limit={limit}"),
             Self::ClientsRefused { clients, last, reason } => {
@@ -508,6 +565,22 @@ struct Key(ChannelKey);
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " group={} channel={}", self.0.group.index(), self.0.channel.index())
+    }
+}
+
+/// Addresses with commas between, as far as one line has room for them; `-` for none.
+struct AddressWords<'a>(&'a [SocketAddr]);
+
+impl fmt::Display for AddressWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, address) in self.0.iter().take(MOST_LISTED).enumerate() {
+            write!(f, "{}{address}", if number > 0 { "," } else { "" })?;
+        }
+        match self.0.len() {
+            0 => f.write_str("-"),
+            1..=MOST_LISTED => Ok(()),
+            _ => f.write_str(",..."),
+        }
     }
 }
 

@@ -265,7 +265,7 @@ impl Rounds {
         let Some(minded) = self.wards.get_mut(&id) else { return };
         let Minded { ward, shutter, due } = minded;
         let now = self.clock.now();
-        let (probes, next, has_up, news) = {
+        let (probes, next, has_up, news, doubts) = {
             let mut table = ward.table.lock_at(now);
             let (probes, next) = (table.probes_due(PROBES), table.next_probe());
             let (has_up, is_out) = (table.has_up(), table.is_out());
@@ -281,7 +281,7 @@ impl Rounds {
                 }
                 None | Some(_) => None,
             };
-            (probes, next, has_up, news)
+            (probes, next, has_up, news, table.take_doubts())
         };
         for probe in probes {
             self.last_probe += 1;
@@ -289,6 +289,7 @@ impl Rounds {
             self.under_way.insert(self.last_probe, (id, probe));
         }
         news.iter().for_each(|event| ward.log.tell(event));
+        (ward.hands.doubt)(doubts);
         // A door that is shut when it need not be any more opens.
         let shut = ward.refuse_when_down && !has_up;
         if shutter.is_due(shut, now) {
@@ -399,6 +400,7 @@ mod tests {
                 shut: Box::new(|| Ok(())),
                 open: Box::new(|| Ok(())),
                 serve_line: Box::new(count),
+                doubt: Box::new(|_| ()),
                 leads_back: Box::new(|_, _| None),
             },
         }

@@ -2,6 +2,7 @@
 //!
 //! Knows: its table, how its channels are checked, how to reach the data plane. Never: sockets, when a probe is due.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct Hands {
     pub open: Box<dyn Fn() -> io::Result<()> + Send>,
     /// Gives free slots to the clients that wait for one.
     pub serve_line: Box<dyn Fn() + Send>,
+    /// Channels of these names have failed: the names may mean other addresses by now.
+    pub doubt: Box<dyn Fn(BTreeSet<String>) + Send>,
     /// Would a connection for a channel to this address come in by the service itself, again and again? What is to be said of
     /// that, if so.
     pub leads_back: Box<dyn Fn(ChannelKey, SocketAddr) -> Option<String> + Send>,

@@ -22,40 +22,69 @@ impl From<IpAddr> for ClientAddr {
     }
 }
 
-/// The addresses of one channel, in the resolver's order; never empty. A dial tries each before the channel counts as
-/// failed.
+/// The addresses of one channel, in the resolver's order. A dial tries each before the channel counts as failed. There are
+/// none only of a name that nobody could look up [yet](Self::unknown).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Arc<AddressList>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct AddressList {
     /// The name they were found by.
     host: Option<Box<str>>,
+    /// What its word says of that name.
+    lazy: bool,
+    port: u16,
     list: Box<[SocketAddr]>,
 }
 
 impl Addresses {
     /// `None` if the list is empty.
     pub fn new(list: Vec<SocketAddr>) -> Option<Self> {
-        if list.is_empty() {
-            None
-        } else {
-            Some(Self(Arc::new(AddressList { host: None, list: list.into() })))
-        }
+        let port = list.first()?.port();
+        Some(Self(Arc::new(AddressList { host: None, lazy: false, port, list: list.into() })))
+    }
+    /// Those of a name that nobody could look up yet. No client gets its channel until they are known.
+    pub fn unknown(host: &str, port: u16) -> Self {
+        Self(Arc::new(AddressList { host: Some(host.into()), lazy: false, port, list: Box::default() }))
     }
     /// The same addresses, and the host as it was typed.
     #[must_use]
     pub fn named(self, host: &str) -> Self {
-        let list = Arc::try_unwrap(self.0).map_or_else(|shared| shared.list.clone(), |own| own.list);
-        Self(Arc::new(AddressList { host: Some(host.into()), list }))
+        self.with(|all| all.host = Some(host.into()))
+    }
+    /// The same, and whether a start may go on without them.
+    #[must_use]
+    pub fn lazily(self, lazy: bool) -> Self {
+        if self.0.lazy == lazy { self } else { self.with(|all| all.lazy = lazy) }
+    }
+    /// The same of the same name, with another list.
+    pub(super) fn listing(&self, list: Vec<SocketAddr>) -> Self {
+        self.clone().with(|all| all.list = list.into())
+    }
+    fn with(self, change: impl FnOnce(&mut AddressList)) -> Self {
+        let mut list = Arc::try_unwrap(self.0).unwrap_or_else(|shared| AddressList::clone(&shared));
+        change(&mut list);
+        Self(Arc::new(list))
+    }
+    /// Is there any?
+    pub fn is_known(&self) -> bool {
+        !self.0.list.is_empty()
+    }
+    /// May a start go on without them?
+    pub fn is_lazy(&self) -> bool {
+        self.0.lazy
+    }
+    /// Their port.
+    pub fn port(&self) -> u16 {
+        self.0.port
     }
     /// The host as it was typed, if that is known.
     pub fn host(&self) -> Option<&str> {
         self.0.host.as_deref()
     }
-    /// The address that `show` prints.
+    /// The first one; 0.0.0.0 while none is known.
     pub fn first(&self) -> SocketAddr {
-        self.0.list[0]
+        self.0.list.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.0.port)))
     }
     /// All of them, in order.
     pub fn as_slice(&self) -> &[SocketAddr] {
@@ -65,7 +94,7 @@ impl Addresses {
 
 impl From<SocketAddr> for Addresses {
     fn from(address: SocketAddr) -> Self {
-        Self(Arc::new(AddressList { host: None, list: [address].into() }))
+        Self(Arc::new(AddressList { host: None, lazy: false, port: address.port(), list: [address].into() }))
     }
 }
 

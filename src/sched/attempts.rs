@@ -27,6 +27,7 @@ impl Table {
             reach.failed(at, Purpose::Return, begun, cause, now, random).then_some(())
         });
         out.ok().flatten()?;
+        self.doubt(channel);
         self.schedule(channel);
         Some(Transition { channel, address, what: Happened::AddressEjected(cause.to_owned()) })
     }

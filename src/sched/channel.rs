@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
+use super::naming::Naming;
 use super::reach::{ProbedAddress, Reach};
 use super::{Addresses, AdminState, ChannelSnapshot, DialCause, Lease, Weight};
 use crate::spec::ChannelManner;
@@ -45,6 +46,8 @@ pub(super) struct Channel {
     pub(super) lives: u32,
     /// Which of its addresses answered a client last.
     pub(super) used: Option<u16>,
+    /// What is known of its name; `None`: its host is none.
+    pub(super) naming: Option<Box<Naming>>,
     /// With `-a`: no address answered the last attempt.
     pub(super) unanswered: bool,
     /// `-a` has disabled it, and no operator has spoken since.
@@ -80,6 +83,7 @@ impl Channel {
             reach: None,
             lives: 0,
             used: None,
+            naming: None,
             unanswered: false,
             autodisabled: false,
             probe_at: None,
@@ -114,7 +118,11 @@ impl Channel {
     /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends says so on the list of
     /// freed channels. Call it with the table locked.
     pub(super) fn is_usable(&self) -> bool {
-        !self.paused && self.takes_clients() && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
+        let leads_somewhere = self.addresses.is_known();
+        leads_somewhere
+            && !self.paused
+            && self.takes_clients()
+            && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
     }
 
     /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
@@ -160,6 +168,7 @@ impl Channel {
             addresses_out: self.addresses_out(),
             used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
             unanswered: self.unanswered,
+            naming: self.naming.as_deref().map(|naming| naming.snapshot(now)),
             autodisabled: self.autodisabled,
             state: self.state,
             retires: self.retires,
@@ -184,6 +193,9 @@ impl Channel {
     /// When the next probe is due. While the channel is ejected its addresses have no probes of their own: its own asks all
     /// of them.
     pub(super) fn next_probe(&self) -> Option<Duration> {
+        if !self.addresses.is_known() {
+            return None;
+        }
         let reach = self.reach.as_ref().filter(|_| !self.health.is_ejected());
         [self.health.probe_at(), reach.and_then(|reach| reach.probe_at())].into_iter().flatten().min()
     }
@@ -196,8 +208,8 @@ impl Channel {
         let is_due = self.health.probe_at().is_some_and(|at| at <= now);
         let of_one = self.reach.as_mut().filter(|_| !is_due).and_then(|reach| reach.begin_probe(now));
         match of_one {
-            Some((place, purpose, serial)) => {
-                let address = self.addresses.as_slice().get(place.at()).copied();
+            Some((at, place, purpose, serial)) => {
+                let address = self.addresses.as_slice().get(at).copied();
                 (Some(place), purpose, serial, address.into_iter().collect())
             }
             None => {

@@ -2,7 +2,7 @@
 //!
 //! Knows: what of a channel's past still holds. Never: where the wishes come from, sockets, the clock.
 
-use super::{Addresses, AdminState, ChannelKey, EditError, GroupId, Rules, Table};
+use super::{AdminState, ChannelKey, EditError, GroupId, Rules, Table};
 
 impl Table {
     /// Other rules from now on, but for `shards` and `seed`, which stay. Of each channel that is kept which the new rules
@@ -39,7 +39,10 @@ impl Table {
         let (rules, now) = (self.rules.health, self.now);
         for key in self.keys() {
             // It exists: nothing was removed meanwhile.
-            let _ = self.edit_by_lot(key, |channel, random| channel.health.begin_anew(&rules, now, random));
+            let _ = self.edit_by_lot(key, |channel, random| {
+                channel.health.begin_anew(&rules, now, random);
+                channel.begin_naming(now);
+            });
             self.schedule(key);
         }
     }
@@ -92,26 +95,6 @@ impl Table {
             self.take_away(key);
         }
     }
-
-    /// Gives a channel the addresses that its name has now; `false`: it has them already. Leases taken before keep the old
-    /// ones; nothing is known of new ones.
-    ///
-    /// # Errors
-    /// `UnknownChannel`.
-    pub fn readdress(&mut self, key: ChannelKey, addresses: Addresses) -> Result<bool, EditError> {
-        let sorted = |addresses: &Addresses| {
-            let mut all = addresses.as_slice().to_vec();
-            all.sort_unstable();
-            (addresses.host().map(str::to_owned), all)
-        };
-        let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
-        // A resolver may list them in another order each time.
-        if sorted(&channel.addresses) == sorted(&addresses) {
-            return Ok(false);
-        }
-        self.move_to(key, addresses)?;
-        Ok(true)
-    }
 }
 
 #[cfg(test)]
@@ -121,8 +104,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{
-        ChannelId, CheckRules, ClientAddr, DialCause, DialFailure, HealthRules, HealthState, Lease,
-        NoChannel, ProbeResult, Turn,
+        Addresses, ChannelId, CheckRules, ClientAddr, DialCause, DialFailure, HealthRules, HealthState,
+        Lease, NoChannel, ProbeResult, Turn,
     };
     use super::*;
     use crate::spec::{Policy, Weight};
@@ -287,9 +270,10 @@ mod tests {
             .expect("a number");
         let lease = pick(&mut table).expect("it is up");
         table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
-        assert_eq!(table.readdress(key(0), list(&[2, 1]).named("web")), Ok(false));
+        assert_eq!(table.readdress(key(0), list(&[2, 1]).named("web")), Ok(None));
         assert_eq!(state(&table, 0), HealthState::Ejected);
-        assert_eq!(table.readdress(key(0), list(&[2, 3]).named("web")), Ok(true));
+        let moved = table.readdress(key(0), list(&[2, 3]).named("web"));
+        assert!(moved.is_ok_and(|moved| moved.is_some()));
         assert_eq!(state(&table, 0), HealthState::Untried, "nothing is known of it");
         assert_eq!(pick(&mut table).expect("it is up").addresses().as_slice(), list(&[2, 3]).as_slice());
     }

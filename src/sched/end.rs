@@ -31,6 +31,8 @@ pub enum End {
     ChannelDown,
     /// Its service was taken from the file, and was to take its connections with it.
     Removed,
+    /// The name of its channel has this address no more, and connections to it were to end.
+    AddressRemoved,
     /// An operator closed this one.
     Closed,
     /// The process, or the service, has ended.
@@ -67,7 +69,7 @@ pub enum OwnFault {
 
 impl End {
     /// All there are.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -78,6 +80,7 @@ impl End {
         Self::Kicked,
         Self::ChannelDown,
         Self::Removed,
+        Self::AddressRemoved,
         Self::Closed,
         Self::ShutDown,
         Self::Ours(OwnFault::Memory),
@@ -104,7 +107,7 @@ impl End {
     ];
 
     /// Those that a connection can have that had a channel are the first so many of [`End::ALL`].
-    pub const WITH_CHANNEL: usize = 16;
+    pub const WITH_CHANNEL: usize = 17;
 
     /// Before the last so many of [`End::ALL`] are those of clients that were let in.
     const LET_IN: usize = Self::ALL.len() - 3;
@@ -122,9 +125,10 @@ impl End {
             Self::Kicked => 7,
             Self::ChannelDown => 8,
             Self::Removed => 9,
-            Self::Closed => 10,
-            Self::ShutDown => 11,
-            Self::Ours(fault) => 12 + fault as usize,
+            Self::AddressRemoved => 10,
+            Self::Closed => 11,
+            Self::ShutDown => 12,
+            Self::Ours(fault) => 13 + fault as usize,
             Self::Lost(why) => Self::WITH_CHANNEL + why.index(),
             Self::Refused(rule) => Self::LET_IN + rule as usize,
         }
@@ -165,6 +169,7 @@ impl fmt::Display for End {
             Self::Kicked => "kicked",
             Self::ChannelDown => "channel down",
             Self::Removed => "service removed",
+            Self::AddressRemoved => "address removed",
             Self::Closed => "closed by operator",
             Self::ShutDown => "shut down",
             Self::Ours(OwnFault::Memory) => "internal error: no memory",

@@ -136,6 +136,8 @@ enum Checked {
 #[derive(Debug)]
 pub(super) struct Health {
     ejection: Option<Ejection>,
+    /// Its name has no address any more: since when, and in whose words.
+    absence: Option<(Duration, String)>,
     /// The delay before the probe that is due, or was last.
     delay: Duration,
     /// For how long it is to be left alone if it closes its connections at once, or was last.
@@ -161,6 +163,7 @@ impl Health {
     pub(super) fn new(rules: &HealthRules, now: Duration, random: &mut Random) -> Self {
         Self {
             ejection: None,
+            absence: None,
             delay: FIRST_DELAY,
             rest: FIRST_REST,
             checked: Checked::New,
@@ -203,6 +206,7 @@ impl Health {
             ramp_from: self.ramp_from,
             return_due: self.ejection.as_ref().map(|ejection| ejection.probe_at),
             check_due: self.check_at,
+            absence: self.absence.clone(),
         }
     }
 
@@ -230,6 +234,7 @@ impl Health {
         let fresh = Self::new(rules, now, random);
         let mut health = Self {
             ejection: record.ejected.as_ref().map(ejection),
+            absence: record.absence.as_ref().map(|(since, why)| (now.min(*since), why.clone())),
             delay: record.delay.clamp(FIRST_DELAY, LAST_DELAY),
             rest: record.rest.clamp(FIRST_REST, LAST_REST),
             checked: match &record.checked {
@@ -280,7 +285,27 @@ impl Health {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.ejection.is_none() && !matches!(self.checked, Checked::Down { .. })
+        self.ejection.is_none() && self.absence.is_none() && !matches!(self.checked, Checked::Down { .. })
+    }
+
+    /// Its name has no address any more (or none yet), and that is believed. `false`: that was known.
+    pub(super) fn vanish(&mut self, why: &str, now: Duration) -> bool {
+        let since = self.absence.as_ref().map(|&(since, _)| since);
+        self.absence = Some((since.unwrap_or(now), why.to_owned()));
+        since.is_none()
+    }
+
+    /// Its name has an address. `false`: it had one before.
+    pub(super) fn reappear(&mut self, rules: &HealthRules, now: Duration) -> bool {
+        let was_gone = self.absence.take().is_some();
+        if was_gone {
+            self.rise(rules, now);
+        }
+        was_gone
+    }
+
+    pub(super) fn has_vanished(&self) -> bool {
+        self.absence.is_some()
     }
 
     pub(super) fn is_ejected(&self) -> bool {
@@ -525,6 +550,10 @@ impl Health {
 
     /// `weighs`: the policy of its group goes by shares, so that a growing one matters.
     pub(super) fn snapshot(&self, rules: &HealthRules, weighs: bool, now: Duration) -> HealthSnapshot {
+        if let Some((since, why)) = &self.absence {
+            let (state, why) = (HealthState::Down, Some(why.clone()));
+            return HealthSnapshot { state, age: now.saturating_sub(*since), why, failing: None };
+        }
         let mut failing = None;
         let (state, since, why) = match (&self.checked, &self.ejection) {
             (Checked::Down { since, why, .. }, _) => (HealthState::Down, *since, Some(why.clone())),

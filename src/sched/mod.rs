@@ -1,9 +1,9 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `naming`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
-//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `survey`, `shared`;
+//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `moving`, `survey`, `shared`;
 //! `rule_set`, `denials`, `client_limits` and `gate`: who is let in; `record` and `held` for whoever takes the place of another process.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -30,6 +30,8 @@ mod lease;
 mod line;
 mod loads;
 mod losses;
+mod moving;
+mod naming;
 mod news;
 mod outage;
 mod pause;
@@ -69,6 +71,8 @@ pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
 pub use lease::{Lease, Slot};
 pub use line::Ticket;
 pub use losses::{BadGreeting, Loss, NoChannel};
+pub use moving::AddressesMoved;
+pub use naming::NameSnapshot;
 pub use outage::ToldOutage;
 pub use peers::{Announced, Peers};
 pub use probing::Probe;

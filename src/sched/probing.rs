@@ -68,6 +68,9 @@ impl Table {
     /// A probe was answered. The answer to one of a channel that is gone or has other addresses by now changes nothing.
     pub fn probed(&mut self, probe: &Probe, result: ProbeResult) -> Option<Transition> {
         let (rules, now) = (self.rules.health, self.now);
+        if matches!(result, ProbeResult::Bad(_)) {
+            self.doubt(probe.channel);
+        }
         if let Some(place) = probe.address {
             return self.address_probed(probe, place, result);
         }

@@ -35,21 +35,16 @@ impl AddressOrder {
     }
 }
 
-/// One address of a channel, as it was when a probe of it began.
-#[derive(Debug, Clone, Copy)]
+/// One address of a channel, by when it came: it tells an address from one that has its place later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProbedAddress {
     at: usize,
     life: u32,
 }
 
-impl ProbedAddress {
-    pub(super) fn at(self) -> usize {
-        self.at
-    }
-}
-
 #[derive(Debug)]
 struct Address {
+    came: ProbedAddress,
     health: Health,
     /// What it was found wanting by, while it is out.
     out_by: Purpose,
@@ -59,21 +54,47 @@ struct Address {
 #[derive(Debug)]
 pub(super) struct Reach {
     list: Box<[Address]>,
-    /// Tells them from the addresses that the channel had before.
-    life: u32,
     /// `None`: all answer, in the order in which they are listed.
     order: Option<Arc<AddressOrder>>,
 }
 
 impl Reach {
-    /// `None` for a single address: the channel's own health is its.
+    /// `None` for a single address: the channel's own health is its. `life` tells them from the addresses that the channel had before.
     pub(super) fn of(count: usize, life: u32, now: Duration, random: &mut Random) -> Option<Box<Self>> {
-        let new = |random: &mut Random| Address {
-            health: Health::new(&RULES, now, random),
-            out_by: Purpose::Return,
+        Self::carried(None, &vec![None; count], life, now, random)
+    }
+
+    /// What is known of those that stay of the addresses `before`: for each of the new ones its place among the old, if it has one.
+    /// `None` for a single address.
+    pub(super) fn carried(
+        before: Option<Box<Self>>,
+        places: &[Option<usize>],
+        life: u32,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<Box<Self>> {
+        if places.len() < 2 {
+            return None;
+        }
+        let mut before: Vec<Option<Address>> =
+            before.map_or_else(Vec::new, |reach| reach.list.into_iter().map(Some).collect());
+        let mut address = |(at, place): (usize, &Option<usize>)| {
+            let stays = place.and_then(|place| before.get_mut(place)?.take());
+            stays.unwrap_or_else(|| Address {
+                came: ProbedAddress { at, life },
+                health: Health::new(&RULES, now, random),
+                out_by: Purpose::Return,
+            })
         };
-        let list = (0..count).map(|_| new(random)).collect();
-        (count > 1).then(|| Box::new(Self { list, life, order: None }))
+        let list = places.iter().enumerate().map(&mut address).collect();
+        let mut reach = Box::new(Self { list, order: None });
+        reach.sort();
+        Some(reach)
+    }
+
+    /// Why this one of them is out, if it is.
+    pub(super) fn out_for(&self, at: usize) -> Option<&str> {
+        self.list.get(at)?.health.ejected_for()
     }
 
     /// Of each address what is known, and whether it was a check that it was found wanting by.
@@ -116,12 +137,12 @@ impl Reach {
     }
 
     /// The probe that is due begins: of which address, what for, and its number.
-    pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(ProbedAddress, Purpose, u32)> {
+    pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(usize, ProbedAddress, Purpose, u32)> {
         let is_due = |address: &Address| address.health.probe_at().is_some_and(|at| at <= now);
         let at = self.list.iter().position(is_due)?;
-        let Address { health, out_by } = &mut self.list[at];
+        let Address { came, health, out_by } = &mut self.list[at];
         let (_, serial) = health.begin_probe(now);
-        Some((ProbedAddress { at, life: self.life }, *out_by, serial))
+        Some((at, *came, *out_by, serial))
     }
 
     /// An attempt that began then has failed. `true`: the address is out by that.
@@ -134,7 +155,7 @@ impl Reach {
         now: Duration,
         random: &mut Random,
     ) -> bool {
-        let Some(Address { health, out_by }) = self.list.get_mut(at) else { return false };
+        let Some(Address { health, out_by, .. }) = self.list.get_mut(at) else { return false };
         if health.has_returned_after(begun) {
             return false;
         }
@@ -155,7 +176,7 @@ impl Reach {
         begun: Duration,
         now: Duration,
     ) -> Option<Duration> {
-        let Address { health, out_by } = self.list.get_mut(at)?;
+        let Address { health, out_by, .. } = self.list.get_mut(at)?;
         // That it takes connections does not make it pass its check.
         if *out_by != by {
             return None;
@@ -173,7 +194,7 @@ impl Reach {
         now: Duration,
         random: &mut Random,
     ) -> Option<Duration> {
-        let address = self.list.get_mut(place.at).filter(|_| place.life == self.life)?;
+        let address = self.list.iter_mut().find(|address| address.came == place)?;
         let change = address.health.probed(&RULES, serial, result, now, random);
         self.back(change)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::channel::{Channel, LastError};
 use super::connect_times::ConnectTimes;
 use super::health::Health;
+use super::naming::Naming;
 use super::reach::Reach;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, Loss, MAX_CHANNELS,
@@ -227,13 +228,14 @@ impl Table {
         record: &ChannelRecord,
     ) -> Result<Option<ChannelId>, ChannelFault> {
         let (rules, now) = (self.rules.health, self.now);
-        let addresses =
-            Addresses::new(record.addresses.clone()).ok_or(ChannelFault::NoAddress).map(|addresses| {
-                match &record.host {
-                    Some(host) => addresses.named(host),
-                    None => addresses,
-                }
-            })?;
+        let unknown = || Some(Addresses::unknown(record.host.as_ref()?, record.port));
+        let addresses = Addresses::new(record.addresses.clone()).or_else(unknown);
+        let addresses = addresses
+            .map(|addresses| match &record.host {
+                Some(host) => addresses.named(host).lazily(record.lazy),
+                None => addresses,
+            })
+            .ok_or(ChannelFault::NoAddress)?;
         let count = record.addresses.len();
         if count > usize::from(u16::MAX) {
             return Err(ChannelFault::Addresses(count));
@@ -275,6 +277,10 @@ impl Table {
                 channel.reach = reach;
             }
             channel.used = record.used;
+            if let (Some(naming), Some(record)) = (&mut channel.naming, &record.naming) {
+                **naming = Naming::restore(record, now);
+            }
+            channel.vanish_if_unknown(now);
             channel.unanswered = record.unanswered;
             channel.autodisabled = record.autodisabled;
             (channel.totalc, channel.failed) = (record.totalc, record.failed);
@@ -351,6 +357,9 @@ impl Channel {
         Some(ChannelRecord {
             host: self.addresses.host().map(str::to_owned),
             addresses: self.addresses.as_slice().to_vec(),
+            port: self.addresses.port(),
+            lazy: self.addresses.is_lazy(),
+            naming: self.naming.as_deref().map(Naming::record),
             state: match self.state {
                 AdminState::Enabled => DecidedRecord::Enabled,
                 AdminState::Disabled => DecidedRecord::Disabled,

@@ -78,6 +78,11 @@ enum Host<'a> {
     Name(&'a str),
 }
 
+/// May a resolver say other addresses of this host tomorrow?
+pub(super) fn is_name(typed: &str) -> bool {
+    matches!(Host::of(typed), Host::Name(_))
+}
+
 impl<'a> Host<'a> {
     fn of(typed: &'a str) -> Self {
         if typed.starts_with("unix:") {

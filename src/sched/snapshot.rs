@@ -10,7 +10,7 @@ use super::Peers;
 use super::end::End;
 use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
-    Loss, Policy, Weight,
+    Loss, NameSnapshot, Policy, Weight,
 };
 use crate::spec::ChannelManner;
 
@@ -25,6 +25,8 @@ pub struct ChannelSnapshot {
     pub addresses_out: Vec<(SocketAddr, String)>,
     /// The one that answered a client last.
     pub used: Option<SocketAddr>,
+    /// What is known of its name; `None`: its host is an address.
+    pub naming: Option<NameSnapshot>,
     /// With `-a`: no address answered the last attempt, nor any since.
     pub unanswered: bool,
     /// `-a` has disabled it, and no operator has said anything about that since.

@@ -2,7 +2,7 @@
 //!
 //! Knows: every group, the rules of the instance, what time it is told. Never: text formats, sockets, files, signals, the clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -75,6 +75,8 @@ pub struct Table {
     pub(super) changes: Changes,
     /// Groups with news; kept for its memory, empty between calls.
     stirred: Vec<GroupId>,
+    /// Channels whose names may mean other addresses by now: they failed.
+    pub(super) doubts: BTreeSet<ChannelKey>,
 }
 
 impl Table {
@@ -96,6 +98,7 @@ impl Table {
             outage: ToldOutage::default(),
             changes: Changes::default(),
             stirred: Vec::new(),
+            doubts: BTreeSet::new(),
         }
     }
 
@@ -142,6 +145,7 @@ impl Table {
         let reach = Reach::of(addresses.as_slice().len(), 0, self.now, &mut self.random);
         let mut channel = Channel::new(addresses, None, AdminState::Disabled, health, slots);
         channel.reach = reach;
+        channel.begin_naming(self.now);
         channel.paused = self.paused;
         set(&mut channel);
         self.group_mut(group).push(channel);
@@ -161,6 +165,7 @@ impl Table {
         self.move_to(key, addresses)
     }
 
+    /// Gives a channel other addresses, of which nothing is known.
     pub(super) fn move_to(&mut self, key: ChannelKey, addresses: Addresses) -> Result<(), EditError> {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.assign(key.channel.index(), addresses);
@@ -169,6 +174,7 @@ impl Table {
         let (rules, now) = (self.rules.health, self.now);
         self.edit_by_lot(key, |channel, random| {
             channel.health.begin_anew(&rules, now, random);
+            channel.begin_naming(now);
             channel.lives = channel.lives.wrapping_add(1);
             channel.reach = Reach::of(channel.addresses.as_slice().len(), channel.lives, now, random);
             channel.used = None;
@@ -384,6 +390,7 @@ impl Table {
             ejects.then(|| Happened::Ejected(words.to_owned()))
         });
         let what = happened.ok().flatten()?;
+        self.doubt(key);
         self.schedule(key);
         Some(Transition { channel: key, address: lease.addresses().first(), what })
     }

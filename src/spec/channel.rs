@@ -17,6 +17,8 @@ pub struct ChannelSpec {
     pub host: String,
     /// `None`: the port that its service listens on.
     pub port: Option<PortWord>,
+    /// A start may go on though its name has no address yet.
+    pub lazy: bool,
     /// The most simultaneous connections. `None`: no limit.
     pub maxc: Option<NonZeroU32>,
     /// Its share of the clients of its group.

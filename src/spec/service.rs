@@ -23,6 +23,8 @@ pub struct ServiceSpec {
     pub sources: Vec<HostSpec>,
     /// `-t`, at least 1 ms.
     pub connect_timeout: Duration,
+    /// `--resolve`, at least 100 ms: how often names of channels are looked up. `None`: only at the start.
+    pub resolve: Option<Duration>,
     /// `-T`. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// `--half-close-timeout`. `None`: never.

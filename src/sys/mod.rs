@@ -2,7 +2,7 @@
 //!
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
-//! fault an error is, `scheduling` sets the priority of a thread,
+//! fault an error is, `scheduling` sets the priority of a thread, `hosts` is the system's resolver,
 //! `sources` has our own addresses in turn, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod child;
@@ -14,6 +14,7 @@ pub(crate) mod clock;
 pub mod descriptors;
 pub(crate) mod fault;
 pub mod given;
+pub(crate) mod hosts;
 pub mod listen;
 pub mod passing;
 pub(crate) mod poller;

@@ -32,6 +32,7 @@ mod layers;
 mod limits;
 mod list;
 mod looks;
+mod names;
 mod options;
 mod page;
 mod pauses;

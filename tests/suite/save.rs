@@ -90,6 +90,8 @@ fn options_are_all_there() {
         "127.0.0.1",
         "-t",
         "7",
+        "--resolve",
+        "45s",
         "-T",
         "300",
         "--half-close-timeout",
@@ -134,7 +136,7 @@ fn options_are_all_there() {
     let line = saved(&instance);
     for words in [
         "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno --drain-timeout 8s --state '/nowhere/the state' ",
-        " -K 30:5:3 -B 127.0.0.1 -t 7 -T 5m --half-close-timeout 90s -k 60:10:4 ",
+        " -K 30:5:3 -B 127.0.0.1 -t 7 --resolve 45s -T 5m --half-close-timeout 90s -k 60:10:4 ",
         " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject ",
         r#" --check 'send:it'\''s $HOME\r\n;expect:a "b" !' --check-interval 1d --check-timeout 3s "#,
         " --check-rise 4 --check-fall 5 --check-port 9 --fail-open off --on-down kick ",

@@ -69,9 +69,10 @@ pub(super) fn apply_edit(
         }
         PlannedEdit::Readdress(key, number, place) => {
             let channel = groups.get(number)?.channels.get(place)?;
-            let is_other = table.readdress(key, channel.addresses.clone()).ok()?;
+            let moved = table.readdress(key, channel.addresses.clone()).ok()??;
             let all: Vec<String> = channel.addresses.as_slice().iter().map(SocketAddr::to_string).collect();
             let at = key.channel.index();
+            let is_other = !moved.added.is_empty() || !moved.left.is_empty();
             is_other.then(|| {
                 Ok(format!(
                     "group {number} channel {at}: {} has other addresses: {}",

@@ -20,6 +20,7 @@ use crate::control::Names;
 use crate::handover::message::{
     DenialRecord, LinedChannelRecord, LinedGroupRecord, OfferedService, ServiceRecord,
 };
+use crate::names::HeldNames;
 use crate::net::server::Running;
 use crate::observe::Owner;
 use crate::sched::{
@@ -30,11 +31,15 @@ use crate::sys::listen::{Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
 /// While this is there, nothing is reloaded.
-pub(in crate::app) struct Frozen<'a>(&'a AtomicBool);
+pub(in crate::app) struct Frozen<'a> {
+    is_frozen: &'a AtomicBool,
+    /// Nor have names other addresses: what is offered has to be what is handed over.
+    _names: HeldNames,
+}
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.is_frozen.store(false, Ordering::SeqCst);
     }
 }
 
@@ -61,7 +66,9 @@ pub(in crate::app) struct Legacy {
 impl Roster {
     /// Nothing is reloaded until this is dropped. `None`: it is so already.
     pub(in crate::app) fn freeze(&self) -> Option<Frozen<'_>> {
-        (!self.is_frozen.swap(true, Ordering::SeqCst)).then(|| Frozen(&self.is_frozen))
+        let is_frozen = &self.is_frozen;
+        (!is_frozen.swap(true, Ordering::SeqCst))
+            .then(|| Frozen { is_frozen, _names: self.tools.names.hold() })
     }
 
     /// The services that another process can have, their listeners, and what their hosts mean.
@@ -79,7 +86,7 @@ impl Roster {
             }
         });
         let listeners = serving().map(|member| member.served.listener.clone());
-        let hosts = members.all.iter().flat_map(|member| member.known.clone()).collect();
+        let hosts = members.all.iter().flat_map(RosterEntry::known).collect();
         (services.collect(), listeners.collect(), hosts)
     }
 
@@ -121,6 +128,7 @@ impl Roster {
         let channel = |channel: &Lined| LinedChannelRecord {
             number: channel.key.map(|key| key.channel.index()),
             addresses: channel.addresses.as_slice().to_vec(),
+            port: channel.addresses.port(),
         };
         let group =
             |group: &LinedGroup| LinedGroupRecord { channels: group.channels.iter().map(channel).collect() };
@@ -141,19 +149,23 @@ impl Roster {
 
     /// Leaves the channels of all services alone: another process minds them.
     pub(in crate::app) fn leave_channels(&self) {
-        self.members().all.iter().for_each(|member| self.tools.minder.leave(&member.served.alarm));
+        for member in &self.members().all {
+            self.tools.minder.leave(&member.served.alarm);
+            self.tools.names.leave(&member.served.names);
+        }
     }
 
     /// Minds them again.
     pub(in crate::app) fn mind_channels(&self) {
         for member in &self.members().all {
-            let super::Served { parts, running, alarm, log, .. } = &member.served;
+            let super::Served { parts, running, alarm, names, log, .. } = &member.served;
             if !member.is_killed() {
                 // A door that was shut is open again, and shut again if that is still so.
                 if let Err(e) = running.admit() {
                     log.tell(&super::Event::AcceptFailed { cause: e.to_string() });
                 }
-                self.tools.minder.mind(alarm, parts.ward(log, running));
+                self.tools.minder.mind(alarm, parts.ward(log, running, names));
+                self.tools.names.mind(names, parts.resident(log, running, alarm));
             }
         }
     }
@@ -327,7 +339,9 @@ fn lined(spec: &ServiceSpec, records: &[LinedGroupRecord]) -> Option<Vec<LinedGr
             return None;
         }
         let channels = specs.into_iter().zip(&record.channels).map(|(spec, record)| {
-            let addresses = Addresses::new(record.addresses.clone())?.named(&spec.host);
+            let unknown = || Addresses::unknown(&spec.host, record.port);
+            let addresses = Addresses::new(record.addresses.clone()).unwrap_or_else(unknown);
+            let addresses = addresses.named(&spec.host).lazily(spec.lazy);
             let key = record.number.and_then(|channel| ChannelKey::new(number, channel));
             Some(Lined::of(spec, addresses, key))
         });

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use super::*;
 use crate::app::controllers;
 use crate::app::deadlines::Deadlines;
+use crate::names::resolve;
 use crate::net::server::Options;
 use crate::process::Notifier;
 use crate::sched::GroupId;
@@ -39,13 +40,14 @@ impl Process {
         };
         let server = Server::start(clock, &log, options, || ()).expect("workers");
         let minder = Minder::start(clock, &log, server.budget()).expect("a thread");
-        let (checks, process) = (minder.clone(), ProcessSpec::default());
+        let names = Resolver::new(clock, &log, 7, resolve::answer);
+        let (checks, stays, process) = (minder.clone(), names.clone(), ProcessSpec::default());
         let deadlines = Arc::new(Deadlines::new(Notifier::to_nobody()));
         let manage = move |served: &Served, written: &Arc<RwLock<Written>>| {
             controllers::manage(
                 served,
                 written,
-                (&checks, &ProcessSpec::default(), clock),
+                ((&checks, &stays), &ProcessSpec::default(), clock),
                 (&deadlines, &Arc::default()),
                 plan::LineSource::File,
             )
@@ -53,8 +55,18 @@ impl Process {
         let hooks = ProgramHooks::new(&log, clock);
         let lists = ListWatch::new(&log);
         let rates = Arc::default();
-        let tools =
-            Tools { server: server.clone(), minder, hooks, lists, rates, clock, log, workers: 2, seed: 7 };
+        let tools = Tools {
+            server: server.clone(),
+            minder,
+            names,
+            hooks,
+            lists,
+            rates,
+            clock,
+            log,
+            workers: 2,
+            seed: 7,
+        };
         let files =
             Files { paths: vec!["services".into()], words: Vec::new(), check_only: false, replace: false };
         let source = Source { files, directory: directory.clone() };

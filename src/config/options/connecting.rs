@@ -8,6 +8,13 @@ use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, 
 use super::super::wrong::Word;
 use crate::spec::ProxyTlvs;
 
+/// Resolvers are asked no more often than this. Ten times a second is more than any name changes.
+const RESOLVE: Span = Span {
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(86_400),
+    zero: Some("only at the start"),
+};
+
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
@@ -41,6 +48,21 @@ pub(in super::super) static ROWS: &[Row] = &[
             span => set(&mut draft.service.connect_timeout, span?),
         },
         print: |draft| print_seconds(draft.service.connect_timeout),
+        ..PLAIN
+    },
+    Row {
+        long: "resolve",
+        value: TIME,
+        help: "Look the names of channels up again every TIME",
+        default: "30s; 0 is only at the start",
+        more: "100ms to 1d, give or take 10 %. balance asks the system's resolver, as ping does. A name is also looked up at once when \
+               one of its channels is ejected or fails a check, at most once a second. New connections go to the addresses \
+               that the name has now; connections to an address that is gone live on, unless --on-remove is kick. A lookup that fails \
+               changes nothing. That a name does not exist is believed after three answers over at least 30 s, and only while another \
+               channel is up. With 0, names are looked up only at the start, on reload and by the command resolve. A channel word \
+               with lazy behind a comma may have no address at the start. Example: balance --resolve 10s 80 web1 web2,lazy",
+        read: |draft, word| set(&mut draft.service.resolve, RESOLVE.read_or(word)?),
+        print: |draft| print_or(draft.service.resolve),
         ..PLAIN
     },
     Row {

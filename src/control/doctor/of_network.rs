@@ -33,6 +33,9 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
     for service in &case.services {
         let from: Vec<_> = service.spec.sources.iter().map(|host| host.name.as_str()).collect();
         for channel in service.table.groups.iter().flat_map(|group| &group.channels) {
+            if !channel.addresses.is_known() {
+                continue;
+            }
             // Of several addresses it is the one that answered last.
             let to = channel.used.unwrap_or_else(|| channel.addresses.first());
             let way = SourceAndTarget { from: from.clone(), to };

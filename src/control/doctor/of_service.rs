@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::finding::Finding;
 use super::signs::{Case, NameSign, ServiceSigns};
-use crate::control::status::{health_name, why};
+use crate::control::status::{health_name, shown_address, why};
 use crate::sched::{AdminState, ChannelSnapshot, GroupSnapshot, HealthState, Loss, NoChannel, Weight};
 
 /// As many channels, names or addresses are named.
@@ -47,7 +47,7 @@ fn why_unusable(channel: &ChannelSnapshot) -> Option<String> {
         },
         AdminState::Disabled | AdminState::DisabledHard => "is disabled".to_owned(),
     };
-    Some(format!("channel {} ({}) {state}", channel.id.index(), channel.addresses.first()))
+    Some(format!("channel {} ({}) {state}", channel.id.index(), shown_address(channel)))
 }
 
 fn unusable(group: &GroupSnapshot) -> Vec<String> {
@@ -220,6 +220,11 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
             "a start waits for it, and a reload keeps the old addresses",
             format!("getent ahosts {host}, and compare the name servers in /etc/resolv.conf"),
         )),
+        Some(Err(why)) if known.is_empty() => Some(Finding::broken(
+            format!("the name '{host}' means nothing yet ({why})"),
+            "its channel gets no client until a resolver knows an address",
+            format!("getent ahosts {host}, and put the name into DNS or /etc/hosts"),
+        )),
         Some(Err(why)) => Some(Finding::broken(
             format!("the name '{host}' means nothing now ({why}); balance still uses {}", listed(known)),
             "this process goes on, but it cannot be started again",
@@ -228,10 +233,9 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
         Some(Ok(now)) if now != known => Some(Finding::advice(
             format!("the name '{host}' means {} now, and balance uses {}", listed(now), listed(known)),
             "clients go to the old addresses until the name is looked up again",
-            match case.serving().find(|service| service.spec.listen.typed.at.is_some()) {
-                Some(service) => service.command("reload"),
-                None => case.command("upgrade"),
-            },
+            case.serving()
+                .next()
+                .map_or_else(|| case.command("resolve"), |service| service.command("resolve")),
         )),
         Some(Ok(_)) => None,
     };

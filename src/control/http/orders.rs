@@ -333,6 +333,7 @@ fn is_for_http(command: &Command) -> bool {
         | Command::Use(_)
         | Command::Reload { .. }
         | Command::Reopen
+        | Command::Resolve(_)
         | Command::Upgrade(_)
         | Command::Tap(_)
         | Command::Top

@@ -14,7 +14,7 @@ use super::history::{HourHistory, ServiceHistory};
 use super::plot::{Plot, byte_rate, plots};
 use super::question::{PageQuestion, SessionColumn};
 use super::sight::{SeenProcess, SeenService, SeenSession};
-use crate::control::status::{age, health_word, service_word, short_time, state_word, why};
+use crate::control::status::{age, health_word, service_word, short_time, shown_address, state_word, why};
 use crate::control::vitals::Vitals;
 use crate::observe::{PastEvent, utc};
 use crate::sched::{
@@ -330,7 +330,7 @@ impl ChannelView {
         };
         Self {
             number: channel.id.index(),
-            address: channel.addresses.first().to_string(),
+            address: shown_address(channel),
             host: channel.addresses.host().filter(|host| host.parse::<IpAddr>().is_err()).map(str::to_owned),
             tone,
             state: state_word(channel.state),

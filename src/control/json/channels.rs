@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::control::status::{health_name, ramp_percent, state_word};
-use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot};
+use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot};
 use crate::spec::ProxyVersion;
 
 #[derive(Serialize)]
@@ -28,9 +28,10 @@ struct ChannelObject<'a> {
     channel: usize,
     host: Option<&'a str>,
     port: u16,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     addresses: Vec<AddressObject<'a>>,
     used: Option<SocketAddr>,
+    resolve: Option<ResolveObject<'a>>,
     state: &'static str,
     enabled: bool,
     autodisabled: bool,
@@ -79,6 +80,28 @@ struct LastErrorObject<'a> {
     age_seconds: f64,
 }
 
+#[derive(Serialize)]
+struct ResolveObject<'a> {
+    answered_at: Option<String>,
+    answered_age_seconds: Option<f64>,
+    error: Option<&'a str>,
+    failing_since: Option<String>,
+    failing_age_seconds: Option<f64>,
+}
+
+impl<'a> ResolveObject<'a> {
+    fn of(naming: &'a NameSnapshot, now: Duration) -> Self {
+        let failing = naming.failing.as_ref();
+        Self {
+            answered_at: naming.answered.map(|age| ago(now, age)),
+            answered_age_seconds: naming.answered.map(seconds),
+            error: failing.map(|(why, _)| why.as_str()),
+            failing_since: failing.map(|(_, age)| ago(now, *age)),
+            failing_age_seconds: failing.map(|(_, age)| seconds(*age)),
+        }
+    }
+}
+
 impl<'a> GroupObject<'a> {
     pub(super) fn of(group: &'a GroupSnapshot, now: Duration) -> Self {
         let channels = group.channels.iter().map(|channel| ChannelObject::of(channel, now)).collect();
@@ -88,7 +111,6 @@ impl<'a> GroupObject<'a> {
 
 impl<'a> ChannelObject<'a> {
     fn of(channel: &'a ChannelSnapshot, now: Duration) -> Self {
-        let address = channel.addresses.first();
         let last_error = channel.last_error.as_ref().map(|(error, age)| LastErrorObject {
             error,
             at: ago(now, *age),
@@ -97,10 +119,11 @@ impl<'a> ChannelObject<'a> {
         Self {
             channel: channel.id.index(),
             host: channel.addresses.host(),
-            port: address.port(),
-            address,
+            port: channel.addresses.port(),
+            address: channel.addresses.is_known().then(|| channel.addresses.first()),
             addresses: addresses(channel),
             used: channel.used,
+            resolve: channel.naming.as_ref().map(|naming| ResolveObject::of(naming, now)),
             state: state_word(channel.state),
             enabled: channel.state == AdminState::Enabled,
             autodisabled: channel.autodisabled,

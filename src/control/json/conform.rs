@@ -19,8 +19,8 @@ use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
     Addresses, AdminState, Announced, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End,
-    Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, Peers, Policy,
-    SessionSnapshot, Snapshot, Weight,
+    Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, NameSnapshot, Peers,
+    Policy, SessionSnapshot, Snapshot, Weight,
 };
 use crate::spec::ChannelManner;
 
@@ -42,7 +42,8 @@ fn address() -> BoxedStrategy<SocketAddr> {
 }
 
 fn addresses() -> BoxedStrategy<Addresses> {
-    let list = prop::collection::vec(address(), 1..4).prop_map(|list| Addresses::new(list).expect("one"));
+    let list = prop::collection::vec(address(), 0..4)
+        .prop_map(|list| Addresses::new(list).unwrap_or_else(|| Addresses::unknown("web", 80)));
     (list, any::<Option<String>>())
         .prop_map(|(list, host)| match host {
             Some(host) => list.named(&host),
@@ -79,12 +80,13 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
         prop::option::of(address()),
         any::<String>(),
         ends(&End::ALL[..End::WITH_CHANNEL]),
+        prop::option::of((prop::option::of(span()), prop::option::of((any::<String>(), span())))),
     );
     (first, second, third)
         .prop_map(|(first, second, third)| {
             let (addresses, health, state, weight, bits, id) = first;
             let ([maxc, active, waiting], [totalc, failed, sent_bytes, rcvd_bytes], [p50, p99]) = second;
-            let (last_error, used, why, ends) = third;
+            let (last_error, used, why, ends, naming) = third;
             let failures = DialCause::ALL.into_iter().zip([failed % 7, 0, failed % 3]).collect();
             let ended = Ended { ends, failures, ..Ended::default() };
             let [unanswered, autodisabled, retires, paused] = bits;
@@ -96,6 +98,7 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
                 addresses,
                 addresses_out,
                 used,
+                naming: naming.map(|(answered, failing)| NameSnapshot { answered, failing }),
                 unanswered,
                 autodisabled,
                 state,

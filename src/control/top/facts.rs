@@ -110,6 +110,7 @@ pub(super) struct ChannelFacts {
     pub(super) channel: u32,
     pub(super) host: Option<Shown>,
     pub(super) port: Option<u16>,
+    #[serde(deserialize_with = "address_if_known")]
     pub(super) address: Shown,
     pub(super) addresses: Vec<AddressFacts>,
     pub(super) used: Option<Shown>,
@@ -222,6 +223,11 @@ impl<'de> Deserialize<'de> for Shown {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from).map(|text| Self::new(&text))
     }
+}
+
+/// `null` is the address of a channel whose name nobody could look up yet.
+fn address_if_known<'de, D: Deserializer<'de>>(from: D) -> Result<Shown, D::Error> {
+    Ok(Option::<Shown>::deserialize(from)?.unwrap_or_else(|| Shown::new("unresolved")))
 }
 
 /// Control characters, other blanks than the usual one, and what has no width: marks of byte order and of direction, joiners.

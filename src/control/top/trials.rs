@@ -697,6 +697,7 @@ fn all_states() -> Vec<ChannelSnapshot> {
                         .into_iter()
                         .collect(),
                     used: is(3).then_some(addresses[1]),
+                    naming: None,
                     unanswered: false,
                     autodisabled: false,
                     state,

@@ -4,6 +4,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -262,6 +263,23 @@ impl<P: Readiness> Worker<P> {
             _ => false,
         };
         self.abandon_all(is_served, why)
+    }
+
+    /// Closes the connections of a channel to these addresses. One that is being made moves on by itself if it fails.
+    pub(super) fn close_addresses(
+        &mut self,
+        service: ServiceId,
+        channel: ChannelKey,
+        addresses: &[SocketAddr],
+    ) {
+        let is_of_it = |connection: &Connection| match &connection.stage {
+            Stage::Relaying { server, slot, .. } => {
+                let of_channel = connection.service.id == service && slot.key() == channel;
+                of_channel && socket::peer(server).is_some_and(|address| addresses.contains(&address))
+            }
+            _ => false,
+        };
+        self.abandon_all(is_of_it, End::AddressRemoved);
     }
 
     /// Closes all connections: first those that are reset. If the process is killed before all is done, the rest ends cleanly.

@@ -150,7 +150,7 @@ impl World {
             // Half-closed and quiet for too long has this name, whichever of the two limits it was.
             End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
             End::Lifetime => true,
-            End::Kicked | End::Closed | End::ChannelDown | End::Removed => !was_kicked,
+            End::Kicked | End::Closed | End::ChannelDown | End::Removed | End::AddressRemoved => !was_kicked,
             // No service of the simulation has rules.
             End::Refused(_) => true,
             End::ShutDown => !self.was_shut_down,

@@ -1,0 +1,423 @@
+//! When a name is looked up, and what an answer means.
+//!
+//! Knows: names, intervals, how often and since when a name was said not to exist; the time as an argument. Never: who asks, channels,
+//! threads.
+//! Source: docs/names.md.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So many answers in a row have to say that a name has no address, ...
+const ABSENCES: u32 = 3;
+/// ... over at least this time, before that is believed.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// A channel that fails has its name looked up at once, but no more often than this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// A name that nobody could look up yet is asked for at least this often.
+const UNKNOWN: Duration = Duration::from_secs(2);
+/// A resolver that says nothing for so long has failed; what it says later still counts.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a resolver says of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameAnswer {
+    /// These are its addresses; at least one. Their order means nothing.
+    Found(Vec<SocketAddr>),
+    /// There is no such name, or it has no address: the resolver's words.
+    Absent(String),
+    /// That could not be found out, and why.
+    Failed(String),
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AnswerMeaning {
+    /// The name has these addresses. It had failed for so long before.
+    Has(Vec<SocketAddr>, Option<Duration>),
+    /// Nothing changes. `true`: the answer before was another one.
+    Keeps(String, bool),
+    /// It has no address any more. `true`: the answer before was another one.
+    Gone(String, bool),
+}
+
+/// How a name is to be looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NameTerms {
+    /// Every so often; `None`: never by itself.
+    pub(super) every: Option<Duration>,
+    /// Some channel needs it to have an address at all.
+    pub(super) is_unknown: bool,
+}
+
+#[derive(Debug)]
+struct BookedName {
+    terms: NameTerms,
+    /// When it is looked up next; `None`: never by itself, or it is being looked up.
+    due: Option<Duration>,
+    /// When it was begun to be looked up last.
+    begun: Option<Duration>,
+    /// It is being looked up.
+    under_way: bool,
+    /// A channel has failed, or an operator has asked, since it was begun to be looked up: it is looked up again then.
+    again: Option<Duration>,
+    /// So many answers in a row have said that it has no address, since then.
+    absent: Option<(u32, Duration)>,
+    /// The last answers were none, since then.
+    failing: Option<(Duration, String)>,
+}
+
+/// All names of a process.
+#[derive(Debug)]
+pub(super) struct NameBook {
+    names: BTreeMap<Arc<str>, BookedName>,
+    agenda: BTreeSet<(Duration, Arc<str>)>,
+    /// Those that are being looked up, by when they will be late; one that is late is not among them.
+    awaited: BTreeSet<(Duration, Arc<str>)>,
+    lot: u64,
+}
+
+impl NameBook {
+    /// Without a name. What is left to chance hangs on `seed`.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { names: BTreeMap::new(), agenda: BTreeSet::new(), awaited: BTreeSet::new(), lot: seed }
+    }
+
+    /// A name is wanted on these terms, as it may have been before. One that is new was looked up just now, unless it is unknown.
+    pub(super) fn want(&mut self, name: &Arc<str>, terms: NameTerms, now: Duration) {
+        let before = match self.names.get(name) {
+            Some(entry) if entry.terms == terms => return,
+            Some(entry) => entry.due,
+            None => None,
+        };
+        let entry = self.names.entry(Arc::clone(name)).or_insert_with(|| BookedName {
+            terms,
+            due: None,
+            begun: None,
+            under_way: false,
+            again: None,
+            absent: None,
+            failing: None,
+        });
+        let was_unknown = entry.terms.is_unknown;
+        entry.terms = terms;
+        if entry.under_way {
+            return;
+        }
+        let next = match entry.begun {
+            None if terms.is_unknown => Some(now),
+            _ => self.next(terms, now),
+        };
+        // What was due sooner stays so, unless that was for want of any address.
+        let next = match (before, next) {
+            (Some(before), Some(next)) if !was_unknown || terms.is_unknown => Some(before.min(next)),
+            (_, next) => next,
+        };
+        self.plan(name, next);
+    }
+
+    /// Nobody has any other name any more than these.
+    pub(super) fn keep(&mut self, wanted: &BTreeSet<Arc<str>>) {
+        let gone: Vec<Arc<str>> = self.names.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        for name in gone {
+            self.plan(&name, None);
+            self.names.remove(&name);
+            self.awaited.retain(|(_, awaited)| *awaited != name);
+        }
+    }
+
+    /// A channel of this name has failed: it is looked up at once, unless it never is by itself.
+    pub(super) fn doubt(&mut self, name: &str, now: Duration) {
+        let may_be = |entry: &BookedName| entry.terms.every.is_some();
+        if let Some((name, entry)) = self.names.get_key_value(name).filter(|(_, entry)| may_be(entry)) {
+            let at = entry.begun.map_or(now, |begun| (begun + AT_ONCE).max(now));
+            self.hurry(&name.clone(), at);
+        }
+    }
+
+    /// An operator asks for it: it is looked up at once. `false`: nobody has this name.
+    pub(super) fn ask(&mut self, name: &str, now: Duration) -> bool {
+        let Some((name, _)) = self.names.get_key_value(name) else { return false };
+        self.hurry(&name.clone(), now);
+        true
+    }
+
+    /// Is it being looked up?
+    pub(super) fn is_under_way(&self, name: &str) -> bool {
+        self.names.get(name).is_some_and(|entry| entry.under_way)
+    }
+
+    fn hurry(&mut self, name: &Arc<str>, at: Duration) {
+        let Some(entry) = self.names.get_mut(name) else { return };
+        if entry.under_way {
+            entry.again = Some(entry.again.map_or(at, |again| again.min(at)));
+        } else if entry.due.is_none_or(|due| due > at) {
+            self.plan(name, Some(at));
+        }
+    }
+
+    /// The next name that is due to be looked up, which it is from now on.
+    pub(super) fn begin(&mut self, now: Duration) -> Option<Arc<str>> {
+        let (_, name) = self.agenda.first().filter(|(at, _)| *at <= now).cloned()?;
+        self.plan(&name, None);
+        let entry = self.names.get_mut(&name)?;
+        (entry.under_way, entry.begun, entry.again) = (true, Some(now), None);
+        self.awaited.insert((now.saturating_add(PATIENCE), Arc::clone(&name)));
+        Some(name)
+    }
+
+    /// When there is something to do, if nothing happens before. `has_room`: one more name can be looked up.
+    pub(super) fn next_due(&self, has_room: bool) -> Option<Duration> {
+        let due = self.agenda.first().filter(|_| has_room);
+        [due, self.awaited.first()].into_iter().flatten().map(|&(at, _)| at).min()
+    }
+
+    /// A name whose resolver has said nothing for too long, each once, and what that means.
+    pub(super) fn late(&mut self, now: Duration) -> Option<(Arc<str>, AnswerMeaning)> {
+        let late = self.awaited.first().filter(|(at, _)| *at <= now).cloned()?;
+        self.awaited.remove(&late);
+        let (_, name) = late;
+        let why = format!("no answer within {} s", PATIENCE.as_secs());
+        let meaning = self.names.get_mut(&name)?.fail(why, now);
+        Some((name, meaning))
+    }
+
+    /// A name was looked up. What that means; `None`: nobody has this name any more.
+    pub(super) fn answered(
+        &mut self,
+        name: &Arc<str>,
+        answer: NameAnswer,
+        now: Duration,
+    ) -> Option<AnswerMeaning> {
+        let entry = self.names.get_mut(name).filter(|entry| entry.under_way)?;
+        entry.under_way = false;
+        let meaning = entry.learn(answer, now);
+        let (again, mut terms) = (entry.again.take().map(|at| at.max(now)), entry.terms);
+        self.awaited.retain(|(_, awaited)| awaited != name);
+        terms.is_unknown &= !matches!(meaning, AnswerMeaning::Has(..));
+        let next = [again, self.next(terms, now)].into_iter().flatten().min();
+        self.plan(name, next);
+        Some(meaning)
+    }
+
+    fn next(&mut self, terms: NameTerms, now: Duration) -> Option<Duration> {
+        let unknown = terms.is_unknown.then_some(UNKNOWN);
+        let span = [terms.every, unknown].into_iter().flatten().min()?;
+        Some(now.saturating_add(self.jittered(span)))
+    }
+
+    /// A tenth more or less, so that many names do not stay in step.
+    fn jittered(&mut self, span: Duration) -> Duration {
+        self.lot = self.lot.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let share = u32::try_from(self.lot >> 32).unwrap_or(0);
+        span - span / 10 + (span / 5).mul_f64(f64::from(share) / f64::from(u32::MAX))
+    }
+
+    fn plan(&mut self, name: &Arc<str>, due: Option<Duration>) {
+        let Some(entry) = self.names.get_mut(name) else { return };
+        if let Some(before) = std::mem::replace(&mut entry.due, due) {
+            self.agenda.remove(&(before, Arc::clone(name)));
+        }
+        self.agenda.extend(due.map(|at| (at, Arc::clone(name))));
+    }
+}
+
+impl BookedName {
+    fn learn(&mut self, answer: NameAnswer, now: Duration) -> AnswerMeaning {
+        match answer {
+            NameAnswer::Found(addresses) => {
+                self.absent = None;
+                let failing = self.failing.take();
+                AnswerMeaning::Has(addresses, failing.map(|(since, _)| now.saturating_sub(since)))
+            }
+            // It says nothing about the name: neither that it is there nor that it is not.
+            NameAnswer::Failed(why) => self.fail(why, now),
+            NameAnswer::Absent(why) => {
+                let (count, since) =
+                    self.absent.map_or((1, now), |(count, since)| (count.saturating_add(1), since));
+                self.absent = Some((count, since));
+                let is_believed = count >= ABSENCES && now.saturating_sub(since) >= ABSENT_FOR;
+                match self.fail(why, now) {
+                    AnswerMeaning::Keeps(why, is_new) if is_believed => AnswerMeaning::Gone(why, is_new),
+                    meaning => meaning,
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, why: String, now: Duration) -> AnswerMeaning {
+        let is_new = self.failing.is_none();
+        let since = self.failing.as_ref().map_or(now, |&(since, _)| since);
+        self.failing = Some((since, why.clone()));
+        AnswerMeaning::Keeps(why, is_new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    const EVERY: NameTerms = NameTerms { every: Some(s(30)), is_unknown: false };
+
+    fn book(terms: NameTerms) -> (NameBook, Arc<str>) {
+        let (mut book, name) = (NameBook::new(1), Arc::from("db"));
+        book.want(&name, terms, s(0));
+        (book, name)
+    }
+
+    fn found(last: u8) -> NameAnswer {
+        NameAnswer::Found(vec![SocketAddr::from(([10, 0, 0, last], 0))])
+    }
+
+    fn absent() -> NameAnswer {
+        NameAnswer::Absent("no such name".to_owned())
+    }
+
+    fn failed() -> NameAnswer {
+        NameAnswer::Failed("try again".to_owned())
+    }
+
+    /// Looks the name up at this time, whether it is due or not.
+    fn learn(book: &mut NameBook, name: &Arc<str>, at: Duration, answer: NameAnswer) -> AnswerMeaning {
+        assert!(book.ask(name, at));
+        assert_eq!(book.begin(at).as_ref(), Some(name));
+        book.answered(name, answer, at).expect("it is wanted")
+    }
+
+    #[test]
+    fn a_name_is_looked_up_again_after_the_interval_and_a_tenth_more_or_less() {
+        let (mut book, name) = book(EVERY);
+        let mut now = s(0);
+        for _ in 0..100 {
+            let due = book.next_due(true).expect("it is due some time");
+            let span = due - now;
+            assert!((s(27)..=s(33)).contains(&span), "{span:?}");
+            assert_eq!(book.begin(due - Duration::from_millis(1)), None);
+            assert_eq!(book.begin(due).as_ref(), Some(&name));
+            assert_eq!(book.begin(due), None, "once");
+            assert_eq!(
+                book.answered(&name, found(1), due),
+                Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], None))
+            );
+            now = due;
+        }
+    }
+
+    #[test]
+    fn without_an_interval_only_an_operator_has_it_looked_up() {
+        let (mut book, name) = book(NameTerms { every: None, is_unknown: false });
+        book.doubt("db", s(1));
+        assert_eq!(book.next_due(true), None);
+        assert!(book.ask("db", s(2)) && !book.ask("other", s(2)));
+        assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
+        assert!(book.answered(&name, failed(), s(3)).is_some());
+        assert_eq!(book.next_due(true), None);
+    }
+
+    #[test]
+    fn a_failure_is_looked_into_at_once_and_at_most_once_a_second() {
+        let (mut book, name) = book(EVERY);
+        book.doubt("db", s(1));
+        assert_eq!(book.begin(s(1)).as_ref(), Some(&name));
+        // What fails meanwhile may have failed after the resolver had answered.
+        book.doubt("db", s(1));
+        book.answered(&name, found(1), s(1)).expect("it is wanted");
+        assert_eq!(book.next_due(true), Some(s(2)));
+        assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
+        book.answered(&name, found(1), s(2)).expect("it is wanted");
+        book.doubt("db", s(2));
+        book.doubt("db", s(2));
+        assert_eq!(book.next_due(true), Some(s(3)));
+        book.doubt("unknown", s(2));
+    }
+
+    #[test]
+    fn a_failure_changes_nothing_however_long_it_lasts() {
+        let (mut book, name) = book(EVERY);
+        let keeps = |is_new| AnswerMeaning::Keeps("try again".to_owned(), is_new);
+        assert_eq!(learn(&mut book, &name, s(10), failed()), keeps(true));
+        for at in 2..1_000 {
+            assert_eq!(learn(&mut book, &name, s(10 * at), failed()), keeps(false));
+        }
+        let back = learn(&mut book, &name, s(20_000), found(2));
+        assert_eq!(back, AnswerMeaning::Has(vec![([10, 0, 0, 2], 0).into()], Some(s(19_990))));
+    }
+
+    #[test]
+    fn absence_is_believed_after_three_answers_over_thirty_seconds() {
+        let gone = |meaning: &AnswerMeaning| matches!(meaning, AnswerMeaning::Gone(..));
+        // By when which answer comes, and which of them is believed.
+        let (yes, no) = (absent, failed);
+        type Answer = (u64, fn() -> NameAnswer);
+        let cases: [(&[Answer], Option<usize>); 6] = [
+            (&[(0, yes), (1, yes), (2, yes), (29, yes), (30, yes), (31, yes)], Some(4)),
+            (&[(0, yes), (100, yes), (200, yes)], Some(2)),
+            (&[(0, yes), (600, yes)], None),
+            (&[(0, yes), (20, || found(1)), (40, yes), (60, yes), (69, yes), (70, yes)], Some(5)),
+            // A failure between them says nothing either way.
+            (&[(0, yes), (20, no), (40, yes), (60, no), (80, yes)], Some(4)),
+            (&[(0, no), (20, no), (40, no), (60, yes), (70, yes)], None),
+        ];
+        for (answers, believed) in cases {
+            let (mut book, name) = book(EVERY);
+            let meanings = answers.iter().map(|(at, answer)| learn(&mut book, &name, s(*at), answer()));
+            let first = meanings.collect::<Vec<_>>().iter().position(gone);
+            assert_eq!(first, believed, "{:?}", answers.iter().map(|(at, _)| at).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_knows_is_asked_for_at_once_and_often_until_it_is_known() {
+        for every in [None, Some(s(30))] {
+            let (mut book, name) = book(NameTerms { every, is_unknown: true });
+            assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+            book.answered(&name, absent(), s(0)).expect("it is wanted");
+            let due = book.next_due(true).expect("soon");
+            assert!(due <= s(3), "{due:?}");
+            assert_eq!(book.begin(due).as_ref(), Some(&name));
+            book.answered(&name, found(1), due).expect("it is wanted");
+            book.want(&name, NameTerms { every, is_unknown: false }, due);
+            assert_eq!(book.next_due(true).is_some_and(|next| next > due + s(20)), every.is_some());
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_says_nothing_has_failed_once_and_may_still_answer() {
+        let (mut book, name) = book(EVERY);
+        book.ask("db", s(0));
+        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+        assert_eq!(book.next_due(false), Some(PATIENCE), "nothing else wakes anybody");
+        assert_eq!(book.late(PATIENCE - s(1)), None);
+        let why = "no answer within 15 s".to_owned();
+        assert_eq!(book.late(PATIENCE), Some((Arc::clone(&name), AnswerMeaning::Keeps(why, true))));
+        assert_eq!(book.late(s(60)), None);
+        assert_eq!(book.begin(s(600)), None, "it is not asked twice at a time");
+        let answer = book.answered(&name, found(1), s(600));
+        assert_eq!(answer, Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], Some(s(585)))));
+    }
+
+    #[test]
+    fn what_nobody_has_any_more_is_forgotten_and_its_answer_means_nothing() {
+        let (mut book, name) = book(EVERY);
+        book.ask("db", s(0));
+        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+        book.keep(&BTreeSet::new());
+        assert_eq!((book.answered(&name, found(1), s(1)), book.next_due(true)), (None, None));
+        assert_eq!(book.late(s(100)), None);
+    }
+
+    #[test]
+    fn other_terms_hold_at_once() {
+        let (mut book, name) = book(EVERY);
+        book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false }, s(5));
+        assert!(book.next_due(true).is_some_and(|due| due < s(7)));
+        book.want(&name, NameTerms { every: None, is_unknown: false }, s(5));
+        assert_eq!(book.next_due(true), None);
+    }
+}

@@ -1,0 +1,610 @@
+//! The thread that looks up the names of channels again, and what it makes of the answers.
+//!
+//! Knows: which service has which names, who waits for an answer. Never: when a name is due and what an answer means (`book`), which
+//! addresses stay (that is the table's), sockets.
+//! Source: docs/names.md.
+//!
+//! There is no thread as long as no channel has a name. Each lookup is on one of its own, since nobody can tell a resolver to hurry. One that hangs holds up nothing but its name, as long
+//! as not too many do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::book::{AnswerMeaning, NameAnswer, NameBook, NameTerms};
+use super::resident::Resident;
+use crate::observe::{Event, Log, Severity};
+use crate::sched::{AddressesMoved, ChannelKey, SharedTable, Table};
+use crate::sys::Clock;
+use crate::sys::clock::OwnTime;
+
+/// Names that are looked up at a time.
+const MOST_UNDER_WAY: usize = 16;
+/// So many channels are looked at or changed while clients wait for their table.
+const PIECE: usize = 256;
+/// Between two pieces.
+const LET_IN: Duration = Duration::from_micros(100);
+
+/// Asks a resolver for a name. May take as long as it likes.
+type AskResolver = Arc<dyn Fn(&str) -> NameAnswer + Send + Sync>;
+
+/// What is said to the thread, and not heard yet.
+#[derive(Default)]
+struct NameMail {
+    /// Services that are new, or to be looked after in another way.
+    minded: BTreeMap<u64, Resident>,
+    removed: BTreeSet<u64>,
+    /// Services whose tables have changed.
+    rung: BTreeSet<u64>,
+    doubts: BTreeSet<String>,
+    answers: Vec<(Arc<str>, NameAnswer)>,
+    questions: Vec<NameQuestion>,
+    last: u64,
+    /// How many want no table to be changed.
+    held: usize,
+    has_ended: bool,
+    /// There is a thread that reads this.
+    is_read: bool,
+}
+
+/// An operator asks for names.
+struct NameQuestion {
+    resident: u64,
+    /// `None`: all of the service.
+    channel: Option<ChannelKey>,
+    answer: SyncSender<Vec<NameReport>>,
+}
+
+/// What came of looking up a name because an operator has asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameReport {
+    /// The name as it was typed.
+    pub name: String,
+    /// Its addresses, in order, or why there are none.
+    pub answer: Result<Vec<IpAddr>, String>,
+}
+
+/// What the thread is made with.
+struct RoundMeans {
+    clock: Clock,
+    log: Log,
+    seed: u64,
+    ask: AskResolver,
+}
+
+struct ResolverInbox {
+    means: RoundMeans,
+    mail: Mutex<NameMail>,
+    bell: Condvar,
+    /// Held while tables are changed.
+    work: Mutex<()>,
+    /// Threads that look a name up.
+    alive: AtomicUsize,
+}
+
+impl ResolverInbox {
+    fn mail(&self) -> MutexGuard<'_, NameMail> {
+        // Whole at any time: each change of it is one call.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, say: impl FnOnce(&mut NameMail)) {
+        say(&mut self.mail());
+        self.bell.notify_one();
+    }
+
+    /// Starts the thread, if there is none and this table has a name for it.
+    fn start_for(self: &Arc<Self>, table: &SharedTable) {
+        if self.mail().is_read || !has_names(table) {
+            return;
+        }
+        let mut mail = self.mail();
+        if mail.is_read || mail.has_ended {
+            return;
+        }
+        let RoundMeans { clock, log, seed, ask } = &self.means;
+        let mut rounds = NameRounds {
+            shared: Arc::clone(self),
+            ask: Arc::clone(ask),
+            clock: *clock,
+            own: OwnTime::at(clock.now()),
+            log: log.clone(),
+            book: NameBook::new(*seed),
+            residents: HashMap::new(),
+            users: BTreeMap::new(),
+            waiting: Vec::new(),
+        };
+        match thread::Builder::new().name("names".into()).spawn(move || rounds.run()) {
+            Ok(_) => mail.is_read = true,
+            Err(e) => {
+                let text = format!("names are not looked up again, there is no thread for it: {e}");
+                log.tell(&Event::Note { severity: Severity::Error, text });
+            }
+        }
+    }
+}
+
+/// Has any channel a name? Looks at all of them until one has.
+fn has_names(table: &SharedTable) -> bool {
+    let mut from = ChannelKey::new(0, 0);
+    while let Some(at) = from {
+        let (found, next) = table.lock().named(at, PIECE);
+        if !found.is_empty() {
+            return true;
+        }
+        from = next;
+    }
+    false
+}
+
+/// The thread that looks names up again. Every clone is the same one.
+#[derive(Clone)]
+pub struct Resolver(Arc<ResolverInbox>);
+
+/// A service's place with the thread. Every clone is the same one.
+#[derive(Clone)]
+pub struct Residence {
+    shared: Arc<ResolverInbox>,
+    id: u64,
+    table: SharedTable,
+}
+
+/// As long as this is there, no table is changed and no name is looked up.
+pub struct HeldNames(Arc<ResolverInbox>);
+
+impl Drop for HeldNames {
+    fn drop(&mut self) {
+        self.0.say(|mail| mail.held -= 1);
+    }
+}
+
+impl std::fmt::Debug for Residence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Residence").field(&self.id).finish()
+    }
+}
+
+impl Residence {
+    /// The table has other channels, or they have other names.
+    pub fn ring(&self) {
+        self.shared.say(|mail| _ = mail.rung.insert(self.id));
+        self.shared.start_for(&self.table);
+    }
+
+    /// Channels of these names have failed: they may have moved.
+    pub fn doubt(&self, names: BTreeSet<String>) {
+        if !names.is_empty() {
+            self.shared.say(|mail| mail.doubts.extend(names));
+        }
+    }
+
+    /// Looks the name of a channel up now, or all names of the service, each once. Waits for the answers, but not for longer than this.
+    /// `None`: they have not all come.
+    pub fn ask(&self, channel: Option<ChannelKey>, patience: Duration) -> Option<Vec<NameReport>> {
+        if !self.shared.mail().is_read {
+            // Nobody has a name.
+            return Some(Vec::new());
+        }
+        let (answer, answered) = sync_channel(1);
+        let question = NameQuestion { resident: self.id, channel, answer };
+        self.shared.say(|mail| mail.questions.push(question));
+        answered.recv_timeout(patience).ok()
+    }
+}
+
+impl Resolver {
+    /// Without a service yet. What is left to chance hangs on `seed`.
+    pub fn new(
+        clock: Clock,
+        log: &Log,
+        seed: u64,
+        ask: impl Fn(&str) -> NameAnswer + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(ResolverInbox {
+            means: RoundMeans { clock, log: log.clone(), seed, ask: Arc::new(ask) },
+            mail: Mutex::default(),
+            bell: Condvar::new(),
+            work: Mutex::default(),
+            alive: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The place of a service that is to come, with this table. Nothing comes of ringing it before.
+    pub fn residence(&self, table: &SharedTable) -> Residence {
+        let mut mail = self.0.mail();
+        mail.last += 1;
+        Residence { shared: Arc::clone(&self.0), id: mail.last, table: table.clone() }
+    }
+
+    /// Looks after the names of a service from now on, or in another way.
+    pub fn mind(&self, residence: &Residence, resident: Resident) {
+        self.0.say(|mail| {
+            // It may have been left a moment ago.
+            mail.removed.remove(&residence.id);
+            mail.minded.insert(residence.id, resident);
+        });
+        self.0.start_for(&residence.table);
+    }
+
+    /// Leaves the names of a service as they are.
+    pub fn leave(&self, residence: &Residence) {
+        self.0.say(|mail| {
+            mail.minded.remove(&residence.id);
+            mail.removed.insert(residence.id);
+        });
+        self.rest();
+    }
+
+    /// No table is changed any more, once this has answered, for as long as what it answers is there.
+    pub fn hold(&self) -> HeldNames {
+        self.0.say(|mail| mail.held += 1);
+        self.rest();
+        HeldNames(Arc::clone(&self.0))
+    }
+
+    /// Waits until what is being changed has been.
+    fn rest(&self) {
+        drop(self.0.work.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Ends the thread. NameRounds under way are not waited for.
+    pub fn stop(&self) {
+        self.0.say(|mail| mail.has_ended = true);
+    }
+}
+
+/// A service and the names of its channels.
+struct SettledNames {
+    resident: Resident,
+    names: Vec<(ChannelKey, Arc<str>, bool)>,
+}
+
+/// Who waits for answers.
+struct NameAsker {
+    /// And how many answers have to come before theirs.
+    left: BTreeMap<Arc<str>, u8>,
+    reports: Vec<NameReport>,
+    answer: SyncSender<Vec<NameReport>>,
+}
+
+/// The state of the thread.
+struct NameRounds {
+    shared: Arc<ResolverInbox>,
+    ask: AskResolver,
+    clock: Clock,
+    own: OwnTime,
+    log: Log,
+    book: NameBook,
+    residents: HashMap<u64, SettledNames>,
+    /// Which channels of which services have a name.
+    users: BTreeMap<Arc<str>, BTreeMap<u64, Vec<ChannelKey>>>,
+    waiting: Vec<NameAsker>,
+}
+
+impl NameRounds {
+    fn run(&mut self) {
+        while !self.shared.mail().has_ended {
+            if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+                self.log.tell(&Event::WorkerPanic { what: "names".into() });
+            }
+        }
+    }
+
+    fn work(&mut self) {
+        loop {
+            self.wait();
+            let shared = Arc::clone(&self.shared);
+            // From here on nobody is told that nothing changes.
+            let _work = shared.work.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.own.reading(self.clock.now());
+            let Some((mail, is_held)) = self.take_mail() else { return };
+            self.learn(mail, now);
+            if is_held {
+                continue;
+            }
+            while let Some((name, meaning)) = self.book.late(now) {
+                self.apply(&name, meaning);
+            }
+            while self.has_room()
+                && let Some(name) = self.book.begin(now)
+            {
+                self.look_up(name);
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.alive.load(Ordering::SeqCst) < MOST_UNDER_WAY
+    }
+
+    /// Until there is news or something is due. May come back sooner.
+    fn wait(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mail = shared.mail();
+        let due = self.book.next_due(self.has_room()).filter(|_| mail.held == 0);
+        let patience = due.map(|due| due.saturating_sub(self.own.reading(self.clock.now())));
+        let asked = if mail.is_empty() { patience } else { Some(Duration::ZERO) };
+        drop(match asked {
+            Some(Duration::ZERO) => mail,
+            Some(patience) => {
+                shared.bell.wait_timeout(mail, patience).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => shared.bell.wait(mail).unwrap_or_else(PoisonError::into_inner),
+        });
+        self.own.waited(asked, self.clock.now());
+    }
+
+    /// What is new. While tables are not to be changed, answers wait. `None`: this is the end.
+    fn take_mail(&self) -> Option<(NameMail, bool)> {
+        let mut mail = self.shared.mail();
+        if mail.has_ended {
+            return None;
+        }
+        let is_held = mail.held > 0;
+        let answers = if is_held { std::mem::take(&mut mail.answers) } else { Vec::new() };
+        let (last, held, is_read) = (mail.last, mail.held, mail.is_read);
+        let stays = NameMail { answers, last, held, is_read, ..NameMail::default() };
+        Some((std::mem::replace(&mut *mail, stays), is_held))
+    }
+
+    fn learn(&mut self, mail: NameMail, now: Duration) {
+        let NameMail { minded, removed, mut rung, doubts, answers, questions, .. } = mail;
+        for (id, resident) in minded {
+            let names = self.residents.remove(&id).map_or_else(Vec::new, |before| before.names);
+            self.residents.insert(id, SettledNames { resident, names });
+            rung.insert(id);
+        }
+        rung.extend(questions.iter().map(|question| question.resident));
+        self.residents.retain(|id, _| !removed.contains(id));
+        if !rung.is_empty() || !removed.is_empty() {
+            rung.into_iter().for_each(|id| self.scan(id));
+            self.index(now);
+        }
+        for name in doubts {
+            self.book.doubt(&name, now);
+        }
+        for question in questions {
+            self.begin_to_answer(question, now);
+        }
+        for (name, answer) in answers {
+            let report = report(&name, &answer);
+            if let Some(meaning) = self.book.answered(&name, answer, now) {
+                self.apply(&name, meaning);
+            }
+            self.tell(&name, &report);
+        }
+    }
+
+    /// Sees which names the channels of a service have.
+    fn scan(&mut self, id: u64) {
+        let Some(SettledNames { resident, names }) = self.residents.get_mut(&id) else { return };
+        names.clear();
+        let mut from = ChannelKey::new(0, 0);
+        while let Some(at) = from.take() {
+            let (found, next) = resident.table.lock().named(at, PIECE);
+            names.extend(found.into_iter().filter_map(|(key, addresses)| {
+                Some((key, Arc::from(addresses.name()?), !addresses.is_known()))
+            }));
+            from = next;
+            if from.is_some() {
+                thread::sleep(LET_IN);
+            }
+        }
+    }
+
+    /// Who has which name, and on which terms it is to be looked up.
+    fn index(&mut self, now: Duration) {
+        self.users.clear();
+        let mut terms: BTreeMap<Arc<str>, NameTerms> = BTreeMap::new();
+        for (&id, SettledNames { resident, names }) in &self.residents {
+            for (key, name, is_unknown) in names {
+                self.users.entry(Arc::clone(name)).or_default().entry(id).or_default().push(*key);
+                let terms =
+                    terms.entry(Arc::clone(name)).or_insert(NameTerms { every: None, is_unknown: false });
+                terms.every = [terms.every, resident.every].into_iter().flatten().min();
+                terms.is_unknown |= is_unknown;
+            }
+        }
+        self.book.keep(&terms.keys().cloned().collect());
+        terms.into_iter().for_each(|(name, terms)| self.book.want(&name, terms, now));
+    }
+
+    fn look_up(&self, name: Arc<str>) {
+        self.shared.alive.fetch_add(1, Ordering::SeqCst);
+        let lookup = OneLookup {
+            shared: Arc::clone(&self.shared),
+            name,
+            answer: NameAnswer::Failed("the lookup broke off".to_owned()),
+        };
+        let ask = Arc::clone(&self.ask);
+        let work = move || {
+            let mut lookup = lookup;
+            lookup.answer = ask(&lookup.name);
+        };
+        // Without a thread the lookup is dropped, and that is its answer.
+        if let Err(e) = thread::Builder::new().name("name".into()).spawn(work) {
+            let text = format!("there is no thread to look a name up: {e}");
+            self.log.tell(&Event::Note { severity: Severity::Debug, text });
+        }
+    }
+
+    /// Makes of an answer what it means, in all tables.
+    fn apply(&mut self, name: &Arc<str>, meaning: AnswerMeaning) {
+        let Some(users) = self.users.get(name) else { return };
+        let mut has_become_known = false;
+        for (id, keys) in users {
+            let Some(SettledNames { resident, names }) = self.residents.get_mut(id) else { continue };
+            match &meaning {
+                AnswerMeaning::Has(found, after) => {
+                    if let Some(after) = *after {
+                        resident.log.tell(&Event::ResolveBack { host: name.to_string(), after });
+                    }
+                    has(resident, name, keys, found, self.clock);
+                    for (_, known, is_unknown) in names.iter_mut().filter(|(.., is_unknown)| *is_unknown) {
+                        if known == name {
+                            (*is_unknown, has_become_known) = (false, true);
+                        }
+                    }
+                }
+                AnswerMeaning::Keeps(why, is_new) | AnswerMeaning::Gone(why, is_new) => {
+                    if *is_new {
+                        let (host, cause) = (name.to_string(), why.clone());
+                        resident.log.tell(&Event::ResolveFailed { host, cause });
+                    }
+                    in_pieces(resident, keys, self.clock, |table, keys| {
+                        keys.iter().for_each(|&key| table.name_failed(key, name, why));
+                    });
+                    if matches!(meaning, AnswerMeaning::Gone(..)) {
+                        gone(resident, name, keys, why, self.clock);
+                    }
+                }
+            }
+        }
+        if has_become_known {
+            self.index(self.own.reading(self.clock.now()));
+        }
+    }
+
+    fn begin_to_answer(&mut self, question: NameQuestion, now: Duration) {
+        let NameQuestion { resident, channel, answer } = question;
+        let names = self.residents.get(&resident).map_or(&[][..], |settled| &settled.names);
+        let wanted = names.iter().filter(|(key, ..)| channel.is_none_or(|wanted| wanted == *key));
+        let left: BTreeSet<Arc<str>> = wanted.map(|(_, name, _)| Arc::clone(name)).collect();
+        // One that is being looked up already may be told what held before.
+        let left: BTreeMap<Arc<str>, u8> = left
+            .into_iter()
+            .map(|name| {
+                let answers = if self.book.is_under_way(&name) { 2 } else { 1 };
+                self.book.ask(&name, now);
+                (name, answers)
+            })
+            .collect();
+        let waiting = NameAsker { left, reports: Vec::new(), answer };
+        if let Some(waiting) = waiting.told_if_done() {
+            self.waiting.push(waiting);
+        }
+    }
+
+    /// Tells those who wait for the answer about a name.
+    fn tell(&mut self, name: &Arc<str>, report: &NameReport) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting = waiting
+            .into_iter()
+            .filter_map(|mut one| {
+                let count = one.left.get_mut(name)?;
+                *count -= 1;
+                if *count == 0 {
+                    one.left.remove(name);
+                    one.reports.push(report.clone());
+                }
+                one.told_if_done()
+            })
+            .collect();
+    }
+}
+
+/// A lookup under way. Its end, whatever that is, is an answer.
+struct OneLookup {
+    shared: Arc<ResolverInbox>,
+    name: Arc<str>,
+    answer: NameAnswer,
+}
+
+impl Drop for OneLookup {
+    fn drop(&mut self) {
+        self.shared.alive.fetch_sub(1, Ordering::SeqCst);
+        let answer = std::mem::replace(&mut self.answer, NameAnswer::Failed(String::new()));
+        self.shared.say(|mail| mail.answers.push((Arc::clone(&self.name), answer)));
+    }
+}
+
+impl NameAsker {
+    /// `None`: there is nothing left to wait for.
+    fn told_if_done(mut self) -> Option<Self> {
+        if !self.left.is_empty() {
+            return Some(self);
+        }
+        self.reports.sort_by(|one, other| one.name.cmp(&other.name));
+        // Whoever has given up does not matter.
+        let _ = self.answer.send(self.reports);
+        None
+    }
+}
+
+impl NameMail {
+    fn is_empty(&self) -> bool {
+        let has_answers = !self.answers.is_empty() && self.held == 0;
+        let has_news = !self.minded.is_empty() || !self.removed.is_empty();
+        let has_more = !self.rung.is_empty() || !self.doubts.is_empty() || !self.questions.is_empty();
+        !(has_answers || has_news || has_more || self.has_ended)
+    }
+}
+
+fn report(name: &Arc<str>, answer: &NameAnswer) -> NameReport {
+    let answer = match answer {
+        NameAnswer::Found(found) => {
+            let mut all: Vec<IpAddr> = found.iter().map(SocketAddr::ip).collect();
+            all.sort_unstable();
+            all.dedup();
+            Ok(all)
+        }
+        NameAnswer::Absent(why) | NameAnswer::Failed(why) => Err(why.clone()),
+    };
+    NameReport { name: name.to_string(), answer }
+}
+
+/// Does something with these channels, so many under one lock.
+fn in_pieces(
+    resident: &Resident,
+    keys: &[ChannelKey],
+    clock: Clock,
+    mut work: impl FnMut(&mut Table, &[ChannelKey]),
+) {
+    for (number, piece) in keys.chunks(PIECE).enumerate() {
+        if number > 0 {
+            thread::sleep(LET_IN);
+        }
+        work(&mut resident.table.lock_at(clock.now()), piece);
+    }
+}
+
+/// The channels of a name have these addresses.
+fn has(resident: &Resident, name: &str, keys: &[ChannelKey], found: &[SocketAddr], clock: Clock) {
+    let mut moved = Vec::new();
+    in_pieces(resident, keys, clock, |table, keys| {
+        moved.extend(keys.iter().filter_map(|&key| table.name_found(key, name, found)));
+    });
+    if moved.is_empty() {
+        return;
+    }
+    (resident.changed)();
+    for one in moved {
+        let AddressesMoved { channel, now, added, left, ejected, .. } = one;
+        if let Some(kick) = resident.kick.as_ref().filter(|_| !left.is_empty()) {
+            kick(channel, left.clone());
+        }
+        resident.log.tell(&Event::Resolved { channel, host: name.to_owned(), now, added, left });
+        ejected.into_iter().for_each(|transition| resident.log.tell(&Event::from(transition)));
+    }
+}
+
+/// A name has no address any more, as far as other channels are left.
+fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: Clock) {
+    let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why);
+    if gone.is_empty() {
+        return;
+    }
+    (resident.changed)();
+    for channel in gone {
+        let addresses = resident.table.lock().channel(channel).map(|one| one.addresses.as_slice().to_vec());
+        if let (Some(kick), Some(addresses)) = (&resident.kick, addresses) {
+            kick(channel, addresses);
+        }
+        resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
+    }
+}

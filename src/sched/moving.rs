@@ -1,0 +1,455 @@
+//! What a resolver's answer changes in a table that clients use.
+//!
+//! Knows: which addresses stay, come and leave, that a name which is gone costs nobody the last channel. Never: who asks a resolver, when,
+//! whether an answer is to be believed (that is `names`').
+//! Source: docs/names.md.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::channel::Channel;
+use super::naming::Naming;
+use super::random::Random;
+use super::reach::Reach;
+use super::{Addresses, ChannelKey, EditError, Happened, HealthRules, Purpose, Table, Transition};
+
+/// What a channel says whose name nobody has looked up yet.
+const NOT_YET: &str = "its name has no address yet";
+
+/// The addresses of a channel that has others now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressesMoved {
+    /// Which one.
+    pub channel: ChannelKey,
+    /// All that it has now.
+    pub now: Vec<SocketAddr>,
+    /// Those of them that it had not.
+    pub added: Vec<SocketAddr>,
+    /// Those that it has no more.
+    pub left: Vec<SocketAddr>,
+    /// Its name had been believed to have none, or nobody knew any.
+    pub returned: bool,
+    /// The only one that is left is known not to answer.
+    pub ejected: Option<Transition>,
+}
+
+impl AddressesMoved {
+    fn none(channel: ChannelKey) -> Self {
+        let (now, added, left) = Default::default();
+        Self { channel, now, added, left, returned: false, ejected: None }
+    }
+}
+
+impl Channel {
+    /// It has the addresses of another name, or others of its own, found just now.
+    pub(super) fn begin_naming(&mut self, now: Duration) {
+        let answered = self.addresses.is_known().then_some(now);
+        self.naming = self.addresses.name().map(|_| Box::new(Naming { answered, failing: None }));
+        self.vanish_if_unknown(now);
+    }
+
+    pub(super) fn vanish_if_unknown(&mut self, now: Duration) {
+        if !self.addresses.is_known() && !self.health.has_vanished() {
+            self.health.vanish(NOT_YET, now);
+        }
+    }
+
+    /// Its addresses are those that its name has now, some of which it had before: for each of them where it was among those.
+    fn carry(
+        &mut self,
+        places: &[Option<usize>],
+        rules: &HealthRules,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<String> {
+        let had = self.reach.take();
+        let was_out = (had.is_none() && self.health.is_ejected()).then(|| self.health.ejected_for());
+        let was_out = was_out.flatten().map(str::to_owned);
+        let place_of = |old: usize| places.iter().position(|&place| place == Some(old));
+        let only = places.first().copied().flatten().filter(|_| places.len() == 1);
+        let only_out = only.and_then(|old| had.as_ref()?.out_for(old).map(str::to_owned));
+        self.lives = self.lives.wrapping_add(1);
+        self.reach = Reach::carried(had, places, self.lives, now, random);
+        self.used = self.used.and_then(|at| u16::try_from(place_of(usize::from(at))?).ok());
+        if places.contains(&None) {
+            self.unanswered = false;
+            if !self.health.is_up() {
+                // One that is new may be well.
+                self.health.begin_anew(rules, now, random);
+            }
+            if let (Some(why), Some(at), Some(reach)) = (was_out, place_of(0), &mut self.reach) {
+                // Behind the others, until a probe finds otherwise.
+                reach.failed(at, Purpose::Return, now, &why, now, random);
+            }
+            return None;
+        }
+        let returns = self.health.returns();
+        only_out.filter(|why| self.health.connect_failed(rules, returns, why, now, random))
+    }
+}
+
+impl Table {
+    /// A channel has failed whose name may mean other addresses by now.
+    pub(super) fn doubt(&mut self, key: ChannelKey) {
+        if self.get(key).is_some_and(|channel| channel.naming.is_some()) {
+            self.doubts.insert(key);
+        }
+    }
+
+    /// The names of channels that have failed since this was asked last.
+    pub fn take_doubts(&mut self) -> BTreeSet<String> {
+        let doubts = std::mem::take(&mut self.doubts);
+        let names = doubts.iter().filter_map(|&key| self.get(key)?.addresses.name());
+        names.map(str::to_owned).collect()
+    }
+
+    /// So many channels from this one on, where it goes on afterwards, and of those whose host is a name what they have now. One that
+    /// was taken away is not looked up any more.
+    pub fn named(&self, from: ChannelKey, most: usize) -> (Vec<(ChannelKey, Addresses)>, Option<ChannelKey>) {
+        let mut found = Vec::new();
+        let mut left = most;
+        for (&id, group) in self.groups.range(from.group..) {
+            let first = if id == from.group { from.channel.index() } else { 0 };
+            for (number, channel) in group.channels().iter().enumerate().skip(first) {
+                if left == 0 {
+                    return (found, ChannelKey::of(id, number));
+                }
+                left -= 1;
+                if channel.naming.is_some() && !channel.removed && !channel.retires {
+                    found.push((channel.slots.key(), channel.addresses.clone()));
+                }
+            }
+        }
+        (found, None)
+    }
+
+    /// A resolver says these addresses for the name of a channel; their ports do not matter. What that changes.
+    pub fn name_found(
+        &mut self,
+        key: ChannelKey,
+        name: &str,
+        found: &[SocketAddr],
+    ) -> Option<AddressesMoved> {
+        let (rules, now) = (self.rules.health, self.now);
+        let before = self.has_name(key, name)?.clone();
+        let list = found.iter().map(|&address| with_port(address, before.port())).collect();
+        let returned = self.edit(key, |channel| {
+            if let Some(naming) = &mut channel.naming {
+                **naming = Naming { answered: Some(now), failing: None };
+            }
+            channel.health.reappear(&rules, now)
+        });
+        let returned = returned.ok()?;
+        let moved = self.readdress(key, before.listing(list)).ok()?;
+        // It may have had no probes, since it had no address.
+        self.schedule(key);
+        let same = || AddressesMoved { now: before.as_slice().to_vec(), ..AddressesMoved::none(key) };
+        let moved = moved.or_else(|| returned.then(same));
+        moved.map(|moved| AddressesMoved { returned, ..moved })
+    }
+
+    /// No resolver says any address for the name of a channel, which changes nothing but what is told of it.
+    pub fn name_failed(&mut self, key: ChannelKey, name: &str, why: &str) {
+        let now = self.now;
+        if self.has_name(key, name).is_none() {
+            return;
+        }
+        // It exists: it was just looked at.
+        let _ = self.edit(key, |channel| {
+            let naming = channel.naming.get_or_insert_default();
+            let since = naming.failing.as_ref().map_or(now, |&(since, _)| since);
+            naming.failing = Some((since, why.to_owned()));
+        });
+    }
+
+    /// A name has no address any more, and that is to be believed. Those of its channels to which that is new, and which no client gets
+    /// from now on while there is another; none where none of the others is up.
+    pub fn name_gone(&mut self, keys: &[ChannelKey], name: &str, why: &str) -> Vec<ChannelKey> {
+        let now = self.now;
+        let is_other = |channel: &Channel| channel.is_up() && channel.addresses.name() != Some(name);
+        let others = self.groups.values().flat_map(|group| group.channels());
+        if !others.filter(|channel| !channel.removed).any(is_other) {
+            return Vec::new();
+        }
+        let of_it = keys.iter().copied().filter(|&key| self.has_name(key, name).is_some());
+        let of_it: Vec<ChannelKey> = of_it.collect();
+        let vanishes =
+            |key: &ChannelKey| self.edit(*key, |channel| channel.health.vanish(why, now)) == Ok(true);
+        of_it.into_iter().filter(vanishes).collect()
+    }
+
+    fn has_name(&self, key: ChannelKey, name: &str) -> Option<&Addresses> {
+        let channel = self.get(key).filter(|channel| !channel.retires)?;
+        Some(&channel.addresses).filter(|addresses| addresses.name() == Some(name))
+    }
+
+    /// Gives a channel the addresses that its name has now; `None`: it has them already. They are a set: it keeps the order that it
+    /// has, and what is known of those that stay. Leases taken before keep the old ones.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn readdress(
+        &mut self,
+        key: ChannelKey,
+        addresses: Addresses,
+    ) -> Result<Option<AddressesMoved>, EditError> {
+        let before = self.get(key).ok_or(EditError::UnknownChannel)?.addresses.clone();
+        let (old, new) = (before.as_slice(), addresses.as_slice());
+        let missing = |from: &[SocketAddr], those: &[SocketAddr]| -> Vec<SocketAddr> {
+            those.iter().copied().filter(|one| !from.contains(one)).collect()
+        };
+        let (added, left) = (missing(old, new), missing(new, old));
+        let is_same_word = before.host() == addresses.host() && before.is_lazy() == addresses.is_lazy();
+        if added.is_empty() && left.is_empty() && is_same_word && before.port() == addresses.port() {
+            return Ok(None);
+        }
+        let stay: Vec<usize> = (0..old.len()).filter(|&at| new.contains(&old[at])).collect();
+        if stay.is_empty() || before.host() != addresses.host() {
+            let now = new.to_vec();
+            self.move_to(key, addresses)?;
+            return Ok(Some(AddressesMoved { now, added, left, ..AddressesMoved::none(key) }));
+        }
+        let now: Vec<SocketAddr> = stay.iter().map(|&at| old[at]).chain(added.iter().copied()).collect();
+        let places: Vec<Option<usize>> =
+            stay.into_iter().map(Some).chain(added.iter().map(|_| None)).collect();
+        if let Some(group) = self.groups.get_mut(&key.group) {
+            group.assign(key.channel.index(), addresses.listing(now.clone()));
+        }
+        let (rules, time) = (self.rules.health, self.now);
+        let out = self.edit_by_lot(key, |channel, random| channel.carry(&places, &rules, time, random))?;
+        self.schedule(key);
+        let ejected = out.map(|why| Transition {
+            channel: key,
+            address: now.first().copied().unwrap_or_else(|| addresses.first()),
+            what: Happened::Ejected(why),
+        });
+        Ok(Some(AddressesMoved { now, added, left, ejected, ..AddressesMoved::none(key) }))
+    }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::super::{
+        AdminState, ClientAddr, DialCause, DialFailure, GroupId, HealthState, Lease, NameSnapshot, NoChannel,
+        Rules,
+    };
+    use super::*;
+
+    const EJECTING: Rules =
+        Rules { health: HealthRules { eject: true, ..HealthRules::NONE }, ..Rules::CLASSIC };
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn list(numbers: &[u8]) -> Vec<SocketAddr> {
+        numbers.iter().map(|&number| at(number)).collect()
+    }
+
+    fn key(number: usize) -> ChannelKey {
+        ChannelKey::new(0, number).expect("a key")
+    }
+
+    fn create(table: &mut Table, addresses: Addresses) {
+        table.create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+    }
+
+    fn table(names: &[(&str, &[u8])]) -> Table {
+        let mut table = Table::new(EJECTING);
+        for (name, numbers) in names {
+            let all = Addresses::new(list(numbers));
+            let addresses =
+                all.map_or_else(|| Addresses::unknown(name, 80).lazily(true), |all| all.named(name));
+            create(&mut table, addresses);
+        }
+        table
+    }
+
+    fn pick(table: &mut Table) -> Result<Lease, NoChannel> {
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+        table.next(&mut route)
+    }
+
+    fn order(table: &mut Table) -> Vec<SocketAddr> {
+        let lease = pick(table).expect("it is up");
+        (0..).map_while(|n| lease.address(n)).collect()
+    }
+
+    fn state(table: &Table, number: usize) -> HealthState {
+        table.channel(key(number)).expect("it is there").health.state
+    }
+
+    #[test]
+    fn an_answer_is_a_set_whose_order_changes_nothing() {
+        let mut table = table(&[("web", &[1, 2, 3])]);
+        assert_eq!(table.name_found(key(0), "web", &list(&[3, 1, 2])), None);
+        let moved = table.name_found(key(0), "web", &list(&[4, 3, 1])).expect("they are others");
+        assert_eq!((moved.now, moved.added, moved.left), (list(&[1, 3, 4]), list(&[4]), list(&[2])));
+        assert_eq!(order(&mut table), list(&[1, 3, 4]), "those that stay keep their order");
+    }
+
+    #[test]
+    fn what_is_known_of_an_address_is_kept_as_long_as_it_stays() {
+        let mut table = table(&[("web", &[1, 2, 3])]);
+        let lease = pick(&mut table).expect("it is up");
+        table.address_failed(&lease, at(1), Duration::ZERO, "refused").expect("it is out");
+        assert_eq!(order(&mut table), list(&[2, 3, 1]));
+        table.name_found(key(0), "web", &list(&[1, 3, 4])).expect("they are others");
+        assert_eq!(order(&mut table), list(&[3, 4, 1]), "one that was out stays behind the others");
+        let out = table.channel(key(0)).expect("it is there").addresses_out;
+        assert_eq!(out, [(at(1), "refused".to_owned())]);
+        // A probe that was begun before counts for the address that it was of, wherever that stands now.
+        table.advance(Duration::from_secs(1));
+        let probe = table.probes_due(9).pop().expect("it is due");
+        assert_eq!(probe.addresses, list(&[1]));
+        table.name_found(key(0), "web", &list(&[5, 4, 1])).expect("they are others");
+        table.probed(&probe, super::super::ProbeResult::Good).expect("it is back");
+        assert_eq!(order(&mut table), list(&[1, 4, 5]));
+        // And one that left and came again is new.
+        let lease = pick(&mut table).expect("it is up");
+        table.address_failed(&lease, at(4), Duration::from_secs(1), "refused").expect("it is out");
+        table.advance(Duration::from_secs(2));
+        let probe = table.probes_due(9).pop().expect("it is due");
+        table.name_found(key(0), "web", &list(&[1, 5])).expect("they are others");
+        table.name_found(key(0), "web", &list(&[1, 5, 4])).expect("they are others");
+        assert_eq!(table.probed(&probe, super::super::ProbeResult::Good), None);
+        assert_eq!(order(&mut table), list(&[1, 5, 4]));
+    }
+
+    #[test]
+    fn a_channel_that_is_out_may_be_well_at_its_new_address() {
+        let mut table = table(&[("web", &[1]), ("other", &[9])]);
+        let lease = pick(&mut table).expect("it is up");
+        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
+        assert_eq!(table.take_doubts(), BTreeSet::from(["web".to_owned()]));
+        assert_eq!(table.take_doubts(), BTreeSet::new());
+        table.name_found(key(0), "web", &list(&[1, 2])).expect("they are others");
+        assert_eq!(state(&table, 0), HealthState::Untried);
+        table.set_state(key(1), AdminState::Disabled).expect("it is there");
+        assert_eq!(order(&mut table), list(&[2, 1]), "the one that failed comes last");
+        // The one that is left is the one that failed.
+        let moved = table.name_found(key(0), "web", &list(&[1])).expect("they are others");
+        let what = moved.ejected.expect("it is out").what;
+        assert_eq!((what, state(&table, 0)), (Happened::Ejected("refused".to_owned()), HealthState::Ejected));
+    }
+
+    #[test]
+    fn one_that_is_up_stays_so_with_all_that_was_learned() {
+        let mut table = table(&[("web", &[1, 2])]);
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+        let lease = table.next(&mut route).expect("it is up");
+        table.address_answered(&lease, at(2), Duration::ZERO);
+        table.connected(route, &lease, Duration::from_millis(1));
+        table.name_found(key(0), "web", &list(&[2, 3])).expect("they are others");
+        let now = table.channel(key(0)).expect("it is there");
+        assert_eq!((now.health.state, now.used, now.active), (HealthState::Up, Some(at(2)), 1));
+        table.name_found(key(0), "web", &list(&[3])).expect("they are others");
+        assert_eq!(table.channel(key(0)).expect("it is there").used, None);
+    }
+
+    #[test]
+    fn a_failure_is_told_and_changes_nothing() {
+        let mut table = table(&[("web", &[1, 2])]);
+        table.advance(Duration::from_secs(60));
+        table.name_failed(key(0), "web", "try again");
+        table.advance(Duration::from_secs(90));
+        table.name_failed(key(0), "web", "no answer");
+        let now = table.channel(key(0)).expect("it is there");
+        let told = NameSnapshot {
+            answered: Some(Duration::from_secs(90)),
+            failing: Some(("no answer".to_owned(), Duration::from_secs(30))),
+        };
+        assert_eq!((now.naming, now.health.state), (Some(told), HealthState::Untried));
+        assert_eq!(order(&mut table), list(&[1, 2]));
+        assert_eq!(table.name_found(key(0), "web", &list(&[1, 2])), None);
+        let told = NameSnapshot { answered: Some(Duration::ZERO), failing: None };
+        assert_eq!(table.channel(key(0)).expect("it is there").naming, Some(told));
+    }
+
+    #[test]
+    fn a_name_that_is_gone_costs_nobody_the_last_channel() {
+        let mut table = table(&[("web", &[1]), ("other", &[2])]);
+        table.set_state(key(1), AdminState::Disabled).expect("it is there");
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), []);
+        table.set_state(key(1), AdminState::Enabled).expect("it is there");
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [key(0)]);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [], "that is known");
+        assert_eq!(state(&table, 0), HealthState::Down);
+        let mut seen = BTreeSet::new();
+        for _ in 0..4 {
+            seen.insert(pick(&mut table).expect("the other one").key());
+        }
+        assert_eq!(seen, BTreeSet::from([key(1)]));
+        assert_eq!(table.name_gone(&[key(1)], "other", "no such name"), [], "it is the last one");
+        // And if the other one goes by itself, the old address is better than nothing.
+        table.set_state(key(1), AdminState::Disabled).expect("it is there");
+        assert_eq!(pick(&mut table).expect("as a last resort").key(), key(0));
+        let moved = table.name_found(key(0), "web", &list(&[1])).expect("it is there again");
+        assert!(moved.returned && moved.added.is_empty() && moved.left.is_empty());
+        assert_eq!(state(&table, 0), HealthState::Untried);
+    }
+
+    #[test]
+    fn nobody_is_sent_to_a_name_that_is_not_known_yet() {
+        let mut table = table(&[("late", &[])]);
+        assert_eq!(pick(&mut table).expect_err("nowhere"), NoChannel::Down);
+        assert_eq!((state(&table, 0), table.next_probe()), (HealthState::Down, None));
+        table.begin_life();
+        assert_eq!(pick(&mut table).expect_err("still nowhere"), NoChannel::Down);
+        let moved = table.name_found(key(0), "late", &list(&[1])).expect("it is known");
+        assert!(moved.returned && moved.added == list(&[1]));
+        assert_eq!(order(&mut table), list(&[1]));
+        assert!(table.channel(key(0)).expect("it is there").addresses.is_lazy());
+    }
+
+    #[test]
+    fn an_answer_for_a_name_that_a_channel_has_no_more_changes_nothing() {
+        let mut table = table(&[("web", &[1])]);
+        assert_eq!(table.name_found(key(0), "other", &list(&[2])), None);
+        assert_eq!(table.name_found(key(7), "web", &list(&[2])), None);
+        table.retire(key(0)).expect("it is there");
+        assert_eq!(table.name_found(key(0), "web", &list(&[2])), None);
+    }
+
+    #[test]
+    fn names_are_told_piece_by_piece_and_addresses_are_none() {
+        let mut table =
+            table(&[("a", &[1]), ("10.0.0.7", &[7]), ("b.example", &[2]), ("::1", &[3]), ("c", &[])]);
+        create(&mut table, Addresses::from(at(9)));
+        table.retire(key(0)).expect("it is there");
+        let (mut names, mut from) = (Vec::new(), Some(key(0)));
+        while let Some(at) = from {
+            let (found, next) = table.named(at, 2);
+            names.extend(found.iter().filter_map(|(_, addresses)| addresses.name().map(str::to_owned)));
+            from = next;
+        }
+        assert_eq!(names, ["b.example", "c"]);
+    }
+
+    #[test]
+    fn a_successor_knows_all_of_it() {
+        let mut before = table(&[("web", &[1, 2]), ("other", &[3]), ("late", &[])]);
+        before.advance(Duration::from_secs(50));
+        before.name_found(key(0), "web", &list(&[2, 4]));
+        before.name_failed(key(1), "other", "try again");
+        before.name_gone(&[key(1)], "other", "no such name");
+        let record = before.record();
+        let text = serde_json::to_string(&record).expect("it can be written");
+        let record = serde_json::from_str(&text).expect("it can be read");
+        let after = Table::restore(EJECTING, &record, Duration::from_secs(60)).expect("it is whole");
+        assert_eq!(after.record(), before.record());
+        for number in 0..3 {
+            let [before, after] =
+                [&before, &after].map(|table| table.channel(key(number)).expect("it is there"));
+            assert_eq!((before.addresses, before.health.state), (after.addresses, after.health.state));
+        }
+    }
+}

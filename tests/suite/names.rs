@@ -1,0 +1,464 @@
+//! Names that move: looked up again by the system's resolver, whatever that says.
+//!
+//! Source: docs/names.md.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    Got, Instance, Load, Run, Server, Setup, eventually, needs_root, own_address, private_network,
+};
+
+const HOSTS: &str = "a hosts file of its own takes a mount namespace";
+
+/// Addresses of one port that only this test uses.
+fn addresses<const N: usize>() -> [SocketAddr; N] {
+    let first = own_address();
+    let IpAddr::V4(ip) = first.ip() else { panic!("{first}") };
+    let [a, b, c, d] = ip.octets();
+    std::array::from_fn(|n| SocketAddr::new(Ipv4Addr::new(a, b, c ^ (n as u8) << 6, d).into(), first.port()))
+}
+
+/// A hosts file in which each of these names has these addresses.
+fn hosts(names: &[(&str, &[SocketAddr])]) -> String {
+    let lines = names
+        .iter()
+        .flat_map(|(name, all)| all.iter().map(move |address| format!("{} {name}\n", address.ip())));
+    lines.fold("127.0.0.1 localhost\n".to_owned(), |text, line| text + &line)
+}
+
+/// The names have these addresses from now on.
+fn rename(instance: &Instance, names: &[(&str, &[SocketAddr])]) {
+    instance.directory.file("hosts", &hosts(names));
+}
+
+fn start(options: &[&str], names: &[(&str, &[SocketAddr])], channels: &[String]) -> Instance {
+    let options = options.iter().map(|&option| option.to_owned()).chain(["PORT".to_owned()]);
+    with_hosts(Setup::new(), names).start(options.chain(channels.iter().cloned()))
+}
+
+/// With this hosts file, and nobody else to ask.
+fn with_hosts(setup: Setup, names: &[(&str, &[SocketAddr])]) -> Setup {
+    let switch = setup.directory().file("nsswitch.conf", "hosts: files\n");
+    let resolv = setup.directory().file("resolv.conf", "nameserver 127.255.255.254\n");
+    setup.hosts(&hosts(names)).mounting(&mounts(&resolv, &switch))
+}
+
+/// The settings of the C library's resolver. A system without a switch reads the hosts file first.
+fn mounts(resolv: &Path, switch: &Path) -> String {
+    format!(
+        "mount --bind {} /etc/resolv.conf; if test -e /etc/nsswitch.conf; then mount --bind {} /etc/nsswitch.conf; fi;",
+        resolv.display(),
+        switch.display()
+    )
+}
+
+/// Waits until the first channel has these addresses, in any order.
+#[track_caller]
+fn await_addresses(instance: &Instance, wanted: &[SocketAddr]) {
+    let wanted: std::collections::BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
+    eventually("the addresses are others", || {
+        let answer: serde_json::Value =
+            serde_json::from_str(&instance.ctl("show json").code(0).stdout).expect("it is JSON");
+        let all = answer["groups"][0]["channels"][0]["addresses"].as_array().expect("a list").clone();
+        let now = all.iter().map(|one| one["address"].as_str().expect("text").to_owned()).collect();
+        (wanted == now).then_some(())
+    });
+}
+
+#[test]
+fn a_name_that_moves_takes_new_clients_along_and_loses_no_connection() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let [a, b] = addresses();
+    let (_old, _new) = (Server::named_at(a, "a"), Server::named_at(b, "b"));
+    let channel = format!("web:{}", a.port());
+    let instance = start(&["--resolve", "100ms"], &[("web", &[a])], &[channel]);
+    let (mut client, name) = instance.named();
+    assert_eq!(name, "a");
+    rename(&instance, &[("web", &[b])]);
+    await_addresses(&instance, &[b]);
+    assert_eq!(instance.names(3), "bbb");
+    client.send("hello");
+    assert_eq!(client.recv(5), b"hello", "it lives on");
+    let told = instance.told("resolved");
+    let line = format!("group=0 channel=0 host=web addresses={b} added={b} left={a}");
+    assert!(matches!(&told[..], [one] if one.ends_with(&line)), "{told:?}");
+    // In another order, or asked for by hand, it is the same.
+    rename(&instance, &[("web", &[b, a])]);
+    await_addresses(&instance, &[a, b]);
+    rename(&instance, &[("web", &[a, b])]);
+    let (one, other) = (a.ip().min(b.ip()), a.ip().max(b.ip()));
+    for command in ["resolve", "resolve 0"] {
+        instance.ctl(command).code(0).out(&format!("web: {one}, {other}\n"));
+    }
+    assert_eq!(instance.told("resolved").len(), 2);
+    assert_eq!(instance.status()[0].address, b.to_string(), "it keeps its place");
+    client.send("still");
+    assert_eq!(client.recv(5), b"still");
+    drop(client);
+    instance.end();
+}
+
+#[test]
+fn connections_to_an_address_that_left_are_closed_if_that_is_wanted() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let [a, b, c] = addresses();
+    let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+    let channel = format!("web:{}", a.port());
+    let options = ["--resolve", "100ms", "--on-remove", "kick"];
+    let instance = start(&options, &[("web", &[a])], &[channel]);
+    let (mut leaves, _) = instance.named();
+    rename(&instance, &[("web", &[b])]);
+    leaves.ending();
+    let (mut stays, name) = instance.named();
+    assert_eq!(name, "b");
+    rename(&instance, &[("web", &[b, c])]);
+    await_addresses(&instance, &[b, c]);
+    stays.send("hello");
+    assert_eq!(stays.recv(5), b"hello");
+    let ended = instance.ctl("ended").code(0).stdout;
+    assert!(ended.lines().nth(1).is_some_and(|line| line.ends_with(" address removed")), "{ended}");
+    drop(stays);
+    instance.end();
+}
+
+#[test]
+fn a_channel_that_fails_has_its_name_looked_up_at_once() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    for check in [&[][..], &["--check", "tcp", "--check-interval", "50ms"]] {
+        let [a, b, other] = addresses();
+        let (old, _other) = (Server::named_at(a, "a"), Server::named_at(other, "z"));
+        let channels = [format!("web:{}", a.port()), other.to_string()];
+        let options = [&["--resolve", "1d"][..], check].concat();
+        let instance = start(&options, &[("web", &[a])], &channels);
+        assert_eq!(instance.names(1), "a");
+        rename(&instance, &[("web", &[b])]);
+        let _new = Server::named_at(b, "b");
+        old.crash();
+        eventually("the new server is found", || instance.names(2).contains('b').then_some(()));
+        await_addresses(&instance, &[b]);
+        instance.end();
+    }
+    // As it was in 3.57.
+    let [a, b, other] = addresses();
+    let (old, _other) = (Server::named_at(a, "a"), Server::named_at(other, "z"));
+    let channels = [format!("web:{}", a.port()), other.to_string()];
+    let options = ["--resolve", "0", "--check", "tcp", "--check-interval", "20ms"];
+    let instance = start(&options, &[("web", &[a])], &channels);
+    rename(&instance, &[("web", &[b])]);
+    let _new = Server::named_at(b, "b");
+    old.crash();
+    eventually("checks fail", || (instance.status()[0].health == "down").then_some(()));
+    assert_eq!(instance.names(3), "zzz");
+    assert_eq!(instance.told("resolved"), [""; 0]);
+    // By hand it is looked up all the same.
+    instance.ctl("resolve 0; resolve 1").code(0);
+    await_addresses(&instance, &[b]);
+    instance.end();
+}
+
+#[test]
+fn a_name_that_is_lazy_may_come_later_and_any_other_may_not() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let [a, b] = addresses();
+    let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+    let channels = [format!("late:{},lazy", b.port()), format!("web:{}", a.port())];
+    let instance = start(&["--resolve", "100ms"], &[("web", &[a])], &channels);
+    assert_eq!(instance.names(3), "aaa");
+    assert_eq!(instance.show()[0].address, format!("unresolved:{}", b.port()));
+    let why = || instance.status().remove(0).why;
+    eventually("it is told", || why().starts_with("resolve: ").then_some(()));
+    let row = instance.status().remove(0);
+    assert_eq!((&row.address[..], &row.health[..], &row.addrs[..]), ("unresolved", "down", "0/0"));
+    let line = instance.ctl("save").code(0).stdout;
+    assert!(line.contains(&format!("late:{},lazy", b.port())), "{line}");
+    instance.ctl("enable 0; weight 0 2; disable 0; enable 0; weight 0 1").code(0);
+    rename(&instance, &[("web", &[a]), ("late", &[b])]);
+    eventually("it has come", || instance.names(2).contains('b').then_some(()));
+    assert_eq!(instance.status()[0].why, "-");
+    instance.end();
+    let typed = ["PORT".to_owned(), format!("no-such-name.invalid:{}", a.port())];
+    let mut instance = with_hosts(Setup::new(), &[]).spawn(typed);
+    assert_eq!(instance.wait(), 65);
+    assert!(instance.stderr().contains("no host 'no-such-name.invalid'"), "{}", instance.stderr());
+}
+
+#[test]
+fn a_reload_and_an_upgrade_keep_the_addresses_that_are_in_use() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let [a, b, c] = addresses();
+    let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+    let setup = Setup::new();
+    let listen = setup.address().port();
+    let port = own_address().port();
+    assert_ne!(listen, port);
+    let line = format!("--resolve 100ms {port} web:{} late:{},lazy\n", a.port(), a.port());
+    let file = setup.directory().file("lines", &line);
+    let mut instance = with_hosts(Setup::binding(([0, 0, 0, 0], port).into()), &[("web", &[a])])
+        .start(["--file".to_owned(), file.display().to_string()]);
+    rename(&instance, &[("web", &[b])]);
+    await_addresses(&instance, &[b]);
+    // Nobody can be asked any more.
+    rename(&instance, &[]);
+    eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
+    let answer = instance.ctl("reload").code(0).stdout;
+    assert!(answer.contains("no host 'web'") && answer.contains("it keeps the addresses it has"), "{answer}");
+    assert_eq!(instance.names(2), "bb");
+    instance.upgrade();
+    assert_eq!(instance.names(2), "bb");
+    let rows = instance.status();
+    assert_eq!((&rows[0].address, &rows[1].address[..]), (&b.to_string(), "unresolved"));
+    assert!(instance.ctl("status").code(0).stdout.lines().all(|line| !line.contains("changed by hand")));
+    // And the successor looks them up itself.
+    rename(&instance, &[("web", &[c]), ("late", &[a])]);
+    await_addresses(&instance, &[c]);
+    eventually("both are there", || {
+        let mut names: Vec<char> = instance.names(2).chars().collect();
+        names.sort_unstable();
+        (names == ['a', 'c']).then_some(())
+    });
+    let answer = instance.ctl("reload").code(0).stdout;
+    assert_eq!(answer, "nothing has changed\n");
+    instance.end();
+}
+
+/// What a resolver says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// The addresses, each time in another order.
+    Truth,
+    /// So many of them, over TCP only.
+    Truncated,
+    /// An answer to a question that nobody has asked.
+    WrongId,
+    /// A name that is another name of itself.
+    Loop,
+    /// The name exists, and has no address.
+    NoData,
+    NoSuchName,
+    ServFail,
+    Refused,
+    /// Bytes that mean nothing.
+    Garbage,
+    Nothing,
+}
+
+/// A name server on 127.0.0.1 of this network that says what it is told to.
+#[derive(Clone)]
+struct Liar {
+    says: Arc<Mutex<(Says, Vec<Ipv4Addr>)>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Liar {
+    fn start() -> Self {
+        let liar = Self { says: Arc::new(Mutex::new((Says::Truth, Vec::new()))), asked: Arc::default() };
+        let udp = UdpSocket::bind("127.0.0.1:53").expect("our own network");
+        let tcp = TcpListener::bind("127.0.0.1:53").expect("our own network");
+        let [by_udp, by_tcp] = [liar.clone(), liar.clone()];
+        std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = udp.recv_from(&mut question) {
+                if let Some(answer) = by_udp.answer(&question[..length], false) {
+                    let _ = udp.send_to(&answer, from);
+                }
+            }
+        });
+        std::thread::spawn(move || {
+            for mut stream in tcp.incoming().flatten() {
+                let mut length = [0; 2];
+                let mut question = [0; 512];
+                while stream.read_exact(&mut length).is_ok() {
+                    let length = usize::from(u16::from_be_bytes(length));
+                    if length > question.len() || stream.read_exact(&mut question[..length]).is_err() {
+                        break;
+                    }
+                    let Some(answer) = by_tcp.answer(&question[..length], true) else { break };
+                    let length = u16::try_from(answer.len()).expect("it is short").to_be_bytes();
+                    let _ = stream.write_all(&[&length[..], &answer].concat());
+                }
+            }
+        });
+        liar
+    }
+
+    fn says(&self, what: Says, addresses: &[SocketAddr]) {
+        let v4 = |address: &SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(ip) => panic!("{ip}"),
+        };
+        *self.says.lock().expect("whole") = (what, addresses.iter().map(v4).collect());
+    }
+
+    /// Waits until so many more questions were asked.
+    fn await_asked(&self, more: usize) {
+        let enough = self.asked.load(Ordering::SeqCst) + more;
+        eventually("it is asked", || (self.asked.load(Ordering::SeqCst) >= enough).then_some(()));
+    }
+
+    fn answer(&self, question: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let (says, mut addresses) = self.says.lock().expect("whole").clone();
+        let end = 12 + question.get(12..)?.iter().position(|&byte| byte == 0)? + 5;
+        let asks = question.get(12..end)?;
+        let is_v4 = asks.ends_with(&[0, 1, 0, 1]);
+        let name = &asks[..asks.len() - 4];
+        let (mut id, mut flags, mut rcode) = (question[..2].to_vec(), 0x8180_u16, 0);
+        let mut records = Vec::new();
+        match says {
+            Says::Nothing => return None,
+            Says::Garbage => return Some(question[..2].iter().copied().chain([0xff; 40]).collect()),
+            Says::WrongId => id[1] ^= 1,
+            Says::ServFail => rcode = 2,
+            Says::NoSuchName => rcode = 3,
+            Says::Refused => rcode = 5,
+            Says::NoData => {}
+            Says::Loop => {
+                records.push([&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 0][..], &[0, name.len() as u8], name].concat())
+            }
+            Says::Truncated if !by_tcp => flags |= 0x0200,
+            Says::Truth | Says::Truncated => {}
+        }
+        if matches!(says, Says::Truth | Says::WrongId) || (says == Says::Truncated && by_tcp) {
+            let count = addresses.len().max(1);
+            addresses.rotate_left(asked / 2 % count);
+            let record =
+                |ip: &Ipv4Addr| [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4][..], &ip.octets()].concat();
+            records.extend(addresses.iter().filter(|_| is_v4).map(record));
+        }
+        let count = (records.len() as u16).to_be_bytes();
+        let head = [&id[..], &(flags | rcode).to_be_bytes(), &[0, 1], &count, &[0, 0, 0, 0]].concat();
+        Some([head, asks.to_vec(), records.concat()].concat())
+    }
+}
+
+/// In a network of our own, where 127.0.0.1 is the name server: what its resolver is set up as.
+fn asking(setup: Setup) -> Setup {
+    let resolv =
+        setup.directory().file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+    let switch = setup.directory().file("nsswitch.conf", "hosts: files dns\n");
+    setup.hosts("127.0.0.1 localhost\n").mounting(&mounts(&resolv, &switch))
+}
+
+#[test]
+fn no_lie_of_a_name_server_costs_a_client() {
+    private_network("a name server on port 53", || {
+        let liar = Liar::start();
+        let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+        let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+        liar.says(Says::Truth, &[a, b]);
+        let instance = asking(Setup::new()).start(["--resolve", "100ms", "PORT", "db.test:7000"]);
+        let load = Load::on(instance.addr, 2);
+        load.await_more(10);
+        for says in [
+            Says::ServFail,
+            Says::Refused,
+            Says::NoSuchName,
+            Says::NoData,
+            Says::Garbage,
+            Says::Loop,
+            Says::WrongId,
+            Says::Truth,
+        ] {
+            liar.says(says, &[a, b]);
+            liar.await_asked(6);
+            load.await_more(20);
+            let answer = instance.ctl("resolve");
+            assert_eq!(answer.code, if says == Says::Truth { 0 } else { 75 }, "{says:?}: {}", answer.stdout);
+        }
+        assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
+        assert_eq!(instance.told("unresolved"), [""; 0]);
+        assert_eq!((instance.told("resolve_failed").len(), instance.told("resolve_back").len()), (1, 1));
+        // Too much for a datagram is asked for by TCP.
+        liar.says(Says::Truncated, &[a, b, c]);
+        await_addresses(&instance, &[a, b, c]);
+        liar.says(Says::Truth, &[c]);
+        await_addresses(&instance, &[c]);
+        liar.says(Says::ServFail, &[]);
+        liar.await_asked(4);
+        eventually("it is told", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
+        load.await_more(20);
+        let visits = load.finish();
+        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+        assert_eq!(lost, 0, "of {}", visits.len());
+        instance.end();
+    });
+}
+
+#[test]
+fn a_name_server_that_says_nothing_holds_up_nobody() {
+    private_network("a name server on port 53", || {
+        let liar = Liar::start();
+        let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+        let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+        liar.says(Says::Truth, &[a]);
+        let setup = asking(Setup::new());
+        let hosts = setup.directory().file("hosts", "127.0.1.1 near\n");
+        let channels = ["db.test:7000", "near:7000", "late.test:7000,lazy"];
+        let args = [&["--resolve", "100ms", "PORT"][..], &channels].concat();
+        let mut instance = setup.start(args);
+        // Longer than this test lasts.
+        instance.directory.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n");
+        liar.says(Says::Nothing, &[]);
+        liar.await_asked(2);
+        // Another name moves meanwhile, operators are answered, clients are served.
+        // In place: a file without the name would have the server asked for it.
+        let file = fs::OpenOptions::new().write(true).open(hosts).expect("it is there");
+        file.write_all_at(b"127.0.1.2 near\n", 0).expect("written");
+        eventually("the other name moves", || (instance.status()[1].address == b.to_string()).then_some(()));
+        assert_eq!(instance.names(4).len(), 4);
+        // A process that takes over looks them up at its start and cannot be held up for ever by that; this one ends at once.
+        instance.signal(Signal::TERM);
+        let begun = Instant::now();
+        assert_eq!(instance.wait(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(20), "it waits for no resolver");
+    });
+}
+
+#[test]
+fn dnsmasq_is_asked_again() {
+    private_network("a name server on port 53", || {
+        let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+        let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+        let setup = asking(Setup::new());
+        let zone = setup.directory().file("zone", "127.0.1.1 db.test\n");
+        let mut dnsmasq = std::process::Command::new("dnsmasq")
+            .args(["-k", "--conf-file=/dev/null", "--listen-address=127.0.0.1", "--bind-interfaces"])
+            .args(["--no-resolv", "--no-hosts", "--local-ttl=0", "--user=root", "--pid-file"])
+            .args(["--local=/test/", &format!("--addn-hosts={}", zone.display())])
+            .spawn()
+            .expect("ci/test installs it");
+        let pid = i32::try_from(dnsmasq.id()).expect("a pid");
+        eventually("it answers", || std::net::TcpStream::connect("127.0.0.1:53").ok());
+        let instance = setup.start(["--resolve", "100ms", "PORT", "db.test:7000", "late.test:7000,lazy"]);
+        assert_eq!(instance.names(3), "aaa");
+        fs::write(&zone, "127.0.1.2 db.test\n127.0.1.1 late.test\n").expect("written");
+        Run::new("kill").args(["-HUP", &pid.to_string()]).finish().code(0);
+        await_addresses(&instance, &[b]);
+        eventually("both are there", || instance.names(2).contains('a').then_some(()));
+        // Without it, all stays.
+        dnsmasq.kill().expect("it runs");
+        dnsmasq.wait().expect("it has ended");
+        eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
+        assert!(instance.names(2).contains('a') && instance.names(2).contains('b'));
+        instance.end();
+    });
+}
