@@ -445,7 +445,7 @@ fn fail2ban_bans_by_one_line() {
     let program = format!("env BALANCE_RUN_DIR={} {BALANCE}", run_dir.display());
     let jail = format!(
         "[shop]\nenabled = true\nbackend = polling\nfilter = shop\nlogpath = {}\nmaxretry = 2\nfindtime = 1h\nbantime = 1h\nusedns = no\nignoreself = false\n\
-         action = balance[program=\"{program}\", service=\"{}\", bind=\"-b {}\"]\n",
+         action = balance[program=\"{program}\", service=\"{}\", all=\" all\", bind=\"-b {}\"]\n",
         log.display(),
         instance.port(),
         instance.addr.ip(),

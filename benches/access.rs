@@ -1,0 +1,254 @@
+//! What rules cost those who may come: a million networks, a million sources that may not, and one honest client that comes again and
+//! again.
+//!
+//! `cargo bench --bench access` (two minutes), or `cargo bench --bench access -- NETWORKS SOURCES`
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use balance::config::parse_nets;
+use balance::sched::{Gate, Lists, RuleSet, Ruling};
+use socket2::{Domain, Socket, Type};
+
+const BALANCE: &str = env!("CARGO_BIN_EXE_balance");
+/// Where strangers come from. All of them are refused.
+const STRANGERS: [u8; 2] = [128, 128];
+/// Strangers in a second, so that there is a core for the others.
+const PACE: u64 = 12_000;
+/// The honest client comes so often.
+const EVERY: Duration = Duration::from_millis(1);
+
+fn main() -> io::Result<()> {
+    // Cargo says `--bench`, too.
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let [networks, sources] = [0, 1].map(|at| numbers.get(at).copied().unwrap_or(1_000_000));
+    let directory = std::env::temp_dir().join(format!("balance-access-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+    let result = measure(&directory, networks, sources);
+    let _ = std::fs::remove_dir_all(&directory);
+    result
+}
+
+fn measure(directory: &Path, networks: u64, sources: u64) -> io::Result<()> {
+    let list = directory.join("list");
+    let text = file(networks);
+    look_up(&text)?;
+    std::fs::write(&list, &text)?;
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let backend = server.local_addr()?;
+    thread::spawn(move || greet(&server));
+    let list = list.display().to_string();
+    let deny = format!("{list},127.{}.0.0/9", STRANGERS[0]);
+    let mut out = io::stdout();
+    writeln!(
+        out,
+        "{:<46} {:>9} {:>9} {:>9} {:>9} {:>10}",
+        "", "clients", "p50 us", "p99 us", "p99.9 us", "RSS MiB"
+    )?;
+    for (name, options, strangers) in [
+        ("no rules", &[][..], 0),
+        ("all rules", &["--deny", &deny, "--client-max", "100", "--client-rate", "1000000/1s"][..], 0),
+        ("all rules, strangers are refused", &["--deny", &deny], sources),
+        (
+            "no list, strangers come for the first time",
+            &["--client-max", "100", "--client-rate", "1000000/1s"],
+            sources / 5,
+        ),
+    ] {
+        let balance = Running::start(directory, backend, options)?;
+        let before = balance.resident()?;
+        let times = honest(balance.listen, strangers, Duration::from_secs(5))?;
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        writeln!(
+            out,
+            "{name:<46} {:>9} {:>9.0} {:>9.0} {:>9.0} {:>5} {:>4}",
+            strangers,
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            before,
+            balance.resident()?
+        )?;
+    }
+    Ok(())
+}
+
+/// Lots.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+/// Half IPv4, half IPv6, none of them of this machine.
+fn file(networks: u64) -> String {
+    let (mut text, mut dice) = (String::new(), Dice(7));
+    for number in 0..networks {
+        let lot = dice.roll();
+        if number % 2 == 0 {
+            let length = 16 + lot % 17;
+            let address = ((lot >> 8) as u32 & 0x3fff_ffff | 0x8000_0000) & (u32::MAX << (32 - length));
+            let _ = writeln!(text, "{}/{length}", Ipv4Addr::from(address));
+        } else {
+            let length = 32 + lot % 33;
+            let address =
+                (u128::from(dice.roll()) << 64 & (u128::MAX >> 3) | 1 << 125) & (u128::MAX << (128 - length));
+            let _ = writeln!(text, "{}/{length}", Ipv6Addr::from(address));
+        }
+    }
+    text
+}
+
+/// How long it takes to make rules, and to look one up.
+fn look_up(text: &str) -> io::Result<()> {
+    let begin = Instant::now();
+    let nets =
+        parse_nets(text.as_bytes()).map_err(|(line, _, why)| io::Error::other(format!("{line}: {why}")))?;
+    let parsed = begin.elapsed();
+    let count = nets.len();
+    let rules = RuleSet::new(nets.into_iter().map(|net| (net, Ruling::Deny)), false);
+    let sorted = begin.elapsed() - parsed;
+    let bytes = rules.bytes();
+    let gate = Gate::default();
+    gate.set_lists(Lists { rules: Arc::new(rules), networks: count, ..Lists::default() });
+    let mut dice = Dice(11);
+    let asked: Vec<IpAddr> = (0..1_000_000)
+        .map(|_| match dice.roll() {
+            lot if lot % 2 == 0 => Ipv4Addr::from((lot >> 8) as u32).into(),
+            lot => Ipv6Addr::from(u128::from(lot) << 61 | u128::from(dice.roll())).into(),
+        })
+        .collect();
+    let begin = Instant::now();
+    let denied = asked.iter().filter(|client| gate.denies(**client, Duration::ZERO)).count();
+    let each = begin.elapsed().as_nanos() / asked.len() as u128;
+    writeln!(
+        io::stdout(),
+        "{count} networks: read in {:.0} ms, sorted in {:.0} ms, {:.1} MiB; a look at a random one of a million addresses {each} ns, {} % denied",
+        parsed.as_secs_f64() * 1e3,
+        sorted.as_secs_f64() * 1e3,
+        bytes as f64 / f64::from(1 << 20),
+        denied * 100 / asked.len()
+    )
+}
+
+/// Says a byte to each.
+fn greet(server: &TcpListener) {
+    for stream in server.incoming().flatten() {
+        let mut stream = stream;
+        // Few at a time, and each is done at once.
+        let _ = stream.write_all(b"h").and_then(|()| stream.read(&mut [0; 8]));
+    }
+}
+
+/// How long an honest client waits for its first byte, each time that it comes, while so many strangers come, or for so long.
+fn honest(listen: SocketAddr, strangers: u64, long: Duration) -> io::Result<Vec<Duration>> {
+    let over = Arc::new(AtomicBool::new(strangers == 0));
+    let left = Arc::new(AtomicU64::new(strangers));
+    let flood: Vec<_> = (0..2)
+        .map(|thread| {
+            let (left, over) = (Arc::clone(&left), Arc::clone(&over));
+            thread::spawn(move || {
+                let mut dice = Dice(100 + thread);
+                let begin = Instant::now();
+                let mut came = 0;
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
+                {
+                    stranger(&mut dice, listen);
+                    came += 1;
+                    let due = Duration::from_micros(came * 2_000_000 / PACE);
+                    if let Some(early) = due.checked_sub(begin.elapsed()) {
+                        thread::sleep(early);
+                    }
+                }
+                over.store(true, Ordering::Relaxed);
+            })
+        })
+        .collect();
+    let (begin, mut times) = (Instant::now(), Vec::new());
+    while begin.elapsed() < long || !over.load(Ordering::Relaxed) {
+        let came = Instant::now();
+        let mut stream = TcpStream::connect(listen)?;
+        stream.read_exact(&mut [0])?;
+        times.push(came.elapsed());
+        stream.set_nodelay(true)?;
+        drop(stream);
+        thread::sleep(EVERY);
+    }
+    flood.into_iter().for_each(|thread| drop(thread.join()));
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Comes from an address of its own, and reads until it is sent away.
+fn stranger(dice: &mut Dice, listen: SocketAddr) {
+    let [a, b, c, ..] = dice.roll().to_le_bytes();
+    let from = SocketAddr::from(([127, STRANGERS[1] | a, b, c], 0));
+    let come = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect(&listen.into())?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        TcpStream::from(socket).read(&mut [0])
+    };
+    let _ = come();
+}
+
+/// The program being measured. It ends with this.
+struct Running {
+    child: Child,
+    listen: SocketAddr,
+}
+
+impl Running {
+    fn start(directory: &Path, server: SocketAddr, options: &[&str]) -> io::Result<Self> {
+        let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let child = Command::new(BALANCE)
+            .arg("-f")
+            .args(options)
+            .args(["-b", "127.0.0.1", &listen.port().to_string(), &server.to_string()])
+            .env("BALANCE_RUN_DIR", directory)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let running = Self { child, listen };
+        let until = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(listen).is_err() {
+            if Instant::now() > until {
+                return Err(io::Error::other("it does not serve"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(running)
+    }
+
+    /// Memory, in MiB.
+    fn resident(&self) -> io::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let digits =
+            line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+        Ok(digits.unwrap_or(0) / 1024)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
