@@ -425,6 +425,11 @@ fn rules_are_for_the_client_that_a_proxy_announces() {
 /// The action that is shipped, driven by the real program.
 #[test]
 fn fail2ban_bans_by_one_line() {
+    let is_there = std::process::Command::new("fail2ban-server").arg("--version").output().is_ok();
+    assert!(is_there || std::env::var_os("CI").is_none(), "fail2ban is missing: ci/test installs it");
+    if !is_there {
+        return eprintln!("skipped: fail2ban is missing");
+    }
     let directory = Directory::new();
     let a = Server::named("a");
     let instance = Setup::new().start(["PORT", &a.to_string()]);
@@ -445,7 +450,7 @@ fn fail2ban_bans_by_one_line() {
     let program = format!("env BALANCE_RUN_DIR={} {BALANCE}", run_dir.display());
     let jail = format!(
         "[shop]\nenabled = true\nbackend = polling\nfilter = shop\nlogpath = {}\nmaxretry = 2\nfindtime = 1h\nbantime = 1h\nusedns = no\nignoreself = false\n\
-         action = balance[program=\"{program}\", service=\"{}\", all=\" all\", bind=\"-b {}\"]\n",
+         action = balance[program=\"{program}\", service=\"{}\", all=all, bind=\"-b {}\"]\n",
         log.display(),
         instance.port(),
         instance.addr.ip(),
