@@ -43,9 +43,10 @@ impl ListReader {
         allow: Option<&NetList>,
         deny: Option<&NetList>,
     ) -> Result<Lists, Vec<LineError>> {
-        if let Some(made) =
-            self.made.iter().find(|made| made.allow.as_ref() == allow && made.deny.as_ref() == deny)
-        {
+        let has_files = [allow, deny].into_iter().flatten().any(|list| list.files().next().is_some());
+        // What has none is made as quickly as it is found.
+        let is_same = |made: &&Lists| made.allow.as_ref() == allow && made.deny.as_ref() == deny;
+        if let Some(made) = self.made.iter().find(is_same).filter(|_| has_files) {
             return Ok(made.clone());
         }
         let (allow, deny) = (allow.cloned(), deny.cloned());
@@ -74,7 +75,9 @@ impl ListReader {
         let networks = nets.len();
         let rules = Arc::new(RuleSet::new(nets, allow.is_some()));
         let lists = Lists { allow, deny, rules, networks, stamp };
-        self.made.push(lists.clone());
+        if has_files {
+            self.made.push(lists.clone());
+        }
         Ok(lists)
     }
 

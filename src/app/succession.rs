@@ -35,7 +35,7 @@ use crate::net::server::{Running, Server};
 use crate::net::{Arriving, Reserved};
 use crate::observe::{Event, Log, Owner, Severity};
 use crate::process::{self, Notifier, Shutdown};
-use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, SharedTable};
+use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, Lists, SharedTable};
 use crate::spec::{ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
@@ -248,7 +248,9 @@ impl Taking<'_> {
             legacies.push(Legacy { offered, record, listeners, owner: owners[number] });
         }
         let is_alone = wanted.len() == 1 && legacies.len() == 1;
-        let inherited = assembly.roster.inherit(legacies, is_alone, |at, tables| {
+        // They were read a moment ago, and clients wait.
+        let lists: Vec<Lists> = wanted.iter().map(|(_, found)| found.lists.clone()).collect();
+        let inherited = assembly.roster.inherit(legacies, is_alone, &lists, |at, tables| {
             let service = numbers[at];
             let mine = holds.get(&service).into_iter().flatten().filter(|&&(_, active)| active > 0);
             let mut table = SharedTable::lock(tables);

@@ -74,12 +74,10 @@ impl Denials {
         was.is_some_and(|until| holds(until, now))
     }
 
-    /// Those that hold, in order.
-    pub(super) fn all(&mut self, now: Duration) -> Vec<Denial> {
-        self.sweep(now);
-        let mut all: Vec<Denial> = self.nets.iter().map(|(&net, &until)| Denial { net, until }).collect();
-        all.sort_unstable_by_key(|denial| denial.net);
-        all
+    /// Those that hold, in any order.
+    pub(super) fn all(&self, now: Duration) -> Vec<Denial> {
+        let hold = self.nets.iter().filter(|(_, until)| holds(**until, now));
+        hold.map(|(&net, &until)| Denial { net, until }).collect()
     }
 
     /// The longest network that is denied of those that an address is in.
@@ -92,7 +90,7 @@ impl Denials {
     }
 
     /// Takes out those that are over.
-    fn sweep(&mut self, now: Duration) {
+    pub(super) fn sweep(&mut self, now: Duration) {
         self.nets.retain(|_, until| holds(*until, now));
         self.lengths.clear();
         for length in self.nets.keys().map(IpNet::prefix_len).collect::<Vec<_>>() {
@@ -150,10 +148,13 @@ mod tests {
         assert_eq!(longest(&denials, "2001:db8:0:1::", 99), None);
         denials.deny(denial("192.0.2.7/32", Some(50)), at(6)).expect("few");
         assert_eq!(longest(&denials, "192.0.2.7", 20), Some(32), "what is said last holds");
-        assert_eq!(denials.all(at(20)), [denial("192.0.2.7/32", Some(50)), denial("2001:db8::/64", None)]);
+        let mut all = denials.all(at(20));
+        all.sort_unstable_by_key(|denial| denial.net);
+        assert_eq!(all, [denial("192.0.2.7/32", Some(50)), denial("2001:db8::/64", None)]);
         assert!(!denials.lift("192.0.2.0/24".parse().expect("a network"), at(20)), "it was over");
         assert!(denials.lift("192.0.2.7/32".parse().expect("a network"), at(20)));
         assert!(!denials.lift("192.0.2.7/32".parse().expect("a network"), at(20)));
+        denials.sweep(at(20));
         assert_eq!(denials.lengths, [(64, 1)]);
     }
 

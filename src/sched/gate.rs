@@ -245,9 +245,14 @@ impl Gate {
         if !self.asks(asks::DENIALS) {
             return Vec::new();
         }
-        let mut denials = self.denials_to_change();
-        let all = denials.all(now);
-        self.set_asks(asks::DENIALS, !denials.is_empty());
+        let mut all = self.denials().all(now);
+        if all.is_empty() {
+            let mut denials = self.denials_to_change();
+            denials.sweep(now);
+            self.set_asks(asks::DENIALS, !denials.is_empty());
+        }
+        // So many may be sorted for long, and clients wait for nothing of it.
+        all.sort_unstable_by_key(|denial| denial.net);
         all
     }
 

@@ -92,7 +92,7 @@ fn a_file_is_read_again_when_it_changes_and_a_wrong_line_changes_nothing() {
     let bad = directory.file("bad", "127.7.7.2\n");
     let write = |text: &str| std::fs::write(&bad, text).expect("ours");
     let a = Server::named("a");
-    let instance =
+    let mut instance =
         Setup::new().within(directory).start(["--deny", &bad.display().to_string(), "PORT", &a.to_string()]);
     assert_let_in(&instance, &[(1, true), (2, false)]);
     write("127.7.7.1\n");
@@ -118,7 +118,16 @@ fn a_file_is_read_again_when_it_changes_and_a_wrong_line_changes_nothing() {
     std::fs::remove_file(&bad).expect("ours");
     eventually("word of that", || instance.stderr().contains("bad: cannot be read: ").then_some(()));
     assert_let_in(&instance, &[(1, true), (3, false)]);
-    assert!(!instance.stderr().contains("panicked"));
+    let stays = instance.ctl("upgrade").code(69).stdout;
+    assert!(stays.contains("bad: cannot be read: "), "{stays}");
+    assert_let_in(&instance, &[(1, true), (3, false)]);
+    write("127.7.7.5\n");
+    instance.signal(rustix::process::Signal::HUP);
+    eventually("a signal is a reload", || come(&instance, from(5)).is_none().then_some(()));
+    instance.upgrade();
+    assert_let_in(&instance, &[(1, true), (3, true), (5, false)]);
+    write("127.7.7.6\n");
+    eventually("the new process looks, too", || come(&instance, from(6)).is_none().then_some(()));
     instance.end();
 }
 

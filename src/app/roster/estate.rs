@@ -24,7 +24,8 @@ use crate::names::HeldNames;
 use crate::net::server::Running;
 use crate::observe::Owner;
 use crate::sched::{
-    Addresses, ChannelCounts, ChannelKey, ClientCounts, Denial, HeldSlots, Loss, SharedTable, Table, Until,
+    Addresses, ChannelCounts, ChannelKey, ClientCounts, Denial, HeldSlots, Lists, Loss, SharedTable, Table,
+    Until,
 };
 use crate::spec::{Member, ServiceSpec};
 use crate::sys::listen::{Listener, ListenerHandle};
@@ -197,7 +198,7 @@ impl Roster {
         Failure::several(failures, super::super::NOT_STARTED).map_or(Ok(()), Err)
     }
 
-    /// Serves what another process leaves, as that one did.
+    /// Serves what another process leaves, as that one did. `lists` are those that were read already.
     ///
     /// # Errors
     /// It cannot be understood, or a listener cannot be watched.
@@ -205,12 +206,13 @@ impl Roster {
         &self,
         legacy: Vec<Legacy>,
         is_alone: bool,
+        lists: &[Lists],
         hold: impl Fn(usize, &SharedTable) -> HashMap<K, HeldSlots>,
     ) -> io::Result<(Vec<InheritedService>, HashMap<K, HeldSlots>)> {
         let mut services = Vec::new();
         let mut held = HashMap::new();
         for (number, one) in legacy.into_iter().enumerate() {
-            let (mut prepared, groups) = self.revive(one)?;
+            let (mut prepared, groups) = self.revive(one, lists)?;
             if !is_alone {
                 prepared.joins_others();
             }
@@ -269,6 +271,7 @@ impl Roster {
     fn revive(
         &self,
         Legacy { offered, record, listeners, owner }: Legacy,
+        known: &[Lists],
     ) -> io::Result<(Prepared, Vec<LinedGroup>)> {
         let wrong = |why: String| io::Error::other(format!("the service on {}: {why}", offered.place));
         let (_, specs) = config::read_file("(the process before)", offered.line.as_bytes())
@@ -285,9 +288,12 @@ impl Roster {
             Outgoing { sources: Sources::new(offered.sources.clone()), keepalive: spec.server_keepalive };
         let table = SharedTable::new(table);
         let (allow, deny) = (spec.allow.as_ref(), spec.deny.as_ref());
-        // Files that cannot be read any more are hardly those of the lines that hold in a moment.
-        let read = ListReader::default().lists(allow, deny);
-        table.gate().set_lists(read.unwrap_or_else(|_| lists::without_files(allow, deny)));
+        let is_same = |known: &&Lists| known.allow.as_ref() == allow && known.deny.as_ref() == deny;
+        let lists = known.iter().find(is_same).cloned().unwrap_or_else(|| {
+            // Files that cannot be read any more are hardly those of the lines that hold in a moment.
+            ListReader::default().lists(allow, deny).unwrap_or_else(|_| lists::without_files(allow, deny))
+        });
+        table.gate().set_lists(lists);
         let parts = Parts { spec, table, outgoing, place: offered.place };
         parts.limit_clients(&self.tools.rates);
         let gate = parts.table.gate();
