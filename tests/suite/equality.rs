@@ -26,7 +26,7 @@ const THREADS: u64 = 4;
 const ROUNDS: usize = 2;
 
 /// Services by their names, and what stands on their lines. `ECHO` and so on are servers.
-const SERVICES: [(&str, &str); 14] = [
+const SERVICES: [(&str, &str); 17] = [
     ("web", "--no-eject -t 80ms ECHO REFUSING CLOSER RESETTER HOLE"),
     ("brief", "CLOSER"),
     ("long", "ECHO"),
@@ -39,6 +39,9 @@ const SERVICES: [(&str, &str); 14] = [
     ("down", "--fail-open off REFUSING"),
     ("off", "ECHO,disabled"),
     ("pause", "--pause-timeout 40ms ECHO"),
+    ("denied", "--deny 127.0.0.0/8 ECHO"),
+    ("max", "--client-max 1 ECHO"),
+    ("rate", "--client-rate 1/1h ECHO"),
     ("proxied", "--accept-proxy any --greeting-timeout 40ms ECHO"),
     (
         "check",
@@ -153,7 +156,7 @@ impl Guest<'_> {
 /// Something that a client, or some of them together, do.
 type Deed = fn(&World, &mut Random);
 
-const DEEDS: [Deed; 16] = [
+const DEEDS: [Deed; 18] = [
     |world, random| {
         let mut guest = world.connect("web");
         guest.send(random.below(60_000));
@@ -214,6 +217,21 @@ const DEEDS: [Deed; 16] = [
     |world, _| world.connect("off").until_over(),
     |world, _| world.connect("pause").until_over(),
     |world, _| world.connect("pause").reset(),
+    |world, _| world.connect("denied").until_over(),
+    |world, _| {
+        for service in ["max", "rate"] {
+            // They are one client, and so are those of other threads.
+            let mut guests = [(); 2].map(|()| world.connect(service));
+            for guest in &mut guests {
+                guest.send(1);
+                guest.recv(1);
+            }
+            for guest in &mut guests {
+                guest.shut();
+                guest.until_over();
+            }
+        }
+    },
     |world, _| world.connect("proxied").until_over(),
     |world, random| {
         let mut guest = world.connect("proxied");
@@ -231,7 +249,7 @@ const DEEDS: [Deed; 16] = [
 ];
 
 /// Ends and causes that such a load must have.
-const ENDS: [&str; 19] = [
+const ENDS: [&str; 22] = [
     "client closed",
     "channel closed",
     "client reset",
@@ -249,6 +267,9 @@ const ENDS: [&str; 19] = [
     "queue timeout",
     "pause timeout",
     "client left",
+    "refused: denied",
+    "refused: client max",
+    "refused: client rate",
     "bad greeting: no header",
     "greeting timeout",
 ];
