@@ -496,11 +496,13 @@ impl NameRounds {
         self.waiting = waiting
             .into_iter()
             .filter_map(|mut one| {
-                let count = one.left.get_mut(name)?;
-                *count -= 1;
-                if *count == 0 {
-                    one.left.remove(name);
-                    one.reports.push(report.clone());
+                // Whoever waits for other names waits on.
+                if let Some(count) = one.left.get_mut(name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        one.left.remove(name);
+                        one.reports.push(report.clone());
+                    }
                 }
                 one.told_if_done()
             })
@@ -606,5 +608,160 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
             kick(channel, addresses);
         }
         resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::sched::{Addresses, AdminState, GroupId, HealthState, Rules};
+    use crate::sys::clock::Told;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+    const A_DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn table(names: &[(&str, u8)]) -> SharedTable {
+        let mut table = Table::new(Rules::CLASSIC);
+        for &(name, last) in names {
+            let addresses = Addresses::from(at(last)).named(name);
+            table.create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+        }
+        SharedTable::new(table)
+    }
+
+    fn key(number: usize) -> ChannelKey {
+        ChannelKey::new(0, number).expect("a key")
+    }
+
+    fn first(table: &SharedTable, number: usize) -> SocketAddr {
+        table.lock().channel(key(number)).expect("it is there").addresses.first()
+    }
+
+    type Kicked = (ChannelKey, Vec<SocketAddr>);
+
+    /// A service with this table; what it is told to kick.
+    fn settle(resolver: &Resolver, table: &SharedTable, log: &Log) -> (Residence, Receiver<Kicked>) {
+        let residence = resolver.residence(table);
+        let (kicks, kicked) = channel();
+        let resident = Resident {
+            table: table.clone(),
+            log: log.clone(),
+            every: Some(A_DAY),
+            kick: Some(Box::new(move |channel, addresses| _ = kicks.send((channel, addresses)))),
+            changed: Box::new(|| ()),
+        };
+        resolver.mind(&residence, resident);
+        (residence, kicked)
+    }
+
+    #[test]
+    fn a_name_that_is_gone_is_believed_after_a_while_and_comes_back() {
+        static TIME: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
+        let answer = Arc::new(Mutex::new(NameAnswer::Absent("no such name".to_owned())));
+        let (log, said) = (Log::kept(|| ()), Arc::clone(&answer));
+        let resolver =
+            Resolver::new(Clock::told(&TIME), &log, 1, move |_: &str| said.lock().expect("whole").clone());
+        let table = table(&[("web", 1), ("10.0.0.9", 9)]);
+        let (residence, kicked) = settle(&resolver, &table, &log);
+        let state = || table.lock().channel(key(0)).expect("it is there").health.state;
+        // In steps that the thread does not take for a pause of its own.
+        for tick in 0..=200 {
+            TIME.set(tick * 200_000);
+            let reports = residence.ask(None, DEADLINE).expect("an answer");
+            let answer = Err("no such name".to_owned());
+            assert_eq!(reports, [NameReport { name: "web".to_owned(), answer }]);
+            assert!(tick >= 150 || state() == HealthState::Untried, "after {tick} fifths of a second");
+        }
+        assert_eq!(state(), HealthState::Down);
+        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
+        *answer.lock().expect("whole") = NameAnswer::Found(vec![at(2), at(3)]);
+        let reports = residence.ask(Some(key(0)), DEADLINE).expect("an answer");
+        assert_eq!(reports[0].answer, Ok(vec![at(2).ip(), at(3).ip()]));
+        assert_eq!((state(), first(&table, 0)), (HealthState::Untried, at(2)));
+        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
+        // An address has no name.
+        assert_eq!(residence.ask(Some(key(1)), DEADLINE), Some(Vec::new()));
+        resolver.stop();
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_or_panics_holds_up_no_other_name() {
+        let log = Log::kept(|| ());
+        let (go_on, waits) = channel::<()>();
+        let waits = Mutex::new(waits);
+        let resolver = Resolver::new(Clock::start(), &log, 1, move |name: &str| match name {
+            "hangs" => {
+                let _ = waits.lock().expect("whole").recv();
+                NameAnswer::Found(vec![at(7)])
+            }
+            "breaks" => panic!("on purpose"),
+            _ => NameAnswer::Found(vec![at(8)]),
+        });
+        let table = table(&[("hangs", 1), ("breaks", 2), ("web", 3)]);
+        let (residence, _kicked) = settle(&resolver, &table, &log);
+        assert_eq!(residence.ask(Some(key(0)), Duration::from_millis(20)), None);
+        let broken = residence.ask(Some(key(1)), DEADLINE).expect("an answer");
+        assert_eq!(broken[0].answer, Err("the lookup broke off".to_owned()));
+        assert!(residence.ask(Some(key(2)), DEADLINE).expect("an answer")[0].answer.is_ok());
+        assert_eq!([0, 1, 2].map(|number| first(&table, number)), [at(1), at(2), at(8)]);
+        // While nothing is to change, nothing does.
+        let held = resolver.hold();
+        go_on.send(()).expect("it waits");
+        assert_eq!(residence.ask(Some(key(2)), Duration::from_millis(20)), None);
+        assert_eq!(first(&table, 0), at(1));
+        drop(held);
+        drop(go_on);
+        assert!(residence.ask(Some(key(0)), DEADLINE).is_some());
+        assert_eq!(first(&table, 0), at(7));
+        resolver.stop();
+    }
+
+    #[test]
+    fn what_is_left_is_not_looked_up_and_what_is_minded_again_is() {
+        let log = Log::kept(|| ());
+        let resolver = Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]));
+        let table = table(&[("web", 1)]);
+        let (residence, _kicked) = settle(&resolver, &table, &log);
+        resolver.leave(&residence);
+        assert_eq!(residence.ask(None, DEADLINE), Some(Vec::new()));
+        residence.doubt(BTreeSet::from(["web".to_owned()]));
+        assert_eq!(residence.ask(None, DEADLINE), Some(Vec::new()));
+        assert_eq!(first(&table, 0), at(1));
+        let resident = |every| Resident {
+            table: table.clone(),
+            log: log.clone(),
+            every,
+            kick: None,
+            changed: Box::new(|| ()),
+        };
+        // Left and minded again before the thread has heard of either.
+        resolver.leave(&residence);
+        resolver.mind(&residence, resident(None));
+        assert_eq!(residence.ask(None, DEADLINE).map(|reports| reports.len()), Some(1));
+        assert_eq!(first(&table, 0), at(8));
+        resolver.stop();
+    }
+
+    #[test]
+    fn there_is_no_thread_without_a_name() {
+        let log = Log::kept(|| ());
+        let resolver = Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]));
+        let table = table(&[("10.0.0.1", 1), ("::1", 2)]);
+        let (residence, _kicked) = settle(&resolver, &table, &log);
+        residence.ring();
+        assert!(!resolver.0.mail().is_read);
+        assert_eq!(residence.ask(None, DEADLINE), Some(Vec::new()));
+        let addresses = Addresses::from(at(3)).named("web");
+        table.lock().create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+        residence.ring();
+        assert!(resolver.0.mail().is_read);
+        assert_eq!(residence.ask(None, DEADLINE).map(|reports| reports.len()), Some(1));
+        resolver.stop();
     }
 }
