@@ -1,13 +1,15 @@
 //! What clients and proxies say first: in any split it says the same, and never a panic.
 //!
-//! `cargo fuzz run greeting`. The first byte of the input is how long the pieces are.
+//! `cargo fuzz run greeting`. The first byte of the input is what is wanted, and how long the pieces are.
 #![no_main]
 
-use balance::wire::greeting::{Greeted, GreetingError, GreetingReader};
+use balance::wire::greeting::{Greeted, GreetingError, GreetingReader, Introduced, Wants, asks_of};
 use libfuzzer_sys::fuzz_target;
 
-fn fed(bytes: &[u8], piece: usize) -> Result<Option<Greeted>, GreetingError> {
-    let mut reader = GreetingReader::default();
+type Heard = (Option<Introduced>, Greeted);
+
+fn fed(bytes: &[u8], wants: Wants, piece: usize) -> Result<Option<Heard>, GreetingError> {
+    let mut reader = GreetingReader::new(wants, Vec::new());
     let mut at = 0;
     while at < bytes.len() {
         let end = bytes.len().min(at + piece);
@@ -15,18 +17,22 @@ fn fed(bytes: &[u8], piece: usize) -> Result<Option<Greeted>, GreetingError> {
         at = end;
         if let Some(mut greeted) = heard {
             greeted.rest = [&greeted.rest, &bytes[at..]].concat().into();
-            return Ok(Some(greeted));
+            return Ok(Some((reader.take_header(), greeted)));
         }
-        assert!(reader.bytes().len() <= GreetingReader::MOST);
+        assert!(reader.bytes().len() <= GreetingReader::MOST || piece > reader.room());
     }
     Ok(None)
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&piece, bytes)) = data.split_first() else { return };
-    let whole = fed(bytes, bytes.len().max(1));
-    assert_eq!(fed(bytes, usize::from(piece).max(1)), whole);
-    if let Ok(Some(greeted)) = whole {
-        assert!(greeted.rest.len() < bytes.len() && bytes.ends_with(&greeted.rest));
+    let Some((&first, bytes)) = data.split_first() else { return };
+    let wants = Wants { header: first & 1 == 1, hello: first & 2 == 2 };
+    let whole = fed(bytes, wants, bytes.len().max(1));
+    assert_eq!(fed(bytes, wants, usize::from(first >> 2).max(1)), whole);
+    if let Ok(Some((header, greeted))) = whole {
+        assert_eq!(header.is_some(), wants.header);
+        assert!(bytes.ends_with(&greeted.rest));
+        // It is read again from what is held.
+        assert!(!wants.hello || asks_of(&greeted.rest) == greeted.asks);
     }
 });

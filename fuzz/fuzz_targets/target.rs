@@ -17,7 +17,8 @@ fuzz_target!(|data: &[u8]| {
 
     let mut errors = Vec::new();
     let typed: Vec<Word> = words.iter().cloned().map(word).collect();
-    let groups = read_groups(&typed, &mut errors);
+    let (groups, sections) = read_groups(&typed, &mut errors);
+    assert!(!errors.is_empty() || sections.iter().all(|section| section.group < groups.len()));
     for member in groups.iter().flat_map(|group| &group.members) {
         let Member::Channel(channel) = member else { continue };
         let again = read_channel(&word(print_channel(channel).into())).expect("what prints a channel reads as one");

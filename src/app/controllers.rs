@@ -497,7 +497,7 @@ pub(super) fn manage(
         plane: plane(running, alarm.clone(), names.clone(), Arc::clone(bell)),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
-            let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy), ..spec };
+            let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy, &spec.sections), ..spec };
             // What came from a file is a line of it; the process's options are another.
             match spec.listen.typed.at {
                 Some(_) => config::print_line(&spec),

@@ -14,7 +14,7 @@ use super::{Failure, exit};
 use crate::control::Names;
 use crate::names::{Residence, Resident};
 use crate::net::server::Running;
-use crate::net::{Changed, NewService, ServiceOptions};
+use crate::net::{Changed, NewService, Routes, ServiceOptions};
 use crate::observe::{Log, Owner};
 use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
@@ -150,6 +150,7 @@ impl Parts {
             half_close_timeout: spec.half_close_timeout,
             max_lifetime: spec.max_lifetime,
             accept_proxy: spec.accept_proxy.clone(),
+            routes: Routes::new(&spec.sections),
             greeting_timeout: spec.greeting_timeout,
             queue_timeout: spec.queue_timeout,
             pause_timeout: spec.pause_timeout,

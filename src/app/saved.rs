@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
-use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Typed};
+use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Section, Typed};
 
 /// The groups in order of their numbers. A group or channel number without a channel is a gap, so that the others keep
-/// theirs; empty groups at the end that are as any other would be (`later` is their policy) are left out.
-pub(super) fn groups(now: &Snapshot, later: Policy) -> Vec<GroupSpec> {
+/// theirs; empty groups at the end that are as any other would be (`later` is their policy) are left out, but for those of `sections`.
+pub(super) fn groups(now: &Snapshot, later: Policy, sections: &[Section]) -> Vec<GroupSpec> {
     let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != later;
     let last = now.groups.iter().filter(counts).map(|group| group.id.index()).max();
+    // Those that names stand in front of stay, whatever has become of their channels.
+    let last = last.max(sections.last().map(|section| section.group));
     let of: BTreeMap<_, _> = now.groups.iter().map(|group| (group.id.index(), group)).collect();
     let decl = |number| of.get(&number).map_or_else(|| empty(later), |&one| group(one));
     last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect())

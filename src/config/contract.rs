@@ -82,6 +82,7 @@ pub(super) fn plain() -> Serve {
         name: None,
         listen: ListenSpec { host, port: number(80), typed: Typed::default() },
         groups: Vec::new(),
+        sections: Vec::new(),
         sources: Vec::new(),
         connect_timeout: Duration::from_secs(5),
         resolve: Some(Duration::from_secs(30)),

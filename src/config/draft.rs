@@ -44,6 +44,8 @@ pub(super) struct Draft {
     pub(super) service: ServiceSpec,
     pub(super) bind: Option<HostSpec>,
     pub(super) ipv6: bool,
+    /// Names stand among its channels.
+    pub(super) has_names: bool,
     pub(super) policy: PolicyWord,
     /// `--check` itself.
     pub(super) check: Option<Check>,
@@ -88,6 +90,7 @@ impl Draft {
                 name: None,
                 listen: ListenSpec { host: ListenHost::AnyV4, port, typed },
                 groups: Vec::new(),
+                sections: Vec::new(),
                 sources: Vec::new(),
                 connect_timeout: CONNECT_TIMEOUT,
                 resolve: Some(RESOLVE),
@@ -123,6 +126,7 @@ impl Draft {
             },
             bind: None,
             ipv6: false,
+            has_names: false,
             policy: PolicyWord::All(Policy::RoundRobin),
             check: None,
             probe: CHECK,
@@ -141,6 +145,7 @@ impl Draft {
         let mut draft = Self {
             bind,
             ipv6,
+            has_names: !service.sections.is_empty(),
             policy: PolicyWord::of(&service.groups, service.later_policy),
             check: service.check.as_ref().map(|check| check.check.clone()),
             probe: service.check.clone().unwrap_or(CHECK),
@@ -169,7 +174,7 @@ impl Draft {
         if self.service.queue.is_none() {
             self.service.queue_timeout = QUEUE_TIMEOUT;
         }
-        if self.service.accept_proxy.is_none() {
+        if self.service.accept_proxy.is_none() && self.service.sections.is_empty() {
             self.service.greeting_timeout = GREETING_TIMEOUT;
         }
         if self.service.client_max.is_none() && self.service.client_rate.is_none() {

@@ -1,33 +1,44 @@
-//! The grammar of groups: channels in order, `-` for a number without a channel, and `!` and `%` that end a group.
+//! The grammar of groups: `@NAME` for clients who ask for it, channels in order, `-` for a number without a channel, and `!` and `%` that end a group.
 //!
 //! Knows: which words are no channels. Never: how a channel's word is read, what a policy does.
 //! Source: docs/compatibility.md, "Command line".
 
+use super::asked::{MARK, print_asked, read_asked};
 use super::channel::{print_channel, read_channel};
 use super::wrong::{LineError, Word, Wrong};
 use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
-use crate::spec::{GroupSpec, Member, Policy};
+use crate::spec::{GroupSpec, Member, Policy, Section};
 
 /// The word that takes a channel's number and has no channel.
 const GAP: &str = "-";
 
-/// Reads `CHANNEL ... [!|%] CHANNEL ...`, where `-` may stand for a channel. No word at all is no group at all, which is
+/// Reads `[@NAME ...] CHANNEL ... [!|%] CHANNEL ...`, where `-` may stand for a channel. No word at all is no group at all, which is
 /// legal. What is wrong goes to `errors`, in order.
-pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> Vec<GroupSpec> {
+pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> (Vec<GroupSpec>, Vec<Section>) {
     let mut groups = Vec::new();
     let mut open = Vec::new();
     // A group whose only channel is wrong is not empty as well.
     let mut is_begun = false;
+    let mut sections = Sections::default();
     for word in words {
         let policy = match word.as_str() {
             Some("!") => Policy::RoundRobin,
             Some("%") => Policy::Hash,
+            Some(asked) if asked.starts_with(MARK) => {
+                if std::mem::take(&mut is_begun) {
+                    groups.push(GroupSpec { policy: Policy::RoundRobin, members: std::mem::take(&mut open) });
+                }
+                if let Err(wrong) = sections.read(&asked[MARK.len_utf8()..], groups.len(), word) {
+                    errors.push(word.wrong(Wrong::Usage(wrong)));
+                }
+                continue;
+            }
             _ => {
                 is_begun = true;
                 if open.len() == MAX_CHANNELS {
                     let wrong = format!("a group has at most {MAX_CHANNELS} channels; end it with ! or %");
                     errors.push(word.wrong(Wrong::Usage(wrong)));
-                    return groups;
+                    return (groups, sections.all);
                 }
                 match read_member(word) {
                     Ok(member) => open.push(member),
@@ -48,7 +59,43 @@ pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> Vec<GroupSpec
         let wrong = format!("a service has at most {MAX_GROUPS} groups, but there are {}", groups.len());
         errors.push(word.wrong(Wrong::Usage(wrong)));
     }
-    groups
+    if let Some(word) =
+        sections.last.filter(|_| sections.all.last().is_some_and(|one| one.group == groups.len()))
+    {
+        let wrong = format!("no channel stands behind '{}'", word.shown());
+        errors.push(word.wrong(Wrong::Usage(wrong)));
+    }
+    (groups, sections.all)
+}
+
+/// Which groups are for whom, as far as a line was read.
+#[derive(Default)]
+struct Sections<'a> {
+    all: Vec<Section>,
+    /// The word that was read last.
+    last: Option<&'a Word>,
+}
+
+impl<'a> Sections<'a> {
+    /// Groups from this number on are for clients who ask for this.
+    fn read(&mut self, asked: &str, group: usize, word: &'a Word) -> Result<(), String> {
+        let asked = read_asked(asked)?;
+        if self.all.is_empty() && group > 0 {
+            return Err(format!(
+                "'{}' stands behind channels that are for nobody; write @ in front of them, and they are for all others",
+                word.shown()
+            ));
+        }
+        if self.all.iter().any(|section| section.asked.contains(&asked)) {
+            return Err(format!("'{}' is there already; each name has its groups once", word.shown()));
+        }
+        self.last = Some(word);
+        match self.all.last_mut().filter(|section| section.group == group) {
+            Some(section) => section.asked.push(asked),
+            None => self.all.push(Section { group, asked: vec![asked] }),
+        }
+        Ok(())
+    }
 }
 
 fn read_member(word: &Word) -> Result<Member, Wrong> {
@@ -62,16 +109,19 @@ pub(super) fn print_member(member: &Member) -> String {
     }
 }
 
-/// The words that mean the groups: `!` stands between groups, `%` behind each hash group.
-pub(super) fn print_groups(groups: &[GroupSpec]) -> Vec<String> {
+/// The words that mean the groups: `@NAME` in front of those for some clients only, `!` between groups otherwise, `%` behind each
+/// hash group.
+pub(super) fn print_groups(groups: &[GroupSpec], sections: &[Section]) -> Vec<String> {
     let mut words = Vec::new();
+    let section = |index: usize| sections.iter().find(|section| section.group == index);
     for (index, group) in groups.iter().enumerate() {
+        words.extend(section(index).into_iter().flat_map(|section| section.asked.iter().map(print_asked)));
         if group.members.is_empty() {
             // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
             words.push(GAP.to_owned());
         }
         words.extend(group.members.iter().map(print_member));
-        let is_last = index + 1 == groups.len();
+        let is_last = index + 1 == groups.len() || section(index + 1).is_some();
         match group.policy {
             Policy::Hash => words.push("%".to_owned()),
             _ if is_last => (),
@@ -92,7 +142,7 @@ mod tests {
 
     fn read(words: &[Word]) -> Result<Vec<GroupSpec>, Vec<Wrong>> {
         let mut errors = Vec::new();
-        let groups = read_groups(words, &mut errors);
+        let (groups, _) = read_groups(words, &mut errors);
         if errors.is_empty() {
             Ok(groups)
         } else {
@@ -144,8 +194,55 @@ mod tests {
     }
 
     #[test]
+    fn names_begin_groups() {
+        let read_all = |line: &str| {
+            let mut errors = Vec::new();
+            let (groups, sections) = read_groups(&words(line), &mut errors);
+            let wrong: Vec<_> = errors.into_iter().map(|error| error.wrong).collect();
+            if wrong.is_empty() { Ok((groups, sections)) } else { Err(wrong) }
+        };
+        for (line, again) in [
+            ("@a.b x y ! z @*.b u @ v", "@a.b x y ! z @*.b u @ v"),
+            ("@A.B @c.d x ! @ y %", "@a.b @c.d x @ y %"),
+            ("@TLS a % @http b @ssh c @alpn:h2 d", "@tls a % @http b @ssh c @alpn:h2 d"),
+            ("@*.X - @ -", "@*.x - @ -"),
+            ("@a.example @ x", "@a.example @ x"),
+            ("@under_score.example x", "@under_score.example x"),
+        ] {
+            let (groups, sections) = read_all(line).expect(line);
+            let printed = print_groups(&groups, &sections).join(" ");
+            assert_eq!(printed, again);
+            assert_eq!(read_all(&printed), Ok((groups, sections)), "{line}");
+        }
+        let (groups, sections) = read_all("@a.b x ! y @ z").expect("legal");
+        assert_eq!((groups.len(), sections.iter().map(|one| one.group).collect::<Vec<_>>()), (3, vec![0, 2]));
+        let ask = "no name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others";
+        for (line, wrong) in [
+            ("x @a.b y", "'@a.b' stands behind channels that are for nobody; write @ in front of them, and they are for all others".to_owned()),
+            ("@a.b x @A.b y", "'@A.b' is there already; each name has its groups once".to_owned()),
+            ("@ x @ y", "'@' is there already; each name has its groups once".to_owned()),
+            ("@a.b x @c.d", "no channel stands behind '@c.d'".to_owned()),
+            ("@a.b", "no channel stands behind '@a.b'".to_owned()),
+            ("@a..b x", format!("'@a..b' is {ask}")),
+            ("@*.*.b x", format!("'@*.*.b' is {ask}")),
+            ("@a*.b x", format!("'@a*.b' is {ask}")),
+            ("@a.b. x", format!("'@a.b.' is {ask}")),
+            ("@10.0.0.1 x", format!("'@10.0.0.1' is {ask}")),
+            ("@a:80 x", format!("'@a:80' is {ask}")),
+            ("@b\u{fc}cher.example x", "'@b\u{fc}cher.example' is not written as clients ask for it; write its xn-- form".to_owned()),
+            ("@alpn: x", "'@alpn:' is no protocol; write one such as @alpn:h2".to_owned()),
+        ] {
+            assert_eq!(read_all(line), Err(vec![Wrong::Usage(wrong)]), "{line}");
+        }
+        for line in ["@a.b ! x", "@a.b x ! !", "@ %"] {
+            let errors = read_all(line).expect_err(line);
+            assert_eq!(errors[0], Wrong::EmptyGroup, "{line}");
+        }
+    }
+
+    #[test]
     fn a_dash_takes_a_number_and_has_no_channel() {
-        let again = |line: &str| print_groups(&read(&words(line)).expect("legal")).join(" ");
+        let again = |line: &str| print_groups(&read(&words(line)).expect("legal"), &[]).join(" ");
         for line in ["a - b", "- ! a - % -", "-: !: %:", "a % b %"] {
             assert_eq!(again(line), line);
         }

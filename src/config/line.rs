@@ -3,6 +3,7 @@
 //! Knows: which word of a line is what, and in which order wrong ones are told. Never: single options, files, `argv`.
 //! Source: docs/compatibility.md, "Command line".
 
+use super::asked::{MARK, print_sections};
 use super::draft::Draft;
 use super::groups::{print_groups, read_groups};
 use super::host::read_port;
@@ -97,14 +98,19 @@ pub(super) fn read_draft(
     let typed = port.map_or_else(Typed::default, Word::typed);
     let is_good = read.is_some();
     let mut draft = Draft::new(read.unwrap_or(Draft::ANY_PORT), typed);
-    read_options(split, defaults, &mut draft, errors);
     let channels = split.positionals.get(1..).unwrap_or_default();
+    draft.has_names = channels.iter().any(|word| word.lossy().starts_with(MARK));
+    read_options(split, defaults, &mut draft, errors);
     let mut groups = match name_apart(port, channels) {
         Some(error) => {
             errors.push(error);
             Vec::new()
         }
-        None => read_groups(channels, errors),
+        None => {
+            let (groups, sections) = read_groups(channels, errors);
+            draft.service.sections = sections;
+            groups
+        }
     };
     if errors.is_empty() {
         match draft.policy.apply(&mut groups) {
@@ -183,8 +189,14 @@ pub fn print_process(process: &ProcessSpec) -> String {
 /// channels they have is left out.
 pub fn option_changes(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
     // The policies of the groups are told with the groups.
-    let plain = |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), ..service.clone() };
-    changes(&Draft::of(plain(before)), &Draft::of(plain(after)))
+    let plain =
+        |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), sections: Vec::new(), ..service.clone() };
+    let mut told = changes(&Draft::of(plain(before)), &Draft::of(plain(after)));
+    if before.sections != after.sections {
+        let [now, was] = [after, before].map(|service| print_sections(&service.sections));
+        told.push(format!("names are {now}, were {was}"));
+    }
+    told
 }
 
 /// The options of the process that have other values in `after`.
@@ -216,7 +228,7 @@ fn process_words(process: &ProcessSpec) -> Vec<String> {
 fn service_words(service: &ServiceSpec) -> Vec<String> {
     let plain = Draft::new(Draft::ANY_PORT, Typed::default());
     let mut words = print_options(&Draft::of(service.clone()), &plain, Scope::Service);
-    let channels = print_groups(&service.groups);
+    let channels = print_groups(&service.groups, &service.sections);
     // A lone dash is no option to anybody; all else that begins with one is.
     if channels.iter().any(|word| word.starts_with('-') && word != "-") {
         words.push("--".to_owned());

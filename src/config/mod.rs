@@ -1,10 +1,11 @@
 //! Text becomes specs, and specs become text: the command line, one service as one line, files of lines.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
-//! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `groups`, `check`, `policy`,
+//! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `asked`, `groups`, `check`, `policy`,
 //! `values`, `nets`, `draft`, `row`, `options`, `split`, `quote`, `line`, `lex`, `places`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod asked;
 mod channel;
 mod channel_options;
 mod check;
@@ -37,6 +38,7 @@ mod usage;
 mod values;
 mod wrong;
 
+pub use asked::{print_asked, print_sections};
 #[cfg(test)]
 pub(crate) use channel::tests::any_manner;
 pub use channel::{print_channel, read_channel};

@@ -271,7 +271,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ),
         (
             "--greeting-timeout 1s",
-            "--greeting-timeout needs --accept-proxy; say whose connections begin with a header, such as --accept-proxy 10.0.0.5",
+            "--greeting-timeout needs --accept-proxy or groups behind @NAME; without them balance waits for nothing, so leave it out",
         ),
         ("--check-interval 9ms", "--check-interval '9ms' is out of range; give 10ms to 1d"),
         ("--check-interval 0", "--check-interval '0' is out of range; give 10ms to 1d"),

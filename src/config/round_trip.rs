@@ -19,7 +19,7 @@ use super::{Invocation, Serve, command_line, print_file, print_line, read_file, 
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
     ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortWord,
-    ProcessSpec, ProxySenders, ServiceSpec, Step, Typed,
+    ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -171,6 +171,30 @@ fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     (prop::collection::vec(group, 0..4), policy())
 }
 
+/// Which of so many groups are for whom.
+fn sections(places: Vec<(bool, Vec<RouteName>)>, groups: usize) -> Vec<Section> {
+    let mut known = BTreeSet::new();
+    let mut all: Vec<Section> = Vec::new();
+    for (group, (is_first, asked)) in places.into_iter().take(groups).enumerate() {
+        let asked: Vec<RouteName> = asked.into_iter().filter(|one| known.insert(one.clone())).collect();
+        let begins = is_first && !asked.is_empty() && (group == 0 || !all.is_empty());
+        if begins {
+            all.push(Section { group, asked });
+        }
+    }
+    all
+}
+
+fn asked() -> impl Strategy<Value = RouteName> {
+    let host = "[a-z0-9_-]{1,9}(\\.[a-z0-9_-]{1,5}){1,3}\\.[a-z]{2}";
+    prop_oneof![
+        4 => host.prop_map(RouteName::Name),
+        2 => host.prop_map(RouteName::Under),
+        1 => "[!-~]{1,9}".prop_map(RouteName::Alpn),
+        1 => prop::sample::select(vec![RouteName::Tls, RouteName::Http, RouteName::Ssh, RouteName::Else]),
+    ]
+}
+
 /// Where lines go, what they look like, and when there is one.
 fn access_log() -> impl Strategy<Value = (String, (LineFormat, LogMoments))> {
     let every = prop::option::of((1_000u64..=315_360_000_000).prop_map(Duration::from_millis));
@@ -262,15 +286,18 @@ prop_compose! {
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
         (accept_proxy, greeting_timeout, access) in (prop::option::of(senders()), any_span(), access()).boxed(),
+        places in prop::collection::vec((any::<bool>(), prop::collection::vec(asked(), 1..4)), 4),
         on_change in prop::option::of("/[ -~]{0,16}ü?"),
     ) -> Serve {
         let on_change = on_change.as_deref().map(Named::from);
+        let sections = sections(places, groups.len());
         let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
         let service = ServiceSpec {
             groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
-            greeting_timeout: accept_proxy.as_ref().map_or(plain().service.greeting_timeout, |_| greeting_timeout),
+            greeting_timeout: if accept_proxy.is_some() || !sections.is_empty() { greeting_timeout } else { plain().service.greeting_timeout },
+            sections,
             accept_proxy, max_connections, max_lifetime, on_change,
             allow: access.0, deny: access.1, client_max: access.2, client_rate: access.3, client_prefix: access.4,
             queue: queue.map(|(n, _)| n),

@@ -24,7 +24,7 @@ With -i and -c the name of a service from a file of --file will do as well: \"ba
 
 pub(super) const CHANNEL: Positional = Positional {
     name: "CHANNEL",
-    help: "host[:port[:maxc]], an IPv6 address as [addr]:port:maxc; '!' ends a group, '%' ends it and makes it hash",
+    help: "host[:port[:maxc]], an IPv6 address as [addr]:port:maxc; '!' ends a group, '%' ends it and makes it hash; '@NAME' begins the groups of clients that ask for NAME, '@' those of all others",
     more: "\
 Without a port, or with an empty one, it is PORT. maxc is the maximum number of simultaneous connections; 0 or none means no \
 limit. balance tries the groups in the order given. An IPv6 address needs no brackets where it is the whole word and has \
@@ -81,6 +81,10 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "redis2 takes over when redis1 does not answer, and the connections to redis1 are closed",
     ),
     ("balance --file /etc/balance", "serves the lines of the *.conf files there, one service each"),
+    (
+        "balance 443 @shop.example.com web1 web2 @mail.example.com mx1 @ other",
+        "TLS goes to the servers of the name that the client asks for",
+    ),
     (
         "balance --state /var/lib/balance/web.state 80 web1 web2",
         "what commands change is kept over a restart",

@@ -22,7 +22,7 @@ use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, EndedSnapshot, GroupId, Policy,
     SessionSnapshot, Snapshot, Table, Weight,
 };
-use crate::spec::ChannelManner;
+use crate::spec::{ChannelManner, Section};
 
 /// What one operator's session remembers between commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub enum Reply {
     /// All channels.
     Table(Snapshot),
     /// `status`: the same, as seen by an operator, what is otherwise than the file has it, and what came from another process.
-    Status(Snapshot, Vec<String>, Option<CarriedCount>),
+    Status(Snapshot, Vec<Section>, Vec<String>, Option<CarriedCount>),
     /// The data plane has to do it, or to be asked; the door that took the command knows what to answer then.
     Pending(Effect),
     /// A channel takes no more connections, and has so many.

@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::config::{print_duration, print_net};
+use crate::config::{print_duration, print_net, print_sections};
 use crate::control::command::{COMMANDS, OF_3_57};
 use crate::control::execute::{Already, Reply};
 use crate::control::json;
@@ -122,8 +122,11 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::ShutdownComplete => writeln!(out, "shutdown complete, exiting."),
         Reply::ShutdownFailed => writeln!(out, "shutdown failed."),
         Reply::Table(snapshot) => table(out, snapshot),
-        Reply::Status(snapshot, differences, carried) => {
+        Reply::Status(snapshot, sections, differences, carried) => {
             status(out, snapshot)?;
+            if !sections.is_empty() {
+                writeln!(out, "names: {}", print_sections(sections))?;
+            }
             differences.iter().try_for_each(|one| writeln!(out, "changed by hand: {one}"))?;
             let Some(CarriedCount { carried, draining, pid }) = carried else { return Ok(()) };
             let draining = draining.map_or_else(|| "unknown".to_owned(), |left| left.to_string());
@@ -401,7 +404,7 @@ mod tests {
         Loss, NoChannel, SessionSnapshot,
     };
     use crate::sched::{Announced, Peers};
-    use crate::spec::ChannelManner;
+    use crate::spec::{ChannelManner, RouteName, Section};
 
     fn channel(id: usize, address: &str, state: AdminState) -> ChannelSnapshot {
         let address: SocketAddr = address.parse().expect("an address");
@@ -578,6 +581,7 @@ group  chan address                state health     since weight    c/maxc queue
     0     4 10.0.0.4:80            ENA   untried     5.0s      1       0/-     0         0       0       -       -   1/1 -                      -       -
 lost clients: 14 (no channel up 2, queue timeout 12)
 ended: 17 (queue timeout 12, idle timeout 3, no channel up 2)
+names: 0 @a.example @tls, 2 @
 from process 4242: carried 4000, draining unknown
 ";
         let losses = vec![(Loss::NoChannel(NoChannel::Down), 2), (Loss::QueueTimeout, 12)];
@@ -591,6 +595,13 @@ from process 4242: carried 4000, draining unknown
         assert_eq!(
             text(&Reply::Status(
                 Snapshot { groups, paused: false, losses, served },
+                vec![
+                    Section {
+                        group: 0,
+                        asked: vec![RouteName::Name("a.example".to_owned()), RouteName::Tls]
+                    },
+                    Section { group: 2, asked: vec![RouteName::Else] },
+                ],
                 Vec::new(),
                 Some(carried)
             )),

@@ -417,7 +417,8 @@ impl ControlState {
             Some(Effect::Status(Form::Text)) => {
                 let table = service.survey();
                 let differences = (service.differences)(&table);
-                (Reply::Status(table, differences, (self.services.process.carried)()), false)
+                let sections = (service.spec)().sections;
+                (Reply::Status(table, sections, differences, (self.services.process.carried)()), false)
             }
             Some(Effect::Status(Form::Json)) => (self.report(&service, Question::Status), false),
             Some(Effect::Kill(time)) => {

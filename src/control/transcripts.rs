@@ -62,7 +62,7 @@ impl Operator {
             Ok(command) => match apply(prepare(command, lookup), &mut self.session, &mut self.table) {
                 Reply::Pending(Effect::Show(Form::Text)) => Reply::Table(self.table.snapshot()),
                 Reply::Pending(Effect::Status(Form::Text)) => {
-                    Reply::Status(self.table.snapshot(), Vec::new(), None)
+                    Reply::Status(self.table.snapshot(), Vec::new(), Vec::new(), None)
                 }
                 reply => reply,
             },

@@ -104,6 +104,16 @@ pub enum StageRecord {
 pub struct UnheardRecord {
     /// How much longer that is waited for.
     pub left: Duration,
+    /// A header of the PROXY protocol is to come first.
+    #[serde(default = "yes")]
+    pub header: bool,
+    /// What it asks for is to be known.
+    #[serde(default)]
+    pub hello: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a proxy has said of its client.

@@ -18,8 +18,8 @@ use super::failure::{attempt_error, cause_of, fault_of, words_of};
 use super::planted::{self, Bug};
 use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
 use crate::sched::{
-    AdminState, ChannelKey, DialCause, DialFailure, Lease, Loss, NoChannel, Peers, Route, SharedTable, Table,
-    Ticket, Transition, Turn,
+    AdminState, ChannelKey, DialCause, DialFailure, GroupRange, Lease, Loss, NoChannel, Peers, Route,
+    SharedTable, Table, Ticket, Transition, Turn,
 };
 use crate::sys::Clock;
 use crate::sys::fault::is_exhausted;
@@ -63,10 +63,16 @@ impl Dialer {
     }
 
     /// The next channel for a client whose last one has closed its connection before anything went over it.
-    pub(super) fn next_past(&self, peers: Peers, past: &[ChannelKey], is_reset: bool) -> Option<Dial> {
+    pub(super) fn next_past(
+        &self,
+        peers: Peers,
+        within: GroupRange,
+        past: &[ChannelKey],
+        is_reset: bool,
+    ) -> Option<Dial> {
         let mut grants = Vec::new();
         let mut table = self.table.lock_at(self.clock.now());
-        let next = table.next_past(peers.client().ip().into(), past, is_reset, &mut grants);
+        let next = table.next_past(peers.client().ip().into(), within, past, is_reset, &mut grants);
         drop(table);
         self.deliver.all(grants);
         let (route, lease) = next?;
@@ -232,11 +238,11 @@ pub(super) enum Attempt {
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(peers: Peers, tag: u64, dialer: &Dialer) -> Begun {
+    pub(super) fn begin(peers: Peers, within: GroupRange, tag: u64, dialer: &Dialer) -> Begun {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
-            let route = table.begin(peers.client().ip().into());
+            let route = table.begin_within(peers.client().ip().into(), within);
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);
@@ -653,7 +659,7 @@ mod tests {
     }
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
-        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0, dialer) {
+        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), GroupRange::ALL, 0, dialer) {
             Begun::Dial(dial) => dial,
             other => panic!("{other:?}"),
         }
@@ -787,7 +793,7 @@ mod tests {
             count.fetch_add(grants.len(), Ordering::SeqCst);
         });
         let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
-        let begin = || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 0, &dialer);
+        let begin = || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), GroupRange::ALL, 0, &dialer);
         let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
         // There is no room in line, so a is tried all the same.
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };

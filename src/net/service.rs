@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::changed::Changed;
 use super::dial::Dialer;
+use super::routes::Routes;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, Gate, SharedTable};
 use crate::spec::{ProxySenders, ProxyTlvs};
@@ -47,6 +48,8 @@ pub struct ServiceOptions {
     pub max_connections: Option<NonZeroU32>,
     /// Those of whom a header of the PROXY protocol is to come first; `None` = nobody.
     pub accept_proxy: Option<ProxySenders>,
+    /// Which groups are for whom; `None` = all are for everybody.
+    pub routes: Option<Routes>,
     /// How long a client may take for what it has to say first.
     pub greeting_timeout: Duration,
     /// What PROXY headers have besides addresses.

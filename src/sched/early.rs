@@ -3,7 +3,9 @@
 //! Knows: what its group does. Never: when a connection was closed too early, what a byte is.
 //! Source: docs/health.md, "A server that closes its connections at once".
 
-use super::{ChannelKey, ClientAddr, DialCause, Grant, Happened, Lease, Route, Table, Transition};
+use super::{
+    ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Lease, Route, Table, Transition,
+};
 
 impl Table {
     /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
@@ -14,6 +16,7 @@ impl Table {
     pub fn next_past(
         &mut self,
         client: ClientAddr,
+        within: GroupRange,
         past: &[ChannelKey],
         is_reset: bool,
         grants: &mut Vec<Grant>,
@@ -22,7 +25,7 @@ impl Table {
         if !self.judges() || !is_reset && !self.has_answering(left) {
             return None;
         }
-        let mut route = Route::past(client, past);
+        let mut route = Route::past(client, within, past);
         let lease = self.next_up(&mut route, grants).ok()?;
         let now = self.now;
         let _ = self.edit(left, |channel| {

@@ -69,7 +69,7 @@ pub enum OwnFault {
 
 impl End {
     /// All there are.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -101,6 +101,7 @@ impl End {
         Self::Lost(Loss::BadGreeting(BadGreeting::Malformed)),
         Self::Lost(Loss::BadGreeting(BadGreeting::CutShort)),
         Self::Lost(Loss::GreetingTimeout),
+        Self::Lost(Loss::NotServed),
         Self::Refused(Rule::Denied),
         Self::Refused(Rule::ClientMax),
         Self::Refused(Rule::ClientRate),

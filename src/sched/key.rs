@@ -14,6 +14,8 @@ pub struct GroupId(u16);
 impl GroupId {
     /// The group that is tried first.
     pub const FIRST: Self = Self(0);
+    /// The greatest number.
+    const LAST: Self = Self(MAX_GROUPS as u16 - 1);
     /// `None` if `n` is not below [`MAX_GROUPS`].
     pub fn new(n: usize) -> Option<Self> {
         if n < MAX_GROUPS { u16::try_from(n).ok().map(Self) } else { None }
@@ -21,6 +23,35 @@ impl GroupId {
     /// The number itself.
     pub fn index(self) -> usize {
         usize::from(self.0)
+    }
+}
+
+/// Groups that follow each other, at least one: where a client may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupRange {
+    /// The one that is tried first.
+    pub(super) first: GroupId,
+    /// The one that is tried last.
+    pub(super) last: GroupId,
+}
+
+impl GroupRange {
+    /// All there can be.
+    pub const ALL: Self = Self { first: GroupId::FIRST, last: GroupId::LAST };
+
+    /// From the group of this number on, up to the one before `next`, or all that follow. `None` if there can be none of these.
+    pub fn new(first: usize, next: Option<usize>) -> Option<Self> {
+        let last = match next {
+            Some(next) => GroupId::new(next.checked_sub(1)?)?,
+            None => GroupId::LAST,
+        };
+        let first = GroupId::new(first).filter(|first| *first <= last)?;
+        Some(Self { first, last })
+    }
+
+    /// Is this group among them?
+    pub fn contains(self, group: GroupId) -> bool {
+        self.first <= group && group <= self.last
     }
 }
 

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{ChannelKey, Route};
+use super::{ChannelKey, GroupRange, Route};
 
 /// So many may wait for paused channels where nobody said how many may wait.
 const MOST_IN_PAUSE: usize = 10_000;
@@ -43,6 +43,8 @@ pub(super) struct Line {
     count: Arc<AtomicUsize>,
     /// For each channel that is the only one of its group for some: who they are.
     homes: BTreeMap<ChannelKey, BTreeSet<Ticket>>,
+    /// By where they may go: how many they are.
+    within: BTreeMap<GroupRange, usize>,
     /// For each channel that failed for some of those in line: how many they are.
     tried: BTreeMap<ChannelKey, u32>,
     /// For such channels: how far the line was searched.
@@ -51,13 +53,13 @@ pub(super) struct Line {
     most_tried: usize,
 }
 
-/// How far the line was searched for somebody who has not tried a channel. Everybody who was passed over once would be
+/// How far the line was searched for somebody who may have a channel and has not tried it. Everybody who was passed over once would be
 /// passed over again.
 #[derive(Debug, Default)]
 struct Searched {
-    /// Everybody before this place has tried it, but for `behind`.
+    /// Everybody before this place has tried it, or may not have it, but for `behind`.
     to: Ticket,
-    /// Those who came back to a place before that and have not tried it. May hold places that were left since.
+    /// Those who came back to a place before that and may have it. May hold places that were left since.
     behind: BTreeSet<Ticket>,
 }
 
@@ -69,6 +71,7 @@ impl Line {
             next: 0,
             count: Arc::default(),
             homes: BTreeMap::new(),
+            within: BTreeMap::new(),
             tried: BTreeMap::new(),
             searched: BTreeMap::new(),
             most_tried: 0,
@@ -137,7 +140,7 @@ impl Line {
         self.most_tried = self.most_tried.max(tried_by_it);
         if before.is_some() {
             for (&channel, searched) in &mut self.searched {
-                if ticket < searched.to && !route.has_tried(channel) {
+                if ticket < searched.to && route.may_have(channel) {
                     searched.behind.insert(ticket);
                 }
             }
@@ -145,6 +148,7 @@ impl Line {
         for &home in &homes {
             self.homes.entry(home).or_default().insert(ticket);
         }
+        *self.within.entry(route.within()).or_default() += 1;
         self.waiters.insert(ticket, Waiter { tag, route, homes: homes.into() });
         self.count.fetch_add(1, Ordering::SeqCst);
         ticket
@@ -159,6 +163,13 @@ impl Line {
                 if *count == 0 {
                     self.tried.remove(&channel);
                 }
+            }
+        }
+        let within = waiter.route.within();
+        if let Some(count) = self.within.get_mut(&within) {
+            *count -= 1;
+            if *count == 0 {
+                self.within.remove(&within);
             }
         }
         self.leave_homes(ticket, &waiter.homes);
@@ -196,34 +207,44 @@ impl Line {
         self.homes.get(&channel)?.first().copied()
     }
 
-    /// The first one who has not tried this channel.
+    /// The first one who may have this channel and has not tried it.
     pub(super) fn first_untried(&mut self, channel: ChannelKey) -> Option<Ticket> {
-        let Some(&count) = self.tried.get(&channel) else {
+        let may_have = self.untried(channel);
+        if may_have == self.waiters.len() {
             return self.waiters.first_key_value().map(|(&ticket, _)| ticket);
-        };
-        if count as usize == self.waiters.len() {
+        }
+        if may_have == 0 {
             return None;
         }
         let searched = self.searched.entry(channel).or_default();
         while let Some(&ticket) = searched.behind.first() {
-            if self.waiters.get(&ticket).is_some_and(|waiter| !waiter.route.has_tried(channel)) {
+            if self.waiters.get(&ticket).is_some_and(|waiter| waiter.route.may_have(channel)) {
                 return Some(ticket);
             }
             searched.behind.pop_first();
         }
         let mut rest = self.waiters.range(searched.to..);
-        let (&ticket, _) = rest.find(|(_, waiter)| !waiter.route.has_tried(channel))?;
+        let (&ticket, _) = rest.find(|(_, waiter)| waiter.route.may_have(channel))?;
         searched.to = ticket;
         Some(ticket)
     }
 
     /// How many could take a slot of this channel, the only one of its group for some (`is_home`) or one of several.
     pub(super) fn waiting_for(&self, channel: ChannelKey, is_home: bool) -> usize {
-        if is_home {
-            self.homes.get(&channel).map_or(0, BTreeSet::len)
-        } else {
-            self.waiters.len() - self.tried.get(&channel).map_or(0, |&count| count as usize)
-        }
+        if is_home { self.homes.get(&channel).map_or(0, BTreeSet::len) } else { self.untried(channel) }
+    }
+
+    /// How many may have this channel, as far as groups go, and have not tried it.
+    fn untried(&self, channel: ChannelKey) -> usize {
+        let there = self.within.iter().filter(|(within, _)| within.contains(channel.group));
+        let all: usize = there.map(|(_, count)| count).sum();
+        // Whoever has tried it may go there.
+        all.saturating_sub(self.tried.get(&channel).map_or(0, |&count| count as usize))
+    }
+
+    /// May everybody in line go to the same groups, all that there are?
+    pub(super) fn are_alike(&self) -> bool {
+        self.within.keys().all(|within| *within == GroupRange::ALL)
     }
 
     /// Nobody in line has tried more channels than so many.

@@ -40,6 +40,8 @@ pub enum Loss {
     BadGreeting(BadGreeting),
     /// What it had to say first was not said for as long as one may take.
     GreetingTimeout,
+    /// No channel is for what it asks for.
+    NotServed,
 }
 
 /// What is wrong with what a client says first.
@@ -55,7 +57,7 @@ pub enum BadGreeting {
 
 impl Loss {
     /// All there are.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
         Self::NoChannel(NoChannel::Down),
@@ -70,6 +72,7 @@ impl Loss {
         Self::BadGreeting(BadGreeting::Malformed),
         Self::BadGreeting(BadGreeting::CutShort),
         Self::GreetingTimeout,
+        Self::NotServed,
     ];
 
     pub(super) fn index(self) -> usize {
@@ -82,6 +85,7 @@ impl Loss {
             Self::Ours => 9,
             Self::BadGreeting(why) => 10 + why as usize,
             Self::GreetingTimeout => 13,
+            Self::NotServed => 14,
         }
     }
 }
@@ -103,6 +107,7 @@ impl fmt::Display for Loss {
             Self::BadGreeting(BadGreeting::Malformed) => "bad greeting: malformed",
             Self::BadGreeting(BadGreeting::CutShort) => "bad greeting: cut short",
             Self::GreetingTimeout => "greeting timeout",
+            Self::NotServed => "unknown name",
         })
     }
 }

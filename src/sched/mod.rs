@@ -67,7 +67,7 @@ pub use gate::{ClientLimits, Gate, Lists};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use held::HeldSlots;
 pub use histogram::Distribution;
-pub use key::{ChannelId, ChannelKey, GroupId, MAX_CHANNELS, MAX_GROUPS};
+pub use key::{ChannelId, ChannelKey, GroupId, GroupRange, MAX_CHANNELS, MAX_GROUPS};
 pub use lease::{Lease, Slot};
 pub use line::Ticket;
 pub use losses::{BadGreeting, Loss, NoChannel};

@@ -659,7 +659,8 @@ mod tests {
                 }
                 _ => {}
             }
-            let _ = table.rejoin(client(n), n, n * 1_000, &mut grants);
+            let route = table.begin(client(n));
+            let _ = table.rejoin(route, n, n * 1_000, &mut grants);
             for probe in table.probes_due(100) {
                 let result = if n % 3 == 0 { ProbeResult::Good } else { ProbeResult::Bad("no".into()) };
                 table.probed(&probe, result);

@@ -10,7 +10,7 @@ use super::group::{Cursor, Group};
 use super::pick::{Tier, Wish};
 use super::random::Random;
 use super::seat::Bucket;
-use super::{ChannelKey, ClientAddr, GroupId, Lease, NoChannel, Rules};
+use super::{ChannelKey, ClientAddr, GroupId, GroupRange, Lease, NoChannel, Rules};
 
 /// What a step of a walk depends on besides the groups.
 pub(super) struct World<'a> {
@@ -47,6 +47,8 @@ impl Patience {
 #[derive(Debug)]
 pub struct Route {
     bucket: Bucket,
+    /// Where it may go.
+    within: GroupRange,
     tier: Tier,
     reason: NoChannel,
     /// A channel that is up was full, or paused.
@@ -72,18 +74,19 @@ struct Moved {
 }
 
 impl Route {
-    pub(super) fn new(client: ClientAddr) -> Self {
-        Self::of(Bucket::of(client))
+    pub(super) fn new(client: ClientAddr, within: GroupRange) -> Self {
+        Self::of(Bucket::of(client), within)
     }
 
-    pub(super) fn of(bucket: Bucket) -> Self {
+    pub(super) fn of(bucket: Bucket, within: GroupRange) -> Self {
         Self {
             bucket,
+            within,
             tier: Tier::Up,
             reason: NoChannel::Empty,
             met_full: false,
             met_paused: false,
-            at: Some(GroupId::FIRST),
+            at: Some(within.first),
             last: None,
             moved: None,
             tried: Vec::new(),
@@ -91,8 +94,8 @@ impl Route {
     }
 
     /// A walk that does not try these.
-    pub(super) fn past(client: ClientAddr, channels: &[ChannelKey]) -> Self {
-        let mut route = Self::new(client);
+    pub(super) fn past(client: ClientAddr, within: GroupRange, channels: &[ChannelKey]) -> Self {
+        let mut route = Self::new(client, within);
         for key in channels {
             route.tried_is(key.group, key.channel.index());
         }
@@ -126,7 +129,7 @@ impl Route {
             let waits = self.may_wait(world.patience);
             if self.tier == Tier::Up && world.fail_open && !waits && self.is_spent(groups) {
                 self.tier = Tier::NotUp;
-                self.at = Some(GroupId::FIRST);
+                self.at = Some(self.within.first);
             }
         }
     }
@@ -144,7 +147,7 @@ impl Route {
         world: &mut World<'_>,
     ) -> Option<Lease> {
         let nobody = Tried::default();
-        for (&id, group) in groups.range_mut(from..) {
+        for (&id, group) in groups.range_mut(from..=self.within.last) {
             self.at = Some(id);
             group.advance(&world.rules.health, world.now);
             let tried = self.tried_in(id).unwrap_or(&nobody);
@@ -188,7 +191,8 @@ impl Route {
     /// Is there no channel left that is up, usable and not tried, not even one that the policies keep from this client?
     fn is_spent(&self, groups: &BTreeMap<GroupId, Group>) -> bool {
         let nobody = Tried::default();
-        !groups.iter().any(|(&id, group)| group.has_ready(self.tried_in(id).unwrap_or(&nobody)))
+        let mut mine = groups.range(self.within.first..=self.within.last);
+        !mine.any(|(&id, group)| group.has_ready(self.tried_in(id).unwrap_or(&nobody)))
     }
 
     /// The walk is over, but a channel was met that is worth waiting for: it may wait and then begin again, past the channels
@@ -205,7 +209,7 @@ impl Route {
     /// Does it wait for a paused channel of these, or would it, if all others were full?
     pub(super) fn is_held(&self, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> bool {
         let nobody = Tried::default();
-        groups.iter_mut().any(|(&id, group)| {
+        groups.range_mut(self.within.first..=self.within.last).any(|(&id, group)| {
             let tried = self.tried_in(id).unwrap_or(&nobody);
             group.is_held_for(&Wish { bucket: self.bucket, tried, tier: Tier::Up, rules })
         })
@@ -214,7 +218,7 @@ impl Route {
     /// The walk of a client for whom these failed.
     #[cfg(test)]
     pub(super) fn after(failed: impl Iterator<Item = ChannelKey>) -> Self {
-        let mut route = Self::new(std::net::IpAddr::from([192, 0, 2, 1]).into());
+        let mut route = Self::new(std::net::IpAddr::from([192, 0, 2, 1]).into(), GroupRange::ALL);
         for key in failed {
             (route.at, route.last) = (Some(key.group), u16::try_from(key.channel.index()).ok());
             route.learn_failure(&BTreeMap::new());
@@ -241,9 +245,19 @@ impl Route {
 
     /// Begins again after a wait. Of what it met before only what failed still holds.
     pub(super) fn begin_again(&mut self) {
-        (self.at, self.tier) = (Some(GroupId::FIRST), Tier::Up);
+        (self.at, self.tier) = (Some(self.within.first), Tier::Up);
         (self.met_full, self.met_paused) = (false, false);
         self.reason = if self.has_failed() { NoChannel::Failed } else { NoChannel::Empty };
+    }
+
+    /// The groups that it may go to.
+    pub(super) fn within(&self) -> GroupRange {
+        self.within
+    }
+
+    /// Is this channel where it may go, and did it not fail?
+    pub(super) fn may_have(&self, channel: ChannelKey) -> bool {
+        self.within.contains(channel.group) && !self.has_tried(channel)
     }
 
     pub(super) fn bucket(&self) -> Bucket {
@@ -342,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_route_is_small() {
-        assert!(size_of::<Route>() <= 72, "{} bytes", size_of::<Route>());
+        assert!(size_of::<Route>() <= 80, "{} bytes", size_of::<Route>());
     }
 
     #[test]

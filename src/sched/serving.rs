@@ -15,13 +15,14 @@ use super::changes::{first_for, is_one_each};
 use super::group::Group;
 use super::route::Patience;
 use super::{
-    ChannelKey, ClientAddr, Grant, GroupId, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn,
+    ChannelKey, Grant, GroupId, GroupRange, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn,
 };
 
 /// Of each group where a client may have one channel only: that one, unless it failed.
 fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> Vec<ChannelKey> {
     let mut homes = Vec::new();
-    for (&id, group) in groups.iter_mut().filter(|(_, group)| is_one_each(group, rules)) {
+    let GroupRange { first, last } = route.within();
+    for (&id, group) in groups.range_mut(first..=last).filter(|(_, group)| is_one_each(group, rules)) {
         let home = group.mapped(route.bucket()).and_then(|number| ChannelKey::of(id, number));
         homes.extend(home.filter(|&home| !route.has_tried(home)));
     }
@@ -67,10 +68,9 @@ impl Table {
     /// The turn of a client that was in line in another process with this place: it has the same here, whoever has come back
     /// before it, even if the line is full. Those with places before it are served first, those with later ones behind it:
     /// `grants` gets their slots. A place that was given out in neither process, or that somebody else has here, is the last one.
-    pub fn rejoin(&mut self, client: ClientAddr, tag: u64, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
+    pub fn rejoin(&mut self, route: Route, tag: u64, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
         let ticket = self.line.place(ticket).unwrap_or_else(|| self.line.last_place());
         self.advance_groups();
-        let route = self.begin(client);
         let homes = homes_of(&route, &mut self.groups, &self.rules);
         // It stands in line before that is served, so that nobody behind it gets what it may have.
         let ticket = self.line.enter(tag, route, homes, Some(ticket));
@@ -155,12 +155,17 @@ impl Table {
             return;
         }
         let most_tried = self.line.most_tried();
-        if !self.rules.health.fail_open || !self.has_spare() || self.has_more_up_for_all(most_tried) {
+        if !self.rules.health.fail_open || !self.has_spare() {
+            return;
+        }
+        // Where some may have what others may not, nothing can be said of all of them.
+        let are_alike = self.line.are_alike();
+        if are_alike && self.has_more_up_for_all(most_tried) {
             return;
         }
         // Channels that are up and have room keep everybody from the others who has not tried them.
         let has_ready = self.groups.values().any(|group| group.ready().next().is_some());
-        if self.groups.values().flat_map(Group::ready).nth(most_tried).is_some() {
+        if are_alike && self.groups.values().flat_map(Group::ready).nth(most_tried).is_some() {
             self.changes.kept = true;
             return;
         }
@@ -182,7 +187,7 @@ impl Table {
             self.changes.asked += 1;
         }
         // The walk is taken out of the line while the table is looked at.
-        let empty = Route::of(waiter.route.bucket());
+        let empty = Route::of(waiter.route.bucket(), waiter.route.within());
         let mut route = std::mem::replace(&mut waiter.route, empty);
         route.begin_again();
         let found = self.walk(&mut route, Patience::ALL, self.rules.health.fail_open);
@@ -279,6 +284,127 @@ mod tests {
         assert!(table.grant().is_empty(), "nobody is left");
     }
 
+    #[test]
+    fn those_who_may_go_to_some_groups_only_wait_for_those() {
+        let mut table = Table::new(Rules { queue: NonZeroU32::new(50), ..Rules::CLASSIC });
+        let group = |number: usize| GroupId::new(number).expect("small");
+        for number in 0..4_u8 {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, number], 80)));
+            let created =
+                table.create(group(number.into()), address, Some(NonZeroU32::MIN), AdminState::Enabled);
+            created.expect("few channels");
+        }
+        let ranges = [(0, Some(2)), (2, Some(3)), (3, None)]
+            .map(|(first, next)| GroupRange::new(first, next).expect("small"));
+        let ask = |table: &mut Table, client: u8, within: GroupRange| {
+            let route = table.begin_within(ClientAddr::from(IpAddr::from([192, 0, 2, client])), within);
+            table.next_or_wait(route, u64::from(client), None, &mut Vec::new())
+        };
+        let group_of = |turn: Turn| match turn {
+            Turn::Now(_, lease) => (lease.key().group.index(), lease),
+            turn => panic!("{turn:?}"),
+        };
+        let mut held: BTreeMap<usize, Lease> = BTreeMap::new();
+        for (client, (range, expected)) in [(0, 0), (0, 1), (1, 2), (2, 3)].into_iter().enumerate() {
+            let (number, lease) = group_of(ask(&mut table, client as u8, ranges[range]));
+            assert_eq!(number, expected);
+            held.insert(number, lease);
+        }
+        // Six in line, two for each part.
+        for client in 10..16 {
+            assert!(matches!(ask(&mut table, client, ranges[usize::from(client) % 3]), Turn::Later(_)));
+        }
+        let key =
+            |number: usize| ChannelKey { group: group(number), channel: ChannelId::new(0).expect("small") };
+        assert_eq!(table.line.waiting_for(key(0), false), 2);
+        // Client 10 is of the second part, 11 of the third, 12 of the first, and so on.
+        for (number, expected) in [(3, 11), (0, 12), (2, 10), (1, 15), (3, 14), (2, 13)] {
+            drop(held.remove(&number));
+            let mut grants = table.grant();
+            assert_eq!(
+                grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(),
+                [expected],
+                "group {number}"
+            );
+            let grant = grants.remove(0);
+            assert_eq!(grant.lease.key(), key(number));
+            held.insert(number, grant.lease);
+        }
+        assert_eq!(table.waiting(), 0);
+    }
+
+    #[test]
+    fn what_happens_in_other_groups_neither_serves_nor_loses_anybody_in_line() {
+        for policy in [Policy::RoundRobin, Policy::LeastConnections, Policy::First, Policy::Hash] {
+            for seed in 0..150 {
+                let mut random = lot(seed);
+                let rules = Rules {
+                    policy,
+                    queue: NonZeroU32::new(100),
+                    health: HealthRules { eject: true, fail_open: seed % 2 == 0, ..HealthRules::NONE },
+                    ..Rules::CLASSIC
+                };
+                let mut table = Table::new(rules);
+                let parts = [(0, Some(2)), (2, Some(3)), (3, None)]
+                    .map(|(first, next)| GroupRange::new(first, next).expect("small"));
+                for number in 0..5 {
+                    for n in 0..=random(2) {
+                        let address =
+                            Addresses::from(SocketAddr::from(([127, 0, number as u8, n as u8], 80)));
+                        let group = GroupId::new(number).expect("small");
+                        table
+                            .create(group, address, Some(NonZeroU32::MIN), AdminState::Enabled)
+                            .expect("few");
+                    }
+                }
+                let (mut held, mut line): (Vec<(usize, Lease)>, BTreeMap<u64, usize>) = Default::default();
+                for step in 0..120 {
+                    let mut grants = Vec::new();
+                    match random(5) {
+                        0..=2 => {
+                            let (part, client) = (random(3), IpAddr::from([192, 0, 2, random(9) as u8]));
+                            let route = table.begin_within(client.into(), parts[part]);
+                            match table.next_or_wait(route, step, None, &mut grants) {
+                                Turn::Now(_, lease) => held.push((part, lease)),
+                                Turn::Later(_) => _ = line.insert(step, part),
+                                Turn::Never(_) => {}
+                            }
+                        }
+                        3 if !held.is_empty() => drop(held.swap_remove(random(held.len()))),
+                        _ => {
+                            let key = ChannelKey::new(random(5), 0).expect("small");
+                            let state = [AdminState::Enabled, AdminState::Disabled][random(2)];
+                            let _ = table.set_state(key, state);
+                        }
+                    }
+                    grants.append(&mut table.grant());
+                    for grant in grants {
+                        let part = line.remove(&grant.tag).expect("it is in line");
+                        assert!(parts[part].contains(grant.lease.key().group), "{policy:?} {seed} {step}");
+                        held.push((part, grant.lease));
+                    }
+                    assert_eq!(table.waiting(), line.len());
+                }
+                // Once there is room everywhere, everybody gets something.
+                for number in 0..5 {
+                    for n in 0..2 {
+                        let key = ChannelKey::new(number, n).expect("small");
+                        let _ = table.set_state(key, AdminState::Enabled);
+                    }
+                }
+                while !line.is_empty() {
+                    held.clear();
+                    let grants = table.grant();
+                    assert!(!grants.is_empty(), "{policy:?} {seed}: {line:?} wait for nothing");
+                    for grant in grants {
+                        let part = line.remove(&grant.tag).expect("it is in line");
+                        assert!(parts[part].contains(grant.lease.key().group));
+                    }
+                }
+            }
+        }
+    }
+
     fn lot(seed: u64) -> impl FnMut(usize) -> usize {
         let mut state = seed;
         move |below: usize| {
@@ -289,7 +415,8 @@ mod tests {
 
     fn rejoin(table: &mut Table, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
         let client = ClientAddr::from(IpAddr::from([192, 0, 2, ticket as u8]));
-        table.rejoin(client, ticket, ticket, grants)
+        let route = table.begin(client);
+        table.rejoin(route, ticket, ticket, grants)
     }
 
     #[test]

@@ -22,8 +22,8 @@ use super::reach::Reach;
 use super::route::{Patience, World};
 use super::tally::ServiceTally;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId, Happened,
-    Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId,
+    GroupRange, Happened, Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
 use crate::spec::ChannelManner;
 
@@ -328,7 +328,12 @@ impl Table {
 
     /// Starts a client's walk at group 0.
     pub fn begin(&self, client: ClientAddr) -> Route {
-        Route::new(client)
+        self.begin_within(client, GroupRange::ALL)
+    }
+
+    /// Starts a client's walk at the first of these groups, which it never leaves.
+    pub fn begin_within(&self, client: ClientAddr, within: GroupRange) -> Route {
+        Route::new(client, within)
     }
 
     /// The next channel of the walk, its slot taken and counted. Calling it again for the same route says that the dial

@@ -1,10 +1,11 @@
 //! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
 //!
 //! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `listen`, `senders`, `service`, `process`.
+//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
+mod asked;
 mod channel;
 mod check;
 mod group;
@@ -17,6 +18,7 @@ mod service;
 mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
+pub use asked::{RouteName, Section};
 pub use channel::{AdminState, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};

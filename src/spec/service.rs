@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, NetList, OnDown,
-    Policy, ProxySenders, ProxyTlvs,
+    Policy, ProxySenders, ProxyTlvs, Section,
 };
 
 /// One service.
@@ -19,6 +19,8 @@ pub struct ServiceSpec {
     pub listen: ListenSpec,
     /// The channels. Empty: it starts with none.
     pub groups: Vec<GroupSpec>,
+    /// `@NAME`: which groups are for whom, in the order of their groups, the first one beginning at group 0, each at a group that there is. Empty: all groups are for everybody.
+    pub sections: Vec<Section>,
     /// `-B`, in their order. Empty: the system chooses.
     pub sources: Vec<HostSpec>,
     /// `-t`, at least 1 ms.
@@ -81,7 +83,7 @@ pub struct ServiceSpec {
     /// `--accept-proxy`: those of whom a header of the PROXY protocol is to come first. `None`: nobody.
     pub accept_proxy: Option<ProxySenders>,
     /// `--greeting-timeout`, at least 1 ms: how long a client may take for what it has to say first. Of no weight without
-    /// `accept_proxy`.
+    /// `accept_proxy` and `sections`.
     pub greeting_timeout: Duration,
     /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
     pub max_lifetime: Option<Duration>,

@@ -1,33 +1,53 @@
-//! What has to be heard of a client before a channel is chosen for it: so far the header by which a proxy announces it.
+//! What has to be heard of a client before a channel is chosen for it: the header by which a proxy announces it, and what it asks for.
 //!
 //! Knows: when enough has come, how much is kept until then. Never: the socket, the clock, what is done with what was heard.
-//! Source: docs/proxy-protocol.md.
+//! Source: docs/proxy-protocol.md, docs/routing.md.
 
 use std::net::SocketAddr;
 
+use super::hello::{Asks, HelloReader};
 use super::proxy::decode::{Decoded, HeaderContent, HeaderError, LONGEST, decode};
 
 /// So many bytes are read at once at most if fewer are known to be missing: what comes behind a greeting is held until
 /// there is a channel, and is not to be much.
 const AT_ONCE: usize = 4 * 1024;
 
+/// What has to be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wants {
+    /// A header of the PROXY protocol, first of all.
+    pub header: bool,
+    /// What the client asks for.
+    pub hello: bool,
+}
+
 /// What is read of a client until enough has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct GreetingReader {
-    /// What has come so far.
+    wants: Wants,
+    /// What has come so far, without the header once that is whole.
     bytes: Vec<u8>,
     /// At least so many bytes are missing; 0: nobody has looked yet.
     missing: usize,
+    header: Option<Introduced>,
+    hello: HelloReader,
 }
 
-/// What a greeting says.
+/// What a proxy has said of its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduced {
+    /// The client, and the address that it came to, if it has said that.
+    pub addresses: Option<[SocketAddr; 2]>,
+    /// What else it says: TLVs as they came.
+    pub tlvs: Box<[u8]>,
+}
+
+/// What a client says, once that is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeted {
-    /// The client, and the address that it came to, if a proxy has announced them.
-    pub addresses: Option<[SocketAddr; 2]>,
-    /// What else the proxy says of it: TLVs as they came.
-    pub tlvs: Box<[u8]>,
-    /// What the client has sent behind it.
+    /// What it asks for, if that was of interest.
+    pub asks: Asks,
+    /// What it has sent behind the header of its proxy.
     pub rest: Box<[u8]>,
 }
 
@@ -42,14 +62,19 @@ pub enum GreetingError {
 
 impl GreetingReader {
     /// The most bytes that are kept of a client.
-    pub const MOST: usize = LONGEST;
+    pub const MOST: usize = if LONGEST > HelloReader::MOST { LONGEST } else { HelloReader::MOST } + AT_ONCE;
 
-    /// Goes on where another one was.
-    pub fn resume(bytes: Vec<u8>) -> Self {
-        Self { bytes, missing: 0 }
+    /// Nothing has come yet, or these bytes of what is wanted.
+    pub fn new(wants: Wants, bytes: Vec<u8>) -> Self {
+        Self { wants, bytes, missing: 0, header: None, hello: HelloReader::default() }
     }
 
-    /// What has come so far.
+    /// What has to be heard still.
+    pub fn wants(&self) -> Wants {
+        self.wants
+    }
+
+    /// What has come so far of it.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -59,33 +84,55 @@ impl GreetingReader {
         self.missing.max(AT_ONCE)
     }
 
+    /// How much is kept, in bytes.
+    pub fn kept(&self) -> usize {
+        self.bytes.len() + self.hello.kept()
+    }
+
+    /// What the proxy has said, once that is known.
+    pub fn take_header(&mut self) -> Option<Introduced> {
+        self.header.take()
+    }
+
     /// Hears what has come next. `None`: more has to come.
     ///
     /// # Errors
     /// Nothing will come of it, whatever follows.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<Greeted>, GreetingError> {
-        let all = if self.bytes.is_empty() {
-            chunk
-        } else {
-            self.bytes.extend_from_slice(chunk);
-            &self.bytes
-        };
-        match decode(all) {
-            Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) => {
-                let rest = all.get(length..).unwrap_or_default().into();
-                Ok(Some(Greeted { addresses, tlvs, rest }))
-            }
-            Ok(Decoded::More(missing)) => {
-                self.missing = missing;
-                if self.bytes.is_empty() {
-                    self.bytes = chunk.into();
+        self.bytes.extend_from_slice(chunk);
+        self.missing = 0;
+        if self.wants.header {
+            match decode(&self.bytes) {
+                Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) => {
+                    self.bytes.drain(..length);
+                    self.header = Some(Introduced { addresses, tlvs });
+                    self.wants.header = false;
                 }
-                Ok(None)
+                Ok(Decoded::More(missing)) => {
+                    self.missing = missing;
+                    return Ok(None);
+                }
+                Err(HeaderError::None) => return Err(GreetingError::NoHeader),
+                Err(HeaderError::Malformed) => return Err(GreetingError::Malformed),
             }
-            Err(HeaderError::None) => Err(GreetingError::NoHeader),
-            Err(HeaderError::Malformed) => Err(GreetingError::Malformed),
         }
+        let asks = if self.wants.hello { self.hello.look(&self.bytes) } else { Some(Asks::Else) };
+        Ok(asks.map(|asks| self.greeted(asks)))
     }
+
+    /// Nothing more comes in time, or at all. `None`: it has not said enough.
+    pub fn give_up(&mut self) -> Option<Greeted> {
+        (!self.wants.header).then(|| self.greeted(Asks::Else))
+    }
+
+    fn greeted(&mut self, asks: Asks) -> Greeted {
+        Greeted { asks, rest: std::mem::take(&mut self.bytes).into() }
+    }
+}
+
+/// What a client asks for that has said this, however much or little that is.
+pub fn asks_of(said: &[u8]) -> Asks {
+    HelloReader::default().look(said).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -96,23 +143,30 @@ mod tests {
 
     use super::*;
 
+    /// What was heard of a client of whom a header is wanted.
+    type Heard = (Option<[SocketAddr; 2]>, Box<[u8]>, Box<[u8]>);
+
+    fn reader() -> GreetingReader {
+        GreetingReader::new(Wants { header: true, hello: false }, Vec::new())
+    }
+
     /// Fed in pieces of these lengths, the last one with all that is left.
-    fn fed(bytes: &[u8], lengths: &[usize]) -> Result<Option<Greeted>, GreetingError> {
-        let mut reader = GreetingReader::default();
+    fn fed(bytes: &[u8], lengths: &[usize]) -> Result<Option<Heard>, GreetingError> {
+        let mut reader = reader();
         let (mut rest, mut lengths) = (bytes, lengths.iter().copied());
         while !rest.is_empty() {
             let piece = lengths.next().unwrap_or(rest.len()).clamp(1, rest.len());
             let (chunk, behind) = rest.split_at(piece);
             rest = behind;
-            if let Some(mut greeted) = reader.feed(chunk)? {
-                greeted.rest = [&greeted.rest, rest].concat().into();
-                return Ok(Some(greeted));
+            if let Some(greeted) = reader.feed(chunk)? {
+                let Introduced { addresses, tlvs } = reader.take_header().expect("it was wanted");
+                return Ok(Some((addresses, tlvs, [&greeted.rest, rest].concat().into())));
             }
         }
         Ok(None)
     }
 
-    fn at_every_split(bytes: &[u8], check: impl Fn(Result<Option<Greeted>, GreetingError>)) {
+    fn at_every_split(bytes: &[u8], check: impl Fn(Result<Option<Heard>, GreetingError>)) {
         check(fed(bytes, &vec![1; bytes.len()]));
         (1..=bytes.len()).for_each(|at| check(fed(bytes, &[at])));
     }
@@ -193,10 +247,10 @@ mod tests {
         for (header, addresses, tlvs) in rows {
             for rest in [&b""[..], b"x", b"GET / HTTP/1.1\r\n\r\n"] {
                 at_every_split(&[&header, rest].concat(), |heard| {
-                    let greeted = heard.expect("it is a header").expect("it is whole");
-                    let said = greeted.addresses.map(|both| both.map(|address| address.to_string()));
+                    let heard = heard.expect("it is a header").expect("it is whole");
+                    let said = heard.0.map(|both| both.map(|address| address.to_string()));
                     assert_eq!(said, addresses.map(|both| both.map(str::to_owned)), "{header:?}");
-                    assert_eq!((&*greeted.tlvs, &*greeted.rest), (tlvs, rest), "{header:?}");
+                    assert_eq!((&*heard.1, &*heard.2), (tlvs, rest), "{header:?}");
                 });
             }
             for end in 0..header.len() {
@@ -276,7 +330,7 @@ mod tests {
             (b"\r\n\r\n\0\r\nQUIT\n\x21\x71", GreetingError::Malformed),
         ] {
             let (last, before) = bytes.split_last().expect("there are some");
-            let mut reader = GreetingReader::default();
+            let mut reader = reader();
             if !before.is_empty() {
                 assert_eq!(reader.feed(before), Ok(None));
             }
@@ -287,8 +341,8 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_a_header_can_have() {
         let header = binary(0x21, 0x00, &vec![0xff; usize::from(u16::MAX)]);
-        assert_eq!(header.len(), GreetingReader::MOST);
-        let mut reader = GreetingReader::default();
+        assert!(header.len() <= GreetingReader::MOST);
+        let mut reader = reader();
         let mut sent = 0;
         while let Some(chunk) =
             header.get(sent..header.len().min(sent + reader.room())).filter(|c| !c.is_empty())
@@ -299,6 +353,31 @@ mod tests {
             assert!(is_whole || reader.bytes().len() + reader.room() <= header.len().max(sent + AT_ONCE));
         }
         assert_eq!(sent, header.len());
+    }
+
+    #[test]
+    fn a_header_and_what_is_asked_for_behind_it_are_heard_at_every_split() {
+        let header = b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n";
+        let hello = crate::wire::hello::tests::hello_for("a.example");
+        let all = [&header[..], &hello].concat();
+        for at in 1..all.len() {
+            let mut reader = GreetingReader::new(Wants { header: true, hello: true }, Vec::new());
+            assert_eq!(reader.feed(&all[..at]), Ok(None), "cut at {at}");
+            assert_eq!(reader.take_header().is_some(), at >= header.len());
+            assert_eq!(reader.wants().header, at < header.len());
+            // As in another process.
+            let mut reader = GreetingReader::new(reader.wants(), reader.bytes().to_vec());
+            let greeted = reader.feed(&all[at..]).expect("it is right").expect("it is whole");
+            assert_eq!(greeted.asks, Asks::Tls { name: Some("a.example".to_owned()), protocols: Vec::new() });
+            assert_eq!((&*greeted.rest, asks_of(&greeted.rest)), (&*hello, greeted.asks));
+        }
+        let mut reader = GreetingReader::new(Wants { header: true, hello: true }, all[..9].to_vec());
+        assert_eq!(reader.give_up(), None);
+        let mut reader = GreetingReader::new(Wants { header: false, hello: true }, hello[..9].to_vec());
+        assert_eq!(
+            reader.give_up().map(|greeted| (greeted.asks, greeted.rest)),
+            Some((Asks::Else, hello[..9].into()))
+        );
     }
 
     proptest! {
@@ -325,7 +404,7 @@ mod tests {
             let block = [&from[..], &to, &ports[0].to_be_bytes(), &ports[1].to_be_bytes()].concat();
             for header in [line.into_bytes(), binary(0x21, 0x11, &block)] {
                 let greeted = fed(&header, &[]).expect("a header").expect("a whole one");
-                prop_assert_eq!(greeted.addresses, Some(sockets));
+                prop_assert_eq!(greeted.0, Some(sockets));
             }
         }
     }

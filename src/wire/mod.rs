@@ -2,13 +2,14 @@
 //!
 //! [`relay`] decides what one connection reads, delivers, ends and resets, `pace` how much at once. `talk` is what a check
 //! says and hears (`http`, `dialogue`). [`greeting`] is what is heard of a client before there is a channel for it: the header
-//! of the PROXY protocol (`proxy`).
+//! of the PROXY protocol (`proxy`), and what it asks for ([`hello`]).
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod crc32c;
 mod dialogue;
 pub mod greeting;
+pub mod hello;
 mod http;
 mod pace;
 pub(crate) mod proxy;

@@ -339,6 +339,15 @@ impl<P> Relay<P> {
         }
     }
 
+    /// The bytes that [`Relay::hold`] was given, as long as the relay has not begun.
+    pub fn held_of(&self, from: Side) -> &[u8] {
+        match &self.flows[from as usize].held {
+            // Without what is ours in front of them.
+            Held::Bytes { bytes, lead, .. } => bytes.get(usize::from(*lead)..).unwrap_or_default(),
+            Held::Nothing | Held::Pipe { .. } => &[],
+        }
+    }
+
     /// The bytes that [`Relay::hold`] was given, if the relay has not begun.
     pub fn let_go(&mut self, from: Side) -> Box<[u8]> {
         let flow = &mut self.flows[from as usize];

@@ -47,6 +47,7 @@ mod real_programs;
 mod refusals;
 mod regression;
 mod reload;
+mod routing;
 mod save;
 mod schedule_sim;
 mod signals;

@@ -16,7 +16,7 @@ pub(crate) fn with_line(queue: &str, timeout: &str, channels: &[&dyn std::fmt::D
 /// The column `queue` of `status`.
 pub(crate) fn waiting(instance: &Instance) -> Vec<usize> {
     let status = instance.ctl("status").code(0).stdout;
-    let told_of_all = ["lost clients: ", "ended: ", "changed by hand: "];
+    let told_of_all = ["lost clients: ", "ended: ", "changed by hand: ", "names: "];
     let lines = status.lines().filter(|line| !told_of_all.iter().any(|what| line.starts_with(what)));
     let lines: Vec<Vec<_>> = lines.map(|line| line.split_whitespace().collect()).collect();
     let column = lines[0].iter().position(|word| *word == "queue").expect("a column queue");

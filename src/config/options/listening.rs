@@ -55,15 +55,16 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "greeting-timeout",
         value: TIME,
-        help: "Reset a client that has not sent its PROXY header by then",
+        help: "How long a client may take for its PROXY header and for what it asks for",
         default: "3s",
-        more: "More than 0. Nothing is connected to a channel before the header has come. Example: balance --accept-proxy any \
-               --greeting-timeout 1s 80 web1 web2",
+        more: "More than 0. Nothing is connected to a channel before the header has come, and with groups behind @NAME, before the \
+               client has said what it asks for. Without its header a client is reset then; one that asks for nothing goes to the \
+               groups behind @, or is closed. Example: balance --accept-proxy any --greeting-timeout 1s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.greeting_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.greeting_timeout),
         needs: Some(Need {
-            is_met: |draft| draft.service.accept_proxy.is_some(),
-            wrong: "needs --accept-proxy; say whose connections begin with a header, such as --accept-proxy 10.0.0.5",
+            is_met: |draft| draft.service.accept_proxy.is_some() || draft.has_names,
+            wrong: "needs --accept-proxy or groups behind @NAME; without them balance waits for nothing, so leave it out",
         }),
         ..PLAIN
     },

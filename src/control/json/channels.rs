@@ -12,14 +12,16 @@ use serde::Serialize;
 
 use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
+use crate::config::print_asked;
 use crate::control::status::{health_name, ramp_percent, state_word};
 use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot};
-use crate::spec::ProxyVersion;
+use crate::spec::{ProxyVersion, Section};
 
 #[derive(Serialize)]
 pub(super) struct GroupObject<'a> {
     group: usize,
     policy: &'static str,
+    names: Vec<String>,
     channels: Vec<ChannelObject<'a>>,
 }
 
@@ -103,9 +105,11 @@ impl<'a> ResolveObject<'a> {
 }
 
 impl<'a> GroupObject<'a> {
-    pub(super) fn of(group: &'a GroupSnapshot, now: Duration) -> Self {
+    pub(super) fn of(group: &'a GroupSnapshot, sections: &[Section], now: Duration) -> Self {
         let channels = group.channels.iter().map(|channel| ChannelObject::of(channel, now)).collect();
-        Self { group: group.id.index(), policy: group.policy.name(), channels }
+        let section = sections.iter().find(|section| section.group == group.id.index());
+        let names = section.map_or_else(Vec::new, |section| section.asked.iter().map(print_asked).collect());
+        Self { group: group.id.index(), policy: group.policy.name(), names, channels }
     }
 }
 

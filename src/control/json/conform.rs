@@ -22,7 +22,7 @@ use crate::sched::{
     Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, NameSnapshot, Peers,
     Policy, SessionSnapshot, Snapshot, Weight,
 };
-use crate::spec::ChannelManner;
+use crate::spec::{ChannelManner, RouteName, Section};
 
 /// Of every kind.
 const REPORTS: usize = 400;
@@ -160,6 +160,11 @@ fn service() -> BoxedStrategy<ServiceSnapshot> {
         .boxed()
 }
 
+/// Names of the first group.
+fn sections() -> Vec<Section> {
+    vec![Section { group: 0, asked: vec![RouteName::Name("a.example".to_owned()), RouteName::Else] }]
+}
+
 fn session() -> BoxedStrategy<SessionSnapshot> {
     let key = (0..crate::sched::MAX_GROUPS, 0..crate::sched::MAX_CHANNELS)
         .prop_map(|(group, channel)| ChannelKey::new(group, channel).expect("in range"));
@@ -204,7 +209,7 @@ fn report() -> BoxedStrategy<Document> {
     let differences = prop::option::of(prop::collection::vec(any::<String>(), 0..3));
     let told = prop_oneof![
         (word, service(), table(), differences).prop_map(|(word, service, table, differences)| {
-            Content::Channels { word, service, table, differences }
+            Content::Channels { word, service, table, sections: sections(), differences }
         }),
         (service(), prop::collection::vec(session(), 0..4))
             .prop_map(|(service, list)| Content::Sessions { service, list }),

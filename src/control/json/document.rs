@@ -9,6 +9,7 @@ use crate::control::doctor::Diagnosis;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::PastEvent;
 use crate::sched::{EndedSnapshot, SessionSnapshot, Snapshot};
+use crate::spec::Section;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub enum Content {
         service: ServiceSnapshot,
         /// Its channels.
         table: Snapshot,
+        /// Which groups are for whom.
+        sections: Vec<Section>,
         /// What is otherwise than the file has it; `None`: it was not made of a file.
         differences: Option<Vec<String>>,
     },

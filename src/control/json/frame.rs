@@ -166,8 +166,8 @@ impl<'a> Frame<'a> {
     fn of(report: &'a Document) -> Self {
         let now = report.taken_at;
         let (answer, body) = match &report.told {
-            Content::Channels { word, service, table, differences } => {
-                let groups = table.groups.iter().map(|group| GroupObject::of(group, now)).collect();
+            Content::Channels { word, service, table, sections, differences } => {
+                let groups = table.groups.iter().map(|group| GroupObject::of(group, sections, now)).collect();
                 let service = ServiceObject::of(service);
                 let changed_by_hand = differences.as_deref();
                 let lost = ReasonsObject::of(&Loss::ALL, &table.losses);

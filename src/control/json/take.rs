@@ -31,8 +31,9 @@ pub(crate) enum Question {
 /// The answer that a session of this service gets. Takes the table's lock as the answer in text does: for a piece at a time.
 pub(crate) fn take(services: &Services, service: &ManagedService, asked: Question) -> Document {
     let channels = |word| {
+        let sections = (service.spec)().sections;
         let (service, table, differences) = service.whole();
-        Content::Channels { word, service, table, differences }
+        Content::Channels { word, service, table, sections, differences }
     };
     let told = match asked {
         Question::Show => channels("show"),

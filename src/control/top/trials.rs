@@ -736,7 +736,7 @@ fn the_words_are_those_of_status() {
         channels: all_states(),
     }];
     let table = Snapshot { groups, paused: false, losses: Vec::new(), served: ClientCounts::default() };
-    let text = render::text(&Reply::Status(table.clone(), Vec::new(), None));
+    let text = render::text(&Reply::Status(table.clone(), Vec::new(), Vec::new(), None));
     let service = ServiceSnapshot {
         name: None,
         listen: Vec::new(),
@@ -748,7 +748,7 @@ fn the_words_are_those_of_status() {
         waiting: 0,
         differs: None,
     };
-    let told = Content::Channels { word: "status", service, table, differences: None };
+    let told = Content::Channels { word: "status", service, table, sections: Vec::new(), differences: None };
     let process = ProcessFacts { pid: 1, uptime: Duration::ZERO, carried: None };
     let document = Document { taken_at: Duration::from_secs(1_795_910_399), process, told };
     let json = render::text(&Reply::Json(Box::new(document)));

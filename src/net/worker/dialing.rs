@@ -66,9 +66,10 @@ impl<P: Readiness> Worker<P> {
     /// All is known of a client that has to be known to choose its channel.
     pub(super) fn greeted(&mut self, key: usize, seen: SocketAddr) {
         let tag = self.tag(key);
+        let Some(within) = self.within(key) else { return self.not_served(key) };
         let Some(connection) = self.connections.get(key) else { return };
         let peers = connection.peers(seen);
-        let stage = match Dial::begin(peers, tag, &connection.service.dialer) {
+        let stage = match Dial::begin(peers, within, tag, &connection.service.dialer) {
             Begun::Dial(dial) => Stage::Dialing(dial),
             Begun::Line(ticket) => {
                 let place = self.place(&connection.service, ticket, None);
@@ -364,7 +365,9 @@ impl<P: Readiness> Worker<P> {
         let past = connection.rare.as_ref().map_or(&[][..], |rare| &rare.past);
         let past = [past, &[left]].concat();
         let peers = connection.peers(connection.peer.into());
-        let Some(dial) = connection.service.dialer.next_past(peers, &past, is_reset) else { return false };
+        let Some(within) = self.within(key) else { return false };
+        let dialer = &connection.service.dialer;
+        let Some(dial) = dialer.next_past(peers, within, &past, is_reset) else { return false };
         self.judge(key, if is_reset { End::ChannelReset } else { End::ChannelClosed });
         if connection.service.log.is_debug() {
             connection.service.log.tell(&Event::MovedOn { client: peers, channel: left });

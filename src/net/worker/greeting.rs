@@ -9,32 +9,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::unheard::{SaidByProxy, Unheard};
+use super::unheard::Unheard;
 use super::{RESET, STARVED_MS, Stage, Worker, millis};
-use crate::sched::{Announced, BadGreeting, End, Loss};
+use crate::sched::{BadGreeting, End, GroupRange, Loss};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
-use crate::wire::greeting::Greeted;
+use crate::wire::greeting::{Greeted, Wants, asks_of};
+use crate::wire::hello::{Asks, UNRECOGNIZED_NAME};
 use crate::wire::relay::{Ending, Side};
 
 impl<P: Readiness> Worker<P> {
     /// Has something to be heard of a client before it is served? Then that is waited for, and otherwise it is served.
     pub(super) fn greet(&mut self, key: usize, seen: SocketAddr) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get(key) else { return };
         let options = connection.service.options();
-        if !options.accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen.ip())) {
+        let header = options.accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen.ip()));
+        let wants = Wants { header, hello: options.routes.is_some() };
+        if wants == (Wants { header: false, hello: false }) {
             drop(options);
             return self.greeted(key, seen);
         }
         let until = self.now.saturating_add(millis(options.greeting_timeout).max(1));
         drop(options);
-        self.await_greeting(key, until, Vec::new());
-    }
-
-    /// Waits for what a client has to say first, of which this has come.
-    pub(super) fn await_greeting(&mut self, key: usize, until: u64, said: Vec<u8>) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.stage = Stage::Greeting(Box::new(Unheard::new(&connection.service, until, said)));
+        if let Some(connection) = self.connections.get_mut(key) {
+            let unheard = Unheard::new(&connection.service, wants, until, Vec::new());
+            connection.stage = Stage::Greeting(Box::new(unheard));
+        }
         self.set_deadline(key, Some(until));
     }
 
@@ -50,14 +50,25 @@ impl<P: Readiness> Worker<P> {
             }
             let error = match socket::read(&connection.client, &mut self.scratch[..room]) {
                 Ok(0) => return self.fell_silent(key),
-                Ok(n) => match unheard.reader.feed(&self.scratch[..n]) {
-                    Ok(None) => {
-                        unheard.hearing.keep(unheard.reader.bytes().len());
-                        continue;
+                Ok(n) => {
+                    let heard = unheard.reader.feed(&self.scratch[..n]);
+                    unheard.hearing.keep(unheard.reader.kept());
+                    if let Some(header) = unheard.reader.take_header() {
+                        connection.announce(header.into());
+                        // It was let in before it was known whom it speaks for.
+                        let client = connection.client_ip();
+                        if let Err(rule) = connection.service.let_in(client) {
+                            let service = Arc::clone(&connection.service);
+                            self.close(key, RESET, End::Refused(rule));
+                            return self.tell_refusal(&service, client, End::Refused(rule));
+                        }
                     }
-                    Ok(Some(greeted)) => return self.heard(key, greeted),
-                    Err(why) => return self.close(key, RESET, End::Lost(Loss::BadGreeting(why.into()))),
-                },
+                    match heard {
+                        Ok(None) => continue,
+                        Ok(Some(greeted)) => return self.heard(key, greeted),
+                        Err(why) => return self.close(key, RESET, End::Lost(Loss::BadGreeting(why.into()))),
+                    }
+                }
                 Err(error) => error,
             };
             return match error.kind() {
@@ -76,14 +87,18 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, Some(next));
     }
 
-    /// A client has ended without having said what it has to say first. One that has said nothing has changed its mind.
+    /// A client has ended without having said all that is to be heard. One that has said nothing has changed its mind.
     fn fell_silent(&mut self, key: usize) {
-        let Some(connection) = self.connections.get(key) else { return };
-        let Stage::Greeting(unheard) = &connection.stage else { return };
-        if unheard.reader.bytes().is_empty() {
-            self.close(key, Ending { reset_client: false, reset_server: true }, End::ClientClosed);
-        } else {
-            self.close(key, RESET, End::Lost(Loss::BadGreeting(BadGreeting::CutShort)));
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Greeting(unheard) = &mut connection.stage else { return };
+        let is_silent = unheard.reader.bytes().is_empty();
+        match unheard.reader.give_up() {
+            // For its channel to say what it thinks of that.
+            Some(greeted) if !is_silent => self.heard(key, greeted),
+            _ if is_silent => {
+                self.close(key, Ending { reset_client: false, reset_server: true }, End::ClientClosed);
+            }
+            _ => self.close(key, RESET, End::Lost(Loss::BadGreeting(BadGreeting::CutShort))),
         }
     }
 
@@ -91,13 +106,17 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn greeting_expired(&mut self, key: usize) {
         // It may be there and was not read.
         self.hear(key);
-        let Some(connection) = self.connections.get(key) else { return };
-        let Stage::Greeting(unheard) = &connection.stage else { return };
-        let until = unheard.until;
-        if until <= self.now {
-            return self.close(key, RESET, End::Lost(Loss::GreetingTimeout));
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Greeting(unheard) = &mut connection.stage else { return };
+        if unheard.until <= self.now {
+            return match unheard.reader.give_up() {
+                // It waits for its server to say something, or will be told by it what is missing.
+                Some(greeted) => self.heard(key, greeted),
+                None => self.close(key, RESET, End::Lost(Loss::GreetingTimeout)),
+            };
         }
         if connection.deadline.is_none() {
+            let until = unheard.until;
             self.set_deadline(key, Some(until));
         }
     }
@@ -107,24 +126,33 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, None);
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Greeted { addresses, tlvs, rest } = greeted;
         connection.stage = Stage::Greeted;
         connection.moved_at = now;
-        connection.relay.hold(Side::Client, rest);
-        let claim = addresses.map(|[client, local]| Announced { client, local });
-        if claim.is_some() || !tlvs.is_empty() {
-            connection.announce(SaidByProxy { claim, tlvs });
-        }
-        // It was let in before it was known whom it speaks for.
-        let client = connection.client_ip();
-        if let Err(rule) = connection.service.let_in(client) {
-            let service = Arc::clone(&connection.service);
-            self.close(key, RESET, End::Refused(rule));
-            return self.tell_refusal(&service, client, End::Refused(rule));
-        }
+        connection.relay.hold(Side::Client, greeted.rest);
         // Whoever has it next serves it.
         if !self.shared.leaving.load(Ordering::SeqCst) {
             self.greet_again(key);
         }
+    }
+
+    /// Where a client may go, by what it asks for. `None`: nowhere.
+    pub(super) fn within(&self, key: usize) -> Option<GroupRange> {
+        let connection = self.connections.get(key)?;
+        let options = connection.service.options();
+        match &options.routes {
+            None => Some(GroupRange::ALL),
+            // All that it has said is held for its channel.
+            Some(routes) => routes.find(&asks_of(connection.relay.held_of(Side::Client))),
+        }
+    }
+
+    /// Nothing is served that a client asks for: if it speaks TLS, it is told so.
+    pub(super) fn not_served(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let speaks_tls = matches!(asks_of(connection.relay.held_of(Side::Client)), Asks::Tls { .. });
+        // What fits into an empty buffer is taken; a client that is gone needs to hear nothing.
+        let is_told = speaks_tls && socket::write(&connection.client, &UNRECOGNIZED_NAME).is_ok();
+        let ending = Ending { reset_client: !is_told, reset_server: true };
+        self.close(key, ending, End::Lost(Loss::NotServed));
     }
 }

@@ -23,6 +23,7 @@ use crate::observe::TapEnd;
 use crate::sched::{End, Peers, Turn};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
+use crate::wire::greeting::Wants;
 use crate::wire::relay::{Relay, Side};
 
 /// Where a client is to be gone on with.
@@ -149,7 +150,8 @@ impl<P: Readiness> Worker<P> {
             Stage::Greeting(unheard) => {
                 bytes = unheard.reader.bytes().to_vec();
                 let left = Duration::from_millis(unheard.until.saturating_sub(now));
-                (StageRecord::Unheard(UnheardRecord { left }), peer.unwrap_or(UNKNOWN))
+                let Wants { header, hello } = unheard.reader.wants();
+                (StageRecord::Unheard(UnheardRecord { left, header, hello }), peer.unwrap_or(UNKNOWN))
             }
             Stage::Greeted => {
                 bytes = connection.relay.let_go(Side::Client).into_vec();
@@ -283,7 +285,8 @@ impl<P: Readiness> Worker<P> {
             (StageRecord::Greeting, None, None, Ok(relay)) => (Begin::Greeting, Stage::Greeted, relay),
             (StageRecord::Unheard(unheard), None, None, Ok(relay)) => {
                 let until = self.now.saturating_add(millis(unheard.left).max(1));
-                let unheard = Unheard::new(&guest, until, bytes);
+                let wants = Wants { header: unheard.header, hello: unheard.hello };
+                let unheard = Unheard::new(&guest, wants, until, bytes);
                 (Begin::Unheard, Stage::Greeting(Box::new(unheard)), relay)
             }
             // It was looked at before; or the process ends.
@@ -375,10 +378,12 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get(key) else { return };
         let service = Arc::clone(&connection.service);
         let peers = connection.peers(record.client);
+        let Some(within) = self.within(key) else { return self.not_served(key) };
         let mut grants = Vec::new();
         let turn = {
             let mut table = service.dialer.table.lock_at(self.shared.clock.now());
-            table.rejoin(peers.client().ip().into(), tag, waiting.ticket, &mut grants)
+            let route = table.begin_within(peers.client().ip().into(), within);
+            table.rejoin(route, tag, waiting.ticket, &mut grants)
         };
         service.dialer.deliver.all(grants);
         match turn {

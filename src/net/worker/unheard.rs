@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::handover::connection::AnnouncedRecord;
 use crate::net::service::{Hearing, Service};
 use crate::sched::{Announced, BadGreeting};
-use crate::wire::greeting::{GreetingError, GreetingReader};
+use crate::wire::greeting::{GreetingError, GreetingReader, Introduced, Wants};
 
 /// A client that has not said all that it has to say first.
 pub(super) struct Unheard {
@@ -19,10 +19,10 @@ pub(super) struct Unheard {
 }
 
 impl Unheard {
-    pub(super) fn new(service: &Arc<Service>, until: u64, said: Vec<u8>) -> Self {
+    pub(super) fn new(service: &Arc<Service>, wants: Wants, until: u64, said: Vec<u8>) -> Self {
         let mut hearing = Hearing::of(service);
         hearing.keep(said.len());
-        Self { reader: GreetingReader::resume(said), until, hearing }
+        Self { reader: GreetingReader::new(wants, said), until, hearing }
     }
 }
 
@@ -32,6 +32,13 @@ pub(super) struct SaidByProxy {
     pub(super) claim: Option<Announced>,
     /// As they came, without the checksum.
     pub(super) tlvs: Box<[u8]>,
+}
+
+impl From<Introduced> for SaidByProxy {
+    fn from(Introduced { addresses, tlvs }: Introduced) -> Self {
+        let claim = addresses.map(|[client, local]| Announced { client, local });
+        Self { claim, tlvs }
+    }
 }
 
 impl From<&SaidByProxy> for AnnouncedRecord {

@@ -67,7 +67,7 @@ impl Instance {
     pub(crate) fn status(&self) -> Vec<Status> {
         let table = self.ctl("status").code(0).stdout;
         let is_more = |line: &str| {
-            ["lost clients: ", "ended: ", "from process ", "changed by hand: "]
+            ["lost clients: ", "ended: ", "from process ", "changed by hand: ", "names: "]
                 .iter()
                 .any(|more| line.starts_with(more))
         };

@@ -311,6 +311,7 @@ impl World {
             queue_timeout: Duration::from_millis(500 + random.below(5_000)),
             pause_timeout: Duration::from_secs(60),
             accept_proxy: random.chance(300).then_some(ProxySenders::Any),
+            routes: None,
             greeting_timeout: Duration::from_millis(200 + random.below(2_000)),
             max_connections: if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None },
             proxy_tlvs: ProxyTlvs::default(),
