@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    Got, Instance, Load, Run, Server, Setup, eventually, needs_root, own_address, private_network,
+    Got, Instance, Load, Server, Setup, eventually, needs_root, own_address, private_network,
 };
 
 const HOSTS: &str = "a hosts file of its own takes a mount namespace";
@@ -433,6 +433,34 @@ fn a_name_server_that_says_nothing_holds_up_nobody() {
     });
 }
 
+/// A name server on 127.0.0.1 of this network; gone when dropped.
+struct Dnsmasq(std::process::Child);
+
+impl Dnsmasq {
+    fn start(zone: &Path) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let child = std::process::Command::new("dnsmasq")
+            .env("PATH", path)
+            .args(["-k", "--conf-file=/dev/null", "--listen-address=127.0.0.1", "--bind-interfaces"])
+            .args(["--no-resolv", "--no-hosts", "--local-ttl=0", "--user=root", "--pid-file"])
+            .args(["--local=/test/", &format!("--addn-hosts={}", zone.display())])
+            .spawn();
+        Self(child.expect("ci/test installs it"))
+    }
+
+    fn read_again(&self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, Signal::HUP).expect("it runs");
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn dnsmasq_is_asked_again() {
     private_network("a name server on port 53", || {
@@ -440,23 +468,16 @@ fn dnsmasq_is_asked_again() {
         let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
         let setup = asking(Setup::new());
         let zone = setup.directory().file("zone", "127.0.1.1 db.test\n");
-        let mut dnsmasq = std::process::Command::new("dnsmasq")
-            .args(["-k", "--conf-file=/dev/null", "--listen-address=127.0.0.1", "--bind-interfaces"])
-            .args(["--no-resolv", "--no-hosts", "--local-ttl=0", "--user=root", "--pid-file"])
-            .args(["--local=/test/", &format!("--addn-hosts={}", zone.display())])
-            .spawn()
-            .expect("ci/test installs it");
-        let pid = i32::try_from(dnsmasq.id()).expect("a pid");
+        let dnsmasq = Dnsmasq::start(&zone);
         eventually("it answers", || std::net::TcpStream::connect("127.0.0.1:53").ok());
         let instance = setup.start(["--resolve", "100ms", "PORT", "db.test:7000", "late.test:7000,lazy"]);
         assert_eq!(instance.names(3), "aaa");
         fs::write(&zone, "127.0.1.2 db.test\n127.0.1.1 late.test\n").expect("written");
-        Run::new("kill").args(["-HUP", &pid.to_string()]).finish().code(0);
+        dnsmasq.read_again();
         await_addresses(&instance, &[b]);
         eventually("both are there", || instance.names(2).contains('a').then_some(()));
         // Without it, all stays.
-        dnsmasq.kill().expect("it runs");
-        dnsmasq.wait().expect("it has ended");
+        drop(dnsmasq);
         eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
         assert!(instance.names(2).contains('a') && instance.names(2).contains('b'));
         instance.end();

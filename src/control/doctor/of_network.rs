@@ -290,8 +290,10 @@ pub(super) fn congestion(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in case.serving() {
         let channels = service.table.groups.iter().flat_map(|group| &group.channels);
-        let local = channels
-            .filter(|one| one.addresses.as_slice().iter().all(|at| at.ip().to_canonical().is_loopback()));
+        let local = channels.filter(|one| {
+            one.addresses.is_known()
+                && one.addresses.as_slice().iter().all(|at| at.ip().to_canonical().is_loopback())
+        });
         let count = local.count();
         if count > 0 {
             let found = Finding::advice(
