@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,35 +46,38 @@ fn measure(directory: &Path, networks: u64, sources: u64) -> io::Result<()> {
     thread::spawn(move || greet(&server));
     let list = list.display().to_string();
     let deny = format!("{list},127.{}.0.0/9", STRANGERS[0]);
+    let limits = ["--client-max", "100", "--client-rate", "1000000/1s"];
+    let all = [&["--deny", &deny][..], &limits].concat();
     let mut out = io::stdout();
     writeln!(
         out,
-        "{:<46} {:>9} {:>9} {:>9} {:>9} {:>10}",
-        "", "clients", "p50 us", "p99 us", "p99.9 us", "RSS MiB"
+        "honest client, first byte, in us; beside it one of an instance without rules, at the same time"
     )?;
-    for (name, options, strangers) in [
-        ("no rules", &[][..], 0),
-        ("all rules", &["--deny", &deny, "--client-max", "100", "--client-rate", "1000000/1s"][..], 0),
-        ("all rules, strangers are refused", &["--deny", &deny], sources),
-        (
-            "no list, strangers come for the first time",
-            &["--client-max", "100", "--client-rate", "1000000/1s"],
-            sources / 5,
-        ),
+    let of = "p50 without   with   p99 without   with   RSS MiB without  with, before and after";
+    writeln!(out, "{:<44} {:>9} {of}", "", "strangers")?;
+    for (name, options, strangers, comes_to) in [
+        ("nobody else", &all[..], 0, &[1][..]),
+        ("strangers that a list refuses", &all, sources, &[1]),
+        ("strangers that come for the first time, to both", &limits, sources / 4, &[0, 1]),
     ] {
-        let balance = Running::start(directory, backend, options)?;
-        let before = balance.resident()?;
-        let times = honest(balance.listen, strangers, Duration::from_secs(5))?;
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        let both = [Running::start(directory, backend, &[])?, Running::start(directory, backend, options)?];
+        let before = both[1].resident()?;
+        let listen = [both[0].listen, both[1].listen];
+        let comes_to: Vec<SocketAddr> = comes_to.iter().map(|&at| listen[at]).collect();
+        let times = honest(listen, strangers, &comes_to, Duration::from_secs(8))?;
+        let at = |of: usize, share: f64| {
+            times[of][((times[of].len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6
+        };
         writeln!(
             out,
-            "{name:<46} {:>9} {:>9.0} {:>9.0} {:>9.0} {:>5} {:>4}",
-            strangers,
-            at(0.5),
-            at(0.99),
-            at(0.999),
+            "{name:<44} {strangers:>9} {:>11.0} {:>6.0} {:>13.0} {:>6.0} {:>17} {:>5} {:>5}",
+            at(0, 0.5),
+            at(1, 0.5),
+            at(0, 0.99),
+            at(1, 0.99),
+            both[0].resident()?,
             before,
-            balance.resident()?
+            both[1].resident()?
         )?;
     }
     Ok(())
@@ -146,51 +149,47 @@ fn look_up(text: &str) -> io::Result<()> {
 
 /// Says a byte to each.
 fn greet(server: &TcpListener) {
-    for stream in server.incoming().flatten() {
-        let mut stream = stream;
-        // Few at a time, and each is done at once.
-        let _ = stream.write_all(b"h").and_then(|()| stream.read(&mut [0; 8]));
-    }
+    server.incoming().flatten().for_each(|mut stream| _ = stream.write_all(b"h"));
 }
 
-/// How long an honest client waits for its first byte, each time that it comes, while so many strangers come, or for so long.
-fn honest(listen: SocketAddr, strangers: u64, long: Duration) -> io::Result<Vec<Duration>> {
-    let over = Arc::new(AtomicBool::new(strangers == 0));
+/// How long an honest client waits for its first byte, at each of two instances in turn, while so many strangers come to some of
+/// them, and for so long at least.
+fn honest(
+    listen: [SocketAddr; 2],
+    strangers: u64,
+    comes_to: &[SocketAddr],
+    long: Duration,
+) -> io::Result<[Vec<Duration>; 2]> {
     let left = Arc::new(AtomicU64::new(strangers));
     let flood: Vec<_> = (0..2)
         .map(|thread| {
-            let (left, over) = (Arc::clone(&left), Arc::clone(&over));
+            let (left, comes_to) = (Arc::clone(&left), comes_to.to_vec());
             thread::spawn(move || {
                 let mut dice = Dice(100 + thread);
-                let begin = Instant::now();
-                let mut came = 0;
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-                    .is_ok()
-                {
-                    stranger(&mut dice, listen);
+                let (begin, mut came) = (Instant::now(), 0);
+                let one_less = |left: u64| left.checked_sub(1);
+                while let Ok(number) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+                    stranger(&mut dice, comes_to[number as usize % comes_to.len()]);
                     came += 1;
                     let due = Duration::from_micros(came * 2_000_000 / PACE);
                     if let Some(early) = due.checked_sub(begin.elapsed()) {
                         thread::sleep(early);
                     }
                 }
-                over.store(true, Ordering::Relaxed);
             })
         })
         .collect();
-    let (begin, mut times) = (Instant::now(), Vec::new());
-    while begin.elapsed() < long || !over.load(Ordering::Relaxed) {
-        let came = Instant::now();
-        let mut stream = TcpStream::connect(listen)?;
-        stream.read_exact(&mut [0])?;
-        times.push(came.elapsed());
-        stream.set_nodelay(true)?;
-        drop(stream);
-        thread::sleep(EVERY);
+    let (begin, mut times) = (Instant::now(), [Vec::new(), Vec::new()]);
+    while begin.elapsed() < long || left.load(Ordering::Relaxed) > 0 {
+        for (listen, times) in listen.iter().zip(&mut times) {
+            let came = Instant::now();
+            TcpStream::connect(listen)?.read_exact(&mut [0])?;
+            times.push(came.elapsed());
+            thread::sleep(EVERY);
+        }
     }
     flood.into_iter().for_each(|thread| drop(thread.join()));
-    times.sort_unstable();
+    times.iter_mut().for_each(|times| times.sort_unstable());
     Ok(times)
 }
 
