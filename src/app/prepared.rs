@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::lookup::Resolved;
 use super::{Failure, exit};
+use crate::config::CHECK_DEFAULTS;
 use crate::control::Names;
 use crate::names::{Residence, Resident};
 use crate::net::server::Running;
@@ -22,7 +23,7 @@ use crate::sched::{
     Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, HealthRules, Rules, SharedTable,
     Table,
 };
-use crate::spec::{Check, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
+use crate::spec::{Check, CheckSpec, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
@@ -217,18 +218,17 @@ impl Parts {
 
 /// What the table goes by.
 pub(super) fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
-    let check = service.check.as_ref();
+    let defaults = CHECK_DEFAULTS;
+    let check = service.check.as_ref().unwrap_or(&defaults);
+    let own_check = CheckRules { interval: check.interval, rise: check.rise, fall: check.fall };
     Rules {
         hash_failover: service.hash_failover,
         autodisable: service.autodisable,
         shards: workers,
         health: HealthRules {
             eject: service.eject,
-            check: check.map(|check| CheckRules {
-                interval: check.interval,
-                rise: check.rise,
-                fall: check.fall,
-            }),
+            check: check.check.as_ref().map(|_| own_check),
+            own_check,
             fail_open: service.fail_open,
             slow_start: service.slow_start,
         },
@@ -239,13 +239,13 @@ pub(super) fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
     }
 }
 
-/// How channels are checked. Without `--check` they never are.
+/// How channels are checked. Without `--check` those are that have a check of their own, and no other.
 fn checks(service: &ServiceSpec) -> Checks {
     let kick = service.on_down == OnDown::Kick;
-    let Some(check) = &service.check else {
-        return Checks { check: Arc::new(Check::Tcp), timeout: Duration::ZERO, port: None, kick };
-    };
-    Checks { check: Arc::new(check.check.clone()), timeout: check.timeout, port: check.port, kick }
+    let defaults = CHECK_DEFAULTS;
+    let CheckSpec { check, timeout, port, .. } = service.check.as_ref().unwrap_or(&defaults);
+    let check = check.clone().unwrap_or(Check::Tcp);
+    Checks { check: Arc::new(check), timeout: *timeout, port: *port, kick }
 }
 
 /// Puts the channels into the table. `later`: the policy of groups that come into being later.

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::roster::Source;
 use super::{Failure, exit, kept, web};
 use crate::control;
-use crate::spec::{Check, CheckSpec, Named, ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed};
 use crate::sys::socket;
 
 /// What the process is asked for and this system lacks.
@@ -35,9 +35,8 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
 /// The programs of checks and of events that cannot be run, each once for each word that names it.
 pub(super) fn programs(services: &[ServiceSpec]) -> Vec<Failure> {
     let mut told = HashSet::new();
-    let checks = services.iter().filter_map(|service| service.check.as_ref());
-    let checks =
-        checks.filter_map(|check| Some(failure(&check.typed, exit::BAD_DATA, &why_no_program(check)?)));
+    let checks = services.iter().flat_map(why_no_programs);
+    let checks = checks.map(|(typed, why)| failure(typed, exit::BAD_DATA, &why));
     let hooks = services.iter().filter_map(|service| service.on_change.as_ref());
     let hooks = hooks.filter_map(|hook| Some(failure(&hook.typed, exit::BAD_DATA, &why_no_hook(hook)?)));
     checks.chain(hooks).filter(|failure| told.insert(failure.message.clone())).collect()
@@ -50,11 +49,24 @@ pub(super) fn state_file(process: &ProcessSpec, source: Option<&Source>) -> Opti
     Some(failure(&named.typed, exit::BAD_DATA, &format!("--state {}: {why}", named.name)))
 }
 
-/// Why the program of a check cannot be run, if the check has one and it cannot be.
-pub(super) fn why_no_program(check: &CheckSpec) -> Option<String> {
-    let Check::Exec(path) = &check.check else { return None };
-    let error = is_program(path).err()?;
-    Some(format!("--check: cannot run {}: {error}", path.display()))
+/// Why the programs of a service's checks cannot be run, those of its channels included, and the words that name them.
+pub(super) fn why_no_programs(service: &ServiceSpec) -> Vec<(&Typed, String)> {
+    let why = |option: &str, check: &Check| {
+        let Check::Exec(path) = check else { return None };
+        let error = is_program(path).err()?;
+        Some(format!("{option}: cannot run {}: {error}", path.display()))
+    };
+    let of_all = service.check.as_ref();
+    let of_all = of_all.and_then(|spec| Some((&spec.typed, why("--check", spec.check.as_ref()?)?)));
+    let channels = service.groups.iter().flat_map(|group| &group.members);
+    let own = channels.filter_map(|member| match member {
+        Member::Channel(ChannelSpec { typed, manner, .. }) => match &manner.check {
+            ChannelCheck::Own(check) => Some((typed, why("check", check)?)),
+            ChannelCheck::AsService | ChannelCheck::Never => None,
+        },
+        Member::Gap => None,
+    });
+    of_all.into_iter().chain(own).collect()
 }
 
 /// Why the program of `--on-change` cannot be run, if it cannot be.

@@ -426,8 +426,8 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
     }
     for service in services {
         let spec = &service.parts.spec;
-        let check = spec.check.as_ref().and_then(refused::why_no_program);
-        for text in check.into_iter().chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
+        let checks = refused::why_no_programs(spec).into_iter().map(|(_, why)| why);
+        for text in checks.chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
             // It may be there later, so this is no reason not to serve.
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }

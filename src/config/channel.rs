@@ -121,7 +121,7 @@ pub(crate) mod tests {
 
     use super::super::host::is_host;
     use super::*;
-    use crate::spec::{ProxyVersion, Typed};
+    use crate::spec::{ChannelCheck, Check, ProxyVersion, Step, Typed};
 
     pub(in super::super) fn word(text: &str) -> Word {
         Word { text: text.into(), at: None }
@@ -277,6 +277,10 @@ pub(crate) mod tests {
             ("-,weight=2", "-:,weight=2", 2, Enabled),
             ("h:80,proxy=v2,weight=2", "h:80,weight=2,proxy", 2, Enabled),
             ("h:80,disabled,proxy=v1", "h:80,proxy=v1,disabled", 1, Disabled),
+            ("h:80,check=none", "h:80,check=none", 1, Enabled),
+            ("h:80,check=http:/x=200-299,proxy", "h:80,proxy,check=http:/x=200-299", 1, Enabled),
+            (r"h:80,check=expect:a\x2cb c", r"h:80,check=expect:a\x2cb c", 1, Enabled),
+            ("h:80,check=exec:/x y", "h:80,check=exec:/x y", 1, Enabled),
         ];
         for (word, printed, weight, state) in table {
             let target = read(word).unwrap_or_else(|e| panic!("{word}: {e:?}"));
@@ -287,7 +291,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_wrong_option_of_a_channel_is_named_with_what_would_be_right() {
-        let unknown = "; a channel has weight=N, proxy, proxy=v1, disabled, disabled=hard and lazy";
+        let unknown =
+            "; a channel has weight=N, proxy, proxy=v1, check=SPEC, disabled, disabled=hard and lazy";
+        let comma = r". A comma ends a channel's check; in send: and expect: write \x2c";
         let table = [
             ("host:80,weight=300", "weight=300 in [host:80,weight=300] is out of range; give 0 to 256".to_owned()),
             ("h,weight=257", "weight=257 in [h,weight=257] is out of range; give 0 to 256".to_owned()),
@@ -312,6 +318,14 @@ pub(crate) mod tests {
                 "h,proxy=3",
                 "proxy=3 in [h,proxy=3] is not known; give proxy for version 2 or proxy=v1".to_owned(),
             ),
+            (
+                "h,check",
+                "check in [h,check] needs a value; give one such as check=tcp, check=http:/healthz or check=none"
+                    .to_owned(),
+            ),
+            ("h,check=http:x", "check=http:x in [h,check=http:x] needs a path that begins with / and has no blanks in it, such as http:/healthz".to_owned()),
+            ("h,check=http:/x=200,404", format!("unknown option '404' in [h,check=http:/x=200,404]{unknown}{comma}")),
+            ("h,check=tcp,check=none", "check is there twice in [h,check=tcp,check=none]; give it once".to_owned()),
             ("h,proxy,proxy=v1", "proxy is there twice in [h,proxy,proxy=v1]; give it once".to_owned()),
             ("h,", format!("unknown option '' in [h,]{unknown}")),
             ("h,maxc=3", format!("unknown option 'maxc=3' in [h,maxc=3]{unknown}")),
@@ -326,8 +340,20 @@ pub(crate) mod tests {
     prop_compose! {
         pub(crate) fn any_manner()(
             proxy in prop::sample::select(vec![None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)]),
+            check in prop_oneof![
+                Just(ChannelCheck::AsService),
+                Just(ChannelCheck::Never),
+                Just(ChannelCheck::Own(Check::Tcp)),
+                "/[a-z%? ]{0,6}".prop_map(|path| ChannelCheck::Own(Check::Exec(path.into()))),
+                "/[a-z%?&]{0,6}".prop_map(|path| {
+                    ChannelCheck::Own(Check::Http { host: None, path, statuses: vec![200..=399] })
+                }),
+                "[ -~\\n]{1,8}".prop_map(|text| {
+                    ChannelCheck::Own(Check::Dialogue(vec![Step::Expect(text.into())]))
+                }),
+            ],
         ) -> ChannelManner {
-            ChannelManner { proxy }
+            ChannelManner { proxy, check }
         }
     }
 

@@ -2,8 +2,12 @@
 //!
 //! Knows: their names and legal values. Never: hosts and ports, what a weight does.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
+
+use super::check::{print_check, read_check};
 use super::number::whole_number;
-use crate::spec::{AdminState, ChannelManner, ChannelSpec, ProxyVersion, Typed, Weight};
+use crate::spec::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyVersion, Typed, Weight};
 
 /// One option of a channel.
 struct ChannelOptionRow {
@@ -11,7 +15,7 @@ struct ChannelOptionRow {
     /// The ways to write it, for messages.
     forms: &'static [&'static str],
     /// Reads what stands behind `=`, if there is one. The error says what is wrong and what would be right.
-    read: fn(&mut ChannelSpec, Option<&str>) -> Result<(), &'static str>,
+    read: fn(&mut ChannelSpec, Option<&str>) -> Result<(), Cow<'static, str>>,
     /// As it would be typed. Empty: it says no more than the default.
     print: fn(&ChannelSpec) -> String,
 }
@@ -37,7 +41,7 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
             channel.manner.proxy = Some(match value {
                 None | Some("v2") => ProxyVersion::V2,
                 Some("v1") => ProxyVersion::V1,
-                Some(_) => return Err("is not known; give proxy for version 2 or proxy=v1"),
+                Some(_) => return Err("is not known; give proxy for version 2 or proxy=v1".into()),
             });
             Ok(())
         },
@@ -48,13 +52,35 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
         },
     },
     ChannelOptionRow {
+        name: "check",
+        forms: &["check=SPEC"],
+        read: |channel, value| {
+            channel.manner.check = match value {
+                None => {
+                    return Err(
+                        "needs a value; give one such as check=tcp, check=http:/healthz or check=none".into(),
+                    );
+                }
+                Some("none") => ChannelCheck::Never,
+                Some(spec) => ChannelCheck::Own(
+                    read_check(OsStr::new(spec)).map_err(|wrong| Cow::from(wrong.to_string()))?,
+                ),
+            };
+            Ok(())
+        },
+        print: |channel| {
+            print_channel_check(&channel.manner.check)
+                .map_or_else(String::new, |spec| format!("check={spec}"))
+        },
+    },
+    ChannelOptionRow {
         name: "disabled",
         forms: &["disabled", "disabled=hard"],
         read: |channel, value| {
             channel.state = match value {
                 None => AdminState::Disabled,
                 Some("hard") => AdminState::DisabledHard,
-                Some(_) => return Err("is not known; give disabled or disabled=hard"),
+                Some(_) => return Err("is not known; give disabled or disabled=hard".into()),
             };
             Ok(())
         },
@@ -69,14 +95,16 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
         forms: &["lazy"],
         read: |channel, value| {
             channel.lazy = true;
-            value.map_or(Ok(()), |_| Err("takes no value; give lazy"))
+            value.map_or(Ok(()), |_| Err("takes no value; give lazy".into()))
         },
         print: |channel| if channel.lazy { "lazy".to_owned() } else { String::new() },
     },
 ];
 
+/// Of what stands behind a check.
+const NO_COMMA: &str = ". A comma ends a channel's check; in send: and expect: write \\x2c";
 /// The options that say how a channel is spoken to.
-const OF_MANNER: &[&str] = &["proxy"];
+const OF_MANNER: &[&str] = &["proxy", "check"];
 
 /// Reads options with commas between into the channel. `word` is the whole channel, for the message.
 ///
@@ -100,8 +128,11 @@ fn read_rows(
     for option in options.split(',') {
         let (name, value) =
             option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
-        let row = CHANNEL_OPTIONS.iter().find(|row| row.name == name && is_legal(row)).ok_or_else(|| {
-            format!("unknown option '{option}' in [{word}]; a channel has {}", all_forms(is_legal))
+        let row = CHANNEL_OPTIONS.iter().find(|row| row.name == name && is_legal(row));
+        let row = row.ok_or_else(|| {
+            let forms = all_forms(is_legal);
+            let hint = if said.last() == Some(&"check") { NO_COMMA } else { "" };
+            format!("unknown option '{option}' in [{word}]; a channel has {forms}{hint}")
         })?;
         if said.contains(&name) {
             return Err(format!("{name} is there twice in [{word}]; give it once"));
@@ -132,6 +163,16 @@ pub fn read_manner(options: &str) -> Result<ChannelManner, String> {
 /// What [`read_manner`] reads; empty if nothing differs from the default.
 pub fn print_manner(manner: &ChannelManner) -> String {
     print_channel_options(&plain(manner.clone())).trim_start_matches(',').to_owned()
+}
+
+/// As it stands behind `check=`. `None`: it is the service's.
+pub fn print_channel_check(check: &ChannelCheck) -> Option<String> {
+    match check {
+        ChannelCheck::AsService => None,
+        ChannelCheck::Never => Some("none".to_owned()),
+        // A comma would end it. Only texts that are sent or expected can have one.
+        ChannelCheck::Own(check) => Some(print_check(check).replace(',', "\\x2c")),
+    }
 }
 
 fn plain(manner: ChannelManner) -> ChannelSpec {

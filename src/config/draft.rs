@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::policy::PolicyWord;
 use crate::spec::{
-    Check, CheckSpec, ClientPrefix, HostSpec, ListenHost, ListenSpec, OnDown, Policy, PortWord, ProcessSpec,
-    ProxyTlvs, ServiceSpec, Typed,
+    ChannelCheck, Check, CheckSpec, ClientPrefix, HostSpec, ListenHost, ListenSpec, Member, OnDown, Policy,
+    PortWord, ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
 };
 
 /// Long enough for a retransmitted SYN or two, as ever.
@@ -26,8 +26,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late
 /// twice.
-const CHECK: CheckSpec = CheckSpec {
-    check: Check::Tcp,
+pub const CHECK_DEFAULTS: CheckSpec = CheckSpec {
+    check: None,
     typed: Typed { text: String::new(), at: None },
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
@@ -129,7 +129,7 @@ impl Draft {
             has_names: false,
             policy: PolicyWord::All(Policy::RoundRobin),
             check: None,
-            probe: CHECK,
+            probe: CHECK_DEFAULTS,
             ask: Ask::default(),
         }
     }
@@ -147,8 +147,8 @@ impl Draft {
             ipv6,
             has_names: !service.sections.is_empty(),
             policy: PolicyWord::of(&service.groups, service.later_policy),
-            check: service.check.as_ref().map(|check| check.check.clone()),
-            probe: service.check.clone().unwrap_or(CHECK),
+            check: service.check.as_ref().and_then(|check| check.check.clone()),
+            probe: service.check.clone().unwrap_or(CHECK_DEFAULTS),
             service,
             ..plain
         };
@@ -165,8 +165,18 @@ impl Draft {
             (None, false) => ListenHost::AnyV4,
         };
         let listen = ListenSpec { host, ..self.service.listen };
-        let check = self.check.map(|check| CheckSpec { check, ..self.probe });
+        let check =
+            Some(CheckSpec { check: self.check, ..self.probe }).filter(|check| *check != CHECK_DEFAULTS);
         (self.process, ServiceSpec { listen, check, ..self.service })
+    }
+
+    /// Is a channel of the line checked?
+    pub(super) fn is_checked(&self) -> bool {
+        let has_own = |member: &Member| match member {
+            Member::Channel(channel) => matches!(channel.manner.check, ChannelCheck::Own(_)),
+            Member::Gap => false,
+        };
+        self.check.is_some() || self.service.groups.iter().flat_map(|group| &group.members).any(has_own)
     }
 
     /// What has no weight is what it would be if nobody had said it.
@@ -180,8 +190,8 @@ impl Draft {
         if self.service.client_max.is_none() && self.service.client_rate.is_none() {
             self.service.client_prefix = ClientPrefix::default();
         }
-        if self.check.is_none() {
-            (self.probe, self.service.on_down) = (CHECK, OnDown::Keep);
+        if !self.is_checked() {
+            (self.probe, self.service.on_down) = (CHECK_DEFAULTS, OnDown::Keep);
         }
     }
 }

@@ -123,6 +123,7 @@ pub(super) fn read_draft(
         }
     }
     draft.service.groups = groups;
+    judge_needs(split, &draft, errors);
     is_good.then_some(draft)
 }
 
@@ -162,7 +163,11 @@ pub(super) fn read_options(
             errors.push(given.word.wrong(wrong));
         }
     }
-    for given in &own {
+}
+
+/// Tells of options that are of no use without others. To be called when the draft has its channels, if it is to have any.
+pub(super) fn judge_needs(split: &Split, draft: &Draft, errors: &mut Vec<LineError>) {
+    for given in &split.last_options() {
         let unmet = given.row.needs.filter(|need| !(need.is_met)(draft));
         errors.extend(
             unmet.map(|need| given.word.wrong(Wrong::Usage(format!("{} {}", given.row.name(), need.wrong)))),

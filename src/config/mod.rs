@@ -42,7 +42,8 @@ pub use asked::{print_asked, print_sections};
 #[cfg(test)]
 pub(crate) use channel::tests::any_manner;
 pub use channel::{print_channel, read_channel};
-pub use channel_options::{print_manner, read_manner};
+pub use channel_options::{print_channel_check, print_manner, read_manner};
+pub use draft::CHECK_DEFAULTS;
 pub use duration::{DurationError, parse_duration, print_duration};
 pub use file::{FileReader, print_file, read_file};
 pub use groups::read_groups;

@@ -15,7 +15,7 @@ use crate::spec::{
 
 const TCP: CheckSpec = CheckSpec {
     typed: Typed { text: String::new(), at: None },
-    check: Check::Tcp,
+    check: Some(Check::Tcp),
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
     rise: 2,
@@ -118,14 +118,14 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--check tcp", |s| s.service.check = Some(TCP)),
         ("--check http:/healthz", |s| {
             let check = Check::Http { host: None, path: "/healthz".into(), statuses: vec![200..=399] };
-            s.service.check = Some(CheckSpec { check, ..TCP });
+            s.service.check = Some(CheckSpec { check: Some(check), ..TCP });
         }),
         ("--check send:PING\\r\\n;expect:+PONG", |s| {
             let steps = vec![Step::Send(b"PING\r\n".into()), Step::Expect(b"+PONG".into())];
-            s.service.check = Some(CheckSpec { check: Check::Dialogue(steps), ..TCP });
+            s.service.check = Some(CheckSpec { check: Some(Check::Dialogue(steps)), ..TCP });
         }),
         ("--check exec:/bin/true", |s| {
-            s.service.check = Some(CheckSpec { check: Check::Exec("/bin/true".into()), ..TCP });
+            s.service.check = Some(CheckSpec { check: Some(Check::Exec("/bin/true".into())), ..TCP });
         }),
         ("--check tcp --on-down kick", |s| (s.service.check, s.service.on_down) = (Some(TCP), OnDown::Kick)),
         ("--check-interval 10ms --check tcp", |s| {

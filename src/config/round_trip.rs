@@ -140,7 +140,7 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
     prop::option::of((check, interval, timeout, numbers).prop_map(
         |(check, interval, timeout, (rise, fall, port))| CheckSpec {
             typed: Typed::default(),
-            check,
+            check: Some(check),
             interval,
             timeout,
             rise,

@@ -32,7 +32,8 @@ more than two colons or starts with \"::\".
 
 Options of a channel follow after commas: \"host:port:maxc,weight=3\" gives it three times the clients of a channel of \
 weight 1 (0 to 256; 0 means no new clients), \"host,disabled\" starts it disabled, \"host,disabled=hard\" shows it as DIS. \
-\"host,proxy\" sends a PROXY header of version 2 in front of each client's bytes, \"host,proxy=v1\" one of version 1.
+\"host,proxy\" sends a PROXY header of version 2 in front of each client's bytes, \"host,proxy=v1\" one of version 1. \
+\"host,check=http:/x\" is probed so, whatever --check says, and \"host,check=none\" not at all.
 
 The word \"-\" in place of a channel leaves its number out: in \"host1 - host3\", host3 is channel 2.",
 };

@@ -14,7 +14,7 @@ use crate::control::argument::{HostPort, Number};
 use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
 use crate::sched::Policy;
-use crate::spec::ChannelManner;
+use crate::spec::{ChannelCheck, ChannelManner, Check};
 
 /// Is this a `wait`?
 pub(crate) fn is_wait(text: &[u8]) -> bool {
@@ -715,9 +715,19 @@ fn create(args: &[&[u8]]) -> Option<Command> {
     };
     let manner = options.map_or_else(
         || Ok(ChannelManner::default()),
-        |options| read_manner(&String::from_utf8_lossy(options)),
+        |options| read_manner(&String::from_utf8_lossy(options)).and_then(without_program),
     );
     Some(Command::Create { target: HostPort::parse(host, port), manner })
+}
+
+/// A program is run by who starts the instance or writes its files, and by nobody else who may give commands.
+fn without_program(manner: ChannelManner) -> Result<ChannelManner, String> {
+    match manner.check {
+        ChannelCheck::Own(Check::Exec(_)) => {
+            Err("check=exec: cannot be given at run time; write it in the service's line".to_owned())
+        }
+        _ => Ok(manner),
+    }
 }
 
 fn assign(args: &[&[u8]]) -> Option<Command> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::order::Order;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, Probe, Purpose, SharedTable};
-use crate::spec::Check;
+use crate::spec::{ChannelCheck, Check};
 use crate::sys::Outgoing;
 
 /// A probe for a return does not wait for longer than this, whatever `-t` says: the next one may be luckier.
@@ -22,7 +22,7 @@ const RETURN_PATIENCE: Duration = Duration::from_secs(2);
 /// How channels are checked.
 #[derive(Debug, Clone)]
 pub struct Checks {
-    /// What a check asks.
+    /// What a check asks of channels that have none of their own.
     pub check: Arc<Check>,
     /// How long an answer may take.
     pub timeout: Duration,
@@ -81,7 +81,11 @@ impl Ward {
             Purpose::Return => (Arc::new(Check::Tcp), self.connect_timeout.min(RETURN_PATIENCE), None),
             Purpose::Check => {
                 let Checks { check, timeout, port, .. } = &self.checks;
-                (Arc::clone(check), *timeout, port.map(NonZeroU16::get))
+                let check = match &probe.manner.check {
+                    ChannelCheck::Own(own) => Arc::new(own.clone()),
+                    ChannelCheck::AsService | ChannelCheck::Never => Arc::clone(check),
+                };
+                (check, *timeout, port.map(NonZeroU16::get))
             }
         };
         let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::random::Random;
 use crate::handover::table::{CheckedRecord, HealthRecord};
+use crate::spec::ChannelCheck;
 
 /// How soon an ejected channel is tried again, ...
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -32,13 +33,46 @@ pub struct CheckRules {
     pub fall: u32,
 }
 
+/// Is a channel checked?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CheckMode {
+    /// As its service says.
+    AsService,
+    Never,
+    /// It has a check of its own.
+    Own,
+}
+
+impl CheckMode {
+    /// What its checks go by.
+    fn of(self, rules: &HealthRules) -> Option<CheckRules> {
+        match self {
+            Self::AsService => rules.check,
+            Self::Never => None,
+            Self::Own => Some(rules.own_check),
+        }
+    }
+}
+
+impl From<&ChannelCheck> for CheckMode {
+    fn from(check: &ChannelCheck) -> Self {
+        match check {
+            ChannelCheck::AsService => Self::AsService,
+            ChannelCheck::Never => Self::Never,
+            ChannelCheck::Own(_) => Self::Own,
+        }
+    }
+}
+
 /// What health goes by in an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthRules {
     /// A channel whose connect fails is ejected.
     pub eject: bool,
-    /// `None` = no active checks.
+    /// `None` = no active checks, but of channels that have one of their own.
     pub check: Option<CheckRules>,
+    /// Of channels that have a check of their own.
+    pub own_check: CheckRules,
     /// When no channel is up, those that are not are tried anyway.
     pub fail_open: bool,
     /// How long a returning channel takes to its full weight; `None` = no time.
@@ -47,7 +81,13 @@ pub struct HealthRules {
 
 impl HealthRules {
     /// None of it, as in 3.57.
-    pub const NONE: Self = Self { eject: false, check: None, fail_open: true, slow_start: None };
+    pub const NONE: Self = Self {
+        eject: false,
+        check: None,
+        own_check: CheckRules { interval: Duration::from_secs(2), rise: 2, fall: 3 },
+        fail_open: true,
+        slow_start: None,
+    };
 }
 
 /// What is known of a channel, in the words of `status`.
@@ -144,6 +184,7 @@ pub(super) struct Health {
     rest: Duration,
     checked: Checked,
     check_at: Option<Duration>,
+    mode: CheckMode,
     /// Has anything been learned of it?
     is_tried: bool,
     /// The purpose of the probe under way.
@@ -161,14 +202,19 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new(rules: &HealthRules, now: Duration, random: &mut Random) -> Self {
+        Self::of_mode(CheckMode::AsService, rules, now, random)
+    }
+
+    fn of_mode(mode: CheckMode, rules: &HealthRules, now: Duration, random: &mut Random) -> Self {
         Self {
+            mode,
             ejection: None,
             absence: None,
             delay: FIRST_DELAY,
             rest: FIRST_REST,
             checked: Checked::New,
             // Not all channels at the same moment.
-            check_at: rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
+            check_at: mode.of(rules).map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
             is_tried: false,
             in_flight: None,
             serial: 0,
@@ -182,7 +228,34 @@ impl Health {
     /// The channel got other addresses: nothing that was known holds.
     pub(super) fn begin_anew(&mut self, rules: &HealthRules, now: Duration, random: &mut Random) {
         let (serial, returns) = (self.serial.wrapping_add(1), self.returns.wrapping_add(1));
-        *self = Self { serial, returns, ..Self::new(rules, now, random) };
+        *self = Self { serial, returns, ..Self::of_mode(self.mode, rules, now, random) };
+    }
+
+    /// It is checked in another way from now on. A probe under way asks what is not asked any more.
+    pub(super) fn change_check(
+        &mut self,
+        mode: CheckMode,
+        rules: &HealthRules,
+        now: Duration,
+        random: &mut Random,
+    ) {
+        let was_up = self.is_up();
+        self.mode = mode;
+        self.serial = self.serial.wrapping_add(1);
+        self.in_flight = None;
+        match mode.of(rules) {
+            None => (self.checked, self.check_at) = (Checked::New, None),
+            Some(check) => self.check_at = Some(now + share(check.interval.min(FIRST_DELAY), random)),
+        }
+        self.note_rise(was_up, now);
+    }
+
+    fn note_rise(&mut self, was_up: bool, now: Duration) {
+        if !was_up && self.is_up() {
+            // A dial that began before says nothing about it as it is now.
+            self.returns = self.returns.wrapping_add(1);
+            self.since = now;
+        }
     }
 
     /// All that a successor has to know.
@@ -215,6 +288,7 @@ impl Health {
     /// begins to wait now, and there are no numbers that one more would be too much for.
     pub(super) fn restore(
         record: &HealthRecord,
+        mode: CheckMode,
         rules: &HealthRules,
         now: Duration,
         random: &mut Random,
@@ -231,7 +305,7 @@ impl Health {
             closes: record.closes,
         };
         let check_at = |check: CheckRules| Some(due(record.check_due?, check.interval));
-        let fresh = Self::new(rules, now, random);
+        let fresh = Self::of_mode(mode, rules, now, random);
         let mut health = Self {
             ejection: record.ejected.as_ref().map(ejection),
             absence: record.absence.as_ref().map(|(since, why)| (now.min(*since), why.clone())),
@@ -249,7 +323,7 @@ impl Health {
             returned_at: record.returned_at.map(|at| now.min(at)),
             since: now.min(record.since),
             ramp_from: record.ramp_from.map(|at| now.min(at)),
-            check_at: rules.check.and_then(check_at).or(fresh.check_at),
+            check_at: mode.of(rules).and_then(check_at).or(fresh.check_at),
             ..fresh
         };
         health.change_rules(rules, rules, now, random);
@@ -268,20 +342,17 @@ impl Health {
         if !rules.eject {
             self.ejection = None;
         }
-        if rules.check.is_none() {
+        let check = self.mode.of(rules);
+        if check.is_none() {
             self.checked = Checked::New;
             self.check_at = None;
-        } else if before.check != rules.check {
-            self.check_at = rules.check.map(|check| now + share(check.interval.min(FIRST_DELAY), random));
+        } else if self.mode.of(before) != check {
+            self.check_at = check.map(|check| now + share(check.interval.min(FIRST_DELAY), random));
         }
         if rules.slow_start.is_none() {
             self.ramp_from = None;
         }
-        if !was_up && self.is_up() {
-            // A dial that began before says nothing about it as it is now.
-            self.returns = self.returns.wrapping_add(1);
-            self.since = now;
-        }
+        self.note_rise(was_up, now);
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -470,7 +541,7 @@ impl Health {
         match self.in_flight.take()? {
             Purpose::Return => self.return_probed(rules, result, now, random),
             Purpose::Check => {
-                let check = rules.check?;
+                let check = self.mode.of(rules)?;
                 self.check_at = Some(now + jittered(check.interval, random));
                 self.checked(rules, &check, result, now)
             }
@@ -566,7 +637,7 @@ impl Health {
                     (steps, _) => HealthState::Ramping(steps),
                 };
                 let mut cause = None;
-                if let (Checked::Failing(failures, why), Some(check)) = (checked, rules.check) {
+                if let (Checked::Failing(failures, why), Some(check)) = (checked, self.mode.of(rules)) {
                     (failing, cause) = (Some((*failures, check.fall)), Some(why.clone()));
                 }
                 (state, self.since, cause)

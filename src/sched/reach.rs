@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::health::{Change, Health};
+use super::health::{Change, CheckMode, Health};
 use super::random::Random;
 use super::{HealthRules, ProbeResult, Purpose};
 use crate::handover::table::HealthRecord;
@@ -111,7 +111,7 @@ impl Reach {
     ) -> Option<Box<Self>> {
         let mut reach = Self::of(record.len(), 0, now, random)?;
         for (address, (health, by_check)) in reach.list.iter_mut().zip(record) {
-            address.health = Health::restore(health, &RULES, now, random);
+            address.health = Health::restore(health, CheckMode::AsService, &RULES, now, random);
             address.out_by = if *by_check { Purpose::Check } else { Purpose::Return };
         }
         reach.sort();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::channel::{Channel, LastError};
 use super::connect_times::ConnectTimes;
-use super::health::Health;
+use super::health::{CheckMode, Health};
 use super::naming::Naming;
 use super::reach::Reach;
 use super::{
@@ -259,7 +259,8 @@ impl Table {
             return Err(ChannelFault::Reach { addresses: count, known });
         }
         let connect_times = ConnectTimes::restore(&record.connect_times).ok_or(ChannelFault::ConnectTimes)?;
-        let health = Health::restore(&record.health, &rules, now, &mut self.random);
+        let mode = CheckMode::from(&record.manner.check);
+        let health = Health::restore(&record.health, mode, &rules, now, &mut self.random);
         let reach = Reach::restore(&record.reach, now, &mut self.random);
         let added = self.add(group, addresses, |channel| {
             channel.state = match record.state {
@@ -399,7 +400,7 @@ mod tests {
         Lease, Loss, NoChannel, ProbeResult, Purpose, Turn,
     };
     use super::*;
-    use crate::spec::{ChannelManner, ProxyVersion};
+    use crate::spec::{ChannelCheck, ChannelManner, Check, ProxyVersion};
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const CHECK: CheckRules = CheckRules { interval: Duration::from_secs(1), rise: 2, fall: 3 };
@@ -458,7 +459,8 @@ mod tests {
                 4 => {
                     let _ = table.set_weight(key, Weight::new((n / 11 % 257) as u32).expect("small"));
                     let proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][n as usize / 7 % 3];
-                    let _ = table.set_manner(key, ChannelManner { proxy });
+                    let _ =
+                        table.set_manner(key, ChannelManner { proxy, check: ChannelCheck::Own(Check::Tcp) });
                 }
                 5 => {
                     let _ = if n % 2 == 0 { table.pause(key) } else { table.resume(key) };

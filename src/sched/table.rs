@@ -270,7 +270,15 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`.
     pub fn set_manner(&mut self, key: ChannelKey, manner: ChannelManner) -> Result<(), EditError> {
-        self.edit(key, |channel| channel.manner = manner)
+        let (rules, now) = (self.rules.health, self.now);
+        self.edit_by_lot(key, |channel, random| {
+            if channel.manner.check != manner.check {
+                channel.health.change_check((&manner.check).into(), &rules, now, random);
+            }
+            channel.manner = manner;
+        })?;
+        self.schedule(key);
+        Ok(())
     }
 
     /// Zeroes sent, rcvd, totalc, failed and connect times of a channel.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PortWord, Typed, Weight};
+use super::{Check, PortWord, Typed, Weight};
 
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,21 @@ pub struct ChannelSpec {
 pub struct ChannelManner {
     /// `proxy`: the header that goes in front of a client's bytes. `None`: none.
     pub proxy: Option<ProxyVersion>,
+    /// `check`: how it is probed.
+    pub check: ChannelCheck,
+}
+
+/// How a channel is probed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelCheck {
+    /// As its service says.
+    #[default]
+    AsService,
+    /// Not at all.
+    Never,
+    /// So. When, and how often, its service says.
+    Own(Check),
 }
 
 /// The version of the PROXY protocol that a channel is spoken to in.

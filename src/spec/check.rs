@@ -7,10 +7,13 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Typed;
 
 /// What a probe does to learn whether a channel works.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Check {
     /// A connection that stands is enough.
     Tcp,
@@ -34,7 +37,8 @@ pub enum Check {
 }
 
 /// One step of a [`Check::Dialogue`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
@@ -45,8 +49,8 @@ pub enum Step {
 /// How the channels of a service are probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckSpec {
-    /// `--check`.
-    pub check: Check,
+    /// `--check`. `None`: only channels that say so themselves are probed.
+    pub check: Option<Check>,
     /// Its word, for messages.
     pub typed: Typed,
     /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.

@@ -19,7 +19,7 @@ mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
 pub use asked::{RouteName, Section};
-pub use channel::{AdminState, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
+pub use channel::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};
 pub use keepalive::Keepalive;

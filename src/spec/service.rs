@@ -50,7 +50,8 @@ pub struct ServiceSpec {
     pub slow_start: Option<Duration>,
     /// Without `--no-eject`: a channel whose connect fails is not offered while another is usable.
     pub eject: bool,
-    /// `--check` and what goes with it. `None`: no probes but those of ejected channels.
+    /// `--check` and what goes with it. `None`: no probes but those of ejected channels, and of channels that have a check of their own,
+    /// with the default times.
     pub check: Option<CheckSpec>,
     /// `--fail-open`: channels are tried even if all are ejected or down.
     pub fail_open: bool,

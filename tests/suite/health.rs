@@ -12,6 +12,7 @@ mod door;
 mod early;
 mod going_down;
 mod outages;
+mod own_checks;
 mod passive;
 mod paused;
 mod programs;

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::super::check::{print_check, read_check};
+use super::super::draft::Draft;
 use super::super::duration::print_duration;
 use super::super::row::{NUMBER, Need, PLAIN, Row, SWITCH, TIME, Value, is_on, name_of, on_off, set};
 use super::super::values::{Bad, Count, Span, print_count};
@@ -19,10 +20,8 @@ const CHECK_INTERVAL: Span =
 const CHECK_TIMEOUT: Span =
     Span { least: Duration::from_millis(1), most: Duration::from_secs(3_600), zero: None };
 
-const NEEDS_CHECK: Option<Need> = Some(Need {
-    is_met: |draft| draft.check.is_some(),
-    wrong: "needs --check; say how to probe, such as --check tcp",
-});
+const NEEDS_CHECK: Option<Need> =
+    Some(Need { is_met: Draft::is_checked, wrong: "needs --check; say how to probe, such as --check tcp" });
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -48,6 +47,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                expect:220: it says 220. send:PING\\r\\n;expect:+PONG: it is sent the one and answers with the other; any number \
                of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
                exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.\n\n\
+               A channel may have a check of its own, such as db:5432,check=tcp, or none, by check=none.\n\n\
                Example: balance --check http:/healthz 80 web1:8080 web2:8080",
         read: |draft, word| {
             let check = read_check(&word.text).map_err(|error| Bad::Value(error.to_string()))?;
@@ -145,7 +145,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         },
         needs: Some(Need {
             // Only a check takes a channel down.
-            is_met: |draft| draft.service.on_down == OnDown::Keep || draft.check.is_some(),
+            is_met: |draft| draft.service.on_down == OnDown::Keep || draft.is_checked(),
             wrong: "kick needs --check; say how to probe, such as --check tcp",
         }),
         ..PLAIN

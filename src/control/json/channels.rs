@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
-use crate::config::print_asked;
+use crate::config::{print_asked, print_channel_check};
 use crate::control::status::{health_name, ramp_percent, state_word};
 use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot};
 use crate::spec::{ProxyVersion, Section};
@@ -49,6 +49,7 @@ struct ChannelObject<'a> {
     weight: u32,
     maxc: Option<NonZeroU32>,
     proxy: Option<&'static str>,
+    check: Option<String>,
     c: u32,
     queue: u32,
     totalc: u64,
@@ -143,6 +144,7 @@ impl<'a> ChannelObject<'a> {
             weight: channel.weight.get(),
             maxc: channel.maxc,
             proxy: channel.manner.proxy.map(proxy_word),
+            check: print_channel_check(&channel.manner.check),
             c: channel.active,
             queue: channel.waiting,
             totalc: channel.totalc,

@@ -52,6 +52,7 @@ pub(super) fn some_rules(random: &mut Random) -> (Rules, bool) {
         check: random.one_in(2).then_some(check),
         fail_open: !random.one_in(4),
         slow_start: random.one_in(2).then(|| span(random, 20_000)),
+        own_check: HealthRules::NONE.own_check,
     };
     let hash_balance =
         if random.one_in(3) { NonZeroU32::new(1_000 + random.below(600) as u32) } else { None };
