@@ -138,7 +138,8 @@ impl Arriving {
             _ => None,
         };
         let mut guest = Guest::carried(&service, shared);
-        if !matches!(record.stage, StageRecord::Unheard(_)) {
+        // Of one that has not said yet whom it speaks for nobody knows.
+        if record.announced.is_some() || !service.awaits_header(record.client.ip()) {
             let announced = record.announced.as_ref().and_then(|said| said.addresses);
             guest.count_in(announced.map_or(record.client, |[client, _]| client).ip());
         }

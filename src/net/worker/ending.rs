@@ -308,7 +308,9 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn recount(&mut self, service: ServiceId) {
         for (_, connection) in &mut self.connections {
             // Of one that has not said yet whom it speaks for nobody knows.
-            if connection.service.id == service && !matches!(connection.stage, Stage::Greeting(_)) {
+            let seen = SocketAddr::from(connection.peer).ip();
+            let is_known = connection.said().is_some() || !connection.service.awaits_header(seen);
+            if connection.service.id == service && is_known {
                 let client = connection.client_ip();
                 connection.service.count_in(client);
             }
