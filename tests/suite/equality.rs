@@ -26,9 +26,10 @@ const THREADS: u64 = 4;
 const ROUNDS: usize = 2;
 
 /// Services by their names, and what stands on their lines. `ECHO` and so on are servers.
-const SERVICES: [(&str, &str); 17] = [
+const SERVICES: [(&str, &str); 18] = [
     ("web", "--no-eject -t 80ms ECHO REFUSING CLOSER RESETTER HOLE"),
     ("brief", "CLOSER"),
+    ("moves", "CLOSER RESETTER ECHO"),
     ("long", "ECHO"),
     ("slow", "-T 40ms ECHO"),
     ("short", "--max-lifetime 60ms ECHO"),
@@ -156,7 +157,7 @@ impl Guest<'_> {
 /// Something that a client, or some of them together, do.
 type Deed = fn(&World, &mut Random);
 
-const DEEDS: [Deed; 18] = [
+const DEEDS: [Deed; 19] = [
     |world, random| {
         let mut guest = world.connect("web");
         guest.send(random.below(60_000));
@@ -171,6 +172,12 @@ const DEEDS: [Deed; 18] = [
         guest.reset();
     },
     |world, _| world.connect("brief").until_over(),
+    |world, random| {
+        let mut guest = world.connect("moves");
+        guest.send(random.below(60_000));
+        guest.shut();
+        guest.until_over();
+    },
     |world, random| {
         let mut guest = world.connect("slow");
         guest.send(random.below(1_000));
