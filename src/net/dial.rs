@@ -67,16 +67,16 @@ impl Dialer {
         &self,
         peers: Peers,
         within: GroupRange,
+        tag: u64,
         past: &[ChannelKey],
         is_reset: bool,
-    ) -> Option<Dial> {
+    ) -> Option<Begun> {
         let mut grants = Vec::new();
         let mut table = self.table.lock_at(self.clock.now());
-        let next = table.next_past(peers.client().ip().into(), within, past, is_reset, &mut grants);
+        let turn = table.next_past(peers.client().ip().into(), within, tag, past, is_reset, &mut grants);
         drop(table);
         self.deliver.all(grants);
-        let (route, lease) = next?;
-        Some(Dial::new(peers, route, lease, None))
+        Some(Begun::of(turn?, peers))
     }
 
     /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
@@ -235,6 +235,16 @@ pub(super) enum Attempt {
     Anew,
 }
 
+impl Begun {
+    fn of(turn: Turn, peers: Peers) -> Self {
+        match turn {
+            Turn::Now(route, lease) => Self::Dial(Box::new(Dial::new(peers, route, lease, None))),
+            Turn::Later(ticket) => Self::Line(ticket),
+            Turn::Never(why) => Self::Over(why),
+        }
+    }
+}
+
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
@@ -246,11 +256,7 @@ impl Dial {
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);
-        match turn {
-            Turn::Now(route, lease) => Begun::Dial(Box::new(Self::new(peers, route, lease, None))),
-            Turn::Later(ticket) => Begun::Line(ticket),
-            Turn::Never(why) => Begun::Over(why),
-        }
+        Begun::of(turn, peers)
     }
 
     /// A search that has got its lease.

@@ -98,6 +98,8 @@ struct Connection {
     accepted_at: u64,
     /// When bytes moved last, as far as is known without asking.
     moved_at: u64,
+    /// When its channel took it, by this worker; 0 = it did not.
+    connected_at: u64,
     deadline: Option<NonZeroU64>,
     /// What few have, so that the others need no room for it.
     rare: Option<Box<Rare>>,

@@ -3,36 +3,36 @@
 //! Knows: what its group does. Never: when a connection was closed too early, what a byte is.
 //! Source: docs/health.md, "A server that closes its connections at once".
 
-use super::{
-    ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Lease, Route, Table, Transition,
-};
+use super::{ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Route, Table, Transition, Turn};
 
 impl Table {
     /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
     /// and the failure counted. `past`: those that have done so before, with this one as the last. A channel that has ended its direction
     /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of its group answers its clients.
     ///
-    /// `None`: there is none that is up and has room.
+    /// If those that are up are full, it gets in line; `tag` comes back with the grant.
+    ///
+    /// `None`: there is none that is up and has room, now or later.
     pub fn next_past(
         &mut self,
         client: ClientAddr,
         within: GroupRange,
+        tag: u64,
         past: &[ChannelKey],
         is_reset: bool,
         grants: &mut Vec<Grant>,
-    ) -> Option<(Route, Lease)> {
+    ) -> Option<Turn> {
         let left = *past.last()?;
         if !self.judges() || !is_reset && !self.has_answering(left) {
             return None;
         }
-        let mut route = Route::past(client, within, past);
-        let lease = self.next_up(&mut route, grants).ok()?;
+        let turn = self.next_up_or_wait(Route::past(client, within, past), tag, grants)?;
         let now = self.now;
         let _ = self.edit(left, |channel| {
             let cause = DialCause::ClosedAtOnce;
             channel.count_failure(cause, &cause.to_string(), now);
         });
-        Some((route, lease))
+        Some(turn)
     }
 
     /// Does anything come of connections that are closed too early?

@@ -65,6 +65,24 @@ impl Table {
         }
     }
 
+    /// The next channel that is up, or a place in line if those are full and the line is not. `None`: neither.
+    pub(super) fn next_up_or_wait(
+        &mut self,
+        mut route: Route,
+        tag: u64,
+        grants: &mut Vec<Grant>,
+    ) -> Option<Turn> {
+        if let Ok(lease) = self.next_up(&mut route, grants) {
+            return Some(Turn::Now(route, lease));
+        }
+        let patience = Patience { full: self.line.has_room(), paused: self.line.has_room_in_pause() };
+        if !route.may_wait(patience) {
+            return None;
+        }
+        let homes = homes_of(&route, &mut self.groups, &self.rules);
+        Some(Turn::Later(self.line.enter(tag, route, homes, None)))
+    }
+
     /// The turn of a client that was in line in another process with this place: it has the same here, whoever has come back
     /// before it, even if the line is full. Those with places before it are served first, those with later ones behind it:
     /// `grants` gets their slots. A place that was given out in neither process, or that somebody else has here, is the last one.

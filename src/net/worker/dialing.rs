@@ -40,6 +40,7 @@ impl<P: Readiness> Worker<P> {
             id: self.next_id(),
             accepted_at: millis(self.shared.clock.now()),
             moved_at: self.now,
+            connected_at: 0,
             half_closed_at: 0,
             asked_often: false,
             deadline: None,
@@ -323,7 +324,7 @@ impl<P: Readiness> Worker<P> {
         if let Some(trace) = connection.trace() {
             trace.connected(target, took);
         }
-        connection.moved_at = self.now;
+        (connection.moved_at, connection.connected_at) = (self.now, self.now.max(1));
         connection.set_expires_at(expires_at);
         connection.relay.note(Side::Server, ready);
         if (ready.read_closed || ready.error) && self.leave_server(key, ready.error) {
@@ -366,8 +367,16 @@ impl<P: Readiness> Worker<P> {
         let past = [past, &[left]].concat();
         let peers = connection.peers(connection.peer.into());
         let Some(within) = self.within(key) else { return false };
-        let dialer = &connection.service.dialer;
-        let Some(dial) = dialer.next_past(peers, within, &past, is_reset) else { return false };
+        let tag = self.tag(key);
+        let next = connection.service.dialer.next_past(peers, within, tag, &past, is_reset);
+        let stage = match next {
+            Some(Begun::Dial(dial)) => Stage::Dialing(dial),
+            Some(Begun::Line(ticket)) => {
+                let place = self.place(&connection.service, ticket, None);
+                Stage::Waiting(Box::new(Waiting { place, peers }))
+            }
+            Some(Begun::Over(_)) | None => return false,
+        };
         self.judge(key, if is_reset { End::ChannelReset } else { End::ChannelClosed });
         if connection.service.log.is_debug() {
             connection.service.log.tell(&Event::MovedOn { client: peers, channel: left });
@@ -381,8 +390,8 @@ impl<P: Readiness> Worker<P> {
             trace.left(left, AttemptError::Known(DialCause::ClosedAtOnce));
         }
         // With it go the server's socket and the slot.
-        connection.stage = Stage::Dialing(Box::new(dial));
-        self.dial(key);
+        connection.stage = stage;
+        self.search(key);
         true
     }
 

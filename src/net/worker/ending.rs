@@ -186,9 +186,10 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Has it begun just now?
+    /// Has its channel taken it just now?
     pub(super) fn is_early(&self, connection: &Connection) -> bool {
-        self.lasted(connection) < AT_ONCE
+        let at = connection.connected_at;
+        at > 0 && self.now.saturating_sub(at) < millis(AT_ONCE)
     }
 
     /// Ends a connection from outside.

@@ -329,6 +329,8 @@ impl<P: Readiness> Worker<P> {
             id: record.id,
             accepted_at: millis(self.shared.clock.now()).saturating_sub(millis(record.age + away)),
             moved_at: ago(record.idle),
+            // Just now or long ago: what it was like at first was for the process before to see.
+            connected_at: 0,
             deadline: None,
             rare: is_rare.then(|| Box::new(rare)),
             half_closed_at: record.half_closed.map_or(0, |age| tenths(ago(age + away))),

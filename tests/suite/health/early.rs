@@ -132,3 +132,41 @@ fn a_client_that_nobody_serves_sees_the_end_that_the_last_server_made() {
     assert_eq!(accepted, 3, "each was tried once");
     instance.end();
 }
+
+#[test]
+fn a_client_that_has_waited_goes_on_too() {
+    let (bad, good) = (Server::resetter(), Server::named("b"));
+    let instance = Instance::before(&[&bad, &good]);
+    eventually("an answer", || (name(&instance) == 'b').then_some(()));
+    instance.ctl("pause").code(0);
+    let mut clients: Vec<_> = (0..4).map(|_| instance.connect()).collect();
+    // Not a wait for anything: the time from a client's arrival is not that of its connection to the server.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    instance.ctl("resume").code(0);
+    for client in &mut clients {
+        assert_eq!(client.recv(1), b"b");
+    }
+    drop(clients);
+    instance.end();
+}
+
+#[test]
+fn a_client_that_leaves_a_server_gets_in_line_for_one_that_is_full() {
+    for is_reset in [false, true] {
+        let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
+        let instance = Instance::before(&[&"--queue", &"9", &bad, &format!("{good}:1")]);
+        // It holds the only slot, and has been answered.
+        let mut holder = eventually("an answer", || {
+            let mut client = instance.connect();
+            matches!(client.0.read(&mut [0]), Ok(1)).then_some(client)
+        });
+        let mut waits = instance.connect();
+        eventually("it waits", || (instance.status()[1].queue == 1).then_some(()));
+        holder.shut_wr();
+        holder.ending();
+        assert_eq!(waits.recv(1), b"b", "reset: {is_reset}");
+        drop((holder, waits));
+        instance.await_show("no slot is lost", |rows| rows.iter().all(|row| row.c == 0));
+        instance.end();
+    }
+}
