@@ -56,9 +56,10 @@ impl Dialer {
         }
     }
 
-    /// A channel has closed so many connections in a row at once, without a byte.
-    pub(super) fn closed_early(&self, channel: ChannelKey, in_a_row: u32) {
-        let transition = self.table.lock_at(self.clock.now()).closed_early(channel, in_a_row);
+    /// A channel has closed a connection at once, without a byte. `spoken`: who had said something on it.
+    pub(super) fn closed_early(&self, channel: ChannelKey, spoken: Option<Peers>) {
+        let spoken = spoken.map(|peers| peers.client().ip().into());
+        let transition = self.table.lock_at(self.clock.now()).closed_early(channel, spoken);
         self.changed(transition);
     }
 

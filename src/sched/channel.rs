@@ -12,7 +12,7 @@ use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
 use super::naming::Naming;
 use super::reach::{ProbedAddress, Reach};
-use super::{Addresses, AdminState, ChannelSnapshot, DialCause, Lease, Weight};
+use super::{Addresses, AdminState, ChannelSnapshot, ClientAddr, DialCause, Lease, Weight};
 use crate::spec::ChannelManner;
 
 /// A dial that failed, for those who ask why.
@@ -48,6 +48,9 @@ pub(super) struct Channel {
     pub(super) used: Option<u16>,
     /// What is known of its name; `None`: its host is none.
     pub(super) naming: Option<Box<Naming>>,
+    /// The clients whose connections it has closed at once, without a byte, in a row: each once, and `None` for each that had not
+    /// said anything.
+    pub(super) closed_early: Vec<Option<ClientAddr>>,
     /// With `-a`: no address answered the last attempt.
     pub(super) unanswered: bool,
     /// `-a` has disabled it, and no operator has spoken since.
@@ -84,6 +87,7 @@ impl Channel {
             lives: 0,
             used: None,
             naming: None,
+            closed_early: Vec::new(),
             unanswered: false,
             autodisabled: false,
             probe_at: None,
@@ -108,6 +112,11 @@ impl Channel {
     /// them, whatever is found out meanwhile: its server is being restarted.
     pub(super) fn is_up(&self) -> bool {
         self.takes_clients() && (self.paused || self.health.is_up())
+    }
+
+    /// Would one more client get it now?
+    pub(super) fn has_place(&self) -> bool {
+        self.is_up() && !self.paused && !self.is_at_limit()
     }
 
     /// Would take clients, if it were not for a pause.

@@ -3,12 +3,17 @@
 //! Knows: what its group does. Never: when a connection was closed too early, what a byte is.
 //! Source: docs/health.md, "A server that closes its connections at once".
 
-use super::{ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Route, Table, Transition, Turn};
+use super::{
+    ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Policy, Route, Table, Transition, Turn,
+};
+
+/// A channel that has closed so many connections at once in a row serves nobody.
+const IN_A_ROW: usize = 3;
 
 impl Table {
     /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
     /// and the failure counted. `past`: those that have done so before, with this one as the last. A channel that has ended its direction
-    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of its group answers its clients.
+    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of the service has answered its clients.
     ///
     /// If those that are up are full, it gets in line; `tag` comes back with the grant.
     ///
@@ -23,7 +28,7 @@ impl Table {
         grants: &mut Vec<Grant>,
     ) -> Option<Turn> {
         let left = *past.last()?;
-        if !self.judges() || !is_reset && !self.has_answering(left) {
+        if !self.judges() || !is_reset && !self.is_unlike_others(left) {
             return None;
         }
         let turn = self.next_up_or_wait(Route::past(client, within, past), tag, grants)?;
@@ -40,31 +45,39 @@ impl Table {
         self.rules.health.eject && !self.rules.autodisable
     }
 
-    /// Does another channel of the same group answer its clients?
-    fn has_answering(&self, key: ChannelKey) -> bool {
-        let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
-        channels.iter().any(|one| one.slots.key() != key && one.is_up() && one.slots.answers())
+    /// Has another channel that is up answered its clients?
+    fn is_unlike_others(&self, key: ChannelKey) -> bool {
+        let channels = self.groups.values().flat_map(|group| group.channels());
+        channels.filter(|one| one.slots.key() != key).any(|one| one.is_up() && one.slots.answers())
     }
 
-    /// A channel has closed so many connections in a row at once, without a byte. It is ejected for that, but only while another
-    /// channel of its group answers its clients, and never so that more than half of a group is ejected for that: what all do
-    /// is the clients' fault, or how the service is.
-    pub fn closed_early(&mut self, key: ChannelKey, in_a_row: u32) -> Option<Transition> {
-        let now = self.now;
+    /// A channel has closed a connection at once, without a byte. `spoken`: the client, if it had said something. Several in a row
+    /// eject the channel, but only those of several clients, since what one of them says may be why it is closed; only while another
+    /// channel of its group, to which clients can go, answers; and never so that more than half of a group is ejected for that: what all do is
+    /// the clients' fault, or how the service is. Where a group's clients have no other channel, nothing is gained.
+    pub fn closed_early(&mut self, key: ChannelKey, spoken: Option<ClientAddr>) -> Option<Transition> {
+        let (rules, now) = (self.rules, self.now);
         if !self.judges() {
             return None;
         }
-        let channels = self.groups.get(&key.group)?.channels();
-        let others = || channels.iter().filter(|one| one.takes_clients() && one.slots.key() != key);
+        let group = self.groups.get(&key.group)?;
+        let is_bound = group.policy() == Policy::Hash && !rules.hash_failover;
+        let others = || group.channels().iter().filter(|one| one.slots.key() != key && one.takes_clients());
         let resting = others().filter(|one| one.health.is_resting()).count();
-        let half = others().count().div_ceil(2);
-        if resting >= half || !self.has_answering(key) {
-            return None;
-        }
-        let why = format!("closed {in_a_row} connections in a row at once, without a byte");
+        let half = others().filter(|one| !one.paused).count().div_ceil(2);
+        let has_answering = others().any(|one| one.has_place() && one.slots.answers_now(now));
+        let may_eject = !is_bound && resting < half && has_answering;
+        let why = format!("closed {IN_A_ROW} connections in a row at once, without a byte");
         let ejects = self.edit_by_lot(key, |channel, random| {
-            let is_judged = channel.takes_clients() && !channel.paused;
-            let ejects = is_judged && channel.health.closed_early(&why, now, random);
+            if channel.slots.closed_early() {
+                channel.closed_early.clear();
+            }
+            let counts = channel.closed_early.len() < IN_A_ROW
+                && (spoken.is_none() || !channel.closed_early.contains(&spoken));
+            channel.closed_early.extend(counts.then_some(spoken));
+            let is_judged =
+                channel.takes_clients() && !channel.paused && channel.closed_early.len() == IN_A_ROW;
+            let ejects = may_eject && is_judged && channel.health.closed_early(&why, now, random);
             if ejects {
                 channel.slots.forgive();
             }
@@ -118,9 +131,16 @@ mod tests {
         for _ in 0..table.snapshot().groups[0].channels.len() {
             let lease = take(table);
             if answering.contains(&lease.key().channel.index()) {
-                lease.slot().answered();
+                lease.slot().answered(table.now);
             }
         }
+    }
+
+    /// Connections of clients that say nothing are closed.
+    fn close(table: &mut Table, n: usize) -> Option<Transition> {
+        let told: Vec<_> = (0..3).filter_map(|_| table.closed_early(key(n), None)).collect();
+        assert!(told.len() < 2, "{told:?}");
+        told.into_iter().next()
     }
 
     fn states(table: &mut Table) -> Vec<HealthState> {
@@ -130,14 +150,14 @@ mod tests {
     #[test]
     fn it_is_ejected_only_while_another_one_answers() {
         let mut table = table(EJECT, 2);
-        assert_eq!(table.closed_early(key(0), 3), None, "nobody has answered yet");
+        assert_eq!(close(&mut table, 0), None, "nobody has answered yet");
         serve(&mut table, &[1]);
-        let told = table.closed_early(key(0), 3).expect("it is ejected");
+        let told = close(&mut table, 0).expect("it is ejected");
         let why = "closed 3 connections in a row at once, without a byte";
         assert_eq!((told.channel, told.what), (key(0), Happened::Ejected(why.into())));
         assert_eq!(states(&mut table), [HealthState::Ejected, HealthState::Up]);
-        assert_eq!(table.closed_early(key(0), 4), None, "it is already");
-        assert_eq!(table.closed_early(key(1), 3), None, "it is the last one");
+        assert_eq!(close(&mut table, 0), None, "it is already");
+        assert_eq!(close(&mut table, 1), None, "it is the last one");
     }
 
     #[test]
@@ -145,11 +165,11 @@ mod tests {
         let mut table = table(EJECT, 2);
         serve(&mut table, &[0, 1]);
         let lease = take(&mut table);
-        lease.slot().closed_early();
-        let other = key(1 - lease.key().channel.index());
-        assert_eq!(table.closed_early(other, 3), None);
-        lease.slot().answered();
-        assert!(table.closed_early(other, 3).is_some());
+        let other = 1 - lease.key().channel.index();
+        assert_eq!(table.closed_early(lease.key(), None), None);
+        assert_eq!(close(&mut table, other), None);
+        lease.slot().answered(table.now);
+        assert!(close(&mut table, other).is_some());
     }
 
     #[test]
@@ -157,16 +177,59 @@ mod tests {
         for (channels, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)] {
             let mut table = table(EJECT, channels);
             serve(&mut table, &(0..usize::from(channels)).collect::<Vec<_>>());
-            let ejected = (0..channels).filter(|&n| table.closed_early(key(n.into()), 3).is_some()).count();
+            let ejected = (0..channels).filter(|&n| close(&mut table, n.into()).is_some()).count();
             assert_eq!(ejected, most, "of {channels}");
         }
+    }
+
+    #[test]
+    fn what_one_client_says_ejects_nobody() {
+        let client = |n| Some(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+        let mut table = table(EJECT, 2);
+        serve(&mut table, &[0, 1]);
+        for n in [1, 1, 1, 2, 1, 2, 2] {
+            assert_eq!(table.closed_early(key(0), client(n)), None);
+        }
+        assert!(table.closed_early(key(0), client(3)).is_some());
+    }
+
+    #[test]
+    fn an_answer_of_long_ago_vouches_for_nobody_nor_does_a_channel_that_takes_nobody() {
+        let mut old = table(EJECT, 2);
+        serve(&mut old, &[1]);
+        old.advance(Duration::from_secs(20));
+        assert_eq!(close(&mut old, 0), None);
+        let mut paused = table(EJECT, 2);
+        serve(&mut paused, &[1]);
+        paused.pause(key(1)).expect("it exists");
+        assert_eq!(close(&mut paused, 0), None);
+        let mut full = table(EJECT, 2);
+        serve(&mut full, &[1]);
+        full.set_maxc(key(1), std::num::NonZeroU32::new(1)).expect("it exists");
+        let held: Vec<_> = (0..2).map(|_| take(&mut full)).collect();
+        assert_eq!(close(&mut full, 0), None);
+        drop(held);
+    }
+
+    #[test]
+    fn clients_that_have_no_other_channel_keep_theirs() {
+        let mut table = table(EJECT, 2);
+        table.set_policy(GroupId::FIRST, Policy::Hash);
+        for n in 0..2 {
+            let slot = {
+                let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+                table.next(&mut route).expect("one that is up")
+            };
+            slot.slot().answered(table.now);
+        }
+        assert_eq!((close(&mut table, 0), close(&mut table, 1)), (None, None));
     }
 
     #[test]
     fn without_ejection_nothing_comes_of_it() {
         let mut table = table(HealthRules::NONE, 2);
         serve(&mut table, &[1]);
-        assert_eq!(table.closed_early(key(0), 3), None);
+        assert_eq!(close(&mut table, 0), None);
     }
 
     #[test]
@@ -186,7 +249,7 @@ mod tests {
                     }
                 }
             };
-            table.closed_early(key(0), 3).expect("it is ejected");
+            close(&mut table, 0).expect("it is ejected");
             assert_eq!(table.connected(route, &late, Duration::ZERO), None, "it takes connections, as ever");
             let due = table.next_probe().expect("a probe") - now;
             let rest = Duration::from_secs(rest);
@@ -203,7 +266,7 @@ mod tests {
     fn one_that_takes_no_connections_any_more_is_back_as_soon_as_it_takes_one() {
         let mut table = table(EJECT, 2);
         serve(&mut table, &[1]);
-        table.closed_early(key(0), 3).expect("it is ejected");
+        close(&mut table, 0).expect("it is ejected");
         table.advance(Duration::from_secs(2));
         let probes = table.probes_due(9);
         assert_eq!(table.probed(&probes[0], ProbeResult::Bad("connect: connection refused".into())), None);

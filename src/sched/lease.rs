@@ -13,6 +13,14 @@ use super::tally::{ChannelTally, Ended};
 use super::{Addresses, ChannelKey, DialCause, End};
 use crate::spec::ProxyVersion;
 
+/// An answer is not older than so many seconds if it was given "at the same time".
+const LATELY: u32 = 10;
+
+/// The number of a second of the instance, from 1.
+fn second_of(now: Duration) -> u32 {
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
 /// [`HeldSlots`](super::HeldSlots).
 #[derive(Debug)]
@@ -42,21 +50,17 @@ impl Slot {
         self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Its connection has brought a byte of the channel.
-    pub fn answered(&self) {
+    /// Its connection has brought a byte of the channel at this time of the instance.
+    pub fn answered(&self, now: Duration) {
         let slots = &self.slots;
         // Plain loads first: workers share the line, and hardly ever is there anything to write.
-        if slots.closed_early.load(Relaxed) != 0 {
-            slots.closed_early.store(0, Relaxed);
+        if slots.closes_early.load(Relaxed) {
+            slots.closes_early.store(false, Relaxed);
         }
-        if !slots.has_answered.load(Relaxed) {
-            slots.has_answered.store(true, Relaxed);
+        let second = second_of(now);
+        if slots.answered_at.load(Relaxed) != second {
+            slots.answered_at.store(second, Relaxed);
         }
-    }
-
-    /// The channel has closed its connection at once, without a byte. How many it has closed like that since one brought a byte.
-    pub fn closed_early(&self) -> u32 {
-        self.slots.closed_early.fetch_add(1, Relaxed).saturating_add(1)
     }
 
     /// Counts that its connection has ended, and how, after so long.
@@ -151,10 +155,10 @@ pub(super) struct Slots {
     /// "The table holds this channel for full", or goes by its load: the next lease that ends must say so.
     full: AtomicBool,
     freed: Arc<Freed>,
-    /// Connections closed at once, without a byte, since one brought a byte.
-    closed_early: AtomicU32,
-    /// A connection has brought a byte.
-    has_answered: AtomicBool,
+    /// A connection was closed at once, without a byte, and none has brought a byte since.
+    closes_early: AtomicBool,
+    /// In which second of the instance a connection has brought a byte, counted from 1; 0 = none has.
+    answered_at: AtomicU32,
     shards: Box<[Shard]>,
 }
 
@@ -167,8 +171,8 @@ impl Slots {
             active: AtomicU32::new(0),
             full: AtomicBool::new(false),
             freed,
-            closed_early: AtomicU32::new(0),
-            has_answered: AtomicBool::new(false),
+            closes_early: AtomicBool::new(false),
+            answered_at: AtomicU32::new(0),
             shards,
         }
     }
@@ -227,14 +231,25 @@ impl Slots {
         false
     }
 
-    /// Has it answered clients, and does it still, as far as is known?
+    /// Has it answered clients, and closed none at once since?
     pub(super) fn answers(&self) -> bool {
-        self.has_answered.load(Relaxed) && self.closed_early.load(Relaxed) == 0
+        self.answered_at.load(Relaxed) > 0 && !self.closes_early.load(Relaxed)
+    }
+
+    /// Has it done so within the last seconds?
+    pub(super) fn answers_now(&self, now: Duration) -> bool {
+        let age = second_of(now).saturating_sub(self.answered_at.load(Relaxed));
+        self.answers() && age <= LATELY
+    }
+
+    /// A connection was closed at once, without a byte. `true` = the first since one brought a byte.
+    pub(super) fn closed_early(&self) -> bool {
+        !self.closes_early.swap(true, Relaxed)
     }
 
     /// What it closed before is forgotten.
     pub(super) fn forgive(&self) {
-        self.closed_early.store(0, Relaxed);
+        self.closes_early.store(false, Relaxed);
     }
 
     /// From here on the next lease that ends puts the channel on the list of freed ones. To be called before `active` is
@@ -266,8 +281,11 @@ impl Slots {
         })
     }
 
-    /// Adds what was moved elsewhere.
+    /// Adds what was moved elsewhere. If the channel has answered there, it has answered.
     pub(super) fn add_bytes(&self, sent_bytes: u64, rcvd_bytes: u64) {
+        if rcvd_bytes > 0 {
+            self.answered_at.fetch_max(1, Relaxed);
+        }
         self.shard(0).sent_bytes.fetch_add(sent_bytes, Relaxed);
         self.shard(0).rcvd_bytes.fetch_add(rcvd_bytes, Relaxed);
     }

@@ -29,10 +29,8 @@ pub(super) const LATER_MOST_MS: u64 = 1_000;
 
 /// A half-closed connection that is quiet for so long may have lost a peer.
 const DOUBT: Duration = Duration::from_secs(5);
-/// A server that ends a connection within so long, without a byte, has not served its client, ...
+/// A server that ends a connection within so long, without a byte, has not served its client.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// ... and one that has done so that often in a row serves nobody.
-const IN_A_ROW: u32 = 3;
 /// One side is gone, and the other takes nothing of what it left for so long: nobody will miss it.
 const BROKEN: Duration = Duration::from_secs(5);
 
@@ -179,10 +177,9 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Relaying { slot, .. } = &connection.stage else { return };
         if connection.delivered[Side::Client as usize] == 0 && self.is_early(connection) {
-            let in_a_row = slot.closed_early();
-            if in_a_row >= IN_A_ROW {
-                connection.service.dialer.closed_early(slot.key(), in_a_row);
-            }
+            let spoken = connection.delivered[Side::Server as usize] > 0;
+            let spoken = spoken.then(|| connection.peers(connection.peer.into()));
+            connection.service.dialer.closed_early(slot.key(), spoken);
         }
     }
 

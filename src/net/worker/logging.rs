@@ -44,7 +44,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn first_byte(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Stage::Relaying { slot, .. } = &connection.stage {
-            slot.answered();
+            slot.answered(self.shared.clock.now());
         }
         let Some(trace) = connection.trace() else { return };
         if trace.first_byte.is_none() {
