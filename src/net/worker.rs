@@ -98,13 +98,13 @@ struct Connection {
     accepted_at: u64,
     /// When bytes moved last, as far as is known without asking.
     moved_at: u64,
-    /// When its channel took it, by this worker; 0 = it did not.
-    connected_at: u64,
     deadline: Option<NonZeroU64>,
     /// What few have, so that the others need no room for it.
     rare: Option<Box<Rare>>,
     /// Since when one direction has ended, in tenths of a second; 0 = none has.
     half_closed_at: u32,
+    /// When its channel took it, in tenths of a second; 0 = in another process, or not yet.
+    connected_at: u32,
     /// Its peers are asked whether they are still there.
     asked_often: bool,
     /// Sides whose new data is not reported, since older data of theirs still waits for the other side.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Connection, Rare, STARVED_MS, Stage, Waiting, Worker, millis};
+use super::{Connection, Rare, STARVED_MS, Stage, Waiting, Worker, millis, tenths};
 use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
@@ -324,7 +324,7 @@ impl<P: Readiness> Worker<P> {
         if let Some(trace) = connection.trace() {
             trace.connected(target, took);
         }
-        (connection.moved_at, connection.connected_at) = (self.now, self.now.max(1));
+        (connection.moved_at, connection.connected_at) = (self.now, tenths(self.now));
         connection.set_expires_at(expires_at);
         connection.relay.note(Side::Server, ready);
         if (ready.read_closed || ready.error) && self.leave_server(key, ready.error) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Connection, NEVER, RESET, Stage, Worker, millis};
+use super::{Connection, NEVER, RESET, Stage, Worker, millis, tenths};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
@@ -186,7 +186,7 @@ impl<P: Readiness> Worker<P> {
     /// Has its channel taken it just now?
     pub(super) fn is_early(&self, connection: &Connection) -> bool {
         let at = connection.connected_at;
-        at > 0 && self.now.saturating_sub(at) < millis(AT_ONCE)
+        at > 0 && u64::from(tenths(self.now).saturating_sub(at)) * 100 < millis(AT_ONCE)
     }
 
     /// Ends a connection from outside.
