@@ -103,6 +103,7 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
             s.service.accept_proxy =
                 senders(&["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32", "::1/128", "0.0.0.0/0"]);
         }),
+        ("--accept-proxy ::ffff:10.0.0.0/104", |s| s.service.accept_proxy = senders(&["10.0.0.0/8"])),
         ("--accept-proxy ::ffff:192.0.2.7", |s| s.service.accept_proxy = senders(&["192.0.2.7/32"])),
         ("--accept-proxy any --greeting-timeout 1ms", |s| {
             s.service.accept_proxy = Some(ProxySenders::Any);
@@ -251,7 +252,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ),
         (
             "--accept-proxy 10.0.0.1/8",
-            "--accept-proxy '10.0.0.1/8' has '10.0.0.1/8', whose address has bits behind the prefix; the network is 10.0.0.0/8",
+            "--accept-proxy '10.0.0.1/8' has '10.0.0.1/8', which has bits set behind its prefix; write 10.0.0.0/8, or 10.0.0.1 for the one address",
         ),
         (
             "--accept-proxy 10.0.0.1,any",

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::nets::{parse_net, print_net};
 use super::values::Bad;
 use super::wrong::Word;
 use crate::spec::ProxySenders;
@@ -27,13 +28,9 @@ pub(super) fn read_senders(word: &Word) -> Result<ProxySenders, Bad> {
 
 /// As it would be typed.
 pub(super) fn print_senders(senders: &ProxySenders) -> String {
-    let name = |network: &IpNet| match network.prefix_len() == network.max_prefix_len() {
-        true => network.addr().to_string(),
-        false => network.to_string(),
-    };
     match senders {
         ProxySenders::Any => ANY.to_owned(),
-        ProxySenders::Of(networks) => networks.iter().map(name).collect::<Vec<_>>().join(","),
+        ProxySenders::Of(networks) => networks.iter().copied().map(print_net).collect::<Vec<_>>().join(","),
     }
 }
 
@@ -47,14 +44,8 @@ fn network(word: &str) -> Result<IpNet, String> {
         }
         _ => {}
     }
-    let network = match word.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address.to_canonical()),
-        Err(_) => word.parse::<IpNet>().map_err(|_| unknown(word))?,
-    };
-    if network.trunc() == network {
-        return Ok(network);
-    }
-    Err(format!("has '{word}', whose address has bits behind the prefix; the network is {}", network.trunc()))
+    let has_form = word.parse::<IpAddr>().is_ok() || word.parse::<IpNet>().is_ok();
+    parse_net(word).map_err(|why| if has_form { format!("has '{word}', which {why}") } else { unknown(word) })
 }
 
 fn unknown(word: &str) -> String {

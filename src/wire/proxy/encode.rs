@@ -124,8 +124,10 @@ fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
             ends.iter().for_each(|(_, port)| header.extend(port.to_be_bytes()));
         }
     }
-    // The name and the checksum need room, too.
-    let room = MOST_BYTES - header.len() - 2 * TLV_HEAD - MOST_OF_NAME - size_of::<u32>();
+    // The name and the checksum need room, too, if they are wanted.
+    let name = extras.unique_id.map_or(0, |id| TLV_HEAD + id.len());
+    let checksum = if extras.crc32c { TLV_HEAD + size_of::<u32>() } else { 0 };
+    let room = MOST_BYTES.saturating_sub(header.len() + name + checksum);
     let passed = if extras.passed.len() <= room { extras.passed } else { &[] };
     header.extend(passed);
     if let Some(id) = extras.unique_id.filter(|_| !has_name(passed)) {
@@ -282,10 +284,10 @@ mod tests {
         assert_eq!(values(&of(b"\x05\x00\x01x\x01\x00\x02h2")), [(5, b"x".to_vec()), (1, b"h2".to_vec())]);
         // As long as can be, and a byte more.
         let long = |length: u16| [&[0xee][..], &length.to_be_bytes(), &vec![7; length.into()]].concat();
-        let most =
-            u16::try_from(MOST_BYTES - 28 - 2 * TLV_HEAD - MOST_OF_NAME - 4 - TLV_HEAD).expect("it fits");
+        // Besides the addresses of IPv4 there are the name and the checksum.
+        let most = u16::try_from(MOST_BYTES - 28 - 3 * TLV_HEAD - ours.1.len() - 4).expect("it fits");
         let header = of(&long(most));
-        assert!(header.len() <= MOST_BYTES);
+        assert_eq!(header.len(), MOST_BYTES);
         assert_eq!(values(&header), [(0xee, vec![7; most.into()]), ours.clone()]);
         assert_eq!(values(&of(&long(most + 1))), [ours]);
     }
