@@ -328,6 +328,10 @@ fn a_client_that_does_not_read_holds_up_nobody() {
 fn among_too_many_sessions_the_oldest_idle_one_gives_way() {
     let instance = Instance::start();
     let mut clients: Vec<Client> = (0..64).map(|_| instance.client()).collect();
+    // Each is heard of, and has said so, before the next one comes.
+    for client in &mut clients {
+        assert_eq!(ask(client, b"version").1, 0);
+    }
     let mut late = instance.client();
     assert_eq!(ask(&mut late, b"group 1").2, 1);
     let gone = clients[0].ask(b"show", |_| ()).expect_err("it was closed").to_string();

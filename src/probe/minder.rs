@@ -120,7 +120,11 @@ impl Minder {
 
     /// Begins to mind a service.
     pub fn mind(&self, alarm: &Alarm, ward: Ward) {
-        self.inbox.news().added.push((alarm.ward, ward));
+        let mut news = self.inbox.news();
+        // One that was to be left, and nobody has heard of it, stays.
+        news.removed.remove(&alarm.ward);
+        news.added.push((alarm.ward, ward));
+        drop(news);
         alarm.ring();
     }
 
@@ -218,10 +222,13 @@ impl Rounds {
             (std::mem::take(rung), std::mem::take(added), std::mem::take(changed), std::mem::take(removed))
         };
         self.rung.extend(rung);
-        for (id, ward) in added {
+        let is_new = |id: &u64| !self.wards.contains_key(id);
+        let (new, minded): (Vec<_>, Vec<_>) = added.into_iter().partition(|(id, _)| is_new(id));
+        for (id, ward) in new {
             self.wards.insert(id, Minded { ward, shutter: Shutter::default(), due: None });
         }
-        for (id, ward) in changed {
+        // One that was to be left, and is minded again before that was heard of, is minded in another way.
+        for (id, ward) in minded.into_iter().chain(changed) {
             self.call_off(id);
             if let Some(minded) = self.wards.get_mut(&id) {
                 minded.ward = ward;
@@ -361,6 +368,7 @@ fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpListener};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use super::super::ward::{Checks, Hands};
     use super::*;
@@ -427,6 +435,27 @@ mod tests {
             second.accept().expect("a check");
         }
         assert_eq!(first.accept().map_err(|e| e.kind()).err(), Some(io::ErrorKind::WouldBlock));
+        minder.stop();
+    }
+
+    #[test]
+    fn a_service_that_is_left_and_minded_again_before_anybody_looks_is_minded() {
+        let checked = listener();
+        let address = checked.local_addr().expect("it is bound");
+        let minder = minder();
+        let (lines, one) = (Arc::default(), minder.alarm());
+        checked.set_nonblocking(true).expect("a flag");
+        minder.mind(&one, ward(address, Some(OFTEN), &lines));
+        for _ in 0..50 {
+            minder.leave(&one);
+            minder.mind(&one, ward(address, Some(OFTEN), &lines));
+            let end = Instant::now() + Duration::from_secs(20);
+            while checked.accept().is_ok() {}
+            while checked.accept().is_err() {
+                assert!(Instant::now() < end, "nobody checks it");
+                thread::yield_now();
+            }
+        }
         minder.stop();
     }
 
