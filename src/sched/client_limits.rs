@@ -6,7 +6,7 @@
 //! Nobody is refused because of what others do. Those who have connections are counted one by one: they cannot be more than
 //! there are connections. Of those who came lately there may be any number, so their table has a fixed size, and where it is full
 //! the one is forgotten whose limit is farthest away. That can only let somebody in, and strangers who come once forget each other
-//! before they forget anyone who comes often.
+//! before they forget anyone who comes often. No service takes the room of another that has less of it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -202,10 +202,20 @@ pub struct ClientRates {
 /// One client. Who came so long ago that nothing follows from it is nobody.
 #[derive(Debug, Clone, Copy, Default)]
 struct Came {
-    /// By what it is known: 64 bits of a hash whose key nobody knows.
+    /// By what it is known: bits of a hash whose key nobody knows, and behind them the number of the service.
     tag: u64,
     /// When it will have come as if it never had, in ns of the clock of the instance.
     clear_at: u64,
+}
+
+/// The bits of a tag that are of a service.
+const SERVICE_BITS: u64 = 0xffff;
+
+impl Came {
+    /// Two services with the same bits only share their room.
+    fn service(&self) -> u64 {
+        self.tag & SERVICE_BITS
+    }
 }
 
 impl Default for ClientRates {
@@ -225,7 +235,7 @@ impl ClientRates {
         }
     }
 
-    /// A number for a service that goes by it.
+    /// A number for a service that goes by it, for as long as its rate is the same: what another rate has left says nothing.
     pub(super) fn enlist(&self) -> u64 {
         self.services.fetch_add(1, Ordering::Relaxed)
     }
@@ -236,9 +246,10 @@ impl ClientRates {
         let per = nanos(rate.per);
         let each = (per / u64::from(rate.count.get())).max(1);
         let now = nanos(now);
-        let tag = self.hasher.hash_one((service, client));
+        let hash = self.hasher.hash_one((service, client));
+        let tag = hash & !SERVICE_BITS | service & SERVICE_BITS;
         // The remainder is below the number of rows.
-        let row = (tag % self.size as u64) as usize;
+        let row = (hash % self.size as u64) as usize;
         let rows = self.rows.get_or_init(|| std::iter::repeat_with(Mutex::default).take(self.size).collect());
         let mut row = lock(&rows[row]);
         if let Some(known) = row.iter_mut().find(|came| came.tag == tag && came.clear_at > now) {
@@ -248,15 +259,33 @@ impl ClientRates {
             }
             return is_below;
         }
-        let clear_at = now.saturating_add(each);
-        // Whoever is over by now comes first, since that is the least of all.
-        if let Some(least) = row.iter_mut().min_by_key(|came| came.clear_at)
-            && least.clear_at <= clear_at
-        {
-            *least = Came { tag, clear_at };
+        let new = Came { tag, clear_at: now.saturating_add(each) };
+        if let Some(place) = place_for(&row[..], new, now) {
+            row[place] = new;
         }
         true
     }
+}
+
+/// Whom a newcomer takes the place of, if anyone.
+fn place_for(row: &[Came], new: Came, now: u64) -> Option<usize> {
+    if let Some(free) = row.iter().position(|came| came.clear_at <= now) {
+        return Some(free);
+    }
+    let room = |service: u64| row.iter().filter(|came| came.service() == service).count();
+    let least = |service: Option<u64>| {
+        let of = row.iter().enumerate();
+        let of = of.filter(|(_, came)| service.is_none_or(|service| came.service() == service));
+        of.min_by_key(|(_, came)| came.clear_at)
+    };
+    let mine = room(new.service());
+    // Its clients may come once in a day, and those of another service once in a second: that says nothing of who matters more.
+    let largest = row.iter().map(Came::service).max_by_key(|&service| room(service))?;
+    if room(largest) > mine + 1 {
+        return least(Some(largest)).map(|(place, _)| place);
+    }
+    let (place, least) = least((mine > 0).then(|| new.service()))?;
+    (least.clear_at <= new.clear_at).then_some(place)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -360,5 +389,26 @@ mod tests {
         }
         assert!(!rates.admit(1, greedy, TEN, Duration::from_millis(999)));
         assert!(rates.admit(1, greedy, TEN, Duration::from_millis(1_000)));
+    }
+
+    #[test]
+    fn strangers_of_one_service_do_not_switch_off_the_limit_of_another() {
+        let rates = ClientRates::new(2);
+        let once_a_day =
+            ClientRate { count: NonZeroU32::new(1).expect("not 0"), per: Duration::from_secs(86_400) };
+        let client =
+            |n: u32| ClientKey::new(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), ClientPrefix::default());
+        for n in 0..1_000 {
+            assert!(rates.admit(1, client(n), once_a_day, Duration::ZERO));
+        }
+        let greedy = key("192.0.2.1");
+        let mut admitted = 0;
+        for n in 0..1_000 {
+            admitted += u32::from(rates.admit(2, greedy, TEN, Duration::ZERO));
+            assert!(rates.admit(1, client(1_000 + n), once_a_day, Duration::ZERO));
+        }
+        assert_eq!(admitted, 10);
+        let many = (0..8).flat_map(|n| [client(n); 20]);
+        assert!(many.filter(|&one| rates.admit(3, one, TEN, Duration::ZERO)).count() < 130, "some are known");
     }
 }

@@ -60,10 +60,18 @@ pub struct Gate {
     asks: AtomicU64,
     lists: ArcSwap<Lists>,
     denials: RwLock<Denials>,
-    limits: ArcSwap<ClientLimits>,
+    limits: ArcSwap<LimitsInForce>,
     counts: OnceLock<Box<HeldByClient>>,
-    /// The table of the process, and the number that this service has there.
-    rates: OnceLock<(Arc<ClientRates>, u64)>,
+    /// The table of the process.
+    rates: OnceLock<Arc<ClientRates>>,
+}
+
+/// What one client may have now.
+#[derive(Debug, Default)]
+struct LimitsInForce {
+    limits: ClientLimits,
+    /// The number that this service has in the table of rates with this rate.
+    number: u64,
 }
 
 impl Gate {
@@ -108,15 +116,16 @@ impl Gate {
         if !self.asks(asks::RATE | asks::MAX) {
             return Ok(None);
         }
-        let limits = self.limits.load();
+        let in_force = self.limits.load();
+        let limits = in_force.limits;
         let key = ClientKey::new(client, limits.prefix);
         let place = match (limits.max, self.counts.get()) {
             (Some(most), Some(counts)) => Some(counts.enter(key, most.get()).ok_or(Rule::ClientMax)?),
             _ => None,
         };
         // The last one, since it is counted.
-        if let (Some(rate), Some((rates, service))) = (limits.rate, self.rates.get())
-            && !rates.admit(*service, key, rate, now)
+        if let (Some(rate), Some(rates)) = (limits.rate, self.rates.get())
+            && !rates.admit(in_force.number, key, rate, now)
         {
             place.into_iter().for_each(|place| self.leave(place));
             return Err(Rule::ClientRate);
@@ -130,7 +139,7 @@ impl Gate {
             return before;
         }
         let Some(counts) = self.counts.get() else { return before };
-        let key = ClientKey::new(client, self.limits.load().prefix);
+        let key = ClientKey::new(client, self.limits.load().limits.prefix);
         if before.is_some_and(|before| counts.is_of(before, key)) {
             return before;
         }
@@ -174,10 +183,14 @@ impl Gate {
         if limits.max.is_some() {
             self.counts.get_or_init(Box::default);
         }
-        if limits.rate.is_some() {
-            self.rates.get_or_init(|| (Arc::clone(rates), rates.enlist()));
-        }
-        self.limits.store(Arc::new(limits));
+        let before = self.limits.load();
+        let is_same = (limits.rate, limits.prefix) == (before.limits.rate, before.limits.prefix);
+        let number = match limits.rate {
+            Some(_) if !is_same => self.rates.get_or_init(|| Arc::clone(rates)).enlist(),
+            _ => before.number,
+        };
+        drop(before);
+        self.limits.store(Arc::new(LimitsInForce { limits, number }));
         self.set_asks(asks::RATE, limits.rate.is_some());
         self.set_asks(asks::MAX, limits.max.is_some());
     }
@@ -198,7 +211,7 @@ impl Gate {
     /// The process before has these connections, which count here, too, until they come or [nobody is expected](Self::expect_nobody).
     pub fn expect(&self, clients: &[(IpAddr, u32)]) {
         let Some(counts) = self.counts.get() else { return };
-        let prefix = self.limits.load().prefix;
+        let prefix = self.limits.load().limits.prefix;
         clients.iter().for_each(|&(client, count)| counts.expect(ClientKey::new(client, prefix), count));
     }
 
@@ -327,6 +340,27 @@ mod tests {
         gate.leave(first);
         assert_eq!(gate.clients(), []);
         assert!(enter(NOW * 3).is_ok());
+    }
+
+    #[test]
+    fn another_rate_starts_anew_and_the_same_one_goes_on() {
+        let (gate, rates, client) = (Gate::default(), Arc::default(), ip("192.0.2.1"));
+        let limits = |count: u32, secs| {
+            let rate =
+                NonZeroU32::new(count).map(|count| ClientRate { count, per: Duration::from_secs(secs) });
+            ClientLimits { rate, ..ClientLimits::default() }
+        };
+        let enter = || gate.enter(client, NOW);
+        gate.set_limits(limits(1, 3_600), &rates);
+        assert_eq!([enter(), enter()], [Ok(None), Err(Rule::ClientRate)]);
+        gate.set_limits(limits(1, 3_600), &rates);
+        assert_eq!(enter(), Err(Rule::ClientRate), "nothing has changed");
+        gate.set_limits(limits(2, 3_600), &rates);
+        assert_eq!([enter(), enter(), enter()], [Ok(None), Ok(None), Err(Rule::ClientRate)]);
+        gate.set_limits(limits(0, 0), &rates);
+        assert_eq!(enter(), Ok(None));
+        gate.set_limits(limits(2, 3_600), &rates);
+        assert_eq!(enter(), Ok(None), "it was without a limit meanwhile");
     }
 
     #[test]
