@@ -255,6 +255,7 @@ impl Running {
     /// Closes the connections of clients whose addresses are in a network; how many there were.
     pub fn close_clients(&self, net: IpNet) -> usize {
         let id = self.id();
+        self.service.condemn_clients(net, End::Kicked);
         let answers = self.shared.ask(PATIENCE, |answer| Message::CloseClients(id, net, End::Kicked, answer));
         answers.into_iter().sum()
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use ipnet::IpNet;
 
 use super::changed::Changed;
 use super::dial::Dialer;
@@ -87,6 +88,8 @@ pub enum Phase {
 struct Fates {
     all: Option<End>,
     channels: HashMap<ChannelKey, End>,
+    /// Those whose addresses are in there.
+    clients: HashMap<IpNet, End>,
 }
 
 /// What all workers share of a service.
@@ -275,11 +278,20 @@ impl Service {
         }
     }
 
-    /// Was one who comes from elsewhere, and has this channel, closed while it was on its way?
-    pub(super) fn fate(&self, channel: Option<ChannelKey>) -> Option<End> {
+    /// The same of those whose addresses are in a network.
+    pub(super) fn condemn_clients(&self, net: IpNet, why: End) {
+        if let Some(fates) = &mut *self.fates() {
+            fates.clients.insert(net, why);
+        }
+    }
+
+    /// Was this one, who comes from elsewhere and may have a channel, closed while it was on its way?
+    pub(super) fn fate(&self, client: IpAddr, channel: Option<ChannelKey>) -> Option<End> {
         let fates = self.fates();
         let fates = fates.as_ref()?;
-        fates.all.or_else(|| fates.channels.get(&channel?).copied())
+        let of_channel = || fates.channels.get(&channel?).copied();
+        let of_client = || fates.clients.iter().find(|(net, _)| net.contains(&client)).map(|(_, why)| *why);
+        fates.all.or_else(of_channel).or_else(of_client)
     }
 
     /// A place for one from elsewhere, whatever the limit is.

@@ -2,11 +2,14 @@
 //!
 //! Source: docs/upgrade.md, docs/stop.md.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{BlackHole, Client, Finished, Instance, Run, Server, Setup, eventually, own_address};
+
+/// Where the client comes from that is on its way.
+const DIALLED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 5));
 
 /// Channel 0 serves, a connect to channel 1 is not answered before the test wants it to be.
 struct Window {
@@ -26,7 +29,7 @@ impl Window {
         let mut held = instance.connect();
         held.send("x");
         assert_eq!(held.recv(1), b"x");
-        let mut dialled = instance.connect();
+        let mut dialled = Client::connect_from(DIALLED, instance.addr);
         dialled.send("question");
         eventually("it is dialled", || (instance.dials(hole.addr()) == 1).then_some(()));
         Self { instance, hole, held, dialled, _server: server }
@@ -163,7 +166,7 @@ fn an_end_at_once_ends_both() {
 
 #[test]
 fn what_is_done_to_a_channel_is_done_to_who_is_on_the_way() {
-    for command in ["kick 1", "disable 1 hard"] {
+    for command in ["kick 1", "disable 1 hard", "deny 127.0.0.5 kick"] {
         let mut window = Window::new();
         let told = window.meanwhile(|window, _, _| {
             window.instance.ctl(command).code(0);

@@ -255,7 +255,7 @@ impl<P: Readiness> Worker<P> {
             Stage::Relaying { slot, .. } => Some(slot.key()),
             _ => None,
         };
-        connection.service.fate(channel)
+        connection.service.fate(connection.client_ip(), channel)
     }
 
     fn take_in(&mut self, parcel: Parcel, time: Duration) -> Option<(usize, Begin, ConnectionRecord)> {
