@@ -22,6 +22,10 @@ use crate::spec::{NetItem, NetList, Spot};
 /// Between two looks at the files. One that has changed is read when it has not changed from one look to the next: whoever writes
 /// it may not be done.
 const LOOK: Duration = Duration::from_millis(500);
+/// So many looks after it has changed it is read all the same: some files never rest.
+const LONGEST: u32 = 10;
+/// So many looks after it could not be opened that is tried again.
+const AGAIN: u32 = 4;
 /// The largest file that is read, in bytes: more than a million networks.
 const LARGEST: u64 = 64 << 20;
 
@@ -199,54 +203,87 @@ pub(super) fn has_files(table: &SharedTable) -> bool {
     [&lists.allow, &lists.deny].into_iter().flatten().any(|list| list.files().next().is_some())
 }
 
-/// What was seen at the last look.
+/// What was seen at the last look, of lists whose files look otherwise than when they were read: by their files, and by what those
+/// looked like then.
 #[derive(Default)]
-struct Looks {
-    /// Files that look otherwise than when they were read, by what their lists looked like: seen once.
-    changed: Vec<u64>,
-    /// Those that could not be read, which was told.
-    failed: Vec<u64>,
+struct Looks(HashMap<(String, u64), Pending>);
+
+/// Lists that are to be read again.
+#[derive(Default)]
+struct Pending {
+    /// What the files looked like.
+    stamp: Option<u64>,
+    /// Looks since the files have changed, or since they could not be read.
+    looks: u32,
+    /// Files that look like this could not be read, ...
+    failed: Option<u64>,
+    /// ... for a reason that may pass, ...
+    may_pass: bool,
+    /// ... and this was told of it.
+    told: Vec<String>,
+}
+
+impl Pending {
+    /// They look like this now. Are they to be read?
+    fn is_due(&mut self, stamp: u64) -> bool {
+        let has_settled = self.stamp.replace(stamp) == Some(stamp);
+        self.looks += 1;
+        if self.failed == Some(stamp) {
+            return self.may_pass && self.looks >= AGAIN;
+        }
+        has_settled || self.looks >= LONGEST
+    }
+
+    /// They could not be read when they looked like this. What is to be told of it is new.
+    fn fail(&mut self, stamp: u64, errors: &[LineError]) -> Vec<String> {
+        self.looks = 0;
+        self.failed = Some(stamp);
+        // What stands in a file stays wrong. A file that cannot be opened may only be out of reach.
+        self.may_pass = errors.iter().any(|error| error.at.is_none());
+        let of = |error: &LineError| {
+            let error = error.to_string();
+            error.trim_end().trim_start_matches("balance: ").to_owned()
+        };
+        let told: Vec<String> = errors.iter().map(of).collect();
+        let before = std::mem::replace(&mut self.told, told.clone());
+        told.into_iter().filter(|error| !before.contains(error)).collect()
+    }
 }
 
 impl Looks {
     fn look(&mut self, tables: &[SharedTable], log: &Log) {
         let mut reader = ListReader::default();
-        let (mut changed, mut failed, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut before, mut told) = (std::mem::take(&mut self.0), Vec::new());
+        // Many services may have the same lists.
+        let mut due = HashMap::new();
         for table in tables {
             let lists = table.gate().lists();
             let stamp = reader.stamp([&lists.allow, &lists.deny]);
             if stamp == lists.stamp {
                 continue;
             }
-            if self.failed.contains(&stamp) {
-                failed.push(stamp);
-            } else if self.changed.contains(&stamp) {
-                match reader.lists(lists.allow.as_ref(), lists.deny.as_ref()) {
-                    Ok(new) => {
-                        let networks = counted(new.networks, "network");
-                        if table.gate().reread_lists(&lists, new) {
-                            told.push((
-                                Severity::Notice,
-                                format!("{}: read again, {networks}", names(&lists)),
-                            ));
-                        }
-                    }
-                    Err(errors) => {
-                        failed.push(stamp);
-                        told.extend(errors.into_iter().map(|error| {
-                            let error = error.to_string();
-                            let error =
-                                error.trim_end().strip_prefix("balance: ").unwrap_or(error.trim_end());
-                            (Severity::Error, format!("{error}; the networks stay as they are"))
-                        }));
+            let key = (names(&lists), lists.stamp);
+            let is_due = *due.entry(key.clone()).or_insert_with(|| {
+                let pending = self.0.entry(key.clone()).or_insert(before.remove(&key).unwrap_or_default());
+                pending.is_due(stamp)
+            });
+            if !is_due {
+                continue;
+            }
+            match reader.lists(lists.allow.as_ref(), lists.deny.as_ref()) {
+                Ok(new) => {
+                    let networks = counted(new.networks, "network");
+                    if table.gate().reread_lists(&lists, new) {
+                        told.push((Severity::Notice, format!("{}: read again, {networks}", names(&lists))));
                     }
                 }
-            } else {
-                changed.push(stamp);
+                Err(errors) => {
+                    let new = self.0.entry(key).or_default().fail(stamp, &errors);
+                    let stay = |error| (Severity::Error, format!("{error}; the networks stay as they are"));
+                    told.extend(new.into_iter().map(stay));
+                }
             }
         }
-        (self.changed, self.failed) = (changed, failed);
-        // Many services may have the same lists.
         told.sort();
         told.dedup();
         for (severity, text) in told {
@@ -329,6 +366,41 @@ mod tests {
         for (line, wanted) in told.iter().zip(wanted) {
             assert!(line.contains(&wanted), "{line} {wanted}");
         }
+    }
+
+    #[test]
+    fn a_file_that_never_rests_is_read_all_the_same_and_so_are_those_beside_it() {
+        let scratch = Scratch::new();
+        let [quiet, busy] = ["quiet", "busy"].map(|name| scratch.path().join(name));
+        fs::write(&quiet, "192.0.2.1\n").expect("written");
+        fs::write(&busy, "").expect("written");
+        let both = NetList {
+            items: [&quiet, &busy].map(|path| NetItem::File(path.clone())).to_vec(),
+            typed: Typed::default(),
+        };
+        let table = SharedTable::new(Table::new(Rules::CLASSIC));
+        table.gate().set_lists(ListReader::default().lists(None, Some(&both)).expect("all is right"));
+        let denies =
+            |address: &str| table.gate().denies(address.parse::<IpAddr>().expect(address), Duration::ZERO);
+        fs::write(&quiet, "192.0.2.2\n").expect("written");
+        let (log, told) = log();
+        let (mut looks, mut text) = (Looks::default(), String::new());
+        let mut count = 0;
+        while !denies("192.0.2.2") {
+            count += 1;
+            assert!(count <= LONGEST, "{count} looks");
+            text += &format!("198.51.100.{count}\n");
+            fs::write(&busy, &text).expect("written");
+            looks.look(std::slice::from_ref(&table), &log);
+        }
+        assert!(denies("198.51.100.1") && !denies("192.0.2.1"));
+        // A line that is wrong again and again is told once.
+        for n in 0..3 * LONGEST {
+            fs::write(&busy, format!("nonsense\n{}", "\n".repeat(n as usize))).expect("written");
+            looks.look(std::slice::from_ref(&table), &log);
+        }
+        let told = told();
+        assert!(told.len() == 2 && told[1].contains("'nonsense' is not an address"), "{told:#?}");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub fn print_net(net: IpNet) -> String {
 /// The line and the column of the first word that is wrong, and what is wrong with it.
 pub fn parse_nets(text: &[u8]) -> Result<Vec<IpNet>, (usize, usize, String)> {
     let mut nets = Vec::new();
+    // Some editors mark a file as UTF-8 so.
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     for (number, line) in text.split(|&b| b == b'\n').enumerate() {
         let end = line.iter().position(|b| b"#;".contains(b)).unwrap_or(line.len());
         let line = &line[..end];
