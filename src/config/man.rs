@@ -203,7 +203,7 @@ fn own_sections() -> Roff {
     roff.control("PP", []);
     roff.text([roman(
         "The source has one page for each task in docs/: file.md, reload.md, upgrade.md, pause.md, stop.md, state.md, health.md, \
-         names.md, proxy-protocol.md, access.md, policies.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
+         routing.md, names.md, proxy-protocol.md, access.md, policies.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
     )]);
     roff
 }

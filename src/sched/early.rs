@@ -13,7 +13,7 @@ const IN_A_ROW: usize = 3;
 impl Table {
     /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
     /// and the failure counted. `past`: those that have done so before, with this one as the last. A channel that has ended its direction
-    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of the service has answered its clients.
+    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of its group has answered its clients.
     ///
     /// If those that are up are full, it gets in line; `tag` comes back with the grant.
     ///
@@ -45,10 +45,10 @@ impl Table {
         self.rules.health.eject && !self.rules.autodisable
     }
 
-    /// Has another channel that is up answered its clients?
+    /// Has another channel of its group that is up answered its clients? Those of other groups may be of another kind.
     fn is_unlike_others(&self, key: ChannelKey) -> bool {
-        let channels = self.groups.values().flat_map(|group| group.channels());
-        channels.filter(|one| one.slots.key() != key).any(|one| one.is_up() && one.slots.answers())
+        let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
+        channels.iter().any(|one| one.slots.key() != key && one.is_up() && one.slots.answers())
     }
 
     /// A channel has closed a connection at once, without a byte. `spoken`: the client, if it had said something. Several in a row
