@@ -399,7 +399,7 @@ fn with_unread_dump<S: ToString>(args: impl IntoIterator<Item = S>) -> (Instance
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)
         .expect("a directory of ours");
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let pipe = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).expect("our own pipe");
     let setup = setup.shell(&format!("exec 1>'{}';", path.display()));
     (setup.start(["-p".into()].into_iter().chain(args.into_iter().map(|arg| arg.to_string()))), pipe.into())

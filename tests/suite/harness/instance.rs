@@ -452,7 +452,8 @@ impl Instance {
             else {
                 continue;
             };
-            let nonblocking = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+            let nonblocking =
+                rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
             if let Ok(pipe) = rustix::fs::open(&path, nonblocking, rustix::fs::Mode::empty()) {
                 seen.insert(name, rustix::pipe::fcntl_getpipe_size(&pipe).expect("a pipe"));
             }
