@@ -23,7 +23,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: Value::Hosts,
         help: "Connect to the channels from this address; of several, in turn",
         more: "It must be an address of this machine. With the usual range of source ports, 28 000 connections from one address \
-               to one channel are possible at a time (65 000 at most). Several addresses, with commas between, take turns, and \
+               to one channel are possible at a time (64 000 at most). Several addresses, with commas between, take turns, and \
                each has all ports. A channel with an IPv4 address gets connections from the IPv4 addresses, one with an IPv6 \
                address from the others. Example: balance -B 10.1.1.3,10.1.1.4 80 web1 web2",
         read: |draft, word| set(&mut draft.service.sources, read_hosts(word).map_err(Bad::Address)?),
