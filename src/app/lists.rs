@@ -260,6 +260,9 @@ impl Looks {
             let lists = table.gate().lists();
             let stamp = reader.stamp([&lists.allow, &lists.deny]);
             if stamp == lists.stamp {
+                if table.gate().stale_lists().is_some() {
+                    table.gate().set_stale(None);
+                }
                 continue;
             }
             let key = (names(&lists), lists.stamp);
@@ -278,9 +281,10 @@ impl Looks {
                     }
                 }
                 Err(errors) => {
-                    let new = self.0.entry(key).or_default().fail(stamp, &errors);
-                    let stay = |error| (Severity::Error, format!("{error}; the networks stay as they are"));
-                    told.extend(new.into_iter().map(stay));
+                    let pending = self.0.entry(key).or_default();
+                    let new = pending.fail(stamp, &errors);
+                    table.gate().set_stale(pending.told.first().map(|error| stay(error)));
+                    told.extend(new.iter().map(|error| (Severity::Error, stay(error))));
                 }
             }
         }
@@ -290,6 +294,11 @@ impl Looks {
             log.tell(&Event::Note { severity, text });
         }
     }
+}
+
+/// What a service does whose files cannot be read.
+fn stay(error: &str) -> String {
+    format!("{error}; the networks stay as they are")
 }
 
 /// The files of lists, for messages.
@@ -346,6 +355,10 @@ mod tests {
         look(None);
         look(None);
         assert!(denies("192.0.2.3") && !denies("192.0.2.7"), "nothing has changed");
+        let stale = table.gate().stale_lists().expect("it cannot be read");
+        assert!(
+            stale.contains(":2:1: 'nonsense' is not") && stale.ends_with("; the networks stay as they are")
+        );
         fs::remove_file(&path).expect("there");
         look(None);
         look(None);
@@ -354,6 +367,7 @@ mod tests {
         look(Some("192.0.2.8"));
         look(None);
         assert!(denies("192.0.2.8") && !denies("192.0.2.3"));
+        assert_eq!(table.gate().stale_lists(), None);
         let told = told();
         let name = path.display();
         let wanted = [

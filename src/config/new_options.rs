@@ -78,6 +78,11 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
             let items = vec![net, NetItem::File("/etc/friends".into())];
             s.service.allow = Some(NetList { items, typed: Typed::default() });
         }),
+        ("--allow 10.0.0.0/8 --client-max 0 --allow=/etc/friends", |s| {
+            let net = NetItem::Net("10.0.0.0/8".parse().expect("a network"));
+            let items = vec![net, NetItem::File("/etc/friends".into())];
+            s.service.allow = Some(NetList { items, typed: Typed::default() });
+        }),
         ("--allow any --deny none --client-rate 0 --client-max 0", |_| ()),
         ("--deny ::ffff:192.0.2.1", |s| {
             let items = vec![NetItem::Net("192.0.2.1/32".parse().expect("a network"))];

@@ -28,6 +28,8 @@ pub(super) struct Row {
     pub(super) needs: Option<Need>,
     /// It may be given several times, and each counts.
     pub(super) repeats: bool,
+    /// Its value is a list with commas: given several times in one line, those are one list.
+    pub(super) joins: bool,
 }
 
 /// What an option takes.
@@ -137,6 +139,7 @@ pub(super) const PLAIN: Row = Row {
     print: |_| String::new(),
     needs: None,
     repeats: false,
+    joins: false,
 };
 
 pub(super) fn set<T>(setting: &mut T, value: T) -> Result<(), Bad> {

@@ -119,13 +119,25 @@ impl Split {
                     let wrong = format!("'{shown}' is not a value of {name}; it is one of {legal}");
                     self.errors.push(value.wrong(Wrong::Usage(wrong)));
                 } else {
-                    self.options.push(GivenOption { row, word: value });
+                    self.given(row, value);
                 }
             }
             None => {
                 let (name, example) = (row.name(), row.example());
                 self.errors.push(word.wrong(Wrong::Usage(format!("option {name} needs a value: {example}"))));
             }
+        }
+    }
+
+    /// Takes an option with its value.
+    fn given(&mut self, row: &'static Row, value: Word) {
+        let before = self.options.iter_mut().find(|given| row.joins && std::ptr::eq(given.row, row));
+        match before {
+            Some(before) => {
+                before.word.text.push(",");
+                before.word.text.push(value.text);
+            }
+            None => self.options.push(GivenOption { row, word: value }),
         }
     }
 

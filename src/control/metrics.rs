@@ -154,6 +154,11 @@ const FAMILIES: &[Family] = &[
         Of::Service(|service, out| out.flag(service.now.is_ready)),
     ),
     gauge(
+        "balance_service_lists_stale",
+        "1 if a file of --allow or --deny has changed and cannot be read, so that an older version of it holds.",
+        Of::Service(|service, out| out.flag(service.now.table.stale_lists.is_some())),
+    ),
+    gauge(
         "balance_service_draining",
         "1 if the service takes no clients any more and serves those it has.",
         Of::Service(|service, out| out.flag(service.now.is_draining)),

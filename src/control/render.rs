@@ -462,7 +462,8 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 groups,
                 paused: false,
                 losses: Vec::new(),
-                served: ClientCounts::default()
+                served: ClientCounts::default(),
+                stale_lists: None,
             })),
             expected
         );
@@ -487,7 +488,8 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 groups,
                 paused: false,
                 losses: Vec::new(),
-                served: ClientCounts::default()
+                served: ClientCounts::default(),
+                stale_lists: None,
             })),
             expected
         );
@@ -594,7 +596,7 @@ from process 4242: carried 4000, draining unknown
         let carried = CarriedCount { carried: 4_000, draining: None, pid: 4242 };
         assert_eq!(
             text(&Reply::Status(
-                Snapshot { groups, paused: false, losses, served },
+                Snapshot { groups, paused: false, losses, served, stale_lists: None },
                 vec![
                     Section {
                         group: 0,

@@ -181,6 +181,7 @@ impl ManagedService {
             // The lock goes to whoever asks for it first, and one who waits has to wake up to ask.
             thread::sleep(LET_IN);
         }
+        survey.stale_lists = self.table.gate().stale_lists();
         survey.finish()
     }
 

@@ -19,7 +19,7 @@ use crate::sched::{
 /// What stands in place of the address of a channel whose name nobody could look up yet.
 pub(super) const UNRESOLVED: &str = "unresolved";
 
-/// One line per channel, one for lost clients if there are any, and one for those that have ended. Columns may be added at the end, before `why`, which may
+/// One line per channel; then one for each of these if there are any: lists that cannot be read, lost clients, and those that have ended. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     let line = |out: &mut String, cells: [&dyn Display; 17]| {
@@ -85,6 +85,9 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                 ],
             )?;
         }
+    }
+    if let Some(why) = &snapshot.stale_lists {
+        writeln!(out, "lists: {why}")?;
     }
     lost(out, &snapshot.losses)?;
     ends(out, &snapshot.served.ends)

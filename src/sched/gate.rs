@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
 use super::client_limits::{ClientKey, ClientPlace, ClientRates, HeldByClient};
@@ -59,6 +59,8 @@ mod asks {
 pub struct Gate {
     asks: AtomicU64,
     lists: ArcSwap<Lists>,
+    /// Why they are not what their files say.
+    stale: ArcSwapOption<String>,
     denials: RwLock<Denials>,
     limits: ArcSwap<LimitsInForce>,
     counts: OnceLock<Box<HeldByClient>>,
@@ -163,6 +165,7 @@ impl Gate {
     /// They say this from now on.
     pub fn set_lists(&self, lists: Lists) {
         let is_empty = lists.rules.is_empty();
+        self.stale.store(None);
         self.lists.store(Arc::new(lists));
         self.set_asks(asks::LISTS, !is_empty);
     }
@@ -173,9 +176,20 @@ impl Gate {
         let was = self.lists.compare_and_swap(read, Arc::new(new));
         let is_set = Arc::ptr_eq(&was, read);
         if is_set {
+            self.stale.store(None);
             self.set_asks(asks::LISTS, !is_empty);
         }
         is_set
+    }
+
+    /// Their files have changed and cannot be read, and why. `None`: they are as they were read.
+    pub fn set_stale(&self, why: Option<String>) {
+        self.stale.store(why.map(Arc::new));
+    }
+
+    /// Why the lists are not what their files say. `None`: they are.
+    pub fn stale_lists(&self) -> Option<Arc<String>> {
+        self.stale.load_full()
     }
 
     /// What one client may have, from now on. `rates` is the table of the process.

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Peers;
@@ -108,6 +109,8 @@ pub struct Snapshot {
     pub losses: Vec<(Loss, u64)>,
     /// How the clients ended, those who had no channel too, and how long those waited who were in line.
     pub served: ClientCounts,
+    /// Why the lists of `--allow` and `--deny` are not what their files say. `None`: they are.
+    pub stale_lists: Option<Arc<String>>,
 }
 
 /// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
@@ -119,6 +122,8 @@ pub struct Survey {
     pub(super) losses: Vec<(Loss, u64)>,
     pub(super) served: ClientCounts,
     pub(super) paused: bool,
+    /// As the gate says.
+    pub stale_lists: Option<Arc<String>>,
     groups: Vec<GroupSnapshot>,
 }
 
@@ -129,6 +134,7 @@ impl Default for Survey {
             losses: Vec::new(),
             served: ClientCounts::default(),
             paused: false,
+            stale_lists: None,
             groups: Vec::new(),
         }
     }
@@ -146,7 +152,8 @@ impl Survey {
 
     /// What it has seen.
     pub fn finish(self) -> Snapshot {
-        Snapshot { groups: self.groups, paused: self.paused, losses: self.losses, served: self.served }
+        let Self { groups, paused, losses, served, stale_lists, .. } = self;
+        Snapshot { groups, paused, losses, served, stale_lists }
     }
 }
 

@@ -105,6 +105,10 @@ fn a_file_is_read_again_when_it_changes_and_a_wrong_line_changes_nothing() {
         format!("{}:3:2: '127.7.7.1/24' has bits set behind its prefix; write 127.7.7.0/24", bad.display());
     eventually("word of it", || instance.stderr().contains(&wrong).then_some(()));
     assert_let_in(&instance, &[(1, false), (2, true)]);
+    let status = instance.ctl("status").code(0).stdout;
+    assert!(status.contains(&format!("\nlists: {wrong}")), "{status}");
+    let doctor = instance.ctl("doctor").stdout;
+    assert!(doctor.contains("who is let in goes by an older version of the file"), "{doctor}");
     let refused = instance.ctl("reload").code(78).stdout;
     assert!(refused.contains(&wrong) && refused.contains("nothing was changed"), "{refused}");
     assert_let_in(&instance, &[(1, false), (2, true)]);
@@ -117,6 +121,8 @@ fn a_file_is_read_again_when_it_changes_and_a_wrong_line_changes_nothing() {
         "{told}"
     );
     assert_let_in(&instance, &[(1, true), (2, true), (3, false), (4, false)]);
+    let status = instance.ctl("status").code(0).stdout;
+    assert!(!status.contains("lists:"), "{status}");
     std::fs::remove_file(&bad).expect("ours");
     eventually("word of that", || instance.stderr().contains("bad: cannot be read: ").then_some(()));
     assert_let_in(&instance, &[(1, true), (3, false)]);
@@ -452,7 +458,14 @@ fn fail2ban_bans_by_one_line() {
     let fail2ban = "[Definition]\nloglevel = INFO\nlogtarget = STDOUT\nsyslogsocket = auto\ndbfile = None\ndbpurgeage = 1d\ndbmaxmatches = 1\n";
     directory.file("fail2ban.conf", fail2ban);
     let run_dir = instance.directory.path().join("run");
-    let program = format!("env BALANCE_RUN_DIR={} {BALANCE}", run_dir.display());
+    // Every second call is answered as while another process takes over.
+    let busy = directory.path().join("busy");
+    let wrapper = format!(
+        "if mkdir '{0}' 2>/dev/null; then exit 75; fi; rmdir '{0}'; exec '{BALANCE}' \"$@\"\n",
+        busy.display()
+    );
+    let wrapper = directory.file("wrapper", &wrapper);
+    let program = format!("env BALANCE_RUN_DIR={} sh {}", run_dir.display(), wrapper.display());
     let jail = format!(
         "[shop]\nenabled = true\nbackend = polling\nfilter = shop\nlogpath = {}\nmaxretry = 2\nfindtime = 1h\nbantime = 1h\nusedns = no\nignoreself = false\n\
          action = balance[program=\"{program}\", service=\"{}\", all=all, bind=\"-b {}\"]\n",

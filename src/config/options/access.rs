@@ -19,9 +19,10 @@ pub(in super::super) static ROWS: &[Row] = &[
                address or network on each line; the rest of a line after # or ; is a comment. balance reads a file again within \
                two seconds after it has changed, and on reload. A file with a wrong line changes nothing, and the log names the \
                line. If a client is in several networks, the longest prefix decides; between --allow and --deny of the same \
-               length, --deny does. Example: balance --allow 10.0.0.0/8,2001:db8::/32 5432 db1 db2",
+               length, --deny does. Several --allow in one line are one list. Example: balance --allow 10.0.0.0/8,2001:db8::/32 5432 db1 db2",
         read: |draft, word| set(&mut draft.service.allow, read_list(word, "any")?),
         print: |draft| print_list(draft.service.allow.as_ref()),
+        joins: true,
         ..PLAIN
     },
     Row {
@@ -33,6 +34,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                balance --deny /etc/balance/bad.txt,203.0.113.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.deny, read_list(word, "none")?),
         print: |draft| print_list(draft.service.deny.as_ref()),
+        joins: true,
         ..PLAIN
     },
     Row {

@@ -107,6 +107,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                Example: balance --proxy-tlv unique-id,crc32c 80 web1,proxy web2,proxy",
         read: |draft, word| set(&mut draft.service.proxy_tlvs, read_tlvs(word)?),
         print: |draft| print_tlvs(draft.service.proxy_tlvs),
+        joins: true,
         ..PLAIN
     },
 ];

@@ -50,6 +50,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                claim to be any client, so list your own proxies only. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
         print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
+        joins: true,
         ..PLAIN
     },
     Row {

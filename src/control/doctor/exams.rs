@@ -26,6 +26,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("slow-connects", of_service::slow_connects),
     exam("names", of_service::names),
     exam("circles", of_service::circles),
+    exam("lists", of_service::lists),
     exam("full", of_service::full),
     exam("limit", of_service::limit),
     exam("keepalive", of_service::keepalive),

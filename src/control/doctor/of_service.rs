@@ -255,6 +255,19 @@ pub(super) fn circles(case: &Case) -> Vec<Finding> {
     case.process.circles.iter().filter_map(look).collect()
 }
 
+pub(super) fn lists(case: &Case) -> Vec<Finding> {
+    let look = |service: &ServiceSigns| {
+        let why = service.table.stale_lists.as_ref()?;
+        let found = Finding::broken(
+            format!("a file of --allow or --deny has changed and cannot be read: {why}"),
+            "who is let in goes by an older version of the file",
+            "correct the file; balance reads it again by itself".to_owned(),
+        );
+        Some(found.of(&service.label))
+    };
+    case.serving().filter_map(look).collect()
+}
+
 pub(super) fn full(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in case.serving() {

@@ -134,7 +134,7 @@ fn table() -> BoxedStrategy<Snapshot> {
                 let numbers = channels.len();
                 GroupSnapshot { id: GroupId::new(id).expect("small"), policy, channels, numbers }
             });
-            Snapshot { groups: groups.collect(), paused, losses, served }
+            Snapshot { groups: groups.collect(), paused, losses, served, stale_lists: None }
         })
         .boxed()
 }

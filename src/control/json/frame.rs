@@ -56,6 +56,7 @@ enum Body<'a> {
     Channels {
         service: ServiceObject<'a>,
         changed_by_hand: Option<&'a [String]>,
+        stale_lists: Option<&'a str>,
         lost: ReasonsObject,
         ended: ReasonsObject,
         groups: Vec<GroupObject<'a>>,
@@ -172,7 +173,8 @@ impl<'a> Frame<'a> {
                 let changed_by_hand = differences.as_deref();
                 let lost = ReasonsObject::of(&Loss::ALL, &table.losses);
                 let ended = ReasonsObject::of(&End::ALL, &table.served.ends);
-                (*word, Body::Channels { service, changed_by_hand, lost, ended, groups })
+                let stale_lists = table.stale_lists.as_ref().map(|why| why.as_str());
+                (*word, Body::Channels { service, changed_by_hand, stale_lists, lost, ended, groups })
             }
             Content::Sessions { service, list } => {
                 let sessions = list.iter().map(|session| SessionObject::of(session, now)).collect();

@@ -735,7 +735,13 @@ fn the_words_are_those_of_status() {
         numbers: 480,
         channels: all_states(),
     }];
-    let table = Snapshot { groups, paused: false, losses: Vec::new(), served: ClientCounts::default() };
+    let table = Snapshot {
+        groups,
+        paused: false,
+        losses: Vec::new(),
+        served: ClientCounts::default(),
+        stale_lists: None,
+    };
     let text = render::text(&Reply::Status(table.clone(), Vec::new(), Vec::new(), None));
     let service = ServiceSnapshot {
         name: None,
