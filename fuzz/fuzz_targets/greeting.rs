@@ -3,7 +3,7 @@
 //! `cargo fuzz run greeting`. The first byte of the input is what is wanted, and how long the pieces are.
 #![no_main]
 
-use balance::wire::greeting::{Greeted, GreetingError, GreetingReader, Introduced, Wants, asks_of};
+use balance::wire::greeting::{Greeted, GreetingError, GreetingReader, Introduced, TlsRequest, Wants, asks_of};
 use libfuzzer_sys::fuzz_target;
 
 type Heard = (Option<Introduced>, Greeted);
@@ -13,8 +13,12 @@ fn fed(bytes: &[u8], wants: Wants, piece: usize) -> Result<Option<Heard>, Greeti
     let mut at = 0;
     while at < bytes.len() {
         let end = bytes.len().min(at + piece);
-        let heard = reader.feed(&bytes[at..end])?;
+        let mut heard = reader.feed(&bytes[at..end]);
         at = end;
+        while let (Ok(None), Some(_)) = (&heard, reader.answer()) {
+            heard = reader.answered();
+        }
+        let heard = heard?;
         if let Some(mut greeted) = heard {
             greeted.rest = [&greeted.rest, &bytes[at..]].concat().into();
             return Ok(Some((reader.take_header(), greeted)));
@@ -26,9 +30,14 @@ fn fed(bytes: &[u8], wants: Wants, piece: usize) -> Result<Option<Heard>, Greeti
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, bytes)) = data.split_first() else { return };
-    let wants = Wants { header: first & 1 == 1, hello: first & 2 == 2 };
+    let tls = [TlsRequest::Never, TlsRequest::Awaited, TlsRequest::Granted, TlsRequest::Never][usize::from(first >> 2 & 3)];
+    let wants = Wants { header: first & 1 == 1, hello: first & 2 == 2, tls };
     let whole = fed(bytes, wants, bytes.len().max(1));
-    assert_eq!(fed(bytes, wants, usize::from(first >> 2).max(1)), whole);
+    let cut = fed(bytes, wants, usize::from(first >> 4).max(1));
+    // Nothing may come between a request for TLS and its answer; cut, it comes behind.
+    if tls != TlsRequest::Awaited {
+        assert_eq!(cut, whole);
+    }
     if let Ok(Some((header, greeted))) = whole {
         assert_eq!(header.is_some(), wants.header);
         assert!(bytes.ends_with(&greeted.rest));

@@ -152,6 +152,7 @@ impl Parts {
             max_lifetime: spec.max_lifetime,
             accept_proxy: spec.accept_proxy.clone(),
             routes: Routes::new(&spec.sections),
+            starttls: spec.starttls,
             greeting_timeout: spec.greeting_timeout,
             queue_timeout: spec.queue_timeout,
             pause_timeout: spec.pause_timeout,

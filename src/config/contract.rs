@@ -113,6 +113,7 @@ pub(super) fn plain() -> Serve {
         queue_timeout: Duration::from_secs(5),
         pause_timeout: Duration::from_secs(60),
         accept_proxy: None,
+        starttls: None,
         greeting_timeout: Duration::from_secs(3),
         max_lifetime: None,
     };
@@ -392,7 +393,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
     }
     let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout";
+                   --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout --starttls";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }

@@ -121,6 +121,7 @@ impl Draft {
                 queue_timeout: QUEUE_TIMEOUT,
                 pause_timeout: PAUSE_TIMEOUT,
                 accept_proxy: None,
+                starttls: None,
                 greeting_timeout: GREETING_TIMEOUT,
                 max_lifetime: None,
             },
@@ -186,6 +187,9 @@ impl Draft {
         }
         if self.service.accept_proxy.is_none() && self.service.sections.is_empty() {
             self.service.greeting_timeout = GREETING_TIMEOUT;
+        }
+        if self.service.sections.is_empty() {
+            self.service.starttls = None;
         }
         if self.service.client_max.is_none() && self.service.client_rate.is_none() {
             self.service.client_prefix = ClientPrefix::default();

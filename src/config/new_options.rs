@@ -279,6 +279,11 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
             "--greeting-timeout 1s",
             "--greeting-timeout needs --accept-proxy or groups behind @NAME; without them balance waits for nothing, so leave it out",
         ),
+        ("--starttls mysql", "'mysql' is not a value of --starttls; it is one of postgres"),
+        (
+            "--starttls postgres",
+            "--starttls needs groups behind @NAME; without them balance does not read what clients ask for, so leave it out",
+        ),
         ("--check-interval 9ms", "--check-interval '9ms' is out of range; give 10ms to 1d"),
         ("--check-interval 0", "--check-interval '0' is out of range; give 10ms to 1d"),
         ("--check-timeout 61m", "--check-timeout '61m' is out of range; give 1ms to 1h"),

@@ -19,7 +19,7 @@ use super::{Invocation, Serve, command_line, print_file, print_line, read_file, 
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
     ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortWord,
-    ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, Step, Typed,
+    ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, StartTls, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -285,7 +285,7 @@ prop_compose! {
         queue in (0u32..=1_000_000, any_span()).prop_map(|(n, span)| NonZeroU32::new(n).map(|n| (n, span))),
         has_queue in any::<bool>(),
         max_lifetime in prop::option::of(any_span()),
-        (accept_proxy, greeting_timeout, access) in (prop::option::of(senders()), any_span(), access()).boxed(),
+        (accept_proxy, greeting_timeout, access, has_starttls) in (prop::option::of(senders()), any_span(), access(), any::<bool>()).boxed(),
         places in prop::collection::vec((any::<bool>(), prop::collection::vec(asked(), 1..4)), 4),
         on_change in prop::option::of("/[ -~]{0,16}ü?"),
     ) -> Serve {
@@ -297,6 +297,7 @@ prop_compose! {
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
             greeting_timeout: if accept_proxy.is_some() || !sections.is_empty() { greeting_timeout } else { plain().service.greeting_timeout },
+            starttls: (has_starttls && !sections.is_empty()).then_some(StartTls::Postgres),
             sections,
             accept_proxy, max_connections, max_lifetime, on_change,
             allow: access.0, deny: access.1, client_max: access.2, client_rate: access.3, client_prefix: access.4,

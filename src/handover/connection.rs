@@ -38,6 +38,9 @@ pub struct ConnectionRecord {
     pub acknowledged: u64,
     /// Its peers are asked whether they are still there.
     pub asked_often: bool,
+    /// It was told to begin with TLS, so its channel is to be asked for that first.
+    #[serde(default)]
+    pub asks_for_tls: bool,
     /// What was gathered for the access log.
     #[serde(default)]
     pub trace: Option<Box<TraceRecord>>,
@@ -110,6 +113,9 @@ pub struct UnheardRecord {
     /// What it asks for is to be known.
     #[serde(default)]
     pub hello: bool,
+    /// It may ask for TLS before it begins with it.
+    #[serde(default)]
+    pub may_ask: bool,
 }
 
 fn yes() -> bool {

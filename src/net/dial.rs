@@ -21,6 +21,7 @@ use crate::sched::{
     AdminState, ChannelKey, DialCause, DialFailure, GroupRange, Lease, Loss, NoChannel, Peers, Route,
     SharedTable, Table, Ticket, Transition, Turn,
 };
+use crate::spec::ProxyVersion;
 use crate::sys::Clock;
 use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
@@ -141,6 +142,10 @@ pub(super) struct Dial {
     kept: Option<Untried>,
     /// The attempt under way.
     pub(super) server: Option<OwnedFd>,
+    /// What is still to be said to the server before it is heard whether it speaks TLS. `None`: it is not asked.
+    pub(super) asking: Option<Vec<u8>>,
+    /// How long the server took to accept, once it is asked.
+    took: Option<Duration>,
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
     pub(super) peers: Peers,
@@ -272,6 +277,8 @@ impl Dial {
             starving_since: None,
             kept: None,
             server: None,
+            asking: None,
+            took: None,
             link: None,
             peers,
             waited,
@@ -504,9 +511,20 @@ impl Dial {
         self.next_channel(route, lease, Some((cause, &words)), tag, dialer)
     }
 
+    /// How the channel being tried is to be told who the client is.
+    pub(super) fn proxy(&self) -> Option<ProxyVersion> {
+        self.found.as_ref().and_then(|(_, lease)| lease.proxy())
+    }
+
+    /// The connection stands, and the server is to be told this, and to answer it, before it is the client's.
+    pub(super) fn ask(&mut self, words: Vec<u8>, dialer: &Dialer) {
+        self.asking = Some(words);
+        self.took = Some(dialer.clock.now().saturating_sub(self.begun));
+    }
+
     /// The attempt under way is over.
     fn give_up(&mut self) {
-        self.link = None;
+        (self.link, self.asking, self.took) = (None, None, None);
         if let Some(server) = self.server.take() {
             // It may have accepted already, and would take a close for a clean end.
             socket::reset_on_close(&server);
@@ -594,7 +612,7 @@ impl Dial {
     pub(super) fn succeeded(self, dialer: &Dialer, trace: Option<&mut ConnectionTrace>) -> Option<Succeeded> {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
-        let took = now.saturating_sub(self.begun);
+        let took = self.took.unwrap_or_else(|| now.saturating_sub(self.begun));
         let address = lease.address(self.address);
         let (told, transition, grants) = {
             let mut table = dialer.table.lock_at(now);

@@ -33,6 +33,7 @@ pub(super) fn cause_of(error: &io::Error) -> DialCause {
         Some(_) => DialCause::Other,
         None => match error.kind() {
             io::ErrorKind::TimedOut => DialCause::NoAnswer,
+            io::ErrorKind::UnexpectedEof => DialCause::ClosedAtOnce,
             io::ErrorKind::ConnectionRefused => DialCause::Refused,
             io::ErrorKind::AddrNotAvailable => DialCause::NoAddress,
             io::ErrorKind::AddrInUse => DialCause::NoPort,

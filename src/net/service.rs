@@ -17,7 +17,7 @@ use super::dial::Dialer;
 use super::routes::Routes;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, Gate, SharedTable};
-use crate::spec::{ProxySenders, ProxyTlvs};
+use crate::spec::{ProxySenders, ProxyTlvs, StartTls};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -51,6 +51,8 @@ pub struct ServiceOptions {
     pub accept_proxy: Option<ProxySenders>,
     /// Which groups are for whom; `None` = all are for everybody.
     pub routes: Option<Routes>,
+    /// The words in which clients may ask for TLS before they begin with it; of no weight without `routes`.
+    pub starttls: Option<StartTls>,
     /// How long a client may take for what it has to say first.
     pub greeting_timeout: Duration,
     /// What PROXY headers have besides addresses.

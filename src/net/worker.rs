@@ -42,6 +42,7 @@ use crate::sys::trouble::{self, FaultPoint};
 use crate::wire::relay::{Ending, Ready, Relay, Side, Verdict};
 
 mod accepting;
+mod asking;
 mod dialing;
 mod doors;
 mod ending;
@@ -133,6 +134,8 @@ struct Rare {
     trace: Option<Box<ConnectionTrace>>,
     /// The channels that have closed its connection at once.
     past: Vec<ChannelKey>,
+    /// It was told to begin with TLS, so its channel is asked for that first.
+    asks_for_tls: bool,
 }
 
 /// Of a client that nobody knows.
@@ -149,6 +152,7 @@ impl Default for Rare {
             undumped: false,
             trace: None,
             past: Vec::new(),
+            asks_for_tls: false,
         }
     }
 }

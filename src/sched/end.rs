@@ -69,7 +69,7 @@ pub enum OwnFault {
 
 impl End {
     /// All there are.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -102,6 +102,7 @@ impl End {
         Self::Lost(Loss::BadGreeting(BadGreeting::CutShort)),
         Self::Lost(Loss::GreetingTimeout),
         Self::Lost(Loss::NotServed),
+        Self::Lost(Loss::NoTls),
         Self::Refused(Rule::Denied),
         Self::Refused(Rule::ClientMax),
         Self::Refused(Rule::ClientRate),

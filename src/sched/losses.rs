@@ -42,6 +42,8 @@ pub enum Loss {
     GreetingTimeout,
     /// No channel is for what it asks for.
     NotServed,
+    /// Its channel does not speak TLS, which the client was promised.
+    NoTls,
 }
 
 /// What is wrong with what a client says first.
@@ -57,7 +59,7 @@ pub enum BadGreeting {
 
 impl Loss {
     /// All there are.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
         Self::NoChannel(NoChannel::Down),
@@ -73,6 +75,7 @@ impl Loss {
         Self::BadGreeting(BadGreeting::CutShort),
         Self::GreetingTimeout,
         Self::NotServed,
+        Self::NoTls,
     ];
 
     pub(super) fn index(self) -> usize {
@@ -86,6 +89,7 @@ impl Loss {
             Self::BadGreeting(why) => 10 + why as usize,
             Self::GreetingTimeout => 13,
             Self::NotServed => 14,
+            Self::NoTls => 15,
         }
     }
 }
@@ -108,6 +112,7 @@ impl fmt::Display for Loss {
             Self::BadGreeting(BadGreeting::CutShort) => "bad greeting: cut short",
             Self::GreetingTimeout => "greeting timeout",
             Self::NotServed => "unknown name",
+            Self::NoTls => "channel without TLS",
         })
     }
 }

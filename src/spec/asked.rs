@@ -21,6 +21,13 @@ pub enum RouteName {
     Else,
 }
 
+/// A protocol in which clients ask for TLS before they begin with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartTls {
+    /// PostgreSQL's: SSLRequest.
+    Postgres,
+}
+
 /// Groups for clients who ask for something: from one group up to the next that begins such a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {

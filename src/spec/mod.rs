@@ -18,7 +18,7 @@ mod service;
 mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
-pub use asked::{RouteName, Section};
+pub use asked::{RouteName, Section, StartTls};
 pub use channel::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, Keepalive, ListenSpec, Named, NetList, OnDown,
-    Policy, ProxySenders, ProxyTlvs, Section,
+    Policy, ProxySenders, ProxyTlvs, Section, StartTls,
 };
 
 /// One service.
@@ -83,6 +83,8 @@ pub struct ServiceSpec {
     pub pause_timeout: Duration,
     /// `--accept-proxy`: those of whom a header of the PROXY protocol is to come first. `None`: nobody.
     pub accept_proxy: Option<ProxySenders>,
+    /// `--starttls`: the words in which clients may ask for TLS first. `None`: none. Of no weight without `sections`.
+    pub starttls: Option<StartTls>,
     /// `--greeting-timeout`, at least 1 ms: how long a client may take for what it has to say first. Of no weight without
     /// `accept_proxy` and `sections`.
     pub greeting_timeout: Duration,

@@ -5,7 +5,8 @@
 
 use std::net::SocketAddr;
 
-use super::hello::{Asks, HelloReader};
+use super::hello::{Asks, HANDSHAKE, HelloReader};
+use super::postgres::{NO, Opening, SSL_REQUEST, YES};
 use super::proxy::decode::{Decoded, HeaderContent, HeaderError, LONGEST, decode};
 
 /// So many bytes are read at once at most if fewer are known to be missing: what comes behind a greeting is held until
@@ -19,6 +20,20 @@ pub struct Wants {
     pub header: bool,
     /// What the client asks for.
     pub hello: bool,
+    /// How far it is with asking for TLS.
+    pub tls: TlsRequest,
+}
+
+/// Does a client ask for TLS in the words of another protocol, before it begins with it?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsRequest {
+    /// No such words are looked for.
+    #[default]
+    Never,
+    /// It may, in PostgreSQL's.
+    Awaited,
+    /// It has, and was told to begin.
+    Granted,
 }
 
 /// What is read of a client until enough has come.
@@ -47,8 +62,10 @@ pub struct Introduced {
 pub struct Greeted {
     /// What it asks for, if that was of interest.
     pub asks: Asks,
-    /// What it has sent behind the header of its proxy.
+    /// What it has sent behind the header of its proxy, and behind its request for TLS.
     pub rest: Box<[u8]>,
+    /// It was told to begin with TLS. Its server has not been asked for that.
+    pub was_granted: bool,
 }
 
 /// Why nothing will come of a greeting.
@@ -56,7 +73,7 @@ pub struct Greeted {
 pub enum GreetingError {
     /// It does not begin with a header.
     NoHeader,
-    /// The header is none of the PROXY protocol.
+    /// The header is none of the PROXY protocol; or more came than may before TLS.
     Malformed,
 }
 
@@ -116,8 +133,44 @@ impl GreetingReader {
                 Err(HeaderError::Malformed) => return Err(GreetingError::Malformed),
             }
         }
+        match self.wants.tls {
+            // What comes before the answer could be anybody's, and would be taken for what comes by TLS.
+            TlsRequest::Awaited => match Opening::of(&self.bytes) {
+                Opening::Tls if self.bytes.len() > SSL_REQUEST.len() => return Err(GreetingError::Malformed),
+                Opening::Tls | Opening::Gss | Opening::Begun => return Ok(None),
+                Opening::None => {}
+            },
+            TlsRequest::Granted if self.bytes.first().is_some_and(|first| *first != HANDSHAKE) => {
+                return Err(GreetingError::Malformed);
+            }
+            TlsRequest::Granted | TlsRequest::Never => {}
+        }
         let asks = if self.wants.hello { self.hello.look(&self.bytes) } else { Some(Asks::Else) };
         Ok(asks.map(|asks| self.greeted(asks)))
+    }
+
+    /// The byte that the client waits for before it says more, if it does. Once that is sent, [`GreetingReader::answered`] is to be told.
+    pub fn answer(&self) -> Option<u8> {
+        if self.wants.header || self.wants.tls != TlsRequest::Awaited {
+            return None;
+        }
+        match Opening::of(&self.bytes) {
+            Opening::Tls => Some(YES),
+            Opening::Gss => Some(NO),
+            Opening::Begun | Opening::None => None,
+        }
+    }
+
+    /// The client has got its answer. `None`: more has to come.
+    ///
+    /// # Errors
+    /// Nothing will come of it, whatever follows.
+    pub fn answered(&mut self) -> Result<Option<Greeted>, GreetingError> {
+        if self.answer() == Some(YES) {
+            self.wants.tls = TlsRequest::Granted;
+        }
+        self.bytes.drain(..SSL_REQUEST.len().min(self.bytes.len()));
+        self.feed(&[])
     }
 
     /// Nothing more comes in time, or at all. `None`: it has not said enough.
@@ -126,7 +179,8 @@ impl GreetingReader {
     }
 
     fn greeted(&mut self, asks: Asks) -> Greeted {
-        Greeted { asks, rest: std::mem::take(&mut self.bytes).into() }
+        let was_granted = self.wants.tls == TlsRequest::Granted;
+        Greeted { asks, rest: std::mem::take(&mut self.bytes).into(), was_granted }
     }
 }
 
@@ -143,11 +197,15 @@ mod tests {
 
     use super::*;
 
+    fn wants(header: bool, hello: bool) -> Wants {
+        Wants { header, hello, tls: TlsRequest::Never }
+    }
+
     /// What was heard of a client of whom a header is wanted.
     type Heard = (Option<[SocketAddr; 2]>, Box<[u8]>, Box<[u8]>);
 
     fn reader() -> GreetingReader {
-        GreetingReader::new(Wants { header: true, hello: false }, Vec::new())
+        GreetingReader::new(wants(true, false), Vec::new())
     }
 
     /// Fed in pieces of these lengths, the last one with all that is left.
@@ -361,7 +419,7 @@ mod tests {
         let hello = crate::wire::hello::tests::hello_for("a.example");
         let all = [&header[..], &hello].concat();
         for at in 1..all.len() {
-            let mut reader = GreetingReader::new(Wants { header: true, hello: true }, Vec::new());
+            let mut reader = GreetingReader::new(wants(true, true), Vec::new());
             assert_eq!(reader.feed(&all[..at]), Ok(None), "cut at {at}");
             assert_eq!(reader.take_header().is_some(), at >= header.len());
             assert_eq!(reader.wants().header, at < header.len());
@@ -371,13 +429,101 @@ mod tests {
             assert_eq!(greeted.asks, Asks::Tls { name: Some("a.example".to_owned()), protocols: Vec::new() });
             assert_eq!((&*greeted.rest, asks_of(&greeted.rest)), (&*hello, greeted.asks));
         }
-        let mut reader = GreetingReader::new(Wants { header: true, hello: true }, all[..9].to_vec());
+        let mut reader = GreetingReader::new(wants(true, true), all[..9].to_vec());
         assert_eq!(reader.give_up(), None);
-        let mut reader = GreetingReader::new(Wants { header: false, hello: true }, hello[..9].to_vec());
+        let mut reader = GreetingReader::new(wants(false, true), hello[..9].to_vec());
         assert_eq!(
             reader.give_up().map(|greeted| (greeted.asks, greeted.rest)),
             Some((Asks::Else, hello[..9].into()))
         );
+    }
+
+    const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x30];
+
+    /// What comes of a client that may ask for TLS and waits for its answers, each part of what it says in pieces of so many bytes;
+    /// and which answers it got.
+    fn asked(parts: &[&[u8]], piece: usize) -> (Result<Option<Greeted>, GreetingError>, String) {
+        let tls = TlsRequest::Awaited;
+        let mut reader = GreetingReader::new(Wants { header: false, hello: true, tls }, Vec::new());
+        let mut answers = String::new();
+        for part in parts {
+            for chunk in part.chunks(piece) {
+                let mut heard = reader.feed(chunk);
+                while let (Ok(None), Some(answer)) = (&heard, reader.answer()) {
+                    answers.push(char::from(answer));
+                    heard = reader.answered();
+                }
+                // As in another process.
+                let mut next = GreetingReader::new(reader.wants(), reader.bytes().to_vec());
+                match heard {
+                    Ok(None) => {
+                        assert_eq!(next.feed(&[]), Ok(None));
+                        reader = next;
+                    }
+                    heard => return (heard, answers),
+                }
+            }
+        }
+        (Ok(None), answers)
+    }
+
+    #[test]
+    fn a_request_for_tls_is_answered_and_the_hello_behind_it_heard_at_every_split() {
+        let hello = crate::wire::hello::tests::hello_for("db1.example");
+        let startup = b"\0\0\0\x09\0\x03\0\0\0";
+        let cancel = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02";
+        let named = Asks::Tls { name: Some("db1.example".to_owned()), protocols: Vec::new() };
+        type Row<'a> = (&'a [&'a [u8]], &'a str, &'a Asks, &'a [u8]);
+        let rows: &[Row] = &[
+            (&[&SSL_REQUEST, &hello], "S", &named, &hello),
+            (&[&GSS_REQUEST, &SSL_REQUEST, &hello], "NS", &named, &hello),
+            (&[&GSS_REQUEST, startup], "N", &Asks::Else, startup),
+            (&[&[&GSS_REQUEST[..], startup].concat()], "N", &Asks::Else, startup),
+            (&[&hello], "", &named, &hello),
+            (&[startup], "", &Asks::Else, startup),
+            (&[cancel], "", &Asks::Else, cancel),
+        ];
+        for &(parts, answers, asks, rest) in rows {
+            for piece in 1..=hello.len() {
+                let (heard, got) = asked(parts, piece);
+                let greeted = heard.expect("it is right").expect("it is whole");
+                assert_eq!((&*got, &greeted.asks), (answers, asks), "{parts:?} by {piece}");
+                assert_eq!(greeted.was_granted, answers.ends_with('S'));
+                assert!(rest.starts_with(&greeted.rest), "{parts:?} by {piece}");
+                // What nobody asked for is known by its first bytes.
+                assert!(greeted.rest.len() == rest.len() || *asks == Asks::Else);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_may_come_between_the_request_for_tls_and_its_answer() {
+        let hello = crate::wire::hello::tests::hello_for("db1.example");
+        for behind in [&hello[..], b"x", &SSL_REQUEST, &GSS_REQUEST] {
+            let at_once = [&SSL_REQUEST, behind].concat();
+            assert_eq!(asked(&[&at_once], at_once.len()), (Err(GreetingError::Malformed), String::new()));
+        }
+        // Behind the answer comes TLS and nothing else.
+        for behind in [&b"\0"[..], b"GET / HTTP/1.1\r\n\r\n", &SSL_REQUEST] {
+            for piece in [1, 100] {
+                let heard = asked(&[&SSL_REQUEST, behind], piece);
+                assert_eq!(heard, (Err(GreetingError::Malformed), "S".to_owned()), "{behind:?}");
+            }
+        }
+        // Where no such words are awaited they mean nothing.
+        let mut reader = GreetingReader::new(wants(false, true), Vec::new());
+        let greeted = reader.feed(&SSL_REQUEST).expect("it is right").expect("it is whole");
+        assert_eq!((reader.answer(), greeted.was_granted, &*greeted.rest), (None, false, &SSL_REQUEST[..]));
+    }
+
+    #[test]
+    fn a_client_that_has_asked_for_tls_and_says_no_more_goes_to_the_others() {
+        let tls = TlsRequest::Awaited;
+        let mut reader = GreetingReader::new(Wants { header: false, hello: true, tls }, Vec::new());
+        assert_eq!(reader.feed(&SSL_REQUEST), Ok(None));
+        assert_eq!((reader.answer(), reader.answered(), reader.answer()), (Some(YES), Ok(None), None));
+        let greeted = reader.give_up().expect("nothing else is wanted");
+        assert_eq!((greeted.asks, &*greeted.rest, greeted.was_granted), (Asks::Else, &[][..], true));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ const RECORD_HEAD: usize = 5;
 const MESSAGE_HEAD: usize = 4;
 /// The most bytes of a record.
 const LONGEST_RECORD: usize = 16 * 1024;
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
@@ -197,6 +197,8 @@ fn host(names: &mut Rest<'_>) -> Option<Option<String>> {
 
 /// The alert that says that no name is known by which a client has asked, as a record.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
+/// The alert that says that there is no TLS on which both ends agree, as a record.
+pub const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 1, 0, 2, 2, 40];
 
 #[cfg(test)]
 pub(super) mod tests {

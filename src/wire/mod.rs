@@ -2,7 +2,7 @@
 //!
 //! [`relay`] decides what one connection reads, delivers, ends and resets, `pace` how much at once. `talk` is what a check
 //! says and hears (`http`, `dialogue`). [`greeting`] is what is heard of a client before there is a channel for it: the header
-//! of the PROXY protocol (`proxy`), and what it asks for ([`hello`]).
+//! of the PROXY protocol (`proxy`), and what it asks for ([`hello`]), maybe behind a request for TLS (`postgres`).
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -12,6 +12,7 @@ pub mod greeting;
 pub mod hello;
 mod http;
 mod pace;
+pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub mod relay;
 pub(crate) mod talk;

@@ -43,6 +43,7 @@ fn options() -> ServiceOptions {
         pause_timeout: DEADLINE,
         max_connections: None,
         accept_proxy: None,
+        starttls: None,
         routes: None,
         greeting_timeout: Duration::from_secs(3),
         proxy_tlvs: ProxyTlvs::default(),

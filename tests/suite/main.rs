@@ -54,6 +54,7 @@ mod signals;
 mod soak;
 mod sources;
 mod stale;
+mod starttls;
 mod state;
 mod strangers;
 

@@ -15,7 +15,7 @@ use crate::harness::{Direction, Directory, Instance, Run, Stream, eventually, ow
 
 const PACKAGES: &str = "redis-server redis-tools nginx-light curl iperf3 openssh-server openssh-client \
                         postgresql rsync netcat-openbsd haproxy stunnel4 libnginx-mod-stream apache2-bin varnish \
-                        dovecot-imapd postfix";
+                        dovecot-imapd postfix gnutls-bin";
 
 /// Where a program is.
 pub(crate) fn program(name: &str) -> PathBuf {

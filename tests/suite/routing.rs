@@ -11,7 +11,7 @@ use crate::harness::{Client, Instance, Received, Refusing, Run, Server, Setup, e
 use crate::real_programs::{Daemon, program, strings};
 
 /// A ClientHello for this name, with this protocol in it, in records of so many bytes.
-fn hello(name: Option<&str>, protocol: Option<&str>, record: usize) -> Vec<u8> {
+pub(crate) fn hello(name: Option<&str>, protocol: Option<&str>, record: usize) -> Vec<u8> {
     let short = |length: usize| u16::try_from(length).expect("it is short").to_be_bytes();
     let extension =
         |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &short(content.len()), content].concat();
@@ -83,7 +83,7 @@ fn tells_its_name(name: &'static str) -> Server {
 
 /// The name behind what was said, which comes back untouched.
 #[track_caller]
-fn name_of(client: &mut Client, said: &[u8]) -> String {
+pub(crate) fn name_of(client: &mut Client, said: &[u8]) -> String {
     let mut got = Vec::new();
     let mut byte = [0];
     // It may come in parts, with the name behind each.
@@ -314,6 +314,33 @@ fn a_header_of_a_proxy_may_come_first() {
     assert_eq!(session["client"], "203.0.113.7:4711");
     drop(client);
     named.end();
+}
+
+#[test]
+fn gnutls_reaches_the_server_of_its_name() {
+    let (shop, other) = (tls_server("shop"), tls_server("other"));
+    let words = ["PORT", "@shop.example.com", &shop.channel(), "@*.example.org", &other.channel()];
+    let instance = Instance::start(words);
+    let port = instance.port();
+    // Old and new, and with the long hello of a client that has many groups to offer.
+    for priority in ["NORMAL", "NORMAL:-VERS-TLS1.3", "NORMAL:+GROUP-ALL"] {
+        let ask = |name: &str| {
+            let words =
+                ["--insecure", "--sni-hostname", name, "--priority", priority, "--port", &port, "127.0.0.1"];
+            Run::new(program("gnutls-cli")).args(words).stdin("").finish()
+        };
+        for (name, expected) in [("shop.example.com", "CN=shop"), ("www.example.org", "CN=other")] {
+            let seen = ask(name).code(0);
+            assert!(seen.stdout.contains(expected), "{priority}, {name}: {seen}");
+        }
+        let refused = ask("example.net");
+        assert!(
+            refused.code != 0 && refused.to_string().contains("server name sent was not recognized"),
+            "{priority}: {refused}"
+        );
+    }
+    drop((shop, other));
+    instance.end();
 }
 
 /// A server of TLS that says its name.

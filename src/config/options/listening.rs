@@ -5,6 +5,7 @@ use super::super::host::read_host;
 use super::super::row::{KEEPALIVE, Need, PLAIN, Row, TIME, Value, print_host, set};
 use super::super::senders::{print_senders, read_senders};
 use super::super::values::{Bad, Span, print_keepalive, read_keepalive};
+use crate::spec::StartTls;
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -51,6 +52,24 @@ pub(in super::super) static ROWS: &[Row] = &[
         read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
         print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
         joins: true,
+        ..PLAIN
+    },
+    Row {
+        long: "starttls",
+        value: Value::OneOf("postgres", &["postgres"]),
+        help: "Answer clients that ask for TLS in this protocol, to see which host they want",
+        default: "only clients that begin with TLS are heard",
+        more: "For groups behind @NAME. A client of PostgreSQL sends an SSLRequest and waits for the answer before it names its host. balance \
+               answers it, chooses the server, and sends the server an SSLRequest of its own. Clients without TLS go to the groups behind @. \
+               Example: balance --starttls postgres 5432 @db1.example.com db1 @db2.example.com db2",
+        read: |draft, _| set(&mut draft.service.starttls, Some(StartTls::Postgres)),
+        print: |draft| {
+            draft.service.starttls.map_or_else(String::new, |StartTls::Postgres| "postgres".to_owned())
+        },
+        needs: Some(Need {
+            is_met: |draft| draft.has_names,
+            wrong: "needs groups behind @NAME; without them balance does not read what clients ask for, so leave it out",
+        }),
         ..PLAIN
     },
     Row {

@@ -278,9 +278,13 @@ impl<P: Readiness> Worker<P> {
             if let Some(error) = socket::take_error(server) {
                 self.dial_failed(key, &error);
             }
+        } else if dial.asking.is_some() {
+            self.go_on_asking(key, ready);
         } else if ready.writable {
+            let asks_for_tls = connection.rare.as_ref().is_some_and(|rare| rare.asks_for_tls);
             match dial.doubt(&connection.service.dialer) {
                 Some(error) => self.dial_failed(key, &error),
+                None if asks_for_tls => self.ask_for_tls(key, ready),
                 None => self.connected(key, ready),
             }
         }
@@ -296,6 +300,7 @@ impl<P: Readiness> Worker<P> {
         let Stage::Dialing(dial) = std::mem::replace(&mut connection.stage, Stage::Over) else { return };
         let client = dial.peers;
         let target = dial.target();
+        let was_asked = dial.asking.is_some();
         let service = Arc::clone(&connection.service);
         let trace = connection.trace();
         let succeeded = dial.succeeded(&service.dialer, trace);
@@ -313,8 +318,9 @@ impl<P: Readiness> Worker<P> {
         {
             service.log.tell(&Event::Opened { client, channel: lease.key(), address });
         }
-        let header = lease.proxy().map(|version| self.header(version, key, client));
-        let is_led = header.is_some();
+        let version = lease.proxy().filter(|_| !was_asked);
+        let header = version.map(|version| self.header(version, key, client));
+        let is_led = header.is_some() || was_asked;
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.relay.lead(header.unwrap_or_default());
         connection.stage = Stage::Relaying { server, slot: lease.into_slot() };
@@ -340,7 +346,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// The header that goes in front of what a client sends.
-    fn header(&self, version: ProxyVersion, key: usize, peers: Peers) -> Vec<u8> {
+    pub(super) fn header(&self, version: ProxyVersion, key: usize, peers: Peers) -> Vec<u8> {
         let Some(connection) = self.connections.get(key) else { return Vec::new() };
         let tlvs = connection.service.options().proxy_tlvs;
         let name = tlvs.unique_id.then(|| format!("{:016x}-{}", self.shared.options.seed, connection.id));

@@ -12,9 +12,11 @@ use std::sync::atomic::Ordering;
 use super::unheard::Unheard;
 use super::{RESET, STARVED_MS, Stage, Worker, millis};
 use crate::sched::{BadGreeting, End, GroupRange, Loss};
+use crate::spec::StartTls;
+use crate::sys::fault::is_exhausted;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
-use crate::wire::greeting::{Greeted, Wants, asks_of};
+use crate::wire::greeting::{Greeted, TlsRequest, Wants, asks_of};
 use crate::wire::hello::{Asks, UNRECOGNIZED_NAME};
 use crate::wire::relay::{Ending, Side};
 
@@ -24,8 +26,13 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get(key) else { return };
         let options = connection.service.options();
         let header = options.accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen.ip()));
-        let wants = Wants { header, hello: options.routes.is_some() };
-        if wants == (Wants { header: false, hello: false }) {
+        let hello = options.routes.is_some();
+        let tls = match options.starttls {
+            Some(StartTls::Postgres) if hello => TlsRequest::Awaited,
+            _ => TlsRequest::Never,
+        };
+        let wants = Wants { header, hello, tls };
+        if !header && !hello {
             drop(options);
             return self.greeted(key, seen);
         }
@@ -43,6 +50,21 @@ impl<P: Readiness> Worker<P> {
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Stage::Greeting(unheard) = &mut connection.stage else { return };
+            if let Some(answer) = unheard.reader.answer() {
+                match socket::write(&connection.client, &[answer]) {
+                    Ok(_) => {}
+                    // There is room for one byte in a buffer that is empty, if there is memory.
+                    Err(e) if is_exhausted(&e) || e.kind() == io::ErrorKind::WouldBlock => {
+                        return self.hear_later(key);
+                    }
+                    Err(_) => return self.close(key, RESET, End::ClientReset),
+                }
+                match unheard.reader.answered() {
+                    Ok(None) => continue,
+                    Ok(Some(greeted)) => return self.heard(key, greeted),
+                    Err(why) => return self.close(key, RESET, End::Lost(Loss::BadGreeting(why.into()))),
+                }
+            }
             let room = unheard.reader.room().min(self.scratch.len());
             if !unheard.hearing.has_room(room) {
                 // The kernel keeps it meanwhile.
@@ -129,6 +151,9 @@ impl<P: Readiness> Worker<P> {
         connection.stage = Stage::Greeted;
         connection.moved_at = now;
         connection.relay.hold(Side::Client, greeted.rest);
+        if greeted.was_granted {
+            connection.rare().asks_for_tls = true;
+        }
         // Whoever has it next serves it.
         if !self.shared.leaving.load(Ordering::SeqCst) {
             self.greet_again(key);

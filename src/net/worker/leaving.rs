@@ -23,7 +23,7 @@ use crate::observe::TapEnd;
 use crate::sched::{End, Peers, Turn};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
-use crate::wire::greeting::Wants;
+use crate::wire::greeting::{TlsRequest, Wants};
 use crate::wire::relay::{Relay, Side};
 
 /// Where a client is to be gone on with.
@@ -141,6 +141,7 @@ impl<P: Readiness> Worker<P> {
         let peer = socket::client(&connection.client);
         let known = peer.or(connection.address());
         let bytes;
+        let mut asks_for_tls = connection.rare.as_ref().is_some_and(|rare| rare.asks_for_tls);
         let (stage, client) = match &mut connection.stage {
             Stage::Dialing(_) | Stage::Over => return None,
             Stage::Greeting(_) | Stage::Greeted if peer.is_none() => {
@@ -150,8 +151,11 @@ impl<P: Readiness> Worker<P> {
             Stage::Greeting(unheard) => {
                 bytes = unheard.reader.bytes().to_vec();
                 let left = Duration::from_millis(unheard.until.saturating_sub(now));
-                let Wants { header, hello } = unheard.reader.wants();
-                (StageRecord::Unheard(UnheardRecord { left, header, hello }), peer.unwrap_or(UNKNOWN))
+                let Wants { header, hello, tls } = unheard.reader.wants();
+                asks_for_tls = tls == TlsRequest::Granted;
+                let may_ask = tls == TlsRequest::Awaited;
+                let record = UnheardRecord { left, header, hello, may_ask };
+                (StageRecord::Unheard(record), peer.unwrap_or(UNKNOWN))
             }
             Stage::Greeted => {
                 bytes = connection.relay.let_go(Side::Client).into_vec();
@@ -214,6 +218,7 @@ impl<P: Readiness> Worker<P> {
             delivered: connection.delivered,
             acknowledged: connection.rare.as_ref().map_or(0, |rare| rare.acknowledged),
             asked_often: connection.asked_often,
+            asks_for_tls,
             trace: connection.trace().map(|trace| Box::new(logging::told(trace))),
         };
         self.set_deadline(key, None);
@@ -285,7 +290,12 @@ impl<P: Readiness> Worker<P> {
             (StageRecord::Greeting, None, None, Ok(relay)) => (Begin::Greeting, Stage::Greeted, relay),
             (StageRecord::Unheard(unheard), None, None, Ok(relay)) => {
                 let until = self.now.saturating_add(millis(unheard.left).max(1));
-                let wants = Wants { header: unheard.header, hello: unheard.hello };
+                let tls = match (record.asks_for_tls, unheard.may_ask) {
+                    (true, _) => TlsRequest::Granted,
+                    (false, true) => TlsRequest::Awaited,
+                    (false, false) => TlsRequest::Never,
+                };
+                let wants = Wants { header: unheard.header, hello: unheard.hello, tls };
                 let unheard = Unheard::new(&guest, wants, until, bytes);
                 (Begin::Unheard, Stage::Greeting(Box::new(unheard)), relay)
             }
@@ -313,11 +323,13 @@ impl<P: Readiness> Worker<P> {
             undumped: false,
             trace: self.trace_again(peers, record.age + away, record.trace.as_deref()),
             past: Vec::new(),
+            asks_for_tls: record.asks_for_tls,
         };
         let is_rare = rare.trace.is_some()
             || rare.address.is_some()
             || rare.announced.is_some()
             || rare.link.is_some()
+            || rare.asks_for_tls
             || expires_at != NEVER
             || rare.acknowledged > 0;
         let connection = Connection {

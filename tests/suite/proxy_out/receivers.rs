@@ -217,6 +217,54 @@ fn postfix_is_told_who_the_client_is() {
     }
 }
 
+/// It cannot be installed beside postfix: ci/test unpacks it.
+const EXIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/exim4/usr/sbin/exim4");
+
+#[test]
+fn exim_is_told_who_the_client_is() {
+    if needs_root("exim changes to a user of its own") {
+        return;
+    }
+    assert!(Path::new(EXIM).is_file(), "{EXIM} is missing: run ci/test");
+    let server = Daemon::start("unshare", |port, dir| {
+        let dir = dir.display();
+        let conf = format!(
+            "exim_path = {EXIM}\nspool_directory = {dir}/spool\nlog_file_path = {dir}/spool/%slog\npid_file_path = {dir}/pid\n\
+             local_interfaces = 127.0.0.1\ndaemon_smtp_ports = {port}\nprimary_hostname = test.example\nkeep_environment =\n\
+             host_lookup =\nrfc1413_hosts =\ntls_advertise_hosts =\nhosts_proxy = 127.0.0.1\nacl_smtp_connect = all\n\
+             smtp_banner = test.example for $sender_host_address:$sender_host_port by $proxy_local_address\n\
+             begin acl\nall:\n  accept\n"
+        );
+        fs::write(format!("{dir}/exim.conf"), conf).expect("our own file");
+        // Its user comes with its package, which is not installed.
+        for (file, line) in [
+            ("passwd", "Debian-exim:x:7777:7777::/nonexistent:/usr/sbin/nologin\n"),
+            ("group", "Debian-exim:x:7777:\n"),
+        ] {
+            let known = fs::read_to_string(format!("/etc/{file}")).expect("a file of the system");
+            fs::write(format!("{dir}/{file}"), known + line).expect("our own file");
+        }
+        let script = format!(
+            "set -e; cd {dir}; mkdir spool; chown 7777:7777 spool; mount --bind passwd /etc/passwd; mount --bind group /etc/group\n\
+             exec {EXIM} -C {dir}/exim.conf -bdf"
+        );
+        strings(["-m", "sh", "-c", &script])
+    });
+    for option in [",proxy", ",proxy=v1"] {
+        let instance = before(&server, option, &["--check", "expect:220", "--check-interval", "50ms"]);
+        instance.await_health(0, "up");
+        // It speaks first.
+        let mut client = Client::connect_from(CLIENT, instance.addr);
+        let from = client.0.local_addr().expect("it is connected");
+        let told = format!("220 test.example for {from} by 127.0.0.1\r\n");
+        assert_eq!(String::from_utf8_lossy(&client.recv(told.len())), told, "{option}");
+        client.send("QUIT\r\n");
+        assert!(client.recv_all().starts_with(b"221 "), "{option}");
+        drop(client);
+        instance.end();
+    }
+}
+
 /// Gives a directory to the user of the mail system.
 fn own(path: &Path) {
     crate::harness::Run::new("chown").arg("postfix").arg(path).finish().code(0);

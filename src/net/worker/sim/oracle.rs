@@ -159,7 +159,7 @@ impl World {
             End::Lost(Loss::Left) => !has_left && !is_troubled,
             End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
             End::Lost(Loss::BadGreeting(BadGreeting::CutShort)) => !has_left && !is_troubled,
-            End::Lost(Loss::BadGreeting(_) | Loss::NotServed) => true,
+            End::Lost(Loss::BadGreeting(_) | Loss::NotServed | Loss::NoTls) => true,
             End::Lost(Loss::GreetingTimeout) => options.accept_proxy.is_none(),
         };
         if needless {

@@ -310,6 +310,7 @@ impl World {
             max_lifetime: None,
             queue_timeout: Duration::from_millis(500 + random.below(5_000)),
             pause_timeout: Duration::from_secs(60),
+            starttls: None,
             accept_proxy: random.chance(300).then_some(ProxySenders::Any),
             routes: None,
             greeting_timeout: Duration::from_millis(200 + random.below(2_000)),
