@@ -111,10 +111,11 @@ def first_answer(port, deadline):
     raise proc.Failed("no answer in time")
 
 
-def wrk(children, port, clients, seconds):
+def wrk(children, port, clients, seconds, host="127.0.0.1", scheme="http", script=None):
     """A connection for each request: {"rate", "connections", "p50_us", "p99_us", "errors"}."""
     argv = ["wrk", "-t", "2", "-c", str(clients), "-d", f"{seconds}s", "--latency", "-H", "Connection: close"]
-    text = proc.run(children, [*argv, f"http://127.0.0.1:{port}/index.html"], timeout=seconds + 20)
+    argv += ["-s", os.path.join(HERE, script)] if script else []
+    text = proc.run(children, [*argv, f"{scheme}://{host}:{port}/index.html"], timeout=seconds + 20)
     count = re.search(r"(\d+) requests in", text)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     if not count or not rate or not int(count[1]):

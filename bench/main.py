@@ -69,7 +69,7 @@ def arguments():
         "--limit", type=duration, metavar="TIME", help="begin no measurement after so long, e.g. 25m (60s with --quick)"
     )
     parser.add_argument("--balance", metavar="PATH", help="the program to measure (default: built from this project)")
-    parser.add_argument("--before", metavar="PATH", help="another build of balance, to compare with")
+    parser.add_argument("--before", metavar="PATH|COMMIT", help="another build of balance, to compare with; a commit is built first")
     parser.add_argument(
         "--congestion",
         metavar="NAME",
@@ -123,7 +123,7 @@ def chosen(options):
 
 def takes_part(program, row):
     """An earlier build stands beside balance wherever a figure of balance may have changed."""
-    return program in row.programs or (program == peers.BEFORE and "balance" in row.programs and row.key != "pick")
+    return program in row.programs or (program == peers.BEFORE and "balance" in row.programs and row.is_old)
 
 
 def plan(selection, programs, rounds, by_lot=False):
@@ -302,7 +302,7 @@ def main():
     balance = os.path.abspath(options.balance or build.release())
     if not os.access(balance, os.X_OK):
         raise proc.Failed(f"{balance} cannot be executed")
-    before = os.path.abspath(options.before) if options.before else None
+    before = build.earlier(options.before) if options.before else None
     if before and not os.access(before, os.X_OK):
         raise proc.Failed(f"{before} cannot be executed")
     scale = rows.QUICK if options.quick else observe.SCALE if options.observe else rows.FULL

@@ -42,6 +42,11 @@ TITLES = {
     "pen": "pen",
 }
 PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "pen": "pen"}
+# What a proxy has to do besides carrying bytes: nothing, send PROXY headers of version 2 to its channels, or choose a channel by the name
+# that a TLS client asks for, or by that it speaks HTTP.
+PLAIN, HEADER, NAME, HTTP = "plain", "header", "name", "http"
+# The name that is asked for: it is an address everywhere.
+ASKED = "localhost"
 # Two descriptors each must fit under the usual hard limit of 20 000, with some left for splice pipes.
 MOST_CONNECTIONS = 9_500
 BACKLOG = 4_096
@@ -84,12 +89,13 @@ class Programs:
             running.is_lasting = True
         return running
 
-    def start(self, name, channels, workers=None, wait=True):
-        """Starts `name` in front of the ports in `channels`; with `wait`, returns when it listens."""
+    def start(self, name, channels, workers=None, wait=True, task=PLAIN):
+        """Starts `name` in front of the ports in `channels`, for one of the tasks; with `wait`, returns when it listens."""
         if name == "direct":
             return Running(self.children, channels[0])
         port = proc.free_port()
-        return self._launch(port, getattr(self, "_" + name)(port, channels, workers or self.workers), wait)
+        words = (task,) if task != PLAIN else ()
+        return self._launch(port, getattr(self, "_" + name)(port, channels, workers or self.workers, *words), wait)
 
     def balance_with(self, options, channels):
         """balance with more options than usual."""
@@ -121,8 +127,11 @@ class Programs:
             file.write(text)
         return path
 
-    def _balance(self, port, channels, workers):
-        targets = [f"127.0.0.1:{channel}" for channel in channels]
+    def _balance(self, port, channels, workers, task=PLAIN):
+        targets = [f"127.0.0.1:{channel}" + (",proxy" if task == HEADER else "") for channel in channels]
+        if task in (NAME, HTTP):
+            # Nobody listens where everybody else would go.
+            targets = ["@" + (ASKED if task == NAME else "http"), *targets, "@", "127.0.0.1:9"]
         return [self.balance, "-f", "-b", "127.0.0.1", "--workers", str(workers), str(port), *targets]
 
     def _polling(self, port, channels, workers):
@@ -132,8 +141,25 @@ class Programs:
     def _before(self, port, channels, workers):
         return [self.before, *self._balance(port, channels, workers)[1:]]
 
-    def _haproxy(self, port, channels, workers):
-        servers = "\n".join(f"    server s{i} 127.0.0.1:{channel}" for i, channel in enumerate(channels))
+    def _haproxy(self, port, channels, workers, task=PLAIN):
+        option = " send-proxy-v2" if task == HEADER else ""
+        servers = "\n".join(f"    server s{i} 127.0.0.1:{channel}{option}" for i, channel in enumerate(channels))
+        listen = f"    bind 127.0.0.1:{port} backlog {BACKLOG}"
+        proxy = f"listen proxy\n{listen}\n    balance roundrobin\n{servers}"
+        if task in (NAME, HTTP):
+            awaited = "req.ssl_hello_type 1" if task == NAME else "req.proto_http"
+            wanted = f"req.ssl_sni -i {ASKED}" if task == NAME else awaited
+            proxy = f"""frontend proxy
+{listen}
+    tcp-request inspect-delay 3s
+    tcp-request content accept if {{ {awaited} }}
+    use_backend wanted if {{ {wanted} }}
+    default_backend others
+backend wanted
+    balance roundrobin
+{servers}
+backend others
+    server nobody 127.0.0.1:9"""
         config = f"""
 global
     nbthread {workers}
@@ -145,28 +171,31 @@ defaults
     timeout connect 5s
     timeout client 1h
     timeout server 1h
-listen proxy
-    bind 127.0.0.1:{port} backlog {BACKLOG}
-    balance roundrobin
-{servers}
+{proxy}
 """
-        return ["haproxy", "-db", "-q", "-f", self._write("haproxy.cfg", config)]
+        return ["haproxy", "-db", "-q", "-f", self._write(f"haproxy-{task}.cfg", config)]
 
-    def _nginx(self, port, channels, workers):
+    def _nginx(self, port, channels, workers, task=PLAIN):
         servers = " ".join(f"server 127.0.0.1:{channel};" for channel in channels)
-        config = self._nginx_head("proxy", workers) + f"""
+        # It has no version 2.
+        more = {PLAIN: "", HEADER: "proxy_protocol on;", NAME: "ssl_preread on;"}[task]
+        choice = f"map $ssl_preread_server_name $to {{ {ASKED} channels; default others; }}" if task == NAME else ""
+        config = self._nginx_head(f"proxy-{task}", workers) + f"""
 stream {{
     access_log off;
     upstream channels {{ {servers} }}
+    upstream others {{ server 127.0.0.1:9; }}
+    {choice}
     server {{
         listen 127.0.0.1:{port} backlog={BACKLOG};
-        proxy_pass channels;
+        {more}
+        proxy_pass {"$to" if task == NAME else "channels"};
         proxy_connect_timeout 5s;
         proxy_timeout 1h;
     }}
 }}
 """
-        return self._nginx_argv("proxy", config)
+        return self._nginx_argv(f"proxy-{task}", config)
 
     def _pen(self, port, channels, workers):
         del workers  # It has one event loop and no more.
@@ -208,22 +237,37 @@ events {{ worker_connections {2 * MOST_CONNECTIONS}; }}
 
     def web(self):
         """An nginx that serves one small file; returns its port."""
+        return self._web("web")
+
+    def web_behind_proxies(self):
+        """The same, behind PROXY headers."""
+        return self._web("headers", "proxy_protocol")
+
+    def web_with_tls(self):
+        """The same, with TLS; each handshake is a whole one."""
+        key, certificate = (os.path.join(self.directory, f"web.{name}") for name in ("key", "crt"))
+        argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+        proc.run(self.children, [*argv, "-subj", f"/CN={ASKED}", "-keyout", key, "-out", certificate], timeout=30)
+        files = f"ssl_certificate {certificate}; ssl_certificate_key {key};"
+        return self._web("tls", "ssl", f"{files} ssl_session_cache off; ssl_session_tickets off;")
+
+    def _web(self, name, manner="", more=""):
         port = proc.free_port()
         root = os.path.join(self.directory, "www")
         os.makedirs(root, exist_ok=True)
         self._write("www/index.html", "hello, this page is served to measure connections\n")
         temporary = "\n".join(
-            f"    {kind}_temp_path {self.directory}/tmp-{kind};"
+            f"    {kind}_temp_path {self.directory}/{name}-{kind};"
             for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         )
-        config = self._nginx_head("web", 2) + f"""
+        config = self._nginx_head(name, 2) + f"""
 http {{
     access_log off;
 {temporary}
-    server {{ listen 127.0.0.1:{port} backlog={BACKLOG}; root {root}; }}
+    server {{ listen 127.0.0.1:{port} {manner} backlog={BACKLOG}; root {root}; {more} }}
 }}
 """
-        proc.wait_listening(port, self.children.start(self._nginx_argv("web", config)))
+        proc.wait_listening(port, self.children.start(self._nginx_argv(name, config)))
         return port
 
     def sink(self):

@@ -3,6 +3,7 @@
 Knows: which load goes through which program, which figures come out. Never: targets, how figures are shown.
 """
 
+import contextlib
 import statistics
 import subprocess
 import time
@@ -57,6 +58,8 @@ class Row:
     axis: str = ""
     # Drawn as lines over the cells' first parameter instead of as bars.
     sweep: bool = False
+    # An earlier build of balance can do it, too.
+    is_old: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,42 @@ def connections(bench, program, clients, is_lasting=False):
             raise proc.Failed(f"{result['errors']} errors in {result['connections']} connections")
         figures = {"rate": result["rate"], "p99_us": result["p99_us"]}
         return {**figures, **cost.per(result["connections"], "cpu_us", 1e6)}
+
+
+def greetings(bench, program, task, served, host="127.0.0.1", scheme="http"):
+    """New connections of a proxy that has more to do than to carry bytes, beside the same proxy that only carries them.
+
+    Both run the whole time and take turns by the second, so that both see the same moments. What a receiver pays for a header is
+    seen without a proxy, from clients that send one themselves.
+    """
+    plain_server = "web" if served == "web_behind_proxies" else served
+    channels = {peers.PLAIN: bench.server(plain_server), task: bench.server(served)}
+    turns = [peers.PLAIN, task, task, peers.PLAIN]
+    sums = {name: {"connections": 0, "cpu": 0.0} for name in channels}
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(bench.programs.start(program, [channel], task=name))
+            for name, channel in channels.items()
+        }
+        # As many bytes of Lua for both.
+        scripts = {peers.PLAIN: "plain.lua", task: "header.lua"} if program == "direct" else {}
+        for turn in range(max(2, bench.scale.wrk_seconds)):
+            for name in turns[:2] if turn % 2 else turns[2:]:
+                proxy = running[name]
+                begin = proc.cpu(proxy.pid)[2] if proxy.pid else 0
+                result = load.wrk(bench.children, proxy.port, 32, 1, host, scheme, scripts.get(name))
+                if result["errors"] > result["connections"] / 100 + 2:
+                    raise proc.Failed(f"{result['errors']} errors in {result['connections']} connections")
+                sums[name]["connections"] += result["connections"]
+                sums[name]["cpu"] += (proc.cpu(proxy.pid)[2] if proxy.pid else 0) - begin
+    seconds = max(2, bench.scale.wrk_seconds)
+    rates = {name: each["connections"] / seconds for name, each in sums.items()}
+    figures = {"rate": rates[task], "rate_plain": rates[peers.PLAIN], "kept": rates[task] / rates[peers.PLAIN]}
+    if program != "direct":
+        figures["cpu_us"], figures["cpu_plain_us"] = (
+            1e6 * sums[name]["cpu"] / sums[name]["connections"] for name in (task, peers.PLAIN)
+        )
+    return figures
 
 
 def idle(bench, program):
@@ -325,6 +364,39 @@ ROWS = [
         ],
         connections,
     ),
+    *(
+        Row(
+            key,
+            title,
+            [Cell(key, "32 clients", parameters)],
+            [
+                Metric("kept", "connections against without it", "x", True),
+                Metric("rate", "connections", "conn/s", True),
+                Metric("rate_plain", "connections without it", "conn/s", True, plotted=False),
+                Metric("cpu_us", "CPU of the proxy", "µs/connection"),
+                Metric("cpu_plain_us", "CPU of the proxy without it", "µs/connection", plotted=False),
+            ],
+            greetings,
+            programs=programs,
+            slowish=True,
+            is_old=False,
+        )
+        for key, title, parameters, programs in [
+            (
+                "header",
+                "new connections with PROXY headers, wrk",
+                (peers.HEADER, "web_behind_proxies"),
+                ["direct", "balance", "haproxy", "nginx"],
+            ),
+            (
+                "name",
+                "new TLS connections by name, wrk",
+                (peers.NAME, "web_with_tls", peers.ASKED, "https"),
+                ["balance", "haproxy", "nginx"],
+            ),
+            ("http", "new connections that speak HTTP, wrk", (peers.HTTP, "web"), ["balance", "haproxy"]),
+        ]
+    ),
     Row(
         "idle",
         "idle connections",
@@ -384,5 +456,6 @@ ROWS = [
         programs=["balance"],
         once=True,
         slow=True,
+        is_old=False,
     ),
 ]

@@ -55,6 +55,7 @@ def targets(workers):
     found.append(Target("latency", "added_us", False, 0.8, HAPROXY))
     for cell in ("connections-32", "connections-256"):
         found += [Target(cell, "rate", True, 1.1, BEST), Target(cell, "cpu_us", False, 0.9, HAPROXY)]
+    found += [Target("header", "kept", True, 0.97), Target("name", "kept", True, 0.9), Target("http", "kept", True, 0.9)]
     found += [
         Target("idle", "pss", False, 1024),
         Target("busy", "kept", True, 0.95),

@@ -147,7 +147,7 @@ class TakingPart(unittest.TestCase):
 
     def test_an_earlier_build_takes_part_wherever_balance_does(self):
         for row in rows.ROWS:
-            self.assertEqual(peers.BEFORE in self.columns(row.key), row.key != "pick")
+            self.assertEqual(peers.BEFORE in self.columns(row.key), row.is_old)
 
     def test_a_table_has_a_column_for_each_who_takes_part(self):
         row = next(row for row in rows.ROWS if row.key == "requests")
