@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use super::prepared::Prepared;
 use crate::net;
 use crate::sched::{Addresses, ChannelKey, Snapshot};
+use crate::spec::ListenSpan;
 
 /// A channel without a maxc that leads to a service of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ struct Edge {
 /// A service, as far as ways lead to it and on from it.
 pub(super) struct Junction {
     pub(super) name: Option<String>,
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Vec<ListenSpan>,
     /// Those that no maxc bounds.
     pub(super) channels: Vec<(ChannelKey, Addresses)>,
 }
@@ -30,11 +31,11 @@ pub(super) struct Junction {
 impl Junction {
     fn of(service: &Prepared) -> Self {
         let name = service.parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
-        Self::at(name, service.listener.address(), service.parts.table.lock().snapshot())
+        Self::at(name, service.listen(), service.parts.table.lock().snapshot())
     }
 
     /// A service with these channels.
-    pub(super) fn at(name: Option<String>, listen: SocketAddr, table: Snapshot) -> Self {
+    pub(super) fn at(name: Option<String>, listen: Vec<ListenSpan>, table: Snapshot) -> Self {
         // What the operator decided of a channel may change, where it leads stays.
         let channels = table.groups.into_iter().flat_map(|group| {
             let unbounded = group.channels.into_iter().filter(|channel| channel.maxc.is_none());
@@ -64,7 +65,10 @@ pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
             let to = &services[edge.to];
             let to = match &to.name {
                 Some(name) => format!("service {name}"),
-                None => format!("the service on {}", to.listen),
+                None => {
+                    let listen = to.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+                    format!("the service on {}", listen.join(", "))
+                }
             };
             format!(
                 "channel {channel} of group {group} leads to {to} ({address}), which leads back here: without a maxc \
@@ -81,13 +85,22 @@ fn edges(services: &[Junction]) -> Vec<Edge> {
     // By port: who serves many ports does not pay for each pair of service and channel.
     let mut listeners: BTreeMap<u16, Vec<(usize, SocketAddr)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
-        listeners.entry(service.listen.port()).or_default().push((to, service.listen));
+        for at in service.listen.iter().flat_map(|span| span.each()) {
+            listeners.entry(at.port()).or_default().push((to, at));
+        }
     }
     let mut edges = Vec::new();
     for (from, service) in services.iter().enumerate() {
         for (channel, addresses) in &service.channels {
             let mut found = BTreeSet::new();
-            for &address in addresses.as_slice() {
+            // What has no port of its own leads where any of the service's own ports leads, so all of them are looked at.
+            let ports = service.listen.iter().filter(|_| addresses.follow_clients());
+            let ports = ports.flat_map(|span| span.ports());
+            let each = addresses.as_slice().iter().flat_map(|&address| {
+                let own = (!addresses.follow_clients()).then_some(address.port());
+                ports.clone().chain(own).map(move |port| SocketAddr::new(address.ip(), port))
+            });
+            for address in each {
                 for &(to, listener) in listeners.get(&address.port()).into_iter().flatten() {
                     if !found.contains(&to) && net::is_reached(listener, address) {
                         found.insert(to);

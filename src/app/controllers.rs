@@ -37,7 +37,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Shutdown, Variables};
 use crate::sched::Addresses;
-use crate::spec::{PortWord, ProcessSpec, ServiceSpec};
+use crate::spec::{ListenSpan, PortWord, PortsSpec, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 
 /// Where instances and controllers of all users meet.
@@ -207,9 +207,14 @@ pub(super) fn ask_for(place: SocketAddr, environment: &Environment) -> io::Resul
     crate::control::ask_for(&environment.directories, place)
 }
 
-/// The process of ours that listens at this place. One that is not ours, or does not answer soon, is none.
-pub(super) fn holder(place: SocketAddr, environment: &Environment) -> Option<u32> {
-    crate::control::holder(&environment.directories, place)
+/// The first of these places at which a process of ours listens, and its number. One that is not ours, or does not answer soon, is none.
+pub(super) fn holder(span: ListenSpan, environment: &Environment) -> Option<(SocketAddr, u32)> {
+    crate::control::holder(&environment.directories, span)
+}
+
+/// At which of these places an instance may be asked.
+pub(super) fn entries_on(span: ListenSpan, environment: &Environment) -> Vec<SocketAddr> {
+    crate::control::entries_on(&environment.directories, span)
 }
 
 /// `--list`.
@@ -467,20 +472,21 @@ pub(super) fn manage(
     (deadlines, bell): (&Arc<Deadlines>, &Arc<Bell>),
     source: LineSource,
 ) -> ManagedService {
-    let Served { parts, listener, running, alarm, names, log } = served;
+    let Served { parts, running, alarm, names, log, .. } = served;
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
     let (lookups, looked_up) = (resolver.clone(), names.clone());
     let (process, stopped) = (settings.clone(), Arc::clone(bell));
-    let [line, lines, asked] = [(); 3].map(|()| Arc::clone(written));
+    let [line, lines, asked, of_line] = [(); 4].map(|()| Arc::clone(written));
     ManagedService {
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
-        listen: vec![listener.address()],
+        listen: RwLock::new(served.listen()),
         table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
             // The answer has no room for the cause: 3.57 has one for all of them.
-            resolve_channel(wanted).inspect_err(|e| {
+            let ports = of_line.read().unwrap_or_else(PoisonError::into_inner).spec.listen.ports.clone();
+            resolve_channel(wanted, &ports).inspect_err(|e| {
                 let text = format!("no address for {}: {e}", wanted.host);
                 heard.tell(&Event::Note { severity: Severity::Notice, text });
             })
@@ -541,18 +547,20 @@ fn plane(running: &Running, alarm: Alarm, names: Residence, bell: Arc<Bell>) -> 
     }
 }
 
-fn resolve_channel(wanted: &HostPort) -> io::Result<Addresses> {
+fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Addresses> {
     // Brackets around an IPv6 address are habit; `save` has to print the host as one that the command line takes.
     let inside = wanted.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = inside.filter(|inside| inside.contains(':')).unwrap_or(&wanted.host);
     if !config::is_host(host) || host.contains(',') {
         return Err(io::Error::other("that cannot be a host"));
     }
-    let port = match &wanted.port {
-        Port::Number(number) => number.get(),
-        Port::Service(name) => {
-            resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"))?
-        }
+    let named = |name: &str| resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"));
+    let port = match (&wanted.port, service) {
+        (Port::Number(number), _) => number.get(),
+        (Port::Service(name), _) | (Port::OfService, PortsSpec::One(PortWord::Name(name))) => named(name)?,
+        (Port::OfService, PortsSpec::One(PortWord::Number(number))) => number.get(),
+        // That which each client came to.
+        (Port::OfService, PortsSpec::Range(_)) => 0,
     };
     let found = resolve::addresses(host, port)?;
     if let Some(why) = resolve::why_no_zone(host, &found) {

@@ -2,7 +2,7 @@
 //!
 //! Knows: the stream, the offer and what came with it. Never: what is made of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -18,6 +18,7 @@ use crate::handover::frame;
 use crate::handover::message::{Acceptance, FORMAT, FromPredecessor, FromSuccessor, Offer, OfferedService};
 use crate::handover::successor::{Successor, SuccessorDeed, SuccessorNews, SuccessorWord};
 use crate::process::{self, PassedListener};
+use crate::spec::ListenSpan;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
 
 /// The predecessor takes an answer within this time, or hangs.
@@ -33,8 +34,8 @@ pub(super) struct Heir {
     pub(super) stream: Option<HandoverStream>,
     pub(super) machine: Successor,
     pub(super) offer: Offer,
-    /// By service.
-    pub(super) listeners: Vec<Vec<OwnedFd>>,
+    /// By service, and by port.
+    pub(super) listeners: Vec<BTreeMap<u16, OwnedFd>>,
     pub(super) control: Option<OwnedFd>,
     http: Option<OwnedFd>,
     pub(super) predecessor: u32,
@@ -62,7 +63,8 @@ impl Heir {
         let mut listeners = Vec::new();
         for service in &offer.services {
             let mine = descriptors.len().min(service.listen.len());
-            listeners.push(descriptors.drain(..mine).collect());
+            listeners
+                .push(service.listen.iter().map(SocketAddr::port).zip(descriptors.drain(..mine)).collect());
         }
         let control = offer.control.as_ref().and_then(|_| descriptors.pop_front());
         let http = offer.http.and_then(|_| descriptors.pop_front());
@@ -86,8 +88,9 @@ impl Heir {
 
     /// The listener of the service that is to listen here.
     pub(super) fn take_listener(&mut self, place: SocketAddr) -> Option<Got> {
-        let number = self.offer.services.iter().position(|one| one.place == place)?;
-        let fd = self.listeners.get_mut(number)?.pop()?;
+        let services = self.offer.services.iter().zip(&mut self.listeners);
+        let mut of_place = services.filter(|(one, _)| span_of(one).contains(place));
+        let fd = of_place.find_map(|(_, listeners)| listeners.remove(&place.port()))?;
         Some(Got::Passed(PassedListener { name: None, fd, address: place }))
     }
 
@@ -104,7 +107,7 @@ impl Heir {
 
     /// How many listeners came.
     pub(super) fn listener_count(&self) -> usize {
-        self.listeners.iter().flatten().count()
+        self.listeners.iter().map(BTreeMap::len).sum()
     }
 
     /// Its control socket.
@@ -163,6 +166,13 @@ impl Heir {
             }
         }
     }
+}
+
+/// Where the line of a service has it listen.
+pub(super) fn span_of(service: &OfferedService) -> ListenSpan {
+    // All of them are at one address, one port each.
+    let last = service.listen.iter().map(SocketAddr::port).max();
+    ListenSpan::new(service.place, last.unwrap_or_default())
 }
 
 /// A message, what is attached to it, and its descriptors.

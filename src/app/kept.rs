@@ -150,7 +150,7 @@ impl Kept {
 
     /// Puts what was changed of this service into what its table begins with.
     pub(super) fn restore(&mut self, spec: &ServiceSpec, found: &mut Resolved) {
-        let place = found.listen.first();
+        let place = found.place();
         let Some(at) = self.state.services.iter().position(|one| one.place == place) else { return };
         let service = self.state.services.swap_remove(at);
         let (denied, facts): (Vec<Fact>, Vec<Fact>) =
@@ -219,7 +219,7 @@ fn look_up(
             }
         });
     let with_port = |mut address: SocketAddr| {
-        address.set_port(target.port.get());
+        address.set_port(target.port);
         address
     };
     let now = addresses.as_ref().and_then(|all| Addresses::new(all.iter().copied().map(with_port).collect()));

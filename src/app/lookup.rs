@@ -10,12 +10,16 @@ use super::lists::ListReader;
 use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
 use crate::sched::{Addresses, Denial, Lists};
-use crate::spec::{ChannelSpec, GroupSpec, HostSpec, ListenHost, Member, PortWord, ServiceSpec, Typed};
+use crate::spec::{
+    ChannelSpec, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord, PortsSpec, ServiceSpec, Typed,
+};
 
 /// What is known of a service once all names have been looked up.
 pub(super) struct Resolved {
-    /// Of several addresses the first one is meant.
+    /// Of several addresses the first one is meant. Their port is the lowest of its ports.
     pub(super) listen: Addresses,
+    /// The highest of its ports.
+    pub(super) last_port: u16,
     /// `-B`. Of several addresses of a name the first one is meant.
     pub(super) sources: Vec<SocketAddr>,
     /// By group and number; `None` for a gap.
@@ -26,6 +30,18 @@ pub(super) struct Resolved {
     pub(super) lists: Lists,
     /// What operators have denied.
     pub(super) denied: Vec<Denial>,
+}
+
+impl Resolved {
+    /// Where it is to listen.
+    pub(super) fn span(&self) -> ListenSpan {
+        ListenSpan::new(self.listen.first(), self.last_port)
+    }
+
+    /// What it is known by as long as its line is there: where it listens, the lowest port.
+    pub(super) fn place(&self) -> SocketAddr {
+        self.listen.first()
+    }
 }
 
 /// Looks everything up that the services name, each name once. What is `known` of a name holds where it cannot be looked up: a
@@ -64,12 +80,13 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
     let mut taken = Places::default();
     let mut errors = Vec::new();
     for (spec, found) in specs.iter().zip(found) {
-        let (address, typed) = (found.listen.first(), &spec.listen.typed);
-        let port = address.port().to_string();
-        let met = taken.take(&port, &address.into(), (address, typed));
-        let Some((place, Some(other))) = met.map(|(place, other)| (place, other.at.as_ref())) else {
-            continue;
-        };
+        let (span, typed) = (found.span(), &spec.listen.typed);
+        let ports: Vec<String> = span.ports().map(|port| port.to_string()).collect();
+        let met = taken.take(&ports, &found.place().into(), (span, typed));
+        let met =
+            met.and_then(|(port, (other, typed))| Some((port.parse().ok()?, *other, typed.at.as_ref()?)));
+        let Some((port, other_span, other)) = met else { continue };
+        let (address, place): (_, &SocketAddr) = (span.at(port), &other_span.at(port));
         let wrong = if *place == address {
             format!("the service at {other} listens on {place}, too; give another port or -b")
         } else {
@@ -100,8 +117,14 @@ impl Lookups {
     fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Resolved> {
         let before = errors.len();
         let typed = &spec.listen.typed;
-        let port = self.port(&spec.listen.port);
-        let port = keep(port.map_err(|word| LineError::of(typed, Wrong::Port { word })), errors).unwrap_or(1);
+        let ports = match &spec.listen.ports {
+            PortsSpec::One(port) => self.port(port).map(|port| port..=port),
+            PortsSpec::Range(range) => Ok(range.first().get()..=range.last().get()),
+        };
+        let ports = ports.map_err(|word| LineError::of(typed, Wrong::Port { word }));
+        let (port, last_port) = keep(ports, errors).unwrap_or(1..=1).into_inner();
+        // Where there are several, a channel without a port has none: each client's is its.
+        let default = if port == last_port { port } else { 0 };
         let listen = match &spec.listen.host {
             ListenHost::AnyV4 => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port).into()),
             ListenHost::AnyV6 => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()),
@@ -110,7 +133,7 @@ impl Lookups {
         let found = spec.sources.iter().filter_map(|host| keep(self.host(host, 0), errors));
         let sources = found.map(|found| found.first()).collect();
         let mut member = |member: &Member| match member {
-            Member::Channel(channel) => keep(self.channel(channel, port), errors),
+            Member::Channel(channel) => keep(self.channel(channel, default), errors),
             Member::Gap => None,
         };
         let channels =
@@ -122,7 +145,7 @@ impl Lookups {
             Lists::default()
         });
         let denied = Vec::new();
-        let found = Resolved { listen: listen?, sources, channels, changed: None, lists, denied };
+        let found = Resolved { listen: listen?, last_port, sources, channels, changed: None, lists, denied };
         (errors.len() == before).then_some(found)
     }
 

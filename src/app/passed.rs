@@ -3,38 +3,40 @@
 //! Knows: names, addresses, what was asked for. Never: descriptors' numbers, the environment.
 //! Source: docs/compatibility.md, "Process".
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 
 use super::lookup::Resolved;
 use super::{Failure, exit};
 use crate::process::PassedListener;
-use crate::spec::{ListenHost, ServiceSpec};
+use crate::spec::{ListenHost, ListenSpan, ServiceSpec};
 
 /// Where a service wants to listen.
 #[derive(Debug, PartialEq)]
 struct WantedAddress {
     name: Option<String>,
-    port: u16,
+    ports: RangeInclusive<u16>,
     /// Any of these. `None`: whatever it is.
     ips: Option<Vec<(IpAddr, u32)>>,
 }
 
 impl WantedAddress {
     fn of((service, found): &(ServiceSpec, Resolved)) -> Self {
-        let found = &found.listen;
+        let (ports, found) = (found.span().ports(), &found.listen);
         let ips = match &service.listen.host {
             ListenHost::AnyV4 => None,
             ListenHost::AnyV6 => Some(vec![(Ipv6Addr::UNSPECIFIED.into(), 0)]),
             ListenHost::Host(_) => Some(found.as_slice().iter().copied().map(ip_and_zone).collect()),
         };
         let name = service.name.as_ref().map(|name| name.as_str().to_owned());
-        Self { name, port: found.first().port(), ips }
+        Self { name, ports, ips }
     }
 
     /// How well it fits, the best first. `None`: not at all.
     fn rank(&self, passed: &PassedListener) -> Option<u8> {
-        if passed.address.port() != self.port {
+        if !self.ports.contains(&passed.address.port()) {
             return None;
         }
         let (ip, zone) = ip_and_zone(passed.address);
@@ -54,8 +56,11 @@ fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
     (address.ip().to_canonical(), zone)
 }
 
-/// Gives each service the listener that was passed for it, if there is one: by its name, else by its address. Without `-b`
-/// and `-6` the port alone says so.
+/// The listeners that were passed for one service.
+pub(super) type PassedByPort = BTreeMap<u16, PassedListener>;
+
+/// Gives each service the listeners that were passed for it, if there are any: by its name, else by its address. Without `-b`
+/// and `-6` the port alone says so. They are called by their ports.
 ///
 /// # Errors
 /// There is one that no service wants: its clients would wait for nobody. Or one that is called by the name of a service that
@@ -63,9 +68,9 @@ fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
 pub(super) fn assign(
     passed: Vec<PassedListener>,
     services: &[(ServiceSpec, Resolved)],
-) -> Result<Vec<Option<PassedListener>>, Failure> {
+) -> Result<Vec<PassedByPort>, Failure> {
     if passed.is_empty() {
-        return Ok(services.iter().map(|_| None).collect());
+        return Ok(services.iter().map(|_| PassedByPort::new()).collect());
     }
     let places = services.iter().map(WantedAddress::of).collect::<Vec<_>>();
     if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
@@ -88,18 +93,21 @@ pub(super) fn assign(
 fn match_up(
     passed: Vec<PassedListener>,
     places: &[WantedAddress],
-) -> (Vec<Option<PassedListener>>, Vec<PassedListener>) {
+) -> (Vec<PassedByPort>, Vec<PassedListener>) {
     // The surest first, so that a service that takes any address takes none that another one names.
     let mut pairs: Vec<(u8, usize, usize)> = Vec::new();
     for (i, one) in passed.iter().enumerate() {
         pairs.extend(places.iter().enumerate().filter_map(|(j, place)| Some((place.rank(one)?, i, j))));
     }
     pairs.sort_unstable();
-    let mut assigned: Vec<Option<PassedListener>> = places.iter().map(|_| None).collect();
+    let mut assigned: Vec<PassedByPort> = places.iter().map(|_| PassedByPort::new()).collect();
     let mut left: Vec<Option<PassedListener>> = passed.into_iter().map(Some).collect();
     for (_, i, j) in pairs {
-        if left[i].is_some() && assigned[j].is_none() {
-            assigned[j] = left[i].take();
+        let Some(port) = left[i].as_ref().map(|one| one.address.port()) else { continue };
+        if let Entry::Vacant(free) = assigned[j].entry(port)
+            && let Some(one) = left[i].take()
+        {
+            free.insert(one);
         }
     }
     (assigned, left.into_iter().flatten().collect())
@@ -130,12 +138,14 @@ fn describe(passed: &PassedListener) -> String {
 }
 
 fn describe_place(place: &WantedAddress) -> String {
+    let (first, last) = (*place.ports.start(), *place.ports.end());
     let at = |(ip, zone): &(IpAddr, u32)| match ip {
-        IpAddr::V6(ip) => SocketAddrV6::new(*ip, place.port, 0, *zone).to_string(),
-        IpAddr::V4(ip) => SocketAddr::from((*ip, place.port)).to_string(),
+        IpAddr::V6(ip) => ListenSpan::new(SocketAddrV6::new(*ip, first, 0, *zone).into(), last).to_string(),
+        IpAddr::V4(ip) => ListenSpan::new(SocketAddr::from((*ip, first)), last).to_string(),
     };
     match &place.ips {
-        None => format!("port {}", place.port),
+        None if first < last => format!("ports {first}-{last}"),
+        None => format!("port {first}"),
         Some(ips) => ips.iter().map(at).collect::<Vec<_>>().join(" or "),
     }
 }
@@ -158,15 +168,22 @@ mod tests {
             )
         };
         let ips: Vec<(IpAddr, u32)> = ips.iter().map(at).collect();
-        WantedAddress { name: name.map(str::to_owned), port, ips: (!ips.is_empty()).then_some(ips) }
+        WantedAddress {
+            name: name.map(str::to_owned),
+            ports: port..=port,
+            ips: (!ips.is_empty()).then_some(ips),
+        }
     }
 
     /// What each place gets, and what is left.
     fn matched(listeners: &[(Option<&str>, &str)], places: &[WantedAddress]) -> (Vec<String>, Vec<String>) {
         let listeners = listeners.iter().map(|(name, address)| passed(*name, address)).collect();
         let (assigned, left) = match_up(listeners, places);
-        let text = |one: Option<&PassedListener>| one.map_or("-".to_owned(), describe);
-        (assigned.iter().map(|one| text(one.as_ref())).collect(), left.iter().map(describe).collect())
+        let text = |all: &PassedByPort| match all.is_empty() {
+            true => "-".to_owned(),
+            false => all.values().map(describe).collect::<Vec<_>>().join(" "),
+        };
+        (assigned.iter().map(text).collect(), left.iter().map(describe).collect())
     }
 
     #[test]
@@ -180,6 +197,26 @@ mod tests {
         let twice = [(None, "10.0.0.1:80"), (None, "0.0.0.0:80")];
         assert_eq!(matched(&twice, &any), (vec!["0.0.0.0:80".into()], vec!["10.0.0.1:80".into()]));
         assert_eq!(matched(&[], &any), (vec!["-".into()], vec![]));
+    }
+
+    #[test]
+    fn a_service_on_several_ports_gets_one_for_each() {
+        let mut places = [place(None, 80, &[]), place(Some("mail"), 81, &["10.0.0.1"])];
+        places[0].ports = 80..=82;
+        let all = [
+            (None, "0.0.0.0:82"),
+            (None, "10.0.0.1:81"),
+            (None, "[::]:81"),
+            (None, "0.0.0.0:83"),
+            (None, "0.0.0.0:80"),
+            (None, "10.0.0.2:80"),
+        ];
+        let (assigned, left) = matched(&all, &places);
+        assert_eq!(assigned, ["0.0.0.0:80 [::]:81 0.0.0.0:82", "10.0.0.1:81"]);
+        assert_eq!(left, ["0.0.0.0:83", "10.0.0.2:80"]);
+        assert_eq!(describe_place(&places[0]), "ports 80-82");
+        places[1].ports = 81..=90;
+        assert_eq!(describe_place(&places[1]), "10.0.0.1:81-90");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, Snapshot};
-use crate::spec::{AdminState, ChannelManner, ChannelSpec, GroupSpec, Member, Policy, Weight};
+use crate::spec::{AdminState, ChannelManner, ChannelSpec, GroupSpec, ListenSpan, Member, Policy, Weight};
 
 /// Which service of a list is which of another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,18 +24,29 @@ pub(super) struct Pairing {
     pub(super) removed: Vec<usize>,
 }
 
-/// A service is the same one if it is to listen at the same place.
-pub(super) fn pair(now: &[SocketAddr], wanted: &[SocketAddr]) -> Pairing {
-    let mut places: HashMap<SocketAddr, usize> = now.iter().enumerate().map(|(n, &at)| (at, n)).collect();
+/// A service is the same one if it is to listen at the same place: its lowest port is the same, or else another one of its ports.
+pub(super) fn pair(now: &[ListenSpan], wanted: &[ListenSpan]) -> Pairing {
+    let mut places: HashMap<SocketAddr, usize> =
+        now.iter().enumerate().map(|(n, at)| (at.first(), n)).collect();
     let mut pairing = Pairing::default();
-    for (number, place) in wanted.iter().enumerate() {
-        match places.remove(place) {
+    let mut left = Vec::new();
+    for (number, span) in wanted.iter().enumerate() {
+        match places.remove(&span.first()) {
             Some(before) => pairing.kept.push((before, number)),
+            None => left.push(number),
+        }
+    }
+    let mut before: BTreeSet<usize> = places.into_values().collect();
+    let ports = before.iter().flat_map(|&was| now[was].each().map(move |at| (at, was)));
+    let ports: HashMap<SocketAddr, usize> = ports.collect();
+    for number in left {
+        let mut met = wanted[number].each().filter_map(|at| ports.get(&at).copied());
+        match met.find(|was| before.remove(was)) {
+            Some(was) => pairing.kept.push((was, number)),
             None => pairing.added.push(number),
         }
     }
-    pairing.removed = places.into_values().collect();
-    pairing.removed.sort_unstable();
+    pairing.removed = before.into_iter().collect();
     pairing
 }
 
@@ -70,12 +81,7 @@ impl Lined {
 
 /// `web1:80`, or the address where no name is known.
 pub(super) fn label(addresses: &Addresses) -> String {
-    let first = addresses.first();
-    match addresses.host() {
-        Some(host) if host.contains(':') => format!("[{host}]:{}", first.port()),
-        Some(host) => format!("{host}:{}", first.port()),
-        None => first.to_string(),
-    }
+    addresses.words()
 }
 
 /// A group as its line has it.

@@ -23,7 +23,7 @@ use crate::sched::{
     Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, HealthRules, Rules, SharedTable,
     Table,
 };
-use crate::spec::{Check, CheckSpec, GroupSpec, Keepalive, Member, OnDown, Policy, ServiceSpec};
+use crate::spec::{Check, CheckSpec, GroupSpec, Keepalive, ListenSpan, Member, OnDown, Policy, ServiceSpec};
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
@@ -34,7 +34,8 @@ const BIND_RETRY: Duration = Duration::from_millis(5);
 /// Everything that can fail because of what was typed, done: what is left is to serve.
 pub(super) struct Prepared {
     pub(super) parts: Parts,
-    pub(super) listener: Listener,
+    /// By port; at least one.
+    pub(super) listeners: Vec<Listener>,
     /// Whose its events are.
     pub(super) owner: Owner,
     /// The process has no other service.
@@ -54,15 +55,15 @@ pub(super) struct Parts {
     pub(super) spec: ServiceSpec,
     pub(super) table: SharedTable,
     pub(super) outgoing: Outgoing,
-    /// Where its line has it listen; a socket that was passed in may be another address.
-    pub(super) place: SocketAddr,
+    /// Where its line has it listen; sockets that were passed in may be at another address.
+    pub(super) span: ListenSpan,
 }
 
 /// One service being served.
 pub(super) struct Served {
     pub(super) parts: Parts,
-    /// The listener is the workers': they close it.
-    pub(super) listener: ListenerHandle,
+    /// By port, at least one. The listeners are the workers': they close them.
+    pub(super) listeners: Vec<ListenerHandle>,
     pub(super) running: Running,
     /// Rung when its table has changed.
     pub(super) alarm: Alarm,
@@ -73,29 +74,30 @@ pub(super) struct Served {
 }
 
 impl Prepared {
-    /// Fills the table and binds. `got` is a socket that listens there already; `shards` are the counters that share nothing;
-    /// `patience` is what is left of [`BIND_PATIENCE`].
+    /// Fills the table and binds, all ports or none. `got` is asked for a socket that listens at an address already; `shards` are the
+    /// counters that share nothing; `patience` is what is left of [`BIND_PATIENCE`].
     ///
     /// # Errors
     /// A port that cannot be had.
     pub(super) fn new(
         spec: ServiceSpec,
         found: Resolved,
-        got: Option<Got>,
+        mut got: impl FnMut(SocketAddr) -> Option<Got>,
         shards: usize,
         seed: u64,
         patience: &mut Duration,
     ) -> Result<Self, Failure> {
         let mut table = Table::new(rules(&spec, shards, seed));
-        let place = found.listen.first();
+        let span = found.span();
         let groups = found.changed.as_ref().unwrap_or(&spec.groups);
         declare(&mut table, groups, found.channels, spec.later_policy)?;
-        let listener = match got {
+        let listener = |place| match got(place) {
             Some(Got::Passed(passed)) => Listener::inherit(passed.fd, spec.client_keepalive),
             Some(Got::Bound(listener)) => Ok(listener),
             None => bind(place, spec.client_keepalive, patience),
         };
-        let listener = listener.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
+        let listeners = span.each().map(listener).collect::<Result<_, _>>();
+        let listeners = listeners.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
         let outgoing = Outgoing { sources: Sources::new(found.sources), keepalive: spec.server_keepalive };
         let table = SharedTable::new(table);
         table.gate().set_lists(found.lists);
@@ -103,13 +105,13 @@ impl Prepared {
             // There were no more when they were kept.
             let _ = table.gate().deny(denial, Duration::ZERO);
         }
-        let parts = Parts { spec, table, outgoing, place };
-        Ok(Self { parts, listener, owner: Owner::new_service(), is_alone: true })
+        let parts = Parts { spec, table, outgoing, span };
+        Ok(Self { parts, listeners, owner: Owner::new_service(), is_alone: true })
     }
 
     /// Of parts that are made already.
-    pub(super) fn of(parts: Parts, listener: Listener, owner: Owner) -> Self {
-        Self { parts, listener, owner, is_alone: true }
+    pub(super) fn of(parts: Parts, listeners: Vec<Listener>, owner: Owner) -> Self {
+        Self { parts, listeners, owner, is_alone: true }
     }
 
     /// The process has others.
@@ -122,21 +124,43 @@ impl Prepared {
         match &self.parts.spec.name {
             Some(name) => log.of_service(self.owner, Some(name.as_str())),
             None if self.is_alone => log.of_service(self.owner, None),
-            None => log.of_service(self.owner, Some(&self.listener.address().to_string())),
+            None => log.of_service(self.owner, Some(&self.place())),
         }
+    }
+
+    /// Where it listens.
+    pub(super) fn listen(&self) -> Vec<ListenSpan> {
+        ListenSpan::of(self.listeners.iter().map(Listener::address))
+    }
+
+    /// What it is called that has no name.
+    pub(super) fn place(&self) -> String {
+        self.listen().first().unwrap_or(&self.parts.span).to_string()
     }
 
     /// What operators find it by.
     pub(super) fn names(&self) -> Names {
         let name = self.parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
-        Names { listen: vec![self.listener.address()], name }
+        Names { listen: self.listen(), name }
     }
 
     /// What the data plane gets of it. `log`: its own. `alarm` is rung when the data plane has changed the table.
     pub(super) fn service(&self, log: &Log, alarm: Alarm) -> NewService {
-        let (listeners, table) = (vec![self.listener.clone()], self.parts.table.clone());
+        let (listeners, table) = (self.listeners.clone(), self.parts.table.clone());
         let changed = Changed::new(move || alarm.ring());
         NewService { listeners, table, log: log.clone(), options: self.parts.options(), changed }
+    }
+}
+
+impl Served {
+    /// Where it listens.
+    pub(super) fn listen(&self) -> Vec<ListenSpan> {
+        ListenSpan::of(self.listeners.iter().map(ListenerHandle::address))
+    }
+
+    /// What it is called that has no name.
+    pub(super) fn place(&self) -> String {
+        self.listen().first().unwrap_or(&self.parts.span).to_string()
     }
 }
 
@@ -181,6 +205,7 @@ impl Parts {
         Ward {
             table: self.table.clone(),
             log: log.clone(),
+            first_port: self.span.first().port(),
             outgoing: self.outgoing.clone(),
             connect_timeout: self.spec.connect_timeout,
             checks: checks(&self.spec),

@@ -7,21 +7,23 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::controllers::{self, Environment};
-use super::heir::Heir;
+use super::heir::{Heir, span_of};
 use super::lookup::Resolved;
 use super::{Failure, exit};
-use crate::spec::ServiceSpec;
+use crate::spec::{ListenSpan, ServiceSpec};
 
 /// What to do about a port that another instance of ours has; `None`: it is not ours. `is_asked`: `--replace` was given.
-pub(super) fn advice(wanted: &[SocketAddr], is_asked: bool, environment: &Environment) -> Option<String> {
-    wanted.iter().find_map(|&place| {
-        if !is_asked && let Some(pid) = controllers::holder(place, environment) {
+pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Environment) -> Option<String> {
+    wanted.iter().find_map(|&span| {
+        if !is_asked && let Some((place, pid)) = controllers::holder(span, environment) {
             return Some(format!("balance: process {pid} serves {place}; --replace takes the port over from it"));
         }
         let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-        let mut all = all.into_iter().map(|ip| SocketAddr::new(ip, place.port())).filter(|&other| other != place);
+        let all = all.into_iter().map(|ip| SocketAddr::new(ip, span.first().port()));
+        let all = all.map(|first| ListenSpan::new(first, *span.ports().end()));
+        let mut all = all.filter(|&other| other != span);
         all.find_map(|other| {
-            let pid = controllers::holder(other, environment)?;
+            let (other, pid) = controllers::holder(other, environment)?;
             Some(format!(
                 "balance: process {pid} serves {other}, and --replace takes over the same address only; stop that one first \
                  (kill {pid})"
@@ -38,11 +40,12 @@ pub(super) fn ask(
     services: &[(ServiceSpec, Resolved)],
     environment: &Environment,
 ) -> Result<Vec<Heir>, Failure> {
-    let wanted: Vec<SocketAddr> = services.iter().map(|(_, found)| found.listen.first()).collect();
+    let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
     let failed = |text: String| Err(Failure::new(exit::OS, format!("balance: --replace: {text}")));
     let mut heirs: Vec<Heir> = Vec::new();
-    for &place in &wanted {
-        if heirs.iter().any(|heir| heir.services().iter().any(|one| one.place == place)) {
+    let wanted = spans.iter().flat_map(|&span| controllers::entries_on(span, environment));
+    for place in wanted {
+        if heirs.iter().any(|heir| heir.services().iter().any(|one| span_of(one).contains(place))) {
             continue;
         }
         let (stream, pid) = match controllers::ask_for(place, environment) {
@@ -65,7 +68,9 @@ pub(super) fn ask(
                  version: stop it first (kill {pid})"
             ));
         };
-        if let Some(other) = heir.services().iter().find(|one| !wanted.contains(&one.place)) {
+        if let Some(other) =
+            heir.services().iter().find(|one| !spans.iter().any(|span| span.meets(span_of(one))))
+        {
             let name = other.name.clone().unwrap_or_else(|| other.place.to_string());
             return failed(format!(
                 "process {pid} on {place} also serves {name}, which would end; start all its services, or use reload or upgrade"

@@ -32,11 +32,10 @@ impl From<&ChannelSnapshot> for Setting {
     }
 }
 
-/// `None` for port 0, which nothing can be connected to.
-fn target(addresses: &Addresses) -> Option<Target> {
+fn target(addresses: &Addresses) -> Target {
     let first = addresses.first();
     let host = addresses.host().map_or_else(|| first.ip().to_string(), str::to_owned);
-    Some(Target { host, port: NonZeroU16::new(first.port())? })
+    Target { host, port: addresses.port() }
 }
 
 /// All that is otherwise in a table than its lines have it. `later`: the policy of groups that no line has.
@@ -55,10 +54,8 @@ pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> 
         for one in &group.channels {
             let nth = twins.entry(identity(number, &one.addresses)).or_default();
             *nth = nth.saturating_add(1);
-            let (Some(target_of_line), Some(nth)) = (target(&one.addresses), NonZeroU32::new(*nth)) else {
-                continue;
-            };
-            let channel = LinedChannel { group: id, target: target_of_line, nth };
+            let Some(nth) = NonZeroU32::new(*nth) else { continue };
+            let channel = LinedChannel { group: id, target: target(&one.addresses), nth };
             let line = Setting::from(one);
             let Some((key, now)) = one.key.and_then(|key| Some((key, *there.get(&key)?))) else {
                 facts.push(Fact::Removed { channel, line });
@@ -66,7 +63,7 @@ pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> 
             };
             lined.insert(key);
             let is_moved = identity(number, &now.addresses) != identity(number, &one.addresses);
-            let moved = if is_moved { destination(&now.addresses) } else { None };
+            let moved = is_moved.then(|| destination(&now.addresses));
             let now = Setting::from(now);
             if now != line || moved.is_some() {
                 facts.push(Fact::Changed { channel, line, now, moved });
@@ -75,18 +72,16 @@ pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> 
     }
     for (key, one) in there {
         let twins = twins.get(&identity(key.group.index(), &one.addresses)).copied().unwrap_or(0);
-        if !lined.contains(&key)
-            && !one.retires
-            && let Some(to) = destination(&one.addresses)
-        {
+        if !lined.contains(&key) && !one.retires {
+            let to = destination(&one.addresses);
             facts.push(Fact::Created { group: key.group, number: key.channel, twins, now: one.into(), to });
         }
     }
     facts
 }
 
-fn destination(addresses: &Addresses) -> Option<FoundTarget> {
-    Some(FoundTarget { target: target(addresses)?, found: addresses.clone() })
+fn destination(addresses: &Addresses) -> FoundTarget {
+    FoundTarget { target: target(addresses), found: addresses.clone() }
 }
 
 /// The groups that a table is to begin with, and what became of the facts.
@@ -201,7 +196,7 @@ impl Restoring<'_> {
                     typed: Typed::default(),
                     host: to.target.host.clone(),
                     lazy: false,
-                    port: Some(PortWord::Number(to.target.port)),
+                    port: NonZeroU16::new(to.target.port).map(PortWord::Number),
                     maxc: now.maxc,
                     weight: now.weight,
                     state: now.state,
@@ -242,7 +237,7 @@ impl Restoring<'_> {
 }
 
 fn key_of(group: usize, target: &Target) -> Identity<'static> {
-    (group, target.host.to_ascii_lowercase().into(), target.port.get())
+    (group, target.host.to_ascii_lowercase().into(), target.port)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{ChannelKey, ClientRates, End, Lists, SharedTable, Snapshot, Survey};
-use crate::spec::{ListenHost, OnDown, ProcessSpec, ServiceSpec};
+use crate::spec::{ListenHost, ListenSpan, OnDown, PortWord, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::sys::{Clock, Outgoing, Sources};
 
 mod edit;
 pub(super) mod estate;
+mod moving;
 #[cfg(test)]
 mod trials;
 
@@ -95,13 +97,11 @@ pub(super) struct Written {
 
 /// One service.
 struct RosterEntry {
-    /// Where its line has it listen.
-    place: SocketAddr,
     written: Arc<RwLock<Written>>,
     served: Served,
     service: Arc<ManagedService>,
-    /// The descriptor of its listener, which clients cannot have. It is given back when the service is taken away.
-    _descriptor: Option<Taken>,
+    /// The descriptors of its listeners, which clients cannot have. They are given back when the service is taken away.
+    descriptors: Option<Taken>,
     /// Where it stands among the lines of the files. `None`: it has none any more.
     rank: Option<usize>,
 }
@@ -145,7 +145,7 @@ pub(super) struct Roster {
 struct Watched {
     place: SocketAddr,
     /// Where it listens, which may be elsewhere.
-    listen: SocketAddr,
+    listen: Vec<ListenSpan>,
     written: Arc<RwLock<Written>>,
     table: SharedTable,
     running: Running,
@@ -156,7 +156,7 @@ struct Members {
     all: Vec<RosterEntry>,
 }
 
-/// A service with its channels as its line has them, and the descriptor of its listener.
+/// A service with its channels as its line has them, and the descriptors of its listeners.
 type Made = (Prepared, Vec<LinedGroup>, Taken);
 
 /// A service that is about to be served.
@@ -221,7 +221,10 @@ impl Roster {
         let new = self.serve(services)?;
         // Their listeners were counted before there was a budget.
         let budget = self.tools.server.budget();
-        let counted = |member| RosterEntry { _descriptor: Some(budget.count_in(1)), ..member };
+        let counted = |member: RosterEntry| {
+            let count = count_of(member.served.listeners.len());
+            RosterEntry { descriptors: Some(budget.count_in(count)), ..member }
+        };
         let mut members = self.members();
         members.all.extend(new.into_iter().map(counted));
         self.watch(&members.all);
@@ -235,8 +238,8 @@ impl Roster {
 
     fn watch(&self, members: &[RosterEntry]) {
         let watched = members.iter().map(|member| Watched {
-            place: member.place,
-            listen: member.served.listener.address(),
+            place: member.place(),
+            listen: member.served.listen(),
             written: Arc::clone(&member.written),
             table: member.served.parts.table.clone(),
             running: member.served.running.clone(),
@@ -274,20 +277,21 @@ impl Roster {
     }
 
     /// Channels without a maxc that lead back to their own service as they are now: where that listens, and what there is to say.
-    pub(super) fn circles(&self) -> Vec<(SocketAddr, String)> {
+    pub(super) fn circles(&self) -> Vec<(ListenSpan, String)> {
         let all: Vec<_> = self
             .watched()
             .iter()
-            .map(|one| (one.listen, Arc::clone(&one.written), one.table.clone()))
+            .map(|one| (one.listen.clone(), Arc::clone(&one.written), one.table.clone()))
             .collect();
-        let junction = |(listen, written, table): &(SocketAddr, Arc<RwLock<Written>>, SharedTable)| {
+        let junction = |(listen, written, table): &(Vec<ListenSpan>, Arc<RwLock<Written>>, SharedTable)| {
             let written = written.read().unwrap_or_else(PoisonError::into_inner);
             let name = written.spec.name.as_ref().map(|name| name.as_str().to_owned());
             drop(written);
-            circles::Junction::at(name, *listen, survey(table, self.tools.clock))
+            circles::Junction::at(name, listen.clone(), survey(table, self.tools.clock))
         };
         let junctions: Vec<_> = all.iter().map(junction).collect();
-        circles::warnings_of(&junctions).into_iter().map(|(at, text)| (junctions[at].listen, text)).collect()
+        let warnings = circles::warnings_of(&junctions).into_iter();
+        warnings.filter_map(|(at, text)| Some((*junctions[at].listen.first()?, text))).collect()
     }
 
     /// The group whose members may control the process, too.
@@ -356,22 +360,19 @@ impl Roster {
         let new = with.map(|(((one, _), alarm), log)| one.service(log, alarm.clone()));
         let new = new.collect();
         // Before anything can happen: a program hears of all that `events` shows.
-        services
-            .iter()
-            .zip(&logs)
-            .for_each(|((one, _), log)| self.hook(&one.parts, one.listener.address(), log));
+        services.iter().zip(&logs).for_each(|((one, _), log)| self.hook(&one.parts, one.place(), log));
         let opened = server.open(new).inspect_err(|_| {
             logs.iter().for_each(|log| self.tools.hooks.set(log, "", None));
         })?;
         let parts = services.into_iter().zip(opened).zip(alarms).zip(logs);
         Ok(parts
             .map(|((((prepared, groups), running), alarm), log)| {
-                let Prepared { parts, listener, .. } = prepared;
+                let Prepared { parts, listeners, .. } = prepared;
                 let residence = names.residence(&parts.table);
                 minder.mind(&alarm, parts.ward(&log, &running, &residence));
                 names.mind(&residence, parts.resident(&log, &running, &alarm));
-                let listener = listener.handle();
-                self.enlist(Served { parts, listener, running, alarm, names: residence, log }, groups)
+                let listeners = listeners.iter().map(Listener::handle).collect();
+                self.enlist(Served { parts, listeners, running, alarm, names: residence, log }, groups)
             })
             .collect())
     }
@@ -382,14 +383,13 @@ impl Roster {
         served.parts.spec.groups = Vec::new();
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
-        let place = served.parts.place;
-        RosterEntry { place, written, served, service, _descriptor: None, rank: None }
+        RosterEntry { written, served, service, descriptors: None, rank: None }
     }
 
     /// The program of a service hears of its events from now on, if it has one.
-    fn hook(&self, parts: &Parts, at: SocketAddr, log: &Log) {
+    fn hook(&self, parts: &Parts, place: String, log: &Log) {
         let name = parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
-        let label = name.unwrap_or_else(|| at.to_string());
+        let label = name.unwrap_or(place);
         let program = parts.spec.on_change.as_ref().map(|named| Path::new(&named.name));
         self.tools.hooks.set(log, &label, program);
     }
@@ -505,9 +505,9 @@ impl Roster {
             specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
         // One that was killed by hand is there again if its line still is.
         members.all.retain(|member| !member.is_killed());
-        let now: Vec<SocketAddr> = members.all.iter().map(|member| member.place).collect();
-        let places: Vec<SocketAddr> = wanted.iter().map(|one| one.found.listen.first()).collect();
-        let pairing = plan::pair(&now, &places);
+        let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
+        let spans: Vec<ListenSpan> = wanted.iter().map(|one| one.found.span()).collect();
+        let pairing = plan::pair(&now, &spans);
         let mut changes = ReloadNews { made: failed, ..ReloadNews::default() };
         let before: BTreeSet<String> = warnings(&members.all).into_iter().map(|(_, text)| text).collect();
         self.carry_out(members, wanted, &pairing, clean, &mut changes)?;
@@ -534,19 +534,27 @@ impl Roster {
         changes: &mut ReloadNews,
     ) -> Result<(), Failure> {
         let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
-        let in_the_way: Vec<u16> = pairing.removed.iter().map(|&n| members.all[n].place.port()).collect();
+        let in_the_way = members.ports_that_go(&wanted, pairing);
         // All that can fail comes first.
         let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         let mut patience = BIND_PATIENCE;
         for &number in &pairing.added {
             let Some(Reread { spec, found }) = wanted[number].take() else { continue };
             // Its place may be a part of one that is about to be left.
-            if in_the_way.contains(&found.listen.first().port()) {
+            if found.span().ports().any(|port| in_the_way.contains(&port)) {
                 late.push((number, spec, found));
                 continue;
             }
             match self.prepare(spec, found, &mut patience) {
                 Ok(made) => new.push(Coming { number, made }),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let mut widenings = Vec::new();
+        for &(was, number) in &pairing.kept {
+            let Some(Reread { spec, found }) = &wanted[number] else { continue };
+            match self.widen(&members.all[was], spec, found, &in_the_way, &mut patience) {
+                Ok(widening) => widenings.push((was, number, widening)),
                 Err(failure) => failures.push(failure),
             }
         }
@@ -561,6 +569,12 @@ impl Roster {
         }
         // From here on whoever is served is a member, whatever goes wrong.
         self.take_in(members, new, changes)?;
+        let mut late_ports = Vec::new();
+        for (was, number, mut widening) in widenings {
+            let late = std::mem::take(&mut widening.late);
+            late_ports.extend((!late.is_empty()).then_some((number, late)));
+            self.move_listeners(&mut members.all[was], widening, changes);
+        }
         let mut order: Vec<(usize, usize)> = pairing.kept.clone();
         order.sort_unstable_by_key(|&(_, number)| number);
         for (was, number) in order {
@@ -576,8 +590,8 @@ impl Roster {
         changes.made.extend(members.all.iter().filter(is_gone).map(|member| self.remove(member)));
         members.all.retain(|member| member.rank.is_some());
         for (number, spec, found) in late {
-            let place = found.listen.first();
-            let name = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
+            let span = found.span();
+            let name = spec.name.as_ref().map_or_else(|| span.to_string(), |name| name.as_str().to_owned());
             let made = self.prepare(spec, found, &mut patience);
             let taken_in =
                 made.and_then(|made| self.take_in(members, vec![Coming { number, made }], changes));
@@ -586,8 +600,14 @@ impl Roster {
                 changes.missed.push(format!("service {name} is not served: {}", failure.message));
             }
         }
+        for (number, late) in &late_ports {
+            let Some(member) = members.all.iter_mut().find(|member| member.rank == Some(*number)) else {
+                continue;
+            };
+            self.listen_late(member, late, &mut patience, changes);
+        }
         members.all.sort_by_key(|member| member.rank);
-        if !pairing.removed.is_empty() {
+        if !pairing.removed.is_empty() || !late_ports.is_empty() {
             self.list(&members.all);
         }
         self.watch(&members.all);
@@ -609,7 +629,7 @@ impl Roster {
         self.begin_lives(&new);
         let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
         let ranked = |(member, (number, taken))| RosterEntry {
-            _descriptor: Some(taken),
+            descriptors: Some(taken),
             rank: Some(number),
             ..member
         };
@@ -618,7 +638,7 @@ impl Roster {
         for member in &members.all[first..] {
             #[cfg(test)]
             let _ = trouble::strike(FaultPoint::Reload);
-            changes.made.push(format!("{} is added, on {}", member.label(), member.place));
+            changes.made.push(format!("{} is added, on {}", member.label(), member.served.parts.span));
         }
         Ok(())
     }
@@ -629,15 +649,24 @@ impl Roster {
     /// Its port cannot be had, or no descriptor for it.
     fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
         // Clients get what is left, and one of them is always to be served.
-        let Some(taken) = self.tools.server.budget().take_for_listener() else {
-            let text = "balance: no file descriptor is left for its listener; raise the limit (ulimit -n) and restart, or end \
-                        some connections";
-            return Err(Failure::at(&spec.listen.typed, Failure::new(exit::OS, text)));
-        };
+        let taken = self.take_descriptors(&spec, found.span().ports().len())?;
         let groups = plan::lined(&spec.groups, &found.channels);
-        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).remove(&found.listen.first());
+        let bound = |place| self.take_bound(place).map(Got::Bound);
         let Tools { workers, seed, .. } = self.tools;
-        Ok((Prepared::new(spec, found, bound.map(Got::Bound), workers, seed, patience)?, groups, taken))
+        Ok((Prepared::new(spec, found, bound, workers, seed, patience)?, groups, taken))
+    }
+
+    fn take_descriptors(&self, spec: &ServiceSpec, listeners: usize) -> Result<Taken, Failure> {
+        let taken = self.tools.server.budget().take_for_listeners(count_of(listeners));
+        taken.ok_or_else(|| {
+            let what = match listeners {
+                1 => "no file descriptor is left for its listener".to_owned(),
+                listeners => format!("not enough file descriptors are left for its {listeners} listeners"),
+            };
+            let text =
+                format!("balance: {what}; raise the limit (ulimit -n) and restart, or end some connections");
+            Failure::at(&spec.listen.typed, Failure::new(exit::OS, text))
+        })
     }
 
     /// Tells operators' door which services there are.
@@ -748,8 +777,8 @@ impl Roster {
             }
         }
         member.served.parts.spec = spec.clone();
-        let Served { parts, listener, log, .. } = &member.served;
-        self.hook(parts, listener.address(), log);
+        let Served { parts, log, .. } = &member.served;
+        self.hook(parts, member.served.place(), log);
         spec.groups = members;
         *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
         if !steps.is_empty() || changes.made.len() > before {
@@ -767,11 +796,12 @@ impl Roster {
         told: &mut Vec<String>,
     ) {
         let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
-        let Served { parts, listener, running, alarm, names: residence, log } = &mut member.served;
+        let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
         parts.spec = spec.clone();
         parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
         parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
-        if let Err(e) = listener.set_keepalive(spec.client_keepalive) {
+        let mut set = listeners.iter().map(|listener| listener.set_keepalive(spec.client_keepalive));
+        if let Some(Err(e)) = set.find(Result::is_err) {
             told.push(format!("keepalive of new clients stays as it was: {e}"));
         }
         parts.limit_clients(&self.tools.rates);
@@ -814,9 +844,20 @@ impl RosterEntry {
         let written = self.written();
         match &written.spec.name {
             Some(name) => format!("service {}", name.as_str()),
-            None => format!("service {}", self.served.listener.address()),
+            None => format!("service {}", self.served.place()),
         }
     }
+
+    /// What it is known by as long as its line is there.
+    fn place(&self) -> SocketAddr {
+        self.served.parts.span.first()
+    }
+}
+
+/// So many descriptors.
+fn count_of(listeners: usize) -> u16 {
+    // A service has no more than there are ports.
+    u16::try_from(listeners).unwrap_or(u16::MAX)
 }
 
 /// Lets in whom these lists let in. What there is to say of it, if only their files have changed.
@@ -842,7 +883,7 @@ fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
         let unbounded = channels.filter(|channel| channel.maxc.is_none());
         let channels = unbounded.filter_map(|one| Some((one.key?, one.addresses.clone()))).collect();
         let name = written.spec.name.as_ref().map(|name| name.as_str().to_owned());
-        circles::Junction { name, listen: member.served.listener.address(), channels }
+        circles::Junction { name, listen: member.served.listen(), channels }
     };
     circles::warnings_of(&members.iter().map(junction).collect::<Vec<_>>())
 }
@@ -851,7 +892,7 @@ fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
 fn label_logs(members: &[RosterEntry]) {
     for member in members {
         let name = member.written().spec.name.as_ref().map(|name| name.as_str().to_owned());
-        let address = || (members.len() > 1).then(|| member.served.listener.address().to_string());
+        let address = || (members.len() > 1).then(|| member.served.place());
         member.served.log.rename(name.or_else(address).as_deref());
     }
 }
@@ -861,6 +902,7 @@ fn options(spec: &ServiceSpec) -> ServiceSpec {
     debug_assert!(spec.groups.is_empty(), "they are of no use here, and many");
     let mut options = spec.clone();
     (options.name, options.listen.host) = (None, ListenHost::AnyV4);
+    options.listen.ports = PortWord::Number(NonZeroU16::MIN).into();
     options
 }
 
@@ -880,7 +922,7 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {
-        known.entry(host.name.clone()).or_insert_with(|| vec![parts.place]);
+        known.entry(host.name.clone()).or_insert_with(|| vec![parts.span.first()]);
     }
     for (host, source) in spec.sources.iter().zip(parts.outgoing.sources.as_slice()) {
         known.entry(host.name.clone()).or_insert_with(|| vec![*source]);

@@ -34,7 +34,7 @@ use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::Minder;
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
-use crate::spec::{Member, Name, ProcessSpec, ServiceSpec};
+use crate::spec::{ListenSpan, Member, Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
@@ -56,7 +56,7 @@ pub(super) struct Means {
 /// Nothing would be left for a client.
 pub(super) fn means(
     settings: &ProcessSpec,
-    services: usize,
+    services: &[(ServiceSpec, Resolved)],
     passed: &[PassedListener],
 ) -> Result<Means, Failure> {
     let foreground = is_foreground(settings);
@@ -67,7 +67,8 @@ pub(super) fn means(
     }
     let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
-    let listeners = services.saturating_sub(passed.len());
+    let ports: usize = services.iter().map(|(_, found)| found.span().ports().len()).sum();
+    let listeners = ports.saturating_sub(passed.len());
     let log = Log::descriptors(foreground);
     let state = if settings.state.is_some() { keeper::DESCRIPTORS } else { 0 };
     let http = if settings.http.is_some() { HttpServer::descriptors(descriptor_limit) } else { 0 };
@@ -81,7 +82,12 @@ pub(super) fn means(
         + state
         + http;
     if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
-        return Err(too_few_descriptors(descriptor_limit, own_descriptors + descriptors::LEAST, workers));
+        return Err(too_few_descriptors(
+            descriptor_limit,
+            own_descriptors + descriptors::LEAST,
+            workers,
+            ports,
+        ));
     }
     Ok(Means { workers, descriptor_limit, own_descriptors })
 }
@@ -111,26 +117,25 @@ pub(super) fn start(
     let warn = Log::stderr(settings.debug).timed(settings.log_time);
     environment.warn(&warn);
     let foreground = is_foreground(settings);
-    let Means { workers, descriptor_limit, own_descriptors } = means(settings, services.len(), &passed)?;
+    let Means { workers, descriptor_limit, own_descriptors } = means(settings, &services, &passed)?;
     // Everything that is left to chance hangs on this one number.
     let seed = seed();
-    let passed = passed::assign(passed, &services)?;
+    let mut passed = passed::assign(passed, &services)?;
     let mut kept = match heirs.is_empty() {
         true => kept::take(settings.state.as_ref(), source.as_ref(), &warn),
         // The process that is replaced has it until this one serves.
         false => kept::replace(settings.state.as_ref(), source.as_ref(), &warn),
     };
-    let mut passed = passed.into_iter();
-    let got = |place| {
-        let passed = passed.next().flatten();
+    let got = |number: usize, place: SocketAddr| {
+        let passed = passed.get_mut(number).and_then(|passed| passed.remove(&place.port()));
         passed.map(Got::Passed).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
     };
     let channels = services.iter().flat_map(|(spec, _)| &spec.groups).flat_map(|group| &group.members);
     let channels = channels.filter(|member| matches!(member, Member::Channel(_))).count();
-    let places: Vec<SocketAddr> = services.iter().map(|(_, found)| found.listen.first()).collect();
+    let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
     let prepared = prepare(services, &mut kept, got, workers, seed).map_err(|mut failure| {
         if failure.code == exit::OS
-            && let Some(advice) = replace::advice(&places, !heirs.is_empty(), environment)
+            && let Some(advice) = replace::advice(&spans, !heirs.is_empty(), environment)
         {
             failure.message = format!("{}\n{advice}", failure.message.trim_end());
         }
@@ -141,7 +146,7 @@ pub(super) fn start(
     process::forbid_core_files();
     let all: Vec<&Prepared> = prepared.iter().map(|(one, _)| one).collect();
     warn_of_what_is_odd(settings, &all, foreground, &warn);
-    let listen: Vec<_> = all.iter().map(|one| one.listener.address()).collect();
+    let listen: Vec<ListenSpan> = all.iter().flat_map(|one| one.listen()).collect();
     let names = all.iter().map(|one| one.names()).collect();
     let endpoint = match heirs {
         // It has these names already.
@@ -226,25 +231,24 @@ pub(super) fn start(
     Ok(serve_to_the_end(shutdown, at_work, settings, &log))
 }
 
-/// Makes services of what was asked for, with what was changed by hand. `got` is asked once for each, in order, for a listener of this
-/// place that is there already.
+/// Makes services of what was asked for, with what was changed by hand. `got` is asked, for each address of the service of this number,
+/// for a listener that is there already.
 ///
 /// # Errors
 /// Ports that cannot be had.
 pub(super) fn prepare(
     services: Vec<(ServiceSpec, Resolved)>,
     kept: &mut Kept,
-    mut got: impl FnMut(SocketAddr) -> Option<Got>,
+    mut got: impl FnMut(usize, SocketAddr) -> Option<Got>,
     workers: usize,
     seed: u64,
 ) -> Result<Vec<(Prepared, Vec<LinedGroup>)>, Failure> {
     let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
     let mut prepared = Vec::new();
-    for (spec, mut found) in services {
+    for (number, (spec, mut found)) in services.into_iter().enumerate() {
         let groups = plan::lined(&spec.groups, &found.channels);
         kept.restore(&spec, &mut found);
-        let got = got(found.listen.first());
-        match Prepared::new(spec, found, got, workers, seed, &mut patience) {
+        match Prepared::new(spec, found, |place| got(number, place), workers, seed, &mut patience) {
             Ok(one) => prepared.push((one, groups)),
             Err(failure) => failures.push(failure),
         }
@@ -259,7 +263,7 @@ pub(super) fn prepare(
 }
 
 /// What a start in the foreground says on a terminal.
-fn greeting(listen: &[SocketAddr], channels: usize) -> String {
+fn greeting(listen: &[ListenSpan], channels: usize) -> String {
     /// As many addresses as one line has.
     const MOST_LISTED: usize = 8;
     let first: Vec<String> = listen.iter().take(MOST_LISTED).map(ToString::to_string).collect();
@@ -409,11 +413,15 @@ pub(super) fn keep(kept: Kept, Assembly { roster, bell, .. }: &Assembly, log: &L
 }
 
 /// Better said now than found out by clients.
-fn too_few_descriptors(limit: u64, needed: usize, workers: usize) -> Failure {
+fn too_few_descriptors(limit: u64, needed: usize, workers: usize, ports: usize) -> Failure {
     let threads = if workers == 1 { "worker" } else { "workers" };
+    let (with, fewer) = match ports {
+        0 | 1 => (String::new(), "--workers"),
+        ports => (format!(" on {ports} ports"), "ports"),
+    };
     let text = format!(
-        "balance: the limit of open files is {limit}, but {needed} are needed to serve one client with {workers} {threads}; \
-         raise it (ulimit -n), or use fewer --workers"
+        "balance: the limit of open files is {limit}, but {needed} are needed to serve one client{with} with {workers} {threads}; \
+         raise it (ulimit -n), or use fewer {fewer}"
     );
     Failure::new(exit::OS, text)
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
@@ -50,7 +50,8 @@ pub(super) struct Setting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: String,
-    pub(super) port: NonZeroU16,
+    /// 0: that which a client came to.
+    pub(super) port: u16,
 }
 
 /// A channel that a line has.
@@ -329,7 +330,7 @@ impl<'a> FactWords<'a> {
         let target = self.target()?;
         let found: Option<Vec<SocketAddr>> = self.take()?.split(',').map(|one| one.parse().ok()).collect();
         let found = found?;
-        if found.iter().any(|one| one.port() != target.port.get()) {
+        if found.iter().any(|one| one.port() != target.port) {
             return None;
         }
         Some(FoundTarget { found: Addresses::new(found)?.named(&target.host), target })
@@ -420,17 +421,15 @@ pub(super) mod tests {
 
     fn target() -> impl Strategy<Value = Target> {
         let hosts = ["web1", "10.0.0.1", "fe80::1%2", "2001:db8::1", "W#b,x", "h=1;\u{e9}"];
-        (prop::sample::select(hosts.to_vec()), 1..=u16::MAX).prop_map(|(host, port)| Target {
-            host: host.to_owned(),
-            port: NonZeroU16::new(port).expect("not 0"),
-        })
+        (prop::sample::select(hosts.to_vec()), 0..=u16::MAX)
+            .prop_map(|(host, port)| Target { host: host.to_owned(), port })
     }
 
     fn destination() -> impl Strategy<Value = FoundTarget> {
         (target(), prop::collection::vec(any::<[u8; 4]>(), 1..4), any::<u8>()).prop_map(
             |(target, ips, six)| {
                 let mut found: Vec<SocketAddr> =
-                    ips.into_iter().map(|ip| SocketAddr::from((ip, target.port.get()))).collect();
+                    ips.into_iter().map(|ip| SocketAddr::from((ip, target.port))).collect();
                 found.push(
                     format!("[fe80::{six}%{six}]:{}", target.port).parse().expect("an address with a zone"),
                 );
@@ -567,7 +566,7 @@ pub(super) mod tests {
             maxc: NonZeroU32::new(16),
             manner: ChannelManner::default(),
         };
-        let target = Target { host: "web1".into(), port: NonZeroU16::new(80).expect("not 0") };
+        let target = Target { host: "web1".into(), port: 80 };
         let channel = LinedChannel { group: GroupId::FIRST, target, nth: NonZeroU32::MIN };
         let fact = Fact::Changed {
             channel,

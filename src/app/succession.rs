@@ -16,7 +16,7 @@ use std::thread;
 
 use super::assembly::Assembly;
 use super::controllers::{self, AtWork, Environment};
-use super::heir::{Heir, receive, send};
+use super::heir::{Heir, receive, send, span_of};
 use super::kept::{self, Kept};
 use super::lookup::Resolved;
 use super::origin::{Inheritance, Origin, monotonic};
@@ -27,16 +27,18 @@ use super::roster::estate::Legacy;
 use super::scribe;
 use super::start::{self, Means};
 use super::web::{self, Web};
-use super::{Failure, counted, exit};
+use super::{Failure, counted, exit, plan};
 use crate::handover::connection::{ConnectionRecord, StageRecord};
-use crate::handover::message::{Acceptance, Batch, Done, FORMAT, FromPredecessor, Go, LeftCount};
+use crate::handover::message::{
+    Acceptance, Batch, Done, FORMAT, FromPredecessor, Go, LeftCount, OfferedService,
+};
 use crate::handover::successor::{Settlement, Successor, SuccessorDeed, SuccessorNews, SuccessorWord};
 use crate::net::server::{Running, Server};
 use crate::net::{Arriving, Reserved};
 use crate::observe::{Event, Log, Owner, Severity};
 use crate::process::{self, Notifier, Shutdown};
 use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, Lists, SharedTable};
-use crate::spec::{ProcessSpec, ServiceSpec};
+use crate::spec::{ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
 
@@ -53,7 +55,7 @@ pub(super) fn start(
     heir: &mut Heir,
 ) -> Result<u8, Failure> {
     let foreground = start::is_foreground(settings);
-    let mut means = start::means(settings, services.len(), &[])?;
+    let mut means = start::means(settings, &services, &[])?;
     means.listeners_are_open(heir.listener_count());
     let log = if foreground {
         Log::stderr(settings.debug).timed(settings.log_time)
@@ -83,12 +85,7 @@ pub(super) fn start(
     process::forbid_core_files();
     assembly.roster.bind_new(&services, &heir.offer.services)?;
     let taking = Taking {
-        is_accepted: heir
-            .offer
-            .services
-            .iter()
-            .map(|one| services.iter().any(|(_, found)| found.listen.first() == one.place))
-            .collect(),
+        heirs: heirs(&heir.offer.services, &services),
         settings,
         kept,
         web,
@@ -101,6 +98,17 @@ pub(super) fn start(
     };
     let (shutdown, at_work) = taking.run(heir)?;
     Ok(start::serve_to_the_end(shutdown, at_work, settings, &log))
+}
+
+/// Of each service that is offered, where that one is which it becomes.
+fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Vec<Option<SocketAddr>> {
+    let now: Vec<ListenSpan> = offered.iter().map(span_of).collect();
+    let wanted: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
+    let mut heirs = vec![None; offered.len()];
+    for (was, number) in plan::pair(&now, &wanted).kept {
+        heirs[was] = Some(wanted[number].first());
+    }
+    heirs
 }
 
 /// A process that serves, and who is to be told to take connections over, by which stream.
@@ -117,8 +125,8 @@ struct Taking<'a> {
     assembly: Option<Assembly>,
     log: Log,
     means: Means,
-    /// Of each service that is offered, whether it is served here.
-    is_accepted: Vec<bool>,
+    /// Of each service that is offered, where that one is which it becomes here, if it is served here.
+    heirs: Vec<Option<SocketAddr>>,
 }
 
 impl Taking<'_> {
@@ -199,7 +207,7 @@ impl Taking<'_> {
     }
 
     fn acceptance(&self) -> Acceptance {
-        let services = self.is_accepted.iter().enumerate().filter(|(_, is)| **is).map(|(number, _)| number);
+        let services = self.heirs.iter().enumerate().filter_map(|(number, heir)| heir.map(|_| number));
         Acceptance {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -212,9 +220,9 @@ impl Taking<'_> {
         let mut wanted = self.services.take().unwrap_or_default();
         let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
         // What an operator has stopped since it was offered stays so.
-        let stopped = go.services.iter().zip(&heir.offer.services).filter(|(record, _)| record.killed);
-        let stopped: Vec<SocketAddr> = stopped.map(|(_, offered)| offered.place).collect();
-        wanted.retain(|(_, found)| !stopped.contains(&found.listen.first()));
+        let stopped = go.services.iter().zip(&self.heirs).filter(|(record, _)| record.killed);
+        let stopped: Vec<SocketAddr> = stopped.filter_map(|(_, heir)| *heir).collect();
+        wanted.retain(|(_, found)| !stopped.contains(&found.place()));
         if wanted.is_empty() {
             return Err(self.failed("no service takes clients any more"));
         }
@@ -232,7 +240,7 @@ impl Taking<'_> {
         }
         let all = go.services.into_iter().zip(&heir.offer.services).zip(&mut heir.listeners);
         for (number, ((record, offered), listeners)) in all.enumerate() {
-            if !self.is_accepted.get(number).copied().unwrap_or(false) || record.killed {
+            if self.heirs.get(number).copied().flatten().is_none() || record.killed {
                 continue;
             }
             for group in &record.table.groups {
@@ -244,7 +252,7 @@ impl Taking<'_> {
             }
             numbers.push(number);
             expected.push(record.connections);
-            let (offered, listeners) = (offered.clone(), std::mem::take(listeners));
+            let (offered, listeners) = (offered.clone(), std::mem::take(listeners).into_values().collect());
             legacies.push(Legacy { offered, record, listeners, owner: owners[number] });
         }
         let is_alone = wanted.len() == 1 && legacies.len() == 1;
@@ -291,8 +299,9 @@ impl Taking<'_> {
         let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
         let mut kept = std::mem::take(&mut self.kept);
         kept.read();
-        let got =
-            |place| heir.take_listener(place).or_else(|| assembly.roster.take_bound(place).map(Got::Bound));
+        let got = |_, place| {
+            heir.take_listener(place).or_else(|| assembly.roster.take_bound(place).map(Got::Bound))
+        };
         let prepared = start::prepare(wanted, &mut kept, got, self.means.workers(), start::seed())?;
         assembly.roster.open(prepared).map_err(|e| self.failed(&e.to_string()))?;
         kept.tell(&self.log);

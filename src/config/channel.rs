@@ -6,8 +6,9 @@
 use std::num::NonZeroU32;
 
 use super::channel_options::{print_channel_options, read_channel_options};
-use super::host::{NOT_UTF8, is_bare_ipv6, port_taken_for_address, read_port, why_no_host};
+use super::host::{NOT_UTF8, is_bare_ipv6, port_taken_for_address, why_no_host};
 use super::number::whole_number;
+use super::ports::{read_port, read_ports, why_no_range};
 use super::wrong::{Word, Wrong};
 use crate::spec::{AdminState, ChannelManner, ChannelSpec, PortWord, Weight};
 
@@ -102,6 +103,11 @@ fn split(word: &str) -> Result<HostPortLimit<'_>, String> {
 }
 
 fn why_no_port(word: &str) -> String {
+    if read_ports(word).is_some() || why_no_range(word).is_some() {
+        return format!(
+            "'{word}' is not a port: a channel has one port, or none to be connected to at the port that its client came to"
+        );
+    }
     format!("'{word}' is not a port; give a number from 1 to 65535 or the name of a service")
 }
 

@@ -80,7 +80,7 @@ pub(super) fn plain() -> Serve {
     let host = ListenHost::AnyV4;
     let service = ServiceSpec {
         name: None,
-        listen: ListenSpec { host, port: number(80), typed: Typed::default() },
+        listen: ListenSpec { host, ports: number(80).into(), typed: Typed::default() },
         groups: Vec::new(),
         sections: Vec::new(),
         sources: Vec::new(),
@@ -197,7 +197,7 @@ fn shape(serve: &Serve) -> String {
     };
     let group = |group: &GroupSpec| group.members.iter().map(place).collect::<Vec<_>>().join(" ");
     let Serve { service, .. } = serve;
-    format!("{}: {}", service.listen.port, service.groups.iter().map(group).collect::<Vec<_>>().join(" | "))
+    format!("{}: {}", service.listen.ports, service.groups.iter().map(group).collect::<Vec<_>>().join(" | "))
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::policy::PolicyWord;
 use crate::spec::{
     ChannelCheck, Check, CheckSpec, ClientPrefix, HostSpec, ListenHost, ListenSpec, Member, OnDown, Policy,
-    PortWord, ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
+    PortWord, PortsSpec, ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
 };
 
 /// Long enough for a retransmitted SYN or two, as ever.
@@ -80,15 +80,15 @@ pub(super) enum Shell {
 
 impl Draft {
     /// For drafts whose port does not matter.
-    pub(super) const ANY_PORT: PortWord = PortWord::Number(NonZeroU16::MIN);
+    pub(super) const ANY_PORT: PortsSpec = PortsSpec::One(PortWord::Number(NonZeroU16::MIN));
 
     /// A line that says nothing but its port.
-    pub(super) fn new(port: PortWord, typed: Typed) -> Self {
+    pub(super) fn new(ports: PortsSpec, typed: Typed) -> Self {
         Self {
             process: ProcessSpec::default(),
             service: ServiceSpec {
                 name: None,
-                listen: ListenSpec { host: ListenHost::AnyV4, port, typed },
+                listen: ListenSpec { host: ListenHost::AnyV4, ports, typed },
                 groups: Vec::new(),
                 sections: Vec::new(),
                 sources: Vec::new(),
@@ -137,7 +137,7 @@ impl Draft {
 
     /// The line that would be read into this.
     pub(super) fn of(service: ServiceSpec) -> Self {
-        let plain = Self::new(service.listen.port.clone(), Typed::default());
+        let plain = Self::new(service.listen.ports.clone(), Typed::default());
         let (bind, ipv6) = match service.listen.host.clone() {
             ListenHost::AnyV4 => (None, false),
             ListenHost::AnyV6 => (None, true),

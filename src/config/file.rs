@@ -14,7 +14,7 @@ use super::places::{ListenAddress, Places};
 use super::row::Scope;
 use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
-use crate::spec::{ListenHost, ListenSpec, Name, ProcessSpec, ServiceSpec, Spot, Typed};
+use crate::spec::{ListenHost, ListenSpec, Name, PortsSpec, ProcessSpec, ServiceSpec, Spot, Typed};
 
 /// The word that begins a line about all services.
 const ALL: &str = "*";
@@ -187,8 +187,13 @@ impl FileReader {
                 Entry::Vacant(free) => _ = free.insert(at.clone()),
             }
         }
-        let port = service.listen.port.to_string();
-        if let Some(other) = self.places.take(&port, &place(&service.listen), at.clone()) {
+        let ports: Vec<String> = match &service.listen.ports {
+            PortsSpec::One(port) => vec![port.to_string()],
+            PortsSpec::Range(range) => {
+                (range.first().get()..=range.last().get()).map(|port| port.to_string()).collect()
+            }
+        };
+        if let Some((port, other)) = self.places.take(&ports, &place(&service.listen), at.clone()) {
             let wrong = format!(
                 "the service at {other} listens on port {port} of the same address; give another port, or an address of \
                  its own with -b"

@@ -1,4 +1,4 @@
-//! Hosts and ports as they are typed.
+//! Hosts as they are typed.
 //!
 //! Knows: their shapes, and what is mistaken for them. Never: DNS, the services database, defaults.
 //! Source: docs/compatibility.md, "Command line".
@@ -13,22 +13,10 @@ use std::num::NonZeroU16;
 use super::number::whole_number;
 use super::values::Bad;
 use super::wrong::{Word, Wrong};
-use crate::spec::{HostSpec, HttpSpec, PortWord};
+use crate::spec::{HostSpec, HttpSpec};
 
 /// Numbers below this are addresses of 0.0.0.0/8, which no host has.
 const NO_HOST: u64 = 1 << 24;
-
-/// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
-/// letter or digit, then those and `-_+.*/`, with at least one letter in it).
-pub fn read_port(word: &str) -> Option<PortWord> {
-    if let Some(number) = whole_number(word) {
-        return u16::try_from(number?).ok().and_then(NonZeroU16::new).map(PortWord::Number);
-    }
-    let starts_well = word.starts_with(|c: char| c.is_ascii_alphanumeric());
-    let has_letter = word.contains(|c: char| c.is_ascii_alphabetic());
-    let is_name = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+.*/".contains(c));
-    (starts_well && has_letter && is_name).then(|| PortWord::Name(word.to_owned()))
-}
 
 /// Could this be a host: an IPv6 address (with or without a zone), or a word without colons, brackets, blanks and
 /// control characters that is no bare number? Whether it exists is for the resolver.
@@ -164,21 +152,6 @@ pub(super) const NOT_UTF8: &str = "the word is not UTF-8";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_word_with_a_letter_is_a_service_name_and_the_rest_is_nothing() {
-        for word in ["smtp", "5x", "z3950", "3com-tsmux", "whois++", "kerberos_master", "x"] {
-            assert_eq!(read_port(word), Some(PortWord::Name(word.to_owned())));
-        }
-        for word in
-            ["", "0", "65536", "-1", "+5", " 5", "5 ", "1.5", "99999999999999999999999", "-x", "a:b", "ß"]
-        {
-            assert_eq!(read_port(word), None, "{word:?}");
-        }
-        for n in [1, 65_535] {
-            assert_eq!(read_port(&n.to_string()), NonZeroU16::new(n).map(PortWord::Number));
-        }
-    }
 
     #[test]
     fn a_bare_number_is_no_host_unless_it_can_be_an_address() {

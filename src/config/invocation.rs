@@ -13,7 +13,7 @@ use super::man::man_page;
 use super::page::{completions, help, version};
 use super::split::Split;
 use super::wrong::{LineError, Word, Wrong};
-use crate::spec::{HostSpec, ListenHost, ListenSpec, PortWord, ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{HostSpec, ListenHost, ListenSpec, PortWord, PortsSpec, ProcessSpec, ServiceSpec, Typed};
 
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,12 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
         ListenHost::Host(host) => Some(host),
         ListenHost::AnyV4 | ListenHost::AnyV6 => None,
     };
-    let ListenSpec { port, typed, .. } = service.listen;
+    let ListenSpec { ports, typed, .. } = service.listen;
+    let port = match ports {
+        PortsSpec::One(port) => port,
+        // Any of them is the service.
+        PortsSpec::Range(range) => PortWord::Number(range.first()),
+    };
     let instance = Instance { bind, ipv6, port, typed, debug: process.debug };
     Ok(match ask.command {
         Some(text) => Invocation::Command { instance, text },

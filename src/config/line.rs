@@ -6,8 +6,8 @@
 use super::asked::{MARK, print_sections};
 use super::draft::Draft;
 use super::groups::{print_groups, read_groups};
-use super::host::read_port;
 use super::options::{changed_names, changes, print_options};
+use super::ports::read_ports;
 use super::quote::quoted;
 use super::row::Scope;
 use super::split::{GivenOption, Split};
@@ -91,7 +91,7 @@ pub(super) fn read_draft(
     errors: &mut Vec<LineError>,
 ) -> Option<Draft> {
     let port = split.positionals.first();
-    let read = port.and_then(Word::as_str).and_then(read_port);
+    let read = port.and_then(Word::as_str).and_then(read_ports);
     if let (Some(word), None) = (port, &read) {
         errors.push(word.wrong(Wrong::Port { word: word.shown() }));
     }
@@ -131,7 +131,7 @@ pub(super) fn read_draft(
 fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
     let name = port?.as_str().filter(|word| Name::new(word).is_some())?;
     let (colon, rest) = channels.split_first().filter(|(first, _)| first.text == ":")?;
-    let next = rest.first().and_then(Word::as_str).filter(|word| read_port(word).is_some()).unwrap_or("80");
+    let next = rest.first().and_then(Word::as_str).filter(|word| read_ports(word).is_some()).unwrap_or("80");
     let why = match colon.at {
         Some(_) => format!("the colon stands right behind the name of a service; write {name}: {next}"),
         None => format!(
@@ -238,7 +238,7 @@ fn service_words(service: &ServiceSpec) -> Vec<String> {
     if channels.iter().any(|word| word.starts_with('-') && word != "-") {
         words.push("--".to_owned());
     }
-    words.push(service.listen.port.to_string());
+    words.push(service.listen.ports.to_string());
     words.extend(channels);
     words
 }

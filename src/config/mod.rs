@@ -1,7 +1,7 @@
 //! Text becomes specs, and specs become text: the command line, one service as one line, files of lines.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
-//! Reading order: `number`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `asked`, `groups`, `check`, `policy`,
+//! Reading order: `number`, `ports`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `asked`, `groups`, `check`, `policy`,
 //! `values`, `nets`, `draft`, `row`, `options`, `split`, `quote`, `line`, `lex`, `places`, `file`, `page`, `man`, `invocation`. Imports go up this list only.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -28,6 +28,7 @@ mod options;
 mod page;
 mod places;
 mod policy;
+mod ports;
 mod quote;
 #[cfg(test)]
 mod round_trip;
@@ -47,10 +48,11 @@ pub use draft::CHECK_DEFAULTS;
 pub use duration::{DurationError, parse_duration, print_duration};
 pub use file::{FileReader, print_file, read_file};
 pub use groups::read_groups;
-pub use host::{is_host, read_port};
+pub use host::is_host;
 pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, option_changes, print_line, print_process, process_changes, read_line};
 pub use nets::{parse_net, parse_nets, print_net};
 pub use places::{ListenAddress, Places};
 pub use policy::{policy_name, policy_named};
+pub use ports::{read_port, read_ports};
 pub use wrong::{LineError, Word, Wrong};

@@ -83,15 +83,25 @@ impl From<SocketAddr> for ListenAddress {
 }
 
 impl<T: Clone> Places<T> {
-    /// Takes a place on a port for somebody. If it meets one that is taken, that one's owner, and nothing changes.
-    pub fn take(&mut self, port: &str, place: &ListenAddress, owner: T) -> Option<&T> {
-        let mut met = place.rivals().into_iter().map(|claim| (port.to_owned(), claim));
+    /// Takes a place on these ports for somebody. If it meets one that is taken, the first port on which it does and that one's
+    /// owner, and nothing changes.
+    pub fn take<'a>(
+        &mut self,
+        ports: &'a [impl AsRef<str>],
+        place: &ListenAddress,
+        owner: T,
+    ) -> Option<(&'a str, &T)> {
+        let rivals = place.rivals();
+        let keys = |port: &'a str| rivals.iter().map(move |claim| (port.to_owned(), claim.clone()));
+        let mut met = ports.iter().map(AsRef::as_ref).flat_map(|port| keys(port).map(move |key| (port, key)));
         // Looked up twice: what was found would be lent until the end otherwise.
-        if let Some(key) = met.find(|key| self.taken.contains_key(key)) {
-            return self.taken.get(&key);
+        if let Some((port, key)) = met.find(|(_, key)| self.taken.contains_key(key)) {
+            return self.taken.get(&key).map(|owner| (port, owner));
         }
-        for claim in place.claims() {
-            self.taken.entry((port.to_owned(), claim)).or_insert_with(|| owner.clone());
+        for port in ports {
+            for claim in place.claims() {
+                self.taken.entry((port.as_ref().to_owned(), claim)).or_insert_with(|| owner.clone());
+            }
         }
         None
     }
@@ -135,9 +145,10 @@ mod tests {
             for &(one, other) in pairs {
                 for (one, other) in [(one, other), (other, one)] {
                     let mut places = Places::default();
-                    assert_eq!(places.take("80", &place(one), 1), None);
-                    assert_eq!(places.take("81", &place(other), 2), None, "another port");
-                    assert_eq!(places.take("80", &place(other), 3), is_met.then_some(&1), "{one} {other}");
+                    assert_eq!(places.take(&["80"], &place(one), 1), None);
+                    assert_eq!(places.take(&["81", "82"], &place(other), 2), None, "another port");
+                    let met = is_met.then_some(("80", &1));
+                    assert_eq!(places.take(&["79", "80"], &place(other), 3), met, "{one} {other}");
                 }
             }
         }
@@ -147,8 +158,8 @@ mod tests {
     fn link_local_addresses_of_two_zones_are_two_places() {
         let local = "fe80::1".parse().expect("an address");
         let mut places = Places::default();
-        assert_eq!(places.take("80", &ListenAddress::of(local, 1), 1), None);
-        assert_eq!(places.take("80", &ListenAddress::of(local, 2), 2), None);
-        assert_eq!(places.take("80", &ListenAddress::of(local, 1), 3), Some(&1));
+        assert_eq!(places.take(&["80"], &ListenAddress::of(local, 1), 1), None);
+        assert_eq!(places.take(&["80"], &ListenAddress::of(local, 2), 2), None);
+        assert_eq!(places.take(&["80"], &ListenAddress::of(local, 1), 3), Some(("80", &1)));
     }
 }

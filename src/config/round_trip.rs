@@ -18,8 +18,8 @@ use super::lex::SourceLines;
 use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
-    ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortWord,
-    ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, StartTls, Step, Typed,
+    ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortRange,
+    PortWord, PortsSpec, ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, StartTls, Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -210,9 +210,13 @@ fn access_log() -> impl Strategy<Value = (String, (LineFormat, LogMoments))> {
 prop_compose! {
     fn old_options()(
         host in prop_oneof![Just(ListenHost::AnyV4), Just(ListenHost::AnyV6), host().prop_map(ListenHost::Host)],
-        port in prop_oneof![
-            any::<NonZeroU16>().prop_map(PortWord::Number),
-            "[a-z][a-z0-9*/+_.-]{0,8}".prop_map(PortWord::Name),
+        ports in prop_oneof![
+            any::<NonZeroU16>().prop_map(|port| PortsSpec::One(PortWord::Number(port))),
+            "[a-z][a-z0-9*/+_.-]{0,8}".prop_map(|name| PortsSpec::One(PortWord::Name(name))),
+            any::<[NonZeroU16; 2]>().prop_map(|[one, other]| match PortRange::new(one.min(other), one.max(other)) {
+                Some(range) => PortsSpec::Range(range),
+                None => PortsSpec::One(PortWord::Number(one)),
+            }),
         ],
         sources in sources(),
         connect_timeout in any_span(),
@@ -237,7 +241,7 @@ prop_compose! {
         let http_token_file = http.as_ref().and(state.clone());
         let process = ProcessSpec { foreground, debug, log_time, dump, control_group, workers, busy_poll, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
         let service = ServiceSpec {
-            listen: ListenSpec { host, port, typed: Typed::default() }, sources, connect_timeout, idle_timeout, half_close_timeout, autodisable,
+            listen: ListenSpec { host, ports, typed: Typed::default() }, sources, connect_timeout, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
         Serve { process, service, check_only: false, replace: false }
@@ -330,8 +334,8 @@ proptest! {
         let process = serves[0].process.clone();
         let services: Vec<_> = serves.into_iter().zip(1u16..).map(|(serve, port)| {
             let port = PortWord::Number(NonZeroU16::new(port).expect("from 1"));
-            let listen = ListenSpec { port, ..serve.service.listen };
-            ServiceSpec { name: Name::new(&format!("s{}", listen.port)), listen, ..serve.service }
+            let listen = ListenSpec { ports: port.into(), ..serve.service.listen };
+            ServiceSpec { name: Name::new(&format!("s{}", listen.ports)), listen, ..serve.service }
         }).collect();
         let text = print_file(&process, &services);
         prop_assert_eq!(read_file("f", text.as_bytes()), Ok((process, services)), "{}", text);

@@ -60,6 +60,8 @@ pub enum Port {
     Number(NonZeroU16),
     /// A name of the services database, not looked up yet.
     Service(String),
+    /// `-`: that of the service, or that which each client came to where it has several.
+    OfService,
 }
 
 /// An address as typed, not looked up yet.
@@ -75,7 +77,9 @@ impl HostPort {
     /// `None` if the words cannot be one.
     pub(crate) fn parse(host: &[u8], port: &[u8]) -> Option<Self> {
         let port = word_text(port)?;
-        let port = if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        let port = if port == "-" {
+            Port::OfService
+        } else if port.bytes().all(|byte| byte.is_ascii_digit()) {
             Port::Number(port.parse().ok()?)
         } else {
             Port::Service(port.into())
@@ -110,6 +114,7 @@ mod tests {
         let port = |word: &[u8]| HostPort::parse(b"h", word).map(|target| target.port);
         assert_eq!(port(b"25"), NonZeroU16::new(25).map(Port::Number));
         assert_eq!(port(b"smtp"), Some(Port::Service("smtp".into())));
+        assert_eq!(port(b"-"), Some(Port::OfService));
         for word in [&b"0"[..], b"65536", b"99999999999999999999", b"\xff", b"a\x00b"] {
             assert_eq!(port(word), None, "{word:?}");
         }

@@ -187,7 +187,7 @@ fn service() -> ManagedService {
     };
     ManagedService {
         name: Default::default(),
-        listen: vec![SocketAddr::from(([0, 0, 0, 0], 80))],
+        listen: RwLock::new(vec![SocketAddr::from(([0, 0, 0, 0], 80)).into()]),
         differences: Arc::new(|_| Vec::new()),
         has_file: false,
         killed: AtomicBool::new(false),
@@ -208,7 +208,7 @@ fn service() -> ManagedService {
 
 /// The same on port 80 of this address.
 fn service_at(address: &str) -> ManagedService {
-    ManagedService { listen: vec![port_80(address)], ..service() }
+    ManagedService { listen: RwLock::new(vec![port_80(address).into()]), ..service() }
 }
 
 /// `127.0.0.1`, `::1`, `fe80::1%2`.
@@ -218,7 +218,7 @@ fn port_80(address: &str) -> SocketAddr {
 }
 
 fn options(scratch: &Scratch, address: &str) -> EndpointOptions {
-    let services = vec![Names { listen: vec![port_80(address)], name: None }];
+    let services = vec![Names { listen: vec![port_80(address).into()], name: None }];
     EndpointOptions { directories: vec![scratch.shared()], services, group: None }
 }
 
@@ -754,7 +754,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
         let connected = move || if port == 80 { connected.load(Ordering::SeqCst) } else { 0 };
         ManagedService {
             name: RwLock::new(name.map(str::to_owned)),
-            listen: vec![SocketAddr::from(([0, 0, 0, 0], port))],
+            listen: RwLock::new(vec![SocketAddr::from(([0, 0, 0, 0], port)).into()]),
             kill: Arc::new(move || {
                 count.fetch_add(1, Ordering::SeqCst);
                 true
@@ -764,7 +764,7 @@ fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
         }
     };
     let services = vec![made(Some("web"), 80, &kills[0]), made(None, 25, &kills[1])];
-    let names = services.iter().map(|one| Names { listen: one.listen.clone(), name: one.name() });
+    let names = services.iter().map(|one| Names { listen: one.listen(), name: one.name() });
     let scratch = Scratch::new();
     let options =
         EndpointOptions { directories: vec![scratch.shared()], services: names.collect(), group: None };

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 use rustix::fs::{Mode, OFlags, RawMode};
 
 use crate::control::peer;
+use crate::spec::ListenSpan;
 
 /// A place for entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,9 +228,13 @@ impl FromStr for Place {
     }
 }
 
-/// The name of the entry of an address and port.
-pub(crate) fn entry_name(port: u16, place: Place) -> String {
-    format!("balance.{port}.{place}")
+/// The name of the entry of an address with these ports.
+pub(crate) fn entry_name(span: ListenSpan) -> String {
+    let (ports, place) = (span.ports(), Place::from(span.first()));
+    match ports.start() == ports.end() {
+        true => format!("balance.{}.{place}", ports.start()),
+        false => format!("balance.{}-{}.{place}", ports.start(), ports.end()),
+    }
 }
 
 /// The name of the entry of a service that has a name.
@@ -259,10 +265,11 @@ pub(crate) fn plain_name(name: &str) -> &str {
     name.split_once(APART).map_or(name, |(plain, _)| plain)
 }
 
-/// The port and the address of an entry that goes by them.
-pub(crate) fn entry_place(name: &str) -> Option<(u16, Place)> {
-    let (port, place) = plain_name(name).strip_prefix("balance.")?.split_once('.')?;
-    Some((port.parse().ok()?, place.parse().ok()?))
+/// The ports and the address of an entry that goes by them.
+pub(crate) fn entry_place(name: &str) -> Option<(RangeInclusive<u16>, Place)> {
+    let (ports, place) = plain_name(name).strip_prefix("balance.")?.split_once('.')?;
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    Some((first.parse().ok()?..=last.parse().ok()?, place.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -276,14 +283,17 @@ mod tests {
     #[test]
     fn names_carry_port_and_canonical_address() {
         let at = |address: &str| Place::from(address.parse::<SocketAddr>().expect("an address"));
-        let name = |address: &str| entry_name(80, at(address));
+        let name = |address: &str| entry_name(address.parse().expect("an address with ports"));
         assert_eq!(name("0.0.0.0:80"), "balance.80.0.0.0.0");
         assert_eq!(name("[::]:80"), "balance.80.::");
+        assert_eq!(name("0.0.0.0:80-90"), "balance.80-90.0.0.0.0");
         assert_eq!(name("[::ffff:10.1.1.3]:80"), "balance.80.10.1.1.3");
         assert_eq!(name("[fe80::1%3]:80"), "balance.80.fe80::1%3");
         for address in ["[2001:db8::1]:80", "[fe80::1%3]:80", "10.1.1.3:80"] {
-            assert_eq!(entry_place(&name(address)), Some((80, at(address))));
-            assert_eq!(entry_place(&name_apart(&name(address), 1000, Some(7))), Some((80, at(address))));
+            assert_eq!(entry_place(&name(address)), Some((80..=80, at(address))));
+            assert_eq!(entry_place(&name_apart(&name(address), 1000, Some(7))), Some((80..=80, at(address))));
+            let range = name(&format!("{address}-90"));
+            assert_eq!(entry_place(&range), Some((80..=90, at(address))), "{range}");
         }
         assert!(at("[fe80::1%3]:80").is_near(at("[fe80::1]:80")));
         assert!(!at("[fe80::1%3]:80").is_near(at("[fe80::1%4]:80")));

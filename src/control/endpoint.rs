@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -20,6 +19,7 @@ use crate::control::directory::{
 use crate::control::entry::{self, Entry, PutError, Putting, own_descriptor, unlikely_name};
 use crate::control::peer;
 use crate::handover::message::OfferedControl;
+use crate::spec::ListenSpan;
 
 /// Clients that the kernel keeps waiting for us.
 pub(crate) const BACKLOG: i32 = 64;
@@ -41,7 +41,7 @@ pub struct EndpointOptions {
 #[derive(Debug, Clone)]
 pub struct Names {
     /// Where it listens; at least one.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenSpan>,
     /// What it is called, if it has a name.
     pub name: Option<String>,
 }
@@ -49,7 +49,7 @@ pub struct Names {
 impl Names {
     /// The names of its entries.
     pub(crate) fn entries(&self) -> impl Iterator<Item = String> {
-        let addresses = self.listen.iter().map(|at| entry_name(at.port(), (*at).into()));
+        let addresses = self.listen.iter().map(|at| entry_name(*at));
         addresses.chain(self.name.as_deref().map(service_entry_name))
     }
 }
@@ -530,6 +530,7 @@ fn group_id(name: &str) -> Option<Gid> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::SocketAddr;
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
     use std::path::Path;
@@ -538,7 +539,7 @@ mod tests {
     use crate::control::scratch::Scratch;
 
     fn options(scratch: &Scratch) -> EndpointOptions {
-        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 80)).into()];
         let services = vec![Names { listen, name: None }];
         EndpointOptions { directories: vec![scratch.shared()], services, group: None }
     }
@@ -685,7 +686,7 @@ mod tests {
     #[test]
     fn all_services_are_names_of_one_socket_and_go_one_by_one() {
         let scratch = Scratch::new();
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let at = |port| ListenSpan::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let services = vec![
             Names { listen: vec![at(80), at(81)], name: Some("web".into()) },
             Names { listen: vec![at(25)], name: None },
@@ -732,7 +733,7 @@ mod tests {
     fn a_name_that_another_instance_answers_to_is_missed_and_the_others_serve() {
         let scratch = Scratch::new();
         let first = Endpoint::bind(&options(&scratch)).expect("bound");
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let at = |port| ListenSpan::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let services = [81, 80].map(|port| Names { listen: vec![at(port)], name: None });
         let second = Endpoint::bind(&EndpointOptions { services: services.into(), ..options(&scratch) })
             .expect("bound");

@@ -22,6 +22,7 @@ use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::render::{HANDED_OVER, VERSION};
 use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable};
+use crate::spec::ListenSpan;
 
 /// How long an instance may take to say hello. Commands may take longer: they ask DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -384,13 +385,13 @@ impl Search {
 
     /// The first that lives of those at a place.
     fn at(&mut self, port: u16, place: Place) -> Result<Client, FindError> {
-        self.first(&entry_name(port, place), &place.with_port(port).to_string())
+        self.first(|plain| is_at(plain, port, place), &place.with_port(port).to_string())
     }
 
-    /// The first that lives of those that go by this name or one beside it.
-    fn first(&mut self, plain: &str, service: &str) -> Result<Client, FindError> {
+    /// The first that lives of those that go by such a name or one beside it.
+    fn first(&mut self, is_it: impl Fn(&str) -> bool, service: &str) -> Result<Client, FindError> {
         let (mut failure, mut strange): (_, Option<Client>) = (FindError::None, None);
-        for found in self.entries.iter().filter(|found| found.plain() == plain) {
+        for found in self.entries.iter().filter(|found| is_it(found.plain())) {
             if found.is_strange() && self.tiresome.contains(&found.seen.owner) {
                 continue;
             }
@@ -429,7 +430,7 @@ impl Search {
             }
         }
         match live.len() {
-            0 => self.first(&entry, name).map_err(|error| {
+            0 => self.first(|plain| plain == entry, name).map_err(|error| {
                 error
                     .or_else(|| self.failure())
                     .or_else(|| FindError::NoService { name: name.to_owned(), port })
@@ -455,7 +456,7 @@ impl Search {
         self.entries
             .iter()
             .filter_map(|found| entry_place(found.plain()))
-            .filter(|(of, place)| *of == port && is_wanted(*place))
+            .filter(|(of, place)| of.contains(&port) && is_wanted(*place))
             .map(|(_, place)| place)
             .collect()
     }
@@ -492,13 +493,19 @@ impl Search {
     }
 }
 
+/// Is this the name of an entry at this place?
+fn is_at(plain: &str, port: u16, place: Place) -> bool {
+    entry_place(plain).is_some_and(|(ports, at)| at == place && ports.contains(&port))
+}
+
 /// Where the service of this name listens, as its instance says.
 fn listens(client: &mut Client, name: &str) -> Option<SocketAddr> {
     let mut at = None;
     let asked = client.ask(b"services", |line| {
         let mut words = line.split_whitespace();
         if words.next() == Some(name) {
-            at = words.next().and_then(|listen| listen.split(',').next()?.parse().ok());
+            let listen = words.next().and_then(|listen| listen.split(',').next()?.parse().ok());
+            at = listen.map(ListenSpan::first);
         }
     });
     asked.ok().and(at)
@@ -544,9 +551,10 @@ fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bo
         }
         Which::Port { port, addresses, ipv6 } => {
             let typed = addresses.clone().unwrap_or_else(|| wildcards(*ipv6).into());
-            let names: Vec<String> = typed.iter().map(|place| entry_name(*port, *place)).collect();
+            let names: Vec<String> =
+                typed.iter().map(|place| entry_name(place.with_port(*port).into())).collect();
             let mut search = Search::new(&wanted.directories, &names, |plain| {
-                entry_place(plain).is_some_and(|(of, _)| of == *port)
+                entry_place(plain).is_some_and(|(of, _)| of.contains(port))
             });
             let mut failure = FindError::None;
             for place in &typed {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search};
 use crate::control::peer;
 use crate::control::render::HANDED_OVER;
 use crate::control::shell::Printer;
+use crate::spec::ListenSpan;
 
 /// How long an instance may take to let us in, and again for all that it says.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -84,7 +85,7 @@ fn complain(text: &str) {
 
 /// What an entry's name says.
 enum EntryName<'a> {
-    Place(u16, Place),
+    Place(RangeInclusive<u16>, Place),
     Service(&'a str),
     /// It was being made, or is on its way out.
     Hidden,
@@ -94,7 +95,7 @@ fn kind(name: &str) -> Option<EntryName<'_>> {
     if name.starts_with(".balance.") || name.starts_with(".service.") {
         return Some(EntryName::Hidden);
     }
-    let place = entry_place(name).map(|(port, place)| EntryName::Place(port, place));
+    let place = entry_place(name).map(|(ports, place)| EntryName::Place(ports, place));
     place.or_else(|| service_name(name).map(EntryName::Service))
 }
 
@@ -242,10 +243,10 @@ fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> A
 
 /// What is known of an instance that says nothing.
 fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<ListRow> {
-    let row = |first: Option<(u16, Place)>, name: &str| ListRow {
-        first,
-        ports: first.map_or_else(|| UNKNOWN.into(), |(port, _)| port.to_string()),
-        addresses: first.map_or_else(|| UNKNOWN.into(), |(_, place)| place.typed()),
+    let row = |at: Option<(u16, u16, Place)>, name: &str| ListRow {
+        first: at.map(|(port, _, place)| (port, place)),
+        ports: at.map_or_else(|| UNKNOWN.into(), |(first, last, _)| port_words(&(first..=last))),
+        addresses: at.map_or_else(|| UNKNOWN.into(), |(.., place)| place.typed()),
         pid,
         uid,
         up: UNKNOWN.into(),
@@ -254,12 +255,11 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<List
         name: name.into(),
     };
     let kinds: Vec<EntryName<'_>> = names.iter().filter_map(|found| kind(found.plain())).collect();
-    let places: BTreeSet<(u16, Place)> = kinds
-        .iter()
-        .filter_map(
-            |kind| if let EntryName::Place(port, place) = kind { Some((*port, *place)) } else { None },
-        )
-        .collect();
+    let place = |kind: &EntryName<'_>| match kind {
+        EntryName::Place(ports, place) => Some((*ports.start(), *ports.end(), *place)),
+        EntryName::Service(_) | EntryName::Hidden => None,
+    };
+    let places: BTreeSet<(u16, u16, Place)> = kinds.iter().filter_map(place).collect();
     let called: Vec<&str> = kinds
         .iter()
         .filter_map(|kind| if let EntryName::Service(name) = kind { Some(*name) } else { None })
@@ -278,12 +278,13 @@ impl ListRow {
         let mut words = line.split_whitespace();
         let mut word = || words.next().map(str::to_owned);
         let (name, listen, up, connections, state) = (word()?, word()?, word()?, word()?, word()?);
-        let listen: Vec<SocketAddr> = listen.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
-        let ports: BTreeSet<u16> = listen.iter().map(SocketAddr::port).collect();
-        let addresses: BTreeSet<Place> = listen.iter().map(|at| Place::from(*at)).collect();
+        let listen: Vec<ListenSpan> = listen.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
+        let ports: BTreeSet<(u16, u16)> =
+            listen.iter().map(|at| at.ports()).map(|ports| ports.into_inner()).collect();
+        let addresses: BTreeSet<Place> = listen.iter().map(|at| Place::from(at.first())).collect();
         Some(Self {
-            first: listen.iter().map(|at| (at.port(), Place::from(*at))).min(),
-            ports: joined(ports.iter().map(u16::to_string)),
+            first: listen.iter().map(|at| at.first()).map(|at| (at.port(), Place::from(at))).min(),
+            ports: joined(ports.iter().map(|&(first, last)| port_words(&(first..=last)))),
             addresses: joined(addresses.iter().map(Place::typed)),
             pid,
             uid,
@@ -292,6 +293,14 @@ impl ListRow {
             state,
             name,
         })
+    }
+}
+
+/// `80`, or `80-90`.
+fn port_words(ports: &RangeInclusive<u16>) -> String {
+    match ports.start() == ports.end() {
+        true => ports.start().to_string(),
+        false => format!("{}-{}", ports.start(), ports.end()),
     }
 }
 

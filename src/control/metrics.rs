@@ -623,7 +623,7 @@ fn of_channels<'a>(
     let all = service.now.table.groups.iter();
     let all = all.flat_map(|group| group.channels.iter().map(move |channel| (group.id, channel)));
     let series = all.map(|(group, channel)| {
-        let (number, host) = (channel.id.index(), escaped(&host(channel)));
+        let (number, host) = (channel.id.index(), escaped(&channel.addresses.words()));
         let labels =
             format!("{}group=\"{}\",channel=\"{number}\",host=\"{host}\",", service.labels, group.index());
         let counts = ChannelCounts {
@@ -642,16 +642,6 @@ fn of_channels<'a>(
 
 fn is_up(channel: &ChannelSnapshot) -> bool {
     !matches!(channel.health.state, HealthState::Ejected | HealthState::Down)
-}
-
-/// The host as it was typed and the port.
-fn host(channel: &ChannelSnapshot) -> String {
-    let first = channel.addresses.first();
-    match channel.addresses.host() {
-        Some(host) if host.contains(':') => format!("[{host}]:{}", first.port()),
-        Some(host) => format!("{host}:{}", first.port()),
-        None => first.to_string(),
-    }
 }
 
 /// As it stands between quotation marks.

@@ -61,5 +61,5 @@ pub use list::list;
 pub use services::{CarriedCount, ManagedService, Plane, ProcessHands, ResolvedName, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, Register, serve};
-pub use takeover::{ask_for, holder};
+pub use takeover::{ask_for, entries_on, holder};
 pub use vitals::{SystemVitals, Vitals};

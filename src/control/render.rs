@@ -325,6 +325,10 @@ fn connections(count: usize) -> String {
 fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
     let address = channel.addresses.first();
     let ip = if channel.addresses.is_known() { address.ip().to_string() } else { UNRESOLVED.to_owned() };
+    let port = match channel.addresses.port() {
+        0 => "-".to_owned(),
+        port => port.to_string(),
+    };
     let policy = match group.policy {
         Policy::RoundRobin => "RR",
         Policy::Hash => "Hash",
@@ -341,7 +345,7 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
             &channel.id.index(),
             &state,
             &ip,
-            &address.port(),
+            &port,
             &channel.active,
             &channel.totalc,
             &channel.maxc.map_or(0, std::num::NonZeroU32::get),

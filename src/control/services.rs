@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -21,7 +22,7 @@ use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
 use crate::observe::{Log, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, EndedSnapshot, SessionSnapshot, SharedTable, Snapshot, Survey};
-use crate::spec::ServiceSpec;
+use crate::spec::{ListenSpan, ServiceSpec};
 
 /// Between two pieces of a survey.
 const LET_IN: Duration = Duration::from_micros(100);
@@ -32,7 +33,7 @@ pub struct ManagedService {
     /// What it is called, if it has a name.
     pub name: RwLock<Option<String>>,
     /// Where it listens.
-    pub listen: Vec<SocketAddr>,
+    pub listen: RwLock<Vec<ListenSpan>>,
     /// Its one table.
     pub table: SharedTable,
     /// Looks up an address; may take its time.
@@ -64,7 +65,7 @@ impl fmt::Debug for ManagedService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service")
             .field("name", &self.name())
-            .field("listen", &self.listen)
+            .field("listen", &self.listen())
             .finish_non_exhaustive()
     }
 }
@@ -108,7 +109,7 @@ pub struct ServiceSnapshot {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// Where it listens.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenSpan>,
     /// Channels that are enabled and up.
     pub up: usize,
     /// All channels.
@@ -143,7 +144,7 @@ impl ManagedService {
         ServiceSnapshot {
             differs,
             name: self.name(),
-            listen: self.listen.clone(),
+            listen: self.listen(),
             up,
             channels,
             connections: (self.plane.connections)(),
@@ -163,7 +164,7 @@ impl ManagedService {
         let service = ServiceSnapshot {
             differs: self.has_file.then_some(!differences.is_empty()),
             name: self.name(),
-            listen: self.listen.clone(),
+            listen: self.listen(),
             up: channels().filter(|channel| channel.is_up()).count(),
             channels: channels().count(),
             connections: (self.plane.connections)(),
@@ -198,6 +199,16 @@ impl ManagedService {
         self.name.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Where it listens; at least one.
+    pub fn listen(&self) -> Vec<ListenSpan> {
+        self.listen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It listens there from now on.
+    pub fn set_listen(&self, listen: Vec<ListenSpan>) {
+        *self.listen.write().unwrap_or_else(PoisonError::into_inner) = listen;
+    }
+
     /// Gives it another name.
     pub fn rename(&self, name: Option<&str>) {
         *self.name.write().unwrap_or_else(PoisonError::into_inner) = name.map(str::to_owned);
@@ -205,14 +216,20 @@ impl ManagedService {
 
     /// The names of its entries.
     pub(crate) fn entries(&self) -> Vec<String> {
-        Names { listen: self.listen.clone(), name: self.name() }.entries().collect()
+        Names { listen: self.listen(), name: self.name() }.entries().collect()
     }
 
     /// Its name, or where it listens.
     pub(crate) fn label(&self) -> String {
-        let address = || self.listen.first().map_or_else(|| "-".to_owned(), SocketAddr::to_string);
+        let address = || self.listen().first().map_or_else(|| "-".to_owned(), ListenSpan::to_string);
         self.name().unwrap_or_else(address)
     }
+}
+
+/// `80`, or `80-90`.
+fn ports(word: &str) -> Option<(u16, u16)> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 /// Why a word means no service.
@@ -378,16 +395,18 @@ impl Services {
         if word == process_name(std::process::id()) {
             return self.first().ok_or(Unclear::Unknown);
         }
-        let is_meant: Box<dyn Fn(&SocketAddr) -> bool> = if let Ok(address) = word.parse::<SocketAddr>() {
-            Box::new(move |at| at.port() == address.port() && Place::from(*at) == Place::from(address))
-        } else if let Ok(port) = word.parse::<u16>() {
-            Box::new(move |at| at.port() == port)
+        let is_meant: Box<dyn Fn(&ListenSpan) -> bool> = if let Ok(typed) = word.parse::<ListenSpan>() {
+            let (first, last) = typed.ports().into_inner();
+            let has = move |ports: RangeInclusive<u16>| ports.contains(&first) && ports.contains(&last);
+            Box::new(move |at| has(at.ports()) && Place::from(at.first()) == Place::from(typed.first()))
+        } else if let Some((first, last)) = ports(word) {
+            Box::new(move |at| at.ports().contains(&first) && at.ports().contains(&last))
         } else {
             return Err(Unclear::Unknown);
         };
-        let meant: Vec<_> = all.iter().filter(|service| service.listen.iter().any(&is_meant)).collect();
+        let meant: Vec<_> = all.iter().filter(|service| service.listen().iter().any(&is_meant)).collect();
         let is_wildcard =
-            |service: &&&Arc<ManagedService>| service.listen.iter().any(|at| at.ip().is_unspecified());
+            |service: &&&Arc<ManagedService>| service.listen().iter().any(|at| at.ip().is_unspecified());
         match meant.as_slice() {
             [] => Err(Unclear::Unknown),
             [one] => Ok(Arc::clone(one)),

@@ -13,7 +13,7 @@ use crate::config::{print_manner, print_net};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, Peers, SessionSnapshot,
-    Snapshot,
+    ShownAddress, Snapshot,
 };
 
 /// What stands in place of the address of a channel whose name nobody could look up yet.
@@ -79,7 +79,7 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                     &time(channel.connect_p50),
                     &time(channel.connect_p99),
                     &format!("{}/{}", channel.addresses_up(), channel.addresses.as_slice().len()),
-                    &channel.used.map_or_else(|| "-".to_owned(), |used| used.to_string()),
+                    &channel.used.map_or_else(|| "-".to_owned(), |used| ShownAddress(used).to_string()),
                     &options_word(channel),
                     &why(channel),
                 ],
@@ -96,7 +96,7 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
 /// The first address of a channel, if any is known.
 pub(super) fn shown_address(channel: &ChannelSnapshot) -> String {
     let addresses = &channel.addresses;
-    if addresses.is_known() { addresses.first().to_string() } else { UNRESOLVED.to_owned() }
+    if addresses.is_known() { ShownAddress(addresses.first()).to_string() } else { UNRESOLVED.to_owned() }
 }
 
 /// How many clients were lost before they had a channel, and why; nothing if there were none.
@@ -186,7 +186,9 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
         });
     }
     if channel.health.state != HealthState::Ejected {
-        parts.extend(channel.addresses_out.iter().map(|(address, why)| format!("{address}: {why}")));
+        parts.extend(
+            channel.addresses_out.iter().map(|(address, why)| format!("{}: {why}", ShownAddress(*address))),
+        );
     }
     if let Some((why, since)) = channel.naming.as_ref().and_then(|naming| naming.failing.as_ref()) {
         // It says more than that there is no address yet.

@@ -6,13 +6,15 @@
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control::directory::{Directory, entry_name};
+use crate::control::directory::{Directory, OpenDirectory, Place, entry_name, entry_place, plain_name};
 use crate::control::entry::connect;
 use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::wire::{Greeting, LineRead, LineReader, printable};
+use crate::spec::ListenSpan;
 
 /// What the process says that wants to take over. No command is spelled so.
 pub(crate) const TAKE_OVER: &str = "take-over";
@@ -34,9 +36,37 @@ pub fn ask_for(directories: &[Directory], place: SocketAddr) -> io::Result<Optio
     Ok(found)
 }
 
-/// The process of our user that listens at this place, if it answers soon.
-pub fn holder(directories: &[Directory], place: SocketAddr) -> Option<u32> {
-    greeted(directories, place, SOON).ok()?.map(|(_, pid)| pid)
+/// The first of these places at which a process of our user listens, and its number, if it answers soon.
+pub fn holder(directories: &[Directory], span: ListenSpan) -> Option<(SocketAddr, u32)> {
+    let mut places = entries_on(directories, span).into_iter();
+    places.find_map(|place| Some((place, greeted(directories, place, SOON).ok()??.1)))
+}
+
+/// Of each entry at these places the lowest of them; whether anybody is there is not known.
+pub fn entries_on(directories: &[Directory], span: ListenSpan) -> Vec<SocketAddr> {
+    let names = directories.iter().filter_map(|directory| directory.open().ok());
+    let names = names.flat_map(|opened| opened.names().collect::<Vec<_>>());
+    let lowest = |name: String| {
+        let (ports, at) = entry_place(&name)?;
+        let lowest = *ports.start().max(span.ports().start());
+        let meets = at == Place::from(span.first()) && lowest <= *ports.end().min(span.ports().end());
+        meets.then(|| span.at(lowest))
+    };
+    // Where a directory cannot be listed, the usual name is there for those who know it.
+    let mut places: Vec<SocketAddr> = names.filter_map(lowest).chain([span.first()]).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
+/// The names of entries that may be at this place, the surest first.
+fn names_of(directory: &OpenDirectory, place: SocketAddr) -> Vec<String> {
+    let is_it = |name: &String| {
+        let of_range = entry_place(name)
+            .filter(|(ports, at)| *at == Place::from(place) && ports.contains(&place.port()));
+        of_range.is_some_and(|(ports, _)| ports.len() > 1) && plain_name(name) == name
+    };
+    std::iter::once(entry_name(place.into())).chain(directory.names().filter(is_it)).collect()
 }
 
 fn greeted(
@@ -44,9 +74,13 @@ fn greeted(
     place: SocketAddr,
     patience: Duration,
 ) -> io::Result<Option<(UnixStream, u32)>> {
-    let name = entry_name(place.port(), place.into());
-    for directory in directories {
-        let Ok(opened) = directory.open() else { continue };
+    let opened = directories.iter().filter_map(|directory| directory.open().ok());
+    let names = opened.flat_map(|opened| {
+        let names = names_of(&opened, place);
+        let opened = Arc::new(opened);
+        names.into_iter().map(move |name| (Arc::clone(&opened), name))
+    });
+    for (opened, name) in names {
         let stream = match connect(&opened, &name, patience) {
             Ok((stream, _)) => stream,
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => continue,

@@ -22,6 +22,7 @@ fn lookup(target: &HostPort) -> io::Result<Addresses> {
     let port = match &target.port {
         Port::Number(port) => port.get(),
         Port::Service(name) if name == "smtp" => 25,
+        Port::OfService => 0,
         Port::Service(_) => return Err(io::ErrorKind::NotFound.into()),
     };
     Ok(SocketAddr::new(ip, port).into())

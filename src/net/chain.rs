@@ -59,6 +59,19 @@ impl Chains {
         });
     }
 
+    /// It listens no more on these ports.
+    pub(super) fn strike_ports(&self, service: u32, ports: &[u16]) {
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        for port in ports {
+            if let Some(at) = listeners.get_mut(port) {
+                at.retain(|&(id, _)| id != service);
+                if at.is_empty() {
+                    listeners.remove(port);
+                }
+            }
+        }
+    }
+
     /// A service has connected `ours` to `target` for `client`. `bound`: the address on our side is the operator's choice.
     pub(super) fn step(
         self: &Arc<Self>,

@@ -8,14 +8,18 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
+
+use crate::spec::ListenSpan;
 use crate::sys::socket;
 
 /// Where a service listens, for those who look out for circles.
 #[derive(Debug)]
 pub(super) struct Circle {
-    listening: Vec<SocketAddr>,
+    listening: ArcSwap<Vec<ListenSpan>>,
     /// A connection went round.
     was_met: AtomicBool,
 }
@@ -37,15 +41,28 @@ impl LeadsBack {
 
 impl Circle {
     pub(super) fn new(listening: Vec<SocketAddr>) -> Self {
-        let listening = listening.into_iter().map(canonical).collect();
-        Self { listening, was_met: AtomicBool::new(false) }
+        let circle = Self { listening: ArcSwap::default(), was_met: AtomicBool::new(false) };
+        circle.listens(listening);
+        circle
+    }
+
+    /// The service listens there from now on.
+    pub(super) fn listens(&self, listening: Vec<SocketAddr>) {
+        self.listening.store(Arc::new(ListenSpan::of(listening.into_iter().map(canonical))));
+    }
+
+    /// Those that have the port of the target.
+    fn any(&self, target: SocketAddr, is_it: impl Fn(SocketAddr) -> bool) -> bool {
+        let listening = self.listening.load();
+        let mut at = listening.iter().filter(|span| span.ports().contains(&target.port()));
+        at.any(|span| is_it(span.at(target.port())))
     }
 
     /// Would a connection to `target` come in by one of the listeners? `bound`: it has a source address of the operator's
     /// choice, so that it cannot tell afterwards.
     pub(super) fn awaits(&self, target: SocketAddr, bound: bool) -> bool {
         let target = canonical(target);
-        self.listening.iter().any(|listener| match reach(*listener, target) {
+        self.any(target, |listener| match reach(listener, target) {
             Delivery::Certain => true,
             Delivery::IfHere => (bound || self.was_met.load(Ordering::Relaxed)) && socket::is_here(target),
             Delivery::No => false,
@@ -56,8 +73,8 @@ impl Circle {
     pub(super) fn was_closed(&self, ours: SocketAddr, target: SocketAddr) -> bool {
         let (ours, target) = (canonical(ours), canonical(target));
         // Only a connection within the host has the same address at both ends.
-        let went_round = ours.ip() == target.ip()
-            && self.listening.iter().any(|listener| reach(*listener, target) != Delivery::No);
+        let went_round =
+            ours.ip() == target.ip() && self.any(target, |listener| reach(listener, target) != Delivery::No);
         if went_round {
             self.was_met.store(true, Ordering::Relaxed);
         }

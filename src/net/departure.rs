@@ -21,6 +21,7 @@ use super::shared::{
 use crate::handover::connection::{ConnectionRecord, StageRecord};
 use crate::sched::Slot;
 use crate::sys::descriptors::Taken;
+use crate::sys::socket;
 use crate::wire::greeting::GreetingReader;
 use crate::wire::relay::Relay;
 
@@ -137,7 +138,9 @@ impl Arriving {
             (Some(server), Some(slot)) => service.dialer.link(record.client, slot.key(), server),
             _ => None,
         };
-        let mut guest = Guest::carried(&service, shared);
+        // Its socket knows for as long as there is one.
+        let came_to = socket::local(&client).map_or(0, |at| at.port());
+        let mut guest = Guest::carried(&service, came_to, shared);
         // Of one that has not said yet whom it speaks for nobody knows.
         if record.announced.is_some() || !service.awaits_header(record.client.ip()) {
             let announced = record.announced.as_ref().and_then(|said| said.addresses);

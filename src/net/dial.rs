@@ -68,6 +68,7 @@ impl Dialer {
     pub(super) fn next_past(
         &self,
         peers: Peers,
+        came_to: u16,
         within: GroupRange,
         tag: u64,
         past: &[ChannelKey],
@@ -78,7 +79,7 @@ impl Dialer {
         let turn = table.next_past(peers.client().ip().into(), within, tag, past, is_reset, &mut grants);
         drop(table);
         self.deliver.all(grants);
-        Some(Begun::of(turn?, peers))
+        Some(Begun::of(turn?, peers, came_to))
     }
 
     /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
@@ -149,6 +150,8 @@ pub(super) struct Dial {
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
     pub(super) peers: Peers,
+    /// The port that its client came to: also that of channels without one.
+    came_to: u16,
     /// The place in line by which it got its channel, and until when it would have waited there.
     pub(super) waited: Option<Waited>,
 }
@@ -242,9 +245,9 @@ pub(super) enum Attempt {
 }
 
 impl Begun {
-    fn of(turn: Turn, peers: Peers) -> Self {
+    fn of(turn: Turn, peers: Peers, came_to: u16) -> Self {
         match turn {
-            Turn::Now(route, lease) => Self::Dial(Box::new(Dial::new(peers, route, lease, None))),
+            Turn::Now(route, lease) => Self::Dial(Box::new(Dial::new(peers, came_to, route, lease, None))),
             Turn::Later(ticket) => Self::Line(ticket),
             Turn::Never(why) => Self::Over(why),
         }
@@ -254,7 +257,7 @@ impl Begun {
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(peers: Peers, within: GroupRange, tag: u64, dialer: &Dialer) -> Begun {
+    pub(super) fn begin(peers: Peers, came_to: u16, within: GroupRange, tag: u64, dialer: &Dialer) -> Begun {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
@@ -262,11 +265,17 @@ impl Dial {
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);
-        Begun::of(turn, peers)
+        Begun::of(turn, peers, came_to)
     }
 
     /// A search that has got its lease.
-    pub(super) fn new(peers: Peers, route: Route, lease: Lease, waited: Option<Waited>) -> Self {
+    pub(super) fn new(
+        peers: Peers,
+        came_to: u16,
+        route: Route,
+        lease: Lease,
+        waited: Option<Waited>,
+    ) -> Self {
         Self {
             found: Some((route, lease)),
             address: 0,
@@ -281,6 +290,7 @@ impl Dial {
             took: None,
             link: None,
             peers,
+            came_to,
             waited,
         }
     }
@@ -293,7 +303,7 @@ impl Dial {
     /// The address being tried.
     pub(super) fn target(&self) -> Option<SocketAddr> {
         let (_, lease) = self.found.as_ref()?;
-        lease.address(self.address)
+        lease.target(self.address, self.came_to)
     }
 
     /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
@@ -490,7 +500,7 @@ impl Dial {
         let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         let (cause, words) = (cause_of(error), format!("connect: {}", words_of(error)));
         self.cause = Some(cause);
-        if let Some(address) = lease.address(self.address) {
+        if let Some(address) = lease.target(self.address, self.came_to) {
             tell(lease.key(), address, &words, fault, &dialer.log);
             if let Some(trace) = trace {
                 trace.failed(lease.key(), address, attempt_error(error));
@@ -503,7 +513,7 @@ impl Dial {
                 dialer.changed(told);
             }
         }
-        if lease.address(self.address + 1).is_some() {
+        if lease.target(self.address + 1, self.came_to).is_some() {
             self.address += 1;
             self.found = Some((route, lease));
             return Next::Dial;
@@ -613,7 +623,7 @@ impl Dial {
         let (server, (route, lease)) = (self.server?, self.found?);
         let now = dialer.clock.now();
         let took = self.took.unwrap_or_else(|| now.saturating_sub(self.begun));
-        let address = lease.address(self.address);
+        let address = lease.target(self.address, self.came_to);
         let (told, transition, grants) = {
             let mut table = dialer.table.lock_at(now);
             let mut makes_room = false;
@@ -684,7 +694,7 @@ mod tests {
     }
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
-        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), GroupRange::ALL, 0, dialer) {
+        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, dialer) {
             Begun::Dial(dial) => dial,
             other => panic!("{other:?}"),
         }
@@ -818,7 +828,8 @@ mod tests {
             count.fetch_add(grants.len(), Ordering::SeqCst);
         });
         let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
-        let begin = || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), GroupRange::ALL, 0, &dialer);
+        let begin =
+            || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &dialer);
         let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
         // There is no room in line, so a is tried all the same.
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };

@@ -19,6 +19,7 @@ use crate::observe::{AccessDue, AccessRecord, Log, Tap, TapStart, new_tap};
 use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
+use crate::sys::listen::Listener;
 use crate::sys::poller::{Poller, Token};
 
 /// The running data plane. Every clone is the same one.
@@ -228,6 +229,33 @@ impl Running {
         self.service.drain();
         self.shared.see_the_last_off(&self.service);
         answers.len() == self.shared.desks.len()
+    }
+
+    /// Listens on more ports. `all`: where it listens then.
+    ///
+    /// # Errors
+    /// A listener cannot be watched; then nobody comes in by any of them.
+    pub fn listen_too(&self, new: Vec<Listener>, all: Vec<SocketAddr>) -> io::Result<()> {
+        let ports: Vec<u16> = new.iter().map(|one| one.address().port()).collect();
+        self.shared.relocate(&self.service, all, &new, &[]);
+        let opened = Opened { service: Arc::clone(&self.service), listeners: new };
+        let answers = self.shared.ask(PATIENCE, |answer| Message::Open(vec![opened.clone()], answer));
+        let result = match answers.len() < self.shared.desks.len() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => answers.into_iter().collect(),
+        };
+        result.inspect_err(|_| self.leave_doors(&ports))
+    }
+
+    /// Takes whoever waits to be accepted on these ports, then frees them. `all`: where it listens then.
+    pub fn stop_listening_on(&self, ports: &[u16], all: Vec<SocketAddr>) {
+        self.leave_doors(ports);
+        self.shared.relocate(&self.service, all, &[], ports);
+    }
+
+    fn leave_doors(&self, ports: &[u16]) {
+        let ports: Arc<[u16]> = ports.into();
+        self.shared.ask(PATIENCE, |answer| Message::StopListeningOn(self.id(), Arc::clone(&ports), answer));
     }
 
     /// Treats clients otherwise from now on, those that are served already as well.

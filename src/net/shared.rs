@@ -73,6 +73,8 @@ pub(super) enum Message {
     Adopt(Guest, OwnedFd, SocketAddr, Taken),
     /// Take nobody new for a service, then answer.
     StopListening(ServiceId, SyncSender<()>),
+    /// Take nobody new for a service on these ports, then answer.
+    StopListeningOn(ServiceId, Arc<[u16]>, SyncSender<()>),
     /// Take nobody new for any service, then answer.
     StopAll(SyncSender<()>),
     /// Take nobody new, close all connections, then answer.
@@ -370,6 +372,13 @@ impl Shared {
         Opened { service, listeners: new.listeners }
     }
 
+    /// Where a service listens is this from now on: `new` are added, and those on these ports go.
+    pub(super) fn relocate(&self, service: &Service, all: Vec<SocketAddr>, new: &[Listener], gone: &[u16]) {
+        self.chains.strike_ports(service.id.0, gone);
+        self.chains.enlist(service.id.0, new.iter().map(Listener::address));
+        service.dialer.circle.listens(all);
+    }
+
     /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
     pub(super) fn serve_line(&self, service: &Service) {
         // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
@@ -491,29 +500,36 @@ pub(super) struct Guest {
     service: Arc<Service>,
     shared: Arc<Shared>,
     /// The worker that carries it, or [`NO_DESK`].
-    desk: u32,
+    desk: u16,
+    /// The port that it came to.
+    came_to: u16,
     /// Its place among the connections of its client, or [`ClientPlace::NONE`].
     place: u32,
 }
 
 /// No worker carries it yet.
-const NO_DESK: u32 = u32::MAX;
+const NO_DESK: u16 = u16::MAX;
 
 impl Guest {
-    /// A place below the limit of a service, if there is one.
-    pub(super) fn enter(service: &Arc<Service>, shared: &Arc<Shared>) -> Option<Self> {
-        service.enter().then(|| Self::new(service, shared))
+    /// A place below the limit of a service, if there is one, for one who comes to this port.
+    pub(super) fn enter(service: &Arc<Service>, came_to: u16, shared: &Arc<Shared>) -> Option<Self> {
+        service.enter().then(|| Self::new(service, came_to, shared))
     }
 
     /// A place, whatever the limit is: for one who had a place in another process.
-    pub(super) fn carried(service: &Arc<Service>, shared: &Arc<Shared>) -> Self {
+    pub(super) fn carried(service: &Arc<Service>, came_to: u16, shared: &Arc<Shared>) -> Self {
         service.enter_anyway();
-        Self::new(service, shared)
+        Self::new(service, came_to, shared)
     }
 
-    fn new(service: &Arc<Service>, shared: &Arc<Shared>) -> Self {
+    fn new(service: &Arc<Service>, came_to: u16, shared: &Arc<Shared>) -> Self {
         let (service, shared) = (Arc::clone(service), Arc::clone(shared));
-        Self { service, shared, desk: NO_DESK, place: ClientPlace::NONE }
+        Self { service, shared, desk: NO_DESK, came_to, place: ClientPlace::NONE }
+    }
+
+    /// The port that it came to.
+    pub(super) fn came_to(&self) -> u16 {
+        self.came_to
     }
 
     /// Asks whether this client may come in. It can be asked again, of the client that its peer speaks for: that one counts then.
@@ -562,7 +578,7 @@ impl Guest {
         debug_assert!(self.desk == NO_DESK, "it has a desk");
         self.shared.desks[desk].load.add();
         // There are at most 1024.
-        self.desk = u32::try_from(desk).unwrap_or(NO_DESK);
+        self.desk = u16::try_from(desk).unwrap_or(NO_DESK);
     }
 
     fn leave(&self) {

@@ -550,6 +550,10 @@ impl<P: Readiness> Worker<P> {
                 // A caller that has given up does not matter.
                 let _ = answer.send(());
             }
+            Message::StopListeningOn(service, ports, answer) => {
+                self.stop_listening_on(service, &ports);
+                let _ = answer.send(());
+            }
             Message::StopAll(answer) => {
                 for service in self.doors.services() {
                     self.stop_listening(service);

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::sched::{ChannelKey, End, Happened, Peers, Transition};
+use crate::sched::{ChannelKey, End, Happened, ListenSpan, Peers, ShownAddress, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ pub enum Event {
     /// The instance serves.
     Started {
         /// Where it listens, service by service.
-        listen: Vec<SocketAddr>,
+        listen: Vec<ListenSpan>,
         /// Its process.
         pid: u32,
     },
@@ -467,11 +467,14 @@ impl fmt::Display for Event {
                     services => write!(f, " services={services} pid={pid}"),
                 }
             }
-            Self::Autodisabled { channel, address } => write!(f, "{} address={address}", Key(*channel)),
+            Self::Autodisabled { channel, address } => {
+                write!(f, "{} address={}", Key(*channel), ShownAddress(*address))
+            }
             Self::Returned { channel, address, after }
             | Self::AddressReturned { channel, address, after }
             | Self::ChannelUp { channel, address, after } => {
-                write!(f, "{} address={address} after={:.1}s", Key(*channel), after.as_secs_f64())
+                let (key, address) = (Key(*channel), ShownAddress(*address));
+                write!(f, "{key} address={address} after={:.1}s", after.as_secs_f64())
             }
             Self::Resolved { channel, host, now, added, left } => {
                 write!(f, "{} host={} addresses={}", Key(*channel), Quoted(host), AddressWords(now))?;
@@ -494,7 +497,8 @@ impl fmt::Display for Event {
             | Self::Ejected { channel, address, cause }
             | Self::AddressEjected { channel, address, cause }
             | Self::ChannelDown { channel, address, cause } => {
-                write!(f, "{} address={address} cause={}", Key(*channel), Quoted(cause))
+                let (key, address) = (Key(*channel), ShownAddress(*address));
+                write!(f, "{key} address={address} cause={}", Quoted(cause))
             }
             Self::DialFailed { channel, cause } => write!(f, "{} cause={}", Key(*channel), Quoted(cause)),
             Self::ClientLost { client, reason } => {
@@ -574,7 +578,7 @@ struct AddressWords<'a>(&'a [SocketAddr]);
 impl fmt::Display for AddressWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, address) in self.0.iter().take(MOST_LISTED).enumerate() {
-            write!(f, "{}{address}", if number > 0 { "," } else { "" })?;
+            write!(f, "{}{}", if number > 0 { "," } else { "" }, ShownAddress(*address))?;
         }
         match self.0.len() {
             0 => f.write_str("-"),
@@ -635,18 +639,32 @@ mod tests {
     fn an_event_is_one_line_of_keys_and_values() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         for (event, line) in [
-            (Event::Started { listen: vec![address], pid: 7 }, "event=started listen=10.0.0.1:80 pid=7"),
             (
-                Event::Started { listen: vec![address, ([10, 0, 0, 2], 25).into()], pid: 7 },
+                Event::Started { listen: vec![address.into()], pid: 7 },
+                "event=started listen=10.0.0.1:80 pid=7",
+            ),
+            (
+                Event::Started {
+                    listen: vec![address.into(), SocketAddr::from(([10, 0, 0, 2], 25)).into()],
+                    pid: 7,
+                },
                 "event=started listen=10.0.0.1:80,10.0.0.2:25 services=2 pid=7",
             ),
             (
-                Event::Started { listen: vec![address; 10_000], pid: 7 },
+                Event::Started { listen: vec![address.into(); 10_000], pid: 7 },
                 &format!("event=started listen={}... services=10000 pid=7", "10.0.0.1:80,".repeat(16)),
             ),
             (
                 Event::Autodisabled { channel: key(1, 2), address },
                 "event=autodisabled group=1 channel=2 address=10.0.0.1:80",
+            ),
+            (
+                Event::Ejected {
+                    channel: key(0, 1),
+                    address: ([10, 0, 0, 1], 0).into(),
+                    cause: "refused".into(),
+                },
+                "event=ejected group=0 channel=1 address=10.0.0.1 cause=refused",
             ),
             (
                 Event::ChannelFailed { channel: key(0, 3), address, cause: "timed out".into() },

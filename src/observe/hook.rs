@@ -372,7 +372,7 @@ mod tests {
             (([10, 0, 0, 1], 80).into(), "why".to_owned(), Duration::from_secs(1));
         let text = || "text".to_owned();
         let events = [
-            Event::Started { listen: vec![address; 2], pid: 7 },
+            Event::Started { listen: vec![address.into(); 2], pid: 7 },
             Event::Ejected { channel, address, cause },
             Event::ChannelUp { channel, address, after },
             Event::ChannelUpAgain { after },

@@ -399,6 +399,7 @@ mod tests {
         Ward {
             table: SharedTable::new(table),
             log: Log::stderr(false),
+            first_port: 1,
             outgoing: Outgoing::default(),
             connect_timeout: Duration::from_secs(9),
             checks: Checks { check, timeout, port: None, kick: false },

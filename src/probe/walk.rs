@@ -48,7 +48,7 @@ impl Walk {
         let address = self.address();
         let (_, why) = self.order.barred.iter().find(|(barred, _)| *barred == address)?;
         // Clients of the channel are not connected there either, unless it is only the check that goes there.
-        let is_of_check = self.order.port.is_some_and(|port| port != address.port());
+        let is_of_check = self.order.port.is_some_and(|port| port != address.port() && address.port() != 0);
         Some(if is_of_check { Fault::Unusable(why.clone()) } else { Fault::Channel(why.clone()) })
     }
 

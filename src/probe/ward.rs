@@ -62,6 +62,8 @@ pub struct Ward {
     pub table: SharedTable,
     /// Where its events go.
     pub log: Log,
+    /// The lowest port that it listens on: that at which channels without a port of their own are probed.
+    pub first_port: u16,
     /// How connections to channels are made.
     pub outgoing: Outgoing,
     /// `-t`: how long a channel may take to answer.
@@ -88,14 +90,16 @@ impl Ward {
                 (check, *timeout, port.map(NonZeroU16::get))
             }
         };
+        // What listens at another port knows nothing of headers.
+        let proxy = probe.manner.proxy.filter(|_| port.is_none());
         let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());
+        let follow_clients = addresses.iter().any(|address| address.port() == 0);
+        let port = port.or(follow_clients.then_some(self.first_port));
         let leads_back = |&address: &SocketAddr| {
             let target = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
             Some((address, (self.hands.leads_back)(probe.channel, target)?))
         };
         let barred = addresses.iter().filter_map(leads_back).collect();
-        // What listens at another port knows nothing of headers.
-        let proxy = probe.manner.proxy.filter(|_| port.is_none());
         Order { id, addresses, barred, port, check, proxy, timeout, outgoing }
     }
 }

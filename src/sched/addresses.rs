@@ -2,6 +2,7 @@
 //!
 //! Knows: which of them are the same. Never: who found them, which of them answer.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ impl From<IpAddr> for ClientAddr {
 
 /// The addresses of one channel, in the resolver's order. A dial tries each before the channel counts as failed. There are
 /// none only of a name that nobody could look up [yet](Self::unknown).
+///
+/// A channel that has no port of its own is connected to at the port that its client came to. Its addresses have port 0, which
+/// nothing can be connected to: [`SocketAddr::set_port`] is for whoever connects ([`Lease::target`](super::Lease::target), probes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Arc<AddressList>);
 
@@ -74,9 +78,29 @@ impl Addresses {
     pub fn is_lazy(&self) -> bool {
         self.0.lazy
     }
-    /// Their port.
+    /// Their port. 0: that which a client came to.
     pub fn port(&self) -> u16 {
         self.0.port
+    }
+    /// The host as it was typed, or else the first address, and the port if they have one.
+    pub fn words(&self) -> String {
+        match (self.host(), self.0.port) {
+            (None, _) => ShownAddress(self.first()).to_string(),
+            (Some(host), 0) => host.to_owned(),
+            (Some(host), port) if host.contains(':') => format!("[{host}]:{port}"),
+            (Some(host), port) => format!("{host}:{port}"),
+        }
+    }
+    /// Do they have no port of their own, so that each client is connected to at the one that it came to?
+    pub fn follow_clients(&self) -> bool {
+        self.0.port == 0
+    }
+    /// Where in the list an address is. That at which somebody was connected to counts, too, whatever port that had.
+    pub fn place(&self, mut address: SocketAddr) -> Option<usize> {
+        if self.follow_clients() {
+            address.set_port(0);
+        }
+        self.0.list.iter().position(|&one| one == address)
     }
     /// The host as it was typed, if that is known.
     pub fn host(&self) -> Option<&str> {
@@ -89,6 +113,17 @@ impl Addresses {
     /// All of them, in order.
     pub fn as_slice(&self) -> &[SocketAddr] {
         &self.0.list
+    }
+}
+
+/// An address as it is told: one without a port of its own has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownAddress(pub SocketAddr);
+
+impl fmt::Display for ShownAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address) = self;
+        if address.port() == 0 { address.ip().fmt(f) } else { address.fmt(f) }
     }
 }
 
@@ -110,6 +145,17 @@ mod tests {
         let both = Addresses::new(vec![two, one]).expect("two addresses");
         assert_eq!((both.first(), both.as_slice()), (two, &[two, one][..]), "the order is kept");
         assert_eq!(Addresses::from(one).as_slice(), &[one]);
+    }
+
+    #[test]
+    fn addresses_without_a_port_of_their_own_are_found_by_that_which_a_client_came_to() {
+        let at = |ip: u8, port: u16| SocketAddr::from(([10, 0, 0, ip], port));
+        let follow = Addresses::new(vec![at(1, 0), at(2, 0)]).expect("two addresses");
+        assert!(follow.follow_clients());
+        assert_eq!([at(2, 0), at(2, 5_000), at(3, 0)].map(|one| follow.place(one)), [Some(1), Some(1), None]);
+        let own = Addresses::from(at(1, 80));
+        assert!(!own.follow_clients());
+        assert_eq!([at(1, 80), at(1, 81), at(1, 0)].map(|one| own.place(one)), [Some(0), None, None]);
     }
 
     #[test]

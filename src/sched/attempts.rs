@@ -64,7 +64,8 @@ impl Table {
             if !channel.health.awaits(probe.serial()) {
                 return;
             }
-            let place = |address| channel.addresses.as_slice().iter().position(|&one| one == address);
+            let addresses = channel.addresses.clone();
+            let place = |address| addresses.place(address);
             let Some(reach) = &mut channel.reach else { return };
             for (address, why) in failed {
                 let Some(at) = place(*address) else { continue };
@@ -123,7 +124,7 @@ mod tests {
     /// The last bytes of the addresses, in the order in which the next client tries them.
     fn order(table: &mut Table) -> Vec<u8> {
         let lease = lease(table);
-        let nth = |n| match lease.address(n)?.ip() {
+        let nth = |n| match lease.target(n, 0)?.ip() {
             IpAddr::V4(ip) => Some(ip.octets()[3]),
             IpAddr::V6(_) => None,
         };
@@ -268,7 +269,7 @@ mod tests {
             let mut table = table(rules, addresses);
             assert_eq!(fail(&mut table, 1), None);
             let lease = lease(&mut table);
-            assert_eq!((lease.address(0), table.next_probe()), (Some(address(1)), None));
+            assert_eq!((lease.target(0, 0), table.next_probe()), (Some(address(1)), None));
             table.address_answered(&lease, address(1), table.now);
             assert_eq!(snapshot(&table), (usize::from(addresses), Some(address(1))));
         }

@@ -245,7 +245,7 @@ impl Channel {
     }
 
     pub(super) fn place(&self, address: SocketAddr) -> Option<usize> {
-        self.addresses.as_slice().iter().position(|&one| one == address)
+        self.addresses.place(address)
     }
 
     /// A dial's attempt at this address was answered. It is back by that, after so long.

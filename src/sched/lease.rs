@@ -109,13 +109,17 @@ impl Lease {
         &self.addresses
     }
 
-    /// The address to try as the `n`-th, from 0: those that are known not to answer come last.
-    pub fn address(&self, n: usize) -> Option<SocketAddr> {
+    /// The address to try as the `n`-th, from 0, for a client that came to this port: those that are known not to answer come last.
+    pub fn target(&self, n: usize, came_to: u16) -> Option<SocketAddr> {
         let at = match &self.order {
             Some(order) => usize::from(*order.list().get(n)?),
             None => n,
         };
-        self.addresses.as_slice().get(at).copied()
+        let mut target = *self.addresses.as_slice().get(at)?;
+        if self.addresses.follow_clients() {
+            target.set_port(came_to);
+        }
+        Some(target)
     }
 
     /// How many of the addresses from the `n`-th on are as likely to answer as it is, itself included: at least 1.

@@ -58,7 +58,7 @@ mod totals;
 mod transition;
 mod turn;
 
-pub use addresses::{Addresses, ClientAddr};
+pub use addresses::{Addresses, ClientAddr, ShownAddress};
 pub use cause::DialCause;
 pub use client_limits::{ClientPlace, ClientRates};
 pub use denials::{Denial, TooManyDenials, Until};
@@ -87,4 +87,4 @@ pub use tally::{ClientCounts, Ended};
 pub use transition::{Happened, Transition};
 pub use turn::{Grant, Turn};
 
-pub use crate::spec::{AdminState, Policy, Weight};
+pub use crate::spec::{AdminState, ListenSpan, Policy, Weight};

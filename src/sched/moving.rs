@@ -280,7 +280,7 @@ mod tests {
 
     fn order(table: &mut Table) -> Vec<SocketAddr> {
         let lease = pick(table).expect("it is up");
-        (0..).map_while(|n| lease.address(n)).collect()
+        (0..).map_while(|n| lease.target(n, 0)).collect()
     }
 
     fn state(table: &Table, number: usize) -> HealthState {

@@ -797,7 +797,7 @@ mod tests {
         let taken = lease(&mut table).expect("it is up");
         table.address_failed(&taken, address(1), MS(0), "refused").expect("it is out");
         let mut table = restored(&table);
-        let order: Vec<_> = (0..3).map_while(|n| lease(&mut table).expect("it is up").address(n)).collect();
+        let order: Vec<_> = (0..3).map_while(|n| lease(&mut table).expect("it is up").target(n, 0)).collect();
         assert_eq!(order, [2, 3, 1].map(address));
         table.advance(MS(275));
         let probes = table.probes_due(9);

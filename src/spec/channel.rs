@@ -15,7 +15,7 @@ pub struct ChannelSpec {
     pub typed: Typed,
     /// A name or an address, without brackets. Not resolved, never empty.
     pub host: String,
-    /// `None`: the port that its service listens on.
+    /// `None`: the port that its client came to.
     pub port: Option<PortWord>,
     /// A start may go on though its name has no address yet.
     pub lazy: bool,

@@ -23,7 +23,7 @@ pub use channel::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyTlv
 pub use check::{Check, CheckSpec, OnDown, Step};
 pub use group::{GroupSpec, Member};
 pub use keepalive::Keepalive;
-pub use listen::{HostSpec, ListenHost, ListenSpec, PortWord};
+pub use listen::{HostSpec, ListenHost, ListenSpan, ListenSpec, PortRange, PortWord, PortsSpec};
 pub use policy::{Policy, Weight};
 pub use process::{AccessLogSpec, HttpSpec, LineFormat, LogMoments, Named, ProcessSpec};
 pub use senders::ProxySenders;

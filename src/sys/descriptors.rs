@@ -63,6 +63,21 @@ impl Drop for Taken {
     }
 }
 
+impl Taken {
+    /// These and others as one; both have to be of the same budget.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "of one process");
+        self.count = self.count.saturating_add(std::mem::take(&mut other.count));
+    }
+
+    /// So many of them are not needed any more.
+    pub(crate) fn give_back(&mut self, count: u16) {
+        let count = count.min(self.count);
+        self.count -= count;
+        self.budget.left.fetch_add(usize::from(count), Ordering::Relaxed);
+    }
+}
+
 impl Budget {
     /// A budget under the process's limit, of which `open` are in use already. [`LEAST`] more than that serve one client.
     #[cfg(test)]
@@ -100,9 +115,9 @@ impl Budget {
         self.take_above(count, 0)
     }
 
-    /// Takes one for a listener that is opened while clients are served, if a client can be served beside it.
-    pub(crate) fn take_for_listener(self: &Arc<Self>) -> Option<Taken> {
-        self.take_above(1, CLIENT)
+    /// Takes some for listeners that are opened while clients are served, if a client can be served beside them.
+    pub(crate) fn take_for_listeners(self: &Arc<Self>, count: u16) -> Option<Taken> {
+        self.take_above(count, CLIENT)
     }
 
     /// So many of those that were in use from the beginning, as if they had been taken: dropping gives them to all.

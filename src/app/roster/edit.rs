@@ -3,12 +3,10 @@
 //! Knows: what each edit does. Never: which edits there are to make (that is `plan`'s), when.
 //! Source: docs/reload.md.
 
-use std::net::SocketAddr;
-
 use super::super::counted;
 use super::super::plan::{self, LinedGroup, PlannedEdit};
 use crate::config;
-use crate::sched::{AdminState, ChannelKey, GroupId, Table};
+use crate::sched::{AdminState, ChannelKey, GroupId, ShownAddress, Table};
 
 /// Makes one edit; what is to be told of it, or why it was not made. `kicks`: the connections of what goes are about to be closed.
 pub(super) fn apply_edit(
@@ -70,7 +68,8 @@ pub(super) fn apply_edit(
         PlannedEdit::Readdress(key, number, place) => {
             let channel = groups.get(number)?.channels.get(place)?;
             let moved = table.readdress(key, channel.addresses.clone()).ok()??;
-            let all: Vec<String> = channel.addresses.as_slice().iter().map(SocketAddr::to_string).collect();
+            let all = channel.addresses.as_slice().iter();
+            let all: Vec<String> = all.map(|address| ShownAddress(*address).to_string()).collect();
             let at = key.channel.index();
             let is_other = !moved.added.is_empty() || !moved.left.is_empty();
             is_other.then(|| {
@@ -98,6 +97,8 @@ pub(super) fn apply_edit(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use std::num::NonZeroU32;
 
     use proptest::prelude::*;

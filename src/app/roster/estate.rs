@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::heir::span_of;
 use super::super::lists::{self, ListReader};
 use super::super::lookup::{Known, Resolved};
 use super::super::plan::{self, Lined, LinedGroup};
@@ -27,7 +28,7 @@ use crate::sched::{
     Addresses, ChannelCounts, ChannelKey, ClientCounts, Denial, HeldSlots, Lists, Loss, SharedTable, Table,
     Until,
 };
-use crate::spec::{Member, ServiceSpec};
+use crate::spec::{ListenSpan, Member, ServiceSpec};
 use crate::sys::listen::{Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
@@ -80,13 +81,13 @@ impl Roster {
             let spec = member.written().spec.clone();
             OfferedService {
                 name: spec.name.as_ref().map(|name| name.as_str().to_owned()),
-                place: member.place,
-                listen: vec![member.served.listener.address()],
+                place: member.place(),
+                listen: member.served.listeners.iter().map(ListenerHandle::address).collect(),
                 line: config::print_line(&spec),
                 sources: member.served.parts.outgoing.sources.as_slice().to_vec(),
             }
         });
-        let listeners = serving().map(|member| member.served.listener.clone());
+        let listeners = serving().flat_map(|member| member.served.listeners.iter().cloned());
         let hosts = members.all.iter().flat_map(RosterEntry::known).collect();
         (services.collect(), listeners.collect(), hosts)
     }
@@ -184,15 +185,18 @@ impl Roster {
         let mut patience = BIND_PATIENCE;
         let mut failures = Vec::new();
         for (spec, found) in wanted {
-            let place = found.listen.first();
-            if offered.iter().any(|one| one.place == place) {
-                continue;
-            }
-            match super::super::prepared::bind(place, spec.client_keepalive, &mut patience) {
-                Ok(listener) => {
-                    self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(place, listener);
+            let there: Vec<ListenSpan> = offered.iter().map(span_of).collect();
+            for place in found.span().each().filter(|&at| !there.iter().any(|span| span.contains(at))) {
+                match super::super::prepared::bind(place, spec.client_keepalive, &mut patience) {
+                    Ok(listener) => {
+                        self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(place, listener);
+                    }
+                    Err(error) => {
+                        failures.push(Failure::at(&spec.listen.typed, error.into()));
+                        // Those behind it are hardly to be had either, and one says enough.
+                        break;
+                    }
                 }
-                Err(error) => failures.push(Failure::at(&spec.listen.typed, error.into())),
             }
         }
         Failure::several(failures, super::super::NOT_STARTED).map_or(Ok(()), Err)
@@ -235,7 +239,7 @@ impl Roster {
     /// What operators find the services by.
     pub(in crate::app) fn names(&self) -> Vec<Names> {
         let names = |member: &RosterEntry| Names {
-            listen: member.service.listen.clone(),
+            listen: member.service.listen(),
             name: member.written().spec.name.as_ref().map(|name| name.as_str().to_owned()),
         };
         self.members().all.iter().filter(|member| !member.is_killed()).map(names).collect()
@@ -282,8 +286,11 @@ impl Roster {
             Table::restore(rules, &record.table, self.tools.clock.now()).map_err(|e| wrong(e.to_string()))?;
         let groups = lined(&spec, &record.lined)
             .ok_or_else(|| wrong("its channels are not those of its line".to_owned()))?;
-        let fd = listeners.into_iter().next().ok_or_else(|| wrong("no listener came with it".to_owned()))?;
-        let listener = Listener::inherit(fd, spec.client_keepalive).map_err(|e| wrong(e.to_string()))?;
+        if listeners.is_empty() {
+            return Err(wrong("no listener came with it".to_owned()));
+        }
+        let inherited = listeners.into_iter().map(|fd| Listener::inherit(fd, spec.client_keepalive));
+        let listeners = inherited.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
         let outgoing =
             Outgoing { sources: Sources::new(offered.sources.clone()), keepalive: spec.server_keepalive };
         let table = SharedTable::new(table);
@@ -294,7 +301,7 @@ impl Roster {
             ListReader::default().lists(allow, deny).unwrap_or_else(|_| lists::without_files(allow, deny))
         });
         table.gate().set_lists(lists);
-        let parts = Parts { spec, table, outgoing, place: offered.place };
+        let parts = Parts { spec, table, outgoing, span: span_of(&offered) };
         parts.limit_clients(&self.tools.rates);
         let gate = parts.table.gate();
         gate.expect(&record.clients);
@@ -306,7 +313,7 @@ impl Roster {
             // The process before had no more.
             let _ = gate.deny(Denial { net, until }, self.tools.clock.now());
         }
-        Ok((Prepared::of(parts, listener, owner), groups))
+        Ok((Prepared::of(parts, listeners, owner), groups))
     }
 
     /// Makes the services those that are wanted, as a reload does. What has changed, one line each.
@@ -319,9 +326,9 @@ impl Roster {
     ) -> Result<Vec<String>, Failure> {
         let mut members = self.members();
         let members = &mut *members;
-        let now: Vec<SocketAddr> = members.all.iter().map(|member| member.place).collect();
-        let places: Vec<SocketAddr> = wanted.iter().map(|(_, found)| found.listen.first()).collect();
-        let pairing = plan::pair(&now, &places);
+        let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
+        let spans: Vec<ListenSpan> = wanted.iter().map(|(_, found)| found.span()).collect();
+        let pairing = plan::pair(&now, &spans);
         let wanted = wanted.into_iter().map(|(spec, found)| super::Reread { spec, found }).collect();
         let mut changes = super::ReloadNews::default();
         self.carry_out(members, wanted, &pairing, false, &mut changes)?;

@@ -90,7 +90,7 @@ impl Process {
         let mut patience = BIND_PATIENCE;
         let made = specs.into_iter().zip(found).map(|(spec, found)| {
             let groups = plan::lined(&spec.groups, &found.channels);
-            let made = Prepared::new(spec, found, None, 2, 7, &mut patience);
+            let made = Prepared::new(spec, found, |_| None, 2, 7, &mut patience);
             (made.map_err(drop).expect("a port"), groups)
         });
         self.roster.open(made.collect()).expect("served");
@@ -104,7 +104,7 @@ impl Process {
     /// Where it serves and knows of it.
     fn managed(&self) -> Vec<SocketAddr> {
         let members = self.roster.members();
-        members.all.iter().filter(|one| !one.is_killed()).map(|one| one.place).collect()
+        members.all.iter().filter(|one| !one.is_killed()).map(|one| one.place()).collect()
     }
 }
 

@@ -17,6 +17,7 @@ use super::kernel::KernelSigns;
 use super::of_service::LONG_IDLE;
 use super::signs::{Case, NameSign, ServiceSigns, SocketSign};
 use crate::control::services::{ManagedService, Services};
+use crate::spec::ListenSpan;
 
 /// A name server that answers later is slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,8 +42,8 @@ pub(crate) fn examine(
     (entries, group_named): (Vec<EntrySign>, bool),
 ) -> Diagnosis {
     let process = (services.process.signs)();
-    let listens = services.present().into_iter().flat_map(|service| service.listen.clone());
-    let ports: Vec<u16> = listens.map(|at| at.port()).collect();
+    let listens = services.present().into_iter().flat_map(|service| service.listen());
+    let ports: Vec<u16> = listens.flat_map(ListenSpan::ports).collect();
     let kernel = KernelSigns::read(Path::new("/"), &ports);
     let services_seen: Vec<ServiceSigns> = chosen.iter().map(|service| look(service, services)).collect();
     let names = names(&services_seen, &services.process.look_up);
@@ -58,10 +59,11 @@ pub(crate) fn examine(
 
 fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
     let is_draining = service.is_killed();
+    let first = |service: &ManagedService| service.listen().first().map(|at| at.first());
     let asked_at = match is_draining {
-        false => service.listen.first().copied(),
+        false => first(service),
         // Where it listened, a command may reach its successor.
-        true => services.first().filter(|one| !one.is_killed()).and_then(|one| one.listen.first().copied()),
+        true => services.first().filter(|one| !one.is_killed()).and_then(|one| first(&one)),
     };
     let spec = (service.spec)();
     let connections = (service.plane.connections)();
@@ -76,7 +78,7 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
         label: service.label(),
         is_draining,
         asked_at,
-        listen: service.listen.clone(),
+        listen: service.listen(),
         spec,
         table: service.survey(),
         connections,

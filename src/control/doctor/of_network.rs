@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::finding::Finding;
 use super::of_service::counted;
 use super::signs::Case;
-use crate::sched::AdminState;
+use crate::sched::{AdminState, ShownAddress};
 
 /// What balance asks for when it listens.
 const BACKLOG: u64 = 65_535;
@@ -38,7 +38,11 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
             }
             // Of several addresses it is the one that answered last.
             let to = channel.used.unwrap_or_else(|| channel.addresses.first());
-            let way = SourceAndTarget { from: from.clone(), to };
+            let targets = match to.port() {
+                0 => service.listen.iter().map(|at| at.ports().len() as u64).sum::<u64>().max(1),
+                _ => 1,
+            };
+            let way = SourceAndTarget { from: from.clone(), to, targets };
             let carried = towards.entry(way).or_insert(PortUse { active: 0, most: Some(0) });
             carried.active += u64::from(channel.active);
             if service.is_draining {
@@ -51,9 +55,11 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
     }
     let of_way = |way: &SourceAndTarget<'_>| {
         let fits = |name: &&&str| name.parse::<IpAddr>().map_or(true, |ip| ip.is_ipv4() == way.to.is_ipv4());
+        // What has no port of its own is reached at many, and each has as many ports on our side.
+        let ports = ports.saturating_mul(way.targets);
         ports.saturating_mul(way.from.iter().filter(fits).count().max(1) as u64)
     };
-    towards.iter().filter_map(|(way, carried)| too_many(way.to, carried, of_way(way))).collect()
+    towards.iter().filter_map(|(way, carried)| too_many(ShownAddress(way.to), carried, of_way(way))).collect()
 }
 
 /// Where connections come from and go to: only of those that share both, no two can have the same port.
@@ -61,6 +67,8 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
 struct SourceAndTarget<'a> {
     from: Vec<&'a str>,
     to: SocketAddr,
+    /// At how many ports it is reached.
+    targets: u64,
 }
 
 struct PortUse {
@@ -69,7 +77,7 @@ struct PortUse {
     most: Option<u64>,
 }
 
-fn too_many(to: SocketAddr, &PortUse { active, most }: &PortUse, ports: u64) -> Option<Finding> {
+fn too_many(to: ShownAddress, &PortUse { active, most }: &PortUse, ports: u64) -> Option<Finding> {
     let cure = "sysctl -w net.ipv4.ip_local_port_range='1024 65535', more addresses of the server, or -B with more of your own";
     let why = "one address of ours can have each source port once for each address and port of a server";
     let found = format!("{active} connections to {to}, and there are {ports} source ports");
@@ -87,13 +95,18 @@ fn too_many(to: SocketAddr, &PortUse { active, most }: &PortUse, ports: u64) -> 
 pub(super) fn listen_port(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in case.serving() {
-        for at in service.listen.iter().filter(|at| case.kernel.is_source_port(at.port())) {
-            let port = at.port();
+        for at in &service.listen {
+            let mut ports = at.ports().filter(|&port| case.kernel.is_source_port(port));
+            let Some(lowest) = ports.next() else { continue };
+            let (port, are) = match ports.next_back() {
+                None => (lowest.to_string(), format!("port {lowest} is one")),
+                Some(highest) => {
+                    (format!("{lowest}-{highest}"), format!("ports {lowest} to {highest} are some"))
+                }
+            };
             let (first, last) = case.kernel.port_range.unwrap_or_default();
             let found = Finding::advice(
-                format!(
-                    "port {port} is one of those that the system gives to connections ({first} to {last})"
-                ),
+                format!("{are} of those that the system gives to connections ({first} to {last})"),
                 "a connection of any program can have it when balance is started, which then fails: address already in use",
                 format!("sysctl -w net.ipv4.ip_local_reserved_ports={port} (and in /etc/sysctl.d)"),
             );
@@ -115,10 +128,10 @@ pub(super) fn shared_port(case: &Case) -> Vec<Finding> {
     for service in case.serving() {
         for at in &service.listen {
             let others = case.kernel.listeners.iter().filter(|one| !one.is_ours);
-            for other in
-                others.filter(|one| one.address.port() == at.port() && overlap(one.address.ip(), at.ip()))
+            for other in others
+                .filter(|one| at.ports().contains(&one.address.port()) && overlap(one.address.ip(), at.ip()))
             {
-                let (address, uid, port) = (other.address, other.uid, at.port());
+                let (address, uid, port) = (other.address, other.uid, other.address.port());
                 let why = if address.ip() == at.ip() {
                     "the system divides new clients between the two (SO_REUSEPORT), and each knows only its own"
                 } else if at.ip().is_unspecified() {
@@ -152,7 +165,7 @@ pub(super) fn backlog(case: &Case) -> Vec<Finding> {
     let raise = |to: u64| format!("sysctl -w net.core.somaxconn={to} (and in /etc/sysctl.d), then {again}");
     let more = (most * 4).clamp(4_096, BACKLOG);
     for service in case.serving() {
-        let is_its = |address: &SocketAddr| service.listen.contains(address);
+        let is_its = |address: &SocketAddr| service.listen.iter().any(|at| at.contains(*address));
         let full = case.kernel.listeners.iter().filter(|one| one.is_ours && is_its(&one.address));
         for one in full.filter(|one| percent(one.queue, most) >= NEARLY_FULL) {
             let found = Finding::broken(

@@ -10,6 +10,7 @@ use super::finding::Finding;
 use super::signs::{Case, NameSign, ServiceSigns};
 use crate::control::status::{health_name, shown_address, why};
 use crate::sched::{AdminState, ChannelSnapshot, GroupSnapshot, HealthState, Loss, NoChannel, Weight};
+use crate::spec::ListenSpan;
 
 /// As many channels, names or addresses are named.
 const MOST_NAMED: usize = 4;
@@ -243,7 +244,7 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
 }
 
 pub(super) fn circles(case: &Case) -> Vec<Finding> {
-    let look = |(at, text): &(std::net::SocketAddr, String)| {
+    let look = |(at, text): &(ListenSpan, String)| {
         let service = case.serving().find(|service| service.listen.contains(at))?;
         let found = Finding::advice(
             text.clone(),

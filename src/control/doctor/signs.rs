@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::kernel::KernelSigns;
 use crate::control::directory::process_name;
 use crate::sched::Snapshot;
-use crate::spec::ServiceSpec;
+use crate::spec::{ListenSpan, ServiceSpec};
 
 /// What only the process knows of itself.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +23,7 @@ pub struct ProcessSigns {
     /// `--loopback-congestion`, if there is one.
     pub loopback_congestion: Option<String>,
     /// Channels that lead back to their own service without a maxc: where that listens, and what there is to say.
-    pub circles: Vec<(SocketAddr, String)>,
+    pub circles: Vec<(ListenSpan, String)>,
     /// Lines of the log that nobody took.
     pub dropped_lines: u64,
     /// Lines of the access log that could not be written.
@@ -58,7 +58,7 @@ pub(crate) struct ServiceSigns {
     /// of the process alone.
     pub(crate) asked_at: Option<SocketAddr>,
     /// Where it listens, or did.
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<ListenSpan>,
     /// What it was asked for.
     pub(crate) spec: ServiceSpec,
     /// Its channels.

@@ -82,7 +82,7 @@ fn service(line: &str, maxc: Option<u32>) -> ServiceSigns {
         label: "web".into(),
         is_draining: false,
         asked_at: Some(SocketAddr::from(([127, 0, 0, 1], 80))),
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 80)).into()],
         spec: read_line(&words).expect("a line"),
         table: table.snapshot(),
         connections: 0,

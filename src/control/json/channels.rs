@@ -5,7 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::config::{print_asked, print_channel_check};
 use crate::control::status::{health_name, ramp_percent, state_word};
-use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot};
+use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot, ShownAddress};
 use crate::spec::{ProxyVersion, Section};
 
 #[derive(Serialize)]
@@ -29,10 +29,10 @@ pub(super) struct GroupObject<'a> {
 struct ChannelObject<'a> {
     channel: usize,
     host: Option<&'a str>,
-    port: u16,
-    address: Option<SocketAddr>,
+    port: Option<NonZeroU16>,
+    address: Option<String>,
     addresses: Vec<AddressObject<'a>>,
-    used: Option<SocketAddr>,
+    used: Option<String>,
     resolve: Option<ResolveObject<'a>>,
     state: &'static str,
     enabled: bool,
@@ -65,7 +65,7 @@ struct ChannelObject<'a> {
 
 #[derive(Serialize)]
 struct AddressObject<'a> {
-    address: SocketAddr,
+    address: String,
     up: bool,
     why: Option<&'a str>,
 }
@@ -124,10 +124,10 @@ impl<'a> ChannelObject<'a> {
         Self {
             channel: channel.id.index(),
             host: channel.addresses.host(),
-            port: channel.addresses.port(),
-            address: channel.addresses.is_known().then(|| channel.addresses.first()),
+            port: NonZeroU16::new(channel.addresses.port()),
+            address: channel.addresses.is_known().then(|| shown(channel.addresses.first())),
             addresses: addresses(channel),
-            used: channel.used,
+            used: channel.used.map(shown),
             resolve: channel.naming.as_ref().map(|naming| ResolveObject::of(naming, now)),
             state: state_word(channel.state),
             enabled: channel.state == AdminState::Enabled,
@@ -167,12 +167,20 @@ fn proxy_word(version: ProxyVersion) -> &'static str {
     }
 }
 
+fn shown(address: SocketAddr) -> String {
+    ShownAddress(address).to_string()
+}
+
 /// Those that are up are as many as `status` counts.
 fn addresses(channel: &ChannelSnapshot) -> Vec<AddressObject<'_>> {
     let is_any_up = channel.addresses_up() > 0;
     let address = |&address: &SocketAddr| {
         let out = channel.addresses_out.iter().find(|(one, _)| *one == address);
-        AddressObject { address, up: is_any_up && out.is_none(), why: out.map(|(_, why)| why.as_str()) }
+        AddressObject {
+            address: shown(address),
+            up: is_any_up && out.is_none(),
+            why: out.map(|(_, why)| why.as_str()),
+        }
     };
     channel.addresses.as_slice().iter().map(address).collect()
 }

@@ -22,7 +22,7 @@ use crate::sched::{
     Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, NameSnapshot, Peers,
     Policy, SessionSnapshot, Snapshot, Weight,
 };
-use crate::spec::{ChannelManner, RouteName, Section};
+use crate::spec::{ChannelManner, ListenSpan, RouteName, Section};
 
 /// Of every kind.
 const REPORTS: usize = 400;
@@ -146,7 +146,7 @@ fn service() -> BoxedStrategy<ServiceSnapshot> {
             |(name, listen, [up, channels, connections, waiting], [is_draining, is_paused], differs)| {
                 ServiceSnapshot {
                     name,
-                    listen,
+                    listen: ListenSpan::of(listen),
                     up,
                     channels,
                     connections,

@@ -5,7 +5,6 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -99,7 +98,7 @@ struct FindingObject<'a> {
 #[derive(Serialize)]
 struct ServiceObject<'a> {
     name: Option<&'a str>,
-    listen: &'a [SocketAddr],
+    listen: Vec<String>,
     phase: &'static str,
     paused: bool,
     connections: usize,
@@ -143,7 +142,7 @@ impl<'a> ServiceObject<'a> {
         };
         Self {
             name: service.name.as_deref(),
-            listen: &service.listen,
+            listen: service.listen.iter().map(ToString::to_string).collect(),
             phase,
             paused: service.is_paused,
             connections: service.connections,

@@ -54,6 +54,17 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
+    /// The same on these ports only.
+    pub(super) fn stop_listening_on(&mut self, service: ServiceId, ports: &[u16]) {
+        for door in self.doors.of(service) {
+            let port = self.doors.get(door).map(|door| door.listener.address().port());
+            if port.is_some_and(|port| ports.contains(&port)) {
+                self.accept(door, CLIENTS_AT_STOP);
+                self.doors.remove(door, &mut self.poller);
+            }
+        }
+    }
+
     /// Takes in so many clients at most; how many there were.
     pub(super) fn accept(&mut self, door: usize, most: usize) -> usize {
         let before = self.accepted;
@@ -72,7 +83,7 @@ impl<P: Readiness> Worker<P> {
                 self.starve(door);
                 return;
             };
-            let Some(mut guest) = Guest::enter(service, &self.shared) else {
+            let Some(mut guest) = Guest::enter(service, listener.address().port(), &self.shared) else {
                 drop(taken);
                 self.crowd(door);
                 return;

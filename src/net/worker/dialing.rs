@@ -70,14 +70,15 @@ impl<P: Readiness> Worker<P> {
         let Some(within) = self.within(key) else { return self.not_served(key) };
         let Some(connection) = self.connections.get(key) else { return };
         let peers = connection.peers(seen);
-        let stage = match Dial::begin(peers, within, tag, &connection.service.dialer) {
-            Begun::Dial(dial) => Stage::Dialing(dial),
-            Begun::Line(ticket) => {
-                let place = self.place(&connection.service, ticket, None);
-                Stage::Waiting(Box::new(Waiting { place, peers }))
-            }
-            Begun::Over(why) => return self.turn_away(key, why),
-        };
+        let stage =
+            match Dial::begin(peers, connection.service.came_to(), within, tag, &connection.service.dialer) {
+                Begun::Dial(dial) => Stage::Dialing(dial),
+                Begun::Line(ticket) => {
+                    let place = self.place(&connection.service, ticket, None);
+                    Stage::Waiting(Box::new(Waiting { place, peers }))
+                }
+                Begun::Over(why) => return self.turn_away(key, why),
+            };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = stage;
         }
@@ -199,7 +200,7 @@ impl<P: Readiness> Worker<P> {
         connection.service.dialer.table.waited(self.id, waited);
         // Closing a channel's connections may have come before the grant.
         let state = connection.service.dialer.table.lock().state(lease.key());
-        let dial = Dial::new(waiting.peers, route, lease, Some(waiting.place));
+        let dial = Dial::new(waiting.peers, connection.service.came_to(), route, lease, Some(waiting.place));
         connection.stage = Stage::Dialing(Box::new(dial));
         if let Some(trace) = connection.trace() {
             trace.queued = Some(waited);
@@ -374,7 +375,14 @@ impl<P: Readiness> Worker<P> {
         let peers = connection.peers(connection.peer.into());
         let Some(within) = self.within(key) else { return false };
         let tag = self.tag(key);
-        let next = connection.service.dialer.next_past(peers, within, tag, &past, is_reset);
+        let next = connection.service.dialer.next_past(
+            peers,
+            connection.service.came_to(),
+            within,
+            tag,
+            &past,
+            is_reset,
+        );
         let stage = match next {
             Some(Begun::Dial(dial)) => Stage::Dialing(dial),
             Some(Begun::Line(ticket)) => {

@@ -76,11 +76,21 @@ impl Doors {
     ) -> io::Result<()> {
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
+        let mut others =
+            self.of.get(&service.id).into_iter().flatten().filter_map(|&key| self.doors.get(key));
+        let is_shut = others.any(|door| door.accepting == Accepting::Refusing);
         let entry = self.doors.vacant_entry();
-        let accepting = if self.is_held { Accepting::Held } else { Accepting::On };
+        let accepting = match (self.is_held, is_shut) {
+            (true, _) => Accepting::Held,
+            (false, true) => Accepting::Refusing,
+            (false, false) => Accepting::On,
+        };
         let door = Door { service, listener, accepting, knocked: false, generation };
-        if !self.is_held {
-            poller.add_listener(&door.listener, door.token(entry.key()))?;
+        match accepting {
+            Accepting::On => poller.add_listener(&door.listener, door.token(entry.key()))?,
+            // As the others of its service. One worker does it, and for the next one it does not listen any more.
+            Accepting::Refusing => _ = door.listener.refuse(),
+            Accepting::Starved | Accepting::Held => {}
         }
         self.of.entry(door.service.id).or_default().push(entry.key());
         entry.insert(door);

@@ -273,7 +273,13 @@ impl<P: Readiness> Worker<P> {
         let is_of_it = |connection: &Connection| match &connection.stage {
             Stage::Relaying { server, slot, .. } => {
                 let of_channel = connection.service.id == service && slot.key() == channel;
-                of_channel && socket::peer(server).is_some_and(|address| addresses.contains(&address))
+                let is_one = |mut address: SocketAddr| {
+                    let is_whole = addresses.contains(&address);
+                    // Those of a channel without a port of its own have none.
+                    address.set_port(0);
+                    is_whole || addresses.contains(&address)
+                };
+                of_channel && socket::peer(server).is_some_and(is_one)
             }
             _ => false,
         };

@@ -402,7 +402,7 @@ impl<P: Readiness> Worker<P> {
         service.dialer.deliver.all(grants);
         match turn {
             Turn::Now(route, lease) => {
-                let dial = Dial::new(peers, route, lease, None);
+                let dial = Dial::new(peers, connection.service.came_to(), route, lease, None);
                 if let Some(connection) = self.connections.get_mut(key) {
                     connection.stage = Stage::Dialing(Box::new(dial));
                 }

@@ -744,7 +744,7 @@ impl World {
             self.stats.carried += 1;
             if self.random.chance(500) {
                 desk = self.random.below(self.seats.len() as u64) as usize;
-                let mut guest = Guest::carried(&parcel.guest, &self.shared);
+                let mut guest = Guest::carried(&parcel.guest, parcel.guest.came_to(), &self.shared);
                 guest.sit_at(desk);
                 // As if they were sent: others than those that were open, of the same sockets.
                 let another = |fd: &std::os::fd::OwnedFd| fd.try_clone().expect("a descriptor");

@@ -1,0 +1,123 @@
+//! Ports, and ranges of them, as they are typed.
+//!
+//! Knows: their shapes, and what is mistaken for a range. Never: the services database, what they are for.
+//! Source: docs/compatibility.md, "Command line"; docs/port-ranges.md.
+
+use std::num::NonZeroU16;
+
+use super::number::whole_number;
+use crate::spec::{PortRange, PortWord, PortsSpec};
+
+/// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
+/// letter or digit, then those and `-_+.*/`, with at least one letter in it).
+pub fn read_port(word: &str) -> Option<PortWord> {
+    if let Some(number) = whole_number(word) {
+        return u16::try_from(number?).ok().and_then(NonZeroU16::new).map(PortWord::Number);
+    }
+    let starts_well = word.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let has_letter = word.contains(|c: char| c.is_ascii_alphabetic());
+    let is_name = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+.*/".contains(c));
+    (starts_well && has_letter && is_name).then(|| PortWord::Name(word.to_owned()))
+}
+
+/// Reads PORT: a port, or `FIRST-LAST`, two numbers and nothing else, since names of services have dashes, too. `None` for what is
+/// neither; [`why_no_range`] says what is wrong with a range.
+pub fn read_ports(word: &str) -> Option<PortsSpec> {
+    let Some(ends) = ends_of_range(word) else { return read_port(word).map(PortsSpec::One) };
+    let [first, last] = ends.map(|end| end.and_then(|end| u16::try_from(end).ok()).and_then(NonZeroU16::new));
+    let (first, last) = (first?, last?);
+    match PortRange::new(first, last) {
+        Some(range) => Some(PortsSpec::Range(range)),
+        // A range of one port is that port.
+        None => (first == last).then_some(PortsSpec::One(PortWord::Number(first))),
+    }
+}
+
+/// The two numbers of a word that can be nothing but a range. One that is too large for any number is `None`.
+fn ends_of_range(word: &str) -> Option<[Option<u64>; 2]> {
+    let (first, last) = word.split_once('-')?;
+    Some([whole_number(first)?, whole_number(last)?])
+}
+
+/// What is wrong with a word that was meant as a range of ports, and what would be right. `None`: no range was meant.
+pub(super) fn why_no_range(word: &str) -> Option<String> {
+    let is_meant = word.contains('-') && word.starts_with(|c: char| c.is_ascii_digit());
+    if !is_meant || !word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
+        return None;
+    }
+    let right = "a range is two ports from 1 to 65535, the lower one first, such as 20000-20999";
+    Some(match ends_of_range(word) {
+        Some([Some(first @ 1..), Some(last @ 1..)]) if last < first && first <= u64::from(u16::MAX) => {
+            format!("the ports of a range go up; write {last}-{first}")
+        }
+        Some([Some(first), Some(last)]) if first == 0 || last == 0 => format!("there is no port 0; {right}"),
+        Some(_) => format!("no port is above 65535; {right}"),
+        None => right.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_with_a_letter_is_a_service_name_and_the_rest_is_nothing() {
+        for word in ["smtp", "5x", "z3950", "3com-tsmux", "whois++", "kerberos_master", "x"] {
+            assert_eq!(read_port(word), Some(PortWord::Name(word.to_owned())));
+        }
+        for word in
+            ["", "0", "65536", "-1", "+5", " 5", "5 ", "1.5", "99999999999999999999999", "-x", "a:b", "ß"]
+        {
+            assert_eq!(read_port(word), None, "{word:?}");
+        }
+        for n in [1, 65_535] {
+            assert_eq!(read_port(&n.to_string()), NonZeroU16::new(n).map(PortWord::Number));
+        }
+    }
+
+    #[test]
+    fn a_range_is_two_numbers_and_a_dash_and_what_has_a_letter_is_a_name() {
+        let range = |first, last| {
+            let [first, last] = [first, last].map(|port| NonZeroU16::new(port).expect("not 0"));
+            PortRange::new(first, last).map(PortsSpec::Range)
+        };
+        for (word, ports) in [
+            ("20000-20999", range(20_000, 20_999)),
+            ("1-65535", range(1, 65_535)),
+            ("0080-081", range(80, 81)),
+            ("80-80", Some(PortsSpec::One(PortWord::Number(NonZeroU16::new(80).expect("not 0"))))),
+            ("http-alt", Some(PortsSpec::One(PortWord::Name("http-alt".into())))),
+            ("9-to-5", Some(PortsSpec::One(PortWord::Name("9-to-5".into())))),
+            ("80-http", Some(PortsSpec::One(PortWord::Name("80-http".into())))),
+        ] {
+            assert_eq!(read_ports(word), ports, "{word}");
+            assert!(ports.is_some());
+            assert_eq!(why_no_range(word).is_some(), read_port(word).is_none(), "{word}");
+        }
+        for (word, why) in [
+            ("20999-20000", "go up; write 20000-20999"),
+            ("0-100", "there is no port 0"),
+            ("100-0", "there is no port 0"),
+            ("1-65536", "no port is above 65535"),
+            ("70000-80000", "no port is above 65535"),
+            ("70000-80", "no port is above 65535"),
+            ("1-99999999999999999999", "no port is above 65535"),
+            ("80-", "a range is two ports"),
+            ("80-90-100", "a range is two ports"),
+            ("80--90", "a range is two ports"),
+        ] {
+            assert_eq!(read_ports(word), None, "{word}");
+            assert!(
+                why_no_range(word).is_some_and(|text| text.contains(why)),
+                "{word}: {:?}",
+                why_no_range(word)
+            );
+        }
+        for word in ["-", "", "80", "-80", "80 -90", "a-b", "80-90/tcp", "٣-٤"] {
+            assert_eq!(why_no_range(word), None, "{word}");
+        }
+        for word in ["80 -90", "80-90 ", "+80-90", "٣-٤"] {
+            assert_eq!(read_ports(word), None, "{word}");
+        }
+    }
+}
