@@ -20,6 +20,10 @@ pub(super) enum Bug {
     EndsClean,
     /// Whoever leaves is watched still, as long as anybody has the socket.
     StaysWatched,
+    /// Whoever leaves keeps its place among the connections of its client.
+    KeepsPlace,
+    /// Any channel is for anybody, whatever is asked for.
+    ForgetsRoutes,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::unheard::Unheard;
 use super::{RESET, STARVED_MS, Stage, Worker, millis};
+use crate::net::planted::{self, Bug};
 use crate::sched::{BadGreeting, End, GroupRange, Loss};
 use crate::spec::StartTls;
 use crate::sys::fault::is_exhausted;
@@ -166,6 +167,7 @@ impl<P: Readiness> Worker<P> {
         let options = connection.service.options();
         match &options.routes {
             None => Some(GroupRange::ALL),
+            Some(_) if planted::has(Bug::ForgetsRoutes) => Some(GroupRange::ALL),
             // All that it has said is held for its channel.
             Some(routes) => routes.find(&asks_of(connection.relay.held_of(Side::Client))),
         }

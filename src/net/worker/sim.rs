@@ -169,6 +169,8 @@ fn the_simulator_catches_every_bug_that_is_planted() {
         (Plant::Bug(Bug::LosesCount), Kind::Counts),
         (Plant::Bug(Bug::EndsClean), Kind::CleanEnd),
         (Plant::Bug(Bug::StaysWatched), Kind::Watch),
+        (Plant::Bug(Bug::ForgetsRoutes), Kind::Place),
+        (Plant::Bug(Bug::KeepsPlace), Kind::Counts),
     ] {
         let mut found: BTreeMap<Kind, u64> = BTreeMap::new();
         for seed in 0..count {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::peers::{Heard, client_at};
-use super::world::{Channel, Fate, World};
+use super::peers::{Heard, asks, client_at};
+use super::world::{Channel, Fate, Routing, World};
 use crate::net::shared::Desk;
 use crate::observe::Event;
-use crate::sched::{BadGreeting, End, Loss, OwnFault};
+use crate::sched::{BadGreeting, ChannelKey, End, GroupId, Loss, OwnFault, Rule};
 use crate::sys::poller::{Kind as Watched, Token};
 
 /// A promise that was broken.
@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Panic,
     /// A client is said to be connected where nobody listens.
     RefusingPort,
+    /// A client is where it may not be.
+    Place,
     /// Rounds and rounds, and nothing comes of it.
     Spin,
     /// It does not come to an end.
@@ -64,6 +66,7 @@ impl World {
                         let is_it = |it: &&Channel| it.address() == address;
                         served.channels.iter().find(is_it).is_some_and(|it| it.fate == Fate::Dead)
                     });
+                    self.check_place(id, channel);
                     if is_dead {
                         self.violate(Kind::RefusingPort, || {
                             format!("client {id} is connected to {channel:?}")
@@ -75,6 +78,7 @@ impl World {
                 }
                 Event::MovedOn { client, .. } => {
                     let Some(id) = client_at(client.client().ip()) else { continue };
+                    self.clients[id as usize].has_moved_on = true;
                     // Whoever is connected can be connected again then.
                     if !std::mem::take(&mut self.clients[id as usize].was_opened) {
                         self.violate(Kind::Twice, || format!("client {id} leaves what it had not"));
@@ -122,6 +126,30 @@ impl World {
         }
     }
 
+    /// A client is connected: may it be, and there?
+    fn check_place(&mut self, id: u32, channel: ChannelKey) {
+        let client = &self.clients[id as usize];
+        let served = &self.services[client.service];
+        let is_late = self.can_be_given_up(id as usize);
+        let is_right = match (served.routing, channel.group == GroupId::FIRST) {
+            (Routing::None, _) => true,
+            (Routing::Shared, true) | (Routing::Strict, _) => asks(id),
+            (Routing::Shared, false) => !asks(id) || is_late,
+        };
+        if !is_right {
+            self.violate(Kind::Place, || format!("client {id} is connected to {channel:?}"));
+        } else if served.came_denied.contains(&id) {
+            self.violate(Kind::Place, || format!("client {id} is denied and connected to {channel:?}"));
+        }
+    }
+
+    /// Can it be that nobody waits for what a client asks for any more?
+    fn can_be_given_up(&self, id: usize) -> bool {
+        let client = &self.clients[id];
+        let patience = self.services[client.service].service.options().greeting_timeout;
+        client.peer.is_shut || client.peer.fled || self.now - client.came_at >= patience.as_micros() as u64
+    }
+
     /// A client's connection has ended.
     fn ended(&mut self, seat: usize, id: usize, how: End) {
         let client = &self.clients[id];
@@ -135,8 +163,22 @@ impl World {
         let options = served.service.options();
         let was_kicked = served.was_kicked;
         let has_left = client_fled || (client.peer.is_shut && client.peer.sent == 0);
-        let always_one =
-            served.channels.iter().any(|it| it.fate == Fate::Living && it.maxc.is_none() && !it.was_touched);
+        let is_always = |it: &&Channel| it.fate == Fate::Living && it.maxc.is_none() && !it.was_touched;
+        let has_always = |group: Option<usize>| {
+            let mut all = served.channels.iter().filter(is_always);
+            all.any(|it| group.is_none_or(|group| it.key.group.index() == group))
+        };
+        let asks = asks(id as u32);
+        let always_one = match served.routing {
+            Routing::None => has_always(None),
+            Routing::Shared => has_always(Some(1)) && (!asks || has_always(Some(0))),
+            Routing::Strict => has_always(Some(0)),
+        };
+        let may_be_denied = served.ever_denied.contains(&(id as u32));
+        let came: usize = self.clients.iter().filter(|other| other.service == client.service).count();
+        let may_be_too_many = served.client_max.is_some_and(|max| came > max.get() as usize);
+        let is_not_served = served.routing == Routing::Strict && (!asks || self.can_be_given_up(id));
+        let has_moved_on = client.has_moved_on;
         let is_troubled = self.is_troubled;
         if self.clients[id].end.is_some() {
             return self.violate(Kind::Twice, || format!("client {id} ends twice: {how}"));
@@ -151,15 +193,19 @@ impl World {
             End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
             End::Lifetime => true,
             End::Kicked | End::Closed | End::ChannelDown | End::Removed | End::AddressRemoved => !was_kicked,
-            // No service of the simulation has rules.
-            End::Refused(_) => true,
+            End::Refused(Rule::Denied) => !may_be_denied,
+            End::Refused(Rule::ClientMax) => !may_be_too_many,
+            End::Refused(Rule::ClientRate) => true,
             End::ShutDown => !self.was_shut_down,
             End::Ours(_) | End::Lost(Loss::Ours) => !is_troubled,
-            End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => always_one && !is_troubled && !was_kicked,
+            End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => {
+                always_one && !is_troubled && !was_kicked && !has_moved_on
+            }
             End::Lost(Loss::Left) => !has_left && !is_troubled,
             End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
             End::Lost(Loss::BadGreeting(BadGreeting::CutShort)) => !has_left && !is_troubled,
-            End::Lost(Loss::BadGreeting(_) | Loss::NotServed | Loss::NoTls) => true,
+            End::Lost(Loss::NotServed) => !is_not_served,
+            End::Lost(Loss::BadGreeting(_) | Loss::NoTls) => true,
             End::Lost(Loss::GreetingTimeout) => options.accept_proxy.is_none(),
         };
         if needless {
@@ -242,6 +288,10 @@ impl World {
                 wrong.push(format!(
                     "service {at}: {active} slots taken, {waiting} wait, {connections} connections"
                 ));
+            }
+            let counted = served.service.gate().clients();
+            if !counted.is_empty() {
+                wrong.push(format!("service {at}: {counted:?} are counted and gone"));
             }
             for channel in table.snapshot().groups.iter().flat_map(|group| &group.channels) {
                 if channel.active != 0 {

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::random::{Stream, mix};
+use crate::wire::proxy::decode::{Decoded, decode};
 
 /// What a client says first: its number, and how many bytes it wants.
 pub(super) const HEADER: u64 = 8;
@@ -37,6 +38,22 @@ fn preface(id: u32) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &addresses, &rest].concat()
 }
 
+/// What a client says first that asks for something.
+const ASKS: &[u8] = b"SSH-";
+
+/// Does client number `id` ask for something, where that matters?
+pub(super) fn asks(id: u32) -> bool {
+    !id.is_multiple_of(3)
+}
+
+/// What a server gets before all that is counted.
+#[derive(Debug)]
+struct Front {
+    /// A header that says who the client is has yet to come.
+    awaits_header: bool,
+    bytes: Vec<u8>,
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -47,6 +64,9 @@ pub(super) struct Peer {
     preface: Vec<u8>,
     prefaced: usize,
     header: Vec<u8>,
+    front: Option<Front>,
+    /// Who the client is, by that header.
+    announced: Option<SocketAddr>,
     /// Written so far, the header included.
     pub(super) sent: u64,
     pub(super) got: u64,
@@ -70,6 +90,8 @@ impl Peer {
             preface: Vec::new(),
             prefaced: 0,
             header: Vec::new(),
+            front: None,
+            announced: None,
             sent: 0,
             got: 0,
             is_shut: false,
@@ -80,8 +102,14 @@ impl Peer {
     }
 
     /// Client number `id` of the simulation `key`, with an address that tells which one it is. It wants so many bytes.
-    /// `proxied`: it comes by a proxy that says so.
-    pub(super) fn connect(to: SocketAddr, key: u64, id: u32, wants: u32, proxied: bool) -> io::Result<Self> {
+    /// `proxied`: it comes by a proxy that says so. `routed`: it may ask for something.
+    pub(super) fn connect(
+        to: SocketAddr,
+        key: u64,
+        id: u32,
+        wants: u32,
+        [proxied, routed]: [bool; 2],
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((address_of(id), 0)).into())?;
         socket.set_nonblocking(true)?;
@@ -96,14 +124,49 @@ impl Peer {
         if proxied {
             peer.preface = preface(id);
         }
+        if routed && asks(id) {
+            peer.preface.extend_from_slice(ASKS);
+        }
         Ok(peer)
     }
 
-    /// The server's end of a connection, of a client that has yet to say who it is.
-    pub(super) fn accepted(socket: OwnedFd) -> Self {
+    /// The server's end of a connection, of a client that has yet to say who it is. `proxied`: and of whom a header says it first.
+    pub(super) fn accepted(socket: OwnedFd, proxied: bool) -> Self {
         let socket = TcpStream::from(socket);
         let _ = socket.set_nonblocking(true);
-        Self::new(socket, 0, 0)
+        let front = Some(Front { awaits_header: proxied, bytes: Vec::new() });
+        Self { front, ..Self::new(socket, 0, 0) }
+    }
+
+    /// Takes off what comes before all that is counted. `None`: it has not come as a whole, or is wrong.
+    fn past_front(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let Some(front) = &mut self.front else { return Some(bytes.to_vec()) };
+        front.bytes.extend_from_slice(bytes);
+        if front.awaits_header {
+            match decode(&front.bytes) {
+                Ok(Decoded::More(_)) => return None,
+                Ok(Decoded::Whole(header, length)) => {
+                    front.bytes.drain(..length);
+                    front.awaits_header = false;
+                    self.announced = header.addresses.map(|[client, _]| client);
+                    // It is never for nobody.
+                    if self.announced.is_none() {
+                        self.wrong_at.get_or_insert(0);
+                    }
+                }
+                Err(_) => {
+                    self.wrong_at.get_or_insert(0);
+                    return None;
+                }
+            }
+        }
+        match front.bytes.first() {
+            None => return None,
+            Some(first) if *first == ASKS[0] && front.bytes.len() < ASKS.len() => return None,
+            Some(first) if *first == ASKS[0] => _ = front.bytes.drain(..ASKS.len()),
+            Some(_) => {}
+        }
+        self.front.take().map(|front| front.bytes)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -170,7 +233,8 @@ impl Peer {
                 return (0, None);
             }
         };
-        let mut bytes = &buffer[..count];
+        let Some(bytes) = self.past_front(&buffer[..count]) else { return (count, None) };
+        let mut bytes = &bytes[..];
         let mut client = None;
         if let Some(key) = greets
             && self.got < HEADER
@@ -187,6 +251,9 @@ impl Peer {
                 self.sends = Stream::new(mix(!key ^ u64::from(id)));
                 self.gets = Stream::new(mix(key ^ u64::from(id)));
                 self.header.clear();
+                if self.announced.is_some_and(|announced| client_at(announced.ip()) != Some(id)) {
+                    self.wrong_at.get_or_insert(0);
+                }
                 client = Some((id, wants));
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Knows: what each client and each server is about, which messages were sent. Never: what is right (that is the oracle's).
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,22 +11,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::super::{Look, Stage, WORKED_OFF, Worker};
 use super::oracle::{Kind, Violation};
-use super::peers::{HEADER, Heard, Peer};
+use super::peers::{HEADER, Heard, Peer, address_of};
 use super::random::{Random, mix};
 use super::{Plant, Stats};
 use crate::net::changed::Changed;
 use crate::net::planted;
+use crate::net::routes::Routes;
 use crate::net::service::{NewService, Service, ServiceOptions};
 use crate::net::shared::{Desk, Guest, Message, Options, PackOrder, Parcel, Shared, Unpacked, Who};
 use crate::observe::Log;
 use crate::sched::{
-    Addresses, AdminState, ChannelKey, End, GroupId, HealthRules, ProbeResult, Rules, SharedTable, Table,
+    Addresses, AdminState, ChannelKey, ClientLimits, Denial, End, GroupId, HealthRules, ProbeResult, Rules,
+    SharedTable, Table,
 };
-use crate::spec::{ProxySenders, ProxyTlvs};
+use crate::spec::{ChannelManner, ClientPrefix, ProxySenders, ProxyTlvs, ProxyVersion, RouteName, Section};
 use crate::sys::clock::{Clock, Told};
 use crate::sys::listen::Listener;
 use crate::sys::poller::simulated::{Deal, Dealer};
@@ -61,6 +65,8 @@ pub(super) struct Channel {
     pub(super) maxc: Option<NonZeroU32>,
     listener: Listener,
     listens: bool,
+    /// Its clients are announced to it.
+    is_proxied: bool,
     /// An operator has meddled with it.
     pub(super) was_touched: bool,
 }
@@ -87,6 +93,25 @@ pub(super) struct Served {
     door: Door,
     pub(super) was_shut: bool,
     pub(super) was_kicked: bool,
+    pub(super) routing: Routing,
+    /// So many connections the clients may have, all of them together.
+    pub(super) client_max: Option<NonZeroU32>,
+    /// The clients that operators deny, and those that were denied when they came.
+    denied: BTreeSet<u32>,
+    pub(super) came_denied: BTreeSet<u32>,
+    /// Those that were denied at any time.
+    pub(super) ever_denied: BTreeSet<u32>,
+}
+
+/// Where clients go that ask for something: group 0 is for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routing {
+    /// All groups are for everybody.
+    None,
+    /// Group 1 is for all others.
+    Shared,
+    /// There is nothing for others.
+    Strict,
 }
 
 pub(super) struct Client {
@@ -100,6 +125,8 @@ pub(super) struct Client {
     /// The server's end.
     pub(super) server: Option<usize>,
     pub(super) was_opened: bool,
+    /// Its server has closed at once, and it went on to another one.
+    pub(super) has_moved_on: bool,
     pub(super) end: Option<End>,
     /// What both had sent when the connection ended.
     pub(super) at_end: Option<[u64; 2]>,
@@ -155,6 +182,17 @@ pub(super) struct World {
     /// Everybody comes to an end.
     pub(super) is_winding_down: bool,
     pub(super) was_shut_down: bool,
+}
+
+/// What groups are for.
+fn sections(routing: Routing) -> Vec<Section> {
+    let first = Section { group: 0, asked: vec![RouteName::Ssh] };
+    let others = Section { group: 1, asked: vec![RouteName::Else] };
+    match routing {
+        Routing::None => Vec::new(),
+        Routing::Shared => vec![first, others],
+        Routing::Strict => vec![first],
+    }
 }
 
 thread_local! {
@@ -283,7 +321,19 @@ impl World {
         let mut table = Table::new(rules);
         let mut channels = Vec::new();
         let is_tight = random.chance(600);
-        for _ in 0..random.up_to(4) {
+        let routing = match random.below(10) {
+            0..6 => Routing::None,
+            6..9 => Routing::Shared,
+            _ => Routing::Strict,
+        };
+        let groups = if routing == Routing::Shared { 2 } else { 1 };
+        for number in 0..random.up_to(4).max(groups) {
+            // The first two have one each, where there are two.
+            let group = match (groups, number) {
+                (1, _) | (_, 0) => GroupId::FIRST,
+                (_, 1) => GroupId::new(1).expect("there are more"),
+                _ => GroupId::new(random.below(groups) as usize).expect("there are more"),
+            };
             let fate = match random.below(10) {
                 0..5 => Fate::Living,
                 5..7 => Fate::Dead,
@@ -293,14 +343,20 @@ impl World {
             let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
             let maxc = if is_tight { NonZeroU32::new(random.up_to(3) as u32) } else { None };
             let addresses = Addresses::from(listener.address());
-            let channel =
-                table.create(GroupId::FIRST, addresses, maxc, AdminState::Enabled).expect("a number");
+            let channel = table.create(group, addresses, maxc, AdminState::Enabled).expect("a number");
             let listens = fate != Fate::Dead;
             if !listens {
                 listener.refuse().expect("on Linux it can be done");
             }
-            let key = ChannelKey { group: GroupId::FIRST, channel };
-            channels.push(Channel { key, fate, maxc, listener, listens, was_touched: false });
+            let key = ChannelKey { group, channel };
+            let proxy = match random.below(10) {
+                0 => Some(ProxyVersion::V1),
+                1..3 => Some(ProxyVersion::V2),
+                _ => None,
+            };
+            table.set_manner(key, ChannelManner { proxy, ..ChannelManner::default() }).expect("it is there");
+            let is_proxied = proxy.is_some();
+            channels.push(Channel { key, fate, maxc, listener, listens, is_proxied, was_touched: false });
         }
         let options = ServiceOptions {
             outgoing: crate::sys::Outgoing::default(),
@@ -312,16 +368,21 @@ impl World {
             pause_timeout: Duration::from_secs(60),
             starttls: None,
             accept_proxy: random.chance(300).then_some(ProxySenders::Any),
-            routes: None,
+            routes: Routes::new(&sections(routing)),
             greeting_timeout: Duration::from_millis(200 + random.below(2_000)),
             max_connections: if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None },
-            proxy_tlvs: ProxyTlvs::default(),
+            proxy_tlvs: ProxyTlvs { unique_id: random.chance(300), crc32c: random.chance(300) },
         };
+        let client_max = if random.chance(200) { NonZeroU32::new(random.up_to(6) as u32) } else { None };
+        // All clients of the simulation are in this network.
+        let limits = ClientLimits { max: client_max, rate: None, prefix: ClientPrefix { v4: 16, v6: 64 } };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
         let address = listener.address();
+        let table = SharedTable::new(table);
+        table.gate().set_limits(limits, &Arc::default());
         let opened = self.shared.enlist(NewService {
             listeners: vec![listener],
-            table: SharedTable::new(table),
+            table,
             log: self.log.clone(),
             options,
             changed: Changed::new(|| ()),
@@ -341,6 +402,11 @@ impl World {
             door: Door::Open,
             was_shut: false,
             was_kicked: false,
+            routing,
+            client_max,
+            denied: BTreeSet::new(),
+            came_denied: BTreeSet::new(),
+            ever_denied: BTreeSet::new(),
         });
     }
 
@@ -420,7 +486,8 @@ impl World {
             self.random.chance(400) && self.services[service].service.options().idle_timeout.is_some();
         let address = self.services[service].address;
         let proxied = self.services[service].service.options().accept_proxy.is_some();
-        let peer = match Peer::connect(address, self.key, id, wants, proxied) {
+        let routed = self.services[service].routing != Routing::None;
+        let peer = match Peer::connect(address, self.key, id, wants, [proxied, routed]) {
             Ok(peer) => peer,
             // Refused.
             Err(_) => return,
@@ -438,10 +505,39 @@ impl World {
             came_at: self.now,
             server: None,
             was_opened: false,
+            has_moved_on: false,
             end: None,
             at_end: None,
         });
+        if self.services[service].denied.contains(&id) {
+            self.services[service].came_denied.insert(id);
+        }
         self.stats.clients += 1;
+    }
+
+    /// A client is denied that may be there or yet to come, or let in again.
+    fn deny(&mut self, at: usize) -> &'static str {
+        let id = self.random.below(CLIENTS as u64) as u32;
+        let net = IpNet::from(IpAddr::from(address_of(id)));
+        let now = Duration::from_micros(self.now);
+        let served = &mut self.services[at];
+        let gate = served.service.gate();
+        let service = served.service.id;
+        if served.denied.remove(&id) {
+            assert!(gate.undeny(net, now));
+            // It may not have been looked at yet.
+            served.came_denied.remove(&id);
+            return "undeny";
+        }
+        gate.deny(Denial { net, until: None }, now).expect("few are");
+        served.denied.insert(id);
+        served.ever_denied.insert(id);
+        if self.random.chance(500) {
+            self.services[at].was_kicked = true;
+            self.ask_all("CloseClients", |answer| Message::CloseClients(service, net, End::Kicked, answer));
+            return "deny and kick";
+        }
+        "deny"
     }
 
     fn client_acts(&mut self) {
@@ -531,7 +627,7 @@ impl World {
         for served in &self.services {
             for channel in served.channels.iter().filter(|channel| channel.listens) {
                 while let Ok((socket, _)) = channel.listener.accept() {
-                    self.hosts.push(Host { peer: Peer::accepted(socket), to_send: None });
+                    self.hosts.push(Host { peer: Peer::accepted(socket, channel.is_proxied), to_send: None });
                 }
             }
         }
@@ -584,12 +680,13 @@ impl World {
                 self.shared.serve_line(&service);
                 "maxc"
             }
-            85..90 => {
+            85..87 => {
                 self.services[at].was_kicked = true;
                 let session = self.random.up_to(2 * CLIENTS as u64);
                 self.ask_all("CloseSession", |answer| Message::CloseSession(id, session, answer));
                 "close a session"
             }
+            87..90 => self.deny(at),
             90..93 => {
                 self.ask_all("Sessions", |answer| Message::Sessions(id, None, 0, answer));
                 "sessions"
