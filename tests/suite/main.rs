@@ -16,6 +16,7 @@ mod compat;
 mod control;
 mod crowd;
 mod data;
+mod docs;
 mod doctor;
 mod drain;
 mod ending;

@@ -1,0 +1,217 @@
+//! The documents do what they show: blocks marked as runnable are run as a reader would run them, one after the other.
+//!
+//! A page marks its blocks by comments, which no reader sees:
+//!
+//! - `<!-- run -->` before a fenced block: it is run, and must print what it shows. Lines behind `$ ` or `# ` are commands
+//!   (a backslash at their end joins the next line to them), all others are output. A fence `sh` has commands only.
+//!   `<!-- run, may differ: 28623 18230 -->` names words of the output that are other ones each time. Times always may.
+//! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
+//! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
+//!
+//! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of its own.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::{Directory, Run, needs_root};
+
+/// What a page does, in order.
+#[derive(Debug, PartialEq)]
+enum Step {
+    File { path: String, text: String },
+    Hidden(String),
+    Command { line: usize, command: String, output: Option<String>, may_differ: Vec<String> },
+}
+
+/// What the next block is for.
+#[derive(Debug, Default)]
+enum Mark {
+    #[default]
+    None,
+    Run(Vec<String>),
+    File(String),
+}
+
+fn steps(page: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut mark = Mark::None;
+    let mut lines = page.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let text = line.trim();
+        if let Some(comment) = text.strip_prefix("<!-- ").and_then(|text| text.strip_suffix(" -->")) {
+            if let Some(command) = comment.strip_prefix("hidden ") {
+                steps.push(Step::Hidden(command.to_owned()));
+            } else if let Some(path) = comment.strip_prefix("file ") {
+                mark = Mark::File(path.to_owned());
+            } else if let Some(rest) = comment.strip_prefix("run") {
+                let words = rest.strip_prefix(", may differ: ").unwrap_or_default();
+                mark = Mark::Run(words.split_whitespace().map(str::to_owned).collect());
+            }
+            continue;
+        }
+        let Some(language) = text.strip_prefix("```") else {
+            assert!(
+                text.is_empty() || matches!(mark, Mark::None),
+                "no block after the comment above line {}",
+                number + 1
+            );
+            continue;
+        };
+        let indent = line.len() - line.trim_start().len();
+        let block: Vec<(usize, &str)> = lines
+            .by_ref()
+            .map(|(number, line)| (number + 1, line.get(indent..).unwrap_or_default()))
+            .take_while(|(_, line)| !line.starts_with("```"))
+            .collect();
+        match std::mem::take(&mut mark) {
+            Mark::None => (),
+            Mark::File(path) => {
+                let text = block.iter().map(|(_, line)| format!("{line}\n")).collect();
+                steps.push(Step::File { path, text });
+            }
+            Mark::Run(may_differ) => commands(&block, language == "sh", &may_differ, &mut steps),
+        }
+    }
+    steps
+}
+
+fn commands(block: &[(usize, &str)], is_script: bool, may_differ: &[String], steps: &mut Vec<Step>) {
+    let mut continues = false;
+    for &(line, text) in block {
+        let prompted = text.strip_prefix("$ ").or_else(|| text.strip_prefix("# "));
+        let command = if is_script { Some(text) } else { prompted };
+        match (command, steps.last_mut()) {
+            (_, Some(Step::Command { command, .. })) if continues => {
+                command.push('\n');
+                command.push_str(text);
+            }
+            (Some(command), _) => steps.push(Step::Command {
+                line,
+                command: command.to_owned(),
+                output: (!is_script).then(String::new),
+                may_differ: may_differ.to_owned(),
+            }),
+            (None, Some(Step::Command { output: Some(output), .. })) => {
+                output.push_str(text);
+                output.push('\n');
+            }
+            (None, _) => panic!("line {line} is output of no command: {text}"),
+        }
+        continues = text.ends_with('\\');
+    }
+}
+
+/// Before the output of each step.
+const MARKER: &str = "@@@ step";
+
+fn script(steps: &[Step]) -> String {
+    let mut script = String::from(
+        "exec 2>&1 </dev/null\n\
+         ip link set lo up\n\
+         mount -t tmpfs none /etc/balance\n\
+         mount -t tmpfs none /var/lib/balance\n\
+         cd \"$HOME\"\n\
+         # Waits until something listens there.\n\
+         listens() { for place; do until ss -Hltn \"src $place\" | grep -q .; do sleep 0.02; done; done; }\n\
+         # Waits until a command says so.\n\
+         says() { until eval \"$2\" 2>&1 | grep -q \"$1\"; do sleep 0.02; done; }\n",
+    );
+    for step in steps {
+        let what = match step {
+            Step::File { path, text } => format!("cat >'{path}' <<'@@@ end'\n{text}@@@ end"),
+            Step::Hidden(command) | Step::Command { command, .. } => command.clone(),
+        };
+        script += &format!("echo '{MARKER}'\n{what}\n");
+    }
+    script
+}
+
+/// A time that was measured, such as 12s, 160us or 1h10m.
+fn is_time(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit())
+        && word.ends_with(['s', 'm', 'h', 'd'])
+        && word.chars().all(|c| c.is_ascii_digit() || "usmhd.".contains(c))
+}
+
+/// Blanks count as one: columns move with the width of what is in them. A time may be another one.
+fn is_shown(shown: &str, printed: &str, may_differ: &[String]) -> bool {
+    let lines = |text: &str| text.trim_end().lines().map(str::to_owned).collect::<Vec<_>>();
+    let (shown, printed) = (lines(shown), lines(printed));
+    shown.len() == printed.len()
+        && shown.iter().zip(&printed).all(|(shown, printed)| {
+            let (shown, printed): (Vec<_>, Vec<_>) =
+                (shown.split_whitespace().collect(), printed.split_whitespace().collect());
+            shown.len() == printed.len()
+                && shown.iter().zip(&printed).all(|(shown, printed)| {
+                    shown == printed
+                        || is_time(shown) && is_time(printed)
+                        || may_differ.iter().any(|word| word == shown)
+                })
+        })
+}
+
+/// Runs a page, as root, in namespaces of its own.
+fn follow(page: &str) {
+    if needs_root("a page is followed in namespaces of its own") {
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let steps = steps(&fs::read_to_string(&path).expect("a page of ours"));
+    assert!(steps.iter().any(|step| matches!(step, Step::Command { .. })), "nothing of {page} is run");
+    let directory = Directory::new();
+    let file = directory.file("page.sh", &script(&steps));
+    for place in ["/etc/balance", "/var/lib/balance"] {
+        fs::create_dir_all(place).expect("root may make a directory to mount on");
+    }
+    let inside = format!(
+        "exec unshare --net --mount --pid --fork --kill-child --mount-proc bash '{}'",
+        file.display()
+    );
+    let finished = Run::script(&directory, &inside).within(Duration::from_secs(120)).finish();
+    let mut outputs: Vec<&str> = finished.stdout.split(MARKER).skip(1).collect();
+    outputs.resize(steps.len(), "");
+    for (step, output) in steps.iter().zip(outputs) {
+        let Step::Command { line, command, output: Some(shown), may_differ } = step else { continue };
+        let printed = output.split_once('\n').map_or("", |(_, printed)| printed);
+        assert!(
+            is_shown(shown, printed, may_differ),
+            "{page}:{line}: {command}\n--- shown\n{shown}--- printed\n{printed}--- all\n{finished}"
+        );
+    }
+}
+
+#[test]
+fn the_start_page_does_what_it_shows() {
+    follow("docs/start.md");
+}
+
+#[test]
+fn commands_outputs_and_files_of_a_page_are_found() {
+    let page = "text\n<!-- file /etc/x -->\n```\na: 1\n```\n<!-- hidden true -->\n<!-- run, may differ: 7 -->\n\
+                ```console\n$ echo a \\\n  b\na b\n$ echo 7\n7\n```\n```\n$ not run\n```\n";
+    let command = |line, command: &str, output: &str| Step::Command {
+        line,
+        command: command.to_owned(),
+        output: Some(output.to_owned()),
+        may_differ: vec!["7".to_owned()],
+    };
+    let expected = [
+        Step::File { path: "/etc/x".to_owned(), text: "a: 1\n".to_owned() },
+        Step::Hidden("true".to_owned()),
+        command(9, "echo a \\\n  b", "a b\n"),
+        command(12, "echo 7", "7\n"),
+    ];
+    assert_eq!(steps(page), expected);
+}
+
+#[test]
+fn another_output_than_the_shown_one_is_noticed() {
+    let may_differ = ["28623".to_owned()];
+    assert!(is_shown("up   12s 28623 3\n", "up 4.1s 12  3\n\n", &may_differ));
+    assert!(!is_shown("up 12s 3\n", "up 4.1s 4\n", &may_differ));
+    assert!(!is_shown("up 12s 3\n", "up 4.1 3\n", &may_differ));
+    assert!(!is_shown("up 12s 3\n", "down 4.1s 3\n", &may_differ));
+    assert!(!is_shown("up 12s 3\n", "up 12s 3\nmore\n", &may_differ));
+    assert!(!is_shown("up 12s 3\n", "", &may_differ));
+}
