@@ -316,8 +316,8 @@ fn wrong_usage_is_told_in_one_line_that_names_the_word_and_the_cure() {
         (&["--workers", "0", "80"], "--workers '0' is not a number from 1 to 1024"),
         (&["--workers", "1025", "80"], "--workers '1025' is not a number from 1 to 1024"),
         (&["--workers", "x", "80"], "--workers 'x' is not a number from 1 to 1024"),
-        (&["--control-group", "", "80"], "--control-group '' is not the name of a unix group"),
-        (&["--control-group", "a:b", "80"], "--control-group 'a:b' is not the name of a unix group"),
+        (&["--control-group", "", "80"], "--control-group '' is not the name of a Unix group"),
+        (&["--control-group", "a:b", "80"], "--control-group 'a:b' is not the name of a Unix group"),
     ];
     for (words, expected) in table {
         assert_eq!(blame(words), *expected, "{words:?}");

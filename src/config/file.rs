@@ -429,7 +429,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             ("80 --on-down drop a", &["f:1:14: 'drop' is not a value of --on-down; it is one of keep, kick"]),
             (
                 "80 --on-down kick a",
-                &["f:1:14: --on-down kick needs --check; say how to probe, such as --check tcp"],
+                &["f:1:14: --on-down kick needs --check; say how to check, such as --check tcp"],
             ),
             (
                 "80 --queue-timeout 1s a",

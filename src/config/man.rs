@@ -17,41 +17,41 @@ const SOURCE: &str =
 
 const DESCRIPTION: &str = "\
 balance listens on PORT and hands each client to one of its channels. A channel is a host and a port, with an optional \
-limit of simultaneous connections. Channels stand in groups. The first group is tried first; within a group a client gets \
-the next channel in turn, or, in a group that % ended, the channel that its address maps to. A channel that is disabled, \
-full or does not answer is passed over, and so is a group that has no other; when no group is left, the client is closed.
+limit of simultaneous connections. Channels form groups. balance tries the first group first. Within a group, a client gets \
+the next channel in turn, or, in a group that % ends, the channel that its address maps to. balance skips a channel that is \
+disabled, full or does not answer. If a group has no other channel, it goes to the next group. If there is none, it closes the client.
 
-A channel whose connect fails is ejected: no client gets it while another channel is usable, and it is tried in the \
-background until it answers. With --check balance checks all channels, and those that are down are passed over.
+balance ejects a channel whose connect fails: no client gets it while another channel is usable, and balance tries it in \
+the background until it answers. With --check, balance checks all channels, and skips those that are down.
 
-Without -f balance goes into the background, and its exit status 0 means that it serves. PORT alone, without a channel, is \
-legal: channels can be created while it runs.
+Without -f, balance goes into the background, and exit status 0 means that it serves. PORT may stand alone, without a \
+channel: you can create channels while balance runs.
 
-Options may stand anywhere, short ones may be written together (-fp, -t2), -- ends them, and of an option that is \
-repeated the last one counts. -i and -c cannot be used together.";
+Options may stand anywhere. Short ones may be written together (-fp, -t2). -- ends the options. If an option is given \
+twice, the last one counts. -i and -c cannot be used together.";
 
 const STATUS: &[(&str, &str)] = &[
-    ("0", "it serves, or the command was answered; doctor: all is fine"),
+    ("0", "balance serves, or the command succeeded; doctor: all is fine"),
     ("1", "-c doctor: advice"),
     ("2", "-c doctor: something is broken, or no instance answers"),
     ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
     (
         "65",
-        "a CHANNEL or ADDR that is unknown or invalid, or a group of --control-group that does not exist; --check-only: a program \
-         that cannot be run, or a file of --state that cannot be used; -c: the command was answered with another error",
+        "a CHANNEL or ADDR is unknown or invalid, or the group of --control-group does not exist; --check-only: a program cannot be \
+         run, or the file of --state cannot be used; -c: the command failed in another way",
     ),
     (
         "69",
-        "! or % with no channel before it; -c and -i: there is no instance, it could not be stopped, an upgrade came to nothing and \
-         the process goes on, ready found a service without a usable channel, or reopen found no access log",
+        "! or % has no channel before it; -c and -i: there is no instance, it could not be stopped, an upgrade failed and the old \
+         process goes on, ready found a service without a usable channel, or reopen found no access log",
     ),
     (
         "71",
-        "the address cannot be listened on, the file of --access-log cannot be opened, --replace was refused, the limit of open files \
+        "balance cannot listen on the address or open the file of --access-log, --replace was refused, the limit of open files \
          is too low, or the system lacks the congestion control of --loopback-congestion; the message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
-    ("75", "-c: wait ran out of time, or another process was taking over: try again"),
+    ("75", "-c: wait timed out, or another process was taking over: try again"),
     (
         "78",
         "a file of --file cannot be read or has errors; -c: a reload failed, and the last line of the answer says whether \
@@ -82,25 +82,25 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 const HEALTH: &[&str] = &[
-    "A client's connect that is refused, times out or meets an unreachable host ejects the channel; errors of balance's own machine \
-     (descriptors, source ports, -B) do not. The background tries are plain connects, 250 ms, 500 ms, 1 s and from then on 2 s \
-     after one another, give or take 10 %; the first that succeeds brings the channel back.",
-    "A channel that closes three connections in a row at once, without a byte, while another channel of its group answers its clients, \
-     is ejected, too: for a second, and for longer each time if it goes on like that, up to a minute. Never more than half of a group \
-     is ejected for that.",
+    "balance ejects a channel when a client's connect to it is refused, times out or meets an unreachable host. Errors of balance's \
+     own machine (descriptors, source ports, -B) eject nothing. In the background, balance tries to connect after 250 ms, 500 ms, \
+     1 s and then every 2 s, give or take 10 %. The first try that succeeds brings the channel back.",
+    "balance also ejects a channel that closes three connections in a row at once, without a byte, while another channel of its \
+     group answers its clients: for a second, then for longer each time, up to a minute. It never ejects more than half of a group \
+     for this.",
     "A channel is up if it is neither ejected nor, by --check, down. If no channel that is up has room, in any group, \
      balance tries those that are not up, unless --fail-open is off.",
     "The command status shows the health of each channel beside what the operator decided: up, untried (no client's \
      connect and no check has succeeded or failed yet), ramp:N% (--slow-start), ejected or down, since when, and why. enable, disable and weight do not change it, and \
      it does not change them. The log has event=ejected, returned, channel_down, channel_up, and with --refuse-when-down \
-     refusing and welcoming. When the last channel goes it has event=no_channel_up, and channel_up_again when one is back. The \
-     last line of status counts the clients that were lost before they had a channel, and says why.",
+     refusing and welcoming. It has event=no_channel_up when the last channel goes, and channel_up_again when one is back. A \
+     line of status counts the clients that were lost before they had a channel, and says why.",
 ];
 
 const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
-     begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. What is special to a \
-     shell has to be quoted. NAME: gives the service a name.",
+     begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. Quote what is special \
+     to a shell. NAME: gives the service a name.",
     "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --loopback-congestion, \
      --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group), and options \
      of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; for \
@@ -113,33 +113,33 @@ const FILE: &[&str] = &[
 const SIGNALS: &[(&str, &str)] = &[
     (
         "TERM",
-        "frees the ports at once, serves the connections that there are until they end, but no longer than --drain-timeout, and \
+        "frees the ports at once, and serves the existing connections until they end, for --drain-timeout at most. Then balance \
          exits with 0. Without connections it exits at once. A second TERM closes all connections at once. The command kill \
          frees the port too, and lets connections live as long as they like",
     ),
     ("INT, QUIT", "end the process at once: it frees the ports, closes its connections and exits with 0"),
     (
         "HUP",
-        "in the foreground at a terminal, without nohup, like INT: the terminal is lost. Otherwise the files of --file are read \
-         again, as by the command reload, and the file of --access-log is opened again. Without both it is ignored and logged",
+        "in the foreground at a terminal, without nohup, like INT: the terminal is lost. Otherwise balance reads the files of --file \
+         again, as the command reload does, and opens the file of --access-log again. Without both it ignores and logs the signal",
     ),
     (
         "USR1",
-        "opens the file of --access-log again, as by the command reopen; without one it is ignored and logged",
+        "opens the file of --access-log again, as the command reopen does; without one, balance ignores and logs the signal",
     ),
     (
         "USR2",
-        "starts the program again, as it is on disk now, and hands everything over to it, as by the command upgrade",
+        "starts the program again, as it is on disk now, and hands everything over to it, as the command upgrade does",
     ),
     (
         "others",
-        "those that would end the process are ignored, except KILL and the signals of its own faults. They are logged, except PIPE",
+        "balance ignores signals that would end the process, except KILL and the signals of its own faults. It logs them, except PIPE",
     ),
 ];
 
 const DIFFERENCES: &[&str] = &[
     "A background start that fails says so and exits with the status above; 3.57 exited with 0.",
-    "Each side of a connection ends on its own (half-close), a reset stays a reset, and urgent data passes in both \
+    "Each side of a connection can end on its own (half-close). A reset stays a reset, and urgent data passes in both \
      directions. Two sides that both send much do not block each other.",
     "A hash group maps by the client's whole address, without its port, and adding or losing a channel moves only the \
      clients it must.",

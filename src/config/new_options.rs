@@ -219,7 +219,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ("--fail-open maybe", "'maybe' is not a value of --fail-open; it is one of on, off"),
         ("--fail-open -f", "'-f' is not a value of --fail-open; it is one of on, off"),
         ("--on-down drop", "'drop' is not a value of --on-down; it is one of keep, kick"),
-        ("--on-down kick", "--on-down kick needs --check; say how to probe, such as --check tcp"),
+        ("--on-down kick", "--on-down kick needs --check; say how to check, such as --check tcp"),
         (
             "--on-change tell",
             "--on-change 'tell' is not an absolute path without control characters, such as /usr/local/sbin/tell-me",
@@ -344,7 +344,7 @@ fn options_of_a_check_need_a_check() {
         ("--check-fall", "3"),
         ("--check-port", "80"),
     ] {
-        let expected = format!("{option} needs --check; say how to probe, such as --check tcp");
+        let expected = format!("{option} needs --check; say how to check, such as --check tcp");
         assert_eq!(blame(&[option, value, "80"]), expected);
     }
 }

@@ -204,24 +204,24 @@ pub const COMMANDS: &[CommandWord] = &[
         Access::Change,
         |args| alone(args, Command::SetPolicy(Policy::RoundRobin)),
     ),
-    CommandWord::new("status", "[json]", "show state and failures of all channels", Access::Look, |args| {
+    CommandWord::new("status", "[json]", "shows state and failures of all channels", Access::Look, |args| {
         only_form(args).map(Command::Status)
     }),
     CommandWord::new(
         "drain",
         "<channel>",
-        "disables channel and prints how many connections are left",
+        "disables a channel and prints how many connections are left",
         Access::Change,
         |args| one_number(args).map(Command::Drain),
     ),
     CommandWord::new(
         "wait",
         "<channel> [<time>]",
-        "waits until channel has no connections",
+        "waits until a channel has no connections",
         Access::Look,
         wait,
     ),
-    CommandWord::new("kick", "<channel>", "closes the connections of channel", Access::Change, |args| {
+    CommandWord::new("kick", "<channel>", "closes all connections of a channel", Access::Change, |args| {
         one_number(args).map(Command::Kick)
     }),
     CommandWord::new(
@@ -254,7 +254,7 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "sessions",
         "[<channel>] [json]",
-        "shows connections, of all channels or of one",
+        "lists the connections of all channels, or of one",
         Access::Look,
         |args| {
             let (args, form) = form_of(args);
@@ -281,14 +281,14 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "use",
         "<service>",
-        "changes current service, by name, address:port or port",
+        "changes the current service, by name, address:port or port",
         Access::Look,
         |args| if let [word] = args { Some(Command::Use(printable(word))) } else { None },
     ),
     CommandWord::new(
         "reload",
         "[clean]",
-        "reads the files again; clean: drops what was changed by hand",
+        "reads the files again; clean: also drops changes made by hand",
         Access::Change,
         |args| match args {
             [] => Some(Command::Reload { clean: false }),
@@ -302,21 +302,21 @@ pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new(
         "pause",
         "[<channel>|all]",
-        "new connections for channel, or for all channels, wait",
+        "makes new clients of a channel, or of all channels, wait",
         Access::Change,
         |args| one_or_all(args).map(Command::Pause),
     ),
     CommandWord::new(
         "resume",
         "[<channel>|all]",
-        "ends a pause: waiting clients are served",
+        "ends a pause, and serves the clients that wait",
         Access::Change,
         |args| one_or_all(args).map(Command::Resume),
     ),
     CommandWord::new(
         "upgrade",
         "[<path>]",
-        "hands everything over to a new process, of the program at path",
+        "hands everything over to a new process, or to the program at path",
         Access::Change,
         |args| match args {
             [] => Some(Command::Upgrade(None)),

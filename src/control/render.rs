@@ -357,7 +357,7 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
 
 /// What commands of 3.57 take that 3.57 does not know. Their own lines stay as they were, so these stand at the end.
 pub(crate) const LONGER_FORMS: &[(&str, &str)] = &[
-    ("disable <channel> hard", "the same as disable, and closes the connections of channel"),
+    ("disable <channel> hard", "the same as disable, and closes all connections of a channel"),
     ("kill <time>", "the same as kill, and closes what is left after time"),
     ("show json", "shows all channels as one line of JSON, see docs/json.md"),
 ];
@@ -520,22 +520,22 @@ available commands:
   show                           show all channels in all groups
   version                        show version id
   status [json]                  show state and failures of all channels
-  drain <channel>                disables channel and prints how many connections are left
-  wait <channel> [<time>]        waits until channel has no connections
-  kick <channel>                 closes the connections of channel
+  drain <channel>                disables a channel and prints how many connections are left
+  wait <channel> [<time>]        waits until a channel has no connections
+  kick <channel>                 closes all connections of a channel
   remove <channel>               removes a disabled channel without connections
   weight <channel> <weight>      specifies new weight (0 to 256) for channel of current group
   policy <name>                  sets policy of current group: rr, leastconn, p2c, first, hash
-  sessions [<channel>] [json]    shows connections, of all channels or of one
+  sessions [<channel>] [json]    lists the connections of all channels, or of one
   close <id>                     closes one connection
   save                           prints the command line that starts this instance as it is now
   services [json]                shows the services of this process
-  use <service>                  changes current service, by name, address:port or port
-  reload [clean]                 reads the files again; clean: drops what was changed by hand
+  use <service>                  changes the current service, by name, address:port or port
+  reload [clean]                 reads the files again; clean: also drops changes made by hand
   reopen                         opens the file of the access log again
-  pause [<channel>|all]          new connections for channel, or for all channels, wait
-  resume [<channel>|all]         ends a pause: waiting clients are served
-  upgrade [<path>]               hands everything over to a new process, of the program at path
+  pause [<channel>|all]          makes new clients of a channel, or of all channels, wait
+  resume [<channel>|all]         ends a pause, and serves the clients that wait
+  upgrade [<path>]               hands everything over to a new process, or to the program at path
   events [<number>] [json]       shows the last 20 events, or the last <number>, with times
   debug [on|off]                 switches debug messages on or off, or shows the setting
   ready [all]                    says whether current service, or each one, has a usable channel
@@ -547,7 +547,7 @@ available commands:
   undeny <cidr> [all]            ends a deny
   denied [all]                   shows what deny refuses, and for how much longer
   resolve [<channel>]            looks names up now, of all channels of current service or of one
-  disable <channel> hard         the same as disable, and closes the connections of channel
+  disable <channel> hard         the same as disable, and closes all connections of a channel
   kill <time>                    the same as kill, and closes what is left after time
   show json                      shows all channels as one line of JSON, see docs/json.md
 ";

@@ -8,13 +8,16 @@
 //! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
 //! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
 //!
+//!   `web NAME ADDRESS:PORT` starts a web server that says its name, on another machine in 10.1.1.0/24, and `dies NAME` kills
+//!   it; `listens ADDRESS:PORT ...` waits until something listens, `says PATTERN COMMAND` until the command says so.
+//!
 //! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of its own.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{Directory, Run, needs_root};
+use crate::harness::{BALANCE, Directory, Run, needs_root};
 
 /// What a page does, in order.
 #[derive(Debug, PartialEq)]
@@ -105,18 +108,38 @@ fn commands(block: &[(usize, &str)], is_script: bool, may_differ: &[String], ste
 /// Before the output of each step.
 const MARKER: &str = "@@@ step";
 
+const PRELUDE: &str = r#"
+exec 2>&1 </dev/null
+ip link set lo up
+mount -t tmpfs none /etc/balance
+mount -t tmpfs none /var/lib/balance
+cd "$HOME"
+cp /etc/hosts .hosts
+mount --bind .hosts /etc/hosts
+mkdir -p /run/netns
+mount -t tmpfs none /run/netns
+ip netns add far
+ip link add near type veth peer name far netns far
+ip address add 10.1.1.254/24 dev near
+ip link set near up
+ip -n far link set far up
+far() { nsenter --net=/run/netns/far "$@"; }
+listens() { for place; do until { ss -Hltn "src $place"; far ss -Hltn "src $place"; } | grep -q .; do sleep 0.02; done; done; }
+says() { until eval "$2" 2>&1 | grep -q "$1"; do sleep 0.02; done; }
+web() {
+  ip -n far address add "${2%:*}/24" dev far 2>/dev/null
+  grep -q " $1\$" .hosts || echo "${2%:*} $1" >>/etc/hosts
+  mkdir -p ".web/$1"
+  echo "hello from $1" >".web/$1/index.html"
+  nsenter --net=/run/netns/far python3 -m http.server --bind "${2%:*}" --directory ".web/$1" "${2#*:}" >/dev/null 2>&1 &
+  eval "pid_$1=$!"
+  listens "$2"
+}
+dies() { eval "kill -9 \$pid_$1; wait \$pid_$1"; }
+"#;
+
 fn script(steps: &[Step]) -> String {
-    let mut script = String::from(
-        "exec 2>&1 </dev/null\n\
-         ip link set lo up\n\
-         mount -t tmpfs none /etc/balance\n\
-         mount -t tmpfs none /var/lib/balance\n\
-         cd \"$HOME\"\n\
-         # Waits until something listens there.\n\
-         listens() { for place; do until ss -Hltn \"src $place\" | grep -q .; do sleep 0.02; done; done; }\n\
-         # Waits until a command says so.\n\
-         says() { until eval \"$2\" 2>&1 | grep -q \"$1\"; do sleep 0.02; done; }\n",
-    );
+    let mut script = PRELUDE.to_owned();
     for step in steps {
         let what = match step {
             Step::File { path, text } => format!("cat >'{path}' <<'@@@ end'\n{text}@@@ end"),
@@ -152,13 +175,9 @@ fn is_shown(shown: &str, printed: &str, may_differ: &[String]) -> bool {
 }
 
 /// Runs a page, as root, in namespaces of its own.
-fn follow(page: &str) {
-    if needs_root("a page is followed in namespaces of its own") {
-        return;
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
-    let steps = steps(&fs::read_to_string(&path).expect("a page of ours"));
-    assert!(steps.iter().any(|step| matches!(step, Step::Command { .. })), "nothing of {page} is run");
+fn follow(path: &Path) {
+    let page = path.display();
+    let steps = steps(&fs::read_to_string(path).expect("a page of ours"));
     let directory = Directory::new();
     let file = directory.file("page.sh", &script(&steps));
     for place in ["/etc/balance", "/var/lib/balance"] {
@@ -182,8 +201,39 @@ fn follow(page: &str) {
 }
 
 #[test]
-fn the_start_page_does_what_it_shows() {
-    follow("docs/start.md");
+fn pages_do_what_they_show() {
+    if needs_root("a page is followed in namespaces of its own") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<_> = fs::read_dir(root.join("docs"))
+        .expect("our documents")
+        .map(|entry| entry.expect("a document").path())
+        .chain([root.join("README.md")])
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .filter(|path| fs::read_to_string(path).expect("a page of ours").contains("<!-- run"))
+        .collect();
+    pages.sort();
+    // Two at a time: a page mostly waits.
+    let (first, second) = pages.split_at(pages.len() / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| first.iter().for_each(|page| follow(page)));
+        second.iter().for_each(|page| follow(page));
+    });
+    for page in ["README.md", "docs/start.md"] {
+        assert!(pages.contains(&root.join(page)), "nothing of {page} is run");
+    }
+}
+
+#[test]
+fn the_reference_is_the_one_the_program_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let printed = Run::new("python3").args([root.join("docs/reference.py"), BALANCE.into()]).finish().code(0);
+    let committed = fs::read_to_string(root.join("docs/reference.md")).expect("a page of ours");
+    assert!(
+        committed == printed.stdout,
+        "docs/reference.md is out of date; make it anew: docs/reference.py target/debug/balance > docs/reference.md"
+    );
 }
 
 #[test]

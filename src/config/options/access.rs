@@ -16,8 +16,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         help: "Accept only clients from these networks",
         default: "any",
         more: "LIST has addresses, networks and files, with commas between them. A file is given by its whole path. It has one \
-               address or network on each line; the rest of a line after # or ; is a comment. balance reads a file again within \
-               two seconds after it has changed, and on reload. A file with a wrong line changes nothing, and the log names the \
+               address or network on each line; the rest of a line after # or ; is a comment. balance reads a file again within two seconds of a change, and on reload. A file with a wrong line changes nothing, and the log names the \
                line. If a client is in several networks, the longest prefix decides; between --allow and --deny of the same \
                length, --deny does. Several --allow in one line are one list. Example: balance --allow 10.0.0.0/8,2001:db8::/32 5432 db1 db2",
         read: |draft, word| set(&mut draft.service.allow, read_list(word, "any")?),
@@ -54,7 +53,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "client-rate",
         value: Value::Word("N/TIME"),
-        help: "Maximum number of new connections of one client in a time",
+        help: "Maximum number of new connections of one client in this time",
         default: "no limit",
         more: "With 10/10s, a client can open 10 connections at once, and one more each second. A client that opens at most N \
                connections in any TIME is never refused. Further connections get a reset and do not count. Example: balance \
@@ -66,9 +65,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "client-prefix",
         value: Value::Word("V4,V6"),
-        help: "Length of the prefix that is one client, for IPv4 and IPv6",
+        help: "Number of address bits that make one client, for IPv4 and IPv6",
         default: "32,64",
-        more: "Addresses with these leading bits in common count as one client. Example: balance --client-max 20 --client-prefix \
+        more: "Addresses that have these leading bits in common count as one client. Example: balance --client-max 20 --client-prefix \
                24,56 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_prefix, read_prefix(word)?),
         print: |draft| draft.service.client_prefix.to_string(),

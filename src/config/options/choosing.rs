@@ -9,7 +9,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('a'),
         long: "autodisable",
-        help: "Disable a channel whose connect fails, until it is enabled by hand",
+        help: "Disable a channel whose connect fails, until you enable it",
         more: "The command enable brings it back. Example: balance -a 80 web1 web2",
         read: |draft, _| set(&mut draft.service.autodisable, true),
         print: |draft| draft.service.autodisable.to_string(),
@@ -18,7 +18,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('H'),
         long: "hash-failover",
-        help: "Let a hash group fail over inside the group, too",
+        help: "Let clients of a hash group go to its other channels when theirs is down",
         more: "The clients of a channel that is down go to the other channels of the group. Without the option they go to the \
                next group, and are closed if there is none. Example: balance -H 80 web1 web2 web3 %",
         read: |draft, _| set(&mut draft.service.hash_failover, true),
@@ -28,13 +28,14 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "policy",
         value: Value::Word("NAME[,...]"),
-        help: "How a group chooses a channel: rr, leastconn, p2c, first or hash",
+        help: "Choose a channel by: rr, leastconn, p2c, first or hash",
         default: "rr",
         more: "rr: in turn. leastconn: the channel with the fewest connections for its weight. p2c: the better of two \
                channels chosen at random. first: the first channel that has room. hash: always the same channel for the same \
                client.\n\n\
                One word is for all groups that \"!\" or the end of the line ends, and for groups that are created later. A \
-               list has one word for each group; one more word is for groups that are created later. A group that \"%\" ends \
+               list has one word for each group; one more word than there are groups is for groups that are created later. \
+               A group that \"%\" ends \
                is a hash group. Example: balance --policy leastconn,rr 80 web1 web2 ! web3 web4",
         read: |draft, word| set(&mut draft.policy, PolicyWord::read(&word.lossy()).map_err(Bad::Value)?),
         print: |draft| draft.policy.print(),
@@ -59,9 +60,10 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "slow-start",
         value: TIME,
-        help: "Ramp a returning channel up over this time",
-        more: "A channel that was enabled or has come up again gets few clients at first, and its full share after this time. \
-               It works in groups that are rr, leastconn or p2c. Example: balance --slow-start 30s 80 web1 web2",
+        help: "Raise a returning channel's share over this time",
+        more: "A channel that was enabled or has come up again gets few clients at first, then more and more, and its full \
+               share after this time. The option works in groups that are rr, leastconn or p2c. Example: balance \
+               --slow-start 30s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.slow_start, Span::or("off").read_or(word)?),
         print: |draft| print_or(draft.service.slow_start),
         ..PLAIN

@@ -21,10 +21,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('B'),
         long: "source",
         value: Value::Hosts,
-        help: "Connect to the channels from this address; of several, in turn",
+        help: "Connect to channels from this address, or from several in turn",
         more: "It must be an address of this machine. With the usual range of source ports, 28 000 connections from one address \
-               to one channel are possible at a time (64 000 at most). Several addresses, with commas between, take turns, and \
-               each has all ports. A channel with an IPv4 address gets connections from the IPv4 addresses, one with an IPv6 \
+               to one channel are possible at a time (64 000 at most). Several addresses, with commas between them, take turns, and each has all ports. A channel with an IPv4 address gets connections from the IPv4 addresses, one with an IPv6 \
                address from the others. Example: balance -B 10.1.1.3,10.1.1.4 80 web1 web2",
         read: |draft, word| set(&mut draft.service.sources, read_hosts(word).map_err(Bad::Address)?),
         print: |draft| {
@@ -37,7 +36,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('t'),
         long: "connect-timeout",
         value: TIME,
-        help: "Give a channel this long to answer a connect",
+        help: "Time a channel has to accept a connection",
         default: "5s",
         more: "Seconds (fractions are fine), or a number with a unit: ms, s, m, h, d. More than 0, at most ten years. The \
                addresses of a name share this time. Example: balance -t 2 80 web1 web2",
@@ -53,14 +52,16 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "resolve",
         value: TIME,
-        help: "Look the names of channels up again every TIME",
-        default: "30s; 0 is only at the start",
-        more: "100ms to 1d, give or take 10 %. balance asks the system's resolver, as ping does. A name is also looked up at once when \
+        help: "Look up the names of channels again every TIME",
+        default: "30s; 0 means only at the start",
+        more: "100ms to 1d, give or take 10 %. balance asks the system's resolver, as ping does. A name is also looked up \
+               at once when \
                one of its channels is ejected or fails a check, at most once a second. New connections go to the addresses \
                that the name has now; connections to an address that is gone live on, unless --on-remove is kick. A lookup that fails \
-               changes nothing. That a name does not exist is believed after three answers over at least 30 s, and only while another \
-               channel is up. With 0, names are looked up only at the start, on reload and by the command resolve. A channel word \
-               with lazy behind a comma may have no address at the start. Example: balance --resolve 10s 80 web1 web2,lazy",
+               changes nothing. balance believes that a name does not exist only after three answers over at least 30 s, \
+               and only while another channel is up. With 0, balance looks names up only at the start, on reload and by the \
+               command resolve. A channel with the option lazy, such as web2,lazy, may have no address at the start. \
+               Example: balance --resolve 10s 80 web1 web2,lazy",
         read: |draft, word| set(&mut draft.service.resolve, RESOLVE.read_or(word)?),
         print: |draft| print_or(draft.service.resolve),
         ..PLAIN
@@ -69,8 +70,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('T'),
         long: "idle-timeout",
         value: TIME,
-        help: "Close a connection after this long without a byte in either direction",
-        default: "0, never",
+        help: "Close a connection after this long without a byte",
+        default: "0 (never)",
         more: "Example: balance -T 10m 80 web1 web2",
         read: |draft, word| set(&mut draft.service.idle_timeout, Span::or("never").read_or(word)?),
         print: |draft| print_seconds(draft.service.idle_timeout.unwrap_or_default()),
@@ -80,10 +81,11 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "half-close-timeout",
         value: TIME,
         help: "Close a half-closed connection after this long without a byte",
-        default: "10m; 0 is never",
+        default: "10m; 0 means never",
         more: "A connection is half-closed when one side has ended its direction. Only silence counts: as long as the other side \
-               takes or sends bytes, the connection lives on. A peer that has closed its connection whole, or whose system has \
-               forgotten it, is found much sooner, in about a minute. Example: balance --half-close-timeout 1m 80 web1 web2",
+               takes or sends bytes, the connection lives on. balance notices a peer that has closed both directions, or \
+               whose system has forgotten the connection, within about a minute. Example: balance --half-close-timeout 1m \
+               80 web1 web2",
         read: |draft, word| set(&mut draft.service.half_close_timeout, Span::or("never").read_or(word)?),
         print: |draft| print_or(draft.service.half_close_timeout),
         ..PLAIN
@@ -92,8 +94,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('k'),
         long: "server-keepalive",
         value: KEEPALIVE,
-        help: "TCP keepalive towards the channels",
-        more: "The numbers are those of --client-keepalive. Example: balance -k 60:10:6 80 web1 web2",
+        help: "Set TCP keepalive for connections to channels",
+        more: "The three numbers are as for --client-keepalive. Example: balance -k 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.server_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.server_keepalive),
         ..PLAIN
@@ -101,9 +103,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "proxy-tlv",
         value: Value::Word("LIST"),
-        help: "Add these values to PROXY headers of version 2: unique-id, crc32c",
-        more: "For channels with the option proxy. unique-id is a name that no other connection has, 16 hexadecimal digits of the \
-               instance and the number that sessions shows; crc32c is a checksum of the header. Several stand with commas between. \
+        help: "Add these values to PROXY headers (version 2): unique-id, crc32c",
+        more: "For channels with the option proxy. unique-id names the connection: 16 hexadecimal digits for the instance, \
+               and the number that sessions shows. crc32c is a checksum of the header. Write commas between several values. \
                Example: balance --proxy-tlv unique-id,crc32c 80 web1,proxy web2,proxy",
         read: |draft, word| set(&mut draft.service.proxy_tlvs, read_tlvs(word)?),
         print: |draft| print_tlvs(draft.service.proxy_tlvs),

@@ -9,7 +9,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "command",
         value: Value::Word("CMD"),
         scope: Scope::Ask,
-        help: "Send commands, separated by ';', print the answers",
+        help: "Send commands, separated by ';', and print the answers",
         more: "See COMMANDS and EXIT STATUS. Example: balance -c \"disable 1; show\" 80",
         // No command has a word that is not UTF-8.
         read: |draft, word| set(&mut draft.ask.command, Some(word.lossy().into_owned())),
@@ -28,9 +28,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "list",
         scope: Scope::Ask,
         help: "List all instances and services on this machine",
-        more: "One line for each service, with port, address, pid, user, channels that are up and connections. An instance that \
-               does not answer, or that belongs to another user, is listed with what is known of it. Entries that your own dead \
-               instances left behind are removed. Example: balance --list",
+        more: "Prints one line for each service, with port, address, pid, user, channels that are up and connections. Of an \
+               instance that does not answer, or that belongs to another user, it prints what is known. It removes the \
+               entries that your own dead instances left behind. Example: balance --list",
         read: |draft, _| set(&mut draft.ask.list, true),
         ..PLAIN
     },

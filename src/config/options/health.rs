@@ -21,16 +21,16 @@ const CHECK_TIMEOUT: Span =
     Span { least: Duration::from_millis(1), most: Duration::from_secs(3_600), zero: None };
 
 const NEEDS_CHECK: Option<Need> =
-    Some(Need { is_met: Draft::is_checked, wrong: "needs --check; say how to probe, such as --check tcp" });
+    Some(Need { is_met: Draft::is_checked, wrong: "needs --check; say how to check, such as --check tcp" });
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "no-eject",
-        help: "Keep offering channels whose connect fails",
-        more: "3.57 does so. Without the option such a channel is ejected: no client gets it as long as another channel is \
-               usable, and balance tries it in the background, first after 250 ms, then at longer intervals up to 2 s, until \
-               it answers. Example: balance --no-eject 80 web1 web2",
+        help: "Keep using channels whose connect fails",
+        more: "Without the option, balance ejects such a channel: no client gets it as long as another channel is usable. \
+               balance tries it in the background, first after 250 ms, then at longer intervals up to 2 s, until it \
+               answers. 3.57 ejected no channel. Example: balance --no-eject 80 web1 web2",
         read: |draft, _| set(&mut draft.service.eject, false),
         print: |draft| draft.service.eject.to_string(),
         ..PLAIN
@@ -38,14 +38,15 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check",
         value: Value::Word("SPEC"),
-        help: "Probe the channels: tcp, http:/PATH, send:, expect:, exec:/PROG",
+        help: "Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG",
         more: "tcp: the channel accepts a connection.\n\n\
-               http:/healthz: it answers GET /healthz with a status from 200 to 399. http:/healthz=200-299,404 names the good \
-               statuses. Only a list of statuses behind the last \"=\" is one; any other \"=\" is part of the path. A list with \
-               a typing error in it is an error. \
-               http://www.example.org/healthz asks for this Host; the connection goes to the channel all the same.\n\n\
-               expect:220: it says 220. send:PING\\r\\n;expect:+PONG: it is sent the one and answers with the other; any number \
-               of steps with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are understood in them.\n\n\
+               http:/healthz: the channel answers GET /healthz with a status from 200 to 399. http:/healthz=200-299,404 \
+               names the good statuses. Only a list of statuses after the last \"=\" counts; any other \"=\" is part of the \
+               path. A list with a typing error is an error. \
+               http://www.example.org/healthz sends this Host; the connection still goes to the channel.\n\n\
+               expect:220: the channel says 220. send:PING\\r\\n;expect:+PONG: balance sends PING and the channel answers \
+               +PONG. There may be any number of steps, with \";\" between them. \\r \\n \\t \\0 \\\\ \\; and \\xHH are \
+               understood in them.\n\n\
                exec:/path/prog: the program exits with 0. It gets host and port as its arguments, and is killed at the timeout.\n\n\
                A channel may have a check of its own, such as db:5432,check=tcp, or none, by check=none.\n\n\
                Example: balance --check http:/healthz 80 web1:8080 web2:8080",
@@ -60,10 +61,10 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-interval",
         value: TIME,
-        help: "Time between a channel's probes",
+        help: "Time between two checks",
         default: "2s",
-        more: "10ms to 1d, from the end of one probe to the start of the next, give or take 10 %. A channel has at most one \
-               probe at a time. Example: balance --check tcp --check-interval 5s 80 web1 web2",
+        more: "10ms to 1d, from the end of one check to the start of the next, give or take 10 %. A channel has at most one \
+               check at a time. Example: balance --check tcp --check-interval 5s 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.interval, CHECK_INTERVAL.read(word)?),
         print: |draft| print_duration(draft.probe.interval),
         needs: NEEDS_CHECK,
@@ -72,7 +73,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-timeout",
         value: TIME,
-        help: "Fail a probe after this long",
+        help: "Time a check may take",
         default: "1s",
         more: "1ms to 1h. Example: balance --check tcp --check-timeout 500ms 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.timeout, CHECK_TIMEOUT.read(word)?),
@@ -83,9 +84,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-rise",
         value: NUMBER,
-        help: "Good probes in a row that bring a channel up",
+        help: "Number of good checks in a row that bring a channel up",
         default: "2",
-        more: "1 to 1000. It is for channels that were down. Example: balance --check tcp --check-rise 3 80 web1 web2",
+        more: "1 to 1000. It counts for channels that were down. Example: balance --check tcp --check-rise 3 80 web1 web2",
         read: |draft, word| set(&mut draft.probe.rise, Count::to(MOST_IN_A_ROW).read(word)?),
         print: |draft| draft.probe.rise.to_string(),
         needs: NEEDS_CHECK,
@@ -94,9 +95,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-fall",
         value: NUMBER,
-        help: "Failed probes in a row that take a channel down",
+        help: "Number of failed checks in a row that take a channel down",
         default: "3",
-        more: "1 to 1000. A channel whose very first probe fails is down at once. Example: balance --check tcp --check-fall 2 80 web1 \
+        more: "1 to 1000. A channel whose very first check fails is down at once. Example: balance --check tcp --check-fall 2 80 web1 \
                web2",
         read: |draft, word| set(&mut draft.probe.fall, Count::to(MOST_IN_A_ROW).read(word)?),
         print: |draft| draft.probe.fall.to_string(),
@@ -106,7 +107,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-port",
         value: NUMBER,
-        help: "Probe this port",
+        help: "Check this port",
         default: "the channel's",
         more: "Example: balance --check http:/healthz --check-port 8081 80 web1 web2",
         read: |draft, word| {
@@ -120,10 +121,10 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "fail-open",
         value: SWITCH,
-        help: "Try channels that are down if all of them are",
+        help: "Try channels that are down when all of them are down",
         default: "on",
-        more: "When no channel that is up has room in any group, balance tries those that are ejected or down, in order. With off \
-               it closes the client. Example: balance --fail-open off 80 web1 web2",
+        more: "When no channel that is up has room in any group, balance tries those that are ejected or down, in order. \
+               With off, it closes the client instead. Example: balance --fail-open off 80 web1 web2",
         read: |draft, word| set(&mut draft.service.fail_open, is_on(word)),
         print: |draft| on_off(draft.service.fail_open),
         ..PLAIN
@@ -146,7 +147,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         needs: Some(Need {
             // Only a check takes a channel down.
             is_met: |draft| draft.service.on_down == OnDown::Keep || draft.is_checked(),
-            wrong: "kick needs --check; say how to probe, such as --check tcp",
+            wrong: "kick needs --check; say how to check, such as --check tcp",
         }),
         ..PLAIN
     },
@@ -155,7 +156,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: Value::OneOf("keep|kick", &["keep", "kick"]),
         help: "What to do with connections when a reload removes their channel",
         default: "keep",
-        more: "keep: they live on, and the channel is gone with the last of them. kick: balance closes them. The option also holds for \
+        more: "keep: they live on, and the channel is gone with the last of them. kick: balance closes them. The option \
+               also holds for \
                the service itself, when its line is gone. Example: balance --on-remove kick --file /etc/balance",
         read: |draft, word| {
             let is_kick = word.text == "kick";
@@ -171,12 +173,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "on-change",
         value: Value::Program,
         help: "Run this program for each event of the service",
-        more: "PROG is an absolute path. It gets no arguments, and the event in its environment: BALANCE_EVENT is its name, such as \
+        more: "PROG is an absolute path. It gets no arguments. The event is in its environment: BALANCE_EVENT is its name, such as \
                ejected, returned, channel_down, channel_up, no_channel_up or commanded; BALANCE_LEVEL, BALANCE_TIME, BALANCE_SERVICE, \
-               BALANCE_GROUP, BALANCE_CHANNEL, BALANCE_ADDRESS, BALANCE_CAUSE and so on say the rest, and BALANCE_LINE has all of it. \
-               Events of the whole process, such as those of a reload, are among them, and have no BALANCE_SERVICE.\n\n\
-               One runs at a time for each service. Up to 100 events wait for it. When there are more, balance leaves out the oldest and \
-               logs that. A program that runs for longer than 10 s is killed. What it leaves behind in its process group is killed, too. \
+               BALANCE_GROUP, BALANCE_CHANNEL, BALANCE_ADDRESS, BALANCE_CAUSE and so on say the rest, and BALANCE_LINE has all of it. The program also gets events of the whole process, such as those of a reload; they have no BALANCE_SERVICE.\n\n\
+               One runs at a time for each service. Up to 100 events wait for it. When there are more, balance drops the oldest and logs that. balance kills a program that runs for longer than 10 s, and everything that is left in its process group. \
                Example: balance --on-change /usr/local/sbin/tell-me 80 web1 web2",
         read: |draft, word| {
             let is_program = |path: &&str| path.starts_with('/') && !path.contains(char::is_control);

@@ -16,7 +16,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: NUMBER,
         help: "Maximum number of connections",
         default: "no limit",
-        more: "Clients that wait are counted. Further clients are not accepted until there is room. Example: balance \
+        more: "Clients that wait count. balance accepts no further clients until there is room. Example: balance \
                --max-connections 1000 80 web1 web2",
         read: |draft, word| {
             let most: u32 = Count::or("no limit", u32::MAX).read(word)?;
@@ -29,9 +29,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "queue",
         value: NUMBER,
         help: "Number of clients that may wait for room",
-        default: "0, none",
-        more: "When all channels that could be used have reached their limits, up to N clients wait. They are served in the \
-               order they came. At most 1000000. A client does not wait for a channel that is down, nor while a later group \
+        default: "0 (none)",
+        more: "When all usable channels have reached their limits, up to N clients wait. balance serves them in the order \
+               they came. N is at most 1000000. A client does not wait for a channel that is down, nor while a later group \
                has room. Example: balance --queue 500 5432 db1::100 db2::100",
         read: |draft, word| {
             let most: u32 = Count::or("no queue", MAX_QUEUE).read(word)?;
@@ -69,7 +69,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "max-lifetime",
         value: TIME,
         help: "Close a connection at this age",
-        default: "0, never",
+        default: "0 (never)",
         more: "Give or take 10 %, so that connections that began together do not end together. Example: balance --max-lifetime 1h \
                5432 db1 db2",
         read: |draft, word| set(&mut draft.service.max_lifetime, Span::or("never").read_or(word)?),

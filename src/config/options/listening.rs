@@ -12,7 +12,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('6'),
         long: "ipv6",
-        help: "Listen on all IPv6 and IPv4 addresses",
+        help: "Listen on all IPv6 and all IPv4 addresses",
         more: "Example: balance -6 80 web1 web2",
         read: |draft, _| set(&mut draft.ipv6, true),
         print: |draft| draft.ipv6.to_string(),
@@ -34,9 +34,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('K'),
         long: "client-keepalive",
         value: KEEPALIVE,
-        help: "TCP keepalive towards the clients",
-        more: "Seconds of silence before the first probe, seconds between probes, number of lost probes that end the \
-               connection. Without the option keepalive is on, with the system's numbers. Example: balance -K 60:10:6 80 web1 web2",
+        help: "Set TCP keepalive for connections of clients",
+        more: "The three numbers are: seconds of silence before the first probe, seconds between probes, and how many lost \
+               probes end the connection. Without the option, keepalive is on with the system's numbers. Example: balance \
+               -K 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.client_keepalive),
         ..PLAIN
@@ -47,8 +48,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         help: "Take the client's address from the PROXY header of these senders",
         default: "nobody",
         more: "Connections from these addresses and networks must begin with a PROXY header, version 1 or 2; any stands for every \
-               address. All others must not, and their bytes are passed on as they are. Whoever can connect from one of these addresses can \
-               claim to be any client, so list your own proxies only. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
+               address. Connections from all other addresses must not have one: balance passes their bytes on as they are. \
+               Anyone who can connect from one of these addresses can claim to be any client, so list only your own \
+               proxies. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
         print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
         joins: true,
@@ -58,7 +60,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "starttls",
         value: Value::OneOf("postgres", &["postgres"]),
         help: "Answer clients that ask for TLS in this protocol, to see which host they want",
-        default: "only clients that begin with TLS are heard",
+        default: "off",
         more: "For groups behind @NAME. A client of PostgreSQL sends an SSLRequest and waits for the answer before it names its host. balance \
                answers it, chooses the server, and sends the server an SSLRequest of its own. Clients without TLS go to the groups behind @. \
                Example: balance --starttls postgres 5432 @db1.example.com db1 @db2.example.com db2",
@@ -75,11 +77,12 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "greeting-timeout",
         value: TIME,
-        help: "How long a client may take for its PROXY header and for what it asks for",
+        help: "Time a client has for its PROXY header or first bytes",
         default: "3s",
-        more: "More than 0. Nothing is connected to a channel before the header has come, and with groups behind @NAME, before the \
-               client has said what it asks for. Without its header a client is reset then; one that asks for nothing goes to the \
-               groups behind @, or is closed. Example: balance --accept-proxy any --greeting-timeout 1s 80 web1 web2",
+        more: "More than 0. balance connects to no channel before the header has come, and with groups behind @NAME, before \
+               the client has said what it asks for. After this time, balance resets a client without its header. A client \
+               that asks for nothing goes to the groups behind @, or is closed if there are none. Example: balance \
+               --accept-proxy any --greeting-timeout 1s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.greeting_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.greeting_timeout),
         needs: Some(Need {

@@ -23,7 +23,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "foreground",
         scope: Scope::Process,
         help: "Stay in the foreground",
-        more: "Log to stderr and end with Ctrl-C. Example: balance -f 8888 host1 10.1.1.1:8000",
+        more: "balance logs to stderr and ends with Ctrl-C. Example: balance -f 8888 host1 10.1.1.1:8000",
         read: |draft, _| set(&mut draft.process.foreground, true),
         print: |draft| draft.process.foreground.to_string(),
         ..PLAIN
@@ -33,7 +33,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "debug",
         scope: Scope::Process,
         help: "Log debug messages to stderr, or to syslog in the background",
-        more: "What happens to each client. The command debug switches it while balance runs. Example: balance -f -d 80 web1 web2",
+        more: "They say what happens to each client. The command debug switches them on and off while balance runs. \
+               Example: balance -f -d 80 web1 web2",
         read: |draft, _| set(&mut draft.process.debug, true),
         print: |draft| draft.process.debug.to_string(),
         ..PLAIN
@@ -41,7 +42,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "log-time",
         scope: Scope::Process,
-        help: "Begin each log line on stderr with the time",
+        help: "Start each log line on stderr with the time",
         more: "The time is UTC, with milliseconds: 2026-11-28T23:59:59.123Z. Lines in syslog have a time already. Example: \
                balance -f --log-time 80 web1 web2",
         read: |draft, _| set(&mut draft.process.log_time, true),
@@ -52,7 +53,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         short: Some('p'),
         long: "dump",
         scope: Scope::Process,
-        help: "Print all data on stdout; needs -f",
+        help: "Print all data that passes on stdout (needs -f)",
         more: "\"-> N\" announces N bytes from the client, \"-< N\" N bytes from the channel. Bytes that are not printable \
                ASCII are shown as \\XX. Example: balance -fp imap mailserver",
         read: |draft, _| set(&mut draft.process.dump, true),
@@ -77,7 +78,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "busy-poll",
         value: SWITCH,
         scope: Scope::Process,
-        help: "Poll for events for a moment before sleeping",
+        help: "Poll for events for a moment before a worker sleeps",
         default: "off",
         more: "With few clients at a time, polling makes answers faster and uses time of a core that would be idle. With \
                many clients, or with other programs that want the cores, it makes the slowest answers slower. A thread \
@@ -91,10 +92,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "loopback-congestion",
         value: Value::Word("NAME"),
         scope: Scope::Process,
-        help: "Congestion control for connections within this host",
+        help: "Set the congestion control of connections within this host",
         default: "the system's",
-        more: "A congestion control that paces, as bbr does, halves what a connection to 127.0.0.0/8 or ::1 can carry; there, \
-               reno or cubic is faster. Connections to anywhere else keep what the system has. Linux only. Example: \
+        more: "A congestion control that paces, such as bbr, halves the throughput of a connection to 127.0.0.0/8 or ::1. \
+               There, reno or cubic is faster. Connections to anywhere else keep the system's setting. Linux only. Example: \
                balance --loopback-congestion cubic 80 127.0.0.1:8080",
         read: |draft, word| {
             let is_name = |name: &&str| {
@@ -133,11 +134,12 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "state",
         value: Value::Path,
         scope: Scope::Process,
-        help: "Keep what commands change in this file over a restart",
-        more: "What commands change at run time (disable, enable, weight, maxc, create, assign, remove, policy) is written to FILE, at \
-               most once a second, and applied when balance starts again. Where the line of a channel was edited since, the \
-               line holds. A FILE that is damaged or of another format is renamed to FILE.bad, and balance starts all the \
-               same. Each instance needs a FILE of its own. Example: balance --state /var/lib/balance/web.state 80 web1 web2",
+        help: "Keep what commands change, in this file, over a restart",
+        more: "What commands change at run time (disable, enable, weight, maxc, create, assign, remove, policy) is written \
+               to FILE, at \
+               most once a second, and applied when balance starts again. If the line of a channel was edited meanwhile, \
+               the line wins. balance renames a FILE that is damaged or of another format to FILE.bad, and starts without \
+               it. Each instance needs a FILE of its own. Example: balance --state /var/lib/balance/web.state 80 web1 web2",
         read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
             Some(path) => {
                 set(&mut draft.process.state, Some(Named { name: path.to_owned(), typed: word.typed() }))
@@ -151,9 +153,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "http",
         value: Value::Word("ADDR:PORT"),
         scope: Scope::Process,
-        help: "Serve a page, metrics and readiness probes by HTTP here",
+        help: "Serve a web page, metrics and readiness by HTTP",
         default: "off",
-        more: "The page at / is for browsers, /metrics is for Prometheus, /healthz says that the process answers, /readyz and /readyz/SERVICE say whether there is a \
+        more: "The page at / is for browsers, /metrics is for Prometheus, /healthz says that the process answers, /readyz \
+               and /readyz/SERVICE say whether there is a \
                channel for clients. A port alone means 127.0.0.1. Anyone who reaches it can read everything: give an address that only \
                your own network reaches. A request whose Host is neither an address, nor localhost, nor the name given here is refused. \
                Example: balance --http 7780 80 web1 web2",
@@ -165,7 +168,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "http-token-file",
         value: Value::Path,
         scope: Scope::Process,
-        help: "Let those who have the token in this file give commands by HTTP",
+        help: "Accept commands by HTTP from anyone who has the token in this file",
         more: "With it, the page of --http has buttons (disable, enable, drain, kick, weight, maxc, pause, resume, close), and \
                POST /api/v1/command takes such commands. Without it, HTTP is read-only. The token is the text of FILE: 16 to 1024 \
                characters without blanks. balance reads FILE anew for each command. HTTP does not encrypt the token: use it on \
@@ -191,8 +194,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Write a line about each connection to this file",
         default: "off",
-        more: "balance appends to FILE. You may move it away or truncate it at any time: balance notices a file that was moved or deleted within a \
-               second, and SIGHUP, SIGUSR1 and the command reopen open FILE again at once. \"syslog\" means the local syslog, \"-\" means \
+        more: "balance appends to FILE. You may move it away or truncate it at any time: balance notices a file that was \
+               moved or deleted within a \
+               second, and SIGHUP, SIGUSR1 and the command reopen open FILE again at once. \"syslog\" means the local \
+               syslog, \"-\" means \
                stdout and needs -f. Lines that cannot be written in time are dropped and counted; clients never wait. \
                Example: balance --access-log /var/log/balance/access.log 80 web1 web2",
         read: |draft, word| match word.as_str().filter(|path| !path.is_empty()) {
@@ -210,7 +215,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Format of the access log: text or json",
         default: "text",
-        more: "text: keys and values, key=value. json: one object on each line. Example: balance --access-log /var/log/balance/access.log \
+        more: "text: keys and values, key=value. json: one object on each line. Example: balance --access-log \
+               /var/log/balance/access.log \
                --log-format json 80 web1 web2",
         read: |draft, word| {
             let format = if word.text == *"json" { LineFormat::Json } else { LineFormat::Text };
@@ -227,10 +233,11 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "log-at",
         value: Value::Word("LIST"),
         scope: Scope::Process,
-        help: "When the access log gets a line: start, end, TIME",
+        help: "Write a line of the access log at: start, end, every TIME",
         default: "end",
-        more: "start: when a client has got its channel. end: when a connection has ended. TIME, at least 1s: each time a connection has \
-               gone on for so long. Example: balance --access-log /var/log/balance/access.log --log-at start,end,5m 80 web1 web2",
+        more: "start: when a client has its channel. end: when a connection has ended. TIME, at least 1s: again and again \
+               after this time, as long as the connection lasts. Example: balance --access-log /var/log/balance/access.log \
+               --log-at start,end,5m 80 web1 web2",
         read: |draft, word| set(&mut draft.process.log_at, read_moments(word)?),
         print: |draft| print_moments(draft.process.log_at),
         needs: NEEDS_ACCESS_LOG,
@@ -240,8 +247,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "control-group",
         value: Value::Word("NAME"),
         scope: Scope::Process,
-        help: "Let this unix group control the instance, too",
-        more: "Without it, only root and the user who started the instance can. Example: balance --control-group www 80 web1 web2",
+        help: "Let the members of this Unix group control the instance",
+        more: "Root and the user who started the instance can always control it. Example: balance --control-group www 80 web1 web2",
         read: |draft, word| {
             let is_name =
                 |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
@@ -250,7 +257,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                     let named = Named { name: name.to_owned(), typed: word.typed() };
                     set(&mut draft.process.control_group, Some(named))
                 }
-                None => Err(Bad::Value("is not the name of a unix group".to_owned())),
+                None => Err(Bad::Value("is not the name of a Unix group".to_owned())),
             }
         },
         print: |draft| name_of(draft.process.control_group.as_ref()),
@@ -273,7 +280,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "check-only",
         scope: Scope::Ask,
-        help: "Check the command line or the files, start nothing",
+        help: "Check the command line or the files, and start nothing",
         more: "balance reads all lines and looks all names up. It prints how many services and channels there are, or \
                everything that is wrong. Example: balance --check-only --file /etc/balance",
         read: |draft, _| set(&mut draft.ask.check_only, true),
@@ -282,10 +289,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "replace",
         scope: Scope::Ask,
-        help: "Take the ports over from the instance that has them",
-        more: "The instance that listens there hands its ports over and serves the connections it has to their end, however long \
-               that takes. After SIGTERM they would have 30 s. No client is refused. Both must be of the same user. The new \
-               one must listen at exactly the same address, and must serve all services of the old one. If no instance of \
+        help: "Take over the ports from the instance that has them",
+        more: "The instance that listens there hands over its ports and serves its connections to their end, however long \
+               that takes. (After SIGTERM they would have 30 s.) No client is refused. Both instances must belong to the same user. The new one must listen on exactly the same address, and must serve all services of the old one. If no instance of \
                yours listens there, this is a start like any other, and stderr says so. Example: balance --replace 80 web1 web2 web3",
         read: |draft, _| set(&mut draft.ask.replace, true),
         ..PLAIN
