@@ -519,7 +519,7 @@ available commands:
   rr                             sets distribution scheme of current group to Round Robin
   show                           show all channels in all groups
   version                        show version id
-  status [json]                  show state and failures of all channels
+  status [json]                  shows state and failures of all channels
   drain <channel>                disables a channel and prints how many connections are left
   wait <channel> [<time>]        waits until a channel has no connections
   kick <channel>                 closes all connections of a channel

@@ -38,7 +38,7 @@ available commands:
   rr                             sets distribution scheme of current group to Round Robin
   show                           show all channels in all groups
   version                        show version id
-  status [json]                  show state and failures of all channels
+  status [json]                  shows state and failures of all channels
 ";
 
 /// `show` as the contract formats it, built from (group, policy, channel, state, address, maxc).
