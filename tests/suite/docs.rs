@@ -116,8 +116,10 @@ mount -t tmpfs none /var/lib/balance
 cd "$HOME"
 cp /etc/hosts .hosts
 mount --bind .hosts /etc/hosts
-mkdir -p /run/netns
-mount -t tmpfs none /run/netns
+mount -t tmpfs none /run
+mkdir /run/netns
+mount -t tmpfs none /var/log
+mkdir /var/log/nginx
 ip netns add far
 ip link add near type veth peer name far netns far
 ip address add 10.1.1.254/24 dev near
