@@ -298,7 +298,7 @@ impl Looks {
 
 /// What a service does whose files cannot be read.
 fn stay(error: &str) -> String {
-    format!("{error}; the networks stay as they are")
+    format!("{error}; the old networks stay in force")
 }
 
 /// The files of lists, for messages.
@@ -357,7 +357,7 @@ mod tests {
         assert!(denies("192.0.2.3") && !denies("192.0.2.7"), "nothing has changed");
         let stale = table.gate().stale_lists().expect("it cannot be read");
         assert!(
-            stale.contains(":2:1: 'nonsense' is not") && stale.ends_with("; the networks stay as they are")
+            stale.contains(":2:1: 'nonsense' is not") && stale.ends_with("; the old networks stay in force")
         );
         fs::remove_file(&path).expect("there");
         look(None);

@@ -389,13 +389,13 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             ),
             (
                 "80 a \\ \n81 b",
-                &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"],
+                &["f:1:6: blanks follow the backslash, so the line does not go on; remove them"],
             ),
             (
                 "80 a \\\t\r\n",
-                &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"],
+                &["f:1:6: blanks follow the backslash, so the line does not go on; remove them"],
             ),
-            ("80 a \\ ", &["f:1:6: blanks follow the backslash, so the line does not go on; take them away"]),
+            ("80 a \\ ", &["f:1:6: blanks follow the backslash, so the line does not go on; remove them"]),
             ("web:", &[&format!("f:1:1: no PORT; {port}")]),
             (
                 "web: -f",

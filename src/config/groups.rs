@@ -82,7 +82,7 @@ impl<'a> Sections<'a> {
         let asked = read_asked(asked)?;
         if self.all.is_empty() && group > 0 {
             return Err(format!(
-                "'{}' stands behind channels that are for nobody; write @ in front of them, and they are for all others",
+                "'{}' comes after channels that have no name; write @ before them, and they are for all others",
                 word.shown()
             ));
         }
@@ -218,11 +218,11 @@ mod tests {
         assert_eq!((groups.len(), sections.iter().map(|one| one.group).collect::<Vec<_>>()), (3, vec![0, 2]));
         let ask = "no name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others";
         for (line, wrong) in [
-            ("x @a.b y", "'@a.b' stands behind channels that are for nobody; write @ in front of them, and they are for all others".to_owned()),
+            ("x @a.b y", "'@a.b' comes after channels that have no name; write @ before them, and they are for all others".to_owned()),
             ("@a.b x @A.b y", "'@A.b' is there already; each name has its groups once".to_owned()),
             ("@ x @ y", "'@' is there already; each name has its groups once".to_owned()),
-            ("@a.b x @c.d", "no channel stands behind '@c.d'".to_owned()),
-            ("@a.b", "no channel stands behind '@a.b'".to_owned()),
+            ("@a.b x @c.d", "no channel follows '@c.d'".to_owned()),
+            ("@a.b", "no channel follows '@a.b'".to_owned()),
             ("@a..b x", format!("'@a..b' is {ask}")),
             ("@*.*.b x", format!("'@*.*.b' is {ask}")),
             ("@a*.b x", format!("'@a*.b' is {ask}")),

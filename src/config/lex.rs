@@ -185,7 +185,7 @@ impl Reading {
                     return;
                 }
                 if matches!(self.within, Within::Nothing) && lines.only_blanks_left() {
-                    let wrong = "blanks follow the backslash, so the line does not go on; take them away";
+                    let wrong = "blanks follow the backslash, so the line does not go on; remove them";
                     self.wrong(at, wrong.to_owned());
                     return;
                 }

@@ -108,7 +108,7 @@ fn a_file_is_read_again_when_it_changes_and_a_wrong_line_changes_nothing() {
     let status = instance.ctl("status").code(0).stdout;
     assert!(status.contains(&format!("\nlists: {wrong}")), "{status}");
     let doctor = instance.ctl("doctor").stdout;
-    assert!(doctor.contains("who is let in goes by an older version of the file"), "{doctor}");
+    assert!(doctor.contains("balance uses an older version of the file"), "{doctor}");
     let refused = instance.ctl("reload").code(78).stdout;
     assert!(refused.contains(&wrong) && refused.contains("nothing was changed"), "{refused}");
     assert_let_in(&instance, &[(1, false), (2, true)]);

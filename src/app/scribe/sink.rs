@@ -138,7 +138,7 @@ fn open(path: &Path) -> io::Result<File> {
         .custom_flags(FLAGS.bits().cast_signed())
         .open(path);
     opened.map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::NXIO) => io::Error::new(e.kind(), "nobody reads this FIFO; start its reader first"),
+        Some(Errno::NXIO) => io::Error::new(e.kind(), "this FIFO has no reader; start its reader first"),
         _ => e,
     })
 }

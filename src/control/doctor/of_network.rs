@@ -79,7 +79,8 @@ struct PortUse {
 
 fn too_many(to: ShownAddress, &PortUse { active, most }: &PortUse, ports: u64) -> Option<Finding> {
     let cure = "sysctl -w net.ipv4.ip_local_port_range='1024 65535', more addresses of the server, or -B with more of your own";
-    let why = "one address of ours can have each source port once for each address and port of a server";
+    let why =
+        "an address of this machine can use each source port only once for each address and port of a server";
     let found = format!("{active} connections to {to}, and there are {ports} source ports");
     match percent(active, ports) {
         FULL.. => Some(Finding::broken(found, format!("{why}; new clients of it fail or wait"), cure)),
@@ -188,7 +189,7 @@ pub(super) fn backlog(case: &Case) -> Vec<Finding> {
                 counted(overflows, "connection")
             ),
             "their clients have waited a second or more, or were refused",
-            if most < BACKLOG { raise(more) } else { "find who it was: ss -ltn (Recv-Q against Send-Q), and give balance more --workers".to_owned() },
+            if most < BACKLOG { raise(more) } else { "find the listener: ss -ltn (Recv-Q against Send-Q), and give balance more --workers".to_owned() },
         ));
     } else if most < SHORT_QUEUE {
         findings.push(Finding::advice(

@@ -85,7 +85,7 @@ pub(super) fn clock(case: &Case) -> Vec<Finding> {
         let way = if stepped > 0 { "forward" } else { "back" };
         findings.push(Finding::advice(
             format!("the wall clock was set {way} by {:.1} s since balance serves", stepped.abs() as f64 / 1_000.0),
-            "no timeout of balance goes by it, but the times in logs and events before and after do not fit together",
+            "no timeout of balance depends on it, but the times in logs and events before and after do not fit together",
             "chronyc tracking (or timedatectl), and let NTP correct the clock in small steps",
         ));
     }
@@ -125,7 +125,7 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
         0 => {}
         lines => found.push(Finding::advice(
             format!("the log has lost {}", counted(lines, "line")),
-            "nobody took them: the reader of stderr does not read, or there is no syslog",
+            "the reader of stderr does not read, or there is no syslog",
             format!(
                 "type Ctrl-Q in the terminal, restart the log's reader, or install a syslog daemon; until then read the last events with {}",
                 events()
@@ -136,7 +136,7 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
         0 => {}
         lines => found.push(Finding::advice(
             format!("the access log has lost {}", counted(lines, "line")),
-            "its disk is full or too slow, or nobody reads it",
+            "its disk is full or too slow, or its reader does not read",
             format!("df shows the disk; the events access_lines_dropped say why and when: {}", events()),
         )),
     }
@@ -150,7 +150,7 @@ pub(super) fn program(case: &Case) -> Vec<Finding> {
     }
     vec![Finding::advice(
         "the file of the program that runs was replaced or deleted",
-        "this process is another version than a restart would be, and lacks what the new one has repaired",
+        "this process is not the version that a restart would run, and lacks its fixes",
         case.command("upgrade"),
     )]
 }
@@ -163,7 +163,7 @@ pub(super) fn socket(case: &Case) -> Vec<Finding> {
         match socket.mode {
             None => findings.push(Finding::broken(
                 format!("{path} is gone, or is not the control socket of this process any more"),
-                "commands for it reach nobody, or somebody else",
+                "commands for it reach no process, or another one",
                 match case.is_serving {
                     true => format!("keep cleaners (systemd-tmpfiles, tmpreaper) away from it, then {}", case.command("upgrade")),
                     false => "keep cleaners (systemd-tmpfiles, tmpreaper) away from it".to_owned(),
@@ -176,7 +176,7 @@ pub(super) fn socket(case: &Case) -> Vec<Finding> {
             )),
             Some(mode) if mode & expected != expected => findings.push(Finding::advice(
                 format!("{path} has mode {mode:04o}, and balance has made it with {expected:04o}"),
-                "those who should control balance cannot connect",
+                "users who should control balance cannot connect",
                 format!("chmod {expected:04o} {path}"),
             )),
             Some(_) => {}

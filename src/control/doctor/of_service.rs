@@ -222,12 +222,12 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
             format!("getent ahosts {host}, and compare the name servers in /etc/resolv.conf"),
         )),
         Some(Err(why)) if known.is_empty() => Some(Finding::broken(
-            format!("the name '{host}' means nothing yet ({why})"),
+            format!("the name '{host}' has no address yet ({why})"),
             "its channel gets no client until a resolver knows an address",
             format!("getent ahosts {host}, and put the name into DNS or /etc/hosts"),
         )),
         Some(Err(why)) => Some(Finding::broken(
-            format!("the name '{host}' means nothing now ({why}); balance still uses {}", listed(known)),
+            format!("the name '{host}' has no address now ({why}); balance still uses {}", listed(known)),
             "this process goes on, but it cannot be started again",
             format!("getent ahosts {host}, and put the name into DNS or /etc/hosts again"),
         )),
@@ -248,7 +248,7 @@ pub(super) fn circles(case: &Case) -> Vec<Finding> {
         let service = case.serving().find(|service| service.listen.contains(at))?;
         let found = Finding::advice(
             text.clone(),
-            "what leads back to where it came from takes connections and descriptors for nothing",
+            "a circle uses up connections and descriptors for nothing",
             "give the channel the address of a server, or a maxc (HOST:PORT:MAXC) if the circle is meant",
         );
         Some(found.of(&service.label))
@@ -261,7 +261,7 @@ pub(super) fn lists(case: &Case) -> Vec<Finding> {
         let why = service.table.stale_lists.as_ref()?;
         let found = Finding::broken(
             format!("a file of --allow or --deny has changed and cannot be read: {why}"),
-            "who is let in goes by an older version of the file",
+            "balance uses an older version of the file",
             "correct the file; balance reads it again by itself".to_owned(),
         );
         Some(found.of(&service.label))
