@@ -263,6 +263,7 @@ fn serve_asked(
 ) -> Result<u8, Failure> {
     let process = &process;
     let mut wrong: Vec<Failure> = Vec::new();
+    crate::names::ask_servers(&process.dns);
     let known = heir.as_ref().map_or_else(lookup::Known::default, |heir| heir.hosts());
     let found = lookup::services(&services, known).map(|(found, _)| found);
     let found = found.map_err(|errors| wrong.extend(errors.into_iter().map(Failure::from)));

@@ -36,7 +36,7 @@ use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Shutdown, Variables};
-use crate::sched::Addresses;
+use crate::sched::{Addresses, SharedTable};
 use crate::spec::{ListenSpan, PortWord, PortsSpec, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 
@@ -500,7 +500,7 @@ pub(super) fn manage(
             is_done
         }),
         end: Arc::new(move |time| ends.end(&ended, &end_log, time)),
-        plane: plane(running, alarm.clone(), names.clone(), Arc::clone(bell)),
+        plane: plane(running, &parts.table, alarm.clone(), names.clone(), Arc::clone(bell)),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy, &spec.sections), ..spec };
@@ -522,15 +522,26 @@ pub(super) fn manage(
 }
 
 /// What controllers may ask of the data plane.
-fn plane(running: &Running, alarm: Alarm, names: Residence, bell: Arc<Bell>) -> Plane {
+fn plane(running: &Running, table: &SharedTable, alarm: Alarm, names: Residence, bell: Arc<Bell>) -> Plane {
     let asked = names.clone();
+    // A word may stand for many.
+    let [of_word, of_words] = [table.clone(), table.clone()];
     let [kicks, closes, shuts, taps, asks, remembers, serves, counts] = [(); 8].map(|()| running.clone());
     Plane {
-        close_connections: Arc::new(move |channel| kicks.close_connections(channel)),
+        close_connections: Arc::new(move |channel| {
+            let ones = of_word.lock().ones(channel);
+            ones.into_iter().map(|one| kicks.close_connections(one)).sum()
+        }),
         close_session: Arc::new(move |id| closes.close_session(id)),
         close_clients: Arc::new(move |net| shuts.close_clients(net)),
         tap: Arc::new(move |id| taps.tap(id)),
-        sessions: Arc::new(move |channel| asks.sessions(channel)),
+        sessions: Arc::new(move |channel| match channel {
+            None => asks.sessions(None),
+            Some(channel) => {
+                let ones = of_words.lock().ones(channel);
+                ones.into_iter().flat_map(|one| asks.sessions(Some(one))).collect()
+            }
+        }),
         ended: Arc::new(move |most| remembers.ended(most)),
         look_up: Arc::new(move |channel| {
             let resolved = |report: NameReport| ResolvedName { name: report.name, addresses: report.answer };

@@ -159,12 +159,12 @@ impl Kept {
         self.applied += found.denied.len();
         let Self { looked_up, applied, passed_over, .. } = self;
         let mut look_up = |to: &FoundTarget| look_up(to, looked_up, passed_over);
-        let Restored { groups, found: channels, applied: count, passed_over: why } =
+        let Restored { groups, found: channels, decided, applied: count, passed_over: why } =
             restore::restore(&facts, &spec.groups, spec.later_policy, &found.channels, &mut look_up);
         *applied += count;
         let label = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
         passed_over.extend(why.into_iter().map(|why| format!("service {label}: {why}")));
-        (found.changed, found.channels) = (Some(groups), channels);
+        (found.changed, found.channels, found.decided) = (Some(groups), channels, decided);
     }
 
     /// Says what has become of it, once all services have what is theirs.

@@ -9,9 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::lists::ListReader;
 use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
-use crate::sched::{Addresses, Denial, Lists};
+use crate::sched::{Addresses, ChannelKey, DecidedMember, Denial, FoundMember, Lists};
 use crate::spec::{
-    ChannelSpec, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord, PortsSpec, ServiceSpec, Typed,
+    ChannelSpec, FamilyKind, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord, PortsSpec,
+    ServiceSpec, Typed,
 };
 
 /// What is known of a service once all names have been looked up.
@@ -26,6 +27,8 @@ pub(super) struct Resolved {
     pub(super) channels: Vec<Vec<Option<Addresses>>>,
     /// The groups that the table begins with, where they are not those of the line: operators have changed them.
     pub(super) changed: Option<Vec<GroupSpec>>,
+    /// What operators decided about channels that words of many stand for.
+    pub(super) decided: Vec<(ChannelKey, DecidedMember)>,
     /// What `--allow` and `--deny` say.
     pub(super) lists: Lists,
     /// What operators have denied.
@@ -105,6 +108,7 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
 #[derive(Default)]
 struct Lookups {
     hosts: HashMap<String, Result<Vec<SocketAddr>, String>>,
+    services: HashMap<String, Result<Vec<FoundMember>, String>>,
     ports: HashMap<String, Option<u16>>,
     known: Known,
     /// What could not be looked up, though it was known.
@@ -144,8 +148,9 @@ impl Lookups {
             errors.extend(new);
             Lists::default()
         });
-        let denied = Vec::new();
-        let found = Resolved { listen: listen?, last_port, sources, channels, changed: None, lists, denied };
+        let (denied, decided) = (Vec::new(), Vec::new());
+        let found =
+            Resolved { listen: listen?, last_port, sources, channels, changed: None, decided, lists, denied };
         (errors.len() == before).then_some(found)
     }
 
@@ -158,17 +163,58 @@ impl Lookups {
                 .port(port)
                 .map_err(|name| wrong(format!("no service '{name}' is known; give a number")))?,
         };
+        let family = |kind, members| Addresses::of_family(kind, host, port, members).lazily(channel.lazy);
+        if channel.family == Some(FamilyKind::Service) {
+            return self.targets(channel, if channel.port.is_some() { port } else { 0 });
+        }
         let found = match self.addresses(host, port, typed) {
             // Whoever looks it up again tells why.
-            Err(_) if channel.lazy => return Ok(Addresses::unknown(host, port).lazily(true)),
+            Err(_) if channel.lazy => {
+                return Ok(match channel.family {
+                    Some(kind) => family(kind, None),
+                    None => Addresses::unknown(host, port).lazily(true),
+                });
+            }
             found => found.map_err(|error| meant_as_address(error, channel))?,
         };
         if let Some(why) = resolve::why_no_zone(host, &found) {
             return Err(wrong(why));
         }
+        if let Some(kind) = channel.family {
+            return Ok(family(kind, Some(found.into_iter().map(FoundMember::of).collect())));
+        }
         let addresses = Addresses::new(found);
         let addresses = addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?;
         Ok(addresses.named(host).lazily(channel.lazy))
+    }
+
+    /// A service whose name is looked up. `port`: that of all its targets; 0: each has its own.
+    fn targets(&mut self, channel: &ChannelSpec, port: u16) -> Result<Addresses, LineError> {
+        let ChannelSpec { typed, host, lazy, .. } = channel;
+        let family = |members| Addresses::of_family(FamilyKind::Service, host, port, members).lazily(*lazy);
+        let found = self.services.entry(host.clone()).or_insert_with(|| resolve::service(host));
+        match found {
+            Ok(found) => {
+                let with_port = |one: &FoundMember| {
+                    let mut one = one.clone();
+                    one.port = if port == 0 { one.port } else { port };
+                    one.addresses.iter_mut().for_each(|address| address.set_port(one.port));
+                    one
+                };
+                Ok(family(Some(found.iter().map(with_port).collect())))
+            }
+            Err(_) if *lazy => Ok(family(None)),
+            Err(cause) if self.known.contains_key(host) => {
+                let told = format!("no service '{host}': {cause}; it keeps the channels it has");
+                if !self.failed.contains(&told) {
+                    self.failed.push(told);
+                }
+                Ok(family(None))
+            }
+            Err(cause) => {
+                Err(LineError::of(typed, Wrong::address(typed, format!("no service '{host}': {cause}"))))
+            }
+        }
     }
 
     fn host(&mut self, host: &HostSpec, port: u16) -> Result<Addresses, LineError> {

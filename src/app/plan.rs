@@ -10,8 +10,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::config;
-use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, Snapshot};
-use crate::spec::{AdminState, ChannelManner, ChannelSpec, GroupSpec, ListenSpan, Member, Policy, Weight};
+use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, FoundMember, GroupId, Snapshot};
+use crate::spec::{
+    AdminState, ChannelManner, ChannelSpec, FamilyKind, GroupSpec, ListenSpan, Member, Policy, Weight,
+    last_tier,
+};
 
 /// Which service of a list is which of another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -132,6 +135,15 @@ pub(super) enum PlannedEdit {
 pub(super) type Identity<'a> = (usize, Cow<'a, str>, u16);
 
 pub(super) fn identity(group: usize, addresses: &Addresses) -> Identity<'_> {
+    let (group, host, port) = target_identity(group, addresses);
+    // A name and each of its addresses are two things.
+    let host =
+        if addresses.family() == Some(FamilyKind::Each) { Cow::from(format!("{host},each")) } else { host };
+    (group, host, port)
+}
+
+/// The same, whether the word stands for one channel or for many.
+pub(super) fn target_identity(group: usize, addresses: &Addresses) -> Identity<'_> {
     let first = addresses.first();
     let host = match addresses.host() {
         Some(host) if host.bytes().any(|byte| byte.is_ascii_uppercase()) => host.to_ascii_lowercase().into(),
@@ -194,10 +206,20 @@ pub(super) fn steps(
     let mut others =
         ByIdentity::new(others.map(|(&key, one)| (identity(key.group.index(), &one.addresses), key)));
     let (mut first, mut then) = (Vec::new(), Vec::new());
+    let mut reserved = 0;
     for (number, group) in wanted.iter_mut().enumerate() {
         let Some(id) = GroupId::new(number) else { continue };
         let was = before.get(number).map(|group| group.policy);
         let is = table.groups.iter().find(|group| group.id == id).map(|group| group.policy);
+        let is_reserved = number < reserved;
+        let is_service = |one: &Lined| one.addresses.family() == Some(FamilyKind::Service);
+        if group.channels.iter().any(is_service) {
+            reserved = last_tier(number) + 1;
+        }
+        // There is one as soon as the service has such a priority.
+        if is.is_none() && is_reserved {
+            continue;
+        }
         if is != Some(group.policy) && (clean || was != Some(group.policy)) {
             first.push(PlannedEdit::SetPolicy(id, group.policy));
         }
@@ -242,14 +264,25 @@ pub(super) fn steps(
     first.into_iter().chain(then).chain(gone.into_iter().map(PlannedEdit::Retire)).collect()
 }
 
+/// All that lines can have: those channels that are there for a word of many are not among them, but the word is.
 pub(super) fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {
     table.groups.iter().flat_map(|group| {
-        group.channels.iter().map(|one| (ChannelKey { group: group.id, channel: one.id }, one))
+        let own = group.channels.iter().filter(|one| one.member_of.is_none());
+        let all = own.chain(group.families.iter().map(|family| &family.head));
+        all.map(|one| (ChannelKey { group: group.id, channel: one.id }, one))
     })
 }
 
 /// Are these other addresses, in whatever order a resolver lists them?
 fn differ(one: &Addresses, other: &Addresses) -> bool {
+    if let Some(wanted) = other.members() {
+        let all =
+            |members: &[FoundMember]| members.iter().map(|one| format!("{one:?}")).collect::<BTreeSet<_>>();
+        return one.members().map(all) != Some(all(wanted));
+    }
+    if other.family().is_some() {
+        return false;
+    }
     let sorted = |addresses: &Addresses| {
         let mut all = addresses.as_slice().to_vec();
         all.sort_unstable();
@@ -293,6 +326,7 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSo
             }
         }
     }
+    told.extend(members_differences(table));
     for (key, one) in there {
         if !lined.contains(&key) && !one.retires {
             let (group, channel) = (key.group.index(), key.channel.index());
@@ -300,6 +334,53 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSo
                 "group {group} channel {channel}: {} is not {there_is}",
                 label(&one.addresses)
             ));
+        }
+    }
+    told
+}
+
+/// Channels that are there for a word of many, and are not as it says.
+fn members_differences(table: &Snapshot) -> Vec<String> {
+    let heads = table.groups.iter().flat_map(|group| {
+        let key = |one: &ChannelSnapshot| ChannelKey { group: group.id, channel: one.id };
+        group.families.iter().map(move |family| (key(&family.head), &family.head))
+    });
+    let heads: BTreeMap<ChannelKey, &ChannelSnapshot> = heads.collect();
+    let mut told = Vec::new();
+    for group in &table.groups {
+        for one in &group.channels {
+            let Some((member, head)) =
+                one.member_of.and_then(|member| Some((member, heads.get(&member.head)?)))
+            else {
+                continue;
+            };
+            let label = label(&head.addresses);
+            let mut parts = Vec::new();
+            if one.state != head.state {
+                parts.push(format!(
+                    "{}, for all of {label} {}",
+                    state_word(one.state),
+                    state_word(head.state)
+                ));
+            }
+            if one.weight != member.weight {
+                parts.push(format!("weight {}, by {label} {}", one.weight.get(), member.weight.get()));
+            }
+            if one.maxc != head.maxc {
+                let text = |maxc: Option<NonZeroU32>| maxc.map_or(0, NonZeroU32::get);
+                parts.push(format!("maxc {}, for all of {label} {}", text(one.maxc), text(head.maxc)));
+            }
+            if one.paused && !head.paused && !table.paused {
+                parts.push("paused".to_owned());
+            }
+            if !parts.is_empty() {
+                told.push(format!(
+                    "group {} channel {}: {}",
+                    group.id.index(),
+                    one.id.index(),
+                    parts.join("; ")
+                ));
+            }
         }
     }
     told

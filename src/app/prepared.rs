@@ -20,10 +20,13 @@ use crate::observe::{Log, Owner};
 use crate::probe::{Alarm, Checks, Hands, Ward};
 use crate::process::PassedListener;
 use crate::sched::{
-    Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, HealthRules, Rules, SharedTable,
-    Table,
+    Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, GroupRange, HealthRules, Rules,
+    SharedTable, Table,
 };
-use crate::spec::{Check, CheckSpec, GroupSpec, Keepalive, ListenSpan, Member, OnDown, Policy, ServiceSpec};
+use crate::spec::{
+    Check, CheckSpec, GroupSpec, Keepalive, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec,
+    reserved_groups,
+};
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
@@ -91,6 +94,10 @@ impl Prepared {
         let span = found.span();
         let groups = found.changed.as_ref().unwrap_or(&spec.groups);
         declare(&mut table, groups, found.channels, spec.later_policy)?;
+        for (key, decided) in &found.decided {
+            table.decide_member(*key, (decided.host.clone(), decided.port), decided);
+        }
+        table.settle_families();
         let listener = |place| match got(place) {
             Some(Got::Passed(passed)) => Listener::inherit(passed.fd, spec.client_keepalive),
             Some(Got::Bound(listener)) => Ok(listener),
@@ -231,6 +238,7 @@ impl Parts {
             table: self.table.clone(),
             log: log.clone(),
             every: self.spec.resolve,
+            ranges: ranges(&self.spec.sections),
             kick: kick.then(|| -> Box<dyn Fn(ChannelKey, Vec<SocketAddr>) + Send> {
                 Box::new(move |channel, addresses| kicks.kick_addresses(channel, addresses))
             }),
@@ -240,6 +248,13 @@ impl Parts {
             }),
         }
     }
+}
+
+/// Which groups the clients have that ask for one name or another.
+fn ranges(sections: &[Section]) -> Vec<GroupRange> {
+    let next = |number: usize| sections.get(number + 1).map(|next| next.group);
+    let all = sections.iter().enumerate();
+    all.filter_map(|(number, section)| GroupRange::new(section.group, next(number))).collect()
 }
 
 /// What the table goes by.
@@ -281,11 +296,12 @@ pub(super) fn declare(
     channels: Vec<Vec<Option<Addresses>>>,
     later: Policy,
 ) -> Result<(), Failure> {
+    let is_reserved = reserved_groups(groups);
     for (index, (group, found)) in groups.iter().zip(channels).enumerate() {
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
         // One that nothing is said of is none yet: no client looks at it on the way.
-        if group.members.is_empty() && group.policy == later {
+        if group.members.is_empty() && (group.policy == later || is_reserved[index]) {
             continue;
         }
         table.set_policy(id, group.policy);

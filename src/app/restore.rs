@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::{NonZeroU16, NonZeroU32};
 
-use super::plan::{Identity, Lined, LinedGroup, channels, identity};
+use super::plan::{Identity, Lined, LinedGroup, channels, target_identity as identity};
 use super::state::{Fact, FoundTarget, LinedChannel, Setting, Target};
-use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, GroupId, MAX_CHANNELS, Snapshot};
+use crate::sched::{
+    Addresses, ChannelKey, ChannelSnapshot, DecidedMember, FamilySnapshot, GroupId, MAX_CHANNELS, Snapshot,
+};
 use crate::spec::{AdminState, ChannelSpec, GroupSpec, Member, Policy, PortWord, Typed};
 
 impl From<&ChannelSpec> for Setting {
@@ -70,11 +72,50 @@ pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> 
             }
         }
     }
+    facts.extend(decided_members(lines, table));
     for (key, one) in there {
         let twins = twins.get(&identity(key.group.index(), &one.addresses)).copied().unwrap_or(0);
         if !lined.contains(&key) && !one.retires {
             let to = destination(&one.addresses);
             facts.push(Fact::Created { group: key.group, number: key.channel, twins, now: one.into(), to });
+        }
+    }
+    facts
+}
+
+/// What operators decided about channels that words of many stand for.
+fn decided_members(lines: &[LinedGroup], table: &Snapshot) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let there: BTreeMap<ChannelKey, &ChannelSnapshot> = table
+        .groups
+        .iter()
+        .flat_map(|group| {
+            group.channels.iter().map(|one| (ChannelKey { group: group.id, channel: one.id }, one))
+        })
+        .collect();
+    for group in &table.groups {
+        let mut twins = HashMap::<Identity<'_>, u32>::new();
+        let lined = lines.get(group.id.index()).into_iter().flat_map(|group| &group.channels);
+        for line in lined {
+            let nth = twins.entry(identity(group.id.index(), &line.addresses)).or_default();
+            *nth = nth.saturating_add(1);
+            let is_it = |family: &&FamilySnapshot| line.key.is_some_and(|key| key.channel == family.head.id);
+            let (Some(family), Some(nth)) = (group.families.iter().find(is_it), NonZeroU32::new(*nth)) else {
+                continue;
+            };
+            let channel = LinedChannel { group: group.id, target: target(&line.addresses), nth };
+            let now = family.members.iter().filter_map(|key| there.get(key)).filter_map(|one| {
+                let state = if one.autodisabled { AdminState::Enabled } else { one.state };
+                let said = one.member_of.map(|member| member.weight);
+                let weight = (said != Some(one.weight)).then_some(one.weight);
+                let is_decided =
+                    (state, one.maxc) != (family.head.state, family.head.maxc) || weight.is_some();
+                let (Target { host, port }, maxc) = (target(&one.addresses), one.maxc);
+                is_decided.then_some(DecidedMember { host, port, state, maxc, weight, removed: false })
+            });
+            for decided in now.chain(family.decided.iter().cloned()) {
+                facts.push(Fact::Member { channel: channel.clone(), decided });
+            }
         }
     }
     facts
@@ -89,6 +130,8 @@ pub(super) struct Restored {
     pub(super) groups: Vec<GroupSpec>,
     /// What was found for their channels.
     pub(super) found: Vec<Vec<Option<Addresses>>>,
+    /// What holds of channels that words of many stand for.
+    pub(super) decided: Vec<(ChannelKey, DecidedMember)>,
     /// How many facts hold.
     pub(super) applied: usize,
     /// Why others do not, one sentence each.
@@ -112,8 +155,13 @@ pub(super) fn restore(
             }
         }
     }
-    let now =
-        Restored { groups: groups.to_vec(), found: found.to_vec(), applied: 0, passed_over: Vec::new() };
+    let now = Restored {
+        groups: groups.to_vec(),
+        found: found.to_vec(),
+        decided: Vec::new(),
+        applied: 0,
+        passed_over: Vec::new(),
+    };
     let mut restoring = Restoring { line: groups, places, later, now };
     for fact in facts {
         match restoring.put_back(fact, look_up) {
@@ -143,6 +191,16 @@ impl Restoring<'_> {
         match fact {
             // It is no channel's: whoever makes the service has it.
             Fact::Denied { .. } => {}
+            Fact::Member { channel, decided } => {
+                let (number, place) = self.place(channel)?;
+                let is_many =
+                    self.now.found.get(number).and_then(|found| found.get(place)?.as_ref()?.family());
+                let key = ChannelKey::new(number, place).filter(|_| is_many.is_some());
+                let key = key.ok_or_else(|| {
+                    format!("group {number}: {} stands for one channel now, and not for many", channel.target)
+                })?;
+                self.now.decided.push((key, decided.clone()));
+            }
             Fact::Policy { group, line, now } => {
                 let number = group.index();
                 let is = self.line.get(number).map_or(self.later, |group| group.policy);
@@ -196,6 +254,7 @@ impl Restoring<'_> {
                     typed: Typed::default(),
                     host: to.target.host.clone(),
                     lazy: false,
+                    family: None,
                     port: NonZeroU16::new(to.target.port).map(PortWord::Number),
                     maxc: now.maxc,
                     weight: now.weight,
@@ -219,15 +278,20 @@ impl Restoring<'_> {
         (&mut groups[number], &mut found[number])
     }
 
-    /// A channel of today's line that says what it said then.
-    fn find(&self, channel: &LinedChannel, line: &Setting) -> Result<(usize, usize), String> {
+    /// A channel of today's line.
+    fn place(&self, channel: &LinedChannel) -> Result<(usize, usize), String> {
         let LinedChannel { group, target, nth } = channel;
         let number = group.index();
         let places = self.places.get(&key_of(number, target));
         let nth = usize::try_from(nth.get() - 1).unwrap_or(usize::MAX);
-        let Some(&place) = places.and_then(|places| places.get(nth)) else {
-            return Err(format!("group {number}: {target} is not in the line any more"));
-        };
+        let place = places.and_then(|places| places.get(nth)).copied();
+        Ok((number, place.ok_or_else(|| format!("group {number}: {target} is not in the line any more"))?))
+    }
+
+    /// A channel of today's line that says what it said then.
+    fn find(&self, channel: &LinedChannel, line: &Setting) -> Result<(usize, usize), String> {
+        let (number, place) = self.place(channel)?;
+        let target = &channel.target;
         let member = self.line.get(number).and_then(|group| group.members.get(place));
         match member {
             Some(Member::Channel(spec)) if Setting::from(spec) == *line => Ok((number, place)),
@@ -271,6 +335,7 @@ mod tests {
                 typed: Typed::default(),
                 host: format!("h{host}"),
                 lazy: false,
+                family: None,
                 port: None,
                 maxc: NonZeroU32::new(maxc),
                 weight: Weight::new(weight).expect("small"),

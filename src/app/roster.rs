@@ -749,10 +749,11 @@ impl Roster {
             let mut table = table.lock_at(self.tools.clock.now());
             let begun = self.tools.clock.now();
             for edit in edits.by_ref() {
+                let ones = if let PlannedEdit::Retire(key) = edit { table.ones(*key) } else { Vec::new() };
                 match edit::apply_edit(edit, &mut groups, &mut table, on_remove.is_some()) {
                     Some(Ok(made)) => {
-                        if let PlannedEdit::Retire(key) = edit {
-                            ends.push((changes.made.len(), *key));
+                        if !ones.is_empty() {
+                            ends.push((changes.made.len(), ones));
                         }
                         changes.made.push(format!("{label}: {made}"));
                     }
@@ -769,8 +770,8 @@ impl Roster {
             }
         }
         if let Some(running) = on_remove {
-            for (told, key) in ends {
-                let closed = running.close_connections(key);
+            for (told, ones) in ends {
+                let closed = ones.into_iter().map(|key| running.close_connections(key)).sum();
                 if let Some(told) = changes.made.get_mut(told).filter(|_| closed > 0) {
                     told.push_str(&format!(", {} closed", counted(closed, "connection")));
                 }
@@ -918,7 +919,10 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     }
     let named = lined.chain(in_use).filter_map(|addresses| {
         let host = addresses.host().filter(|host| host.parse::<IpAddr>().is_err())?;
-        Some((host.to_owned(), addresses.as_slice().to_vec()))
+        let own = addresses.as_slice().iter().copied();
+        let of_members =
+            addresses.members().into_iter().flatten().flat_map(|member| member.addresses.iter().copied());
+        Some((host.to_owned(), own.chain(of_members).collect::<Vec<_>>()))
     });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
-use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Section, Typed};
+use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Section, Typed, reserved_groups};
 
 /// The groups in order of their numbers. A group or channel number without a channel is a gap, so that the others keep
 /// theirs; empty groups at the end that are as any other would be (`later` is their policy) are left out, but for those of `sections`.
@@ -17,16 +17,40 @@ pub(super) fn groups(now: &Snapshot, later: Policy, sections: &[Section]) -> Vec
     let last = last.max(sections.last().map(|section| section.group));
     let of: BTreeMap<_, _> = now.groups.iter().map(|group| (group.id.index(), group)).collect();
     let decl = |number| of.get(&number).map_or_else(|| empty(later), |&one| group(one));
-    last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect())
+    let mut groups: Vec<GroupSpec> = last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect());
+    // Groups of the priorities of a service say nothing of their own.
+    for (index, is_reserved) in reserved_groups(&groups).into_iter().enumerate() {
+        if is_reserved {
+            groups[index].members.clear();
+            groups[index].policy = groups[index - 1].policy;
+        }
+    }
+    if let Some(last) = groups.iter().rposition(|group| !group.members.is_empty()) {
+        let stays = sections.last().map_or(0, |section| section.group);
+        if reserved_groups(&groups).last() == Some(&true) {
+            groups.truncate(last.max(stays) + 1);
+        }
+    }
+    groups
 }
 
 fn group(group: &GroupSnapshot) -> GroupSpec {
     if group.numbers == 0 {
         return empty(group.policy);
     }
-    let of: BTreeMap<_, _> = group.channels.iter().map(|channel| (channel.id.index(), channel)).collect();
+    // One that is about to go with its last connection is in no line.
+    let own = group.channels.iter().filter(|channel| channel.member_of.is_none() && !channel.retires);
+    let all = own.chain(group.families.iter().map(|family| &family.head));
+    let of: BTreeMap<_, _> = all.map(|channel| (channel.id.index(), channel)).collect();
     let member = |number| of.get(&number).map_or(Member::Gap, |&channel| Member::Channel(target(channel)));
-    GroupSpec { policy: group.policy, members: (0..group.numbers).map(member).collect() }
+    let mut members: Vec<Member> = (0..group.numbers).map(member).collect();
+    // The channels of a word get other numbers whenever it is read.
+    if !group.families.is_empty() {
+        while members.len() > 1 && members.last() == Some(&Member::Gap) {
+            members.pop();
+        }
+    }
+    GroupSpec { policy: group.policy, members }
 }
 
 /// A group cannot be without a word.
@@ -43,6 +67,7 @@ fn target(channel: &ChannelSnapshot) -> ChannelSpec {
         typed: Typed::default(),
         host,
         lazy: channel.addresses.is_lazy(),
+        family: channel.addresses.family(),
         port,
         maxc: channel.maxc,
         weight: channel.weight,

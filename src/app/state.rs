@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 
 use crate::config;
-use crate::sched::{Addresses, ChannelId, GroupId};
+use crate::sched::{Addresses, ChannelId, DecidedMember, GroupId};
 use crate::spec::{AdminState, ChannelManner, Name, Policy, Weight};
 
 /// The first word of a file of ours.
@@ -82,6 +82,8 @@ pub(super) enum Fact {
     Removed { channel: LinedChannel, line: Setting },
     /// A channel that is in no line. `twins`: how many channels of its target the line of its group has.
     Created { group: GroupId, number: ChannelId, twins: u32, now: Setting, to: FoundTarget },
+    /// Something was decided about one of the channels that a word of the line stands for.
+    Member { channel: LinedChannel, decided: DecidedMember },
     /// A network was denied, until then in seconds since 1970. `None`: for good.
     Denied { net: IpNet, until: Option<u64> },
 }
@@ -229,6 +231,16 @@ impl fmt::Display for Fact {
                 let (group, number) = (group.index(), number.index());
                 write!(f, "created group {group} number {number} twins {twins} now {now} at {to}")
             }
+            Self::Member { channel, decided } => {
+                let DecidedMember { host, port, state, maxc, weight, removed } = decided;
+                write!(f, "member {channel} is {}", Target { host: host.clone(), port: *port })?;
+                if *removed {
+                    return write!(f, " removed");
+                }
+                let weight = weight.map_or_else(|| "-".to_owned(), |weight| weight.get().to_string());
+                let maxc = maxc.map_or(0, NonZeroU32::get);
+                write!(f, " now {} weight {weight} maxc {maxc}", state_name(*state))
+            }
             Self::Denied { net, until } => {
                 let until = until.map_or_else(|| "-".to_owned(), |until| until.to_string());
                 write!(f, "denied {} until {until}", config::print_net(*net))
@@ -369,6 +381,26 @@ fn fact(line: &str) -> Option<Fact> {
                 word => Some(word.parse().ok().filter(|until: &u64| until.to_string() == word)?),
             };
             Fact::Denied { net, until }
+        }
+        "member" => {
+            let channel = words.channel()?;
+            words.pass("is")?;
+            let Target { host, port } = words.target()?;
+            let (state, maxc, weight, removed) = match words.take()? {
+                "removed" => (AdminState::Enabled, None, None, true),
+                "now" => {
+                    let state = state_named(words.take()?)?;
+                    words.pass("weight")?;
+                    let weight = match words.0.clone().next()? {
+                        "-" => words.take().map(|_| None)?,
+                        _ => Some(Weight::new(words.number()?)?),
+                    };
+                    words.pass("maxc")?;
+                    (state, NonZeroU32::new(words.number()?), weight, false)
+                }
+                _ => return None,
+            };
+            Fact::Member { channel, decided: DecidedMember { host, port, state, maxc, weight, removed } }
         }
         "removed" => {
             let channel = words.channel()?;

@@ -10,7 +10,8 @@ use super::host::{NOT_UTF8, is_bare_ipv6, port_taken_for_address, why_no_host};
 use super::number::whole_number;
 use super::ports::{read_port, read_ports, why_no_range};
 use super::wrong::{Word, Wrong};
-use crate::spec::{AdminState, ChannelManner, ChannelSpec, PortWord, Weight};
+use crate::sched::is_name;
+use crate::spec::{AdminState, ChannelManner, ChannelSpec, FamilyKind, PortWord, Weight, is_service_name};
 
 /// Host, port and limit of a word.
 type HostPortLimit<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
@@ -34,6 +35,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
         host: host.to_owned(),
         port,
         lazy: false,
+        family: None,
         maxc,
         weight: Weight::ONE,
         state: AdminState::Enabled,
@@ -41,6 +43,20 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
     };
     if let Some(options) = options {
         read_channel_options(&mut channel, options, text).map_err(Wrong::Usage)?;
+    }
+    let is_service = is_service_name(host);
+    match channel.family {
+        Some(_) if is_service => {
+            let why = format!(
+                "each in [{text}] is for names of machines; a service has a channel for each target anyway"
+            );
+            return Err(Wrong::Usage(why));
+        }
+        Some(_) if !is_name(host) => {
+            return Err(Wrong::Usage(format!("each in [{text}] is for names, and '{host}' is an address")));
+        }
+        None if is_service => channel.family = Some(FamilyKind::Service),
+        _ => {}
     }
     Ok(channel)
 }
@@ -298,7 +314,7 @@ pub(crate) mod tests {
     #[test]
     fn a_wrong_option_of_a_channel_is_named_with_what_would_be_right() {
         let unknown =
-            "; a channel has weight=N, proxy, proxy=v1, check=SPEC, disabled, disabled=hard and lazy";
+            "; a channel has weight=N, proxy, proxy=v1, check=SPEC, disabled, disabled=hard, each and lazy";
         let comma = r". A comma ends a channel's check; in send: and expect: write \x2c";
         let table = [
             ("host:80,weight=300", "weight=300 in [host:80,weight=300] is out of range; give 0 to 256".to_owned()),
@@ -383,9 +399,10 @@ pub(crate) mod tests {
                 AdminState::DisabledHard,
             ]),
             manner in any_manner(),
-            lazy in any::<bool>(),
+            [lazy, each] in any::<[bool; 2]>(),
         ) -> ChannelSpec {
-            ChannelSpec { typed: Typed::default(), host, port, lazy, maxc, weight, state, manner }
+            let family = (each && is_name(&host)).then_some(FamilyKind::Each);
+            ChannelSpec { typed: Typed::default(), host, port, lazy, family, maxc, weight, state, manner }
         }
     }
 

@@ -7,7 +7,9 @@ use std::ffi::OsStr;
 
 use super::check::{print_check, read_check};
 use super::number::whole_number;
-use crate::spec::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyVersion, Typed, Weight};
+use crate::spec::{
+    AdminState, ChannelCheck, ChannelManner, ChannelSpec, FamilyKind, ProxyVersion, Typed, Weight,
+};
 
 /// One option of a channel.
 struct ChannelOptionRow {
@@ -88,6 +90,18 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
             AdminState::Enabled => String::new(),
             AdminState::Disabled => "disabled".to_owned(),
             AdminState::DisabledHard => "disabled=hard".to_owned(),
+        },
+    },
+    ChannelOptionRow {
+        name: "each",
+        forms: &["each"],
+        read: |channel, value| {
+            channel.family = Some(FamilyKind::Each);
+            value.map_or(Ok(()), |_| Err("takes no value; give each".into()))
+        },
+        print: |channel| match channel.family {
+            Some(FamilyKind::Each) => "each".to_owned(),
+            Some(FamilyKind::Service) | None => String::new(),
         },
     },
     ChannelOptionRow {
@@ -181,6 +195,7 @@ fn plain(manner: ChannelManner) -> ChannelSpec {
         host: "-".to_owned(),
         port: None,
         lazy: false,
+        family: None,
         maxc: None,
         weight: Weight::ONE,
         state: AdminState::Enabled,

@@ -471,7 +471,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                 &[
                     "f:1:4: unknown or invalid address [a:x:y]: 'y' is not a maxc; give a number from 0 to 4294967295, 0 for no limit",
                     "f:1:10: unknown or invalid address [8080]: '8080' is a number where a host should be; for port 8080 of this machine write localhost:8080",
-                    "f:1:15: unknown option 'b' in [a,b]; a channel has weight=N, proxy, proxy=v1, check=SPEC, disabled, disabled=hard and lazy",
+                    "f:1:15: unknown option 'b' in [a,b]; a channel has weight=N, proxy, proxy=v1, check=SPEC, disabled, disabled=hard, each and lazy",
                     "f:1:22: unknown or invalid address [[::1]: give a host or an address here, without a port",
                 ],
             ),

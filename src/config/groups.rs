@@ -7,7 +7,7 @@ use super::asked::{MARK, print_asked, read_asked};
 use super::channel::{print_channel, read_channel};
 use super::wrong::{LineError, Word, Wrong};
 use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
-use crate::spec::{GroupSpec, Member, Policy, Section};
+use crate::spec::{GroupSpec, Member, Policy, Section, last_tier, reserved_groups};
 
 /// The word that takes a channel's number and has no channel.
 const GAP: &str = "-";
@@ -55,17 +55,39 @@ pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> (Vec<GroupSpe
     if is_begun {
         groups.push(GroupSpec { policy: Policy::RoundRobin, members: open });
     }
-    if let (Some(word), true) = (words.last(), groups.len() > MAX_GROUPS) {
-        let wrong = format!("a service has at most {MAX_GROUPS} groups, but there are {}", groups.len());
-        errors.push(word.wrong(Wrong::Usage(wrong)));
-    }
     if let Some(word) =
         sections.last.filter(|_| sections.all.last().is_some_and(|one| one.group == groups.len()))
     {
         let wrong = format!("no channel stands behind '{}'", word.shown());
         errors.push(word.wrong(Wrong::Usage(wrong)));
     }
-    (groups, sections.all)
+    let (groups, sections) = with_tiers(groups, sections.all);
+    if let (Some(word), true) = (words.last(), groups.len() > MAX_GROUPS) {
+        let wrong = format!("a service has at most {MAX_GROUPS} groups, but there are {}", groups.len());
+        errors.push(word.wrong(Wrong::Usage(wrong)));
+    }
+    (groups, sections)
+}
+
+/// Leaves room between groups for those of a service whose name is looked up: the groups behind it have the numbers from the next hundred
+/// on.
+fn with_tiers(typed: Vec<GroupSpec>, sections: Vec<Section>) -> (Vec<GroupSpec>, Vec<Section>) {
+    let mut groups: Vec<GroupSpec> = Vec::with_capacity(typed.len());
+    let mut places = Vec::with_capacity(typed.len());
+    for group in typed {
+        if groups.last().is_some_and(GroupSpec::has_tiers) {
+            let next = last_tier(groups.len() - 1) + 1;
+            let policy = groups.last().map_or(Policy::RoundRobin, |group| group.policy);
+            groups.resize_with(next, || GroupSpec { policy, members: Vec::new() });
+        }
+        places.push(groups.len());
+        groups.push(group);
+    }
+    let moved = |section: Section| Section {
+        group: places.get(section.group).copied().unwrap_or(section.group),
+        ..section
+    };
+    (groups, sections.into_iter().map(moved).collect())
 }
 
 /// Which groups are for whom, as far as a line was read.
@@ -114,14 +136,20 @@ pub(super) fn print_member(member: &Member) -> String {
 pub(super) fn print_groups(groups: &[GroupSpec], sections: &[Section]) -> Vec<String> {
     let mut words = Vec::new();
     let section = |index: usize| sections.iter().find(|section| section.group == index);
+    let is_reserved = reserved_groups(groups);
+    let is_there = |index: &usize| !is_reserved[*index];
     for (index, group) in groups.iter().enumerate() {
+        if is_reserved[index] {
+            continue;
+        }
         words.extend(section(index).into_iter().flat_map(|section| section.asked.iter().map(print_asked)));
         if group.members.is_empty() {
             // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
             words.push(GAP.to_owned());
         }
         words.extend(group.members.iter().map(print_member));
-        let is_last = index + 1 == groups.len() || section(index + 1).is_some();
+        let next = (index + 1..groups.len()).find(is_there);
+        let is_last = next.is_none_or(|next| section(next).is_some());
         match group.policy {
             Policy::Hash => words.push("%".to_owned()),
             _ if is_last => (),

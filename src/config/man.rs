@@ -101,7 +101,7 @@ const FILE: &[&str] = &[
     "With --file each line of a file is one service, written as on the command line: [NAME:] [OPTIONS] PORT [CHANNEL ...]. A # \
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. Quote what is special \
      to a shell. NAME: gives the service a name.",
-    "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --loopback-congestion, \
+    "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --dns, --loopback-congestion, \
      --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group), and options \
      of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; for \
      options of the process, those on the command line win.",

@@ -67,6 +67,10 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--http [fe80::1%lo]:1", |s| s.process.http = http(Some("fe80::1%lo"), 1)),
         ("--http web1.example.com:65535", |s| s.process.http = http(Some("web1.example.com"), 65_535)),
         ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
+        ("--dns 10.0.0.2", |s| s.process.dns = vec![([10, 0, 0, 2], 53).into()]),
+        ("--dns=[::1]:5353,10.0.0.2:54", |s| {
+            s.process.dns = vec!["[::1]:5353".parse().expect("an address"), ([10, 0, 0, 2], 54).into()];
+        }),
         ("--busy-poll=off", |s| s.process.busy_poll = Some(false)),
         ("--slow-start 30s", |s| s.service.slow_start = Some(Duration::from_secs(30))),
         ("--slow-start 0", |_| ()),
@@ -223,6 +227,10 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         (
             "--on-change tell",
             "--on-change 'tell' is not an absolute path without control characters, such as /usr/local/sbin/tell-me",
+        ),
+        (
+            "--dns ns1.corp",
+            "--dns needs addresses, and 'ns1.corp' is none; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353",
         ),
         ("--busy-poll 50us", "'50us' is not a value of --busy-poll; it is one of on, off"),
         ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),

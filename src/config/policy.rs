@@ -2,7 +2,7 @@
 //!
 //! Knows: that `%` makes a group hash, that a list may have a word for groups to come. Never: how a policy chooses.
 
-use crate::spec::{GroupSpec, Policy};
+use crate::spec::{GroupSpec, Policy, reserved_groups};
 
 /// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
 pub fn policy_named(name: &str) -> Option<Policy> {
@@ -45,6 +45,13 @@ impl PolicyWord {
 
     /// The shortest word for what the groups have, and those that come later.
     pub(super) fn of(groups: &[GroupSpec], later: Policy) -> Self {
+        let is_reserved = reserved_groups(groups);
+        let groups: Vec<&GroupSpec> = groups
+            .iter()
+            .zip(is_reserved)
+            .filter(|(_, is_reserved)| !is_reserved)
+            .map(|(group, _)| group)
+            .collect();
         let mut turning = groups.iter().map(|group| group.policy).filter(|policy| *policy != Policy::Hash);
         if turning.clone().all(|policy| policy == later) {
             return Self::All(later);
@@ -85,6 +92,10 @@ impl PolicyWord {
             Self::Each(policies) => policies,
         };
         // One more is for the groups that come later, if there are any that it could not be for.
+        let reserved = reserved_groups(groups);
+        let all = groups;
+        let own = all.iter_mut().zip(&reserved).filter(|(_, is_reserved)| !**is_reserved);
+        let mut groups: Vec<&mut GroupSpec> = own.map(|(group, _)| group).collect();
         let later = match policies.len().checked_sub(groups.len()) {
             Some(0) => Policy::RoundRobin,
             Some(1) if !groups.is_empty() => policies.last().copied().unwrap_or(Policy::RoundRobin),
@@ -104,6 +115,12 @@ impl PolicyWord {
                 ));
             }
             group.policy = *policy;
+        }
+        // Those of a service's priorities go by the group of its word.
+        for index in 1..all.len() {
+            if reserved[index] {
+                all[index].policy = all[index - 1].policy;
+            }
         }
         Ok(later)
     }

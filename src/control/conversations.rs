@@ -45,7 +45,7 @@ fn idle_plane() -> Plane {
 #[allow(clippy::unnecessary_wraps, reason = "the answers of others may be late")]
 fn looked_up(channel: Option<ChannelKey>) -> Option<Vec<ResolvedName>> {
     let name = |name: &str, addresses| ResolvedName { name: name.to_owned(), addresses };
-    let web = name("web", Ok(vec![[10, 0, 0, 7].into(), [10, 0, 0, 8].into()]));
+    let web = name("web", Ok(vec!["10.0.0.7".to_owned(), "10.0.0.8".to_owned()]));
     Some(match channel {
         Some(_) => vec![web],
         None => vec![name("db", Err("Name or service not known".to_owned())), web],

@@ -4,7 +4,7 @@
 //! Source: docs/observability.md, "Metrics".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{Display, Write};
 use std::hash::Hash;
 
@@ -36,6 +36,13 @@ pub(crate) struct SceneService {
     pub(crate) waiting: usize,
     pub(crate) is_draining: bool,
     pub(crate) is_ready: bool,
+}
+
+fn failing_names(table: &Snapshot) -> usize {
+    let heads = table.groups.iter().flat_map(|group| group.families.iter().map(|family| &family.head));
+    let all = table.groups.iter().flat_map(|group| &group.channels).chain(heads);
+    let fails = |one: &&ChannelSnapshot| one.naming.as_ref().is_some_and(|naming| naming.failing.is_some());
+    all.filter(fails).filter_map(|one| one.addresses.host()).collect::<BTreeSet<_>>().len()
 }
 
 /// How a text is laid out.
@@ -157,6 +164,11 @@ const FAMILIES: &[Family] = &[
         "balance_service_lists_stale",
         "1 if a file of --allow or --deny has changed and cannot be read, so that an older version of it holds.",
         Of::Service(|service, out| out.flag(service.now.table.stale_lists.is_some())),
+    ),
+    gauge(
+        "balance_service_names_failing",
+        "Names of channels that cannot be looked up now; their channels keep what they have.",
+        Of::Service(|service, out| out.one(failing_names(&service.now.table))),
     ),
     gauge(
         "balance_service_draining",

@@ -228,10 +228,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         }
         Reply::LookedUp(Some(names)) => {
             names.iter().try_for_each(|ResolvedName { name, addresses }| match addresses {
-                Ok(all) => {
-                    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-                    writeln!(out, "{name}: {}", all.join(", "))
-                }
+                Ok(all) => writeln!(out, "{name}: {}", all.join(", ")),
                 Err(why) => writeln!(out, "{name}: not found: {why}; see status for the addresses in use"),
             })
         }
@@ -419,6 +416,7 @@ mod tests {
             addresses: Addresses::from(address),
             addresses_out: Vec::new(),
             naming: None,
+            member_of: None,
             used: Some(address),
             unanswered: false,
             autodisabled: false,
@@ -447,7 +445,13 @@ mod tests {
 
     fn group(id: usize, policy: Policy, channels: Vec<ChannelSnapshot>) -> GroupSnapshot {
         let numbers = channels.len();
-        GroupSnapshot { id: GroupId::new(id).expect("in range"), policy, channels, numbers }
+        GroupSnapshot {
+            id: GroupId::new(id).expect("in range"),
+            policy,
+            channels,
+            families: Vec::new(),
+            numbers,
+        }
     }
 
     #[test]

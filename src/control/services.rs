@@ -100,7 +100,7 @@ pub struct ResolvedName {
     /// The name as it was typed.
     pub name: String,
     /// Its addresses, or why there are none.
-    pub addresses: Result<Vec<IpAddr>, String>,
+    pub addresses: Result<Vec<String>, String>,
 }
 
 /// One line of `services`.

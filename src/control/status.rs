@@ -12,9 +12,10 @@ use ipnet::IpNet;
 use crate::config::{print_manner, print_net};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
-    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, HealthState, Loss, Peers, SessionSnapshot,
-    ShownAddress, Snapshot,
+    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, FamilySnapshot, HealthState, Loss, Peers,
+    SessionSnapshot, ShownAddress, Snapshot,
 };
+use crate::spec::FamilyKind;
 
 /// What stands in place of the address of a channel whose name nobody could look up yet.
 pub(super) const UNRESOLVED: &str = "unresolved";
@@ -89,8 +90,40 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     if let Some(why) = &snapshot.stale_lists {
         writeln!(out, "lists: {why}")?;
     }
+    for group in &snapshot.groups {
+        group.families.iter().try_for_each(|family| of_many(out, group.id.index(), family))?;
+    }
     lost(out, &snapshot.losses)?;
     ends(out, &snapshot.served.ends)
+}
+
+/// `group 0 channel 0: db.internal:5432,each: channels 2, 3`, and what is wrong with its name.
+fn of_many(out: &mut String, group: usize, family: &FamilySnapshot) -> fmt::Result {
+    let FamilySnapshot { head, members, .. } = family;
+    let (host, port) = (head.addresses.host().unwrap_or("-"), head.addresses.port());
+    let each = if head.addresses.family() == Some(FamilyKind::Each) { ",each" } else { "" };
+    // Ports of a service are those of its records, unless the word has one.
+    let port = if port == 0 { String::new() } else { format!(":{port}") };
+    write!(out, "group {group} channel {}: {host}{port}{each}: ", head.id.index())?;
+    let numbers = |keys: &[ChannelKey]| {
+        let all: Vec<String> = keys.iter().map(|key| key.channel.index().to_string()).collect();
+        format!("channel{} {}", if all.len() == 1 { "" } else { "s" }, all.join(", "))
+    };
+    let parts: Vec<String> = members
+        .chunk_by(|one, other| one.group == other.group)
+        .map(|keys| match keys[0].group.index() {
+            own if own == group => numbers(keys),
+            other => format!("group {other} {}", numbers(keys)),
+        })
+        .collect();
+    write!(out, "{}", if parts.is_empty() { "no channels".to_owned() } else { parts.join("; ") })?;
+    if head.state != AdminState::Enabled {
+        write!(out, "; {}", state_word(head.state))?;
+    }
+    if let Some((why, since)) = head.naming.as_ref().and_then(|naming| naming.failing.as_ref()) {
+        write!(out, "; resolve: {why} since {}", age(*since))?;
+    }
+    writeln!(out)
 }
 
 /// The first address of a channel, if any is known.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::ChannelManner;
+use crate::spec::{ChannelManner, FamilyKind};
 
 /// All groups.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -71,6 +71,12 @@ pub struct ChannelRecord {
     /// A start may go on without them.
     #[serde(default)]
     pub lazy: bool,
+    /// It stands for a set of channels.
+    #[serde(default)]
+    pub family: Option<FamilyRecord>,
+    /// It is one of those: of which word, by its group and number, and the weight that is said for it.
+    #[serde(default)]
+    pub member: Option<(usize, usize, u32)>,
     /// What is known of its name.
     #[serde(default)]
     pub naming: Option<NamingRecord>,
@@ -117,6 +123,33 @@ pub struct ChannelRecord {
     /// What is known of each of several addresses, and was it a check that it was found wanting by?
     #[serde(default)]
     pub reach: Vec<(HealthRecord, bool)>,
+}
+
+/// A word that stands for a set of channels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FamilyRecord {
+    /// What it stands for.
+    pub kind: FamilyKind,
+    /// What was found last; `None`: nothing was yet.
+    pub members: Option<Vec<FoundMemberRecord>>,
+    /// What operators decided about some that are not there now: host, port, state, limit, weight, and whether it was taken away.
+    #[serde(default)]
+    pub decided: Vec<(String, u16, DecidedRecord, u32, Option<u32>, bool)>,
+}
+
+/// One of a set, as it was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoundMemberRecord {
+    /// Its address or the name of its machine.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its priority.
+    pub priority: u16,
+    /// Its weight.
+    pub weight: u16,
+    /// Its addresses.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// What is known of a name.

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sched::FoundMember;
+
 /// So many answers in a row have to say that a name has no address, ...
 const ABSENCES: u32 = 3;
 /// ... over at least this time, before that is believed.
@@ -18,6 +20,12 @@ const ABSENT_FOR: Duration = Duration::from_secs(30);
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// A name that nobody could look up yet is asked for at least this often.
 const UNKNOWN: Duration = Duration::from_secs(2);
+/// An answer holds at least so long, however short its records say, ...
+const LEAST_TTL: Duration = Duration::from_secs(1);
+/// ... and at most so long.
+const MOST_TTL: Duration = Duration::from_secs(3_600);
+/// Where answers say how long they hold, failures do not: those are asked again at least this often.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A resolver that says nothing for so long has failed; what it says later still counts.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -26,10 +34,27 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub enum NameAnswer {
     /// These are its addresses; at least one. Their order means nothing.
     Found(Vec<SocketAddr>),
+    /// These are the targets of the records of a service; at least one. Their order means nothing.
+    Serves(Vec<FoundMember>),
     /// There is no such name, or it has no address: the resolver's words.
     Absent(String),
     /// That could not be found out, and why.
     Failed(String),
+}
+
+/// What a resolver says of a name, and how long that holds; `None`: it does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldName {
+    /// What it says.
+    pub answer: NameAnswer,
+    /// From now on.
+    pub holds: Option<Duration>,
+}
+
+impl From<NameAnswer> for ToldName {
+    fn from(answer: NameAnswer) -> Self {
+        Self { answer, holds: None }
+    }
 }
 
 /// What an answer means.
@@ -37,6 +62,8 @@ pub enum NameAnswer {
 pub(super) enum AnswerMeaning {
     /// The name has these addresses. It had failed for so long before.
     Has(Vec<SocketAddr>, Option<Duration>),
+    /// The service has these targets, as above.
+    Serves(Vec<FoundMember>, Option<Duration>),
     /// Nothing changes. `true`: the answer before was another one.
     Keeps(String, bool),
     /// It has no address any more. `true`: the answer before was another one.
@@ -50,6 +77,8 @@ pub(super) struct NameTerms {
     pub(super) every: Option<Duration>,
     /// Some channel needs it to have an address at all.
     pub(super) is_unknown: bool,
+    /// Whoever is asked says how long an answer holds.
+    pub(super) is_told: bool,
 }
 
 #[derive(Debug)]
@@ -108,6 +137,8 @@ impl NameBook {
         }
         let next = match entry.begun {
             None if terms.is_unknown => Some(now),
+            // How long that answer held nobody has kept.
+            None if terms.is_told && terms.every.is_some() => Some(now + LEAST_TTL),
             _ => self.next(terms, now),
         };
         // What was due sooner stays so, unless that was for want of any address.
@@ -184,11 +215,13 @@ impl NameBook {
         Some((name, meaning))
     }
 
-    /// A name was looked up. What that means; `None`: nobody has this name any more.
+    /// A name was looked up. `holds`: so long the answer does, if the resolver says that. What it means; `None`: nobody has this name any
+    /// more.
     pub(super) fn answered(
         &mut self,
         name: &Arc<str>,
         answer: NameAnswer,
+        holds: Option<Duration>,
         now: Duration,
     ) -> Option<AnswerMeaning> {
         let entry = self.names.get_mut(name).filter(|entry| entry.under_way)?;
@@ -196,8 +229,19 @@ impl NameBook {
         let meaning = entry.learn(answer, now);
         let (again, mut terms) = (entry.again.take().map(|at| at.max(now)), entry.terms);
         self.awaited.retain(|(_, awaited)| awaited != name);
-        terms.is_unknown &= !matches!(meaning, AnswerMeaning::Has(..));
-        let next = [again, self.next(terms, now)].into_iter().flatten().min();
+        let is_known = matches!(meaning, AnswerMeaning::Has(..) | AnswerMeaning::Serves(..));
+        terms.is_unknown &= !is_known;
+        let ends = holds.filter(|_| is_known && terms.every.is_some());
+        let next = match ends {
+            Some(ends) => Some(now.saturating_add(ends.clamp(LEAST_TTL, MOST_TTL))),
+            // There is no telling when the next answer is another one.
+            None if terms.is_told && !is_known => {
+                let every = terms.every.map(|every| every.min(ASK_AGAIN));
+                self.next(NameTerms { every, ..terms }, now)
+            }
+            None => self.next(terms, now),
+        };
+        let next = [again, next].into_iter().flatten().min();
         self.plan(name, next);
         Some(meaning)
     }
@@ -232,6 +276,11 @@ impl BookedName {
                 let failing = self.failing.take();
                 AnswerMeaning::Has(addresses, failing.map(|(since, _)| now.saturating_sub(since)))
             }
+            NameAnswer::Serves(targets) => {
+                self.absent = None;
+                let failing = self.failing.take();
+                AnswerMeaning::Serves(targets, failing.map(|(since, _)| now.saturating_sub(since)))
+            }
             // It says nothing about the name: neither that it is there nor that it is not.
             NameAnswer::Failed(why) => self.fail(why, now),
             NameAnswer::Absent(why) => {
@@ -263,7 +312,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    const EVERY: NameTerms = NameTerms { every: Some(s(30)), is_unknown: false };
+    const EVERY: NameTerms = NameTerms { every: Some(s(30)), is_unknown: false, is_told: false };
 
     fn book(terms: NameTerms) -> (NameBook, Arc<str>) {
         let (mut book, name) = (NameBook::new(1), Arc::from("db"));
@@ -287,7 +336,7 @@ mod tests {
     fn learn(book: &mut NameBook, name: &Arc<str>, at: Duration, answer: NameAnswer) -> AnswerMeaning {
         assert!(book.ask(name, at));
         assert_eq!(book.begin(at).as_ref(), Some(name));
-        book.answered(name, answer, at).expect("it is wanted")
+        book.answered(name, answer, None, at).expect("it is wanted")
     }
 
     #[test]
@@ -302,7 +351,7 @@ mod tests {
             assert_eq!(book.begin(due).as_ref(), Some(&name));
             assert_eq!(book.begin(due), None, "once");
             assert_eq!(
-                book.answered(&name, found(1), due),
+                book.answered(&name, found(1), None, due),
                 Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], None))
             );
             now = due;
@@ -311,12 +360,12 @@ mod tests {
 
     #[test]
     fn without_an_interval_only_an_operator_has_it_looked_up() {
-        let (mut book, name) = book(NameTerms { every: None, is_unknown: false });
+        let (mut book, name) = book(NameTerms { every: None, is_unknown: false, is_told: false });
         book.doubt("db", s(1));
         assert_eq!(book.next_due(true), None);
         assert!(book.ask("db", s(2)) && !book.ask("other", s(2)));
         assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
-        assert!(book.answered(&name, failed(), s(3)).is_some());
+        assert!(book.answered(&name, failed(), None, s(3)).is_some());
         assert_eq!(book.next_due(true), None);
     }
 
@@ -327,10 +376,10 @@ mod tests {
         assert_eq!(book.begin(s(1)).as_ref(), Some(&name));
         // What fails meanwhile may have failed after the resolver had answered.
         book.doubt("db", s(1));
-        book.answered(&name, found(1), s(1)).expect("it is wanted");
+        book.answered(&name, found(1), None, s(1)).expect("it is wanted");
         assert_eq!(book.next_due(true), Some(s(2)));
         assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
-        book.answered(&name, found(1), s(2)).expect("it is wanted");
+        book.answered(&name, found(1), None, s(2)).expect("it is wanted");
         book.doubt("db", s(2));
         book.doubt("db", s(2));
         assert_eq!(book.next_due(true), Some(s(3)));
@@ -375,14 +424,14 @@ mod tests {
     #[test]
     fn a_name_that_nobody_knows_is_asked_for_at_once_and_often_until_it_is_known() {
         for every in [None, Some(s(30))] {
-            let (mut book, name) = book(NameTerms { every, is_unknown: true });
+            let (mut book, name) = book(NameTerms { every, is_unknown: true, is_told: false });
             assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
-            book.answered(&name, absent(), s(0)).expect("it is wanted");
+            book.answered(&name, absent(), None, s(0)).expect("it is wanted");
             let due = book.next_due(true).expect("soon");
             assert!(due <= s(3), "{due:?}");
             assert_eq!(book.begin(due).as_ref(), Some(&name));
-            book.answered(&name, found(1), due).expect("it is wanted");
-            book.want(&name, NameTerms { every, is_unknown: false }, due);
+            book.answered(&name, found(1), None, due).expect("it is wanted");
+            book.want(&name, NameTerms { every, is_unknown: false, is_told: false }, due);
             assert_eq!(book.next_due(true).is_some_and(|next| next > due + s(20)), every.is_some());
         }
     }
@@ -398,7 +447,7 @@ mod tests {
         assert_eq!(book.late(PATIENCE), Some((Arc::clone(&name), AnswerMeaning::Keeps(why, true))));
         assert_eq!(book.late(s(60)), None);
         assert_eq!(book.begin(s(600)), None, "it is not asked twice at a time");
-        let answer = book.answered(&name, found(1), s(600));
+        let answer = book.answered(&name, found(1), None, s(600));
         assert_eq!(answer, Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], Some(s(585)))));
     }
 
@@ -408,16 +457,39 @@ mod tests {
         book.ask("db", s(0));
         assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
         book.keep(&BTreeSet::new());
-        assert_eq!((book.answered(&name, found(1), s(1)), book.next_due(true)), (None, None));
+        assert_eq!((book.answered(&name, found(1), None, s(1)), book.next_due(true)), (None, None));
         assert_eq!(book.late(s(100)), None);
     }
 
     #[test]
     fn other_terms_hold_at_once() {
         let (mut book, name) = book(EVERY);
-        book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false }, s(5));
+        book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false, is_told: false }, s(5));
         assert!(book.next_due(true).is_some_and(|due| due < s(7)));
-        book.want(&name, NameTerms { every: None, is_unknown: false }, s(5));
+        book.want(&name, NameTerms { every: None, is_unknown: false, is_told: false }, s(5));
+        assert_eq!(book.next_due(true), None);
+    }
+
+    #[test]
+    fn an_answer_that_says_how_long_it_holds_is_asked_for_when_it_ends() {
+        let terms = NameTerms { is_told: true, ..EVERY };
+        let (mut book, name) = book(terms);
+        assert_eq!(book.next_due(true), Some(s(1)), "nobody knows how long the first one holds");
+        let mut now = s(1);
+        for (holds, next) in [(5, 5), (0, 1), (1, 1), (86_400, 3_600)] {
+            assert_eq!(book.begin(now).as_ref(), Some(&name));
+            book.answered(&name, found(1), Some(s(holds)), now).expect("it is wanted");
+            assert_eq!(book.next_due(true), Some(now + s(next)));
+            now += s(next);
+        }
+        assert_eq!(book.begin(now).as_ref(), Some(&name));
+        book.answered(&name, failed(), None, now).expect("it is wanted");
+        let due = book.next_due(true).expect("it is due some time") - now;
+        assert!((s(4)..=s(6)).contains(&due), "{due:?}");
+        // By itself never is never.
+        let (mut book, name) = self::book(NameTerms { every: None, ..terms });
+        assert_eq!(book.next_due(true), None);
+        learn(&mut book, &name, s(1), found(1));
         assert_eq!(book.next_due(true), None);
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::observe::Log;
-use crate::sched::{ChannelKey, SharedTable};
+use crate::sched::{ChannelKey, GroupRange, SharedTable};
 
 /// Closes the connections of a channel to these addresses, sooner or later.
 type Kick = Box<dyn Fn(ChannelKey, Vec<SocketAddr>) + Send>;
@@ -20,6 +20,8 @@ pub struct Resident {
     pub log: Log,
     /// How often its names are looked up; `None`: never by themselves.
     pub every: Option<Duration>,
+    /// The groups that clients of one kind have; empty: all have all.
+    pub ranges: Vec<GroupRange>,
     /// What becomes of connections to an address that left; `None`: they live on.
     pub kick: Option<Kick>,
     /// Called when its table has changed: clients may have got a channel, and probes may be due.

@@ -1,15 +1,21 @@
 //! Names to addresses and service names to ports, once.
 //!
-//! Knows: the system's resolver, the services database. Never: channels, groups, caching.
+//! Knows: the system's resolver, that there may be servers to ask instead, the services database. Never: channels, groups, caching.
 //! Source: docs/compatibility.md, "Command line".
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 
-use super::book::NameAnswer;
+use super::book::{NameAnswer, ToldName};
+use super::servers;
+use crate::sched::{FoundMember, is_name};
+use crate::spec::is_service_name;
 use crate::sys::hosts::{self, HostError};
 
+/// Targets of a service that are looked up at a time.
+const AT_A_TIME: usize = 16;
 /// The services database of the system.
 const SERVICES: &str = "/etc/services";
 
@@ -44,19 +50,67 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// What the system's resolver says of a name today.
 ///
 /// Blocks while the resolver asks, for as long as that likes.
-pub fn answer(name: &str) -> NameAnswer {
-    match found(name) {
+pub fn answer(name: &str) -> ToldName {
+    if is_service_name(name) {
+        return servers::service(name);
+    }
+    if let Some(told) = by_servers(name) {
+        return told;
+    }
+    let answer = match found(name) {
         Ok(found) => match why_no_zone(name, &found) {
             None => NameAnswer::Found(found),
             Some(why) => NameAnswer::Failed(why),
         },
         Err(HostError::Absent(words)) => NameAnswer::Absent(words),
         Err(HostError::Failed(error)) => NameAnswer::Failed(error.to_string()),
+    };
+    answer.into()
+}
+
+/// The targets of a service, with the addresses of those that have any.
+///
+/// # Errors
+/// The words of the name servers, or that no target has an address.
+pub fn service(name: &str) -> Result<Vec<FoundMember>, String> {
+    let mut members = match servers::service(name).answer {
+        NameAnswer::Serves(members) => members,
+        NameAnswer::Found(_) => Vec::new(),
+        NameAnswer::Absent(why) | NameAnswer::Failed(why) => return Err(why),
+    };
+    let mut last = "it has no target".to_owned();
+    for members in members.chunks_mut(AT_A_TIME) {
+        let asked: Vec<String> = members.iter().map(|member| member.host.clone()).collect();
+        let told = thread::scope(|scope| {
+            let asked: Vec<_> = asked.iter().map(|host| scope.spawn(move || addresses(host, 0))).collect();
+            asked.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for (member, told) in members.iter_mut().zip(told) {
+            match told {
+                Ok(Ok(found)) => member.addresses = found,
+                Ok(Err(error)) => last = format!("no host '{}': {error}", member.host),
+                Err(_) => last = format!("the lookup of '{}' broke off", member.host),
+            }
+        }
     }
+    if members.iter().all(|member| member.addresses.is_empty()) { Err(last) } else { Ok(members) }
+}
+
+/// What the servers of `--dns` say. `None`: there are none, or it is an address in an old spelling.
+fn by_servers(name: &str) -> Option<ToldName> {
+    if is_name(name) { servers::addresses(name) } else { None }
 }
 
 /// Each address once; at least one.
 fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
+    if let Some(told) = by_servers(name) {
+        return match told.answer {
+            NameAnswer::Found(found) => Ok(found),
+            NameAnswer::Absent(why) => Err(HostError::Absent(why)),
+            NameAnswer::Failed(why) => Err(HostError::Failed(io::Error::other(why))),
+            NameAnswer::Serves(_) => Err(HostError::Absent("it is a service".to_owned())),
+        };
+    }
     match hosts::look_up(name) {
         Ok(found) => {
             let mut list = Vec::new();

@@ -16,10 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::book::{AnswerMeaning, NameAnswer, NameBook, NameTerms};
+use super::book::{AnswerMeaning, NameAnswer, NameBook, NameTerms, ToldName};
 use super::resident::Resident;
+use super::servers;
 use crate::observe::{Event, Log, Severity};
-use crate::sched::{AddressesMoved, ChannelKey, SharedTable, Table};
+use crate::sched::{AddressesMoved, ChannelKey, FamilyMoved, FoundMember, SharedTable, ShownAddress, Table};
 use crate::sys::Clock;
 use crate::sys::clock::OwnTime;
 
@@ -31,7 +32,7 @@ const PIECE: usize = 256;
 const LET_IN: Duration = Duration::from_micros(100);
 
 /// Asks a resolver for a name. May take as long as it likes.
-type AskResolver = Arc<dyn Fn(&str) -> NameAnswer + Send + Sync>;
+type AskResolver = Arc<dyn Fn(&str) -> ToldName + Send + Sync>;
 
 /// What is said to the thread, and not heard yet.
 #[derive(Default)]
@@ -42,7 +43,7 @@ struct NameMail {
     /// Services whose tables have changed.
     rung: BTreeSet<u64>,
     doubts: BTreeSet<String>,
-    answers: Vec<(Arc<str>, NameAnswer)>,
+    answers: Vec<(Arc<str>, ToldName)>,
     questions: Vec<NameQuestion>,
     last: u64,
     /// How many want no table to be changed.
@@ -65,8 +66,8 @@ struct NameQuestion {
 pub struct NameReport {
     /// The name as it was typed.
     pub name: String,
-    /// Its addresses, in order, or why there are none.
-    pub answer: Result<Vec<IpAddr>, String>,
+    /// Its addresses or targets, in order, or why there are none.
+    pub answer: Result<Vec<String>, String>,
 }
 
 /// What the thread is made with.
@@ -190,6 +191,13 @@ impl Residence {
             // Nobody has a name.
             return Some(Vec::new());
         }
+        // The name of one that is an address of a name is that name.
+        let of_word = |key: ChannelKey| {
+            let table = self.table.lock();
+            let is_named = table.channel(key).is_some_and(|one| one.naming.is_some());
+            if is_named { key } else { table.head_of(key).unwrap_or(key) }
+        };
+        let channel = channel.map(of_word);
         let (answer, answered) = sync_channel(1);
         let question = NameQuestion { resident: self.id, channel, answer };
         self.shared.say(|mail| mail.questions.push(question));
@@ -203,7 +211,7 @@ impl Resolver {
         clock: Clock,
         log: &Log,
         seed: u64,
-        ask: impl Fn(&str) -> NameAnswer + Send + Sync + 'static,
+        ask: impl Fn(&str) -> ToldName + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(ResolverInbox {
             means: RoundMeans { clock, log: log.clone(), seed, ask: Arc::new(ask) },
@@ -371,9 +379,9 @@ impl NameRounds {
         for question in questions {
             self.begin_to_answer(question, now);
         }
-        for (name, answer) in answers {
+        for (name, ToldName { answer, holds }) in answers {
             let report = report(&name, &answer);
-            if let Some(meaning) = self.book.answered(&name, answer, now) {
+            if let Some(meaning) = self.book.answered(&name, answer, holds, now) {
                 self.apply(&name, meaning);
             }
             self.tell(&name, &report);
@@ -404,8 +412,11 @@ impl NameRounds {
         for (&id, SettledNames { resident, names }) in &self.residents {
             for (key, name, is_unknown) in names {
                 self.users.entry(Arc::clone(name)).or_default().entry(id).or_default().push(*key);
-                let terms =
-                    terms.entry(Arc::clone(name)).or_insert(NameTerms { every: None, is_unknown: false });
+                let terms = terms.entry(Arc::clone(name)).or_insert_with(|| NameTerms {
+                    every: None,
+                    is_unknown: false,
+                    is_told: servers::tell_how_long(name),
+                });
                 terms.every = [terms.every, resident.every].into_iter().flatten().min();
                 terms.is_unknown |= is_unknown;
             }
@@ -419,7 +430,7 @@ impl NameRounds {
         let lookup = OneLookup {
             shared: Arc::clone(&self.shared),
             name,
-            answer: NameAnswer::Failed("the lookup broke off".to_owned()),
+            answer: NameAnswer::Failed("the lookup broke off".to_owned()).into(),
         };
         let ask = Arc::clone(&self.ask);
         let work = move || {
@@ -436,15 +447,17 @@ impl NameRounds {
     /// Makes of an answer what it means, in all tables.
     fn apply(&mut self, name: &Arc<str>, meaning: AnswerMeaning) {
         let Some(users) = self.users.get(name) else { return };
-        let mut has_become_known = false;
+        let (mut has_become_known, mut others) = (false, BTreeSet::new());
         for (id, keys) in users {
             let Some(SettledNames { resident, names }) = self.residents.get_mut(id) else { continue };
             match &meaning {
-                AnswerMeaning::Has(found, after) => {
+                AnswerMeaning::Has(_, after) | AnswerMeaning::Serves(_, after) => {
                     if let Some(after) = *after {
                         resident.log.tell(&Event::ResolveBack { host: name.to_string(), after });
                     }
-                    has(resident, name, keys, found, self.clock);
+                    if has(resident, name, keys, &meaning, self.clock) {
+                        others.insert(*id);
+                    }
                     for (_, known, is_unknown) in names.iter_mut().filter(|(.., is_unknown)| *is_unknown) {
                         if known == name {
                             (*is_unknown, has_become_known) = (false, true);
@@ -465,7 +478,9 @@ impl NameRounds {
                 }
             }
         }
-        if has_become_known {
+        // Channels have come that have names of their own, or such have gone.
+        others.iter().for_each(|&id| self.scan(id));
+        if has_become_known || !others.is_empty() {
             self.index(self.own.reading(self.clock.now()));
         }
     }
@@ -514,13 +529,13 @@ impl NameRounds {
 struct OneLookup {
     shared: Arc<ResolverInbox>,
     name: Arc<str>,
-    answer: NameAnswer,
+    answer: ToldName,
 }
 
 impl Drop for OneLookup {
     fn drop(&mut self) {
         self.shared.alive.fetch_sub(1, Ordering::SeqCst);
-        let answer = std::mem::replace(&mut self.answer, NameAnswer::Failed(String::new()));
+        let answer = std::mem::replace(&mut self.answer, NameAnswer::Failed(String::new()).into());
         self.shared.say(|mail| mail.answers.push((Arc::clone(&self.name), answer)));
     }
 }
@@ -553,7 +568,17 @@ fn report(name: &Arc<str>, answer: &NameAnswer) -> NameReport {
             let mut all: Vec<IpAddr> = found.iter().map(SocketAddr::ip).collect();
             all.sort_unstable();
             all.dedup();
-            Ok(all)
+            Ok(all.iter().map(IpAddr::to_string).collect())
+        }
+        NameAnswer::Serves(targets) => {
+            let mut all = targets.clone();
+            all.sort_by(|one, other| {
+                (one.priority, &one.host, one.port).cmp(&(other.priority, &other.host, other.port))
+            });
+            let text = |one: &FoundMember| {
+                format!("{}:{} priority {} weight {}", one.host, one.port, one.priority, one.weight)
+            };
+            Ok(all.iter().map(text).collect())
         }
         NameAnswer::Absent(why) | NameAnswer::Failed(why) => Err(why.clone()),
     };
@@ -575,39 +600,103 @@ fn in_pieces(
     }
 }
 
-/// The channels of a name have these addresses.
-fn has(resident: &Resident, name: &str, keys: &[ChannelKey], found: &[SocketAddr], clock: Clock) {
-    let mut moved = Vec::new();
+/// The channels of a name have what a resolver says. `true`: others have come or gone.
+fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMeaning, clock: Clock) -> bool {
+    let (found, members) = match meaning {
+        AnswerMeaning::Has(found, _) => (&found[..], found.iter().copied().map(FoundMember::of).collect()),
+        AnswerMeaning::Serves(members, _) => (&[][..], members.clone()),
+        AnswerMeaning::Keeps(..) | AnswerMeaning::Gone(..) => return false,
+    };
+    let (mut moved, mut families) = (Vec::new(), Vec::new());
     in_pieces(resident, keys, clock, |table, keys| {
-        moved.extend(keys.iter().filter_map(|&key| table.name_found(key, name, found)));
+        for &key in keys {
+            if table.is_head(key) {
+                families.extend(table.family_found(key, name, &members));
+            } else if !found.is_empty() {
+                let one = table.name_found(key, name, found);
+                families.extend(one.as_ref().and_then(|_| table.see_off_for(key)));
+                moved.extend(one);
+            }
+        }
     });
-    if moved.is_empty() {
-        return;
+    if moved.is_empty() && families.is_empty() {
+        return false;
     }
     (resident.changed)();
+    let text =
+        |all: Vec<SocketAddr>| all.into_iter().map(|one| ShownAddress(one).to_string()).collect::<Vec<_>>();
     for one in moved {
         let AddressesMoved { channel, now, added, left, ejected, .. } = one;
         if let Some(kick) = resident.kick.as_ref().filter(|_| !left.is_empty()) {
             kick(channel, left.clone());
         }
-        resident.log.tell(&Event::Resolved { channel, host: name.to_owned(), now, added, left });
+        let (host, now, added, left) = (name.to_owned(), text(now), text(added), text(left));
+        resident.log.tell(&Event::Resolved { channel, host, now, added, left });
         ejected.into_iter().for_each(|transition| resident.log.tell(&Event::from(transition)));
+    }
+    let has_others = !families.is_empty();
+    families.into_iter().for_each(|moved| tell_of_family(resident, name, moved));
+    has_others
+}
+
+/// Channels of a word have come and gone.
+fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
+    let FamilyMoved { head: channel, now, joined: added, left, is_short, .. } = moved;
+    let kick = resident.kick.as_ref();
+    let left: Vec<String> = left
+        .into_iter()
+        .map(|(one, label, addresses)| {
+            if let Some(kick) = kick {
+                kick(one, addresses);
+            }
+            label
+        })
+        .collect();
+    if is_short {
+        let text = format!(
+            "group {} has used up its numbers, so not all channels of {name} are there; restart to begin anew",
+            channel.group.index()
+        );
+        resident.log.tell(&Event::Note { severity: Severity::Error, text });
+    }
+    if !added.is_empty() || !left.is_empty() {
+        resident.log.tell(&Event::Resolved { channel, host: name.to_owned(), now, added, left });
     }
 }
 
 /// A name has no address any more, as far as other channels are left.
 fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: Clock) {
-    let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why);
+    // The channels of a service have names of their own, which may be well; they go as if it had others.
+    let of_services: Vec<FamilyMoved> = {
+        let mut table = resident.table.lock_at(clock.now());
+        keys.iter().filter_map(|&key| table.service_gone(key, name)).collect()
+    };
+    if !of_services.is_empty() {
+        (resident.changed)();
+    }
+    of_services.into_iter().for_each(|moved| tell_of_family(resident, name, moved));
+    let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why, &resident.ranges);
     if gone.is_empty() {
         return;
     }
     (resident.changed)();
-    for channel in gone {
+    let (many, rest): (Vec<_>, Vec<_>) = {
+        let table = resident.table.lock();
+        gone.into_iter().partition(|&key| table.is_head(key))
+    };
+    // Of a word of many it is told once.
+    for channel in many {
+        resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
+    }
+    for channel in rest {
+        let is_one_of_many = resident.table.lock().head_of(channel).is_some();
         let addresses = resident.table.lock().channel(channel).map(|one| one.addresses.as_slice().to_vec());
         if let (Some(kick), Some(addresses)) = (&resident.kick, addresses) {
             kick(channel, addresses);
         }
-        resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
+        if !is_one_of_many {
+            resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
+        }
     }
 }
 
@@ -653,6 +742,7 @@ mod tests {
             table: table.clone(),
             log: log.clone(),
             every: Some(A_DAY),
+            ranges: Vec::new(),
             kick: Some(Box::new(move |channel, addresses| _ = kicks.send((channel, addresses)))),
             changed: Box::new(|| ()),
         };
@@ -665,8 +755,9 @@ mod tests {
         static TIME: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
         let answer = Arc::new(Mutex::new(NameAnswer::Absent("no such name".to_owned())));
         let (log, said) = (Log::kept(|| ()), Arc::clone(&answer));
-        let resolver =
-            Resolver::new(Clock::told(&TIME), &log, 1, move |_: &str| said.lock().expect("whole").clone());
+        let resolver = Resolver::new(Clock::told(&TIME), &log, 1, move |_: &str| {
+            said.lock().expect("whole").clone().into()
+        });
         let table = table(&[("web", 1), ("10.0.0.9", 9)]);
         let (residence, kicked) = settle(&resolver, &table, &log);
         let state = || table.lock().channel(key(0)).expect("it is there").health.state;
@@ -682,7 +773,7 @@ mod tests {
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
         *answer.lock().expect("whole") = NameAnswer::Found(vec![at(2), at(3)]);
         let reports = residence.ask(Some(key(0)), DEADLINE).expect("an answer");
-        assert_eq!(reports[0].answer, Ok(vec![at(2).ip(), at(3).ip()]));
+        assert_eq!(reports[0].answer, Ok(vec![at(2).ip().to_string(), at(3).ip().to_string()]));
         assert_eq!((state(), first(&table, 0)), (HealthState::Untried, at(2)));
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
         // An address has no name.
@@ -698,10 +789,10 @@ mod tests {
         let resolver = Resolver::new(Clock::start(), &log, 1, move |name: &str| match name {
             "hangs" => {
                 let _ = waits.lock().expect("whole").recv();
-                NameAnswer::Found(vec![at(7)])
+                NameAnswer::Found(vec![at(7)]).into()
             }
             "breaks" => panic!("on purpose"),
-            _ => NameAnswer::Found(vec![at(8)]),
+            _ => NameAnswer::Found(vec![at(8)]).into(),
         });
         let table = table(&[("hangs", 1), ("breaks", 2), ("web", 3)]);
         let (residence, _kicked) = settle(&resolver, &table, &log);
@@ -725,7 +816,8 @@ mod tests {
     #[test]
     fn what_is_left_is_not_looked_up_and_what_is_minded_again_is() {
         let log = Log::kept(|| ());
-        let resolver = Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]));
+        let resolver =
+            Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]).into());
         let table = table(&[("web", 1)]);
         let (residence, _kicked) = settle(&resolver, &table, &log);
         resolver.leave(&residence);
@@ -737,6 +829,7 @@ mod tests {
             table: table.clone(),
             log: log.clone(),
             every,
+            ranges: Vec::new(),
             kick: None,
             changed: Box::new(|| ()),
         };
@@ -751,7 +844,8 @@ mod tests {
     #[test]
     fn there_is_no_thread_without_a_name() {
         let log = Log::kept(|| ());
-        let resolver = Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]));
+        let resolver =
+            Resolver::new(Clock::start(), &log, 1, |_: &str| NameAnswer::Found(vec![at(8)]).into());
         let table = table(&[("10.0.0.1", 1), ("::1", 2)]);
         let (residence, _kicked) = settle(&resolver, &table, &log);
         residence.ring();

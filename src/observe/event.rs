@@ -154,12 +154,12 @@ pub enum Event {
         channel: ChannelKey,
         /// The name as it was typed.
         host: String,
-        /// All addresses that it has now.
-        now: Vec<SocketAddr>,
+        /// All addresses that it has now; of a word that stands for many channels, those as `host:port`.
+        now: Vec<String>,
         /// Those of them that are new.
-        added: Vec<SocketAddr>,
+        added: Vec<String>,
         /// Those that it has no more: they get no new connections.
-        left: Vec<SocketAddr>,
+        left: Vec<String>,
     },
     /// The name of a channel has no address any more, and that is believed.
     Unresolved {
@@ -573,12 +573,12 @@ impl fmt::Display for Key {
 }
 
 /// Addresses with commas between, as far as one line has room for them; `-` for none.
-struct AddressWords<'a>(&'a [SocketAddr]);
+struct AddressWords<'a>(&'a [String]);
 
 impl fmt::Display for AddressWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, address) in self.0.iter().take(MOST_LISTED).enumerate() {
-            write!(f, "{}{}", if number > 0 { "," } else { "" }, ShownAddress(*address))?;
+            write!(f, "{}{address}", if number > 0 { "," } else { "" })?;
         }
         match self.0.len() {
             0 => f.write_str("-"),

@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::spec::FamilyKind;
+
 /// A client's address as hashing sees it: no port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(IpAddr);
@@ -39,17 +41,69 @@ struct AddressList {
     lazy: bool,
     port: u16,
     list: Box<[SocketAddr]>,
+    /// It stands for a set of channels, which have the addresses.
+    family: Option<(FamilyKind, Option<Box<[FoundMember]>>)>,
+}
+
+/// One of the channels that a word of many stands for, as a resolver tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundMember {
+    /// Its address as text, or the name of the machine.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Those of lower numbers are tried first.
+    pub priority: u16,
+    /// Its part of the clients among those of its priority.
+    pub weight: u16,
+    /// Its addresses, as far as they are known.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl FoundMember {
+    /// One that is an address.
+    pub fn of(address: SocketAddr) -> Self {
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        Self { host, port: address.port(), priority: 0, weight: 1, addresses: vec![address] }
+    }
 }
 
 impl Addresses {
     /// `None` if the list is empty.
     pub fn new(list: Vec<SocketAddr>) -> Option<Self> {
         let port = list.first()?.port();
-        Some(Self(Arc::new(AddressList { host: None, lazy: false, port, list: list.into() })))
+        Some(Self(Arc::new(AddressList { host: None, lazy: false, port, list: list.into(), family: None })))
     }
     /// Those of a name that nobody could look up yet. No client gets its channel until they are known.
     pub fn unknown(host: &str, port: u16) -> Self {
-        Self(Arc::new(AddressList { host: Some(host.into()), lazy: false, port, list: Box::default() }))
+        Self(Arc::new(AddressList {
+            host: Some(host.into()),
+            lazy: false,
+            port,
+            list: Box::default(),
+            family: None,
+        }))
+    }
+    /// A word that stands for these channels. `None`: nobody knows yet for which.
+    pub fn of_family(kind: FamilyKind, host: &str, port: u16, members: Option<Vec<FoundMember>>) -> Self {
+        Self::unknown(host, port).with(|all| all.family = Some((kind, members.map(Vec::into_boxed_slice))))
+    }
+    /// The same word, which stands for these channels now.
+    pub(super) fn with_members(&self, members: Vec<FoundMember>) -> Self {
+        self.clone().with(|all| {
+            all.family = all.family.take().map(|(kind, _)| (kind, Some(members.into_boxed_slice())));
+        })
+    }
+    /// `None`: it is one channel.
+    pub fn family(&self) -> Option<FamilyKind> {
+        self.0.family.as_ref().map(|(kind, _)| *kind)
+    }
+    /// The channels that it stands for, if that is known.
+    pub fn members(&self) -> Option<&[FoundMember]> {
+        self.0.family.as_ref()?.1.as_deref()
     }
     /// The same addresses, and the host as it was typed.
     #[must_use]
@@ -72,7 +126,7 @@ impl Addresses {
     }
     /// Is there any?
     pub fn is_known(&self) -> bool {
-        !self.0.list.is_empty()
+        !self.0.list.is_empty() || self.members().is_some()
     }
     /// May a start go on without them?
     pub fn is_lazy(&self) -> bool {
@@ -129,7 +183,13 @@ impl fmt::Display for ShownAddress {
 
 impl From<SocketAddr> for Addresses {
     fn from(address: SocketAddr) -> Self {
-        Self(Arc::new(AddressList { host: None, lazy: false, port: address.port(), list: [address].into() }))
+        Self(Arc::new(AddressList {
+            host: None,
+            lazy: false,
+            port: address.port(),
+            list: [address].into(),
+            family: None,
+        }))
     }
 }
 

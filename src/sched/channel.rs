@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::connect_times::ConnectTimes;
 use super::health::{Health, HealthRules, Purpose, STEPS};
 use super::lease::Slots;
+use super::membership::WordHead;
 use super::naming::Naming;
 use super::reach::{ProbedAddress, Reach};
-use super::{Addresses, AdminState, ChannelSnapshot, ClientAddr, DialCause, Lease, Weight};
+use super::{Addresses, AdminState, ChannelSnapshot, ClientAddr, DialCause, Lease, Membership, Weight};
 use crate::spec::ChannelManner;
 
 /// A dial that failed, for those who ask why.
@@ -48,6 +49,10 @@ pub(super) struct Channel {
     pub(super) used: Option<u16>,
     /// What is known of its name; `None`: its host is none.
     pub(super) naming: Option<Box<Naming>>,
+    /// Which channels it stands for; `None`: it is one itself.
+    pub(super) head: Option<Box<WordHead>>,
+    /// Which word it is there for; `None`: its own.
+    pub(super) member: Option<Box<Membership>>,
     /// The clients whose connections it has closed at once, without a byte, in a row: each once, and `None` for each that had not
     /// said anything.
     pub(super) closed_early: Vec<Option<ClientAddr>>,
@@ -72,7 +77,10 @@ impl Channel {
         health: Health,
         slots: Arc<Slots>,
     ) -> Self {
+        let head = addresses.family().map(|_| Box::default());
         Self {
+            head,
+            member: None,
             addresses,
             state,
             maxc,
@@ -105,7 +113,12 @@ impl Channel {
 
     /// Does the operator want it to have clients?
     pub(super) fn takes_clients(&self) -> bool {
-        self.is_enabled() && self.weight > Weight::ZERO && !self.removed
+        self.is_enabled() && self.weight > Weight::ZERO && self.is_one()
+    }
+
+    /// Is it there, and a channel itself?
+    pub(super) fn is_one(&self) -> bool {
+        !self.removed && self.head.is_none()
     }
 
     /// Takes clients, and nothing is known that speaks against it; it may be full. A paused one counts as one that will take
@@ -178,6 +191,7 @@ impl Channel {
             used: self.used.and_then(|at| self.addresses.as_slice().get(usize::from(at)).copied()),
             unanswered: self.unanswered,
             naming: self.naming.as_deref().map(|naming| naming.snapshot(now)),
+            member_of: self.member.as_deref().copied(),
             autodisabled: self.autodisabled,
             state: self.state,
             retires: self.retires,
@@ -202,7 +216,7 @@ impl Channel {
     /// When the next probe is due. While the channel is ejected its addresses have no probes of their own: its own asks all
     /// of them.
     pub(super) fn next_probe(&self) -> Option<Duration> {
-        if !self.addresses.is_known() {
+        if !self.addresses.is_known() || self.head.is_some() {
             return None;
         }
         let reach = self.reach.as_ref().filter(|_| !self.health.is_ejected());

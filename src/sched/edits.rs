@@ -62,6 +62,7 @@ impl Table {
     /// `UnknownChannel`.
     pub fn retire(&mut self, key: ChannelKey) -> Result<u32, EditError> {
         self.edit(key, |channel| channel.state = AdminState::Disabled)?;
+        self.leave_family(key);
         self.set_retires(key, true);
         self.see_off(key);
         Ok(self.get(key).map_or(0, |channel| channel.slots.active()))

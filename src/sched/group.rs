@@ -114,11 +114,11 @@ impl Group {
     }
 
     pub(super) fn push(&mut self, channel: Channel) {
-        self.existing += usize::from(!channel.removed);
+        self.existing += usize::from(channel.is_one());
         self.enabled += usize::from(channel.takes_clients());
         self.paused += usize::from(channel.paused);
         let number = self.channels.len();
-        let hashed = if channel.removed { 0 } else { channel.weight.get() };
+        let hashed = if channel.is_one() { channel.weight.get() } else { 0 };
         self.seating.push(Seat::of(&channel.addresses), hashed);
         if channel.removed {
             self.seating.remove(number, Seat::of(&channel.addresses));
@@ -170,7 +170,7 @@ impl Group {
 
     pub(super) fn set_weight(&mut self, number: usize, weight: Weight) {
         self.reshare(number, |channel| channel.weight = weight);
-        if self.channels.get(number).is_some_and(|channel| !channel.retires) {
+        if self.channels.get(number).is_some_and(|channel| !channel.retires && channel.head.is_none()) {
             self.seating.set_weight(number, weight.get());
         }
         self.map_anew();
@@ -181,7 +181,7 @@ impl Group {
     pub(super) fn set_retires(&mut self, number: usize, retires: bool) {
         let Some(channel) = self.channels.get_mut(number) else { return };
         channel.retires = retires;
-        let weight = if retires { 0 } else { channel.weight.get() };
+        let weight = if retires || channel.head.is_some() { 0 } else { channel.weight.get() };
         self.seating.set_weight(number, weight);
         self.map_anew();
         self.refresh(number);
@@ -189,14 +189,32 @@ impl Group {
 
     /// Takes a channel away; its number stays taken.
     pub(super) fn remove(&mut self, number: usize) {
+        let was_one = self.channels.get(number).is_some_and(Channel::is_one);
         self.reshare(number, |channel| channel.removed = true);
-        self.existing -= 1;
+        self.existing -= usize::from(was_one);
         self.ramps.end(number);
         if let Some(channel) = self.channels.get(number) {
             self.seating.remove(number, Seat::of(&channel.addresses));
         }
         self.map_anew();
         self.refresh(number);
+    }
+
+    /// Brings a channel back under its number that was removed, disabled as it was. `None`: it was not.
+    pub(super) fn revive(&mut self, number: usize) -> Option<()> {
+        let channel = self.channels.get_mut(number).filter(|channel| channel.removed)?;
+        (channel.removed, channel.retires) = (false, false);
+        self.existing += usize::from(channel.is_one());
+        if let Some(share) = weighed(channel) {
+            *self.shares.entry(share).or_default() += 1;
+        }
+        let (seat, weight) = (Seat::of(&channel.addresses), channel.weight.get());
+        self.enabled += usize::from(channel.takes_clients());
+        self.seating.reseat(number, seat, weight);
+        self.map_anew();
+        self.weigh();
+        self.refresh(number);
+        Some(())
     }
 
     pub(super) fn map_anew(&mut self) {
@@ -388,9 +406,13 @@ impl Group {
         let weighs = self.policy.weighs();
         let part = self.channels.iter().enumerate().take(part.end).skip(part.start);
         let there = part.filter(|(_, channel)| !channel.removed);
-        snapshot
-            .channels
-            .extend(there.map(|(number, channel)| channel.snapshot(rules, weighs, now, waiting(number))));
+        for (number, channel) in there {
+            let seen = channel.snapshot(rules, weighs, now, waiting(number));
+            match &channel.head {
+                None => snapshot.channels.push(seen),
+                Some(head) => snapshot.families.push(head.snapshot(seen)),
+            }
+        }
         (snapshot.policy, snapshot.numbers) = (self.policy, self.channels.len());
     }
 
@@ -432,7 +454,7 @@ pub(super) fn share(channel: &Channel) -> u32 {
 
 /// The share of a channel that can have clients at all.
 fn weighed(channel: &Channel) -> Option<u32> {
-    (channel.weight > Weight::ZERO && !channel.removed).then(|| share(channel))
+    (channel.weight > Weight::ZERO && channel.is_one()).then(|| share(channel))
 }
 
 /// Puts a number into a set, or takes it out; `None` if it was so already.

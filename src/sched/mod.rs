@@ -1,9 +1,9 @@
 //! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
 //!
 //! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `naming`, `end`, `cause`, `tally` (with `histogram`), `lease`, `channel`; `group`
+//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `naming`, `end`, `cause`, `tally` (with `histogram`), `lease`, `membership`, `channel`; `group`
 //! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
-//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `moving`, `survey`, `shared`;
+//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `moving`, `family`, `survey`, `shared`;
 //! `rule_set`, `denials`, `client_limits` and `gate`: who is let in; `record` and `held` for whoever takes the place of another process.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -20,6 +20,7 @@ mod denials;
 mod early;
 mod edits;
 mod end;
+mod family;
 mod gate;
 mod group;
 mod health;
@@ -30,6 +31,7 @@ mod lease;
 mod line;
 mod loads;
 mod losses;
+mod membership;
 mod moving;
 mod naming;
 mod news;
@@ -58,11 +60,12 @@ mod totals;
 mod transition;
 mod turn;
 
-pub use addresses::{Addresses, ClientAddr, ShownAddress};
+pub use addresses::{Addresses, ClientAddr, FoundMember, ShownAddress};
 pub use cause::DialCause;
 pub use client_limits::{ClientPlace, ClientRates};
 pub use denials::{Denial, TooManyDenials, Until};
 pub use end::{End, OwnFault, Rule};
+pub use family::FamilyMoved;
 pub use gate::{ClientLimits, Gate, Lists};
 pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResult, Purpose};
 pub use held::HeldSlots;
@@ -80,8 +83,12 @@ pub use record::{ChannelCounts, ChannelFault, RestoreError};
 pub use route::Route;
 pub use rule_set::{RuleSet, Ruling};
 pub use rules::Rules;
+pub use seat::is_name;
 pub use shared::SharedTable;
-pub use snapshot::{ChannelSnapshot, EndedSnapshot, GroupSnapshot, SessionSnapshot, Snapshot, Survey};
+pub use snapshot::{
+    ChannelSnapshot, DecidedMember, EndedSnapshot, FamilySnapshot, GroupSnapshot, Membership,
+    SessionSnapshot, Snapshot, Survey,
+};
 pub use table::{DialFailure, EditError, Table};
 pub use tally::{ClientCounts, Ended};
 pub use transition::{Happened, Transition};

@@ -12,7 +12,10 @@ use super::channel::Channel;
 use super::naming::Naming;
 use super::random::Random;
 use super::reach::Reach;
-use super::{Addresses, ChannelKey, EditError, Happened, HealthRules, Purpose, Table, Transition};
+use super::{
+    Addresses, ChannelKey, EditError, GroupRange, Happened, HealthRules, Purpose, Table, Transition,
+};
+use crate::spec::FamilyKind;
 
 /// What a channel says whose name nobody has looked up yet.
 const NOT_YET: &str = "its name has no address yet";
@@ -92,9 +95,10 @@ impl Channel {
 impl Table {
     /// A channel has failed whose name may mean other addresses by now.
     pub(super) fn doubt(&mut self, key: ChannelKey) {
-        if self.get(key).is_some_and(|channel| channel.naming.is_some()) {
-            self.doubts.insert(key);
-        }
+        let Some(channel) = self.get(key) else { return };
+        let member = channel.member.as_ref().map(|member| member.head);
+        let named = channel.naming.as_ref().map(|_| key);
+        self.doubts.extend(named.into_iter().chain(member));
     }
 
     /// The names of channels that have failed since this was asked last.
@@ -133,6 +137,9 @@ impl Table {
     ) -> Option<AddressesMoved> {
         let (rules, now) = (self.rules.health, self.now);
         let before = self.has_name(key, name)?.clone();
+        if before.family().is_some() {
+            return None;
+        }
         let list = found.iter().map(|&address| with_port(address, before.port())).collect();
         let returned = self.edit(key, |channel| {
             if let Some(naming) = &mut channel.naming {
@@ -164,22 +171,49 @@ impl Table {
     }
 
     /// A name has no address any more, and that is to be believed. Those of its channels to which that is new, and which no client gets
-    /// from now on while there is another; none where none of the others is up.
-    pub fn name_gone(&mut self, keys: &[ChannelKey], name: &str, why: &str) -> Vec<ChannelKey> {
+    /// from now on while there is another; none where none of the others is up. Clients have only the groups of one of the ranges; of none
+    /// given: all.
+    pub fn name_gone(
+        &mut self,
+        keys: &[ChannelKey],
+        name: &str,
+        why: &str,
+        within: &[GroupRange],
+    ) -> Vec<ChannelKey> {
+        let keys = self.of_the_same(keys);
+        let all = [GroupRange::ALL];
+        let ranges = if within.is_empty() { &all[..] } else { within };
+        let gone = ranges.iter().flat_map(|&range| self.name_gone_within(&keys, name, why, range));
+        gone.collect::<Vec<_>>()
+    }
+
+    fn name_gone_within(
+        &mut self,
+        keys: &BTreeSet<ChannelKey>,
+        name: &str,
+        why: &str,
+        within: GroupRange,
+    ) -> Vec<ChannelKey> {
         let now = self.now;
-        let is_other = |channel: &Channel| channel.is_up() && channel.addresses.name() != Some(name);
-        let others = self.groups.values().flat_map(|group| group.channels());
-        if !others.filter(|channel| !channel.removed).any(is_other) {
+        let is_other = |channel: &Channel| channel.is_up() && !keys.contains(&channel.slots.key());
+        let groups = self.groups.iter().filter(|(id, _)| within.contains(**id));
+        let mut others = groups.flat_map(|(_, group)| group.channels()).filter(|channel| !channel.removed);
+        if !others.any(is_other) {
             return Vec::new();
         }
-        let of_it = keys.iter().copied().filter(|&key| self.has_name(key, name).is_some());
-        let of_it: Vec<ChannelKey> = of_it.collect();
+        let is_of = |&key: &ChannelKey| {
+            let Some(one) = self.get(key).filter(|_| within.contains(key.group)) else { return false };
+            let is_of_word = one.member.is_some() && one.naming.is_none();
+            let is_of_service = one.addresses.family() == Some(FamilyKind::Service);
+            is_of_word || (self.has_name(key, name).is_some() && !is_of_service)
+        };
+        let of_it: Vec<ChannelKey> = keys.iter().copied().filter(is_of).collect();
         let vanishes =
             |key: &ChannelKey| self.edit(*key, |channel| channel.health.vanish(why, now)) == Ok(true);
         of_it.into_iter().filter(vanishes).collect()
     }
 
-    fn has_name(&self, key: ChannelKey, name: &str) -> Option<&Addresses> {
+    pub(super) fn has_name(&self, key: ChannelKey, name: &str) -> Option<&Addresses> {
         let channel = self.get(key).filter(|channel| !channel.retires)?;
         Some(&channel.addresses).filter(|addresses| addresses.name() == Some(name))
     }
@@ -201,6 +235,9 @@ impl Table {
         };
         let (added, left) = (missing(old, new), missing(new, old));
         let is_same_word = before.host() == addresses.host() && before.is_lazy() == addresses.is_lazy();
+        if addresses.family().is_some() {
+            return Err(EditError::UnknownChannel);
+        }
         if added.is_empty() && left.is_empty() && is_same_word && before.port() == addresses.port() {
             return Ok(None);
         }
@@ -378,23 +415,34 @@ mod tests {
     fn a_name_that_is_gone_costs_nobody_the_last_channel() {
         let mut table = table(&[("web", &[1]), ("other", &[2])]);
         table.set_state(key(1), AdminState::Disabled).expect("it is there");
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), []);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), []);
         table.set_state(key(1), AdminState::Enabled).expect("it is there");
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [key(0)]);
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [], "that is known");
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [key(0)]);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [], "that is known");
         assert_eq!(state(&table, 0), HealthState::Down);
         let mut seen = BTreeSet::new();
         for _ in 0..4 {
             seen.insert(pick(&mut table).expect("the other one").key());
         }
         assert_eq!(seen, BTreeSet::from([key(1)]));
-        assert_eq!(table.name_gone(&[key(1)], "other", "no such name"), [], "it is the last one");
+        assert_eq!(table.name_gone(&[key(1)], "other", "no such name", &[]), [], "it is the last one");
         // And if the other one goes by itself, the old address is better than nothing.
         table.set_state(key(1), AdminState::Disabled).expect("it is there");
         assert_eq!(pick(&mut table).expect("as a last resort").key(), key(0));
         let moved = table.name_found(key(0), "web", &list(&[1])).expect("it is there again");
         assert!(moved.returned && moved.added.is_empty() && moved.left.is_empty());
         assert_eq!(state(&table, 0), HealthState::Untried);
+    }
+
+    #[test]
+    fn a_name_that_is_gone_costs_no_client_the_last_channel_that_it_may_have() {
+        let mut table = table(&[("web", &[1])]);
+        let second = GroupId::new(1).expect("small");
+        table.create(second, Addresses::from(at(9)), None, AdminState::Enabled).expect("a number");
+        let ranges =
+            [GroupRange::new(0, Some(1)), GroupRange::new(1, None)].map(|range| range.expect("a range"));
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &ranges), []);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [key(0)]);
     }
 
     #[test]
@@ -440,7 +488,7 @@ mod tests {
         before.advance(Duration::from_secs(50));
         before.name_found(key(0), "web", &list(&[2, 4]));
         before.name_failed(key(1), "other", "try again");
-        before.name_gone(&[key(1)], "other", "no such name");
+        before.name_gone(&[key(1)], "other", "no such name", &[]);
         let record = before.record();
         let text = serde_json::to_string(&record).expect("it can be written");
         let record = serde_json::from_str(&text).expect("it can be read");

@@ -63,6 +63,9 @@ impl Table {
     }
 
     fn set_paused(&mut self, key: ChannelKey, paused: bool) -> Result<bool, EditError> {
+        for member in self.members(key) {
+            self.set_paused(member, paused)?;
+        }
         let group = self.groups.get_mut(&key.group).ok_or(EditError::UnknownChannel)?;
         let is_other = group.set_paused(key.channel.index(), paused).ok_or(EditError::UnknownChannel)?;
         self.hear(key.group);

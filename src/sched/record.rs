@@ -8,13 +8,16 @@ use std::time::Duration;
 use super::channel::{Channel, LastError};
 use super::connect_times::ConnectTimes;
 use super::health::{CheckMode, Health};
+use super::membership::{MemberDecision, MemberName};
 use super::naming::Naming;
 use super::reach::Reach;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, Loss, MAX_CHANNELS,
-    MAX_GROUPS, Policy, Rules, Table, ToldOutage, Weight,
+    Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, FoundMember, GroupId, Loss,
+    MAX_CHANNELS, MAX_GROUPS, Membership, Policy, Rules, Table, ToldOutage, Weight,
 };
-use crate::handover::table::{ChannelRecord, DecidedRecord, GroupRecord, TableRecord};
+use crate::handover::table::{
+    ChannelRecord, DecidedRecord, FamilyRecord, FoundMemberRecord, GroupRecord, TableRecord,
+};
 
 /// More of anything has never been counted: what is added to it stays a number.
 const MOST: u64 = 1 << 62;
@@ -184,6 +187,7 @@ impl Table {
         for group in &record.groups {
             table.restore_group(group)?;
         }
+        table.find_members();
         table.paused = record.paused;
         // What has begun later than now was told by another clock.
         let since = record.out_since.map(|since| since.min(now));
@@ -229,7 +233,10 @@ impl Table {
     ) -> Result<Option<ChannelId>, ChannelFault> {
         let (rules, now) = (self.rules.health, self.now);
         let unknown = || Some(Addresses::unknown(record.host.as_ref()?, record.port));
-        let addresses = Addresses::new(record.addresses.clone()).or_else(unknown);
+        let addresses = match (&record.family, &record.host) {
+            (Some(family), Some(host)) => Some(family_of(family, host, record.port)),
+            _ => Addresses::new(record.addresses.clone()).or_else(unknown),
+        };
         let addresses = addresses
             .map(|addresses| match &record.host {
                 Some(host) => addresses.named(host).lazily(record.lazy),
@@ -263,11 +270,7 @@ impl Table {
         let health = Health::restore(&record.health, mode, &rules, now, &mut self.random);
         let reach = Reach::restore(&record.reach, now, &mut self.random);
         let added = self.add(group, addresses, |channel| {
-            channel.state = match record.state {
-                DecidedRecord::Enabled => AdminState::Enabled,
-                DecidedRecord::Disabled => AdminState::Disabled,
-                DecidedRecord::DisabledHard => AdminState::DisabledHard,
-            };
+            channel.state = state_of(record.state);
             channel.maxc = NonZeroU32::new(record.maxc);
             channel.weight = weight;
             channel.manner = record.manner.clone();
@@ -284,6 +287,13 @@ impl Table {
             channel.vanish_if_unknown(now);
             channel.unanswered = record.unanswered;
             channel.autodisabled = record.autodisabled;
+            channel.member = record.member.and_then(|(group, channel, weight)| {
+                let (head, weight) = (ChannelKey::new(group, channel)?, Weight::new(weight)?);
+                Some(Box::new(Membership { head, weight }))
+            });
+            if let (Some(head), Some(family)) = (&mut channel.head, &record.family) {
+                head.decided = family.decided.iter().filter_map(decided_of).collect();
+            }
             (channel.totalc, channel.failed) = (record.totalc, record.failed);
             let error = record.last_error.as_ref();
             channel.last_error =
@@ -348,6 +358,55 @@ impl Table {
     }
 }
 
+fn state_of(record: DecidedRecord) -> AdminState {
+    match record {
+        DecidedRecord::Enabled => AdminState::Enabled,
+        DecidedRecord::Disabled => AdminState::Disabled,
+        DecidedRecord::DisabledHard => AdminState::DisabledHard,
+    }
+}
+
+fn state_record(state: AdminState) -> DecidedRecord {
+    match state {
+        AdminState::Enabled => DecidedRecord::Enabled,
+        AdminState::Disabled => DecidedRecord::Disabled,
+        AdminState::DisabledHard => DecidedRecord::DisabledHard,
+    }
+}
+
+type DecidedMemberRecord = (String, u16, DecidedRecord, u32, Option<u32>, bool);
+
+fn decided_record((name, decision): (&MemberName, &MemberDecision)) -> DecidedMemberRecord {
+    let MemberDecision { state, maxc, weight, removed } = *decision;
+    let maxc = maxc.map_or(0, NonZeroU32::get);
+    (name.0.clone(), name.1, state_record(state), maxc, weight.map(Weight::get), removed)
+}
+
+fn decided_of(record: &DecidedMemberRecord) -> Option<(MemberName, MemberDecision)> {
+    let (host, port, state, maxc, weight, removed) = record;
+    let weight = match weight {
+        Some(weight) => Some(Weight::new(*weight)?),
+        None => None,
+    };
+    let decision =
+        MemberDecision { state: state_of(*state), maxc: NonZeroU32::new(*maxc), weight, removed: *removed };
+    Some(((host.clone(), *port), decision))
+}
+
+fn member_record(found: &FoundMember) -> FoundMemberRecord {
+    let FoundMember { host, port, priority, weight, addresses } = found.clone();
+    FoundMemberRecord { host, port, priority, weight, addresses }
+}
+
+fn family_of(record: &FamilyRecord, host: &str, port: u16) -> Addresses {
+    let found = |record: &FoundMemberRecord| {
+        let FoundMemberRecord { host, port, priority, weight, addresses } = record.clone();
+        FoundMember { host, port, priority, weight, addresses }
+    };
+    let members = record.members.as_ref().map(|all| all.iter().map(found).collect());
+    Addresses::of_family(record.kind, host, port, members)
+}
+
 impl Channel {
     /// `None`: it was removed.
     fn record(&self) -> Option<ChannelRecord> {
@@ -360,12 +419,17 @@ impl Channel {
             addresses: self.addresses.as_slice().to_vec(),
             port: self.addresses.port(),
             lazy: self.addresses.is_lazy(),
+            family: self.addresses.family().map(|kind| FamilyRecord {
+                kind,
+                members: self.addresses.members().map(|all| all.iter().map(member_record).collect()),
+                decided: self.head.iter().flat_map(|head| head.decided.iter().map(decided_record)).collect(),
+            }),
+            member: self.member.as_deref().map(|member| {
+                let Membership { head, weight } = *member;
+                (head.group.index(), head.channel.index(), weight.get())
+            }),
             naming: self.naming.as_deref().map(Naming::record),
-            state: match self.state {
-                AdminState::Enabled => DecidedRecord::Enabled,
-                AdminState::Disabled => DecidedRecord::Disabled,
-                AdminState::DisabledHard => DecidedRecord::DisabledHard,
-            },
+            state: state_record(self.state),
             maxc: self.maxc.map_or(0, NonZeroU32::get),
             weight: self.weight.get(),
             manner: self.manner.clone(),

@@ -94,6 +94,21 @@ impl Seating {
         self.mend(&changed);
     }
 
+    /// Seats a channel again that was taken out.
+    pub(super) fn reseat(&mut self, number: usize, at: Seat, weight: u32) {
+        let Ok(short) = u16::try_from(number) else { return };
+        let same = self.same.entry(at).or_default();
+        let place = same.partition_point(|&n| n < short);
+        same.insert(place, short);
+        let mut changed: Vec<usize> = same[place..].iter().map(|&n| usize::from(n)).collect();
+        self.rekey(at);
+        if let Some(seat) = self.seats.get_mut(number) {
+            seat.weight = weight;
+            changed.push(number);
+        }
+        self.mend(&changed);
+    }
+
     /// Gives a channel another share of the buckets.
     pub(super) fn set_weight(&mut self, number: usize, weight: u32) {
         if let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.weight != weight) {

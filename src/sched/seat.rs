@@ -79,7 +79,7 @@ enum Host<'a> {
 }
 
 /// May a resolver say other addresses of this host tomorrow?
-pub(super) fn is_name(typed: &str) -> bool {
+pub fn is_name(typed: &str) -> bool {
     matches!(Host::of(typed), Host::Name(_))
 }
 

@@ -15,6 +15,15 @@ use super::{
 };
 use crate::spec::ChannelManner;
 
+/// A channel that is there for a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// The word.
+    pub head: ChannelKey,
+    /// The weight that the word or the record gives it, whatever an operator has given it since.
+    pub weight: Weight,
+}
+
 /// One channel as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSnapshot {
@@ -28,6 +37,8 @@ pub struct ChannelSnapshot {
     pub used: Option<SocketAddr>,
     /// What is known of its name; `None`: its host is an address.
     pub naming: Option<NameSnapshot>,
+    /// The word that it is there for; `None`: its own.
+    pub member_of: Option<Membership>,
     /// With `-a`: no address answered the last attempt, nor any since.
     pub unanswered: bool,
     /// `-a` has disabled it, and no operator has said anything about that since.
@@ -85,6 +96,34 @@ impl ChannelSnapshot {
     }
 }
 
+/// A word that stands for a set of channels, as it was when the snapshot was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilySnapshot {
+    /// What is said of each of them, and of its name.
+    pub head: ChannelSnapshot,
+    /// They, in whatever groups they are. Those that are about to go are not among them.
+    pub members: Vec<ChannelKey>,
+    /// What operators decided about some, those that are not there now too.
+    pub decided: Vec<DecidedMember>,
+}
+
+/// What an operator decided about one of a set of channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecidedMember {
+    /// Which one.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What was decided.
+    pub state: AdminState,
+    /// Its limit.
+    pub maxc: Option<NonZeroU32>,
+    /// Its share of clients, if that is not the word's or the record's.
+    pub weight: Option<Weight>,
+    /// It was taken away.
+    pub removed: bool,
+}
+
 /// One group as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSnapshot {
@@ -94,6 +133,8 @@ pub struct GroupSnapshot {
     pub policy: Policy,
     /// Its channels in order of their numbers.
     pub channels: Vec<ChannelSnapshot>,
+    /// The words that stand for sets of channels, which have numbers among theirs.
+    pub families: Vec<FamilySnapshot>,
     /// How many numbers were given out, those of removed channels included: the next channel gets this one.
     pub numbers: usize,
 }
@@ -144,7 +185,13 @@ impl Survey {
     /// The group that a piece is of.
     pub(super) fn group(&mut self, id: GroupId, policy: Policy) -> &mut GroupSnapshot {
         if self.groups.last().is_none_or(|last| last.id != id) {
-            self.groups.push(GroupSnapshot { id, policy, channels: Vec::new(), numbers: 0 });
+            self.groups.push(GroupSnapshot {
+                id,
+                policy,
+                channels: Vec::new(),
+                families: Vec::new(),
+                numbers: 0,
+            });
         }
         let last = self.groups.len() - 1;
         &mut self.groups[last]

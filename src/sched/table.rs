@@ -25,7 +25,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId,
     GroupRange, Happened, Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
-use crate::spec::ChannelManner;
+use crate::spec::{ChannelManner, FamilyKind};
 
 /// Whose fault a failed dial was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,9 +159,15 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`, or `NotDisabled` if it takes connections.
     pub fn assign(&mut self, key: ChannelKey, addresses: Addresses) -> Result<(), EditError> {
-        if self.get(key).ok_or(EditError::UnknownChannel)?.is_enabled() {
+        let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
+        if channel.head.is_some() || addresses.family().is_some() {
+            return Err(EditError::UnknownChannel);
+        }
+        if channel.is_enabled() {
             return Err(EditError::NotDisabled);
         }
+        // From now on it is a channel of its own.
+        self.leave_family(key);
         self.move_to(key, addresses)
     }
 
@@ -195,6 +201,9 @@ impl Table {
             // Whoever enables a channel wants it to stay.
             self.set_retires(key, false);
         }
+        for member in self.members(key) {
+            self.set_state(member, state)?;
+        }
         self.edit(key, |channel| {
             let before = std::mem::replace(&mut channel.state, state);
             channel.autodisabled = false;
@@ -220,12 +229,18 @@ impl Table {
         if channel.slots.active() > 0 {
             return Err(EditError::Busy);
         }
+        self.remember_removal(key);
         self.take_away(key);
         Ok(())
     }
 
     /// Takes a channel away, whatever it is at.
     pub(super) fn take_away(&mut self, key: ChannelKey) {
+        self.leave_family(key);
+        for member in self.members(key) {
+            // Each is there: it was just found.
+            let _ = self.retire(member);
+        }
         let Some(channel) = self.get(key) else { return };
         self.agenda.put(key, channel.probe_at, None);
         if let Some(group) = self.groups.get_mut(&key.group) {
@@ -249,6 +264,9 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`.
     pub fn set_maxc(&mut self, key: ChannelKey, maxc: Option<NonZeroU32>) -> Result<(), EditError> {
+        for member in self.members(key) {
+            self.set_maxc(member, maxc)?;
+        }
         self.edit(key, |channel| channel.maxc = maxc)
     }
 
@@ -257,11 +275,18 @@ impl Table {
     /// # Errors
     /// `UnknownChannel`.
     pub fn set_weight(&mut self, key: ChannelKey, weight: Weight) -> Result<(), EditError> {
-        self.get(key).ok_or(EditError::UnknownChannel)?;
+        let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
+        let is_each = channel.addresses.family() == Some(FamilyKind::Each);
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.set_weight(key.channel.index(), weight);
         }
         self.hear(key.group);
+        if is_each {
+            for member in self.members(key) {
+                self.edit(member, |one| one.member.as_mut().map(|member| member.weight = weight))?;
+                self.set_weight(member, weight)?;
+            }
+        }
         Ok(())
     }
 
@@ -271,6 +296,9 @@ impl Table {
     /// `UnknownChannel`.
     pub fn set_manner(&mut self, key: ChannelKey, manner: ChannelManner) -> Result<(), EditError> {
         let (rules, now) = (self.rules.health, self.now);
+        for member in self.members(key) {
+            self.set_manner(member, manner.clone())?;
+        }
         self.edit_by_lot(key, |channel, random| {
             if channel.manner.check != manner.check {
                 channel.health.change_check((&manner.check).into(), &rules, now, random);
@@ -297,7 +325,14 @@ impl Table {
     /// One channel as it is now, but for `waiting`, which is left at 0.
     pub fn channel(&self, key: ChannelKey) -> Option<ChannelSnapshot> {
         let weighs = self.groups.get(&key.group)?.policy().weighs();
-        self.get(key).map(|channel| channel.snapshot(&self.rules.health, weighs, self.now, 0))
+        let channel = self.get(key)?;
+        let mut seen = channel.snapshot(&self.rules.health, weighs, self.now, 0);
+        // A word has the connections of its channels.
+        if channel.head.is_some() {
+            seen.active =
+                self.members(key).into_iter().filter_map(|one| Some(self.get(one)?.slots.active())).sum();
+        }
+        Some(seen)
     }
 
     /// What the operator decided about a channel.

@@ -19,6 +19,8 @@ pub struct ChannelSpec {
     pub port: Option<PortWord>,
     /// A start may go on though its name has no address yet.
     pub lazy: bool,
+    /// It stands for a set of channels.
+    pub family: Option<FamilyKind>,
     /// The most simultaneous connections. `None`: no limit.
     pub maxc: Option<NonZeroU32>,
     /// Its share of the clients of its group.
@@ -27,6 +29,24 @@ pub struct ChannelSpec {
     pub state: AdminState,
     /// How it is spoken to.
     pub manner: ChannelManner,
+}
+
+/// What a word stands for that is not one channel but as many as its name has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FamilyKind {
+    /// `each`: a channel for each address.
+    Each,
+    /// `_ldap._tcp.corp`: a channel for each target of an SRV record.
+    Service,
+}
+
+/// Is this the name of a service, for which there are SRV records: `_service._protocol.domain`?
+pub fn is_service_name(host: &str) -> bool {
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let is_marked =
+        |label: Option<&str>| label.is_some_and(|label| label.len() > 1 && label.starts_with('_'));
+    is_marked(labels.next()) && is_marked(labels.next()) && labels.next().is_some_and(|rest| !rest.is_empty())
 }
 
 /// How a channel is spoken to, whoever is sent to it.

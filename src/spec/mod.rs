@@ -19,9 +19,12 @@ mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
 pub use asked::{RouteName, Section, StartTls};
-pub use channel::{AdminState, ChannelCheck, ChannelManner, ChannelSpec, ProxyTlvs, ProxyVersion};
+pub use channel::{
+    AdminState, ChannelCheck, ChannelManner, ChannelSpec, FamilyKind, ProxyTlvs, ProxyVersion,
+    is_service_name,
+};
 pub use check::{Check, CheckSpec, OnDown, Step};
-pub use group::{GroupSpec, Member};
+pub use group::{GroupSpec, Member, TIERS, last_tier, reserved_groups};
 pub use keepalive::Keepalive;
 pub use listen::{HostSpec, ListenHost, ListenSpan, ListenSpec, PortRange, PortWord, PortsSpec};
 pub use policy::{Policy, Weight};

@@ -2,6 +2,7 @@
 //!
 //! Knows: its settings. Never: services, how a setting is carried out.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ pub struct ProcessSpec {
     pub workers: Option<NonZeroUsize>,
     /// `--busy-poll`. `None`: where cores can be spared.
     pub busy_poll: Option<bool>,
+    /// `--dns`: the name servers that are asked. None: the system's resolver is.
+    pub dns: Vec<SocketAddr>,
     /// `--loopback-congestion`: the congestion control of bulk within this host; whether the system has it is asked later.
     /// `None`: the system's own.
     pub loopback_congestion: Option<Named>,
@@ -135,6 +138,7 @@ impl Default for ProcessSpec {
             control_group: None,
             workers: None,
             busy_poll: None,
+            dns: Vec::new(),
             loopback_congestion: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             state: None,

@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sys", &["spec", "wire", "handover"]),
     ("net", &["spec", "handover", "sched", "wire", "observe", "sys"]),
     ("probe", &["spec", "sched", "wire", "observe", "sys"]),
-    ("names", &["spec", "sched", "observe", "sys"]),
+    ("names", &["spec", "sched", "observe", "sys", "wire"]),
     ("control", &["spec", "handover", "sched", "observe", "config"]),
     ("process", &["observe"]),
     (

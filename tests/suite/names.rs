@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    Got, Instance, Load, Server, Setup, eventually, needs_root, own_address, private_network,
+    Directory, Got, Instance, Load, Server, Setup, eventually, needs_root, own_address, private_network,
 };
 
 const HOSTS: &str = "a hosts file of its own takes a mount namespace";
@@ -433,6 +433,70 @@ fn a_name_server_that_says_nothing_holds_up_nobody() {
     });
 }
 
+/// The channels of the service, as `NUMBER=ADDRESS`, with `!` behind one that is disabled.
+fn channels(instance: &Instance) -> Vec<String> {
+    let answer: serde_json::Value =
+        serde_json::from_str(&instance.ctl("show json").code(0).stdout).expect("it is JSON");
+    let groups = answer["groups"].as_array().expect("a list").clone();
+    let all = groups.iter().flat_map(|group| group["channels"].as_array().expect("a list"));
+    let there = all.filter(|one| one["removing"] == false);
+    let text = |one: &serde_json::Value| {
+        let mark = if one["enabled"] == true { "" } else { "!" };
+        format!("{}={}{mark}", one["channel"], one["address"].as_str().unwrap_or("-"))
+    };
+    there.map(text).collect()
+}
+
+#[test]
+fn each_address_of_a_name_is_a_channel_of_its_own() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let [a, b, c, d] = addresses();
+    let mut ordered = [a, b, c];
+    ordered.sort_unstable();
+    let [a, b, c] = ordered;
+    let _servers = [(a, "a"), (b, "b"), (c, "c"), (d, "d")].map(|(at, name)| Server::named_at(at, name));
+    let word = format!("db:{},each", a.port());
+    let options = ["--resolve", "100ms"];
+    let instance = start(&options, &[("db", &[c, a, b])], std::slice::from_ref(&word));
+    let wait_for = |instance: &Instance, wanted: &[String]| {
+        eventually(&format!("{wanted:?}"), || (channels(instance) == wanted).then_some(()));
+    };
+    wait_for(&instance, &[format!("1={a}"), format!("2={b}"), format!("3={c}")]);
+    assert_eq!(instance.names(6), "abcabc");
+    instance.ctl("disable 2").code(0);
+    let (mut client, name) =
+        (0..3).map(|_| instance.named()).find(|(_, name)| name == "c").expect("it is up");
+    assert_eq!(name, "c");
+    rename(&instance, &[("db", &[d, b, a])]);
+    wait_for(&instance, &[format!("1={a}"), format!("2={b}!"), format!("4={d}")]);
+    client.send("hello");
+    assert_eq!(client.recv(5), b"hello", "it lives on");
+    let told = instance.told("resolved");
+    let end = format!(" added={d} left={c}");
+    assert!(
+        matches!(&told[..], [one] if one.contains("group=0 channel=0 host=db ") && one.ends_with(&end)),
+        "{told:?}"
+    );
+    let saved = instance.ctl("save").code(0).stdout;
+    assert!(saved.trim_end().ends_with(&format!(" {word}")), "{saved}");
+    // Another process has the same ones, and what was decided about them.
+    instance.ctl("upgrade").code(0);
+    wait_for(&instance, &[format!("1={a}"), format!("2={b}!"), format!("4={d}")]);
+    rename(&instance, &[("db", &[a])]);
+    wait_for(&instance, &[format!("1={a}")]);
+    rename(&instance, &[("db", &[a, b])]);
+    eventually("b is back, and disabled", || {
+        channels(&instance).get(1).is_some_and(|one| one.ends_with(&format!("={b}!"))).then_some(())
+    });
+    let status = instance.ctl("status").code(0).stdout;
+    let row = format!("group 0 channel 0: {word}: channels 1, ");
+    assert!(status.contains(&row), "{status}");
+    drop(client);
+    instance.end();
+}
+
 /// A name server on 127.0.0.1 of this network; gone when dropped.
 struct Dnsmasq(std::process::Child);
 
@@ -480,6 +544,236 @@ fn dnsmasq_is_asked_again() {
         drop(dnsmasq);
         eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
         assert!(instance.names(2).contains('a') && instance.names(2).contains('b'));
+        instance.end();
+    });
+}
+
+/// bind9 in charge of `corp` on 127.0.0.1 of this network; gone when dropped.
+struct Bind {
+    child: std::process::Child,
+    zone: std::path::PathBuf,
+    serial: u32,
+}
+
+impl Bind {
+    fn start(directory: &Directory, records: &str) -> Self {
+        let zone = directory.file("corp.zone", &zone(1, records));
+        let home = zone.parent().expect("a directory").display().to_string();
+        let config = directory.file(
+            "named.conf",
+            &format!(
+                "options {{ directory \"{home}\"; listen-on {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; recursion no; \
+                 pid-file \"{home}/named.pid\"; session-keyfile \"{home}/session.key\"; dnssec-validation no; }};\n\
+                 controls {{ }};\nzone \"corp\" {{ type primary; file \"{}\"; }};\n",
+                zone.display()
+            ),
+        );
+        let log = fs::File::create(zone.with_extension("log")).expect("a file");
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let child = std::process::Command::new("named")
+            .env("PATH", path)
+            .args(["-g", "-n", "1", "-c", &config.display().to_string()])
+            .stderr(log)
+            .spawn();
+        let bind = Self { child: child.expect("ci/test installs it"), zone, serial: 1 };
+        eventually("it answers", || std::net::TcpStream::connect("127.0.0.1:53").ok());
+        bind
+    }
+
+    fn says(&mut self, records: &str) {
+        self.serial += 1;
+        fs::write(&self.zone, zone(self.serial, records)).expect("written");
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, Signal::HUP).expect("it runs");
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn zone(serial: u32, records: &str) -> String {
+    format!(
+        "$TTL 1\n@ SOA ns.corp. root.corp. {serial} 3600 600 86400 1\n NS ns.corp.\nns A 127.0.0.1\n\
+         a A 127.0.1.1\nb CNAME b2\nb2 A 127.0.1.2\nc A 127.0.1.3\nd A 127.0.1.4\n{records}"
+    )
+}
+
+/// `GROUP: ADDRESS*WEIGHT`, for each group that has channels.
+fn tiers(instance: &Instance) -> Vec<String> {
+    let answer: serde_json::Value =
+        serde_json::from_str(&instance.ctl("show json").code(0).stdout).expect("it is JSON");
+    let groups = answer["groups"].as_array().expect("a list").clone();
+    let text = |group: &serde_json::Value| {
+        let all = group["channels"].as_array().expect("a list").iter().filter(|one| one["removing"] == false);
+        let mut all: Vec<String> =
+            all.map(|one| format!("{}*{}", one["address"].as_str().unwrap_or("-"), one["weight"])).collect();
+        all.sort();
+        (!all.is_empty()).then(|| format!("{}: {}", group["group"], all.join(" ")))
+    };
+    groups.iter().filter_map(text).collect()
+}
+
+#[test]
+fn priorities_of_a_service_are_groups_and_no_change_of_them_costs_a_client() {
+    private_network("a name server on port 53", || {
+        let at = |n: u8, port| SocketAddr::from(([127, 0, 1, n], port));
+        let [a, b, c] = [(1, "a"), (2, "b"), (3, "c")].map(|(n, name)| Server::named_at(at(n, 7_000), name));
+        let _others = [(4, "d"), (9, "s")].map(|(n, name)| Server::named_at(at(n, 7_000), name));
+        let _elsewhere = Server::named_at(at(3, 7_001), "C");
+        let setup = asking(Setup::new());
+        let first = "_ldap._tcp SRV 10 30 7000 a\n_ldap._tcp SRV 10 10 7000 b\n_ldap._tcp SRV 20 0 7000 c\n";
+        let mut bind = Bind::start(setup.directory(), first);
+        // Those of /etc/resolv.conf are asked without --dns.
+        let args = ["--dns", "127.0.0.1", "PORT", "_ldap._tcp.corp", "!", "127.0.1.9:7000"];
+        let instance = setup.start(args);
+        let wait_for = |wanted: &[&str]| {
+            eventually(&format!("{wanted:?}, not {:?}", tiers(&instance)), || {
+                (tiers(&instance) == wanted).then_some(())
+            });
+        };
+        wait_for(&["0: 127.0.1.1:7000*30 127.0.1.2:7000*10", "1: 127.0.1.3:7000*1", "100: 127.0.1.9:7000*1"]);
+        let names = instance.names(8);
+        assert_eq!((names.matches('a').count(), names.matches('b').count()), (6, 2), "{names}");
+        let load = Load::on(instance.addr, 2);
+        load.await_more(10);
+        // Other weights, one more; c comes first and on another port.
+        bind.says("_ldap._tcp SRV 10 1 7000 a\n_ldap._tcp SRV 10 3 7000 b\n_ldap._tcp SRV 5 0 7001 c\n_ldap._tcp SRV 30 0 7000 d\n");
+        wait_for(&[
+            "0: 127.0.1.3:7001*1",
+            "1: 127.0.1.1:7000*1 127.0.1.2:7000*3",
+            "2: 127.0.1.4:7000*1",
+            "100: 127.0.1.9:7000*1",
+        ]);
+        assert_eq!(instance.names(3), "CCC");
+        load.await_more(10);
+        // Not offered: that takes three answers over half a minute to be believed, so nothing changes here.
+        bind.says("_ldap._tcp SRV 0 0 0 .\n");
+        eventually("it is told", || {
+            instance
+                .ctl("status")
+                .code(0)
+                .stdout
+                .contains("resolve: the service is not offered since")
+                .then_some(())
+        });
+        assert_eq!(instance.names(1), "C");
+        bind.says(first);
+        wait_for(&["0: 127.0.1.1:7000*30 127.0.1.2:7000*10", "1: 127.0.1.3:7000*1", "100: 127.0.1.9:7000*1"]);
+        load.await_more(10);
+        // The port that is typed is that of all; it is the same name, asked for once.
+        drop(bind);
+        eventually("the server is gone", || {
+            instance
+                .ctl("status")
+                .code(0)
+                .stdout
+                .contains("; resolve: name server 127.0.0.1: connection refused since")
+                .then_some(())
+        });
+        load.await_more(10);
+        let visits = load.finish();
+        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+        assert_eq!(lost, 0, "of {}", visits.len());
+        // Tier by tier, and at last the one behind them.
+        drop((a, b));
+        assert_eq!(instance.names(2), "cc");
+        drop(c);
+        assert_eq!(instance.names(2), "ss");
+        let saved = instance.ctl("save").code(0).stdout;
+        assert!(saved.trim_end().ends_with(" _ldap._tcp.corp '!' 127.0.1.9:7000"), "{saved}");
+        instance.end();
+    });
+}
+
+#[test]
+fn a_name_server_of_ours_is_asked_when_an_answer_ends_and_by_tcp_if_it_is_long() {
+    private_network("a name server on port 53", || {
+        let setup = asking(Setup::new());
+        let many: String = (1..=60).map(|n| format!("many A 127.0.2.{n}\n")).collect();
+        let mut bind = Bind::start(setup.directory(), &many);
+        let servers: Vec<Server> =
+            (1..=61).map(|n| Server::named_at(SocketAddr::from(([127, 0, 2, n], 7_000)), "m")).collect();
+        // By an interval of its own it would not be asked for a day.
+        let args = ["--resolve", "1d", "--dns", "[::1]:53,127.0.0.1", "PORT", "many.corp:7000,each"];
+        let instance = setup.start(args);
+        eventually("all are there", || (channels(&instance).len() == 60).then_some(()));
+        assert_eq!(instance.names(60).len(), 60);
+        bind.says(&format!("{many}many A 127.0.2.61\n"));
+        eventually("one more is", || (channels(&instance).len() == 61).then_some(()));
+        instance.ctl("disable 0").code(0);
+        assert!(channels(&instance).iter().all(|one| one.ends_with('!')));
+        instance.ctl("enable 0").code(0);
+        bind.says("many A 127.0.2.7\n");
+        eventually("one is left", || (channels(&instance) == ["7=127.0.2.7:7000"]).then_some(()));
+        drop(servers);
+        instance.end();
+    });
+}
+
+/// What was reported of other balancers: nginx 1656 (an address that alternates), haproxy 971 (two ports of one host), haproxy 3400 (all
+/// targets replaced at once), nginx-upstream-dynamic-servers 24 (a name server that was started again), envoy 2691 (a name that is
+/// said not to exist now and then).
+#[test]
+fn what_other_balancers_trip_over_costs_no_client() {
+    private_network("a name server on port 53", || {
+        let at = |n: u8, port| SocketAddr::from(([127, 0, 1, n], port));
+        let _servers: Vec<Server> = (1..=4)
+            .flat_map(|n| {
+                [7_000, 7_001]
+                    .map(|port| Server::named_at(at(n, port), ["1", "2", "3", "4"][usize::from(n) - 1]))
+            })
+            .collect();
+        let setup = asking(Setup::new());
+        let (one, other) = ("web A 127.0.1.1\n", "web A 127.0.1.2\n");
+        let two_ports = "_x._tcp SRV 1 0 7000 a\n_x._tcp SRV 1 0 7001 a\n";
+        let mut bind = Bind::start(setup.directory(), &format!("{one}{two_ports}"));
+        let instance = setup.start(["--dns", "127.0.0.1", "PORT", "web.corp:7000,each", "_x._tcp.corp"]);
+        eventually("all are there", || (channels(&instance).len() == 3).then_some(()));
+        let load = Load::on(instance.addr, 2);
+        load.await_more(10);
+        let address_of_web = |last: u8| {
+            eventually("it has moved", || {
+                channels(&instance)
+                    .iter()
+                    .any(|one| one.ends_with(&format!("=127.0.1.{last}:7000")))
+                    .then_some(())
+            });
+        };
+        for turn in 0..3 {
+            bind.says(&format!("{}{two_ports}", if turn % 2 == 0 { other } else { one }));
+            address_of_web(if turn % 2 == 0 { 2 } else { 1 });
+            load.await_more(10);
+        }
+        // The names are not there for a moment, nor is the server.
+        bind.says("");
+        eventually("it is told", || {
+            instance.ctl("status").code(0).stdout.contains("resolve: no such name").then_some(())
+        });
+        let before = channels(&instance);
+        drop(bind);
+        load.await_more(10);
+        assert_eq!(channels(&instance), before);
+        let all_others = "web A 127.0.1.3\n_x._tcp SRV 1 0 7000 c\n_x._tcp SRV 1 0 7001 d\n";
+        let bind = Bind::start(&instance.directory, all_others);
+        instance.ctl("resolve");
+        let wanted = ["127.0.1.3:7000", "127.0.1.3:7000", "127.0.1.4:7001"];
+        eventually("all are others", || {
+            let mut now: Vec<String> = channels(&instance)
+                .iter()
+                .filter_map(|one| Some(one.split_once('=')?.1.to_owned()))
+                .collect();
+            now.sort();
+            (now == wanted).then_some(())
+        });
+        load.await_more(10);
+        let visits = load.finish();
+        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+        assert_eq!(lost, 0, "of {}", visits.len());
+        drop(bind);
         instance.end();
     });
 }

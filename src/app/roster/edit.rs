@@ -36,6 +36,7 @@ pub(super) fn apply_edit(
             table.set_weight(key, channel.weight).ok()?;
             table.set_manner(key, channel.manner.clone()).ok()?;
             table.set_state(key, channel.state).ok()?;
+            table.settle_family(key, &channel.addresses);
             Some(Ok(format!("group {number} channel {}: {} is added", made.index(), channel.label())))
         }
         PlannedEdit::Apply(key, number, place) => {
@@ -67,6 +68,15 @@ pub(super) fn apply_edit(
         }
         PlannedEdit::Readdress(key, number, place) => {
             let channel = groups.get(number)?.channels.get(place)?;
+            if table.is_head(key) {
+                let moved = table.settle_family(key, &channel.addresses)?;
+                let at = key.channel.index();
+                let all = moved.now.join(", ");
+                let is_other = !moved.joined.is_empty() || !moved.left.is_empty();
+                return is_other.then(|| {
+                    Ok(format!("group {number} channel {at}: {} stands for others: {all}", channel.label()))
+                });
+            }
             let moved = table.readdress(key, channel.addresses.clone()).ok()??;
             let all = channel.addresses.as_slice().iter();
             let all: Vec<String> = all.map(|address| ShownAddress(*address).to_string()).collect();
@@ -82,7 +92,11 @@ pub(super) fn apply_edit(
         }
         PlannedEdit::Retire(key) => {
             let label = table.channel(key).map(|one| plan::label(&one.addresses))?;
+            let ones = table.ones(key);
             let left = table.retire(key).ok()?;
+            let of_ones = ones.iter().filter(|&&one| one != key);
+            let left =
+                left + of_ones.filter_map(|&one| table.channel(one)).map(|one| one.active).sum::<u32>();
             let (number, at) = (key.group.index(), key.channel.index());
             let left = match left {
                 0 => String::new(),

@@ -354,7 +354,11 @@ fn lined(spec: &ServiceSpec, records: &[LinedGroupRecord]) -> Option<Vec<LinedGr
         let channels = specs.into_iter().zip(&record.channels).map(|(spec, record)| {
             let unknown = || Addresses::unknown(&spec.host, record.port);
             let addresses = Addresses::new(record.addresses.clone()).unwrap_or_else(unknown);
-            let addresses = addresses.named(&spec.host).lazily(spec.lazy);
+            let addresses = match spec.family {
+                Some(kind) => Addresses::of_family(kind, &spec.host, record.port, None),
+                None => addresses.named(&spec.host),
+            };
+            let addresses = addresses.lazily(spec.lazy);
             let key = record.number.and_then(|channel| ChannelKey::new(number, channel));
             Some(Lined::of(spec, addresses, key))
         });

@@ -1,9 +1,10 @@
 //! Options: how channels are connected to, and how long connections last without a byte.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::super::host::read_hosts;
-use super::super::row::{KEEPALIVE, PLAIN, Row, TIME, Value, set};
+use super::super::row::{KEEPALIVE, PLAIN, Row, Scope, TIME, Value, set};
 use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
 use super::super::wrong::Word;
 use crate::spec::ProxyTlvs;
@@ -64,6 +65,24 @@ pub(in super::super) static ROWS: &[Row] = &[
                Example: balance --resolve 10s 80 web1 web2,lazy",
         read: |draft, word| set(&mut draft.service.resolve, RESOLVE.read_or(word)?),
         print: |draft| print_or(draft.service.resolve),
+        ..PLAIN
+    },
+    Row {
+        long: "dns",
+        value: Value::Word("SERVER[:PORT],..."),
+        scope: Scope::Process,
+        help: "Ask these name servers, and not the system's resolver",
+        default: "the system's resolver",
+        more: "Addresses, with commas between; the port is 53 if none is given. balance asks one after the other until one knows, and \
+               looks a name up again when its answer expires (its TTL, at least 1 s and at most 1 h) instead of after --resolve. \
+               Names are taken as they are: /etc/hosts and search domains are not looked at. Names of services such as \
+               _ldap._tcp.example.com are asked of these servers, too; without --dns, of those in /etc/resolv.conf. Example: balance \
+               --dns 10.0.0.2,[fd00::2]:5353 80 web.internal:8080,each",
+        read: |draft, word| set(&mut draft.process.dns, read_servers(word)?),
+        print: |draft| {
+            let servers: Vec<_> = draft.process.dns.iter().map(print_server).collect();
+            servers.join(",")
+        },
         ..PLAIN
     },
     Row {
@@ -133,4 +152,41 @@ fn read_tlvs(word: &Word) -> Result<ProxyTlvs, Bad> {
 fn print_tlvs(tlvs: ProxyTlvs) -> String {
     let names = [(tlvs.unique_id, "unique-id"), (tlvs.crc32c, "crc32c")];
     names.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect::<Vec<_>>().join(",")
+}
+
+const DNS_PORT: u16 = 53;
+
+/// # Errors
+/// One of them is no address.
+fn read_servers(word: &Word) -> Result<Vec<SocketAddr>, Bad> {
+    let text = word.as_str().unwrap_or_default();
+    let server = |server: &str| {
+        let bare = server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(server);
+        let with_port = || server.parse::<SocketAddr>().ok().filter(|server| server.port() != 0);
+        let without = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
+        without.or_else(with_port).ok_or_else(|| {
+            let server = server.escape_debug();
+            Bad::Rule(format!(
+                "needs addresses, and '{server}' is none; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353"
+            ))
+        })
+    };
+    let mut servers = Vec::new();
+    for one in text.split(',') {
+        let one = server(one)?;
+        if !servers.contains(&one) {
+            servers.push(one);
+        }
+    }
+    if servers.len() > MOST_SERVERS {
+        return Err(Bad::Rule(format!("takes at most {MOST_SERVERS} servers")));
+    }
+    Ok(servers)
+}
+
+/// So many servers are asked within the time that a lookup has.
+const MOST_SERVERS: usize = 8;
+
+fn print_server(server: &SocketAddr) -> String {
+    if server.port() == DNS_PORT { server.ip().to_string() } else { server.to_string() }
 }

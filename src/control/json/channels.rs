@@ -14,8 +14,11 @@ use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::config::{print_asked, print_channel_check};
 use crate::control::status::{health_name, ramp_percent, state_word};
-use crate::sched::{AdminState, ChannelSnapshot, DialCause, End, GroupSnapshot, NameSnapshot, ShownAddress};
-use crate::spec::{ProxyVersion, Section};
+use crate::sched::{
+    AdminState, ChannelKey, ChannelSnapshot, DialCause, End, FamilySnapshot, GroupSnapshot, NameSnapshot,
+    ShownAddress,
+};
+use crate::spec::{FamilyKind, ProxyVersion, Section};
 
 #[derive(Serialize)]
 pub(super) struct GroupObject<'a> {
@@ -23,6 +26,53 @@ pub(super) struct GroupObject<'a> {
     policy: &'static str,
     names: Vec<String>,
     channels: Vec<ChannelObject<'a>>,
+    families: Vec<FamilyObject<'a>>,
+}
+
+/// A word that stands for a set of channels.
+#[derive(Serialize)]
+struct FamilyObject<'a> {
+    channel: usize,
+    host: Option<&'a str>,
+    port: u16,
+    kind: &'static str,
+    enabled: bool,
+    weight: u32,
+    maxc: Option<NonZeroU32>,
+    resolve: Option<ResolveObject<'a>>,
+    members: Vec<KeyObject>,
+}
+
+/// Where a channel is.
+#[derive(Serialize)]
+struct KeyObject {
+    group: usize,
+    channel: usize,
+}
+
+impl From<ChannelKey> for KeyObject {
+    fn from(key: ChannelKey) -> Self {
+        Self { group: key.group.index(), channel: key.channel.index() }
+    }
+}
+
+impl<'a> FamilyObject<'a> {
+    fn of(FamilySnapshot { head, members, .. }: &'a FamilySnapshot, now: Duration) -> Self {
+        Self {
+            channel: head.id.index(),
+            host: head.addresses.host(),
+            port: head.addresses.port(),
+            kind: match head.addresses.family() {
+                Some(FamilyKind::Service) => "srv",
+                Some(FamilyKind::Each) | None => "each",
+            },
+            enabled: head.state == AdminState::Enabled,
+            weight: head.weight.get(),
+            maxc: head.maxc,
+            resolve: head.naming.as_ref().map(|naming| ResolveObject::of(naming, now)),
+            members: members.iter().copied().map(KeyObject::from).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -34,6 +84,7 @@ struct ChannelObject<'a> {
     addresses: Vec<AddressObject<'a>>,
     used: Option<String>,
     resolve: Option<ResolveObject<'a>>,
+    member_of: Option<KeyObject>,
     state: &'static str,
     enabled: bool,
     autodisabled: bool,
@@ -110,7 +161,8 @@ impl<'a> GroupObject<'a> {
         let channels = group.channels.iter().map(|channel| ChannelObject::of(channel, now)).collect();
         let section = sections.iter().find(|section| section.group == group.id.index());
         let names = section.map_or_else(Vec::new, |section| section.asked.iter().map(print_asked).collect());
-        Self { group: group.id.index(), policy: group.policy.name(), names, channels }
+        let families = group.families.iter().map(|family| FamilyObject::of(family, now)).collect();
+        Self { group: group.id.index(), policy: group.policy.name(), names, channels, families }
     }
 }
 
@@ -129,6 +181,7 @@ impl<'a> ChannelObject<'a> {
             addresses: addresses(channel),
             used: channel.used.map(shown),
             resolve: channel.naming.as_ref().map(|naming| ResolveObject::of(naming, now)),
+            member_of: channel.member_of.map(|member| member.head.into()),
             state: state_word(channel.state),
             enabled: channel.state == AdminState::Enabled,
             autodisabled: channel.autodisabled,

@@ -99,6 +99,7 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
                 addresses_out,
                 used,
                 naming: naming.map(|(answered, failing)| NameSnapshot { answered, failing }),
+                member_of: None,
                 unanswered,
                 autodisabled,
                 state,
@@ -132,7 +133,13 @@ fn table() -> BoxedStrategy<Snapshot> {
             let served = ClientCounts { ends, ..ClientCounts::default() };
             let groups = groups.into_iter().enumerate().map(|(id, (policy, channels))| {
                 let numbers = channels.len();
-                GroupSnapshot { id: GroupId::new(id).expect("small"), policy, channels, numbers }
+                GroupSnapshot {
+                    id: GroupId::new(id).expect("small"),
+                    policy,
+                    channels,
+                    families: Vec::new(),
+                    numbers,
+                }
             });
             Snapshot { groups: groups.collect(), paused, losses, served, stale_lists: None }
         })

@@ -698,6 +698,7 @@ fn all_states() -> Vec<ChannelSnapshot> {
                         .collect(),
                     used: is(3).then_some(addresses[1]),
                     naming: None,
+                    member_of: None,
                     unanswered: false,
                     autodisabled: false,
                     state,
@@ -734,6 +735,7 @@ fn the_words_are_those_of_status() {
         policy: Policy::RoundRobin,
         numbers: 480,
         channels: all_states(),
+        families: Vec::new(),
     }];
     let table = Snapshot {
         groups,

@@ -1,0 +1,788 @@
+//! Words that stand for sets of channels: which of those come, stay and go with an answer.
+//!
+//! Knows: what one of a set is known by, that it keeps what operators decided about it, that a set never takes the last channel away.
+//! Never: who asks a resolver, whether an answer is to be believed.
+//! Source: docs/names.md.
+//!
+//! A word has a number of its own, as every word of its line has, and nobody is sent to it. Its channels get the next free numbers
+//! as they come. Those of a service are in as many groups as their records have priorities: from the word's own on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use super::addresses::FoundMember;
+use super::channel::Channel;
+use super::membership::{MemberDecision, MemberName};
+use super::naming::Naming;
+use super::{Addresses, AdminState, ChannelKey, GroupId, Membership, Table, Weight};
+use crate::spec::{ChannelManner, FamilyKind, last_tier};
+
+/// The channels of a word that have come and gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilyMoved {
+    /// The word.
+    pub head: ChannelKey,
+    /// All that are there now, as `host:port`.
+    pub now: Vec<String>,
+    /// Those of them that are new.
+    pub joined: Vec<String>,
+    /// Those that are there no more, with what addresses they had.
+    pub left: Vec<(ChannelKey, String, Vec<SocketAddr>)>,
+    /// Some of those that stay are up again, or have another weight.
+    pub changed: bool,
+    /// There is no number left for some.
+    pub is_short: bool,
+}
+
+/// What a word says of each of its channels.
+struct Template {
+    kind: FamilyKind,
+    state: AdminState,
+    maxc: Option<NonZeroU32>,
+    weight: Weight,
+    manner: ChannelManner,
+    paused: bool,
+    lazy: bool,
+}
+
+/// One of a set as it is to be.
+struct WantedMember<'a> {
+    found: &'a FoundMember,
+    group: GroupId,
+    weight: Weight,
+}
+
+impl Table {
+    /// The channels that a word stands for; none of a channel.
+    pub(super) fn members(&self, key: ChannelKey) -> Vec<ChannelKey> {
+        let head = self.get(key).and_then(|channel| channel.head.as_ref());
+        head.map_or_else(Vec::new, |head| head.members.iter().copied().collect())
+    }
+
+    /// Does this number stand for a set of channels?
+    pub fn is_head(&self, key: ChannelKey) -> bool {
+        self.get(key).is_some_and(|channel| channel.head.is_some())
+    }
+
+    /// The channels that connections of this number may have: it, or those that it stands for.
+    pub fn ones(&self, key: ChannelKey) -> Vec<ChannelKey> {
+        if self.is_head(key) { self.members(key) } else { vec![key] }
+    }
+
+    /// The word that a channel is there for.
+    pub fn head_of(&self, key: ChannelKey) -> Option<ChannelKey> {
+        self.get(key)?.member.as_ref().map(|member| member.head)
+    }
+
+    /// These, and the channels of those of them that stand for some.
+    pub(super) fn of_the_same(&self, keys: &[ChannelKey]) -> BTreeSet<ChannelKey> {
+        keys.iter().flat_map(|&key| [self.ones(key), vec![key]].concat()).collect()
+    }
+
+    /// All words whose channels are known have them from now on. For a table that was just filled.
+    pub fn settle_families(&mut self) -> Vec<FamilyMoved> {
+        let heads = self.groups.values().flat_map(|group| group.channels());
+        let heads: Vec<ChannelKey> =
+            heads.filter(|one| one.head.is_some() && !one.removed).map(|one| one.slots.key()).collect();
+        heads.into_iter().filter_map(|key| self.spread(key)).collect()
+    }
+
+    /// A word has the channels of these addresses, or none are known and it keeps those that it has. What that changes.
+    pub fn settle_family(&mut self, key: ChannelKey, addresses: &Addresses) -> Option<FamilyMoved> {
+        let members = addresses.members()?.to_vec();
+        self.set_members(key, members)
+    }
+
+    /// A resolver says this for the name of a word. What that changes.
+    pub fn family_found(
+        &mut self,
+        key: ChannelKey,
+        name: &str,
+        found: &[FoundMember],
+    ) -> Option<FamilyMoved> {
+        let port = self.has_name(key, name)?.port();
+        let now = self.now;
+        let kind = self.get(key)?.addresses.family()?;
+        let with_port = |one: &FoundMember| {
+            let mut one = one.clone();
+            if kind == FamilyKind::Each || port != 0 {
+                one.port = port;
+            }
+            one.addresses.iter_mut().for_each(|address| address.set_port(one.port));
+            one
+        };
+        let found = found.iter().map(with_port).collect();
+        // It exists: it was just looked at.
+        let _ = self.edit(key, |channel| {
+            if let Some(naming) = &mut channel.naming {
+                **naming = Naming { answered: Some(now), failing: None };
+            }
+        });
+        self.set_members(key, found)
+    }
+
+    /// A service is not offered any more, and that is to be believed.
+    pub fn service_gone(&mut self, key: ChannelKey, name: &str) -> Option<FamilyMoved> {
+        let is_service = self.has_name(key, name)?.family() == Some(FamilyKind::Service);
+        if is_service { self.set_members(key, Vec::new()) } else { None }
+    }
+
+    fn set_members(&mut self, key: ChannelKey, members: Vec<FoundMember>) -> Option<FamilyMoved> {
+        let (rules, now) = (self.rules.health, self.now);
+        let addresses =
+            self.get(key).filter(|channel| channel.head.is_some())?.addresses.with_members(members);
+        let _ = self.edit(key, |channel| {
+            channel.addresses = addresses;
+            channel.health.reappear(&rules, now)
+        });
+        self.spread(key)
+    }
+
+    /// Makes the channels of a word those that it has members for.
+    fn spread(&mut self, key: ChannelKey) -> Option<FamilyMoved> {
+        let channel = self.get(key).filter(|channel| !channel.retires)?;
+        let (head, addresses) = (channel.head.as_ref()?, channel.addresses.clone());
+        let template = Template {
+            kind: addresses.family()?,
+            state: channel.state,
+            maxc: channel.maxc,
+            weight: channel.weight,
+            manner: channel.manner.clone(),
+            paused: channel.paused,
+            lazy: addresses.is_lazy(),
+        };
+        let members = addresses.members()?;
+        let mut there: BTreeMap<MemberName, ChannelKey> = BTreeMap::new();
+        for &one in &head.members {
+            if let Some(channel) = self.get(one) {
+                there.insert(name_of(channel), one);
+            }
+        }
+        let before = there.clone();
+        let mut moved = FamilyMoved {
+            head: key,
+            now: Vec::new(),
+            joined: Vec::new(),
+            left: Vec::new(),
+            changed: false,
+            is_short: false,
+        };
+        let was_short = head.is_short;
+        let mut seen = BTreeSet::new();
+        for wanted in placed(&template, key.group, members) {
+            let name: MemberName = (wanted.found.host.clone(), wanted.found.port);
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let label = label(&name);
+            match there.remove(&name) {
+                Some(one) if one.group == wanted.group => {
+                    moved.changed |= self.stays(key, one, &wanted);
+                    moved.now.push(label);
+                }
+                other => {
+                    // In another group now, with what operators decided, and the addresses that its name has.
+                    let mut known = Vec::new();
+                    if let Some(one) = other {
+                        known = self.get(one).map_or(known, |one| one.addresses.as_slice().to_vec());
+                        self.remember(key, one, &template);
+                        there.insert(name.clone(), one);
+                    }
+                    match self.join(key, &wanted, &known, &template) {
+                        Ok(true) => {
+                            moved.now.push(label.clone());
+                            if !before.contains_key(&name) {
+                                moved.joined.push(label);
+                            }
+                            moved.changed = true;
+                        }
+                        Ok(false) => {}
+                        Err(()) => moved.is_short = true,
+                    }
+                }
+            }
+        }
+        // What was taken away by hand may come back once the name did not have it.
+        if let Some(head) = self.head_mut(key) {
+            head.decided.retain(|name, decision| !decision.removed || seen.contains(name));
+            head.leaving = there.into_values().collect();
+            head.is_short = moved.is_short;
+        }
+        moved.is_short &= !was_short;
+        self.see_leaving_off(key, &template, &mut moved);
+        let is_news = !moved.joined.is_empty() || !moved.left.is_empty() || moved.changed || moved.is_short;
+        is_news.then_some(moved)
+    }
+
+    /// Lets those go that a name does not have any more, as far as that leaves another channel that clients can get.
+    fn see_leaving_off(&mut self, key: ChannelKey, template: &Template, moved: &mut FamilyMoved) {
+        let Some(leaving) = self.head_mut(key).map(|head| head.leaving.clone()) else { return };
+        let is_left =
+            |one: &Channel| one.is_up() && one.addresses.is_known() && !leaving.contains(&one.slots.key());
+        if leaving.is_empty() || !self.groups.values().flat_map(|group| group.channels()).any(is_left) {
+            return;
+        }
+        for one in leaving {
+            let Some(channel) = self.get(one) else { continue };
+            let (name, addresses) = (name_of(channel), channel.addresses.as_slice().to_vec());
+            self.remember(key, one, template);
+            // It is there: it was just looked at.
+            let _ = self.retire(one);
+            let label = label(&name);
+            if let Some(head) = self.head_mut(key) {
+                head.gone.insert(name, one);
+            }
+            let name = label;
+            // It may only be in another group now.
+            if !moved.now.contains(&name) {
+                moved.left.push((one, name, addresses));
+            }
+            moved.changed = true;
+        }
+    }
+
+    /// A channel of a set has got addresses: those that wait for that may go.
+    pub fn see_off_for(&mut self, one: ChannelKey) -> Option<FamilyMoved> {
+        let key = self.head_of(one)?;
+        let is_waited_for =
+            self.get(key).and_then(|head| head.head.as_ref()).is_some_and(|head| !head.leaving.is_empty());
+        if is_waited_for { self.spread(key) } else { None }
+    }
+
+    fn stays(&mut self, head: ChannelKey, one: ChannelKey, wanted: &WantedMember<'_>) -> bool {
+        let (rules, now) = (self.rules.health, self.now);
+        if let Some(head) = self.head_mut(head) {
+            head.leaving.remove(&one);
+        }
+        let Some(channel) = self.get(one) else { return false };
+        let (said, is) = (channel.member.as_ref().map(|member| member.weight), channel.weight);
+        let mut changed = false;
+        if said != Some(wanted.weight) {
+            let _ =
+                self.edit(one, |channel| channel.member.as_mut().map(|member| member.weight = wanted.weight));
+            // What an operator has given it stays.
+            if said == Some(is) {
+                changed = self.set_weight(one, wanted.weight).is_ok();
+            }
+        }
+        if wanted.found.addresses.is_empty() {
+            return changed;
+        }
+        // One with a name of its own is looked up by that, which knows better.
+        let is_literal = self.get(one).is_some_and(|channel| channel.naming.is_none());
+        let reappears =
+            is_literal && self.edit(one, |channel| channel.health.reappear(&rules, now)) == Ok(true);
+        if reappears {
+            self.schedule(one);
+        }
+        changed || reappears
+    }
+
+    /// A channel comes. `Ok(false)`: an operator has taken it away, and it stays so.
+    ///
+    /// # Errors
+    /// There is no number left for it.
+    fn join(
+        &mut self,
+        head: ChannelKey,
+        wanted: &WantedMember<'_>,
+        known: &[SocketAddr],
+        template: &Template,
+    ) -> Result<bool, ()> {
+        let name = (wanted.found.host.clone(), wanted.found.port);
+        let decided = self.head_mut(head).and_then(|head| match head.decided.get(&name) {
+            Some(decision) if decision.removed => Some(*decision),
+            _ => head.decided.remove(&name),
+        });
+        if decided.is_some_and(|decision| decision.removed) {
+            return Ok(false);
+        }
+        let unknown = || Addresses::unknown(&name.0, name.1);
+        let list = if wanted.found.addresses.is_empty() { known } else { &wanted.found.addresses };
+        let addresses = Addresses::new(list.to_vec()).map(|all| all.named(&name.0));
+        let addresses =
+            addresses.unwrap_or_else(unknown).lazily(template.kind == FamilyKind::Service || template.lazy);
+        let policy = self.groups.get(&head.group).map(|group| group.policy());
+        if let Some(policy) = policy.filter(|_| !self.has_group(wanted.group)) {
+            self.set_policy(wanted.group, policy);
+        }
+        let (state, maxc) =
+            decided.map_or((template.state, template.maxc), |decision| (decision.state, decision.maxc));
+        let weight = decided.and_then(|decision| decision.weight).unwrap_or(wanted.weight);
+        let member = Membership { head, weight: wanted.weight };
+        let was = self
+            .head_mut(head)
+            .and_then(|head| head.gone.remove(&name))
+            .filter(|one| one.group == wanted.group);
+        if let Some(key) = was.filter(|&one| self.comes_back(one, &name, &addresses)) {
+            let _ = self.edit(key, |channel| {
+                (channel.maxc, channel.paused) = (maxc, channel.paused || template.paused);
+                channel.autodisabled = false;
+                channel.member = Some(Box::new(member));
+            });
+            let _ = self.set_weight(key, weight);
+            self.takes_part(head, key, template, state);
+            return Ok(true);
+        }
+        let added = self.add(wanted.group, addresses, |channel| {
+            (channel.maxc, channel.weight) = (maxc, weight);
+            channel.paused |= template.paused;
+            channel.member = Some(Box::new(member));
+        });
+        let key = ChannelKey { group: wanted.group, channel: added.map_err(|_| ())? };
+        self.takes_part(head, key, template, state);
+        Ok(true)
+    }
+
+    fn takes_part(&mut self, head: ChannelKey, one: ChannelKey, template: &Template, state: AdminState) {
+        if let Some(head) = self.head_mut(head) {
+            head.members.insert(one);
+        }
+        // It is there: it has just come. Its manner before anybody is sent to it.
+        let _ = self.set_manner(one, template.manner.clone());
+        let _ = self.set_state(one, state);
+    }
+
+    /// A channel of this name that was on its way out stays, or one that has gone is there again, under its number. `false`: that number
+    /// is another's by now.
+    fn comes_back(&mut self, one: ChannelKey, name: &MemberName, addresses: &Addresses) -> bool {
+        let channel = self.groups.get(&one.group).and_then(|group| group.channels().get(one.channel.index()));
+        let Some(channel) = channel.filter(|channel| name_of(channel) == *name) else { return false };
+        if !channel.removed {
+            return channel.retires && self.keep(one).is_ok();
+        }
+        let Some(group) = self.groups.get_mut(&one.group) else { return false };
+        if group.revive(one.channel.index()).is_none() {
+            return false;
+        }
+        // Nothing is known of it any more.
+        self.move_to(one, addresses.clone()).is_ok()
+    }
+
+    /// A channel is about to go: what an operator decided about it stays.
+    fn remember(&mut self, head: ChannelKey, one: ChannelKey, template: &Template) {
+        let Some(channel) = self.get(one) else { return };
+        let state = if channel.autodisabled { template.state } else { channel.state };
+        let said = channel.member.as_ref().map(|member| member.weight);
+        let weight = (said != Some(channel.weight)).then_some(channel.weight);
+        let decision = MemberDecision { state, maxc: channel.maxc, weight, removed: false };
+        let name = name_of(channel);
+        let is_decided = (state, decision.maxc) != (template.state, template.maxc) || weight.is_some();
+        if let Some(head) = self.head_mut(head).filter(|_| is_decided) {
+            head.decided.insert(name, decision);
+        }
+    }
+
+    /// An operator takes a channel away that its name still has.
+    pub(super) fn remember_removal(&mut self, one: ChannelKey) {
+        let Some(channel) = self.get(one) else { return };
+        let Some(member) = channel.member.as_deref().copied() else { return };
+        let name = name_of(channel);
+        let decision =
+            MemberDecision { state: AdminState::Enabled, maxc: channel.maxc, weight: None, removed: true };
+        if let Some(head) = self.head_mut(member.head) {
+            head.gone.insert(name.clone(), one);
+            head.decided.insert(name, decision);
+        }
+    }
+
+    /// What was decided before about one of a word's channels, whether it is there or not.
+    pub fn decide_member(&mut self, key: ChannelKey, name: (String, u16), decision: &super::DecidedMember) {
+        let decision = MemberDecision {
+            state: decision.state,
+            maxc: decision.maxc,
+            weight: decision.weight,
+            removed: decision.removed,
+        };
+        if let Some(head) = self.head_mut(key) {
+            head.decided.insert(name, decision);
+        }
+    }
+
+    /// A channel is there for no word any more.
+    pub(super) fn leave_family(&mut self, one: ChannelKey) {
+        let Some(member) = self.get(one).and_then(|channel| channel.member.as_deref().copied()) else {
+            return;
+        };
+        let _ = self.edit(one, |channel| channel.member = None);
+        if let Some(head) = self.head_mut(member.head) {
+            head.members.remove(&one);
+            head.leaving.remove(&one);
+        }
+    }
+
+    /// After a table was made of a record: its words find their channels.
+    pub(super) fn find_members(&mut self) {
+        let all = self.groups.values().flat_map(|group| group.channels());
+        let members: Vec<(ChannelKey, ChannelKey)> = all
+            .filter(|channel| !channel.removed && !channel.retires)
+            .filter_map(|channel| Some((channel.slots.key(), channel.member.as_ref()?.head)))
+            .collect();
+        for (one, head) in members {
+            match self.head_mut(head) {
+                Some(head) => _ = head.members.insert(one),
+                // Nobody else says what becomes of it.
+                None => _ = self.edit(one, |channel| channel.member = None),
+            }
+        }
+    }
+
+    fn head_mut(&mut self, key: ChannelKey) -> Option<&mut super::membership::WordHead> {
+        let group = self.groups.get_mut(&key.group)?;
+        group.channels.get_mut(key.channel.index())?.head.as_deref_mut()
+    }
+}
+
+fn name_of(channel: &Channel) -> MemberName {
+    let host = channel
+        .addresses
+        .host()
+        .map_or_else(|| FoundMember::of(channel.addresses.first()).host, str::to_owned);
+    (host, channel.addresses.port())
+}
+
+fn label((host, port): &MemberName) -> String {
+    Addresses::unknown(host, *port).words()
+}
+
+/// In which group each belongs, and with which weight; in the order in which they get numbers.
+fn placed<'a>(template: &Template, first: GroupId, members: &'a [FoundMember]) -> Vec<WantedMember<'a>> {
+    let mut members: Vec<&FoundMember> = members.iter().collect();
+    if template.kind == FamilyKind::Each {
+        // Whatever order an answer has, they get the same numbers.
+        members.sort_by_key(|member| member.addresses.first().copied());
+        return members
+            .into_iter()
+            .map(|found| WantedMember { found, group: first, weight: template.weight })
+            .collect();
+    }
+    members.sort_by(|one, other| {
+        let by = |one: &FoundMember| (one.priority, std::cmp::Reverse(one.weight));
+        (by(one), &one.host, one.port).cmp(&(by(other), &other.host, other.port))
+    });
+    let mut wanted = Vec::new();
+    for (tier, members) in members.chunk_by(|one, other| one.priority == other.priority).enumerate() {
+        let weights = member_weights(&members.iter().map(|one| one.weight).collect::<Vec<_>>());
+        let group = GroupId::new((first.index() + tier).min(last_tier(first.index()))).unwrap_or(first);
+        wanted.extend(members.iter().zip(weights).map(|(&found, weight)| WantedMember {
+            found,
+            group,
+            weight,
+        }));
+    }
+    wanted
+}
+
+/// Weights of one priority of SRV records, as far apart as theirs. Among all that are 0 they are equal; beside others, 0 is as little as
+/// there is, as RFC 2782 has it, and so is what would come to less.
+fn member_weights(records: &[u16]) -> Vec<Weight> {
+    let most = u32::from(records.iter().copied().max().unwrap_or(0));
+    let has_none = records.contains(&0);
+    let weight = |&record: &u16| {
+        let record = u32::from(record);
+        let scaled = match most {
+            0 => 1,
+            // As they are.
+            most if most <= Weight::MAX && !has_none => record,
+            most => (record * Weight::MAX + most / 2) / most,
+        };
+        Weight::new(scaled.clamp(1, Weight::MAX)).unwrap_or(Weight::ONE)
+    };
+    records.iter().map(weight).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::super::{ClientAddr, HealthState, Lease, NoChannel, Policy, Rules};
+    use super::*;
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn key(group: usize, number: usize) -> ChannelKey {
+        ChannelKey::new(group, number).expect("a key")
+    }
+
+    fn each(numbers: &[u8]) -> Vec<FoundMember> {
+        numbers.iter().map(|&number| FoundMember::of(at(number))).collect()
+    }
+
+    /// A table whose channel 0 is `db:80,each`.
+    fn table(numbers: &[u8]) -> Table {
+        let mut table = Table::new(Rules::CLASSIC);
+        let addresses = Addresses::of_family(FamilyKind::Each, "db", 80, Some(each(numbers)));
+        table.create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+        table.settle_families();
+        table
+    }
+
+    fn found(table: &mut Table, numbers: &[u8]) -> Option<FamilyMoved> {
+        table.family_found(key(0, 0), "db", &each(numbers))
+    }
+
+    fn pick(table: &mut Table, client: u8) -> Result<Lease, NoChannel> {
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, client])));
+        table.next(&mut route)
+    }
+
+    /// Which channels there are, by number, and their last byte.
+    fn there(table: &mut Table) -> Vec<(usize, u8)> {
+        let group = table.snapshot().groups.into_iter().next().expect("one");
+        let last = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        let one = |one: &super::super::ChannelSnapshot| (one.id.index(), last(one.addresses.first().ip()));
+        group.channels.iter().map(one).collect()
+    }
+
+    #[test]
+    fn each_address_is_a_channel_whose_number_it_has_for_ever() {
+        let mut table = table(&[3, 1, 2]);
+        assert_eq!(there(&mut table), [(1, 1), (2, 2), (3, 3)], "in whatever order they were said");
+        assert_eq!(found(&mut table, &[2, 3, 1]), None, "a set");
+        let moved = found(&mut table, &[1, 4]).expect("others");
+        assert_eq!(moved.joined, ["10.0.0.4:80"]);
+        let left: Vec<_> =
+            moved.left.iter().map(|(key, label, _)| (key.channel.index(), label.as_str())).collect();
+        assert_eq!(left, [(2, "10.0.0.2:80"), (3, "10.0.0.3:80")]);
+        assert_eq!(there(&mut table), [(1, 1), (4, 4)]);
+        found(&mut table, &[1, 2, 3, 4, 5]).expect("they are back");
+        assert_eq!(there(&mut table), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
+        assert_eq!(table.up_and_all(), (5, 5), "the word itself is none of them");
+        let picked: BTreeSet<usize> =
+            (0..10).map(|n| pick(&mut table, n).expect("up").key().channel.index()).collect();
+        assert_eq!(picked, BTreeSet::from([1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn one_that_left_keeps_its_connections_and_may_come_back_meanwhile() {
+        let mut table = table(&[1, 2]);
+        let leases = [pick(&mut table, 1).expect("up"), pick(&mut table, 1).expect("up")];
+        found(&mut table, &[1]).expect("one left");
+        let channel = table.channel(key(0, 2)).expect("it has a connection");
+        assert!(channel.retires && channel.active == 1);
+        assert!((0..4).all(|n| pick(&mut table, n).expect("up").key() == key(0, 1)));
+        found(&mut table, &[1, 2]).expect("it is back");
+        let channel = table.channel(key(0, 2)).expect("it is there");
+        assert!(!channel.retires && channel.state == AdminState::Enabled && channel.active == 1);
+        found(&mut table, &[1]).expect("it left");
+        drop(leases);
+        table.learn_freed();
+        assert_eq!(there(&mut table), [(1, 1)]);
+    }
+
+    #[test]
+    fn what_an_operator_decided_about_one_stays_whether_it_is_there_or_not() {
+        let mut table = table(&[1, 2, 3]);
+        table.set_state(key(0, 2), AdminState::Disabled).expect("it is there");
+        table.set_weight(key(0, 3), Weight::new(7).expect("small")).expect("it is there");
+        found(&mut table, &[1]).expect("others");
+        found(&mut table, &[1, 2, 3, 4]).expect("others");
+        let one = |table: &Table, number| {
+            let one = table.channel(key(0, number)).expect("it is there");
+            (one.state, one.weight.get())
+        };
+        assert_eq!(
+            [1, 2, 3, 4].map(|number| one(&table, number).0 == AdminState::Enabled),
+            [true, false, true, true]
+        );
+        assert_eq!(one(&table, 3).1, 7);
+        // What is said to the word is said to all, those that come too.
+        table.set_state(key(0, 0), AdminState::Disabled).expect("it is there");
+        found(&mut table, &[1, 2, 3, 4, 5]).expect("one more");
+        assert!((1..=5).all(|number| one(&table, number).0 == AdminState::Disabled));
+        table.set_state(key(0, 0), AdminState::Enabled).expect("it is there");
+        table.set_weight(key(0, 0), Weight::new(3).expect("small")).expect("it is there");
+        assert!((1..=5).all(|number| one(&table, number) == (AdminState::Enabled, 3)));
+        // What was taken away stays away as long as the name has it.
+        table.set_state(key(0, 5), AdminState::Disabled).expect("it is there");
+        table.remove(key(0, 5)).expect("it is idle");
+        assert_eq!(found(&mut table, &[5, 4, 3, 2, 1]), None);
+        found(&mut table, &[1, 2]).expect("others");
+        found(&mut table, &[1, 2, 5]).expect("it is new");
+        assert_eq!(there(&mut table), [(1, 1), (2, 2), (5, 5)]);
+    }
+
+    #[test]
+    fn no_answer_takes_the_last_channel_away() {
+        let mut table = table(&[1, 2]);
+        table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
+        assert_eq!(table.name_gone(&[key(0, 0)], "db", "no such name", &[]), []);
+        // The only one that clients can get is gone, and the one that comes is disabled.
+        table.decide_member(
+            key(0, 0),
+            ("10.0.0.3".to_owned(), 80),
+            &super::super::DecidedMember {
+                host: String::new(),
+                port: 0,
+                state: AdminState::Disabled,
+                maxc: None,
+                weight: None,
+                removed: false,
+            },
+        );
+        found(&mut table, &[1, 3]).expect("one has come");
+        assert_eq!(pick(&mut table, 1).expect("better than nothing").key(), key(0, 2));
+        table.set_state(key(0, 3), AdminState::Enabled).expect("it is there");
+        found(&mut table, &[1, 3]).expect("now it may go");
+        assert_eq!(pick(&mut table, 1).expect("up").key(), key(0, 3));
+        assert_eq!(there(&mut table), [(1, 1), (3, 3)]);
+    }
+
+    #[test]
+    fn a_name_that_is_gone_takes_all_its_channels_down_where_others_are_left() {
+        let mut table = table(&[1, 2]);
+        table.create(GroupId::FIRST, Addresses::from(at(9)), None, AdminState::Enabled).expect("a number");
+        let gone = table.name_gone(&[key(0, 0)], "db", "no such name", &[]);
+        assert_eq!(gone, [key(0, 0), key(0, 1), key(0, 2)]);
+        assert!((0..6).all(|n| pick(&mut table, n).expect("up").key() == key(0, 3)));
+        assert!(found(&mut table, &[2, 1]).expect("they are back").changed);
+        let state = table.channel(key(0, 1)).expect("it is there").health.state;
+        assert_eq!(state, HealthState::Untried);
+    }
+
+    #[test]
+    fn hashed_clients_know_a_channel_by_its_address() {
+        let mut table = table(&[1, 2, 3, 4]);
+        table.set_policy(GroupId::FIRST, Policy::Hash);
+        let home = |table: &mut Table, n: u8| pick(table, n).expect("up").addresses().first();
+        let before: Vec<SocketAddr> = (0..100).map(|n| home(&mut table, n)).collect();
+        found(&mut table, &[1, 2, 4]).expect("one left");
+        for (n, was) in (0..100).zip(&before) {
+            assert!(home(&mut table, n) == *was || *was == at(3));
+        }
+        found(&mut table, &[4, 3, 2, 1]).expect("it is back");
+        assert_eq!((0..100).map(|n| home(&mut table, n)).collect::<Vec<_>>(), before);
+        // Typed one by one, they are the same.
+        let mut typed = Table::new(Rules::CLASSIC);
+        for n in 1..=4 {
+            typed
+                .create(GroupId::FIRST, Addresses::from(at(n)), None, AdminState::Enabled)
+                .expect("a number");
+        }
+        typed.set_policy(GroupId::FIRST, Policy::Hash);
+        assert_eq!((0..100).map(|n| home(&mut typed, n)).collect::<Vec<_>>(), before);
+    }
+
+    fn target(host: &str, priority: u16, weight: u16) -> FoundMember {
+        let last = host.bytes().last().unwrap_or(0) - b'a' + 1;
+        let mut address = at(last);
+        address.set_port(389);
+        FoundMember { host: host.to_owned(), port: 389, priority, weight, addresses: vec![address] }
+    }
+
+    fn service(targets: &[FoundMember]) -> Table {
+        let mut table = Table::new(Rules::CLASSIC);
+        let addresses =
+            Addresses::of_family(FamilyKind::Service, "_ldap._tcp.corp", 0, Some(targets.to_vec()));
+        table.create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+        table.settle_families();
+        table
+    }
+
+    /// By group: host and weight.
+    fn tiers(table: &mut Table) -> Vec<(usize, Vec<(String, u32)>)> {
+        let groups = table.snapshot().groups.into_iter().map(|group| {
+            let one = |one: &super::super::ChannelSnapshot| {
+                (one.addresses.host().unwrap_or_default().to_owned(), one.weight.get())
+            };
+            (group.id.index(), group.channels.iter().filter(|one| !one.retires).map(one).collect::<Vec<_>>())
+        });
+        groups.filter(|(_, channels)| !channels.is_empty()).collect()
+    }
+
+    #[test]
+    fn each_priority_is_a_group_and_weights_are_kept() {
+        let mut table =
+            service(&[target("c", 20, 0), target("b", 10, 30), target("a", 10, 10), target("d", 65_535, 0)]);
+        let own = |all: &[(&str, u32)]| {
+            all.iter().map(|&(host, weight)| (host.to_owned(), weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            tiers(&mut table),
+            [(0, own(&[("b", 30), ("a", 10)])), (1, own(&[("c", 1)])), (2, own(&[("d", 1)]))]
+        );
+        let mut say = |targets: &[FoundMember]| {
+            table.family_found(key(0, 0), "_ldap._tcp.corp", targets);
+            tiers(&mut table)
+        };
+        // Another weight is that of the same channel; without the first priority, the second one is first.
+        assert_eq!(say(&[target("a", 10, 40), target("b", 10, 10)]), [(0, own(&[("b", 10), ("a", 40)]))]);
+        assert_eq!(
+            say(&[target("c", 20, 0), target("d", 30, 0)]),
+            [(0, own(&[("c", 1)])), (1, own(&[("d", 1)]))]
+        );
+        assert_eq!(say(&[target("d", 30, 0)]), [(0, own(&[("d", 1)]))]);
+    }
+
+    #[test]
+    fn no_weight_above_0_becomes_0() {
+        let weights =
+            |records: &[u16]| member_weights(records).into_iter().map(Weight::get).collect::<Vec<_>>();
+        assert_eq!(weights(&[0, 0, 0]), [1, 1, 1]);
+        assert_eq!(weights(&[1, 2, 256]), [1, 2, 256]);
+        assert_eq!(weights(&[65_535, 1, 0]), [256, 1, 1]);
+        assert_eq!(weights(&[0, 10, 20]), [1, 128, 256]);
+        assert_eq!(weights(&[1_000, 500, 250]), [256, 128, 64]);
+    }
+
+    #[test]
+    fn a_service_whose_new_targets_nobody_knows_keeps_the_old_ones() {
+        let mut table = service(&[target("a", 10, 0)]);
+        let unknown = FoundMember { addresses: Vec::new(), ..target("b", 10, 0) };
+        let moved = table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown]).expect("one has come");
+        assert_eq!((moved.joined, moved.left), (vec!["b:389".to_owned()], vec![]));
+        assert_eq!(pick(&mut table, 1).expect("the old one").key(), key(0, 1));
+        table.name_found(key(0, 2), "b", &[at(2)]).expect("it is known");
+        let moved = table.see_off_for(key(0, 2)).expect("the old one goes");
+        assert_eq!(moved.left.len(), 1);
+        assert_eq!(pick(&mut table, 1).expect("the new one").key(), key(0, 2));
+        // And one that is offered no more keeps its last channel.
+        assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
+        assert_eq!(pick(&mut table, 1).expect("the last one").key(), key(0, 2));
+    }
+
+    #[test]
+    fn a_port_that_was_typed_is_that_of_all_targets() {
+        let mut table = Table::new(Rules::CLASSIC);
+        let addresses = Addresses::of_family(FamilyKind::Service, "_ldap._tcp.corp", 636, None);
+        table.create(GroupId::FIRST, addresses, None, AdminState::Enabled).expect("a number");
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &[target("a", 0, 0)]).expect("one has come");
+        assert_eq!(pick(&mut table, 1).expect("up").addresses().first().port(), 636);
+    }
+
+    #[test]
+    fn a_word_that_is_taken_away_takes_its_channels_along() {
+        let mut table = table(&[1, 2]);
+        let lease = pick(&mut table, 1).expect("up");
+        table.create(GroupId::FIRST, Addresses::from(at(9)), None, AdminState::Enabled).expect("a number");
+        table.retire(key(0, 0)).expect("it is there");
+        assert_eq!(there(&mut table), [(1, 1), (3, 9)], "one has a connection");
+        assert_eq!(found(&mut table, &[1, 2]), None);
+        drop(lease);
+        table.learn_freed();
+        assert_eq!(there(&mut table), [(3, 9)]);
+    }
+
+    #[test]
+    fn a_successor_has_the_same_sets() {
+        let mut before = table(&[1, 2, 3]);
+        before.set_state(key(0, 2), AdminState::Disabled).expect("it is there");
+        found(&mut before, &[1, 3]).expect("one left");
+        let record = before.record();
+        let text = serde_json::to_string(&record).expect("it can be written");
+        let record = serde_json::from_str(&text).expect("it can be read");
+        let mut after =
+            Table::restore(Rules::CLASSIC, &record, std::time::Duration::ZERO).expect("it is whole");
+        assert_eq!(after.record(), before.record());
+        assert_eq!(found(&mut after, &[3, 1]), None);
+        found(&mut after, &[1, 2, 3]).expect("one has come");
+        let one = after.channel(key(0, 4)).expect("it is there");
+        assert_eq!((one.addresses.first(), one.state), (at(2), AdminState::Disabled));
+    }
+}
