@@ -178,6 +178,8 @@ impl Parts {
         ServiceOptions {
             outgoing: self.outgoing.clone(),
             connect_timeout: spec.connect_timeout,
+            race: spec.race,
+            first_byte: spec.first_byte,
             idle_timeout: spec.idle_timeout,
             half_close_timeout: spec.half_close_timeout,
             max_lifetime: spec.max_lifetime,

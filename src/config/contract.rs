@@ -85,6 +85,8 @@ pub(super) fn plain() -> Serve {
         sections: Vec::new(),
         sources: Vec::new(),
         connect_timeout: Duration::from_secs(5),
+        race: None,
+        first_byte: None,
         resolve: Some(Duration::from_secs(30)),
         idle_timeout: None,
         half_close_timeout: Some(Duration::from_secs(600)),
@@ -391,7 +393,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
         let why = "the word is not UTF-8".to_owned();
         assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
-    let options = "-t -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
+    let options = "-t --race --first-byte -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
                    --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout --starttls";
     for option in options.split(' ') {
@@ -413,7 +415,7 @@ fn help_version_and_the_printed_pages_need_no_port() {
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 180, "{help}");
+    assert!(help.lines().count() < 200, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

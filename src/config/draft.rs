@@ -93,6 +93,8 @@ impl Draft {
                 sections: Vec::new(),
                 sources: Vec::new(),
                 connect_timeout: CONNECT_TIMEOUT,
+                race: None,
+                first_byte: None,
                 resolve: Some(RESOLVE),
                 idle_timeout: None,
                 half_close_timeout: Some(HALF_CLOSE_TIMEOUT),

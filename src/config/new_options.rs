@@ -33,6 +33,10 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
     type Edit = fn(&mut Serve);
     let table: &[(&str, Edit)] = &[
         ("--no-eject", |s| s.service.eject = false),
+        ("--race 50ms", |s| s.service.race = Some(Duration::from_millis(50))),
+        ("--race 0", |_| ()),
+        ("--first-byte 2s", |s| s.service.first_byte = Some(Duration::from_secs(2))),
+        ("--first-byte 1s --first-byte 0", |_| ()),
         ("--fail-open on", |_| ()),
         ("--fail-open off", |s| s.service.fail_open = false),
         ("--fail-open=off --fail-open=on", |_| ()),

@@ -219,7 +219,7 @@ prop_compose! {
             }),
         ],
         sources in sources(),
-        connect_timeout in any_span(),
+        (connect_timeout, race, first_byte) in (any_span(), prop::option::of(any_span()), prop::option::of(any_span())),
         idle_timeout in prop::option::of(any_span()),
         half_close_timeout in prop::option::of(any_span()),
         [foreground, debug, log_time, dump, autodisable, hash_failover] in any::<[bool; 6]>(),
@@ -244,7 +244,7 @@ prop_compose! {
         dns.dedup();
         let process = ProcessSpec { foreground, debug, log_time, dump, control_group, workers, busy_poll, dns, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
         let service = ServiceSpec {
-            listen: ListenSpec { host, ports, typed: Typed::default() }, sources, connect_timeout, idle_timeout, half_close_timeout, autodisable,
+            listen: ListenSpec { host, ports, typed: Typed::default() }, sources, connect_timeout, race, first_byte, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service
         };
         Serve { process, service, check_only: false, replace: false }

@@ -332,8 +332,12 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             None => Reply::NoSuchChannel(channel),
         },
         Command::Enable(channel) => match find(group, &channel, table) {
-            Some((key, before)) if before.state == AdminState::Enabled => Reply::AlreadyEnabled(key.channel),
+            // Whoever enables one that is left alone for closing its connections at once says that it serves.
+            Some((key, before)) if before.state == AdminState::Enabled && !table.end_rest(key) => {
+                Reply::AlreadyEnabled(key.channel)
+            }
             Some((key, _)) => {
+                table.end_rest(key);
                 edited(table.set_state(key, AdminState::Enabled).map(drop), Reply::Enabled(key.channel))
             }
             None => Reply::NoSuchChannel(channel),

@@ -261,6 +261,11 @@ const FAMILIES: &[Family] = &[
         }),
     ),
     counter(
+        "balance_channel_outrun",
+        "Attempts to connect to the channel that were given up since another channel had answered first (--race).",
+        Of::Channel(|channel, out| out.one(channel.counts.ended.outrun)),
+    ),
+    counter(
         "balance_channel_sent_bytes",
         "Bytes from clients to the channel.",
         Of::Channel(|channel, out| out.one(channel.counts.sent_bytes)),

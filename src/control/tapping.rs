@@ -210,7 +210,19 @@ impl TapText {
 
     /// What has happened.
     pub(crate) fn piece(&self, piece: &TapPiece, out: &mut Vec<u8>) {
-        self.before(piece.left_out, piece.ended, piece.at, out);
+        if let Some(key) = piece.moved_on {
+            self.before(piece.left_out, [false; 2], piece.at, out);
+            if !self.is_for_program {
+                let (group, channel) = (key.group.index(), key.channel.index());
+                let text = format!(
+                    "{MARK}group {group} channel {channel} has closed the connection at once; the client goes on to another channel\n"
+                );
+                out.extend_from_slice(text.as_bytes());
+            }
+            self.before([0; 2], piece.ended, piece.at, out);
+        } else {
+            self.before(piece.left_out, piece.ended, piece.at, out);
+        }
         if piece.bytes.is_empty() {
             return;
         }
@@ -290,7 +302,14 @@ mod tests {
     }
 
     fn piece(direction: Direction, bytes: &[u8]) -> TapPiece {
-        TapPiece { at: at(), left_out: [0; 2], ended: [false; 2], bytes: bytes.to_vec(), direction }
+        TapPiece {
+            at: at(),
+            left_out: [0; 2],
+            moved_on: None,
+            ended: [false; 2],
+            bytes: bytes.to_vec(),
+            direction,
+        }
     }
 
     fn shown(form: &TapForm, tell: impl Fn(&TapText, &mut Vec<u8>)) -> String {

@@ -41,6 +41,9 @@ pub struct ConnectionRecord {
     /// It was told to begin with TLS, so its channel is to be asked for that first.
     #[serde(default)]
     pub asks_for_tls: bool,
+    /// The channels that have closed its connection at once: the numbers of each one's group and of itself.
+    #[serde(default)]
+    pub past: Vec<(usize, usize)>,
     /// What was gathered for the access log.
     #[serde(default)]
     pub trace: Option<Box<TraceRecord>>,

@@ -178,6 +178,9 @@ pub struct ChannelTallyRecord {
     /// How many attempts failed, by the words for why.
     #[serde(default)]
     pub failures: Vec<(String, u64)>,
+    /// How many attempts were given up since another channel had answered first.
+    #[serde(default)]
+    pub outrun: u64,
     /// How long connects took.
     pub connects: TimesRecord,
     /// How long connections lasted.

@@ -23,6 +23,7 @@ use crate::sched::{
 };
 use crate::spec::ProxyVersion;
 use crate::sys::Clock;
+use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
@@ -61,6 +62,19 @@ impl Dialer {
     pub(super) fn closed_early(&self, channel: ChannelKey, spoken: Option<Peers>) {
         let spoken = spoken.map(|peers| peers.client().ip().into());
         let transition = self.table.lock_at(self.clock.now()).closed_early(channel, spoken);
+        self.changed(transition);
+    }
+
+    /// A client has waited for the channel's first byte for `waited`, which is longer than `limit`. `spoken`: who had said something on it.
+    pub(super) fn silent(
+        &self,
+        channel: ChannelKey,
+        spoken: Option<Peers>,
+        waited: Duration,
+        limit: Duration,
+    ) {
+        let (now, spoken) = (self.clock.now(), spoken.map(|peers| peers.client().ip().into()));
+        let transition = self.table.lock_at(now).silent(channel, spoken, now.saturating_sub(waited), limit);
         self.changed(transition);
     }
 
@@ -125,35 +139,132 @@ pub(super) struct Succeeded {
 /// One client's search.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// `None` once the walk is over.
-    found: Option<(Route, Lease)>,
+    /// The walk; `None` once it is over.
+    route: Option<Route>,
+    /// The channel being tried; `None` once the walk is over.
+    current: Option<Try>,
+    /// Those that go on beside it, since none of them has answered in time.
+    others: Vec<Try>,
+    /// When one more is tried beside them, in ms of the worker's clock.
+    pub(super) race_at: Option<u64>,
+    /// When something of ours was first missing, in ms of the worker's clock.
+    starving_since: Option<u64>,
+    /// A channel that could not be tried for want of something of ours: if no other one will do, it is waited for.
+    kept: Option<Untried>,
+    pub(super) peers: Peers,
+    /// The port that its client came to.
+    came_to: u16,
+    /// The place in line by which it got its channel, and until when it would have waited there.
+    pub(super) waited: Option<Waited>,
+}
+
+/// One channel being tried.
+#[derive(Debug)]
+struct Try {
+    lease: Lease,
+    /// The port that its client came to: also that of channels without one.
+    came_to: u16,
     /// Which of the channel's addresses is being tried.
     address: usize,
     /// When that was begun.
     begun: Duration,
+    /// Until when it has to answer, or when it is begun again; in ms of the worker's clock.
+    deadline: Option<u64>,
     /// Until when one of the channel's addresses has to answer, in ms of the worker's clock; since the first attempt.
     until: Option<u64>,
     /// Did any of the channel's addresses fail by the channel's own fault?
     blame: DialFailure,
     /// Why the last one of them failed.
     cause: Option<DialCause>,
-    /// When something of ours was first missing, in ms of the worker's clock.
-    starving_since: Option<u64>,
-    /// A channel that could not be tried for want of something of ours: if no other one will do, it is waited for.
-    kept: Option<Untried>,
     /// The attempt under way.
-    pub(super) server: Option<OwnedFd>,
+    server: Option<OwnedFd>,
+    /// By which number the poller watches it.
+    watch: u16,
+    /// The descriptor that it takes beyond what each client has.
+    extra: Option<Taken>,
     /// What is still to be said to the server before it is heard whether it speaks TLS. `None`: it is not asked.
-    pub(super) asking: Option<Vec<u8>>,
+    asking: Option<Vec<u8>>,
     /// How long the server took to accept, once it is asked.
     took: Option<Duration>,
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
-    pub(super) peers: Peers,
-    /// The port that its client came to: also that of channels without one.
-    came_to: u16,
-    /// The place in line by which it got its channel, and until when it would have waited there.
-    pub(super) waited: Option<Waited>,
+}
+
+impl Try {
+    fn new(lease: Lease, came_to: u16) -> Self {
+        Self {
+            lease,
+            came_to,
+            address: 0,
+            begun: Duration::ZERO,
+            deadline: None,
+            until: None,
+            blame: DialFailure::Local,
+            cause: None,
+            server: None,
+            watch: 0,
+            extra: None,
+            asking: None,
+            took: None,
+            link: None,
+        }
+    }
+
+    fn target(&self) -> Option<SocketAddr> {
+        self.lease.target(self.address, self.came_to)
+    }
+
+    /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
+    /// are known not to answer get what the others leave.
+    fn share(&mut self, terms: &Terms) -> u64 {
+        let until = *self.until.get_or_insert(terms.now.saturating_add(terms.patience));
+        let alike = self.lease.alike_from(self.address);
+        (until.saturating_sub(terms.now) / alike as u64).max(1)
+    }
+
+    /// The attempt under way is over.
+    fn give_up(&mut self) {
+        (self.link, self.asking, self.took) = (None, None, None);
+        if let Some(server) = self.server.take() {
+            // It may have accepted already, and would take a close for a clean end.
+            socket::reset_on_close(&server);
+        }
+    }
+
+    /// Takes note that the current address has failed, and tells it.
+    fn note(
+        &mut self,
+        error: &io::Error,
+        fault: DialFailure,
+        words: &str,
+        dialer: &Dialer,
+        trace: Option<&mut ConnectionTrace>,
+    ) {
+        self.cause = Some(cause_of(error));
+        let Some(address) = self.target() else { return };
+        tell(self.lease.key(), address, words, fault, &dialer.log);
+        if let Some(trace) = trace {
+            trace.failed(self.lease.key(), address, attempt_error(error));
+        }
+        if fault == DialFailure::Channel {
+            self.blame = fault;
+            let mut table = dialer.table.lock_at(dialer.clock.now());
+            let told = table.address_failed(&self.lease, address, self.begun, words);
+            drop(table);
+            dialer.changed(told);
+        }
+    }
+}
+
+/// What came of starting one more attempt beside those under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// It is on its way.
+    Started,
+    /// Something of ours is missing: perhaps later.
+    NotNow,
+    /// There is no other channel that could be tried.
+    Nobody,
 }
 
 /// A channel that could not be tried.
@@ -214,6 +325,8 @@ pub(super) enum Next {
     Line(Ticket),
     /// Nothing is left to try.
     Over(Loss),
+    /// Others are under way that were begun before.
+    Others,
     /// To be served as one that comes anew, by whoever has it next.
     Anew,
 }
@@ -227,6 +340,8 @@ pub(super) struct Terms {
     pub(super) now: u64,
     /// How long a channel may take to answer, and how long a lack of ours may last, in ms.
     pub(super) patience: u64,
+    /// By which number its socket is watched.
+    pub(super) watch: u16,
 }
 
 /// What came of starting an attempt.
@@ -240,6 +355,8 @@ pub(super) enum Attempt {
     Line(Ticket),
     /// All that was left failed at once.
     Over(Loss),
+    /// It failed at once; others are under way that were begun before.
+    Others,
     /// It failed at once, and the client is to be served as one that comes anew, by whoever has it next.
     Anew,
 }
@@ -257,11 +374,20 @@ impl Begun {
 impl Dial {
     /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
     /// before it are served first.
-    pub(super) fn begin(peers: Peers, came_to: u16, within: GroupRange, tag: u64, dialer: &Dialer) -> Begun {
+    ///
+    /// `past`: channels that have closed its connection at once.
+    pub(super) fn begin(
+        peers: Peers,
+        came_to: u16,
+        within: GroupRange,
+        tag: u64,
+        past: &[ChannelKey],
+        dialer: &Dialer,
+    ) -> Begun {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
-            let route = table.begin_within(peers.client().ip().into(), within);
+            let route = Route::past(peers.client().ip().into(), within, past);
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);
@@ -277,18 +403,12 @@ impl Dial {
         waited: Option<Waited>,
     ) -> Self {
         Self {
-            found: Some((route, lease)),
-            address: 0,
-            begun: Duration::ZERO,
-            until: None,
-            blame: DialFailure::Local,
-            cause: None,
+            route: Some(route),
+            current: Some(Try::new(lease, came_to)),
+            others: Vec::new(),
+            race_at: None,
             starving_since: None,
             kept: None,
-            server: None,
-            asking: None,
-            took: None,
-            link: None,
             peers,
             came_to,
             waited,
@@ -297,21 +417,153 @@ impl Dial {
 
     /// The channel being tried.
     pub(super) fn channel(&self) -> Option<ChannelKey> {
-        self.found.as_ref().map(|(_, lease)| lease.key())
+        self.current.as_ref().map(|current| current.lease.key())
     }
 
     /// The address being tried.
     pub(super) fn target(&self) -> Option<SocketAddr> {
-        let (_, lease) = self.found.as_ref()?;
-        lease.target(self.address, self.came_to)
+        self.current.as_ref()?.target()
     }
 
-    /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
-    /// are known not to answer get what the others leave.
-    fn share(&mut self, terms: &Terms) -> u64 {
-        let until = *self.until.get_or_insert(terms.now.saturating_add(terms.patience));
-        let alike = self.found.as_ref().map_or(1, |(_, lease)| lease.alike_from(self.address));
-        (until.saturating_sub(terms.now) / alike as u64).max(1)
+    /// The attempt under way.
+    pub(super) fn server(&self) -> Option<&OwnedFd> {
+        self.current.as_ref()?.server.as_ref()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Try> {
+        self.current.iter().chain(&self.others)
+    }
+
+    /// Those of all attempts under way.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.all().filter_map(|one| one.server.as_ref())
+    }
+
+    /// Is this channel being tried?
+    pub(super) fn tries(&self, channel: ChannelKey) -> bool {
+        self.all().any(|one| one.lease.key() == channel)
+    }
+
+    /// Is this the watch of an attempt beside the current one?
+    pub(super) fn has_other(&self, watch: u16) -> bool {
+        self.others.iter().any(|other| other.watch == watch)
+    }
+
+    /// The channel that is tried by the attempt with this watch.
+    #[cfg(test)]
+    pub(super) fn channel_of(&self, watch: u16) -> Option<ChannelKey> {
+        self.all().find(|one| one.watch == watch).map(|one| one.lease.key())
+    }
+
+    /// The attempt with this watch is the current one from here on.
+    pub(super) fn turn_to(&mut self, watch: u16) {
+        self.turn_to_any(|one| one.watch == watch);
+    }
+
+    /// That at this channel is the current one from here on; its watch.
+    pub(super) fn turn_to_channel(&mut self, channel: ChannelKey) -> Option<u16> {
+        self.turn_to_any(|one| one.lease.key() == channel);
+        self.watch()
+    }
+
+    /// One whose time is over by then is the current one from here on; its watch. `None`: there is none.
+    pub(super) fn turn_to_overdue(&mut self, by: u64) -> Option<u16> {
+        let is_over = |one: &Try| one.server.is_some() && one.deadline.is_some_and(|deadline| deadline <= by);
+        if !self.current.as_ref().is_some_and(is_over) && !self.turn_to_any(is_over) {
+            return None;
+        }
+        self.watch()
+    }
+
+    fn turn_to_any(&mut self, is_wanted: impl Fn(&Try) -> bool) -> bool {
+        let (Some(current), Some(other)) =
+            (&mut self.current, self.others.iter_mut().find(|one| is_wanted(one)))
+        else {
+            return false;
+        };
+        std::mem::swap(current, other);
+        true
+    }
+
+    /// The watch of the current attempt.
+    pub(super) fn watch(&self) -> Option<u16> {
+        self.current.as_ref().map(|current| current.watch)
+    }
+
+    /// Until when the current attempt has to answer, or when it is begun again.
+    pub(super) fn set_deadline(&mut self, at: u64) {
+        if let Some(current) = &mut self.current {
+            current.deadline = Some(at);
+        }
+    }
+
+    /// When there is something to do, whatever comes.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        let deadlines = self.all().filter_map(|one| one.deadline);
+        deadlines.chain(self.race_at).min()
+    }
+
+    /// Could one more be tried beside those that are under way?
+    pub(super) fn may_race(&self) -> bool {
+        self.kept.is_none() && self.server().is_some()
+    }
+
+    /// Tries one more channel beside those that are under way, if its group has one. `extra`: the descriptor that it takes.
+    pub(super) fn begin_beside(
+        &mut self,
+        terms: &Terms,
+        extra: Taken,
+        dialer: &Dialer,
+        mut trace: Option<&mut ConnectionTrace>,
+        mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> Beside {
+        loop {
+            let Some(route) = self.route.as_mut().filter(|_| !dialer.leaving.load(Ordering::SeqCst)) else {
+                return Beside::Nobody;
+            };
+            let mut grants = Vec::new();
+            let lease = dialer.table.lock_at(dialer.clock.now()).next_beside(route, &mut grants);
+            dialer.deliver.all(grants);
+            let Some(lease) = lease else { return Beside::Nobody };
+            let mut new = Try { watch: terms.watch, ..Try::new(lease, self.came_to) };
+            let mut words = String::new();
+            while let Some(target) = new.target() {
+                new.begun = dialer.clock.now();
+                let error = match Self::connect(new.lease.key(), target, dialer, &mut watch) {
+                    Ok(server) => {
+                        new.deadline = Some(terms.now.saturating_add(new.share(terms)));
+                        (new.server, new.extra) = (Some(server), Some(extra));
+                        let before = self.current.replace(new);
+                        self.others.extend(before);
+                        return Beside::Started;
+                    }
+                    Err(error) => error,
+                };
+                match error {
+                    ConnectError::Target(e) if !is_exhausted(&e) && fault_of(&e) == DialFailure::Channel => {
+                        words = format!("connect: {}", words_of(&e));
+                        new.note(&e, DialFailure::Channel, &words, dialer, trace.as_deref_mut());
+                        new.address += 1;
+                    }
+                    // Nobody waits for it: it is not worth a search.
+                    ConnectError::Target(_) | ConnectError::Ports(_) | ConnectError::Ours(_) => {
+                        let mut table = dialer.table.lock_at(dialer.clock.now());
+                        table.give_back(route, new.lease);
+                        let grants = table.grant();
+                        drop(table);
+                        dialer.deliver.all(grants);
+                        return Beside::NotNow;
+                    }
+                }
+            }
+            let cause = new.cause.unwrap_or(DialCause::NoAnswer);
+            let mut table = dialer.table.lock_at(dialer.clock.now());
+            let transition = table.failed(new.lease, new.blame, cause, &words);
+            let grants = table.grant();
+            drop(table);
+            dialer.deliver.all(grants);
+            dialer.changed(transition);
+        }
     }
 
     /// Starts on the current address, or on the first one after it that can be started on; `watch` is done with the socket.
@@ -326,28 +578,22 @@ impl Dial {
     ) -> Attempt {
         loop {
             let Some(target) = self.target() else { return Attempt::Over(FAILED) };
-            if self.until.is_some_and(|until| until <= terms.now) {
+            let Some(current) = &mut self.current else { return Attempt::Over(FAILED) };
+            if current.until.is_some_and(|until| until <= terms.now) {
                 match self.out_of_time(terms.tag, dialer) {
                     Next::Dial => continue,
                     Next::Line(ticket) => return Attempt::Line(ticket),
                     Next::Over(why) => return Attempt::Over(why),
+                    Next::Others => return Attempt::Others,
                     Next::Anew => return Attempt::Anew,
                 }
             }
-            self.begun = dialer.clock.now();
-            let tried = self.connect(target, dialer).and_then(|server| match watch(&server) {
-                Ok(()) => Ok(server),
-                Err(e) => {
-                    // It may have accepted already, and would take a close for a clean end.
-                    socket::reset_on_close(&server);
-                    Err(ConnectError::Ours(e))
-                }
-            });
-            let (error, fault) = match tried {
+            (current.begun, current.watch) = (dialer.clock.now(), terms.watch);
+            let (error, fault) = match Self::connect(current.lease.key(), target, dialer, &mut watch) {
                 Ok(server) => {
-                    self.server = Some(server);
+                    current.server = Some(server);
                     self.starving_since = None;
-                    return Attempt::Started(self.share(terms));
+                    return Attempt::Started(current.share(terms));
                 }
                 Err(ConnectError::Ports(_)) => {
                     let text = format!("no source port is free towards {target}");
@@ -382,6 +628,7 @@ impl Dial {
                 Next::Dial => {}
                 Next::Line(ticket) => return Attempt::Line(ticket),
                 Next::Over(why) => return Attempt::Over(why),
+                Next::Others => return Attempt::Others,
                 Next::Anew => return Attempt::Anew,
             }
         }
@@ -410,17 +657,21 @@ impl Dial {
         trace: Option<&mut ConnectionTrace>,
     ) -> bool {
         let Some(address) = self.target() else { return false };
-        let Some((route, lease)) = &mut self.found else { return false };
-        if self.address + 1 < lease.addresses().as_slice().len() {
-            self.address += 1;
+        let (Some(route), Some(current)) = (&mut self.route, &mut self.current) else { return false };
+        if current.address + 1 < current.lease.addresses().as_slice().len() {
+            current.address += 1;
             return true;
+        }
+        if !self.others.is_empty() {
+            return false;
         }
         let mut grants = Vec::new();
         let mut table = dialer.table.lock_at(dialer.clock.now());
         let next = table.next_up(route, &mut grants);
         let has_next = next.is_ok();
         if let Ok(next) = next {
-            let left = Untried { lease: std::mem::replace(lease, next), address, cause: cause_of(error) };
+            let lease = std::mem::replace(current, Try::new(next, self.came_to)).lease;
+            let left = Untried { lease, address, cause: cause_of(error) };
             if self.kept.is_none() {
                 self.kept = Some(left);
             } else {
@@ -430,43 +681,48 @@ impl Dial {
         }
         drop(table);
         dialer.deliver.all(grants);
-        if !has_next {
-            return false;
-        }
-        self.turn_to_next();
-        true
+        has_next
     }
 
-    /// The channel is another one from here on.
-    fn turn_to_next(&mut self) {
-        (self.address, self.until) = (0, None);
-        (self.blame, self.cause) = (DialFailure::Local, None);
-    }
-
-    fn connect(&self, target: SocketAddr, dialer: &Dialer) -> Result<OwnedFd, ConnectError> {
-        let leads_back = dialer.circle.awaits(target, dialer.outgoing.load().is_bound())
-            && self.channel().is_some_and(|channel| dialer.is_endless(channel));
+    fn connect(
+        channel: ChannelKey,
+        target: SocketAddr,
+        dialer: &Dialer,
+        watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> Result<OwnedFd, ConnectError> {
+        let leads_back =
+            dialer.circle.awaits(target, dialer.outgoing.load().is_bound()) && dialer.is_endless(channel);
         if leads_back {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
         }
-        socket::connect(target, &dialer.outgoing.load(), HandshakeAck::WithData)
+        let server = socket::connect(target, &dialer.outgoing.load(), HandshakeAck::WithData)?;
+        match watch(&server) {
+            Ok(()) => Ok(server),
+            Err(e) => {
+                // It may have accepted already, and would take a close for a clean end.
+                socket::reset_on_close(&server);
+                Err(ConnectError::Ours(e))
+            }
+        }
     }
 
     /// The connection stands. Why it is none all the same, if it is none.
     pub(super) fn doubt(&mut self, dialer: &Dialer) -> Option<io::Error> {
-        let (server, target) = (self.server.as_ref()?, self.target()?);
+        let (channel, target) = (self.channel()?, self.target()?);
+        let current = self.current.as_mut()?;
+        let server = current.server.as_ref()?;
         let ours = socket::local(server)?;
         let error = if ours.port() == target.port() && socket::is_to_itself(server) {
             io::Error::from(io::ErrorKind::ConnectionRefused)
-        } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(self.channel()?) {
+        } else if dialer.circle.was_closed(ours, target) && dialer.is_endless(channel) {
             LeadsBack::error(target)
         } else {
             let bound = dialer.outgoing.load().is_bound();
             match dialer.chains.step(dialer.service, self.peers.seen, ours, target, bound) {
                 // A maxc makes an end of it.
-                Hop::Round if dialer.is_endless(self.channel()?) => LeadsBack::error(target),
-                Hop::Within(link) if dialer.is_endless(self.channel()?) => {
-                    self.link = Some(link);
+                Hop::Round if dialer.is_endless(channel) => LeadsBack::error(target),
+                Hop::Within(link) if dialer.is_endless(channel) => {
+                    current.link = Some(link);
                     return None;
                 }
                 Hop::Out | Hop::Round | Hop::Within(_) => return None,
@@ -496,79 +752,63 @@ impl Dial {
         dialer: &Dialer,
         trace: Option<&mut ConnectionTrace>,
     ) -> Next {
-        self.give_up();
-        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
-        let (cause, words) = (cause_of(error), format!("connect: {}", words_of(error)));
-        self.cause = Some(cause);
-        if let Some(address) = lease.target(self.address, self.came_to) {
-            tell(lease.key(), address, &words, fault, &dialer.log);
-            if let Some(trace) = trace {
-                trace.failed(lease.key(), address, attempt_error(error));
-            }
-            if fault == DialFailure::Channel {
-                self.blame = fault;
-                let mut table = dialer.table.lock_at(dialer.clock.now());
-                let told = table.address_failed(&lease, address, self.begun, &words);
-                drop(table);
-                dialer.changed(told);
-            }
-        }
-        if lease.target(self.address + 1, self.came_to).is_some() {
-            self.address += 1;
-            self.found = Some((route, lease));
+        let Some(current) = &mut self.current else { return Next::Over(FAILED) };
+        current.give_up();
+        let words = format!("connect: {}", words_of(error));
+        current.note(error, fault, &words, dialer, trace);
+        if current.lease.target(current.address + 1, current.came_to).is_some() {
+            current.address += 1;
             return Next::Dial;
         }
-        self.next_channel(route, lease, Some((cause, &words)), tag, dialer)
+        self.next_channel(Some((cause_of(error), &words)), tag, dialer)
     }
 
     /// How the channel being tried is to be told who the client is.
     pub(super) fn proxy(&self) -> Option<ProxyVersion> {
-        self.found.as_ref().and_then(|(_, lease)| lease.proxy())
+        self.current.as_ref().and_then(|current| current.lease.proxy())
     }
 
     /// The connection stands, and the server is to be told this, and to answer it, before it is the client's.
     pub(super) fn ask(&mut self, words: Vec<u8>, dialer: &Dialer) {
-        self.asking = Some(words);
-        self.took = Some(dialer.clock.now().saturating_sub(self.begun));
+        if let Some(current) = &mut self.current {
+            current.took = Some(dialer.clock.now().saturating_sub(current.begun));
+            current.asking = Some(words);
+        }
     }
 
-    /// The attempt under way is over.
-    fn give_up(&mut self) {
-        (self.link, self.asking, self.took) = (None, None, None);
-        if let Some(server) = self.server.take() {
-            // It may have accepted already, and would take a close for a clean end.
-            socket::reset_on_close(&server);
-        }
+    /// Is the server asked something before it is the client's?
+    pub(super) fn is_asking(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.asking.is_some())
+    }
+
+    /// The server that is asked, and what is still to be said to it.
+    pub(super) fn asked(&mut self) -> Option<(&OwnedFd, &mut Vec<u8>)> {
+        let current = self.current.as_mut()?;
+        Some((current.server.as_ref()?, current.asking.as_mut()?))
     }
 
     /// Addresses are left, but no time for them.
     fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
-        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
         // There was an attempt: it has begun the time.
-        let cause = self.cause.unwrap_or(DialCause::NoAnswer);
-        self.next_channel(route, lease, Some((cause, &format!("connect: {cause}"))), tag, dialer)
+        let cause = self.current.as_ref().and_then(|current| current.cause).unwrap_or(DialCause::NoAnswer);
+        self.next_channel(Some((cause, &format!("connect: {cause}"))), tag, dialer)
     }
 
     /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
     pub(super) fn move_on(&mut self, tag: u64, dialer: &Dialer) -> Next {
-        self.give_up();
-        let Some((route, lease)) = self.found.take() else { return Next::Over(FAILED) };
-        self.next_channel(route, lease, None, tag, dialer)
+        if let Some(current) = &mut self.current {
+            current.give_up();
+        }
+        self.next_channel(None, tag, dialer)
     }
 
-    /// `cause`: why the channel counts as failed; `None`: it does not.
-    fn next_channel(
-        &mut self,
-        mut route: Route,
-        lease: Lease,
-        cause: Option<(DialCause, &str)>,
-        tag: u64,
-        dialer: &Dialer,
-    ) -> Next {
+    /// The current channel will not do. `cause`: why it counts as failed; `None`: it does not.
+    fn next_channel(&mut self, cause: Option<(DialCause, &str)>, tag: u64, dialer: &Dialer) -> Next {
+        let Some(Try { lease, blame, .. }) = self.current.take() else { return Next::Over(FAILED) };
         let transition = match cause {
             Some((cause, words)) => {
                 let mut table = dialer.table.lock_at(dialer.clock.now());
-                table.failed(lease, self.blame, cause, words)
+                table.failed(lease, blame, cause, words)
             }
             None => {
                 drop(lease);
@@ -577,6 +817,14 @@ impl Dial {
         };
         // Before there may be a place in line: whatever happens here must not lose it.
         dialer.changed(transition);
+        if let Some(other) = self.others.pop() {
+            self.current = Some(other);
+            let grants = dialer.table.lock_at(dialer.clock.now()).grant();
+            dialer.deliver.all(grants);
+            return Next::Others;
+        }
+        self.race_at = None;
+        let Some(mut route) = self.route.take() else { return Next::Over(FAILED) };
         if dialer.leaving.load(Ordering::SeqCst) {
             drop(self.kept.take());
             let grants = dialer.table.lock_at(dialer.clock.now()).grant();
@@ -609,8 +857,7 @@ impl Dial {
         }
         match turn {
             Turn::Now(route, lease) => {
-                self.found = Some((route, lease));
-                self.turn_to_next();
+                (self.route, self.current) = (Some(route), Some(Try::new(lease, self.came_to)));
                 Next::Dial
             }
             Turn::Later(ticket) => Next::Line(ticket),
@@ -619,19 +866,41 @@ impl Dial {
     }
 
     /// The current address answered: the lease is the connection's from now on.
-    pub(super) fn succeeded(self, dialer: &Dialer, trace: Option<&mut ConnectionTrace>) -> Option<Succeeded> {
-        let (server, (route, lease)) = (self.server?, self.found?);
+    ///
+    /// Those that were tried beside it have lost: they hear of a reset, and that is no failure.
+    pub(super) fn succeeded(
+        self,
+        dialer: &Dialer,
+        mut trace: Option<&mut ConnectionTrace>,
+    ) -> Option<Succeeded> {
+        let (route, Try { server, lease, came_to, address, begun, took, link, .. }) =
+            (self.route?, self.current?);
+        let server = server?;
         let now = dialer.clock.now();
-        let took = self.took.unwrap_or_else(|| now.saturating_sub(self.begun));
-        let address = lease.target(self.address, self.came_to);
+        let took = took.unwrap_or_else(|| now.saturating_sub(begun));
+        let address = lease.target(address, came_to);
+        let mut makes_room = !self.others.is_empty();
+        let mut beaten = Vec::new();
+        for mut other in self.others {
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.outrun();
+            }
+            // Whether it has answered as well, the kernel knows.
+            let has_answered = other.server.as_ref().is_some_and(socket::is_connected);
+            other.give_up();
+            beaten.push((other.lease, has_answered));
+        }
+        let is_race = makes_room;
         let (told, transition, grants) = {
             let mut table = dialer.table.lock_at(now);
-            let mut makes_room = false;
             if let Some(kept) = self.kept {
                 kept.give_up(&mut table, trace);
                 makes_room = true;
             }
-            let told = address.and_then(|address| table.address_answered(&lease, address, self.begun));
+            for (lease, has_answered) in beaten {
+                table.outrun(lease, has_answered);
+            }
+            let told = address.and_then(|address| table.address_answered(&lease, address, begun));
             let transition = table.connected(route, &lease, took);
             // A channel that is back by this may have room for those in line.
             makes_room |= transition.is_some();
@@ -641,7 +910,11 @@ impl Dial {
         dialer.deliver.all(grants);
         dialer.changed(told);
         dialer.changed(transition);
-        Some(Succeeded { server, lease, link: self.link, took })
+        if is_race {
+            // There may be something to be asked in the background.
+            dialer.changed.tell();
+        }
+        Some(Succeeded { server, lease, link, took })
     }
 }
 
@@ -694,7 +967,7 @@ mod tests {
     }
 
     fn begin(dialer: &Dialer) -> Box<Dial> {
-        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, dialer) {
+        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &[], dialer) {
             Begun::Dial(dial) => dial,
             other => panic!("{other:?}"),
         }
@@ -708,7 +981,7 @@ mod tests {
             let mut dial = begin(&dialer);
             let mut calls = 0;
             let mut attempt = |now, dial: &mut Dial| {
-                let terms = Terms { tag: 0, now, patience: 100 };
+                let terms = Terms { tag: 0, now, patience: 100, watch: 0 };
                 dial.attempt(&terms, &dialer, None, |_| {
                     calls += 1;
                     if calls == 1 { Err(lack.into()) } else { Ok(()) }
@@ -737,7 +1010,7 @@ mod tests {
         assert_eq!(fault_of(&error), DialFailure::Local, "{error}");
         let dialer = dialer(&[local, good]);
         let mut dial = begin(&dialer);
-        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         assert_eq!(dial.target(), Some(good));
     }
@@ -749,7 +1022,7 @@ mod tests {
         let mut dial = begin(&dialer);
         let mut calls = 0;
         let mut attempt = |now| {
-            let terms = Terms { tag: 0, now, patience: 100 };
+            let terms = Terms { tag: 0, now, patience: 100, watch: 0 };
             dial.attempt(&terms, &dialer, None, |_| {
                 calls += 1;
                 Err(Errno::NOMEM.into())
@@ -774,7 +1047,7 @@ mod tests {
         let dialer = Dialer { table: SharedTable::new(table), ..dialer(&[]) };
         let mut dial = begin(&dialer);
         let attempt = |dial: &mut Dial, now| {
-            let terms = Terms { tag: 0, now, patience: 900 };
+            let terms = Terms { tag: 0, now, patience: 900, watch: 0 };
             match dial.attempt(&terms, &dialer, None, |_| Ok(())) {
                 Attempt::Started(wait) => Some(wait),
                 Attempt::Over(_) => None,
@@ -799,7 +1072,7 @@ mod tests {
         let left = dial.target();
         let mut attempt = |now, calls| {
             let mut left = calls;
-            let terms = Terms { tag: 0, now, patience: 60_000 };
+            let terms = Terms { tag: 0, now, patience: 60_000, watch: 0 };
             dial.attempt(&terms, &dialer, None, |_| {
                 left -= 1;
                 if left == 0 { Ok(()) } else { Err(Errno::NOBUFS.into()) }
@@ -829,11 +1102,11 @@ mod tests {
         });
         let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
         let begin =
-            || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &dialer);
+            || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &[], &dialer);
         let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
         // There is no room in line, so a is tried all the same.
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };
-        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));
         let _served = dial.succeeded(&dialer, None).expect("it is connected");
@@ -845,7 +1118,7 @@ mod tests {
         let (listener, address) = listener();
         let dialer = dialer(&[address]);
         let mut dial = begin(&dialer);
-        let terms = Terms { tag: 0, now: 0, patience: 100 };
+        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
         let (mut accepted, _) = listener.accept().expect("it was dialled");
         let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer, None);

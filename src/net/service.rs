@@ -35,6 +35,10 @@ pub struct ServiceOptions {
     pub outgoing: Outgoing,
     /// `-t`: how long a channel may take to answer.
     pub connect_timeout: Duration,
+    /// So soon the next channel is tried beside one that has not answered; `None` = not before it has failed.
+    pub race: Option<Duration>,
+    /// A channel that says nothing for so long, while others answer, is ejected; `None` = it is not.
+    pub first_byte: Option<Duration>,
     /// `-T`: quiet for so long ends a connection; `None` = never.
     pub idle_timeout: Option<Duration>,
     /// Half-closed and quiet for so long ends a connection; `None` = never.

@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::observe::{Direction, Dump, TapSource};
-use crate::sched::Slot;
+use crate::sched::{FirstByte, Slot};
+use crate::sys::Clock;
 use crate::sys::socket;
 use crate::sys::splice::{self, Pipe, Pipes};
 use crate::wire::relay::{Input, Kernel, Output, Side};
@@ -24,8 +25,18 @@ pub(super) struct Sockets<'a> {
     pub(super) taps: Option<&'a mut [TapSource]>,
     /// The congestion control of bulk within this host, if it is not the system's own.
     pub(super) loopback_congestion: Option<&'a str>,
+    /// The server's first byte is still to come: the channel has answered when it comes, before anybody can know of it.
+    pub(super) first_byte: Option<AwaitedByte>,
     /// Bytes delivered to the client and to the server.
     pub(super) delivered: &'a mut [u64; 2],
+}
+
+/// A first byte that is still to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AwaitedByte {
+    pub(super) clock: Clock,
+    /// Later than it should come.
+    pub(super) is_late: bool,
 }
 
 impl Sockets<'_> {
@@ -100,6 +111,13 @@ impl Kernel for Sockets<'_> {
         self.pipes.give(pipe, held);
     }
     fn saw(&mut self, from: Side, bytes: &[u8]) {
+        if from == Side::Server
+            && !bytes.is_empty()
+            && let Some(AwaitedByte { clock, is_late }) = self.first_byte.take()
+        {
+            let is_unasked = self.delivered[Side::Server as usize] == 0;
+            self.slot.answered(clock.now(), FirstByte { is_late, is_unasked });
+        }
         let direction = match from {
             Side::Client => Direction::Sent,
             Side::Server => Direction::Rcvd,

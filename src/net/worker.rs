@@ -24,7 +24,7 @@ use super::chain::Link;
 use super::dial::{Dial, Waited};
 use super::planted::{self, Bug};
 use super::shared::{Guest, Message, Shared, tag_of};
-use super::sockets::Sockets;
+use super::sockets::{AwaitedByte, Sockets};
 use super::taps::Taps;
 use crate::observe::{ConnectionTrace, Dump, Event};
 use crate::sched::{Announced, ChannelKey, End, OwnFault, Peers, Slot};
@@ -108,6 +108,8 @@ struct Connection {
     connected_at: u32,
     /// Its peers are asked whether they are still there.
     asked_often: bool,
+    /// Has it waited for its channel's first byte for too long?
+    silence: Silence,
     /// Sides whose new data is not reported, since older data of theirs still waits for the other side.
     muted: [bool; 2],
     /// Stands in the queue of those that have more to do.
@@ -115,6 +117,17 @@ struct Connection {
     taken: Taken,
     service: Guest,
     peer: ClientAddress,
+}
+
+/// What has come of waiting for a channel's first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// It has not lasted for too long.
+    Unknown,
+    /// It has, and the client had said nothing.
+    Mutual,
+    /// It has.
+    Heard,
 }
 
 struct Rare {
@@ -167,6 +180,11 @@ impl Connection {
         self.rare.as_mut()?.trace.as_deref_mut()
     }
 
+    /// The channels that have closed its connection at once.
+    fn past(&self) -> &[ChannelKey] {
+        self.rare.as_ref().map_or(&[][..], |rare| &rare.past)
+    }
+
     fn expires_at(&self) -> u64 {
         self.rare.as_ref().map_or(NEVER, |rare| rare.expires_at)
     }
@@ -216,6 +234,28 @@ impl Connection {
             trace.peers.claimed = announced.claim;
         }
         self.rare().announced = Some(Box::new(announced));
+    }
+
+    /// When its channel has kept it waiting for its first byte for too long, since bytes of it were delivered last or since the connect.
+    /// `None`: not at all, or that is known.
+    fn silent_at(&self, limit: Option<Duration>) -> Option<u64> {
+        let limit = limit?;
+        let has_spoken = self.delivered[Side::Server as usize] > 0;
+        let is_known = match self.silence {
+            Silence::Unknown => false,
+            Silence::Mutual => !has_spoken,
+            Silence::Heard => true,
+        };
+        let waits = self.delivered[Side::Client as usize] == 0 && self.connected_at > 0 && !is_known;
+        waits.then(|| self.moved_at.saturating_add(millis(limit).max(1)))
+    }
+
+    /// Would a first byte be late that comes at this time?
+    fn is_late(&self, now: u64) -> bool {
+        let has_spoken = self.delivered[Side::Server as usize] > 0;
+        self.silence == Silence::Heard
+            || self.silence == Silence::Mutual && !has_spoken
+            || self.silent_at(self.service.options().first_byte).is_some_and(|at| at <= now)
     }
 
     fn token(&self, key: usize, side: Side) -> Token {
@@ -646,6 +686,11 @@ impl<P: Readiness> Worker<P> {
         // Otherwise it is news of a socket that is closed already.
         if connection.token(key, side) == token {
             self.guarded(key, |worker| worker.heard_of(key, side, ready));
+        } else if side == Side::Server
+            && let Stage::Dialing(dial) = &connection.stage
+            && dial.has_other(token.generation)
+        {
+            self.guarded(key, |worker| worker.other_dialed(key, token.generation, ready));
         }
     }
 
@@ -655,14 +700,6 @@ impl<P: Readiness> Worker<P> {
         match (&mut connection.stage, side) {
             (Stage::Relaying { .. }, _) => {
                 connection.relay.note(side, ready);
-                if connection.delivered == [0; 2]
-                    && side == Side::Server
-                    && (ready.read_closed || ready.error)
-                    && self.leave_server(key, ready.error)
-                {
-                    return;
-                }
-                let Some(connection) = self.connections.get(key) else { return };
                 if connection.relay.is_blocked(side) && ready.readable && !ready.read_closed {
                     self.mute(key, side);
                 }
@@ -780,6 +817,8 @@ impl<P: Readiness> Worker<P> {
         let before = connection.delivered;
         let (was_half_closed, was_short) = (connection.relay.is_half_closed(), connection.relay.is_short());
         let was_broken = connection.relay.broken().is_some();
+        let first_byte = (before[Side::Client as usize] == 0)
+            .then(|| AwaitedByte { clock: self.shared.clock, is_late: connection.is_late(self.now) });
         let mut sockets = Sockets {
             client: connection.client.as_fd(),
             server: server.as_fd(),
@@ -789,9 +828,13 @@ impl<P: Readiness> Worker<P> {
             dump: self.shared.options.dump.as_ref(),
             taps: self.taps.of(key, connection.id),
             loopback_congestion: self.shared.options.loopback_congestion.as_deref(),
+            first_byte,
             delivered: &mut connection.delivered,
         };
         let verdict = connection.relay.turn(&mut sockets, &mut self.scratch);
+        if let Verdict::Ask { is_reset } = verdict {
+            return self.server_has_ended(key, is_reset);
+        }
         // Memory is waited for from now on, however quiet it was before.
         if connection.delivered != before || (connection.relay.is_short() && !was_short) {
             connection.moved_at = self.now;
@@ -812,6 +855,7 @@ impl<P: Readiness> Worker<P> {
         if any_muted {
             self.unmute(key);
         }
+        self.await_first_byte(key, before);
         // The table of a poller does not refuse what it has already; if it does, nobody else comes to ask again.
         let is_deaf = any_muted && self.connections.get(key).is_some_and(Connection::is_deaf);
         self.obey(
@@ -819,6 +863,17 @@ impl<P: Readiness> Worker<P> {
             if is_deaf && verdict == Verdict::Sleep { Verdict::Later } else { verdict },
             has_other_deadline,
         );
+    }
+
+    /// The server has ended before anything went over its connection: on to another one, or its client hears of it.
+    fn server_has_ended(&mut self, key: usize, is_reset: bool) {
+        if self.leave_server(key, is_reset) {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.relay.accept_end(is_reset);
+            self.turn(key);
+        }
     }
 
     fn obey(&mut self, key: usize, verdict: Verdict, has_other_deadline: bool) {
@@ -829,6 +884,7 @@ impl<P: Readiness> Worker<P> {
                     self.rearm(key);
                 }
             }
+            Verdict::Ask { is_reset } => self.server_has_ended(key, is_reset),
             Verdict::Again => {
                 connection.queued = true;
                 self.queue.push_back(key);

@@ -78,6 +78,8 @@ pub struct PathInfo {
 pub enum AccessMoment {
     /// It has got its channel.
     Start,
+    /// It has got another channel, since its first one closed the connection at once.
+    MovedOn,
     /// It goes on.
     Open,
     /// It has ended.
@@ -129,6 +131,11 @@ impl ConnectionTrace {
         if self.failed.len() < ATTEMPTS_TOLD {
             self.failed.push(FailedAttempt { channel, address, error });
         }
+    }
+
+    /// An attempt was given up, since another one had succeeded.
+    pub fn outrun(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
     }
 
     /// The channel that was connected to has not served its client.

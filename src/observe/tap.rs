@@ -39,13 +39,16 @@ pub struct TapStart {
     pub rcvd_bytes: u64,
 }
 
-/// Something of a session, in the order in which it happened: first what was left out, then which sides ended, then bytes.
+/// Something of a session, in the order in which it happened: first what was left out, then the channel that it has left, then which
+/// sides ended, then bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapPiece {
     /// When the last of it was.
     pub at: SystemTime,
     /// Bytes that were left out, by [`Direction`].
     pub left_out: [u64; 2],
+    /// This channel has closed its connection at once, and its client went on to another one.
+    pub moved_on: Option<ChannelKey>,
     /// Which sides have ended their direction.
     pub ended: [bool; 2],
     /// Bytes as they were read; empty where there are none.
@@ -89,8 +92,14 @@ struct TapLink {
 pub fn new_tap() -> (Tap, TapSource) {
     let (sender, pieces) = sync_channel(CHUNKS);
     let link = Arc::new(TapLink::default());
-    let source =
-        TapSource { sender, link: Arc::clone(&link), left_out: [0; 2], ended: [false; 2], is_behind: false };
+    let source = TapSource {
+        sender,
+        link: Arc::clone(&link),
+        left_out: [0; 2],
+        ended: [false; 2],
+        moved_on: None,
+        is_behind: false,
+    };
     (Tap { pieces, link }, source)
 }
 
@@ -103,6 +112,8 @@ pub struct TapSource {
     left_out: [u64; 2],
     /// Not told yet.
     ended: [bool; 2],
+    /// Not told yet.
+    moved_on: Option<ChannelKey>,
     /// There was no room. Before there is a good deal of it, nothing is copied: better one gap than many.
     is_behind: bool,
 }
@@ -115,8 +126,18 @@ impl TapSource {
 
     /// These bytes were read; none: that side has ended its direction. Never waits.
     pub fn saw(&mut self, direction: Direction, bytes: &[u8]) {
+        self.ended[direction as usize] |= bytes.is_empty();
+        self.tell(direction, bytes);
+    }
+
+    /// The session's channel has closed its connection at once, and its client goes on to another one.
+    pub fn moved_on(&mut self, from: ChannelKey) {
+        self.moved_on = Some(from);
+        self.tell(Direction::Rcvd, &[]);
+    }
+
+    fn tell(&mut self, direction: Direction, bytes: &[u8]) {
         let way = direction as usize;
-        self.ended[way] |= bytes.is_empty();
         let cost = bytes.len() + CHUNK_COST;
         let waiting = self.link.waiting.load(Ordering::Acquire);
         let most = if self.is_behind { TAP_ROOM / 2 } else { TAP_ROOM };
@@ -126,12 +147,18 @@ impl TapSource {
             return self.leave_out(way, bytes);
         }
         copy.extend_from_slice(bytes);
-        let piece =
-            TapPiece { at: now(), left_out: self.left_out, ended: self.ended, bytes: copy, direction };
+        let piece = TapPiece {
+            at: now(),
+            left_out: self.left_out,
+            moved_on: self.moved_on,
+            ended: self.ended,
+            bytes: copy,
+            direction,
+        };
         // Before it can be taken out again.
         self.link.waiting.fetch_add(cost, Ordering::AcqRel);
         match self.sender.try_send(piece) {
-            Ok(()) => (self.left_out, self.ended) = ([0; 2], [false; 2]),
+            Ok(()) => (self.left_out, self.ended, self.moved_on) = ([0; 2], [false; 2], None),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.link.waiting.fetch_sub(cost, Ordering::AcqRel);
                 self.is_behind = true;

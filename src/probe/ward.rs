@@ -80,7 +80,9 @@ impl Ward {
     /// What the engine is to do for a probe.
     pub(super) fn order(&self, id: u64, probe: &Probe) -> Order {
         let (check, timeout, port) = match probe.purpose {
-            Purpose::Return => (Arc::new(Check::Tcp), self.connect_timeout.min(RETURN_PATIENCE), None),
+            Purpose::Return | Purpose::Doubt => {
+                (Arc::new(Check::Tcp), self.connect_timeout.min(RETURN_PATIENCE), None)
+            }
             Purpose::Check => {
                 let Checks { check, timeout, port, .. } = &self.checks;
                 let check = match &probe.manner.check {

@@ -56,6 +56,10 @@ impl Table {
         if !self.rules.health.eject {
             return Vec::new();
         }
+        let by = match probe.purpose {
+            Purpose::Return | Purpose::Doubt => Purpose::Return,
+            Purpose::Check => Purpose::Check,
+        };
         // If nobody passed, none is worse than another.
         let Some(good) = answered.filter(|_| !probe.is_of_one()) else { return Vec::new() };
         let mut told = Vec::new();
@@ -69,13 +73,11 @@ impl Table {
             let Some(reach) = &mut channel.reach else { return };
             for (address, why) in failed {
                 let Some(at) = place(*address) else { continue };
-                if reach.failed(at, probe.purpose, probe.begun(), why, now, random) {
+                if reach.failed(at, by, probe.begun(), why, now, random) {
                     tell(*address, Happened::AddressEjected(why.clone()));
                 }
             }
-            if let Some(after) =
-                place(good).and_then(|at| reach.answered(at, probe.purpose, probe.begun(), now))
-            {
+            if let Some(after) = place(good).and_then(|at| reach.answered(at, by, probe.begun(), now)) {
                 tell(good, Happened::AddressReturned(after));
             }
         });

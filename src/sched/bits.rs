@@ -100,7 +100,7 @@ impl BitTree {
 
 /// The channels of one group that a route has tried. Few as a rule, so only the words that are not empty are kept, in
 /// order; clients in line keep theirs.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Tried(Vec<(u32, u64)>);
 
 impl Tried {

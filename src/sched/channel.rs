@@ -56,6 +56,8 @@ pub(super) struct Channel {
     /// The clients whose connections it has closed at once, without a byte, in a row: each once, and `None` for each that had not
     /// said anything.
     pub(super) closed_early: Vec<Option<ClientAddr>>,
+    /// The same of those who have waited for its first byte for too long.
+    pub(super) silent_to: Vec<Option<ClientAddr>>,
     /// With `-a`: no address answered the last attempt.
     pub(super) unanswered: bool,
     /// `-a` has disabled it, and no operator has spoken since.
@@ -96,6 +98,7 @@ impl Channel {
             used: None,
             naming: None,
             closed_early: Vec::new(),
+            silent_to: Vec::new(),
             unanswered: false,
             autodisabled: false,
             probe_at: None,

@@ -1,14 +1,24 @@
-//! A channel that takes connections and closes them at once: when it is ejected for that.
+//! A channel that takes connections and serves nobody, since it closes them at once or says nothing: when it is ejected for that.
 //!
-//! Knows: what its group does. Never: when a connection was closed too early, what a byte is.
-//! Source: docs/health.md, "A server that closes its connections at once".
+//! Knows: what its group does. Never: when a connection was closed too early, how long anybody has waited, what a byte is.
+//! Source: docs/health.md, "A server that closes its connections at once", "A server that stays silent".
 
+use std::time::Duration;
+
+use super::channel::Channel;
 use super::{
     ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Policy, Route, Table, Transition, Turn,
 };
 
 /// A channel that has closed so many connections at once in a row serves nobody.
 const IN_A_ROW: usize = 3;
+
+/// One more of those that a channel has not served: each client once, and each that has said nothing.
+fn note(unserved: &mut Vec<Option<ClientAddr>>, spoken: Option<ClientAddr>) {
+    if unserved.len() < IN_A_ROW && (spoken.is_none() || !unserved.contains(&spoken)) {
+        unserved.push(spoken);
+    }
+}
 
 impl Table {
     /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
@@ -40,6 +50,22 @@ impl Table {
         Some(turn)
     }
 
+    /// A channel that is ejected for closing its connections at once has clients again now. `false`: it is not ejected for that.
+    pub fn end_rest(&mut self, key: ChannelKey) -> bool {
+        let (rules, now) = (self.rules.health, self.now);
+        let has_ended = self.edit(key, |channel| {
+            channel.closed_early.clear();
+            channel.silent_to.clear();
+            channel.slots.forgive();
+            channel.health.end_rest(&rules, now)
+        });
+        let has_ended = has_ended.unwrap_or(false);
+        if has_ended {
+            self.schedule(key);
+        }
+        has_ended
+    }
+
     /// Does anything come of connections that are closed too early?
     fn judges(&self) -> bool {
         self.rules.health.eject && !self.rules.autodisable
@@ -56,34 +82,87 @@ impl Table {
     /// channel of its group, to which clients can go, answers; and never so that more than half of a group is ejected for that: what all do is
     /// the clients' fault, or how the service is. Where a group's clients have no other channel, nothing is gained.
     pub fn closed_early(&mut self, key: ChannelKey, spoken: Option<ClientAddr>) -> Option<Transition> {
-        let (rules, now) = (self.rules, self.now);
+        let now = self.now;
         if !self.judges() {
             return None;
         }
-        let group = self.groups.get(&key.group)?;
-        let is_bound = group.policy() == Policy::Hash && !rules.hash_failover;
-        let others = || group.channels().iter().filter(|one| one.slots.key() != key && one.takes_clients());
-        let resting = others().filter(|one| one.health.is_resting()).count();
-        let half = others().filter(|one| !one.paused).count().div_ceil(2);
-        let has_answering = others().any(|one| one.has_place() && one.slots.answers_now(now));
-        let may_eject = !is_bound && resting < half && has_answering;
+        let may_eject = self.may_leave_alone(key, |other| other.slots.answers_now(now));
         let why = format!("closed {IN_A_ROW} connections in a row at once, without a byte");
         let ejects = self.edit_by_lot(key, |channel, random| {
             if channel.slots.closed_early() {
                 channel.closed_early.clear();
             }
-            let counts = channel.closed_early.len() < IN_A_ROW
-                && (spoken.is_none() || !channel.closed_early.contains(&spoken));
-            channel.closed_early.extend(counts.then_some(spoken));
+            note(&mut channel.closed_early, spoken);
             let is_judged =
                 channel.takes_clients() && !channel.paused && channel.closed_early.len() == IN_A_ROW;
-            let ejects = may_eject && is_judged && channel.health.closed_early(&why, now, random);
+            let ejects =
+                may_eject && is_judged && channel.health.leave_alone(&why, Duration::ZERO, now, random);
             if ejects {
                 channel.slots.forgive();
             }
             ejects
         });
-        if !ejects.unwrap_or(false) {
+        self.left_alone(key, ejects.unwrap_or(false), why)
+    }
+
+    /// A client has waited for the first byte of a channel for `limit`, since `began`; what began before the channel was back says nothing
+    /// about it. `spoken`: the client, if it had said something; others are evidence
+    /// only while other channels of the group speak first. As for those that close at once: several clients in a row, only while another
+    /// channel answers in time, and never more than half of a group.
+    pub fn silent(
+        &mut self,
+        key: ChannelKey,
+        spoken: Option<ClientAddr>,
+        began: Duration,
+        limit: Duration,
+    ) -> Option<Transition> {
+        let now = self.now;
+        if !self.judges() || self.get(key)?.health.has_returned_after(began) {
+            return None;
+        }
+        let speaks = |other: &Channel| match spoken {
+            Some(_) => other.slots.serves_now(now),
+            None => other.slots.speaks_first(now),
+        };
+        let may_eject = self.may_leave_alone(key, speaks);
+        if spoken.is_none() && !self.others(key).any(|other| other.slots.speaks_first(now)) {
+            return None;
+        }
+        let why = format!("no byte within {limit:?} for {IN_A_ROW} clients in a row");
+        let ejects = self.edit_by_lot(key, |channel, random| {
+            if channel.slots.fell_silent() {
+                channel.silent_to.clear();
+            }
+            note(&mut channel.silent_to, spoken);
+            let is_judged = channel.takes_clients() && !channel.paused && channel.silent_to.len() == IN_A_ROW;
+            // It takes so long to be found out.
+            let ejects = may_eject && is_judged && channel.health.leave_alone(&why, limit * 4, now, random);
+            if ejects {
+                channel.slots.forgive();
+            }
+            ejects
+        });
+        self.left_alone(key, ejects.unwrap_or(false), why)
+    }
+
+    /// The other channels of its group that take clients.
+    fn others(&self, key: ChannelKey) -> impl Iterator<Item = &Channel> {
+        let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
+        channels.iter().filter(move |one| one.slots.key() != key && one.takes_clients())
+    }
+
+    /// Can the group do without this channel for a while? Its clients can go to another one, one that has room `vouches` for it that it is not
+    /// the clients' fault, and no more than half of the group is left alone then.
+    fn may_leave_alone(&self, key: ChannelKey, vouches: impl Fn(&Channel) -> bool) -> bool {
+        let Some(group) = self.groups.get(&key.group) else { return false };
+        let is_bound = group.policy() == Policy::Hash && !self.rules.hash_failover;
+        let resting = self.others(key).filter(|one| one.health.is_resting()).count();
+        let half = self.others(key).filter(|one| !one.paused).count().div_ceil(2);
+        !is_bound && resting < half && self.others(key).any(|one| one.has_place() && vouches(one))
+    }
+
+    fn left_alone(&mut self, key: ChannelKey, is_ejected: bool, why: String) -> Option<Transition> {
+        if !is_ejected {
             return None;
         }
         self.schedule(key);
@@ -98,8 +177,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::{
-        Addresses, AdminState, ChannelId, ClientAddr, GroupId, HealthRules, HealthState, Lease, ProbeResult,
-        Rules,
+        Addresses, AdminState, ChannelId, ClientAddr, FirstByte, GroupId, HealthRules, HealthState, Lease,
+        ProbeResult, Rules,
     };
     use super::*;
 
@@ -131,7 +210,7 @@ mod tests {
         for _ in 0..table.snapshot().groups[0].channels.len() {
             let lease = take(table);
             if answering.contains(&lease.key().channel.index()) {
-                lease.slot().answered(table.now);
+                lease.slot().answered(table.now, FirstByte::default());
             }
         }
     }
@@ -168,7 +247,7 @@ mod tests {
         let other = 1 - lease.key().channel.index();
         assert_eq!(table.closed_early(lease.key(), None), None);
         assert_eq!(close(&mut table, other), None);
-        lease.slot().answered(table.now);
+        lease.slot().answered(table.now, FirstByte::default());
         assert!(close(&mut table, other).is_some());
     }
 
@@ -220,7 +299,7 @@ mod tests {
                 let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
                 table.next(&mut route).expect("one that is up")
             };
-            slot.slot().answered(table.now);
+            slot.slot().answered(table.now, FirstByte::default());
         }
         assert_eq!((close(&mut table, 0), close(&mut table, 1)), (None, None));
     }
@@ -273,5 +352,121 @@ mod tests {
         table.advance(Duration::from_secs(4));
         let probes = table.probes_due(9);
         assert!(table.probed(&probes[0], ProbeResult::Good).is_some());
+    }
+
+    /// How a channel answers one client.
+    fn answer(table: &mut Table, n: usize, byte: FirstByte) {
+        loop {
+            let lease = take(table);
+            if lease.key() == key(n) {
+                return lease.slot().answered(table.now, byte);
+            }
+        }
+    }
+
+    /// Three clients wait for a byte of the channel in vain; those that have said something are different ones.
+    fn wait(table: &mut Table, n: usize, has_spoken: bool) -> Option<Transition> {
+        let limit = Duration::from_secs(2);
+        let client = |n| has_spoken.then(|| ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+        let told: Vec<_> =
+            (0..3).filter_map(|one| table.silent(key(n), client(one), table.now, limit)).collect();
+        told.into_iter().next()
+    }
+
+    /// One does.
+    fn wait_once(table: &mut Table, n: usize) -> Option<Transition> {
+        let client = ClientAddr::from(IpAddr::from([192, 0, 2, 9]));
+        table.silent(key(n), Some(client), table.now, Duration::from_secs(2))
+    }
+
+    const IN_TIME: FirstByte = FirstByte { is_late: false, is_unasked: false };
+    const LATE: FirstByte = FirstByte { is_late: true, is_unasked: false };
+    const UNASKED: FirstByte = FirstByte { is_late: false, is_unasked: true };
+
+    #[test]
+    fn silence_ejects_only_while_another_one_answers_in_time() {
+        for (byte, has_spoken, is_ejected) in [
+            (None, true, false),
+            (Some(LATE), true, false),
+            (Some(IN_TIME), true, true),
+            (Some(UNASKED), true, true),
+            (Some(IN_TIME), false, false),
+            (Some(UNASKED), false, true),
+        ] {
+            let mut table = table(EJECT, 2);
+            if let Some(byte) = byte {
+                answer(&mut table, 1, byte);
+            }
+            let told = wait(&mut table, 0, has_spoken);
+            assert_eq!(told.is_some(), is_ejected, "{byte:?}, spoken: {has_spoken}");
+            if let Some(told) = told {
+                let why = "no byte within 2s for 3 clients in a row";
+                assert_eq!(told.what, Happened::Ejected(why.into()));
+                assert_eq!(states(&mut table), [HealthState::Ejected, HealthState::Up]);
+            }
+        }
+    }
+
+    #[test]
+    fn where_all_are_slow_nobody_is_ejected() {
+        let mut table = table(EJECT, 3);
+        (0..3).for_each(|n| answer(&mut table, n, IN_TIME));
+        // Each has begun to be slow when the first would be judged.
+        for n in 0..3 {
+            assert_eq!(wait_once(&mut table, n), None);
+        }
+        for n in 0..3 {
+            answer(&mut table, n, LATE);
+            assert_eq!(wait(&mut table, n, true), None);
+        }
+        // And one is quick again.
+        answer(&mut table, 2, IN_TIME);
+        assert!(wait_once(&mut table, 0).is_some());
+        assert_eq!(wait(&mut table, 1, true), None, "no more than half");
+    }
+
+    #[test]
+    fn one_client_or_an_answer_in_between_is_no_silence() {
+        let mut table = table(EJECT, 2);
+        let silent =
+            |table: &mut Table, client| table.silent(key(0), client, table.now, Duration::from_secs(2));
+        let client = |n| Some(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+        (0..2).for_each(|n| answer(&mut table, n, IN_TIME));
+        for n in [1, 1, 1, 2, 1, 2] {
+            assert_eq!(silent(&mut table, client(n)), None);
+        }
+        answer(&mut table, 0, IN_TIME);
+        assert_eq!(silent(&mut table, client(3)), None, "it begins anew");
+        answer(&mut table, 0, LATE);
+        assert_eq!(silent(&mut table, client(4)), None);
+        assert!(silent(&mut table, client(5)).is_some(), "a late answer is none");
+    }
+
+    #[test]
+    fn an_operator_ends_the_rest() {
+        let mut table = table(EJECT, 2);
+        answer(&mut table, 1, IN_TIME);
+        assert!(!table.end_rest(key(0)));
+        wait(&mut table, 0, true).expect("it is ejected");
+        assert!(table.end_rest(key(0)));
+        assert_eq!(states(&mut table), [HealthState::Up, HealthState::Up]);
+        assert_eq!(table.next_probe(), None);
+    }
+
+    #[test]
+    fn those_who_have_waited_since_before_it_was_back_say_nothing_about_it() {
+        let mut table = table(EJECT, 2);
+        answer(&mut table, 1, IN_TIME);
+        wait(&mut table, 0, true).expect("it is ejected");
+        let limit = Duration::from_secs(2);
+        table.advance(limit);
+        let probes = table.probes_due(9);
+        assert!(table.probed(&probes[0], ProbeResult::Good).is_some());
+        answer(&mut table, 1, IN_TIME);
+        let client = |n| Some(ClientAddr::from(IpAddr::from([192, 0, 2, n])));
+        for n in 1..9 {
+            assert_eq!(table.silent(key(0), client(n), Duration::from_secs(1), limit), None);
+        }
+        assert!((1..4).any(|n| table.silent(key(0), client(n), limit, limit).is_some()));
     }
 }

@@ -13,6 +13,8 @@ use crate::spec::ChannelCheck;
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// ... and how late at most, after doubling.
 const LAST_DELAY: Duration = Duration::from_secs(2);
+/// A channel whose clients went elsewhere before it had answered is asked no more often than this.
+const DOUBTS_APART: Duration = Duration::from_secs(1);
 /// A channel that closes its connections at once gets clients again after so long, ...
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// ... and, if it goes on like that, after twice as long each time, up to this.
@@ -123,6 +125,8 @@ pub struct HealthSnapshot {
 pub enum Purpose {
     /// Does an ejected channel take connections again?
     Return,
+    /// Does one that has not answered a client in time take connections?
+    Doubt,
     /// The check that the operator asked for.
     Check,
 }
@@ -143,6 +147,8 @@ pub enum ProbeResult {
 pub(super) enum Change {
     /// It takes connections again, after so long.
     Returned(Duration),
+    /// It takes none, as was found out in the background.
+    Ejected(String),
     /// Checks say that it is down.
     Fell(String),
     /// Checks say that it is up again, after so long.
@@ -154,7 +160,7 @@ struct Ejection {
     since: Duration,
     why: String,
     probe_at: Duration,
-    /// It takes connections, and that is no news: it closes them.
+    /// It takes connections, and that is no news: it closes them, or says nothing.
     closes: bool,
 }
 
@@ -184,6 +190,10 @@ pub(super) struct Health {
     rest: Duration,
     checked: Checked,
     check_at: Option<Duration>,
+    /// When it is asked whether it takes connections, since a client did not wait for its answer.
+    doubt_at: Option<Duration>,
+    /// When that was asked last.
+    doubted_at: Option<Duration>,
     mode: CheckMode,
     /// Has anything been learned of it?
     is_tried: bool,
@@ -215,6 +225,8 @@ impl Health {
             checked: Checked::New,
             // Not all channels at the same moment.
             check_at: mode.of(rules).map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
+            doubt_at: None,
+            doubted_at: None,
             is_tried: false,
             in_flight: None,
             serial: 0,
@@ -340,7 +352,7 @@ impl Health {
     ) {
         let was_up = self.is_up();
         if !rules.eject {
-            self.ejection = None;
+            (self.ejection, self.doubt_at) = (None, None);
         }
         let check = self.mode.of(rules);
         if check.is_none() {
@@ -383,9 +395,20 @@ impl Health {
         self.ejection.is_some()
     }
 
-    /// Is it ejected since it closes its connections at once?
+    /// Is it ejected since it takes connections and serves nobody?
     pub(super) fn is_resting(&self) -> bool {
         self.ejection.as_ref().is_some_and(|ejection| ejection.closes)
+    }
+
+    /// An operator says that it serves again. `false`: it is not left alone.
+    pub(super) fn end_rest(&mut self, rules: &HealthRules, now: Duration) -> bool {
+        let rests = self.is_resting();
+        if rests {
+            self.ejection = None;
+            self.rest = FIRST_REST;
+            self.rise(rules, now);
+        }
+        rests
     }
 
     /// Why it is ejected, if it is.
@@ -429,13 +452,48 @@ impl Health {
         true
     }
 
-    /// It has closed too many connections at once, and is ejected by that. A connect does not tell whether it still does, so it
-    /// is left alone for a time that grows while it goes on like that. `false` = it was ejected before.
-    pub(super) fn closed_early(&mut self, why: &str, now: Duration, random: &mut Random) -> bool {
+    /// A client did not wait for its answer: it is asked whether it takes connections.
+    pub(super) fn doubt(&mut self, now: Duration) {
+        let is_known = self.ejection.is_some() || self.in_flight == Some(Purpose::Doubt);
+        if !is_known && self.doubt_at.is_none() {
+            let soonest = self.doubted_at.map_or(now, |at| at.saturating_add(DOUBTS_APART));
+            self.doubt_at = Some(soonest.max(now));
+        }
+    }
+
+    fn doubt_probed(
+        &mut self,
+        rules: &HealthRules,
+        result: ProbeResult,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<Change> {
+        match result {
+            ProbeResult::Good => self.is_tried = true,
+            ProbeResult::Bad(why) => {
+                let ejects = self.connect_failed(rules, self.returns, &why, now, random);
+                return ejects.then_some(Change::Ejected(why));
+            }
+            ProbeResult::Unknown => {}
+        }
+        None
+    }
+
+    /// It takes connections and serves nobody, and is ejected by that. A connect does not tell whether it still does so, so it
+    /// is left alone for a time that grows while it goes on like that; `slack`: it takes so long to be found out. `false` = it was ejected
+    /// before.
+    pub(super) fn leave_alone(
+        &mut self,
+        why: &str,
+        slack: Duration,
+        now: Duration,
+        random: &mut Random,
+    ) -> bool {
         if self.ejection.is_some() {
             return false;
         }
-        let goes_on = self.returned_at.is_some_and(|at| now.saturating_sub(at) < self.rest * STAYED);
+        let spell = (self.rest * STAYED).saturating_add(slack);
+        let goes_on = self.returned_at.is_some_and(|at| now.saturating_sub(at) < spell);
         self.rest = if goes_on { (self.rest * 2).min(LAST_REST) } else { FIRST_REST };
         let probe_at = now + jittered(self.rest, random);
         self.ejection = Some(Ejection { since: now, why: why.to_owned(), probe_at, closes: true });
@@ -514,13 +572,22 @@ impl Health {
             return None;
         }
         let ejection = self.ejection.as_ref().map(|ejection| ejection.probe_at);
-        [ejection, self.check_at].into_iter().flatten().min()
+        [ejection, self.doubt_at, self.check_at].into_iter().flatten().min()
     }
 
     /// The probe that is due begins; its purpose and number. One that asks for a return goes first.
     pub(super) fn begin_probe(&mut self, now: Duration) -> (Purpose, u32) {
         let returning = self.ejection.as_ref().is_some_and(|ejection| ejection.probe_at <= now);
-        let purpose = if returning { Purpose::Return } else { Purpose::Check };
+        let doubting = self.doubt_at.is_some_and(|at| at <= now);
+        let purpose = match (returning, doubting) {
+            (true, _) => Purpose::Return,
+            (false, true) => Purpose::Doubt,
+            (false, false) => Purpose::Check,
+        };
+        if returning || doubting {
+            // Either tells whether it takes connections.
+            (self.doubt_at, self.doubted_at) = (None, Some(now));
+        }
         self.serial = self.serial.wrapping_add(1);
         self.in_flight = Some(purpose);
         (purpose, self.serial)
@@ -540,6 +607,7 @@ impl Health {
         }
         match self.in_flight.take()? {
             Purpose::Return => self.return_probed(rules, result, now, random),
+            Purpose::Doubt => self.doubt_probed(rules, result, now, random),
             Purpose::Check => {
                 let check = self.mode.of(rules)?;
                 self.check_at = Some(now + jittered(check.interval, random));

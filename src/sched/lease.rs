@@ -16,9 +16,24 @@ use crate::spec::ProxyVersion;
 /// An answer is not older than so many seconds if it was given "at the same time".
 const LATELY: u32 = 10;
 
+/// Was it in one of the last seconds?
+fn is_lately(at: &AtomicU32, now: Duration) -> bool {
+    let at = at.load(Relaxed);
+    at > 0 && second_of(now).saturating_sub(at) <= LATELY
+}
+
 /// The number of a second of the instance, from 1.
 fn second_of(now: Duration) -> u32 {
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+/// How the first byte of a channel came, on one of its connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FirstByte {
+    /// Later than it should have.
+    pub is_late: bool,
+    /// Before its client had said anything.
+    pub is_unasked: bool,
 }
 
 /// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
@@ -51,15 +66,23 @@ impl Slot {
     }
 
     /// Its connection has brought a byte of the channel at this time of the instance.
-    pub fn answered(&self, now: Duration) {
+    pub fn answered(&self, now: Duration, byte: FirstByte) {
         let slots = &self.slots;
         // Plain loads first: workers share the line, and hardly ever is there anything to write.
         if slots.closes_early.load(Relaxed) {
             slots.closes_early.store(false, Relaxed);
         }
         let second = second_of(now);
-        if slots.answered_at.load(Relaxed) != second {
-            slots.answered_at.store(second, Relaxed);
+        let note = |at: &AtomicU32, is_so: bool| {
+            if is_so && at.load(Relaxed) != second {
+                at.store(second, Relaxed);
+            }
+        };
+        note(&slots.answered_at, true);
+        note(&slots.served_at, !byte.is_late);
+        note(&slots.unasked_at, byte.is_unasked && !byte.is_late);
+        if !byte.is_late && slots.is_silent.load(Relaxed) {
+            slots.is_silent.store(false, Relaxed);
         }
     }
 
@@ -163,6 +186,12 @@ pub(super) struct Slots {
     closes_early: AtomicBool,
     /// In which second of the instance a connection has brought a byte, counted from 1; 0 = none has.
     answered_at: AtomicU32,
+    /// The same of a byte that was not late, ...
+    served_at: AtomicU32,
+    /// ... and of one that came before its client had said anything.
+    unasked_at: AtomicU32,
+    /// A client has waited for a byte for too long, and none has got one in time since.
+    is_silent: AtomicBool,
     shards: Box<[Shard]>,
 }
 
@@ -177,6 +206,9 @@ impl Slots {
             freed,
             closes_early: AtomicBool::new(false),
             answered_at: AtomicU32::new(0),
+            served_at: AtomicU32::new(0),
+            unasked_at: AtomicU32::new(0),
+            is_silent: AtomicBool::new(false),
             shards,
         }
     }
@@ -242,8 +274,22 @@ impl Slots {
 
     /// Has it done so within the last seconds?
     pub(super) fn answers_now(&self, now: Duration) -> bool {
-        let age = second_of(now).saturating_sub(self.answered_at.load(Relaxed));
-        self.answers() && age <= LATELY
+        self.answers() && is_lately(&self.answered_at, now)
+    }
+
+    /// Has it answered clients in time within the last seconds, and kept none waiting since?
+    pub(super) fn serves_now(&self, now: Duration) -> bool {
+        self.answers() && !self.is_silent.load(Relaxed) && is_lately(&self.served_at, now)
+    }
+
+    /// The same of clients that had said nothing.
+    pub(super) fn speaks_first(&self, now: Duration) -> bool {
+        self.serves_now(now) && is_lately(&self.unasked_at, now)
+    }
+
+    /// A client has waited for a byte for too long. `true` = the first since one got its byte in time.
+    pub(super) fn fell_silent(&self) -> bool {
+        !self.is_silent.swap(true, Relaxed)
     }
 
     /// A connection was closed at once, without a byte. `true` = the first since one brought a byte.
@@ -254,6 +300,7 @@ impl Slots {
     /// What it closed before is forgotten.
     pub(super) fn forgive(&self) {
         self.closes_early.store(false, Relaxed);
+        self.is_silent.store(false, Relaxed);
     }
 
     /// From here on the next lease that ends puts the channel on the list of freed ones. To be called before `active` is
@@ -310,6 +357,11 @@ impl Slots {
     /// It could not be connected to. With the table locked, too.
     pub(super) fn failed(&self, cause: DialCause) {
         self.shard(0).tally.failed(cause);
+    }
+
+    /// Another channel has answered its client first. With the table locked, too.
+    pub(super) fn outrun(&self) {
+        self.shard(0).tally.outrun();
     }
 
     /// What all workers have counted of its connections.

@@ -71,7 +71,7 @@ pub use health::{CheckRules, HealthRules, HealthSnapshot, HealthState, ProbeResu
 pub use held::HeldSlots;
 pub use histogram::Distribution;
 pub use key::{ChannelId, ChannelKey, GroupId, GroupRange, MAX_CHANNELS, MAX_GROUPS};
-pub use lease::{Lease, Slot};
+pub use lease::{FirstByte, Lease, Slot};
 pub use line::Ticket;
 pub use losses::{BadGreeting, Loss, NoChannel};
 pub use moving::AddressesMoved;

@@ -102,7 +102,8 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use super::super::{
-        Addresses, AdminState, ChannelId, ClientAddr, DialCause, DialFailure, GroupId, HealthRules, Rules,
+        Addresses, AdminState, ChannelId, ClientAddr, DialCause, DialFailure, GroupId, HealthRules, Lease,
+        Rules,
     };
     use super::*;
 
@@ -168,5 +169,83 @@ mod tests {
         table.remove(key(0)).expect("disabled and idle");
         table.advance(Duration::from_secs(9));
         assert_eq!((table.next_probe(), table.probes_due(9).len()), (None, 0));
+    }
+
+    /// A table of two channels, and the leases of a client that tries the second one beside the first.
+    fn racing(rules: HealthRules) -> (Table, Lease, Lease) {
+        let mut table = Table::new(Rules { health: rules, ..Rules::CLASSIC });
+        for n in 0..2 {
+            let address = Addresses::from(SocketAddr::from(([127, 0, 0, n], 80)));
+            table.create(GroupId::FIRST, address, None, AdminState::Enabled).expect("few channels");
+        }
+        let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+        let first = table.next(&mut route).expect("one that is up");
+        let second = table.next_beside(&mut route, &mut Vec::new()).expect("another one");
+        assert!(table.next_beside(&mut route, &mut Vec::new()).is_none(), "there are two");
+        assert!(table.next(&mut route).is_err(), "both have had their turn");
+        (table, first, second)
+    }
+
+    const EJECT: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn one_that_was_outrun_without_an_answer_is_asked_and_ejected_if_it_gives_none() {
+        for result in [ProbeResult::Good, ProbeResult::Unknown, ProbeResult::Bad("no answer".into())] {
+            let (mut table, first, _second) = racing(EJECT);
+            table.advance(MS(50));
+            table.outrun(first, false);
+            let [probe] = &table.probes_due(9)[..] else { panic!("one probe") };
+            assert_eq!((probe.channel, probe.purpose), (key(0), Purpose::Doubt));
+            let told = table.probed(probe, result.clone());
+            let channel = table.channel(key(0)).expect("it exists");
+            assert_eq!((channel.active, channel.failed, channel.ended.outrun), (0, 0, 1));
+            let what = told.map(|told| told.what);
+            let is_bad = matches!(result, ProbeResult::Bad(_));
+            assert_eq!(what, is_bad.then(|| Happened::Ejected("no answer".into())), "{result:?}");
+            assert_eq!(table.next_probe().is_some(), is_bad, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_outrun_all_the_time_is_asked_once_a_second() {
+        let (mut table, first, _second) = racing(EJECT);
+        table.outrun(first, false);
+        for second in 0..3 {
+            let [probe] = &table.probes_due(9)[..] else { panic!("one probe") };
+            for ms in [0, 100, 200] {
+                table.advance(MS(1_000 * second + ms));
+                let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+                let leases: Vec<_> =
+                    std::iter::from_fn(|| table.next(&mut route).ok().filter(|one| one.key() == key(0)))
+                        .collect();
+                leases.into_iter().for_each(|lease| table.outrun(lease, false));
+                assert_eq!(table.probes_due(9).len(), 0);
+                table.probed(probe, ProbeResult::Good);
+            }
+            let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
+            let lease = loop {
+                let lease = table.next(&mut route).expect("one of the two");
+                if lease.key() == key(0) {
+                    break lease;
+                }
+            };
+            table.outrun(lease, false);
+            assert_eq!(table.next_probe(), Some(MS(1_000 * (second + 1))));
+            table.advance(MS(1_000 * (second + 1)));
+        }
+    }
+
+    #[test]
+    fn one_that_has_answered_too_late_or_is_not_minded_is_not_asked() {
+        for (rules, has_answered) in [(EJECT, true), (HealthRules::NONE, false)] {
+            let (mut table, first, _second) = racing(rules);
+            table.outrun(first, has_answered);
+            assert_eq!(table.next_probe(), None);
+        }
+        let (mut table, first, _second) = racing(EJECT);
+        table.pause(key(0)).expect("it exists");
+        table.outrun(first, false);
+        assert_eq!(table.next_probe(), None, "its server is being restarted");
     }
 }

@@ -94,7 +94,7 @@ impl Route {
     }
 
     /// A walk that does not try these.
-    pub(super) fn past(client: ClientAddr, within: GroupRange, channels: &[ChannelKey]) -> Self {
+    pub fn past(client: ClientAddr, within: GroupRange, channels: &[ChannelKey]) -> Self {
         let mut route = Self::new(client, within);
         for key in channels {
             route.tried_is(key.group, key.channel.index());
@@ -132,6 +132,41 @@ impl Route {
                 self.at = Some(self.within.first);
             }
         }
+    }
+
+    /// Another channel of the group that it is at: one that is up, has room and was not tried. For a client that goes on with what it has,
+    /// so the walk never leaves the group for that. `None`: there is none.
+    ///
+    /// The one handed out last counts as tried from here on: this walk does not come back to it.
+    pub(super) fn step_beside(
+        &mut self,
+        groups: &mut BTreeMap<GroupId, Group>,
+        world: &mut World<'_>,
+    ) -> Option<Lease> {
+        let at = self.at.filter(|_| self.tier == Tier::Up)?;
+        let group = groups.get_mut(&at)?;
+        group.advance(&world.rules.health, world.now);
+        let mut tried = self.tried_in(at).cloned().unwrap_or_default();
+        if let Some(last) = self.last {
+            tried.insert(usize::from(last));
+        }
+        let wish = Wish { bucket: self.bucket, tried: &tried, tier: Tier::Up, rules: world.rules };
+        let number = group.choose(&wish, world.random);
+        let lease = number.ok().map(|number| {
+            if let Some(last) = self.last {
+                self.tried_is(at, usize::from(last));
+            }
+            self.take(group, number)
+        });
+        if !group.news.are_none() {
+            world.stirred.push(at);
+        }
+        lease
+    }
+
+    /// The channel handed out last was not tried after all, by no fault of its own.
+    pub(super) fn forget_last(&mut self) {
+        self.last = None;
     }
 
     /// Why there is nothing. What failed, or is not up, matters only where no channel that is full could have served it.
@@ -283,9 +318,12 @@ impl Route {
         }
     }
 
-    /// The channel handed out last answered.
-    pub(super) fn arrive(self, group: &mut Group) {
-        if let (Some(last), Some(moved)) = (self.last, self.moved) {
+    /// This channel answered. Only if it is the one handed out last, the turns of its group go on behind it.
+    pub(super) fn arrive(self, key: ChannelKey, group: &mut Group) {
+        if let (Some(last), Some(moved)) = (self.last, self.moved)
+            && self.at == Some(key.group)
+            && usize::from(last) == key.channel.index()
+        {
             group.settle(usize::from(last), moved.last_move);
         }
     }
@@ -523,5 +561,37 @@ mod tests {
         let mut table = table(&["Re", "Rd"], Rules { health, ..RULES });
         eject(&mut table, "0.0");
         assert_eq!(walk(&mut table), (Vec::new(), NoChannel::Down));
+    }
+
+    #[test]
+    fn beside_a_channel_there_are_those_of_its_group_only() {
+        let rows: &[(&[&str], bool, &str)] = &[
+            (&["Ree", "Re"], false, "0.1"),
+            (&["Reee"], false, "0.1 0.2"),
+            (&["Red", "Re"], false, ""),
+            (&["Re", "Ree"], false, ""),
+            (&["Hee", "Re"], false, ""),
+            (&["Re1"], false, "0.1"),
+        ];
+        for &(groups, hash_failover, expected) in rows {
+            let mut table = table(groups, Rules { hash_failover, ..RULES });
+            let mut route = table.begin(client());
+            let first = table.next(&mut route).expect("the first");
+            let beside: Vec<_> =
+                std::iter::from_fn(|| table.next_beside(&mut route, &mut Vec::new())).collect();
+            let seen: Vec<_> = beside.iter().map(|lease| place(lease.key())).collect();
+            assert_eq!(seen.join(" "), expected, "{groups:?}");
+            // If all of them fail, the walk goes on behind them.
+            drop((first, beside));
+            let next = table.next(&mut route).ok().map(|lease| place(lease.key()));
+            assert_eq!(next, (groups.len() > 1).then(|| "1.0".to_owned()), "{groups:?}");
+        }
+        let mut table = table(&["Heee"], Rules { hash_failover: true, ..RULES });
+        let mut route = table.begin(client());
+        let first = table.next(&mut route).expect("the first");
+        let second = table.next_beside(&mut route, &mut Vec::new()).expect("-H goes on");
+        assert_ne!(first.key(), second.key());
+        table.give_back(&mut route, second);
+        assert!(table.next(&mut route).is_ok(), "it was not tried");
     }
 }

@@ -22,7 +22,7 @@ use super::reach::Reach;
 use super::route::{Patience, World};
 use super::tally::ServiceTally;
 use super::{
-    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, GroupId,
+    Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, Grant, GroupId,
     GroupRange, Happened, Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
 use crate::spec::{ChannelManner, FamilyKind};
@@ -406,6 +406,42 @@ impl Table {
         found
     }
 
+    /// A channel to be tried beside the one that the walk has handed out last, which has not answered yet: of the same group, up and with room.
+    /// Whoever is in line is served first: `grants` gets their slots. `None`: there is none now.
+    pub fn next_beside(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Option<Lease> {
+        self.serve_before_newcomer(grants);
+        let (rules, random, stirred) = (&self.rules, &mut self.random, &mut self.stirred);
+        let patience = Patience::NONE;
+        let mut world = World { rules, now: self.now, random, patience, fail_open: false, stirred };
+        let found = route.step_beside(&mut self.groups, &mut world);
+        while let Some(group) = self.stirred.pop() {
+            self.hear(group);
+        }
+        found
+    }
+
+    /// A channel that the walk has handed out last could not be tried beside another one, for reasons of our own.
+    pub fn give_back(&mut self, route: &mut Route, lease: Lease) {
+        route.forget_last();
+        drop(lease);
+    }
+
+    /// Another channel has answered first. That is no failure; but one that has not answered at all by then may be gone, and then
+    /// clients would never wait for it long enough to find that out: it is asked in the background.
+    pub fn outrun(&mut self, lease: Lease, has_answered: bool) {
+        let (key, now) = (lease.key(), self.now);
+        let is_minded = self.rules.health.eject && !self.rules.autodisable;
+        let _ = self.edit(key, |channel| {
+            channel.slots.outrun();
+            let is_same = !channel.paused && channel.addresses == *lease.addresses();
+            if is_minded && !has_answered && is_same {
+                channel.health.doubt(now);
+            }
+        });
+        drop(lease);
+        self.schedule(key);
+    }
+
     /// The dial failed, as `words` say in full: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
     /// disables it.
     ///
@@ -447,7 +483,7 @@ impl Table {
     pub fn connected(&mut self, route: Route, lease: &Lease, took: Duration) -> Option<Transition> {
         let (key, rules, now) = (lease.key(), self.rules.health, self.now);
         let group = self.groups.get_mut(&key.group)?;
-        route.arrive(group);
+        route.arrive(key, group);
         let change = group.connected(key.channel.index(), lease, &rules, now, took)?;
         self.hear(key.group);
         self.schedule(key);
@@ -457,6 +493,7 @@ impl Table {
     pub(super) fn transition(&self, key: ChannelKey, change: Change) -> Transition {
         let what = match change {
             Change::Returned(after) => Happened::Returned(after),
+            Change::Ejected(why) => Happened::Ejected(why),
             Change::Fell(why) => Happened::Down(why),
             Change::Rose(after) => Happened::Up(after),
         };

@@ -19,6 +19,7 @@ pub(super) struct ChannelTally(OnceLock<Box<OfChannel>>);
 struct OfChannel {
     ends: [AtomicU64; End::WITH_CHANNEL],
     failures: [AtomicU64; DialCause::ALL.len()],
+    outrun: AtomicU64,
     connects: Histogram,
     lasted: Histogram,
 }
@@ -38,6 +39,11 @@ impl ChannelTally {
         self.counts().failures[cause as usize].fetch_add(1, Relaxed);
     }
 
+    /// Another channel answered its client first.
+    pub(super) fn outrun(&self) {
+        self.counts().outrun.fetch_add(1, Relaxed);
+    }
+
     /// A connection that had the channel has ended after so long.
     pub(super) fn ended(&self, how: End, lasted: Duration) {
         let counts = self.counts();
@@ -49,7 +55,8 @@ impl ChannelTally {
 
     pub(super) fn reset(&self) {
         if let Some(counts) = self.0.get() {
-            counts.ends.iter().chain(&counts.failures).for_each(|count| count.store(0, Relaxed));
+            let counters = counts.ends.iter().chain(&counts.failures).chain([&counts.outrun]);
+            counters.for_each(|count| count.store(0, Relaxed));
             counts.connects.reset();
             counts.lasted.reset();
         }
@@ -60,6 +67,7 @@ impl ChannelTally {
         if let Some(counts) = self.0.get() {
             add(&mut all.ends, End::ALL, &counts.ends);
             add(&mut all.failures, DialCause::ALL, &counts.failures);
+            all.outrun += counts.outrun.load(Relaxed);
             counts.connects.add_to(&mut all.connects);
             counts.lasted.add_to(&mut all.lasted);
         }
@@ -79,6 +87,7 @@ impl ChannelTally {
         for &(cause, more) in &counted.failures {
             counts.failures[cause as usize].fetch_add(more, Relaxed);
         }
+        counts.outrun.fetch_add(counted.outrun, Relaxed);
         counts.connects.add_counted(&counted.connects.counts, counted.connects.micros);
         counts.lasted.add_counted(&counted.lasted.counts, counted.lasted.micros);
     }
@@ -91,6 +100,8 @@ pub struct Ended {
     pub ends: Vec<(End, u64)>,
     /// How many attempts failed, by why; causes without any are left out.
     pub failures: Vec<(DialCause, u64)>,
+    /// How many attempts were given up since another channel had answered first.
+    pub outrun: u64,
     /// How long connects took that were answered.
     pub connects: Distribution,
     /// How long connections lasted that have ended.
@@ -101,7 +112,7 @@ impl Default for Ended {
     fn default() -> Self {
         let (connects, lasted) =
             (Distribution::new(&histogram::CONNECT_MS), Distribution::new(&histogram::LASTING_MS));
-        Self { ends: Vec::new(), failures: Vec::new(), connects, lasted }
+        Self { ends: Vec::new(), failures: Vec::new(), outrun: 0, connects, lasted }
     }
 }
 
@@ -146,6 +157,7 @@ impl Ended {
         Self {
             ends: more(&self.ends, &before.ends),
             failures: more(&self.failures, &before.failures),
+            outrun: self.outrun.saturating_sub(before.outrun),
             connects: self.connects.since(&before.connects),
             lasted: self.lasted.since(&before.lasted),
         }
@@ -156,6 +168,7 @@ impl Ended {
         ChannelTallyRecord {
             ends: record_of(&self.ends),
             failures: record_of(&self.failures),
+            outrun: self.outrun,
             connects: self.connects.record(),
             lasted: self.lasted.record(),
         }
@@ -166,6 +179,7 @@ impl Ended {
         Self {
             ends: ends_of(&record.ends),
             failures: causes_of(&record.failures),
+            outrun: record.outrun,
             connects: Distribution::restore(&histogram::CONNECT_MS, &record.connects),
             lasted: Distribution::restore(&histogram::LASTING_MS, &record.lasted),
         }

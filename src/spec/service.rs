@@ -25,6 +25,10 @@ pub struct ServiceSpec {
     pub sources: Vec<HostSpec>,
     /// `-t`, at least 1 ms.
     pub connect_timeout: Duration,
+    /// `--race`, at least 1 ms: so soon the next channel is tried beside one that has not answered. `None`: not before it has failed.
+    pub race: Option<Duration>,
+    /// `--first-byte`, at least 1 ms: a channel that is silent for so long while others answer is ejected. `None`: it is not.
+    pub first_byte: Option<Duration>,
     /// `--resolve`, at least 100 ms: how often names of channels are looked up. `None`: only at the start.
     pub resolve: Option<Duration>,
     /// `-T`. `None`: never.

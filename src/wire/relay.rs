@@ -163,6 +163,12 @@ pub enum Verdict {
     /// There is something to do that no event tells of: one side is gone and the other has not yet acknowledged all that was
     /// written to it, or the kernel is out of memory. Ask again a little later.
     Later,
+    /// The server has ended, and nothing has been delivered in either direction: is that to be passed on? Only after
+    /// [`Relay::ask_about_end`]. The caller says so by [`Relay::accept_end`], or changes the server.
+    Ask {
+        /// It has ended by being gone, rather than by an orderly end.
+        is_reset: bool,
+    },
     /// It is over.
     Done(Ending),
 }
@@ -281,6 +287,28 @@ impl<P> Flow<P> {
     }
 }
 
+/// Which side ended first, and whether by being gone. In one byte: there are many connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstEnd {
+    Nobody,
+    Client,
+    ClientGone,
+    Server,
+    ServerGone,
+}
+
+impl FirstEnd {
+    fn of(end: Option<(Side, bool)>) -> Self {
+        match end {
+            None => Self::Nobody,
+            Some((Side::Client, false)) => Self::Client,
+            Some((Side::Client, true)) => Self::ClientGone,
+            Some((Side::Server, false)) => Self::Server,
+            Some((Side::Server, true)) => Self::ServerGone,
+        }
+    }
+}
+
 /// What stopped a direction's turn.
 enum Stop {
     /// An event has to come first, or there is nothing left to do.
@@ -289,6 +317,8 @@ enum Stop {
     Turn,
     /// This side is gone.
     Gone(Side),
+    /// The server has ended its direction, and that is to be asked about.
+    Ask,
 }
 
 /// One connection's relay.
@@ -303,9 +333,11 @@ pub struct Relay<P> {
     /// What `is_half_closed` says.
     half_closed: bool,
     /// What `first_end` says.
-    first_end: Option<(Side, bool)>,
+    first_end: FirstEnd,
     /// What `is_short` says.
     short: bool,
+    /// Nothing has been delivered in either direction, and an end of the server is asked about.
+    asks: bool,
 }
 
 impl<P> Default for Relay<P> {
@@ -323,8 +355,24 @@ impl<P> Relay<P> {
             ready: [ready; 2],
             gone: [false; 2],
             half_closed: false,
-            first_end: None,
+            first_end: FirstEnd::Nobody,
             short: false,
+            asks: false,
+        }
+    }
+
+    /// From now on, and until the first byte has been delivered in either direction, an end of the server is asked about
+    /// ([`Verdict::Ask`]) before it is passed on. What cannot be written to a server that is gone is held until then.
+    pub fn ask_about_end(&mut self) {
+        self.asks = true;
+    }
+
+    /// The end that was asked about is passed on: the next turn does so.
+    pub fn accept_end(&mut self, is_reset: bool) {
+        self.asks = false;
+        if is_reset {
+            // No pipe is opened before bytes were delivered.
+            let _ = self.give_up(Side::Server);
         }
     }
 
@@ -364,7 +412,13 @@ impl<P> Relay<P> {
     /// left for another one.
     pub fn is_fresh(&self) -> bool {
         let [from_client, from_server] = &self.flows;
-        from_client.stage == FlowStage::Open
+        // An end of the client's goes to the next one as well, behind what was said.
+        let is_to_hear = match from_client.stage {
+            FlowStage::Open => true,
+            FlowStage::Draining => from_client.holds_data(),
+            FlowStage::Ended | FlowStage::Dropped => false,
+        };
+        is_to_hear
             && from_client.urgent.is_none()
             && from_server.stage == FlowStage::Open
             && !from_server.is_waiting()
@@ -382,7 +436,7 @@ impl<P> Relay<P> {
             from_client.held = if own.is_empty() { Held::Nothing } else { Held::bytes(own.into(), 0) };
         }
         self.ready[Side::Server as usize] = Ready { writable: true, ..Ready::default() };
-        self.short = false;
+        (self.short, self.asks) = (false, false);
     }
 
     /// Takes note of an event.
@@ -398,7 +452,13 @@ impl<P> Relay<P> {
 
     /// Which side ended first, and was that by being gone (`true`) rather than by an orderly end? As of the last turn.
     pub fn first_end(&self) -> Option<(Side, bool)> {
-        self.first_end
+        match self.first_end {
+            FirstEnd::Nobody => None,
+            FirstEnd::Client => Some((Side::Client, false)),
+            FirstEnd::ClientGone => Some((Side::Client, true)),
+            FirstEnd::Server => Some((Side::Server, false)),
+            FirstEnd::ServerGone => Some((Side::Server, true)),
+        }
     }
 
     /// The side that is gone, or broken as far as the kernel has told, while it is not over: bytes of it are still on their way
@@ -458,13 +518,21 @@ impl<P> Relay<P> {
     pub fn turn<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8]) -> Verdict {
         let mut again = false;
         self.short = false;
-        for from in [Side::Client, Side::Server] {
+        let server = self.ready[Side::Server as usize];
+        let mut order = [Side::Client, Side::Server];
+        if self.asks && (server.read_closed || server.error) {
+            // Nothing is said to a server that is known to have ended, before that was asked about.
+            order.reverse();
+        }
+        for from in order {
             let stop = self.pump(kernel, scratch, from);
             let flushed = self.flush(kernel, from);
             for stop in [Some(stop), flushed.err()].into_iter().flatten() {
                 match stop {
                     Stop::Wait => {}
                     Stop::Turn => again = true,
+                    Stop::Ask => return Verdict::Ask { is_reset: false },
+                    Stop::Gone(Side::Server) if self.asks => return Verdict::Ask { is_reset: true },
                     Stop::Gone(side) => {
                         self.lose(kernel, side);
                         again = true;
@@ -485,11 +553,11 @@ impl<P> Relay<P> {
                 }
             }
         }
-        if self.first_end.is_none() {
+        if self.first_end == FirstEnd::Nobody {
             let sides = [Side::Client, Side::Server].into_iter();
             let gone = sides.clone().find(|&side| self.gone[side as usize]).map(|side| (side, true));
             let ended = || sides.clone().find(|&side| self.flows[side as usize].stage != FlowStage::Open);
-            self.first_end = gone.or_else(|| ended().map(|side| (side, false)));
+            self.first_end = FirstEnd::of(gone.or_else(|| ended().map(|side| (side, false))));
         }
         let verdict = self.verdict(kernel, again);
         if verdict != Verdict::Again {
@@ -564,18 +632,23 @@ impl<P> Relay<P> {
 
     /// A side is gone: nothing can be delivered to it; what it sent before still is.
     fn lose<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, side: Side) {
+        if let Held::Pipe { pipe, len } = self.give_up(side) {
+            kernel.close_pipe(pipe, len as usize);
+        }
+    }
+
+    /// The same; what was held for it.
+    fn give_up(&mut self, side: Side) -> Held<P> {
         self.gone[side as usize] = true;
         let towards = &mut self.flows[side.peer() as usize];
         towards.stage = FlowStage::Dropped;
         towards.urgent = None;
         towards.unflushed = false;
-        if let Held::Pipe { pipe, len } = std::mem::replace(&mut towards.held, Held::Nothing) {
-            kernel.close_pipe(pipe, len as usize);
-        }
         // What it sent before it went can still be there to read, its end behind it.
         let ready = &mut self.ready[side as usize];
         ready.readable = true;
         ready.read_closed = true;
+        std::mem::replace(&mut towards.held, Held::Nothing)
     }
 
     /// Moves bytes from one side to the other until something stops it.
@@ -654,6 +727,8 @@ impl<P> Relay<P> {
         match kernel.shutdown(to, closes) {
             Ok(()) => {
                 self.flows[from as usize].stage = FlowStage::Ended;
+                // What a server makes of its client's end is its answer.
+                self.asks = false;
                 Stop::Wait
             }
             Err(e) => self.write_error(kernel, &e, to),
@@ -744,6 +819,7 @@ impl<P> Relay<P> {
             return Err(Stop::Gone(to));
         }
         if bytes > ours {
+            self.asks = false;
             kernel.delivered(to, bytes - ours);
         }
         let flow = &mut self.flows[to.peer() as usize];
@@ -777,6 +853,12 @@ impl<P> Relay<P> {
             Ok(input) => input,
             Err(e) => return self.read_error(&e, from),
         };
+        if from == Side::Server && self.asks {
+            if read == 0 {
+                return Err(Stop::Ask);
+            }
+            self.asks = false;
+        }
         let mut n = lead + read;
         kernel.saw(from, &scratch[lead..n]);
         let flow = &mut self.flows[from as usize];
@@ -859,7 +941,14 @@ impl<P> Relay<P> {
                 }
                 Err(e) => match self.write_error(kernel, &e, to) {
                     Stop::Wait => break,
-                    stop => return Err(stop),
+                    stop => {
+                        if self.asks {
+                            // Another server may get it.
+                            self.flows[from as usize].held =
+                                Held::bytes(chunk[at..].into(), lead.saturating_sub(at));
+                        }
+                        return Err(stop);
+                    }
                 },
             }
         }
@@ -941,7 +1030,9 @@ impl<P> Relay<P> {
                 Err(Stop::Wait)
             }
             _ => {
-                self.flows[from as usize].stage = FlowStage::Draining;
+                if !self.asks || from == Side::Client {
+                    self.flows[from as usize].stage = FlowStage::Draining;
+                }
                 Err(Stop::Gone(from))
             }
         }
@@ -954,5 +1045,133 @@ impl<P> Relay<P> {
         {
             kernel.close_pipe(pipe, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A client that says what it is told to, and a server that has gone, in one way or another.
+    #[derive(Default)]
+    struct Script {
+        client: VecDeque<Vec<u8>>,
+        server: VecDeque<io::Result<Vec<u8>>>,
+        is_gone: bool,
+        written: Vec<u8>,
+    }
+
+    impl Kernel for Script {
+        type Pipe = ();
+
+        fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
+            let bytes = match side {
+                Side::Client => self.client.pop_front().ok_or(ErrorKind::WouldBlock)?,
+                Side::Server => self.server.pop_front().unwrap_or_else(|| Ok(Vec::new()))?,
+            };
+            buf[..bytes.len()].copy_from_slice(&bytes);
+            Ok(Input { bytes: bytes.len(), drained: true })
+        }
+        fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
+            if side == Side::Server && self.is_gone {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            self.written.extend_from_slice(buf);
+            Ok(Output { bytes: buf.len(), full: false })
+        }
+        fn shutdown(&mut self, _side: Side, _closes: bool) -> io::Result<()> {
+            Ok(())
+        }
+        fn at_mark(&mut self, _side: Side) -> io::Result<bool> {
+            Ok(false)
+        }
+        fn write_urgent(&mut self, _side: Side, _byte: u8) -> io::Result<()> {
+            Ok(())
+        }
+        fn error(&mut self, _side: Side) -> Option<io::Error> {
+            None
+        }
+        fn unsent(&mut self, _side: Side) -> usize {
+            0
+        }
+        fn open_pipe(&mut self, _expected: usize, _flows: bool) -> Option<()> {
+            None
+        }
+        fn fill(&mut self, _from: Side, (): &mut ()) -> io::Result<Input> {
+            Err(ErrorKind::InvalidInput.into())
+        }
+        fn drain(&mut self, (): &mut (), _to: Side, _len: usize) -> io::Result<Output> {
+            Err(ErrorKind::InvalidInput.into())
+        }
+        fn take_out(&mut self, (): &mut (), _len: usize) -> io::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+        fn close_pipe(&mut self, (): (), _held: usize) {}
+        fn saw(&mut self, _from: Side, _bytes: &[u8]) {}
+        fn delivered(&mut self, _to: Side, _bytes: usize) {}
+    }
+
+    const READABLE: Ready =
+        Ready { readable: true, writable: false, urgent: false, read_closed: false, error: false };
+
+    /// A relay whose client has something to say, with a header in front.
+    fn relay() -> Relay<()> {
+        let mut relay = Relay::new();
+        relay.lead(b"PROXY ".to_vec());
+        relay.ask_about_end();
+        relay.note(Side::Client, READABLE);
+        relay
+    }
+
+    #[test]
+    fn what_a_server_that_is_gone_does_not_take_is_kept_for_the_next_one() {
+        let mut relay = relay();
+        let mut gone = Script { client: [b"GET".to_vec()].into(), is_gone: true, ..Script::default() };
+        assert_eq!(relay.turn(&mut gone, &mut [0; 64]), Verdict::Ask { is_reset: true });
+        assert!(relay.is_fresh());
+        relay.change_server();
+        relay.lead(b"AGAIN ".to_vec());
+        relay.ask_about_end();
+        let mut next = Script::default();
+        relay.turn(&mut next, &mut [0; 64]);
+        assert_eq!(next.written, b"AGAIN GET");
+    }
+
+    #[test]
+    fn an_end_that_nobody_has_told_of_is_asked_about_and_then_passed_on() {
+        let reset = || Err(ErrorKind::ConnectionReset.into());
+        for (first, is_reset) in [(Ok(Vec::new()), false), (reset(), true)] {
+            let mut relay = relay();
+            let mut kernel = Script { server: [first].into(), ..Script::default() };
+            relay.note(Side::Server, READABLE);
+            assert_eq!(relay.turn(&mut kernel, &mut [0; 64]), Verdict::Ask { is_reset });
+            assert!(relay.is_fresh());
+            relay.accept_end(is_reset);
+            let verdict = relay.turn(&mut kernel, &mut [0; 64]);
+            let reset = Ending { reset_client: true, reset_server: true };
+            assert_eq!(verdict, if is_reset { Verdict::Done(reset) } else { Verdict::Sleep });
+            assert_eq!(relay.first_end(), Some((Side::Server, is_reset)));
+        }
+    }
+
+    #[test]
+    fn after_a_byte_in_either_direction_nothing_is_asked() {
+        let mut relay = relay();
+        let mut kernel = Script { client: [b"GET".to_vec()].into(), server: [].into(), ..Script::default() };
+        assert_eq!(relay.turn(&mut kernel, &mut [0; 64]), Verdict::Sleep);
+        relay.note(Side::Server, READABLE);
+        assert_eq!(relay.turn(&mut kernel, &mut [0; 64]), Verdict::Sleep);
+        assert_eq!(relay.first_end(), Some((Side::Server, false)));
+    }
+
+    #[test]
+    fn to_a_server_that_is_known_to_have_ended_nothing_is_said_before_that_is_asked() {
+        let mut relay = relay();
+        let mut kernel = Script { client: [b"GET".to_vec()].into(), ..Script::default() };
+        relay.note(Side::Server, Ready { read_closed: true, ..READABLE });
+        assert_eq!(relay.turn(&mut kernel, &mut [0; 64]), Verdict::Ask { is_reset: false });
+        assert_eq!((kernel.written.len(), kernel.client.len()), (0, 1));
     }
 }

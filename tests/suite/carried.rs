@@ -36,6 +36,8 @@ fn options() -> ServiceOptions {
     ServiceOptions {
         outgoing: Outgoing::default(),
         connect_timeout: Duration::from_secs(5),
+        race: None,
+        first_byte: None,
         idle_timeout: None,
         half_close_timeout: None,
         max_lifetime: None,

@@ -16,7 +16,9 @@ mod own_checks;
 mod passive;
 mod paused;
 mod programs;
+mod race;
 mod real_servers;
+mod silent;
 mod slow_start;
 mod total;
 

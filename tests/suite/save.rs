@@ -90,6 +90,10 @@ fn options_are_all_there() {
         "127.0.0.1",
         "-t",
         "7",
+        "--race",
+        "50ms",
+        "--first-byte",
+        "3s",
         "--resolve",
         "45s",
         "-T",
@@ -136,8 +140,8 @@ fn options_are_all_there() {
     let line = saved(&instance);
     for words in [
         "balance -f -d --workers 2 --busy-poll off --loopback-congestion reno --drain-timeout 8s --state '/nowhere/the state' ",
-        " -K 30:5:3 -B 127.0.0.1 -t 7 --resolve 45s -T 5m --half-close-timeout 90s -k 60:10:4 ",
-        " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject ",
+        " -K 30:5:3 -B 127.0.0.1 -t 7 --race 50ms --resolve 45s -T 5m --half-close-timeout 90s -k 60:10:4 ",
+        " -a -H --policy leastconn --hash-balance 1.25 --slow-start 20s --no-eject --first-byte 3s ",
         r#" --check 'send:it'\''s $HOME\r\n;expect:a "b" !' --check-interval 1d --check-timeout 3s "#,
         " --check-rise 4 --check-fall 5 --check-port 9 --fail-open off --on-down kick ",
         " --max-connections 1000 --queue 50 --queue-timeout 1.5s --max-lifetime 12h ",

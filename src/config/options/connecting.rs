@@ -51,6 +51,19 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "race",
+        value: TIME,
+        help: "Try the next channel beside one that has not answered after TIME",
+        default: "0, not before it has failed",
+        more: "The first channel that answers has the client; the others are reset, and do not count as failed. Each further TIME, one \
+               more is tried. So a machine that has vanished costs a client this time and not that of -t, and one that has not answered \
+               at all by then is asked in the background. The channels are those of one group; in a hash group there is a next one only \
+               with -H. Give it more than the time that a connect takes usually. Example: balance --race 50ms 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.race, Span::or("not before it has failed").read_or(word)?),
+        print: |draft| print_or(draft.service.race),
+        ..PLAIN
+    },
+    Row {
         long: "resolve",
         value: TIME,
         help: "Look up the names of channels again every TIME",

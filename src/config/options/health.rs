@@ -7,7 +7,7 @@ use super::super::check::{print_check, read_check};
 use super::super::draft::Draft;
 use super::super::duration::print_duration;
 use super::super::row::{NUMBER, Need, PLAIN, Row, SWITCH, TIME, Value, is_on, name_of, on_off, set};
-use super::super::values::{Bad, Count, Span, print_count};
+use super::super::values::{Bad, Count, Span, print_count, print_or};
 use crate::spec::{Named, OnDown};
 
 /// Of rise and fall; more in a row would hardly ever happen.
@@ -33,6 +33,20 @@ pub(in super::super) static ROWS: &[Row] = &[
                answers. 3.57 ejected no channel. Example: balance --no-eject 80 web1 web2",
         read: |draft, _| set(&mut draft.service.eject, false),
         print: |draft| draft.service.eject.to_string(),
+        ..PLAIN
+    },
+    Row {
+        long: "first-byte",
+        value: TIME,
+        help: "Eject a channel that says nothing for TIME while others answer",
+        default: "0, never",
+        more: "A channel that takes connections and says nothing to three different clients in a row for so long after they have said \
+               something is ejected, if another channel of its group has answered a client within this time in the last ten seconds. \
+               Never more than half of a group is ejected so. A client that has said nothing is no evidence, unless other channels of the \
+               group speak first. Give it more than the longest time that a request takes. Not with --no-eject or -a. Example: balance \
+               --first-byte 2s 80 web1 web2",
+        read: |draft, word| set(&mut draft.service.first_byte, Span::or("never").read_or(word)?),
+        print: |draft| print_or(draft.service.first_byte),
         ..PLAIN
     },
     Row {

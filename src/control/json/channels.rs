@@ -110,6 +110,7 @@ struct ChannelObject<'a> {
     connect_p50_seconds: Option<f64>,
     connect_p99_seconds: Option<f64>,
     failures: ReasonsObject,
+    outrun: u64,
     ended: ReasonsObject,
     last_error: Option<LastErrorObject<'a>>,
 }
@@ -207,6 +208,7 @@ impl<'a> ChannelObject<'a> {
             connect_p50_seconds: channel.connect_p50.map(short_seconds),
             connect_p99_seconds: channel.connect_p99.map(short_seconds),
             failures: ReasonsObject::of(&DialCause::ALL, &channel.ended.failures),
+            outrun: channel.ended.outrun,
             ended: ReasonsObject::of(&End::ALL[..End::WITH_CHANNEL], &channel.ended.ends),
             last_error,
         }

@@ -33,7 +33,7 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn go_on_asking(&mut self, key: usize, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
-        let (Some(server), Some(words)) = (&dial.server, &mut dial.asking) else { return };
+        let Some((server, words)) = dial.asked() else { return };
         // A long header may take more than one turn.
         while !words.is_empty() {
             match socket::write(server, words) {

@@ -8,19 +8,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Connection, Rare, STARVED_MS, Stage, Waiting, Worker, millis, tenths};
-use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
+use super::{Connection, Rare, STARVED_MS, Silence, Stage, Waiting, Worker, millis, tenths};
+use crate::net::dial::{Attempt, Begun, Beside, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
 use crate::observe::{AttemptError, Event};
-use crate::sched::{AdminState, DialCause, End, Grant, Loss, OwnFault, Peers, Ticket, Turn};
+use crate::sched::{AdminState, ChannelKey, DialCause, End, Grant, Loss, OwnFault, Peers, Ticket, Turn};
 use crate::spec::ProxyVersion;
 use crate::sys::descriptors::Taken;
-use crate::sys::poller::Readiness;
+use crate::sys::poller::{Readiness, Token};
 use crate::sys::socket;
 use crate::wire::proxy::encode::{self, Extras};
 use crate::wire::relay::{Ending, Ready, Relay, Side};
+
+/// Of so many channels that have closed its connection at once a client goes on to the next one.
+const MOST_MOVES: usize = 8;
 
 impl<P: Readiness> Worker<P> {
     /// Takes a client in; its load is counted already.
@@ -43,6 +46,7 @@ impl<P: Readiness> Worker<P> {
             connected_at: 0,
             half_closed_at: 0,
             asked_often: false,
+            silence: Silence::Unknown,
             deadline: None,
             rare: (is_debug || trace.is_some())
                 .then(|| Box::new(Rare { address: is_debug.then_some(address), trace, ..Rare::default() })),
@@ -70,15 +74,21 @@ impl<P: Readiness> Worker<P> {
         let Some(within) = self.within(key) else { return self.not_served(key) };
         let Some(connection) = self.connections.get(key) else { return };
         let peers = connection.peers(seen);
-        let stage =
-            match Dial::begin(peers, connection.service.came_to(), within, tag, &connection.service.dialer) {
-                Begun::Dial(dial) => Stage::Dialing(dial),
-                Begun::Line(ticket) => {
-                    let place = self.place(&connection.service, ticket, None);
-                    Stage::Waiting(Box::new(Waiting { place, peers }))
-                }
-                Begun::Over(why) => return self.turn_away(key, why),
-            };
+        let stage = match Dial::begin(
+            peers,
+            connection.service.came_to(),
+            within,
+            tag,
+            connection.past(),
+            &connection.service.dialer,
+        ) {
+            Begun::Dial(dial) => Stage::Dialing(dial),
+            Begun::Line(ticket) => {
+                let place = self.place(&connection.service, ticket, None);
+                Stage::Waiting(Box::new(Waiting { place, peers }))
+            }
+            Begun::Over(why) => return self.turn_away(key, why),
+        };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = stage;
         }
@@ -199,14 +209,15 @@ impl<P: Readiness> Worker<P> {
         let waited = waiting.place.so_far(self.now);
         connection.service.dialer.table.waited(self.id, waited);
         // Closing a channel's connections may have come before the grant.
-        let state = connection.service.dialer.table.lock().state(lease.key());
+        let channel = lease.key();
+        let state = connection.service.dialer.table.lock().state(channel);
         let dial = Dial::new(waiting.peers, connection.service.came_to(), route, lease, Some(waiting.place));
         connection.stage = Stage::Dialing(Box::new(dial));
         if let Some(trace) = connection.trace() {
             trace.queued = Some(waited);
         }
         match state {
-            Some(AdminState::DisabledHard) => self.dial_moves_on(key),
+            Some(AdminState::DisabledHard) => self.dial_moves_on(key, channel),
             _ => self.dial(key),
         }
     }
@@ -219,8 +230,10 @@ impl<P: Readiness> Worker<P> {
         let token = connection.token(key, Side::Server);
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let service = &connection.service;
-        let patience = millis(service.options().connect_timeout).max(1);
-        let terms = Terms { tag, now: self.now, patience };
+        let options = service.options();
+        let patience = millis(options.connect_timeout).max(1);
+        let race = options.race.map(|race| millis(race).max(1));
+        let terms = Terms { tag, now: self.now, patience, watch };
         let poller = &mut self.poller;
         let trace = connection.rare.as_mut().and_then(|rare| rare.trace.as_deref_mut());
         let attempt = dial.attempt(&terms, &service.dialer, trace, |server| poller.add(server, token));
@@ -229,9 +242,75 @@ impl<P: Readiness> Worker<P> {
             Attempt::Wait => STARVED_MS,
             Attempt::Line(ticket) => return self.line_up(key, ticket),
             Attempt::Over(why) => return self.turn_away(key, why),
+            Attempt::Others => return self.go_on_with_others(key),
             Attempt::Anew => return self.keep_back(key),
         };
-        self.set_deadline(key, Some(self.now.saturating_add(wait)));
+        dial.set_deadline(self.now.saturating_add(wait));
+        dial.race_at = race.filter(|_| dial.may_race()).map(|race| self.now.saturating_add(race));
+        self.rearm_dial(key);
+    }
+
+    /// Something is to be done for a dial when the first of its times comes.
+    fn rearm_dial(&mut self, key: usize) {
+        if let Some(Connection { stage: Stage::Dialing(dial), .. }) = self.connections.get(key) {
+            let at = dial.next_deadline();
+            self.set_deadline(key, at);
+        }
+    }
+
+    /// A time of a dial has come.
+    pub(super) fn dial_expired(&mut self, key: usize) {
+        // Of what comes later not all has been heard.
+        let heard = self.heard;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Dialing(dial) = &mut connection.stage else { return };
+        if let Some(watch) = dial.turn_to_overdue(heard) {
+            connection.generations[Side::Server as usize] = watch;
+            self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
+        } else if dial.server().is_none() {
+            self.dial(key);
+        } else if dial.race_at.is_some_and(|at| at <= heard) {
+            self.try_beside(key);
+        } else {
+            self.rearm_dial(key);
+        }
+    }
+
+    /// What was tried last has failed, and others are under way: one more has nothing to wait for.
+    fn go_on_with_others(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Dialing(dial) = &connection.stage else { return };
+        connection.generations[Side::Server as usize] = dial.watch().unwrap_or_default();
+        self.try_beside(key);
+    }
+
+    /// No channel has answered in time: one more is tried beside those that are under way.
+    fn try_beside(&mut self, key: usize) {
+        let (tag, watch, now) = (self.tag(key), self.next_watch(), self.now);
+        let extra = self.shared.budget.take(1);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let options = connection.service.options();
+        let token = Token { generation: watch, ..connection.token(key, Side::Server) };
+        let Stage::Dialing(dial) = &mut connection.stage else { return };
+        let patience = millis(options.connect_timeout).max(1);
+        let race = options.race.filter(|_| dial.may_race()).map(|race| millis(race).max(1));
+        let terms = Terms { tag, now, patience, watch };
+        let begun = match (race, extra) {
+            (None, _) => Beside::Nobody,
+            (Some(_), None) => Beside::NotNow,
+            (Some(_), Some(extra)) => {
+                let poller = &mut self.poller;
+                let trace = connection.rare.as_mut().and_then(|rare| rare.trace.as_deref_mut());
+                dial.begin_beside(&terms, extra, &connection.service.dialer, trace, |server| {
+                    poller.add(server, token)
+                })
+            }
+        };
+        if begun == Beside::Started {
+            connection.generations[Side::Server as usize] = watch;
+        }
+        dial.race_at = race.filter(|_| begun != Beside::Nobody).map(|race| now.saturating_add(race));
+        self.rearm_dial(key);
     }
 
     /// The channel being tried will not do.
@@ -240,6 +319,7 @@ impl<P: Readiness> Worker<P> {
             Next::Dial => self.dial(key),
             Next::Line(ticket) => self.line_up(key, ticket),
             Next::Over(why) => self.turn_away(key, why),
+            Next::Others => self.go_on_with_others(key),
             Next::Anew => self.keep_back(key),
         }
     }
@@ -269,17 +349,26 @@ impl<P: Readiness> Worker<P> {
         self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(why));
     }
 
+    /// A channel that is tried beside the current one answered.
+    pub(super) fn other_dialed(&mut self, key: usize, watch: u16, ready: Ready) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Stage::Dialing(dial) = &mut connection.stage else { return };
+        dial.turn_to(watch);
+        connection.generations[Side::Server as usize] = watch;
+        self.dialed(key, ready);
+    }
+
     /// The channel answered, one way or the other.
     pub(super) fn dialed(&mut self, key: usize, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
-        let Some(server) = &dial.server else { return };
+        let Some(server) = dial.server() else { return };
         // Whether there is a connection, the kernel knows; news only says that it is worth asking.
         if !socket::is_connected(server) && !planted::has(Bug::BelievesNews) {
             if let Some(error) = socket::take_error(server) {
                 self.dial_failed(key, &error);
             }
-        } else if dial.asking.is_some() {
+        } else if dial.is_asking() {
             self.go_on_asking(key, ready);
         } else if ready.writable {
             let asks_for_tls = connection.rare.as_ref().is_some_and(|rare| rare.asks_for_tls);
@@ -301,7 +390,7 @@ impl<P: Readiness> Worker<P> {
         let Stage::Dialing(dial) = std::mem::replace(&mut connection.stage, Stage::Over) else { return };
         let client = dial.peers;
         let target = dial.target();
-        let was_asked = dial.asking.is_some();
+        let was_asked = dial.is_asking();
         let service = Arc::clone(&connection.service);
         let trace = connection.trace();
         let succeeded = dial.succeeded(&service.dialer, trace);
@@ -332,7 +421,9 @@ impl<P: Readiness> Worker<P> {
             trace.connected(target, took);
         }
         (connection.moved_at, connection.connected_at) = (self.now, tenths(self.now));
+        connection.silence = Silence::Unknown;
         connection.set_expires_at(expires_at);
+        connection.relay.ask_about_end();
         connection.relay.note(Side::Server, ready);
         if (ready.read_closed || ready.error) && self.leave_server(key, ready.error) {
             return;
@@ -370,7 +461,10 @@ impl<P: Readiness> Worker<P> {
             return false;
         }
         let left = slot.key();
-        let past = connection.rare.as_ref().map_or(&[][..], |rare| &rare.past);
+        let past = connection.past();
+        if past.len() >= MOST_MOVES {
+            return false;
+        }
         let past = [past, &[left]].concat();
         let peers = connection.peers(connection.peer.into());
         let Some(within) = self.within(key) else { return false };
@@ -394,6 +488,9 @@ impl<P: Readiness> Worker<P> {
         self.judge(key, if is_reset { End::ChannelReset } else { End::ChannelClosed });
         if connection.service.log.is_debug() {
             connection.service.log.tell(&Event::MovedOn { client: peers, channel: left });
+        }
+        if let Some(taps) = self.taps.of(key, connection.id) {
+            taps.iter_mut().for_each(|tap| tap.moved_on(left));
         }
         let Some(connection) = self.connections.get_mut(key) else { return true };
         connection.relay.change_server();
@@ -428,11 +525,14 @@ impl<P: Readiness> Worker<P> {
         self.go_on(key, next);
     }
 
-    /// The channel that a client is being connected to is closed by an operator, or went down: on to the next one.
-    pub(super) fn dial_moves_on(&mut self, key: usize) {
+    /// This channel, which a client is being connected to, is closed by an operator, or went down: on to the next one.
+    pub(super) fn dial_moves_on(&mut self, key: usize, channel: ChannelKey) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
+        if let Some(watch) = dial.turn_to_channel(channel) {
+            connection.generations[Side::Server as usize] = watch;
+        }
         let next = dial.move_on(tag, &connection.service.dialer);
         self.go_on(key, next);
     }

@@ -3,7 +3,6 @@
 //! Knows: when a connection has been quiet for too long, how its sockets are closed. Never: why an operator wants it gone.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Connection, NEVER, RESET, Stage, Worker, millis, tenths};
+use super::{Connection, NEVER, RESET, Silence, Stage, Worker, millis, tenths};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
@@ -41,10 +40,7 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let expires_at = connection.expires_at();
         match &mut connection.stage {
-            Stage::Dialing(dial) if dial.server.is_some() => {
-                self.dial_failed(key, &io::Error::from(io::ErrorKind::TimedOut));
-            }
-            Stage::Dialing(_) => self.dial(key),
+            Stage::Dialing(_) => self.dial_expired(key),
             Stage::Greeting(_) => self.greeting_expired(key),
             Stage::Greeted | Stage::Over => {}
             Stage::Waiting(waiting) => {
@@ -94,6 +90,7 @@ impl<P: Readiness> Worker<P> {
             connection.moved_at = self.now;
             return self.rearm(key);
         }
+        self.judge_silence(key);
         if self.is_doubtful(key) && self.is_quiet(key) {
             self.doubt(key);
         }
@@ -152,7 +149,43 @@ impl<P: Readiness> Worker<P> {
         let quiet = [options.idle_timeout, half_close, doubt, short, broken].into_iter().flatten().min();
         let quiet_at = quiet.map(|quiet| connection.moved_at.saturating_add(millis(quiet).max(1)));
         let expires_at = Some(connection.expires_at()).filter(|&at| at != NEVER);
-        [quiet_at, expires_at].into_iter().flatten().min()
+        let silent_at = connection.silent_at(options.first_byte);
+        [quiet_at, expires_at, silent_at].into_iter().flatten().min()
+    }
+
+    /// Has a channel kept its client waiting for too long? Whether it has answered by now, the kernel knows.
+    fn judge_silence(&mut self, key: usize) {
+        let heard = self.heard;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(limit) = connection.service.options().first_byte else { return };
+        let Stage::Relaying { server, slot } = &connection.stage else { return };
+        if connection.silent_at(Some(limit)).is_none_or(|at| at > heard) {
+            return;
+        }
+        let has_spoken = connection.delivered[Side::Server as usize] > 0;
+        let relay = &connection.relay;
+        // What has come from it and is held up on the way to the client is not its fault, and an end is judged as one.
+        let is_silent = socket::unread(server) == 0
+            && relay.held_from(Side::Server) == 0
+            && relay.first_end().is_none_or(|(side, _)| side == Side::Client)
+            && relay.broken().is_none();
+        connection.silence = if has_spoken { Silence::Heard } else { Silence::Mutual };
+        if is_silent {
+            let spoken = has_spoken.then(|| connection.peers(connection.peer.into()));
+            let waited = Duration::from_millis(self.now.saturating_sub(connection.moved_at));
+            connection.service.dialer.silent(slot.key(), spoken, waited, limit);
+        }
+    }
+
+    /// A client that was silent with its channel has said something: its channel's first byte is waited for anew.
+    pub(super) fn await_first_byte(&mut self, key: usize, before: [u64; 2]) {
+        if let Some(connection) = self.connections.get(key)
+            && connection.silence == Silence::Mutual
+            && before[Side::Server as usize] == 0
+            && connection.delivered[Side::Server as usize] > 0
+        {
+            self.rearm(key);
+        }
     }
 
     pub(super) fn rearm(&mut self, key: usize) {
@@ -212,6 +245,7 @@ impl<P: Readiness> Worker<P> {
                 dump: None,
                 taps: None,
                 loopback_congestion: None,
+                first_byte: None,
                 delivered: &mut connection.delivered,
             }),
         })
@@ -250,11 +284,11 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn close_channel(&mut self, service: ServiceId, channel: ChannelKey, why: End) -> usize {
         // Who is not connected yet has lost nothing: there may be another channel.
         let is_dialed = |connection: &Connection| match &connection.stage {
-            Stage::Dialing(dial) => connection.service.id == service && dial.channel() == Some(channel),
+            Stage::Dialing(dial) => connection.service.id == service && dial.tries(channel),
             _ => false,
         };
         for key in self.keys(is_dialed) {
-            self.guarded(key, |worker| worker.dial_moves_on(key));
+            self.guarded(key, |worker| worker.dial_moves_on(key, channel));
         }
         let is_served = |connection: &Connection| match &connection.stage {
             Stage::Relaying { slot, .. } => connection.service.id == service && slot.key() == channel,
@@ -350,10 +384,10 @@ impl<P: Readiness> Worker<P> {
             socket::reset_on_close(&connection.client);
         }
         if let Stage::Dialing(dial) = &connection.stage
-            && let Some(server) = dial.server.as_ref().filter(|_| ending.reset_server)
+            && ending.reset_server
         {
-            // It may have accepted already, and would take a close for a clean end.
-            socket::reset_on_close(server);
+            // They may have accepted already, and would take a close for a clean end.
+            dial.servers().for_each(socket::reset_on_close);
         }
         if let Stage::Relaying { server, .. } = &connection.stage
             && ending.reset_server

@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::unheard::{SaidByProxy, Unheard};
-use super::{Connection, NEVER, RESET, Rare, Stage, UNKNOWN, Waiting, Worker, logging, millis, tenths};
+use super::{
+    Connection, NEVER, RESET, Rare, Silence, Stage, UNKNOWN, Waiting, Worker, logging, millis, tenths,
+};
 use crate::handover::connection::{
     ConnectionRecord, RelayingRecord, StageRecord, UnheardRecord, WaitingRecord,
 };
@@ -20,7 +22,7 @@ use crate::net::planted::{self, Bug};
 use crate::net::shared::{Left, LinePlace, PackOrder, Parcel, TRAY_BYTES, Unpacked, Who};
 use crate::net::sockets::Sockets;
 use crate::observe::TapEnd;
-use crate::sched::{End, Peers, Turn};
+use crate::sched::{ChannelKey, End, Peers, Route, Turn};
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::greeting::{TlsRequest, Wants};
@@ -190,6 +192,7 @@ impl<P: Readiness> Worker<P> {
                     dump: None,
                     taps: None,
                     loopback_congestion: None,
+                    first_byte: None,
                     delivered: &mut connection.delivered,
                 };
                 // For want of memory it stays for now, and nothing is lost.
@@ -219,6 +222,7 @@ impl<P: Readiness> Worker<P> {
             acknowledged: connection.rare.as_ref().map_or(0, |rare| rare.acknowledged),
             asked_often: connection.asked_often,
             asks_for_tls,
+            past: connection.past().iter().map(|key| (key.group.index(), key.channel.index())).collect(),
             trace: connection.trace().map(|trace| Box::new(logging::told(trace))),
         };
         self.set_deadline(key, None);
@@ -322,14 +326,19 @@ impl<P: Readiness> Worker<P> {
             acknowledged: record.acknowledged,
             undumped: false,
             trace: self.trace_again(peers, record.age + away, record.trace.as_deref()),
-            past: Vec::new(),
             asks_for_tls: record.asks_for_tls,
+            past: record
+                .past
+                .iter()
+                .filter_map(|&(group, channel)| ChannelKey::new(group, channel))
+                .collect(),
         };
         let is_rare = rare.trace.is_some()
             || rare.address.is_some()
             || rare.announced.is_some()
             || rare.link.is_some()
             || rare.asks_for_tls
+            || !rare.past.is_empty()
             || expires_at != NEVER
             || rare.acknowledged > 0;
         let connection = Connection {
@@ -347,6 +356,7 @@ impl<P: Readiness> Worker<P> {
             rare: is_rare.then(|| Box::new(rare)),
             half_closed_at: record.half_closed.map_or(0, |age| tenths(ago(age + away))),
             asked_often: record.asked_often,
+            silence: Silence::Unknown,
             muted: [false; 2],
             queued: false,
             taken,
@@ -396,7 +406,7 @@ impl<P: Readiness> Worker<P> {
         let mut grants = Vec::new();
         let turn = {
             let mut table = service.dialer.table.lock_at(self.shared.clock.now());
-            let route = table.begin_within(peers.client().ip().into(), within);
+            let route = Route::past(peers.client().ip().into(), within, connection.past());
             table.rejoin(route, tag, waiting.ticket, &mut grants)
         };
         service.dialer.deliver.all(grants);

@@ -43,9 +43,6 @@ impl<P: Readiness> Worker<P> {
     /// The first byte of the channel has reached its client.
     pub(super) fn first_byte(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if let Stage::Relaying { slot, .. } = &connection.stage {
-            slot.answered(self.shared.clock.now());
-        }
         let Some(trace) = connection.trace() else { return };
         if trace.first_byte.is_none() {
             trace.first_byte = Some(self.shared.clock.now().saturating_sub(trace.began_at));
@@ -60,7 +57,9 @@ impl<P: Readiness> Worker<P> {
             && let Some(trace) = connection.rare.as_ref().and_then(|rare| rare.trace.as_deref())
         {
             let lasted = self.lasted(connection);
-            let record = self.record(connection, trace.clone(), AccessMoment::Start, lasted);
+            let is_first = connection.past().is_empty();
+            let moment = if is_first { AccessMoment::Start } else { AccessMoment::MovedOn };
+            let record = self.record(connection, trace.clone(), moment, lasted);
             access.tell(Box::new(record));
         }
     }

@@ -70,6 +70,8 @@ struct Stats {
     pauses: u64,
     mishaps: u64,
     carried: u64,
+    /// Attempts that another one has outrun.
+    outrun: u64,
 }
 
 impl Stats {
@@ -85,6 +87,7 @@ impl Stats {
         self.pauses += other.pauses;
         self.mishaps += other.mishaps;
         self.carried += other.carried;
+        self.outrun += other.outrun;
     }
 }
 
@@ -152,6 +155,7 @@ fn workers_keep_their_promises_whatever_comes_in_between() {
             }
         }
     }
+    assert!(stats.outrun > 0 || count < HISTORIES, "nobody has raced: {stats:?}");
     println!("{count} histories in {:?}: {stats:?}", began.elapsed());
 }
 

@@ -38,6 +38,7 @@ impl AccessMoment {
     fn word(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::MovedOn => "moved_on",
             Self::Open => "open",
             Self::End(_) => "end",
         }
@@ -123,7 +124,7 @@ impl fmt::Display for Text<'_> {
         }
         match moment {
             AccessMoment::End(end) => write!(f, " end={}", Quoted(&end.to_string()))?,
-            AccessMoment::Start | AccessMoment::Open => f.write_str(" end=-")?,
+            AccessMoment::Start | AccessMoment::MovedOn | AccessMoment::Open => f.write_str(" end=-")?,
         }
         write!(f, " via={}", OrDash(trace.peers.via()))
     }
@@ -214,7 +215,7 @@ impl<'a> Object<'a> {
             channel_retransmits: retransmits(paths[1]),
             end: match moment {
                 AccessMoment::End(end) => Some(end.to_string()),
-                AccessMoment::Start | AccessMoment::Open => None,
+                AccessMoment::Start | AccessMoment::MovedOn | AccessMoment::Open => None,
             },
             via: trace.peers.via(),
         }

@@ -8,7 +8,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::{Flow, FlowStage, Held, Kernel, Ready, Relay, Side};
+use super::{FirstEnd, Flow, FlowStage, Held, Kernel, Ready, Relay, Side};
 use crate::handover::connection::{FlowRecord, FlowStageRecord, RelayRecord};
 
 impl From<FlowStage> for FlowStageRecord {
@@ -77,7 +77,7 @@ impl<P> Relay<P> {
             closed: self.ready.map(|ready| ready.read_closed),
             marked: self.ready.map(|ready| ready.urgent),
             half_closed: self.half_closed,
-            first_end: self.first_end.map(|(side, gone)| (side as u8, gone)),
+            first_end: self.first_end().map(|(side, gone)| (side as u8, gone)),
         };
         Ok((record, all))
     }
@@ -94,6 +94,7 @@ impl<P> Relay<P> {
             Some((1, gone)) => Some((Side::Server, gone)),
             Some(_) => return wrong("a third side ended first"),
         };
+        let first_end = FirstEnd::of(first_end);
         let mut relay = Self { gone: record.gone, half_closed: record.half_closed, first_end, ..Self::new() };
         let mut rest = bytes;
         for side in [Side::Client, Side::Server] {

@@ -61,6 +61,7 @@ impl Driver {
         self.relay.note(Side::Server, self.bug.event(ready));
         let header = world.streams[Side::Client as usize].bytes(0, world.lead as usize).to_vec();
         self.relay.lead(header);
+        self.relay.ask_about_end();
         self.moved_at = world.now;
         self.rearm();
         let client = &world.sockets[Side::Client as usize];
@@ -170,6 +171,14 @@ impl Driver {
                 world.stats.lingers += u64::from(one_is_gone);
                 let quiet = world.now - self.moved_at;
                 self.deadline = Some(world.now + (quiet / 8).clamp(LATER, LATER_MOST));
+            }
+            Verdict::Ask { is_reset } => {
+                if world.counted != [0; 2] {
+                    let counted = world.counted;
+                    world.violate(Kind::Spin, || format!("it asks after {counted:?} bytes"));
+                }
+                self.relay.accept_end(is_reset);
+                return self.turn(world);
             }
             Verdict::Done(ending) => self.close(world, ending, false),
         }

@@ -153,6 +153,7 @@ impl Health {
         assert!(self.asked.is_none(), "a second probe while one is under way: {self:?}");
         let due = match purpose {
             Purpose::Return => self.return_due(),
+            Purpose::Doubt => panic!("no client has left a channel for another one"),
             Purpose::Check => self.check_due,
         };
         let due = due.unwrap_or_else(|| panic!("nobody wants a {purpose:?} of {self:?}"));
@@ -173,6 +174,7 @@ impl Health {
         let (_, purpose) = self.asked.take_if(|&mut (asked, _)| asked == id)?;
         match purpose {
             Purpose::Return => self.return_answered(rules, result, now),
+            Purpose::Doubt => None,
             Purpose::Check => {
                 let check = rules.check.expect("nobody checks without rules");
                 self.check_due = Some(Window::about(now, check.interval));

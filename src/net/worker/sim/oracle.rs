@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::super::Stage;
 use super::peers::{Heard, asks, client_at};
 use super::world::{Channel, Fate, Routing, World};
 use crate::net::shared::Desk;
 use crate::observe::Event;
 use crate::sched::{BadGreeting, ChannelKey, End, GroupId, Loss, OwnFault, Rule};
 use crate::sys::poller::{Kind as Watched, Token};
+use crate::wire::relay::Side;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +114,13 @@ impl World {
         let worker = &self.seats[seat].worker;
         let is_ours = |token: &Token| {
             let connection = worker.connections.get(token.key as usize);
-            connection.is_some_and(|connection| connection.token(token.key as usize, token.side) == *token)
+            connection.is_some_and(|connection| {
+                let is_other = match &connection.stage {
+                    Stage::Dialing(dial) => token.side == Side::Server && dial.has_other(token.generation),
+                    _ => false,
+                };
+                is_other || connection.token(token.key as usize, token.side) == *token
+            })
         };
         let watched = worker.poller.sockets().into_iter();
         if let Some(lost) =
@@ -198,6 +206,7 @@ impl World {
             End::Refused(Rule::ClientRate) => true,
             End::ShutDown => !self.was_shut_down,
             End::Ours(_) | End::Lost(Loss::Ours) => !is_troubled,
+            // Who has left the one that always takes clients does not come back to it.
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => {
                 always_one && !is_troubled && !was_kicked && !has_moved_on
             }
@@ -294,6 +303,7 @@ impl World {
                 wrong.push(format!("service {at}: {counted:?} are counted and gone"));
             }
             for channel in table.snapshot().groups.iter().flat_map(|group| &group.channels) {
+                self.stats.outrun += channel.ended.outrun;
                 if channel.active != 0 {
                     wrong.push(format!("service {at}: {} active at {:?}", channel.active, channel.id));
                 }

@@ -361,6 +361,8 @@ impl World {
         let options = ServiceOptions {
             outgoing: crate::sys::Outgoing::default(),
             connect_timeout: Duration::from_millis(500 + random.below(1_000)),
+            race: random.chance(400).then(|| Duration::from_millis(1 + random.below(300))),
+            first_byte: None,
             idle_timeout: random.chance(500).then_some(IDLE),
             half_close_timeout: None,
             max_lifetime: None,
@@ -972,10 +974,9 @@ impl World {
             && let Stage::Dialing(dial) = &connection.stage
             && self.services.iter().any(|served| {
                 served.service.id == connection.service.id
-                    && served
-                        .channels
-                        .iter()
-                        .any(|channel| Some(channel.key) == dial.channel() && channel.fate == Fate::Silent)
+                    && served.channels.iter().any(|channel| {
+                        Some(channel.key) == dial.channel_of(token.generation) && channel.fate == Fate::Silent
+                    })
             })
         {
             return NEVER;
