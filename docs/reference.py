@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Prints docs/reference.md, made from what the program says of itself.
 
-    docs/reference.py target/debug/balance > docs/reference.md
+    docs/reference.py balance.1 > docs/reference.md
+
+balance.1 is the manual page; the program itself (target/debug/balance) will do as well.
 """
 import re
 import subprocess
@@ -69,7 +71,11 @@ def terms(body):
 
 
 def main():
-    page = subprocess.run([sys.argv[1], "--man"], check=True, capture_output=True, text=True).stdout
+    if sys.argv[1].endswith(".1"):
+        with open(sys.argv[1]) as file:
+            page = file.read()
+    else:
+        page = subprocess.run([sys.argv[1], "--man"], check=True, capture_output=True, text=True).stdout
     parts = sections(page)
     out = [HEAD]
 

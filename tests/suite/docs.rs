@@ -234,7 +234,7 @@ fn the_reference_is_the_one_the_program_prints() {
     let committed = fs::read_to_string(root.join("docs/reference.md")).expect("a page of ours");
     assert!(
         committed == printed.stdout,
-        "docs/reference.md is out of date; make it anew: docs/reference.py target/debug/balance > docs/reference.md"
+        "docs/reference.md is out of date; make it anew: docs/reference.py balance.1 > docs/reference.md"
     );
 }
 
