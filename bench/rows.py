@@ -178,11 +178,12 @@ def connections(bench, program, clients, is_lasting=False):
 def greetings(bench, program, task, served, host="127.0.0.1", scheme="http"):
     """New connections of a proxy that has more to do than to carry bytes, beside the same proxy that only carries them.
 
-    Both run the whole time and take turns by the second, so that both see the same moments. What a receiver pays for a header is
-    seen without a proxy, from clients that send one themselves.
+    Both run the whole time and take turns by the second, so that both see the same moments. A header costs its receiver more than its
+    sender: so where the proxy sends none, the clients do.
     """
-    plain_server = "web" if served == "web_behind_proxies" else served
-    channels = {peers.PLAIN: bench.server(plain_server), task: bench.server(served)}
+    channels = {name: bench.server(served) for name in (peers.PLAIN, task)}
+    # As many bytes of Lua for both.
+    scripts = {peers.PLAIN: "header.lua", task: "plain.lua"} if task == peers.HEADER else {}
     turns = [peers.PLAIN, task, task, peers.PLAIN]
     sums = {name: {"connections": 0, "cpu": 0.0} for name in channels}
     with contextlib.ExitStack() as stack:
@@ -190,24 +191,21 @@ def greetings(bench, program, task, served, host="127.0.0.1", scheme="http"):
             name: stack.enter_context(bench.programs.start(program, [channel], task=name))
             for name, channel in channels.items()
         }
-        # As many bytes of Lua for both.
-        scripts = {peers.PLAIN: "plain.lua", task: "header.lua"} if program == "direct" else {}
         for turn in range(max(2, bench.scale.wrk_seconds)):
             for name in turns[:2] if turn % 2 else turns[2:]:
                 proxy = running[name]
-                begin = proc.cpu(proxy.pid)[2] if proxy.pid else 0
+                begin = proc.cpu(proxy.pid)[2]
                 result = load.wrk(bench.children, proxy.port, 32, 1, host, scheme, scripts.get(name))
                 if result["errors"] > result["connections"] / 100 + 2:
                     raise proc.Failed(f"{result['errors']} errors in {result['connections']} connections")
                 sums[name]["connections"] += result["connections"]
-                sums[name]["cpu"] += (proc.cpu(proxy.pid)[2] if proxy.pid else 0) - begin
+                sums[name]["cpu"] += proc.cpu(proxy.pid)[2] - begin
     seconds = max(2, bench.scale.wrk_seconds)
     rates = {name: each["connections"] / seconds for name, each in sums.items()}
     figures = {"rate": rates[task], "rate_plain": rates[peers.PLAIN], "kept": rates[task] / rates[peers.PLAIN]}
-    if program != "direct":
-        figures["cpu_us"], figures["cpu_plain_us"] = (
-            1e6 * sums[name]["cpu"] / sums[name]["connections"] for name in (task, peers.PLAIN)
-        )
+    figures["cpu_us"], figures["cpu_plain_us"] = (
+        1e6 * sums[name]["cpu"] / sums[name]["connections"] for name in (task, peers.PLAIN)
+    )
     return figures
 
 
@@ -386,7 +384,7 @@ ROWS = [
                 "header",
                 "new connections with PROXY headers, wrk",
                 (peers.HEADER, "web_behind_proxies"),
-                ["direct", "balance", "haproxy", "nginx"],
+                ["balance", "haproxy", "nginx"],
             ),
             (
                 "name",
