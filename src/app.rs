@@ -152,7 +152,14 @@ impl From<Vec<LineError>> for Failure {
 
 impl From<ListenError> for Failure {
     fn from(error: ListenError) -> Self {
-        Self::new(exit::OS, error.to_string())
+        let hint = match error.source.kind() {
+            // Of an address that moves between hosts: a reader who knows of it would have typed the option.
+            io::ErrorKind::AddrNotAvailable => {
+                "; this host does not have the address. If it comes later, as with keepalived, give --freebind"
+            }
+            _ => "",
+        };
+        Self::new(exit::OS, format!("{error}{hint}"))
     }
 }
 

@@ -24,8 +24,7 @@ use crate::sched::{
     SharedTable, Table,
 };
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, Keepalive, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec,
-    reserved_groups,
+    Check, CheckSpec, GroupSpec, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec, reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
@@ -101,7 +100,7 @@ impl Prepared {
         let listener = |place| match got(place) {
             Some(Got::Passed(passed)) => Listener::inherit(passed.fd, spec.client_keepalive),
             Some(Got::Bound(listener)) => Ok(listener),
-            None => bind(place, spec.client_keepalive, patience),
+            None => bind(place, &spec, patience),
         };
         let listeners = span.each().map(listener).collect::<Result<_, _>>();
         let listeners = listeners.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
@@ -326,11 +325,11 @@ pub(super) fn declare(
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
 pub(super) fn bind(
     address: SocketAddr,
-    keepalive: Option<Keepalive>,
+    spec: &ServiceSpec,
     patience: &mut Duration,
 ) -> Result<Listener, ListenError> {
     loop {
-        match Listener::bind(address, keepalive) {
+        match Listener::bind_early(address, spec.client_keepalive, spec.freebind) {
             Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && !patience.is_zero() => {
                 thread::sleep(BIND_RETRY);
                 *patience = patience.saturating_sub(BIND_RETRY);

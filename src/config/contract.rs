@@ -105,6 +105,7 @@ pub(super) fn plain() -> Serve {
         on_remove: OnDown::Keep,
         on_change: None,
         refuse_when_down: false,
+        freebind: false,
         allow: None,
         deny: None,
         client_max: None,

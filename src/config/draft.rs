@@ -113,6 +113,7 @@ impl Draft {
                 on_remove: OnDown::Keep,
                 on_change: None,
                 refuse_when_down: false,
+                freebind: false,
                 allow: None,
                 deny: None,
                 client_max: None,

@@ -17,6 +17,8 @@ pub struct ServiceSpec {
     pub name: Option<Name>,
     /// `-b`, `-6`, PORT.
     pub listen: ListenSpec,
+    /// `--freebind`: it may listen on an address that this host does not have.
+    pub freebind: bool,
     /// The channels. Empty: it starts with none.
     pub groups: Vec<GroupSpec>,
     /// `@NAME`: which groups are for whom, in the order of their groups, the first one beginning at group 0, each at a group that there is. Empty: all groups are for everybody.

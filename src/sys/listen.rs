@@ -85,6 +85,18 @@ impl Listener {
     /// # Errors
     /// The failed call with its address and cause.
     pub fn bind(address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Self, ListenError> {
+        Self::bind_early(address, keepalive, false)
+    }
+
+    /// The same; with `freebind` the address need not be this host's yet.
+    ///
+    /// # Errors
+    /// The failed call with its address and cause.
+    pub fn bind_early(
+        address: SocketAddr,
+        keepalive: Option<Keepalive>,
+        freebind: bool,
+    ) -> Result<Self, ListenError> {
         let at = |call| move |source: io::Error| ListenError { call, address, source };
         let fd = socket::stream(address).map_err(at("socket"))?;
         sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
@@ -92,6 +104,9 @@ impl Listener {
             && (*v6.ip() == Ipv6Addr::UNSPECIFIED || v6.ip().to_ipv4_mapped().is_some())
         {
             sockopt::set_ipv6_v6only(&fd, false).map_err(|e| at("setsockopt")(e.into()))?;
+        }
+        if freebind {
+            set_freebind(&fd, address).map_err(at("setsockopt"))?;
         }
         rustix::net::bind(&fd, &address).map_err(|e| at("bind")(e.into()))?;
         Self::prepare(fd, address, keepalive)
@@ -178,6 +193,21 @@ impl Listener {
     pub(crate) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)
     }
+}
+
+/// Lets it bind an address that no interface has.
+#[cfg(target_os = "linux")]
+fn set_freebind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let set = match address {
+        SocketAddr::V4(_) => sockopt::set_ip_freebind(fd, true),
+        SocketAddr::V6(_) => sockopt::set_ipv6_freebind(fd, true),
+    };
+    Ok(set?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_freebind(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no IP_FREEBIND"))
 }
 
 /// Binds again a port that was chosen by the kernel, which takes it back from a socket that ends to listen (and does not say

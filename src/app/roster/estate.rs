@@ -187,7 +187,7 @@ impl Roster {
         for (spec, found) in wanted {
             let there: Vec<ListenSpan> = offered.iter().map(span_of).collect();
             for place in found.span().each().filter(|&at| !there.iter().any(|span| span.contains(at))) {
-                match super::super::prepared::bind(place, spec.client_keepalive, &mut patience) {
+                match super::super::prepared::bind(place, spec, &mut patience) {
                     Ok(listener) => {
                         self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(place, listener);
                     }

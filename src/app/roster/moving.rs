@@ -62,7 +62,7 @@ impl Roster {
         };
         let mut bind = |at: SocketAddr| match self.take_bound(at) {
             Some(listener) => Ok(listener),
-            None => prepared::bind(at, spec.client_keepalive, patience),
+            None => prepared::bind(at, spec, patience),
         };
         let new = now.into_iter().map(&mut bind).collect::<Result<_, _>>();
         let new = new.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
@@ -113,7 +113,7 @@ impl Roster {
         for &at in late {
             let bound = match self.take_bound(at) {
                 Some(listener) => Ok(listener),
-                None => prepared::bind(at, spec.client_keepalive, patience),
+                None => prepared::bind(at, &spec, patience),
             };
             match bound {
                 Ok(listener) => listeners.push(listener),

@@ -31,6 +31,17 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "freebind",
+        help: "Listen on the address of -b even while this host does not have it",
+        more: "For an address that moves between hosts, as keepalived moves it: balance starts on each of them, and clients come to \
+               the one that has the address. Without the option such a start fails with \"Cannot assign requested address\", or needs \
+               the sysctl net.ipv4.ip_nonlocal_bind. Without -b, balance listens on all addresses and needs neither. Linux only. \
+               Example: balance --freebind -b 192.0.2.10 80 web1 web2 %",
+        read: |draft, _| set(&mut draft.service.freebind, true),
+        print: |draft| draft.service.freebind.to_string(),
+        ..PLAIN
+    },
+    Row {
         short: Some('K'),
         long: "client-keepalive",
         value: KEEPALIVE,
