@@ -36,6 +36,7 @@ mod looks;
 mod names;
 mod options;
 mod page;
+mod pair;
 mod pauses;
 mod pausing;
 mod policies;
