@@ -19,14 +19,14 @@ pub(super) const PORT: Positional = Positional {
     name: "PORT",
     help: "Port to listen on, a number or a name from /etc/services; with -i and -c, the instance to talk to",
     more: "\
-With -i and -c it may also be the name of a service in a file of --file: \"balance -c status web\".",
+FIRST-LAST means all these ports, as in 20000-20999 (docs/port-ranges.md). With -i and -c it may also be the name of a service in a file of --file: \"balance -c status web\".",
 };
 
 pub(super) const CHANNEL: Positional = Positional {
     name: "CHANNEL",
     help: "Server, as host[:port[:maxc]]; an IPv6 address as [addr]:port:maxc. '!' ends a group, '%' ends it and makes it a hash group. '@NAME' begins the groups of clients that ask for NAME, '@' those of all others",
     more: "\
-A channel without a port, or with an empty one, gets PORT. maxc is the maximum number of simultaneous connections; 0 or nothing means no \
+A channel without a port, or with an empty one, gets PORT, or with FIRST-LAST the port that the client came to. maxc is the maximum number of simultaneous connections; 0 or nothing means no \
 limit. balance tries the groups in the order given. An IPv6 address needs no brackets if it is the whole word and has \
 more than two colons, or starts with \"::\".
 

@@ -151,7 +151,17 @@ impl Instance {
 fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     let (age, idle) = (Duration::from_secs(75), Duration::ZERO);
     let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)).into());
-    SessionSnapshot { id: 7, client, channel, age, idle, half_closed: None, sent_bytes: 1, rcvd_bytes: 2 }
+    SessionSnapshot {
+        id: 7,
+        client,
+        port: None,
+        channel,
+        age,
+        idle,
+        half_closed: None,
+        sent_bytes: 1,
+        rcvd_bytes: 2,
+    }
 }
 
 /// What a process has of these.

@@ -624,6 +624,7 @@ from process 4242: carried 4000, draining unknown
         let first = SessionSnapshot {
             id: 7,
             client: Some(Peers::from(SocketAddr::from(([127, 0, 0, 1], 4711)))),
+            port: None,
             channel: Some(ChannelKey {
                 group: GroupId::FIRST,
                 channel: ChannelId::new(3).expect("in range"),
@@ -638,13 +639,18 @@ from process 4242: carried 4000, draining unknown
             SessionSnapshot { id: 8, client: None, channel: None, half_closed: None, ..first.clone() };
         let (seen, client) = (SocketAddr::from(([10, 0, 0, 1], 5)), SocketAddr::from(([203, 0, 113, 7], 9)));
         let claimed = Some(Announced { client, local: seen });
-        let third = SessionSnapshot { id: 9, client: Some(Peers { seen, claimed }), ..second.clone() };
+        let third = SessionSnapshot {
+            id: 9,
+            client: Some(Peers { seen, claimed }),
+            port: Some(20_005),
+            ..second.clone()
+        };
         // No line continuation here: it would eat the blanks in front.
         let expected =
             "      id client                     group  chan     age    idle        sent        rcvd state
        7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20 half-closed:1m15s
        8 -                              -     -   1d01h    1.5s          10          20 -
-       9 203.0.113.7:9                  -     -   1d01h    1.5s          10          20 - via 10.0.0.1:5
+       9 203.0.113.7:9                  -     -   1d01h    1.5s          10          20 - via 10.0.0.1:5 port 20005
 ";
         assert_eq!(text(&Reply::Sessions(vec![first, second, third])), expected);
     }

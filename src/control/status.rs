@@ -255,6 +255,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
         let state =
             session.half_closed.map_or_else(|| "-".to_owned(), |since| format!("half-closed:{}", age(since)));
         let (client, via) = parts_of(session.client);
+        let port = session.port.map_or_else(String::new, |port| format!(" port {port}"));
         line(
             out,
             [
@@ -266,7 +267,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
                 &age(session.idle),
                 &session.sent_bytes,
                 &session.rcvd_bytes,
-                &format_args!("{state}{via}"),
+                &format_args!("{state}{via}{port}"),
             ],
         )?;
     }

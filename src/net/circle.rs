@@ -51,6 +51,11 @@ impl Circle {
         self.listening.store(Arc::new(ListenSpan::of(listening.into_iter().map(canonical))));
     }
 
+    /// Does it listen on several ports?
+    pub(super) fn is_wide(&self) -> bool {
+        self.listening.load().iter().any(|span| span.ports().len() > 1)
+    }
+
     /// Those that have the port of the target.
     fn any(&self, target: SocketAddr, is_it: impl Fn(SocketAddr) -> bool) -> bool {
         let listening = self.listening.load();

@@ -26,6 +26,8 @@ pub type ServiceLabel = Arc<RwLock<Option<Arc<str>>>>;
 pub struct ConnectionTrace {
     /// Who it is.
     pub peers: Peers,
+    /// The port that it came to; 0 if nobody knows.
+    pub came_to: u16,
     /// When it was accepted, by the wall clock.
     pub began: SystemTime,
     /// When it was accepted, by the clock of the data plane.
@@ -111,9 +113,10 @@ pub struct AccessRecord {
 
 impl ConnectionTrace {
     /// Of a client that has just come.
-    pub fn new(peers: Peers, began: SystemTime, began_at: Duration) -> Self {
+    pub fn new(peers: Peers, came_to: u16, began: SystemTime, began_at: Duration) -> Self {
         Self {
             peers,
+            came_to,
             began,
             began_at,
             failed: Vec::new(),

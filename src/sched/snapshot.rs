@@ -232,6 +232,8 @@ pub struct SessionSnapshot {
     pub id: u64,
     /// Who the client is, if the system still knows it.
     pub client: Option<Peers>,
+    /// The port that it came to, of a service that has several.
+    pub port: Option<u16>,
     /// The channel it has, or is being connected to; `None` while it waits for one.
     pub channel: Option<ChannelKey>,
     /// Since it was accepted.

@@ -40,6 +40,7 @@ mod pair;
 mod pauses;
 mod pausing;
 mod policies;
+mod port_ranges;
 mod ports;
 mod process;
 mod proxy_in;

@@ -39,7 +39,7 @@ impl LineLoad {
 /// A record of a usual connection: one attempt failed, both paths are known.
 fn record(service: &ServiceLabel, id: u64) -> Box<AccessRecord> {
     let client = std::net::SocketAddr::from(([192, 0, 2, id as u8], 10_000 + (id % 50_000) as u16)).into();
-    let mut trace = ConnectionTrace::new(client, SystemTime::now(), Duration::ZERO);
+    let mut trace = ConnectionTrace::new(client, 80, SystemTime::now(), Duration::ZERO);
     let key = |number| ChannelKey::new(0, number).expect("a small number");
     let address = ([10, 0, 0, 1], 80).into();
     trace.failed = Vec::from([FailedAttempt {
@@ -92,8 +92,10 @@ fn leave(access: &AccessLog, load: &LineLoad) -> u64 {
 /// How many lines there are, all of which are whole and in order.
 fn count(path: &Path, style: LineStyle) -> u64 {
     let (before, after, end) = match style {
-        LineStyle::Text => (" id=", " service=", "end=\"channel closed\" via=-"),
-        LineStyle::Json => ("\"id\":", ",\"service\"", "\"end\":\"channel closed\",\"via\":null}"),
+        LineStyle::Text => (" id=", " service=", "end=\"channel closed\" via=- port=80"),
+        LineStyle::Json => {
+            ("\"id\":", ",\"service\"", "\"end\":\"channel closed\",\"via\":null,\"port\":80}")
+        }
     };
     let (mut lines, mut last) = (0, None);
     for line in BufReader::new(File::open(path).expect("it was written")).lines() {

@@ -180,7 +180,17 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
     let peers = (address(), prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
     (any::<[u64; 3]>(), prop::option::of(peers), prop::option::of(key), spans)
         .prop_map(|([id, sent_bytes, rcvd_bytes], client, channel, (age, idle, half_closed))| {
-            SessionSnapshot { id, client, channel, age, idle, half_closed, sent_bytes, rcvd_bytes }
+            SessionSnapshot {
+                id,
+                client,
+                port: channel.map(|_| 20_000),
+                channel,
+                age,
+                idle,
+                half_closed,
+                sent_bytes,
+                rcvd_bytes,
+            }
         })
         .boxed()
 }

@@ -148,7 +148,7 @@ impl<P: Readiness> Worker<P> {
     /// them, so they are counted, and told one by one only where every client is.
     pub(super) fn refuse_client(
         &mut self,
-        service: &Service,
+        service: &Guest,
         client: OwnedFd,
         address: SocketAddr,
         rule: Rule,

@@ -33,7 +33,7 @@ impl<P: Readiness> Worker<P> {
             return socket::reset_on_close(&client);
         }
         let is_debug = service.log.is_debug();
-        let trace = self.trace_of(address.into());
+        let trace = self.trace_of(address.into(), service.came_to());
         let connection = Connection {
             client,
             stage: Stage::Greeted,

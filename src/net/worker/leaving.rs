@@ -325,7 +325,7 @@ impl<P: Readiness> Worker<P> {
             expires_at,
             acknowledged: record.acknowledged,
             undumped: false,
-            trace: self.trace_again(peers, record.age + away, record.trace.as_deref()),
+            trace: self.trace_again((peers, guest.came_to()), record.age + away, record.trace.as_deref()),
             asks_for_tls: record.asks_for_tls,
             past: record
                 .past

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Connection, Stage, Worker, millis};
 use crate::handover::connection::{AttemptErrorRecord, FailedAttemptRecord, TraceRecord};
-use crate::net::service::Service;
+use crate::net::shared::Guest;
 use crate::observe::{AccessDue, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, PathInfo};
 use crate::sched::{ChannelKey, DialCause, End, Peers};
 use crate::sys::poller::Readiness;
@@ -15,19 +15,19 @@ use crate::wire::relay::Side;
 
 impl<P: Readiness> Worker<P> {
     /// What is gathered of a client from now on, if there is an access log.
-    pub(super) fn trace_of(&self, client: Peers) -> Option<Box<ConnectionTrace>> {
+    pub(super) fn trace_of(&self, client: Peers, came_to: u16) -> Option<Box<ConnectionTrace>> {
         self.shared.options.access.as_ref()?;
-        Some(Box::new(ConnectionTrace::new(client, SystemTime::now(), self.shared.clock.now())))
+        Some(Box::new(ConnectionTrace::new(client, came_to, SystemTime::now(), self.shared.clock.now())))
     }
 
     /// The same of a client that came so long ago to another process, which may have told what it had gathered.
     pub(super) fn trace_again(
         &self,
-        client: Peers,
+        (client, came_to): (Peers, u16),
         age: Duration,
         told: Option<&TraceRecord>,
     ) -> Option<Box<ConnectionTrace>> {
-        let mut trace = self.trace_of(client)?;
+        let mut trace = self.trace_of(client, came_to)?;
         trace.began = trace.began.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         trace.began_at = trace.began_at.saturating_sub(age);
         if let Some(told) = told {
@@ -93,10 +93,10 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// A client was not let in.
-    pub(super) fn log_refusal(&self, service: &Service, id: u64, client: Peers, how: End) {
+    pub(super) fn log_refusal(&self, service: &Guest, id: u64, client: Peers, how: End) {
         if let Some(access) = &self.shared.options.access
             && access.moments().end
-            && let Some(trace) = self.trace_of(client)
+            && let Some(trace) = self.trace_of(client, service.came_to())
         {
             access.tell(Box::new(AccessRecord {
                 service: service.log.label(),

@@ -71,6 +71,7 @@ impl<P: Readiness> Worker<P> {
         SessionSnapshot {
             id: connection.id,
             client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
+            port: connection.service.dialer.circle.is_wide().then(|| connection.service.came_to()),
             channel: channel(connection),
             age: self.age(connection),
             idle: since(connection.moved_at),

@@ -10,7 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::{ATTEMPTS_TOLD, AccessMoment, AccessRecord, AttemptError, FailedAttempt, PathInfo, name_of};
+use super::{
+    ATTEMPTS_TOLD, AccessMoment, AccessRecord, AttemptError, ConnectionTrace, FailedAttempt, PathInfo,
+    name_of,
+};
 use crate::observe::event::{ClientName, Quoted};
 use crate::observe::history::utc;
 use crate::sched::{ChannelKey, DialCause};
@@ -126,8 +129,12 @@ impl fmt::Display for Text<'_> {
             AccessMoment::End(end) => write!(f, " end={}", Quoted(&end.to_string()))?,
             AccessMoment::Start | AccessMoment::MovedOn | AccessMoment::Open => f.write_str(" end=-")?,
         }
-        write!(f, " via={}", OrDash(trace.peers.via()))
+        write!(f, " via={} port={}", OrDash(trace.peers.via()), OrDash(port(trace)))
     }
+}
+
+fn port(trace: &ConnectionTrace) -> Option<u16> {
+    Some(trace.came_to).filter(|&port| port != 0)
 }
 
 /// `0/1 10.0.0.1:80 connection refused; 0/2 ...`
@@ -170,6 +177,7 @@ struct Object<'a> {
     channel_retransmits: Option<u32>,
     end: Option<String>,
     via: Option<SocketAddr>,
+    port: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -218,6 +226,7 @@ impl<'a> Object<'a> {
                 AccessMoment::Start | AccessMoment::MovedOn | AccessMoment::Open => None,
             },
             via: trace.peers.via(),
+            port: port(trace),
         }
     }
 }
@@ -227,14 +236,17 @@ mod tests {
     use std::sync::Arc;
     use std::time::SystemTime;
 
-    use super::super::ConnectionTrace;
     use super::*;
     use crate::sched::{End, Loss, NoChannel};
 
     fn record(service: Option<&str>, moment: AccessMoment) -> AccessRecord {
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_374_399_123);
-        let mut trace =
-            ConnectionTrace::new(SocketAddr::from(([192, 0, 2, 7], 51234)).into(), began, Duration::ZERO);
+        let mut trace = ConnectionTrace::new(
+            SocketAddr::from(([192, 0, 2, 7], 51234)).into(),
+            8_080,
+            began,
+            Duration::ZERO,
+        );
         let key = |number| ChannelKey::new(0, number).expect("a small number");
         trace.failed(key(0), ([10, 0, 0, 4], 80).into(), AttemptError::Known(DialCause::Refused));
         trace.failed(key(1), ([10, 0, 0, 4], 81).into(), AttemptError::Known(DialCause::NoAnswer));
@@ -268,18 +280,20 @@ mod tests {
             "time=2025-11-28T23:59:59.123Z event=end id=17 service=web client=192.0.2.7:51234 group=0 channel=2 \
              address=10.0.0.5:80 duration=12.345678 queue=- connect=0.001234 first_byte=0.004000 sent=512 rcvd=90210 \
              attempts=3 failed=\"0/0 10.0.0.4:80 connection refused; 0/1 10.0.0.4:81 no answer in time\" \
-             client_rtt=0.000042 client_retransmits=3 channel_rtt=- channel_retransmits=- end=\"client closed\" via=-\n"
+             client_rtt=0.000042 client_retransmits=3 channel_rtt=- channel_retransmits=- end=\"client closed\" via=- \
+             port=8080\n"
         );
         let lost = AccessMoment::End(End::Lost(Loss::NoChannel(NoChannel::Full)));
         let mut none = record(None, lost);
         none.trace = ConnectionTrace::new(
             SocketAddr::from(([0, 0, 0, 0], 0)).into(),
+            0,
             none.trace.began,
             Duration::ZERO,
         );
         (none.channel, none.paths) = (None, [None; 2]);
         let text = line(LineStyle::Text, &none);
-        assert_eq!(text.matches("=-").count(), 14, "{text}");
+        assert_eq!(text.matches("=-").count(), 15, "{text}");
         let keys = |text: &str| -> Vec<String> {
             let bare: String = text.split('"').step_by(2).collect();
             bare.split_whitespace()
