@@ -2,8 +2,8 @@
 //!
 //! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
 //! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
-//! is whose, `refused` finds what the system lacks, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
-//! that serves it, `kept` puts back what operators changed before the last end and `keeper` writes it down, `controllers` lets operators in, `upgrade` hands all over to another process and `succession` takes it from one, `web` takes the port of HTTP, `saved` is the way back from a table to what could have been asked for.
+//! is whose, `refused` finds what the system lacks, `lockdown` gives up what the process need not have, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
+//! that serves it, `kept` puts back what operators changed before the last end and `keeper` writes it down, `controllers` lets operators in, `reporter` tells the service manager how things are, `upgrade` hands all over to another process and `succession` takes it from one, `web` takes the port of HTTP, `saved` is the way back from a table to what could have been asked for.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -25,12 +25,14 @@ mod circles;
 mod controllers;
 mod deadlines;
 mod doctor;
+mod fenced;
 mod files;
 mod heir;
 mod hooks;
 mod keeper;
 mod kept;
 mod lists;
+mod lockdown;
 mod lookup;
 mod origin;
 mod passed;
@@ -39,6 +41,7 @@ mod plan;
 mod prepared;
 mod refused;
 mod replace;
+mod reporter;
 mod restore;
 mod roster;
 mod saved;
@@ -270,6 +273,17 @@ fn serve_asked(
 ) -> Result<u8, Failure> {
     let process = &process;
     let mut wrong: Vec<Failure> = Vec::new();
+    if process.user.is_some() && !check_only {
+        // Where all users meet: another user could not make it.
+        environment.make_shared_directory();
+    }
+    let as_user = lockdown::become_user(process, check_only)?;
+    // Another user has other directories.
+    let as_user = as_user.then(|| environment.of_another_user());
+    let environment = as_user.as_ref().unwrap_or(environment);
+    if let Some(source) = source.as_ref().filter(|_| as_user.is_some()) {
+        lockdown::warn_of_closed_files(source, &Log::stderr(false).timed(process.log_time));
+    }
     crate::names::ask_servers(&process.dns);
     let known = heir.as_ref().map_or_else(lookup::Known::default, |heir| heir.hosts());
     let found = lookup::services(&services, known).map(|(found, _)| found);

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::keeper::{Bell, Keeper};
 use super::origin::{Inheritance, Origin};
 use super::plan::{self, LineSource};
 use super::prepared::Served;
+use super::reporter::Reporter;
 use super::roster::{Roster, Written};
 use super::scribe::Scribe;
 use super::upgrade::Upgrader;
@@ -39,6 +40,7 @@ use crate::process::{self, Cause, PassedError, PassedListener, Shutdown, Variabl
 use crate::sched::{Addresses, SharedTable};
 use crate::spec::{ListenSpan, PortWord, PortsSpec, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
+use crate::sys::listen::ListenerHandle;
 
 /// Where instances and controllers of all users meet.
 const RUN_DIRECTORY: &str = "/run/balance";
@@ -104,6 +106,33 @@ impl Environment {
         }
     }
 
+    /// The same for the user that this process has become. What was passed in was taken before.
+    pub(super) fn of_another_user(&self) -> Self {
+        let mut new = Self::read();
+        // The private directories of the user before are of no use.
+        new.directories.retain(|one| match one {
+            Directory::Shared(_) => true,
+            Directory::Private(path) => {
+                rustix::fs::access(path.parent().unwrap_or(path), rustix::fs::Access::WRITE_OK).is_ok()
+            }
+        });
+        new
+    }
+
+    /// Where an instance puts its socket.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.iter().map(Directory::path)
+    }
+
+    /// Makes the directory for all users, if it is not there. If that does not work, it is told when it is missed.
+    pub(super) fn make_shared_directory(&self) {
+        for directory in &self.directories {
+            if matches!(directory, Directory::Shared(_)) {
+                directory.make_if_missing();
+            }
+        }
+    }
+
     /// Tells of what was not heeded.
     pub(super) fn warn(&self, log: &Log) {
         if let Some(text) = &self.ignored {
@@ -131,6 +160,11 @@ impl Environment {
                 self.say_where(&format!("service {name}"));
             }
             return Ok(Wanted { directories, service: Which::Name { name: name.clone(), port } });
+        }
+        if instance.bind.is_none()
+            && let Some(pid) = running_process(&instance.port)
+        {
+            return Ok(Wanted { directories, service: Which::Process { pid } });
         }
         let port = super::lookup::port_number(&instance.port, &instance.typed).map_err(|error| {
             let failure = Failure::from(error);
@@ -169,20 +203,28 @@ impl Environment {
     }
 }
 
-/// Why nobody goes by the name of a process that drains, if the word is one.
-fn no_such_process(word: &PortWord) -> Option<Failure> {
+/// The number in `process.PID`.
+fn process_number(word: &PortWord) -> Option<rustix::process::Pid> {
     let PortWord::Name(name) = word else { return None };
     let pid: i32 = name.strip_prefix("process.")?.parse().ok()?;
-    let pid = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0)?;
-    let why = match rustix::process::test_kill_process(pid) {
-        Err(rustix::io::Errno::SRCH) => format!("process {} has ended", pid.as_raw_nonzero()),
-        _ => format!(
-            "process {0} is there, but is called {name} only when it has stopped taking clients; until then name its port or \
-             service, which balance --list shows",
-            pid.as_raw_nonzero()
-        ),
-    };
-    Some(Failure::new(super::exit::UNAVAILABLE, format!("no master process, exiting.\nbalance: {why}")))
+    rustix::process::Pid::from_raw(pid).filter(|_| pid > 0)
+}
+
+fn has_ended(pid: rustix::process::Pid) -> bool {
+    rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+}
+
+/// The process that is meant, if the word is one and it has not ended.
+fn running_process(word: &PortWord) -> Option<u32> {
+    let pid = process_number(word).filter(|pid| !has_ended(*pid))?;
+    Some(pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+/// Why nobody goes by the name of a process, if the word is one.
+fn no_such_process(word: &PortWord) -> Option<Failure> {
+    let pid = process_number(word).filter(|pid| has_ended(*pid))?;
+    let text = format!("no master process, exiting.\nbalance: process {} has ended", pid.as_raw_nonzero());
+    Some(Failure::new(super::exit::UNAVAILABLE, text))
 }
 
 /// `-c`.
@@ -274,6 +316,8 @@ pub(super) struct AtWork {
     pub(super) upgrader: Arc<Upgrader>,
     /// Who writes the access log, if there is one.
     scribe: Option<Scribe>,
+    /// Tells the service manager.
+    pub(super) reporter: Arc<Reporter>,
 }
 
 impl AtWork {
@@ -417,6 +461,7 @@ pub(super) fn serve(
         }
         None => roster.register(Register::without_names(Arc::clone(&services))),
     }
+    let reporter = Reporter::new(server.clone(), Arc::clone(&services), Arc::clone(&roster));
     let http = web::serve(web, &services, (&server, control.as_ref(), scribe.as_ref()), clock, log);
     if let Some(http) = &http {
         upgrader.attach_http(http);
@@ -436,6 +481,7 @@ pub(super) fn serve(
             roster,
             upgrader,
             scribe,
+            reporter,
         },
     )
 }
@@ -472,7 +518,8 @@ pub(super) fn manage(
     (deadlines, bell): (&Arc<Deadlines>, &Arc<Bell>),
     source: LineSource,
 ) -> ManagedService {
-    let Served { parts, running, alarm, names, log, .. } = served;
+    let Served { parts, listeners, running, alarm, names, log } = served;
+    let places: Vec<SocketAddr> = listeners.iter().map(ListenerHandle::address).collect();
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
@@ -493,6 +540,7 @@ pub(super) fn manage(
         }),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
+            places.iter().for_each(|&at| process::forget_listener(at));
             checks.leave(&checked);
             lookups.leave(&looked_up);
             let is_done = killed.stop_listening();

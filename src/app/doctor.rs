@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::fenced;
 use super::roster::Roster;
 use crate::control::{ClockSigns, KernelSigns, ProcessSigns};
 use crate::names::resolve;
@@ -85,6 +86,7 @@ impl Watch {
                 pauses: self.pauses.count.load(Ordering::Relaxed),
                 longest_pause: Duration::from_millis(self.pauses.longest_millis.load(Ordering::Relaxed)),
             },
+            privileges: self.roster.upgrade().and_then(|roster| fenced::signs(&roster.process())),
             before: self.before.clone(),
         }
     }

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use super::lookup::Resolved;
 use super::{Failure, exit};
-use crate::process::PassedListener;
+use crate::process::{self, PassedListener};
 use crate::spec::{ListenHost, ListenSpan, ServiceSpec};
 
 /// Where a service wants to listen.
@@ -76,7 +76,14 @@ pub(super) fn assign(
     if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
         return Err(failure);
     }
-    let (assigned, left) = match_up(passed, &places);
+    let (assigned, mut left) = match_up(passed, &places);
+    // What the service manager kept for a process that has died, and what no line wants any more: its port is free then.
+    left.retain(|one| {
+        if one.is_kept() {
+            process::forget_listener(one.address);
+        }
+        !one.is_kept()
+    });
     if left.is_empty() {
         return Ok(assigned);
     }

@@ -6,11 +6,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::roster::Source;
 use super::{Failure, exit, kept, web};
 use crate::control;
+use crate::process::Account;
 use crate::spec::{ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed};
 use crate::sys::socket;
 
@@ -20,6 +21,11 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
     if let Some(group) = process.control_group.as_ref().filter(|group| !control::is_group(&group.name)) {
         let text = format!("--control-group: unknown group {:?}", group.name);
         all.push(failure(&group.typed, exit::BAD_DATA, &text));
+    }
+    if let Some(named) = &process.user
+        && let Err(e) = Account::find(&named.name)
+    {
+        all.push(failure(&named.typed, exit::BAD_DATA, &format!("--user {}: {e}", named.name)));
     }
     all.extend(process.http.as_ref().and_then(|http| web::addresses(http).err()));
     all.extend(web::token_file(process).err());
@@ -82,8 +88,26 @@ fn is_program(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(path, rustix::fs::Access::EXEC_OK)?)
 }
 
+/// The programs that a service may start.
+pub(super) fn programs_of(service: &ServiceSpec) -> Vec<PathBuf> {
+    let of_all = service.check.as_ref().and_then(|spec| spec.check.as_ref());
+    let channels = service.groups.iter().flat_map(|group| &group.members);
+    let own = channels.filter_map(|member| match member {
+        Member::Channel(ChannelSpec { manner, .. }) => match &manner.check {
+            ChannelCheck::Own(check) => Some(check),
+            ChannelCheck::AsService | ChannelCheck::Never => None,
+        },
+        Member::Gap => None,
+    });
+    let checks = of_all.into_iter().chain(own).filter_map(|check| match check {
+        Check::Exec(path) => Some(path.clone()),
+        _ => None,
+    });
+    checks.chain(service.on_change.iter().map(|named| PathBuf::from(&named.name))).collect()
+}
+
 /// Of a word of a file with its place, and by the code of files.
-fn failure(typed: &Typed, code: u8, text: &str) -> Failure {
+pub(super) fn failure(typed: &Typed, code: u8, text: &str) -> Failure {
     match &typed.at {
         Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
         None => Failure::new(code, format!("balance: {text}")),

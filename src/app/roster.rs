@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,7 @@ use super::lookup::{Known, Resolved};
 use super::plan::{self, LinedGroup, Pairing, PlannedEdit};
 use super::prepared::{BIND_PATIENCE, Got, Parts, Prepared, Served};
 use super::state::{Fact, KeptService, KeptState};
-use super::{Failure, circles, counted, exit, files, lookup, restore};
+use super::{Failure, circles, counted, exit, fenced, files, lookup, restore};
 use crate::config::{self, Files};
 use crate::control::{ManagedService, Register};
 use crate::names::Resolver;
@@ -30,6 +31,7 @@ use crate::net::Phase;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
+use crate::process;
 use crate::sched::{ChannelKey, ClientRates, End, Lists, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, ListenSpan, OnDown, PortWord, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
@@ -62,6 +64,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Its files and directories.
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.paths.iter().map(|path| self.directory.join(path))
+    }
+
     /// Is this one of the files, or is it read because of its name if it stands in one of the directories?
     pub(super) fn has(&self, path: &Path) -> bool {
         let same = |one: &Path, other: &Path| match (fs::canonicalize(one), fs::canonicalize(other)) {
@@ -139,6 +146,8 @@ pub(super) struct Roster {
     is_frozen: AtomicBool,
     /// Listeners that were bound before it is certain that they are wanted.
     bound: Mutex<BTreeMap<SocketAddr, Listener>>,
+    /// Why the last reload has failed, if it has.
+    trouble: Mutex<Option<String>>,
 }
 
 /// One service as the state file sees it.
@@ -193,6 +202,7 @@ impl Roster {
             turn: Mutex::default(),
             is_frozen: AtomicBool::new(false),
             bound: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -299,6 +309,11 @@ impl Roster {
         self.members().process.control_group.as_ref().map(|group| group.name.clone())
     }
 
+    /// What the process was asked to be.
+    pub(super) fn process(&self) -> ProcessSpec {
+        self.members().process.clone()
+    }
+
     /// What is not about one service is told here.
     pub(super) fn log(&self) -> &Log {
         &self.tools.log
@@ -399,7 +414,33 @@ impl Roster {
     /// # Errors
     /// Something is wrong with the files, or with what they ask for. Then nothing has changed.
     pub(super) fn reload(&self, clean: bool) -> Result<Vec<String>, Failure> {
-        let outcome = match catch_unwind(AssertUnwindSafe(|| self.reload_now(clean))) {
+        process::tell_reloading();
+        let outcome = self.reload_and_tell(clean);
+        let why = outcome.as_ref().err().and_then(|failure| failure.message.lines().next());
+        let why = why.map(|why| why.strip_prefix("balance: ").unwrap_or(why));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
+        process::tell_ready(
+            &why.map_or_else(|| "reloaded".to_owned(), |why| format!("reload failed: {why}")),
+        );
+        (self.done)();
+        outcome
+    }
+
+    /// The listeners of all services that take clients. `None`: just now nobody knows.
+    pub(super) fn listeners(&self) -> Option<Vec<(SocketAddr, Arc<OwnedFd>)>> {
+        let members = self.members.try_lock().ok()?;
+        let serving = members.all.iter().filter(|member| !member.is_killed());
+        let listeners = serving.flat_map(|member| &member.served.listeners);
+        Some(listeners.filter_map(|listener| Some((listener.address(), listener.socket()?))).collect())
+    }
+
+    /// Why the last reload has failed, in one line; `None`: it has not.
+    pub(super) fn last_trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reload_and_tell(&self, clean: bool) -> Result<Vec<String>, Failure> {
+        match catch_unwind(AssertUnwindSafe(|| self.reload_now(clean))) {
             Ok(Ok(ReloadNews { made, missed, warnings })) => {
                 self.tell(&made);
                 missed.iter().for_each(|what| self.complain(what));
@@ -416,6 +457,9 @@ impl Roster {
                 }
             }
             Ok(Err(mut failure)) => {
+                if let Some(hint) = fenced::hint(&failure.message) {
+                    failure.message = format!("{}\nbalance: {hint}", failure.message.trim_end());
+                }
                 if !failure.message.trim_end().ends_with(NOTHING) {
                     failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
                 }
@@ -427,9 +471,7 @@ impl Roster {
                 self.complain(BROKE_OFF);
                 Err(Failure::new(exit::OS, format!("balance: {BROKE_OFF}")))
             }
-        };
-        (self.done)();
-        outcome
+        }
     }
 
     /// After a panic: whoever is served is found by operators.

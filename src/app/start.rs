@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use super::assembly::Assembly;
 use super::circles;
@@ -19,6 +20,7 @@ use super::hooks::ProgramHooks;
 use super::keeper::{self, Bell, Keeper};
 use super::kept::{self, Kept};
 use super::lists::ListWatch;
+use super::lockdown;
 use super::lookup::Resolved;
 use super::origin::Origin;
 use super::plan::{self, LineSource, LinedGroup};
@@ -130,6 +132,8 @@ pub(super) fn start(
         let passed = passed.get_mut(number).and_then(|passed| passed.remove(&place.port()));
         passed.map(Got::Passed).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
     };
+    let specs = services.iter().map(|(spec, _)| spec);
+    let fence = lockdown::fence(settings, specs, source.as_ref(), &origin, environment);
     let channels = services.iter().flat_map(|(spec, _)| &spec.groups).flat_map(|group| &group.members);
     let channels = channels.filter(|member| matches!(member, Member::Channel(_))).count();
     let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
@@ -174,6 +178,8 @@ pub(super) fn start(
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };
+    // Before the first thread: they are all to be kept to it.
+    fence.iter().for_each(|fence| lockdown::close(fence, &warn));
     if foreground {
         warn.never_wait();
     }
@@ -280,6 +286,7 @@ fn greeting(listen: &[ListenSpan], channels: usize) -> String {
 
 /// Serves until the end; the exit code.
 pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &ProcessSpec, log: &Log) -> u8 {
+    at_work.reporter.begin(log);
     let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, log);
     match (cause, at_work.upgrader.successor()) {
         // The service goes on: that is no news for those who hear of the service.
@@ -290,6 +297,7 @@ pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &P
         (Cause::Drained, None) => log.tell(&Event::Drained),
         _ => log.tell(&Event::Stopping { connections: at_work.connections(), within: None }),
     }
+    at_work.reporter.stops(Duration::ZERO);
     at_work.end(cause);
     0
 }

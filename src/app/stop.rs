@@ -18,6 +18,8 @@ use crate::sys::clock::OwnTime;
 
 /// As long as this the time of what drains is waited for at once. A pause of the process costs what drains no more of its time.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// What the end takes at most when all have gone: the last lines of logs, the state file, programs that hear of it.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Why SIGUSR1 does nothing.
 const NO_LOG: &str = "there is no log file to reopen";
 /// Between two looks whether the process before has sent all.
@@ -152,6 +154,7 @@ pub(super) fn await_the_end(
             Cause::Drain if until.is_some() || patience.is_zero() => return Cause::Signal,
             Cause::Drain => {
                 log.tell(&Event::Stopping { connections: at_work.connections(), within: Some(patience) });
+                at_work.reporter.stops(patience + ENDS_WITHIN);
                 at_work.drain();
                 if !at_work.serves() {
                     return Cause::Drained;

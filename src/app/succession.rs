@@ -18,6 +18,7 @@ use super::assembly::Assembly;
 use super::controllers::{self, AtWork, Environment};
 use super::heir::{Heir, receive, send, span_of};
 use super::kept::{self, Kept};
+use super::lockdown;
 use super::lookup::Resolved;
 use super::origin::{Inheritance, Origin, monotonic};
 use super::past;
@@ -76,6 +77,14 @@ pub(super) fn start(
         false => kept::succeed(settings.state.as_ref(), source.as_ref(), &log),
     };
     let access = scribe::open(settings, foreground)?;
+    match heir.offer.is_fenced {
+        true => lockdown::inherit(),
+        false => {
+            let specs = services.iter().map(|(spec, _)| spec);
+            let fence = lockdown::fence(settings, specs, source.as_ref(), &origin, environment);
+            fence.iter().for_each(|fence| lockdown::close(fence, &log));
+        }
+    }
     let make = means.make(settings, source, start::seed(), &log, access);
     let assembly = start::assemble(make, clock, &log).map_err(os)?;
     if !foreground {
@@ -109,6 +118,14 @@ fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Ve
         heirs[was] = Some(wanted[number].first());
     }
     heirs
+}
+
+/// The service manager may keep listeners of the process before that nobody serves any more.
+fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
+    let Some(served) = at_work.roster.listeners() else { return };
+    let is_served = |at: &SocketAddr| served.iter().any(|(served, _)| served == at);
+    let gone = offered.iter().flat_map(|one| &one.listen).filter(|at| !is_served(at));
+    gone.for_each(|&at| process::forget_listener(at));
 }
 
 /// A process that serves, and who is to be told to take connections over, by which stream.
@@ -282,6 +299,7 @@ impl Taking<'_> {
         let kept = std::mem::take(&mut self.kept);
         let from = Some(Arc::clone(&inheritance));
         let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, from)?;
+        forget_listeners(&heir.offer.services, &at_work);
         let (log, done, doors) = (self.log.clone(), shutdown.notifier(), server.clone());
         let incoming = Incoming { server, clock, services, held, inheritance, log, done, batch: None };
         // Before anybody comes in: what is missing for it is missing for good.

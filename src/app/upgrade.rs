@@ -19,13 +19,14 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use self::means::HandoverMeans;
 use self::work::Work;
+use super::fenced;
 use super::origin::{HANDOVER, Inheritance, Origin, monotonic};
 use super::roster::Roster;
 use crate::control::{CarriedCount, Control, HttpServer};
 use crate::handover::message::{EndAsked, FORMAT, Offer};
 use crate::net::server::Server;
 use crate::observe::{Event, Severity};
-use crate::process::{self, Notifier};
+use crate::process::{self, FenceState, Notifier};
 use crate::sys::Clock;
 use crate::sys::given;
 use crate::sys::passing::HandoverStream;
@@ -41,6 +42,8 @@ const TERMINAL: &str = "this process is the first one of its terminal, which han
                         start balance from a shell that stays, under nohup, or in the background (without -f)";
 /// What is said to this process only, by whoever started it.
 const PRIVATE: &[&str] = &["LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
+/// The process that the watchdog is about: the next one is to be it.
+const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UpgradeStage {
@@ -342,6 +345,7 @@ impl Upgrader {
             hosts: hosts.into_iter().collect(),
             program: Vec::new(),
             http,
+            is_fenced: FenceState::now().is_some_and(FenceState::holds),
             keeps_no_state: !self.keeps_state.load(Ordering::SeqCst),
         };
         Ok((offer, descriptors))
@@ -352,10 +356,15 @@ impl Upgrader {
         let directory = directory.unwrap_or_else(|| PathBuf::from("/"));
         let me = std::process::id().to_string();
         let with = [(HANDOVER, &*me)];
+        let is_watched = std::env::var_os(WATCHDOG_PID).is_some_and(|pid| pid == *me);
+        let private: Vec<&str> = PRIVATE.iter().copied().chain(is_watched.then_some(WATCHDOG_PID)).collect();
         let started =
-            program::start_successor(path, &self.origin.argv, PRIVATE, &with, &directory, input.as_fd());
+            program::start_successor(path, &self.origin.argv, &private, &with, &directory, input.as_fd());
         started.map_err(|e| match e.act {
-            "execve" => format!("{}: {}", path.display(), e.source),
+            "execve" => {
+                let why = format!("{}: {}", path.display(), e.source);
+                fenced::hint(&why).map_or_else(|| why.clone(), |hint| format!("{why} ({hint})"))
+            }
             act => format!("{act}: {}", e.source),
         })
     }

@@ -394,7 +394,7 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
         let why = "the word is not UTF-8".to_owned();
         assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
-    let options = "-t --race --first-byte -T -k -K --half-close-timeout --workers --control-group --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
+    let options = "-t --race --first-byte -T -k -K --half-close-timeout --workers --control-group --user --landlock --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
                    --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout --starttls";
     for option in options.split(' ') {

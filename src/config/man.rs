@@ -37,7 +37,7 @@ const STATUS: &[(&str, &str)] = &[
     ("64", "wrong usage, or PORT is neither a number from 1 to 65535 nor a known service; -c: syntax error"),
     (
         "65",
-        "a CHANNEL or ADDR is unknown or invalid, or the group of --control-group does not exist; --check-only: a program cannot be \
+        "a CHANNEL or ADDR is unknown or invalid, or the group of --control-group or the user of --user does not exist; --check-only: a program cannot be \
          run, or the file of --state cannot be used; -c: the command failed in another way",
     ),
     (
@@ -48,7 +48,7 @@ const STATUS: &[(&str, &str)] = &[
     (
         "71",
         "balance cannot listen on the address or open the file of --access-log, --replace was refused, the limit of open files \
-         is too low, or the system lacks the congestion control of --loopback-congestion; the message names the cause",
+         is too low, balance may not become the user of --user, or the system lacks the congestion control of --loopback-congestion; the message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
     ("75", "-c: wait timed out, or another process was taking over: try again"),
@@ -71,7 +71,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "/run/balance/service.process.PID",
-        "the socket of a process that takes no clients any more and serves its connections to their end: balance -c sessions process.PID",
+        "the socket of a process that takes no clients any more and serves its connections to their end: balance -c sessions process.PID. \
+         A process that serves is found by process.PID, too",
     ),
     ("$XDG_RUNTIME_DIR/balance/", "the same for users who cannot write there"),
     (
@@ -102,7 +103,7 @@ const FILE: &[&str] = &[
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. Quote what is special \
      to a shell. NAME: gives the service a name.",
     "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --dns, --loopback-congestion, \
-     --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group), and options \
+     --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group, --user, --landlock), and options \
      of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; for \
      options of the process, those on the command line win.",
     "In a directory, balance reads the files *.conf in the order of their names. It reads several files as if they were one. balance reports all \
@@ -199,11 +200,20 @@ fn own_sections() -> Roff {
         roff.text([roman(*difference)]);
     }
     roff.control("SH", ["SEE ALSO"]);
-    roff.text([bold("services"), roman("(5), "), bold("tcp"), roman("(7), "), bold("syslog"), roman("(3)")]);
+    roff.text([
+        bold("balance-file"),
+        roman("(5), "),
+        bold("services"),
+        roman("(5), "),
+        bold("tcp"),
+        roman("(7), "),
+        bold("syslog"),
+        roman("(3)"),
+    ]);
     roff.control("PP", []);
     roff.text([roman(
         "The source has one page for each task in docs/: file.md, reload.md, upgrade.md, pause.md, stop.md, state.md, health.md, \
-         routing.md, names.md, proxy-protocol.md, access.md, policies.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
+         routing.md, names.md, proxy-protocol.md, access.md, policies.md, install.md, systemd.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
     )]);
     roff
 }

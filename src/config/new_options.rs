@@ -71,6 +71,12 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--http=[::1]:7780", |s| s.process.http = http(Some("::1"), 7_780)),
         ("--http [fe80::1%lo]:1", |s| s.process.http = http(Some("fe80::1%lo"), 1)),
         ("--http web1.example.com:65535", |s| s.process.http = http(Some("web1.example.com"), 65_535)),
+        ("--user balance", |s| s.process.user = Some("balance".into())),
+        ("--user=1000:www-data", |s| s.process.user = Some("1000:www-data".into())),
+        ("--landlock off", |s| s.process.landlock = Some(false)),
+        ("--user balance --landlock on", |s| {
+            (s.process.user, s.process.landlock) = (Some("balance".into()), Some(true));
+        }),
         ("--busy-poll on", |s| s.process.busy_poll = Some(true)),
         ("--dns 10.0.0.2", |s| s.process.dns = vec![([10, 0, 0, 2], 53).into()]),
         ("--dns=[::1]:5353,10.0.0.2:54", |s| {

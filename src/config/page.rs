@@ -91,6 +91,7 @@ pub(super) fn completions(shell: Shell) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::options::options;
+    use super::super::row::Scope;
     use super::*;
 
     #[test]
@@ -99,6 +100,33 @@ mod tests {
             assert!(!row.help.is_empty() && !row.help.ends_with('.'), "--{}", row.long);
             let (help, name) = (help(), format!("--{}", row.long));
             assert!(help.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_completions_in_the_tree_are_these() {
+        for (shell, committed) in [
+            (Shell::Bash, include_str!("../../dist/completions/balance.bash")),
+            (Shell::Zsh, include_str!("../../dist/completions/_balance")),
+            (Shell::Fish, include_str!("../../dist/completions/balance.fish")),
+        ] {
+            let printed = String::from_utf8(completions(shell)).expect("text");
+            assert!(
+                committed == printed,
+                "{shell:?}: out of date; balance --completions SHELL makes it anew"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_of_files_names_all_options_of_the_process() {
+        let page = include_str!("../../balance-file.5").replace("\\-", "-");
+        for row in options().filter(|row| row.scope == Scope::Process) {
+            let name = match row.short {
+                Some(short) => format!("\\fB-{short}\\fR"),
+                None => format!("\\fB--{}\\fR", row.long),
+            };
+            assert!(page.contains(&name), "balance-file.5 lacks {name}");
         }
     }
 

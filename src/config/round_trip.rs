@@ -226,6 +226,7 @@ prop_compose! {
         client_keepalive in keepalive(),
         server_keepalive in keepalive(),
         control_group in prop::option::of("[ -9;-~]{1,12}"),
+        (user, landlock) in (prop::option::of("[a-z]{1,8}(:[a-z]{1,8})?"), any::<Option<bool>>()),
         busy_poll in any::<Option<bool>>(),
         dns in prop::collection::vec((any::<std::net::IpAddr>(), 1..=u16::MAX), 0..3),
         loopback_congestion in prop::option::of("[a-z][a-z0-9_]{1,14}"),
@@ -236,13 +237,14 @@ prop_compose! {
         workers in prop::option::of((1usize..=1_024).prop_map(|n| NonZeroUsize::new(n).expect("not 0"))),
     ) -> Serve {
         let named = |name: Option<String>| name.as_deref().map(Named::from);
+        let user = named(user);
         let (control_group, loopback_congestion, state) = (named(control_group), named(loopback_congestion), named(state));
         let (access_log, (log_format, log_at)) = access.map_or_else(Default::default, |(path, how)| (named(Some(path)), how));
         let http = http.map(|(host, port)| HttpSpec { host: host.map(|host| host.name), port, typed: Typed::default() });
         let http_token_file = http.as_ref().and(state.clone());
         let mut dns: Vec<std::net::SocketAddr> = dns.into_iter().map(std::net::SocketAddr::from).collect();
         dns.dedup();
-        let process = ProcessSpec { foreground, debug, log_time, dump, control_group, workers, busy_poll, dns, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
+        let process = ProcessSpec { foreground, debug, log_time, dump, control_group, user, landlock, workers, busy_poll, dns, loopback_congestion, drain_timeout, state, http, http_token_file, access_log, log_format, log_at };
         let service = ServiceSpec {
             listen: ListenSpec { host, ports, typed: Typed::default() }, sources, connect_timeout, race, first_byte, idle_timeout, half_close_timeout, autodisable,
             hash_failover, client_keepalive, server_keepalive, ..plain().service

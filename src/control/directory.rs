@@ -136,6 +136,11 @@ impl Directory {
         }
     }
 
+    /// Makes it if it is not there and we may: whoever needs it says what is wrong with it.
+    pub fn make_if_missing(&self) {
+        let _ = self.make();
+    }
+
     fn open_for_good(&self) -> io::Result<OpenDirectory> {
         let opened = self.open()?;
         let owner = rustix::fs::fstat(&opened)?.st_uid;

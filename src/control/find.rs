@@ -62,6 +62,11 @@ pub enum Which {
         /// The port that this is the name of, too, if there is one.
         port: Option<u16>,
     },
+    /// The process that serves it, whatever that serves.
+    Process {
+        /// Its number.
+        pid: u32,
+    },
 }
 
 /// Why there is no instance to talk to. The messages are for the operator.
@@ -77,6 +82,15 @@ pub enum FindError {
         name: String,
         /// The port of that name.
         port: Option<u16>,
+    },
+    /// The process is there, but is none of ours.
+    #[error(
+        "no master process, exiting.\nbalance: process {pid} is no instance of balance that you can control; balance --list shows those that \
+         run"
+    )]
+    NoProcess {
+        /// Its number.
+        pid: u32,
     },
     /// Several do.
     #[error("balance: several services are called {name}, say which by address and port: {}", meant(.services))]
@@ -443,6 +457,32 @@ impl Search {
         }
     }
 
+    /// The instance that is this process, by whichever of its entries.
+    fn process(&mut self, pid: u32) -> Result<Client, FindError> {
+        let mut met = BTreeSet::new();
+        let mut failure = FindError::NoProcess { pid };
+        for found in &self.entries {
+            if !met.insert(found.seen.file) || !may_be_of(found, pid) {
+                continue;
+            }
+            let met =
+                found.reach(PATIENCE).and_then(|(stream, uid)| found.greet(&stream, uid, None, PATIENCE));
+            match met {
+                Ok((mut client, greeting)) if greeting.pid == pid => {
+                    client
+                        .wait_for_ever()
+                        .map_err(|cause| FindError::Silent { path: found.path(), cause })?;
+                    return Ok(client);
+                }
+                Err(FindError::OtherProtocol(greeting)) if greeting.pid == pid => {
+                    failure = FindError::OtherProtocol(greeting);
+                }
+                _ => {}
+            }
+        }
+        Err(failure)
+    }
+
     /// Nobody serves the port at the address that was typed, if one was: do others serve it?
     fn elsewhere(&mut self, port: u16, is_typed: bool) -> FindError {
         let places = if is_typed { self.places(port, |_| true) } else { BTreeSet::new() };
@@ -498,6 +538,13 @@ fn is_at(plain: &str, port: u16, place: Place) -> bool {
     entry_place(plain).is_some_and(|(ports, at)| at == place && ports.contains(&port))
 }
 
+/// Is the entry of the user whose process this is? Another one may say of itself that it is that process.
+fn may_be_of(entry: &Found, pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    !entry.is_strange()
+        || std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == entry.seen.owner)
+}
+
 /// Where the service of this name listens, as its instance says.
 fn listens(client: &mut Client, name: &str) -> Option<SocketAddr> {
     let mut at = None;
@@ -530,9 +577,12 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
             until = Some(Instant::now() + HANDING_OVER);
         }
         match found {
-            Err(FindError::None | FindError::NoService { .. } | FindError::OtherAddress { .. })
-                if until.is_some_and(|until| Instant::now() < until) =>
-            {
+            Err(
+                FindError::None
+                | FindError::NoService { .. }
+                | FindError::NoProcess { .. }
+                | FindError::OtherAddress { .. },
+            ) if until.is_some_and(|until| Instant::now() < until) => {
                 thread::sleep(ASK_AGAIN);
             }
             found => return found,
@@ -548,6 +598,10 @@ fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bo
             let mut search =
                 Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
             (search.named(name, *port), search.has_gone())
+        }
+        Which::Process { pid } => {
+            let mut search = Search::new(&wanted.directories, &[], |_| true);
+            (search.process(*pid), search.has_gone())
         }
         Which::Port { port, addresses, ipv6 } => {
             let typed = addresses.clone().unwrap_or_else(|| wildcards(*ipv6).into());

@@ -190,6 +190,11 @@ impl ManagedService {
         self.killed.load(Ordering::SeqCst)
     }
 
+    /// How many of its channels are enabled and up, and how many there are.
+    pub(crate) fn up_and_all(&self) -> (usize, usize) {
+        self.table.lock_at((self.now)()).up_and_all()
+    }
+
     pub(crate) fn is_present(&self) -> bool {
         !self.is_killed() || (self.plane.connections)() > 0
     }

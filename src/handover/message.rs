@@ -82,6 +82,9 @@ pub struct Offer {
     /// The predecessor could not have its state file, and keeps nothing.
     #[serde(default)]
     pub keeps_no_state: bool,
+    /// The kernel keeps it to the files that it was started with (`--landlock`), and so its successor.
+    #[serde(default)]
+    pub is_fenced: bool,
 }
 
 /// One service of the predecessor.

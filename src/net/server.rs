@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -116,6 +117,12 @@ impl Server {
     /// Is any service served, or has connections left?
     pub fn has_services(&self) -> bool {
         self.shared.has_services()
+    }
+
+    /// Does every worker come round to what it is told within this time? One that hangs, or is busy for longer with something else,
+    /// does not.
+    pub fn comes_round_within(&self, time: Duration) -> bool {
+        self.shared.ask(time, Message::Settle).len() == self.shared.desks.len()
     }
 
     /// Connections that each worker carries.

@@ -1,6 +1,6 @@
 //! Going to the background without leaving the caller in the dark.
 //!
-//! Knows: fork rules, descriptors 0-2, the pipe on which the instance tells its caller how the start went. Never: what
+//! Knows: fork rules, descriptors 0-2 (what a process finds in its input that was started by the one before it, too), the pipe on which the instance tells its caller how the start went. Never: what
 //! the sockets are for, where settings come from, exit codes' meaning.
 //! Source: docs/compatibility.md, "Process".
 
@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, fork, setsid};
+use rustix::fs::{Mode, OFlags};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// `EX_OSERR` of sysexits: the start ended without a word.
@@ -134,6 +135,19 @@ fn read_verdict(mut pipe: impl Read) -> Option<StartResult> {
     pipe.read_to_end(&mut said).ok()?;
     let (&code, message) = said.split_first()?;
     Some(StartResult { code, message: String::from_utf8_lossy(message).into_owned() })
+}
+
+/// Takes the input as a descriptor of ours, and puts `/dev/null` in its place.
+///
+/// # Errors
+/// No descriptor for it, or it is no socket.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    rustix::net::sockopt::socket_type(&stdin)?;
+    let taken = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null)?;
+    Ok(taken)
 }
 
 /// Is this the first process of a system or a container? Its end is the end of all others, so it must not go to the

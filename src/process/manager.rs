@@ -1,28 +1,227 @@
-//! What the service manager is told, and what a process finds in its input that was started by the one before it.
+//! What the service manager is told, and what it keeps for us.
 //!
-//! Knows: the socket of sd_notify(3), descriptor 0. Never: what is handed over.
+//! Knows: the socket of sd_notify(3), its words, the watchdog's variables. Never: what is served, when something is told, what is
+//! handed over.
+//!
+//! Without a service manager nobody is told, and nothing else is different. Only the main process of the service speaks: after an
+//! upgrade that is the new one.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
-use sd_notify::NotifyState;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
+use rustix::time::{ClockId, clock_gettime};
 
-/// The service is this process from now on. Without a service manager nobody is told.
-pub fn tell_main_process(pid: u32) {
-    // Nothing can be done about a manager that does not listen; it looks for itself when this process ends.
-    let _ = sd_notify::notify(&[NotifyState::MainPid(pid)]);
+/// What the manager calls a listener that it keeps for us begins with this. No service's name has a space.
+pub const KEPT_PREFIX: &str = "listener ";
+/// So many listeners are kept at most: the unit says how many systemd takes, and a service may have a port for each customer.
+const MOST_KEPT: usize = 1_024;
+/// A manager that does not read for so long does not hear us: nobody is to wait for it.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Another process is the main one of the service.
+static IS_ANOTHER: AtomicBool = AtomicBool::new(false);
+/// The status that was told last.
+static STATUS: Mutex<String> = Mutex::new(String::new());
+/// The listeners that the manager keeps, by what it calls them, with the socket's number.
+static KEPT: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// Is there a service manager that wants to hear?
+pub fn has_manager() -> bool {
+    socket().is_some()
 }
 
-/// Takes the input as a descriptor of ours, and puts `/dev/null` in its place.
-///
-/// # Errors
-/// No descriptor for it, or it is no socket.
-pub fn take_stdin() -> io::Result<OwnedFd> {
-    let stdin = io::stdin();
-    rustix::net::sockopt::socket_type(&stdin)?;
-    let taken = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(null)?;
-    Ok(taken)
+/// The service is this process from now on.
+pub fn tell_main_process(pid: u32) {
+    let is_own = pid == std::process::id();
+    if is_own {
+        IS_ANOTHER.store(false, Ordering::SeqCst);
+    }
+    tell(&format!("MAINPID={pid}"), &[]);
+    if !is_own {
+        IS_ANOTHER.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Clients are served, by the configuration as it is now.
+pub fn tell_ready(status: &str) {
+    *last_status() = status.to_owned();
+    tell(&format!("READY=1\nSTATUS={}", one_line(status)), &[]);
+}
+
+/// What `systemctl status` shows. What it shows already is not told again.
+pub fn tell_status(status: &str) {
+    let mut last = last_status();
+    if *last == status {
+        return;
+    }
+    status.clone_into(&mut last);
+    tell(&format!("STATUS={}", one_line(status)), &[]);
+}
+
+/// The configuration is about to be read again; [`tell_ready`] says that this is over.
+pub fn tell_reloading() {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    tell(
+        &format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", now.as_micros()),
+        &[],
+    );
+}
+
+/// The end has begun. It may take so long before it is overdue.
+pub fn tell_stopping(status: &str, within: Duration) {
+    let more = if within.is_zero() {
+        String::new()
+    } else {
+        format!("\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
+    };
+    tell(&format!("STOPPING=1\nSTATUS={}{more}", one_line(status)), &[]);
+}
+
+/// All is well.
+pub fn feed_watchdog() {
+    tell("WATCHDOG=1", &[]);
+}
+
+/// How often the manager wants to hear that all is well; `None`: it does not.
+pub fn watchdog_interval() -> Option<Duration> {
+    let text = |name| env::var(name).ok();
+    has_manager().then_some(())?;
+    interval(text("WATCHDOG_USEC").as_deref(), text("WATCHDOG_PID").as_deref(), std::process::id())
+}
+
+fn interval(micros: Option<&str>, pid: Option<&str>, me: u32) -> Option<Duration> {
+    let micros: u64 = micros?.parse().ok().filter(|&micros| micros > 0)?;
+    let is_ours = pid.is_none_or(|pid| pid.parse() == Ok(me));
+    is_ours.then(|| Duration::from_micros(micros))
+}
+
+/// The manager keeps these listeners, and no others of ours, in case this process dies: it passes them to the next one, and clients
+/// wait meanwhile. What it keeps already is not sent again.
+pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
+    if !has_manager() {
+        return;
+    }
+    let listeners = &listeners[..listeners.len().min(MOST_KEPT)];
+    let mut kept = kept();
+    let wanted: BTreeMap<String, u64> = listeners
+        .iter()
+        .filter_map(|(at, fd)| Some((kept_name(*at), rustix::fs::fstat(fd.as_fd()).ok()?.st_ino)))
+        .collect();
+    kept.retain(|name, number| {
+        let stays = wanted.get(name) == Some(number);
+        if !stays {
+            forget(name);
+        }
+        stays
+    });
+    for (at, fd) in listeners {
+        let name = kept_name(*at);
+        if let Some(&number) = wanted.get(&name).filter(|_| !kept.contains_key(&name)) {
+            // It may be shut down for a while (--refuse-when-down), which is no reason to throw it away.
+            tell(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd.as_fd()]);
+            kept.insert(name, number);
+        }
+    }
+}
+
+/// The manager lets go of the listener that it may keep here.
+pub fn forget_listener(at: SocketAddr) {
+    let name = kept_name(at);
+    kept().remove(&name);
+    forget(&name);
+}
+
+/// The manager lets go of all listeners that it keeps for this process.
+pub fn forget_listeners() {
+    std::mem::take(&mut *kept()).keys().for_each(|name| forget(name));
+}
+
+fn forget(name: &str) {
+    tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+}
+
+fn last_status() -> MutexGuard<'static, String> {
+    STATUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kept() -> MutexGuard<'static, BTreeMap<String, u64>> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A colon would end the name.
+fn kept_name(at: SocketAddr) -> String {
+    format!("{KEPT_PREFIX}{}", at.to_string().replace(':', "_"))
+}
+
+/// A line break would begin another word.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+/// Where the manager listens.
+fn socket() -> Option<&'static OsString> {
+    static SOCKET: OnceLock<Option<OsString>> = OnceLock::new();
+    SOCKET.get_or_init(|| env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())).as_ref()
+}
+
+/// Nothing can be done about a manager that does not listen; it looks for itself when this process ends.
+fn tell(text: &str, fds: &[BorrowedFd<'_>]) {
+    if let Some(path) = socket()
+        && !IS_ANOTHER.load(Ordering::SeqCst)
+    {
+        let _ = send(path, text, fds);
+    }
+}
+
+fn send(path: &OsString, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(HEARD_WITHIN))?;
+    let to = match path.as_bytes() {
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        path => SocketAddrUnix::new(path)?,
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        with.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let words = [IoSlice::new(text.as_bytes())];
+    rustix::net::sendmsg_addr(&socket, &to, &words, &mut with, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_called_by_its_address_and_no_status_has_a_second_line() {
+        let name = |at: &str| kept_name(at.parse().expect("an address"));
+        assert_eq!(name("10.0.0.1:80"), "listener 10.0.0.1_80");
+        assert_eq!(name("[::1]:80"), "listener [__1]_80");
+        assert_eq!(one_line("a\nREADY=1\tb"), "a READY=1 b");
+    }
+
+    #[test]
+    fn a_watchdog_of_another_process_is_none_of_ours() {
+        assert_eq!(interval(None, None, 7), None);
+        assert_eq!(interval(Some("0"), None, 7), None);
+        assert_eq!(interval(Some("many"), None, 7), None);
+        assert_eq!(interval(Some("1000"), Some("8"), 7), None);
+        for ours in [None, Some("7")] {
+            assert_eq!(interval(Some("1000"), ours, 7), Some(Duration::from_millis(1)));
+        }
+    }
 }

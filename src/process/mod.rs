@@ -1,20 +1,27 @@
-//! The operating system's side: going to the background, limits, cores, signals.
+//! The operating system's side: going to the background, limits, cores, signals, the service manager, privileges.
 //!
-//! Reading order: `passed`, `daemon`, `limits`, `cores`, `dispositions`, `signals`, `manager`.
+//! Reading order: `passed`, `daemon`, `limits`, `cores`, `dispositions`, `signals`, `manager`, `privileges`, `fence`.
 
 mod cores;
 mod daemon;
 mod dispositions;
+mod fence;
 mod limits;
 mod manager;
 mod passed;
+mod privileges;
 mod signals;
 
 pub use cores::cores;
-pub use daemon::{Detached, ReadyNotice, StartResult, detach, is_init};
+pub use daemon::{Detached, ReadyNotice, StartResult, detach, is_init, take_stdin};
+pub use fence::{Fence, FenceState, inherit_fence};
 pub use limits::{forbid_core_files, raise_descriptor_limit};
-pub use manager::{take_stdin, tell_main_process};
+pub use manager::{
+    KEPT_PREFIX, feed_watchdog, forget_listener, forget_listeners, has_manager, keep_listeners,
+    tell_main_process, tell_ready, tell_reloading, tell_status, tell_stopping, watchdog_interval,
+};
 pub use passed::{PassedError, PassedListener, Variables, passed_listeners};
+pub use privileges::{Account, AccountError, Privileges};
 pub use signals::{
     Cause, HANGUP, Hangup, Notifier, Shutdown, expect_full_files, expect_signals, expect_the_end,
     leads_terminal,

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{SocketType, sockopt};
 
+use super::manager::KEPT_PREFIX;
+
 /// The first descriptor that is passed, by definition of the protocol.
 const FIRST: i32 = 3;
 
@@ -96,13 +98,28 @@ pub fn passed_listeners(variables: Variables<'_>) -> Result<Vec<PassedListener>,
     // All are looked for before one of them has an owner, who would close it.
     let numbered = (FIRST..).zip(names);
     let sockets = numbered.map(|(fd, name)| Ok((fd, name, take(fd)?))).collect::<Result<Vec<_>, _>>()?;
-    sockets
-        .into_iter()
-        .map(|(number, name, fd)| {
-            let address = judge(fd.as_fd(), number)?;
-            Ok(PassedListener { name, fd, address })
-        })
-        .collect()
+    let mut listeners = Vec::new();
+    for (number, name, fd) in sockets {
+        match judge(fd.as_fd(), number) {
+            Ok(address) => listeners.push(PassedListener { name, fd, address }),
+            // The manager kept it for the process before, which may have died while it had the port closed.
+            Err(_) if name.as_deref().is_some_and(is_kept) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Is this the name of a listener that the manager keeps for us?
+fn is_kept(name: &str) -> bool {
+    name.starts_with(KEPT_PREFIX)
+}
+
+impl PassedListener {
+    /// The manager kept it for the process before, which has died. Nobody need want it.
+    pub fn is_kept(&self) -> bool {
+        self.name.as_deref().is_some_and(is_kept)
+    }
 }
 
 /// The names, or their absence, of all that are promised to the process of this number.

@@ -92,6 +92,10 @@ pub struct ProcessSpec {
     pub dump: bool,
     /// `--control-group`; whether there is such a group is asked later.
     pub control_group: Option<Named>,
+    /// `--user`, as it was typed: `NAME[:GROUP]`. Whether there is one is asked later. `None`: the process stays who it is.
+    pub user: Option<Named>,
+    /// `--landlock`. `None`: with `--user`.
+    pub landlock: Option<bool>,
     /// `--workers`, at most 1024. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
     /// `--busy-poll`. `None`: where cores can be spared.
@@ -121,6 +125,11 @@ impl ProcessSpec {
     /// `--drain-timeout` that was not given.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+    /// Is the process to open no files but those that it needs?
+    pub fn is_fenced(&self) -> bool {
+        self.landlock.unwrap_or(self.user.is_some())
+    }
+
     /// All of the access log, if there is to be one.
     pub fn access(&self) -> Option<AccessLogSpec> {
         let target = self.access_log.clone()?;
@@ -136,6 +145,8 @@ impl Default for ProcessSpec {
             log_time: false,
             dump: false,
             control_group: None,
+            user: None,
+            landlock: None,
             workers: None,
             busy_poll: None,
             dns: Vec::new(),

@@ -133,6 +133,14 @@ impl Restore {
             }
             #[cfg(target_os = "linux")]
             if dies {
+                // What a reload needs of root is none of its business. A kernel without such capabilities gives it none.
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+                    0_u64,
+                    0_u64,
+                    0_u64,
+                );
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err("prctl");
                 }

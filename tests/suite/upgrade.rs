@@ -7,8 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::{
-    Client, DEADLINE, Direction, Directory, Instance, Received, Run, Server, Setup, Stream, eventually,
-    executable, own_address,
+    Client, Direction, Instance, Received, Run, Server, Setup, Stream, eventually, executable, own_address,
 };
 
 #[test]
@@ -341,23 +340,4 @@ fn another_command_line_takes_the_port_over() {
     let again = Run::balance(&old.directory).arg("--replace").args(&bind).arg(b.addr.to_string());
     again.finish().code(0).err("no instance of yours serves these addresses");
     Run::balance(&old.directory).args(["-c", "kill"]).args(&bind).finish().code(0);
-}
-
-#[test]
-fn the_service_manager_is_told_which_process_is_the_main_one() {
-    let server = Server::echo();
-    let directory = Directory::new();
-    let path = directory.path().join("notify");
-    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
-    manager.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let setup = Setup::new().shell(&format!("export NOTIFY_SOCKET={};", path.display()));
-    let mut instance = setup.start(["PORT", &server.to_string()]);
-    for _ in 0..2 {
-        instance.upgrade();
-        let mut told = [0; 100];
-        let length = manager.recv(&mut told).expect("it is told");
-        let told = String::from_utf8_lossy(&told[..length]);
-        assert_eq!(told.trim_end(), format!("MAINPID={}", instance.pid()));
-    }
-    instance.end();
 }

@@ -264,6 +264,50 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        long: "user",
+        value: Value::Word("NAME[:GROUP]"),
+        scope: Scope::Process,
+        help: "Run as this unprivileged user",
+        more: "Started as root, balance becomes NAME before it opens anything. Of root's powers it keeps one: to listen on ports \
+               below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). Programs of checks and of --on-change do \
+               not get it. No program that balance starts can gain privileges (no_new_privs), core files are off, and \
+               --landlock closes all other files. NAME must be able to read the configuration and to write the logs and the state \
+               file. NAME and GROUP may be numbers. Without GROUP, NAME's own groups count. Started as NAME, balance gives up \
+               the rest in the same way. Example: balance --user balance 80 web1 web2",
+        read: |draft, word| {
+            let is_part =
+                |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_control() || c == ':');
+            let is_account = |text: &&str| match text.split_once(':') {
+                Some((user, group)) => is_part(user) && is_part(group),
+                None => is_part(text),
+            };
+            match word.as_str().filter(is_account) {
+                Some(name) => {
+                    let named = Named { name: name.to_owned(), typed: word.typed() };
+                    set(&mut draft.process.user, Some(named))
+                }
+                None => Err(Bad::Value("is not a user, like balance or balance:www-data".to_owned())),
+            }
+        },
+        print: |draft| name_of(draft.process.user.as_ref()),
+        ..PLAIN
+    },
+    Row {
+        long: "landlock",
+        value: SWITCH,
+        scope: Scope::Process,
+        help: "Let balance open only the files that it needs",
+        default: "on with --user",
+        more: "balance can then read the directories of its configuration, lists, tokens and certificates, and what the system \
+               needs to look names up. It can write in the directories of its logs, its state file and its control socket. The kernel \
+               (Linux 5.13 or later) refuses all else, also to programs of checks, which can read the system's programs and write in \
+               /tmp. The directories are those of the start: a file elsewhere needs a restart. The command doctor says \
+               whether it holds. Example: balance --user balance --landlock off 80 web1 web2",
+        read: |draft, word| set(&mut draft.process.landlock, Some(is_on(word))),
+        print: |draft| draft.process.landlock.map_or_else(String::new, on_off),
+        ..PLAIN
+    },
+    Row {
         long: "file",
         value: Value::Path,
         scope: Scope::Ask,

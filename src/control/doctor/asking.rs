@@ -47,7 +47,7 @@ pub(crate) fn nobody(why: &str, port: Option<u16>, addresses: Option<&[Place]>) 
             )
         });
     }
-    Diagnosis { checks: 2, services: 0, findings }
+    Diagnosis { checks: 2, services: 0, findings, holds: None }
 }
 
 #[cfg(test)]

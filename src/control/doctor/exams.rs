@@ -48,6 +48,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("swap", of_host::swap),
     exam("log", of_process::log),
     exam("program", of_process::program),
+    exam("privileges", of_process::privileges),
     exam("control-socket", of_process::socket),
 ];
 
@@ -57,6 +58,7 @@ pub(super) fn diagnose(case: &Case) -> Diagnosis {
         (exam.look)(case).into_iter().map(|found| Finding { check: exam.name, ..found })
     };
     let mut findings: Vec<Finding> = EXAMS.iter().flat_map(look).collect();
+    let holds = case.process.privileges.as_ref().map(|signs| signs.holds.clone());
     findings.sort_by_key(|one| std::cmp::Reverse(one.gravity));
-    Diagnosis { checks: EXAMS.len(), services: case.services.len(), findings }
+    Diagnosis { checks: EXAMS.len(), services: case.services.len(), findings, holds }
 }

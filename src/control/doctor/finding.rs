@@ -88,6 +88,8 @@ pub struct Diagnosis {
     pub services: usize,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
+    /// What the process has given up (`--user`), in one line; `None`: it was not asked to.
+    pub holds: Option<String>,
 }
 
 impl Diagnosis {
@@ -113,9 +115,10 @@ impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let services = if self.services == 1 { "service" } else { "services" };
         if self.findings.is_empty() {
-            return writeln!(f, "fine: {} checks of {} {services} found nothing", self.checks, self.services);
+            writeln!(f, "fine: {} checks of {} {services} found nothing", self.checks, self.services)?;
         }
-        self.findings.iter().try_for_each(|one| writeln!(f, "{one}"))
+        self.findings.iter().try_for_each(|one| writeln!(f, "{one}"))?;
+        self.holds.iter().try_for_each(|holds| writeln!(f, "holds: {holds}"))
     }
 }
 

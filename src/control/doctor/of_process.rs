@@ -118,6 +118,11 @@ pub(super) fn pauses(case: &Case) -> Vec<Finding> {
     )]
 }
 
+pub(super) fn privileges(case: &Case) -> Vec<Finding> {
+    let lacks = case.process.privileges.iter().flat_map(|signs| &signs.lacks);
+    lacks.map(|(found, why, cure)| Finding::advice(found, why, cure)).collect()
+}
+
 pub(super) fn log(case: &Case) -> Vec<Finding> {
     let events = || case.command("events 1000");
     let mut found = Vec::new();

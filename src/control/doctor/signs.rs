@@ -30,8 +30,19 @@ pub struct ProcessSigns {
     pub access_lines_dropped: u64,
     /// What has become of the clocks.
     pub clocks: ClockSigns,
+    /// What the process has given up; `None`: it was not asked to.
+    pub privileges: Option<PrivilegeSigns>,
     /// What the system had counted when the process began to serve.
     pub before: KernelSigns,
+}
+
+/// What the process has given up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrivilegeSigns {
+    /// What holds, in one line.
+    pub holds: String,
+    /// What was asked for and does not hold: what, why it matters, what to do.
+    pub lacks: Vec<(String, String, String)>,
 }
 
 /// What has become of the clocks since the process began to serve.

@@ -235,8 +235,8 @@ fn report() -> BoxedStrategy<Document> {
         prop::collection::vec(service(), 0..3).prop_map(Content::Services),
         (service(), prop::collection::vec(event(), 0..4))
             .prop_map(|(service, list)| Content::Events { service, list }),
-        (1_usize..50, any::<usize>(), prop::collection::vec(finding(), 0..4))
-            .prop_map(|(checks, services, findings)| Diagnosis { checks, services, findings })
+        (1_usize..50, any::<usize>(), prop::collection::vec(finding(), 0..4), any::<Option<String>>())
+            .prop_map(|(checks, services, findings, holds)| Diagnosis { checks, services, findings, holds })
             .prop_map(Content::Doctor),
     ];
     let carried = any::<Option<(u64, Option<u64>, u32)>>()

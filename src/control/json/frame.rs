@@ -81,6 +81,7 @@ enum Body<'a> {
         checks: usize,
         services_checked: usize,
         findings: Vec<FindingObject<'a>>,
+        holds: Option<&'a str>,
     },
 }
 
@@ -194,6 +195,7 @@ impl<'a> Frame<'a> {
                     checks: diagnosis.checks,
                     services_checked: diagnosis.services,
                     findings: diagnosis.findings.iter().map(FindingObject::of).collect(),
+                    holds: diagnosis.holds.as_deref(),
                 };
                 ("doctor", body)
             }

@@ -1,0 +1,155 @@
+//! Becoming an unprivileged user, and closing all files off but those that are needed.
+//!
+//! Knows: which files the process needs for what. Never: how privileges are given up or files are closed off (`process`).
+//! Source: docs/systemd.md, "Without root".
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::controllers::Environment;
+use super::origin::Origin;
+use super::roster::Source;
+use super::{Failure, exit, refused};
+use crate::observe::{Event, Log, Severity};
+use crate::process::{self, Account, AccountError, Fence, FenceState};
+use crate::spec::{AccessLogSpec, Named, ProcessSpec, ServiceSpec};
+
+/// What the system needs to look up names, users and services, and what tells of the machine.
+const READ: &[&str] = &[
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run/nscd",
+    "/var/run/nscd",
+    "/run/resolvconf",
+    "/run/systemd/resolve",
+    "/run/systemd/userdb",
+    "/var/lib/sss",
+];
+/// Where programs and their libraries are: those of checks, and the next version of this one.
+const RUN: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store"];
+/// Where programs expect to be able to write.
+const SCRATCH: &[&str] = &["/tmp", "/var/tmp", "/dev/shm"];
+/// What programs are given as their input and output.
+const NOWHERE: &str = "/dev/null";
+/// Becomes the user of `--user`. `true`: it was another one before.
+///
+/// # Errors
+/// There is no such user, or this process may not become it.
+pub(super) fn become_user(settings: &ProcessSpec, check_only: bool) -> Result<bool, Failure> {
+    let Some(named) = &settings.user else { return Ok(false) };
+    let account = Account::find(&named.name).map_err(|e| failure(named, &e))?;
+    let is_other = !account.is_own();
+    // Anybody may check what root is going to start.
+    if check_only && account.is_in_reach().is_err() {
+        return Ok(false);
+    }
+    account.assume().map_err(|e| failure(named, &e))?;
+    Ok(is_other)
+}
+
+fn failure(named: &Named, error: &AccountError) -> Failure {
+    let code = match error {
+        AccountError::NotRoot { .. } | AccountError::Refused { .. } => exit::OS,
+        _ => exit::BAD_DATA,
+    };
+    refused::failure(&named.typed, code, &format!("--user {}: {error}", named.name))
+}
+
+/// Files of services that a reload could not read.
+pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
+    for path in source.paths() {
+        if let Err(e) = File::open(&path) {
+            let text = format!(
+                "--user: a reload cannot read {}: {e}; it was read by root at the start",
+                path.display()
+            );
+            log.tell(&Event::Note { severity: Severity::Warning, text });
+        }
+    }
+}
+
+/// Closes all other files off. Where it cannot be done, it is served all the same.
+pub(super) fn close(fence: &Fence, log: &Log) {
+    let (severity, text) = match fence.close() {
+        Ok(FenceState::Whole | FenceState::Inherited) => return,
+        Ok(FenceState::InPart) => (
+            Severity::Notice,
+            "--landlock: this kernel closes files off only in part; a newer one (Linux 6.10) does more".to_owned(),
+        ),
+        Ok(FenceState::Unknown) => (
+            Severity::Notice,
+            "--landlock: this kernel has no Landlock (Linux 5.13 has it, and lsm= may turn it off); the permissions of files alone hold"
+                .to_owned(),
+        ),
+        Err(e) => (Severity::Warning, format!("--landlock: no file is closed off: {e}")),
+    };
+    log.tell(&Event::Note { severity, text });
+}
+
+/// The files that the process needs, if all others are to be closed off. To be asked while paths mean what they meant when they were
+/// typed.
+pub(super) fn fence<'a>(
+    settings: &ProcessSpec,
+    services: impl Iterator<Item = &'a ServiceSpec>,
+    source: Option<&Source>,
+    origin: &Origin,
+    environment: &Environment,
+) -> Option<Fence> {
+    if !settings.is_fenced() {
+        return None;
+    }
+    let mut fence = Fence::default();
+    let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+    (fence.read, fence.run) = (paths(READ), paths(RUN));
+    fence.write.push(NOWHERE.into());
+    // What /etc/resolv.conf is a link to.
+    fence.read.extend(std::fs::canonicalize("/etc/resolv.conf").ok().and_then(directory_of));
+    fence.read.extend(source.into_iter().flat_map(Source::paths).flat_map(directories_of));
+    fence
+        .read
+        .extend(settings.http_token_file.iter().flat_map(|named| directories_of(named.name.clone().into())));
+    fence.run.extend(origin.program.clone().into_iter().flat_map(directories_of));
+    let log = settings
+        .access_log
+        .as_ref()
+        .filter(|named| ![AccessLogSpec::SYSLOG, AccessLogSpec::STDOUT].contains(&named.name.as_str()));
+    let written = [settings.state.as_ref(), log].into_iter().flatten();
+    fence.write.extend(written.flat_map(|named| directories_of(named.name.clone().into())));
+    fence.write.extend(environment.directories().map(Path::to_owned));
+    let mut has_programs = false;
+    for service in services {
+        let lists = [&service.allow, &service.deny].into_iter().flatten();
+        fence.read.extend(lists.flat_map(|list| list.files()).cloned().flat_map(directories_of));
+        for program in refused::programs_of(service) {
+            has_programs = true;
+            fence.run.extend(directories_of(program));
+        }
+    }
+    if has_programs {
+        fence.write.extend(paths(SCRATCH));
+    }
+    for all in [&mut fence.read, &mut fence.run, &mut fence.write] {
+        all.sort_unstable();
+        all.dedup();
+    }
+    Some(fence)
+}
+
+/// The directory that a file is in by its name, and the one that it is in when all links are followed. A directory is both.
+fn directories_of(path: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let path = std::path::absolute(&path).unwrap_or(path);
+    let real = std::fs::canonicalize(&path).ok();
+    let own = |path: PathBuf| if path.is_dir() { Some(path) } else { directory_of(path) };
+    [own(path), real.and_then(own)].into_iter().flatten()
+}
+
+fn directory_of(path: PathBuf) -> Option<PathBuf> {
+    path.parent().map(Path::to_owned)
+}
+
+/// The process takes the place of one that is fenced in, or is to be fenced in itself.
+pub(super) fn inherit() {
+    process::inherit_fence();
+}

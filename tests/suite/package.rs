@@ -1,0 +1,64 @@
+//! What is shipped: units, the package in a scratch root, the static program as the first process of an empty root.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::harness::{BALANCE, Run, needs_root};
+
+/// The most that systemd-analyze may say: 0 is no exposure, 10 is all.
+const MOST_EXPOSED: f64 = 2.0;
+
+fn tree() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn units_are_right_and_expose_little() {
+    for unit in ["balance.service", "balance@.service"] {
+        let path = tree().join("dist").join(unit);
+        let told =
+            Run::new("systemd-analyze").args(["security", "--offline=yes"]).arg(&path).finish().code(0);
+        let level = told.stdout.lines().find_map(|line| line.split("exposure level for ").nth(1));
+        let level: f64 = level
+            .and_then(|line| line.split(": ").nth(1)?.split(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no level: {told}"));
+        assert!(level <= MOST_EXPOSED, "{unit}: {level}");
+    }
+    for unit in ["balance.service", "balance@web.service", "balance@web.socket"] {
+        let directory = crate::harness::Directory::new();
+        // The socket belongs to a service, which has to be there. The programs are those that are there.
+        for name in ["balance.service", "balance@.service", "balance@web.socket"] {
+            let text = std::fs::read_to_string(tree().join("dist").join(name)).expect("a file of ours");
+            let text = text.replace("/usr/bin/balance", BALANCE);
+            let documented = |line: &&str| !line.starts_with("Documentation=");
+            let text: Vec<&str> = text.lines().filter(documented).collect();
+            directory.file(name, &(text.join("\n") + "\n"));
+        }
+        let told = Run::new("systemd-analyze").arg("verify").arg(directory.path().join(unit)).finish();
+        let ours: Vec<&str> = told.stderr.lines().filter(|line| line.contains("balance")).collect();
+        assert!(told.code == 0 && ours.is_empty(), "{unit}: {told}");
+    }
+}
+
+#[test]
+fn manual_pages_have_no_warnings() {
+    for page in ["balance.1", "balance-file.5"] {
+        let told =
+            Run::new("man").args(["-l", "--warnings"]).arg(tree().join(page)).env("MANWIDTH", "80").finish();
+        assert!(told.code == 0 && told.stderr.is_empty() && told.stdout.contains("balance"), "{told}");
+    }
+}
+
+#[test]
+fn the_package_lives_and_dies_without_losing_a_connection() {
+    if needs_root("a scratch root") {
+        return;
+    }
+    let told = Run::new("python3")
+        .arg("-B")
+        .arg(tree().join("ci/package"))
+        .args(["--binary", BALANCE])
+        .within(Duration::from_secs(300))
+        .finish();
+    assert!(told.code == 0 && told.stdout.contains("purged: nothing is left"), "{told}");
+}
