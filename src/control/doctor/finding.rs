@@ -130,7 +130,7 @@ mod tests {
     fn the_worst_finding_is_the_exit_code_and_each_is_one_line() {
         let advice = Finding::advice("a", "b", "c").of("web");
         let broken = Finding { check: "names", ..Finding::broken("x", "y", "z") };
-        let mut diagnosis = Diagnosis { checks: 3, services: 1, findings: Vec::new() };
+        let mut diagnosis = Diagnosis { checks: 3, services: 1, findings: Vec::new(), holds: None };
         assert_eq!((diagnosis.exit_code(), diagnosis.verdict()), (0, "fine"));
         assert_eq!(diagnosis.to_string(), "fine: 3 checks of 1 service found nothing\n");
         diagnosis.findings.push(Finding { check: "backlog", ..advice });
