@@ -1,6 +1,7 @@
 complete -c balance -s b -l bind -d 'Listen on this address or host [default: 0.0.0.0]' -r -f -a "(__fish_print_hostnames)"
 complete -c balance -s K -l client-keepalive -d 'TCP keepalive towards the clients' -r -f
 complete -c balance -l accept-proxy -d 'Take the client\'s address from the PROXY header of these senders [default: nobody]' -r -f
+complete -c balance -l starttls -d 'Answer clients that ask for TLS in this protocol, to see which host they want [default: only clients that begin with TLS are heard]' -r -f -a "postgres\t''"
 complete -c balance -l greeting-timeout -d 'How long a client may take for its PROXY header and for what it asks for [default: 3s]' -r -f
 complete -c balance -s B -l source -d 'Connect to the channels from this address; of several, in turn' -r -f -a "(__fish_print_hostnames)"
 complete -c balance -s t -l connect-timeout -d 'Give a channel this long to answer a connect [default: 5s]' -r -f
