@@ -23,7 +23,7 @@ _balance() {
 
     case "${cmd}" in
         balance)
-            opts="-6 -b -K -B -t -T -k -a -H -c -i -f -d -p -M --ipv6 --bind --client-keepalive --accept-proxy --starttls --greeting-timeout --source --connect-timeout --resolve --idle-timeout --half-close-timeout --server-keepalive --proxy-tlv --autodisable --hash-failover --policy --hash-balance --slow-start --no-eject --check --check-interval --check-timeout --check-rise --check-fall --check-port --fail-open --on-down --on-remove --on-change --refuse-when-down --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --command --interactive --list --foreground --debug --log-time --dump --workers --busy-poll --loopback-congestion --drain-timeout --state --http --http-token-file --access-log --log-format --log-at --control-group --user --landlock --file --check-only --replace --mmap --help --version --man --completions"
+            opts="-6 -b -K -B -t -T -k -a -H -c -i -f -d -p -M --ipv6 --bind --client-keepalive --accept-proxy --starttls --greeting-timeout --source --connect-timeout --race --resolve --dns --idle-timeout --half-close-timeout --server-keepalive --proxy-tlv --autodisable --hash-failover --policy --hash-balance --slow-start --no-eject --first-byte --check --check-interval --check-timeout --check-rise --check-fall --check-port --fail-open --on-down --on-remove --on-change --refuse-when-down --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --command --interactive --list --foreground --debug --log-time --dump --workers --busy-poll --loopback-congestion --drain-timeout --state --http --http-token-file --access-log --log-format --log-at --control-group --user --landlock --file --check-only --replace --mmap --help --version --man --completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -91,7 +91,21 @@ _balance() {
                     fi
                     return 0
                     ;;
+                --race)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --resolve)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --dns)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -155,6 +169,13 @@ _balance() {
                     return 0
                     ;;
                 --slow-start)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --first-byte)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -5,7 +5,9 @@ complete -c balance -l starttls -d 'Answer clients that ask for TLS in this prot
 complete -c balance -l greeting-timeout -d 'Time a client has for its PROXY header or first bytes [default: 3s]' -r -f
 complete -c balance -s B -l source -d 'Connect to channels from this address, or from several in turn' -r -f -a "(__fish_print_hostnames)"
 complete -c balance -s t -l connect-timeout -d 'Time a channel has to accept a connection [default: 5s]' -r -f
+complete -c balance -l race -d 'Try the next channel beside one that has not answered after TIME [default: 0, not before it has failed]' -r -f
 complete -c balance -l resolve -d 'Look up the names of channels again every TIME [default: 30s; 0 means only at the start]' -r -f
+complete -c balance -l dns -d 'Ask these name servers, and not the system\'s resolver [default: the system\'s resolver]' -r -f
 complete -c balance -s T -l idle-timeout -d 'Close a connection after this long without a byte [default: 0 (never)]' -r -f
 complete -c balance -l half-close-timeout -d 'Close a half-closed connection after this long without a byte [default: 10m; 0 means never]' -r -f
 complete -c balance -s k -l server-keepalive -d 'Set TCP keepalive for connections to channels' -r -f
@@ -13,6 +15,7 @@ complete -c balance -l proxy-tlv -d 'Add these values to PROXY headers (version 
 complete -c balance -l policy -d 'Choose a channel by: rr, leastconn, p2c, first or hash [default: rr]' -r -f
 complete -c balance -l hash-balance -d 'Maximum load of one channel in a hash group, as a multiple of the average' -r -f
 complete -c balance -l slow-start -d 'Raise a returning channel\'s share over this time' -r -f
+complete -c balance -l first-byte -d 'Eject a channel that says nothing for TIME while others answer [default: 0, never]' -r -f
 complete -c balance -l check -d 'Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG' -r -f
 complete -c balance -l check-interval -d 'Time between two checks [default: 2s]' -r -f
 complete -c balance -l check-timeout -d 'Time a check may take [default: 1s]' -r -f
