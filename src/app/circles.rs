@@ -96,7 +96,8 @@ fn edges(services: &[Junction]) -> Vec<Edge> {
             // What has no port of its own leads where any of the service's own ports leads, so all of them are looked at.
             let ports = service.listen.iter().filter(|_| addresses.follow_clients());
             let ports = ports.flat_map(|span| span.ports());
-            let each = addresses.as_slice().iter().flat_map(|&address| {
+            let net = addresses.as_slice().iter().filter_map(|address| address.net());
+            let each = net.flat_map(|address| {
                 let own = (!addresses.follow_clients()).then_some(address.port());
                 ports.clone().chain(own).map(move |port| SocketAddr::new(address.ip(), port))
             });

@@ -38,7 +38,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::process::{self, Cause, PassedError, PassedListener, Shutdown, Variables};
 use crate::sched::{Addresses, SharedTable};
-use crate::spec::{ListenSpan, PortWord, PortsSpec, ProcessSpec, ServiceSpec};
+use crate::spec::{Address, ListenSpan, PortWord, PortsSpec, ProcessSpec, ServiceSpec, UnixName};
 use crate::sys::Clock;
 use crate::sys::listen::ListenerHandle;
 
@@ -607,6 +607,10 @@ fn plane(running: &Running, table: &SharedTable, alarm: Alarm, names: Residence,
 }
 
 fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Addresses> {
+    if wanted.host.starts_with(UnixName::PREFIX) {
+        let name: UnixName = wanted.host.parse().map_err(io::Error::other)?;
+        return Ok(Addresses::from(Address::Unix(name)).named(&name.to_string()));
+    }
     // Brackets around an IPv6 address are habit; `save` has to print the host as one that the command line takes.
     let inside = wanted.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = inside.filter(|inside| inside.contains(':')).unwrap_or(&wanted.host);
@@ -625,7 +629,7 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
     if let Some(why) = resolve::why_no_zone(host, &found) {
         return Err(io::Error::other(why));
     }
-    Addresses::new(found)
+    Addresses::new(found.into_iter().map(Address::from).collect())
         .map(|addresses| addresses.named(host))
         .ok_or_else(|| io::Error::other("the name has no address"))
 }

@@ -19,7 +19,7 @@ use super::{MOST_TOLD, counted};
 use crate::names::resolve;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::{Addresses, Denial, Until};
-use crate::spec::{Name, Named, ServiceSpec};
+use crate::spec::{Address, Name, Named, ServiceSpec};
 
 /// How long a start waits for the instance before it, which writes for the last time.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -210,6 +210,9 @@ fn look_up(
     told: &mut Vec<String>,
 ) -> Addresses {
     let FoundTarget { target, found } = to;
+    if found.first().unix().is_some() {
+        return found.clone();
+    }
     let addresses =
         known.entry(target.host.clone()).or_insert_with(|| match resolve::addresses(&target.host, 0) {
             Ok(found) => Some(found),
@@ -218,10 +221,7 @@ fn look_up(
                 None
             }
         });
-    let with_port = |mut address: SocketAddr| {
-        address.set_port(target.port);
-        address
-    };
+    let with_port = |address: SocketAddr| Address::from(address).with_port(target.port);
     let now = addresses.as_ref().and_then(|all| Addresses::new(all.iter().copied().map(with_port).collect()));
     now.map_or_else(|| found.clone(), |now| now.named(&target.host))
 }

@@ -11,8 +11,8 @@ use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
 use crate::sched::{Addresses, ChannelKey, DecidedMember, Denial, FoundMember, Lists};
 use crate::spec::{
-    ChannelSpec, FamilyKind, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord, PortsSpec,
-    ServiceSpec, Typed,
+    Address, ChannelSpec, FamilyKind, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord,
+    PortsSpec, ServiceSpec, Typed,
 };
 
 /// What is known of a service once all names have been looked up.
@@ -38,12 +38,13 @@ pub(super) struct Resolved {
 impl Resolved {
     /// Where it is to listen.
     pub(super) fn span(&self) -> ListenSpan {
-        ListenSpan::new(self.listen.first(), self.last_port)
+        ListenSpan::new(self.place(), self.last_port)
     }
 
     /// What it is known by as long as its line is there: where it listens, the lowest port.
     pub(super) fn place(&self) -> SocketAddr {
-        self.listen.first()
+        // No service listens on a Unix socket.
+        self.listen.first().net().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 }
 
@@ -130,12 +131,12 @@ impl Lookups {
         // Where there are several, a channel without a port has none: each client's is its.
         let default = if port == last_port { port } else { 0 };
         let listen = match &spec.listen.host {
-            ListenHost::AnyV4 => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port).into()),
-            ListenHost::AnyV6 => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port).into()),
+            ListenHost::AnyV4 => Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()),
+            ListenHost::AnyV6 => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()),
             ListenHost::Host(host) => keep(self.host(host, port), errors),
         };
         let found = spec.sources.iter().filter_map(|host| keep(self.host(host, 0), errors));
-        let sources = found.map(|found| found.first()).collect();
+        let sources = found.filter_map(|found| found.first().net()).collect();
         let mut member = |member: &Member| match member {
             Member::Channel(channel) => keep(self.channel(channel, default), errors),
             Member::Gap => None,
@@ -155,6 +156,9 @@ impl Lookups {
     }
 
     fn channel(&mut self, channel: &ChannelSpec, default: u16) -> Result<Addresses, LineError> {
+        if let Some(name) = channel.unix() {
+            return Ok(Addresses::from(Address::Unix(name)).named(&channel.host));
+        }
         let ChannelSpec { typed, host, port, .. } = channel;
         let wrong = |why: String| LineError::of(typed, Wrong::address(typed, why));
         let port = match port {
@@ -183,7 +187,7 @@ impl Lookups {
         if let Some(kind) = channel.family {
             return Ok(family(kind, Some(found.into_iter().map(FoundMember::of).collect())));
         }
-        let addresses = Addresses::new(found);
+        let addresses = Addresses::new(found.into_iter().map(Address::from).collect());
         let addresses = addresses.ok_or_else(|| wrong("the name has no address".to_owned()))?;
         Ok(addresses.named(host).lazily(channel.lazy))
     }
@@ -223,7 +227,7 @@ impl Lookups {
             return Err(LineError::of(&host.typed, Wrong::address(&host.typed, why)));
         }
         let none = || LineError::of(&host.typed, Wrong::address(&host.typed, "the name has no address"));
-        Addresses::new(found).ok_or_else(none)
+        Addresses::new(found.into_iter().map(Address::from).collect()).ok_or_else(none)
     }
 
     fn addresses(&mut self, host: &str, port: u16, typed: &Typed) -> Result<Vec<SocketAddr>, LineError> {

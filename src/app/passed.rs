@@ -28,7 +28,9 @@ impl WantedAddress {
         let ips = match &service.listen.host {
             ListenHost::AnyV4 => None,
             ListenHost::AnyV6 => Some(vec![(Ipv6Addr::UNSPECIFIED.into(), 0)]),
-            ListenHost::Host(_) => Some(found.as_slice().iter().copied().map(ip_and_zone).collect()),
+            ListenHost::Host(_) => {
+                Some(found.as_slice().iter().filter_map(|address| address.net()).map(ip_and_zone).collect())
+            }
         };
         let name = service.name.as_ref().map(|name| name.as_str().to_owned());
         Self { name, ports, ips }

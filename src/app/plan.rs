@@ -148,7 +148,7 @@ pub(super) fn target_identity(group: usize, addresses: &Addresses) -> Identity<'
     let host = match addresses.host() {
         Some(host) if host.bytes().any(|byte| byte.is_ascii_uppercase()) => host.to_ascii_lowercase().into(),
         Some(host) => host.into(),
-        None => first.ip().to_string().into(),
+        None => first.host().into(),
     };
     (group, host, first.port())
 }

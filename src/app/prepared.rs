@@ -24,7 +24,8 @@ use crate::sched::{
     SharedTable, Table,
 };
 use crate::spec::{
-    Check, CheckSpec, GroupSpec, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec, reserved_groups,
+    Address, Check, CheckSpec, GroupSpec, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec,
+    reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
@@ -240,7 +241,7 @@ impl Parts {
             log: log.clone(),
             every: self.spec.resolve,
             ranges: ranges(&self.spec.sections),
-            kick: kick.then(|| -> Box<dyn Fn(ChannelKey, Vec<SocketAddr>) + Send> {
+            kick: kick.then(|| -> Box<dyn Fn(ChannelKey, Vec<Address>) + Send> {
                 Box::new(move |channel, addresses| kicks.kick_addresses(channel, addresses))
             }),
             changed: Box::new(move || {

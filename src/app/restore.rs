@@ -36,7 +36,7 @@ impl From<&ChannelSnapshot> for Setting {
 
 fn target(addresses: &Addresses) -> Target {
     let first = addresses.first();
-    let host = addresses.host().map_or_else(|| first.ip().to_string(), str::to_owned);
+    let host = addresses.host().map_or_else(|| first.host(), str::to_owned);
     Target { host, port: addresses.port() }
 }
 

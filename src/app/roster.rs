@@ -961,10 +961,11 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     }
     let named = lined.chain(in_use).filter_map(|addresses| {
         let host = addresses.host().filter(|host| host.parse::<IpAddr>().is_err())?;
-        let own = addresses.as_slice().iter().copied();
+        let own = addresses.as_slice().iter().filter_map(|address| address.net());
         let of_members =
             addresses.members().into_iter().flatten().flat_map(|member| member.addresses.iter().copied());
-        Some((host.to_owned(), own.chain(of_members).collect::<Vec<_>>()))
+        let is_unix = addresses.first().unix().is_some();
+        (!is_unix).then(|| (host.to_owned(), own.chain(of_members).collect::<Vec<_>>()))
     });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {

@@ -60,7 +60,7 @@ fn empty(policy: Policy) -> GroupSpec {
 
 fn target(channel: &ChannelSnapshot) -> ChannelSpec {
     let first = channel.addresses.first();
-    let host = channel.addresses.host().map_or_else(|| first.ip().to_string(), str::to_owned);
+    let host = channel.addresses.host().map_or_else(|| first.host(), str::to_owned);
     // Port 0 cannot be connected to, so nobody has it; if it were there, the default port would be as wrong.
     let port = NonZeroU16::new(channel.addresses.port()).map(PortWord::Number);
     ChannelSpec {

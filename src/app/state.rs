@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelId, DecidedMember, GroupId};
-use crate::spec::{AdminState, ChannelManner, Name, Policy, Weight};
+use crate::spec::{Address, AdminState, ChannelManner, Name, Policy, UnixName, Weight};
 
 /// The first word of a file of ours.
 const MAGIC: &str = "balance-state";
@@ -185,6 +185,7 @@ fn whole(text: &str) -> Option<&str> {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
+            host if host.starts_with(UnixName::PREFIX) => f.write_str(host),
             host if host.contains(':') => write!(f, "[{host}]:{}", self.port),
             host => write!(f, "{host}:{}", self.port),
         }
@@ -210,7 +211,7 @@ impl fmt::Display for Setting {
 
 impl fmt::Display for FoundTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found: Vec<String> = self.found.as_slice().iter().map(SocketAddr::to_string).collect();
+        let found: Vec<String> = self.found.as_slice().iter().map(ToString::to_string).collect();
         write!(f, "{} {}", self.target, found.join(","))
     }
 }
@@ -321,6 +322,10 @@ impl<'a> FactWords<'a> {
 
     fn target(&mut self) -> Option<Target> {
         let word = self.take()?;
+        if word.starts_with(UnixName::PREFIX) {
+            let name: UnixName = word.parse().ok()?;
+            return (name.to_string() == word).then(|| Target { host: word.to_owned(), port: 0 });
+        }
         let (host, port) = word.rsplit_once(':')?;
         let host = match host.strip_prefix('[') {
             Some(host) => host.strip_suffix(']').filter(|host| host.contains(':'))?,
@@ -340,7 +345,7 @@ impl<'a> FactWords<'a> {
 
     fn destination(&mut self) -> Option<FoundTarget> {
         let target = self.target()?;
-        let found: Option<Vec<SocketAddr>> = self.take()?.split(',').map(|one| one.parse().ok()).collect();
+        let found: Option<Vec<Address>> = self.take()?.split(',').map(|one| one.parse().ok()).collect();
         let found = found?;
         if found.iter().any(|one| one.port() != target.port) {
             return None;
@@ -465,7 +470,12 @@ pub(super) mod tests {
                 found.push(
                     format!("[fe80::{six}%{six}]:{}", target.port).parse().expect("an address with a zone"),
                 );
-                FoundTarget { found: Addresses::new(found).expect("some").named(&target.host), target }
+                FoundTarget {
+                    found: Addresses::new(found.into_iter().map(Address::from).collect())
+                        .expect("some")
+                        .named(&target.host),
+                    target,
+                }
             },
         )
     }

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
+use crate::spec::UnixName;
+
 /// A whole number of any size, as typed but without leading zeros. Answers repeat it, so it is kept as digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number(String);
@@ -74,6 +76,12 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// A Unix socket. `None` if the word cannot be one.
+    pub(crate) fn unix(name: &[u8]) -> Option<Self> {
+        let host = word_text(name).filter(|name| name.starts_with(UnixName::PREFIX))?;
+        Some(Self { host: host.into(), port: Port::OfService })
+    }
+
     /// `None` if the words cannot be one.
     pub(crate) fn parse(host: &[u8], port: &[u8]) -> Option<Self> {
         let port = word_text(port)?;

@@ -14,7 +14,7 @@ use crate::control::argument::{HostPort, Number};
 use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
 use crate::sched::Policy;
-use crate::spec::{ChannelCheck, ChannelManner, Check};
+use crate::spec::{ChannelCheck, ChannelManner, Check, UnixName};
 
 /// Is this a `wait`?
 pub(crate) fn is_wait(text: &[u8]) -> bool {
@@ -708,16 +708,21 @@ fn disable(args: &[&[u8]]) -> Option<Command> {
 }
 
 fn create(args: &[&[u8]]) -> Option<Command> {
-    let [host, port] = args else { return None };
-    let (port, options) = match port.iter().position(|&byte| byte == b',') {
-        Some(at) => (&port[..at], Some(&port[at + 1..])),
-        None => (*port, None),
+    let (last, before) = args.split_last()?;
+    let (last, options) = match last.iter().position(|&byte| byte == b',') {
+        Some(at) => (&last[..at], Some(&last[at + 1..])),
+        None => (*last, None),
+    };
+    let target = match before {
+        [] if is_unix(last) => HostPort::unix(last),
+        [host] => HostPort::parse(host, last),
+        _ => return None,
     };
     let manner = options.map_or_else(
         || Ok(ChannelManner::default()),
         |options| read_manner(&String::from_utf8_lossy(options)).and_then(without_program),
     );
-    Some(Command::Create { target: HostPort::parse(host, port), manner })
+    Some(Command::Create { target, manner })
 }
 
 /// A program is run by who starts the instance or writes its files, and by nobody else who may give commands.
@@ -731,8 +736,16 @@ fn without_program(manner: ChannelManner) -> Result<ChannelManner, String> {
 }
 
 fn assign(args: &[&[u8]]) -> Option<Command> {
-    let [channel, host, port] = args else { return None };
-    Some(Command::Assign { channel: Number::parse(channel)?, target: HostPort::parse(host, port) })
+    let (channel, target) = match args {
+        [channel, name] if is_unix(name) => (channel, HostPort::unix(name)),
+        [channel, host, port] => (channel, HostPort::parse(host, port)),
+        _ => return None,
+    };
+    Some(Command::Assign { channel: Number::parse(channel)?, target })
+}
+
+fn is_unix(word: &[u8]) -> bool {
+    word.starts_with(UnixName::PREFIX.as_bytes())
 }
 
 fn wait(args: &[&[u8]]) -> Option<Command> {

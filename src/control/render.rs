@@ -321,7 +321,7 @@ fn connections(count: usize) -> String {
 
 fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fmt::Result {
     let address = channel.addresses.first();
-    let ip = if channel.addresses.is_known() { address.ip().to_string() } else { UNRESOLVED.to_owned() };
+    let ip = if channel.addresses.is_known() { address.host() } else { UNRESOLVED.to_owned() };
     let port = match channel.addresses.port() {
         0 => "-".to_owned(),
         port => port.to_string(),
@@ -417,7 +417,7 @@ mod tests {
             addresses_out: Vec::new(),
             naming: None,
             member_of: None,
-            used: Some(address),
+            used: Some(address.into()),
             unanswered: false,
             autodisabled: false,
             state,
@@ -575,8 +575,8 @@ available commands:
         let mut third = channel(2, "10.0.0.1:80", AdminState::Disabled);
         third.health.state = HealthState::Ramping(16);
         let dead: SocketAddr = "10.0.0.2:80".parse().expect("an address");
-        third.addresses = Addresses::new(vec![third.addresses.first(), dead]).expect("two");
-        third.addresses_out = vec![(dead, "connect: no answer in time".into())];
+        third.addresses = Addresses::new(vec![third.addresses.first(), dead.into()]).expect("two");
+        third.addresses_out = vec![(dead.into(), "connect: no answer in time".into())];
         let mut fourth = channel(3, "10.0.0.3:80", AdminState::Enabled);
         (fourth.health.why, fourth.health.failing) = (Some("http: status 503".into()), Some((1, 3)));
         let mut fifth = channel(4, "10.0.0.4:80", AdminState::Enabled);

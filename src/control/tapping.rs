@@ -5,7 +5,6 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +12,7 @@ use crate::config::{parse_duration, print_duration};
 use crate::control::argument::Number;
 use crate::observe::{Direction, LastWords, TapEnd, TapPiece, TapStart, dump_chunk};
 use crate::sched::End;
+use crate::spec::Address;
 
 /// Taps at one time: each keeps a megabyte at most.
 pub(crate) const MAX_TAPS: usize = 16;
@@ -186,10 +186,10 @@ impl TapText {
     /// How the session stands.
     pub(crate) fn start(&self, id: u64, start: &TapStart, out: &mut Vec<u8>) {
         let TapStart { at, client, service, channel, sent_bytes, rcvd_bytes } = start;
-        let known = |address: Option<SocketAddr>| address.map_or_else(|| "-".to_owned(), |at| at.to_string());
+        let known = |address: Option<Address>| address.map_or_else(|| "-".to_owned(), |at| at.to_string());
         let service = known(*service);
         let text = if self.is_for_program {
-            let client = known(client.map(|client| client.client()));
+            let client = known(client.map(|client| client.client().into()));
             let channel = known(channel.and_then(|(_, address)| address));
             format!("start {} {client} {service} {channel} {sent_bytes} {rcvd_bytes}\n", time(*at))
         } else {
@@ -292,6 +292,7 @@ fn time(at: SystemTime) -> String {
 mod tests {
     use super::*;
     use crate::sched::{ChannelId, ChannelKey, GroupId};
+    use std::net::SocketAddr;
 
     fn parsed(text: &str) -> Option<TapWanted> {
         TapWanted::parse(&text.split(' ').map(str::as_bytes).collect::<Vec<_>>())

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::Address;
+
 /// What is known of a connection. Times are ages, so that no clock has to agree with another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRecord {
@@ -63,7 +65,7 @@ pub struct TraceRecord {
     /// How long the attempt took that succeeded.
     pub connect: Option<Duration>,
     /// The address that answered.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
     /// From the beginning until the channel's first byte was delivered.
     pub first_byte: Option<Duration>,
 }
@@ -76,7 +78,7 @@ pub struct FailedAttemptRecord {
     /// The channel's number.
     pub channel: usize,
     /// At which address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Why.
     pub error: AttemptErrorRecord,
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connection::ConnectionRecord;
 use super::table::{ChannelTallyRecord, ServiceTallyRecord, TableRecord};
+use crate::spec::Address;
 
 /// What this version writes and understands.
 pub const FORMAT: u32 = 1;
@@ -203,7 +204,7 @@ pub struct LinedChannelRecord {
     /// Its number in the table; `None`: an operator has taken it away.
     pub number: Option<usize>,
     /// What its host meant when the line was read.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Its port, which is told where it meant nothing.
     #[serde(default)]
     pub port: u16,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ChannelManner, FamilyKind};
+use crate::spec::{Address, ChannelManner, FamilyKind};
 
 /// All groups.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ pub struct ChannelRecord {
     /// Its host as it was typed.
     pub host: Option<String>,
     /// Its addresses; none of a name that nobody could look up yet.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Their port, which is told where there are none.
     #[serde(default)]
     pub port: u16,

@@ -2,15 +2,15 @@
 //!
 //! Knows: its table, how often, how to reach the data plane. Never: other services, when a name is due.
 
+use crate::spec::Address;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::observe::Log;
 use crate::sched::{ChannelKey, GroupRange, SharedTable};
 
 /// Closes the connections of a channel to these addresses, sooner or later.
-type Kick = Box<dyn Fn(ChannelKey, Vec<SocketAddr>) + Send>;
+type Kick = Box<dyn Fn(ChannelKey, Vec<Address>) + Send>;
 
 /// What the thread has of a service.
 pub struct Resident {

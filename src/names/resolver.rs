@@ -20,7 +20,9 @@ use super::book::{AnswerMeaning, NameAnswer, NameBook, NameTerms, ToldName};
 use super::resident::Resident;
 use super::servers;
 use crate::observe::{Event, Log, Severity};
-use crate::sched::{AddressesMoved, ChannelKey, FamilyMoved, FoundMember, SharedTable, ShownAddress, Table};
+use crate::sched::{
+    Address, AddressesMoved, ChannelKey, FamilyMoved, FoundMember, SharedTable, ShownAddress, Table,
+};
 use crate::sys::Clock;
 use crate::sys::clock::OwnTime;
 
@@ -608,12 +610,13 @@ fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMea
         AnswerMeaning::Keeps(..) | AnswerMeaning::Gone(..) => return false,
     };
     let (mut moved, mut families) = (Vec::new(), Vec::new());
+    let net: Vec<_> = found.iter().map(|&address| address.into()).collect();
     in_pieces(resident, keys, clock, |table, keys| {
         for &key in keys {
             if table.is_head(key) {
                 families.extend(table.family_found(key, name, &members));
             } else if !found.is_empty() {
-                let one = table.name_found(key, name, found);
+                let one = table.name_found(key, name, &net);
                 families.extend(one.as_ref().and_then(|_| table.see_off_for(key)));
                 moved.extend(one);
             }
@@ -624,7 +627,7 @@ fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMea
     }
     (resident.changed)();
     let text =
-        |all: Vec<SocketAddr>| all.into_iter().map(|one| ShownAddress(one).to_string()).collect::<Vec<_>>();
+        |all: Vec<Address>| all.into_iter().map(|one| ShownAddress(one).to_string()).collect::<Vec<_>>();
     for one in moved {
         let AddressesMoved { channel, now, added, left, ejected, .. } = one;
         if let Some(kick) = resident.kick.as_ref().filter(|_| !left.is_empty()) {
@@ -706,6 +709,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Addresses, AdminState, GroupId, HealthState, Rules};
+    use crate::spec::Address;
     use crate::sys::clock::Told;
 
     const DEADLINE: Duration = Duration::from_secs(20);
@@ -729,10 +733,17 @@ mod tests {
     }
 
     fn first(table: &SharedTable, number: usize) -> SocketAddr {
-        table.lock().channel(key(number)).expect("it is there").addresses.first()
+        table
+            .lock()
+            .channel(key(number))
+            .expect("it is there")
+            .addresses
+            .first()
+            .net()
+            .expect("of the network")
     }
 
-    type Kicked = (ChannelKey, Vec<SocketAddr>);
+    type Kicked = (ChannelKey, Vec<Address>);
 
     /// A service with this table; what it is told to kick.
     fn settle(resolver: &Resolver, table: &SharedTable, log: &Log) -> (Residence, Receiver<Kicked>) {
@@ -770,12 +781,12 @@ mod tests {
             assert!(tick >= 150 || state() == HealthState::Untried, "after {tick} fifths of a second");
         }
         assert_eq!(state(), HealthState::Down);
-        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
+        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
         *answer.lock().expect("whole") = NameAnswer::Found(vec![at(2), at(3)]);
         let reports = residence.ask(Some(key(0)), DEADLINE).expect("an answer");
         assert_eq!(reports[0].answer, Ok(vec![at(2).ip().to_string(), at(3).ip().to_string()]));
         assert_eq!((state(), first(&table, 0)), (HealthState::Untried, at(2)));
-        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1)])));
+        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
         // An address has no name.
         assert_eq!(residence.ask(Some(key(1)), DEADLINE), Some(Vec::new()));
         resolver.stop();

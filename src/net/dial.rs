@@ -21,7 +21,7 @@ use crate::sched::{
     AdminState, ChannelKey, DialCause, DialFailure, GroupRange, Lease, Loss, NoChannel, Peers, Route,
     SharedTable, Table, Ticket, Transition, Turn,
 };
-use crate::spec::ProxyVersion;
+use crate::spec::{Address, ProxyVersion};
 use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
@@ -210,7 +210,7 @@ impl Try {
         }
     }
 
-    fn target(&self) -> Option<SocketAddr> {
+    fn target(&self) -> Option<Address> {
         self.lease.target(self.address, self.came_to)
     }
 
@@ -271,7 +271,7 @@ pub(super) enum Beside {
 #[derive(Debug)]
 struct Untried {
     lease: Lease,
-    address: SocketAddr,
+    address: Address,
     cause: DialCause,
 }
 
@@ -421,7 +421,7 @@ impl Dial {
     }
 
     /// The address being tried.
-    pub(super) fn target(&self) -> Option<SocketAddr> {
+    pub(super) fn target(&self) -> Option<Address> {
         self.current.as_ref()?.target()
     }
 
@@ -546,7 +546,10 @@ impl Dial {
                         new.address += 1;
                     }
                     // Nobody waits for it: it is not worth a search.
-                    ConnectError::Target(_) | ConnectError::Ports(_) | ConnectError::Ours(_) => {
+                    ConnectError::Target(_)
+                    | ConnectError::Crowded(_)
+                    | ConnectError::Ports(_)
+                    | ConnectError::Ours(_) => {
                         let mut table = dialer.table.lock_at(dialer.clock.now());
                         table.give_back(route, new.lease);
                         let grants = table.grant();
@@ -606,6 +609,16 @@ impl Dial {
                         return Attempt::Wait;
                     }
                     (error, DialFailure::Local)
+                }
+                Err(ConnectError::Crowded(_)) => {
+                    // As for a port that takes no more connections: the time to connect is the server's to make room.
+                    if self.is_patient(terms) {
+                        if self.step_aside(&io::ErrorKind::WouldBlock.into(), dialer, trace.as_deref_mut()) {
+                            continue;
+                        }
+                        return Attempt::Wait;
+                    }
+                    (io::ErrorKind::TimedOut.into(), DialFailure::Channel)
                 }
                 Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
                     // Most are over in a moment; one that is not may be of this way only.
@@ -686,13 +699,14 @@ impl Dial {
 
     fn connect(
         channel: ChannelKey,
-        target: SocketAddr,
+        target: Address,
         dialer: &Dialer,
         watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Result<OwnedFd, ConnectError> {
-        let leads_back =
-            dialer.circle.awaits(target, dialer.outgoing.load().is_bound()) && dialer.is_endless(channel);
-        if leads_back {
+        let is_reached = |target| dialer.circle.awaits(target, dialer.outgoing.load().is_bound());
+        if let Some(target) = target.net().filter(|&target| is_reached(target))
+            && dialer.is_endless(channel)
+        {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
         }
         let server = socket::connect(target, &dialer.outgoing.load(), HandshakeAck::WithData)?;
@@ -708,7 +722,7 @@ impl Dial {
 
     /// The connection stands. Why it is none all the same, if it is none.
     pub(super) fn doubt(&mut self, dialer: &Dialer) -> Option<io::Error> {
-        let (channel, target) = (self.channel()?, self.target()?);
+        let (channel, target) = (self.channel()?, self.target()?.net()?);
         let current = self.current.as_mut()?;
         let server = current.server.as_ref()?;
         let ours = socket::local(server)?;
@@ -918,7 +932,7 @@ impl Dial {
     }
 }
 
-fn tell(channel: ChannelKey, address: SocketAddr, cause: &str, fault: DialFailure, log: &Log) {
+fn tell(channel: ChannelKey, address: Address, cause: &str, fault: DialFailure, log: &Log) {
     let cause = || cause.to_owned();
     match fault {
         DialFailure::Channel if log.is_debug() => {
@@ -1002,8 +1016,8 @@ mod tests {
 
     #[test]
     fn an_address_that_means_nothing_here_is_not_the_channels_fault() {
-        let ((_server, good), local) = (listener(), "[fe80::1]:9".parse().expect("an address"));
-        let error = match socket::connect(local, &Outgoing::default(), HandshakeAck::AtOnce) {
+        let ((_server, good), local) = (listener(), "[fe80::1]:9".parse::<SocketAddr>().expect("an address"));
+        let error = match socket::connect(local.into(), &Outgoing::default(), HandshakeAck::AtOnce) {
             Err(ConnectError::Ours(e) | ConnectError::Target(e)) => e,
             other => panic!("{other:?}"),
         };
@@ -1012,7 +1026,7 @@ mod tests {
         let mut dial = begin(&dialer);
         let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
-        assert_eq!(dial.target(), Some(good));
+        assert_eq!(dial.target(), Some(good.into()));
     }
 
     #[test]
@@ -1042,7 +1056,7 @@ mod tests {
     fn the_time_is_for_the_channel_and_its_addresses_share_it() {
         let (servers, addresses): (Vec<_>, Vec<_>) = (0..3).map(|_| listener()).unzip();
         let mut table = Table::new(Rules::CLASSIC);
-        let list = Addresses::new(addresses).expect("three");
+        let list = Addresses::new(addresses.into_iter().map(Address::from).collect()).expect("three");
         table.create(GroupId::FIRST, list, None, AdminState::Enabled).expect("a slot");
         let dialer = Dialer { table: SharedTable::new(table), ..dialer(&[]) };
         let mut dial = begin(&dialer);
@@ -1108,7 +1122,7 @@ mod tests {
         let Begun::Dial(mut dial) = begin() else { panic!("a is there") };
         let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
         assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
-        assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a), 0));
+        assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a.into()), 0));
         let _served = dial.succeeded(&dialer, None).expect("it is connected");
         assert_eq!(granted.load(Ordering::SeqCst), 1, "a has room for one more");
     }

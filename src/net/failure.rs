@@ -32,9 +32,12 @@ pub(super) fn cause_of(error: &io::Error) -> DialCause {
         Some(Errno::NOSPC) => DialCause::NoWatch,
         Some(_) => DialCause::Other,
         None => match error.kind() {
-            io::ErrorKind::TimedOut => DialCause::NoAnswer,
+            // Too many wait to be accepted on a Unix socket.
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => DialCause::NoAnswer,
+            io::ErrorKind::NotFound => DialCause::NoSocket,
             io::ErrorKind::UnexpectedEof => DialCause::ClosedAtOnce,
             io::ErrorKind::ConnectionRefused => DialCause::Refused,
+            io::ErrorKind::PermissionDenied => DialCause::Denied,
             io::ErrorKind::AddrNotAvailable => DialCause::NoAddress,
             io::ErrorKind::AddrInUse => DialCause::NoPort,
             io::ErrorKind::OutOfMemory => DialCause::NoMemory,

@@ -18,6 +18,7 @@ use super::shared::{Desk, Message, Opened, PATIENCE, Shared};
 use super::worker::Worker;
 use crate::observe::{AccessDue, AccessRecord, Log, Tap, TapStart, new_tap};
 use crate::sched::{ChannelKey, End, EndedSnapshot, SessionSnapshot};
+use crate::spec::Address;
 use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
 use crate::sys::listen::Listener;
@@ -338,8 +339,8 @@ impl Running {
     }
 
     /// Closes the connections of a channel to these addresses, which are not its own any more, sooner or later.
-    pub fn kick_addresses(&self, channel: ChannelKey, addresses: Vec<SocketAddr>) {
-        let addresses: Arc<[SocketAddr]> = addresses.into();
+    pub fn kick_addresses(&self, channel: ChannelKey, addresses: Vec<Address>) {
+        let addresses: Arc<[Address]> = addresses.into();
         for desk in self.shared.desks.iter() {
             desk.send(Message::CloseAddresses(self.id(), channel, Arc::clone(&addresses)));
         }
@@ -380,7 +381,8 @@ impl Running {
 
     /// Would a connection for a channel to this address come in by the service's own listeners, again and again? What is to be
     /// said of that, if so.
-    pub fn leads_back(&self, channel: ChannelKey, target: SocketAddr) -> Option<String> {
+    pub fn leads_back(&self, channel: ChannelKey, target: Address) -> Option<String> {
+        let target = target.net()?;
         self.service.dialer.leads_back(channel, target).map(|error| error.to_string())
     }
 

@@ -26,6 +26,7 @@ use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
 use crate::observe::{AccessDue, AccessLog, AccessRecord, Dump, Log, TapSource, TapStart};
 use crate::sched::{ChannelKey, ClientPlace, End, EndedSnapshot, Grant, Rule, SessionSnapshot, Slot};
+use crate::spec::Address;
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
@@ -82,7 +83,7 @@ pub(super) enum Message {
     /// Close the connections of a channel for this reason, then answer how many there were.
     Close(ServiceId, ChannelKey, End, SyncSender<usize>),
     /// Close the connections of a channel to these addresses, which it has no more.
-    CloseAddresses(ServiceId, ChannelKey, Arc<[SocketAddr]>),
+    CloseAddresses(ServiceId, ChannelKey, Arc<[Address]>),
     /// Close all connections of a service for this reason, then answer how many there were.
     CloseAll(ServiceId, End, SyncSender<usize>),
     /// Close the connections of these clients of a service for this reason, then answer how many there were.

@@ -3,13 +3,12 @@
 //! Knows: what a line is to tell, how many lines may wait. Never: files, the time, who reads the lines.
 //! Source: docs/observability.md, "The access log".
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::sched::{ChannelKey, DialCause, End, Peers};
+use crate::sched::{Address, ChannelKey, DialCause, End, Peers};
 
 pub(super) mod line;
 
@@ -41,7 +40,7 @@ pub struct ConnectionTrace {
     /// How long the attempt took that succeeded.
     pub connect: Option<Duration>,
     /// The channel's address that answered.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
     /// From the beginning until the first byte of the channel was delivered to the client.
     pub first_byte: Option<Duration>,
 }
@@ -52,7 +51,7 @@ pub struct FailedAttempt {
     /// Which channel.
     pub channel: ChannelKey,
     /// At which address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Why.
     pub error: AttemptError,
 }
@@ -129,7 +128,7 @@ impl ConnectionTrace {
     }
 
     /// An attempt has come to nothing.
-    pub fn failed(&mut self, channel: ChannelKey, address: SocketAddr, error: AttemptError) {
+    pub fn failed(&mut self, channel: ChannelKey, address: Address, error: AttemptError) {
         self.attempts = self.attempts.saturating_add(1);
         if self.failed.len() < ATTEMPTS_TOLD {
             self.failed.push(FailedAttempt { channel, address, error });
@@ -152,7 +151,7 @@ impl ConnectionTrace {
     }
 
     /// An attempt has succeeded.
-    pub fn connected(&mut self, address: Option<SocketAddr>, took: Duration) {
+    pub fn connected(&mut self, address: Option<Address>, took: Duration) {
         self.attempts = self.attempts.saturating_add(1);
         (self.address, self.connect) = (address, Some(took));
     }

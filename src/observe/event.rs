@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::sched::{ChannelKey, End, Happened, ListenSpan, Peers, ShownAddress, Transition};
+use crate::sched::{Address, ChannelKey, End, Happened, ListenSpan, Peers, ShownAddress, Transition};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,14 +92,14 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// The address that failed.
-        address: SocketAddr,
+        address: Address,
     },
     /// A client's connect to a channel failed: it is left out until a probe succeeds.
     Ejected {
         /// Which one.
         channel: ChannelKey,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
         /// What the connect met.
         cause: String,
     },
@@ -108,7 +108,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
         /// How long it was out.
         after: Duration,
     },
@@ -117,7 +117,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the attempt met.
         cause: String,
     },
@@ -126,7 +126,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// How long it did not.
         after: Duration,
     },
@@ -135,7 +135,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
         /// What the last check met.
         cause: String,
     },
@@ -144,7 +144,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// Its address.
-        address: SocketAddr,
+        address: Address,
         /// How long it was down.
         after: Duration,
     },
@@ -214,7 +214,7 @@ pub enum Event {
         /// Which one.
         channel: ChannelKey,
         /// The address that failed.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         cause: String,
     },
@@ -239,7 +239,7 @@ pub enum Event {
         /// The channel it got.
         channel: ChannelKey,
         /// The channel's address that answered.
-        address: SocketAddr,
+        address: Address,
     },
     /// Its channel closed the connection before anything went over it: the client goes on to another one.
     MovedOn {
@@ -655,7 +655,7 @@ mod tests {
                 &format!("event=started listen={}... services=10000 pid=7", "10.0.0.1:80,".repeat(16)),
             ),
             (
-                Event::Autodisabled { channel: key(1, 2), address },
+                Event::Autodisabled { channel: key(1, 2), address: address.into() },
                 "event=autodisabled group=1 channel=2 address=10.0.0.1:80",
             ),
             (
@@ -667,7 +667,11 @@ mod tests {
                 "event=ejected group=0 channel=1 address=10.0.0.1 cause=refused",
             ),
             (
-                Event::ChannelFailed { channel: key(0, 3), address, cause: "timed out".into() },
+                Event::ChannelFailed {
+                    channel: key(0, 3),
+                    address: address.into(),
+                    cause: "timed out".into(),
+                },
                 r#"event=channel_failed group=0 channel=3 address=10.0.0.1:80 cause="timed out""#,
             ),
             (

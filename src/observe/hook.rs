@@ -373,8 +373,8 @@ mod tests {
         let text = || "text".to_owned();
         let events = [
             Event::Started { listen: vec![address.into(); 2], pid: 7 },
-            Event::Ejected { channel, address, cause },
-            Event::ChannelUp { channel, address, after },
+            Event::Ejected { channel, address: address.into(), cause },
+            Event::ChannelUp { channel, address: address.into(), after },
             Event::ChannelUpAgain { after },
             Event::MaxConnections { limit: 7 },
             Event::ClientsRefused {

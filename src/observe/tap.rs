@@ -6,14 +6,13 @@
 //! The worker copies a chunk into a bounded channel and goes on. What there is no room for is counted instead, and whoever looks is told of it
 //! at the place where it is missing. Nothing here waits for anybody on the worker's side.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use crate::observe::Direction;
-use crate::sched::{ChannelKey, End, Peers};
+use crate::sched::{Address, ChannelKey, End, Peers};
 
 /// So many bytes may wait for whoever looks, what it costs to keep them included.
 pub const TAP_ROOM: usize = 1 << 20;
@@ -30,9 +29,9 @@ pub struct TapStart {
     /// Its client, if the system still knows it.
     pub client: Option<Peers>,
     /// Where the client came in.
-    pub service: Option<SocketAddr>,
+    pub service: Option<Address>,
     /// The channel it has; `None` while it waits for one.
-    pub channel: Option<(ChannelKey, Option<SocketAddr>)>,
+    pub channel: Option<(ChannelKey, Option<Address>)>,
     /// Bytes of the client that had been taken before, and are not seen.
     pub sent_bytes: u64,
     /// The same of the channel.

@@ -356,7 +356,7 @@ impl Engine {
             return self.insert(key, AddressProbe { walk, effort: Effort::Connecting(socket), deadline });
         }
         let target = walk.target();
-        let header = walk.order.proxy.map(|version| encode::own(version, socket.local(), target));
+        let header = walk.order.proxy.map(|version| encode::own(version, socket.local(), target.net()));
         let Some(mut talk) = Talk::new(&walk.order.check, target, header.unwrap_or_default()) else {
             return self.settle(key, walk, socket, Ok(()));
         };

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::WaitStatus;
 
 use super::fault::Fault;
+use crate::spec::Address;
 use crate::sys::child::{ChildProgram, RunError, Surroundings};
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::fault::is_exhausted;
@@ -71,7 +72,7 @@ impl Programs {
         &mut self,
         key: usize,
         path: &Path,
-        target: SocketAddr,
+        target: Address,
         budget: &Arc<Budget>,
     ) -> Result<Program, Fault> {
         let Some(taken) = budget.take(DESCRIPTORS) else {
@@ -131,7 +132,7 @@ impl Drop for Program {
 /// What a thread does for one program.
 struct Errand {
     path: PathBuf,
-    target: SocketAddr,
+    target: Address,
     child: ChildProgram,
     taken: Taken,
 }
@@ -153,10 +154,10 @@ impl Errand {
 }
 
 /// The address as programs take it: without brackets, with the zone if there is one.
-fn host(target: SocketAddr) -> String {
+fn host(target: Address) -> String {
     match target {
-        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
-        _ => target.ip().to_string(),
+        Address::Net(SocketAddr::V6(v6)) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        _ => target.host(),
     }
 }
 

@@ -24,6 +24,7 @@ impl Fault {
         match error {
             ConnectError::Ours(e) if is_exhausted(e) => Self::Exhausted(told(e)),
             ConnectError::Ours(e) | ConnectError::Ports(e) => Self::Unusable(told(e)),
+            ConnectError::Crowded(_) => Self::Channel("connect: too many wait to be accepted".into()),
             ConnectError::Target(e) => Self::of_connect(e),
         }
     }

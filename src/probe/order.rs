@@ -2,11 +2,10 @@
 //!
 //! Knows: plain values. Never: sockets, the clock, what follows from an outcome.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::spec::{Check, ProxyVersion};
+use crate::spec::{Address, Check, ProxyVersion};
 use crate::sys::Outgoing;
 
 /// One probe to make.
@@ -15,10 +14,10 @@ pub(super) struct Order {
     /// The caller's name for it.
     pub(super) id: u64,
     /// Tried one after the other until one is up; at least one.
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<Address>,
     /// Those of them that are not to be tried, since they lead back to where the service itself listens, and what to say of
     /// them.
-    pub(super) barred: Vec<(SocketAddr, String)>,
+    pub(super) barred: Vec<(Address, String)>,
     /// In place of the addresses' own port.
     pub(super) port: Option<u16>,
     pub(super) check: Arc<Check>,
@@ -35,9 +34,9 @@ pub(super) struct Order {
 pub(super) struct Findings {
     pub(super) outcome: Outcome,
     /// The address that is up.
-    pub(super) up: Option<SocketAddr>,
+    pub(super) up: Option<Address>,
     /// Those before it that are not, by their own fault, and why.
-    pub(super) down: Vec<(SocketAddr, String)>,
+    pub(super) down: Vec<(Address, String)>,
 }
 
 /// How a probe went.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::fault::Fault;
+use crate::spec::Address;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::fault::reason;
 use crate::sys::socket::{self, HandshakeAck, Outgoing};
@@ -36,7 +37,7 @@ pub(super) struct ProbeSocket {
 
 impl ProbeSocket {
     /// Begins a connection.
-    pub(super) fn begin(target: SocketAddr, how: &Outgoing, budget: &Arc<Budget>) -> Result<Self, Fault> {
+    pub(super) fn begin(target: Address, how: &Outgoing, budget: &Arc<Budget>) -> Result<Self, Fault> {
         let Some(taken) = budget.take(1) else {
             return Err(Fault::Exhausted("connect: no descriptor is left".into()));
         };
@@ -167,7 +168,8 @@ mod tests {
     fn pair(budget: &Arc<Budget>) -> (ProbeSocket, std::net::TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let target = listener.local_addr().expect("it is bound");
-        let link = ProbeSocket::begin(target, &Outgoing::default(), budget).expect("a connection begins");
+        let link =
+            ProbeSocket::begin(target.into(), &Outgoing::default(), budget).expect("a connection begins");
         let (server, _) = listener.accept().expect("it comes");
         server.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         (link, server)

@@ -5,10 +5,9 @@
 //! Each address gets an even share of the time that is left: one that swallows everything leaves the others theirs, one
 //! that refuses at once leaves them its own. The last one has all that is left.
 
-use std::net::SocketAddr;
-
 use super::fault::Fault;
 use super::order::{Findings, Order, Outcome, millis};
+use crate::spec::Address;
 
 /// One probe under way.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(super) struct Walk {
     /// When the whole probe ends, in ms of the engine's clock.
     ends_at: u64,
     /// The addresses that could be tried at all and were down, and why.
-    down: Vec<(SocketAddr, String)>,
+    down: Vec<(Address, String)>,
 }
 
 impl Walk {
@@ -29,18 +28,14 @@ impl Walk {
         Self { order, address: 0, ends_at, down: Vec::new() }
     }
 
-    fn address(&self) -> SocketAddr {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.order.addresses.get(self.address).copied().unwrap_or(nowhere)
+    fn address(&self) -> Address {
+        self.order.addresses.get(self.address).copied().unwrap_or(Address::NOWHERE)
     }
 
     /// The address being tried, with the port of the check.
-    pub(super) fn target(&self) -> SocketAddr {
-        let mut target = self.address();
-        if let Some(port) = self.order.port {
-            target.set_port(port);
-        }
-        target
+    pub(super) fn target(&self) -> Address {
+        let address = self.address();
+        self.order.port.map_or(address, |port| address.with_port(port))
     }
 
     /// Why this address is not to be tried at all.
@@ -134,9 +129,9 @@ mod tests {
     #[test]
     fn the_check_may_have_a_port_of_its_own() {
         let mut walk = walk(2, Some(8_080));
-        assert_eq!(walk.target(), ([10, 0, 0, 1], 8_080).into());
+        assert_eq!(walk.target(), Address::from(([10, 0, 0, 1], 8_080)));
         assert_eq!(walk.failed(channel("refused"), 5_000), None);
-        assert_eq!(walk.target(), ([10, 0, 0, 2], 8_080).into());
+        assert_eq!(walk.target(), Address::from(([10, 0, 0, 2], 8_080)));
     }
 
     #[test]
@@ -175,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_each_address_did_is_told() {
-        let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
+        let address = |n| Address::from(([10, 0, 0, n], 80));
         let mut some = walk(3, Some(8_080));
         assert_eq!(some.failed(channel("refused"), 5_000), None);
         assert_eq!(some.failed(Fault::Unusable("not from here".into()), 5_000), None);

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use super::order::Order;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, Probe, Purpose, SharedTable};
-use crate::spec::{ChannelCheck, Check};
+use crate::spec::{Address, ChannelCheck, Check};
 use crate::sys::Outgoing;
 
 /// A probe for a return does not wait for longer than this, whatever `-t` says: the next one may be luckier.
@@ -46,7 +45,7 @@ pub struct Hands {
     pub doubt: Box<dyn Fn(BTreeSet<String>) + Send>,
     /// Would a connection for a channel to this address come in by the service itself, again and again? What is to be said of
     /// that, if so.
-    pub leads_back: Box<dyn Fn(ChannelKey, SocketAddr) -> Option<String> + Send>,
+    pub leads_back: Box<dyn Fn(ChannelKey, Address) -> Option<String> + Send>,
 }
 
 impl fmt::Debug for Hands {
@@ -92,13 +91,16 @@ impl Ward {
                 (check, *timeout, port.map(NonZeroU16::get))
             }
         };
+        let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());
+        // A Unix socket has no other port.
+        let is_unix = addresses.iter().any(|address| address.unix().is_some());
+        let port = port.filter(|_| !is_unix);
         // What listens at another port knows nothing of headers.
         let proxy = probe.manner.proxy.filter(|_| port.is_none());
-        let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());
-        let follow_clients = addresses.iter().any(|address| address.port() == 0);
+        let follow_clients = !is_unix && addresses.iter().any(|address| address.port() == 0);
         let port = port.or(follow_clients.then_some(self.first_port));
-        let leads_back = |&address: &SocketAddr| {
-            let target = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
+        let leads_back = |&address: &Address| {
+            let target = port.map_or(address, |port| address.with_port(port));
             Some((address, (self.hands.leads_back)(probe.channel, target)?))
         };
         let barred = addresses.iter().filter_map(leads_back).collect();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::spec::FamilyKind;
+use crate::spec::{Address, FamilyKind};
 
 /// A client's address as hashing sees it: no port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ impl From<IpAddr> for ClientAddr {
 /// none only of a name that nobody could look up [yet](Self::unknown).
 ///
 /// A channel that has no port of its own is connected to at the port that its client came to. Its addresses have port 0, which
-/// nothing can be connected to: [`SocketAddr::set_port`] is for whoever connects ([`Lease::target`](super::Lease::target), probes).
+/// nothing can be connected to: [`Address::with_port`] is for whoever connects ([`Lease::target`](super::Lease::target), probes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Arc<AddressList>);
 
@@ -40,7 +40,7 @@ struct AddressList {
     /// What its word says of that name.
     lazy: bool,
     port: u16,
-    list: Box<[SocketAddr]>,
+    list: Box<[Address]>,
     /// It stands for a set of channels, which have the addresses.
     family: Option<(FamilyKind, Option<Box<[FoundMember]>>)>,
 }
@@ -73,7 +73,7 @@ impl FoundMember {
 
 impl Addresses {
     /// `None` if the list is empty.
-    pub fn new(list: Vec<SocketAddr>) -> Option<Self> {
+    pub fn new(list: Vec<Address>) -> Option<Self> {
         let port = list.first()?.port();
         Some(Self(Arc::new(AddressList { host: None, lazy: false, port, list: list.into(), family: None })))
     }
@@ -116,7 +116,7 @@ impl Addresses {
         if self.0.lazy == lazy { self } else { self.with(|all| all.lazy = lazy) }
     }
     /// The same of the same name, with another list.
-    pub(super) fn listing(&self, list: Vec<SocketAddr>) -> Self {
+    pub(super) fn listing(&self, list: Vec<Address>) -> Self {
         self.clone().with(|all| all.list = list.into())
     }
     fn with(self, change: impl FnOnce(&mut AddressList)) -> Self {
@@ -147,13 +147,11 @@ impl Addresses {
     }
     /// Do they have no port of their own, so that each client is connected to at the one that it came to?
     pub fn follow_clients(&self) -> bool {
-        self.0.port == 0
+        self.0.port == 0 && self.first().unix().is_none()
     }
     /// Where in the list an address is. That at which somebody was connected to counts, too, whatever port that had.
-    pub fn place(&self, mut address: SocketAddr) -> Option<usize> {
-        if self.follow_clients() {
-            address.set_port(0);
-        }
+    pub fn place(&self, address: Address) -> Option<usize> {
+        let address = if self.follow_clients() { address.with_port(0) } else { address };
         self.0.list.iter().position(|&one| one == address)
     }
     /// The host as it was typed, if that is known.
@@ -161,28 +159,34 @@ impl Addresses {
         self.0.host.as_deref()
     }
     /// The first one; 0.0.0.0 while none is known.
-    pub fn first(&self) -> SocketAddr {
-        self.0.list.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.0.port)))
+    pub fn first(&self) -> Address {
+        self.0.list.first().copied().unwrap_or(Address::NOWHERE.with_port(self.0.port))
     }
     /// All of them, in order.
-    pub fn as_slice(&self) -> &[SocketAddr] {
+    pub fn as_slice(&self) -> &[Address] {
         &self.0.list
     }
 }
 
 /// An address as it is told: one without a port of its own has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShownAddress(pub SocketAddr);
+pub struct ShownAddress(pub Address);
 
 impl fmt::Display for ShownAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(address) = self;
-        if address.port() == 0 { address.ip().fmt(f) } else { address.fmt(f) }
+        if address.port() == 0 { f.write_str(&address.host()) } else { address.fmt(f) }
     }
 }
 
 impl From<SocketAddr> for Addresses {
     fn from(address: SocketAddr) -> Self {
+        Address::Net(address).into()
+    }
+}
+
+impl From<Address> for Addresses {
+    fn from(address: Address) -> Self {
         Self(Arc::new(AddressList {
             host: None,
             lazy: false,
@@ -200,8 +204,8 @@ mod tests {
     #[test]
     fn a_list_of_addresses_is_never_empty() {
         assert_eq!(Addresses::new(Vec::new()), None);
-        let one: SocketAddr = ([127, 0, 0, 1], 80).into();
-        let two: SocketAddr = ([127, 0, 0, 2], 80).into();
+        let one: Address = ([127, 0, 0, 1], 80).into();
+        let two: Address = ([127, 0, 0, 2], 80).into();
         let both = Addresses::new(vec![two, one]).expect("two addresses");
         assert_eq!((both.first(), both.as_slice()), (two, &[two, one][..]), "the order is kept");
         assert_eq!(Addresses::from(one).as_slice(), &[one]);
@@ -209,7 +213,7 @@ mod tests {
 
     #[test]
     fn addresses_without_a_port_of_their_own_are_found_by_that_which_a_client_came_to() {
-        let at = |ip: u8, port: u16| SocketAddr::from(([10, 0, 0, ip], port));
+        let at = |ip: u8, port: u16| Address::from(([10, 0, 0, ip], port));
         let follow = Addresses::new(vec![at(1, 0), at(2, 0)]).expect("two addresses");
         assert!(follow.follow_clients());
         assert_eq!([at(2, 0), at(2, 5_000), at(3, 0)].map(|one| follow.place(one)), [Some(1), Some(1), None]);

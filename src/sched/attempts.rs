@@ -3,17 +3,17 @@
 //! Knows: whose attempt it was, whether it still counts. Never: in which order addresses are tried (`reach`), how an attempt is made.
 //! Source: docs/health.md, "Names with several addresses".
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Happened, Lease, Probe, Purpose, Table, Transition};
+use crate::spec::Address;
 
 impl Table {
     /// A dial's attempt at one address of its channel, begun then, has failed by the fault of the channel.
     pub fn address_failed(
         &mut self,
         lease: &Lease,
-        address: SocketAddr,
+        address: Address,
         begun: Duration,
         cause: &str,
     ) -> Option<Transition> {
@@ -36,7 +36,7 @@ impl Table {
     pub fn address_answered(
         &mut self,
         lease: &Lease,
-        address: SocketAddr,
+        address: Address,
         begun: Duration,
     ) -> Option<Transition> {
         let (channel, now) = (lease.key(), self.now);
@@ -49,8 +49,8 @@ impl Table {
     pub fn seen(
         &mut self,
         probe: &Probe,
-        answered: Option<SocketAddr>,
-        failed: &[(SocketAddr, String)],
+        answered: Option<Address>,
+        failed: &[(Address, String)],
     ) -> Vec<Transition> {
         let (key, now) = (probe.channel, self.now);
         if !self.rules.health.eject {
@@ -106,7 +106,7 @@ mod tests {
         ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(0).expect("small") }
     }
 
-    fn address(n: u8) -> SocketAddr {
+    fn address(n: u8) -> Address {
         ([10, 0, 0, n], 80).into()
     }
 
@@ -126,7 +126,7 @@ mod tests {
     /// The last bytes of the addresses, in the order in which the next client tries them.
     fn order(table: &mut Table) -> Vec<u8> {
         let lease = lease(table);
-        let nth = |n| match lease.target(n, 0)?.ip() {
+        let nth = |n| match lease.target(n, 0)?.net()?.ip() {
             IpAddr::V4(ip) => Some(ip.octets()[3]),
             IpAddr::V6(_) => None,
         };
@@ -143,7 +143,7 @@ mod tests {
         Some(Happened::AddressEjected("refused".into()))
     }
 
-    fn snapshot(table: &Table) -> (usize, Option<SocketAddr>) {
+    fn snapshot(table: &Table) -> (usize, Option<Address>) {
         let channel = table.channel(key()).expect("it exists");
         (channel.addresses_up(), channel.used)
     }

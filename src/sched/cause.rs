@@ -21,7 +21,7 @@ pub enum DialCause {
     NetworkDown,
     /// A reset in place of an answer, or right behind it.
     Reset,
-    /// A firewall of this machine forbids it.
+    /// A firewall of this machine forbids it, or a Unix socket lets this user not in.
     Denied,
     /// No address of this machine will do, or not the one that it is to come from.
     NoAddress,
@@ -33,6 +33,8 @@ pub enum DialCause {
     NoDescriptor,
     /// No memory.
     NoMemory,
+    /// No Unix socket is there.
+    NoSocket,
     /// The system watches no further socket.
     NoWatch,
     /// The client would come back by it without end.
@@ -45,7 +47,7 @@ pub enum DialCause {
 
 impl DialCause {
     /// All there are.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Refused,
         Self::NoAnswer,
         Self::TimedOut,
@@ -59,6 +61,7 @@ impl DialCause {
         Self::NoPort,
         Self::NoDescriptor,
         Self::NoMemory,
+        Self::NoSocket,
         Self::NoWatch,
         Self::LeadsBack,
         Self::ClosedAtOnce,
@@ -85,6 +88,7 @@ impl DialCause {
             Self::NoPort => "no source port is free",
             Self::NoDescriptor => "too many open files",
             Self::NoMemory => "out of memory",
+            Self::NoSocket => "no such socket",
             Self::NoWatch => "no watch",
             Self::LeadsBack => "leads back to this service",
             Self::ClosedAtOnce => "closed at once",

@@ -2,7 +2,6 @@
 //!
 //! Knows: when it may take a connection. Never: other channels, sockets, text, the clock.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::membership::WordHead;
 use super::naming::Naming;
 use super::reach::{ProbedAddress, Reach};
 use super::{Addresses, AdminState, ChannelSnapshot, ClientAddr, DialCause, Lease, Membership, Weight};
-use crate::spec::ChannelManner;
+use crate::spec::{Address, ChannelManner};
 
 /// A dial that failed, for those who ask why.
 #[derive(Debug)]
@@ -230,7 +229,7 @@ impl Channel {
     pub(super) fn begin_probe(
         &mut self,
         now: Duration,
-    ) -> (Option<ProbedAddress>, Purpose, u32, Vec<SocketAddr>) {
+    ) -> (Option<ProbedAddress>, Purpose, u32, Vec<Address>) {
         let is_due = self.health.probe_at().is_some_and(|at| at <= now);
         let of_one = self.reach.as_mut().filter(|_| !is_due).and_then(|reach| reach.begin_probe(now));
         match of_one {
@@ -246,7 +245,7 @@ impl Channel {
     }
 
     /// The addresses in the order in which they are tried.
-    fn in_order(&self) -> Vec<SocketAddr> {
+    fn in_order(&self) -> Vec<Address> {
         let all = self.addresses.as_slice();
         match self.reach.as_ref().and_then(|reach| reach.order()) {
             Some(order) => order.list().iter().filter_map(|&at| all.get(usize::from(at)).copied()).collect(),
@@ -255,20 +254,20 @@ impl Channel {
     }
 
     /// The addresses that do not answer, and what they met.
-    pub(super) fn addresses_out(&self) -> Vec<(SocketAddr, String)> {
+    pub(super) fn addresses_out(&self) -> Vec<(Address, String)> {
         let Some(reach) = &self.reach else { return Vec::new() };
         let all = self.addresses.as_slice().iter().zip(reach.out());
         all.filter_map(|(&address, why)| Some((address, why?.to_owned()))).collect()
     }
 
-    pub(super) fn place(&self, address: SocketAddr) -> Option<usize> {
+    pub(super) fn place(&self, address: Address) -> Option<usize> {
         self.addresses.place(address)
     }
 
     /// A dial's attempt at this address was answered. It is back by that, after so long.
     pub(super) fn address_answered(
         &mut self,
-        address: SocketAddr,
+        address: Address,
         begun: Duration,
         now: Duration,
     ) -> Option<Duration> {

@@ -109,6 +109,7 @@ mod tests {
         Lease, NoChannel, ProbeResult, Turn,
     };
     use super::*;
+    use crate::spec::Address;
     use crate::spec::{Policy, Weight};
 
     const CHECK: CheckRules = CheckRules { interval: Duration::from_secs(1), rise: 1, fall: 1 };
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn the_same_addresses_in_another_order_are_no_others() {
         let list = |numbers: &[u8]| {
-            Addresses::new(numbers.iter().map(|&n| SocketAddr::from(([127, 0, 0, n], 80))).collect())
+            Addresses::new(numbers.iter().map(|&n| Address::from(([127, 0, 0, n], 80))).collect())
                 .expect("some")
         };
         let mut table = Table::new(CHECKED);

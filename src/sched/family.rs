@@ -16,7 +16,7 @@ use super::channel::Channel;
 use super::membership::{MemberDecision, MemberName};
 use super::naming::Naming;
 use super::{Addresses, AdminState, ChannelKey, GroupId, Membership, Table, Weight};
-use crate::spec::{ChannelManner, FamilyKind, last_tier};
+use crate::spec::{Address, ChannelManner, FamilyKind, last_tier};
 
 /// The channels of a word that have come and gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct FamilyMoved {
     /// Those of them that are new.
     pub joined: Vec<String>,
     /// Those that are there no more, with what addresses they had.
-    pub left: Vec<(ChannelKey, String, Vec<SocketAddr>)>,
+    pub left: Vec<(ChannelKey, String, Vec<Address>)>,
     /// Some of those that stay are up again, or have another weight.
     pub changed: bool,
     /// There is no number left for some.
@@ -185,7 +185,9 @@ impl Table {
                     // In another group now, with what operators decided, and the addresses that its name has.
                     let mut known = Vec::new();
                     if let Some(one) = other {
-                        known = self.get(one).map_or(known, |one| one.addresses.as_slice().to_vec());
+                        known = self.get(one).map_or(known, |one| {
+                            one.addresses.as_slice().iter().filter_map(|at| at.net()).collect()
+                        });
                         self.remember(key, one, &template);
                         there.insert(name.clone(), one);
                     }
@@ -300,7 +302,8 @@ impl Table {
         }
         let unknown = || Addresses::unknown(&name.0, name.1);
         let list = if wanted.found.addresses.is_empty() { known } else { &wanted.found.addresses };
-        let addresses = Addresses::new(list.to_vec()).map(|all| all.named(&name.0));
+        let addresses =
+            Addresses::new(list.iter().map(|&at| at.into()).collect()).map(|all| all.named(&name.0));
         let addresses =
             addresses.unwrap_or_else(unknown).lazily(template.kind == FamilyKind::Service || template.lazy);
         let policy = self.groups.get(&head.group).map(|group| group.policy());
@@ -435,10 +438,10 @@ impl Table {
 }
 
 fn name_of(channel: &Channel) -> MemberName {
-    let host = channel
-        .addresses
-        .host()
-        .map_or_else(|| FoundMember::of(channel.addresses.first()).host, str::to_owned);
+    let host = channel.addresses.host().map_or_else(
+        || channel.addresses.first().net().map_or_else(String::new, |at| FoundMember::of(at).host),
+        str::to_owned,
+    );
     (host, channel.addresses.port())
 }
 
@@ -536,7 +539,9 @@ mod tests {
             IpAddr::V4(ip) => ip.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        let one = |one: &super::super::ChannelSnapshot| (one.id.index(), last(one.addresses.first().ip()));
+        let one = |one: &super::super::ChannelSnapshot| {
+            (one.id.index(), last(one.addresses.first().net().expect("of the network").ip()))
+        };
         group.channels.iter().map(one).collect()
     }
 
@@ -651,7 +656,7 @@ mod tests {
         let mut table = table(&[1, 2, 3, 4]);
         table.set_policy(GroupId::FIRST, Policy::Hash);
         let home = |table: &mut Table, n: u8| pick(table, n).expect("up").addresses().first();
-        let before: Vec<SocketAddr> = (0..100).map(|n| home(&mut table, n)).collect();
+        let before: Vec<Address> = (0..100).map(|n| home(&mut table, n)).collect();
         found(&mut table, &[1, 2, 4]).expect("one left");
         for (n, was) in (0..100).zip(&before) {
             assert!(home(&mut table, n) == *was || *was == at(3));
@@ -738,7 +743,7 @@ mod tests {
         let moved = table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown]).expect("one has come");
         assert_eq!((moved.joined, moved.left), (vec!["b:389".to_owned()], vec![]));
         assert_eq!(pick(&mut table, 1).expect("the old one").key(), key(0, 1));
-        table.name_found(key(0, 2), "b", &[at(2)]).expect("it is known");
+        table.name_found(key(0, 2), "b", &[at(2).into()]).expect("it is known");
         let moved = table.see_off_for(key(0, 2)).expect("the old one goes");
         assert_eq!(moved.left.len(), 1);
         assert_eq!(pick(&mut table, 1).expect("the new one").key(), key(0, 2));
@@ -783,6 +788,6 @@ mod tests {
         assert_eq!(found(&mut after, &[3, 1]), None);
         found(&mut after, &[1, 2, 3]).expect("one has come");
         let one = after.channel(key(0, 4)).expect("it is there");
-        assert_eq!((one.addresses.first(), one.state), (at(2), AdminState::Disabled));
+        assert_eq!((one.addresses.first(), one.state), (at(2).into(), AdminState::Disabled));
     }
 }

@@ -4,7 +4,6 @@
 //! what happens on connect.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use super::seat::{Bucket, Seat};
 use super::stride::Stride;
 use super::totals::{Contribution, Totals};
 use super::{Addresses, GroupSnapshot, HealthRules, Lease, Policy, Weight};
+use crate::spec::Address;
 
 /// Where a cursor stands, and how many hand-outs brought it there.
 ///
@@ -361,7 +361,7 @@ impl Group {
     pub(super) fn address_answered(
         &mut self,
         lease: &Lease,
-        address: SocketAddr,
+        address: Address,
         begun: Duration,
         now: Duration,
     ) -> Option<Duration> {

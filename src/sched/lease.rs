@@ -2,7 +2,6 @@
 //!
 //! Knows: that a `Slot` is given back when it is dropped, from any thread. Never: groups, policies, admin states.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use super::reach::AddressOrder;
 use super::tally::{ChannelTally, Ended};
 use super::{Addresses, ChannelKey, DialCause, End};
-use crate::spec::ProxyVersion;
+use crate::spec::{Address, ProxyVersion};
 
 /// An answer is not older than so many seconds if it was given "at the same time".
 const LATELY: u32 = 10;
@@ -133,16 +132,13 @@ impl Lease {
     }
 
     /// The address to try as the `n`-th, from 0, for a client that came to this port: those that are known not to answer come last.
-    pub fn target(&self, n: usize, came_to: u16) -> Option<SocketAddr> {
+    pub fn target(&self, n: usize, came_to: u16) -> Option<Address> {
         let at = match &self.order {
             Some(order) => usize::from(*order.list().get(n)?),
             None => n,
         };
-        let mut target = *self.addresses.as_slice().get(at)?;
-        if self.addresses.follow_clients() {
-            target.set_port(came_to);
-        }
-        Some(target)
+        let target = *self.addresses.as_slice().get(at)?;
+        Some(if self.addresses.follow_clients() { target.with_port(came_to) } else { target })
     }
 
     /// How many of the addresses from the `n`-th on are as likely to answer as it is, itself included: at least 1.

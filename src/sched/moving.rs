@@ -5,7 +5,6 @@
 //! Source: docs/names.md.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::channel::Channel;
@@ -15,7 +14,7 @@ use super::reach::Reach;
 use super::{
     Addresses, ChannelKey, EditError, GroupRange, Happened, HealthRules, Purpose, Table, Transition,
 };
-use crate::spec::FamilyKind;
+use crate::spec::{Address, FamilyKind};
 
 /// What a channel says whose name nobody has looked up yet.
 const NOT_YET: &str = "its name has no address yet";
@@ -26,11 +25,11 @@ pub struct AddressesMoved {
     /// Which one.
     pub channel: ChannelKey,
     /// All that it has now.
-    pub now: Vec<SocketAddr>,
+    pub now: Vec<Address>,
     /// Those of them that it had not.
-    pub added: Vec<SocketAddr>,
+    pub added: Vec<Address>,
     /// Those that it has no more.
-    pub left: Vec<SocketAddr>,
+    pub left: Vec<Address>,
     /// Its name had been believed to have none, or nobody knew any.
     pub returned: bool,
     /// The only one that is left is known not to answer.
@@ -129,18 +128,13 @@ impl Table {
     }
 
     /// A resolver says these addresses for the name of a channel; their ports do not matter. What that changes.
-    pub fn name_found(
-        &mut self,
-        key: ChannelKey,
-        name: &str,
-        found: &[SocketAddr],
-    ) -> Option<AddressesMoved> {
+    pub fn name_found(&mut self, key: ChannelKey, name: &str, found: &[Address]) -> Option<AddressesMoved> {
         let (rules, now) = (self.rules.health, self.now);
         let before = self.has_name(key, name)?.clone();
         if before.family().is_some() {
             return None;
         }
-        let list = found.iter().map(|&address| with_port(address, before.port())).collect();
+        let list = found.iter().map(|&address| address.with_port(before.port())).collect();
         let returned = self.edit(key, |channel| {
             if let Some(naming) = &mut channel.naming {
                 **naming = Naming { answered: Some(now), failing: None };
@@ -230,7 +224,7 @@ impl Table {
     ) -> Result<Option<AddressesMoved>, EditError> {
         let before = self.get(key).ok_or(EditError::UnknownChannel)?.addresses.clone();
         let (old, new) = (before.as_slice(), addresses.as_slice());
-        let missing = |from: &[SocketAddr], those: &[SocketAddr]| -> Vec<SocketAddr> {
+        let missing = |from: &[Address], those: &[Address]| -> Vec<Address> {
             those.iter().copied().filter(|one| !from.contains(one)).collect()
         };
         let (added, left) = (missing(old, new), missing(new, old));
@@ -247,7 +241,7 @@ impl Table {
             self.move_to(key, addresses)?;
             return Ok(Some(AddressesMoved { now, added, left, ..AddressesMoved::none(key) }));
         }
-        let now: Vec<SocketAddr> = stay.iter().map(|&at| old[at]).chain(added.iter().copied()).collect();
+        let now: Vec<Address> = stay.iter().map(|&at| old[at]).chain(added.iter().copied()).collect();
         let places: Vec<Option<usize>> =
             stay.into_iter().map(Some).chain(added.iter().map(|_| None)).collect();
         if let Some(group) = self.groups.get_mut(&key.group) {
@@ -265,11 +259,6 @@ impl Table {
     }
 }
 
-fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
-    address.set_port(port);
-    address
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -283,11 +272,11 @@ mod tests {
     const EJECTING: Rules =
         Rules { health: HealthRules { eject: true, ..HealthRules::NONE }, ..Rules::CLASSIC };
 
-    fn at(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, last], 80))
+    fn at(last: u8) -> Address {
+        Address::from(([10, 0, 0, last], 80))
     }
 
-    fn list(numbers: &[u8]) -> Vec<SocketAddr> {
+    fn list(numbers: &[u8]) -> Vec<Address> {
         numbers.iter().map(|&number| at(number)).collect()
     }
 
@@ -315,7 +304,7 @@ mod tests {
         table.next(&mut route)
     }
 
-    fn order(table: &mut Table) -> Vec<SocketAddr> {
+    fn order(table: &mut Table) -> Vec<Address> {
         let lease = pick(table).expect("it is up");
         (0..).map_while(|n| lease.target(n, 0)).collect()
     }

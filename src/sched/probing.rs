@@ -2,12 +2,11 @@
 //!
 //! Knows: times, channels. Never: how a probe is made; thresholds, which are the channel's health.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::reach::ProbedAddress;
 use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
-use crate::spec::ChannelManner;
+use crate::spec::{Address, ChannelManner};
 
 /// One probe to be made now. Its answer goes to [`Table::probed`].
 #[derive(Debug, Clone)]
@@ -15,7 +14,7 @@ pub struct Probe {
     /// Of which channel.
     pub channel: ChannelKey,
     /// Whom to ask, in this order: one that is up is enough.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// What is asked.
     pub purpose: Purpose,
     /// How the channel is spoken to.

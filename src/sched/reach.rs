@@ -43,7 +43,7 @@ pub(super) struct ProbedAddress {
 }
 
 #[derive(Debug)]
-struct Address {
+struct Reached {
     came: ProbedAddress,
     health: Health,
     /// What it was found wanting by, while it is out.
@@ -53,7 +53,7 @@ struct Address {
 /// The addresses of a channel that has several.
 #[derive(Debug)]
 pub(super) struct Reach {
-    list: Box<[Address]>,
+    list: Box<[Reached]>,
     /// `None`: all answer, in the order in which they are listed.
     order: Option<Arc<AddressOrder>>,
 }
@@ -76,11 +76,11 @@ impl Reach {
         if places.len() < 2 {
             return None;
         }
-        let mut before: Vec<Option<Address>> =
+        let mut before: Vec<Option<Reached>> =
             before.map_or_else(Vec::new, |reach| reach.list.into_iter().map(Some).collect());
         let mut address = |(at, place): (usize, &Option<usize>)| {
             let stays = place.and_then(|place| before.get_mut(place)?.take());
-            stays.unwrap_or_else(|| Address {
+            stays.unwrap_or_else(|| Reached {
                 came: ProbedAddress { at, life },
                 health: Health::new(&RULES, now, random),
                 out_by: Purpose::Return,
@@ -138,9 +138,9 @@ impl Reach {
 
     /// The probe that is due begins: of which address, what for, and its number.
     pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(usize, ProbedAddress, Purpose, u32)> {
-        let is_due = |address: &Address| address.health.probe_at().is_some_and(|at| at <= now);
+        let is_due = |address: &Reached| address.health.probe_at().is_some_and(|at| at <= now);
         let at = self.list.iter().position(is_due)?;
-        let Address { came, health, out_by } = &mut self.list[at];
+        let Reached { came, health, out_by } = &mut self.list[at];
         let (_, serial) = health.begin_probe(now);
         Some((at, *came, *out_by, serial))
     }
@@ -155,7 +155,7 @@ impl Reach {
         now: Duration,
         random: &mut Random,
     ) -> bool {
-        let Some(Address { health, out_by, .. }) = self.list.get_mut(at) else { return false };
+        let Some(Reached { health, out_by, .. }) = self.list.get_mut(at) else { return false };
         if health.has_returned_after(begun) {
             return false;
         }
@@ -176,7 +176,7 @@ impl Reach {
         begun: Duration,
         now: Duration,
     ) -> Option<Duration> {
-        let Address { health, out_by, .. } = self.list.get_mut(at)?;
+        let Reached { health, out_by, .. } = self.list.get_mut(at)?;
         // That it takes connections does not make it pass its check.
         if *out_by != by {
             return None;

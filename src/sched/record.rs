@@ -454,7 +454,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, SocketAddr};
+    use std::net::IpAddr;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -464,6 +464,7 @@ mod tests {
         Lease, Loss, NoChannel, ProbeResult, Purpose, Turn,
     };
     use super::*;
+    use crate::spec::Address;
     use crate::spec::{ChannelCheck, ChannelManner, Check, ProxyVersion};
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -488,7 +489,7 @@ mod tests {
         ChannelKey::new(0, channel).expect("small")
     }
 
-    fn address(n: u64) -> SocketAddr {
+    fn address(n: u64) -> Address {
         ([10, 0, (n >> 8) as u8, n as u8], 80).into()
     }
 

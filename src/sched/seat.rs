@@ -6,9 +6,10 @@
 //! All of it is a promise: the clients of sites that run stay with their servers through restarts, upgrades and changes of
 //! addresses. Change no constant and no rule here; `schedule_sim::hashing` holds them.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Addresses, ClientAddr};
+use crate::spec::Address;
 
 const V4: u64 = 0x243f_6a88_85a3_08d3;
 const V6: u64 = 0x1319_8a2e_0370_7344;
@@ -53,7 +54,7 @@ impl Seat {
             Some(Host::Path(path)) => mix_name(path.bytes()),
             Some(Host::Name(name)) => mix_name(name.bytes().map(|byte| byte.to_ascii_lowercase())),
             // Whatever order the resolver gives.
-            Some(Host::Number) | None => mix_ip(smallest(addresses).ip().to_canonical()),
+            Some(Host::Number) | None => mix_address(smallest(addresses)),
         };
         Self { host, port: smallest(addresses).port() }
     }
@@ -110,9 +111,16 @@ fn is_number(label: &str) -> bool {
     }
 }
 
-fn smallest(addresses: &Addresses) -> SocketAddr {
-    let canonical = |address: &SocketAddr| (address.ip().to_canonical(), address.port());
+fn smallest(addresses: &Addresses) -> Address {
+    let canonical = |address: &Address| address.canonical();
     addresses.as_slice().iter().copied().min_by_key(canonical).unwrap_or_else(|| addresses.first())
+}
+
+fn mix_address(address: Address) -> u64 {
+    match address {
+        Address::Net(address) => mix_ip(address.ip().to_canonical()),
+        Address::Unix(name) => mix_name(name.to_string().bytes()),
+    }
 }
 
 /// The bytes of an address as numbers in network order, so that every machine sees the same.

@@ -2,7 +2,6 @@
 //!
 //! Knows: plain values. Never: the live table.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
     Loss, NameSnapshot, Policy, Weight,
 };
-use crate::spec::ChannelManner;
+use crate::spec::{Address, ChannelManner};
 
 /// A channel that is there for a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +31,9 @@ pub struct ChannelSnapshot {
     /// Its addresses.
     pub addresses: Addresses,
     /// Those of several that are known not to answer, and what they met.
-    pub addresses_out: Vec<(SocketAddr, String)>,
+    pub addresses_out: Vec<(Address, String)>,
     /// The one that answered a client last.
-    pub used: Option<SocketAddr>,
+    pub used: Option<Address>,
     /// What is known of its name; `None`: its host is an address.
     pub naming: Option<NameSnapshot>,
     /// The word that it is there for; `None`: its own.

@@ -3,7 +3,6 @@
 //! Knows: every group, the rules of the instance, what time it is told. Never: text formats, sockets, files, signals, the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -25,7 +24,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, ClientAddr, DialCause, Grant, GroupId,
     GroupRange, Happened, Lease, NoChannel, Policy, Route, Rules, ToldOutage, Transition, Weight,
 };
-use crate::spec::{ChannelManner, FamilyKind};
+use crate::spec::{Address, ChannelManner, FamilyKind};
 
 /// Whose fault a failed dial was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +125,7 @@ impl Table {
     /// # Errors
     /// `NoSlot`, as for [`create`](Self::create).
     pub fn skip(&mut self, group: GroupId) -> Result<ChannelId, EditError> {
-        let nowhere = Addresses::from(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let nowhere = Addresses::from(Address::from(([0, 0, 0, 0], 0)));
         self.add(group, nowhere, |channel| channel.removed = true)
     }
 
@@ -497,7 +496,7 @@ impl Table {
             Change::Fell(why) => Happened::Down(why),
             Change::Rose(after) => Happened::Up(after),
         };
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let nowhere = Address::from(([0, 0, 0, 0], 0));
         Transition { channel: key, address: self.get(key).map_or(nowhere, |c| c.addresses.first()), what }
     }
 
@@ -570,6 +569,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::net::SocketAddr;
 
     use super::super::{MAX_CHANNELS, MAX_GROUPS};
     use super::*;

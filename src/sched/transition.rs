@@ -2,10 +2,10 @@
 //!
 //! Knows: what can happen to one. Never: by what, who is told.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ChannelKey;
+use crate::spec::Address;
 
 /// What a dial or a probe changed, to be told to the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Transition {
     /// Whose state it is.
     pub channel: ChannelKey,
     /// Its first address, or the one that it happened to.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What happened to it.
     pub what: Happened,
 }

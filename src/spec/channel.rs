@@ -6,16 +6,16 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, PortWord, Typed, Weight};
+use super::{Check, PortWord, Typed, UnixName, Weight};
 
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSpec {
     /// The whole word, for messages.
     pub typed: Typed,
-    /// A name or an address, without brackets. Not resolved, never empty.
+    /// A name or an address, without brackets, or a Unix socket as [`UnixName`] writes it. Not resolved, never empty.
     pub host: String,
-    /// `None`: the port that its client came to.
+    /// `None`: the port that its client came to, or that of a Unix socket, which has none.
     pub port: Option<PortWord>,
     /// A start may go on though its name has no address yet.
     pub lazy: bool,
@@ -29,6 +29,13 @@ pub struct ChannelSpec {
     pub state: AdminState,
     /// How it is spoken to.
     pub manner: ChannelManner,
+}
+
+impl ChannelSpec {
+    /// The Unix socket that it is; `None`: it is a host.
+    pub fn unix(&self) -> Option<UnixName> {
+        self.host.parse().ok()
+    }
 }
 
 /// What a word stands for that is not one channel but as many as its name has.

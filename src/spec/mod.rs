@@ -1,10 +1,11 @@
 //! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
 //!
 //! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `typed`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
+//! exists is legal. Reading order: `typed`, `address`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
+mod address;
 mod asked;
 mod channel;
 mod check;
@@ -18,6 +19,7 @@ mod service;
 mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
+pub use address::{Address, UnixName};
 pub use asked::{RouteName, Section, StartTls};
 pub use channel::{
     AdminState, ChannelCheck, ChannelManner, ChannelSpec, FamilyKind, ProxyTlvs, ProxyVersion,

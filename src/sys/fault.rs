@@ -6,6 +6,24 @@ use std::io;
 
 use rustix::io::Errno;
 
+/// Why a connection could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// No socket, or the source address cannot be used: nothing to do with the address it was for.
+    #[error("{0}")]
+    Ours(io::Error),
+    /// All ports of the source address are taken towards this address. One comes back when a connection has ended, or a
+    /// minute later.
+    #[error("no source port is free: {0}")]
+    Ports(io::Error),
+    /// As many wait to be accepted on this Unix socket as may. That is no refusal: the next moment may have room.
+    #[error("too many clients wait to be accepted there: {0}")]
+    Crowded(io::Error),
+    /// connect(2) itself refused.
+    #[error("{0}")]
+    Target(io::Error),
+}
+
 /// Nothing to do with whom it was for: it would pass if others ended first. (`NOSPC`: no more watches of a poller.)
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(

@@ -3,7 +3,7 @@
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread, `hosts` is the system's resolver,
-//! `sources` has our own addresses in turn, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
+//! `sources` has our own addresses in turn, `unix` is what Unix sockets have of their own, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod child;
 #[cfg_attr(
@@ -31,6 +31,7 @@ pub(crate) mod timers;
     allow(dead_code, reason = "the simulator of a worker is for Linux")
 )]
 pub(crate) mod trouble;
+pub(crate) mod unix;
 
 pub use clock::Clock;
 pub use socket::Outgoing;

@@ -10,9 +10,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
 
+pub(crate) use super::fault::ConnectError;
 use super::fault::{as_shortage, is_exhausted};
 use super::sources::Sources;
-use crate::spec::Keepalive;
+use super::unix;
+use crate::spec::{Address, Keepalive};
 #[cfg(test)]
 use crate::sys::trouble::{self, FaultPoint};
 
@@ -155,21 +157,6 @@ pub(crate) fn ask_often(fd: impl AsFd) {
     }
 }
 
-/// Why a connection could not even begin.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    /// No socket, or the source address cannot be used: nothing to do with the address it was for.
-    #[error("{0}")]
-    Ours(io::Error),
-    /// All ports of the source address are taken towards this address. One comes back when a connection has ended, or a
-    /// minute later.
-    #[error("no source port is free: {0}")]
-    Ports(io::Error),
-    /// connect(2) itself refused.
-    #[error("{0}")]
-    Target(io::Error),
-}
-
 /// When the server learns that the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeAck {
@@ -184,11 +171,11 @@ pub(crate) enum HandshakeAck {
 ///
 /// # Errors
 /// What socket(2), bind(2) of the source address, or connect(2) says at once.
-pub(crate) fn connect(
-    address: SocketAddr,
-    how: &Outgoing,
-    ack: HandshakeAck,
-) -> Result<OwnedFd, ConnectError> {
+pub(crate) fn connect(address: Address, how: &Outgoing, ack: HandshakeAck) -> Result<OwnedFd, ConnectError> {
+    let address = match address {
+        Address::Net(address) => address,
+        Address::Unix(name) => return unix::connect(name),
+    };
     let mut sources = how.sources.towards(address);
     let mut source = sources.next();
     loop {
@@ -349,7 +336,11 @@ pub(crate) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
 
 /// Sends one urgent byte.
 pub(crate) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
-    rustix::net::send(fd, &[byte], SendFlags::OOB).map_err(as_shortage)?;
+    let fd = fd.as_fd();
+    // Few programs know of urgent bytes on a Unix socket, and not every system has them there: it goes as a plain one.
+    let is_unix = sockopt::socket_domain(fd).is_ok_and(|family| family == AddressFamily::UNIX);
+    let flags = if is_unix { SendFlags::empty() } else { SendFlags::OOB };
+    rustix::net::send(fd, &[byte], flags).map_err(as_shortage)?;
     Ok(())
 }
 
@@ -527,7 +518,7 @@ mod tests {
     /// Connects to a listener that does not block; the socket, once it says that it stands.
     fn connected(listener: &TcpListener, ack: HandshakeAck) -> OwnedFd {
         let address = listener.local_addr().expect("it is bound");
-        let fd = connect(address, &Outgoing::default(), ack).expect("loopback takes it");
+        let fd = connect(address.into(), &Outgoing::default(), ack).expect("loopback takes it");
         poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None).expect("a poll");
         assert!(take_error(&fd).is_none());
         fd

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::dialogue::Dialogue;
 use super::http::Http;
-use crate::spec::Check;
+use crate::spec::{Address, Check};
 
 /// The talk of one connection. It is over when a call answers with a verdict; its error is the cause of being down, for the
 /// operator.
@@ -28,7 +28,7 @@ enum Speech {
 
 impl Talk {
     /// `front` goes first. `None`: a connection is all that was asked for.
-    pub(crate) fn new(check: &Check, target: SocketAddr, front: Vec<u8>) -> Option<Self> {
+    pub(crate) fn new(check: &Check, target: Address, front: Vec<u8>) -> Option<Self> {
         let then = match check {
             Check::Tcp | Check::Exec(_) => None,
             Check::Http { host: named, path, statuses } => {
@@ -121,10 +121,12 @@ impl Talk {
 }
 
 /// The address as a `Host` field may have it: a zone means nothing to anybody else.
-fn host(target: SocketAddr) -> String {
+fn host(target: Address) -> String {
     match target {
-        SocketAddr::V4(v4) => v4.to_string(),
-        SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0).to_string(),
+        Address::Net(SocketAddr::V6(v6)) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0).to_string(),
+        Address::Net(SocketAddr::V4(v4)) => v4.to_string(),
+        // A path is no host.
+        Address::Unix(_) => "localhost".to_owned(),
     }
 }
 
@@ -137,7 +139,7 @@ mod tests {
     fn a_host_field_has_brackets_and_no_zone() {
         assert_eq!(host(([127, 0, 0, 1], 80).into()), "127.0.0.1:80");
         let scoped = SocketAddrV6::new("fe80::1".parse().expect("an address"), 80, 0, 3);
-        assert_eq!(host(scoped.into()), "[fe80::1]:80");
+        assert_eq!(host(SocketAddr::from(scoped).into()), "[fe80::1]:80");
     }
 
     #[test]

@@ -92,6 +92,6 @@ fn some_addresses(random: &mut Random) -> Addresses {
     }
     let port = list[0].port();
     list.iter_mut().for_each(|address| address.set_port(port));
-    let addresses = Addresses::new(list).expect("at least one");
+    let addresses = Addresses::new(list.into_iter().map(Into::into).collect()).expect("at least one");
     if random.one_in(3) { addresses.named(HOSTS[random.below(HOSTS.len())]) } else { addresses }
 }

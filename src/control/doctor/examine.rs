@@ -17,7 +17,7 @@ use super::kernel::KernelSigns;
 use super::of_service::LONG_IDLE;
 use super::signs::{Case, NameSign, ServiceSigns, SocketSign};
 use crate::control::services::{ManagedService, Services};
-use crate::spec::ListenSpan;
+use crate::spec::{ListenSpan, UnixName};
 
 /// A name server that answers later is slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -94,9 +94,11 @@ fn names(services: &[ServiceSigns], look_up: &LookUp) -> Vec<NameSign> {
     // One that takes no clients any more looks nothing up again.
     let serving = services.iter().filter(|one| !one.is_draining);
     for channel in serving.flat_map(|one| &one.table.groups).flat_map(|group| &group.channels) {
-        let is_name = |host: &&str| host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+        let is_name = |host: &&str| {
+            !host.starts_with(UnixName::PREFIX) && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
+        };
         if let Some(host) = channel.addresses.host().filter(is_name) {
-            let addresses = channel.addresses.as_slice().iter().map(|address| address.ip());
+            let addresses = channel.addresses.as_slice().iter().filter_map(|at| Some(at.net()?.ip()));
             known.entry(host.to_owned()).or_insert_with(|| sorted(addresses.collect()));
         }
     }

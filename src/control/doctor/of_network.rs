@@ -37,7 +37,7 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
                 continue;
             }
             // Of several addresses it is the one that answered last.
-            let to = channel.used.unwrap_or_else(|| channel.addresses.first());
+            let Some(to) = channel.used.unwrap_or_else(|| channel.addresses.first()).net() else { continue };
             let targets = match to.port() {
                 0 => service.listen.iter().map(|at| at.ports().len() as u64).sum::<u64>().max(1),
                 _ => 1,
@@ -59,7 +59,10 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
         let ports = ports.saturating_mul(way.targets);
         ports.saturating_mul(way.from.iter().filter(fits).count().max(1) as u64)
     };
-    towards.iter().filter_map(|(way, carried)| too_many(ShownAddress(way.to), carried, of_way(way))).collect()
+    towards
+        .iter()
+        .filter_map(|(way, carried)| too_many(ShownAddress(way.to.into()), carried, of_way(way)))
+        .collect()
 }
 
 /// Where connections come from and go to: only of those that share both, no two can have the same port.
@@ -305,8 +308,7 @@ pub(super) fn congestion(case: &Case) -> Vec<Finding> {
     for service in case.serving() {
         let channels = service.table.groups.iter().flat_map(|group| &group.channels);
         let local = channels.filter(|one| {
-            one.addresses.is_known()
-                && one.addresses.as_slice().iter().all(|at| at.ip().to_canonical().is_loopback())
+            one.addresses.is_known() && one.addresses.as_slice().iter().all(|at| at.is_loopback())
         });
         let count = local.count();
         if count > 0 {

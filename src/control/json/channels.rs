@@ -4,7 +4,6 @@
 //! Source: docs/json.md. A name here is a promise.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, DialCause, End, FamilySnapshot, GroupSnapshot, NameSnapshot,
     ShownAddress,
 };
-use crate::spec::{FamilyKind, ProxyVersion, Section};
+use crate::spec::{Address, FamilyKind, ProxyVersion, Section};
 
 #[derive(Serialize)]
 pub(super) struct GroupObject<'a> {
@@ -222,14 +221,14 @@ fn proxy_word(version: ProxyVersion) -> &'static str {
     }
 }
 
-fn shown(address: SocketAddr) -> String {
+fn shown(address: Address) -> String {
     ShownAddress(address).to_string()
 }
 
 /// Those that are up are as many as `status` counts.
 fn addresses(channel: &ChannelSnapshot) -> Vec<AddressObject<'_>> {
     let is_any_up = channel.addresses_up() > 0;
-    let address = |&address: &SocketAddr| {
+    let address = |&address: &Address| {
         let out = channel.addresses_out.iter().find(|(one, _)| *one == address);
         AddressObject {
             address: shown(address),

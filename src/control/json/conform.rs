@@ -18,9 +18,9 @@ use crate::control::render;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
-    Addresses, AdminState, Announced, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts, DialCause, End,
-    Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss, NameSnapshot, Peers,
-    Policy, SessionSnapshot, Snapshot, Weight,
+    Address, Addresses, AdminState, Announced, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts,
+    DialCause, End, Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss,
+    NameSnapshot, Peers, Policy, SessionSnapshot, Snapshot, UnixName, Weight,
 };
 use crate::spec::{ChannelManner, ListenSpan, RouteName, Section};
 
@@ -37,8 +37,13 @@ fn span() -> BoxedStrategy<Duration> {
     .boxed()
 }
 
-fn address() -> BoxedStrategy<SocketAddr> {
+fn net_address() -> BoxedStrategy<SocketAddr> {
     any::<SocketAddr>().prop_map(|address| SocketAddr::new(address.ip(), address.port().max(1))).boxed()
+}
+
+fn address() -> BoxedStrategy<Address> {
+    let net = net_address().prop_map(Address::from);
+    prop_oneof![4 => net, 1 => "[ -~]{1,90}".prop_map(|name| UnixName::abstracted(name.as_bytes()).expect("short").into())].boxed()
 }
 
 fn addresses() -> BoxedStrategy<Addresses> {
@@ -147,7 +152,7 @@ fn table() -> BoxedStrategy<Snapshot> {
 }
 
 fn service() -> BoxedStrategy<ServiceSnapshot> {
-    let listen = prop::collection::vec(address(), 1..3);
+    let listen = prop::collection::vec(net_address(), 1..3);
     (any::<Option<String>>(), listen, any::<[usize; 4]>(), any::<[bool; 2]>(), any::<Option<bool>>())
         .prop_map(
             |(name, listen, [up, channels, connections, waiting], [is_draining, is_paused], differs)| {
@@ -176,8 +181,8 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
     let key = (0..crate::sched::MAX_GROUPS, 0..crate::sched::MAX_CHANNELS)
         .prop_map(|(group, channel)| ChannelKey::new(group, channel).expect("in range"));
     let spans = (span(), span(), prop::option::of(span()));
-    let claim = (address(), address()).prop_map(|(client, local)| Announced { client, local });
-    let peers = (address(), prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
+    let claim = (net_address(), net_address()).prop_map(|(client, local)| Announced { client, local });
+    let peers = (net_address(), prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
     (any::<[u64; 3]>(), prop::option::of(peers), prop::option::of(key), spans)
         .prop_map(|([id, sent_bytes, rcvd_bytes], client, channel, (age, idle, half_closed))| {
             SessionSnapshot {

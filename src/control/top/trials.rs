@@ -691,12 +691,13 @@ fn all_states() -> Vec<ChannelSnapshot> {
                     retires: false,
                     paused: is(1),
                     id: ChannelId::new(all.len()).expect("in range"),
-                    addresses: Addresses::new(addresses.clone()).expect("some"),
+                    addresses: Addresses::new(addresses.iter().copied().map(Into::into).collect())
+                        .expect("some"),
                     addresses_out: is(2)
-                        .then(|| (addresses[1], "timed out".to_owned()))
+                        .then(|| (addresses[1].into(), "timed out".to_owned()))
                         .into_iter()
                         .collect(),
-                    used: is(3).then_some(addresses[1]),
+                    used: is(3).then_some(addresses[1].into()),
                     naming: None,
                     member_of: None,
                     unanswered: false,

@@ -17,6 +17,7 @@ use crate::net::service::{Service, ServiceId};
 use crate::net::sockets::Sockets;
 use crate::observe::{Event, TapEnd};
 use crate::sched::{ChannelKey, End, Loss, OwnFault};
+use crate::spec::Address;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
@@ -298,20 +299,14 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// Closes the connections of a channel to these addresses. One that is being made moves on by itself if it fails.
-    pub(super) fn close_addresses(
-        &mut self,
-        service: ServiceId,
-        channel: ChannelKey,
-        addresses: &[SocketAddr],
-    ) {
+    pub(super) fn close_addresses(&mut self, service: ServiceId, channel: ChannelKey, addresses: &[Address]) {
         let is_of_it = |connection: &Connection| match &connection.stage {
             Stage::Relaying { server, slot, .. } => {
                 let of_channel = connection.service.id == service && slot.key() == channel;
-                let is_one = |mut address: SocketAddr| {
-                    let is_whole = addresses.contains(&address);
+                let is_one = |address: SocketAddr| {
+                    let address = Address::from(address);
                     // Those of a channel without a port of its own have none.
-                    address.set_port(0);
-                    is_whole || addresses.contains(&address)
+                    addresses.contains(&address) || addresses.contains(&address.with_port(0))
                 };
                 of_channel && socket::peer(server).is_some_and(is_one)
             }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::{Connection, Stage, Worker};
 use crate::net::service::ServiceId;
 use crate::observe::{TapSource, TapStart};
+use crate::spec::Address;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::Side;
@@ -17,7 +18,7 @@ impl<P: Readiness> Worker<P> {
         let is_meant = |connection: &Connection| connection.service.id == service && connection.id == id;
         let (key, connection) = self.connections.iter().find(|(_, connection)| is_meant(connection))?;
         let channel = match &connection.stage {
-            Stage::Relaying { server, slot } => Some((slot.key(), socket::peer(server))),
+            Stage::Relaying { server, slot } => Some((slot.key(), socket::peer(server).map(Address::from))),
             Stage::Dialing(dial) => dial.channel().map(|channel| (channel, None)),
             Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_) | Stage::Over => None,
         };
@@ -27,7 +28,7 @@ impl<P: Readiness> Worker<P> {
         let start = TapStart {
             at: SystemTime::now(),
             client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
-            service: socket::local(&connection.client),
+            service: socket::local(&connection.client).map(Address::from),
             channel,
             sent_bytes: before(Side::Client),
             rcvd_bytes: before(Side::Server),

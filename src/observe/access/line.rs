@@ -16,7 +16,7 @@ use super::{
 };
 use crate::observe::event::{ClientName, Quoted};
 use crate::observe::history::utc;
-use crate::sched::{ChannelKey, DialCause};
+use crate::sched::{Address, ChannelKey, DialCause};
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ struct Object<'a> {
     client: Option<SocketAddr>,
     group: Option<usize>,
     channel: Option<usize>,
-    address: Option<SocketAddr>,
+    address: Option<Address>,
     duration: Seconds,
     queue: Option<Seconds>,
     connect: Option<Seconds>,
@@ -184,7 +184,7 @@ struct Object<'a> {
 struct FailedObject<'a> {
     group: usize,
     channel: usize,
-    address: &'a SocketAddr,
+    address: &'a Address,
     error: String,
 }
 

@@ -48,7 +48,7 @@ impl Lab {
     }
 
     fn start(&mut self, id: u64, addresses: &[SocketAddr], check: Check, timeout: Duration) {
-        let addresses = addresses.to_vec();
+        let addresses = addresses.iter().copied().map(Into::into).collect();
         self.engine.start(Order {
             id,
             addresses,
@@ -204,7 +204,7 @@ fn the_check_can_have_a_port_of_its_own() {
     let mut lab = Lab::new();
     let (_listener, alive) = listener();
     let dead = deaf();
-    let addresses = vec![dead.address];
+    let addresses = vec![dead.address.into()];
     let check = Arc::new(Check::Tcp);
     lab.engine.start(Order {
         id: 1,

@@ -77,9 +77,16 @@ pub(crate) fn proxied(
 
 /// The header of a connection of our own, from `source` to `destination`: version 1 can only say the truth about it,
 /// version 2 that it is for nobody else.
-pub(crate) fn own(version: ProxyVersion, source: Option<SocketAddr>, destination: SocketAddr) -> Vec<u8> {
+pub(crate) fn own(
+    version: ProxyVersion,
+    source: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
+) -> Vec<u8> {
     match version {
-        ProxyVersion::V1 => line(source.map(|source| Ends::new(source, destination))).into_bytes(),
+        ProxyVersion::V1 => {
+            line(source.zip(destination).map(|(source, destination)| Ends::new(source, destination)))
+                .into_bytes()
+        }
         ProxyVersion::V2 => binary(LOCAL, None, Extras::default()),
     }
 }
@@ -247,10 +254,10 @@ mod tests {
     fn a_connection_of_our_own_says_so() {
         let (source, destination) = (address("127.0.0.1:5"), address("127.0.0.1:80"));
         let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
-        assert_eq!(own(ProxyVersion::V2, Some(source), destination), local);
+        assert_eq!(own(ProxyVersion::V2, Some(source), Some(destination)), local);
         let truth = b"PROXY TCP4 127.0.0.1 127.0.0.1 5 80\r\n";
-        assert_eq!(own(ProxyVersion::V1, Some(source), destination), truth);
-        assert_eq!(own(ProxyVersion::V1, None, destination), b"PROXY UNKNOWN\r\n");
+        assert_eq!(own(ProxyVersion::V1, Some(source), Some(destination)), truth);
+        assert_eq!(own(ProxyVersion::V1, None, Some(destination)), b"PROXY UNKNOWN\r\n");
     }
 
     type Values = Vec<(u8, Vec<u8>)>;

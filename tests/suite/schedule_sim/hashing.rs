@@ -27,7 +27,7 @@ fn channels(count: usize) -> Vec<SocketAddr> {
 fn home(table: &mut Table, client: IpAddr) -> SocketAddr {
     let mut route = table.begin(ClientAddr::from(client));
     let lease = table.next(&mut route).expect("there always is the spare one");
-    lease.addresses().first()
+    lease.addresses().first().net().expect("of the network")
 }
 
 fn homes(table: &mut Table, clients: &[IpAddr]) -> Vec<SocketAddr> {
@@ -319,7 +319,8 @@ fn the_order_in_which_a_name_resolves_does_not_matter() {
             if rotated {
                 addresses.reverse();
             }
-            let addresses = Addresses::new(addresses).expect("not empty");
+            let addresses =
+                Addresses::new(addresses.into_iter().map(Into::into).collect()).expect("not empty");
             table.create(group_id(0), addresses, None, AdminState::Enabled).expect("a slot");
         }
         table

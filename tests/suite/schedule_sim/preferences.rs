@@ -40,10 +40,10 @@ impl Preferences {
 /// addresses of a name in another order each day.
 fn seat(channel: &Channel) -> Seat {
     let mut addresses = channel.addresses.as_slice().to_vec();
-    addresses.sort_by_key(|address| (address.ip().to_canonical(), address.port()));
+    addresses.sort_by_key(|address| address.canonical());
     let canonical = |ip: IpAddr| ip.to_canonical().to_string();
     let host = match channel.addresses.host() {
-        None => canonical(addresses[0].ip()),
+        None => canonical(addresses[0].net().expect("of the network").ip()),
         Some(typed) => match typed.parse() {
             Ok(ip) => canonical(ip),
             Err(_) => typed.trim_end_matches('.').to_lowercase(),

@@ -1,0 +1,70 @@
+//! Unix sockets: connecting to one.
+//!
+//! Knows: what their calls say and what of that is nobody's fault. Never: what a socket is for.
+//! Source: docs/unix-sockets.md.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
+use super::fault::ConnectError;
+use crate::spec::UnixName;
+
+/// A new non-blocking stream socket.
+pub(crate) fn stream() -> io::Result<OwnedFd> {
+    #[cfg(not(target_vendor = "apple"))]
+    let fd = {
+        use rustix::net::SocketFlags;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?
+    };
+    // Only there a program that is started at this moment can inherit it.
+    #[cfg(target_vendor = "apple")]
+    let fd = {
+        let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        fd
+    };
+    Ok(fd)
+}
+
+/// As the kernel takes a name.
+///
+/// # Errors
+/// The system has no abstract names, or takes less of a path.
+pub(crate) fn address(name: UnixName) -> io::Result<SocketAddrUnix> {
+    if !name.is_abstract() {
+        return Ok(SocketAddrUnix::new(name.as_bytes())?);
+    }
+    #[cfg(target_os = "linux")]
+    return Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?);
+    #[cfg(not(target_os = "linux"))]
+    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract names of Unix sockets"))
+}
+
+/// Connects, which takes no time: the server need not have accepted yet.
+///
+/// # Errors
+/// What socket(2) or connect(2) says.
+pub(super) fn connect(name: UnixName) -> Result<OwnedFd, ConnectError> {
+    let address = address(name).map_err(ConnectError::Ours)?;
+    let fd = stream().map_err(ConnectError::Ours)?;
+    #[cfg(test)]
+    crate::sys::trouble::strike(crate::sys::trouble::FaultPoint::Connect).map_err(ConnectError::Target)?;
+    match rustix::net::connect(&fd, &address) {
+        // Nothing is interrupted that does not wait.
+        Ok(()) => Ok(fd),
+        Err(e @ (Errno::AGAIN | Errno::INPROGRESS | Errno::INTR)) => Err(ConnectError::Crowded(e.into())),
+        // Nobody may connect to it as this user: that is the socket's, not ours as of an address that a firewall keeps from us.
+        Err(Errno::ACCESS | Errno::PERM) => {
+            Err(ConnectError::Target(io::Error::new(io::ErrorKind::PermissionDenied, "permission denied")))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            Err(ConnectError::Target(io::Error::new(io::ErrorKind::NotFound, "no such socket")))
+        }
+        Err(e) => Err(ConnectError::Target(e.into())),
+    }
+}
