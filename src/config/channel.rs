@@ -1,4 +1,4 @@
-//! The grammar of one channel: `host[:port[:maxc]]`, and a comma before its options.
+//! The grammar of one channel: `host[:port[:maxc]]` or `unix:/PATH[::maxc]`, and a comma before its options.
 //!
 //! Knows: what stands where in the word. Never: DNS, the services database, defaults, groups.
 //! Source: docs/compatibility.md, "Command line".
@@ -11,10 +11,12 @@ use super::number::whole_number;
 use super::ports::{read_port, read_ports, why_no_range};
 use super::wrong::{Word, Wrong};
 use crate::sched::is_name;
-use crate::spec::{AdminState, ChannelManner, ChannelSpec, FamilyKind, PortWord, Weight, is_service_name};
+use crate::spec::{
+    AdminState, ChannelManner, ChannelSpec, FamilyKind, PortWord, UnixName, Weight, is_service_name,
+};
 
 /// Host, port and limit of a word.
-type HostPortLimit<'a> = (&'a str, Option<PortWord>, Option<NonZeroU32>);
+type HostPortLimit = (String, Option<PortWord>, Option<NonZeroU32>);
 
 /// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address, and behind the first comma the
 /// channel's options.
@@ -29,10 +31,11 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
         Some((address, options)) => (address, Some(options)),
         None => (text, None),
     };
-    let (host, port, maxc) = split(address).map_err(|why| Wrong::address(&typed, why))?;
+    let found = if address.starts_with(UnixName::PREFIX) { split_unix(address) } else { split(address) };
+    let (host, port, maxc) = found.map_err(|why| Wrong::address(&typed, why))?;
     let mut channel = ChannelSpec {
         typed,
-        host: host.to_owned(),
+        host: host.clone(),
         port,
         lazy: false,
         family: None,
@@ -44,7 +47,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
     if let Some(options) = options {
         read_channel_options(&mut channel, options, text).map_err(Wrong::Usage)?;
     }
-    let is_service = is_service_name(host);
+    let is_service = is_service_name(&host);
     match channel.family {
         Some(_) if is_service => {
             let why = format!(
@@ -52,7 +55,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
             );
             return Err(Wrong::Usage(why));
         }
-        Some(_) if !is_name(host) => {
+        Some(_) if !is_name(&host) => {
             return Err(Wrong::Usage(format!("each in [{text}] is for names, and '{host}' is an address")));
         }
         None if is_service => channel.family = Some(FamilyKind::Service),
@@ -63,7 +66,7 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
 
 /// The shortest word that means the channel.
 pub fn print_channel(channel: &ChannelSpec) -> String {
-    let mut word = match channel.host.contains(':') {
+    let mut word = match channel.host.contains(':') && channel.unix().is_none() {
         true => format!("[{}]", channel.host),
         false => channel.host.clone(),
     };
@@ -80,12 +83,12 @@ pub fn print_channel(channel: &ChannelSpec) -> String {
 
 /// # Errors
 /// One line that says what is wrong and what would be right.
-fn split(word: &str) -> Result<HostPortLimit<'_>, String> {
+fn split(word: &str) -> Result<HostPortLimit, String> {
     if let Some(why) = port_taken_for_address(word) {
         return Err(why);
     }
     if is_bare_ipv6(word) {
-        return Ok((word, None, None));
+        return Ok((word.to_owned(), None, None));
     }
     let (host, rest) = match word.strip_prefix('[') {
         Some(inside) => match inside.split_once(']') {
@@ -104,7 +107,7 @@ fn split(word: &str) -> Result<HostPortLimit<'_>, String> {
         return Err(why);
     }
     if rest.is_empty() {
-        return Ok((host, None, None));
+        return Ok((host.to_owned(), None, None));
     }
     let Some(rest) = rest.strip_prefix(':') else {
         return Err("a port stands behind a colon, such as [2001:db8::1]:80".to_owned());
@@ -115,7 +118,28 @@ fn split(word: &str) -> Result<HostPortLimit<'_>, String> {
         None => (rest, 0),
     };
     let port = if port.is_empty() { None } else { Some(read_port(port).ok_or_else(|| why_no_port(port))?) };
-    Ok((host, port, NonZeroU32::new(maxc)))
+    Ok((host.to_owned(), port, NonZeroU32::new(maxc)))
+}
+
+/// `unix:/PATH` or `unix:@NAME`, and `::maxc` behind it.
+///
+/// # Errors
+/// One line that says what is wrong and what would be right.
+fn split_unix(word: &str) -> Result<HostPortLimit, String> {
+    let rest = word.strip_prefix(UnixName::PREFIX).unwrap_or(word);
+    let (name, maxc) = match rest.split_once(':') {
+        None => (word, 0),
+        Some((name, behind)) => {
+            let maxc = behind.strip_prefix(':').ok_or_else(|| {
+                "a Unix socket has no port; a limit stands behind two colons (unix:/PATH::MAXC), and a colon in its name is \
+                 written %3A"
+                    .to_owned()
+            })?;
+            (&word[..UnixName::PREFIX.len() + name.len()], read_maxc(maxc)?)
+        }
+    };
+    let name: UnixName = name.parse()?;
+    Ok((name.to_string(), None, NonZeroU32::new(maxc)))
 }
 
 fn why_no_port(word: &str) -> String {
@@ -198,6 +222,10 @@ pub(crate) mod tests {
             ("1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8", None, 0),
             ("a::12", "a", None, 12),
             ("0:2:3", "0", number(2), 3),
+            ("unix:/run/x.sock", "unix:/run/x.sock", None, 0),
+            ("unix:@x::12", "unix:@x", None, 12),
+            ("unix:/a%20b", "unix:/a%20b", None, 0),
+            ("unix:/a b;", "unix:/a%20b%3B", None, 0),
         ];
         for (word, host, port, maxc) in table {
             let target = read(word).unwrap_or_else(|e| panic!("{word}: {e:?}"));
@@ -250,6 +278,14 @@ pub(crate) mod tests {
             ("host:80:+5", &maxc("+5")),
             ("host:80:1:2", colons),
             ("host:::", colons),
+            (
+                "unix:/x:80",
+                "a Unix socket has no port; a limit stands behind two colons (unix:/PATH::MAXC), and a colon in its name is written %3A",
+            ),
+            (
+                "unix:x",
+                "a relative path means another file elsewhere; write the whole path, as in unix:/run/x.sock",
+            ),
             ("2001:db8::g", colons),
             ("2001:db8::1:http", colons),
             ("a b", odd),

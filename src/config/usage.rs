@@ -24,7 +24,7 @@ FIRST-LAST means all these ports, as in 20000-20999 (docs/port-ranges.md). With 
 
 pub(super) const CHANNEL: Positional = Positional {
     name: "CHANNEL",
-    help: "Server, as host[:port[:maxc]]; an IPv6 address as [addr]:port:maxc. '!' ends a group, '%' ends it and makes it a hash group. '@NAME' begins the groups of clients that ask for NAME, '@' those of all others",
+    help: "Server, as host[:port[:maxc]]; an IPv6 address as [addr]:port:maxc, a Unix socket as unix:/PATH or unix:@NAME. '!' ends a group, '%' ends it and makes it a hash group. '@NAME' begins the groups of clients that ask for NAME, '@' those of all others",
     more: "\
 A channel without a port, or with an empty one, gets PORT, or with FIRST-LAST the port that the client came to. maxc is the maximum number of simultaneous connections; 0 or nothing means no \
 limit. balance tries the groups in the order given. An IPv6 address needs no brackets if it is the whole word and has \

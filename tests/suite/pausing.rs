@@ -310,8 +310,17 @@ impl Postgres {
         this
     }
 
+    /// Its Unix socket.
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
+        self.home.path().join(format!("data/.s.PGSQL.{}", self.port))
+    }
+
     fn control(&self, verb: &str) -> String {
-        let options = format!("-p {} -h 127.0.0.1 -k '' -c fsync=off", self.port);
+        let options = format!(
+            "-p {} -h 127.0.0.1 -k {} -c fsync=off",
+            self.port,
+            self.home.path().join("data").display()
+        );
         format!("as pg_ctl -D data -l data/log -w -m fast -o \"{options}\" {verb}")
     }
 
