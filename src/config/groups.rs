@@ -58,7 +58,7 @@ pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> (Vec<GroupSpe
     if let Some(word) =
         sections.last.filter(|_| sections.all.last().is_some_and(|one| one.group == groups.len()))
     {
-        let wrong = format!("no channel stands behind '{}'", word.shown());
+        let wrong = format!("no channel follows '{}'", word.shown());
         errors.push(word.wrong(Wrong::Usage(wrong)));
     }
     let (groups, sections) = with_tiers(groups, sections.all);
