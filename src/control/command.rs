@@ -840,7 +840,7 @@ mod tests {
     #[test]
     fn the_documents_list_all_commands_in_this_order() {
         let page = include_str!("../../docs/control.md");
-        let (_, list) = page.split_once("the first in this list is used:").expect("the list");
+        let (_, list) = page.split_once("takes the first in this list:").expect("the list");
         let (list, _) = list.split_once(". So ").expect("its end");
         let words: Vec<&str> = list.split('`').skip(1).step_by(2).filter(|word| *word != "?").collect();
         assert_eq!(words, COMMANDS.iter().map(|row| row.name).collect::<Vec<_>>());
