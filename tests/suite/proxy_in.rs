@@ -110,7 +110,7 @@ fn the_announced_client_is_the_client_wherever_it_is_told_of() {
     let line =
         eventually("a line", || fs::read_to_string(log(&instance)).ok().filter(|text| !text.is_empty()));
     assert!(line.contains(" client=203.0.113.7:4711 "), "{line}");
-    assert!(line.ends_with(&format!(" end=\"client closed\" via={seen}\n")), "{line}");
+    assert!(line.contains(&format!(" end=\"client closed\" via={seen} port=")), "{line}");
     instance.end();
 }
 
