@@ -459,7 +459,7 @@ fn each_address_of_a_name_is_a_channel_of_its_own() {
     let _servers = [(a, "a"), (b, "b"), (c, "c"), (d, "d")].map(|(at, name)| Server::named_at(at, name));
     let word = format!("db:{},each", a.port());
     let options = ["--resolve", "100ms"];
-    let instance = start(&options, &[("db", &[c, a, b])], std::slice::from_ref(&word));
+    let mut instance = start(&options, &[("db", &[c, a, b])], std::slice::from_ref(&word));
     let wait_for = |instance: &Instance, wanted: &[String]| {
         eventually(&format!("{wanted:?}"), || (channels(instance) == wanted).then_some(()));
     };
@@ -482,7 +482,7 @@ fn each_address_of_a_name_is_a_channel_of_its_own() {
     let saved = instance.ctl("save").code(0).stdout;
     assert!(saved.trim_end().ends_with(&format!(" {word}")), "{saved}");
     // Another process has the same ones, and what was decided about them.
-    instance.ctl("upgrade").code(0);
+    instance.upgrade();
     wait_for(&instance, &[format!("1={a}"), format!("2={b}!"), format!("4={d}")]);
     rename(&instance, &[("db", &[a])]);
     wait_for(&instance, &[format!("1={a}")]);
