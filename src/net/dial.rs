@@ -450,6 +450,7 @@ impl Dial {
     }
 
     /// The channel that is tried by the attempt with this watch.
+    #[cfg(all(target_os = "linux", not(portable)))]
     #[cfg(test)]
     pub(super) fn channel_of(&self, watch: u16) -> Option<ChannelKey> {
         self.all().find(|one| one.watch == watch).map(|one| one.lease.key())
