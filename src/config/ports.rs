@@ -21,7 +21,7 @@ pub fn read_port(word: &str) -> Option<PortWord> {
 }
 
 /// Reads PORT: a port, or `FIRST-LAST`, two numbers and nothing else, since names of services have dashes, too. `None` for what is
-/// neither; [`why_no_range`] says what is wrong with a range.
+/// neither; `why_no_range` says what is wrong with a range.
 pub fn read_ports(word: &str) -> Option<PortsSpec> {
     let Some(ends) = ends_of_range(word) else { return read_port(word).map(PortsSpec::One) };
     let [first, last] = ends.map(|end| end.and_then(|end| u16::try_from(end).ok()).and_then(NonZeroU16::new));
