@@ -143,7 +143,9 @@ impl NameBook {
         };
         // What was due sooner stays so, unless that was for want of any address.
         let next = match (before, next) {
-            (Some(before), Some(next)) if !was_unknown || terms.is_unknown => Some(before.min(next)),
+            (Some(before), Some(next)) if !was_unknown || terms.is_unknown || terms.is_told => {
+                Some(before.min(next))
+            }
             (_, next) => next,
         };
         self.plan(name, next);
@@ -434,6 +436,15 @@ mod tests {
             book.want(&name, NameTerms { every, is_unknown: false, is_told: false }, due);
             assert_eq!(book.next_due(true).is_some_and(|next| next > due + s(20)), every.is_some());
         }
+    }
+
+    #[test]
+    fn how_long_the_first_answer_holds_is_not_forgotten() {
+        let (mut book, name) = book(NameTerms { is_unknown: true, is_told: true, ..EVERY });
+        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+        book.answered(&name, found(1), Some(s(2)), s(0)).expect("it is wanted");
+        book.want(&name, NameTerms { is_told: true, ..EVERY }, s(0));
+        assert_eq!(book.next_due(true), Some(s(2)));
     }
 
     #[test]

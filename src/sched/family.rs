@@ -225,6 +225,15 @@ impl Table {
         if leaving.is_empty() || !self.groups.values().flat_map(|group| group.channels()).any(is_left) {
             return;
         }
+        // A service has new targets, and none of them has an address yet: those before them stay.
+        let targets = self.members(key);
+        let mut targets = targets.iter().filter(|one| !leaving.contains(one)).peekable();
+        if template.kind == FamilyKind::Service
+            && targets.peek().is_some()
+            && !targets.any(|&one| self.get(one).is_some_and(|one| one.addresses.is_known()))
+        {
+            return;
+        }
         for one in leaving {
             let Some(channel) = self.get(one) else { continue };
             let (name, addresses) = (name_of(channel), channel.addresses.as_slice().to_vec());
@@ -318,9 +327,15 @@ impl Table {
             .head_mut(head)
             .and_then(|head| head.gone.remove(&name))
             .filter(|one| one.group == wanted.group);
+        // One that has gone has no pause of its own any more.
+        let was_paused = was.and_then(|key| self.get(key)).is_some_and(|channel| channel.paused);
         if let Some(key) = was.filter(|&one| self.comes_back(one, &name, &addresses)) {
+            let is_paused = was_paused || template.paused || self.paused;
+            if let Some(group) = self.groups.get_mut(&key.group) {
+                group.set_paused(key.channel.index(), is_paused);
+            }
             let _ = self.edit(key, |channel| {
-                (channel.maxc, channel.paused) = (maxc, channel.paused || template.paused);
+                channel.maxc = maxc;
                 channel.autodisabled = false;
                 channel.member = Some(Box::new(member));
             });
@@ -614,6 +629,26 @@ mod tests {
     }
 
     #[test]
+    fn one_that_comes_back_is_paused_if_those_that_come_are_and_not_else() {
+        let mut table = table(&[1, 2, 3]);
+        // All are paused, one is away when that ends.
+        table.pause_all();
+        found(&mut table, &[1, 3]).expect("one left");
+        found(&mut table, &[1]).expect("another left");
+        table.resume_all();
+        found(&mut table, &[1, 2, 3]).expect("they are back");
+        assert!((1..=3).all(|number| !table.channel(key(0, number)).expect("it is there").paused));
+        // One is away when the pause begins, and comes in the midst of it.
+        found(&mut table, &[1]).expect("they left");
+        table.pause(key(0, 0)).expect("it is there");
+        found(&mut table, &[1, 2, 3]).expect("they are back");
+        assert!((1..=3).all(|number| table.channel(key(0, number)).expect("it is there").paused));
+        assert_eq!(table.resume(key(0, 0)), Ok(true));
+        assert!((1..=3).all(|number| !table.channel(key(0, number)).expect("it is there").paused));
+        assert_eq!(table.resume(key(0, 0)), Ok(false));
+    }
+
+    #[test]
     fn no_answer_takes_the_last_channel_away() {
         let mut table = table(&[1, 2]);
         table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
@@ -750,6 +785,20 @@ mod tests {
         // And one that is offered no more keeps its last channel.
         assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
         assert_eq!(pick(&mut table, 1).expect("the last one").key(), key(0, 2));
+    }
+
+    #[test]
+    fn targets_without_an_address_leave_no_client_to_the_backup() {
+        let mut table = service(&[target("a", 10, 0)]);
+        let backup = GroupId::new(7).expect("small");
+        table.create(backup, at(99).into(), None, AdminState::Enabled).expect("a slot");
+        let unknown = FoundMember { addresses: Vec::new(), ..target("b", 10, 0) };
+        let moved = table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown]).expect("one has come");
+        assert_eq!((moved.joined, moved.left), (vec!["b:389".to_owned()], vec![]));
+        assert_eq!(pick(&mut table, 1).expect("the old one").key(), key(0, 1));
+        // A service that is offered no more leaves its clients to it.
+        table.service_gone(key(0, 0), "_ldap._tcp.corp").expect("they go");
+        assert_eq!(pick(&mut table, 1).expect("the backup").key(), key(7, 0));
     }
 
     #[test]
