@@ -29,6 +29,8 @@ const MOST_KEPT: usize = 1_024;
 /// A manager that does not read for so long does not hear us: nobody is to wait for it.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// It did not read the last message in time. Until it reads again, nobody waits for it.
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
 /// Another process is the main one of the service.
 static IS_ANOTHER: AtomicBool = AtomicBool::new(false);
 /// The status that was told last.
@@ -198,7 +200,10 @@ fn send(path: &OsString, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         with.push(SendAncillaryMessage::ScmRights(fds));
     }
     let words = [IoSlice::new(text.as_bytes())];
-    rustix::net::sendmsg_addr(&socket, &to, &words, &mut with, SendFlags::NOSIGNAL)?;
+    let patience = if IS_DEAF.load(Ordering::SeqCst) { SendFlags::DONTWAIT } else { SendFlags::empty() };
+    let sent = rustix::net::sendmsg_addr(&socket, &to, &words, &mut with, SendFlags::NOSIGNAL | patience);
+    IS_DEAF.store(sent == Err(rustix::io::Errno::AGAIN), Ordering::SeqCst);
+    sent?;
     Ok(())
 }
 
