@@ -349,12 +349,12 @@ impl Running {
     /// Makes the listeners refuse, after whoever waits already was let in.
     ///
     /// # Errors
-    /// The system does not stop to listen; then it goes on.
+    /// The system does not stop to listen; then it goes on. `WouldBlock`: not while another process takes over, or is being taken over.
     pub fn refuse(&self) -> io::Result<()> {
         let id = self.id();
         if self.shared.leaving.load(Ordering::SeqCst) {
             // Its listeners are another process's as well.
-            return Ok(());
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         self.shared.ask(PATIENCE, |answer| Message::Refuse(id, answer));
         let shut = self.shared.ask_one(|answer| Message::CloseDoor(id, answer)).flatten().unwrap_or(Ok(()));

@@ -8,7 +8,7 @@
 //! or when a probe of it was answered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -302,13 +302,15 @@ impl Rounds {
         if shutter.is_due(shut, now) {
             move_shutter(ward, shutter, shut, now);
         }
-        // The process before may have told it already.
-        let was_refusing =
-            std::mem::replace(&mut ward.table.lock_at(now).outage().is_refusing, shutter.is_shut());
-        match (was_refusing, shutter.is_shut()) {
-            (false, true) => ward.log.tell(&Event::Refusing),
-            (true, false) => ward.log.tell(&Event::Welcoming),
-            (false, false) | (true, true) => {}
+        // The process before may have told it already. One that is to be moved yet tells nothing.
+        if shutter.retry_at.is_none() {
+            let was_refusing =
+                std::mem::replace(&mut ward.table.lock_at(now).outage().is_refusing, shutter.is_shut());
+            match (was_refusing, shutter.is_shut()) {
+                (false, true) => ward.log.tell(&Event::Refusing),
+                (true, false) => ward.log.tell(&Event::Welcoming),
+                (false, false) | (true, true) => {}
+            }
         }
         let next = [next, shutter.retry_at].into_iter().flatten().min();
         if *due != next {
@@ -356,6 +358,8 @@ impl Rounds {
 fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
     match if shut { (ward.hands.shut)() } else { (ward.hands.open)() } {
         Ok(()) => shutter.moved(shut),
+        // Another process has the listeners as well, for a while.
+        Err(e) if e.kind() == ErrorKind::WouldBlock => shutter.stuck(now),
         Err(e) => {
             let text = format!("cannot {} listening: {e}", if shut { "stop" } else { "go on" });
             ward.log.tell(&Event::Note { severity: Severity::Error, text });

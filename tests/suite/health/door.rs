@@ -96,6 +96,24 @@ fn the_operators_disable_of_the_last_channel_shuts_the_door_and_enable_opens_it(
 }
 
 #[test]
+fn a_port_that_refuses_refuses_after_an_upgrade_too_and_opens_again() {
+    let a = Server::named("a");
+    let mut instance = binding(&[&a]);
+    instance.ctl("disable 0").code(0);
+    for _ in 0..2 {
+        await_refusing(&instance);
+        instance.upgrade();
+    }
+    await_refusing(&instance);
+    assert_reserved(instance.addr);
+    instance.ctl("enable 0").code(0);
+    eventually("the door opens", || (name(&instance) == 'a').then_some(()));
+    instance.upgrade();
+    assert_eq!(names(&instance, 3), "aaa");
+    instance.end();
+}
+
+#[test]
 fn an_instance_without_channels_refuses_from_the_start() {
     let a = Server::named("a");
     let instance = binding(&[]);
