@@ -78,7 +78,11 @@ pub struct HostPort {
 impl HostPort {
     /// A Unix socket. `None` if the word cannot be one.
     pub(crate) fn unix(name: &[u8]) -> Option<Self> {
-        let host = word_text(name).filter(|name| name.starts_with(UnixName::PREFIX))?;
+        let host = word_text(name)?;
+        // A colon of the name is written as %3A, as in a line: so no maxc or port is taken for a part of the name.
+        if host.strip_prefix(UnixName::PREFIX)?.contains(':') {
+            return None;
+        }
         Some(Self { host: host.into(), port: Port::OfService })
     }
 

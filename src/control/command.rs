@@ -715,6 +715,8 @@ fn create(args: &[&[u8]]) -> Option<Command> {
     };
     let target = match before {
         [] if is_unix(last) => HostPort::unix(last),
+        // It has no port.
+        [host] if is_unix(host) => None,
         [host] => HostPort::parse(host, last),
         _ => return None,
     };
@@ -738,6 +740,7 @@ fn without_program(manner: ChannelManner) -> Result<ChannelManner, String> {
 fn assign(args: &[&[u8]]) -> Option<Command> {
     let (channel, target) = match args {
         [channel, name] if is_unix(name) => (channel, HostPort::unix(name)),
+        [channel, name, _] if is_unix(name) => (channel, None),
         [channel, host, port] => (channel, HostPort::parse(host, port)),
         _ => return None,
     };
@@ -908,6 +911,9 @@ mod tests {
             ("create localhost 0080", create("localhost")),
             ("create localhost 0", no_address()),
             ("create localhost 65536", no_address()),
+            ("create unix:/tmp/x.sock::20", no_address()),
+            ("create unix:/tmp/x.sock:80", no_address()),
+            ("create unix:@x 80", no_address()),
             ("create local\u{1}host 80", no_address()),
             ("assign 0 h 1", Command::Assign { channel: number("0"), target: Some(host_port("h", 1)) }),
             ("maxc 0 0", Command::Maxc { channel: number("0"), maxc: None }),
