@@ -29,7 +29,7 @@ const MOST_KEPT: usize = 1_024;
 /// A manager that does not read for so long does not hear us: nobody is to wait for it.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// It did not read the last message in time. Until it reads again, nobody waits for it.
+/// It did not read the last message in time. Until it reads again, messages of single listeners do not wait for it.
 static IS_DEAF: AtomicBool = AtomicBool::new(false);
 /// Another process is the main one of the service.
 static IS_ANOTHER: AtomicBool = AtomicBool::new(false);
@@ -200,7 +200,12 @@ fn send(path: &OsString, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         with.push(SendAncillaryMessage::ScmRights(fds));
     }
     let words = [IoSlice::new(text.as_bytes())];
-    let patience = if IS_DEAF.load(Ordering::SeqCst) { SendFlags::DONTWAIT } else { SendFlags::empty() };
+    // There may be a thousand of these; what the service's life hangs on is worth the wait each time.
+    let is_of_many = text.starts_with("FDSTORE");
+    let patience = match is_of_many && IS_DEAF.load(Ordering::SeqCst) {
+        true => SendFlags::DONTWAIT,
+        false => SendFlags::empty(),
+    };
     let sent = rustix::net::sendmsg_addr(&socket, &to, &words, &mut with, SendFlags::NOSIGNAL | patience);
     IS_DEAF.store(sent == Err(rustix::io::Errno::AGAIN), Ordering::SeqCst);
     sent?;

@@ -327,3 +327,19 @@ fn a_manager_that_has_gone_holds_nobody_up() {
     assert_eq!(instance.named().1, "a");
     instance.end();
 }
+
+/// One that is there and reads nothing is waited for a moment, and not a moment for each listener.
+#[test]
+fn a_manager_that_does_not_read_holds_nobody_up() {
+    let server = Server::named("a");
+    let directory = Directory::new();
+    let path = directory.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).expect("a socket");
+    let at = SocketAddr::new(own_address().ip(), 20_000);
+    let setup = Setup::binding(at).shell(&format!("export NOTIFY_SOCKET={};", path.display()));
+    let mut instance =
+        setup.start(["-b", &at.ip().to_string(), "20000-20079", &server.to_string()].map(str::to_owned));
+    assert_eq!(instance.named().1, "a");
+    instance.ctl("kill").code(0);
+    instance.wait();
+}
