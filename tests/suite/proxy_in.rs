@@ -32,6 +32,15 @@ fn before(channels: &[&dyn std::fmt::Display]) -> Instance {
     Instance::before(&[&options, channels].concat())
 }
 
+/// What `sessions` calls this client: which of two came first is not for a test to know, they may be with two threads.
+#[track_caller]
+fn id_of(instance: &Instance, client: &Client) -> String {
+    let address = client.0.local_addr().expect("an address").to_string();
+    let sessions = json(instance, "sessions json");
+    let mut all = sessions["sessions"].as_array().expect("a list").iter();
+    all.find(|one| one["client"] == address.as_str()).expect("the client is listed")["id"].to_string()
+}
+
 fn by_proxy(instance: &Instance) -> Client {
     Client::connect_from(PROXY, instance.addr)
 }
@@ -290,7 +299,7 @@ fn clients_whose_header_has_not_come_are_clients_to_operators() {
     let mut third = by_proxy(&instance);
     third.send([V1, b"third"].concat());
     assert!(third.is_quiet_for(Duration::from_millis(50)));
-    let id = json(&instance, "sessions json")["sessions"][0]["id"].to_string();
+    let id = id_of(&instance, &first);
     assert!(instance.ctl(&format!("close {id}")).code(0).stdout.contains("closed"));
     assert_eq!(first.ending(), Received::Reset);
     assert_eq!(third.recv(5), b"third");
