@@ -27,6 +27,8 @@ use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
 
+pub(super) mod races;
+
 /// Of a search that has nothing to try and does not know why.
 const FAILED: Loss = Loss::NoChannel(NoChannel::Failed);
 
@@ -256,17 +258,6 @@ impl Try {
     }
 }
 
-/// What came of starting one more attempt beside those under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beside {
-    /// It is on its way.
-    Started,
-    /// Something of ours is missing: perhaps later.
-    NotNow,
-    /// There is no other channel that could be tried.
-    Nobody,
-}
-
 /// A channel that could not be tried.
 #[derive(Debug)]
 struct Untried {
@@ -430,62 +421,6 @@ impl Dial {
         self.current.as_ref()?.server.as_ref()
     }
 
-    fn all(&self) -> impl Iterator<Item = &Try> {
-        self.current.iter().chain(&self.others)
-    }
-
-    /// Those of all attempts under way.
-    pub(super) fn servers(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.all().filter_map(|one| one.server.as_ref())
-    }
-
-    /// Is this channel being tried?
-    pub(super) fn tries(&self, channel: ChannelKey) -> bool {
-        self.all().any(|one| one.lease.key() == channel)
-    }
-
-    /// Is this the watch of an attempt beside the current one?
-    pub(super) fn has_other(&self, watch: u16) -> bool {
-        self.others.iter().any(|other| other.watch == watch)
-    }
-
-    /// The channel that is tried by the attempt with this watch.
-    #[cfg(all(target_os = "linux", not(portable)))]
-    #[cfg(test)]
-    pub(super) fn channel_of(&self, watch: u16) -> Option<ChannelKey> {
-        self.all().find(|one| one.watch == watch).map(|one| one.lease.key())
-    }
-
-    /// The attempt with this watch is the current one from here on.
-    pub(super) fn turn_to(&mut self, watch: u16) {
-        self.turn_to_any(|one| one.watch == watch);
-    }
-
-    /// That at this channel is the current one from here on; its watch.
-    pub(super) fn turn_to_channel(&mut self, channel: ChannelKey) -> Option<u16> {
-        self.turn_to_any(|one| one.lease.key() == channel);
-        self.watch()
-    }
-
-    /// One whose time is over by then is the current one from here on; its watch. `None`: there is none.
-    pub(super) fn turn_to_overdue(&mut self, by: u64) -> Option<u16> {
-        let is_over = |one: &Try| one.server.is_some() && one.deadline.is_some_and(|deadline| deadline <= by);
-        if !self.current.as_ref().is_some_and(is_over) && !self.turn_to_any(is_over) {
-            return None;
-        }
-        self.watch()
-    }
-
-    fn turn_to_any(&mut self, is_wanted: impl Fn(&Try) -> bool) -> bool {
-        let (Some(current), Some(other)) =
-            (&mut self.current, self.others.iter_mut().find(|one| is_wanted(one)))
-        else {
-            return false;
-        };
-        std::mem::swap(current, other);
-        true
-    }
-
     /// The watch of the current attempt.
     pub(super) fn watch(&self) -> Option<u16> {
         self.current.as_ref().map(|current| current.watch)
@@ -495,78 +430,6 @@ impl Dial {
     pub(super) fn set_deadline(&mut self, at: u64) {
         if let Some(current) = &mut self.current {
             current.deadline = Some(at);
-        }
-    }
-
-    /// When there is something to do, whatever comes.
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        let deadlines = self.all().filter_map(|one| one.deadline);
-        deadlines.chain(self.race_at).min()
-    }
-
-    /// Could one more be tried beside those that are under way?
-    pub(super) fn may_race(&self) -> bool {
-        self.kept.is_none() && self.server().is_some()
-    }
-
-    /// Tries one more channel beside those that are under way, if its group has one. `extra`: the descriptor that it takes.
-    pub(super) fn begin_beside(
-        &mut self,
-        terms: &Terms,
-        extra: Taken,
-        dialer: &Dialer,
-        mut trace: Option<&mut ConnectionTrace>,
-        mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
-    ) -> Beside {
-        loop {
-            let Some(route) = self.route.as_mut().filter(|_| !dialer.leaving.load(Ordering::SeqCst)) else {
-                return Beside::Nobody;
-            };
-            let mut grants = Vec::new();
-            let lease = dialer.table.lock_at(dialer.clock.now()).next_beside(route, &mut grants);
-            dialer.deliver.all(grants);
-            let Some(lease) = lease else { return Beside::Nobody };
-            let mut new = Try { watch: terms.watch, ..Try::new(lease, self.came_to) };
-            let mut words = String::new();
-            while let Some(target) = new.target() {
-                new.begun = dialer.clock.now();
-                let error = match Self::connect(new.lease.key(), target, dialer, &mut watch) {
-                    Ok(server) => {
-                        new.deadline = Some(terms.now.saturating_add(new.share(terms)));
-                        (new.server, new.extra) = (Some(server), Some(extra));
-                        let before = self.current.replace(new);
-                        self.others.extend(before);
-                        return Beside::Started;
-                    }
-                    Err(error) => error,
-                };
-                match error {
-                    ConnectError::Target(e) if !is_exhausted(&e) && fault_of(&e) == DialFailure::Channel => {
-                        words = format!("connect: {}", words_of(&e));
-                        new.note(&e, DialFailure::Channel, &words, dialer, trace.as_deref_mut());
-                        new.address += 1;
-                    }
-                    // Nobody waits for it: it is not worth a search.
-                    ConnectError::Target(_)
-                    | ConnectError::Crowded(_)
-                    | ConnectError::Ports(_)
-                    | ConnectError::Ours(_) => {
-                        let mut table = dialer.table.lock_at(dialer.clock.now());
-                        table.give_back(route, new.lease);
-                        let grants = table.grant();
-                        drop(table);
-                        dialer.deliver.all(grants);
-                        return Beside::NotNow;
-                    }
-                }
-            }
-            let cause = new.cause.unwrap_or(DialCause::NoAnswer);
-            let mut table = dialer.table.lock_at(dialer.clock.now());
-            let transition = table.failed(new.lease, new.blame, cause, &words);
-            let grants = table.grant();
-            drop(table);
-            dialer.deliver.all(grants);
-            dialer.changed(transition);
         }
     }
 
@@ -894,18 +757,9 @@ impl Dial {
         let now = dialer.clock.now();
         let took = took.unwrap_or_else(|| now.saturating_sub(begun));
         let address = lease.target(address, came_to);
-        let mut makes_room = !self.others.is_empty();
-        let mut beaten = Vec::new();
-        for mut other in self.others {
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.outrun();
-            }
-            // Whether it has answered as well, the kernel knows.
-            let has_answered = other.server.as_ref().is_some_and(socket::is_connected);
-            other.give_up();
-            beaten.push((other.lease, has_answered));
-        }
-        let is_race = makes_room;
+        let beaten = Self::beaten(self.others, trace.as_deref_mut());
+        let is_race = !beaten.is_empty();
+        let mut makes_room = is_race;
         let (told, transition, grants) = {
             let mut table = dialer.table.lock_at(now);
             if let Some(kept) = self.kept {
@@ -945,200 +799,4 @@ fn tell(channel: ChannelKey, address: Address, cause: &str, fault: DialFailure, 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
-    use std::num::NonZeroU32;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use rustix::io::Errno;
-
-    use super::*;
-    use crate::sched::{Addresses, GroupId, HealthRules, Rules, Table};
-
-    fn dialer(channels: &[SocketAddr]) -> Dialer {
-        let mut table = Table::new(Rules::CLASSIC);
-        for &channel in channels {
-            let added = table.create(GroupId::FIRST, Addresses::from(channel), None, AdminState::Enabled);
-            added.expect("a slot");
-        }
-        Dialer {
-            table: SharedTable::new(table),
-            clock: Clock::start(),
-            outgoing: ArcSwap::from_pointee(Outgoing::default()),
-            log: Log::stderr(false),
-            circle: Circle::new(Vec::new()),
-            service: 0,
-            chains: Arc::default(),
-            leaving: Arc::default(),
-            changed: Changed::new(|| ()),
-            deliver: Deliver::new(|_| ()),
-        }
-    }
-
-    fn listener() -> (TcpListener, SocketAddr) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        (listener, address)
-    }
-
-    fn begin(dialer: &Dialer) -> Box<Dial> {
-        match Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &[], dialer) {
-            Begun::Dial(dial) => dial,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_socket_that_cannot_be_watched_for_want_of_memory_is_tried_again() {
-        let ((_first, a), (_second, b)) = (listener(), listener());
-        let dialer = dialer(&[a, b]);
-        for (lack, waits) in [(Errno::NOMEM, true), (Errno::NOSPC, true), (Errno::PERM, false)] {
-            let mut dial = begin(&dialer);
-            let mut calls = 0;
-            let mut attempt = |now, dial: &mut Dial| {
-                let terms = Terms { tag: 0, now, patience: 100, watch: 0 };
-                dial.attempt(&terms, &dialer, None, |_| {
-                    calls += 1;
-                    if calls == 1 { Err(lack.into()) } else { Ok(()) }
-                })
-            };
-            let target = dial.target();
-            if waits {
-                assert!(matches!(attempt(0, &mut dial), Attempt::Wait), "{lack}");
-            }
-            assert!(matches!(attempt(50, &mut dial), Attempt::Started(_)), "{lack}");
-            assert_eq!(
-                dial.target() == target,
-                waits,
-                "{lack}: what is not for want of something is not waited for"
-            );
-        }
-    }
-
-    #[test]
-    fn an_address_that_means_nothing_here_is_not_the_channels_fault() {
-        let ((_server, good), local) = (listener(), "[fe80::1]:9".parse::<SocketAddr>().expect("an address"));
-        let error = match socket::connect(local.into(), &Outgoing::default(), HandshakeAck::AtOnce) {
-            Err(ConnectError::Ours(e) | ConnectError::Target(e)) => e,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(fault_of(&error), DialFailure::Local, "{error}");
-        let dialer = dialer(&[local, good]);
-        let mut dial = begin(&dialer);
-        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
-        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
-        assert_eq!(dial.target(), Some(good.into()));
-    }
-
-    #[test]
-    fn what_is_missing_for_too_long_ends_the_search_after_one_try_of_each_channel() {
-        let ((_first, a), (_second, b)) = (listener(), listener());
-        let dialer = dialer(&[a, b]);
-        let mut dial = begin(&dialer);
-        let mut calls = 0;
-        let mut attempt = |now| {
-            let terms = Terms { tag: 0, now, patience: 100, watch: 0 };
-            dial.attempt(&terms, &dialer, None, |_| {
-                calls += 1;
-                Err(Errno::NOMEM.into())
-            })
-        };
-        assert!(matches!(
-            (attempt(7), attempt(57), attempt(106)),
-            (Attempt::Wait, Attempt::Wait, Attempt::Wait)
-        ));
-        assert!(matches!(attempt(107), Attempt::Over(FAILED)));
-        // One of the first channel, then each of them, the other one meanwhile, and each for the last time.
-        assert_eq!(calls, 6);
-        assert_eq!(dialer.table.lock().active(), 0);
-    }
-
-    #[test]
-    fn the_time_is_for_the_channel_and_its_addresses_share_it() {
-        let (servers, addresses): (Vec<_>, Vec<_>) = (0..3).map(|_| listener()).unzip();
-        let mut table = Table::new(Rules::CLASSIC);
-        let list = Addresses::new(addresses.into_iter().map(Address::from).collect()).expect("three");
-        table.create(GroupId::FIRST, list, None, AdminState::Enabled).expect("a slot");
-        let dialer = Dialer { table: SharedTable::new(table), ..dialer(&[]) };
-        let mut dial = begin(&dialer);
-        let attempt = |dial: &mut Dial, now| {
-            let terms = Terms { tag: 0, now, patience: 900, watch: 0 };
-            match dial.attempt(&terms, &dialer, None, |_| Ok(())) {
-                Attempt::Started(wait) => Some(wait),
-                Attempt::Over(_) => None,
-                other => panic!("{other:?}"),
-            }
-        };
-        let late = io::Error::from(io::ErrorKind::TimedOut);
-        assert_eq!(attempt(&mut dial, 1_000), Some(300));
-        assert!(matches!(dial.failed(&late, 0, &dialer, None), Next::Dial));
-        assert_eq!(attempt(&mut dial, 1_100), Some(400), "what the first one left is for both");
-        assert!(matches!(dial.failed(&late, 0, &dialer, None), Next::Dial));
-        // It came back late: there is no time for the third.
-        assert_eq!(attempt(&mut dial, 1_900), None);
-        drop(servers);
-    }
-
-    #[test]
-    fn what_is_missing_towards_one_channel_only_does_not_keep_a_client_from_the_other() {
-        let ((_first, a), (_second, b)) = (listener(), listener());
-        let dialer = dialer(&[a, b]);
-        let mut dial = begin(&dialer);
-        let left = dial.target();
-        let mut attempt = |now, calls| {
-            let mut left = calls;
-            let terms = Terms { tag: 0, now, patience: 60_000, watch: 0 };
-            dial.attempt(&terms, &dialer, None, |_| {
-                left -= 1;
-                if left == 0 { Ok(()) } else { Err(Errno::NOBUFS.into()) }
-            })
-        };
-        assert!(matches!(attempt(0, 9), Attempt::Wait), "it may be over in a moment");
-        assert!(matches!(attempt(50, 2), Attempt::Started(_)), "no need to wait for longer");
-        assert_ne!(dial.target(), left);
-    }
-
-    #[test]
-    fn a_channel_that_is_back_by_a_client_serves_the_line() {
-        let ((_first, a), (_second, b)) = (listener(), listener());
-        let health = HealthRules { eject: true, ..HealthRules::NONE };
-        let mut table = Table::new(Rules { health, queue: NonZeroU32::new(1), ..Rules::CLASSIC });
-        for (address, maxc) in [(a, 2), (b, 1)] {
-            let maxc = NonZeroU32::new(maxc);
-            table.create(GroupId::FIRST, address.into(), maxc, AdminState::Enabled).expect("a slot");
-        }
-        let mut route = table.begin(std::net::IpAddr::from([127, 0, 0, 1]).into());
-        let lease = table.next(&mut route).expect("a");
-        table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("a is ejected");
-        let granted = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&granted);
-        let deliver = Deliver::new(move |grants| {
-            count.fetch_add(grants.len(), Ordering::SeqCst);
-        });
-        let dialer = Dialer { table: SharedTable::new(table), deliver, ..dialer(&[]) };
-        let begin =
-            || Dial::begin(SocketAddr::from(([127, 0, 0, 1], 9)).into(), 1, GroupRange::ALL, 0, &[], &dialer);
-        let (Begun::Dial(_holder), Begun::Line(_)) = (begin(), begin()) else { panic!("b has room for one") };
-        // There is no room in line, so a is tried all the same.
-        let Begun::Dial(mut dial) = begin() else { panic!("a is there") };
-        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
-        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
-        assert_eq!((dial.target(), granted.load(Ordering::SeqCst)), (Some(a.into()), 0));
-        let _served = dial.succeeded(&dialer, None).expect("it is connected");
-        assert_eq!(granted.load(Ordering::SeqCst), 1, "a has room for one more");
-    }
-
-    #[test]
-    fn a_channel_that_accepts_too_late_hears_of_a_reset() {
-        let (listener, address) = listener();
-        let dialer = dialer(&[address]);
-        let mut dial = begin(&dialer);
-        let terms = Terms { tag: 0, now: 0, patience: 100, watch: 0 };
-        assert!(matches!(dial.attempt(&terms, &dialer, None, |_| Ok(())), Attempt::Started(_)));
-        let (mut accepted, _) = listener.accept().expect("it was dialled");
-        let next = dial.failed(&io::ErrorKind::TimedOut.into(), 0, &dialer, None);
-        assert_eq!(next, Next::Over(FAILED));
-        let heard = io::Read::read(&mut accepted, &mut [0; 1]).map_err(|e| e.kind());
-        assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
-    }
-}
+mod trials;

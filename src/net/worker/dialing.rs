@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Connection, Rare, STARVED_MS, Silence, Stage, Waiting, Worker, millis, tenths};
-use crate::net::dial::{Attempt, Begun, Beside, Dial, Next, Succeeded, Terms, Waited};
+use crate::net::dial::races::Beside;
+use crate::net::dial::{Attempt, Begun, Dial, Next, Succeeded, Terms, Waited};
 use crate::net::planted::{self, Bug};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
