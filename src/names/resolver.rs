@@ -233,6 +233,7 @@ impl Resolver {
 
     /// Looks after the names of a service from now on, or in another way.
     pub fn mind(&self, residence: &Residence, resident: Resident) {
+        resident.table.lock().set_ranges(resident.ranges.clone());
         self.0.say(|mail| {
             // It may have been left a moment ago.
             mail.removed.remove(&residence.id);
@@ -678,7 +679,7 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
         (resident.changed)();
     }
     of_services.into_iter().for_each(|moved| tell_of_family(resident, name, moved));
-    let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why, &resident.ranges);
+    let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why);
     if gone.is_empty() {
         return;
     }

@@ -222,7 +222,10 @@ impl Table {
         let Some(leaving) = self.head_mut(key).map(|head| head.leaving.clone()) else { return };
         let is_left =
             |one: &Channel| one.is_up() && one.addresses.is_known() && !leaving.contains(&one.slots.key());
-        if leaving.is_empty() || !self.groups.values().flat_map(|group| group.channels()).any(is_left) {
+        // Only of those that the same clients may have: all of a word are among them.
+        let within = self.range_of(key.group);
+        let mut groups = self.groups.iter().filter(|(id, _)| within.contains(**id));
+        if leaving.is_empty() || !groups.any(|(_, group)| group.channels().iter().any(is_left)) {
             return;
         }
         // A service has new targets, and none of them has an address yet: those before them stay.
@@ -514,7 +517,7 @@ fn member_weights(records: &[u16]) -> Vec<Weight> {
 mod tests {
     use std::net::IpAddr;
 
-    use super::super::{ClientAddr, HealthState, Lease, NoChannel, Policy, Rules};
+    use super::super::{ClientAddr, GroupRange, HealthState, Lease, NoChannel, Policy, Rules};
     use super::*;
 
     fn at(last: u8) -> SocketAddr {
@@ -652,7 +655,7 @@ mod tests {
     fn no_answer_takes_the_last_channel_away() {
         let mut table = table(&[1, 2]);
         table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
-        assert_eq!(table.name_gone(&[key(0, 0)], "db", "no such name", &[]), []);
+        assert_eq!(table.name_gone(&[key(0, 0)], "db", "no such name"), []);
         // The only one that clients can get is gone, and the one that comes is disabled.
         table.decide_member(
             key(0, 0),
@@ -678,7 +681,7 @@ mod tests {
     fn a_name_that_is_gone_takes_all_its_channels_down_where_others_are_left() {
         let mut table = table(&[1, 2]);
         table.create(GroupId::FIRST, Addresses::from(at(9)), None, AdminState::Enabled).expect("a number");
-        let gone = table.name_gone(&[key(0, 0)], "db", "no such name", &[]);
+        let gone = table.name_gone(&[key(0, 0)], "db", "no such name");
         assert_eq!(gone, [key(0, 0), key(0, 1), key(0, 2)]);
         assert!((0..6).all(|n| pick(&mut table, n).expect("up").key() == key(0, 3)));
         assert!(found(&mut table, &[2, 1]).expect("they are back").changed);
@@ -799,6 +802,29 @@ mod tests {
         // A service that is offered no more leaves its clients to it.
         table.service_gone(key(0, 0), "_ldap._tcp.corp").expect("they go");
         assert_eq!(pick(&mut table, 1).expect("the backup").key(), key(7, 0));
+    }
+
+    #[test]
+    fn an_answer_costs_no_client_the_last_channel_that_it_may_have() {
+        let mut table = service(&[target("a", 10, 0), target("b", 20, 0)]);
+        let other = GroupId::new(100).expect("small");
+        table.create(other, at(99).into(), None, AdminState::Enabled).expect("a slot");
+        let ranges = [GroupRange::new(0, Some(100)), GroupRange::new(100, None)];
+        table.set_ranges(ranges.map(|range| range.expect("a range")).to_vec());
+        // No target any more, and one that is disabled: the clients of that name have nobody else.
+        assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
+        table.set_state(key(0, 0), AdminState::Disabled).expect("it is there");
+        table.set_state(key(0, 1), AdminState::Enabled).expect("it is there");
+        let moved = table.family_found(key(0, 0), "_ldap._tcp.corp", &[target("c", 10, 0)]);
+        assert_eq!(moved.expect("one has come").left, []);
+        let range = table.range_of(GroupId::FIRST);
+        let mut route = table.begin_within(ClientAddr::from(IpAddr::from([192, 0, 2, 1])), range);
+        assert_eq!(table.next(&mut route).expect("it stays").key(), key(0, 1));
+        // A backup behind it, for the same clients, is enough.
+        table
+            .create(GroupId::new(99).expect("small"), at(98).into(), None, AdminState::Enabled)
+            .expect("a slot");
+        table.service_gone(key(0, 0), "_ldap._tcp.corp").expect("they go");
     }
 
     #[test]

@@ -165,20 +165,11 @@ impl Table {
     }
 
     /// A name has no address any more, and that is to be believed. Those of its channels to which that is new, and which no client gets
-    /// from now on while there is another; none where none of the others is up. Clients have only the groups of one of the ranges; of none
-    /// given: all.
-    pub fn name_gone(
-        &mut self,
-        keys: &[ChannelKey],
-        name: &str,
-        why: &str,
-        within: &[GroupRange],
-    ) -> Vec<ChannelKey> {
+    /// from now on while there is another; none where none of the others is up that the same clients may have.
+    pub fn name_gone(&mut self, keys: &[ChannelKey], name: &str, why: &str) -> Vec<ChannelKey> {
         let keys = self.of_the_same(keys);
-        let all = [GroupRange::ALL];
-        let ranges = if within.is_empty() { &all[..] } else { within };
-        let gone = ranges.iter().flat_map(|&range| self.name_gone_within(&keys, name, why, range));
-        gone.collect::<Vec<_>>()
+        let ranges = self.ranges().into_iter();
+        ranges.flat_map(|range| self.name_gone_within(&keys, name, why, range)).collect()
     }
 
     fn name_gone_within(
@@ -404,17 +395,17 @@ mod tests {
     fn a_name_that_is_gone_costs_nobody_the_last_channel() {
         let mut table = table(&[("web", &[1]), ("other", &[2])]);
         table.set_state(key(1), AdminState::Disabled).expect("it is there");
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), []);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), []);
         table.set_state(key(1), AdminState::Enabled).expect("it is there");
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [key(0)]);
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [], "that is known");
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [key(0)]);
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [], "that is known");
         assert_eq!(state(&table, 0), HealthState::Down);
         let mut seen = BTreeSet::new();
         for _ in 0..4 {
             seen.insert(pick(&mut table).expect("the other one").key());
         }
         assert_eq!(seen, BTreeSet::from([key(1)]));
-        assert_eq!(table.name_gone(&[key(1)], "other", "no such name", &[]), [], "it is the last one");
+        assert_eq!(table.name_gone(&[key(1)], "other", "no such name"), [], "it is the last one");
         // And if the other one goes by itself, the old address is better than nothing.
         table.set_state(key(1), AdminState::Disabled).expect("it is there");
         assert_eq!(pick(&mut table).expect("as a last resort").key(), key(0));
@@ -430,8 +421,10 @@ mod tests {
         table.create(second, Addresses::from(at(9)), None, AdminState::Enabled).expect("a number");
         let ranges =
             [GroupRange::new(0, Some(1)), GroupRange::new(1, None)].map(|range| range.expect("a range"));
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &ranges), []);
-        assert_eq!(table.name_gone(&[key(0)], "web", "no such name", &[]), [key(0)]);
+        table.set_ranges(ranges.to_vec());
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), []);
+        table.set_ranges(Vec::new());
+        assert_eq!(table.name_gone(&[key(0)], "web", "no such name"), [key(0)]);
     }
 
     #[test]
@@ -477,7 +470,7 @@ mod tests {
         before.advance(Duration::from_secs(50));
         before.name_found(key(0), "web", &list(&[2, 4]));
         before.name_failed(key(1), "other", "try again");
-        before.name_gone(&[key(1)], "other", "no such name", &[]);
+        before.name_gone(&[key(1)], "other", "no such name");
         let record = before.record();
         let text = serde_json::to_string(&record).expect("it can be written");
         let record = serde_json::from_str(&text).expect("it can be read");

@@ -76,6 +76,8 @@ pub struct Table {
     stirred: Vec<GroupId>,
     /// Channels whose names may mean other addresses by now: they failed.
     pub(super) doubts: BTreeSet<ChannelKey>,
+    /// The groups that clients of one kind have; empty: all have all.
+    ranges: Vec<GroupRange>,
 }
 
 impl Table {
@@ -98,7 +100,23 @@ impl Table {
             changes: Changes::default(),
             stirred: Vec::new(),
             doubts: BTreeSet::new(),
+            ranges: Vec::new(),
         }
+    }
+
+    /// Clients have only the groups of one of these ranges; of none given: all. No answer about a name takes the last channel of one away.
+    pub fn set_ranges(&mut self, ranges: Vec<GroupRange>) {
+        self.ranges = ranges;
+    }
+
+    /// Those ranges; at least one.
+    pub(super) fn ranges(&self) -> Vec<GroupRange> {
+        if self.ranges.is_empty() { vec![GroupRange::ALL] } else { self.ranges.clone() }
+    }
+
+    /// Where the clients of a group may go.
+    pub(super) fn range_of(&self, group: GroupId) -> GroupRange {
+        self.ranges.iter().copied().find(|range| range.contains(group)).unwrap_or(GroupRange::ALL)
     }
 
     /// Tells what time it is, as time since the start of the instance. It never goes back.
