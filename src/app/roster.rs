@@ -1,48 +1,45 @@
-//! The services of the process as they run, each with the line that it was made of, and what a reload makes of them.
+//! The services of the process as they run, each with the line that it was made of.
 //!
-//! Knows: the order in which things come and go, what is told of it. Never: which of them do (that is `plan`'s), signals, commands.
+//! Knows: who is served, how a service begins, what others may see of it. Never: what a reload makes of them, signals, commands.
 //! Source: docs/reload.md.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
 use super::hooks::ProgramHooks;
 use super::keeper::ToKeep;
-use super::lists::{self, ListWatch};
+use super::lists::ListWatch;
 use super::lookup::{Known, Resolved};
-use super::plan::{self, LinedGroup, Pairing, PlannedEdit};
-use super::prepared::{BIND_PATIENCE, Got, Parts, Prepared, Served};
+use super::plan::LinedGroup;
+use super::prepared::{Parts, Prepared, Served};
 use super::state::{Fact, KeptService, KeptState};
-use super::{Failure, circles, counted, exit, fenced, files, lookup, restore};
-use crate::config::{self, Files};
+use super::{Failure, circles, restore};
+use crate::config::Files;
 use crate::control::{ManagedService, Register};
 use crate::names::Resolver;
 use crate::net::Phase;
 use crate::net::server::{Running, Server};
-use crate::observe::{Event, Log, Severity};
+use crate::observe::{Event, Log};
 use crate::probe::{Alarm, Minder};
-use crate::process;
-use crate::sched::{ChannelKey, ClientRates, End, Lists, SharedTable, Snapshot, Survey};
-use crate::spec::{ListenHost, ListenSpan, OnDown, PortWord, ProcessSpec, ServiceSpec};
+use crate::sched::{ChannelKey, ClientRates, SharedTable, Snapshot, Survey};
+use crate::spec::{ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
+use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
-#[cfg(test)]
-use crate::sys::trouble::{self, FaultPoint};
-use crate::sys::{Clock, Outgoing, Sources};
 
+mod carrying;
 mod edit;
 pub(super) mod estate;
 mod moving;
+mod reloading;
 #[cfg(test)]
 mod trials;
 
@@ -341,31 +338,6 @@ impl Roster {
         self.source.is_some()
     }
 
-    /// Reads the files again, on a thread of its own: names may take long to look up. However often this is called meanwhile,
-    /// it is done once more.
-    pub(super) fn reload_soon(self: &Arc<Self>) {
-        let has_files = || self.watched().iter().any(|one| lists::has_files(&one.table));
-        if self.source.is_none() && !has_files() {
-            let why = "there is no file to read again";
-            return self.tools.log.tell(&Event::SignalIgnored { signal: "HUP".into(), why });
-        }
-        if self.is_wanted.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let roster = Arc::clone(self);
-        let spawned = thread::Builder::new().name("reload".into()).spawn(move || {
-            let _turn = roster.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            roster.is_wanted.store(false, Ordering::SeqCst);
-            // What came of it is told to the log.
-            let _ = roster.reload(false);
-        });
-        if let Err(e) = spawned {
-            self.is_wanted.store(false, Ordering::SeqCst);
-            let text = format!("reload: no thread for it: {e}");
-            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
-        }
-    }
-
     fn serve(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<Vec<RosterEntry>> {
         let Tools { server, minder, names, log, .. } = &self.tools;
         services.iter().for_each(|(one, _)| one.parts.limit_clients(&self.tools.rates));
@@ -409,306 +381,12 @@ impl Roster {
         self.tools.hooks.set(log, &label, program);
     }
 
-    /// Reads the files again and makes the services what they say now. What has changed, one line each.
-    ///
-    /// # Errors
-    /// Something is wrong with the files, or with what they ask for. Then nothing has changed.
-    pub(super) fn reload(&self, clean: bool) -> Result<Vec<String>, Failure> {
-        process::tell_reloading();
-        let outcome = self.reload_and_tell(clean);
-        let why = outcome.as_ref().err().and_then(|failure| failure.message.lines().next());
-        let why = why.map(|why| why.strip_prefix("balance: ").unwrap_or(why));
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
-        process::tell_ready(
-            &why.map_or_else(|| "reloaded".to_owned(), |why| format!("reload failed: {why}")),
-        );
-        (self.done)();
-        outcome
-    }
-
     /// The listeners of all services that take clients. `None`: just now nobody knows.
     pub(super) fn listeners(&self) -> Option<Vec<(SocketAddr, Arc<OwnedFd>)>> {
         let members = self.members.try_lock().ok()?;
         let serving = members.all.iter().filter(|member| !member.is_killed());
         let listeners = serving.flat_map(|member| &member.served.listeners);
         Some(listeners.filter_map(|listener| Some((listener.address(), listener.socket()?))).collect())
-    }
-
-    /// Why the last reload has failed, in one line; `None`: it has not.
-    pub(super) fn last_trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn reload_and_tell(&self, clean: bool) -> Result<Vec<String>, Failure> {
-        match catch_unwind(AssertUnwindSafe(|| self.reload_now(clean))) {
-            Ok(Ok(ReloadNews { made, missed, warnings })) => {
-                self.tell(&made);
-                missed.iter().for_each(|what| self.complain(what));
-                let told: Vec<String> = made
-                    .into_iter()
-                    .chain(warnings.into_iter().map(|text| format!("warning: {text}")))
-                    .collect();
-                match missed.is_empty() {
-                    true => Ok(told),
-                    false => {
-                        let lines: Vec<String> = told.into_iter().chain(missed).collect();
-                        Err(Failure::new(exit::OS, format!("{}\nbalance: {NOT_ALL}", lines.join("\n"))))
-                    }
-                }
-            }
-            Ok(Err(mut failure)) => {
-                if let Some(hint) = fenced::hint(&failure.message) {
-                    failure.message = format!("{}\nbalance: {hint}", failure.message.trim_end());
-                }
-                if !failure.message.trim_end().ends_with(NOTHING) {
-                    failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
-                }
-                self.complain_of_each(&failure.message);
-                Err(failure)
-            }
-            Err(_) => {
-                self.recover();
-                self.complain(BROKE_OFF);
-                Err(Failure::new(exit::OS, format!("balance: {BROKE_OFF}")))
-            }
-        }
-    }
-
-    /// After a panic: whoever is served is found by operators.
-    fn recover(&self) {
-        let members = self.members();
-        for member in members.all.iter().filter(|one| one.rank.is_none() && !one.is_killed()) {
-            // It was called gone already, and has not gone.
-            member.service.killed.store(false, Ordering::SeqCst);
-        }
-        self.list(&members.all);
-        self.watch(&members.all);
-        label_logs(&members.all);
-    }
-
-    fn complain(&self, what: &str) {
-        let text = format!("reload: {what}");
-        self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
-    }
-
-    /// One event for each thing that is wrong: in the log a line is a line.
-    fn complain_of_each(&self, message: &str) {
-        let reasons = |line: &&str| !line.is_empty() && !line.ends_with(NOTHING);
-        for reason in message.lines().filter(reasons).take(MOST_TOLD) {
-            let reason = reason.strip_prefix("balance: ").unwrap_or(reason);
-            let text = format!("reload failed, {NOTHING}: {reason}");
-            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
-        }
-    }
-
-    fn tell(&self, changes: &[String]) {
-        let note = |text| self.tools.log.tell(&Event::Note { severity: Severity::Notice, text });
-        for change in changes.iter().take(MOST_TOLD) {
-            note(format!("reload: {change}"));
-        }
-        match changes.len() {
-            0 => note("reload: nothing has changed".to_owned()),
-            all if all > MOST_TOLD => note(format!("reload: and {} more changes", all - MOST_TOLD)),
-            _ => {}
-        }
-    }
-
-    fn reload_now(&self, clean: bool) -> Result<ReloadNews, Failure> {
-        let mut members = self.members();
-        let members = &mut *members;
-        let nothing = |text: &str| Err(Failure::new(exit::CONFIG, format!("balance: {text}")));
-        let has_files = || members.all.iter().any(|one| lists::has_files(&one.served.parts.table));
-        if self.source.is_none() && !clean && !has_files() {
-            return nothing(
-                "there is no file to read again; the service was given on the command line (reload clean drops what was \
-                 changed by hand)",
-            );
-        }
-        if self.is_frozen.load(Ordering::SeqCst) {
-            return nothing("another process is taking over just now; try again");
-        }
-        if members.all.iter().all(RosterEntry::is_killed) {
-            return nothing("the instance was told to stop");
-        }
-        let (process, specs) = match &self.source {
-            Some(Source { files, directory }) => {
-                files::read(files, directory).map_err(|errors| Failure::told(errors, NOTHING))?
-            }
-            // The command line says what it said.
-            None => {
-                let specs = members.all.iter().map(|member| member.written().spec.clone());
-                (members.process.clone(), specs.collect())
-            }
-        };
-        let known = members.all.iter().flat_map(RosterEntry::known).collect();
-        let (found, failed) =
-            lookup::services(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
-        let wanted: Vec<Reread> =
-            specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
-        // One that was killed by hand is there again if its line still is.
-        members.all.retain(|member| !member.is_killed());
-        let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
-        let spans: Vec<ListenSpan> = wanted.iter().map(|one| one.found.span()).collect();
-        let pairing = plan::pair(&now, &spans);
-        let mut changes = ReloadNews { made: failed, ..ReloadNews::default() };
-        let before: BTreeSet<String> = warnings(&members.all).into_iter().map(|(_, text)| text).collect();
-        self.carry_out(members, wanted, &pairing, clean, &mut changes)?;
-        for (number, text) in warnings(&members.all) {
-            if !before.contains(&text) {
-                let note = Event::Note { severity: Severity::Warning, text: text.clone() };
-                members.all[number].served.log.tell(&note);
-                changes.warnings.push(format!("{}: {text}", members.all[number].label()));
-            }
-        }
-        let later = config::process_changes(&members.process, &process);
-        changes.made.extend(
-            later.iter().map(|name| format!("{name} has another value: it holds after upgrade or a restart")),
-        );
-        Ok(changes)
-    }
-
-    fn carry_out(
-        &self,
-        members: &mut Members,
-        wanted: Vec<Reread>,
-        pairing: &Pairing,
-        clean: bool,
-        changes: &mut ReloadNews,
-    ) -> Result<(), Failure> {
-        let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
-        let in_the_way = members.ports_that_go(&wanted, pairing);
-        // All that can fail comes first.
-        let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-        let mut patience = BIND_PATIENCE;
-        for &number in &pairing.added {
-            let Some(Reread { spec, found }) = wanted[number].take() else { continue };
-            // Its place may be a part of one that is about to be left.
-            if found.span().ports().any(|port| in_the_way.contains(&port)) {
-                late.push((number, spec, found));
-                continue;
-            }
-            match self.prepare(spec, found, &mut patience) {
-                Ok(made) => new.push(Coming { number, made }),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        let mut widenings = Vec::new();
-        for &(was, number) in &pairing.kept {
-            let Some(Reread { spec, found }) = &wanted[number] else { continue };
-            match self.widen(&members.all[was], spec, found, &in_the_way, &mut patience) {
-                Ok(widening) => widenings.push((was, number, widening)),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        if let Some(failure) = Failure::several(failures, NOTHING) {
-            return Err(failure);
-        }
-        for member in &mut members.all {
-            member.rank = None;
-        }
-        for &(was, number) in &pairing.kept {
-            members.all[was].rank = Some(number);
-        }
-        // From here on whoever is served is a member, whatever goes wrong.
-        self.take_in(members, new, changes)?;
-        let mut late_ports = Vec::new();
-        for (was, number, mut widening) in widenings {
-            let late = std::mem::take(&mut widening.late);
-            late_ports.extend((!late.is_empty()).then_some((number, late)));
-            self.move_listeners(&mut members.all[was], widening, changes);
-        }
-        let mut order: Vec<(usize, usize)> = pairing.kept.clone();
-        order.sort_unstable_by_key(|&(_, number)| number);
-        for (was, number) in order {
-            if let Some(wanted) = wanted[number].take() {
-                self.change(&mut members.all[was], wanted, clean, changes);
-            }
-        }
-        // Names first: whoever gets one of these ports next finds its name free.
-        let is_gone = |member: &&RosterEntry| member.rank.is_none();
-        members.all.iter().filter(is_gone).for_each(|one| one.service.killed.store(true, Ordering::SeqCst));
-        members.all.sort_by_key(|member| member.rank.unwrap_or(usize::MAX));
-        self.list(&members.all);
-        changes.made.extend(members.all.iter().filter(is_gone).map(|member| self.remove(member)));
-        members.all.retain(|member| member.rank.is_some());
-        for (number, spec, found) in late {
-            let span = found.span();
-            let name = spec.name.as_ref().map_or_else(|| span.to_string(), |name| name.as_str().to_owned());
-            let made = self.prepare(spec, found, &mut patience);
-            let taken_in =
-                made.and_then(|made| self.take_in(members, vec![Coming { number, made }], changes));
-            // What was there is gone already, so this can only be told.
-            if let Err(failure) = taken_in {
-                changes.missed.push(format!("service {name} is not served: {}", failure.message));
-            }
-        }
-        for (number, late) in &late_ports {
-            let Some(member) = members.all.iter_mut().find(|member| member.rank == Some(*number)) else {
-                continue;
-            };
-            self.listen_late(member, late, &mut patience, changes);
-        }
-        members.all.sort_by_key(|member| member.rank);
-        if !pairing.removed.is_empty() || !late_ports.is_empty() {
-            self.list(&members.all);
-        }
-        self.watch(&members.all);
-        label_logs(&members.all);
-        Ok(())
-    }
-
-    /// Serves new services, all of them or none.
-    fn take_in(
-        &self,
-        members: &mut Members,
-        new: Vec<Coming>,
-        changes: &mut ReloadNews,
-    ) -> Result<(), Failure> {
-        let (ranks, new): (Vec<_>, Vec<_>) = new
-            .into_iter()
-            .map(|Coming { number, made: (made, groups, taken) }| ((number, taken), (made, groups)))
-            .unzip();
-        self.begin_lives(&new);
-        let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
-        let ranked = |(member, (number, taken))| RosterEntry {
-            descriptors: Some(taken),
-            rank: Some(number),
-            ..member
-        };
-        let first = members.all.len();
-        members.all.extend(opened.into_iter().zip(ranks).map(ranked));
-        for member in &members.all[first..] {
-            #[cfg(test)]
-            let _ = trouble::strike(FaultPoint::Reload);
-            changes.made.push(format!("{} is added, on {}", member.label(), member.served.parts.span));
-        }
-        Ok(())
-    }
-
-    /// Makes a service, which is not served yet.
-    ///
-    /// # Errors
-    /// Its port cannot be had, or no descriptor for it.
-    fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
-        // Clients get what is left, and one of them is always to be served.
-        let taken = self.take_descriptors(&spec, found.span().ports().len())?;
-        let groups = plan::lined(&spec.groups, &found.channels);
-        let bound = |place| self.take_bound(place).map(Got::Bound);
-        let Tools { workers, seed, .. } = self.tools;
-        Ok((Prepared::new(spec, found, bound, workers, seed, patience)?, groups, taken))
-    }
-
-    fn take_descriptors(&self, spec: &ServiceSpec, listeners: usize) -> Result<Taken, Failure> {
-        let taken = self.tools.server.budget().take_for_listeners(count_of(listeners));
-        taken.ok_or_else(|| {
-            let what = match listeners {
-                1 => "no file descriptor is left for its listener".to_owned(),
-                listeners => format!("not enough file descriptors are left for its {listeners} listeners"),
-            };
-            let text =
-                format!("balance: {what}; raise the limit (ulimit -n) and restart, or end some connections");
-            Failure::at(&spec.listen.typed, Failure::new(exit::OS, text))
-        })
     }
 
     /// Tells operators' door which services there are.
@@ -720,144 +398,7 @@ impl Roster {
             self.tools.log.tell(&Event::NoRendezvous { cause });
         }
     }
-
-    /// A service whose line is gone.
-    fn remove(&self, member: &RosterEntry) -> String {
-        #[cfg(test)]
-        let _ = trouble::strike(FaultPoint::Reload);
-        let Served { running, alarm, names, log, .. } = &member.served;
-        self.tools.hooks.set(log, "", None);
-        self.tools.minder.leave(alarm);
-        self.tools.names.leave(names);
-        running.stop_listening();
-        let label = member.label();
-        let kicks = member.written().spec.on_remove == OnDown::Kick;
-        let left = if kicks { running.close_all(End::Removed) } else { running.connections() };
-        match (left, kicks) {
-            (0, _) => format!("{label} is removed"),
-            (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),
-            (left, false) => format!("{label} is removed, {} left to end", counted(left, "connection")),
-        }
-    }
-
-    /// A service whose line is there still, and may say other things.
-    fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut ReloadNews) {
-        #[cfg(test)]
-        let _ = trouble::strike(FaultPoint::Reload);
-        let Reread { mut spec, found } = wanted;
-        let mut groups = plan::lined(&spec.groups, &found.channels);
-        // They may be many, and are of no interest until the end.
-        let members = std::mem::take(&mut spec.groups);
-        let before = changes.made.len();
-        let mut told = Vec::new();
-        let was = member.written_options();
-        if was.name != spec.name {
-            let name = spec.name.as_ref().map(|name| name.as_str());
-            told.push(
-                name.map_or_else(|| "has no name any more".to_owned(), |name| format!("is called {name}")),
-            );
-            member.service.rename(name);
-        }
-        told.extend(config::option_changes(&was, &spec));
-        let sources = Sources::new(found.sources);
-        let is_elsewhere = member.served.parts.outgoing.sources != sources;
-        if options(&was) != options(&spec) || is_elsewhere {
-            if is_elsewhere && was.sources == spec.sources {
-                told.push("connections come from another address, by its name".to_owned());
-            }
-            self.set_options(member, &spec, sources, &mut told);
-        }
-        let table = &member.served.parts.table;
-        told.extend(set_lists(table, found.lists));
-        if clean {
-            let denied = table.gate().undeny_all(self.tools.clock.now());
-            told.extend((denied > 0).then(|| format!("{} not denied any more", are(denied, "network"))));
-        }
-        let label = member.label();
-        changes.made.extend(told.into_iter().map(|what| format!("{label}: {what}")));
-        let table = &member.served.parts.table;
-        let on_remove = (spec.on_remove == OnDown::Kick).then_some(&member.served.running);
-        let steps = {
-            let written = member.written();
-            plan::steps(&written.groups, &mut groups, &survey(table, self.tools.clock), clean)
-        };
-        if clean && table.lock_at(self.tools.clock.now()).resume_all() {
-            changes.made.push(format!("{label}: is not paused any more"));
-        }
-        // Where the end of a channel is told whose connections are to be closed.
-        let mut ends = Vec::new();
-        let mut edits = steps.iter().peekable();
-        while edits.peek().is_some() {
-            let mut table = table.lock_at(self.tools.clock.now());
-            let begun = self.tools.clock.now();
-            for edit in edits.by_ref() {
-                let ones = if let PlannedEdit::Retire(key) = edit { table.ones(*key) } else { Vec::new() };
-                match edit::apply_edit(edit, &mut groups, &mut table, on_remove.is_some()) {
-                    Some(Ok(made)) => {
-                        if !ones.is_empty() {
-                            ends.push((changes.made.len(), ones));
-                        }
-                        changes.made.push(format!("{label}: {made}"));
-                    }
-                    Some(Err(missed)) => changes.missed.push(format!("{label}: {missed}")),
-                    None => {}
-                }
-                if self.tools.clock.now().saturating_sub(begun) >= HOLD {
-                    break;
-                }
-            }
-            drop(table);
-            if edits.peek().is_some() {
-                thread::sleep(LET_IN);
-            }
-        }
-        if let Some(running) = on_remove {
-            for (told, ones) in ends {
-                let closed = ones.into_iter().map(|key| running.close_connections(key)).sum();
-                if let Some(told) = changes.made.get_mut(told).filter(|_| closed > 0) {
-                    told.push_str(&format!(", {} closed", counted(closed, "connection")));
-                }
-            }
-        }
-        member.served.parts.spec = spec.clone();
-        let Served { parts, log, .. } = &member.served;
-        self.hook(parts, member.served.place(), log);
-        spec.groups = members;
-        *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
-        if !steps.is_empty() || changes.made.len() > before {
-            member.served.running.table_changed();
-            member.served.alarm.ring();
-            member.served.names.ring();
-        }
-    }
-
-    fn set_options(
-        &self,
-        member: &mut RosterEntry,
-        spec: &ServiceSpec,
-        sources: Sources,
-        told: &mut Vec<String>,
-    ) {
-        let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
-        let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
-        parts.spec = spec.clone();
-        parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
-        parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
-        let mut set = listeners.iter().map(|listener| listener.set_keepalive(spec.client_keepalive));
-        if let Some(Err(e)) = set.find(Result::is_err) {
-            told.push(format!("keepalive of new clients stays as it was: {e}"));
-        }
-        parts.limit_clients(&self.tools.rates);
-        running.change(parts.options());
-        minder.change(alarm, parts.ward(log, running, residence));
-        names.mind(residence, parts.resident(log, running, alarm));
-    }
 }
-
-const NOTHING: &str = "nothing was changed";
-const NOT_ALL: &str = "not everything is as the files say; see above";
-const BROKE_OFF: &str = "it stopped in the middle, because of a fault in balance itself; all services go on, some of them as \
-                         the files say now; reload again";
 
 impl RosterEntry {
     fn is_killed(&self) -> bool {
@@ -903,21 +444,6 @@ fn count_of(listeners: usize) -> u16 {
     u16::try_from(listeners).unwrap_or(u16::MAX)
 }
 
-/// Lets in whom these lists let in. What there is to say of it, if only their files have changed.
-fn set_lists(table: &SharedTable, new: Lists) -> Option<String> {
-    let was = table.gate().lists();
-    let is_told = (&was.allow, &was.deny) == (&new.allow, &new.deny) && was.rules != new.rules;
-    let told = is_told
-        .then(|| format!("files of --allow and --deny have changed: {}", counted(new.networks, "network")));
-    table.gate().set_lists(new);
-    told
-}
-
-/// `1 network is`, `2 networks are`.
-fn are(number: usize, noun: &str) -> String {
-    format!("{} {}", counted(number, noun), if number == 1 { "is" } else { "are" })
-}
-
 /// The channels that lead back to their own service.
 fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
     let junction = |member: &RosterEntry| {
@@ -938,15 +464,6 @@ fn label_logs(members: &[RosterEntry]) {
         let address = || (members.len() > 1).then(|| member.served.place());
         member.served.log.rename(name.or_else(address).as_deref());
     }
-}
-
-/// All of a spec but its name, its channels and where it listens: what is set by options.
-fn options(spec: &ServiceSpec) -> ServiceSpec {
-    debug_assert!(spec.groups.is_empty(), "they are of no use here, and many");
-    let mut options = spec.clone();
-    (options.name, options.listen.host) = (None, ListenHost::AnyV4);
-    options.listen.ports = PortWord::Number(NonZeroU16::MIN).into();
-    options
 }
 
 /// What the names of a service mean. Those of its channels have the addresses that clients are sent to.

@@ -6,14 +6,17 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use super::reloading::{NOT_ALL, NOTHING};
 use super::*;
-use crate::app::controllers;
 use crate::app::deadlines::Deadlines;
+use crate::app::prepared::BIND_PATIENCE;
+use crate::app::{controllers, files, lookup, plan};
 use crate::names::resolve;
 use crate::net::server::Options;
+use crate::observe::Severity;
 use crate::process::Notifier;
 use crate::sched::GroupId;
-use crate::sys::trouble::Mishap;
+use crate::sys::trouble::{self, FaultPoint, Mishap};
 
 /// A process that serves what a file of its own says.
 struct Process {

@@ -1,0 +1,330 @@
+//! Making the services what their lines say now: what comes, what stays and is changed, what goes.
+//!
+//! Knows: the order of it, what is told of it. Never: which services come and go (that is `plan`'s), whether there is to be a reload.
+//! Source: docs/reload.md.
+
+use std::num::NonZeroU16;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use super::super::lookup::Resolved;
+use super::super::plan::{self, Pairing, PlannedEdit};
+use super::super::prepared::{BIND_PATIENCE, Got, Prepared, Served};
+use super::super::{Failure, counted, exit};
+use super::edit;
+use super::reloading::NOTHING;
+use super::{
+    Coming, HOLD, LET_IN, Made, Members, ReloadNews, Reread, Roster, RosterEntry, Tools, Written, count_of,
+    label_logs, survey,
+};
+use crate::config;
+use crate::sched::{End, Lists, SharedTable};
+use crate::spec::{ListenHost, OnDown, PortWord, ServiceSpec};
+use crate::sys::descriptors::Taken;
+#[cfg(test)]
+use crate::sys::trouble::{self, FaultPoint};
+use crate::sys::{Outgoing, Sources};
+
+impl Roster {
+    pub(super) fn carry_out(
+        &self,
+        members: &mut Members,
+        wanted: Vec<Reread>,
+        pairing: &Pairing,
+        clean: bool,
+        changes: &mut ReloadNews,
+    ) -> Result<(), Failure> {
+        let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
+        let in_the_way = members.ports_that_go(&wanted, pairing);
+        // All that can fail comes first.
+        let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let mut patience = BIND_PATIENCE;
+        for &number in &pairing.added {
+            let Some(Reread { spec, found }) = wanted[number].take() else { continue };
+            // Its place may be a part of one that is about to be left.
+            if found.span().ports().any(|port| in_the_way.contains(&port)) {
+                late.push((number, spec, found));
+                continue;
+            }
+            match self.prepare(spec, found, &mut patience) {
+                Ok(made) => new.push(Coming { number, made }),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let mut widenings = Vec::new();
+        for &(was, number) in &pairing.kept {
+            let Some(Reread { spec, found }) = &wanted[number] else { continue };
+            match self.widen(&members.all[was], spec, found, &in_the_way, &mut patience) {
+                Ok(widening) => widenings.push((was, number, widening)),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if let Some(failure) = Failure::several(failures, NOTHING) {
+            return Err(failure);
+        }
+        for member in &mut members.all {
+            member.rank = None;
+        }
+        for &(was, number) in &pairing.kept {
+            members.all[was].rank = Some(number);
+        }
+        // From here on whoever is served is a member, whatever goes wrong.
+        self.take_in(members, new, changes)?;
+        let mut late_ports = Vec::new();
+        for (was, number, mut widening) in widenings {
+            let late = std::mem::take(&mut widening.late);
+            late_ports.extend((!late.is_empty()).then_some((number, late)));
+            self.move_listeners(&mut members.all[was], widening, changes);
+        }
+        let mut order: Vec<(usize, usize)> = pairing.kept.clone();
+        order.sort_unstable_by_key(|&(_, number)| number);
+        for (was, number) in order {
+            if let Some(wanted) = wanted[number].take() {
+                self.change(&mut members.all[was], wanted, clean, changes);
+            }
+        }
+        // Names first: whoever gets one of these ports next finds its name free.
+        let is_gone = |member: &&RosterEntry| member.rank.is_none();
+        members.all.iter().filter(is_gone).for_each(|one| one.service.killed.store(true, Ordering::SeqCst));
+        members.all.sort_by_key(|member| member.rank.unwrap_or(usize::MAX));
+        self.list(&members.all);
+        changes.made.extend(members.all.iter().filter(is_gone).map(|member| self.remove(member)));
+        members.all.retain(|member| member.rank.is_some());
+        for (number, spec, found) in late {
+            let span = found.span();
+            let name = spec.name.as_ref().map_or_else(|| span.to_string(), |name| name.as_str().to_owned());
+            let made = self.prepare(spec, found, &mut patience);
+            let taken_in =
+                made.and_then(|made| self.take_in(members, vec![Coming { number, made }], changes));
+            // What was there is gone already, so this can only be told.
+            if let Err(failure) = taken_in {
+                changes.missed.push(format!("service {name} is not served: {}", failure.message));
+            }
+        }
+        for (number, late) in &late_ports {
+            let Some(member) = members.all.iter_mut().find(|member| member.rank == Some(*number)) else {
+                continue;
+            };
+            self.listen_late(member, late, &mut patience, changes);
+        }
+        members.all.sort_by_key(|member| member.rank);
+        if !pairing.removed.is_empty() || !late_ports.is_empty() {
+            self.list(&members.all);
+        }
+        self.watch(&members.all);
+        label_logs(&members.all);
+        Ok(())
+    }
+
+    /// Serves new services, all of them or none.
+    fn take_in(
+        &self,
+        members: &mut Members,
+        new: Vec<Coming>,
+        changes: &mut ReloadNews,
+    ) -> Result<(), Failure> {
+        let (ranks, new): (Vec<_>, Vec<_>) = new
+            .into_iter()
+            .map(|Coming { number, made: (made, groups, taken) }| ((number, taken), (made, groups)))
+            .unzip();
+        self.begin_lives(&new);
+        let opened = self.serve(new).map_err(|e| Failure::new(exit::OS, format!("balance: {e}")))?;
+        let ranked = |(member, (number, taken))| RosterEntry {
+            descriptors: Some(taken),
+            rank: Some(number),
+            ..member
+        };
+        let first = members.all.len();
+        members.all.extend(opened.into_iter().zip(ranks).map(ranked));
+        for member in &members.all[first..] {
+            #[cfg(test)]
+            let _ = trouble::strike(FaultPoint::Reload);
+            changes.made.push(format!("{} is added, on {}", member.label(), member.served.parts.span));
+        }
+        Ok(())
+    }
+
+    /// Makes a service, which is not served yet.
+    ///
+    /// # Errors
+    /// Its port cannot be had, or no descriptor for it.
+    fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
+        // Clients get what is left, and one of them is always to be served.
+        let taken = self.take_descriptors(&spec, found.span().ports().len())?;
+        let groups = plan::lined(&spec.groups, &found.channels);
+        let bound = |place| self.take_bound(place).map(Got::Bound);
+        let Tools { workers, seed, .. } = self.tools;
+        Ok((Prepared::new(spec, found, bound, workers, seed, patience)?, groups, taken))
+    }
+
+    pub(super) fn take_descriptors(&self, spec: &ServiceSpec, listeners: usize) -> Result<Taken, Failure> {
+        let taken = self.tools.server.budget().take_for_listeners(count_of(listeners));
+        taken.ok_or_else(|| {
+            let what = match listeners {
+                1 => "no file descriptor is left for its listener".to_owned(),
+                listeners => format!("not enough file descriptors are left for its {listeners} listeners"),
+            };
+            let text =
+                format!("balance: {what}; raise the limit (ulimit -n) and restart, or end some connections");
+            Failure::at(&spec.listen.typed, Failure::new(exit::OS, text))
+        })
+    }
+
+    /// A service whose line is gone.
+    fn remove(&self, member: &RosterEntry) -> String {
+        #[cfg(test)]
+        let _ = trouble::strike(FaultPoint::Reload);
+        let Served { running, alarm, names, log, .. } = &member.served;
+        self.tools.hooks.set(log, "", None);
+        self.tools.minder.leave(alarm);
+        self.tools.names.leave(names);
+        running.stop_listening();
+        let label = member.label();
+        let kicks = member.written().spec.on_remove == OnDown::Kick;
+        let left = if kicks { running.close_all(End::Removed) } else { running.connections() };
+        match (left, kicks) {
+            (0, _) => format!("{label} is removed"),
+            (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),
+            (left, false) => format!("{label} is removed, {} left to end", counted(left, "connection")),
+        }
+    }
+
+    /// A service whose line is there still, and may say other things.
+    fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut ReloadNews) {
+        #[cfg(test)]
+        let _ = trouble::strike(FaultPoint::Reload);
+        let Reread { mut spec, found } = wanted;
+        let mut groups = plan::lined(&spec.groups, &found.channels);
+        // They may be many, and are of no interest until the end.
+        let members = std::mem::take(&mut spec.groups);
+        let before = changes.made.len();
+        let mut told = Vec::new();
+        let was = member.written_options();
+        if was.name != spec.name {
+            let name = spec.name.as_ref().map(|name| name.as_str());
+            told.push(
+                name.map_or_else(|| "has no name any more".to_owned(), |name| format!("is called {name}")),
+            );
+            member.service.rename(name);
+        }
+        told.extend(config::option_changes(&was, &spec));
+        let sources = Sources::new(found.sources);
+        let is_elsewhere = member.served.parts.outgoing.sources != sources;
+        if options(&was) != options(&spec) || is_elsewhere {
+            if is_elsewhere && was.sources == spec.sources {
+                told.push("connections come from another address, by its name".to_owned());
+            }
+            self.set_options(member, &spec, sources, &mut told);
+        }
+        let table = &member.served.parts.table;
+        told.extend(set_lists(table, found.lists));
+        if clean {
+            let denied = table.gate().undeny_all(self.tools.clock.now());
+            told.extend((denied > 0).then(|| format!("{} not denied any more", are(denied, "network"))));
+        }
+        let label = member.label();
+        changes.made.extend(told.into_iter().map(|what| format!("{label}: {what}")));
+        let table = &member.served.parts.table;
+        let on_remove = (spec.on_remove == OnDown::Kick).then_some(&member.served.running);
+        let steps = {
+            let written = member.written();
+            plan::steps(&written.groups, &mut groups, &survey(table, self.tools.clock), clean)
+        };
+        if clean && table.lock_at(self.tools.clock.now()).resume_all() {
+            changes.made.push(format!("{label}: is not paused any more"));
+        }
+        // Where the end of a channel is told whose connections are to be closed.
+        let mut ends = Vec::new();
+        let mut edits = steps.iter().peekable();
+        while edits.peek().is_some() {
+            let mut table = table.lock_at(self.tools.clock.now());
+            let begun = self.tools.clock.now();
+            for edit in edits.by_ref() {
+                let ones = if let PlannedEdit::Retire(key) = edit { table.ones(*key) } else { Vec::new() };
+                match edit::apply_edit(edit, &mut groups, &mut table, on_remove.is_some()) {
+                    Some(Ok(made)) => {
+                        if !ones.is_empty() {
+                            ends.push((changes.made.len(), ones));
+                        }
+                        changes.made.push(format!("{label}: {made}"));
+                    }
+                    Some(Err(missed)) => changes.missed.push(format!("{label}: {missed}")),
+                    None => {}
+                }
+                if self.tools.clock.now().saturating_sub(begun) >= HOLD {
+                    break;
+                }
+            }
+            drop(table);
+            if edits.peek().is_some() {
+                thread::sleep(LET_IN);
+            }
+        }
+        if let Some(running) = on_remove {
+            for (told, ones) in ends {
+                let closed = ones.into_iter().map(|key| running.close_connections(key)).sum();
+                if let Some(told) = changes.made.get_mut(told).filter(|_| closed > 0) {
+                    told.push_str(&format!(", {} closed", counted(closed, "connection")));
+                }
+            }
+        }
+        member.served.parts.spec = spec.clone();
+        let Served { parts, log, .. } = &member.served;
+        self.hook(parts, member.served.place(), log);
+        spec.groups = members;
+        *member.written.write().unwrap_or_else(PoisonError::into_inner) = Written { spec, groups };
+        if !steps.is_empty() || changes.made.len() > before {
+            member.served.running.table_changed();
+            member.served.alarm.ring();
+            member.served.names.ring();
+        }
+    }
+
+    fn set_options(
+        &self,
+        member: &mut RosterEntry,
+        spec: &ServiceSpec,
+        sources: Sources,
+        told: &mut Vec<String>,
+    ) {
+        let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
+        let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
+        parts.spec = spec.clone();
+        parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
+        parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
+        let mut set = listeners.iter().map(|listener| listener.set_keepalive(spec.client_keepalive));
+        if let Some(Err(e)) = set.find(Result::is_err) {
+            told.push(format!("keepalive of new clients stays as it was: {e}"));
+        }
+        parts.limit_clients(&self.tools.rates);
+        running.change(parts.options());
+        minder.change(alarm, parts.ward(log, running, residence));
+        names.mind(residence, parts.resident(log, running, alarm));
+    }
+}
+
+/// Lets in whom these lists let in. What there is to say of it, if only their files have changed.
+fn set_lists(table: &SharedTable, new: Lists) -> Option<String> {
+    let was = table.gate().lists();
+    let is_told = (&was.allow, &was.deny) == (&new.allow, &new.deny) && was.rules != new.rules;
+    let told = is_told
+        .then(|| format!("files of --allow and --deny have changed: {}", counted(new.networks, "network")));
+    table.gate().set_lists(new);
+    told
+}
+
+/// `1 network is`, `2 networks are`.
+fn are(number: usize, noun: &str) -> String {
+    format!("{} {}", counted(number, noun), if number == 1 { "is" } else { "are" })
+}
+
+/// All of a spec but its name, its channels and where it listens: what is set by options.
+fn options(spec: &ServiceSpec) -> ServiceSpec {
+    debug_assert!(spec.groups.is_empty(), "they are of no use here, and many");
+    let mut options = spec.clone();
+    (options.name, options.listen.host) = (None, ListenHost::AnyV4);
+    options.listen.ports = PortWord::Number(NonZeroU16::MIN).into();
+    options
+}

@@ -1,0 +1,202 @@
+//! A reload from the moment that somebody asks for it to the words that tell what came of it.
+//!
+//! Knows: when one may be, what is read for it, how it ends. Never: how one thing of it is done (`carrying`, `moving`).
+//! Source: docs/reload.md.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+
+use super::super::plan;
+use super::super::{Failure, exit, fenced, files, lists, lookup};
+use super::{MOST_TOLD, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
+use crate::config;
+use crate::observe::{Event, Severity};
+use crate::process;
+use crate::spec::ListenSpan;
+
+/// What a reload says that has done nothing.
+pub(super) const NOTHING: &str = "nothing was changed";
+/// What one says that has done a part.
+pub(super) const NOT_ALL: &str = "not everything is as the files say; see above";
+const BROKE_OFF: &str = "it stopped in the middle, because of a fault in balance itself; all services go on, some of them as \
+                         the files say now; reload again";
+
+impl Roster {
+    /// Reads the files again, on a thread of its own: names may take long to look up. However often this is called meanwhile,
+    /// it is done once more.
+    pub(in crate::app) fn reload_soon(self: &Arc<Self>) {
+        let has_files = || self.watched().iter().any(|one| lists::has_files(&one.table));
+        if self.source.is_none() && !has_files() {
+            let why = "there is no file to read again";
+            return self.tools.log.tell(&Event::SignalIgnored { signal: "HUP".into(), why });
+        }
+        if self.is_wanted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let roster = Arc::clone(self);
+        let spawned = thread::Builder::new().name("reload".into()).spawn(move || {
+            let _turn = roster.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            roster.is_wanted.store(false, Ordering::SeqCst);
+            // What came of it is told to the log.
+            let _ = roster.reload(false);
+        });
+        if let Err(e) = spawned {
+            self.is_wanted.store(false, Ordering::SeqCst);
+            let text = format!("reload: no thread for it: {e}");
+            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+        }
+    }
+
+    /// Reads the files again and makes the services what they say now. What has changed, one line each.
+    ///
+    /// # Errors
+    /// Something is wrong with the files, or with what they ask for. Then nothing has changed.
+    pub(in crate::app) fn reload(&self, clean: bool) -> Result<Vec<String>, Failure> {
+        process::tell_reloading();
+        let outcome = self.reload_and_tell(clean);
+        let why = outcome.as_ref().err().and_then(|failure| failure.message.lines().next());
+        let why = why.map(|why| why.strip_prefix("balance: ").unwrap_or(why));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
+        process::tell_ready(
+            &why.map_or_else(|| "reloaded".to_owned(), |why| format!("reload failed: {why}")),
+        );
+        (self.done)();
+        outcome
+    }
+
+    /// Why the last reload has failed, in one line; `None`: it has not.
+    pub(in crate::app) fn last_trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reload_and_tell(&self, clean: bool) -> Result<Vec<String>, Failure> {
+        match catch_unwind(AssertUnwindSafe(|| self.reload_now(clean))) {
+            Ok(Ok(ReloadNews { made, missed, warnings })) => {
+                self.tell(&made);
+                missed.iter().for_each(|what| self.complain(what));
+                let told: Vec<String> = made
+                    .into_iter()
+                    .chain(warnings.into_iter().map(|text| format!("warning: {text}")))
+                    .collect();
+                match missed.is_empty() {
+                    true => Ok(told),
+                    false => {
+                        let lines: Vec<String> = told.into_iter().chain(missed).collect();
+                        Err(Failure::new(exit::OS, format!("{}\nbalance: {NOT_ALL}", lines.join("\n"))))
+                    }
+                }
+            }
+            Ok(Err(mut failure)) => {
+                if let Some(hint) = fenced::hint(&failure.message) {
+                    failure.message = format!("{}\nbalance: {hint}", failure.message.trim_end());
+                }
+                if !failure.message.trim_end().ends_with(NOTHING) {
+                    failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
+                }
+                self.complain_of_each(&failure.message);
+                Err(failure)
+            }
+            Err(_) => {
+                self.recover();
+                self.complain(BROKE_OFF);
+                Err(Failure::new(exit::OS, format!("balance: {BROKE_OFF}")))
+            }
+        }
+    }
+
+    /// After a panic: whoever is served is found by operators.
+    fn recover(&self) {
+        let members = self.members();
+        for member in members.all.iter().filter(|one| one.rank.is_none() && !one.is_killed()) {
+            // It was called gone already, and has not gone.
+            member.service.killed.store(false, Ordering::SeqCst);
+        }
+        self.list(&members.all);
+        self.watch(&members.all);
+        label_logs(&members.all);
+    }
+
+    fn complain(&self, what: &str) {
+        let text = format!("reload: {what}");
+        self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+    }
+
+    /// One event for each thing that is wrong: in the log a line is a line.
+    fn complain_of_each(&self, message: &str) {
+        let reasons = |line: &&str| !line.is_empty() && !line.ends_with(NOTHING);
+        for reason in message.lines().filter(reasons).take(MOST_TOLD) {
+            let reason = reason.strip_prefix("balance: ").unwrap_or(reason);
+            let text = format!("reload failed, {NOTHING}: {reason}");
+            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+        }
+    }
+
+    fn tell(&self, changes: &[String]) {
+        let note = |text| self.tools.log.tell(&Event::Note { severity: Severity::Notice, text });
+        for change in changes.iter().take(MOST_TOLD) {
+            note(format!("reload: {change}"));
+        }
+        match changes.len() {
+            0 => note("reload: nothing has changed".to_owned()),
+            all if all > MOST_TOLD => note(format!("reload: and {} more changes", all - MOST_TOLD)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn reload_now(&self, clean: bool) -> Result<ReloadNews, Failure> {
+        let mut members = self.members();
+        let members = &mut *members;
+        let nothing = |text: &str| Err(Failure::new(exit::CONFIG, format!("balance: {text}")));
+        let has_files = || members.all.iter().any(|one| lists::has_files(&one.served.parts.table));
+        if self.source.is_none() && !clean && !has_files() {
+            return nothing(
+                "there is no file to read again; the service was given on the command line (reload clean drops what was \
+                 changed by hand)",
+            );
+        }
+        if self.is_frozen.load(Ordering::SeqCst) {
+            return nothing("another process is taking over just now; try again");
+        }
+        if members.all.iter().all(RosterEntry::is_killed) {
+            return nothing("the instance was told to stop");
+        }
+        let (process, specs) = match &self.source {
+            Some(Source { files, directory }) => {
+                files::read(files, directory).map_err(|errors| Failure::told(errors, NOTHING))?
+            }
+            // The command line says what it said.
+            None => {
+                let specs = members.all.iter().map(|member| member.written().spec.clone());
+                (members.process.clone(), specs.collect())
+            }
+        };
+        let known = members.all.iter().flat_map(RosterEntry::known).collect();
+        let (found, failed) =
+            lookup::services(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
+        let wanted: Vec<Reread> =
+            specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
+        // One that was killed by hand is there again if its line still is.
+        members.all.retain(|member| !member.is_killed());
+        let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
+        let spans: Vec<ListenSpan> = wanted.iter().map(|one| one.found.span()).collect();
+        let pairing = plan::pair(&now, &spans);
+        let mut changes = ReloadNews { made: failed, ..ReloadNews::default() };
+        let before: BTreeSet<String> = warnings(&members.all).into_iter().map(|(_, text)| text).collect();
+        self.carry_out(members, wanted, &pairing, clean, &mut changes)?;
+        for (number, text) in warnings(&members.all) {
+            if !before.contains(&text) {
+                let note = Event::Note { severity: Severity::Warning, text: text.clone() };
+                members.all[number].served.log.tell(&note);
+                changes.warnings.push(format!("{}: {text}", members.all[number].label()));
+            }
+        }
+        let later = config::process_changes(&members.process, &process);
+        changes.made.extend(
+            later.iter().map(|name| format!("{name} has another value: it holds after upgrade or a restart")),
+        );
+        Ok(changes)
+    }
+}
