@@ -51,10 +51,10 @@ def running(bench, program, channels):
         if program not in (peers.BARE, peers.AGAIN, "elsewhere") and http:
             options += ["--http", str(http)]
         if program == "watched":
-            options += ["--on-change", "/bin/true", "--state", os.path.join(directory, "state"), "--log-time"]
+            options += ["--event-program", "/bin/true", "--state", os.path.join(directory, "state"), "--log-time"]
         if program in ("text", "json"):
             log = os.path.join(directory, "access.log")
-            options += ["--access-log", log, "--log-format", program]
+            options += ["--access-log", log, "--access-log-format", program]
         if program == "full":
             options += ["--access-log", "/dev/full"]
         if program == "stalled":

@@ -5,9 +5,9 @@ complete -c balance -l starttls -d 'Answer clients that ask for TLS in this prot
 complete -c balance -l greeting-timeout -d 'Time a client has for its PROXY header or first bytes [default: 3s]' -r -f
 complete -c balance -s B -l source -d 'Connect to channels from this address, or from several in turn' -r -f -a "(__fish_print_hostnames)"
 complete -c balance -s t -l connect-timeout -d 'Time a channel has to accept a connection [default: 5s]' -r -f
-complete -c balance -l race -d 'Try the next channel beside one that has not answered after TIME [default: 0, not before it has failed]' -r -f
+complete -c balance -l race -d 'Also try the next channel when one has not answered after TIME [default: 0: only when it has failed]' -r -f
 complete -c balance -l resolve -d 'Look up the names of channels again every TIME [default: 30s; 0 means only at the start]' -r -f
-complete -c balance -l dns -d 'Ask these name servers, and not the system\'s resolver [default: the system\'s resolver]' -r -f
+complete -c balance -l dns -d 'Ask these name servers instead of the system\'s resolver [default: the system\'s resolver]' -r -f
 complete -c balance -s T -l idle-timeout -d 'Close a connection after this long without a byte [default: 0 (never)]' -r -f
 complete -c balance -l half-close-timeout -d 'Close a half-closed connection after this long without a byte [default: 10m; 0 means never]' -r -f
 complete -c balance -s k -l server-keepalive -d 'Set TCP keepalive for connections to channels' -r -f
@@ -15,7 +15,7 @@ complete -c balance -l proxy-tlv -d 'Add these values to PROXY headers (version 
 complete -c balance -l policy -d 'Choose a channel by: rr, leastconn, p2c, first or hash [default: rr]' -r -f
 complete -c balance -l hash-balance -d 'Maximum load of one channel in a hash group, as a multiple of the average' -r -f
 complete -c balance -l slow-start -d 'Raise a returning channel\'s share over this time' -r -f
-complete -c balance -l first-byte -d 'Eject a channel that says nothing for TIME while others answer [default: 0, never]' -r -f
+complete -c balance -l first-byte -d 'Eject a channel that sends nothing for TIME while others answer [default: 0, never]' -r -f
 complete -c balance -l check -d 'Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG' -r -f
 complete -c balance -l check-interval -d 'Time between two checks [default: 2s]' -r -f
 complete -c balance -l check-timeout -d 'Time a check may take [default: 1s]' -r -f
@@ -28,7 +28,7 @@ complete -c balance -l on-down -d 'What to do with connections when their channe
 kick\t''"
 complete -c balance -l on-remove -d 'What to do with connections when a reload removes their channel [default: keep]' -r -f -a "keep\t''
 kick\t''"
-complete -c balance -l on-change -d 'Run this program for each event of the service' -r -F
+complete -c balance -l event-program -l on-change -d 'Run this program for each event of the service' -r -F
 complete -c balance -l allow -d 'Accept only clients from these networks [default: any]' -r -f
 complete -c balance -l deny -d 'Refuse clients from these networks [default: none]' -r -f
 complete -c balance -l client-max -d 'Maximum number of connections of one client [default: no limit]' -r -f
@@ -49,9 +49,9 @@ complete -c balance -l state -d 'Keep what commands change, in this file, over a
 complete -c balance -l http -d 'Serve a web page, metrics and readiness by HTTP [default: off]' -r -f
 complete -c balance -l http-token-file -d 'Accept commands by HTTP from anyone who has the token in this file' -r -F
 complete -c balance -l access-log -d 'Write a line about each connection to this file [default: off]' -r -F
-complete -c balance -l log-format -d 'Format of the access log: text or json [default: text]' -r -f -a "text\t''
+complete -c balance -l access-log-format -l log-format -d 'Format of the access log: text or json [default: text]' -r -f -a "text\t''
 json\t''"
-complete -c balance -l log-at -d 'Write a line of the access log at: start, end, every TIME [default: end]' -r -f
+complete -c balance -l access-log-at -l log-at -d 'Write a line of the access log at: start, end, every TIME [default: end]' -r -f
 complete -c balance -l control-group -d 'Let the members of this Unix group control the instance' -r -f
 complete -c balance -l user -d 'Run as this unprivileged user' -r -f
 complete -c balance -l landlock -d 'Let balance open only the files that it needs [default: on with --user]' -r -f -a "on\t''
@@ -62,7 +62,7 @@ zsh\t''
 fish\t''"
 complete -c balance -s 6 -l ipv6 -d 'Listen on all IPv6 and all IPv4 addresses'
 complete -c balance -l freebind -d 'Listen on the address of -b even while this host does not have it'
-complete -c balance -s a -l autodisable -d 'Disable a channel whose connect fails, until you enable it'
+complete -c balance -s a -l disable-on-failure -l autodisable -d 'Disable a channel whose connect fails, until you enable it'
 complete -c balance -s H -l hash-failover -d 'Let clients of a hash group go to its other channels when theirs is down'
 complete -c balance -l no-eject -d 'Keep using channels whose connect fails'
 complete -c balance -l refuse-when-down -d 'Close the port while no channel is up'

@@ -365,7 +365,7 @@ impl AtWork {
             Some(Err(e)) => return log.tell(&Event::NoRendezvous { cause: e.to_string() }),
         };
         if missed.is_empty() {
-            let text = "the control socket was deleted; it is there again".to_owned();
+            let text = "the control socket was deleted; balance has made it again".to_owned();
             log.tell(&Event::Note { severity: Severity::Warning, text });
         }
         for (path, cause) in missed {

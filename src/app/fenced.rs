@@ -51,7 +51,7 @@ pub(super) fn signs(settings: &ProcessSpec) -> Option<PrivilegeSigns> {
     if settings.user.is_some() && !now.no_new_privileges && cfg!(target_os = "linux") {
         lacks.push((
             "programs that balance starts can gain privileges".to_owned(),
-            "--user asks for the opposite".to_owned(),
+            "--user is there to prevent that".to_owned(),
             "restart balance".to_owned(),
         ));
     }

@@ -135,7 +135,7 @@ impl Heir {
                 self.machine.learn(SuccessorNews::Heard(&message));
                 Ok(())
             }
-            Some(_) => Err(io::Error::other("it has said something else")),
+            Some(_) => Err(io::Error::other("it sent an unexpected message")),
             // It is dead, and its listeners are ours alone.
             None => Ok(()),
         }

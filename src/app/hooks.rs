@@ -1,4 +1,4 @@
-//! Runs the programs of `--on-change`.
+//! Runs the programs of `--event-program`.
 //!
 //! Knows: threads, how long a program may run, how many may at once. Never: which event is for which program (`observe/hook`),
 //! how one is started or killed (`sys/child`).
@@ -69,7 +69,7 @@ impl ProgramHooks {
         if program.is_some() {
             self.0.logs().insert(log.owner(), log.clone());
             if let Err(e) = self.start() {
-                let text = format!("--on-change: no thread for it: {e}");
+                let text = format!("--event-program: no thread for it: {e}");
                 return log.tell(&Event::Note { severity: Severity::Error, text });
             }
         } else {
@@ -99,8 +99,10 @@ impl ProgramHooks {
         let Some(thread) = thread else { return };
         let left = self.0.log.hooks().finish(patience);
         if left > 0 {
-            let text =
-                format!("--on-change: the process ends, and {} not heard of", super::counted(left, "event"));
+            let text = format!(
+                "--event-program: the process ends, and the program missed {}",
+                super::counted(left, "event")
+            );
             self.0.log.tell(&Event::Note { severity: Severity::Warning, text });
         }
         // Nothing is ever sent; what is waited for is the end of the sender.

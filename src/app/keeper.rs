@@ -197,8 +197,9 @@ impl Keeping {
             delay = (delay * 2).min(PACE);
             if begun.elapsed() > LONGEST && !std::mem::replace(&mut is_told, true) {
                 let path = self.file.path().display().to_string();
-                let text =
-                    format!("state file {path}: another instance has it; changes are kept once it has ended");
+                let text = format!(
+                    "state file {path}: another instance uses it; balance keeps changes once that one has ended"
+                );
                 self.tell(Severity::Warning, text);
             }
         }
@@ -221,7 +222,7 @@ impl Keeping {
                     self.tell(Severity::Warning, format!("state file {path}: {told}"));
                 }
                 if self.trouble.take().is_some() {
-                    self.tell(Severity::Notice, format!("state file {path}: it is written again"));
+                    self.tell(Severity::Notice, format!("state file {path}: balance can write it again"));
                 }
                 Ok(())
             }
@@ -231,7 +232,7 @@ impl Keeping {
                 if before.as_ref().is_none_or(|before| before.why != why) {
                     self.tell(
                         Severity::Error,
-                        format!("state file {path}: changes cannot be kept: {why}; balance tries again"),
+                        format!("state file {path}: cannot write the changes: {why}; balance tries again"),
                     );
                 }
                 let delay = before.map_or(PACE, |before| (before.delay * 2).min(LONGEST));

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What was changed before this process was started has been written after this time.
 const SETTLED: Duration = Duration::from_millis(1_200);
 /// An operator's slip of the pen must not cost the services' file its place.
-const IS_SOURCE: &str = "this is a file of services; nothing is kept";
+const IS_SOURCE: &str = "this is a configuration file of --file; balance keeps no changes";
 
 /// The state that a start goes by.
 #[derive(Default)]
@@ -51,7 +51,7 @@ pub(super) fn take(named: Option<&Named>, source: Option<&Source>, warn: &Log) -
     let mut file = match at(named) {
         Ok(file) => file,
         Err(error) => {
-            kept.warn(warn, &format!("{error}; nothing is kept"));
+            kept.warn(warn, &format!("{error}; balance keeps no changes"));
             return kept;
         }
     };
@@ -92,7 +92,7 @@ pub(super) fn succeed(named: Option<&Named>, source: Option<&Source>, log: &Log)
     match at(named) {
         Ok(file) if source.is_some_and(|source| source.has(&file.path())) => kept.warn(log, IS_SOURCE),
         Ok(file) => kept.place = Some(KeepingPlace { file, text: None, trouble: None, is_inherited: true }),
-        Err(error) => kept.warn(log, &format!("{error}; nothing is kept")),
+        Err(error) => kept.warn(log, &format!("{error}; balance keeps no changes")),
     }
     kept
 }
@@ -182,13 +182,13 @@ impl Kept {
             self.passed_over.push(format!("service {label}: nothing listens on {place} any more"));
         }
         if self.applied > 0 {
-            note(format!("{} made by hand before the last end applied", counted(self.applied, "change")));
+            note(format!("{} from before the restart applied", counted(self.applied, "change")));
         }
         for why in self.passed_over.iter().take(MOST_TOLD) {
             note(why.clone());
         }
         if self.passed_over.len() > MOST_TOLD {
-            note(format!("and {} more that do not hold any more", self.passed_over.len() - MOST_TOLD));
+            note(format!("and {} more that no longer apply", self.passed_over.len() - MOST_TOLD));
         }
         self.passed_over.clear();
     }
@@ -217,7 +217,7 @@ fn look_up(
         known.entry(target.host.clone()).or_insert_with(|| match resolve::addresses(&target.host, 0) {
             Ok(found) => Some(found),
             Err(e) => {
-                told.push(format!("no host '{}': {e}; its channel has the addresses it had", target.host));
+                told.push(format!("no host '{}': {e}; its channel keeps its addresses", target.host));
                 None
             }
         });

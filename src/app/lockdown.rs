@@ -62,7 +62,7 @@ pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
     for path in source.paths() {
         if let Err(e) = File::open(&path) {
             let text = format!(
-                "--user: a reload cannot read {}: {e}; it was read by root at the start",
+                "--user: a reload will not be able to read {}: {e}; at the start, root read it",
                 path.display()
             );
             log.tell(&Event::Note { severity: Severity::Warning, text });
@@ -76,14 +76,14 @@ pub(super) fn close(fence: &Fence, log: &Log) {
         Ok(FenceState::Whole | FenceState::Inherited) => return,
         Ok(FenceState::InPart) => (
             Severity::Notice,
-            "--landlock: this kernel closes files off only in part; a newer one (Linux 6.10) does more".to_owned(),
+            "--landlock: this kernel restricts access to files only partly; Linux 6.10 or newer does more".to_owned(),
         ),
         Ok(FenceState::Unknown) => (
             Severity::Notice,
             "--landlock: this kernel has no Landlock (Linux 5.13 has it, and lsm= may turn it off); the permissions of files alone hold"
                 .to_owned(),
         ),
-        Err(e) => (Severity::Warning, format!("--landlock: no file is closed off: {e}")),
+        Err(e) => (Severity::Warning, format!("--landlock: access to files is not restricted: {e}")),
     };
     log.tell(&Event::Note { severity, text });
 }

@@ -75,10 +75,10 @@ pub(super) fn why_no_programs(service: &ServiceSpec) -> Vec<(&Typed, String)> {
     of_all.into_iter().chain(own).collect()
 }
 
-/// Why the program of `--on-change` cannot be run, if it cannot be.
+/// Why the program of `--event-program` cannot be run, if it cannot be.
 pub(super) fn why_no_hook(program: &Named) -> Option<String> {
     let error = is_program(Path::new(&program.name)).err()?;
-    Some(format!("--on-change: cannot run {}: {error}", program.name))
+    Some(format!("--event-program: cannot run {}: {error}", program.name))
 }
 
 fn is_program(path: &Path) -> io::Result<()> {

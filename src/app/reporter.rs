@@ -43,7 +43,7 @@ impl Reporter {
         let told = Arc::downgrade(self);
         if let Err(e) = thread::Builder::new().name("manager".into()).spawn(move || tell(&told)) {
             let text = format!(
-                "the service manager hears nothing more, and its watchdog is not fed: no thread: {e}"
+                "the service manager gets no more reports, and its watchdog gets no signals: no thread: {e}"
             );
             log.tell(&Event::Note { severity: Severity::Error, text });
         }

@@ -237,7 +237,7 @@ impl Restoring<'_> {
                         return Err(format!("group {number}: {label} is not in the line any more"));
                     }
                     std::cmp::Ordering::Greater => {
-                        return Err(format!("group {number}: {label} is in the line now, which holds"));
+                        return Err(format!("group {number}: {label} is in the line now, and the line wins"));
                     }
                 }
                 let addresses = look_up(to);
@@ -295,7 +295,7 @@ impl Restoring<'_> {
         let member = self.line.get(number).and_then(|group| group.members.get(place));
         match member {
             Some(Member::Channel(spec)) if Setting::from(spec) == *line => Ok((number, place)),
-            _ => Err(format!("group {number}: {target} was edited in its line since, and that holds")),
+            _ => Err(format!("group {number}: {target} was edited in its line since, and the line wins")),
         }
     }
 }

@@ -155,7 +155,7 @@ impl Scribe {
         match told.recv_timeout(REOPENED_WITHIN) {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout) => {
-                Err("writing to it takes long just now; it is opened again as soon as that is over".into())
+                Err("a write to it takes long; balance opens it again as soon as that write has ended".into())
             }
             Err(RecvTimeoutError::Disconnected) => Err("the process ends".into()),
         }

@@ -414,7 +414,7 @@ pub(super) fn keep(kept: Kept, Assembly { roster, bell, .. }: &Assembly, log: &L
     let Some(place) = kept.place else { return Keeper::none(bell) };
     let seen = Arc::clone(roster);
     Keeper::start(Arc::clone(&bell), place, move || seen.look(), log.clone()).unwrap_or_else(|e| {
-        let text = format!("state file: nothing is kept, there is no thread for it: {e}");
+        let text = format!("state file: balance keeps no changes, since no thread could be started: {e}");
         log.tell(&Event::Note { severity: Severity::Error, text });
         Keeper::none(bell)
     })

@@ -443,7 +443,7 @@ impl Incoming {
                     SuccessorDeed::Settle(how) => self.settle(how, &done),
                     SuccessorDeed::End(why) => {
                         // It serves, so it goes on with what it has.
-                        let text = format!("upgrade: the process before is not understood: {why}");
+                        let text = format!("upgrade: cannot understand the old process: {why}");
                         self.log.tell(&Event::Note { severity: Severity::Error, text });
                         self.settle(Settlement::Ended, &done);
                     }

@@ -250,7 +250,7 @@ impl Upgrader {
             );
         }
         if self.is_receiving() {
-            return Err("the process before has not handed over all of its connections yet".to_owned());
+            return Err("the old process has not handed over all of its connections yet".to_owned());
         }
         let mut stage = self.stage();
         match *stage {

@@ -149,7 +149,7 @@ pub(super) fn serve(
     let started = HttpServer::start(parts).map(Arc::new);
     started
         .map_err(|e| {
-            let text = format!("--http: nothing is answered: {e}");
+            let text = format!("--http: balance answers no requests: {e}");
             log.tell(&Event::Note { severity: Severity::Error, text });
         })
         .ok()

@@ -23,7 +23,7 @@ pub(super) fn read_asked(word: &str) -> Result<RouteName, String> {
             && protocol.bytes().all(|byte| byte.is_ascii_graphic());
         return match is_name {
             true => Ok(RouteName::Alpn(protocol.to_owned())),
-            false => Err(format!("'@{word}' is no protocol; write one such as @alpn:h2")),
+            false => Err(format!("'@{word}' is not a protocol; write one such as @alpn:h2")),
         };
     }
     let name = word.to_ascii_lowercase();
@@ -54,7 +54,7 @@ fn host(name: &str, word: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err(format!(
-        "'@{word}' is no name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others"
+        "'@{word}' is not a name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others"
     ))
 }
 

@@ -136,6 +136,7 @@ fn every_option_sets_its_own_setting_and_no_other() {
         ("-6", |s| s.service.listen.host = ListenHost::AnyV6),
         ("--ipv6", |s| s.service.listen.host = ListenHost::AnyV6),
         ("-a", |s| s.service.autodisable = true),
+        ("--disable-on-failure", |s| s.service.autodisable = true),
         ("--autodisable", |s| s.service.autodisable = true),
         ("-b 10.0.0.1", |s| s.service.listen.host = ListenHost::Host(host("10.0.0.1"))),
         ("-b10.0.0.1", |s| s.service.listen.host = ListenHost::Host(host("10.0.0.1"))),
@@ -294,6 +295,11 @@ fn wrong_usage_is_told_in_one_line_that_names_the_word_and_the_cure() {
         (&["-h"], "unknown option '-h'; did you mean '--help'?"),
         (&["-V"], "unknown option '-V'; did you mean '--version'?"),
         (&["--binde", "::1", "80"], "unknown option '--binde'; did you mean '--bind'?"),
+        (
+            &["--acces-log-fromat", "80"],
+            "unknown option '--acces-log-fromat'; did you mean '--access-log-format'?",
+        ),
+        (&["--log-fromat", "80"], "unknown option '--log-fromat'; did you mean '--log-format'?"),
         (&["80", "-b"], "option -b (--bind) needs a value: -b ADDR"),
         (&["80", "-ft"], "option -t (--connect-timeout) needs a value: -t TIME"),
         (&["80", "--workers"], "option --workers needs a value: --workers N"),
@@ -394,9 +400,9 @@ fn bytes_that_are_not_utf8_are_answered_everywhere() {
         let why = "the word is not UTF-8".to_owned();
         assert_eq!(with(words), wrong(Wrong::Address { word: word.clone(), why }));
     }
-    let options = "-t --race --first-byte -T -k -K --half-close-timeout --workers --control-group --user --landlock --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --log-format --log-at --policy \
+    let options = "-t --race --first-byte -T -k -K --half-close-timeout --workers --control-group --user --landlock --completions --busy-poll --loopback-congestion --drain-timeout --state --access-log --access-log-format --access-log-at --policy \
                    --hash-balance --slow-start --check --check-interval --check-timeout --check-rise --check-fall \
-                   --check-port --fail-open --on-down --on-change --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout --starttls";
+                   --check-port --fail-open --on-down --event-program --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --accept-proxy --greeting-timeout --starttls";
     for option in options.split(' ') {
         assert!(matches!(with(&["80", option]), Err(Refused::Usage(_))), "{option}");
     }

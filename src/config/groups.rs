@@ -244,7 +244,7 @@ mod tests {
         }
         let (groups, sections) = read_all("@a.b x ! y @ z").expect("legal");
         assert_eq!((groups.len(), sections.iter().map(|one| one.group).collect::<Vec<_>>()), (3, vec![0, 2]));
-        let ask = "no name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others";
+        let ask = "not a name that a client can ask for; write @shop.example.com, @*.example.com, @alpn:h2, @tls, @http, @ssh, or @ for all others";
         for (line, wrong) in [
             ("x @a.b y", "'@a.b' comes after channels that have no name; write @ before them, and they are for all others".to_owned()),
             ("@a.b x @A.b y", "'@A.b' is there already; each name has its groups once".to_owned()),
@@ -258,7 +258,7 @@ mod tests {
             ("@10.0.0.1 x", format!("'@10.0.0.1' is {ask}")),
             ("@a:80 x", format!("'@a:80' is {ask}")),
             ("@b\u{fc}cher.example x", "'@b\u{fc}cher.example' is not written as clients ask for it; write its xn-- form".to_owned()),
-            ("@alpn: x", "'@alpn:' is no protocol; write one such as @alpn:h2".to_owned()),
+            ("@alpn: x", "'@alpn:' is not a protocol; write one such as @alpn:h2".to_owned()),
         ] {
             assert_eq!(read_all(line), Err(vec![Wrong::Usage(wrong)]), "{line}");
         }

@@ -64,7 +64,7 @@ pub struct Serve {
     pub service: ServiceSpec,
     /// `--check-only`: start nothing.
     pub check_only: bool,
-    /// `--replace`: take the ports over from whoever has them.
+    /// `--replace`: take the ports over from the instance that has them.
     pub replace: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct Files {
     pub words: Vec<Word>,
     /// `--check-only`: start nothing.
     pub check_only: bool,
-    /// `--replace`: take the ports over from whoever has them.
+    /// `--replace`: take the ports over from the instance that has them.
     pub replace: bool,
 }
 
@@ -151,7 +151,7 @@ fn usage(wrong: impl Into<String>) -> LineError {
     LineError { at: None, wrong: Wrong::Usage(wrong.into()) }
 }
 
-/// A page that was asked for. Whoever asks for help gets it, whatever else is wrong.
+/// A page that was asked for. A user who asks for help gets it, whatever else is wrong.
 fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
     if ask.help {
         return Ok(Some(help().into_bytes()));

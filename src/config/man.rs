@@ -103,7 +103,7 @@ const FILE: &[&str] = &[
      begins a comment, a backslash at the end joins a line to the next one, and quotes work as in a shell. Quote what is special \
      to a shell. NAME: gives the service a name.",
     "A line * OPTIONS has options of the process (-f, -d, --log-time, -p, --workers, --busy-poll, --dns, --loopback-congestion, \
-     --drain-timeout, --state, --http, --http-token-file, --access-log, --log-format, --log-at, --control-group, --user, --landlock), and options \
+     --drain-timeout, --state, --http, --http-token-file, --access-log, --access-log-format, --access-log-at, --control-group, --user, --landlock), and options \
      of the services that follow. A service's own line wins over it. Options beside --file on the command line hold for all services; for \
      options of the process, those on the command line win.",
     "In a directory, balance reads the files *.conf in the order of their names. It reads several files as if they were one. balance reports all \
@@ -200,20 +200,26 @@ fn own_sections() -> Roff {
         roff.text([roman(*difference)]);
     }
     roff.control("SH", ["SEE ALSO"]);
-    roff.text([
-        bold("balance-file"),
-        roman("(5), "),
-        bold("services"),
-        roman("(5), "),
-        bold("tcp"),
-        roman("(7), "),
-        bold("syslog"),
-        roman("(3)"),
-    ]);
+    let pages = [
+        ("balance-file", "(5), "),
+        ("services", "(5), "),
+        ("systemd.service", "(5), "),
+        ("systemd.socket", "(5), "),
+        ("tcp", "(7), "),
+        ("unix", "(7), "),
+        ("syslog", "(3), "),
+        ("logrotate", "(8), "),
+        ("keepalived", "(8), "),
+        ("ss", "(8)"),
+    ];
+    roff.text(pages.into_iter().flat_map(|(page, section)| [bold(page), roman(section)]).collect::<Vec<_>>());
     roff.control("PP", []);
     roff.text([roman(
-        "The source has one page for each task in docs/: file.md, reload.md, upgrade.md, pause.md, stop.md, state.md, health.md, \
-         routing.md, names.md, proxy-protocol.md, access.md, policies.md, install.md, systemd.md, control.md, json.md, observability.md, compatibility.md, performance.md.",
+        "The source has one page for each task in docs/. To begin: start.md, migrate.md, install.md, systemd.md, containers.md. Servers: \
+         databases.md, mail.md, ssh.md, rolling-restart.md, server-dies.md, health.md, pause.md, policies.md, names.md, unix-sockets.md, \
+         port-ranges.md, routing.md, proxy-protocol.md, access.md. Several hosts: pair.md, many.md. Operation: file.md, reload.md, upgrade.md, \
+         stop.md, state.md, control.md, observability.md, json.md. More: reference.md, glossary.md, compatibility.md, performance.md, \
+         conformance.md, compared.md, inside.md.",
     )]);
     roff
 }
@@ -267,7 +273,9 @@ mod tests {
         }
         let plain = page.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
         for row in options() {
-            assert!(plain.contains(&format!("--{}", row.long)), "--{}", row.long);
+            for name in row.names() {
+                assert!(plain.contains(&format!("--{name}")), "--{name}");
+            }
         }
     }
 }

@@ -43,18 +43,25 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--on-down keep", |_| ()),
         ("--on-remove keep", |_| ()),
         ("--on-remove kick", |s| s.service.on_remove = OnDown::Kick),
+        ("--event-program /usr/sbin/tell", |s| s.service.on_change = Some("/usr/sbin/tell".into())),
         ("--on-change /usr/sbin/tell", |s| s.service.on_change = Some("/usr/sbin/tell".into())),
         ("--log-time", |s| s.process.log_time = true),
         ("--access-log /var/log/a", |s| s.process.access_log = Some("/var/log/a".into())),
-        ("--log-format json --access-log -", |s| {
+        ("--access-log-format json --access-log -", |s| {
             s.process.access_log = Some("-".into());
             s.process.log_format = LineFormat::Json;
         }),
-        ("--access-log syslog --log-at 5m,start", |s| {
+        ("--access-log syslog --access-log-at 5m,start", |s| {
             s.process.access_log = Some("syslog".into());
             s.process.log_at = LogMoments { start: true, end: false, every: Some(Duration::from_secs(300)) };
         }),
-        ("--access-log a --log-at end", |s| s.process.access_log = Some("a".into())),
+        ("--log-format json --log-at start --access-log a", |s| {
+            s.process.access_log = Some("a".into());
+            s.process.log_format = LineFormat::Json;
+            s.process.log_at = LogMoments { start: true, end: false, every: None };
+        }),
+        ("--access-log-at start --log-at=end --access-log a", |s| s.process.access_log = Some("a".into())),
+        ("--access-log a --access-log-at end", |s| s.process.access_log = Some("a".into())),
         ("--refuse-when-down", |s| s.service.refuse_when_down = true),
         ("--freebind", |s| s.service.freebind = true),
         ("--drain-timeout 8s", |s| s.process.drain_timeout = Duration::from_secs(8)),
@@ -209,13 +216,13 @@ fn moments_of_the_access_log_are_words_and_one_time() {
         ("0", "has a time that is out of range"),
         ("999ms", "has a time that is out of range"),
         ("3651d", "has a time that is out of range"),
-        ("end,end", "says the same twice"),
-        ("5m,300s", "says the same twice"),
+        ("end,end", "names the same moment twice"),
+        ("5m,300s", "names the same moment twice"),
     ] {
-        let words = ["--access-log", "a", "--log-at", value, "80"];
-        assert_eq!(blame(&words), format!("--log-at '{value}' {why}; {legal}"));
+        let words = ["--access-log", "a", "--access-log-at", value, "80"];
+        assert_eq!(blame(&words), format!("--access-log-at '{value}' {why}; {legal}"));
     }
-    for option in [["--log-at", "start"], ["--log-format", "json"]] {
+    for option in [["--access-log-at", "start"], ["--access-log-format", "json"]] {
         let said = blame(&[option[0], option[1], "80"]);
         let needs =
             "needs --access-log; say where the lines go, such as --access-log /var/log/balance/access.log";
@@ -236,12 +243,12 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ("--on-down drop", "'drop' is not a value of --on-down; it is one of keep, kick"),
         ("--on-down kick", "--on-down kick needs --check; say how to check, such as --check tcp"),
         (
-            "--on-change tell",
-            "--on-change 'tell' is not an absolute path without control characters, such as /usr/local/sbin/tell-me",
+            "--event-program tell",
+            "--event-program 'tell' is not an absolute path without control characters, such as /usr/local/sbin/tell-me",
         ),
         (
             "--dns ns1.corp",
-            "--dns needs addresses, and 'ns1.corp' is none; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353",
+            "--dns needs addresses, and 'ns1.corp' is not one; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353",
         ),
         ("--busy-poll 50us", "'50us' is not a value of --busy-poll; it is one of on, off"),
         ("--no-eject=no", "option --no-eject takes no value, but has 'no'; write --no-eject"),
@@ -288,7 +295,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ),
         (
             "--accept-proxy lb1",
-            "--accept-proxy 'lb1' has 'lb1', which is no address and no network; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
+            "--accept-proxy 'lb1' has 'lb1', which is neither an address nor a network; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
         ),
         (
             "--accept-proxy any --greeting-timeout 0",

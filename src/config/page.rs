@@ -48,11 +48,13 @@ fn option(section: &'static str, row: &Row) -> Arg {
         default => format!(" [default: {default}]"),
     };
     let help = format!("{}{default}", row.help);
+    let older: String = row.older.iter().map(|name| format!("\n\nOlder name: --{name}.")).collect();
     let arg = Arg::new(row.long)
         .long(row.long)
         .short(row.short)
         .help_heading(section)
-        .long_help(format!("{help}\n\n{}", row.more).trim_end().to_owned())
+        .visible_aliases(row.older)
+        .long_help(format!("{help}\n\n{}{older}", row.more).trim_end().to_owned())
         .help(help);
     match row.value {
         Value::Flag => arg.action(ArgAction::SetTrue),
@@ -135,7 +137,9 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(completions(shell)).expect("text");
             for row in options() {
-                assert!(script.contains(row.long), "{shell:?} does not know --{}", row.long);
+                for name in row.names() {
+                    assert!(script.contains(name), "{shell:?} does not know --{name}");
+                }
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::spec::{HostSpec, Named};
 pub(super) struct Row {
     pub(super) short: Option<char>,
     pub(super) long: &'static str,
+    /// Older long names, which are still understood.
+    pub(super) older: &'static [&'static str],
     pub(super) value: Value,
     pub(super) scope: Scope,
     /// One line, for `--help` and the manual page.
@@ -71,6 +73,11 @@ pub(super) struct Need {
 }
 
 impl Row {
+    /// All its long names, the one that pages use first.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.long).chain(self.older.iter().copied())
+    }
+
     /// As messages have it: `-t (--connect-timeout)`, `--queue`.
     pub(super) fn name(&self) -> String {
         match self.short {
@@ -130,6 +137,7 @@ pub(super) const SWITCH: Value = Value::OneOf("on|off", &["on", "off"]);
 pub(super) const PLAIN: Row = Row {
     short: None,
     long: "",
+    older: &[],
     value: Value::Flag,
     scope: Scope::Service,
     help: "",

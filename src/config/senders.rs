@@ -52,7 +52,7 @@ fn unknown(word: &str) -> String {
     let most = match word.split_once('/').map(|(address, prefix)| (address.parse::<IpAddr>(), prefix)) {
         Some((Ok(IpAddr::V4(_)), _)) => 32,
         Some((Ok(IpAddr::V6(_)), _)) => 128,
-        _ => return format!("has '{word}', which is no address and no network; {GIVE}"),
+        _ => return format!("has '{word}', which is neither an address nor a network; {GIVE}"),
     };
     format!("has '{word}', whose prefix is out of range; give 0 to {most}")
 }

@@ -79,7 +79,7 @@ impl Split {
         value: Option<&OsStr>,
         next: &mut dyn FnMut() -> Option<Word>,
     ) {
-        let row = name.and_then(|name| options().find(|row| row.long == name));
+        let row = name.and_then(|name| options().find(|row| row.names().any(|known| known == name)));
         match (row, value) {
             (None, _) => {
                 let shown = word.shown();
@@ -172,7 +172,7 @@ fn unknown(option: &str) -> Wrong {
 }
 
 fn most_alike(name: &str) -> Option<&'static str> {
-    let likeness = |row: &Row| strsim::jaro(name, row.long);
-    let best = options().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > ALIKE).then_some(best.long)
+    let likeness = |known: &str| strsim::jaro(name, known);
+    let best = options().flat_map(Row::names).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > ALIKE).then_some(best)
 }

@@ -174,7 +174,7 @@ pub(super) fn print_thousandths(number: Option<u32>) -> String {
 /// The shortest time after which a connection may have one more line in the access log.
 const LEAST_BETWEEN: Duration = Duration::from_secs(1);
 
-/// The list of `--log-at`.
+/// The list of `--access-log-at`.
 ///
 /// # Errors
 /// A word of it is none, or comes twice.
@@ -201,7 +201,7 @@ pub(super) fn read_moments(word: &Word) -> Result<LogMoments, Bad> {
             },
         };
         if !is_new {
-            return Err(wrong("says the same twice"));
+            return Err(wrong("names the same moment twice"));
         }
     }
     Ok(moments)

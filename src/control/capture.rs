@@ -114,7 +114,7 @@ impl Capture {
             Some(error) if error.kind() == ErrorKind::BrokenPipe && self.path.is_none() => return code,
             Some(error) if error.kind() == ErrorKind::AlreadyExists => {
                 complain(&format!(
-                    "balance: cannot write {}: it is there already; remove it, or give another name",
+                    "balance: cannot write {}: it exists already; remove it, or give another name",
                     self.name()
                 ));
                 return IO_ERROR;
@@ -323,7 +323,7 @@ impl CapturedTalk {
 
 fn nonsense(line: &str) -> io::Error {
     let some: String = line.chars().take(80).collect();
-    io::Error::new(ErrorKind::InvalidData, format!("the instance's answer makes no sense: {some:?}"))
+    io::Error::new(ErrorKind::InvalidData, format!("the instance gave an unexpected answer: {some:?}"))
 }
 
 fn way(arrow: &str) -> Option<Direction> {

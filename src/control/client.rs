@@ -30,7 +30,7 @@ pub enum AskError {
     #[error("balance: the instance closed this session: {0}")]
     Closed(String),
     /// It says what no instance says.
-    #[error("balance: the instance's answer makes no sense: {0:?}")]
+    #[error("balance: the instance gave an unexpected answer: {0:?}")]
     Garbled(String),
 }
 

@@ -119,7 +119,7 @@ pub enum FindError {
         places: Vec<Place>,
     },
     /// A directory that may hold its entry cannot be trusted.
-    #[error("no master process, exiting.\nbalance: {} is not looked into: {cause}", .path.display())]
+    #[error("no master process, exiting.\nbalance: {} is skipped: {cause}", .path.display())]
     NotLookedInto {
         /// The directory.
         path: PathBuf,

@@ -33,7 +33,7 @@ const UNKNOWN: &str = "-";
 pub fn list(directories: &[Directory]) -> u8 {
     let mut search = Search::new(directories, &[], |name| kind(name).is_some());
     for (path, cause) in search.not_looked_into() {
-        complain(&format!("balance: {} is not looked into: {cause}", path.display()));
+        complain(&format!("balance: {} is skipped: {cause}", path.display()));
     }
     let mut sockets: BTreeMap<FileId, Vec<Found>> = BTreeMap::new();
     for found in search.take().into_iter().filter(|found| found.seen.is_socket()) {

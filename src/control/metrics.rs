@@ -182,7 +182,7 @@ const FAMILIES: &[Family] = &[
     ),
     counter(
         "balance_service_ends",
-        "Clients that have ended, by how; docs/observability.md has the list.",
+        "Clients that have ended, by how they ended; docs/observability.md has the list.",
         Of::Service(|service, out| {
             for how in End::ALL {
                 let count =
@@ -277,7 +277,7 @@ const FAMILIES: &[Family] = &[
     ),
     counter(
         "balance_channel_ends",
-        "Connections of the channel that have ended, by how; only the reasons that occurred.",
+        "Connections of the channel that have ended, by how they ended; only the reasons that occurred.",
         Of::Channel(|channel, out| {
             for &(how, count) in &channel.counts.ended.ends {
                 out.with("reason", how, count);

@@ -151,7 +151,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
             writeln!(out, "tap is for root and user {owner} only, since it shows what clients send")
         }
         Reply::TooManyTaps(open) => {
-            writeln!(out, "{open} taps are open, and there may be no more; end one of them")
+            writeln!(out, "{open} taps are open, which is the maximum; end one of them")
         }
         Reply::NeedsTerminal => writeln!(
             out,
@@ -206,16 +206,12 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         }
         Reply::NetAllowed(net) => writeln!(out, "{} not denied any more", print_net(*net)),
         Reply::NotDenied(net) => {
-            writeln!(
-                out,
-                "{} is not among the networks that deny has named; denied lists them",
-                print_net(*net)
-            )
+            writeln!(out, "{} was not denied by the command deny; denied lists what was", print_net(*net))
         }
         Reply::TooManyDenied(count) => {
             writeln!(
                 out,
-                "{count} networks are denied, and there may be no more; put them into a file for --deny"
+                "{count} networks are denied, which is the maximum; put them into a file for --deny"
             )
         }
         Reply::NoNetwork(why) => writeln!(out, "{why}"),
@@ -287,7 +283,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::JsonError(error) => json::write_error(out, &text(error), exit_code(error)),
         Reply::UnknownService(word) => writeln!(out, "no such service {word}"),
         Reply::SeveralServices(labels) => {
-            writeln!(out, "several services are meant, say which: {}", labels.join(", "))
+            writeln!(out, "several services match, say which: {}", labels.join(", "))
         }
     }
 }

@@ -162,7 +162,7 @@ fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
         Err(WatchError::Ask(error)) => gone(error),
         Err(WatchError::Find(error)) => not_found(error),
         Err(WatchError::Unread) => {
-            complain("balance: this was not read before its time was over, and the end of it is missing");
+            complain("balance: the answer was not read in time, and its end is missing");
             IO_ERROR
         }
     };

@@ -137,7 +137,7 @@ impl TapStop {
             Self::Time(time) if time.is_zero() => format!("no time was given; session {id} goes on"),
             Self::Time(time) => format!("{} are over; session {id} goes on", print_duration(time)),
             Self::Bytes(bytes) => format!("{} were shown; session {id} goes on", print_size(bytes)),
-            Self::Stopped => format!("this process ends its conversations; session {id} was open"),
+            Self::Stopped => format!("this process closes its control socket; session {id} was open"),
             Self::Unread => format!("nobody reads this; session {id} goes on"),
         }
     }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 /// Bytes of a head.
 pub const HEAD: usize = 16;
-/// The first bytes of each head. Whoever sends others is not one of us.
+/// The first bytes of each head. A peer that sends other bytes does not speak this protocol.
 const MAGIC: [u8; 4] = *b"bal\n";
 /// A message has this many bytes at most: all there is to say of the largest table there can be.
 const MOST: u32 = 1 << 30;
@@ -37,7 +37,7 @@ impl Head {
         let wrong = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         if bytes[..4] != MAGIC {
-            return wrong("what is at the other end does not speak as balance does");
+            return wrong("the other end does not speak balance's protocol");
         }
         let (message, attached, descriptors) = (number(4), number(8), number(12));
         if message > MOST || attached > MOST || descriptors as usize > 1 << 20 {

@@ -25,7 +25,7 @@ pub const FORMAT: u32 = 1;
 pub enum FromPredecessor {
     /// The first message: what there is to take over.
     Offer(Offer),
-    /// Serve from now on. Whoever sends this accepts nobody any more.
+    /// Serve from now on. The process that sends this accepts no more clients.
     Go(Box<Go>),
     /// Connections; their descriptors come with it, and the bytes they hold behind it.
     Batch(Batch),
@@ -47,7 +47,7 @@ pub enum FromSuccessor {
     Taken(u64),
     /// It cannot have this batch now, for this reason, and has closed its descriptors untouched.
     Refused(u64, String),
-    /// It has heard that this was all. Whoever hears this may end.
+    /// It has heard that this was all. The process that gets this may end.
     Settled,
     /// It cannot serve, for this reason, and ends.
     Failed(String),

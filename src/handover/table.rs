@@ -91,7 +91,7 @@ pub struct ChannelRecord {
     pub manner: ChannelManner,
     /// It was taken away and goes with its last connection.
     pub retires: bool,
-    /// Whoever would be sent to it waits.
+    /// Clients that would be sent to it wait.
     pub paused: bool,
     /// Connections now, those that are dialled included.
     pub active: u32,

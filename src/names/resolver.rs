@@ -658,7 +658,7 @@ fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
         .collect();
     if is_short {
         let text = format!(
-            "group {} has used up its numbers, so not all channels of {name} are there; restart to begin anew",
+            "group {} has used up its numbers, so some channels of {name} are missing; restart balance to use them again",
             channel.group.index()
         );
         resident.log.tell(&Event::Note { severity: Severity::Error, text });

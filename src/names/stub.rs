@@ -135,7 +135,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
                 Err(why) => return StubSaid::Failed(why),
             }
         }
-        StubSaid::Failed("its aliases lead in a circle".to_owned())
+        StubSaid::Failed("its aliases form a loop".to_owned())
     }
 
     /// Asks one server after the other until one knows. One that has said that it cannot say is not asked again.
@@ -194,7 +194,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
 }
 
 fn bad_name(name: &str) -> ToldName {
-    NameAnswer::Failed(format!("'{name}' is no name that DNS can have")).into()
+    NameAnswer::Failed(format!("'{name}' is not a valid DNS name")).into()
 }
 
 /// The system's words, without the number that stands behind them.
@@ -380,7 +380,7 @@ mod tests {
         let (told, _) = ask(&[A], &[Alias(b'a', 5), Alias(b'b', 9), Says(1, 30), Says(1, 30)]);
         assert_eq!(told, found(1, 5));
         let (told, _) = ask(&[A], &[Alias(b'a', 5), Alias(b'b', 9), Alias(b'a', 9)]);
-        assert_eq!(told, failed("its aliases lead in a circle"));
+        assert_eq!(told, failed("its aliases form a loop"));
         let (told, _) = ask(&[A], &[Alias(b'a', 5), Code(3), Alias(b'a', 5), Code(3)]);
         assert_eq!(told, NameAnswer::Absent("no such name".to_owned()).into());
     }

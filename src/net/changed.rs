@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::sched::Grant;
 
-/// Tells whoever minds the channels' health that a service's table has changed.
+/// Tells the health thread that a service's table has changed.
 #[derive(Clone)]
 pub struct Changed(Arc<dyn Fn() + Send + Sync>);
 

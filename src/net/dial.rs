@@ -45,7 +45,7 @@ pub(super) struct Dialer {
     pub(super) chains: Arc<Chains>,
     /// Clients are about to go to another process: nobody tries one more channel here.
     pub(super) leaving: Arc<AtomicBool>,
-    /// Tells whoever minds the channels' health that the table has changed.
+    /// Tells the health thread that the table has changed.
     pub(super) changed: Changed,
     /// Takes slots to the clients of this service that wait in line.
     pub(super) deliver: Deliver,
@@ -318,7 +318,7 @@ pub(super) enum Next {
     Over(Loss),
     /// Others are under way that were begun before.
     Others,
-    /// To be served as one that comes anew, by whoever has it next.
+    /// To be served like a new client, by the process that gets it next.
     Anew,
 }
 
@@ -348,7 +348,7 @@ pub(super) enum Attempt {
     Over(Loss),
     /// It failed at once; others are under way that were begun before.
     Others,
-    /// It failed at once, and the client is to be served as one that comes anew, by whoever has it next.
+    /// It failed at once, and the client is to be served like a new one, by the process that gets it next.
     Anew,
 }
 
@@ -672,7 +672,7 @@ impl Dial {
         self.next_channel(Some((cause, &format!("connect: {cause}"))), tag, dialer)
     }
 
-    /// The channel is not to be had any more, by no fault of its own or ours: on to the next one.
+    /// The channel is not available any more, and neither it nor we have failed: on to the next one.
     pub(super) fn move_on(&mut self, tag: u64, dialer: &Dialer) -> Next {
         if let Some(current) = &mut self.current {
             current.give_up();

@@ -146,7 +146,7 @@ impl Server {
         Arc::clone(&self.shared.budget)
     }
 
-    /// Takes whoever waits to be accepted, then frees all ports. No service can be opened from now on.
+    /// Accepts the clients in the listen queues, then frees all ports. No service can be opened from now on.
     pub fn stop_listening(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         let services = self.shared.services();
@@ -228,7 +228,7 @@ impl Running {
         self.shared.see_the_last_off(&self.service);
     }
 
-    /// Takes whoever waits to be accepted, then frees the port. `true` when it is free (as far as this process holds it, or the one
+    /// Accepts the clients in the listen queue, then frees the port. `true` when it is free (as far as this process holds it, or the one
     /// that it takes over from).
     pub fn stop_listening(&self) -> bool {
         let id = self.id();
@@ -255,7 +255,7 @@ impl Running {
         result.inspect_err(|_| self.leave_doors(&ports))
     }
 
-    /// Takes whoever waits to be accepted on these ports, then frees them. `all`: where it listens then.
+    /// Accepts the clients in the listen queues of these ports, then frees them. `all`: where it listens then.
     pub fn stop_listening_on(&self, ports: &[u16], all: Vec<SocketAddr>) {
         self.leave_doors(ports);
         self.shared.relocate(&self.service, all, &[], ports);
@@ -346,7 +346,7 @@ impl Running {
         }
     }
 
-    /// Makes the listeners refuse, after whoever waits already was let in.
+    /// Makes the listeners refuse, after the clients that wait already were accepted.
     ///
     /// # Errors
     /// The system does not stop to listen; then it goes on. `WouldBlock`: not while another process takes over, or is being taken over.

@@ -233,7 +233,7 @@ impl Service {
         );
     }
 
-    /// Has a draining service nobody left? `true` once: for whoever sees it first.
+    /// Has a draining service no client left? `true` once: for the caller that sees it first.
     pub(super) fn has_just_stopped(&self) -> bool {
         self.connections() == 0
             && !self.is_expecting()

@@ -52,7 +52,7 @@ pub struct Options {
     pub busy_poll: bool,
     /// The congestion control of bulk within this host; `None`: the system's own.
     pub loopback_congestion: Option<String>,
-    /// What decides by lot.
+    /// What makes choices at random.
     pub seed: u64,
     /// `-p`.
     pub dump: Option<Dump>,
@@ -100,11 +100,11 @@ pub(super) enum Message {
     Ended(ServiceId, Duration, SyncSender<Vec<EndedSnapshot>>),
     /// A client in line gets its slot.
     Granted(ServiceId, Grant),
-    /// Accept whoever waits, then nobody, then answer.
+    /// Accept the clients that wait, then no more, then answer.
     Refuse(ServiceId, SyncSender<()>),
     /// Make the listeners refuse, then answer how that went; `None` = there is none any more.
     CloseDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
-    /// Free the ports of the listeners, whoever has them, too, then answer.
+    /// Free the ports of the listeners, also where another process has them, too, then answer.
     FreePorts(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Make the listeners listen again, then answer.
     OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
@@ -116,7 +116,7 @@ pub(super) enum Message {
     Retime(ServiceId),
     /// Channels of a service were paused, or pauses ended.
     PausesChanged(ServiceId),
-    /// Let nobody in by any door, whoever waits there, then answer.
+    /// Accept no client by any door, also none that waits there, then answer.
     HoldDoors(SyncSender<()>),
     /// Let clients in again, serve those who were kept back, then answer.
     ReleaseDoors(SyncSender<()>),
@@ -546,7 +546,7 @@ impl Guest {
         Ok(())
     }
 
-    /// The same of one who has just connected. Whoever has to say first whom it speaks for is let in to do so.
+    /// The same of a client that has just connected. One that first has to say for whom it speaks is let in to do so.
     pub(super) fn let_in_seen(&mut self, seen: IpAddr) -> Result<(), Rule> {
         if self.service.gate().is_open() || self.service.awaits_header(seen) {
             return Ok(());

@@ -311,14 +311,14 @@ pub enum Event {
         /// Why.
         cause: String,
     },
-    /// The program of `--on-change` has not done what it was run for.
+    /// The program of `--event-program` has not done what it was run for.
     HookFailed {
         /// Which program.
         program: String,
         /// How it ended, or why it was not run.
         cause: String,
     },
-    /// The program of `--on-change` is too slow for all that happens.
+    /// The program of `--event-program` is too slow for all that happens.
     HookBehind {
         /// So many events it did not hear of.
         skipped: u64,

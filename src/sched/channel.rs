@@ -37,7 +37,7 @@ pub(super) struct Channel {
     pub(super) removed: bool,
     /// It goes with its last connection.
     pub(super) retires: bool,
-    /// Nobody is sent to it for now; whoever would be waits for it.
+    /// No client is sent to it for now; those that would be wait for it.
     pub(super) paused: bool,
     pub(super) health: Health,
     /// `None`: it has one address only.

@@ -31,7 +31,7 @@ pub struct Lists {
     pub rules: Arc<RuleSet>,
     /// How many networks those are.
     pub networks: usize,
-    /// What the files looked like when they were read, for whoever reads them.
+    /// What the files looked like when they were read, for the code that reads them.
     pub stamp: u64,
 }
 

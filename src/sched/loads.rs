@@ -45,7 +45,7 @@ pub(super) struct Loads {
 }
 
 impl Loads {
-    /// Tells the load of a channel, or that it is not to be had.
+    /// Tells the load of a channel, or that it is not available.
     pub(super) fn set(&mut self, number: usize, load: Option<Load>) {
         let Ok(short) = u16::try_from(number) else { return };
         if self.known.len() <= number {

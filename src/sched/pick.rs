@@ -57,7 +57,7 @@ impl Group {
         self.loads.as_ref()?.least(self.cursor.at, tried)
     }
 
-    /// Two by lot, and of them the one with fewer connections for its share.
+    /// Two at random, and of them the one with fewer connections for its share.
     fn better_of_two(&self, tried: &Tried, random: &mut Random) -> Option<usize> {
         let one = self.by_lot(tried, None, random)?;
         let Some(other) = self.by_lot(tried, Some(one), random) else { return Some(one) };

@@ -31,7 +31,7 @@ pub enum RestoreError {
     #[error("the time since the start is {}s, which cannot be", .0.as_secs())]
     Time(Duration),
     /// So many places in line were never given out.
-    #[error("{0} places in line were given out, which cannot be")]
+    #[error("{0} places in the queue were given out, which cannot be")]
     Ticket(u64),
     /// There is no such number.
     #[error("there is a group {0}, but the numbers of groups end below {MAX_GROUPS}")]
@@ -1001,7 +1001,7 @@ mod tests {
         let late = TableRecord { next_ticket: u64::MAX, ..TableRecord::default() };
         for (record, now, expected) in [
             (&twice, MS(0), "there are two groups 0"),
-            (&late, MS(0), "18446744073709551615 places in line were given out, which cannot be"),
+            (&late, MS(0), "18446744073709551615 places in the queue were given out, which cannot be"),
             (&good, Duration::MAX, "the time since the start is 18446744073709551615s, which cannot be"),
         ] {
             let said = Table::restore(Rules::CLASSIC, record, now).map(drop).unwrap_err().to_string();

@@ -32,7 +32,7 @@ fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules)
 impl Table {
     /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
     /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
-    /// even if the line is full by now. Whoever is in line is served first: `grants` gets their slots.
+    /// even if the queue is full by now. Clients in the queue are served first: `grants` gets their slots.
     pub fn next_or_wait(
         &mut self,
         mut route: Route,
@@ -106,7 +106,7 @@ impl Table {
     }
 
     /// The next channel of a walk as by [`Table::next`], but never one that is not up: for a client that could come back to a channel, and had better wait for that
-    /// one than try those. Whoever is in line is served first: `grants` gets their slots.
+    /// one than try those. Clients in the queue are served first: `grants` gets their slots.
     ///
     /// # Errors
     /// As for [`next`](Self::next).

@@ -46,7 +46,7 @@ pub struct ChannelSnapshot {
     pub state: AdminState,
     /// It was taken away and goes with its last connection.
     pub retires: bool,
-    /// Whoever would be sent to it waits.
+    /// Clients that would be sent to it wait.
     pub paused: bool,
     /// Limit of simultaneous connections, `None` = no limit.
     pub maxc: Option<NonZeroU32>,

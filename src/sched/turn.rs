@@ -17,7 +17,7 @@ pub struct Grant {
     pub lease: Lease,
 }
 
-/// What a client gets that would rather wait than be turned away.
+/// What a client gets that would rather wait than be refused.
 #[derive(Debug)]
 pub enum Turn {
     /// A channel.

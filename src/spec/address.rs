@@ -19,7 +19,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// What nobody can connect to: it stands where none is known.
+    /// An address that cannot be connected to, for where none is known.
     pub const NOWHERE: Self =
         Self::Net(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0));
 
@@ -195,7 +195,7 @@ impl UnixName {
 
     fn new(name: &[u8], is_abstract: bool) -> Result<Self, String> {
         if name.contains(&0) {
-            return Err("no name has a zero byte in it".to_owned());
+            return Err("a name cannot contain a zero byte".to_owned());
         }
         let mut bytes = [0; Self::LONGEST];
         let what = if is_abstract { "name" } else { "path" };
@@ -261,7 +261,7 @@ fn unescaped(text: &str) -> Result<Vec<u8>, String> {
         }
         let digit = |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16));
         let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err("a % stands for itself as %25; otherwise two hexadecimal digits follow it".to_owned());
+            return Err("write % itself as %25; otherwise two hexadecimal digits follow a %".to_owned());
         };
         bytes.push((high * 16 + low) as u8);
     }

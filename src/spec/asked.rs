@@ -28,7 +28,7 @@ pub enum StartTls {
     Postgres,
 }
 
-/// Groups for clients who ask for something: from one group up to the next that begins such a part.
+/// Groups for clients that ask for something: from one group up to the next one that begins such a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     /// The number of the first group.

@@ -56,7 +56,7 @@ pub fn is_service_name(host: &str) -> bool {
     is_marked(labels.next()) && is_marked(labels.next()) && labels.next().is_some_and(|rest| !rest.is_empty())
 }
 
-/// How a channel is spoken to, whoever is sent to it.
+/// How a channel is spoken to, for all clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelManner {

@@ -11,7 +11,7 @@ pub enum Policy {
     Hash,
     /// To the channel with the fewest connections for its weight. `LC`.
     LeastConnections,
-    /// To the better of two channels chosen by lot. `P2C`.
+    /// To the better of two channels chosen at random. `P2C`.
     TwoChoices,
     /// To the first channel that has room. `Fst`.
     First,
@@ -52,7 +52,7 @@ pub struct Weight(u16);
 impl Weight {
     /// The greatest.
     pub const MAX: u32 = 256;
-    /// What a channel has when nobody said otherwise.
+    /// What a channel has by default.
     pub const ONE: Self = Self(1);
     /// No new clients.
     pub const ZERO: Self = Self(0);

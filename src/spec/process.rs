@@ -39,9 +39,9 @@ pub struct HttpSpec {
 pub struct AccessLogSpec {
     /// `--access-log`. The name is a path if it stands for nothing else.
     pub target: Named,
-    /// `--log-format`.
+    /// `--access-log-format`.
     pub format: LineFormat,
-    /// `--log-at`.
+    /// `--access-log-at`.
     pub moments: LogMoments,
 }
 
@@ -92,7 +92,7 @@ pub struct ProcessSpec {
     pub dump: bool,
     /// `--control-group`; whether there is such a group is asked later.
     pub control_group: Option<Named>,
-    /// `--user`, as it was typed: `NAME[:GROUP]`. Whether there is one is asked later. `None`: the process stays who it is.
+    /// `--user`, as it was typed: `NAME[:GROUP]`. Whether there is one is checked later. `None`: the process keeps its user.
     pub user: Option<Named>,
     /// `--landlock`. `None`: with `--user`.
     pub landlock: Option<bool>,
@@ -111,13 +111,13 @@ pub struct ProcessSpec {
     pub state: Option<Named>,
     /// `--http`: where metrics and probes are answered. `None`: nowhere.
     pub http: Option<HttpSpec>,
-    /// `--http-token-file`: the file with the token of those who may give commands by HTTP, as it was typed. `None`: nobody may.
+    /// `--http-token-file`: the file with the token for commands by HTTP, as it was typed. `None`: no commands by HTTP.
     pub http_token_file: Option<Named>,
     /// `--access-log`. `None`: there is none.
     pub access_log: Option<Named>,
-    /// `--log-format`.
+    /// `--access-log-format`.
     pub log_format: LineFormat,
-    /// `--log-at`.
+    /// `--access-log-at`.
     pub log_at: LogMoments,
 }
 

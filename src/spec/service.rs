@@ -65,7 +65,7 @@ pub struct ServiceSpec {
     pub on_down: OnDown,
     /// `--on-remove`.
     pub on_remove: OnDown,
-    /// `--on-change`: the program that hears of events, an absolute path; whether it can be run is asked later. `None`: none.
+    /// `--event-program`: the program that is run for events, an absolute path; whether it can be run is checked later. `None`: none.
     pub on_change: Option<Named>,
     /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
@@ -81,13 +81,13 @@ pub struct ServiceSpec {
     pub client_prefix: ClientPrefix,
     /// `--max-connections`. `None`: no limit.
     pub max_connections: Option<NonZeroU32>,
-    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: nobody waits.
+    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: none.
     pub queue: Option<NonZeroU32>,
     /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
     pub queue_timeout: Duration,
     /// `--pause-timeout`, at least 1 ms.
     pub pause_timeout: Duration,
-    /// `--accept-proxy`: those of whom a header of the PROXY protocol is to come first. `None`: nobody.
+    /// `--accept-proxy`: senders that must begin with a header of the PROXY protocol. `None`: none.
     pub accept_proxy: Option<ProxySenders>,
     /// `--starttls`: the words in which clients may ask for TLS first. `None`: none. Of no weight without `sections`.
     pub starttls: Option<StartTls>,

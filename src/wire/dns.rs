@@ -204,7 +204,7 @@ impl DnsQuery {
         while let Some((_, to, holds)) = aliases.iter().find(|(owner, ..)| *owner == name) {
             steps += 1;
             if steps > MOST_ALIASES || *to == self.name {
-                return Some(DnsReply::Failed("its aliases lead in a circle".to_owned()));
+                return Some(DnsReply::Failed("its aliases form a loop".to_owned()));
             }
             (name, ttl) = (to.clone(), ttl.min(*holds));
         }
@@ -215,9 +215,9 @@ impl DnsQuery {
                 // One that does not look further has not said that there is nothing.
                 (true, _) if !is_recursive => DnsReply::Alias { to: name, ttl },
                 (_, true) => DnsReply::NoRecord,
-                (_, false) => {
-                    DnsReply::Failed("the server is not in charge of it and asks no other".to_owned())
-                }
+                (_, false) => DnsReply::Failed(
+                    "the server is not authoritative for it and does not ask others".to_owned(),
+                ),
             });
         }
         let ttl = found.iter().map(|(.., ttl)| *ttl).fold(ttl, u32::min);
@@ -238,7 +238,7 @@ impl DnsQuery {
         }
         Some(match (addresses.is_empty() && targets.is_empty(), is_refused) {
             (true, true) => DnsReply::NotOffered,
-            (true, false) => DnsReply::Failed("no target of it can be used".to_owned()),
+            (true, false) => DnsReply::Failed("none of its targets can be used".to_owned()),
             (false, _) => DnsReply::Found { addresses, targets, ttl },
         })
     }

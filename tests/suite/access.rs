@@ -541,7 +541,7 @@ fn a_connection_that_goes_to_another_process_has_one_line_with_all_that_was_know
 #[test]
 fn lines_come_at_the_start_and_every_so_often_if_they_are_asked_for() {
     let (refusing, server) = (Refusing::new(), Server::echo());
-    let (mut instance, path) = logging(&["--log-at", "start,end,1s"], &[&refusing, &server]);
+    let (mut instance, path) = logging(&["--access-log-at", "start,end,1s"], &[&refusing, &server]);
     let client = talking(&instance);
     assert_eq!(await_lines(&path, 1)[0]["event"], "start");
     let open = |least| {
@@ -578,7 +578,7 @@ fn lines_come_at_the_start_and_every_so_often_if_they_are_asked_for() {
 #[test]
 fn a_client_that_waits_has_lines_every_so_often_too() {
     let server = Server::named("a");
-    let (instance, path) = logging(&["--log-at", "1s"], &[&server]);
+    let (instance, path) = logging(&["--access-log-at", "1s"], &[&server]);
     instance.ctl("pause").code(0);
     let client = instance.connect();
     let line = eventually("a line", || lines(&path).pop());
@@ -591,7 +591,7 @@ fn a_client_that_waits_has_lines_every_so_often_too() {
 #[test]
 fn json_is_one_object_on_each_line() {
     let server = Server::named("a");
-    let (instance, path) = logging(&["--log-format", "json"], &[&server]);
+    let (instance, path) = logging(&["--access-log-format", "json"], &[&server]);
     assert_eq!(instance.names(3), "aaa");
     let text = eventually("three lines", || {
         let text = fs::read_to_string(&path).ok()?;

@@ -242,7 +242,7 @@ fn nothing_is_written_over_and_no_link_is_followed() {
     symlink(instance.directory.path().join("elsewhere"), &link).expect("a link");
     for file in [&there, &link] {
         let told = format!(
-            "balance: cannot write {}: it is there already; remove it, or give another name\n",
+            "balance: cannot write {}: it exists already; remove it, or give another name\n",
             file.display()
         );
         instance.ctl(&format!("tap {id} {}", file.display())).code(74).out("").err(&told);

@@ -308,7 +308,7 @@ fn a_hangup_brings_a_control_socket_back_that_was_deleted() {
         instance.ctl("show").code(69);
         instance.signal(Signal::HUP);
         eventually("it can be asked", || (instance.ctl("show").code == 0).then_some(()));
-        let text = "the control socket was deleted; it is there again";
+        let text = "the control socket was deleted; balance has made it again";
         eventually("that is logged", || {
             let told = instance.told("note");
             (told.iter().any(|line| line.contains(text))).then_some(())

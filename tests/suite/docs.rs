@@ -10,6 +10,8 @@
 //!
 //!   `web NAME ADDRESS:PORT` starts a web server that says its name, on another machine in 10.1.1.0/24, and `dies NAME` kills
 //!   it; `listens ADDRESS:PORT ...` waits until something listens, `says PATTERN COMMAND` until the command says so.
+//!   `holds N PORT` keeps so many connections to a port open, until `lets_go PORT`. `is_8840=$(pgrep -o balance)` says what the
+//!   number 8840 is in commands of blocks in which it may differ.
 //!
 //! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of its own.
 
@@ -138,6 +140,14 @@ web() {
   listens "$2"
 }
 dies() { eval "kill -9 \$pid_$1; wait \$pid_$1"; }
+holds() {
+  python3 -c 'import socket, sys, time
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[2]))) for _ in range(int(sys.argv[1]))]
+time.sleep(600)' "$@" &
+  eval "pid_hold_$2=$!"
+  says " $1 serving" "balance -c services $2"
+}
+lets_go() { dies "hold_$1"; }
 "#;
 
 fn script(steps: &[Step]) -> String {
@@ -145,11 +155,30 @@ fn script(steps: &[Step]) -> String {
     for step in steps {
         let what = match step {
             Step::File { path, text } => format!("cat >'{path}' <<'@@@ end'\n{text}@@@ end"),
-            Step::Hidden(command) | Step::Command { command, .. } => command.clone(),
+            Step::Hidden(command) => command.clone(),
+            Step::Command { command, may_differ, .. } => with_numbers(command, may_differ),
         };
         script += &format!("echo '{MARKER}'\n{what}\n");
     }
     script
+}
+
+/// The command with the numbers that this run has in place of those on the page.
+fn with_numbers(command: &str, may_differ: &[String]) -> String {
+    let numbers = may_differ.iter().filter(|word| word.chars().all(|c| c.is_ascii_digit()));
+    let is_part = |c: char| c.is_ascii_alphanumeric();
+    let mut text = command.to_owned();
+    for number in numbers {
+        let mut from = 0;
+        while let Some(at) = text[from..].find(number.as_str()).map(|at| from + at) {
+            let end = at + number.len();
+            let is_word = !text[..at].ends_with(is_part) && !text[end..].starts_with(is_part);
+            let now = if is_word { format!("${{is_{number}:-{number}}}") } else { number.clone() };
+            text.replace_range(at..end, &now);
+            from = at + now.len();
+        }
+    }
+    text
 }
 
 /// A time that was measured, such as 12s, 160us or 1h10m.
@@ -176,15 +205,31 @@ fn is_shown(shown: &str, printed: &str, may_differ: &[String]) -> bool {
         })
 }
 
+/// Directories to mount on, which the machine lacked. They go when this goes.
+struct MountPoints(Vec<&'static str>);
+
+impl MountPoints {
+    fn make() -> Self {
+        let places = ["/etc/balance", "/var/lib/balance"];
+        Self(places.into_iter().filter(|place| fs::create_dir(place).is_ok()).collect())
+    }
+}
+
+impl Drop for MountPoints {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            // One in which somebody has put something meanwhile stays.
+            let _ = fs::remove_dir(place);
+        }
+    }
+}
+
 /// Runs a page, as root, in namespaces of its own.
 fn follow(path: &Path) {
     let page = path.display();
     let steps = steps(&fs::read_to_string(path).expect("a page of ours"));
     let directory = Directory::new();
     let file = directory.file("page.sh", &script(&steps));
-    for place in ["/etc/balance", "/var/lib/balance"] {
-        fs::create_dir_all(place).expect("root may make a directory to mount on");
-    }
     let inside = format!(
         "exec unshare --net --mount --pid --fork --kill-child --mount-proc bash '{}'",
         file.display()
@@ -216,6 +261,7 @@ fn pages_do_what_they_show() {
         .filter(|path| fs::read_to_string(path).expect("a page of ours").contains("<!-- run"))
         .collect();
     pages.sort();
+    let _made = MountPoints::make();
     // Two at a time: a page mostly waits.
     let (first, second) = pages.split_at(pages.len() / 2);
     std::thread::scope(|scope| {
@@ -255,6 +301,15 @@ fn commands_outputs_and_files_of_a_page_are_found() {
         command(12, "echo 7", "7\n"),
     ];
     assert_eq!(steps(page), expected);
+}
+
+#[test]
+fn a_number_in_a_command_is_the_one_of_this_run() {
+    let may_differ = ["8840", "80", "root"].map(str::to_owned);
+    let command = with_numbers("kill 8840; balance -c show process.8840 8080 root 80", &may_differ);
+    let pid = "${is_8840:-8840}";
+    let expected = format!("kill {pid}; balance -c show process.{pid} 8080 root ${{is_80:-80}}");
+    assert_eq!(command, expected);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn commands_that_failed_are_told_after_what_was_typed_with_their_exit_code() {
     );
     let program = script(&directory, "hook", &text);
     let instance = Setup::new().start([
-        "--on-change".to_owned(),
+        "--event-program".to_owned(),
         program.display().to_string(),
         "PORT".to_owned(),
         server.to_string(),

@@ -1,4 +1,4 @@
-//! `--on-change`: programs that hear of events, good ones and those that hang, fork, flood, or are not there.
+//! `--event-program`: programs that hear of events, good ones and those that hang, fork, flood, or are not there.
 //!
 //! Source: docs/observability.md, "A program for events".
 
@@ -54,7 +54,7 @@ fn start(program: &Path, args: &[&dyn std::fmt::Display]) -> Instance {
 }
 
 fn start_by(setup: Setup, program: &Path, args: &[&dyn std::fmt::Display]) -> Instance {
-    let first = ["--on-change".to_owned(), program.display().to_string(), "PORT".to_owned()];
+    let first = ["--event-program".to_owned(), program.display().to_string(), "PORT".to_owned()];
     setup.start(first.into_iter().chain(args.iter().map(ToString::to_string)))
 }
 
@@ -138,7 +138,7 @@ fn each_service_has_its_own_program_also_after_a_reload_and_an_upgrade() {
     let line = |name: &str, at: SocketAddr, options: &str| {
         format!("{name}: {options} -b {} {} {server}\n", at.ip(), at.port())
     };
-    let with = |program: &Path| format!("--on-change {}", program.display());
+    let with = |program: &Path| format!("--event-program {}", program.display());
     let write = |directory: &Directory, web_has: &str, shop_has: &str| {
         directory.file("services", &(line("web", web, web_has) + &line("shop", shop, shop_has)))
     };
@@ -156,8 +156,8 @@ fn each_service_has_its_own_program_also_after_a_reload_and_an_upgrade() {
     assert!(say(&instance, "web", "save").contains(&with(&one)));
     write(&instance.directory, &with(&two), "");
     let changes = say(&instance, "web", "reload");
-    let change = format!("service web: --on-change is {}, was {}", two.display(), one.display());
-    assert_eq!(changes, format!("{change}\nservice shop: --on-change is none, was {}\n", two.display()));
+    let change = format!("service web: --event-program is {}, was {}", two.display(), one.display());
+    assert_eq!(changes, format!("{change}\nservice shop: --event-program is none, was {}\n", two.display()));
     for (name, command) in [("web", "maxc 0 3"), ("shop", "maxc 0 4"), ("web", "maxc 0 5")] {
         say(&instance, name, command);
     }
@@ -291,21 +291,26 @@ fn a_program_that_is_not_there_is_told_of_at_the_start_and_may_come_later() {
     let program = directory.path().join("later");
     let missing = format!("cannot run {}: No such file or directory (os error 2)", program.display());
     let check = Run::balance(&directory)
-        .args(["--check-only", "--on-change"])
+        .args(["--check-only", "--event-program"])
         .arg(&program)
         .args(["80", "127.0.0.1:9"]);
-    check.finish().code(65).out("").err(&format!("balance: --on-change: {missing}\n"));
+    check.finish().code(65).out("").err(&format!("balance: --event-program: {missing}\n"));
     let file = directory.file(
         "services",
-        &format!("80 --on-change {} 127.0.0.1:9\n81 --on-change /etc 127.0.0.1:9\n", program.display()),
+        &format!(
+            "80 --event-program {} 127.0.0.1:9\n81 --event-program /etc 127.0.0.1:9\n",
+            program.display()
+        ),
     );
     let said = Run::balance(&directory).args(["--check-only", "--file"]).arg(&file).finish().code(78).stderr;
-    assert!(said.contains(&format!("{}:1:16: --on-change: {missing}\n", file.display())), "{said}");
-    assert!(said.contains(":2:16: --on-change: cannot run /etc: it is not a file\n"), "{said}");
+    assert!(said.contains(&format!("{}:1:16: --event-program: {missing}\n", file.display())), "{said}");
+    assert!(said.contains(":2:16: --event-program: cannot run /etc: it is not a file\n"), "{said}");
     let server = Server::echo();
     let instance = start(&program, &[&server]);
     assert!(
-        instance.stderr().contains(&format!("level=warning event=note text=\"--on-change: {missing}\"\n"))
+        instance
+            .stderr()
+            .contains(&format!("level=warning event=note text=\"--event-program: {missing}\"\n"))
     );
     let failed =
         format!("level=warning event=hook_failed program={} cause=\"No such file", program.display());
@@ -388,7 +393,7 @@ fn the_end_waits_a_moment_for_the_last_events_and_for_no_program_that_hangs() {
             let killed = "cause=\"killed, since the process ends\"\n";
             assert!(instance.stderr().contains(killed), "{}", instance.stderr());
         }
-        let left = "level=warning event=note text=\"--on-change: the process ends, and ";
+        let left = "level=warning event=note text=\"--event-program: the process ends, and ";
         assert_eq!(instance.stderr().contains(left), signal != Signal::KILL, "{}", instance.stderr());
     }
 }

@@ -207,7 +207,7 @@ fn an_operator_denies_a_network_for_a_while_and_closes_its_connections() {
     says(
         "undeny 127.7.7.0/24",
         65,
-        "127.7.7.0/24 is not among the networks that deny has named; denied lists them\n",
+        "127.7.7.0/24 was not denied by the command deny; denied lists what was\n",
     );
     assert_let_in(&instance, &[(1, false), (3, true)]);
     // What is said last holds.

@@ -155,7 +155,7 @@ fn services_come_go_move_and_are_renamed() {
     let told =
         filed.reload(&format!("{}shop: LISTEN {a}\n", line("mail: ", third, &b.to_string()))).code(0).stdout;
     let expected = format!(
-        "service mail is added, on {third}\nservice web: is called shop\nservice mail is removed, 1 connection left to end\n"
+        "service mail is added, on {third}\nservice web: is called shop\nservice mail is removed, 1 connection still open\n"
     );
     assert_eq!(told, expected);
     assert_eq!((filed.name(), name_at(third)), ("a".to_owned(), "b".to_owned()));

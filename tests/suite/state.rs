@@ -99,7 +99,7 @@ fn what_operators_changed_is_there_again_after_a_crash() {
     let (directory, listen) = kept.crash();
     let kept = Kept::start_in(directory, listen, line);
     assert_eq!((kept.show(), changed(&kept)), (before, status));
-    assert_eq!(said(&kept.instance, "made by hand before the last end applied"), 1);
+    assert_eq!(said(&kept.instance, "from before the restart applied"), 1);
     // And once more, though nobody has changed anything since.
     let before = kept.show();
     let (directory, listen) = kept.crash();
@@ -152,10 +152,10 @@ fn a_line_that_was_edited_since_holds() {
     assert_eq!(rows, expected);
     let stderr = kept.instance.stderr();
     for told in [
-        "127.0.0.2:9 was edited in its line since, and that holds",
+        "127.0.0.2:9 was edited in its line since, and the line wins",
         "127.0.0.3:9 is not in the line any more",
-        "127.0.0.4:9 was edited in its line since, and that holds",
-        "127.0.0.6:9 is in the line now, which holds",
+        "127.0.0.4:9 was edited in its line since, and the line wins",
+        "127.0.0.6:9 is in the line now, and the line wins",
     ] {
         assert!(stderr.contains(told), "no {told:?} in {stderr}");
     }
@@ -394,7 +394,7 @@ fn a_file_of_services_is_never_taken_for_a_state_file() {
         Run::balance(&directory).args(check).finish().code(65).err("this is a file of services");
         let instance = Setup::binding(listen).within(directory).start(["--file", file, "--state", state]);
         instance.ctl("disable 0").code(0);
-        assert_eq!(said(&instance, "this is a file of services; nothing is kept"), 1);
+        assert_eq!(said(&instance, "this is a configuration file of --file; balance keeps no changes"), 1);
         let mut kept = Kept { instance, listen };
         kept.instance.signal(Signal::TERM);
         assert_eq!(kept.instance.wait(), 0);
@@ -466,7 +466,7 @@ fn links_that_are_planted_beside_the_file_are_not_followed() {
     assert_eq!(fs::read_to_string(kept.path("victim")).expect("it is there"), "precious");
     fs::remove_file(kept.path("state")).expect("it was there");
     kept.await_text(&["weight 2"]);
-    eventually("that is told", || (said(&kept.instance, "it is written again") == 2).then_some(()));
+    eventually("that is told", || (said(&kept.instance, "balance can write it again") == 2).then_some(()));
     kept.instance.terminate();
 }
 
@@ -511,7 +511,7 @@ fn a_directory_that_is_not_there_is_told_once_and_used_when_it_is() {
     assert_eq!(said(&instance, "No such file or directory"), 1, "told once: {}", instance.stderr());
     fs::create_dir_all(state.parent().expect("it has one")).expect("directories");
     eventually("it is written", || fs::read_to_string(&state).ok()?.contains("weight 5").then_some(()));
-    eventually("that is told", || (said(&instance, "it is written again") == 1).then_some(()));
+    eventually("that is told", || (said(&instance, "balance can write it again") == 1).then_some(()));
     assert_eq!(said(&instance, "No such file or directory"), 1, "told once: {}", instance.stderr());
     instance.terminate();
 }
@@ -559,7 +559,7 @@ fn a_full_disk_loses_nothing_that_was_kept() {
     fs::remove_file(disk.join("rest")).expect("it was there");
     eventually("it is kept again", || text().contains("127.0.0.1:109").then_some(()));
     assert!(text().contains("weight 100 "), "{}", text());
-    eventually("that is told", || (said(&instance, "it is written again") == 1).then_some(()));
+    eventually("that is told", || (said(&instance, "balance can write it again") == 1).then_some(()));
     drop(held);
     instance.end();
 }
@@ -684,7 +684,7 @@ fn a_process_that_takes_over_keeps_what_the_one_before_kept() {
         kept.instance.upgrade();
         kept.command(&format!("maxc 1 {weight}"));
         kept.await_text(&["now disabled", &format!("weight {weight} maxc {weight}")]);
-        let troubles = ["another instance", "cannot be kept", "state.bad"];
+        let troubles = ["another instance", "cannot write the changes", "state.bad"];
         assert!(
             !troubles.iter().any(|what| kept.instance.stderr().contains(what)),
             "{}",
@@ -795,7 +795,7 @@ fn with_the_fewest_descriptors_all_in_use_state_is_kept_all_the_same() {
 }
 
 fn said_of_trouble(instance: &Instance) -> usize {
-    said(instance, "cannot be kept")
+    said(instance, "cannot write the changes")
 }
 
 #[test]

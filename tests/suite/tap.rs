@@ -278,7 +278,7 @@ fn what_cannot_be_tapped_is_told() {
     // Only so many at one time.
     let taps: Vec<Watcher> =
         (0..16).map(|_| Watcher::start(&instance, &format!("tap {id}")).begun()).collect();
-    let told = "16 taps are open, and there may be no more; end one of them\n";
+    let told = "16 taps are open, which is the maximum; end one of them\n";
     instance.ctl(&format!("tap {id}")).code(75).out(told);
     drop(taps);
     eventually("there is a place again", || (instance.ctl(&format!("tap {id} 1ms")).code == 0).then_some(()));
@@ -522,7 +522,7 @@ fn an_asker_that_stands_still_is_not_waited_for_and_is_told() {
     eventually("the instance has let it go", || (!instance.has_thread("session")).then_some(()));
     tap.signal(Signal::CONT);
     let (_, code, told) = tap.ends();
-    let expected = "balance: this was not read before its time was over, and the end of it is missing\n";
+    let expected = "balance: the answer was not read in time, and its end is missing\n";
     assert_eq!((code, told.as_str()), (74, expected));
     drop(client);
     instance.end();

@@ -187,7 +187,7 @@ impl Roster {
         match (left, kicks) {
             (0, _) => format!("{label} is removed"),
             (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),
-            (left, false) => format!("{label} is removed, {} left to end", counted(left, "connection")),
+            (left, false) => format!("{label} is removed, {} still open", counted(left, "connection")),
         }
     }
 

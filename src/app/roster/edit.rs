@@ -27,7 +27,7 @@ pub(super) fn apply_edit(
             let made = table.create(id, channel.addresses.clone(), channel.maxc, AdminState::Disabled);
             let Ok(made) = made else {
                 return Some(Err(format!(
-                    "group {number}: {} is not added, since the group has used up its numbers; restart to begin anew",
+                    "group {number}: {} is not added, since the group has used up its numbers; restart balance to use them again",
                     channel.label()
                 )));
             };

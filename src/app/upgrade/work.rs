@@ -234,7 +234,7 @@ impl<'a> Work<'a> {
                     }
                     Heard::Message(message)
                 }
-                Err(e) => Heard::End(format!("it says what is no message: {e}")),
+                Err(e) => Heard::End(format!("it sent an invalid message: {e}")),
             },
             Ok(None) => Heard::End("it has closed the connection".to_owned()),
             Err(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {

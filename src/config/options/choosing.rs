@@ -8,7 +8,8 @@ use super::super::values::{Bad, Span, print_or, print_thousandths, thousandths};
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('a'),
-        long: "autodisable",
+        long: "disable-on-failure",
+        older: &["autodisable"],
         help: "Disable a channel whose connect fails, until you enable it",
         more: "The command enable brings it back. Example: balance -a 80 web1 web2",
         read: |draft, _| set(&mut draft.service.autodisable, true),

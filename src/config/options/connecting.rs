@@ -53,12 +53,12 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "race",
         value: TIME,
-        help: "Try the next channel beside one that has not answered after TIME",
-        default: "0, not before it has failed",
-        more: "The first channel that answers has the client; the others are reset, and do not count as failed. Each further TIME, one \
-               more is tried. So a machine that has vanished costs a client this time and not that of -t, and one that has not answered \
-               at all by then is asked in the background. The channels are those of one group; in a hash group there is a next one only \
-               with -H. Give it more than the time that a connect takes usually. Example: balance --race 50ms 80 web1 web2",
+        help: "Also try the next channel when one has not answered after TIME",
+        default: "0: only when it has failed",
+        more: "The first channel that answers gets the client. balance resets the other attempts, and they do not count as failed. After each \
+               further TIME, it tries one more. So a machine that has gone costs a client this time instead of that of -t, and balance tries \
+               such a channel in the background. The channels are those of one group; in a hash group there is a next one only with -H. Set \
+               it longer than a connect usually takes. Example: balance --race 50ms 80 web1 web2",
         read: |draft, word| set(&mut draft.service.race, Span::or("not before it has failed").read_or(word)?),
         print: |draft| print_or(draft.service.race),
         ..PLAIN
@@ -84,12 +84,12 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "dns",
         value: Value::Word("SERVER[:PORT],..."),
         scope: Scope::Process,
-        help: "Ask these name servers, and not the system's resolver",
+        help: "Ask these name servers instead of the system's resolver",
         default: "the system's resolver",
         more: "Addresses, with commas between; the port is 53 if none is given. balance asks one after the other until one knows, and \
                looks a name up again when its answer expires (its TTL, at least 1 s and at most 1 h) instead of after --resolve. \
-               Names are taken as they are: /etc/hosts and search domains are not looked at. Names of services such as \
-               _ldap._tcp.example.com are asked of these servers, too; without --dns, of those in /etc/resolv.conf. Example: balance \
+               It takes names as they are, without /etc/hosts and search domains. It also asks these servers for names of services, \
+               such as _ldap._tcp.example.com; without --dns, it asks those in /etc/resolv.conf. Example: balance \
                --dns 10.0.0.2,[fd00::2]:5353 80 web.internal:8080,each",
         read: |draft, word| set(&mut draft.process.dns, read_servers(word)?),
         print: |draft| {
@@ -180,7 +180,7 @@ fn read_servers(word: &Word) -> Result<Vec<SocketAddr>, Bad> {
         without.or_else(with_port).ok_or_else(|| {
             let server = server.escape_debug();
             Bad::Rule(format!(
-                "needs addresses, and '{server}' is none; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353"
+                "needs addresses, and '{server}' is not one; give one such as 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:5353"
             ))
         })
     };

@@ -38,12 +38,12 @@ pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "first-byte",
         value: TIME,
-        help: "Eject a channel that says nothing for TIME while others answer",
+        help: "Eject a channel that sends nothing for TIME while others answer",
         default: "0, never",
-        more: "A channel that takes connections and says nothing to three different clients in a row for so long after they have said \
-               something is ejected, if another channel of its group has answered a client within this time in the last ten seconds. \
-               Never more than half of a group is ejected so. A client that has said nothing is no evidence, unless other channels of the \
-               group speak first. Give it more than the longest time that a request takes. Not with --no-eject or -a. Example: balance \
+        more: "balance ejects a channel that takes connections but sends nothing to three different clients in a row for this time after \
+               they have sent something, if another channel of its group has answered a client within this time in the last ten seconds. It \
+               never ejects more than half of a group for this. Clients that have sent nothing do not count, unless other channels of the \
+               group speak first. Set it longer than the slowest request takes. It has no effect with --no-eject and -a. Example: balance \
                --first-byte 2s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.first_byte, Span::or("never").read_or(word)?),
         print: |draft| print_or(draft.service.first_byte),
@@ -184,14 +184,15 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
-        long: "on-change",
+        long: "event-program",
+        older: &["on-change"],
         value: Value::Program,
         help: "Run this program for each event of the service",
         more: "PROG is an absolute path. It gets no arguments. The event is in its environment: BALANCE_EVENT is its name, such as \
                ejected, returned, channel_down, channel_up, no_channel_up or commanded; BALANCE_LEVEL, BALANCE_TIME, BALANCE_SERVICE, \
                BALANCE_GROUP, BALANCE_CHANNEL, BALANCE_ADDRESS, BALANCE_CAUSE and so on say the rest, and BALANCE_LINE has all of it. The program also gets events of the whole process, such as those of a reload; they have no BALANCE_SERVICE.\n\n\
                One runs at a time for each service. Up to 100 events wait for it. When there are more, balance drops the oldest and logs that. balance kills a program that runs for longer than 10 s, and everything that is left in its process group. \
-               Example: balance --on-change /usr/local/sbin/tell-me 80 web1 web2",
+               Example: balance --event-program /usr/local/sbin/tell-me 80 web1 web2",
         read: |draft, word| {
             let is_program = |path: &&str| path.starts_with('/') && !path.contains(char::is_control);
             match word.as_str().filter(is_program) {

@@ -210,14 +210,15 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
-        long: "log-format",
+        long: "access-log-format",
+        older: &["log-format"],
         value: Value::OneOf("FORMAT", &["text", "json"]),
         scope: Scope::Process,
         help: "Format of the access log: text or json",
         default: "text",
         more: "text: keys and values, key=value. json: one object on each line. Example: balance --access-log \
                /var/log/balance/access.log \
-               --log-format json 80 web1 web2",
+               --access-log-format json 80 web1 web2",
         read: |draft, word| {
             let format = if word.text == *"json" { LineFormat::Json } else { LineFormat::Text };
             set(&mut draft.process.log_format, format)
@@ -230,14 +231,15 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
-        long: "log-at",
+        long: "access-log-at",
+        older: &["log-at"],
         value: Value::Word("LIST"),
         scope: Scope::Process,
         help: "Write a line of the access log at: start, end, every TIME",
         default: "end",
         more: "start: when a client has its channel. end: when a connection has ended. TIME, at least 1s: again and again \
                after this time, as long as the connection lasts. Example: balance --access-log /var/log/balance/access.log \
-               --log-at start,end,5m 80 web1 web2",
+               --access-log-at start,end,5m 80 web1 web2",
         read: |draft, word| set(&mut draft.process.log_at, read_moments(word)?),
         print: |draft| print_moments(draft.process.log_at),
         needs: NEEDS_ACCESS_LOG,
@@ -269,7 +271,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Run as this unprivileged user",
         more: "Started as root, balance becomes NAME before it opens anything. Of root's powers it keeps one: to listen on ports \
-               below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). Programs of checks and of --on-change do \
+               below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). Programs of checks and of --event-program do \
                not get it. No program that balance starts can gain privileges (no_new_privs), core files are off, and \
                --landlock closes all other files. NAME must be able to read the configuration and to write the logs and the state \
                file. NAME and GROUP may be numbers. Without GROUP, NAME's own groups count. Started as NAME, balance gives up \

@@ -42,7 +42,7 @@ pub(crate) fn nobody(why: &str, port: Option<u16>, addresses: Option<&[Place]>) 
                     "a process of user {} listens on {}, and it is not an instance that answers here",
                     one.uid, one.address
                 ),
-                "it has the clients of that port",
+                "that process gets the clients of the port",
                 format!("ss -ltnp 'sport = :{}' shows which", one.address.port()),
             )
         });
@@ -61,10 +61,9 @@ mod tests {
             said("no master process, exiting.")
                 .starts_with("broken control-socket: no instance answers. Why: ")
         );
-        let several =
-            said("no master process, exiting.\nbalance: /run/x is not looked into: chmod +t /run/x\n");
+        let several = said("no master process, exiting.\nbalance: /run/x is skipped: chmod +t /run/x\n");
         assert!(
-            several.contains("no instance answers (/run/x is not looked into: chmod +t /run/x). Why: "),
+            several.contains("no instance answers (/run/x is skipped: chmod +t /run/x). Why: "),
             "{several}"
         );
         assert_eq!(several.lines().count(), 1);

@@ -64,7 +64,7 @@ pub(super) fn swap(case: &Case) -> Vec<Finding> {
     }
     vec![Finding::advice(
         format!("{} MiB of balance are in swap", swapped >> 20),
-        "a client whose memory is there waits for the disk",
-        "free (who uses the memory?), and MemorySwapMax=0 in the unit",
+        "clients whose memory is there wait for the disk",
+        "find out what uses the memory (top, free), or set MemorySwapMax=0 in the unit",
     )]
 }

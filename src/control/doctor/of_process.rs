@@ -113,7 +113,7 @@ pub(super) fn pauses(case: &Case) -> Vec<Finding> {
             if clocks.pauses == 1 { "once".to_owned() } else { format!("{} times", clocks.pauses) },
             clocks.longest_pause.as_secs_f64()
         ),
-        "all clients waited meanwhile: it was stopped (SIGSTOP, a debugger, a paused virtual machine), or others had all processors",
+        "all clients waited meanwhile: it was stopped (SIGSTOP, a debugger, a paused virtual machine), or other programs had all processors",
         "vmstat 1 (columns st and r), and dmesg for a host that is out of memory",
     )]
 }

@@ -90,9 +90,9 @@ impl Answer {
             Refusal::TooLong => Self::plain(431, "the head of the request is too long\n"),
             Refusal::Method => Self::plain(405, "only GET and HEAD are served here\n"),
             Refusal::OnlyPost => Self { is_for_post: true, ..Self::plain(405, "only POST is served here\n") },
-            Refusal::NoLength => Self::plain(411, "say by Content-Length how long the body is\n"),
+            Refusal::NoLength => Self::plain(411, "give the length of the body in Content-Length\n"),
             Refusal::TooLarge => Self::plain(413, "the body is too long\n"),
-            Refusal::Version => Self::plain(505, "only HTTP/1.0 and HTTP/1.1 are spoken here\n"),
+            Refusal::Version => Self::plain(505, "only HTTP/1.0 and HTTP/1.1 are supported here\n"),
             Refusal::OtherHost => Self::plain(
                 421,
                 "balance does not answer for this host; use an address, localhost, or the name given with --http\n",

@@ -294,7 +294,7 @@ impl Lounge {
             let answer = catch_unwind(AssertUnwindSafe(|| site.answer(request, from)));
             let answer = answer.unwrap_or_else(|_| Answer::plain(500, "an internal error of balance\n"));
             match large >= MOST_LARGE && answer.size() > LARGE {
-                true => Answer::plain(503, "too many clients take their answers slowly, try again\n"),
+                true => Answer::plain(503, "too many clients read their answers slowly; try again\n"),
                 false => answer,
             }
         };

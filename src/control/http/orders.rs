@@ -225,7 +225,7 @@ fn done(
     let service = service.map_err(|unclear| match unclear {
         Unclear::Unknown => refused(404, DATA, "no such service\n"),
         Unclear::Several(labels) => {
-            refused(404, DATA, &format!("several services are meant: {}\n", labels.join(", ")))
+            refused(404, DATA, &format!("several services match: {}\n", labels.join(", ")))
         }
     })?;
     let group = order.group.as_deref().unwrap_or("0").parse().ok().and_then(GroupId::new);
@@ -235,7 +235,7 @@ fn done(
     }
     let control = parts.control.as_ref().and_then(Weak::upgrade);
     let control =
-        control.ok_or_else(|| refused(503, AGAIN, "nothing carries commands out at the moment\n"))?;
+        control.ok_or_else(|| refused(503, AGAIN, "balance cannot carry out commands at the moment\n"))?;
     let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (answer, code) = control
         .carry_out(service, group, text, from)

@@ -139,7 +139,7 @@ impl Site {
             Ok(service) => readiness(&[ReadyState::of(&service)]),
             Err(Unclear::Unknown) => Answer::plain(404, format!("no such service {shown}\n")),
             Err(Unclear::Several(labels)) => {
-                Answer::plain(404, format!("{shown} means several services: {}\n", labels.join(", ")))
+                Answer::plain(404, format!("{shown} matches several services: {}\n", labels.join(", ")))
             }
         }
     }

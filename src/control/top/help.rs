@@ -56,7 +56,7 @@ c/maxc   connections          conn/s   new connections a second
 sent/s   bytes from clients   rcvd/s   bytes to clients, a second
 p50      of the connect time  failed   attempts that failed
 last 2m  bytes a second, sent and received; one scale for all channels
-Rates are those between the last two looks. k, M, G: thousands, millions, ...
+Rates are computed from the last two answers. k, M, G: thousands, millions, ...
 The words are those of balance -c status and balance -c sessions.";
 
 /// All of it.

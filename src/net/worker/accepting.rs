@@ -217,7 +217,7 @@ impl<P: Readiness> Worker<P> {
         self.pause(door);
     }
 
-    /// No channel of a service is up: takes whoever waits already, then nobody.
+    /// No channel of a service is up: accepts the clients that wait already, and then no more.
     pub(super) fn refuse(&mut self, service: ServiceId) {
         for door in self.doors.of(service) {
             self.accept(door, CLIENTS_AT_STOP);

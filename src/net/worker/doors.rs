@@ -16,13 +16,13 @@ use crate::wire::relay::Side;
 /// Is anybody let in?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// Whoever knocks.
+    /// All clients.
     On,
     /// Out of descriptors or places for now.
     Starved,
     /// No channel is up, and nobody is to be let in.
     Refusing,
-    /// Whoever waits is another process's.
+    /// None: those that wait belong to another process.
     Held,
 }
 
@@ -245,7 +245,7 @@ impl Doors {
         }
     }
 
-    /// Lets nobody in by any door, and leaves whoever waits there to another process.
+    /// Accepts no client by any door, and leaves those that wait there to another process.
     pub(super) fn hold(&mut self, poller: &mut impl Readiness) {
         self.is_held = true;
         self.starved.clear();

@@ -65,7 +65,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A dial has come to nothing, and its client leaves: whoever has it next finds it a channel.
+    /// A dial has failed, and its client leaves: the process that gets it next finds it a channel.
     pub(super) fn keep_back(&mut self, key: usize) {
         self.set_deadline(key, None);
         if let Some(connection) = self.connections.get_mut(key) {

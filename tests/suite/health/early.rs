@@ -243,8 +243,9 @@ fn the_access_log_has_one_start_and_says_where_the_client_went() {
     let path = setup.directory().path().join("access.log");
     let path_text = path.display().to_string();
     let (a, b) = (bad.to_string(), good.to_string());
-    let instance =
-        setup.start(["--access-log", &path_text, "--log-at", "start,end", "PORT", &a, &b].map(str::to_owned));
+    let instance = setup.start(
+        ["--access-log", &path_text, "--access-log-at", "start,end", "PORT", &a, &b].map(str::to_owned),
+    );
     let id = eventually("one is moved on", || {
         assert_eq!(name(&instance), 'b');
         lines(&path).into_iter().find(|line| line["event"] == "moved_on").map(|line| line["id"].clone())
