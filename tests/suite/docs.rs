@@ -325,6 +325,10 @@ fn another_output_than_the_shown_one_is_noticed() {
     assert!(!is_shown("up 12s 3\n", "down 4.1s 3\n", &may_differ));
     assert!(!is_shown("up 12s 3\n", "up 12s 3\nmore\n", &may_differ));
     assert!(!is_shown("up 12s 3\n", "", &may_differ));
-    assert!(is_shown("ended: 2 (client closed 2)\n", "ended: 2 (client closed 1, channel closed 1)\n", &may_differ));
+    assert!(is_shown(
+        "ended: 2 (client closed 2)\n",
+        "ended: 2 (client closed 1, channel closed 1)\n",
+        &may_differ
+    ));
     assert!(!is_shown("ended: 2 (client closed 2)\n", "ended: 3 (client closed 3)\n", &may_differ));
 }

@@ -303,8 +303,8 @@ fn a_program_that_is_not_there_is_told_of_at_the_start_and_may_come_later() {
         ),
     );
     let said = Run::balance(&directory).args(["--check-only", "--file"]).arg(&file).finish().code(78).stderr;
-    assert!(said.contains(&format!("{}:1:16: --event-program: {missing}\n", file.display())), "{said}");
-    assert!(said.contains(":2:16: --event-program: cannot run /etc: it is not a file\n"), "{said}");
+    assert!(said.contains(&format!("{}:1:20: --event-program: {missing}\n", file.display())), "{said}");
+    assert!(said.contains(":2:20: --event-program: cannot run /etc: it is not a file\n"), "{said}");
     let server = Server::echo();
     let instance = start(&program, &[&server]);
     assert!(

@@ -391,7 +391,7 @@ fn a_file_of_services_is_never_taken_for_a_state_file() {
     for (file, state) in [(&conf, &conf), (&folder, &conf), (&folder, &format!("{folder}/run/../shop.conf"))]
     {
         let check = ["--check-only", "--file", file, "--state", state];
-        Run::balance(&directory).args(check).finish().code(65).err("this is a file of services");
+        Run::balance(&directory).args(check).finish().code(65).err("this is a configuration file of --file");
         let instance = Setup::binding(listen).within(directory).start(["--file", file, "--state", state]);
         instance.ctl("disable 0").code(0);
         assert_eq!(said(&instance, "this is a configuration file of --file; balance keeps no changes"), 1);
