@@ -10,7 +10,7 @@ use super::groups::print_member;
 use super::{Invocation, Serve};
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HttpSpec, LineFormat, LogMoments, NetItem,
-    NetList, OnDown, Policy, ProxySenders, Step, Typed,
+    NetList, OnDown, Policy, ProxySender, ProxySenders, Step, Typed,
 };
 
 const TCP: CheckSpec = CheckSpec {
@@ -24,7 +24,7 @@ const TCP: CheckSpec = CheckSpec {
 };
 
 fn senders(networks: &[&str]) -> Option<ProxySenders> {
-    let networks = networks.iter().map(|network| network.parse().expect("a network"));
+    let networks = networks.iter().map(|network| ProxySender::Net(network.parse().expect("a network")));
     Some(ProxySenders::Of(networks.collect()))
 }
 
@@ -291,11 +291,11 @@ fn a_wrong_value_is_told_with_its_option_and_what_is_legal() {
         ),
         (
             "--accept-proxy 10.0.0.1,",
-            "--accept-proxy '10.0.0.1,' has an empty entry; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
+            "--accept-proxy '10.0.0.1,' has an empty entry; give addresses such as 192.0.2.7, networks such as 10.0.0.0/8 and unix, separated by commas, or any",
         ),
         (
             "--accept-proxy lb1",
-            "--accept-proxy 'lb1' has 'lb1', which is neither an address nor a network; give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any",
+            "--accept-proxy 'lb1' has 'lb1', which is neither an address nor a network; give addresses such as 192.0.2.7, networks such as 10.0.0.0/8 and unix, separated by commas, or any",
         ),
         (
             "--accept-proxy any --greeting-timeout 0",

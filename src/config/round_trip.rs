@@ -19,7 +19,8 @@ use super::{Invocation, Serve, command_line, print_file, print_line, read_file, 
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
     ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortRange,
-    PortWord, PortsSpec, ProcessSpec, ProxySenders, RouteName, Section, ServiceSpec, StartTls, Step, Typed,
+    PortWord, PortsSpec, ProcessSpec, ProxySender, ProxySenders, RouteName, Section, ServiceSpec, StartTls,
+    Step, Typed,
 };
 
 const POLICIES: [Policy; 5] =
@@ -159,7 +160,8 @@ fn senders() -> impl Strategy<Value = ProxySenders> {
     });
     let network =
         prop_oneof![v4, v6].prop_map(|(ip, prefix)| IpNet::new(ip, prefix).expect("a network").trunc());
-    prop_oneof![Just(ProxySenders::Any), prop::collection::vec(network, 1..4).prop_map(ProxySenders::Of),]
+    let sender = prop_oneof![8 => network.prop_map(ProxySender::Net), 1 => Just(ProxySender::Unix)];
+    prop_oneof![Just(ProxySenders::Any), prop::collection::vec(sender, 1..4).prop_map(ProxySenders::Of),]
 }
 
 /// Groups and the policy of later ones.

@@ -9,11 +9,12 @@ use ipnet::IpNet;
 use super::nets::{parse_net, print_net};
 use super::values::Bad;
 use super::wrong::Word;
-use crate::spec::ProxySenders;
+use crate::spec::{ProxySender, ProxySenders};
 
 const ANY: &str = "any";
+const UNIX: &str = "unix";
 const GIVE: &str =
-    "give addresses such as 192.0.2.7 and networks such as 10.0.0.0/8, separated by commas, or any";
+    "give addresses such as 192.0.2.7, networks such as 10.0.0.0/8 and unix, separated by commas, or any";
 
 /// # Errors
 /// What is no list.
@@ -22,20 +23,28 @@ pub(super) fn read_senders(word: &Word) -> Result<ProxySenders, Bad> {
     if text == ANY {
         return Ok(ProxySenders::Any);
     }
-    let networks = text.split(',').map(network).collect::<Result<_, _>>();
-    networks.map(ProxySenders::Of).map_err(Bad::Value)
+    let senders = text.split(',').map(sender).collect::<Result<_, _>>();
+    senders.map(ProxySenders::Of).map_err(Bad::Value)
 }
 
 /// As it would be typed.
 pub(super) fn print_senders(senders: &ProxySenders) -> String {
     match senders {
         ProxySenders::Any => ANY.to_owned(),
-        ProxySenders::Of(networks) => networks.iter().copied().map(print_net).collect::<Vec<_>>().join(","),
+        ProxySenders::Of(senders) => senders.iter().map(print_sender).collect::<Vec<_>>().join(","),
     }
 }
 
-fn network(word: &str) -> Result<IpNet, String> {
+fn print_sender(sender: &ProxySender) -> String {
+    match sender {
+        ProxySender::Net(network) => print_net(*network),
+        ProxySender::Unix => UNIX.to_owned(),
+    }
+}
+
+fn sender(word: &str) -> Result<ProxySender, String> {
     match word {
+        UNIX => return Ok(ProxySender::Unix),
         "" => return Err(format!("has an empty entry; {GIVE}")),
         ANY => {
             return Err(format!(
@@ -45,7 +54,9 @@ fn network(word: &str) -> Result<IpNet, String> {
         _ => {}
     }
     let has_form = word.parse::<IpAddr>().is_ok() || word.parse::<IpNet>().is_ok();
-    parse_net(word).map_err(|why| if has_form { format!("has '{word}', which {why}") } else { unknown(word) })
+    parse_net(word)
+        .map(ProxySender::Net)
+        .map_err(|why| if has_form { format!("has '{word}', which {why}") } else { unknown(word) })
 }
 
 fn unknown(word: &str) -> String {

@@ -637,7 +637,7 @@ from process 4242: carried 4000, draining unknown
         let claimed = Some(Announced { client, local: seen });
         let third = SessionSnapshot {
             id: 9,
-            client: Some(Peers { seen, claimed }),
+            client: Some(Peers { seen: seen.into(), claimed }),
             port: Some(20_005),
             ..second.clone()
         };

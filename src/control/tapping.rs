@@ -189,7 +189,7 @@ impl TapText {
         let known = |address: Option<Address>| address.map_or_else(|| "-".to_owned(), |at| at.to_string());
         let service = known(*service);
         let text = if self.is_for_program {
-            let client = known(client.map(|client| client.client().into()));
+            let client = client.map_or_else(|| "-".to_owned(), |client| client.client().to_string());
             let channel = known(channel.and_then(|(_, address)| address));
             format!("start {} {client} {service} {channel} {sent_bytes} {rcvd_bytes}\n", time(*at))
         } else {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Address;
+use crate::spec::{Address, ClientSource};
 
 /// What is known of a connection. Times are ages, so that no clock has to agree with another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct ConnectionRecord {
     /// What operators call it by.
     pub id: u64,
     /// Who has connected to us.
-    pub client: SocketAddr,
+    pub client: ClientSource,
     /// What that one has said of the client that it speaks for.
     #[serde(default)]
     pub announced: Option<Box<AnnouncedRecord>>,

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::circle::{self, Delivery};
+use crate::spec::ClientSource;
 
 /// By service and client: the services that the client had come through.
-type Through = HashMap<(u32, SocketAddr), Arc<[u32]>>;
+type Through = HashMap<(u32, ClientSource), Arc<[u32]>>;
 
 /// The connections between the services of a process.
 #[derive(Debug, Default)]
@@ -76,12 +77,13 @@ impl Chains {
     pub(super) fn step(
         self: &Arc<Self>,
         service: u32,
-        client: SocketAddr,
+        client: ClientSource,
         ours: SocketAddr,
         target: SocketAddr,
         bound: bool,
     ) -> Hop {
-        let [client, ours, target] = [client, ours, target].map(circle::canonical);
+        let [ours, target] = [ours, target].map(circle::canonical);
+        let client = client.net().map_or(client, |client| circle::canonical(client).into());
         let is_reached = |listener: SocketAddr| match circle::reach(listener, target) {
             Delivery::Certain => true,
             // A connection within the host has the same address at both ends, unless somebody chose ours.
@@ -104,7 +106,7 @@ impl Chains {
             return Hop::Round;
         }
         for &id in &services {
-            all.insert((id, ours), Arc::clone(&through));
+            all.insert((id, ours.into()), Arc::clone(&through));
         }
         drop(all);
         Hop::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
@@ -119,7 +121,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         let mut all = self.chains.through();
         for &service in &self.services {
-            all.remove(&(service, self.client));
+            all.remove(&(service, self.client.into()));
         }
     }
 }
@@ -138,21 +140,21 @@ mod tests {
         for service in 0..3 {
             chains.enlist(service, [at(80 + service as u16)]);
         }
-        let out = chains.step(0, at(5_000), at(5_001), at(90), false);
+        let out = chains.step(0, at(5_000).into(), at(5_001), at(90), false);
         assert!(matches!(out, Hop::Out), "{out:?}");
-        let first = chains.step(0, at(5_000), at(5_001), at(81), false);
+        let first = chains.step(0, at(5_000).into(), at(5_001), at(81), false);
         let Hop::Within(first) = first else { panic!("{first:?}") };
-        let second = chains.step(1, at(5_001), at(5_002), at(82), false);
+        let second = chains.step(1, at(5_001).into(), at(5_002), at(82), false);
         let Hop::Within(second) = second else { panic!("{second:?}") };
         for port in [80, 81] {
-            let round = chains.step(2, at(5_002), at(5_003), at(port), false);
+            let round = chains.step(2, at(5_002).into(), at(5_003), at(port), false);
             assert!(matches!(round, Hop::Round), "{round:?}");
         }
         // Another client of the same service has not been there.
-        assert!(matches!(chains.step(2, at(6_000), at(5_003), at(80), false), Hop::Within(_)));
+        assert!(matches!(chains.step(2, at(6_000).into(), at(5_003), at(80), false), Hop::Within(_)));
         drop((first, second));
         assert!(chains.through().is_empty());
         chains.strike(1);
-        assert!(matches!(chains.step(0, at(5_000), at(5_001), at(81), false), Hop::Out));
+        assert!(matches!(chains.step(0, at(5_000).into(), at(5_001), at(81), false), Hop::Out));
     }
 }

@@ -142,9 +142,9 @@ impl Arriving {
         let came_to = socket::local(&client).map_or(0, |at| at.port());
         let mut guest = Guest::carried(&service, came_to, shared);
         // Of one that has not said yet whom it speaks for nobody knows.
-        if record.announced.is_some() || !service.awaits_header(record.client.ip()) {
+        if record.announced.is_some() || !service.awaits_header(record.client) {
             let announced = record.announced.as_ref().and_then(|said| said.addresses);
-            guest.count_in(announced.map_or(record.client, |[client, _]| client).ip());
+            guest.count_in(announced.map_or(record.client, |[client, _]| client.into()));
         }
         Ok(Parcel { record, bytes, client, server, slot, link, packed_at: None, taken, guest })
     }

@@ -21,7 +21,7 @@ use crate::sched::{
     AdminState, ChannelKey, DialCause, DialFailure, GroupRange, Lease, Loss, NoChannel, Peers, Route,
     SharedTable, Table, Ticket, Transition, Turn,
 };
-use crate::spec::{Address, ProxyVersion};
+use crate::spec::{Address, ClientSource, ProxyVersion};
 use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
@@ -62,7 +62,7 @@ impl Dialer {
 
     /// A channel has closed a connection at once, without a byte. `spoken`: who had said something on it.
     pub(super) fn closed_early(&self, channel: ChannelKey, spoken: Option<Peers>) {
-        let spoken = spoken.map(|peers| peers.client().ip().into());
+        let spoken = spoken.map(|peers| peers.client().key().into());
         let transition = self.table.lock_at(self.clock.now()).closed_early(channel, spoken);
         self.changed(transition);
     }
@@ -75,7 +75,7 @@ impl Dialer {
         waited: Duration,
         limit: Duration,
     ) {
-        let (now, spoken) = (self.clock.now(), spoken.map(|peers| peers.client().ip().into()));
+        let (now, spoken) = (self.clock.now(), spoken.map(|peers| peers.client().key().into()));
         let transition = self.table.lock_at(now).silent(channel, spoken, now.saturating_sub(waited), limit);
         self.changed(transition);
     }
@@ -92,7 +92,7 @@ impl Dialer {
     ) -> Option<Begun> {
         let mut grants = Vec::new();
         let mut table = self.table.lock_at(self.clock.now());
-        let turn = table.next_past(peers.client().ip().into(), within, tag, past, is_reset, &mut grants);
+        let turn = table.next_past(peers.client().key().into(), within, tag, past, is_reset, &mut grants);
         drop(table);
         self.deliver.all(grants);
         Some(Begun::of(turn?, peers, came_to))
@@ -108,7 +108,7 @@ impl Dialer {
     /// What there is to be kept of a connection that another process has made to a channel, for as long as it lasts.
     pub(super) fn link(
         &self,
-        client: SocketAddr,
+        client: ClientSource,
         channel: ChannelKey,
         server: &OwnedFd,
     ) -> Option<Box<Link>> {
@@ -378,7 +378,7 @@ impl Dial {
         let mut grants = Vec::new();
         let turn = {
             let mut table = dialer.table.lock_at(dialer.clock.now());
-            let route = Route::past(peers.client().ip().into(), within, past);
+            let route = Route::past(peers.client().key().into(), within, past);
             table.next_or_wait(route, tag, None, &mut grants)
         };
         dialer.deliver.all(grants);

@@ -17,7 +17,7 @@ use super::dial::Dialer;
 use super::routes::Routes;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, Gate, SharedTable};
-use crate::spec::{ProxySenders, ProxyTlvs, StartTls};
+use crate::spec::{ClientSource, ProxySenders, ProxyTlvs, StartTls};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
@@ -187,7 +187,7 @@ impl Service {
     }
 
     /// Does one who comes from here have to say first whom it speaks for?
-    pub(super) fn awaits_header(&self, seen: IpAddr) -> bool {
+    pub(super) fn awaits_header(&self, seen: ClientSource) -> bool {
         self.options().accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen))
     }
 
@@ -292,11 +292,17 @@ impl Service {
     }
 
     /// Was this one, who comes from elsewhere and may have a channel, closed while it was on its way?
-    pub(super) fn fate(&self, client: IpAddr, channel: Option<ChannelKey>) -> Option<End> {
+    pub(super) fn fate(&self, client: Option<IpAddr>, channel: Option<ChannelKey>) -> Option<End> {
         let fates = self.fates();
         let fates = fates.as_ref()?;
         let of_channel = || fates.channels.get(&channel?).copied();
-        let of_client = || fates.clients.iter().find(|(net, _)| net.contains(&client)).map(|(_, why)| *why);
+        let of_client = || {
+            fates
+                .clients
+                .iter()
+                .find(|(net, _)| client.is_some_and(|ip| net.contains(&ip)))
+                .map(|(_, why)| *why)
+        };
         fates.all.or_else(of_channel).or_else(of_client)
     }
 

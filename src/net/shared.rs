@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,7 @@ use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
 use crate::observe::{AccessDue, AccessLog, AccessRecord, Dump, Log, TapSource, TapStart};
 use crate::sched::{ChannelKey, ClientPlace, End, EndedSnapshot, Grant, Rule, SessionSnapshot, Slot};
-use crate::spec::Address;
+use crate::spec::{Address, ClientSource};
 use crate::sys::Clock;
 use crate::sys::descriptors::{Budget, Taken};
 use crate::sys::listen::Listener;
@@ -71,7 +71,7 @@ pub(super) enum Message {
     /// Serve these, then answer.
     Open(Vec<Opened>, SyncSender<io::Result<()>>),
     /// A client that another worker accepted.
-    Adopt(Guest, OwnedFd, SocketAddr, Taken),
+    Adopt(Guest, OwnedFd, ClientSource, Taken),
     /// Take nobody new for a service, then answer.
     StopListening(ServiceId, SyncSender<()>),
     /// Take nobody new for a service on these ports, then answer.
@@ -537,17 +537,22 @@ impl Guest {
     ///
     /// # Errors
     /// By which rule it may not.
-    pub(super) fn let_in(&mut self, client: IpAddr) -> Result<(), Rule> {
+    pub(super) fn let_in(&mut self, client: ClientSource) -> Result<(), Rule> {
         if self.service.gate().is_open() {
             return Ok(());
         }
-        let place = self.service.gate().enter(client, self.shared.clock.now())?;
+        let (gate, now) = (self.service.gate(), self.shared.clock.now());
+        let place = match client.ip() {
+            Some(ip) => gate.enter(ip, now)?,
+            // No list of networks says anything of it.
+            None => gate.enter_unlisted(client.key(), now)?,
+        };
         self.take_place(place);
         Ok(())
     }
 
     /// The same of a client that has just connected. One that first has to say for whom it speaks is let in to do so.
-    pub(super) fn let_in_seen(&mut self, seen: IpAddr) -> Result<(), Rule> {
+    pub(super) fn let_in_seen(&mut self, seen: ClientSource) -> Result<(), Rule> {
         if self.service.gate().is_open() || self.service.awaits_header(seen) {
             return Ok(());
         }
@@ -555,9 +560,9 @@ impl Guest {
     }
 
     /// It is this client's, which was let in already: by another process, or when other limits held.
-    pub(super) fn count_in(&mut self, client: IpAddr) {
-        if self.service.gate().counts_clients() && !client.is_unspecified() {
-            let place = self.service.gate().enter_anyway(client, ClientPlace::numbered(self.place));
+    pub(super) fn count_in(&mut self, client: ClientSource) {
+        if self.service.gate().counts_clients() && !client.is_unknown() {
+            let place = self.service.gate().enter_anyway(client.key(), ClientPlace::numbered(self.place));
             self.place = place.map_or(ClientPlace::NONE, ClientPlace::number);
         }
     }

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +28,7 @@ use super::sockets::{AwaitedByte, Sockets};
 use super::taps::Taps;
 use crate::observe::{ConnectionTrace, Dump, Event};
 use crate::sched::{Announced, ChannelKey, End, OwnFault, Peers, Slot};
+use crate::spec::ClientSource;
 use crate::sys::clock::OwnTime;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -132,7 +133,7 @@ enum Silence {
 
 struct Rare {
     /// Kept for the log's sake, so only while it tells of connections.
-    address: Option<SocketAddr>,
+    address: Option<ClientSource>,
     /// What a proxy has said of its client.
     announced: Option<Box<SaidByProxy>>,
     /// It leads to another service of ours.
@@ -150,9 +151,6 @@ struct Rare {
     /// It was told to begin with TLS, so its channel is asked for that first.
     asks_for_tls: bool,
 }
-
-/// Of a client that nobody knows.
-const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Default for Rare {
     fn default() -> Self {
@@ -196,26 +194,31 @@ impl Connection {
     }
 
     /// The client's address, if the log tells of connections.
-    fn address(&self) -> Option<SocketAddr> {
+    fn address(&self) -> Option<ClientSource> {
         self.rare.as_ref()?.address
     }
 
     /// What the log is to call the client; `None`: it does not tell of connections. Of one that came before it did so, the
     /// system may know who it is, and otherwise nobody does.
     fn told_peers(&self) -> Option<Peers> {
-        let asked = || socket::client(&self.client).unwrap_or(UNKNOWN);
+        let asked = || socket::client(&self.client).unwrap_or(ClientSource::UNKNOWN);
         let seen = self.address().or_else(|| self.service.log.is_debug().then(asked))?;
         Some(self.peers(seen))
     }
 
     /// Who the client is that has connected from there.
-    fn peers(&self, seen: SocketAddr) -> Peers {
+    fn peers(&self, seen: ClientSource) -> Peers {
         Peers { seen, claimed: self.claim() }
     }
 
-    /// The client's address as rules see it.
-    fn client_ip(&self) -> IpAddr {
-        self.peers(SocketAddr::from(self.peer)).client().ip().to_canonical()
+    /// The client as rules see it.
+    fn client_source(&self) -> ClientSource {
+        self.peers(self.peer.into()).client()
+    }
+
+    /// The client's address as rules about networks see it; `None`: it has none.
+    fn client_ip(&self) -> Option<IpAddr> {
+        self.client_source().ip()
     }
 
     /// Whom a proxy has announced.

@@ -4,10 +4,12 @@
 //! Source: style.md, "Logs"; one event, one line, key=value.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::sched::{Address, ChannelKey, End, Happened, ListenSpan, Peers, ShownAddress, Transition};
+use crate::sched::{
+    Address, ChannelKey, ClientSource, End, Happened, ListenSpan, Peers, ShownAddress, Transition,
+};
 
 /// How much an event matters, in the words and the order of syslog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,7 +207,7 @@ pub enum Event {
         /// How many, since this was told last.
         clients: u64,
         /// The last one of them.
-        last: IpAddr,
+        last: ClientSource,
         /// Why that one.
         reason: End,
     },
@@ -491,6 +493,7 @@ impl fmt::Display for Event {
             }
             Self::MaxConnections { limit } => write!(f, " limit={limit}"),
             Self::ClientsRefused { clients, last, reason } => {
+                let last = last.ip().map_or_else(|| last.to_string(), |ip| ip.to_string());
                 write!(f, " clients={clients} last={last} reason={}", Quoted(&reason.to_string()))
             }
             Self::ChannelFailed { channel, address, cause }
@@ -597,9 +600,9 @@ impl fmt::Display for ClientName<'_, IpAddr> {
     }
 }
 
-impl fmt::Display for ClientName<'_, SocketAddr> {
+impl fmt::Display for ClientName<'_, ClientSource> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.ip().is_unspecified() { f.write_str("-") } else { self.0.fmt(f) }
+        if self.0.is_unknown() { f.write_str("-") } else { self.0.fmt(f) }
     }
 }
 
@@ -629,6 +632,7 @@ impl fmt::Display for Quoted<'_> {
 mod tests {
     use super::*;
     use crate::sched::{ChannelId, GroupId, Loss};
+    use std::net::SocketAddr;
 
     fn key(group: usize, channel: usize) -> ChannelKey {
         let group = GroupId::new(group).expect("a small number");

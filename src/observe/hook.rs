@@ -379,7 +379,7 @@ mod tests {
             Event::MaxConnections { limit: 7 },
             Event::ClientsRefused {
                 clients: 7,
-                last: address.ip(),
+                last: address.into(),
                 reason: crate::sched::End::Refused(crate::sched::Rule::Denied),
             },
             Event::DialFailed { channel, cause: text() },

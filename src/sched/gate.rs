@@ -115,6 +115,14 @@ impl Gate {
         if self.denies(client, now) {
             return Err(Rule::Denied);
         }
+        self.enter_unlisted(client, now)
+    }
+
+    /// The same of one whom lists of networks say nothing of: the address stands for it.
+    ///
+    /// # Errors
+    /// By which rule it is refused. Nothing is counted then.
+    pub fn enter_unlisted(&self, client: IpAddr, now: Duration) -> Result<Option<ClientPlace>, Rule> {
         if !self.asks(asks::RATE | asks::MAX) {
             return Ok(None);
         }

@@ -94,4 +94,4 @@ pub use tally::{ClientCounts, Ended};
 pub use transition::{Happened, Transition};
 pub use turn::{Grant, Turn};
 
-pub use crate::spec::{Address, AdminState, ListenSpan, Policy, UnixName, Weight};
+pub use crate::spec::{Address, AdminState, ClientSource, ListenSpan, Policy, UnixName, Weight};

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::spec::ClientSource;
+
 /// Who a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peers {
     /// Who connected to us.
-    pub seen: SocketAddr,
+    pub seen: ClientSource,
     /// Whom that one speaks for, if it has said so and was to be believed.
     pub claimed: Option<Announced>,
 }
@@ -26,19 +28,19 @@ pub struct Announced {
 
 impl Peers {
     /// The client, as everything that depends on who it is knows it.
-    pub fn client(&self) -> SocketAddr {
-        self.claimed.map_or(self.seen, |claim| claim.client)
+    pub fn client(&self) -> ClientSource {
+        self.claimed.map_or(self.seen, |claim| claim.client.into())
     }
 
     /// The proxy that the client came by.
-    pub fn via(&self) -> Option<SocketAddr> {
+    pub fn via(&self) -> Option<ClientSource> {
         self.claimed.map(|_| self.seen)
     }
 }
 
-impl From<SocketAddr> for Peers {
-    fn from(seen: SocketAddr) -> Self {
-        Self { seen, claimed: None }
+impl<C: Into<ClientSource>> From<C> for Peers {
+    fn from(seen: C) -> Self {
+        Self { seen: seen.into(), claimed: None }
     }
 }
 
@@ -57,10 +59,10 @@ mod tests {
     fn a_client_is_called_by_the_address_that_its_proxy_gives() {
         let seen = SocketAddr::from(([10, 0, 0, 1], 5_000));
         let plain = Peers::from(seen);
-        assert_eq!((plain.client(), plain.via(), &*plain.to_string()), (seen, None, "10.0.0.1:5000"));
+        assert_eq!((plain.client(), plain.via(), &*plain.to_string()), (seen.into(), None, "10.0.0.1:5000"));
         let client = SocketAddr::from(([203, 0, 113, 7], 4_711));
-        let claimed = Peers { seen, claimed: Some(Announced { client, local: seen }) };
-        assert_eq!((claimed.client(), claimed.via()), (client, Some(seen)));
+        let claimed = Peers { seen: seen.into(), claimed: Some(Announced { client, local: seen }) };
+        assert_eq!((claimed.client(), claimed.via()), (client.into(), Some(seen.into())));
         assert_eq!(claimed.to_string(), "203.0.113.7:4711 via 10.0.0.1:5000");
     }
 }

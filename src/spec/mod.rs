@@ -1,7 +1,7 @@
 //! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
 //!
 //! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `typed`, `address`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
+//! exists is legal. Reading order: `typed`, `address`, `client`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
@@ -9,6 +9,7 @@ mod address;
 mod asked;
 mod channel;
 mod check;
+mod client;
 mod group;
 mod keepalive;
 mod listen;
@@ -26,11 +27,12 @@ pub use channel::{
     is_service_name,
 };
 pub use check::{Check, CheckSpec, OnDown, Step};
+pub use client::{ClientSource, LocalPeer};
 pub use group::{GroupSpec, Member, TIERS, last_tier, reserved_groups};
 pub use keepalive::Keepalive;
 pub use listen::{HostSpec, ListenHost, ListenSpan, ListenSpec, PortRange, PortWord, PortsSpec};
 pub use policy::{Policy, Weight};
 pub use process::{AccessLogSpec, HttpSpec, LineFormat, LogMoments, Named, ProcessSpec};
-pub use senders::ProxySenders;
+pub use senders::{ProxySender, ProxySenders};
 pub use service::{Name, ServiceSpec};
 pub use typed::{Spot, Typed};

@@ -2,42 +2,60 @@
 //!
 //! Knows: their addresses. Never: the header, how it is read.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
+
+use super::ClientSource;
 
 /// Those of whom a header of the PROXY protocol has to come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxySenders {
     /// Everybody.
     Any,
-    /// Those of these networks; at least one. A network's address has no bits behind its prefix.
-    Of(Vec<IpNet>),
+    /// These; at least one.
+    Of(Vec<ProxySender>),
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxySender {
+    /// Those of this network. Its address has no bits behind its prefix.
+    Net(IpNet),
+    /// All who come by a Unix socket.
+    Unix,
 }
 
 impl ProxySenders {
-    /// Is this address one of theirs?
-    pub fn includes(&self, address: IpAddr) -> bool {
+    /// Is this client one of them?
+    pub fn includes(&self, client: ClientSource) -> bool {
+        let ip = client.ip();
+        let is_meant = |sender: &ProxySender| match sender {
+            ProxySender::Net(network) => ip.is_some_and(|ip| network.contains(&ip)),
+            ProxySender::Unix => ip.is_none(),
+        };
         match self {
             Self::Any => true,
-            Self::Of(networks) => {
-                let address = address.to_canonical();
-                networks.iter().any(|network| network.contains(&address))
-            }
+            Self::Of(senders) => senders.iter().any(is_meant),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
     use super::*;
+    use crate::spec::LocalPeer;
 
     #[test]
     fn an_address_is_looked_for_in_all_networks() {
         let of = |networks: &[&str]| {
-            ProxySenders::Of(networks.iter().map(|network| network.parse().expect("a network")).collect())
+            let network = |text: &&str| ProxySender::Net(text.parse().expect("a network"));
+            ProxySenders::Of(networks.iter().map(network).collect())
         };
-        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let ip = |text: &str| {
+            let ip: IpAddr = text.parse().expect("an address");
+            ClientSource::from(SocketAddr::new(ip, 1))
+        };
         let some = of(&["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
         for inside in ["10.1.2.3", "192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1"] {
             assert!(some.includes(ip(inside)) && ProxySenders::Any.includes(ip(inside)), "{inside}");
@@ -48,5 +66,9 @@ mod tests {
         assert!(
             of(&["0.0.0.0/0"]).includes(ip("::ffff:10.0.0.1")) && !of(&["0.0.0.0/0"]).includes(ip("::1"))
         );
+        let local = ClientSource::from(LocalPeer { uid: Some(7), pid: None });
+        let unix = ProxySenders::Of(vec![ProxySender::Unix]);
+        assert!(ProxySenders::Any.includes(local) && unix.includes(local));
+        assert!(!of(&["0.0.0.0/0", "::/0"]).includes(local) && !unix.includes(ip("10.1.2.3")));
     }
 }

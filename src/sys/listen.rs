@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::socket;
-use crate::spec::Keepalive;
+use crate::spec::{ClientSource, Keepalive};
 
 /// As long as the system allows: a burst waits here instead of being refused.
 const BACKLOG: i32 = 65_535;
@@ -190,7 +190,7 @@ impl Listener {
     }
 
     /// The next client.
-    pub(crate) fn accept(&self) -> Result<(OwnedFd, SocketAddr), AcceptError> {
+    pub(crate) fn accept(&self) -> Result<(OwnedFd, ClientSource), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)
     }
 }

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketType, sockopt};
 
 pub(crate) use super::fault::ConnectError;
 use super::fault::{as_shortage, is_exhausted};
 use super::sources::Sources;
 use super::unix;
-use crate::spec::{Address, Keepalive};
+use crate::spec::{Address, ClientSource, Keepalive};
 #[cfg(test)]
 use crate::sys::trouble::{self, FaultPoint};
 
@@ -38,7 +38,7 @@ impl Outgoing {
 ///
 /// # Errors
 /// `WouldBlock` when there is none; otherwise what accept(2) says.
-pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, ClientSource)> {
     #[cfg(test)]
     trouble::strike(FaultPoint::Accept)?;
     #[cfg(not(target_vendor = "apple"))]
@@ -54,16 +54,24 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         (fd, peer)
     };
+    let client = peer.and_then(|peer| source(&fd, peer));
     // A client that is gone already has no address any more.
-    let peer = peer
-        .and_then(|any| SocketAddr::try_from(any).ok())
-        .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
-    Ok((fd, canonical(peer)))
+    Ok((fd, client.ok_or(io::ErrorKind::ConnectionAborted)?))
 }
 
 /// What the client at the other end is called; `None`: the system does not know it any more.
-pub(crate) fn client(fd: impl AsFd) -> Option<SocketAddr> {
-    peer(fd).map(canonical)
+pub(crate) fn client(fd: impl AsFd) -> Option<ClientSource> {
+    let fd = fd.as_fd();
+    source(fd, rustix::net::getpeername(fd).ok().flatten()?)
+}
+
+/// Who is at the other end of a connection, which has this address there.
+fn source(fd: impl AsFd, peer: SocketAddrAny) -> Option<ClientSource> {
+    match SocketAddr::try_from(peer) {
+        Ok(address) => Some(canonical(address).into()),
+        // It has no name, as a rule, but is somebody's.
+        Err(_) => unix::is_unix(&fd).then(|| unix::peer(fd).into()),
+    }
 }
 
 /// An IPv4 client is called by its IPv4 address, whatever the listener is.

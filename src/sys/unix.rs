@@ -1,16 +1,16 @@
-//! Unix sockets: connecting to one.
+//! Unix sockets: connecting to one, and who has connected.
 //!
 //! Knows: what their calls say and what of that is nobody's fault. Never: what a socket is for.
 //! Source: docs/unix-sockets.md.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use super::fault::ConnectError;
-use crate::spec::UnixName;
+use crate::spec::{LocalPeer, UnixName};
 
 /// A new non-blocking stream socket.
 pub(crate) fn stream() -> io::Result<OwnedFd> {
@@ -43,6 +43,31 @@ pub(crate) fn address(name: UnixName) -> io::Result<SocketAddrUnix> {
     return Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?);
     #[cfg(not(target_os = "linux"))]
     Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract names of Unix sockets"))
+}
+
+/// Is it a Unix socket?
+pub(crate) fn is_unix(fd: impl AsFd) -> bool {
+    let name = rustix::net::getsockname(fd);
+    name.is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
+}
+
+/// Whose process is at the other end: who it was when it connected.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
+    // Not rustix: its type has no place for the pid 0 that a peer in a pid namespace of its own has here, and takes the
+    // answer for an error.
+    let said = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials);
+    let pid = |pid| u32::try_from(pid).ok().filter(|&pid| pid > 0);
+    said.map_or_else(
+        |_| LocalPeer::default(),
+        |said| LocalPeer { uid: Some(said.uid()), pid: pid(said.pid()) },
+    )
+}
+
+/// The same where there is no `SO_PEERCRED`.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
+    LocalPeer { uid: nix::unistd::getpeereid(fd).ok().map(|(uid, _)| uid.as_raw()), pid: None }
 }
 
 /// Connects, which takes no time: the server need not have accepted yet.

@@ -439,7 +439,7 @@ fn ages_counters_and_limits_go_on() {
     let expires_in = record.expires_in.expect("it does not live for ever");
     assert!(expires_in > Duration::from_secs(3_000) && expires_in < Duration::from_secs(4_000));
     assert_eq!((record.delivered, record.id, Some(record.client.into())), ([3, 5], before.id, before.client));
-    assert_eq!(Some(record.client), client.0.local_addr().ok());
+    assert_eq!(Some(record.client), client.0.local_addr().ok().map(Into::into));
     let arriving = departing.iter().map(|one| halves[1].arriving(one)).collect();
     drop(departing);
     halves[1].plane.arrive(arriving).expect("it makes sense");

@@ -22,7 +22,7 @@ use crate::sched::{
     DialCause, End, Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss,
     NameSnapshot, Peers, Policy, SessionSnapshot, Snapshot, UnixName, Weight,
 };
-use crate::spec::{ChannelManner, ListenSpan, RouteName, Section};
+use crate::spec::{ChannelManner, ClientSource, ListenSpan, LocalPeer, RouteName, Section};
 
 /// Of every kind.
 const REPORTS: usize = 400;
@@ -182,7 +182,9 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
         .prop_map(|(group, channel)| ChannelKey::new(group, channel).expect("in range"));
     let spans = (span(), span(), prop::option::of(span()));
     let claim = (net_address(), net_address()).prop_map(|(client, local)| Announced { client, local });
-    let peers = (net_address(), prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
+    let local = any::<[Option<u32>; 2]>().prop_map(|[uid, pid]| LocalPeer { uid, pid }.into());
+    let seen = prop_oneof![4 => net_address().prop_map(ClientSource::Net), 1 => local];
+    let peers = (seen, prop::option::of(claim)).prop_map(|(seen, claimed)| Peers { seen, claimed });
     (any::<[u64; 3]>(), prop::option::of(peers), prop::option::of(key), spans)
         .prop_map(|([id, sent_bytes, rcvd_bytes], client, channel, (age, idle, half_closed))| {
             SessionSnapshot {

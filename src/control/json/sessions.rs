@@ -4,19 +4,18 @@
 //! Source: docs/json.md. A name here is a promise.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::units::{ago, seconds};
-use crate::sched::{EndedSnapshot, SessionSnapshot};
+use crate::sched::{ClientSource, EndedSnapshot, SessionSnapshot};
 
 #[derive(Serialize)]
 pub(super) struct SessionObject {
     id: u64,
-    client: Option<SocketAddr>,
-    via: Option<SocketAddr>,
+    client: Option<ClientSource>,
+    via: Option<ClientSource>,
     port: Option<u16>,
     group: Option<usize>,
     channel: Option<usize>,
@@ -50,8 +49,8 @@ impl SessionObject {
 #[derive(Serialize)]
 pub(super) struct EndedObject {
     id: u64,
-    client: Option<SocketAddr>,
-    via: Option<SocketAddr>,
+    client: Option<ClientSource>,
+    via: Option<ClientSource>,
     group: Option<usize>,
     channel: Option<usize>,
     accepted_at: String,

@@ -4,7 +4,6 @@
 //! client.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, Message, Opened};
 use crate::observe::Event;
 use crate::sched::{End, Rule};
+use crate::spec::ClientSource;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::AcceptError;
 use crate::sys::poller::Readiness;
@@ -95,7 +95,7 @@ impl<P: Readiness> Worker<P> {
                     if service.ails.load(Ordering::Relaxed) {
                         service.ails.store(false, Ordering::Relaxed);
                     }
-                    if let Err(rule) = guest.let_in_seen(address.ip()) {
+                    if let Err(rule) = guest.let_in_seen(address) {
                         drop(taken);
                         self.refuse_client(&guest, client, address, rule);
                         continue;
@@ -134,12 +134,13 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// Takes a client in that another worker has accepted. Meanwhile it may have been denied, or clients be counted.
-    pub(super) fn adopt(&mut self, mut guest: Guest, client: OwnedFd, address: SocketAddr, taken: Taken) {
-        if !guest.gate().is_open() && !guest.awaits_header(address.ip()) {
-            if guest.gate().denies(address.ip(), self.shared.clock.now()) {
+    pub(super) fn adopt(&mut self, mut guest: Guest, client: OwnedFd, address: ClientSource, taken: Taken) {
+        if !guest.gate().is_open() && !guest.awaits_header(address) {
+            let now = self.shared.clock.now();
+            if address.ip().is_some_and(|ip| guest.gate().denies(ip, now)) {
                 return self.refuse_client(&guest, client, address, Rule::Denied);
             }
-            guest.count_in(address.ip());
+            guest.count_in(address);
         }
         self.admit(guest, client, address, taken);
     }
@@ -150,7 +151,7 @@ impl<P: Readiness> Worker<P> {
         &mut self,
         service: &Guest,
         client: OwnedFd,
-        address: SocketAddr,
+        address: ClientSource,
         rule: Rule,
     ) {
         socket::reset_on_close(&client);
@@ -171,14 +172,14 @@ impl<P: Readiness> Worker<P> {
         if service.log.is_debug() {
             service.log.tell(&Event::ClientLost { client: address.into(), reason: how });
         }
-        self.tell_refusal(service, address.ip(), how);
+        self.tell_refusal(service, address, how);
         self.log_refusal(service, id, address.into(), how);
     }
 
     /// Says that clients are refused, if it is time for that.
-    pub(super) fn tell_refusal(&self, service: &Service, last: IpAddr, reason: End) {
+    pub(super) fn tell_refusal(&self, service: &Service, last: ClientSource, reason: End) {
         if let Some(clients) = service.refused(self.shared.clock.now()) {
-            service.log.tell(&Event::ClientsRefused { clients, last: last.to_canonical(), reason });
+            service.log.tell(&Event::ClientsRefused { clients, last, reason });
         }
     }
 

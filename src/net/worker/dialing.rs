@@ -3,7 +3,6 @@
 //! Knows: the poller's watches, what the dial says. Never: which channel, whose fault.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +15,7 @@ use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, key_of};
 use crate::observe::{AttemptError, Event};
 use crate::sched::{AdminState, ChannelKey, DialCause, End, Grant, Loss, OwnFault, Peers, Ticket, Turn};
-use crate::spec::ProxyVersion;
+use crate::spec::{ClientSource, ProxyVersion};
 use crate::sys::descriptors::Taken;
 use crate::sys::poller::{Readiness, Token};
 use crate::sys::socket;
@@ -28,7 +27,7 @@ const MOST_MOVES: usize = 8;
 
 impl<P: Readiness> Worker<P> {
     /// Takes a client in; its load is counted already.
-    pub(super) fn admit(&mut self, service: Guest, client: OwnedFd, address: SocketAddr, taken: Taken) {
+    pub(super) fn admit(&mut self, service: Guest, client: OwnedFd, address: ClientSource, taken: Taken) {
         if self.shared.ends.load(Ordering::Relaxed) {
             // It was handed over when all others had been seen off already.
             return socket::reset_on_close(&client);
@@ -61,7 +60,7 @@ impl<P: Readiness> Worker<P> {
         self.guarded(key, |worker| worker.admitted(key, address));
     }
 
-    fn admitted(&mut self, key: usize, client: SocketAddr) {
+    fn admitted(&mut self, key: usize, client: ClientSource) {
         let Some(connection) = self.connections.get(key) else { return };
         match self.poller.add(&connection.client, connection.token(key, Side::Client)) {
             Ok(()) => self.greet(key, client),
@@ -70,7 +69,7 @@ impl<P: Readiness> Worker<P> {
     }
 
     /// All is known of a client that has to be known to choose its channel.
-    pub(super) fn greeted(&mut self, key: usize, seen: SocketAddr) {
+    pub(super) fn greeted(&mut self, key: usize, seen: ClientSource) {
         let tag = self.tag(key);
         let Some(within) = self.within(key) else { return self.not_served(key) };
         let Some(connection) = self.connections.get(key) else { return };
@@ -449,7 +448,7 @@ impl<P: Readiness> Worker<P> {
             crc32c: tlvs.crc32c,
         };
         let came_to = peers.claimed.map(|claim| claim.local).or_else(|| socket::local(&connection.client));
-        encode::proxied(version, peers.client(), came_to, extras)
+        encode::proxied(version, peers.client().net().zip(came_to), extras)
     }
 
     /// The server has closed its connection before anything went over it: on to another one, if there is one that is up. `false`: there

@@ -332,7 +332,7 @@ impl<P: Readiness> Worker<P> {
     /// Closes the connections of clients whose addresses are in a network, whatever they have come to; how many there were.
     pub(super) fn close_clients(&mut self, service: ServiceId, net: IpNet, why: End) -> usize {
         let is_of_it = |connection: &Connection| {
-            connection.service.id == service && net.contains(&connection.client_ip())
+            connection.service.id == service && connection.client_ip().is_some_and(|ip| net.contains(&ip))
         };
         self.abandon_all(is_of_it, why)
     }
@@ -341,10 +341,10 @@ impl<P: Readiness> Worker<P> {
     pub(super) fn recount(&mut self, service: ServiceId) {
         for (_, connection) in &mut self.connections {
             // Of one that has not said yet whom it speaks for nobody knows.
-            let seen = SocketAddr::from(connection.peer).ip();
+            let seen = connection.peer.into();
             let is_known = connection.said().is_some() || !connection.service.awaits_header(seen);
             if connection.service.id == service && is_known {
-                let client = connection.client_ip();
+                let client = connection.client_source();
                 connection.service.count_in(client);
             }
         }

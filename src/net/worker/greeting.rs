@@ -5,7 +5,6 @@
 //! Who has nothing to say first comes by here without a system call and without memory.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +12,7 @@ use super::unheard::Unheard;
 use super::{RESET, STARVED_MS, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
 use crate::sched::{BadGreeting, End, GroupRange, Loss};
-use crate::spec::StartTls;
+use crate::spec::{ClientSource, StartTls};
 use crate::sys::fault::is_exhausted;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
@@ -23,10 +22,10 @@ use crate::wire::relay::{Ending, Side};
 
 impl<P: Readiness> Worker<P> {
     /// Has something to be heard of a client before it is served? Then that is waited for, and otherwise it is served.
-    pub(super) fn greet(&mut self, key: usize, seen: SocketAddr) {
+    pub(super) fn greet(&mut self, key: usize, seen: ClientSource) {
         let Some(connection) = self.connections.get(key) else { return };
         let options = connection.service.options();
-        let header = options.accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen.ip()));
+        let header = options.accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen));
         let hello = options.routes.is_some();
         let tls = match options.starttls {
             Some(StartTls::Postgres) if hello => TlsRequest::Awaited,
@@ -79,7 +78,7 @@ impl<P: Readiness> Worker<P> {
                     if let Some(header) = unheard.reader.take_header() {
                         connection.announce(header.into());
                         // It was let in before it was known whom it speaks for.
-                        let client = connection.client_ip();
+                        let client = connection.client_source();
                         if let Err(rule) = connection.service.let_in(client) {
                             let service = Arc::clone(&connection.service);
                             self.close(key, RESET, End::Refused(rule));

@@ -11,9 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::unheard::{SaidByProxy, Unheard};
-use super::{
-    Connection, NEVER, RESET, Rare, Silence, Stage, UNKNOWN, Waiting, Worker, logging, millis, tenths,
-};
+use super::{Connection, NEVER, RESET, Rare, Silence, Stage, Waiting, Worker, logging, millis, tenths};
 use crate::handover::connection::{
     ConnectionRecord, RelayingRecord, StageRecord, UnheardRecord, WaitingRecord,
 };
@@ -23,6 +21,7 @@ use crate::net::shared::{Left, LinePlace, PackOrder, Parcel, TRAY_BYTES, Unpacke
 use crate::net::sockets::Sockets;
 use crate::observe::TapEnd;
 use crate::sched::{ChannelKey, End, Peers, Route, Turn};
+use crate::spec::ClientSource;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::greeting::{TlsRequest, Wants};
@@ -157,11 +156,11 @@ impl<P: Readiness> Worker<P> {
                 asks_for_tls = tls == TlsRequest::Granted;
                 let may_ask = tls == TlsRequest::Awaited;
                 let record = UnheardRecord { left, header, hello, may_ask };
-                (StageRecord::Unheard(record), peer.unwrap_or(UNKNOWN))
+                (StageRecord::Unheard(record), peer.unwrap_or(ClientSource::UNKNOWN))
             }
             Stage::Greeted => {
                 bytes = connection.relay.let_go(Side::Client).into_vec();
-                (StageRecord::Greeting, peer.unwrap_or(UNKNOWN))
+                (StageRecord::Greeting, peer.unwrap_or(ClientSource::UNKNOWN))
             }
             Stage::Waiting(waiting) => {
                 let place = waiting.place;
@@ -200,7 +199,7 @@ impl<P: Readiness> Worker<P> {
                 bytes = held;
                 let (group, channel) = (slot.key().group.index(), slot.key().channel.index());
                 let record = RelayingRecord { group, channel, relay };
-                let client = known.unwrap_or(UNKNOWN);
+                let client = known.unwrap_or(ClientSource::UNKNOWN);
                 (StageRecord::Relaying(Box::new(record)), client)
             }
         };
@@ -313,7 +312,7 @@ impl<P: Readiness> Worker<P> {
         let expires_at = record
             .expires_in
             .map_or(NEVER, |left| self.now.saturating_add(millis(left.saturating_sub(away))));
-        let is_known = guest.log.is_debug() && !record.client.ip().is_unspecified();
+        let is_known = guest.log.is_debug() && !record.client.is_unknown();
         let announced: Option<Box<SaidByProxy>> =
             record.announced.as_deref().map(|said| Box::new(said.into()));
         let claimed = announced.as_ref().and_then(|said| said.claim);
@@ -406,7 +405,7 @@ impl<P: Readiness> Worker<P> {
         let mut grants = Vec::new();
         let turn = {
             let mut table = service.dialer.table.lock_at(self.shared.clock.now());
-            let route = Route::past(peers.client().ip().into(), within, connection.past());
+            let route = Route::past(peers.client().key().into(), within, connection.past());
             table.rejoin(route, tag, waiting.ticket, &mut grants)
         };
         service.dialer.deliver.all(grants);

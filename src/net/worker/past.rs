@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::net::service::ServiceId;
 use crate::sched::{Announced, ChannelKey, End, EndedSnapshot, Peers};
+use crate::spec::{ClientSource, LocalPeer};
 use crate::wire::relay::Side;
 
 /// So many of one service that ended alike. An end that is rare is not driven out by those that are not.
@@ -51,8 +52,8 @@ impl PastConnections {
         let all = ours.flat_map(|(&(_, how), past)| past.iter().map(move |past| (how, past)));
         all.map(|(how, past)| EndedSnapshot {
             id: past.id,
-            client: Some(SocketAddr::from(past.client))
-                .filter(|seen| !seen.ip().is_unspecified())
+            client: Some(ClientSource::from(past.client))
+                .filter(|seen| !seen.is_unknown())
                 .map(|seen| Peers { seen, claimed: past.claimed }),
             channel: past.channel,
             age: now.saturating_sub(past.ended_at) + past.lasted,
@@ -82,10 +83,38 @@ impl From<SocketAddr> for ClientAddress {
     }
 }
 
-impl From<ClientAddress> for SocketAddr {
-    fn from(packed: ClientAddress) -> Self {
-        let ip = Ipv6Addr::from(packed.ip).to_canonical();
-        Self::new(ip, packed.port)
+/// How the address begins that stands for a client by a Unix socket, which has no port. Nobody over TCP has one like that.
+const LOCAL: [u8; 4] = [0xff, 0x0f, b'u', b'x'];
+
+impl From<LocalPeer> for ClientAddress {
+    fn from(LocalPeer { uid, pid }: LocalPeer) -> Self {
+        let mut ip = [0; 16];
+        let known = [u8::from(uid.is_some()), u8::from(pid.is_some())];
+        let parts: [&[u8]; 4] =
+            [&LOCAL, &known, &uid.unwrap_or(0).to_be_bytes(), &pid.unwrap_or(0).to_be_bytes()];
+        ip.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, byte)| *to = *byte);
+        Self { ip, port: 0 }
+    }
+}
+
+impl From<ClientSource> for ClientAddress {
+    fn from(client: ClientSource) -> Self {
+        match client {
+            ClientSource::Net(address) => address.into(),
+            ClientSource::Local(peer) => peer.into(),
+        }
+    }
+}
+
+impl From<ClientAddress> for ClientSource {
+    fn from(ClientAddress { ip, port }: ClientAddress) -> Self {
+        match ip {
+            [0xff, 0x0f, b'u', b'x', has_uid, has_pid, a, b, c, d, e, f, g, h, _, _] if port == 0 => {
+                let number = |is_known: u8, bytes| (is_known > 0).then(|| u32::from_be_bytes(bytes));
+                LocalPeer { uid: number(has_uid, [a, b, c, d]), pid: number(has_pid, [e, f, g, h]) }.into()
+            }
+            _ => SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port).into(),
+        }
     }
 }
 
@@ -139,9 +168,15 @@ mod tests {
     fn an_address_comes_back_as_it_was() {
         for text in ["192.0.2.7:1", "[2001:db8::1]:65535", "[::1]:80"] {
             let address: SocketAddr = text.parse().expect("an address");
-            assert_eq!(SocketAddr::from(ClientAddress::from(address)), address);
+            assert_eq!(ClientSource::from(ClientAddress::from(address)), address);
         }
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:1".parse().expect("an address");
-        assert_eq!(SocketAddr::from(ClientAddress::from(mapped)).to_string(), "192.0.2.7:1");
+        assert_eq!(ClientSource::from(ClientAddress::from(mapped)).to_string(), "192.0.2.7:1");
+        for (uid, pid) in
+            [(Some(0), Some(1)), (Some(u32::MAX), None), (None, None), (Some(0x0102_0304), Some(0x0506_0708))]
+        {
+            let client = ClientSource::from(LocalPeer { uid, pid });
+            assert_eq!(ClientSource::from(ClientAddress::from(client)), client);
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! Source: docs/observability.md, "The access log".
 
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::observe::event::{ClientName, Quoted};
 use crate::observe::history::utc;
-use crate::sched::{Address, ChannelKey, DialCause};
+use crate::sched::{Address, ChannelKey, ClientSource, DialCause};
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +158,7 @@ struct Object<'a> {
     event: &'static str,
     id: u64,
     service: Option<String>,
-    client: Option<SocketAddr>,
+    client: Option<ClientSource>,
     group: Option<usize>,
     channel: Option<usize>,
     address: Option<Address>,
@@ -176,7 +175,7 @@ struct Object<'a> {
     channel_rtt: Option<Seconds>,
     channel_retransmits: Option<u32>,
     end: Option<String>,
-    via: Option<SocketAddr>,
+    via: Option<ClientSource>,
     port: Option<u16>,
 }
 
@@ -205,7 +204,7 @@ impl<'a> Object<'a> {
             event: moment.word(),
             id: *id,
             service: name_of(service).map(|name| name.to_string()),
-            client: Some(trace.peers.client()).filter(|client| !client.ip().is_unspecified()),
+            client: Some(trace.peers.client()).filter(|client| !client.is_unknown()),
             group: channel.map(|key| key.group.index()),
             channel: channel.map(|key| key.channel.index()),
             address: trace.address,
@@ -233,6 +232,7 @@ impl<'a> Object<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::time::SystemTime;
 

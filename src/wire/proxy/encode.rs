@@ -61,17 +61,17 @@ impl Ends {
     }
 }
 
-/// The header for a client: `source` is the client, `destination` the address that it came to, if that is known.
+/// The header for a client: `ends` are its address and the one that it came to, if both are known. Who came by a Unix socket has no address:
+/// then a reader is told to take the connection as it is, which all of them understand.
 pub(crate) fn proxied(
     version: ProxyVersion,
-    source: SocketAddr,
-    destination: Option<SocketAddr>,
+    ends: Option<(SocketAddr, SocketAddr)>,
     extras: Extras<'_>,
 ) -> Vec<u8> {
-    let ends = destination.map(|destination| Ends::new(source, destination));
+    let ends = ends.map(|(source, destination)| Ends::new(source, destination));
     match version {
         ProxyVersion::V1 => line(ends).into_bytes(),
-        ProxyVersion::V2 => binary(PROXY, ends, extras),
+        ProxyVersion::V2 => binary(if ends.is_some() { PROXY } else { LOCAL }, ends, extras),
     }
 }
 
@@ -187,8 +187,7 @@ mod tests {
     fn v1(source: &str, destination: &str) -> String {
         let header = proxied(
             ProxyVersion::V1,
-            address(source),
-            Some(address(destination)),
+            Some((address(source), address(destination))),
             Extras { unique_id: Some(b"has no place"), crc32c: true, ..Extras::default() },
         );
         String::from_utf8(header).expect("version 1 is text")
@@ -217,14 +216,14 @@ mod tests {
         }
         let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
         assert!(v1(longest, longest).len() <= V1_BYTES);
-        let unknown = proxied(ProxyVersion::V1, address("192.0.2.1:7"), None, Extras::default());
+        let unknown = proxied(ProxyVersion::V1, None, Extras::default());
         assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
     }
 
     #[test]
     fn version_2_is_as_the_specification_lays_it_out() {
         let of = |source, destination, extras| {
-            proxied(ProxyVersion::V2, address(source), Some(address(destination)), extras)
+            proxied(ProxyVersion::V2, Some((address(source), address(destination))), extras)
         };
         let plain = Extras::default();
         let v4 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x02\xd9\x04\x01\xbb";
@@ -234,8 +233,8 @@ mod tests {
         v6.extend(b"\xfe\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\x01");
         v6.extend(b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x02\xd9\x04\x01\xbb");
         assert_eq!(of("[fe80::1%7]:55556", "[2001:db8::2]:443", plain), v6);
-        let unknown = proxied(ProxyVersion::V2, address("192.0.2.1:7"), None, plain);
-        assert_eq!(unknown, b"\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x00");
+        let unknown = proxied(ProxyVersion::V2, None, plain);
+        assert_eq!(unknown, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
         let named = of("192.0.2.1:55556", "198.51.100.2:443", Extras { unique_id: Some(b"a-7"), ..plain });
         assert_eq!(&named[14..16], b"\x00\x12");
         assert_eq!((&named[16..28], &named[28..]), (&v4[16..], &b"\x05\x00\x03a-7"[..]));
@@ -244,7 +243,8 @@ mod tests {
     #[test]
     fn the_checksum_is_over_all_of_the_header_with_zeros_in_its_place() {
         let extras = Extras { unique_id: Some(b"x"), crc32c: true, ..Extras::default() };
-        let header = proxied(ProxyVersion::V2, address("192.0.2.1:7"), Some(address("192.0.2.2:80")), extras);
+        let header =
+            proxied(ProxyVersion::V2, Some((address("192.0.2.1:7"), address("192.0.2.2:80"))), extras);
         let (front, sum) = header.split_at(header.len() - 4);
         assert_eq!(&front[front.len() - 3..], b"\x03\x00\x04");
         assert_eq!(sum, crc32c([front, &[0; 4]]).to_be_bytes());
@@ -281,7 +281,7 @@ mod tests {
         let of = |passed: &[u8]| {
             let to = Some(address("192.0.2.2:80"));
             let extras = Extras { passed, unique_id: Some(b"ours"), crc32c: true };
-            proxied(ProxyVersion::V2, address("192.0.2.1:7"), to, extras)
+            proxied(ProxyVersion::V2, to.map(|to| (address("192.0.2.1:7"), to)), extras)
         };
         let values = |header: &[u8]| read(header).expect("a header").1;
         let ours = (TLV_UNIQUE_ID, b"ours".to_vec());
@@ -310,7 +310,7 @@ mod tests {
         ) {
             let version = if is_first { ProxyVersion::V1 } else { ProxyVersion::V2 };
             let extras = Extras { passed: &[], unique_id: id.as_deref(), crc32c };
-            let header = proxied(version, source, Some(destination), extras);
+            let header = proxied(version, Some((source, destination)), extras);
             let ([from, to], values) = read(&header).expect("a header");
             let plain = |end: SocketAddr| (end.ip().to_canonical(), end.port());
             prop_assert_eq!((plain(from), plain(to)), (plain(source), plain(destination)));

@@ -63,7 +63,7 @@ impl World {
             match event {
                 Event::Opened { client, channel, address } => {
                     self.stats.opened += 1;
-                    let Some(id) = client_at(client.client().ip()) else { continue };
+                    let Some(id) = client_at(client.client().key()) else { continue };
                     let is_dead = self.services.iter().any(|served| {
                         let is_it = |it: &&Channel| it.address() == address;
                         served.channels.iter().find(is_it).is_some_and(|it| it.fate == Fate::Dead)
@@ -79,7 +79,7 @@ impl World {
                     }
                 }
                 Event::MovedOn { client, .. } => {
-                    let Some(id) = client_at(client.client().ip()) else { continue };
+                    let Some(id) = client_at(client.client().key()) else { continue };
                     self.clients[id as usize].has_moved_on = true;
                     // Whoever is connected can be connected again then.
                     if !std::mem::take(&mut self.clients[id as usize].was_opened) {
@@ -88,13 +88,13 @@ impl World {
                 }
                 Event::Closed { client, how, .. } => {
                     self.stats.closed += 1;
-                    if let Some(id) = client_at(client.client().ip()) {
+                    if let Some(id) = client_at(client.client().key()) {
                         self.ended(seat, id as usize, how);
                     }
                 }
                 Event::ClientLost { client, reason } => {
                     self.stats.lost += 1;
-                    if let Some(id) = client_at(client.client().ip()) {
+                    if let Some(id) = client_at(client.client().key()) {
                         self.ended(seat, id as usize, reason);
                     }
                 }
