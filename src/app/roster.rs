@@ -36,6 +36,7 @@ use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 
 mod carrying;
+mod clearing;
 mod edit;
 pub(super) mod estate;
 mod moving;

@@ -317,6 +317,12 @@ impl Upgrader {
         if services.is_empty() {
             return Err("no service takes clients any more".to_owned());
         }
+        if let Some(deaf) = services.iter().find(|one| one.listen.is_empty()) {
+            let name = deaf.name.clone().unwrap_or_else(|| deaf.place.to_string());
+            return Err(format!(
+                "service {name} could not get its port back and listens nowhere; reload first"
+            ));
+        }
         let mut descriptors = Vec::new();
         for handle in handles {
             let listener = handle.socket().ok_or("a service has just stopped")?;

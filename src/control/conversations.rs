@@ -198,6 +198,7 @@ fn service() -> ManagedService {
     ManagedService {
         name: Default::default(),
         listen: RwLock::new(vec![SocketAddr::from(([0, 0, 0, 0], 80)).into()]),
+        not_listening: RwLock::default(),
         differences: Arc::new(|_| Vec::new()),
         has_file: false,
         killed: AtomicBool::new(false),

@@ -468,6 +468,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 losses: Vec::new(),
                 served: ClientCounts::default(),
                 stale_lists: None,
+                not_listening: None,
             })),
             expected
         );
@@ -494,6 +495,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 losses: Vec::new(),
                 served: ClientCounts::default(),
                 stale_lists: None,
+                not_listening: None,
             })),
             expected
         );
@@ -600,7 +602,7 @@ from process 4242: carried 4000, draining unknown
         let carried = CarriedCount { carried: 4_000, draining: None, pid: 4242 };
         assert_eq!(
             text(&Reply::Status(
-                Snapshot { groups, paused: false, losses, served, stale_lists: None },
+                Snapshot { groups, paused: false, losses, served, stale_lists: None, not_listening: None },
                 vec![
                     Section {
                         group: 0,

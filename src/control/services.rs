@@ -34,6 +34,8 @@ pub struct ManagedService {
     pub name: RwLock<Option<String>>,
     /// Where it listens.
     pub listen: RwLock<Vec<ListenSpan>>,
+    /// Where its line has it listen besides, and it does not.
+    pub not_listening: RwLock<Option<Arc<String>>>,
     /// Its one table.
     pub table: SharedTable,
     /// Looks up an address; may take its time.
@@ -183,6 +185,7 @@ impl ManagedService {
             thread::sleep(LET_IN);
         }
         survey.stale_lists = self.table.gate().stale_lists();
+        survey.not_listening = self.not_listening.read().unwrap_or_else(PoisonError::into_inner).clone();
         survey.finish()
     }
 
@@ -210,8 +213,12 @@ impl ManagedService {
     }
 
     /// It listens there from now on.
-    pub fn set_listen(&self, listen: Vec<ListenSpan>) {
+    /// `missing`: where its line has it listen besides, which could not be had.
+    pub fn set_listen(&self, listen: Vec<ListenSpan>, missing: &[ListenSpan]) {
         *self.listen.write().unwrap_or_else(PoisonError::into_inner) = listen;
+        let all: Vec<String> = missing.iter().map(ListenSpan::to_string).collect();
+        let missing = (!all.is_empty()).then(|| Arc::new(all.join(", ")));
+        *self.not_listening.write().unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
     /// Gives it another name.

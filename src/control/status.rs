@@ -90,6 +90,9 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     if let Some(why) = &snapshot.stale_lists {
         writeln!(out, "lists: {why}")?;
     }
+    if let Some(at) = &snapshot.not_listening {
+        writeln!(out, "not listening on {at}: find what has the port (ss -ltnp), free it and reload")?;
+    }
     for group in &snapshot.groups {
         group.families.iter().try_for_each(|family| of_many(out, group.id.index(), family))?;
     }

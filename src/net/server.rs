@@ -261,6 +261,21 @@ impl Running {
         self.shared.relocate(&self.service, all, &[], ports);
     }
 
+    /// Takes whoever waits to be accepted on these ports, then nobody until [`Running::welcome_on`].
+    pub fn set_aside(&self, ports: &[u16]) {
+        let ports: Arc<[u16]> = ports.into();
+        self.shared.ask(PATIENCE, |answer| Message::SetAside(self.id(), Arc::clone(&ports), answer));
+    }
+
+    /// Takes clients on these ports again.
+    pub fn welcome_on(&self, ports: &[u16]) {
+        let ports: Arc<[u16]> = ports.into();
+        self.shared
+            .desks
+            .iter()
+            .for_each(|desk| desk.send(Message::WelcomeOn(self.id(), Arc::clone(&ports))));
+    }
+
     fn leave_doors(&self, ports: &[u16]) {
         let ports: Arc<[u16]> = ports.into();
         self.shared.ask(PATIENCE, |answer| Message::StopListeningOn(self.id(), Arc::clone(&ports), answer));

@@ -76,6 +76,10 @@ pub(super) enum Message {
     StopListening(ServiceId, SyncSender<()>),
     /// Take nobody new for a service on these ports, then answer.
     StopListeningOn(ServiceId, Arc<[u16]>, SyncSender<()>),
+    /// Accept whoever waits on these ports of a service, then nobody, then answer.
+    SetAside(ServiceId, Arc<[u16]>, SyncSender<()>),
+    /// Accept on these ports again.
+    WelcomeOn(ServiceId, Arc<[u16]>),
     /// Take nobody new for any service, then answer.
     StopAll(SyncSender<()>),
     /// Take nobody new, close all connections, then answer.

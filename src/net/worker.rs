@@ -597,6 +597,11 @@ impl<P: Readiness> Worker<P> {
                 self.stop_listening_on(service, &ports);
                 let _ = answer.send(());
             }
+            Message::SetAside(service, ports, answer) => {
+                self.set_aside(service, &ports);
+                let _ = answer.send(());
+            }
+            Message::WelcomeOn(service, ports) => self.welcome_on(service, &ports),
             Message::StopAll(answer) => {
                 for service in self.doors.services() {
                     self.stop_listening(service);

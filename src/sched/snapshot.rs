@@ -151,6 +151,8 @@ pub struct Snapshot {
     pub served: ClientCounts,
     /// Why the lists of `--allow` and `--deny` are not what their files say. `None`: they are.
     pub stale_lists: Option<Arc<String>>,
+    /// Where its line has it listen, and it does not. `None`: it listens everywhere.
+    pub not_listening: Option<Arc<String>>,
 }
 
 /// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
@@ -164,6 +166,8 @@ pub struct Survey {
     pub(super) paused: bool,
     /// As the gate says.
     pub stale_lists: Option<Arc<String>>,
+    /// As the service says.
+    pub not_listening: Option<Arc<String>>,
     groups: Vec<GroupSnapshot>,
 }
 
@@ -175,6 +179,7 @@ impl Default for Survey {
             served: ClientCounts::default(),
             paused: false,
             stale_lists: None,
+            not_listening: None,
             groups: Vec::new(),
         }
     }
@@ -198,8 +203,8 @@ impl Survey {
 
     /// What it has seen.
     pub fn finish(self) -> Snapshot {
-        let Self { groups, paused, losses, served, stale_lists, .. } = self;
-        Snapshot { groups, paused, losses, served, stale_lists }
+        let Self { groups, paused, losses, served, stale_lists, not_listening, .. } = self;
+        Snapshot { groups, paused, losses, served, stale_lists, not_listening }
     }
 }
 

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::socket;
+#[cfg(test)]
+use super::trouble::{self, FaultPoint};
 use crate::spec::{ClientSource, Keepalive};
 
 /// As long as the system allows: a burst waits here instead of being refused.
@@ -70,6 +72,33 @@ impl ListenerHandle {
         let Some(fd) = self.fd.upgrade() else { return Ok(()) };
         let usual = || socket::stream(self.address).and_then(|fresh| socket::keepalive_of(&fresh));
         socket::set_stream_options(&fd, Some(keepalive.map_or_else(usual, Ok)?))
+    }
+}
+
+impl ListenerHandle {
+    /// Ends the listening, but keeps the socket: others of this process can bind its port and listen there. `true`: it did listen.
+    ///
+    /// # Errors
+    /// What shutdown(2) says.
+    pub fn lay_down(&self) -> io::Result<bool> {
+        let Some(fd) = self.fd.upgrade() else { return Ok(false) };
+        let listened = sockopt::socket_acceptconn(&fd)?;
+        Listener { fd, address: self.address }.free()?;
+        Ok(listened)
+    }
+
+    /// Listens again, if it did; otherwise it keeps the port to itself again. Of no effect once it is closed.
+    ///
+    /// # Errors
+    /// What listen(2) says: by now the port may be somebody else's.
+    pub fn take_up(&self, listened: bool) -> io::Result<()> {
+        let Some(fd) = self.fd.upgrade() else { return Ok(()) };
+        #[cfg(test)]
+        trouble::strike(FaultPoint::Listen)?;
+        match listened {
+            true => Listener { fd, address: self.address }.listen(),
+            false => Ok(sockopt::set_socket_reuseaddr(&fd, false)?),
+        }
     }
 }
 

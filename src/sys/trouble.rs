@@ -13,6 +13,8 @@ pub(crate) enum FaultPoint {
     Accept,
     Clock,
     Connect,
+    /// A socket is to listen again.
+    Listen,
     Read,
     /// A reload goes on to the next service.
     Reload,

@@ -181,6 +181,45 @@ fn services_come_go_move_and_are_renamed() {
 }
 
 #[test]
+fn a_port_that_has_to_be_left_first_is_kept_if_the_new_one_cannot_be_had() {
+    let [a, b] = ["a", "b"].map(Server::named);
+    // Nobody else has this port at any address of this test's.
+    let taken = std::net::TcpListener::bind((own_address().ip(), 0)).expect("an address of our own");
+    let port = taken.local_addr().expect("it has one").port();
+    let place = SocketAddr::new(own_address().ip(), port);
+    let (second, third) = (own_address(), own_address());
+    let setup = Setup::binding(place);
+    let before = line("s: ", place, &a.to_string()) + &line("t: ", second, &b.to_string());
+    let file = setup.directory().file("services", &before);
+    let mut instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    let mut held = Client::connect(place);
+    assert_eq!(held.recv(1), b"a");
+    // Of all addresses it cannot be had while another has it.
+    let after = format!("s: {port} {b}\n")
+        + &line("t: ", second, &a.to_string())
+        + &line("u: ", third, &a.to_string());
+    for only in [false, true] {
+        let after = if only { format!("s: {port} {b}\n") } else { after.clone() };
+        instance.directory.file("services", &after);
+        let failed = instance.ctl("reload").code(78);
+        let said = &failed.stdout;
+        assert!(
+            said.contains(&format!("services:1:4: bind(): Address already in use (0.0.0.0:{port})")),
+            "{said}"
+        );
+        assert!(said.ends_with("nothing was changed\n"), "{said}");
+        assert_eq!([name_at(place), name_at(second)], ["a", "b"], "as before");
+        std::net::TcpStream::connect(third).expect_err("nobody listens there");
+    }
+    assert!(instance.is_running(), "it goes on");
+    instance.directory.file("services", &before);
+    instance.ctl("reload").code(0).out("nothing has changed\n");
+    held.shut_wr();
+    held.ending();
+    instance.end();
+}
+
+#[test]
 fn one_wrong_line_changes_nothing() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let taken = Refusing::new();

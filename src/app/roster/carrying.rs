@@ -13,6 +13,7 @@ use super::super::lookup::Resolved;
 use super::super::plan::{self, Pairing, PlannedEdit};
 use super::super::prepared::{BIND_PATIENCE, Got, Prepared, Served};
 use super::super::{Failure, counted, exit};
+use super::clearing::{Clearing, Leaving, TakenPlaces};
 use super::edit;
 use super::reloading::NOTHING;
 use super::{
@@ -37,14 +38,20 @@ impl Roster {
         changes: &mut ReloadNews,
     ) -> Result<(), Failure> {
         let mut wanted: Vec<Option<Reread>> = wanted.into_iter().map(Some).collect();
-        let in_the_way = members.ports_that_go(&wanted, pairing);
+        let leaving = members.listeners_that_go(&wanted, pairing);
+        let in_the_way: TakenPlaces = leaving.iter().map(Leaving::at).collect();
+        #[allow(
+            clippy::needless_late_init,
+            reason = "dropped last: whatever goes wrong, those that take the place are closed before these are taken up again"
+        )]
+        let clearing;
         // All that can fail comes first.
         let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         let mut patience = BIND_PATIENCE;
         for &number in &pairing.added {
             let Some(Reread { spec, found }) = wanted[number].take() else { continue };
             // Its place may be a part of one that is about to be left.
-            if found.span().ports().any(|port| in_the_way.contains(&port)) {
+            if found.span().each().any(|at| in_the_way.meet(at)) {
                 late.push((number, spec, found));
                 continue;
             }
@@ -64,6 +71,36 @@ impl Roster {
         if let Some(failure) = Failure::several(failures, NOTHING) {
             return Err(failure);
         }
+        let late_places = late.iter().flat_map(|(.., found)| found.span().each());
+        let widened = widenings.iter().flat_map(|(.., widening)| widening.late.iter().copied());
+        let late_places: TakenPlaces = late_places.chain(widened).collect();
+        clearing = Clearing::of(leaving.into_iter().filter(|one| late_places.meet(one.at())).collect());
+        let mut failures = Vec::new();
+        // Whoever would come there just now is refused.
+        let mut at_once = Duration::ZERO;
+        for (number, spec, found) in late {
+            match self.prepare(spec, found, &mut at_once) {
+                Ok(made) => new.push(Coming { number, made }),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        for (_, number, widening) in &mut widenings {
+            let Some(Reread { spec, .. }) = &wanted[*number] else { continue };
+            failures.extend(self.bind_late(spec, widening, &mut at_once).err());
+        }
+        if let Some(failure) = Failure::several(failures, NOTHING) {
+            drop((new, widenings));
+            let lost = clearing.take_up();
+            if lost.is_empty() {
+                return Err(failure);
+            }
+            changes
+                .missed
+                .extend(failure.message.lines().filter(|line| !line.ends_with(NOTHING)).map(str::to_owned));
+            self.lose(members, &lost, changes);
+            self.watch(&members.all);
+            return Ok(());
+        }
         for member in &mut members.all {
             member.rank = None;
         }
@@ -72,10 +109,7 @@ impl Roster {
         }
         // From here on whoever is served is a member, whatever goes wrong.
         self.take_in(members, new, changes)?;
-        let mut late_ports = Vec::new();
-        for (was, number, mut widening) in widenings {
-            let late = std::mem::take(&mut widening.late);
-            late_ports.extend((!late.is_empty()).then_some((number, late)));
+        for (was, _, widening) in widenings {
             self.move_listeners(&mut members.all[was], widening, changes);
         }
         let mut order: Vec<(usize, usize)> = pairing.kept.clone();
@@ -92,25 +126,9 @@ impl Roster {
         self.list(&members.all);
         changes.made.extend(members.all.iter().filter(is_gone).map(|member| self.remove(member)));
         members.all.retain(|member| member.rank.is_some());
-        for (number, spec, found) in late {
-            let span = found.span();
-            let name = spec.name.as_ref().map_or_else(|| span.to_string(), |name| name.as_str().to_owned());
-            let made = self.prepare(spec, found, &mut patience);
-            let taken_in =
-                made.and_then(|made| self.take_in(members, vec![Coming { number, made }], changes));
-            // What was there is gone already, so this can only be told.
-            if let Err(failure) = taken_in {
-                changes.missed.push(format!("service {name} is not served: {}", failure.message));
-            }
-        }
-        for (number, late) in &late_ports {
-            let Some(member) = members.all.iter_mut().find(|member| member.rank == Some(*number)) else {
-                continue;
-            };
-            self.listen_late(member, late, &mut patience, changes);
-        }
+        clearing.forget();
         members.all.sort_by_key(|member| member.rank);
-        if !pairing.removed.is_empty() || !late_ports.is_empty() {
+        if !pairing.removed.is_empty() {
             self.list(&members.all);
         }
         self.watch(&members.all);

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Members, ReloadNews, Reread, Roster, RosterEntry, Served, count_of};
+use super::clearing::{Lost, TakenPlaces};
+use super::{Members, ReloadNews, Roster, RosterEntry, Served, count_of};
 use crate::app::lookup::Resolved;
-use crate::app::plan::Pairing;
 use crate::app::{Failure, prepared};
 use crate::spec::{ListenSpan, ServiceSpec};
 use crate::sys::descriptors::Taken;
@@ -22,21 +22,8 @@ pub(super) struct Widening {
     new: Vec<Listener>,
     /// The descriptors of these.
     taken: Option<Taken>,
-    /// What somebody else of this process has to leave first.
+    /// What somebody else of this process has to lay down first.
     pub(super) late: Vec<SocketAddr>,
-}
-
-impl Members {
-    /// Ports that one of them leaves: whoever comes there has to wait for that.
-    pub(super) fn ports_that_go(&self, wanted: &[Option<Reread>], pairing: &Pairing) -> BTreeSet<u16> {
-        let span = |number: usize| self.all[number].served.parts.span;
-        let removed = pairing.removed.iter().flat_map(|&number| span(number).ports());
-        let left = pairing.kept.iter().flat_map(|&(was, number)| {
-            let stay = wanted[number].as_ref().map(|one| one.found.span().ports());
-            span(was).ports().filter(move |port| stay.as_ref().is_some_and(|stay| !stay.contains(port)))
-        });
-        removed.chain(left).collect()
-    }
 }
 
 impl Roster {
@@ -49,13 +36,12 @@ impl Roster {
         member: &RosterEntry,
         spec: &ServiceSpec,
         found: &Resolved,
-        in_the_way: &BTreeSet<u16>,
+        in_the_way: &TakenPlaces,
         patience: &mut Duration,
     ) -> Result<Widening, Failure> {
         let span = found.span();
         let missing = missing(&member.served, span);
-        let (late, now): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|at| in_the_way.contains(&at.port()));
+        let (late, now): (Vec<_>, Vec<_>) = missing.into_iter().partition(|&at| in_the_way.meet(at));
         let taken = match now.len() {
             0 => None,
             count => Some(self.take_descriptors(spec, count)?),
@@ -77,17 +63,13 @@ impl Roster {
         changes: &mut ReloadNews,
     ) {
         member.served.parts.span = span;
-        let ports = |listeners: &[SocketAddr]| {
-            let spans = ListenSpan::of(listeners.iter().copied());
-            spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
         let before = member.label();
         let new_at: Vec<SocketAddr> = new.iter().map(Listener::address).collect();
         if !new.is_empty() {
             match member.listen_too(new, taken) {
-                Ok(()) => changes.made.push(format!("{before}: listens on {}, too", ports(&new_at))),
+                Ok(()) => changes.made.push(format!("{before}: listens on {}, too", words(&new_at))),
                 Err(e) => {
-                    changes.missed.push(format!("{before}: does not listen on {}: {e}", ports(&new_at)))
+                    changes.missed.push(format!("{before}: does not listen on {}: {e}", words(&new_at)))
                 }
             }
         }
@@ -95,47 +77,60 @@ impl Roster {
         let gone: Vec<SocketAddr> = at.filter(|at| !span.ports().contains(&at.port())).collect();
         if !gone.is_empty() {
             member.leave(&gone);
-            changes.made.push(format!("{before}: listens on {} no more", ports(&gone)));
+            changes.made.push(format!("{before}: listens on {} no more", words(&gone)));
         }
-        member.service.set_listen(member.served.listen());
+        member.tell_listen();
     }
 
-    /// Listens on what somebody else has left by now. What cannot be had is told: something has changed already.
-    pub(super) fn listen_late(
+    /// Binds what somebody else has just laid down: all of it or nothing.
+    ///
+    /// # Errors
+    /// A port cannot be had, or no descriptor for it.
+    pub(super) fn bind_late(
         &self,
-        member: &mut RosterEntry,
-        late: &[SocketAddr],
+        spec: &ServiceSpec,
+        widening: &mut Widening,
         patience: &mut Duration,
-        changes: &mut ReloadNews,
-    ) {
-        let spec = member.written_options();
-        let mut listeners = Vec::new();
-        for &at in late {
-            let bound = match self.take_bound(at) {
-                Some(listener) => Ok(listener),
-                None => prepared::bind(at, &spec, patience),
-            };
-            match bound {
-                Ok(listener) => listeners.push(listener),
-                Err(e) => changes.missed.push(format!("{}: does not listen on {at}: {e}", member.label())),
-            }
+    ) -> Result<(), Failure> {
+        let late = std::mem::take(&mut widening.late);
+        if late.is_empty() {
+            return Ok(());
         }
-        if listeners.is_empty() {
-            return;
-        }
-        let label = member.label();
-        let spans = ListenSpan::of(listeners.iter().map(Listener::address));
-        let spans = spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let opened = match self.take_descriptors(&spec, listeners.len()) {
-            Ok(taken) => member.listen_too(listeners, Some(taken)).map_err(|e| e.to_string()),
-            Err(failure) => Err(failure.message),
+        let taken = self.take_descriptors(spec, late.len())?;
+        let bind = |at: SocketAddr| match self.take_bound(at) {
+            Some(listener) => Ok(listener),
+            None => prepared::bind(at, spec, patience),
         };
-        match opened {
-            Ok(()) => changes.made.push(format!("{label}: listens on {spans}, too")),
-            Err(why) => changes.missed.push(format!("{label}: does not listen on {spans}: {why}")),
+        let bound = late.into_iter().map(bind).collect::<Result<Vec<_>, _>>();
+        widening.new.extend(bound.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?);
+        match &mut widening.taken {
+            Some(mine) => mine.add(taken),
+            mine @ None => *mine = Some(taken),
         }
-        member.service.set_listen(member.served.listen());
+        Ok(())
     }
+
+    /// A listener that was to make room could not be taken up again: the service goes on without, and the next reload opens it.
+    pub(super) fn lose(&self, members: &mut Members, lost: &[Lost], changes: &mut ReloadNews) {
+        for member in &mut members.all {
+            let is_mine = |at: &SocketAddr| member.served.listeners.iter().any(|one| one.address() == *at);
+            let mine: Vec<&Lost> = lost.iter().filter(|(at, _)| is_mine(at)).collect();
+            let Some((_, why)) = mine.first() else { continue };
+            let gone: Vec<SocketAddr> = mine.iter().map(|(at, _)| *at).collect();
+            let (label, at) = (member.label(), words(&gone));
+            member.leave(&gone);
+            member.tell_listen();
+            changes.missed.push(format!(
+                "{label}: listens on {at} no more: {why}; find what has the port (ss -ltnp), free it and reload"
+            ));
+        }
+    }
+}
+
+/// As a log line has them.
+fn words(listeners: &[SocketAddr]) -> String {
+    let spans = ListenSpan::of(listeners.iter().copied());
+    spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The addresses of a span on which a service has no listener.
@@ -158,6 +153,15 @@ impl RosterEntry {
             (Some(_), None) => {}
         }
         Ok(())
+    }
+
+    /// Tells operators where it listens, and where it should.
+    fn tell_listen(&self) {
+        let missing = ListenSpan::of(missing(&self.served, self.served.parts.span));
+        // One that listens nowhere is found by its place.
+        let listen = self.served.listen();
+        let listen = if listen.is_empty() { vec![self.served.parts.span] } else { listen };
+        self.service.set_listen(listen, &missing);
     }
 
     fn leave(&mut self, gone: &[SocketAddr]) {

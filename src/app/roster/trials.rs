@@ -250,3 +250,66 @@ fn a_reload_warns_of_circles_that_it_makes_and_of_no_others() {
     );
     assert_eq!(warned(&to("a", a, a)).len(), 1);
 }
+
+/// Ten ports of two services, of which some go from one to the other.
+fn ten_ports(ip: std::net::IpAddr, a: &str, b: &str) -> String {
+    let line = |name: &str, ports: &str| format!("{name}: -b {ip} {ports} 127.0.0.1:9 127.0.0.1:10\n");
+    line("a", a) + &line("b", b)
+}
+
+#[test]
+fn ports_that_go_from_one_service_to_another_are_served_whatever_breaks() {
+    let process = Process::start("swap", 1_000);
+    let ip = free_place().ip();
+    let (before, after) =
+        (ten_ports(ip, "20000-20004", "20005-20009"), ten_ports(ip, "20000-20001", "20002-20009"));
+    for nth in 0.. {
+        process.reload(&before).expect("it is right");
+        trouble::begin();
+        trouble::plan(FaultPoint::Reload, nth, Mishap::Panic);
+        let outcome = trouble::during(|| process.reload(&after));
+        trouble::calm();
+        for port in 20_000..20_010 {
+            assert!(is_served((ip, port).into()), "port {port} after {nth}: {outcome:?}");
+        }
+        if trouble::happened().is_empty() {
+            outcome.expect("nothing went wrong");
+            assert!(nth > 1, "{nth} panics");
+            break;
+        }
+        process.reload(&after).expect("it is right");
+    }
+    for port in 20_000..20_010 {
+        assert!(is_served((ip, port).into()), "{port}");
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_taken_up_again_is_told_and_comes_back_with_the_next_reload() {
+    let process = Process::start("lost", 1_000);
+    let (place, other) = (free_place(), free_place().ip());
+    let before = line("s", place);
+    process.reload(&before).expect("it is right");
+    let taken = std::net::TcpListener::bind((other, place.port())).expect("a port of our own");
+    let after = format!("s: {} 127.0.0.1:9 127.0.0.1:10\nt: -b {other} 9000 127.0.0.1:9\n", place.port());
+    let why = process.reload(&after).expect_err("it is another's");
+    assert!(why.contains("Address already in use") && why.ends_with(NOTHING), "{why}");
+    assert!(is_served(place) && process.managed() == [place], "as before: {why}");
+    let not_listening = || process.roster.services()[0].survey().not_listening.map(|at| at.to_string());
+    assert_eq!(not_listening(), None);
+    trouble::begin();
+    trouble::plan(FaultPoint::Listen, 0, Mishap::Error(rustix::io::Errno::ADDRINUSE));
+    let why = trouble::during(|| process.reload(&after)).expect_err("it is another's");
+    trouble::calm();
+    assert!(
+        why.contains(&format!("service s: listens on {place} no more: ")) && why.ends_with(NOT_ALL),
+        "{why}"
+    );
+    assert!(!is_served(place) && process.managed() == [place] && !process.roster.is_over());
+    assert_eq!(not_listening(), Some(place.to_string()));
+    let said = process.reload(&before).expect("it is free");
+    assert!(said.contains(&format!("service s: listens on {place}, too")), "{said:?}");
+    assert!(is_served(place));
+    assert_eq!(not_listening(), None);
+    drop(taken);
+}

@@ -146,7 +146,14 @@ fn table() -> BoxedStrategy<Snapshot> {
                     numbers,
                 }
             });
-            Snapshot { groups: groups.collect(), paused, losses, served, stale_lists: None }
+            Snapshot {
+                groups: groups.collect(),
+                paused,
+                losses,
+                served,
+                stale_lists: None,
+                not_listening: None,
+            }
         })
         .boxed()
 }

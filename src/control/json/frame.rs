@@ -56,6 +56,7 @@ enum Body<'a> {
         service: ServiceObject<'a>,
         changed_by_hand: Option<&'a [String]>,
         stale_lists: Option<&'a str>,
+        not_listening: Option<&'a str>,
         lost: ReasonsObject,
         ended: ReasonsObject,
         groups: Vec<GroupObject<'a>>,
@@ -174,7 +175,19 @@ impl<'a> Frame<'a> {
                 let lost = ReasonsObject::of(&Loss::ALL, &table.losses);
                 let ended = ReasonsObject::of(&End::ALL, &table.served.ends);
                 let stale_lists = table.stale_lists.as_ref().map(|why| why.as_str());
-                (*word, Body::Channels { service, changed_by_hand, stale_lists, lost, ended, groups })
+                let not_listening = table.not_listening.as_ref().map(|at| at.as_str());
+                (
+                    *word,
+                    Body::Channels {
+                        service,
+                        changed_by_hand,
+                        stale_lists,
+                        not_listening,
+                        lost,
+                        ended,
+                        groups,
+                    },
+                )
             }
             Content::Sessions { service, list } => {
                 let sessions = list.iter().map(|session| SessionObject::of(session, now)).collect();

@@ -744,6 +744,7 @@ fn the_words_are_those_of_status() {
         losses: Vec::new(),
         served: ClientCounts::default(),
         stale_lists: None,
+        not_listening: None,
     };
     let text = render::text(&Reply::Status(table.clone(), Vec::new(), Vec::new(), None));
     let service = ServiceSnapshot {

@@ -56,13 +56,33 @@ impl<P: Readiness> Worker<P> {
 
     /// The same on these ports only.
     pub(super) fn stop_listening_on(&mut self, service: ServiceId, ports: &[u16]) {
-        for door in self.doors.of(service) {
-            let port = self.doors.get(door).map(|door| door.listener.address().port());
-            if port.is_some_and(|port| ports.contains(&port)) {
-                self.accept(door, CLIENTS_AT_STOP);
-                self.doors.remove(door, &mut self.poller);
-            }
+        for door in self.doors_on(service, ports) {
+            self.accept(door, CLIENTS_AT_STOP);
+            self.doors.remove(door, &mut self.poller);
         }
+    }
+
+    /// Takes whoever waits on these ports already, then nobody.
+    pub(super) fn set_aside(&mut self, service: ServiceId, ports: &[u16]) {
+        for door in self.doors_on(service, ports) {
+            self.accept(door, CLIENTS_AT_STOP);
+            self.doors.set_aside(door, &mut self.poller);
+        }
+    }
+
+    /// Takes clients on these ports again.
+    pub(super) fn welcome_on(&mut self, service: ServiceId, ports: &[u16]) {
+        for door in self.doors_on(service, ports) {
+            self.doors.set_back(door);
+            self.resume(door);
+        }
+    }
+
+    fn doors_on(&self, service: ServiceId, ports: &[u16]) -> Vec<usize> {
+        let mut all = self.doors.of(service);
+        let is_on = |door: &Door| ports.contains(&door.listener.address().port());
+        all.retain(|&door| self.doors.get(door).is_some_and(is_on));
+        all
     }
 
     /// Takes in so many clients at most; how many there were.
@@ -76,7 +96,7 @@ impl<P: Readiness> Worker<P> {
         let mut lost = 0;
         for _ in 0..most {
             let Some(Door { service, listener, accepting, .. }) = self.doors.get(door) else { return };
-            if matches!(accepting, Accepting::Refusing | Accepting::Held) {
+            if matches!(accepting, Accepting::Refusing | Accepting::Held | Accepting::Aside) {
                 return;
             }
             let Some(taken) = self.shared.budget.take(2) else {

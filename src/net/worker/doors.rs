@@ -24,6 +24,8 @@ pub(super) enum Accepting {
     Refusing,
     /// None: those that wait belong to another process.
     Held,
+    /// Its port is to be somebody else's, or was to be.
+    Aside,
 }
 
 /// One listener of one service.
@@ -90,7 +92,7 @@ impl Doors {
             Accepting::On => poller.add_listener(&door.listener, door.token(entry.key()))?,
             // As the others of its service. One worker does it, and for the next one it does not listen any more.
             Accepting::Refusing => _ = door.listener.refuse(),
-            Accepting::Starved | Accepting::Held => {}
+            Accepting::Starved | Accepting::Held | Accepting::Aside => {}
         }
         self.of.entry(door.service.id).or_default().push(entry.key());
         entry.insert(door);
@@ -206,7 +208,7 @@ impl Doors {
         let Some(door) = self.doors.get_mut(key) else { return true };
         let token = door.token(key);
         match door.accepting {
-            Accepting::On => return true,
+            Accepting::On | Accepting::Aside => return true,
             Accepting::Refusing | Accepting::Held if self.is_held => {
                 door.accepting = Accepting::Held;
                 return true;
@@ -241,7 +243,30 @@ impl Doors {
         match std::mem::replace(&mut door.accepting, Accepting::Refusing) {
             Accepting::On => poller.remove(&door.listener),
             Accepting::Starved => self.leave_starved(key),
-            Accepting::Refusing | Accepting::Held => {}
+            Accepting::Refusing | Accepting::Held | Accepting::Aside => {}
+        }
+    }
+
+    /// Lets nobody in until [`Doors::set_back`]. One by which nobody comes in anyhow stays as it is.
+    pub(super) fn set_aside(&mut self, key: usize, poller: &mut impl Readiness) {
+        let Some(door) = self.doors.get_mut(key) else { return };
+        match door.accepting {
+            Accepting::On => poller.remove(&door.listener),
+            Accepting::Starved => {}
+            Accepting::Refusing | Accepting::Held | Accepting::Aside => return,
+        }
+        let before = std::mem::replace(&mut door.accepting, Accepting::Aside);
+        if before == Accepting::Starved {
+            self.leave_starved(key);
+        }
+    }
+
+    /// One that was set aside can be resumed again.
+    pub(super) fn set_back(&mut self, key: usize) {
+        if let Some(door) = self.doors.get_mut(key)
+            && door.accepting == Accepting::Aside
+        {
+            door.accepting = Accepting::Refusing;
         }
     }
 
@@ -254,7 +279,7 @@ impl Doors {
                 Accepting::On => poller.remove(&door.listener),
                 Accepting::Starved => {}
                 // It is not to be opened when the others are.
-                Accepting::Refusing | Accepting::Held => continue,
+                Accepting::Refusing | Accepting::Held | Accepting::Aside => continue,
             }
             door.accepting = Accepting::Held;
         }
