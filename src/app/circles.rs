@@ -71,8 +71,8 @@ pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
                 }
             };
             format!(
-                "channel {channel} of group {group} leads to {to} ({address}), which leads back here: without a maxc \
-                 on the way a client is connected there once and not again"
+                "channel {channel} of group {group} leads to {to} ({address}), which leads back here: if no channel \
+                 on the way has a maxc, a client is connected there only once"
             )
         };
         (edge.from, text)

@@ -69,7 +69,7 @@ impl ProgramHooks {
         if program.is_some() {
             self.0.logs().insert(log.owner(), log.clone());
             if let Err(e) = self.start() {
-                let text = format!("--event-program: no thread for it: {e}");
+                let text = format!("--event-program: cannot start a thread: {e}");
                 return log.tell(&Event::Note { severity: Severity::Error, text });
             }
         } else {
@@ -201,7 +201,7 @@ impl HookThread {
         };
         if let Err(e) = thread::Builder::new().name("hook".into()).stack_size(STACK).spawn(work) {
             let (log, program) = failed;
-            log.tell(&Event::HookFailed { program, cause: format!("no thread for it: {e}") });
+            log.tell(&Event::HookFailed { program, cause: format!("cannot start a thread: {e}") });
         }
     }
 }

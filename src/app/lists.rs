@@ -173,7 +173,7 @@ impl ListWatch {
             Ok(_) => watched.has_thread = true,
             Err(e) => {
                 let text =
-                    format!("files of --allow and --deny are read on reload only: no thread for it: {e}");
+                    format!("files of --allow and --deny are read on reload only: cannot start a thread: {e}");
                 self.log.tell(&Event::Note { severity: Severity::Error, text });
             }
         }

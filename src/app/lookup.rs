@@ -96,7 +96,7 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
         } else {
             let wild = if address.ip().is_unspecified() { address } else { *place };
             format!(
-                "{address} and {place} of the service at {other} cannot both be had, since {wild} takes all addresses; \
+                "{address} and {place} of the service at {other} cannot both be used, since {wild} takes all addresses; \
                  give another port, or each its own -b"
             )
         };

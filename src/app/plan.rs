@@ -312,7 +312,7 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSo
         }
         for channel in &group.channels {
             let Some((key, now)) = channel.key.and_then(|key| Some((key, *there.get(&key)?))) else {
-                told.push(format!("group {number}: {} {of} is not there", channel.label()));
+                told.push(format!("group {number}: {} {of} is missing", channel.label()));
                 continue;
             };
             lined.insert(key);

@@ -167,7 +167,7 @@ impl Scribe {
         let spawned =
             thread::Builder::new().name("reopen".into()).spawn(move || scribe.reopen_and_tell(&told));
         if let Err(e) = spawned {
-            tell(log, Severity::Error, format!("cannot be opened again, no thread for it: {e}"));
+            tell(log, Severity::Error, format!("cannot be opened again: cannot start a thread: {e}"));
         }
     }
 

@@ -305,7 +305,7 @@ impl Taking<'_> {
         // Before anybody comes in: what is missing for it is missing for good.
         let begin = incoming
             .take_in()
-            .map_err(|e| self.failed(&format!("there is no thread to take connections over: {e}")))?;
+            .map_err(|e| self.failed(&format!("cannot start a thread to take connections over: {e}")))?;
         heir.let_go();
         doors.release_doors();
         Ok((shutdown, at_work, begin))

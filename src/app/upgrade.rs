@@ -193,7 +193,7 @@ impl Upgrader {
         let upgrader = Arc::clone(self);
         let spawned = thread::Builder::new().name("upgrade".into()).spawn(move || upgrader.upgrade(None));
         if let Err(e) = spawned {
-            self.tell(Severity::Error, format!("no thread for it: {e}"));
+            self.tell(Severity::Error, format!("cannot start a thread: {e}"));
         }
     }
 

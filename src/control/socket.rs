@@ -701,7 +701,7 @@ fn admit(shared: &Arc<ControlState>, stream: UnixStream, is_late: bool) {
     });
     // The closure is dropped then, and with it the session.
     if let Err(error) = spawned {
-        refuse(&stream, &format!("busy: no thread for one more session: {error}"));
+        refuse(&stream, &format!("busy: cannot start a thread for one more session: {error}"));
     }
 }
 

@@ -135,7 +135,7 @@ impl TapStop {
             Self::Left => format!("session {id} is being handed over to another process"),
             Self::Gone => format!("session {id} is gone"),
             Self::Time(time) if time.is_zero() => format!("no time was given; session {id} goes on"),
-            Self::Time(time) => format!("{} are over; session {id} goes on", print_duration(time)),
+            Self::Time(time) => format!("{} have passed; session {id} goes on", print_duration(time)),
             Self::Bytes(bytes) => format!("{} were shown; session {id} goes on", print_size(bytes)),
             Self::Stopped => format!("this process closes its control socket; session {id} was open"),
             Self::Unread => format!("nobody reads this; session {id} goes on"),
@@ -433,7 +433,7 @@ mod tests {
         let text = shown(&TapForm::Pieces, |to, out| to.last(&last, out));
         assert_eq!(text, "left-out 0 9\nended -< 7.000000005\nover cut 7.000000005\n");
         assert_eq!(TapStop::from(Some(last)).of(7), "session 7 has ended: channel reset");
-        assert_eq!(TapStop::Time(Duration::from_secs(90)).of(7), "90s are over; session 7 goes on");
+        assert_eq!(TapStop::Time(Duration::from_secs(90)).of(7), "90s have passed; session 7 goes on");
         assert_eq!(TapStop::Bytes(3 << 20).of(7), "3MiB were shown; session 7 goes on");
     }
 

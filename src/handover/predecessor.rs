@@ -310,7 +310,7 @@ impl Predecessor {
                 deeds
             }
             (Closing, FromSuccessor::Settled) => self.finish_handed_over(),
-            (_, message) => self.fail(format!("the new process said {} out of turn", named(&message))),
+            (_, message) => self.fail(format!("the new process sent {} out of order", named(&message))),
         }
     }
 

@@ -217,7 +217,7 @@ impl Successor {
                 deeds.push(SuccessorDeed::Send(SuccessorWord::Settled));
                 deeds
             }
-            (_, message) => self.fail(format!("the old process said {} out of turn", named(message))),
+            (_, message) => self.fail(format!("the old process sent {} out of order", named(message))),
         }
     }
 

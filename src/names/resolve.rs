@@ -89,7 +89,7 @@ pub fn service(name: &str) -> Result<Vec<FoundMember>, String> {
             match told {
                 Ok(Ok(found)) => member.addresses = found,
                 Ok(Err(error)) => last = format!("no host '{}': {error}", member.host),
-                Err(_) => last = format!("the lookup of '{}' broke off", member.host),
+                Err(_) => last = format!("the lookup of '{}' failed unexpectedly", member.host),
             }
         }
     }

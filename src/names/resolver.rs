@@ -125,7 +125,7 @@ impl ResolverInbox {
         match thread::Builder::new().name("names".into()).spawn(move || rounds.run()) {
             Ok(_) => mail.is_read = true,
             Err(e) => {
-                let text = format!("names are not looked up again, there is no thread for it: {e}");
+                let text = format!("names are not looked up again: cannot start a thread: {e}");
                 log.tell(&Event::Note { severity: Severity::Error, text });
             }
         }
@@ -433,7 +433,7 @@ impl NameRounds {
         let lookup = OneLookup {
             shared: Arc::clone(&self.shared),
             name,
-            answer: NameAnswer::Failed("the lookup broke off".to_owned()).into(),
+            answer: NameAnswer::Failed("the lookup failed unexpectedly".to_owned()).into(),
         };
         let ask = Arc::clone(&self.ask);
         let work = move || {
@@ -442,7 +442,7 @@ impl NameRounds {
         };
         // Without a thread the lookup is dropped, and that is its answer.
         if let Err(e) = thread::Builder::new().name("name".into()).spawn(work) {
-            let text = format!("there is no thread to look a name up: {e}");
+            let text = format!("cannot start a thread to look a name up: {e}");
             self.log.tell(&Event::Note { severity: Severity::Debug, text });
         }
     }
@@ -810,7 +810,7 @@ mod tests {
         let (residence, _kicked) = settle(&resolver, &table, &log);
         assert_eq!(residence.ask(Some(key(0)), Duration::from_millis(20)), None);
         let broken = residence.ask(Some(key(1)), DEADLINE).expect("an answer");
-        assert_eq!(broken[0].answer, Err("the lookup broke off".to_owned()));
+        assert_eq!(broken[0].answer, Err("the lookup failed unexpectedly".to_owned()));
         assert!(residence.ask(Some(key(2)), DEADLINE).expect("an answer")[0].answer.is_ok());
         assert_eq!([0, 1, 2].map(|number| first(&table, number)), [at(1), at(2), at(8)]);
         // While nothing is to change, nothing does.

@@ -218,7 +218,7 @@ fn a_circle_through_other_services_of_the_process_is_said_at_the_start() {
     let lines = start("");
     let [one, other] = &lines[..] else { panic!("{lines:?}") };
     let rest =
-        "which leads back here: without a maxc on the way a client is connected there once and not again\"";
+        "which leads back here: if no channel on the way has a maxc, a client is connected there only once\"";
     let way = format!(
         "event=note service=front text=\"channel 0 of group 0 leads to the service on {second} ({second}), {rest}"
     );

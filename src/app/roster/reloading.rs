@@ -45,7 +45,7 @@ impl Roster {
         });
         if let Err(e) = spawned {
             self.is_wanted.store(false, Ordering::SeqCst);
-            let text = format!("reload: no thread for it: {e}");
+            let text = format!("reload: cannot start a thread: {e}");
             self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
         }
     }

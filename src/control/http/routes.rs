@@ -80,7 +80,7 @@ impl Site {
                 Some(word) => self.readiness_of(word),
                 None => {
                     let commands = if self.orders.is_some() { COMMANDS } else { "" };
-                    Answer::plain(404, format!("there is nothing here\n\n{INDEX}{commands}"))
+                    Answer::plain(404, format!("not found\n\n{INDEX}{commands}"))
                 }
             },
         }
