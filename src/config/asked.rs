@@ -71,7 +71,7 @@ pub fn print_asked(asked: &RouteName) -> String {
     }
 }
 
-/// Which groups are for whom: `0 @a.example @b.example, 2 @`; `-` for nobody in particular.
+/// Which groups are for which clients: `0 @a.example @b.example, 2 @`; `-` if they are for all clients.
 pub fn print_sections(sections: &[Section]) -> String {
     let section = |Section { group, asked }: &Section| {
         let asked: Vec<_> = asked.iter().map(print_asked).collect();

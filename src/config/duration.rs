@@ -29,8 +29,8 @@ pub enum DurationError {
     OutOfRange,
 }
 
-/// Reads a decimal number and an optional unit (`ms s m h d`); without a unit it is seconds. What zero means is for the
-/// caller to say.
+/// Reads a decimal number and an optional unit (`ms s m h d`); without a unit it is seconds. The caller decides what zero
+/// means.
 ///
 /// # Errors
 /// See [`DurationError`].

@@ -89,7 +89,7 @@ impl FileReader {
         }
     }
 
-    /// What was not a file, but should have been one.
+    /// Notes a path that should be a file and cannot be read as one.
     pub fn unreadable(&mut self, error: LineError) {
         self.errors.push(error);
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// An address that somebody listens on, as far as it is known.
+/// An address that is listened on, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// One address, with the zone of a link-local one; or all IPv4 addresses.
@@ -83,8 +83,8 @@ impl From<SocketAddr> for ListenAddress {
 }
 
 impl<T: Clone> Places<T> {
-    /// Takes a place on these ports for somebody. If it meets one that is taken, the first port on which it does and that one's
-    /// owner, and nothing changes.
+    /// Takes a place on these ports for an owner. If one of them is taken already, answers with the first such port and
+    /// its owner, and changes nothing.
     pub fn take<'a>(
         &mut self,
         ports: &'a [impl AsRef<str>],

@@ -83,7 +83,7 @@ impl Client {
         self.service.as_deref()
     }
 
-    /// The socket, to be shut down by whoever does not want to wait for the answer any longer.
+    /// The socket, so that a thread that no longer waits for the answer can shut it down.
     ///
     /// # Errors
     /// There is no descriptor for it.

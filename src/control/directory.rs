@@ -136,7 +136,7 @@ impl Directory {
         }
     }
 
-    /// Makes it if it is not there and we may: whoever needs it says what is wrong with it.
+    /// Makes it if it is missing and we may. The code that uses it reports what is wrong with it.
     pub fn make_if_missing(&self) {
         let _ = self.make();
     }

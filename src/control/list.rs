@@ -29,7 +29,7 @@ const MAX_SERVICES: usize = 100_000;
 /// What is not known.
 const UNKNOWN: &str = "-";
 
-/// Prints the list on stdout and answers with the exit code. Entries of ours that nobody listens on are taken away.
+/// Prints the list on stdout and answers with the exit code. Removes entries of ours on which no process listens.
 pub fn list(directories: &[Directory]) -> u8 {
     let mut search = Search::new(directories, &[], |name| kind(name).is_some());
     for (path, cause) in search.not_looked_into() {

@@ -102,8 +102,8 @@ impl Control {
         Ok((self.shared.entries().offer(self.shared.group_named), listener))
     }
 
-    /// Lets nobody in and changes nothing from now on, since another process is about to take over. Comes back when what was being changed is
-    /// done.
+    /// Accepts no sessions and changes nothing from now on, since another process is about to take over. Returns when
+    /// changes in progress are done.
     pub fn hold(&self) {
         self.shared.set_hold(Hold::Held);
     }
@@ -173,8 +173,8 @@ impl Control {
         Ok(())
     }
 
-    /// Removes the entry and ends the sessions; an answer that is under way gets as long as `patience`, so that the operator
-    /// who sent `kill` hears how it went. To be called last, before the process goes.
+    /// Removes the entry and ends the sessions. An answer that is under way gets as long as `patience`, so that the
+    /// operator who sent `kill` sees the result. To be called last, before the process ends.
     pub fn stop(&self, patience: Duration) {
         self.shared.remove_entries();
         let sessions = self.shared.end_sessions();

@@ -12,7 +12,7 @@ pub const PROTOCOL: u32 = 1;
 /// The longest line that is kept, in bytes without its newline.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// The first line that a client hears: who is there, and which protocol it speaks.
+/// The first line that a client gets: which instance answers, and which protocol it speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// The version of the instance.

@@ -107,7 +107,7 @@ pub enum StageRecord {
     Relaying(Box<RelayingRecord>),
 }
 
-/// A client of which something has to be heard first.
+/// A client whose first bytes have to be read before a channel is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnheardRecord {
     /// How much longer that is waited for.

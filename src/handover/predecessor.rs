@@ -21,7 +21,7 @@ pub const SERVING_WITHIN: Duration = Duration::from_secs(15);
 pub const TAKEN_WITHIN: Duration = Duration::from_secs(15);
 /// Once it has taken connections it is not killed lightly, since they would go with it: so long to take more.
 pub const TAKEN_MORE_WITHIN: Duration = Duration::from_secs(300);
-/// So long to say that it has heard that this was all.
+/// How long the successor may take to confirm that it has everything.
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// What was refused is offered again after this time.
 pub const REFUSED_PAUSE: Duration = Duration::from_millis(250);

@@ -132,7 +132,7 @@ impl Default for Successor {
 }
 
 impl Successor {
-    /// Before anything is heard.
+    /// Before any message has come.
     pub fn new() -> Self {
         Self { stage: SuccessorStage::Waiting, listeners_only: false, is_alone: false, last: 0, batch: None }
     }

@@ -91,7 +91,7 @@ pub struct Arriving {
     pub taken: Reserved,
 }
 
-/// A connection cannot be gone on with.
+/// Why a connection cannot be continued here.
 #[derive(Debug, thiserror::Error)]
 pub enum ArriveError {
     /// Its service does not serve any more, or never did.
@@ -172,7 +172,8 @@ impl Server {
         all
     }
 
-    /// Lets clients in again, and goes on with those who were kept back. Those who have left and not been taken back stay away.
+    /// Accepts clients again, and goes on with those that were held back. Clients that have left and were not taken
+    /// back stay away.
     pub fn release_doors(&self) {
         self.shared.leaving.store(false, Ordering::SeqCst);
         self.shared.ask(PATIENCE, Message::ReleaseDoors);
@@ -224,7 +225,7 @@ impl Server {
         packed.into_iter().map(Departing::new).collect()
     }
 
-    /// Takes clients back as they were: nobody else has them, or has touched them.
+    /// Takes clients back as they were. No other process has them or has touched them.
     pub fn take_back(&self, departing: Vec<Departing>) {
         let mut parcels: Vec<Parcel> = departing.into_iter().map(|departing| departing.parcel).collect();
         for (number, desk) in self.shared.desks.iter().enumerate() {
@@ -236,12 +237,12 @@ impl Server {
         self.shared.ask(PATIENCE, Message::Settle);
     }
 
-    /// Waits until the workers have heard of all clients that have arrived.
+    /// Waits until the workers have all clients that have arrived.
     pub fn settle(&self) {
         self.shared.ask(PATIENCE, Message::Settle);
     }
 
-    /// How many clients workers have. Those who have left are not among them.
+    /// How many clients the workers have, without those that have left.
     pub fn left(&self) -> Left {
         let all = self.shared.ask(PATIENCE, Message::Count).into_iter();
         all.fold(Left::default(), |sum, one| Left {

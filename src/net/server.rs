@@ -220,7 +220,7 @@ impl Running {
         self.service.expect(clients);
     }
 
-    /// Nobody comes from the process before any more.
+    /// No more clients come from the process before.
     pub fn expect_nobody(&self) {
         self.service.expect(0);
         self.service.gate().expect_nobody();

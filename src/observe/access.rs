@@ -197,7 +197,7 @@ impl AccessDue {
     }
 }
 
-/// The access log of a process, for those who have something to tell. Cheap to clone.
+/// The access log of a process, for the code that writes to it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     queue: SyncSender<AccessEntry>,

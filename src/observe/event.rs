@@ -60,7 +60,7 @@ impl Severity {
 /// As many addresses as one line has.
 const MOST_LISTED: usize = 16;
 
-/// Who gives commands.
+/// The one that gives commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commander {
     /// A user of this host, by the control socket.

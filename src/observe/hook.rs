@@ -47,7 +47,7 @@ pub(super) const KEYS: &[&str] = &[
 /// What a program is told of an event beside its keys.
 const BESIDE: &[&str] = &["level", "time", "line", "skipped"];
 
-/// The programs that hear of events, and what waits for them.
+/// The programs that are run for events, and the events that wait for them.
 #[derive(Debug, Default)]
 pub struct Hooks {
     waiting: Mutex<HookPosts>,

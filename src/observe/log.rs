@@ -154,7 +154,7 @@ impl Log {
         self.history().merge(events);
     }
 
-    /// The programs that hear of events.
+    /// The programs that are run for events.
     pub fn hooks(&self) -> &Arc<Hooks> {
         &self.inner.hooks
     }

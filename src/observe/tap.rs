@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use crate::observe::Direction;
 use crate::sched::{Address, ChannelKey, End, Peers};
 
-/// So many bytes may wait for whoever looks, what it costs to keep them included.
+/// So many bytes may wait for the reader of a tap, including the memory that it takes to keep them.
 pub const TAP_ROOM: usize = 1 << 20;
 /// So many chunks may.
 const CHUNKS: usize = 2_048;
@@ -65,7 +65,7 @@ pub enum TapEnd {
     Left,
 }
 
-/// The last that is told of a session.
+/// The last message about a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastWords {
     /// Bytes that were left out at the end, by [`Direction`].
@@ -87,7 +87,7 @@ struct TapLink {
     last: OnceLock<LastWords>,
 }
 
-/// A new tap: the end that looks, and the one for whoever has the session.
+/// A new tap: the end of the reader, and the end of the worker that has the session.
 pub fn new_tap() -> (Tap, TapSource) {
     let (sender, pieces) = sync_channel(CHUNKS);
     let link = Arc::new(TapLink::default());
@@ -102,7 +102,7 @@ pub fn new_tap() -> (Tap, TapSource) {
     (Tap { pieces, link }, source)
 }
 
-/// The worker's end. Dropped without [`TapSource::end`], nobody knows why the session is gone.
+/// The worker's end. Dropped without [`TapSource::end`], the reader does not learn why the session is gone.
 #[derive(Debug, Clone)]
 pub struct TapSource {
     sender: SyncSender<TapPiece>,
@@ -118,7 +118,7 @@ pub struct TapSource {
 }
 
 impl TapSource {
-    /// Does nobody look any more?
+    /// Has the reader gone?
     pub fn is_over(&self) -> bool {
         self.link.is_over.load(Ordering::Relaxed)
     }

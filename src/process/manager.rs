@@ -38,7 +38,7 @@ static STATUS: Mutex<String> = Mutex::new(String::new());
 /// The listeners that the manager keeps, by what it calls them, with the socket's number.
 static KEPT: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
-/// Is there a service manager that wants to hear?
+/// Is there a service manager that wants messages?
 pub fn has_manager() -> bool {
     socket().is_some()
 }
@@ -95,7 +95,7 @@ pub fn feed_watchdog() {
     tell("WATCHDOG=1", &[]);
 }
 
-/// How often the manager wants to hear that all is well; `None`: it does not.
+/// How often the manager wants a sign of life; `None`: never.
 pub fn watchdog_interval() -> Option<Duration> {
     let text = |name| env::var(name).ok();
     has_manager().then_some(())?;

@@ -216,7 +216,7 @@ impl Shutdown {
         })
     }
 
-    /// A handle for whoever knows when the last connection ended.
+    /// A handle for the code that knows when the last connection has ended.
     pub fn notifier(&self) -> Notifier {
         self.drained.clone()
     }

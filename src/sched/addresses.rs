@@ -87,7 +87,7 @@ impl Addresses {
             family: None,
         }))
     }
-    /// A word that stands for these channels. `None`: nobody knows yet for which.
+    /// A word that stands for these channels. `None`: they are not known yet.
     pub fn of_family(kind: FamilyKind, host: &str, port: u16, members: Option<Vec<FoundMember>>) -> Self {
         Self::unknown(host, port).with(|all| all.family = Some((kind, members.map(Vec::into_boxed_slice))))
     }

@@ -54,7 +54,7 @@ mod asks {
     pub(super) const MAX: u64 = 8;
 }
 
-/// Who is let in. Workers ask it without a lock, but for what has to be counted.
+/// Which clients are let in. Workers ask it without a lock, except for what has to be counted.
 #[derive(Debug, Default)]
 pub struct Gate {
     asks: AtomicU64,

@@ -31,7 +31,8 @@ impl HeldSlots {
         Some(Slot::of(Arc::clone(&self.slots)))
     }
 
-    /// Only so many are left: the others have ended. As after the drop of a [`Slot`], somebody in line may have theirs.
+    /// Only so many are left: the others have ended. As after the drop of a [`Slot`], a client in the queue may get
+    /// theirs.
     pub fn shrink_to(&mut self, left: u32) {
         let ended = self.count.saturating_sub(left);
         if ended > 0 {

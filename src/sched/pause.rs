@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 use super::{ChannelKey, EditError, Grant, Table, Ticket, Turn};
 
 impl Table {
-    /// Sends nobody to a channel, and lets those wait who would be sent to it. `false`: so it was already.
+    /// Sends no more clients to a channel, and lets those that would be sent to it wait. `false`: it was paused
+    /// already.
     ///
     /// # Errors
     /// `UnknownChannel`.

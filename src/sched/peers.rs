@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::spec::ClientSource;
 
-/// Who a client is.
+/// What a client is known by: seen and announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peers {
     /// Who connected to us.
@@ -27,7 +27,7 @@ pub struct Announced {
 }
 
 impl Peers {
-    /// The client, as everything that depends on who it is knows it.
+    /// The source of the client, for everything that depends on which client it is.
     pub fn client(&self) -> ClientSource {
         self.claimed.map_or(self.seen, |claim| claim.client.into())
     }

@@ -28,7 +28,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// 3.57's: no health, no bounds, nobody waits.
+    /// 3.57's rules: no health, no bounds, no queue.
     pub const CLASSIC: Self = Self {
         hash_failover: false,
         autodisable: false,

@@ -43,7 +43,7 @@ impl SharedTable {
             gate: Gate::default(),
         }))
     }
-    /// Who is let in. Takes no lock of the table.
+    /// Which clients are let in. Takes no lock of the table.
     pub fn gate(&self) -> &Gate {
         &self.0.gate
     }

@@ -252,7 +252,7 @@ impl ServiceTally {
     }
 }
 
-/// How the clients of a service ended, and how long those waited who were in line.
+/// How the clients of a service ended, and how long those in the queue waited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientCounts {
     /// How many ended how; ends without any are left out.

@@ -85,8 +85,8 @@ impl fmt::Display for PortsSpec {
     }
 }
 
-/// One port of an address, or several that follow each other: where somebody listens. Prints as `ADDRESS:PORT` or
-/// `ADDRESS:FIRST-LAST`.
+/// One port of an address, or several that follow each other, to listen on. Prints as `ADDRESS:PORT` or `ADDRESS:FIRST-
+/// LAST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenSpan {
     first: SocketAddr,

@@ -122,7 +122,7 @@ pub struct ProcessSpec {
 }
 
 impl ProcessSpec {
-    /// `--drain-timeout` that was not given.
+    /// The default of `--drain-timeout`.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Is the process to open no files but those that it needs?

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::ClientSource;
 
-/// Those of whom a header of the PROXY protocol has to come first.
+/// Senders that must begin with a header of the PROXY protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxySenders {
     /// Everybody.

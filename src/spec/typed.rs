@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A word as somebody typed it. It is for messages and no part of what was asked for, so any two of them are equal.
+/// A word as it was typed. It is for messages only and not part of the setting, so any two of them are equal.
 #[derive(Debug, Clone, Default)]
 pub struct Typed {
     /// The word. Bytes that were not UTF-8 were replaced; empty if nobody typed it.

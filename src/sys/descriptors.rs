@@ -14,7 +14,7 @@ const RESERVE: usize = 64;
 const LEAST_RESERVE: usize = 4;
 /// What a client takes: its own connection and that to its channel.
 const CLIENT: usize = 2;
-/// Beside what a process has open for itself, it needs so many to serve one client and to answer while it does.
+/// How many descriptors a process needs, beside its own, to serve one client and to answer commands meanwhile.
 pub const LEAST: usize = CLIENT + LEAST_RESERVE;
 
 /// The instance's share of descriptors.

@@ -59,7 +59,7 @@ impl ListenerHandle {
         self.address
     }
 
-    /// The socket, for whoever is to have it too. `None`: it is closed.
+    /// The socket, for a process that gets it too. `None`: it is closed.
     pub fn socket(&self) -> Option<Arc<OwnedFd>> {
         self.fd.upgrade()
     }
@@ -170,7 +170,7 @@ impl Listener {
         Ok(Self { fd: Arc::new(fd), address: bound.unwrap_or(address) })
     }
 
-    /// For one who must not keep it open.
+    /// A handle that does not keep it open.
     pub fn handle(&self) -> ListenerHandle {
         ListenerHandle { fd: Arc::downgrade(&self.fd), address: self.address }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The addresses that connections come from, each in its turn. None: as the system likes.
+/// The addresses that connections come from, in turn. Empty: the system chooses.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     list: Arc<[SocketAddr]>,

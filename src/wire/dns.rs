@@ -42,7 +42,7 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// What is asked of a name.
+/// What a question asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsKind {
     /// Its IPv4 addresses.
@@ -274,7 +274,7 @@ pub struct DnsFrames {
 }
 
 impl DnsFrames {
-    /// More has come.
+    /// Adds bytes that have come.
     pub fn add(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
     }

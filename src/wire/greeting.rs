@@ -13,7 +13,7 @@ use super::proxy::decode::{Decoded, HeaderContent, HeaderError, LONGEST, decode}
 /// there is a channel, and is not to be much.
 const AT_ONCE: usize = 4 * 1024;
 
-/// What has to be heard.
+/// What has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wants {
     /// A header of the PROXY protocol, first of all.
@@ -68,7 +68,7 @@ pub struct Greeted {
     pub was_granted: bool,
 }
 
-/// Why nothing will come of a greeting.
+/// Why a greeting can never become complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GreetingError {
     /// It does not begin with a header.
@@ -86,7 +86,7 @@ impl GreetingReader {
         Self { wants, bytes, missing: 0, header: None, hello: HelloReader::default() }
     }
 
-    /// What has to be heard still.
+    /// What still has to be read.
     pub fn wants(&self) -> Wants {
         self.wants
     }
@@ -111,10 +111,10 @@ impl GreetingReader {
         self.header.take()
     }
 
-    /// Hears what has come next. `None`: more has to come.
+    /// Takes the bytes that came next. `None`: more has to come.
     ///
     /// # Errors
-    /// Nothing will come of it, whatever follows.
+    /// It can never become complete, whatever follows.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<Greeted>, GreetingError> {
         self.bytes.extend_from_slice(chunk);
         self.missing = 0;
@@ -164,7 +164,7 @@ impl GreetingReader {
     /// The client has got its answer. `None`: more has to come.
     ///
     /// # Errors
-    /// Nothing will come of it, whatever follows.
+    /// It can never become complete, whatever follows.
     pub fn answered(&mut self) -> Result<Option<Greeted>, GreetingError> {
         if self.answer() == Some(YES) {
             self.wants.tls = TlsRequest::Granted;

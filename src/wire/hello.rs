@@ -197,7 +197,7 @@ fn host(names: &mut Rest<'_>) -> Option<Option<String>> {
 
 /// The alert that says that no name is known by which a client has asked, as a record.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
-/// The alert that says that there is no TLS on which both ends agree, as a record.
+/// The alert `handshake_failure`, as a record: both ends have no TLS in common.
 pub const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 1, 0, 2, 2, 40];
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl Side {
     }
 }
 
-/// What came of a read.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Input {
     /// So many bytes were read.
@@ -52,7 +52,7 @@ pub struct Input {
     pub drained: bool,
 }
 
-/// What came of a write.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Output {
     /// So many bytes were taken, at least one.

@@ -39,7 +39,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "first-byte",
         value: TIME,
         help: "Eject a channel that sends nothing for TIME while others answer",
-        default: "0, never",
+        default: "0 (never)",
         more: "balance ejects a channel that takes connections but sends nothing to three different clients in a row for this time after \
                they have sent something, if another channel of its group has answered a client within this time in the last ten seconds. It \
                never ejects more than half of a group for this. Clients that have sent nothing do not count, unless other channels of the \

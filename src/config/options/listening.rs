@@ -57,7 +57,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "accept-proxy",
         value: Value::Word("CIDR[,CIDR...]"),
         help: "Take the client's address from the PROXY header of these senders",
-        default: "nobody",
+        default: "none",
         more: "Connections from these addresses and networks must begin with a PROXY header, version 1 or 2; any stands for every \
                address. Connections from all other addresses must not have one: balance passes their bytes on as they are. \
                Anyone who can connect from one of these addresses can claim to be any client, so list only your own \

@@ -45,7 +45,7 @@ pub struct PrivilegeSigns {
     pub lacks: Vec<(String, String, String)>,
 }
 
-/// What has become of the clocks since the process began to serve.
+/// How the clocks have behaved since the process began to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClockSigns {
     /// How far somebody has set the wall clock, in milliseconds; forward is positive.

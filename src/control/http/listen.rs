@@ -160,7 +160,7 @@ impl HttpServer {
         listener.map(offered).transpose()
     }
 
-    /// Lets nobody in for now: another process is about to take over.
+    /// Accepts no clients for now: another process is about to take over.
     pub fn hold(&self) {
         self.shared.door().is_held = true;
         self.shared.wake();
