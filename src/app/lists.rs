@@ -172,8 +172,9 @@ impl ListWatch {
         match thread::Builder::new().name("lists".into()).spawn(move || of.run()) {
             Ok(_) => watched.has_thread = true,
             Err(e) => {
-                let text =
-                    format!("files of --allow and --deny are read on reload only: cannot start a thread: {e}");
+                let text = format!(
+                    "files of --allow and --deny are read on reload only: cannot start a thread: {e}"
+                );
                 self.log.tell(&Event::Note { severity: Severity::Error, text });
             }
         }

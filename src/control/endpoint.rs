@@ -174,8 +174,7 @@ pub(crate) struct Entries {
 /// As many names of stopped services are kept.
 const MOST_STOPPED: usize = 256;
 /// What is said of a name that has two owners.
-const SHARED: &str =
-    "another instance has a service of this name; commands need the port to tell them apart";
+const SHARED: &str = "another instance has a service of this name; commands need the port to tell them apart";
 
 impl Entries {
     /// The files, and the permissions of those that are still ours.

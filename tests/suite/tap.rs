@@ -273,7 +273,10 @@ fn what_cannot_be_tapped_is_told() {
         instance.ctl(wrong).code(64).out("usage: tap <id> [<time>] [<size>] [<file>.pcapng|-]\n");
     }
     let told = instance.ctl(&format!("tap {id} 10ms; version")).code(0).stdout;
-    assert!(told.contains(&format!("\\ 10ms have passed; session {id} goes on\n  This is balance")), "{told}");
+    assert!(
+        told.contains(&format!("\\ 10ms have passed; session {id} goes on\n  This is balance")),
+        "{told}"
+    );
     instance.ctl("show; tap 1 -").code(64);
     // Only so many at one time.
     let taps: Vec<Watcher> =
