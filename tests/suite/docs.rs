@@ -10,8 +10,8 @@
 //!
 //!   `web NAME ADDRESS:PORT` starts a web server that says its name, on another machine in 10.1.1.0/24, and `dies NAME` kills
 //!   it; `listens ADDRESS:PORT ...` waits until something listens, `says PATTERN COMMAND` until the command says so.
-//!   `holds N PORT [ALL]` keeps so many connections to a port open, until `lets_go PORT`, and waits until the service has them (or ALL). `is_8840=$(pgrep -o balance)` says what the
-//!   number 8840 is in commands of blocks in which it may differ.
+//!   `holds N PORT [ALL]` keeps so many connections to a port open, until `lets_go PORT`, and waits until the service has them
+//!   (or ALL). `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
 //!
 //! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of its own.
 
