@@ -209,7 +209,7 @@ impl Parts {
 
     /// What the thread that minds the channels gets of it. `log`: its own.
     pub(super) fn ward(&self, log: &Log, running: &Running, names: &Residence) -> Ward {
-        let doubted = names.clone();
+        let [doubted, told] = [names.clone(), names.clone()];
         let [kicks, shuts, opens, serves, knows] = [(); 5].map(|()| running.clone());
         Ward {
             table: self.table.clone(),
@@ -225,6 +225,7 @@ impl Parts {
                 open: Box::new(move || opens.admit()),
                 serve_line: Box::new(move || serves.serve_line()),
                 doubt: Box::new(move |names| doubted.doubt(names)),
+                another: Box::new(move || told.another()),
                 leads_back: Box::new(move |channel, target| knows.leads_back(channel, target)),
             },
         }

@@ -45,6 +45,8 @@ struct NameMail {
     /// Services whose tables have changed.
     rung: BTreeSet<u64>,
     doubts: BTreeSet<String>,
+    /// Services that have a channel now for want of which an answer has changed nothing.
+    another: BTreeSet<u64>,
     answers: Vec<(Arc<str>, ToldName)>,
     questions: Vec<NameQuestion>,
     last: u64,
@@ -121,6 +123,8 @@ impl ResolverInbox {
             residents: HashMap::new(),
             users: BTreeMap::new(),
             waiting: Vec::new(),
+            gone: BTreeMap::new(),
+            another: BTreeSet::new(),
         };
         match thread::Builder::new().name("names".into()).spawn(move || rounds.run()) {
             Ok(_) => mail.is_read = true,
@@ -184,6 +188,11 @@ impl Residence {
         if !names.is_empty() {
             self.shared.say(|mail| mail.doubts.extend(names));
         }
+    }
+
+    /// There is a channel now for want of which an answer has changed nothing.
+    pub fn another(&self) {
+        self.shared.say(|mail| _ = mail.another.insert(self.id));
     }
 
     /// Looks the name of a channel up now, or all names of the service, each once. Waits for the answers, but not for longer than this.
@@ -295,6 +304,10 @@ struct NameRounds {
     /// Which channels of which services have a name.
     users: BTreeMap<Arc<str>, BTreeMap<u64, Vec<ChannelKey>>>,
     waiting: Vec<NameAsker>,
+    /// Names that have no address any more, which is believed, and why.
+    gone: BTreeMap<Arc<str>, String>,
+    /// Services whose channels may go now that were kept for want of another one.
+    another: BTreeSet<u64>,
 }
 
 impl NameRounds {
@@ -321,6 +334,9 @@ impl NameRounds {
             while let Some((name, meaning)) = self.book.late(now) {
                 self.apply(&name, meaning);
             }
+            while let Some(id) = self.another.pop_first() {
+                self.see_off(id);
+            }
             while self.has_room()
                 && let Some(name) = self.book.begin(now)
             {
@@ -337,7 +353,9 @@ impl NameRounds {
     fn wait(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mail = shared.mail();
-        let due = self.book.next_due(self.has_room()).filter(|_| mail.held == 0);
+        let due =
+            if self.another.is_empty() { self.book.next_due(self.has_room()) } else { Some(Duration::ZERO) };
+        let due = due.filter(|_| mail.held == 0);
         let patience = due.map(|due| due.saturating_sub(self.own.reading(self.clock.now())));
         let asked = if mail.is_empty() { patience } else { Some(Duration::ZERO) };
         drop(match asked {
@@ -364,7 +382,8 @@ impl NameRounds {
     }
 
     fn learn(&mut self, mail: NameMail, now: Duration) {
-        let NameMail { minded, removed, mut rung, doubts, answers, questions, .. } = mail;
+        let NameMail { minded, removed, mut rung, doubts, another, answers, questions, .. } = mail;
+        self.another.extend(another.into_iter().chain(rung.iter().copied()));
         for (id, resident) in minded {
             let names = self.residents.remove(&id).map_or_else(Vec::new, |before| before.names);
             self.residents.insert(id, SettledNames { resident, names });
@@ -424,6 +443,7 @@ impl NameRounds {
                 terms.is_unknown |= is_unknown;
             }
         }
+        self.gone.retain(|name, _| terms.contains_key(name));
         self.book.keep(&terms.keys().cloned().collect());
         terms.into_iter().for_each(|(name, terms)| self.book.want(&name, terms, now));
     }
@@ -447,8 +467,47 @@ impl NameRounds {
         }
     }
 
+    /// What answers said before may be done now, if a service has a channel for want of which it was not.
+    fn see_off(&mut self, id: u64) {
+        let Some(SettledNames { resident, .. }) = self.residents.get(&id) else { return };
+        let families = {
+            let mut table = resident.table.lock_at(self.clock.now());
+            if !table.take_another() {
+                return;
+            }
+            table.see_off_all()
+        };
+        let mut has_others = !families.is_empty();
+        if has_others {
+            (resident.changed)();
+        }
+        for moved in families {
+            let name = resident
+                .table
+                .lock()
+                .channel(moved.head)
+                .and_then(|one| one.addresses.host().map(str::to_owned));
+            tell_of_family(resident, &name.unwrap_or_default(), moved);
+        }
+        for (name, why) in &self.gone {
+            if let Some(keys) = self.users.get(name).and_then(|users| users.get(&id)) {
+                has_others |= gone(resident, name, keys, why, self.clock);
+            }
+        }
+        if has_others {
+            self.scan(id);
+            self.index(self.own.reading(self.clock.now()));
+        }
+    }
+
     /// Makes of an answer what it means, in all tables.
     fn apply(&mut self, name: &Arc<str>, meaning: AnswerMeaning) {
+        match &meaning {
+            AnswerMeaning::Has(..) | AnswerMeaning::Serves(..) => _ = self.gone.remove(name),
+            AnswerMeaning::Gone(why, _) => _ = self.gone.insert(Arc::clone(name), why.clone()),
+            // It may be gone all the same.
+            AnswerMeaning::Keeps(..) => {}
+        }
         let Some(users) = self.users.get(name) else { return };
         let (mut has_become_known, mut others) = (false, BTreeSet::new());
         for (id, keys) in users {
@@ -475,8 +534,10 @@ impl NameRounds {
                     in_pieces(resident, keys, self.clock, |table, keys| {
                         keys.iter().for_each(|&key| table.name_failed(key, name, why));
                     });
-                    if matches!(meaning, AnswerMeaning::Gone(..)) {
-                        gone(resident, name, keys, why, self.clock);
+                    if matches!(meaning, AnswerMeaning::Gone(..))
+                        && gone(resident, name, keys, why, self.clock)
+                    {
+                        others.insert(*id);
                     }
                 }
             }
@@ -561,7 +622,7 @@ impl NameMail {
         let has_answers = !self.answers.is_empty() && self.held == 0;
         let has_news = !self.minded.is_empty() || !self.removed.is_empty();
         let has_more = !self.rung.is_empty() || !self.doubts.is_empty() || !self.questions.is_empty();
-        !(has_answers || has_news || has_more || self.has_ended)
+        !(has_answers || has_news || has_more || !self.another.is_empty() || self.has_ended)
     }
 }
 
@@ -668,20 +729,21 @@ fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
     }
 }
 
-/// A name has no address any more, as far as other channels are left.
-fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: Clock) {
+/// A name has no address any more, as far as other channels are left. `true`: channels of words have gone.
+fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: Clock) -> bool {
     // The channels of a service have names of their own, which may be well; they go as if it had others.
     let of_services: Vec<FamilyMoved> = {
         let mut table = resident.table.lock_at(clock.now());
         keys.iter().filter_map(|&key| table.service_gone(key, name)).collect()
     };
-    if !of_services.is_empty() {
+    let has_others = !of_services.is_empty();
+    if has_others {
         (resident.changed)();
     }
     of_services.into_iter().for_each(|moved| tell_of_family(resident, name, moved));
     let gone = resident.table.lock_at(clock.now()).name_gone(keys, name, why);
     if gone.is_empty() {
-        return;
+        return has_others;
     }
     (resident.changed)();
     let (many, rest): (Vec<_>, Vec<_>) = {
@@ -702,6 +764,7 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
             resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
         }
     }
+    has_others
 }
 
 #[cfg(test)]
@@ -790,6 +853,35 @@ mod tests {
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
         // An address has no name.
         assert_eq!(residence.ask(Some(key(1)), DEADLINE), Some(Vec::new()));
+        resolver.stop();
+    }
+
+    #[test]
+    fn what_was_kept_for_want_of_another_goes_as_soon_as_there_is_one() {
+        static TIME: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
+        let log = Log::kept(|| ());
+        let resolver = Resolver::new(Clock::told(&TIME), &log, 1, |_: &str| {
+            NameAnswer::Absent("no such name".to_owned()).into()
+        });
+        let table = table(&[("web", 1), ("10.0.0.9", 9)]);
+        table.lock().set_state(key(1), AdminState::Disabled).expect("it is there");
+        let (residence, kicked) = settle(&resolver, &table, &log);
+        for tick in 0..=200 {
+            TIME.set(tick * 200_000);
+            residence.ask(None, DEADLINE).expect("an answer");
+        }
+        let state = || table.lock().channel(key(0)).expect("it is there").health.state;
+        assert_eq!(state(), HealthState::Untried, "it is the last one");
+        table.lock().set_state(key(1), AdminState::Enabled).expect("it is there");
+        assert!(table.lock().has_another());
+        // As long as another process takes over, nothing changes.
+        let held = resolver.hold();
+        residence.another();
+        assert_eq!(residence.ask(None, Duration::from_millis(20)), None);
+        assert_eq!(state(), HealthState::Untried);
+        drop(held);
+        assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
+        assert_eq!(state(), HealthState::Down);
         resolver.stop();
     }
 

@@ -272,7 +272,7 @@ impl Rounds {
         let Some(minded) = self.wards.get_mut(&id) else { return };
         let Minded { ward, shutter, due } = minded;
         let now = self.clock.now();
-        let (probes, next, has_up, news, doubts) = {
+        let (probes, next, has_up, news, doubts, has_another) = {
             let mut table = ward.table.lock_at(now);
             let (probes, next) = (table.probes_due(PROBES), table.next_probe());
             let (has_up, is_out) = (table.has_up(), table.is_out());
@@ -288,7 +288,7 @@ impl Rounds {
                 }
                 None | Some(_) => None,
             };
-            (probes, next, has_up, news, table.take_doubts())
+            (probes, next, has_up, news, table.take_doubts(), table.has_another())
         };
         for probe in probes {
             self.last_probe += 1;
@@ -297,6 +297,9 @@ impl Rounds {
         }
         news.iter().for_each(|event| ward.log.tell(event));
         (ward.hands.doubt)(doubts);
+        if has_another {
+            (ward.hands.another)();
+        }
         // A door that is shut when it need not be any more opens.
         let shut = ward.refuse_when_down && !has_up;
         if shutter.is_due(shut, now) {
@@ -414,6 +417,7 @@ mod tests {
                 open: Box::new(|| Ok(())),
                 serve_line: Box::new(count),
                 doubt: Box::new(|_| ()),
+                another: Box::new(|| ()),
                 leads_back: Box::new(|_, _| None),
             },
         }

@@ -43,6 +43,8 @@ pub struct Hands {
     pub serve_line: Box<dyn Fn() + Send>,
     /// Channels of these names have failed: the names may mean other addresses by now.
     pub doubt: Box<dyn Fn(BTreeSet<String>) + Send>,
+    /// A channel has come up that an answer about a name was waiting for.
+    pub another: Box<dyn Fn() + Send>,
     /// Would a connection for a channel to this address come in by the service itself, again and again? What is to be said of
     /// that, if so.
     pub leads_back: Box<dyn Fn(ChannelKey, Address) -> Option<String> + Send>,

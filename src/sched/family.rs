@@ -46,6 +46,20 @@ struct Template {
     lazy: bool,
 }
 
+impl Template {
+    fn of(head: &Channel) -> Option<Self> {
+        Some(Self {
+            kind: head.addresses.family()?,
+            state: head.state,
+            maxc: head.maxc,
+            weight: head.weight,
+            manner: head.manner.clone(),
+            paused: head.paused,
+            lazy: head.addresses.is_lazy(),
+        })
+    }
+}
+
 /// One of a set as it is to be.
 struct WantedMember<'a> {
     found: &'a FoundMember,
@@ -143,15 +157,7 @@ impl Table {
     fn spread(&mut self, key: ChannelKey) -> Option<FamilyMoved> {
         let channel = self.get(key).filter(|channel| !channel.retires)?;
         let (head, addresses) = (channel.head.as_ref()?, channel.addresses.clone());
-        let template = Template {
-            kind: addresses.family()?,
-            state: channel.state,
-            maxc: channel.maxc,
-            weight: channel.weight,
-            manner: channel.manner.clone(),
-            paused: channel.paused,
-            lazy: addresses.is_lazy(),
-        };
+        let template = Template::of(channel)?;
         let members = addresses.members()?;
         let mut there: BTreeMap<MemberName, ChannelKey> = BTreeMap::new();
         for &one in &head.members {
@@ -225,7 +231,11 @@ impl Table {
         // Only of those that the same clients may have: all of a word are among them.
         let within = self.range_of(key.group);
         let mut groups = self.groups.iter().filter(|(id, _)| within.contains(**id));
-        if leaving.is_empty() || !groups.any(|(_, group)| group.channels().iter().any(is_left)) {
+        if leaving.is_empty() {
+            return;
+        }
+        if !groups.any(|(_, group)| group.channels().iter().any(is_left)) {
+            self.awaits_another = true;
             return;
         }
         // A service has new targets, and none of them has an address yet: those before them stay.
@@ -254,6 +264,15 @@ impl Table {
             }
             moved.changed = true;
         }
+    }
+
+    /// Channels that only stay for want of another one may go, now that there may be one.
+    pub fn see_off_all(&mut self) -> Vec<FamilyMoved> {
+        let all = self.groups.values().flat_map(|group| group.channels());
+        let waits =
+            |one: &&Channel| !one.removed && one.head.as_ref().is_some_and(|head| !head.leaving.is_empty());
+        let heads: Vec<ChannelKey> = all.filter(waits).map(|one| one.slots.key()).collect();
+        heads.into_iter().filter_map(|key| self.spread(key)).collect()
     }
 
     /// A channel of a set has got addresses: those that wait for that may go.
@@ -447,6 +466,31 @@ impl Table {
                 None => _ = self.edit(one, |channel| channel.member = None),
             }
         }
+        let all = self.groups.values().flat_map(|group| group.channels());
+        let heads: Vec<ChannelKey> =
+            all.filter(|one| one.head.is_some() && !one.removed).map(|one| one.slots.key()).collect();
+        for key in heads {
+            let leaving = self.left_of(key);
+            self.awaits_another |= !leaving.is_empty();
+            if let Some(head) = self.head_mut(key) {
+                head.leaving = leaving;
+            }
+        }
+    }
+
+    /// Those channels of a word that its name does not have any more.
+    fn left_of(&self, key: ChannelKey) -> BTreeSet<ChannelKey> {
+        let head = self.get(key).and_then(|head| Some((Template::of(head)?, head.addresses.members()?)));
+        let Some((template, members)) = head else { return BTreeSet::new() };
+        let wanted = placed(&template, key.group, members).into_iter();
+        let wanted: BTreeSet<(GroupId, &str, u16)> =
+            wanted.map(|one| (one.group, &*one.found.host, one.found.port)).collect();
+        let is_left = |one: &ChannelKey| {
+            self.get(*one)
+                .map(name_of)
+                .is_some_and(|(host, port)| !wanted.contains(&(one.group, &*host, port)))
+        };
+        self.members(key).into_iter().filter(is_left).collect()
     }
 
     fn head_mut(&mut self, key: ChannelKey) -> Option<&mut super::membership::WordHead> {
@@ -671,10 +715,23 @@ mod tests {
         );
         found(&mut table, &[1, 3]).expect("one has come");
         assert_eq!(pick(&mut table, 1).expect("better than nothing").key(), key(0, 2));
-        table.set_state(key(0, 3), AdminState::Enabled).expect("it is there");
-        found(&mut table, &[1, 3]).expect("now it may go");
-        assert_eq!(pick(&mut table, 1).expect("up").key(), key(0, 3));
-        assert_eq!(there(&mut table), [(1, 1), (3, 3)]);
+        // A process that takes over knows that one is to go.
+        let record = table.record();
+        for mut table in
+            [Table::restore(Rules::CLASSIC, &record, std::time::Duration::ZERO).expect("whole"), table]
+        {
+            assert!(!table.has_another() && table.see_off_all().is_empty());
+            table.set_state(key(0, 3), AdminState::Enabled).expect("it is there");
+            assert!(table.take_another() && !table.take_another());
+            // It may go, and no answer is needed for that.
+            let moved = table.see_off_all();
+            assert_eq!(moved.iter().map(|moved| moved.left.len()).collect::<Vec<_>>(), [1]);
+            assert_eq!(pick(&mut table, 1).expect("up").key(), key(0, 3));
+            assert_eq!(there(&mut table), [(1, 1), (3, 3)]);
+            // Now nobody waits for another one.
+            table.set_state(key(0, 1), AdminState::Enabled).expect("it is there");
+            assert!(!table.has_another());
+        }
     }
 
     #[test]

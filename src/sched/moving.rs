@@ -184,6 +184,7 @@ impl Table {
         let groups = self.groups.iter().filter(|(id, _)| within.contains(**id));
         let mut others = groups.flat_map(|(_, group)| group.channels()).filter(|channel| !channel.removed);
         if !others.any(is_other) {
+            self.awaits_another |= keys.iter().any(|key| within.contains(key.group));
             return Vec::new();
         }
         let is_of = |&key: &ChannelKey| {

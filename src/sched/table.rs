@@ -78,6 +78,10 @@ pub struct Table {
     pub(super) doubts: BTreeSet<ChannelKey>,
     /// The groups that clients of one kind have; empty: all have all.
     ranges: Vec<GroupRange>,
+    /// An answer about a name would have taken channels away, if there had been another one that is up.
+    pub(super) awaits_another: bool,
+    /// A channel has come up since.
+    has_another: bool,
 }
 
 impl Table {
@@ -101,6 +105,8 @@ impl Table {
             stirred: Vec::new(),
             doubts: BTreeSet::new(),
             ranges: Vec::new(),
+            awaits_another: false,
+            has_another: false,
         }
     }
 
@@ -543,9 +549,23 @@ impl Table {
         answer.ok_or(EditError::UnknownChannel)
     }
 
+    /// Is there a channel now that an answer about a name was waiting for? Whoever asked the resolver looks at what that answer means
+    /// once more.
+    pub fn has_another(&self) -> bool {
+        self.has_another
+    }
+
+    /// The same, told once.
+    pub fn take_another(&mut self) -> bool {
+        let has_another = std::mem::take(&mut self.has_another);
+        self.awaits_another &= !has_another;
+        has_another
+    }
+
     /// Tells those in line what changed in a group.
     pub(super) fn hear(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
+            self.has_another |= self.awaits_another && !group.news.ready.is_empty();
             self.changes.hear(id, group, &mut self.line, &self.rules);
         }
     }

@@ -497,6 +497,31 @@ fn each_address_of_a_name_is_a_channel_of_its_own() {
     instance.end();
 }
 
+#[test]
+fn an_address_that_left_goes_as_soon_as_another_one_is_up() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let mut both: [SocketAddr; 2] = addresses();
+    both.sort_unstable();
+    let [a, b] = both;
+    let _old = Server::named_at(a, "a");
+    let word = format!("db:{},each", a.port());
+    let instance = start(&["--resolve", "1d"], &[("db", &[a, b])], &[word]);
+    // Nobody listens at b, so it is ejected.
+    assert_eq!(instance.names(4), "aaaa");
+    rename(&instance, &[("db", &[b])]);
+    instance.ctl("resolve 0").code(0);
+    assert_eq!(channels(&instance), [format!("1={a}"), format!("2={b}")], "nobody else is left");
+    assert_eq!(instance.names(2), "aa");
+    // From here on nobody looks the name up any more.
+    let _new = Server::named_at(b, "b");
+    eventually("the old one goes", || (channels(&instance) == [format!("2={b}")]).then_some(()));
+    assert_eq!(instance.names(2), "bb");
+    assert!(instance.told("resolved").last().is_some_and(|line| line.ends_with(&format!(" left={a}"))));
+    instance.end();
+}
+
 /// A name server on 127.0.0.1 of this network; gone when dropped.
 struct Dnsmasq(std::process::Child);
 
