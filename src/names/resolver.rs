@@ -23,6 +23,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::sched::{
     Address, AddressesMoved, ChannelKey, FamilyMoved, FoundMember, SharedTable, ShownAddress, Table,
 };
+use crate::spec::is_service_name;
 use crate::sys::Clock;
 use crate::sys::clock::OwnTime;
 
@@ -509,7 +510,7 @@ impl NameRounds {
             AnswerMeaning::Keeps(..) => {}
         }
         let Some(users) = self.users.get(name) else { return };
-        let (mut has_become_known, mut others) = (false, BTreeSet::new());
+        let (mut is_known_otherwise, mut others) = (false, BTreeSet::new());
         for (id, keys) in users {
             let Some(SettledNames { resident, names }) = self.residents.get_mut(id) else { continue };
             match &meaning {
@@ -522,7 +523,7 @@ impl NameRounds {
                     }
                     for (_, known, is_unknown) in names.iter_mut().filter(|(.., is_unknown)| *is_unknown) {
                         if known == name {
-                            (*is_unknown, has_become_known) = (false, true);
+                            (*is_unknown, is_known_otherwise) = (false, true);
                         }
                     }
                 }
@@ -534,17 +535,24 @@ impl NameRounds {
                     in_pieces(resident, keys, self.clock, |table, keys| {
                         keys.iter().for_each(|&key| table.name_failed(key, name, why));
                     });
-                    if matches!(meaning, AnswerMeaning::Gone(..))
-                        && gone(resident, name, keys, why, self.clock)
-                    {
+                    if !matches!(meaning, AnswerMeaning::Gone(..)) {
+                        continue;
+                    }
+                    if gone(resident, name, keys, why, self.clock) {
                         others.insert(*id);
+                    }
+                    // A service without a target is looked up as one that nobody could look up yet.
+                    for (_, known, is_unknown) in names.iter_mut().filter(|_| is_service_name(name)) {
+                        if known == name && !std::mem::replace(is_unknown, true) {
+                            is_known_otherwise = true;
+                        }
                     }
                 }
             }
         }
         // Channels have come that have names of their own, or such have gone.
         others.iter().for_each(|&id| self.scan(id));
-        if has_become_known || !others.is_empty() {
+        if is_known_otherwise || !others.is_empty() {
             self.index(self.own.reading(self.clock.now()));
         }
     }
@@ -773,7 +781,7 @@ mod tests {
 
     use super::*;
     use crate::sched::{Addresses, AdminState, GroupId, HealthState, Rules};
-    use crate::spec::Address;
+    use crate::spec::{Address, FamilyKind};
     use crate::sys::clock::Told;
 
     const DEADLINE: Duration = Duration::from_secs(20);
@@ -882,6 +890,59 @@ mod tests {
         drop(held);
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
         assert_eq!(state(), HealthState::Down);
+        resolver.stop();
+    }
+
+    #[test]
+    fn a_service_that_has_lost_its_targets_is_looked_up_often_until_it_has_some() {
+        static TIME: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (log, counts) = (Log::kept(|| ()), Arc::clone(&asked));
+        let resolver = Resolver::new(Clock::told(&TIME), &log, 1, move |_: &str| {
+            counts.fetch_add(1, Ordering::SeqCst);
+            NameAnswer::Absent("no SRV record".to_owned()).into()
+        });
+        let mut now = 0;
+        for is_last in [false, true] {
+            let mut service = Table::new(Rules::CLASSIC);
+            let target = FoundMember { host: "a".to_owned(), ..FoundMember::of(at(1)) };
+            let name = format!("_x._tcp.t{is_last}");
+            let word = Addresses::of_family(FamilyKind::Service, &name, 0, Some(vec![target])).lazily(true);
+            service.create(GroupId::FIRST, word, None, AdminState::Enabled).expect("a number");
+            if !is_last {
+                service.create(GroupId::FIRST, at(9).into(), None, AdminState::Enabled).expect("a number");
+            }
+            service.settle_families();
+            let table = SharedTable::new(service);
+            let residence = resolver.residence(&table);
+            let resident = Resident {
+                table: table.clone(),
+                log: log.clone(),
+                every: None,
+                ranges: Vec::new(),
+                kick: None,
+                changed: Box::new(|| ()),
+            };
+            resolver.mind(&residence, resident);
+            for _ in 0..=160 {
+                now += 200_000;
+                TIME.set(now);
+                residence.ask(Some(key(0)), DEADLINE).expect("an answer");
+            }
+            let before = asked.load(Ordering::SeqCst);
+            // Once more within 2 s and a tenth, without anybody asking for it. What rings only has the clock looked at.
+            for _ in 0..12 {
+                now += 200_000;
+                TIME.set(now);
+                residence.ask(Some(key(7)), DEADLINE).expect("nobody has that number");
+            }
+            let begun = std::time::Instant::now();
+            while asked.load(Ordering::SeqCst) == before {
+                assert!(begun.elapsed() < DEADLINE, "it is looked up: the last one {is_last}");
+                thread::yield_now();
+            }
+            resolver.leave(&residence);
+        }
         resolver.stop();
     }
 

@@ -126,7 +126,7 @@ impl Addresses {
     }
     /// Is there any?
     pub fn is_known(&self) -> bool {
-        !self.0.list.is_empty() || self.members().is_some()
+        !self.0.list.is_empty() || self.members().is_some_and(|members| !members.is_empty())
     }
     /// May a start go on without them?
     pub fn is_lazy(&self) -> bool {
