@@ -127,6 +127,8 @@ pub(super) enum PlannedEdit {
     Apply(ChannelKey, usize, usize),
     /// A channel's name has other addresses, or it was given some by hand.
     Readdress(ChannelKey, usize, usize),
+    /// What was decided about single channels that the word at this place stands for holds no more.
+    Undo(ChannelKey, usize, usize),
     /// A channel is not in the line any more.
     Retire(ChannelKey),
 }
@@ -205,6 +207,7 @@ pub(super) fn steps(
     let others = there.iter().filter(|(key, _)| !lined.contains(key));
     let mut others =
         ByIdentity::new(others.map(|(&key, one)| (identity(key.group.index(), &one.addresses), key)));
+    let decided = if clean { decided_words(table) } else { BTreeSet::new() };
     let (mut first, mut then) = (Vec::new(), Vec::new());
     let mut reserved = 0;
     for (number, group) in wanted.iter_mut().enumerate() {
@@ -251,6 +254,9 @@ pub(super) fn steps(
                 || now.manner != channel.manner;
             if now.retires || (is_other && (clean || !is_as_before)) {
                 then.push(PlannedEdit::Apply(key, number, place));
+            }
+            if clean && decided.contains(&key) {
+                then.push(PlannedEdit::Undo(key, number, place));
             }
         }
     }
@@ -348,6 +354,13 @@ fn members_differences(table: &Snapshot) -> Vec<String> {
     let heads: BTreeMap<ChannelKey, &ChannelSnapshot> = heads.collect();
     let mut told = Vec::new();
     for group in &table.groups {
+        for family in &group.families {
+            let (at, label) = (family.head.id.index(), label(&family.head.addresses));
+            let removed = family.decided.iter().filter(|one| one.removed);
+            told.extend(removed.map(|one| {
+                format!("group {} channel {at}: {} of {label} is removed", group.id.index(), one.words())
+            }));
+        }
         for one in &group.channels {
             let Some((member, head)) =
                 one.member_of.and_then(|member| Some((member, heads.get(&member.head)?)))
@@ -384,6 +397,27 @@ fn members_differences(table: &Snapshot) -> Vec<String> {
         }
     }
     told
+}
+
+/// Words about single channels of which something was decided.
+fn decided_words(table: &Snapshot) -> BTreeSet<ChannelKey> {
+    let mut all = BTreeSet::new();
+    let mut heads = BTreeMap::new();
+    for group in &table.groups {
+        for family in &group.families {
+            let key = ChannelKey { group: group.id, channel: family.head.id };
+            heads.insert(key, &family.head);
+            all.extend((!family.decided.is_empty()).then_some(key));
+        }
+    }
+    for one in table.groups.iter().flat_map(|group| &group.channels) {
+        let Some(member) = one.member_of else { continue };
+        let Some(head) = heads.get(&member.head) else { continue };
+        if (one.state, one.maxc, one.weight) != (head.state, head.maxc, member.weight) {
+            all.insert(member.head);
+        }
+    }
+    all
 }
 
 fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> Vec<String> {

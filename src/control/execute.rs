@@ -333,14 +333,23 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         },
         Command::Enable(channel) => match find(group, &channel, table) {
             // Whoever enables one that is left alone for closing its connections at once says that it serves.
-            Some((key, before)) if before.state == AdminState::Enabled && !table.end_rest(key) => {
+            // And whoever enables a word wants all of its channels.
+            Some((key, before))
+                if before.state == AdminState::Enabled
+                    && !(table.end_rest(key) || table.bring_all_back(key)) =>
+            {
                 Reply::AlreadyEnabled(key.channel)
             }
             Some((key, _)) => {
                 table.end_rest(key);
+                table.bring_all_back(key);
                 edited(table.set_state(key, AdminState::Enabled).map(drop), Reply::Enabled(key.channel))
             }
-            None => Reply::NoSuchChannel(channel),
+            // One of a set that was taken away keeps its number.
+            None => match number_in(group, &channel).and_then(|key| table.bring_back(key)) {
+                Some(key) => Reply::Enabled(key.channel),
+                None => Reply::NoSuchChannel(channel),
+            },
         },
         Command::Reset(channel) => match find(group, &channel, table) {
             Some((key, _)) => edited(table.reset_counters(key), Reply::CountersReset(key.channel)),
@@ -444,9 +453,12 @@ fn already(was_so: bool) -> Already {
 
 /// The channel that a typed number means.
 fn find(group: GroupId, number: &Number, table: &Table) -> Option<(ChannelKey, ChannelSnapshot)> {
-    let channel = number.index().and_then(ChannelId::new)?;
-    let key = ChannelKey { group, channel };
+    let key = number_in(group, number)?;
     table.channel(key).map(|snapshot| (key, snapshot))
+}
+
+fn number_in(group: GroupId, number: &Number) -> Option<ChannelKey> {
+    Some(ChannelKey { group, channel: number.index().and_then(ChannelId::new)? })
 }
 
 fn change_group(number: &Number, session: &mut Session) -> Reply {

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use crate::config::{print_manner, print_net};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
-    AdminState, ChannelKey, ChannelSnapshot, End, EndedSnapshot, FamilySnapshot, HealthState, Loss, Peers,
-    SessionSnapshot, ShownAddress, Snapshot,
+    AdminState, ChannelKey, ChannelSnapshot, DecidedMember, End, EndedSnapshot, FamilySnapshot, HealthState,
+    Loss, Peers, SessionSnapshot, ShownAddress, Snapshot,
 };
 use crate::spec::FamilyKind;
 
@@ -103,6 +103,7 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
 /// `group 0 channel 0: db.internal:5432,each: channels 2, 3`, and what is wrong with its name.
 fn of_many(out: &mut String, group: usize, family: &FamilySnapshot) -> fmt::Result {
     let FamilySnapshot { head, members, .. } = family;
+    let removed = removed_members(family);
     let (host, port) = (head.addresses.host().unwrap_or("-"), head.addresses.port());
     let each = if head.addresses.family() == Some(FamilyKind::Each) { ",each" } else { "" };
     // Ports of a service are those of its records, unless the word has one.
@@ -123,10 +124,18 @@ fn of_many(out: &mut String, group: usize, family: &FamilySnapshot) -> fmt::Resu
     if head.state != AdminState::Enabled {
         write!(out, "; {}", state_word(head.state))?;
     }
+    if !removed.is_empty() {
+        write!(out, "; removed by hand: {}", removed.join(", "))?;
+    }
     if let Some((why, since)) = head.naming.as_ref().and_then(|naming| naming.failing.as_ref()) {
         write!(out, "; resolve: {why} since {}", age(*since))?;
     }
     writeln!(out)
+}
+
+/// Those of a word's channels that an operator has taken away, as `host:port`.
+pub(super) fn removed_members(family: &FamilySnapshot) -> Vec<String> {
+    family.decided.iter().filter(|one| one.removed).map(DecidedMember::words).collect()
 }
 
 /// The first address of a channel, if any is known.

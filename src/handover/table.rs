@@ -135,6 +135,9 @@ pub struct FamilyRecord {
     /// What operators decided about some that are not there now: host, port, state, limit, weight, and whether it was taken away.
     #[serde(default)]
     pub decided: Vec<(String, u16, DecidedRecord, u32, Option<u32>, bool)>,
+    /// Those that are not there now, and the group and the number that they have again if they come back.
+    #[serde(default)]
+    pub gone: Vec<(String, u16, usize, usize)>,
 }
 
 /// One of a set, as it was found.

@@ -704,7 +704,7 @@ fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMea
             kick(channel, left.clone());
         }
         let (host, now, added, left) = (name.to_owned(), text(now), text(added), text(left));
-        resident.log.tell(&Event::Resolved { channel, host, now, added, left });
+        resident.log.tell(&Event::Resolved { channel, host, now, added, left, changed: Vec::new() });
         ejected.into_iter().for_each(|transition| resident.log.tell(&Event::from(transition)));
     }
     let has_others = !families.is_empty();
@@ -714,7 +714,7 @@ fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMea
 
 /// Channels of a word have come and gone.
 fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
-    let FamilyMoved { head: channel, now, joined: added, left, is_short, .. } = moved;
+    let FamilyMoved { head: channel, now, joined: added, left, other: changed, is_short, .. } = moved;
     let kick = resident.kick.as_ref();
     let left: Vec<String> = left
         .into_iter()
@@ -732,8 +732,8 @@ fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
         );
         resident.log.tell(&Event::Note { severity: Severity::Error, text });
     }
-    if !added.is_empty() || !left.is_empty() {
-        resident.log.tell(&Event::Resolved { channel, host: name.to_owned(), now, added, left });
+    if !added.is_empty() || !left.is_empty() || !changed.is_empty() {
+        resident.log.tell(&Event::Resolved { channel, host: name.to_owned(), now, added, left, changed });
     }
 }
 

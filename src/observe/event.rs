@@ -162,6 +162,8 @@ pub enum Event {
         added: Vec<String>,
         /// Those that it has no more: they get no new connections.
         left: Vec<String>,
+        /// What the records of a service say otherwise of those that stay.
+        changed: Vec<String>,
     },
     /// The name of a channel has no address any more, and that is believed.
     Unresolved {
@@ -478,9 +480,14 @@ impl fmt::Display for Event {
                 let (key, address) = (Key(*channel), ShownAddress(*address));
                 write!(f, "{key} address={address} after={:.1}s", after.as_secs_f64())
             }
-            Self::Resolved { channel, host, now, added, left } => {
+            Self::Resolved { channel, host, now, added, left, changed } => {
                 write!(f, "{} host={} addresses={}", Key(*channel), Quoted(host), AddressWords(now))?;
-                write!(f, " added={} left={}", AddressWords(added), AddressWords(left))
+                write!(f, " added={} left={}", AddressWords(added), AddressWords(left))?;
+                if changed.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " changed={}", Quoted(&changed.join(", ")))
+                }
             }
             Self::Unresolved { channel, host, cause } => {
                 write!(f, "{} host={} cause={}", Key(*channel), Quoted(host), Quoted(cause))

@@ -31,6 +31,8 @@ pub struct FamilyMoved {
     pub left: Vec<(ChannelKey, String, Vec<Address>)>,
     /// Some of those that stay are up again, or have another weight.
     pub changed: bool,
+    /// Those of which their records say otherwise than before, and what.
+    pub other: Vec<String>,
     /// There is no number left for some.
     pub is_short: bool,
 }
@@ -172,6 +174,7 @@ impl Table {
             joined: Vec::new(),
             left: Vec::new(),
             changed: false,
+            other: Vec::new(),
             is_short: false,
         };
         let was_short = head.is_short;
@@ -184,13 +187,24 @@ impl Table {
             let label = label(&name);
             match there.remove(&name) {
                 Some(one) if one.group == wanted.group => {
+                    let said = self.said_of(one);
                     moved.changed |= self.stays(key, one, &wanted);
+                    if let Some(said) = said.filter(|said| *said != wanted.weight) {
+                        moved.other.push(format!("{label} weight {} to {}", said.get(), wanted.weight.get()));
+                    }
                     moved.now.push(label);
                 }
                 other => {
                     // In another group now, with what operators decided, and the addresses that its name has.
                     let mut known = Vec::new();
                     if let Some(one) = other {
+                        let (from, to) = (one.group.index(), wanted.group.index());
+                        let weight = self.said_of(one).filter(|said| *said != wanted.weight);
+                        let weight =
+                            weight.map(|said| format!(" weight {} to {}", said.get(), wanted.weight.get()));
+                        moved
+                            .other
+                            .push(format!("{label} group {from} to {to}{}", weight.unwrap_or_default()));
                         known = self.get(one).map_or(known, |one| {
                             one.addresses.as_slice().iter().filter_map(|at| at.net()).collect()
                         });
@@ -219,8 +233,13 @@ impl Table {
         }
         moved.is_short &= !was_short;
         self.see_leaving_off(key, &template, &mut moved);
-        let is_news = !moved.joined.is_empty() || !moved.left.is_empty() || moved.changed || moved.is_short;
-        is_news.then_some(moved)
+        let is_news = !moved.joined.is_empty() || !moved.left.is_empty() || !moved.other.is_empty();
+        (is_news || moved.changed || moved.is_short).then_some(moved)
+    }
+
+    /// The weight that its word or its record says for one of a set.
+    fn said_of(&self, one: ChannelKey) -> Option<Weight> {
+        self.get(one)?.member.as_ref().map(|member| member.weight)
     }
 
     /// Lets those go that a name does not have any more, as far as that leaves another channel that clients can get.
@@ -388,7 +407,11 @@ impl Table {
     /// is another's by now.
     fn comes_back(&mut self, one: ChannelKey, name: &MemberName, addresses: &Addresses) -> bool {
         let channel = self.groups.get(&one.group).and_then(|group| group.channels().get(one.channel.index()));
-        let Some(channel) = channel.filter(|channel| name_of(channel) == *name) else { return false };
+        // A process that took over has nothing but the number of one that had gone.
+        let is_it = |channel: &&Channel| {
+            name_of(channel) == *name || (channel.removed && channel.addresses.first() == Address::NOWHERE)
+        };
+        let Some(channel) = channel.filter(is_it) else { return false };
         if !channel.removed {
             return channel.retires && self.keep(one).is_ok();
         }
@@ -419,12 +442,71 @@ impl Table {
         let Some(channel) = self.get(one) else { return };
         let Some(member) = channel.member.as_deref().copied() else { return };
         let name = name_of(channel);
+        let weight = (member.weight != channel.weight).then_some(channel.weight);
         let decision =
-            MemberDecision { state: AdminState::Enabled, maxc: channel.maxc, weight: None, removed: true };
+            MemberDecision { state: AdminState::Enabled, maxc: channel.maxc, weight, removed: true };
         if let Some(head) = self.head_mut(member.head) {
             head.gone.insert(name.clone(), one);
             head.decided.insert(name, decision);
         }
+    }
+
+    /// An operator has one of a set back that was taken away under this number, enabled. Which one it is now; `None`: there is none.
+    pub fn bring_back(&mut self, key: ChannelKey) -> Option<ChannelKey> {
+        let heads = self.groups.values().flat_map(|group| group.channels()).filter(|one| !one.removed);
+        let (head, name) = heads
+            .filter_map(|one| {
+                let head = one.head.as_deref()?;
+                let is_it = |name: &&MemberName| head.gone.get(*name) == Some(&key);
+                let removed = head.decided.iter().filter(|(_, decision)| decision.removed);
+                Some((one.slots.key(), removed.map(|(name, _)| name).find(is_it)?.clone()))
+            })
+            .next()?;
+        if let Some(decision) = self.head_mut(head).and_then(|head| head.decided.get_mut(&name)) {
+            (decision.removed, decision.state) = (false, AdminState::Enabled);
+        }
+        self.spread(head);
+        self.members(head).into_iter().find(|&one| self.get(one).map(name_of).as_ref() == Some(&name))
+    }
+
+    /// An operator has all channels of a word back that were taken away. `true`: some were, or some that are there are not enabled.
+    pub fn bring_all_back(&mut self, key: ChannelKey) -> bool {
+        let Some(head) = self.head_mut(key) else { return false };
+        let before = head.decided.len();
+        head.decided.retain(|_, decision| !decision.removed);
+        if head.decided.len() < before {
+            self.spread(key);
+            return true;
+        }
+        self.members(key).into_iter().any(|one| self.get(one).is_some_and(|one| !one.is_enabled()))
+    }
+
+    /// Nothing that was decided about single channels of a word holds any more. `false`: nothing was.
+    pub fn undo_members(&mut self, key: ChannelKey) -> bool {
+        let Some(template) = self.get(key).and_then(Template::of) else { return false };
+        let mut has_changed = self.head_mut(key).is_some_and(|head| {
+            let is_decided = !head.decided.is_empty();
+            head.decided.clear();
+            is_decided
+        });
+        for one in self.members(key) {
+            let Some(channel) = self.get(one) else { continue };
+            let (state, maxc, weight) = (channel.state, channel.maxc, channel.weight);
+            let said = self.said_of(one).unwrap_or(weight);
+            // Each is there: it was just looked at.
+            if state != template.state {
+                let _ = self.set_state(one, template.state);
+            }
+            if maxc != template.maxc {
+                let _ = self.set_maxc(one, template.maxc);
+            }
+            if weight != said {
+                let _ = self.set_weight(one, said);
+            }
+            has_changed |= (state, maxc, weight) != (template.state, template.maxc, said);
+        }
+        self.spread(key);
+        has_changed
     }
 
     /// What was decided before about one of a word's channels, whether it is there or not.
@@ -676,6 +758,46 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_taken_away_by_hand_comes_back_by_hand() {
+        let mut table = table(&[1, 2, 3]);
+        let take_away = |table: &mut Table, number| {
+            table.set_state(key(0, number), AdminState::Disabled).expect("it is there");
+            table.remove(key(0, number)).expect("it is idle");
+        };
+        table.set_weight(key(0, 2), Weight::new(7).expect("small")).expect("it is there");
+        take_away(&mut table, 2);
+        assert_eq!(there(&mut table), [(1, 1), (3, 3)]);
+        assert_eq!(table.bring_back(key(0, 4)), None, "nobody had that number");
+        assert_eq!(table.bring_back(key(0, 1)), None, "it is there");
+        // A process that takes over knows its number, too.
+        let record = table.record();
+        let after = Table::restore(Rules::CLASSIC, &record, std::time::Duration::ZERO).expect("it is whole");
+        assert_eq!(after.record(), record);
+        for mut table in [table, after] {
+            assert_eq!(table.bring_back(key(0, 2)), Some(key(0, 2)));
+            assert_eq!(there(&mut table), [(1, 1), (2, 2), (3, 3)]);
+            let one = table.channel(key(0, 2)).expect("it is back");
+            assert_eq!((one.state, one.weight.get()), (AdminState::Enabled, 7));
+            assert_eq!(table.bring_back(key(0, 2)), None);
+            // Both by the word, and one that is only disabled.
+            [1, 2].into_iter().for_each(|number| take_away(&mut table, number));
+            assert!(table.bring_all_back(key(0, 0)) && !table.bring_all_back(key(0, 0)));
+            table.set_state(key(0, 3), AdminState::Disabled).expect("it is there");
+            assert!(table.bring_all_back(key(0, 0)));
+            assert!(!table.bring_all_back(key(0, 3)), "it is no word");
+            // Nothing that was decided holds any more.
+            table.set_maxc(key(0, 1), NonZeroU32::new(4)).expect("it is there");
+            table.set_weight(key(0, 1), Weight::new(9).expect("small")).expect("it is there");
+            take_away(&mut table, 2);
+            assert!(table.undo_members(key(0, 0)) && !table.undo_members(key(0, 0)));
+            for number in 1..=3 {
+                let one = table.channel(key(0, number)).expect("it is back");
+                assert_eq!((one.state, one.maxc, one.weight), (AdminState::Enabled, None, Weight::ONE));
+            }
+        }
+    }
+
+    #[test]
     fn one_that_comes_back_is_paused_if_those_that_come_are_and_not_else() {
         let mut table = table(&[1, 2, 3]);
         // All are paused, one is away when that ends.
@@ -807,6 +929,12 @@ mod tests {
             tiers(&mut table),
             [(0, own(&[("b", 30), ("a", 10)])), (1, own(&[("c", 1)])), (2, own(&[("d", 1)]))]
         );
+        let other =
+            table.family_found(key(0, 0), "_ldap._tcp.corp", &[target("b", 20, 3), target("a", 10, 12)]);
+        let other = other.expect("they are others").other;
+        assert_eq!(other, ["a:389 weight 10 to 12", "b:389 group 0 to 1 weight 30 to 3"]);
+        let first = [target("c", 20, 0), target("b", 10, 30), target("a", 10, 10), target("d", 65_535, 0)];
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &first).expect("as before");
         let mut say = |targets: &[FoundMember]| {
             table.family_found(key(0, 0), "_ldap._tcp.corp", targets);
             tiers(&mut table)
@@ -919,7 +1047,7 @@ mod tests {
         assert_eq!(after.record(), before.record());
         assert_eq!(found(&mut after, &[3, 1]), None);
         found(&mut after, &[1, 2, 3]).expect("one has come");
-        let one = after.channel(key(0, 4)).expect("it is there");
+        let one = after.channel(key(0, 2)).expect("it is there, under its number");
         assert_eq!((one.addresses.first(), one.state), (at(2).into(), AdminState::Disabled));
     }
 }

@@ -293,6 +293,7 @@ impl Table {
             });
             if let (Some(head), Some(family)) = (&mut channel.head, &record.family) {
                 head.decided = family.decided.iter().filter_map(decided_of).collect();
+                head.gone = family.gone.iter().filter_map(gone_of).collect();
             }
             (channel.totalc, channel.failed) = (record.totalc, record.failed);
             let error = record.last_error.as_ref();
@@ -382,6 +383,14 @@ fn decided_record((name, decision): (&MemberName, &MemberDecision)) -> DecidedMe
     (name.0.clone(), name.1, state_record(state), maxc, weight.map(Weight::get), removed)
 }
 
+fn gone_record(((host, port), key): (&MemberName, &ChannelKey)) -> (String, u16, usize, usize) {
+    (host.clone(), *port, key.group.index(), key.channel.index())
+}
+
+fn gone_of((host, port, group, channel): &(String, u16, usize, usize)) -> Option<(MemberName, ChannelKey)> {
+    Some(((host.clone(), *port), ChannelKey::new(*group, *channel)?))
+}
+
 fn decided_of(record: &DecidedMemberRecord) -> Option<(MemberName, MemberDecision)> {
     let (host, port, state, maxc, weight, removed) = record;
     let weight = match weight {
@@ -423,6 +432,7 @@ impl Channel {
                 kind,
                 members: self.addresses.members().map(|all| all.iter().map(member_record).collect()),
                 decided: self.head.iter().flat_map(|head| head.decided.iter().map(decided_record)).collect(),
+                gone: self.head.iter().flat_map(|head| head.gone.iter().map(gone_record)).collect(),
             }),
             member: self.member.as_deref().map(|member| {
                 let Membership { head, weight } = *member;

@@ -123,6 +123,13 @@ pub struct DecidedMember {
     pub removed: bool,
 }
 
+impl DecidedMember {
+    /// `host:port`.
+    pub fn words(&self) -> String {
+        Addresses::unknown(&self.host, self.port).words()
+    }
+}
+
 /// One group as it was when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSnapshot {

@@ -498,6 +498,52 @@ fn each_address_of_a_name_is_a_channel_of_its_own() {
 }
 
 #[test]
+fn an_address_that_was_removed_by_hand_is_seen_and_comes_back_by_hand() {
+    if needs_root(HOSTS) {
+        return;
+    }
+    let mut all: [SocketAddr; 3] = addresses();
+    all.sort_unstable();
+    let [a, b, c] = all;
+    let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+    let word = format!("db:{},each", a.port());
+    let mut instance = start(&["--resolve", "1d"], &[("db", &[a, b, c])], std::slice::from_ref(&word));
+    let numbers = |instance: &Instance| channels(instance).len();
+    eventually("all are there", || (numbers(&instance) == 3).then_some(()));
+    instance.ctl("disable 2; remove 2").code(0);
+    instance.ctl("resolve").code(0);
+    let rows = [
+        format!("group 0 channel 0: {word}: channels 1, 3; removed by hand: {b}\n"),
+        format!("changed by hand: group 0 channel 0: {b} of db:{} is removed\n", a.port()),
+    ];
+    let seen = |instance: &Instance| {
+        let status = instance.ctl("status").code(0).stdout;
+        let json: serde_json::Value =
+            serde_json::from_str(&instance.ctl("status json").code(0).stdout).expect("it is JSON");
+        let removed = &json["groups"][0]["families"][0]["removed"];
+        (rows.each_ref().map(|row| status.contains(row)), removed.as_array().map(Vec::len))
+    };
+    assert_eq!(seen(&instance), ([true, true], Some(1)), "{}", instance.ctl("status").stdout);
+    instance.upgrade();
+    assert_eq!(seen(&instance), ([true, true], Some(1)), "{}", instance.ctl("status").stdout);
+    assert_eq!(instance.ctl("enable 4").code, 65, "nobody had that number");
+    assert_eq!(instance.ctl("enable 2").code(0).stdout, "channel 2 enabled\n");
+    assert_eq!(channels(&instance), [format!("1={a}"), format!("2={b}"), format!("3={c}")]);
+    assert_eq!(seen(&instance), ([false, false], Some(0)), "{}", instance.ctl("status").stdout);
+    // By the word, with one that is only disabled.
+    instance.ctl("disable 1; disable 3; remove 3; enable 0").code(0);
+    assert_eq!(channels(&instance), [format!("1={a}"), format!("2={b}"), format!("3={c}")]);
+    assert_eq!(instance.ctl("enable 0").code(0).stdout, "channel 0 already enabled\n");
+    instance.ctl("disable 1; maxc 2 7; disable 3; remove 3").code(0);
+    let said = instance.ctl("reload clean").code(0).stdout;
+    assert!(said.contains("all its channels are as the word says"), "{said}");
+    assert_eq!(channels(&instance), [format!("1={a}"), format!("2={b}"), format!("3={c}")]);
+    let status = instance.ctl("status").code(0).stdout;
+    assert!(!status.contains("by hand") && !status.contains("0/7"), "{status}");
+    instance.end();
+}
+
+#[test]
 fn an_address_that_left_goes_as_soon_as_another_one_is_up() {
     if needs_root(HOSTS) {
         return;
@@ -674,6 +720,11 @@ fn priorities_of_a_service_are_groups_and_no_change_of_them_costs_a_client() {
             "100: 127.0.1.9:7000*1",
         ]);
         assert_eq!(instance.names(3), "CCC");
+        let wanted =
+            " changed=\"b.corp:7000 group 0 to 1 weight 10 to 3, a.corp:7000 group 0 to 1 weight 30 to 1\"";
+        eventually("it is told", || {
+            instance.told("resolved").iter().any(|line| line.ends_with(wanted)).then_some(())
+        });
         load.await_more(10);
         // Not offered: that takes three answers over half a minute to be believed, so nothing changes here.
         bind.says("_ldap._tcp SRV 0 0 0 .\n");

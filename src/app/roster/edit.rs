@@ -90,6 +90,16 @@ pub(super) fn apply_edit(
                 ))
             })
         }
+        PlannedEdit::Undo(key, number, place) => {
+            let channel = groups.get(number)?.channels.get(place)?;
+            let at = key.channel.index();
+            table.undo_members(key).then(|| {
+                Ok(format!(
+                    "group {number} channel {at}: {}: all its channels are as the word says",
+                    channel.label()
+                ))
+            })
+        }
         PlannedEdit::Retire(key) => {
             let label = table.channel(key).map(|one| plan::label(&one.addresses))?;
             let ones = table.ones(key);

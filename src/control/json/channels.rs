@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::reasons::ReasonsObject;
 use super::units::{ago, seconds, short_seconds};
 use crate::config::{print_asked, print_channel_check};
+use crate::control::status::removed_members;
 use crate::control::status::{health_name, ramp_percent, state_word};
 use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, DialCause, End, FamilySnapshot, GroupSnapshot, NameSnapshot,
@@ -40,6 +41,7 @@ struct FamilyObject<'a> {
     maxc: Option<NonZeroU32>,
     resolve: Option<ResolveObject<'a>>,
     members: Vec<KeyObject>,
+    removed: Vec<String>,
 }
 
 /// Where a channel is.
@@ -56,7 +58,8 @@ impl From<ChannelKey> for KeyObject {
 }
 
 impl<'a> FamilyObject<'a> {
-    fn of(FamilySnapshot { head, members, .. }: &'a FamilySnapshot, now: Duration) -> Self {
+    fn of(family: &'a FamilySnapshot, now: Duration) -> Self {
+        let FamilySnapshot { head, members, .. } = family;
         Self {
             channel: head.id.index(),
             host: head.addresses.host(),
@@ -70,6 +73,7 @@ impl<'a> FamilyObject<'a> {
             maxc: head.maxc,
             resolve: head.naming.as_ref().map(|naming| ResolveObject::of(naming, now)),
             members: members.iter().copied().map(KeyObject::from).collect(),
+            removed: removed_members(family),
         }
     }
 }
