@@ -29,6 +29,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A resolver that says nothing for so long has failed; what it says later still counts.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// A lookup that takes longer than this is slow, and so is its name until it is answered sooner.
+const SLOW: Duration = Duration::from_secs(1);
+/// So many lookups at a time that may be answered at once.
+const MOST_AT_ONCE: usize = 16;
+/// A name that was slow is not looked up while so many threads are at it.
+const MOST_SLOW: usize = 16;
+/// No name is, while so many are: more than twice as many, so that names whose servers are silent leave room for others.
+pub(super) const MOST_THREADS: usize = 64;
+
 /// What a resolver says of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameAnswer {
@@ -90,6 +99,8 @@ struct BookedName {
     begun: Option<Duration>,
     /// It is being looked up.
     under_way: bool,
+    /// It was not answered at once when it was looked up last.
+    is_slow: bool,
     /// A channel has failed, or an operator has asked, since it was begun to be looked up: it is looked up again then.
     again: Option<Duration>,
     /// So many answers in a row have said that it has no address, since then.
@@ -103,6 +114,10 @@ struct BookedName {
 pub(super) struct NameBook {
     names: BTreeMap<Arc<str>, BookedName>,
     agenda: BTreeSet<(Duration, Arc<str>)>,
+    /// The same of names that are slow.
+    slow: BTreeSet<(Duration, Arc<str>)>,
+    /// Those that are being looked up and may be answered at once yet, by when they will be slow.
+    young: BTreeSet<(Duration, Arc<str>)>,
     /// Those that are being looked up, by when they will be late; one that is late is not among them.
     awaited: BTreeSet<(Duration, Arc<str>)>,
     lot: u64,
@@ -111,7 +126,8 @@ pub(super) struct NameBook {
 impl NameBook {
     /// Without a name. What is left to chance hangs on `seed`.
     pub(super) fn new(seed: u64) -> Self {
-        Self { names: BTreeMap::new(), agenda: BTreeSet::new(), awaited: BTreeSet::new(), lot: seed }
+        let [agenda, slow, young, awaited] = [(); 4].map(|()| BTreeSet::new());
+        Self { names: BTreeMap::new(), agenda, slow, young, awaited, lot: seed }
     }
 
     /// A name is wanted on these terms, as it may have been before. One that is new was looked up just now, unless it is unknown.
@@ -126,6 +142,7 @@ impl NameBook {
             due: None,
             begun: None,
             under_way: false,
+            is_slow: false,
             again: None,
             absent: None,
             failing: None,
@@ -158,6 +175,7 @@ impl NameBook {
             self.plan(&name, None);
             self.names.remove(&name);
             self.awaited.retain(|(_, awaited)| *awaited != name);
+            self.young.retain(|(_, young)| *young != name);
         }
     }
 
@@ -191,20 +209,44 @@ impl NameBook {
         }
     }
 
-    /// The next name that is due to be looked up, which it is from now on.
-    pub(super) fn begin(&mut self, now: Duration) -> Option<Arc<str>> {
-        let (_, name) = self.agenda.first().filter(|(at, _)| *at <= now).cloned()?;
+    /// The next name that is due to be looked up, which it is from now on. `threads`: so many are at it already, those for names that nobody
+    /// has any more too. Names that are answered at once do not wait behind those whose servers are silent.
+    pub(super) fn begin(&mut self, now: Duration, threads: usize) -> Option<Arc<str>> {
+        while let Some((_, name)) = self.young.first().filter(|(at, _)| *at <= now).cloned() {
+            self.young.pop_first();
+            if let Some(entry) = self.names.get_mut(&name) {
+                entry.is_slow = true;
+            }
+        }
+        let is_due = |(at, _): &&(Duration, Arc<str>)| *at <= now;
+        let next = self.agenda.first().filter(is_due).filter(|_| self.has_room(threads));
+        let next = next.or_else(|| self.slow.first().filter(is_due).filter(|_| threads < MOST_SLOW));
+        let (_, name) = next.cloned()?;
         self.plan(&name, None);
         let entry = self.names.get_mut(&name)?;
         (entry.under_way, entry.begun, entry.again) = (true, Some(now), None);
         self.awaited.insert((now.saturating_add(PATIENCE), Arc::clone(&name)));
+        // One that was slow before is not expected to be answered at once.
+        if !entry.is_slow {
+            self.young.insert((now.saturating_add(SLOW), Arc::clone(&name)));
+        }
         Some(name)
     }
 
-    /// When there is something to do, if nothing happens before. `has_room`: one more name can be looked up.
-    pub(super) fn next_due(&self, has_room: bool) -> Option<Duration> {
-        let due = self.agenda.first().filter(|_| has_room);
-        [due, self.awaited.first()].into_iter().flatten().map(|&(at, _)| at).min()
+    fn has_room(&self, threads: usize) -> bool {
+        self.young.len() < MOST_AT_ONCE && threads < MOST_THREADS
+    }
+
+    /// When there is something to do, if nothing happens before. `threads`: as many as look a name up now.
+    pub(super) fn next_due(&self, threads: usize) -> Option<Duration> {
+        let due = self.agenda.first().filter(|_| self.has_room(threads));
+        let slow = self.slow.first().filter(|_| threads < MOST_SLOW);
+        // There is room as soon as one of those under way is slow.
+        let is_full = threads < MOST_THREADS && due.is_none();
+        let room = self.young.first().zip(self.agenda.first()).filter(|_| is_full);
+        let room = room.map(|((slow_at, _), (due, _))| *slow_at.max(due));
+        let others = [due, slow, self.awaited.first()].into_iter().flatten().map(|&(at, _)| at);
+        others.chain(room).min()
     }
 
     /// A name whose resolver has said nothing for too long, each once, and what that means.
@@ -227,7 +269,9 @@ impl NameBook {
         now: Duration,
     ) -> Option<AnswerMeaning> {
         let entry = self.names.get_mut(name).filter(|entry| entry.under_way)?;
-        entry.under_way = false;
+        let slow_at = entry.begun.unwrap_or(now).saturating_add(SLOW);
+        self.young.remove(&(slow_at, Arc::clone(name)));
+        (entry.under_way, entry.is_slow) = (false, now >= slow_at);
         let meaning = entry.learn(answer, now);
         let (again, mut terms) = (entry.again.take().map(|at| at.max(now)), entry.terms);
         self.awaited.retain(|(_, awaited)| awaited != name);
@@ -264,9 +308,12 @@ impl NameBook {
     fn plan(&mut self, name: &Arc<str>, due: Option<Duration>) {
         let Some(entry) = self.names.get_mut(name) else { return };
         if let Some(before) = std::mem::replace(&mut entry.due, due) {
-            self.agenda.remove(&(before, Arc::clone(name)));
+            let before = (before, Arc::clone(name));
+            self.agenda.remove(&before);
+            self.slow.remove(&before);
         }
-        self.agenda.extend(due.map(|at| (at, Arc::clone(name))));
+        let agenda = if entry.is_slow { &mut self.slow } else { &mut self.agenda };
+        agenda.extend(due.map(|at| (at, Arc::clone(name))));
     }
 }
 
@@ -337,7 +384,7 @@ mod tests {
     /// Looks the name up at this time, whether it is due or not.
     fn learn(book: &mut NameBook, name: &Arc<str>, at: Duration, answer: NameAnswer) -> AnswerMeaning {
         assert!(book.ask(name, at));
-        assert_eq!(book.begin(at).as_ref(), Some(name));
+        assert_eq!(book.begin(at, 0).as_ref(), Some(name));
         book.answered(name, answer, None, at).expect("it is wanted")
     }
 
@@ -346,12 +393,12 @@ mod tests {
         let (mut book, name) = book(EVERY);
         let mut now = s(0);
         for _ in 0..100 {
-            let due = book.next_due(true).expect("it is due some time");
+            let due = book.next_due(0).expect("it is due some time");
             let span = due - now;
             assert!((s(27)..=s(33)).contains(&span), "{span:?}");
-            assert_eq!(book.begin(due - Duration::from_millis(1)), None);
-            assert_eq!(book.begin(due).as_ref(), Some(&name));
-            assert_eq!(book.begin(due), None, "once");
+            assert_eq!(book.begin(due - Duration::from_millis(1), 0), None);
+            assert_eq!(book.begin(due, 0).as_ref(), Some(&name));
+            assert_eq!(book.begin(due, 0), None, "once");
             assert_eq!(
                 book.answered(&name, found(1), None, due),
                 Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], None))
@@ -364,27 +411,27 @@ mod tests {
     fn without_an_interval_only_an_operator_has_it_looked_up() {
         let (mut book, name) = book(NameTerms { every: None, is_unknown: false, is_told: false });
         book.doubt("db", s(1));
-        assert_eq!(book.next_due(true), None);
+        assert_eq!(book.next_due(0), None);
         assert!(book.ask("db", s(2)) && !book.ask("other", s(2)));
-        assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
+        assert_eq!(book.begin(s(2), 0).as_ref(), Some(&name));
         assert!(book.answered(&name, failed(), None, s(3)).is_some());
-        assert_eq!(book.next_due(true), None);
+        assert_eq!(book.next_due(0), None);
     }
 
     #[test]
     fn a_failure_is_looked_into_at_once_and_at_most_once_a_second() {
         let (mut book, name) = book(EVERY);
         book.doubt("db", s(1));
-        assert_eq!(book.begin(s(1)).as_ref(), Some(&name));
+        assert_eq!(book.begin(s(1), 0).as_ref(), Some(&name));
         // What fails meanwhile may have failed after the resolver had answered.
         book.doubt("db", s(1));
         book.answered(&name, found(1), None, s(1)).expect("it is wanted");
-        assert_eq!(book.next_due(true), Some(s(2)));
-        assert_eq!(book.begin(s(2)).as_ref(), Some(&name));
+        assert_eq!(book.next_due(0), Some(s(2)));
+        assert_eq!(book.begin(s(2), 0).as_ref(), Some(&name));
         book.answered(&name, found(1), None, s(2)).expect("it is wanted");
         book.doubt("db", s(2));
         book.doubt("db", s(2));
-        assert_eq!(book.next_due(true), Some(s(3)));
+        assert_eq!(book.next_due(0), Some(s(3)));
         book.doubt("unknown", s(2));
     }
 
@@ -427,48 +474,102 @@ mod tests {
     fn a_name_that_nobody_knows_is_asked_for_at_once_and_often_until_it_is_known() {
         for every in [None, Some(s(30))] {
             let (mut book, name) = book(NameTerms { every, is_unknown: true, is_told: false });
-            assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+            assert_eq!(book.begin(s(0), 0).as_ref(), Some(&name));
             book.answered(&name, absent(), None, s(0)).expect("it is wanted");
-            let due = book.next_due(true).expect("soon");
+            let due = book.next_due(0).expect("soon");
             assert!(due <= s(3), "{due:?}");
-            assert_eq!(book.begin(due).as_ref(), Some(&name));
+            assert_eq!(book.begin(due, 0).as_ref(), Some(&name));
             book.answered(&name, found(1), None, due).expect("it is wanted");
             book.want(&name, NameTerms { every, is_unknown: false, is_told: false }, due);
-            assert_eq!(book.next_due(true).is_some_and(|next| next > due + s(20)), every.is_some());
+            assert_eq!(book.next_due(0).is_some_and(|next| next > due + s(20)), every.is_some());
         }
     }
 
     #[test]
     fn how_long_the_first_answer_holds_is_not_forgotten() {
         let (mut book, name) = book(NameTerms { is_unknown: true, is_told: true, ..EVERY });
-        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+        assert_eq!(book.begin(s(0), 0).as_ref(), Some(&name));
         book.answered(&name, found(1), Some(s(2)), s(0)).expect("it is wanted");
         book.want(&name, NameTerms { is_told: true, ..EVERY }, s(0));
-        assert_eq!(book.next_due(true), Some(s(2)));
+        assert_eq!(book.next_due(0), Some(s(2)));
     }
 
     #[test]
     fn a_resolver_that_says_nothing_has_failed_once_and_may_still_answer() {
         let (mut book, name) = book(EVERY);
         book.ask("db", s(0));
-        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
-        assert_eq!(book.next_due(false), Some(PATIENCE), "nothing else wakes anybody");
+        assert_eq!(book.begin(s(0), 0).as_ref(), Some(&name));
+        assert_eq!(book.next_due(MOST_THREADS), Some(PATIENCE), "nothing else wakes anybody");
         assert_eq!(book.late(PATIENCE - s(1)), None);
         let why = "no answer within 15 s".to_owned();
         assert_eq!(book.late(PATIENCE), Some((Arc::clone(&name), AnswerMeaning::Keeps(why, true))));
         assert_eq!(book.late(s(60)), None);
-        assert_eq!(book.begin(s(600)), None, "it is not asked twice at a time");
+        assert_eq!(book.begin(s(600), 0), None, "it is not asked twice at a time");
         let answer = book.answered(&name, found(1), None, s(600));
         assert_eq!(answer, Some(AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], Some(s(585)))));
+    }
+
+    #[test]
+    fn names_that_are_slow_leave_room_for_those_that_are_not() {
+        let mut book = NameBook::new(1);
+        let names: Vec<Arc<str>> = (0..200).map(|n| Arc::from(format!("silent{n:03}"))).collect();
+        let good: Arc<str> = Arc::from("web");
+        names.iter().chain([&good]).for_each(|name| book.want(name, EVERY, s(0)));
+        // All are new, the one that is answered comes last. Sixteen a second, until no more threads may be.
+        names.iter().chain([&good]).for_each(|name| assert!(book.ask(name, s(1))));
+        let mut threads = Vec::new();
+        for second in 1..=5 {
+            assert_eq!(book.begin(s(second) - Duration::from_millis(1), threads.len()), None);
+            while let Some(name) = book.begin(s(second), threads.len()) {
+                threads.push(name);
+            }
+            assert_eq!(threads.len(), MOST_THREADS.min(16 * second as usize));
+            let wakes = (second < 4).then(|| s(second + 1)).or(Some(s(1) + PATIENCE));
+            assert_eq!(book.next_due(threads.len()), wakes, "after {second} s");
+        }
+        // They fail at last, and are slow from now on; the others come, and one is answered at once.
+        let mut now = s(20);
+        let mut is_answered = false;
+        while !is_answered {
+            for name in std::mem::take(&mut threads) {
+                book.answered(&name, failed(), None, now);
+            }
+            while let Some(name) = book.begin(now, threads.len()) {
+                if name == good {
+                    is_answered = book.answered(&name, found(1), None, now).is_some();
+                } else {
+                    threads.push(name);
+                }
+            }
+            now += s(1);
+        }
+        for name in std::mem::take(&mut threads) {
+            book.answered(&name, failed(), None, now);
+        }
+        // All are due. Of two hundred that are slow sixteen are at it, and the other one is answered at once, whenever it is asked for.
+        now += s(600);
+        for turn in 0..20 {
+            assert!(book.ask("web", now));
+            while let Some(name) = book.begin(now, threads.len()) {
+                if name == good {
+                    book.answered(&name, found(1), None, now);
+                } else {
+                    threads.push(name);
+                }
+            }
+            assert_eq!((threads.len(), book.is_under_way("web")), (MOST_SLOW, false));
+            let due = book.next_due(threads.len()).expect("it is due some time");
+            assert!(due > now + s(20) || due == now + PATIENCE, "turn {turn}: {due:?}");
+        }
     }
 
     #[test]
     fn what_nobody_has_any_more_is_forgotten_and_its_answer_means_nothing() {
         let (mut book, name) = book(EVERY);
         book.ask("db", s(0));
-        assert_eq!(book.begin(s(0)).as_ref(), Some(&name));
+        assert_eq!(book.begin(s(0), 0).as_ref(), Some(&name));
         book.keep(&BTreeSet::new());
-        assert_eq!((book.answered(&name, found(1), None, s(1)), book.next_due(true)), (None, None));
+        assert_eq!((book.answered(&name, found(1), None, s(1)), book.next_due(0)), (None, None));
         assert_eq!(book.late(s(100)), None);
     }
 
@@ -476,31 +577,31 @@ mod tests {
     fn other_terms_hold_at_once() {
         let (mut book, name) = book(EVERY);
         book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false, is_told: false }, s(5));
-        assert!(book.next_due(true).is_some_and(|due| due < s(7)));
+        assert!(book.next_due(0).is_some_and(|due| due < s(7)));
         book.want(&name, NameTerms { every: None, is_unknown: false, is_told: false }, s(5));
-        assert_eq!(book.next_due(true), None);
+        assert_eq!(book.next_due(0), None);
     }
 
     #[test]
     fn an_answer_that_says_how_long_it_holds_is_asked_for_when_it_ends() {
         let terms = NameTerms { is_told: true, ..EVERY };
         let (mut book, name) = book(terms);
-        assert_eq!(book.next_due(true), Some(s(1)), "nobody knows how long the first one holds");
+        assert_eq!(book.next_due(0), Some(s(1)), "nobody knows how long the first one holds");
         let mut now = s(1);
         for (holds, next) in [(5, 5), (0, 1), (1, 1), (86_400, 3_600)] {
-            assert_eq!(book.begin(now).as_ref(), Some(&name));
+            assert_eq!(book.begin(now, 0).as_ref(), Some(&name));
             book.answered(&name, found(1), Some(s(holds)), now).expect("it is wanted");
-            assert_eq!(book.next_due(true), Some(now + s(next)));
+            assert_eq!(book.next_due(0), Some(now + s(next)));
             now += s(next);
         }
-        assert_eq!(book.begin(now).as_ref(), Some(&name));
+        assert_eq!(book.begin(now, 0).as_ref(), Some(&name));
         book.answered(&name, failed(), None, now).expect("it is wanted");
-        let due = book.next_due(true).expect("it is due some time") - now;
+        let due = book.next_due(0).expect("it is due some time") - now;
         assert!((s(4)..=s(6)).contains(&due), "{due:?}");
         // By itself never is never.
         let (mut book, name) = self::book(NameTerms { every: None, ..terms });
-        assert_eq!(book.next_due(true), None);
+        assert_eq!(book.next_due(0), None);
         learn(&mut book, &name, s(1), found(1));
-        assert_eq!(book.next_due(true), None);
+        assert_eq!(book.next_due(0), None);
     }
 }

@@ -4,8 +4,8 @@
 //! addresses stay (that is the table's), sockets.
 //! Source: docs/names.md.
 //!
-//! There is no thread as long as no channel has a name. Each lookup is on one of its own, since nobody can tell a resolver to hurry. One that hangs holds up nothing but its name, as long
-//! as not too many do.
+//! There is no thread as long as no channel has a name. Each lookup is on one of its own, since nobody can tell a resolver to hurry. One that
+//! hangs holds up nothing but its name; how many may hang is for the book to say.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +27,6 @@ use crate::spec::is_service_name;
 use crate::sys::Clock;
 use crate::sys::clock::OwnTime;
 
-/// Names that are looked up at a time.
-const MOST_UNDER_WAY: usize = 16;
 /// So many channels are looked at or changed while clients wait for their table.
 const PIECE: usize = 256;
 /// Between two pieces.
@@ -338,16 +336,14 @@ impl NameRounds {
             while let Some(id) = self.another.pop_first() {
                 self.see_off(id);
             }
-            while self.has_room()
-                && let Some(name) = self.book.begin(now)
-            {
+            while let Some(name) = self.book.begin(now, self.threads()) {
                 self.look_up(name);
             }
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.shared.alive.load(Ordering::SeqCst) < MOST_UNDER_WAY
+    fn threads(&self) -> usize {
+        self.shared.alive.load(Ordering::SeqCst)
     }
 
     /// Until there is news or something is due. May come back sooner.
@@ -355,7 +351,7 @@ impl NameRounds {
         let shared = Arc::clone(&self.shared);
         let mail = shared.mail();
         let due =
-            if self.another.is_empty() { self.book.next_due(self.has_room()) } else { Some(Duration::ZERO) };
+            if self.another.is_empty() { self.book.next_due(self.threads()) } else { Some(Duration::ZERO) };
         let due = due.filter(|_| mail.held == 0);
         let patience = due.map(|due| due.saturating_sub(self.own.reading(self.clock.now())));
         let asked = if mail.is_empty() { patience } else { Some(Duration::ZERO) };
@@ -975,6 +971,27 @@ mod tests {
         drop(go_on);
         assert!(residence.ask(Some(key(0)), DEADLINE).is_some());
         assert_eq!(first(&table, 0), at(7));
+        resolver.stop();
+    }
+
+    #[test]
+    fn many_that_hang_hold_up_no_name_that_is_answered() {
+        let log = Log::kept(|| ());
+        let (go_on, waits) = channel::<()>();
+        let waits = Arc::new(Mutex::new(waits));
+        let resolver = Resolver::new(Clock::start(), &log, 1, move |name: &str| {
+            if name.starts_with("hangs") {
+                let _ = waits.lock().expect("whole").recv();
+            }
+            NameAnswer::Found(vec![at(8)]).into()
+        });
+        let names: Vec<String> = (0..40).map(|n| format!("hangs{n}")).chain(["web".to_owned()]).collect();
+        let table = table(&names.iter().map(|name| (&**name, 1)).collect::<Vec<_>>());
+        let (residence, _kicked) = settle(&resolver, &table, &log);
+        assert_eq!(residence.ask(None, Duration::from_millis(20)), None, "they hang");
+        assert!(residence.ask(Some(key(40)), DEADLINE).expect("an answer")[0].answer.is_ok());
+        assert_eq!([0, 40].map(|number| first(&table, number)), [at(1), at(8)]);
+        drop(go_on);
         resolver.stop();
     }
 
