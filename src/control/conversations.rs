@@ -156,6 +156,7 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
         client,
         port: None,
         channel,
+        begun: Duration::ZERO,
         age,
         idle,
         half_closed: None,

@@ -627,6 +627,7 @@ from process 4242: carried 4000, draining unknown
                 group: GroupId::FIRST,
                 channel: ChannelId::new(3).expect("in range"),
             }),
+            begun: Duration::ZERO,
             age: Duration::from_secs(90_000),
             idle: Duration::from_millis(1_500),
             half_closed: Some(Duration::from_secs(75)),

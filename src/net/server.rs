@@ -329,7 +329,7 @@ impl Running {
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
         let id = self.id();
         let mut sessions = self.shared.all_pages(|from, answer| Message::Sessions(id, channel, from, answer));
-        sessions.sort_by_key(|session| (std::cmp::Reverse(session.age), session.id));
+        sessions.sort_by_key(SessionSnapshot::place);
         sessions
     }
 

@@ -247,6 +247,8 @@ pub struct SessionSnapshot {
     pub port: Option<u16>,
     /// The channel it has, or is being connected to; `None` while it waits for one.
     pub channel: Option<ChannelKey>,
+    /// When it was accepted, by the clock of the process: ages of several are measured at several moments.
+    pub begun: Duration,
     /// Since it was accepted.
     pub age: Duration,
     /// Since bytes moved last.
@@ -257,4 +259,36 @@ pub struct SessionSnapshot {
     pub sent_bytes: u64,
     /// Bytes channel -> client.
     pub rcvd_bytes: u64,
+}
+
+impl SessionSnapshot {
+    /// Where it stands among others, the oldest first. Not by their ages: each worker measures those at a moment of its own.
+    pub fn place(&self) -> (Duration, u64) {
+        (self.begun, self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_stand_by_when_they_began_whoever_measured_their_ages_first() {
+        let session = |id, begun, age| SessionSnapshot {
+            id,
+            client: None,
+            port: None,
+            channel: None,
+            begun: Duration::from_millis(begun),
+            age: Duration::from_millis(age),
+            idle: Duration::ZERO,
+            half_closed: None,
+            sent_bytes: 0,
+            rcvd_bytes: 0,
+        };
+        // The worker of the second one was asked 9 ms later.
+        let mut all = [session(5, 20, 105), session(3, 12, 109), session(2, 10, 102), session(1, 12, 100)];
+        all.sort_by_key(SessionSnapshot::place);
+        assert_eq!(all.map(|one| one.id), [2, 1, 3, 5]);
+    }
 }

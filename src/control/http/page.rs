@@ -409,7 +409,7 @@ fn sort(found: &mut [&SeenSession], column: SessionColumn) {
         SessionColumn::Channel => found.sort_by_key(|(_, one)| {
             (one.channel.map(|key| (key.group.index(), key.channel.index())), one.id)
         }),
-        SessionColumn::Age => found.sort_by_key(|(_, one)| (one.age, std::cmp::Reverse(one.id))),
+        SessionColumn::Age => found.sort_by_key(|(_, one)| std::cmp::Reverse(one.place())),
         SessionColumn::Idle => found.sort_by_key(|(_, one)| (one.idle, one.id)),
         SessionColumn::Sent => found.sort_by_key(|(_, one)| (one.sent_bytes, one.id)),
         SessionColumn::Rcvd => found.sort_by_key(|(_, one)| (one.rcvd_bytes, one.id)),

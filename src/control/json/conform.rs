@@ -199,6 +199,7 @@ fn session() -> BoxedStrategy<SessionSnapshot> {
                 client,
                 port: channel.map(|_| 20_000),
                 channel,
+                begun: Duration::ZERO,
                 age,
                 idle,
                 half_closed,

@@ -73,6 +73,7 @@ impl<P: Readiness> Worker<P> {
             client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
             port: connection.service.dialer.circle.is_wide().then(|| connection.service.came_to()),
             channel: channel(connection),
+            begun: Duration::from_millis(connection.accepted_at),
             age: self.age(connection),
             idle: since(connection.moved_at),
             half_closed: (connection.half_closed_at > 0)
