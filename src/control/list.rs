@@ -4,7 +4,6 @@
 //! Source: docs/control.md, "All instances".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control::client::AskError;
+use crate::control::columns::{TextColumn, table};
 use crate::control::directory::{Directory, Place, entry_place, service_name};
 use crate::control::entry::{self, FileId};
 use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search};
@@ -315,24 +315,19 @@ fn text(mut rows: Vec<ListRow>) -> String {
         (place(a), a.pid, &a.name).cmp(&(place(b), b.pid, &b.name))
     });
     let mut users = BTreeMap::new();
-    let mut out = String::new();
-    let mut line = |cells: [&str; 8]| {
-        let [port, address, pid, user, up, connections, state, name] = cells;
-        // A String takes every write.
-        let _ = writeln!(
-            out,
-            "{port:<5} {address:<22} {pid:>7} {user:<10} {up:>11} {connections:>11} {state:<13} {name}"
-        );
-    };
-    line(["port", "address", "pid", "user", "up/channels", "connections", "state", "name"]);
-    for row in &rows {
+    use TextColumn::{Left, Right};
+    let columns = [Left(5), Left(22), Right(7), Left(10), Right(11), Right(11), Left(13), Left(0)];
+    let head = ["port", "address", "pid", "user", "up/channels", "connections", "state", "name"];
+    let mut lines = vec![head.map(str::to_owned)];
+    for row in rows {
         let user = users
             .entry(row.uid)
             .or_insert_with(|| peer::user_name(row.uid).unwrap_or_else(|| row.uid.to_string()));
         let pid = row.pid.map_or_else(|| UNKNOWN.to_owned(), |pid| pid.to_string());
-        line([&row.ports, &row.addresses, &pid, user, &row.up, &row.connections, &row.state, &row.name]);
+        let user = user.clone();
+        lines.push([row.ports, row.addresses, pid, user, row.up, row.connections, row.state, row.name]);
     }
-    out
+    table(columns, &lines)
 }
 
 #[cfg(test)]
@@ -348,9 +343,9 @@ mod tests {
             read("-                127.0.0.9:80                   1/2           0 draining\n", None),
         ];
         let expected = "\
-port  address                    pid user       up/channels connections state         name
-80    127.0.0.9                    - root               1/2           0 draining      -
-80    127.0.0.10                   7 root               1/1           0 serving       -
+port      address                    pid user       up/channels connections state         name
+80        127.0.0.9                    - root               1/2           0 draining      -
+80        127.0.0.10                   7 root               1/1           0 serving       -
 8080,8443 0.0.0.0,::                   7 root               2/2           5 serving       web
 ";
         assert_eq!(text(rows), expected);

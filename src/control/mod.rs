@@ -8,6 +8,7 @@
 pub mod argument;
 mod capture;
 pub mod client;
+mod columns;
 pub mod command;
 #[cfg(test)]
 mod conversations;

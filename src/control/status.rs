@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{print_manner, print_net};
+use crate::control::columns::{TextColumn, table};
 use crate::control::services::ServiceSnapshot;
 use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, DecidedMember, End, EndedSnapshot, FamilySnapshot, HealthState,
@@ -23,39 +24,31 @@ pub(super) const UNRESOLVED: &str = "unresolved";
 /// One line per channel; then one for each of these if there are any: lists that cannot be read, lost clients, and those that have ended. Columns may be added at the end, before `why`, which may
 /// hold blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
-    let line = |out: &mut String, cells: [&dyn Display; 17]| {
-        let [
-            group,
-            channel,
-            address,
-            state,
-            health,
-            age,
-            weight,
-            load,
-            queue,
-            totalc,
-            failed,
-            p50,
-            p99,
-            addresses,
-            used,
-            options,
-            why,
-        ] = cells;
-        writeln!(
-            out,
-            "{group:>5} {channel:>5} {address:<22} {state:<5} {health:<8} {age:>7} {weight:>6} {load:>9} {queue:>5} \
-             {totalc:>9} {failed:>7} {p50:>7} {p99:>7} {addresses:>5} {used:<22} {options:<7} {why}"
-        )
-    };
-    line(
-        out,
-        [
-            &"group", &"chan", &"address", &"state", &"health", &"since", &"weight", &"c/maxc", &"queue",
-            &"totalc", &"failed", &"p50", &"p99", &"addrs", &"used", &"options", &"why",
-        ],
-    )?;
+    use TextColumn::{Left, Right};
+    let columns = [
+        Right(5),
+        Right(5),
+        Left(22),
+        Left(5),
+        Left(8),
+        Right(7),
+        Right(6),
+        Right(9),
+        Right(5),
+        Right(9),
+        Right(7),
+        Right(7),
+        Right(7),
+        Right(5),
+        Left(22),
+        Left(7),
+        Left(0),
+    ];
+    let head = [
+        "group", "chan", "address", "state", "health", "since", "weight", "c/maxc", "queue", "totalc",
+        "failed", "p50", "p99", "addrs", "used", "options", "why",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
     for group in &snapshot.groups {
         for channel in &group.channels {
             let load = match channel.maxc {
@@ -63,30 +56,28 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
                 None => format!("{}/-", channel.active),
             };
             let time = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), short_time);
-            line(
-                out,
-                [
-                    &group.id.index(),
-                    &channel.id.index(),
-                    &shown_address(channel),
-                    &state_word(channel.state),
-                    &health_word(channel.health.state),
-                    &age(channel.health.age),
-                    &channel.weight.get(),
-                    &load,
-                    &channel.waiting,
-                    &channel.totalc,
-                    &channel.failed,
-                    &time(channel.connect_p50),
-                    &time(channel.connect_p99),
-                    &format!("{}/{}", channel.addresses_up(), channel.addresses.as_slice().len()),
-                    &channel.used.map_or_else(|| "-".to_owned(), |used| ShownAddress(used).to_string()),
-                    &options_word(channel),
-                    &why(channel),
-                ],
-            )?;
+            rows.push([
+                group.id.index().to_string(),
+                channel.id.index().to_string(),
+                shown_address(channel),
+                state_word(channel.state).to_owned(),
+                health_word(channel.health.state),
+                age(channel.health.age),
+                channel.weight.get().to_string(),
+                load,
+                channel.waiting.to_string(),
+                channel.totalc.to_string(),
+                channel.failed.to_string(),
+                time(channel.connect_p50),
+                time(channel.connect_p99),
+                format!("{}/{}", channel.addresses_up(), channel.addresses.as_slice().len()),
+                channel.used.map_or_else(|| "-".to_owned(), |used| ShownAddress(used).to_string()),
+                options_word(channel),
+                why(channel),
+            ]);
         }
     }
+    out.push_str(&table(columns, &rows));
     if let Some(why) = &snapshot.stale_lists {
         writeln!(out, "lists: {why}")?;
     }
@@ -168,15 +159,22 @@ fn ends(out: &mut String, ends: &[(End, u64)]) -> fmt::Result {
 
 /// One line per service. The columns hold no blanks, so that scripts can cut them.
 pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::Result {
-    writeln!(out, "{:<16} {:<22} up/channels connections {:<8} file", "name", "listen", "state")?;
-    for service in services {
-        let name = service.name.as_deref().unwrap_or("-");
+    use TextColumn::{Left, Right};
+    let columns = [Left(16), Left(22), Right(11), Right(11), Left(8), Left(0)];
+    let head = ["name", "listen", "up/channels", "connections", "state", "file"];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(services.iter().map(|service| {
         let listen = service.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let up = format!("{}/{}", service.up, service.channels);
-        let state = service_word(service);
-        let file = service.file_word().unwrap_or("-");
-        writeln!(out, "{name:<16} {listen:<22} {up:>11} {:>11} {state:<8} {file}", service.connections)?;
-    }
+        [
+            service.name.as_deref().unwrap_or("-").to_owned(),
+            listen,
+            format!("{}/{}", service.up, service.channels),
+            service.connections.to_string(),
+            service_word(service).to_owned(),
+            service.file_word().unwrap_or("-").to_owned(),
+        ]
+    }));
+    out.push_str(&table(columns, &rows));
     Ok(())
 }
 
@@ -252,11 +250,12 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
 
 /// One line per connection. Columns may be added before `state`.
 pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Result {
+    let width = client_width(list.iter().map(|one| one.client));
     let line = |out: &mut String, cells: [&dyn Display; 9]| {
         let [id, client, group, channel, age, idle, sent, rcvd, state] = cells;
         writeln!(
             out,
-            "{id:>8} {client:<26} {group:>5} {channel:>5} {age:>7} {idle:>7} {sent:>11} {rcvd:>11} {state}"
+            "{id:>8} {client:<width$} {group:>5} {channel:>5} {age:>7} {idle:>7} {sent:>11} {rcvd:>11} {state}"
         )
     };
     line(out, [&"id", &"client", &"group", &"chan", &"age", &"idle", &"sent", &"rcvd", &"state"])?;
@@ -288,11 +287,12 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
 
 /// A line for each connection that has ended.
 pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
+    let width = client_width(list.iter().map(|one| one.client));
     let line = |out: &mut String, cells: [&dyn Display; 9]| {
         let [id, client, group, channel, ended, lasted, sent, rcvd, how] = cells;
         writeln!(
             out,
-            "{id:>8} {client:<26} {group:>5} {channel:>5} {ended:>7} {lasted:>7} {sent:>11} {rcvd:>11} {how}"
+            "{id:>8} {client:<width$} {group:>5} {channel:>5} {ended:>7} {lasted:>7} {sent:>11} {rcvd:>11} {how}"
         )
     };
     line(out, [&"id", &"client", &"group", &"chan", &"ended", &"lasted", &"sent", &"rcvd", &"end"])?;
@@ -317,6 +317,11 @@ pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// How wide the column of clients is.
+fn client_width(clients: impl Iterator<Item = Option<Peers>>) -> usize {
+    clients.map(|client| parts_of(client).0.len()).fold(26, usize::max)
 }
 
 /// A client in its column, and the proxy that it came by, if there is one, behind the last one.
