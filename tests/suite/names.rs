@@ -249,6 +249,8 @@ enum Says {
     Truncated,
     /// An answer to a question that nobody has asked.
     WrongId,
+    /// The answer to another question.
+    WrongQuestion,
     /// A name that is another name of itself.
     Loop,
     /// The name exists, and has no address.
@@ -318,26 +320,28 @@ impl Liar {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
         let (says, mut addresses) = self.says.lock().expect("whole").clone();
         let end = 12 + question.get(12..)?.iter().position(|&byte| byte == 0)? + 5;
-        let asks = question.get(12..end)?;
+        let mut asks = question.get(12..end)?.to_vec();
         let is_v4 = asks.ends_with(&[0, 1, 0, 1]);
-        let name = &asks[..asks.len() - 4];
+        let name = asks[..asks.len() - 4].to_vec();
         let (mut id, mut flags, mut rcode) = (question[..2].to_vec(), 0x8180_u16, 0);
         let mut records = Vec::new();
         match says {
             Says::Nothing => return None,
             Says::Garbage => return Some(question[..2].iter().copied().chain([0xff; 40]).collect()),
             Says::WrongId => id[1] ^= 1,
+            Says::WrongQuestion => asks[1] ^= 1,
             Says::ServFail => rcode = 2,
             Says::NoSuchName => rcode = 3,
             Says::Refused => rcode = 5,
             Says::NoData => {}
-            Says::Loop => {
-                records.push([&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 0][..], &[0, name.len() as u8], name].concat())
-            }
+            Says::Loop => records
+                .push([&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 0][..], &[0, name.len() as u8], &name].concat()),
             Says::Truncated if !by_tcp => flags |= 0x0200,
             Says::Truth | Says::Truncated => {}
         }
-        if matches!(says, Says::Truth | Says::WrongId) || (says == Says::Truncated && by_tcp) {
+        if matches!(says, Says::Truth | Says::WrongId | Says::WrongQuestion)
+            || (says == Says::Truncated && by_tcp)
+        {
             let count = addresses.len().max(1);
             addresses.rotate_left(asked / 2 % count);
             let record =
@@ -346,7 +350,7 @@ impl Liar {
         }
         let count = (records.len() as u16).to_be_bytes();
         let head = [&id[..], &(flags | rcode).to_be_bytes(), &[0, 1], &count, &[0, 0, 0, 0]].concat();
-        Some([head, asks.to_vec(), records.concat()].concat())
+        Some([head, asks, records.concat()].concat())
     }
 }
 
@@ -376,6 +380,7 @@ fn no_lie_of_a_name_server_costs_a_client() {
             Says::Garbage,
             Says::Loop,
             Says::WrongId,
+            Says::WrongQuestion,
             Says::Truth,
         ] {
             liar.says(says, &[a, b]);
@@ -396,6 +401,75 @@ fn no_lie_of_a_name_server_costs_a_client() {
         liar.await_asked(4);
         eventually("it is told", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
         load.await_more(20);
+        let visits = load.finish();
+        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+        assert_eq!(lost, 0, "of {}", visits.len());
+        instance.end();
+    });
+}
+
+#[test]
+fn no_lie_told_to_questions_of_our_own_costs_a_client() {
+    private_network("a name server on port 53", || {
+        let liar = Liar::start();
+        let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+        let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+        liar.says(Says::Truth, &[a, b]);
+        let args = ["--resolve", "100ms", "--dns", "127.0.0.1", "PORT", "db.test:7000,each"];
+        let instance = asking(Setup::new()).start(args);
+        let there = |wanted: &[SocketAddr]| {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            let mut now = Vec::new();
+            eventually(&format!("{wanted:?}"), || {
+                now = channels(&instance)
+                    .iter()
+                    .filter_map(|one| Some(one.split_once('=')?.1.to_owned()))
+                    .collect();
+                now.sort();
+                (now == wanted).then_some(())
+            });
+        };
+        there(&[a, b]);
+        let load = Load::on(instance.addr, 2);
+        load.await_more(10);
+        for says in [
+            Says::ServFail,
+            Says::Refused,
+            Says::NoSuchName,
+            Says::NoData,
+            Says::Garbage,
+            Says::Loop,
+            Says::WrongId,
+            Says::WrongQuestion,
+        ] {
+            liar.says(says, &[c]);
+            // What is heard after this question was asked after the lie began.
+            liar.await_asked(2);
+            eventually(&format!("{says:?} is seen"), || {
+                instance.ctl("status").code(0).stdout.contains("; resolve: ").then_some(())
+            });
+            load.await_more(10);
+            there(&[a, b]);
+            liar.says(Says::Truth, &[a, b]);
+            eventually(&format!("it is over: {says:?}"), || {
+                (!instance.ctl("status").code(0).stdout.contains("; resolve: ")).then_some(())
+            });
+        }
+        // In another order, twice, and all at once that are too many for a datagram.
+        liar.says(Says::Truth, &[b, a, b]);
+        liar.await_asked(4);
+        there(&[a, b]);
+        assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
+        assert!(!instance.told("resolve_failed").is_empty() && !instance.told("resolve_back").is_empty());
+        liar.says(Says::Truncated, &[a, b, c]);
+        there(&[a, b, c]);
+        liar.says(Says::Truth, &[c]);
+        there(&[c]);
+        // To nothing at all, which is never believed of the last one.
+        liar.says(Says::NoData, &[]);
+        liar.await_asked(4);
+        load.await_more(20);
+        there(&[c]);
         let visits = load.finish();
         let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
         assert_eq!(lost, 0, "of {}", visits.len());
