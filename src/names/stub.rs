@@ -77,10 +77,19 @@ impl<'a, X: Exchange> Stub<'a, X> {
         for kind in [DnsKind::A, DnsKind::Aaaa] {
             match self.ask(name.clone(), kind) {
                 StubSaid::Found(addresses, _, ttl) => {
-                    all.extend(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
+                    // A set, however often a server says one of them.
+                    for address in addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)) {
+                        if !all.contains(&address) {
+                            all.push(address);
+                        }
+                    }
                     least = least.min(ttl);
                 }
                 StubSaid::Absent(why) => absent = Some(why),
+                // Whoever looks the name up by hand sees an address.
+                StubSaid::Failed(why) if !all.is_empty() => {
+                    return NameAnswer::Failed(format!("{why} for its IPv6 addresses")).into();
+                }
                 StubSaid::Failed(why) => return NameAnswer::Failed(why).into(),
             }
         }
@@ -224,6 +233,8 @@ mod tests {
         Truncates,
         /// Answers with this address, and this TTL, to whoever asks for IPv4; the others get nothing.
         Says(u8, u32),
+        /// Says one address twice.
+        SaysTwice(u8),
         /// Says first what is no answer.
         LiesThen(u8),
         /// It is this name for another one, by the letter.
@@ -280,6 +291,12 @@ mod tests {
                 Does::Code(code) => reply(message, code, false, None),
                 Does::Truncates => reply(message, 0, true, None),
                 Does::Says(last, ttl) => says(last, ttl),
+                Does::SaysTwice(last) => {
+                    let mut bytes = says(last, 60);
+                    bytes[7] = 2;
+                    bytes.extend(record(1, 60, &[10, 9, 9, last]));
+                    bytes
+                }
                 Does::LiesThen(last) => {
                     let mut wrong = says(last, 1);
                     wrong[0] ^= 1;
@@ -362,7 +379,8 @@ mod tests {
         assert_eq!((told, &fake.asked[..2]), (found(1, 30), &[(A, false), (A, true)][..]));
         assert_eq!(ask(&[A], &[Code(3), Code(3)]).0, NameAnswer::Absent("no such name".to_owned()).into());
         // What is known of one kind only takes nothing away.
-        assert_eq!(ask(&[A], &[Says(1, 30), Code(2)]).0, failed("SERVFAIL"));
+        assert_eq!(ask(&[A], &[Says(1, 30), Code(2)]).0, failed("SERVFAIL for its IPv6 addresses"));
+        assert_eq!(ask(&[A], &[Does::SaysTwice(1), Code(0)]).0, found(1, 60));
     }
 
     #[test]
