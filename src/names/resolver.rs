@@ -759,8 +759,13 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
         resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
     }
     for channel in rest {
-        let is_one_of_many = resident.table.lock().head_of(channel).is_some();
-        let addresses = resident.table.lock().channel(channel).map(|one| one.addresses.as_slice().to_vec());
+        let (one, head) = {
+            let table = resident.table.lock();
+            (table.channel(channel), table.head_of(channel))
+        };
+        // A target of a service has a name of its own.
+        let is_one_of_many = head.is_some() && one.as_ref().is_some_and(|one| one.naming.is_none());
+        let addresses = one.map(|one| one.addresses.as_slice().to_vec());
         if let (Some(kick), Some(addresses)) = (&resident.kick, addresses) {
             kick(channel, addresses);
         }
@@ -886,6 +891,37 @@ mod tests {
         drop(held);
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
         assert_eq!(state(), HealthState::Down);
+        resolver.stop();
+    }
+
+    #[test]
+    fn a_target_whose_name_is_gone_is_told_of() {
+        static TIME: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
+        let log = Log::kept(|| ());
+        let targets = ["a", "b"].map(|host| FoundMember { host: host.to_owned(), ..FoundMember::of(at(1)) });
+        let serves = targets.to_vec();
+        let resolver = Resolver::new(Clock::told(&TIME), &log, 1, move |name: &str| {
+            let answer = match name {
+                "a" => NameAnswer::Absent("no such name".to_owned()),
+                "b" => NameAnswer::Found(vec![at(1)]),
+                _ => NameAnswer::Serves(serves.clone()),
+            };
+            answer.into()
+        });
+        let mut service = Table::new(Rules::CLASSIC);
+        let word = Addresses::of_family(FamilyKind::Service, "_x._tcp.t", 0, Some(targets.to_vec()));
+        service.create(GroupId::FIRST, word, None, AdminState::Enabled).expect("a number");
+        service.settle_families();
+        let table = SharedTable::new(service);
+        let (residence, _kicked) = settle(&resolver, &table, &log);
+        for tick in 0..=160 {
+            TIME.set(tick * 200_000);
+            assert_eq!(residence.ask(None, DEADLINE).expect("an answer").len(), 3);
+        }
+        let told: Vec<Event> =
+            log.take().into_iter().filter(|one| matches!(one, Event::Unresolved { .. })).collect();
+        let (host, cause) = ("a".to_owned(), "no such name".to_owned());
+        assert_eq!(told, [Event::Unresolved { channel: key(1), host, cause }]);
         resolver.stop();
     }
 
