@@ -52,6 +52,7 @@ mod statefile;
 mod stop;
 mod succession;
 mod upgrade;
+mod ways;
 mod web;
 
 /// Exit codes of sysexits.h.
@@ -277,7 +278,7 @@ fn serve_asked(
         // Where all users meet: another user could not make it.
         environment.make_shared_directory();
     }
-    let as_user = lockdown::become_user(process, check_only)?;
+    let as_user = lockdown::become_user(process, &services, check_only)?;
     // Another user has other directories.
     let as_user = as_user.then(|| environment.of_another_user());
     let environment = as_user.as_ref().unwrap_or(environment);
@@ -297,6 +298,7 @@ fn serve_asked(
     let (Ok(found), Ok(passed)) = (found, passed) else {
         return Err(Failure::first_or_all(wrong, NOT_STARTED).unwrap_or_else(|| Failure::new(exit::OS, "")));
     };
+    wrong.extend(ways::refused(services.iter().zip(&found), check_only));
     let channels = found.iter().flat_map(|found| &found.channels).flatten().flatten().count();
     let services: Vec<_> = services.into_iter().zip(found).collect();
     let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));

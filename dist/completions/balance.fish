@@ -62,6 +62,7 @@ zsh\t''
 fish\t''"
 complete -c balance -s 6 -l ipv6 -d 'Listen on all IPv6 and all IPv4 addresses'
 complete -c balance -l freebind -d 'Listen on the address of -b even while this host does not have it'
+complete -c balance -l transparent -d 'Connect to channels from the client\'s own address'
 complete -c balance -s a -l disable-on-failure -l autodisable -d 'Disable a channel whose connect fails, until you enable it'
 complete -c balance -s H -l hash-failover -d 'Let clients of a hash group go to its other channels when theirs is down'
 complete -c balance -l no-eject -d 'Keep using channels whose connect fails'

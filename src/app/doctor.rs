@@ -71,6 +71,7 @@ impl Watch {
     /// What there is to say now.
     pub(super) fn signs(&self) -> ProcessSigns {
         let [wall, boot] = ahead();
+        let [sources, transparent] = self.roster.upgrade().map(|roster| roster.ways()).unwrap_or_default();
         let suspended = u64::try_from(boot - self.ahead[1]).unwrap_or(0);
         ProcessSigns {
             descriptor_limit: Some(self.server.descriptor_limit()).filter(|&limit| limit != u64::MAX),
@@ -78,6 +79,8 @@ impl Watch {
             workers: self.server.loads().len(),
             loopback_congestion: self.loopback_congestion.clone(),
             circles: self.roster.upgrade().map(|roster| roster.circles()).unwrap_or_default(),
+            sources,
+            transparent,
             dropped_lines: self.log.dropped_lines(),
             access_lines_dropped: self.access.as_ref().map_or(0, AccessLog::dropped),
             clocks: ClockSigns {

@@ -9,6 +9,8 @@ use crate::spec::ProcessSpec;
 
 /// CAP_NET_BIND_SERVICE: to bind ports below 1024.
 const NET_BIND_SERVICE: u32 = 10;
+/// CAP_NET_ADMIN: to use clients' addresses.
+const NET_ADMIN: u32 = 12;
 /// What is said where the kernel refuses a file that it was not told of at the start.
 const FENCED: &str = "--landlock: balance can open only files in the directories that it was started with; put it into one of these, or restart balance";
 
@@ -33,6 +35,10 @@ pub(super) fn signs(settings: &ProcessSpec) -> Option<PrivilegeSigns> {
     match now.capabilities.as_slice() {
         [] => holds.push("no capabilities".to_owned()),
         [NET_BIND_SERVICE] => holds.push("capability net_bind_service alone".to_owned()),
+        [NET_ADMIN] => holds.push("capability net_admin alone".to_owned()),
+        [NET_BIND_SERVICE, NET_ADMIN] => {
+            holds.push("capabilities net_bind_service and net_admin (for --transparent) alone".to_owned());
+        }
         more => holds.push(format!("{} capabilities", more.len())),
     }
     if now.core_files_off {

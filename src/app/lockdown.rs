@@ -37,7 +37,11 @@ const NOWHERE: &str = "/dev/null";
 ///
 /// # Errors
 /// There is no such user, or this process may not become it.
-pub(super) fn become_user(settings: &ProcessSpec, check_only: bool) -> Result<bool, Failure> {
+pub(super) fn become_user(
+    settings: &ProcessSpec,
+    services: &[ServiceSpec],
+    check_only: bool,
+) -> Result<bool, Failure> {
     let Some(named) = &settings.user else { return Ok(false) };
     let account = Account::find(&named.name).map_err(|e| failure(named, &e))?;
     let is_other = !account.is_own();
@@ -45,7 +49,8 @@ pub(super) fn become_user(settings: &ProcessSpec, check_only: bool) -> Result<bo
     if check_only && account.is_in_reach().is_err() {
         return Ok(false);
     }
-    account.assume().map_err(|e| failure(named, &e))?;
+    let takes_addresses = services.iter().any(|service| service.transparent);
+    account.assume(takes_addresses).map_err(|e| failure(named, &e))?;
     Ok(is_other)
 }
 

@@ -105,7 +105,11 @@ impl Prepared {
         };
         let listeners = span.each().map(listener).collect::<Result<_, _>>();
         let listeners = listeners.map_err(|error| Failure::at(&spec.listen.typed, error.into()))?;
-        let outgoing = Outgoing { sources: Sources::new(found.sources), keepalive: spec.server_keepalive };
+        let outgoing = Outgoing {
+            sources: Sources::new(found.sources),
+            keepalive: spec.server_keepalive,
+            transparent: spec.transparent,
+        };
         let table = SharedTable::new(table);
         table.gate().set_lists(found.lists);
         for denial in found.denied {

@@ -21,9 +21,9 @@ use super::lookup::{Known, Resolved};
 use super::plan::LinedGroup;
 use super::prepared::{Parts, Prepared, Served};
 use super::state::{Fact, KeptService, KeptState};
-use super::{Failure, circles, restore};
+use super::{Failure, circles, restore, ways};
 use crate::config::Files;
-use crate::control::{ManagedService, Register};
+use crate::control::{ManagedService, Register, WaySign};
 use crate::names::Resolver;
 use crate::net::Phase;
 use crate::net::server::{Running, Server};
@@ -31,9 +31,9 @@ use crate::observe::{Event, Log};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{ChannelKey, ClientRates, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
-use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
+use crate::sys::{Clock, Outgoing};
 
 mod carrying;
 mod clearing;
@@ -156,6 +156,7 @@ struct Watched {
     written: Arc<RwLock<Written>>,
     table: SharedTable,
     running: Running,
+    outgoing: Outgoing,
 }
 
 struct Members {
@@ -251,6 +252,7 @@ impl Roster {
             written: Arc::clone(&member.written),
             table: member.served.parts.table.clone(),
             running: member.served.running.clone(),
+            outgoing: member.served.parts.outgoing.clone(),
         });
         *self.watched() = watched.collect();
         self.tools.lists.watch(members.iter().map(|member| member.served.parts.table.clone()));
@@ -300,6 +302,21 @@ impl Roster {
         let junctions: Vec<_> = all.iter().map(junction).collect();
         let warnings = circles::warnings_of(&junctions).into_iter();
         warnings.filter_map(|(at, text)| Some((*junctions[at].listen.first()?, text))).collect()
+    }
+
+    /// What is wrong with where connections come from: addresses of ours that there are not, and what those of clients lack.
+    pub(super) fn ways(&self) -> [Vec<WaySign>; 2] {
+        let all: Vec<_> = self
+            .watched()
+            .iter()
+            .filter_map(|one| Some((*one.listen.first()?, one.outgoing.clone(), one.table.clone())))
+            .collect();
+        let sources = all.iter().filter_map(|(listen, outgoing, _)| ways::source_sign(*listen, outgoing));
+        let transparent = all.iter().filter(|(_, outgoing, _)| outgoing.transparent);
+        let transparent = transparent.filter_map(|(listen, outgoing, table)| {
+            ways::transparent_sign(*listen, outgoing, &survey(table, self.tools.clock))
+        });
+        [sources.collect(), transparent.collect()]
     }
 
     /// The group whose members may control the process, too.
@@ -455,7 +472,17 @@ fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
         let name = written.spec.name.as_ref().map(|name| name.as_str().to_owned());
         circles::Junction { name, listen: member.served.listen(), channels }
     };
-    circles::warnings_of(&members.iter().map(junction).collect::<Vec<_>>())
+    let mut all = circles::warnings_of(&members.iter().map(junction).collect::<Vec<_>>());
+    for (number, member) in members.iter().enumerate() {
+        let Served { parts, .. } = &member.served;
+        all.extend(ways::missing_sources(&parts.outgoing).map(|(text, _)| (number, text)));
+        if parts.outgoing.transparent {
+            let now = parts.table.lock().snapshot();
+            let sign = ways::transparent_sign(parts.span, &parts.outgoing, &now);
+            all.extend(sign.map(|sign| (number, format!("{}; type: {}", sign.found, sign.cure))));
+        }
+    }
+    all
 }
 
 /// Where there are several services, each log line says whose it is.

@@ -29,7 +29,7 @@ use super::roster::{Roster, Source, Tools, Written};
 use super::scribe::{self, OpenedLog, Scribe};
 use super::stop;
 use super::web::{self, Web};
-use super::{Failure, NOT_STARTED, counted, exit, passed, refused, replace};
+use super::{Failure, NOT_STARTED, counted, exit, passed, refused, replace, ways};
 use crate::control::{Endpoint, HttpServer};
 use crate::names::{Resolver, resolve};
 use crate::net::server::{Options, Server};
@@ -459,6 +459,11 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
                      {name} reaches that port"
                 ));
             }
+        }
+    }
+    for service in services {
+        if let Some((text, _)) = ways::missing_sources(&service.parts.outgoing) {
+            service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }
     }
     for (service, text) in circles::warnings(services) {

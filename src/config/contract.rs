@@ -84,6 +84,7 @@ pub(super) fn plain() -> Serve {
         groups: Vec::new(),
         sections: Vec::new(),
         sources: Vec::new(),
+        transparent: false,
         connect_timeout: Duration::from_secs(5),
         race: None,
         first_byte: None,

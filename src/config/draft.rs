@@ -92,6 +92,7 @@ impl Draft {
                 groups: Vec::new(),
                 sections: Vec::new(),
                 sources: Vec::new(),
+                transparent: false,
                 connect_timeout: CONNECT_TIMEOUT,
                 race: None,
                 first_byte: None,
@@ -181,6 +182,17 @@ impl Draft {
             Member::Gap => false,
         };
         self.check.is_some() || self.service.groups.iter().flat_map(|group| &group.members).any(has_own)
+    }
+
+    /// Does a client of any group have another channel there, if the first one does not answer?
+    pub(super) fn has_next_channels(&self) -> bool {
+        let groups = &self.service.groups;
+        let hashes = |policy: Policy| policy == Policy::Hash;
+        let all_hash = match groups.is_empty() {
+            true => hashes(self.service.later_policy),
+            false => groups.iter().all(|group| hashes(group.policy)),
+        };
+        self.service.hash_failover || !all_hash
     }
 
     /// What has no weight is what it would be if nobody had said it.

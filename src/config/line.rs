@@ -168,7 +168,7 @@ pub(super) fn read_options(
 /// Tells of options that are of no use without others. To be called when the draft has its channels, if it is to have any.
 pub(super) fn judge_needs(split: &Split, draft: &Draft, errors: &mut Vec<LineError>) {
     for given in &split.last_options() {
-        let unmet = given.row.needs.filter(|need| !(need.is_met)(draft));
+        let unmet = given.row.needs.iter().find(|need| !(need.is_met)(draft));
         errors.extend(
             unmet.map(|need| given.word.wrong(Wrong::Usage(format!("{} {}", given.row.name(), need.wrong)))),
         );

@@ -64,6 +64,7 @@ fn every_new_option_sets_its_own_setting_and_no_other() {
         ("--access-log a --access-log-at end", |s| s.process.access_log = Some("a".into())),
         ("--refuse-when-down", |s| s.service.refuse_when_down = true),
         ("--freebind", |s| s.service.freebind = true),
+        ("--transparent", |s| s.service.transparent = true),
         ("--drain-timeout 8s", |s| s.process.drain_timeout = Duration::from_secs(8)),
         ("--drain-timeout 30s", |_| ()),
         ("--drain-timeout 0", |s| s.process.drain_timeout = Duration::ZERO),

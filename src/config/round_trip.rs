@@ -292,7 +292,7 @@ prop_compose! {
         hash_balance in prop::option::of(1_000u32..=100_000),
         slow_start in prop::option::of(any_span()),
         check in check(),
-        [eject, fail_open, refuse_when_down, is_kick, freebind] in any::<[bool; 5]>(),
+        [eject, fail_open, refuse_when_down, is_kick, freebind, transparent] in any::<[bool; 6]>(),
         max_connections in any::<Option<NonZeroU32>>(),
         queue in (0u32..=1_000_000, any_span()).prop_map(|(n, span)| NonZeroU32::new(n).map(|n| (n, span))),
         has_queue in any::<bool>(),
@@ -304,8 +304,15 @@ prop_compose! {
         let on_change = on_change.as_deref().map(Named::from);
         let sections = sections(places, groups.len());
         let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
+        let transparent = transparent && old.service.sources.is_empty();
+        let hashes = match groups.is_empty() {
+            true => later_policy == Policy::Hash,
+            false => groups.iter().all(|group| group.policy == Policy::Hash),
+        };
+        let (longest, has_next) = (old.service.connect_timeout, old.service.hash_failover || !hashes);
+        let race = old.service.race.filter(|&race| race < longest && has_next);
         let service = ServiceSpec {
-            groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down, freebind,
+            groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down, freebind, transparent, race,
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
             greeting_timeout: if accept_proxy.is_some() || !sections.is_empty() { greeting_timeout } else { plain().service.greeting_timeout },

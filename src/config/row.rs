@@ -26,8 +26,8 @@ pub(super) struct Row {
     /// The value as it would be typed; of a flag anything that differs from what holds without it. What does not differ
     /// from that is not printed.
     pub(super) print: fn(&Draft) -> String,
-    /// Another option that this one is of no use without.
-    pub(super) needs: Option<Need>,
+    /// What has to hold of the rest of the line, or this option is of no use, or means nothing.
+    pub(super) needs: &'static [Need],
     /// It may be given several times, and each counts.
     pub(super) repeats: bool,
     /// Its value is a list with commas: given several times in one line, those are one list.
@@ -145,7 +145,7 @@ pub(super) const PLAIN: Row = Row {
     more: "",
     read: |_, _| Ok(()),
     print: |_| String::new(),
-    needs: None,
+    needs: &[],
     repeats: false,
     joins: false,
 };

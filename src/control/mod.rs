@@ -53,7 +53,7 @@ pub mod wire;
 pub use argument::{HostPort, Port};
 pub use directory::Directory;
 pub use directory::Place;
-pub use doctor::{ClockSigns, KernelSigns, PrivilegeSigns, ProcessSigns};
+pub use doctor::{ClockSigns, KernelSigns, PrivilegeSigns, ProcessSigns, WaySign};
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use http::listen::{HttpParts, HttpServer};

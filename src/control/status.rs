@@ -216,7 +216,7 @@ fn options_word(channel: &ChannelSnapshot) -> String {
     }
 }
 
-/// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, and the last error of a client's dial; `-` if there is nothing to say.
+/// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, the last error of a client's dial, and why it has lost races; `-` if there is nothing to say.
 pub(super) fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
     if channel.paused {
@@ -244,6 +244,15 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
         && channel.health.why.as_ref() != Some(what)
     {
         parts.push(format!("last error {} ago: {what}", age(*ago)));
+    }
+    let (outrun, unanswered) = (channel.ended.outrun, channel.ended.unanswered);
+    if outrun > 0 {
+        let races = if outrun == 1 { "race" } else { "races" };
+        parts.push(match (unanswered, outrun - unanswered.min(outrun)) {
+            (0, _) => format!("lost {outrun} {races}: slower than another"),
+            (_, 0) => format!("lost {outrun} {races}: no answer yet"),
+            (silent, slower) => format!("lost {outrun} {races}: no answer yet {silent}, slower {slower}"),
+        });
     }
     if parts.is_empty() { "-".into() } else { parts.join("; ") }
 }

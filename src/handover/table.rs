@@ -184,6 +184,9 @@ pub struct ChannelTallyRecord {
     /// How many attempts were given up since another channel had answered first.
     #[serde(default)]
     pub outrun: u64,
+    /// How many of them had not answered at all by then.
+    #[serde(default)]
+    pub unanswered: u64,
     /// How long connects took.
     pub connects: TimesRecord,
     /// How long connections lasted.

@@ -15,6 +15,7 @@ use super::chain::{Chains, Hop, Link};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
 use super::failure::{attempt_error, cause_of, fault_of, words_of};
+use super::foreign::{self, Foreign};
 use super::planted::{self, Bug};
 use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
 use crate::sched::{
@@ -26,6 +27,7 @@ use crate::sys::Clock;
 use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError, HandshakeAck, Outgoing};
+use crate::sys::transparent;
 
 pub(super) mod races;
 
@@ -49,6 +51,8 @@ pub(super) struct Dialer {
     pub(super) changed: Changed,
     /// Takes slots to the clients of this service that wait in line.
     pub(super) deliver: Deliver,
+    /// What operators were told of clients whose own address was of no use.
+    pub(super) foreign: Foreign,
 }
 
 impl Dialer {
@@ -190,6 +194,10 @@ struct Try {
     took: Option<Duration>,
     /// It leads to another service of ours.
     link: Option<Box<Link>>,
+    /// `--transparent`: the client, whose address decides which of the channel's comes first.
+    client: Option<Peers>,
+    /// The attempt comes from that address.
+    is_foreign: bool,
 }
 
 impl Try {
@@ -209,11 +217,39 @@ impl Try {
             asking: None,
             took: None,
             link: None,
+            client: None,
+            is_foreign: false,
         }
     }
 
     fn target(&self) -> Option<Address> {
-        self.lease.target(self.address, self.came_to)
+        self.nth_target(self.address)
+    }
+
+    fn nth_target(&self, n: usize) -> Option<Address> {
+        let at = self.client.map_or(n, |client| foreign::nth_address(&self.lease, n, &client));
+        self.lease.target(at, self.came_to)
+    }
+
+    /// Whose fault an error of the attempt is. Answers to the client's address may get lost where those to ours do not: their absence alone
+    /// proves nothing.
+    fn fault_of(&self, error: &io::Error) -> DialFailure {
+        let is_silence = || matches!(cause_of(error), DialCause::NoAnswer | DialCause::TimedOut);
+        match fault_of(error) {
+            DialFailure::Channel if self.is_foreign && is_silence() => DialFailure::Unproven,
+            fault => fault,
+        }
+    }
+
+    /// The words of an error of the attempt.
+    fn words_of(&self, error: &io::Error) -> String {
+        let words = format!("connect: {}", words_of(error));
+        match (self.client, self.fault_of(error)) {
+            (Some(client), DialFailure::Unproven) => {
+                format!("{words} to the client's address {}", client.client().key())
+            }
+            _ => words,
+        }
     }
 
     /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
@@ -222,6 +258,38 @@ impl Try {
         let until = *self.until.get_or_insert(terms.now.saturating_add(terms.patience));
         let alike = self.lease.alike_from(self.address);
         (until.saturating_sub(terms.now) / alike as u64).max(1)
+    }
+
+    /// Begins a connection to this address of the channel, and has it watched.
+    fn connect(
+        &mut self,
+        target: Address,
+        outgoing: &Outgoing,
+        dialer: &Dialer,
+        watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
+    ) -> Result<OwnedFd, ConnectError> {
+        let is_reached = |target| dialer.circle.awaits(target, outgoing.is_bound());
+        if let Some(target) = target.net().filter(|&target| is_reached(target))
+            && dialer.is_endless(self.lease.key())
+        {
+            return Err(ConnectError::Ours(LeadsBack::error(target)));
+        }
+        let source = self.client.and_then(|peers| dialer.foreign.source(&peers, target, &dialer.log));
+        self.is_foreign = source.is_some();
+        let server = match (source, target.net()) {
+            (Some(source), Some(target)) => {
+                transparent::connect(source, target, outgoing.keepalive, HandshakeAck::WithData)
+            }
+            _ => socket::connect(target, outgoing, HandshakeAck::WithData),
+        }?;
+        match watch(&server) {
+            Ok(()) => Ok(server),
+            Err(e) => {
+                // It may have accepted already, and would take a close for a clean end.
+                socket::reset_on_close(&server);
+                Err(ConnectError::Ours(e))
+            }
+        }
     }
 
     /// The attempt under way is over.
@@ -247,6 +315,9 @@ impl Try {
         tell(self.lease.key(), address, words, fault, &dialer.log);
         if let Some(trace) = trace {
             trace.failed(self.lease.key(), address, attempt_error(error));
+        }
+        if fault == DialFailure::Unproven && self.blame == DialFailure::Local {
+            self.blame = fault;
         }
         if fault == DialFailure::Channel {
             self.blame = fault;
@@ -444,8 +515,10 @@ impl Dial {
         mut watch: impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Attempt {
         loop {
-            let Some(target) = self.target() else { return Attempt::Over(FAILED) };
+            let outgoing = dialer.outgoing.load();
             let Some(current) = &mut self.current else { return Attempt::Over(FAILED) };
+            current.client = outgoing.transparent.then_some(self.peers);
+            let Some(target) = current.target() else { return Attempt::Over(FAILED) };
             if current.until.is_some_and(|until| until <= terms.now) {
                 match self.out_of_time(terms.tag, dialer) {
                     Next::Dial => continue,
@@ -456,7 +529,7 @@ impl Dial {
                 }
             }
             (current.begun, current.watch) = (dialer.clock.now(), terms.watch);
-            let (error, fault) = match Self::connect(current.lease.key(), target, dialer, &mut watch) {
+            let (error, fault) = match current.connect(target, &outgoing, dialer, &mut watch) {
                 Ok(server) => {
                     current.server = Some(server);
                     self.starving_since = None;
@@ -482,7 +555,7 @@ impl Dial {
                         }
                         return Attempt::Wait;
                     }
-                    (io::ErrorKind::TimedOut.into(), DialFailure::Channel)
+                    (io::ErrorKind::WouldBlock.into(), DialFailure::Channel)
                 }
                 Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
                     // Most are over in a moment; one that is not may be of this way only.
@@ -497,7 +570,7 @@ impl Dial {
                 }
                 Err(ConnectError::Ours(e)) => (e, DialFailure::Local),
                 Err(ConnectError::Target(e)) => {
-                    let fault = fault_of(&e);
+                    let fault = current.fault_of(&e);
                     (e, fault)
                 }
             };
@@ -561,29 +634,6 @@ impl Dial {
         has_next
     }
 
-    fn connect(
-        channel: ChannelKey,
-        target: Address,
-        dialer: &Dialer,
-        watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
-    ) -> Result<OwnedFd, ConnectError> {
-        let is_reached = |target| dialer.circle.awaits(target, dialer.outgoing.load().is_bound());
-        if let Some(target) = target.net().filter(|&target| is_reached(target))
-            && dialer.is_endless(channel)
-        {
-            return Err(ConnectError::Ours(LeadsBack::error(target)));
-        }
-        let server = socket::connect(target, &dialer.outgoing.load(), HandshakeAck::WithData)?;
-        match watch(&server) {
-            Ok(()) => Ok(server),
-            Err(e) => {
-                // It may have accepted already, and would take a close for a clean end.
-                socket::reset_on_close(&server);
-                Err(ConnectError::Ours(e))
-            }
-        }
-    }
-
     /// The connection stands. Why it is none all the same, if it is none.
     pub(super) fn doubt(&mut self, dialer: &Dialer) -> Option<io::Error> {
         let (channel, target) = (self.channel()?, self.target()?.net()?);
@@ -619,7 +669,8 @@ impl Dial {
         dialer: &Dialer,
         trace: Option<&mut ConnectionTrace>,
     ) -> Next {
-        self.failed_by(error, fault_of(error), tag, dialer, trace)
+        let fault = self.current.as_ref().map_or_else(|| fault_of(error), |current| current.fault_of(error));
+        self.failed_by(error, fault, tag, dialer, trace)
     }
 
     fn failed_by(
@@ -632,7 +683,7 @@ impl Dial {
     ) -> Next {
         let Some(current) = &mut self.current else { return Next::Over(FAILED) };
         current.give_up();
-        let words = format!("connect: {}", words_of(error));
+        let words = current.words_of(error);
         current.note(error, fault, &words, dialer, trace);
         if current.lease.target(current.address + 1, current.came_to).is_some() {
             current.address += 1;
@@ -695,6 +746,10 @@ impl Dial {
         };
         // Before there may be a place in line: whatever happens here must not lose it.
         dialer.changed(transition);
+        if blame == DialFailure::Unproven {
+            // There may be something to be asked in the background.
+            dialer.changed.tell();
+        }
         if let Some(other) = self.others.pop() {
             self.current = Some(other);
             let grants = dialer.table.lock_at(dialer.clock.now()).grant();
@@ -751,12 +806,12 @@ impl Dial {
         dialer: &Dialer,
         mut trace: Option<&mut ConnectionTrace>,
     ) -> Option<Succeeded> {
-        let (route, Try { server, lease, came_to, address, begun, took, link, .. }) =
-            (self.route?, self.current?);
+        let current = self.current?;
+        let address = current.target();
+        let (route, Try { server, lease, begun, took, link, .. }) = (self.route?, current);
         let server = server?;
         let now = dialer.clock.now();
         let took = took.unwrap_or_else(|| now.saturating_sub(begun));
-        let address = lease.target(address, came_to);
         let beaten = Self::beaten(self.others, trace.as_deref_mut());
         let is_race = !beaten.is_empty();
         let mut makes_room = is_race;
@@ -794,7 +849,9 @@ fn tell(channel: ChannelKey, address: Address, cause: &str, fault: DialFailure, 
             log.tell(&Event::ChannelFailed { channel, address, cause: cause() });
         }
         DialFailure::Channel => {}
-        DialFailure::Local => log.tell(&Event::DialFailed { channel, cause: cause() }),
+        DialFailure::Local | DialFailure::Unproven => {
+            log.tell(&Event::DialFailed { channel, cause: cause() });
+        }
     }
 }
 

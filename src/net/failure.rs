@@ -32,8 +32,8 @@ pub(super) fn cause_of(error: &io::Error) -> DialCause {
         Some(Errno::NOSPC) => DialCause::NoWatch,
         Some(_) => DialCause::Other,
         None => match error.kind() {
-            // Too many wait to be accepted on a Unix socket.
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => DialCause::NoAnswer,
+            io::ErrorKind::TimedOut => DialCause::NoAnswer,
+            io::ErrorKind::WouldBlock => DialCause::QueueFull,
             io::ErrorKind::NotFound => DialCause::NoSocket,
             io::ErrorKind::UnexpectedEof => DialCause::ClosedAtOnce,
             io::ErrorKind::ConnectionRefused => DialCause::Refused,
@@ -98,5 +98,6 @@ mod tests {
         assert_eq!(attempt_error(&strange).to_string(), format!("other error: {words}"));
         assert_eq!(cause_of(&io::Error::other("x")), DialCause::Other);
         assert_eq!(cause_of(&io::ErrorKind::TimedOut.into()), DialCause::NoAnswer);
+        assert_eq!(cause_of(&io::ErrorKind::WouldBlock.into()), DialCause::QueueFull);
     }
 }

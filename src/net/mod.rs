@@ -11,6 +11,7 @@ mod circle;
 mod departure;
 mod dial;
 mod failure;
+mod foreign;
 #[cfg_attr(
     any(not(target_os = "linux"), portable),
     allow(dead_code, reason = "the simulator of a worker is for Linux")

@@ -21,6 +21,7 @@ use super::chain::{Chains, Link};
 use super::changed::Deliver;
 use super::circle::Circle;
 use super::dial::Dialer;
+use super::foreign::Foreign;
 use super::planted::{self, Bug};
 use super::service::{NewService, Service, ServiceId};
 use crate::handover::connection::ConnectionRecord;
@@ -371,6 +372,7 @@ impl Shared {
             leaving: Arc::clone(&self.leaving),
             changed: new.changed,
             deliver: Deliver::new(move |grants| deliver(&desks, id, grants)),
+            foreign: Foreign::default(),
         };
         let service = Arc::new(Service::new(id, dialer, new.log, new.options));
         lock(&self.services).insert(id, Arc::clone(&service));

@@ -95,16 +95,16 @@ impl Account {
     }
 
     /// Makes the process this user, for good. What is left of root is that it may bind ports below 1024, if it could: a reload may
-    /// want one. From now on no program that it starts gets more than it has itself.
+    /// want one. `takes_addresses`: and that it may use addresses of others, which is a part of the right to change the network. From now on no program that it starts gets more than it has itself.
     ///
     /// Call it before the first thread is started: capabilities belong to threads.
     ///
     /// # Errors
     /// It may not, or the system refuses. Then the process is in between, and is to end.
-    pub fn assume(&self) -> Result<(), AccountError> {
+    pub fn assume(&self, takes_addresses: bool) -> Result<(), AccountError> {
         self.is_in_reach()?;
         let refused = |call| move |source: std::io::Error| AccountError::Refused { call, source };
-        linux::before(self.uid.is_root()).map_err(refused("prctl"))?;
+        linux::before(self.uid.is_root(), takes_addresses).map_err(refused("prctl"))?;
         if !self.is_own() || Uid::effective().is_root() {
             let groups = match &self.name {
                 Some(name) => std::ffi::CString::new(name.as_str())
@@ -116,7 +116,7 @@ impl Account {
             set_gid(self.gid).map_err(|e| refused("setresgid")(e.into()))?;
             set_uid(self.uid).map_err(|e| refused("setresuid")(e.into()))?;
         }
-        linux::after().map_err(refused("capset"))
+        linux::after(takes_addresses).map_err(refused("capset"))
     }
 }
 
@@ -183,14 +183,17 @@ mod linux {
         self, CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
     };
 
-    /// All that a reload needs of root.
-    const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
+    /// All that a reload and connections need of root.
+    fn kept(takes_addresses: bool) -> CapabilitySet {
+        let more = if takes_addresses { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
+        CapabilitySet::NET_BIND_SERVICE | more
+    }
 
     /// What can only be done by somebody who may do much.
-    pub(super) fn before(is_root: bool) -> io::Result<()> {
-        let has = capabilities(None)?;
+    pub(super) fn before(is_root: bool, takes_addresses: bool) -> io::Result<()> {
+        let (has, kept) = (capabilities(None)?, kept(takes_addresses));
         if has.effective.contains(CapabilitySet::SETPCAP) {
-            for one in CapabilitySet::all().iter().filter(|one| !KEPT.contains(*one)) {
+            for one in CapabilitySet::all().iter().filter(|one| !kept.contains(*one)) {
                 // Not there on an older kernel.
                 if thread::capability_is_in_bounding_set(one).unwrap_or(false) {
                     thread::remove_capability_from_bounding_set(one)?;
@@ -206,9 +209,9 @@ mod linux {
     }
 
     /// What holds for the user that the process is now, and for the process that takes its place.
-    pub(super) fn after() -> io::Result<()> {
+    pub(super) fn after(takes_addresses: bool) -> io::Result<()> {
         let has = capabilities(None)?;
-        let kept = has.permitted & KEPT;
+        let kept = has.permitted & kept(takes_addresses);
         let wanted = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
         if has != wanted {
             // A service manager that has seen to it may have forbidden the call.
@@ -228,11 +231,11 @@ mod linux {
 mod linux {
     use std::io;
 
-    pub(super) fn before(_: bool) -> io::Result<()> {
+    pub(super) fn before(_: bool, _: bool) -> io::Result<()> {
         Ok(())
     }
 
-    pub(super) fn after() -> io::Result<()> {
+    pub(super) fn after(_: bool) -> io::Result<()> {
         Ok(())
     }
 }

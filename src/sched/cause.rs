@@ -41,13 +41,15 @@ pub enum DialCause {
     LeadsBack,
     /// It was taken, and closed at once without a byte.
     ClosedAtOnce,
+    /// As many wait to be accepted on a Unix socket as may.
+    QueueFull,
     /// The system says something else.
     Other,
 }
 
 impl DialCause {
     /// All there are.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Refused,
         Self::NoAnswer,
         Self::TimedOut,
@@ -65,6 +67,7 @@ impl DialCause {
         Self::NoWatch,
         Self::LeadsBack,
         Self::ClosedAtOnce,
+        Self::QueueFull,
         Self::Other,
     ];
 
@@ -92,6 +95,7 @@ impl DialCause {
             Self::NoWatch => "no watch",
             Self::LeadsBack => "leads back to this service",
             Self::ClosedAtOnce => "closed at once",
+            Self::QueueFull => "listen queue is full",
             Self::Other => "other error",
         }
     }

@@ -356,8 +356,8 @@ impl Slots {
     }
 
     /// Another channel has answered its client first. With the table locked, too.
-    pub(super) fn outrun(&self) {
-        self.shard(0).tally.outrun();
+    pub(super) fn outrun(&self, has_answered: bool) {
+        self.shard(0).tally.outrun(has_answered);
     }
 
     /// What all workers have counted of its connections.

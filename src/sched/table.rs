@@ -33,6 +33,8 @@ pub enum DialFailure {
     Channel,
     /// Ours: no descriptors, no source port, `-B` not bindable. Never ejects or autodisables.
     Local,
+    /// Perhaps the channel's: nobody answered on a way that only this client has. The channel is asked in the background, and that may eject it.
+    Unproven,
 }
 
 /// Why an edit was refused.
@@ -455,7 +457,7 @@ impl Table {
         let (key, now) = (lease.key(), self.now);
         let is_minded = self.rules.health.eject && !self.rules.autodisable;
         let _ = self.edit(key, |channel| {
-            channel.slots.outrun();
+            channel.slots.outrun(has_answered);
             let is_same = !channel.paused && channel.addresses == *lease.addresses();
             if is_minded && !has_answered && is_same {
                 channel.health.doubt(now);
@@ -480,7 +482,12 @@ impl Table {
         let (key, rules, now) = (lease.key(), self.rules, self.now);
         let happened = self.edit_by_lot(key, |channel, random| {
             channel.count_failure(cause, words, now);
-            if why != DialFailure::Channel || channel.paused || channel.addresses != *lease.addresses() {
+            let is_same = !channel.paused && channel.addresses == *lease.addresses();
+            if why == DialFailure::Unproven && is_same && rules.health.eject && !rules.autodisable {
+                channel.health.doubt(now);
+                return None;
+            }
+            if why != DialFailure::Channel || !is_same {
                 return None;
             }
             if rules.autodisable {
@@ -496,6 +503,9 @@ impl Table {
             let ejects = channel.health.connect_failed(&rules.health, lease.returns(), words, now, random);
             ejects.then(|| Happened::Ejected(words.to_owned()))
         });
+        if why == DialFailure::Unproven {
+            self.schedule(key);
+        }
         let what = happened.ok().flatten()?;
         self.doubt(key);
         self.schedule(key);

@@ -20,6 +20,8 @@ struct OfChannel {
     ends: [AtomicU64; End::WITH_CHANNEL],
     failures: [AtomicU64; DialCause::ALL.len()],
     outrun: AtomicU64,
+    /// How many of them had not answered at all by then.
+    unanswered: AtomicU64,
     connects: Histogram,
     lasted: Histogram,
 }
@@ -40,8 +42,10 @@ impl ChannelTally {
     }
 
     /// Another channel answered its client first.
-    pub(super) fn outrun(&self) {
-        self.counts().outrun.fetch_add(1, Relaxed);
+    pub(super) fn outrun(&self, has_answered: bool) {
+        let counts = self.counts();
+        counts.outrun.fetch_add(1, Relaxed);
+        counts.unanswered.fetch_add(u64::from(!has_answered), Relaxed);
     }
 
     /// A connection that had the channel has ended after so long.
@@ -55,7 +59,8 @@ impl ChannelTally {
 
     pub(super) fn reset(&self) {
         if let Some(counts) = self.0.get() {
-            let counters = counts.ends.iter().chain(&counts.failures).chain([&counts.outrun]);
+            let counters =
+                counts.ends.iter().chain(&counts.failures).chain([&counts.outrun, &counts.unanswered]);
             counters.for_each(|count| count.store(0, Relaxed));
             counts.connects.reset();
             counts.lasted.reset();
@@ -68,6 +73,7 @@ impl ChannelTally {
             add(&mut all.ends, End::ALL, &counts.ends);
             add(&mut all.failures, DialCause::ALL, &counts.failures);
             all.outrun += counts.outrun.load(Relaxed);
+            all.unanswered += counts.unanswered.load(Relaxed);
             counts.connects.add_to(&mut all.connects);
             counts.lasted.add_to(&mut all.lasted);
         }
@@ -88,6 +94,7 @@ impl ChannelTally {
             counts.failures[cause as usize].fetch_add(more, Relaxed);
         }
         counts.outrun.fetch_add(counted.outrun, Relaxed);
+        counts.unanswered.fetch_add(counted.unanswered, Relaxed);
         counts.connects.add_counted(&counted.connects.counts, counted.connects.micros);
         counts.lasted.add_counted(&counted.lasted.counts, counted.lasted.micros);
     }
@@ -102,6 +109,8 @@ pub struct Ended {
     pub failures: Vec<(DialCause, u64)>,
     /// How many attempts were given up since another channel had answered first.
     pub outrun: u64,
+    /// How many of them had not answered at all by then; the others were only slower.
+    pub unanswered: u64,
     /// How long connects took that were answered.
     pub connects: Distribution,
     /// How long connections lasted that have ended.
@@ -112,7 +121,7 @@ impl Default for Ended {
     fn default() -> Self {
         let (connects, lasted) =
             (Distribution::new(&histogram::CONNECT_MS), Distribution::new(&histogram::LASTING_MS));
-        Self { ends: Vec::new(), failures: Vec::new(), outrun: 0, connects, lasted }
+        Self { ends: Vec::new(), failures: Vec::new(), outrun: 0, unanswered: 0, connects, lasted }
     }
 }
 
@@ -158,6 +167,7 @@ impl Ended {
             ends: more(&self.ends, &before.ends),
             failures: more(&self.failures, &before.failures),
             outrun: self.outrun.saturating_sub(before.outrun),
+            unanswered: self.unanswered.saturating_sub(before.unanswered),
             connects: self.connects.since(&before.connects),
             lasted: self.lasted.since(&before.lasted),
         }
@@ -169,6 +179,7 @@ impl Ended {
             ends: record_of(&self.ends),
             failures: record_of(&self.failures),
             outrun: self.outrun,
+            unanswered: self.unanswered,
             connects: self.connects.record(),
             lasted: self.lasted.record(),
         }
@@ -180,6 +191,7 @@ impl Ended {
             ends: ends_of(&record.ends),
             failures: causes_of(&record.failures),
             outrun: record.outrun,
+            unanswered: record.unanswered,
             connects: Distribution::restore(&histogram::CONNECT_MS, &record.connects),
             lasted: Distribution::restore(&histogram::LASTING_MS, &record.lasted),
         }

@@ -25,6 +25,8 @@ pub struct ServiceSpec {
     pub sections: Vec<Section>,
     /// `-B`, in their order. Empty: the system chooses.
     pub sources: Vec<HostSpec>,
+    /// `--transparent`: from the clients' own addresses. Then there are no `sources`.
+    pub transparent: bool,
     /// `-t`, at least 1 ms.
     pub connect_timeout: Duration,
     /// `--race`, at least 1 ms: so soon the next channel is tried beside one that has not answered. `None`: not before it has failed.

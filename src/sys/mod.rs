@@ -3,7 +3,7 @@
 //! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
 //! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
 //! fault an error is, `scheduling` sets the priority of a thread, `hosts` is the system's resolver,
-//! `sources` has our own addresses in turn, `unix` is what Unix sockets have of their own, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
+//! `sources` has our own addresses in turn, `transparent` those of clients, `netlink` asks the kernel about routes, `unix` is what Unix sockets have of their own, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
 
 pub(crate) mod child;
 #[cfg_attr(
@@ -16,6 +16,8 @@ pub(crate) mod fault;
 pub mod given;
 pub(crate) mod hosts;
 pub mod listen;
+#[cfg(target_os = "linux")]
+pub(crate) mod netlink;
 pub mod passing;
 pub(crate) mod poller;
 pub(crate) mod program;
@@ -25,6 +27,7 @@ pub(crate) mod socket;
 mod sources;
 pub(crate) mod splice;
 pub(crate) mod timers;
+pub(crate) mod transparent;
 #[cfg(test)]
 #[cfg_attr(
     any(not(target_os = "linux"), portable),
@@ -34,5 +37,5 @@ pub(crate) mod trouble;
 pub(crate) mod unix;
 
 pub use clock::Clock;
-pub use socket::Outgoing;
+pub use socket::{Outgoing, may_come_from};
 pub use sources::Sources;

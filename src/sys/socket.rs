@@ -25,12 +25,14 @@ pub struct Outgoing {
     pub sources: Sources,
     /// `-k`: keepalive timing; `None` = the system's.
     pub keepalive: Option<Keepalive>,
+    /// `--transparent`: connections for clients come from the clients' addresses. Then there are no `sources`.
+    pub transparent: bool,
 }
 
 impl Outgoing {
     /// Do connections come from addresses that were asked for?
     pub(crate) fn is_bound(&self) -> bool {
-        !self.sources.is_empty()
+        self.transparent || !self.sources.is_empty()
     }
 }
 
@@ -211,22 +213,33 @@ fn connect_from(
         io::ErrorKind::AddrInUse => ConnectError::Ports(e),
         _ => ConnectError::Ours(e),
     })?;
+    match start(&fd, address, ack) {
+        Ok(()) => Ok(fd),
+        // Without an address of our own to go there from it is the same error.
+        Err(e) if lacks_port(&e) && has_source(address, source) => Err(ConnectError::Ports(e)),
+        Err(e) => Err(ConnectError::Target(e)),
+    }
+}
+
+/// May this say that all source ports are taken?
+pub(super) fn lacks_port(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))
+}
+
+/// Begins to connect a socket that is bound as it is to be.
+pub(super) fn start(fd: &OwnedFd, address: SocketAddr, ack: HandshakeAck) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if ack == HandshakeAck::WithData {
         // It only saves something: refused, the connection is as good.
-        let _ = sockopt::set_tcp_quickack(&fd, false);
+        let _ = sockopt::set_tcp_quickack(fd, false);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = ack;
     #[cfg(test)]
-    trouble::strike(FaultPoint::Connect).map_err(ConnectError::Target)?;
-    match rustix::net::connect(&fd, &address) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(fd),
-        // Without an address of our own to go there from it is the same error.
-        Err(e @ (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) if has_source(address, source) => {
-            Err(ConnectError::Ports(e.into()))
-        }
-        Err(e) => Err(ConnectError::Target(e.into())),
+    trouble::strike(FaultPoint::Connect)?;
+    match rustix::net::connect(fd, &address) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -252,8 +265,8 @@ fn outgoing(
     Ok(fd)
 }
 
-/// `-B`: without a port, so that the source address does not use ports up.
-fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Result<()> {
+/// Binds without a port, so that the source address does not use ports up.
+pub(super) fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Result<()> {
     let source = match (source.ip().to_canonical(), towards) {
         (IpAddr::V4(v4), SocketAddr::V6(to)) if to.ip().to_ipv4_mapped().is_some() => {
             SocketAddr::new(IpAddr::V6(v4.to_ipv6_mapped()), 0)
@@ -381,6 +394,14 @@ pub(crate) fn is_to_itself(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
     let theirs = || peer(fd);
     local(fd).is_some_and(|ours| theirs() == Some(ours))
+}
+
+/// Whether connections can come from this address of ours. Nothing is sent.
+///
+/// # Errors
+/// What bind(2) says: this host does not have it.
+pub fn may_come_from(source: SocketAddr) -> io::Result<()> {
+    Ok(rustix::net::bind(datagram(source)?, &source)?)
 }
 
 /// Is this an address of this host? Nothing is sent.

@@ -68,6 +68,7 @@ mod tap;
 mod told;
 mod top;
 mod torture;
+mod transparent;
 mod unix;
 mod unprivileged;
 mod unread;

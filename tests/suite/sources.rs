@@ -49,6 +49,34 @@ fn a_source_address_that_cannot_be_used_is_passed_over_while_another_one_can() {
     assert_eq!(instance.names(4), "aaaa");
     assert_eq!(sources_of(&a), BTreeMap::from([(5, 4)]));
     assert_eq!(instance.show()[0].state, "ENA");
+    let told =
+        "-B: this host does not have the addresses 192.0.2.7, 192.0.2.8; balance uses the other addresses";
+    assert_eq!(instance.stderr().matches(told).count(), 1, "{}", instance.stderr());
+    let doctor = instance.ctl("doctor");
+    let line = doctor.stdout.lines().find(|line| line.starts_with("advice source-addresses"));
+    assert!(line.is_some_and(|line| line.contains("192.0.2.7, 192.0.2.8")), "{doctor}");
+    instance.end();
+}
+
+#[test]
+fn a_reload_tells_of_a_source_address_that_there_is_not() {
+    let a = Server::named("a");
+    let listen = own_address();
+    let setup = Setup::binding(listen);
+    let line = |source: &str| format!("-B {source} -b {} {} {a}\n", listen.ip(), listen.port());
+    let file = setup.directory().file("services", &line("127.3.0.1"));
+    let instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    assert!(!instance.stderr().contains("does not have"), "{}", instance.stderr());
+    instance.directory.file("services", &line("192.0.2.7"));
+    let told =
+        "-B: this host does not have the address 192.0.2.7; connections to channels fail until it has it";
+    let answer = instance.ctl("reload").code(0);
+    assert!(answer.stdout.contains(told), "{answer}");
+    let doctor = instance.ctl("doctor").code(2);
+    assert!(doctor.stdout.contains("broken source-addresses"), "{doctor}");
+    instance.directory.file("services", &line("127.3.0.1"));
+    instance.ctl("reload").code(0);
+    assert_eq!(instance.names(1), "a");
     instance.end();
 }
 

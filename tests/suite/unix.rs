@@ -131,6 +131,9 @@ fn a_queue_that_is_full_is_no_refusal() {
     instance.ctl(&format!("create {}", other.to_string().replace(':', " "))).code(0);
     instance.ctl("enable 1").code(0);
     assert_eq!(instance.names(2), "bb");
+    // It counts with its cause.
+    let row = &instance.status()[0];
+    assert!(row.failed > 0 && row.why.contains("connect: listen queue is full"), "{row:?}");
     instance.end();
 }
 

@@ -310,7 +310,8 @@ impl Roster {
         let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
         let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
         parts.spec = spec.clone();
-        parts.outgoing = Outgoing { sources, keepalive: spec.server_keepalive };
+        parts.outgoing =
+            Outgoing { sources, keepalive: spec.server_keepalive, transparent: spec.transparent };
         parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
         let mut set = listeners.iter().map(|listener| listener.set_keepalive(spec.client_keepalive));
         if let Some(Err(e)) = set.find(Result::is_err) {

@@ -291,8 +291,11 @@ impl Roster {
         }
         let inherited = listeners.into_iter().map(|fd| Listener::inherit(fd, spec.client_keepalive));
         let listeners = inherited.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
-        let outgoing =
-            Outgoing { sources: Sources::new(offered.sources.clone()), keepalive: spec.server_keepalive };
+        let outgoing = Outgoing {
+            sources: Sources::new(offered.sources.clone()),
+            keepalive: spec.server_keepalive,
+            transparent: spec.transparent,
+        };
         let table = SharedTable::new(table);
         let (allow, deny) = (spec.allow.as_ref(), spec.deny.as_ref());
         let is_same = |known: &&Lists| known.allow.as_ref() == allow && known.deny.as_ref() == deny;

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use super::super::plan;
-use super::super::{Failure, exit, fenced, files, lists, lookup};
+use super::super::{Failure, exit, fenced, files, lists, lookup, ways};
 use super::{MOST_TOLD, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
 use crate::config;
 use crate::observe::{Event, Severity};
@@ -183,6 +183,14 @@ impl Roster {
         let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
         let spans: Vec<ListenSpan> = wanted.iter().map(|one| one.found.span()).collect();
         let pairing = plan::pair(&now, &spans);
+        let was_transparent = |number| {
+            let mut kept = pairing.kept.iter().filter(|&&(_, at)| at == number);
+            kept.any(|&(was, _)| members.all[was].served.parts.outgoing.transparent)
+        };
+        let new = wanted.iter().enumerate().filter(|&(number, _)| !was_transparent(number));
+        if let Some(failure) = ways::refused(new.map(|(_, one)| (&one.spec, &one.found)), false) {
+            return Err(failure);
+        }
         let mut changes = ReloadNews { made: failed, ..ReloadNews::default() };
         let before: BTreeSet<String> = warnings(&members.all).into_iter().map(|(_, text)| text).collect();
         self.carry_out(members, wanted, &pairing, clean, &mut changes)?;

@@ -71,10 +71,10 @@ pub(in super::super) static ROWS: &[Row] = &[
                24,56 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_prefix, read_prefix(word)?),
         print: |draft| draft.service.client_prefix.to_string(),
-        needs: Some(Need {
+        needs: &[Need {
             is_met: |draft| draft.service.client_max.is_some() || draft.service.client_rate.is_some(),
             wrong: "needs --client-max or --client-rate; say what one client may have, such as --client-max 20",
-        }),
+        }],
         ..PLAIN
     },
 ];

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::super::host::read_hosts;
-use super::super::row::{KEEPALIVE, PLAIN, Row, Scope, TIME, Value, set};
+use super::super::row::{KEEPALIVE, Need, PLAIN, Row, Scope, TIME, Value, set};
 use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
 use super::super::wrong::Word;
 use crate::spec::ProxyTlvs;
@@ -31,6 +31,27 @@ pub(in super::super) static ROWS: &[Row] = &[
             let names: Vec<_> = draft.service.sources.iter().map(|host| host.name.as_str()).collect();
             names.join(",")
         },
+        needs: &[Need {
+            is_met: |draft| !draft.service.transparent,
+            wrong: "cannot go with --transparent, which gives each connection the client's address; leave one of the two out",
+        }],
+        ..PLAIN
+    },
+    Row {
+        long: "transparent",
+        help: "Connect to channels from the client's own address",
+        more: "The servers see who the client is, without knowing of balance. If a PROXY header (--accept-proxy) announces a client, its address \
+               counts. The port is one that the kernel chooses. The servers' replies have to come back through this host, and the kernel has to \
+               give them to balance: at the start balance checks that, and prints the commands that are missing. It needs CAP_NET_ADMIN, which \
+               --user leaves it. Checks come from an address of balance, and so do connections for a client whose address cannot be used: one \
+               of another family (IPv4, IPv6) than the channel, a loopback address towards another host, the channel's own. \
+               Linux only; not with -B. Example: balance --transparent 80 10.2.0.11:8080 10.2.0.12:8080",
+        read: |draft, _| set(&mut draft.service.transparent, true),
+        print: |draft| draft.service.transparent.to_string(),
+        needs: &[Need {
+            is_met: |draft| draft.service.sources.is_empty(),
+            wrong: "cannot go with -B, which gives each connection an address of this host; leave one of the two out",
+        }],
         ..PLAIN
     },
     Row {
@@ -61,6 +82,16 @@ pub(in super::super) static ROWS: &[Row] = &[
                it longer than a connect usually takes. Example: balance --race 50ms 80 web1 web2",
         read: |draft, word| set(&mut draft.service.race, Span::or("not before it has failed").read_or(word)?),
         print: |draft| print_or(draft.service.race),
+        needs: &[
+            Need {
+                is_met: |draft| draft.service.race.is_none_or(|race| race < draft.service.connect_timeout),
+                wrong: "must be less than -t; by then balance goes on to the next channel anyway",
+            },
+            Need {
+                is_met: |draft| draft.service.race.is_none() || draft.has_next_channels(),
+                wrong: "is of no use with %, where each client has one channel; add -H, which lets it go to the next one",
+            },
+        ],
         ..PLAIN
     },
     Row {

@@ -20,8 +20,8 @@ const CHECK_INTERVAL: Span =
 const CHECK_TIMEOUT: Span =
     Span { least: Duration::from_millis(1), most: Duration::from_secs(3_600), zero: None };
 
-const NEEDS_CHECK: Option<Need> =
-    Some(Need { is_met: Draft::is_checked, wrong: "needs --check; say how to check, such as --check tcp" });
+const NEEDS_CHECK: &[Need] =
+    &[Need { is_met: Draft::is_checked, wrong: "needs --check; say how to check, such as --check tcp" }];
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -158,11 +158,11 @@ pub(in super::super) static ROWS: &[Row] = &[
             OnDown::Keep => "keep".to_owned(),
             OnDown::Kick => "kick".to_owned(),
         },
-        needs: Some(Need {
+        needs: &[Need {
             // Only a check takes a channel down.
             is_met: |draft| draft.service.on_down == OnDown::Keep || draft.is_checked(),
             wrong: "kick needs --check; say how to check, such as --check tcp",
-        }),
+        }],
         ..PLAIN
     },
     Row {

@@ -48,10 +48,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         more: "More than 0. Example: balance --queue 500 --queue-timeout 10s 5432 db1::100",
         read: |draft, word| set(&mut draft.service.queue_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.queue_timeout),
-        needs: Some(Need {
+        needs: &[Need {
             is_met: |draft| draft.service.queue.is_some(),
             wrong: "needs --queue; say how many clients may wait, such as --queue 100",
-        }),
+        }],
         ..PLAIN
     },
     Row {

@@ -79,10 +79,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         print: |draft| {
             draft.service.starttls.map_or_else(String::new, |StartTls::Postgres| "postgres".to_owned())
         },
-        needs: Some(Need {
+        needs: &[Need {
             is_met: |draft| draft.has_names,
             wrong: "needs groups behind @NAME; without them balance does not read what clients ask for, so leave it out",
-        }),
+        }],
         ..PLAIN
     },
     Row {
@@ -96,10 +96,10 @@ pub(in super::super) static ROWS: &[Row] = &[
                --accept-proxy any --greeting-timeout 1s 80 web1 web2",
         read: |draft, word| set(&mut draft.service.greeting_timeout, Span::ANY.read(word)?),
         print: |draft| print_duration(draft.service.greeting_timeout),
-        needs: Some(Need {
+        needs: &[Need {
             is_met: |draft| draft.service.accept_proxy.is_some() || draft.has_names,
             wrong: "needs --accept-proxy or groups behind @NAME; without them balance waits for nothing, so leave it out",
-        }),
+        }],
         ..PLAIN
     },
 ];

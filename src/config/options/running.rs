@@ -11,10 +11,10 @@ use crate::spec::{LineFormat, Named};
 /// More threads than any machine this was tried on has cores.
 const MAX_WORKERS: u32 = 1_024;
 
-const NEEDS_ACCESS_LOG: Option<Need> = Some(Need {
+const NEEDS_ACCESS_LOG: &[Need] = &[Need {
     is_met: |draft| draft.process.access_log.is_some(),
     wrong: "needs --access-log; say where the lines go, such as --access-log /var/log/balance/access.log",
-});
+}];
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -182,10 +182,10 @@ pub(in super::super) static ROWS: &[Row] = &[
             None => Err(Bad::Value("is not a file name".to_owned())),
         },
         print: |draft| name_of(draft.process.http_token_file.as_ref()),
-        needs: Some(Need {
+        needs: &[Need {
             is_met: |draft| draft.process.http.is_some(),
             wrong: "needs --http; say where to listen, such as --http 7780",
-        }),
+        }],
         ..PLAIN
     },
     Row {
@@ -271,7 +271,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Run as this unprivileged user",
         more: "Started as root, balance becomes NAME before it opens anything. Of root's powers it keeps one: to listen on ports \
-               below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). Programs of checks and of --event-program do \
+               below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). With --transparent it keeps CAP_NET_ADMIN, too. Programs of checks and of --event-program do \
                not get it. No program that balance starts can gain privileges (no_new_privs), core files are off, and \
                --landlock closes all other files. NAME must be able to read the configuration and to write the logs and the state \
                file. NAME and GROUP may be numbers. Without GROUP, NAME's own groups count. Started as NAME, balance gives up \

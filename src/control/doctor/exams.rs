@@ -32,6 +32,8 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("keepalive", of_service::keepalive),
     exam("descriptors", of_process::descriptors),
     exam("system-files", of_host::files),
+    exam("source-addresses", of_network::source_addresses),
+    exam("transparent", of_network::transparent),
     exam("source-ports", of_network::source_ports),
     exam("listen-port", of_network::listen_port),
     exam("shared-port", of_network::shared_port),

@@ -21,4 +21,4 @@ mod trials;
 pub(crate) use examine::examine;
 pub use finding::{Diagnosis, Finding, Gravity};
 pub use kernel::KernelSigns;
-pub use signs::{ClockSigns, PrivilegeSigns, ProcessSigns};
+pub use signs::{ClockSigns, PrivilegeSigns, ProcessSigns, WaySign};

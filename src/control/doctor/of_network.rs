@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::finding::Finding;
 use super::of_service::counted;
-use super::signs::Case;
+use super::signs::{Case, WaySign};
 use crate::sched::{AdminState, ShownAddress};
 
 /// What balance asks for when it listens.
@@ -63,6 +63,27 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
         .iter()
         .filter_map(|(way, carried)| too_many(ShownAddress(way.to.into()), carried, of_way(way)))
         .collect()
+}
+
+pub(super) fn source_addresses(case: &Case) -> Vec<Finding> {
+    ways(case, &case.process.sources)
+}
+
+pub(super) fn transparent(case: &Case) -> Vec<Finding> {
+    ways(case, &case.process.transparent)
+}
+
+fn ways(case: &Case, signs: &[WaySign]) -> Vec<Finding> {
+    let look = |sign: &WaySign| {
+        let service = case.serving().find(|service| service.listen.contains(&sign.listen))?;
+        let WaySign { found, why, cure, is_broken, .. } = sign.clone();
+        let found = match is_broken {
+            true => Finding::broken(found, why, cure),
+            false => Finding::advice(found, why, cure),
+        };
+        Some(found.of(&service.label))
+    };
+    signs.iter().filter_map(look).collect()
 }
 
 /// Where connections come from and go to: only of those that share both, no two can have the same port.

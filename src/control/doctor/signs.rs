@@ -24,6 +24,10 @@ pub struct ProcessSigns {
     pub loopback_congestion: Option<String>,
     /// Channels that lead back to their own service without a maxc: where that listens, and what there is to say.
     pub circles: Vec<(ListenSpan, String)>,
+    /// Addresses of `-B` that this host does not have.
+    pub sources: Vec<WaySign>,
+    /// What `--transparent` lacks.
+    pub transparent: Vec<WaySign>,
     /// Lines of the log that nobody took.
     pub dropped_lines: u64,
     /// Lines of the access log that could not be written.
@@ -43,6 +47,21 @@ pub struct PrivilegeSigns {
     pub holds: String,
     /// What was asked for and does not hold: what, why it matters, what to do.
     pub lacks: Vec<(String, String, String)>,
+}
+
+/// What is wrong with where the connections of a service come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaySign {
+    /// Where it listens.
+    pub listen: ListenSpan,
+    /// What was found.
+    pub found: String,
+    /// Why it matters.
+    pub why: String,
+    /// What to do.
+    pub cure: String,
+    /// Clients are not served, because of it.
+    pub is_broken: bool,
 }
 
 /// How the clocks have behaved since the process began to serve.

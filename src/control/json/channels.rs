@@ -114,6 +114,7 @@ struct ChannelObject<'a> {
     connect_p99_seconds: Option<f64>,
     failures: ReasonsObject,
     outrun: u64,
+    outrun_unanswered: u64,
     ended: ReasonsObject,
     last_error: Option<LastErrorObject<'a>>,
 }
@@ -212,6 +213,7 @@ impl<'a> ChannelObject<'a> {
             connect_p99_seconds: channel.connect_p99.map(short_seconds),
             failures: ReasonsObject::of(&DialCause::ALL, &channel.ended.failures),
             outrun: channel.ended.outrun,
+            outrun_unanswered: channel.ended.unanswered,
             ended: ReasonsObject::of(&End::ALL[..End::WITH_CHANNEL], &channel.ended.ends),
             last_error,
         }

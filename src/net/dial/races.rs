@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use super::{Dial, Dialer, Terms, Try};
-use crate::net::failure::{fault_of, words_of};
+use crate::net::failure::words_of;
 use crate::observe::ConnectionTrace;
 use crate::sched::{ChannelKey, DialCause, DialFailure, Lease};
 use crate::sys::descriptors::Taken;
@@ -110,11 +110,13 @@ impl Dial {
             let lease = dialer.table.lock_at(dialer.clock.now()).next_beside(route, &mut grants);
             dialer.deliver.all(grants);
             let Some(lease) = lease else { return Beside::Nobody };
-            let mut new = Try { watch: terms.watch, ..Try::new(lease, self.came_to) };
+            let outgoing = dialer.outgoing.load();
+            let client = outgoing.transparent.then_some(self.peers);
+            let mut new = Try { watch: terms.watch, client, ..Try::new(lease, self.came_to) };
             let mut words = String::new();
             while let Some(target) = new.target() {
                 new.begun = dialer.clock.now();
-                let error = match Self::connect(new.lease.key(), target, dialer, &mut watch) {
+                let error = match new.connect(target, &outgoing, dialer, &mut watch) {
                     Ok(server) => {
                         new.deadline = Some(terms.now.saturating_add(new.share(terms)));
                         (new.server, new.extra) = (Some(server), Some(extra));
@@ -125,7 +127,9 @@ impl Dial {
                     Err(error) => error,
                 };
                 match error {
-                    ConnectError::Target(e) if !is_exhausted(&e) && fault_of(&e) == DialFailure::Channel => {
+                    ConnectError::Target(e)
+                        if !is_exhausted(&e) && new.fault_of(&e) == DialFailure::Channel =>
+                    {
                         words = format!("connect: {}", words_of(&e));
                         new.note(&e, DialFailure::Channel, &words, dialer, trace.as_deref_mut());
                         new.address += 1;

@@ -26,6 +26,7 @@ fn dialer(channels: &[SocketAddr]) -> Dialer {
         leaving: Arc::default(),
         changed: Changed::new(|| ()),
         deliver: Deliver::new(|_| ()),
+        foreign: Foreign::default(),
     }
 }
 

@@ -485,7 +485,8 @@ fn want_of_descriptors_is_unknown() {
 
 #[test]
 fn the_source_address_counts_and_its_faults_are_ours() {
-    let source = |ip: IpAddr| Outgoing { sources: Sources::new([SocketAddr::new(ip, 0)]), keepalive: None };
+    let source =
+        |ip: IpAddr| Outgoing { sources: Sources::new([SocketAddr::new(ip, 0)]), ..Outgoing::default() };
     let (listener, address) = listener();
     let mut other_family = Lab::with(source("::1".parse().expect("an address")), 100);
     assert!(matches!(other_family.outcome(&[address], Check::Tcp, LONG), Outcome::Unknown(_)));

@@ -39,7 +39,11 @@ fn a_machine_that_vanished_is_outrun_and_then_found_out_in_the_background() {
     assert_eq!(names(&instance, 4), "bbbb");
     assert!(outrun(&instance)[0] >= 1);
     let row = instance.await_health(0, "ejected");
-    assert_eq!((row.failed, row.why.as_str()), (0, "no answer within 2s"));
+    let lost = match outrun(&instance)[0] {
+        1 => "lost 1 race: no answer yet".to_owned(),
+        races => format!("lost {races} races: no answer yet"),
+    };
+    assert_eq!((row.failed, row.why), (0, format!("no answer within 2s; {lost}")));
     let totalc = instance.show()[0].totalc;
     assert_eq!(names(&instance, 4), "bbbb");
     assert_eq!((instance.show()[0].totalc, instance.show()[0].c), (totalc, 0), "and is left alone");
@@ -130,7 +134,7 @@ fn a_race_does_not_leave_its_group_nor_a_hashed_channel() {
     assert_eq!(instance.status()[0].failed, 1);
     instance.end();
     for (option, is_raced) in [("--no-eject", false), ("-H", true)] {
-        let instance = Instance::before(&[&short[..], &[&option, &hole, &b, &"%"]].concat());
+        let instance = Instance::before(&[&short[..], &[&option, &hole, &b, &"%", &"-"]].concat());
         let mut got = String::new();
         for last in 1..=16 {
             let mut client = Client::connect_from([127, 0, 0, last], instance.addr);
@@ -140,6 +144,20 @@ fn a_race_does_not_leave_its_group_nor_a_hashed_channel() {
         }
         assert_eq!((got.contains('-'), outrun(&instance)[0] > 0), (!is_raced, is_raced), "{option}: {got}");
         instance.end();
+    }
+}
+
+#[test]
+fn a_race_that_cannot_begin_is_refused() {
+    let directory = crate::harness::Directory::new();
+    let race = ["-f", "--race", "50ms"];
+    for (more, wrong) in [
+        (&["-t", "50ms", "80", "127.0.0.1:9"][..], "--race must be less than -t"),
+        (&["80", "127.0.0.1:9", "%"][..], "--race is of no use with %"),
+        (&["--policy", "hash", "80", "127.0.0.1:9"][..], "--race is of no use with %"),
+    ] {
+        let run = crate::harness::Run::balance(&directory).args(race).args(more).finish();
+        let _ = run.code(64).err(wrong);
     }
 }
 

@@ -1,0 +1,295 @@
+//! Where connections to channels come from (`-B`, `--transparent`), and whether this host can do that; for what is missing, the commands.
+//!
+//! Knows: addresses of ours and of servers, which rules and routes bring replies back. Never: clients, how a connection is made.
+//! Source: docs/transparent.md.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::lookup::Resolved;
+use super::{Failure, exit};
+use crate::control::WaySign;
+use crate::sched::{Addresses, Snapshot};
+use crate::spec::{ListenSpan, ServiceSpec};
+use crate::sys::{Outgoing, may_come_from, transparent};
+
+/// The packet mark, and the number of the routing table, that the printed commands use: no well-known program has it.
+const MARK: u32 = 0xba1;
+/// So many servers are looked at.
+const MOST_SERVERS: usize = 1_000;
+const NO_CAPABILITY: &str = "--transparent needs CAP_NET_ADMIN: start balance as root (with --user it keeps this one), or with \
+                             AmbientCapabilities=CAP_NET_ADMIN in its unit";
+
+/// A server that connections are made to, for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct WayTarget {
+    ip: IpAddr,
+    first_port: u16,
+    last_port: u16,
+}
+
+/// The servers behind these addresses of a service that listens on this span. Unix sockets are none.
+fn servers<'a>(channels: impl Iterator<Item = &'a Addresses>, span: ListenSpan) -> BTreeSet<WayTarget> {
+    let mut servers = BTreeSet::new();
+    for addresses in channels {
+        let own = addresses.as_slice().iter().filter_map(|address| address.net());
+        let members = addresses.members().into_iter().flatten();
+        let all = own.chain(members.flat_map(|member| member.addresses.iter().copied()));
+        for address in all {
+            let (first_port, last_port) = match address.port() {
+                0 => span.ports().into_inner(),
+                port => (port, port),
+            };
+            // The kernel takes the unspecified address of a target for the loopback one.
+            let ip = match address.ip().to_canonical() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            servers.insert(WayTarget { ip, first_port, last_port });
+        }
+    }
+    servers
+}
+
+/// Why services with `--transparent` could not serve, if so. `anybody`: one who may lack the power of the process that is to serve asks.
+pub(super) fn refused<'a>(
+    services: impl Iterator<Item = (&'a ServiceSpec, &'a Resolved)>,
+    anybody: bool,
+) -> Option<Failure> {
+    let (mut all, mut is_any) = (BTreeSet::new(), false);
+    for (_, found) in services.filter(|(spec, _)| spec.transparent) {
+        is_any = true;
+        all.append(&mut servers(found.channels.iter().flatten().flatten(), found.span()));
+    }
+    if !is_any {
+        return None;
+    }
+    let text = match missing(&all) {
+        Missing::Nothing => return None,
+        Missing::Power if anybody => return None,
+        Missing::Power => format!("balance: {NO_CAPABILITY}"),
+        Missing::System(why) => format!("balance: --transparent does not work here: {why}"),
+        Missing::Commands { commands, server } => format!(
+            "balance: --transparent: replies of {server} to clients would not reach balance. Run these commands as root:\n{}\n\
+             (they hold until the next boot; docs/transparent.md says how to keep them)",
+            commands.join("\n")
+        ),
+    };
+    Some(Failure::new(exit::OS, text))
+}
+
+/// What there is to say of a service that is served.
+pub(super) fn transparent_sign(listen: ListenSpan, outgoing: &Outgoing, now: &Snapshot) -> Option<WaySign> {
+    if !outgoing.transparent {
+        return None;
+    }
+    let channels = now.groups.iter().flat_map(|group| &group.channels);
+    let (found, cure) = match missing(&servers(channels.map(|channel| &channel.addresses), listen)) {
+        Missing::Nothing => return None,
+        Missing::Power => ("balance may not use clients' addresses".to_owned(), NO_CAPABILITY.to_owned()),
+        Missing::System(why) => {
+            (format!("--transparent does not work here: {why}"), "leave it out".to_owned())
+        }
+        Missing::Commands { commands, server } => {
+            (format!("replies of {server} to clients do not reach balance"), commands.join("; "))
+        }
+    };
+    let why = "connections from clients' addresses time out".to_owned();
+    Some(WaySign { listen, found, why, cure, is_broken: true })
+}
+
+/// Addresses of `-B` that this host does not have, in words, and whether that leaves none.
+pub(super) fn missing_sources(outgoing: &Outgoing) -> Option<(String, bool)> {
+    let all = outgoing.sources.as_slice();
+    let missing: Vec<String> =
+        all.iter().filter(|&&source| may_come_from(source).is_err()).map(|at| at.ip().to_string()).collect();
+    let is_all = missing.len() == all.len();
+    let (addresses, it) = if missing.len() == 1 { ("address", "it") } else { ("addresses", "them") };
+    let so = match is_all {
+        true => format!("connections to channels fail until it has {it}"),
+        false => "balance uses the other addresses".to_owned(),
+    };
+    let text = format!("-B: this host does not have the {addresses} {}; {so}", missing.join(", "));
+    (!missing.is_empty()).then_some((text, is_all))
+}
+
+/// The same for those who ask what is wrong.
+pub(super) fn source_sign(listen: ListenSpan, outgoing: &Outgoing) -> Option<WaySign> {
+    let (text, is_broken) = missing_sources(outgoing)?;
+    let (found, why) = text.split_once("; ")?;
+    let cure = "ip addr shows the addresses of this host; correct -B, or add the address".to_owned();
+    Some(WaySign { listen, found: found.to_owned(), why: why.to_owned(), cure, is_broken })
+}
+
+/// What connections from clients' addresses lack.
+#[derive(Debug, PartialEq, Eq)]
+enum Missing {
+    Nothing,
+    Power,
+    System(String),
+    /// What brings it about, and the first server that it is for.
+    Commands {
+        commands: Vec<String>,
+        server: SocketAddr,
+    },
+}
+
+#[cfg(not(target_os = "linux"))]
+fn missing(_: &BTreeSet<WayTarget>) -> Missing {
+    let _ = (MARK, MOST_SERVERS);
+    match transparent::may_bind(false) {
+        Err(e) => Missing::System(e.to_string()),
+        Ok(()) => Missing::Nothing,
+    }
+}
+
+#[cfg(target_os = "linux")]
+use linux::missing;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io;
+    use std::path::Path;
+
+    use super::{
+        BTreeSet, IpAddr, Ipv4Addr, Ipv6Addr, MARK, MOST_SERVERS, Missing, SocketAddr, WayTarget, transparent,
+    };
+    use crate::sys::netlink::{self, AskedPacket};
+
+    /// What one family lacks.
+    #[derive(Default)]
+    struct Lacks {
+        /// A server on another host whose replies are not routed to us.
+        remote: Option<WayTarget>,
+        /// Servers on this host of which that is true.
+        local: Vec<WayTarget>,
+        /// A server whose replies are routed to us by a mark that nobody gives them.
+        unmarked: Option<WayTarget>,
+        has_rule: bool,
+    }
+
+    pub(super) fn missing(servers: &BTreeSet<WayTarget>) -> Missing {
+        // Without a channel it is still to be possible.
+        let has = |is_v6| servers.iter().any(|server| server.ip.is_ipv6() == is_v6);
+        let families: Vec<bool> =
+            [false, true].into_iter().filter(|&is_v6| has(is_v6) || servers.is_empty() && !is_v6).collect();
+        for &is_v6 in &families {
+            match transparent::may_bind(is_v6) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Missing::Power,
+                Err(e) => return Missing::System(e.to_string()),
+            }
+        }
+        let (mut commands, mut marks, mut first) = (Vec::new(), Vec::new(), None);
+        for is_v6 in families {
+            // Who cannot ask knows nothing.
+            let Ok(lacks) = lacks(servers, is_v6) else { continue };
+            let ip = if is_v6 { "ip -6" } else { "ip" };
+            if lacks.remote.is_some() && !lacks.has_rule {
+                commands.push(format!("{ip} rule add fwmark {MARK:#x} lookup {MARK}"));
+            }
+            for WayTarget { ip: address, first_port, last_port } in &lacks.local {
+                let ports = match first_port == last_port {
+                    true => first_port.to_string(),
+                    false => format!("{first_port}-{last_port}"),
+                };
+                commands
+                    .push(format!("{ip} rule add from {address} ipproto tcp sport {ports} lookup {MARK}"));
+            }
+            if lacks.remote.is_some() || !lacks.local.is_empty() {
+                let all = if is_v6 { "::/0" } else { "0.0.0.0/0" };
+                commands.push(format!("{ip} route replace local {all} dev lo table {MARK}"));
+            }
+            if lacks.unmarked.is_some() || lacks.remote.is_some() && is_marked(is_v6) == Some(false) {
+                marks.push(is_v6);
+            }
+            first = first.or(lacks.remote).or(lacks.local.first().copied()).or(lacks.unmarked);
+        }
+        commands.extend(marking(&marks));
+        match first {
+            Some(WayTarget { ip, first_port, .. }) if !commands.is_empty() => {
+                Missing::Commands { commands, server: SocketAddr::new(ip, first_port) }
+            }
+            _ => Missing::Nothing,
+        }
+    }
+
+    fn lacks(servers: &BTreeSet<WayTarget>, is_v6: bool) -> io::Result<Lacks> {
+        let rules = netlink::marks(is_v6)?;
+        let has_rule = rules.contains(&(MARK, MARK));
+        let mut lacks = Lacks { has_rule, ..Lacks::default() };
+        // Addresses for documentation: a client could be anywhere.
+        let client: IpAddr = match is_v6 {
+            true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            false => Ipv4Addr::new(198, 51, 100, 1).into(),
+        };
+        for server in servers.iter().filter(|server| server.ip.is_ipv6() == is_v6).take(MOST_SERVERS) {
+            // One that cannot be reached at all has another trouble.
+            let Ok(interface) = netlink::interface_towards(server.ip) else { continue };
+            let from = SocketAddr::new(server.ip, server.first_port);
+            let comes = |mark| {
+                netlink::is_delivered(&AskedPacket { from, to: client, interface, mark }).unwrap_or(false)
+            };
+            // Our own commands mark nothing that this host sends.
+            let may_have = |mark| interface.is_some() || mark != MARK;
+            match () {
+                () if comes(0) => {}
+                () if rules.iter().any(|&(mark, _)| may_have(mark) && comes(mark)) => {
+                    if is_marked(is_v6) == Some(false) {
+                        lacks.unmarked.get_or_insert(*server);
+                    }
+                }
+                () if interface.is_none() => lacks.local.push(*server),
+                () => {
+                    lacks.remote.get_or_insert(*server);
+                }
+            }
+        }
+        Ok(lacks)
+    }
+
+    /// Does anybody mark packets? `None`: the kernel does not tell.
+    fn is_marked(is_v6: bool) -> Option<bool> {
+        let tables = if is_v6 { "ip6_tables_names" } else { "ip_tables_names" };
+        let legacy = std::fs::read_to_string(format!("/proc/thread-self/net/{tables}"));
+        if legacy.is_ok_and(|names| names.lines().any(|name| name == "mangle")) {
+            return Some(true);
+        }
+        match netlink::nftables_mark(is_v6) {
+            Ok(marks) => Some(marks),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+            // A kernel without nftables marks nothing by it.
+            Err(_) => Some(false),
+        }
+    }
+
+    /// What has replies to connections from clients' addresses marked, by the program that this host has.
+    fn marking(families: &[bool]) -> Vec<String> {
+        let has = |program: &str| {
+            let mut places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"].iter();
+            places.any(|place| Path::new(place).join(program).exists())
+        };
+        if families.is_empty() {
+            return Vec::new();
+        }
+        if !has("nft") && has("iptables") {
+            let program = |&is_v6: &bool| if is_v6 { "ip6tables" } else { "iptables" };
+            let command = |program| {
+                format!(
+                    "{program} -t mangle -A PREROUTING -p tcp -m socket --transparent -j MARK --set-mark {MARK:#x}"
+                )
+            };
+            return families.iter().map(program).map(command).collect();
+        }
+        let table = match families {
+            [false] => "ip",
+            [true] => "ip6",
+            _ => "inet",
+        };
+        vec![format!(
+            "nft 'table {table} balance {{ chain transparent {{ type filter hook prerouting priority mangle; meta l4proto tcp socket \
+             transparent 1 meta mark set {MARK:#x}; }}; }}'"
+        )]
+    }
+}

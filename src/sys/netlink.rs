@@ -1,0 +1,278 @@
+//! What the kernel answers about routes, policy rules and packet marks of this network.
+//!
+//! Knows: netlink(7) messages, byte by byte. Never: why somebody asks.
+//! Source: rtnetlink(7), linux/fib_rules.h, linux/netfilter/nf_tables.h.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const REQUEST: u16 = 1;
+const DUMP: u16 = 0x300;
+const GET_ROUTE: u16 = 26;
+const GET_RULE: u16 = 34;
+/// The subsystem of nf_tables, and its message.
+const GET_NFT_RULE: u16 = 10 << 8 | 7;
+/// `RTN_LOCAL`: a route to this host.
+const TO_US: u8 = 2;
+/// The kernel answers at once; one that does not is not waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A packet that the kernel is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AskedPacket {
+    /// Where it comes from.
+    pub(crate) from: SocketAddr,
+    /// Where it goes.
+    pub(crate) to: IpAddr,
+    /// The interface that it comes in by. `None`: this host sends it.
+    pub(crate) interface: Option<u32>,
+    /// Its mark; 0 = none.
+    pub(crate) mark: u32,
+}
+
+/// Would the kernel deliver such a TCP packet to this host?
+///
+/// # Errors
+/// There is no route for it, or the kernel cannot be asked.
+pub(crate) fn is_delivered(packet: &AskedPacket) -> io::Result<bool> {
+    let mut attributes = Vec::new();
+    put(&mut attributes, 1, &octets(packet.to));
+    put(&mut attributes, 2, &octets(packet.from.ip()));
+    put(&mut attributes, 27, &[6]);
+    put(&mut attributes, 28, &packet.from.port().to_be_bytes());
+    put(&mut attributes, 16, &packet.mark.to_ne_bytes());
+    if let Some(index) = packet.interface {
+        put(&mut attributes, 3, &index.to_ne_bytes());
+    }
+    let answer = route(packet.to, 8 * octets(packet.from.ip()).len() as u8, &attributes)?;
+    Ok(answer.get(7) == Some(&TO_US))
+}
+
+/// By which interface an address is reached; `None`: it is one of this host's.
+///
+/// # Errors
+/// There is no route to it, or the kernel cannot be asked.
+pub(crate) fn interface_towards(to: IpAddr) -> io::Result<Option<u32>> {
+    let mut attributes = Vec::new();
+    put(&mut attributes, 1, &octets(to));
+    let answer = route(to, 0, &attributes)?;
+    if answer.get(7) == Some(&TO_US) {
+        return Ok(None);
+    }
+    let found = Attributes(answer.get(12..).unwrap_or_default()).find(|&(kind, _)| kind == 4);
+    found.and_then(|(_, value)| number(value)).map(Some).ok_or_else(|| io::Error::other("no interface"))
+}
+
+/// The packet marks that policy rules of a family go by, each with its table.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub(crate) fn marks(is_v6: bool) -> io::Result<Vec<(u32, u32)>> {
+    let header = [family(is_v6), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut marks = Vec::new();
+    ask(SockProtocol::NetlinkRoute, GET_RULE, true, &header, |body| {
+        let (mut mark, mut table) = (0, body.get(4).copied().unwrap_or(0).into());
+        for (kind, value) in Attributes(body.get(12..).unwrap_or_default()) {
+            match kind {
+                10 => mark = number(value).unwrap_or(0),
+                15 => table = number(value).unwrap_or(table),
+                _ => {}
+            }
+        }
+        if mark != 0 {
+            marks.push((mark, table));
+        }
+    })?;
+    Ok(marks)
+}
+
+/// Does any rule of nftables for this family, those of iptables-nft included, mark packets?
+///
+/// # Errors
+/// The kernel has no nftables, or does not tell this user.
+pub(crate) fn nftables_mark(is_v6: bool) -> io::Result<bool> {
+    let mut marks = false;
+    ask(SockProtocol::NetlinkNetFilter, GET_NFT_RULE, true, &[0, 0, 0, 0], |body| {
+        // Those of `inet` are for both.
+        if ![Some(&1), Some(&family(is_v6))].contains(&body.first()) {
+            return;
+        }
+        let rule = Attributes(body.get(4..).unwrap_or_default());
+        let expressions = rule.filter(|&(kind, _)| kind == 4).flat_map(|(_, value)| Attributes(value));
+        marks |= expressions.map(|(_, expression)| Attributes(expression)).any(is_marking);
+    })?;
+    Ok(marks)
+}
+
+/// `meta mark set`, or the target MARK or TPROXY of iptables.
+fn is_marking(expression: Attributes<'_>) -> bool {
+    let (mut name, mut data) = (&[][..], Attributes(&[]));
+    for (kind, value) in expression {
+        match kind {
+            1 => name = value.split(|&byte| byte == 0).next().unwrap_or_default(),
+            2 => data = Attributes(value),
+            _ => {}
+        }
+    }
+    match name {
+        b"meta" => {
+            let (mut is_mark, mut is_set) = (false, false);
+            for (kind, value) in data {
+                is_mark |= kind == 2 && value == 3_u32.to_be_bytes();
+                is_set |= kind == 3;
+            }
+            is_mark && is_set
+        }
+        b"tproxy" => true,
+        b"target" => data.into_iter().any(|(kind, value)| {
+            let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
+            kind == 1 && [&b"MARK"[..], b"TPROXY", b"CONNMARK"].contains(&name)
+        }),
+        _ => false,
+    }
+}
+
+fn route(to: IpAddr, source_bits: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
+    let bits = 8 * octets(to).len() as u8;
+    let mut body = vec![family(to.is_ipv6()), bits, source_bits, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    body.extend_from_slice(attributes);
+    let mut found = None;
+    ask(SockProtocol::NetlinkRoute, GET_ROUTE, false, &body, |answer| {
+        found.get_or_insert_with(|| answer.to_vec());
+    })?;
+    found.ok_or_else(|| io::Error::other("no answer"))
+}
+
+/// Sends one request, and gives the bodies of its answers to `each`.
+fn ask(
+    protocol: SockProtocol,
+    kind: u16,
+    dumps: bool,
+    body: &[u8],
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let socket: OwnedFd =
+        socket::socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(protocol))?;
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))?;
+    let flags = REQUEST | if dumps { DUMP } else { 0 };
+    let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
+    let mut message = Vec::with_capacity(16 + body.len());
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    message.extend_from_slice(&1_u32.to_ne_bytes());
+    message.extend_from_slice(&0_u32.to_ne_bytes());
+    message.extend_from_slice(body);
+    socket::sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        if rest.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while let Some((kind, body, next)) = first_message(rest) {
+            rest = next;
+            match kind {
+                DONE => return Ok(()),
+                ERROR => {
+                    let number = body.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                    return match number {
+                        0 => Ok(()),
+                        number => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+                    };
+                }
+                _ => each(body),
+            }
+            if !dumps {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The kind and the body of the first message, and what follows it.
+fn first_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = usize::try_from(number(bytes)?).ok()?;
+    let body = bytes.get(16..length)?;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The attributes of a message, or those in an attribute.
+#[derive(Clone, Copy)]
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(*self.0.first_chunk()?));
+        let kind = u16::from_ne_bytes(*self.0.get(2..)?.first_chunk()?) & 0x3fff;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+fn put(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    attributes.extend_from_slice(&length.to_ne_bytes());
+    attributes.extend_from_slice(&kind.to_ne_bytes());
+    attributes.extend_from_slice(value);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn family(is_v6: bool) -> u8 {
+    if is_v6 { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_to_loopback_is_for_this_host() {
+        let from = SocketAddr::from(([127, 0, 0, 1], 80));
+        let packet = AskedPacket { from, to: IpAddr::from([127, 0, 0, 2]), interface: None, mark: 0 };
+        assert!(is_delivered(&packet).expect("there is a route"));
+        assert_eq!(interface_towards(packet.to).expect("there is a route"), None);
+    }
+
+    #[test]
+    fn rules_can_be_read() {
+        let _ = marks(false).expect("every kernel has rules");
+    }
+
+    #[test]
+    fn messages_that_are_cut_end_and_do_not_panic() {
+        let mut attributes = Vec::new();
+        put(&mut attributes, 1, b"meta\0");
+        put(&mut attributes, 2, b"12345678");
+        for length in 0..attributes.len() {
+            assert!(Attributes(&attributes[..length]).count() <= 1 + usize::from(length >= 24));
+            assert!(!is_marking(Attributes(&attributes[..length])));
+        }
+        assert_eq!(Attributes(&[0, 0, 1, 0, 9, 9]).next(), None, "a length that would stand still");
+        for length in 0..20 {
+            let _ = first_message(&[9; 20][..length]);
+        }
+    }
+}
