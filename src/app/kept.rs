@@ -13,13 +13,13 @@ use super::keeper::KeepingPlace;
 use super::lookup::Resolved;
 use super::restore::{self, Restored};
 use super::roster::Source;
-use super::state::{Fact, FoundTarget, KeptState};
+use super::state::{Fact, FoundTarget, KeptService, KeptState};
 use super::statefile::{StateFile, StateFileError, StoredState};
-use super::{MOST_TOLD, counted};
+use super::{MOST_TOLD, counted, plan};
 use crate::names::resolve;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::{Addresses, Denial, Until};
-use crate::spec::{Address, Name, Named, ServiceSpec};
+use crate::spec::{Address, ListenSpan, Name, Named, ServiceSpec};
 
 /// How long a start waits for the instance before it, which writes for the last time.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,6 +36,8 @@ pub(super) struct Kept {
     pub(super) place: Option<KeepingPlace>,
     name: String,
     state: KeptState,
+    /// Those of its services that are there still, by where they listen now.
+    paired: Vec<(SocketAddr, KeptService)>,
     looked_up: HashMap<String, Option<Vec<SocketAddr>>>,
     applied: usize,
     /// Why the rest does not hold.
@@ -148,11 +150,25 @@ impl Kept {
         }
     }
 
+    /// Finds out which services of the file these are: by the first port, or else by another one, as a reload does.
+    pub(super) fn pair(&mut self, wanted: &[ListenSpan]) {
+        let all = std::mem::take(&mut self.state.services);
+        let then: Vec<ListenSpan> = all.iter().map(|one| ListenSpan::new(one.place, one.last)).collect();
+        let pairs: HashMap<usize, usize> = plan::pair(&then, wanted).kept.into_iter().collect();
+        for (number, service) in all.into_iter().enumerate() {
+            match pairs.get(&number) {
+                Some(&now) => self.paired.push((wanted[now].first(), service)),
+                None => self.state.services.push(service),
+            }
+        }
+    }
+
     /// Puts what was changed of this service into what its table begins with.
     pub(super) fn restore(&mut self, spec: &ServiceSpec, found: &mut Resolved) {
         let place = found.place();
-        let Some(at) = self.state.services.iter().position(|one| one.place == place) else { return };
-        let service = self.state.services.swap_remove(at);
+        let Some(at) = self.paired.iter().position(|(now, _)| *now == place) else { return };
+        let (_, service) = self.paired.swap_remove(at);
+        let was_port = if service.last == service.place.port() { service.last } else { 0 };
         let (denied, facts): (Vec<Fact>, Vec<Fact>) =
             service.facts.into_iter().partition(|fact| matches!(fact, Fact::Denied { .. }));
         found.denied = denied.iter().filter_map(denial).collect();
@@ -160,7 +176,14 @@ impl Kept {
         let Self { looked_up, applied, passed_over, .. } = self;
         let mut look_up = |to: &FoundTarget| look_up(to, looked_up, passed_over);
         let Restored { groups, found: channels, decided, applied: count, passed_over: why } =
-            restore::restore(&facts, &spec.groups, spec.later_policy, &found.channels, &mut look_up);
+            restore::restore(
+                &facts,
+                &spec.groups,
+                spec.later_policy,
+                &found.channels,
+                was_port,
+                &mut look_up,
+            );
         *applied += count;
         let label = spec.name.as_ref().map_or_else(|| place.to_string(), |name| name.as_str().to_owned());
         passed_over.extend(why.into_iter().map(|why| format!("service {label}: {why}")));

@@ -61,6 +61,8 @@ pub(super) struct Lined {
     pub(super) weight: Weight,
     pub(super) state: AdminState,
     pub(super) manner: ChannelManner,
+    /// Its word has no port: it has that of the service.
+    pub(super) has_service_port: bool,
     /// Which one of the table it is; `None`: none yet.
     pub(super) key: Option<ChannelKey>,
 }
@@ -68,7 +70,10 @@ pub(super) struct Lined {
 impl Lined {
     pub(super) fn of(spec: &ChannelSpec, addresses: Addresses, key: Option<ChannelKey>) -> Self {
         let (maxc, weight, state, manner) = (spec.maxc, spec.weight, spec.state, spec.manner.clone());
-        Self { addresses, maxc, weight, state, manner, key }
+        let has_port = spec.port.is_some()
+            || spec.family == Some(FamilyKind::Service)
+            || addresses.first().unix().is_some();
+        Self { addresses, maxc, weight, state, manner, has_service_port: !has_port, key }
     }
 
     fn is_same_line(&self, other: &Self) -> bool {
@@ -155,6 +160,18 @@ pub(super) fn target_identity(group: usize, addresses: &Addresses) -> Identity<'
     (group, host, first.port())
 }
 
+/// The same, where the service has another port than before: a channel whose word has none is the same one still.
+fn lined_identity(group: usize, addresses: &Addresses, has_other_port: bool) -> Identity<'_> {
+    let (group, host, port) = identity(group, addresses);
+    (group, host, if has_other_port { 0 } else { port })
+}
+
+/// The port of the channels whose words have none; 0 in a range. `None`: there are none of these.
+fn service_port(lines: &[LinedGroup]) -> Option<u16> {
+    let mut all = lines.iter().flat_map(|group| &group.channels);
+    all.find(|one| one.has_service_port).map(|one| one.addresses.port())
+}
+
 /// What is left of a list of channels by identity, each taken once, in order.
 struct ByIdentity<'a, T>(HashMap<Identity<'a>, Alike<T>>);
 
@@ -197,8 +214,13 @@ pub(super) fn steps(
     clean: bool,
 ) -> Vec<PlannedEdit> {
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
+    let is_other_port = service_port(before) != service_port(wanted);
     let lines = before.iter().enumerate().flat_map(|(number, group)| {
-        group.channels.iter().map(move |one| (identity(number, &one.addresses), one))
+        let has_other_port = move |one: &Lined| is_other_port && one.has_service_port;
+        group
+            .channels
+            .iter()
+            .map(move |one| (lined_identity(number, &one.addresses, has_other_port(one)), one))
     });
     let mut lines = ByIdentity::new(lines);
     // Those that no line has: made by hand, or about to go since an earlier reload.
@@ -227,12 +249,15 @@ pub(super) fn steps(
             first.push(PlannedEdit::SetPolicy(id, group.policy));
         }
         for (place, channel) in group.channels.iter_mut().enumerate() {
-            let identity = identity(number, &channel.addresses);
+            let has_other_port = is_other_port && channel.has_service_port;
+            let identity = lined_identity(number, &channel.addresses, has_other_port);
             let line = lines.take(&identity);
             let is_as_before = line.is_some_and(|line| line.is_same_line(channel));
             let key = match line {
                 Some(line) => line.key,
-                None => others.take(&identity),
+                None => others
+                    .take(&identity)
+                    .or_else(|| others.take(&self::identity(number, &channel.addresses))),
             };
             channel.key = key;
             let now = key.and_then(|key| Some((key, *there.get(&key)?)));
@@ -246,7 +271,9 @@ pub(super) fn steps(
             };
             // Names are looked up again while services run: what the line meant says nothing any more. What is otherwise by an operator's
             // hand has another name.
-            let is_same_name = self::identity(number, &now.addresses) == identity;
+            let is_now = self::identity(number, &now.addresses);
+            let is_same_name = is_now == self::identity(number, &channel.addresses)
+                || line.is_some_and(|line| is_now == self::identity(number, &line.addresses));
             if differ(&now.addresses, &channel.addresses) && (is_same_name || clean) {
                 then.push(PlannedEdit::Readdress(key, number, place));
             }

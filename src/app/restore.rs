@@ -138,20 +138,26 @@ pub(super) struct Restored {
     pub(super) passed_over: Vec<String>,
 }
 
-/// Puts the facts back into the groups of today's line, where that says what it said then. `look_up` finds what a host means
-/// now.
+/// Puts the facts back into the groups of today's line, where that says what it said then. `was_port`: that of the service then, 0 of a range.
+/// `look_up` finds what a host means now.
 pub(super) fn restore(
     facts: &[Fact],
     groups: &[GroupSpec],
     later: Policy,
     found: &[Vec<Option<Addresses>>],
+    was_port: u16,
     look_up: &mut dyn FnMut(&FoundTarget) -> Addresses,
 ) -> Restored {
     let mut places: HashMap<Identity<'_>, Vec<usize>> = HashMap::new();
+    let mut portless: HashMap<Identity<'_>, Vec<usize>> = HashMap::new();
     for (number, (group, found)) in groups.iter().zip(found).enumerate() {
         for (place, (member, addresses)) in group.members.iter().zip(found).enumerate() {
-            if let (Member::Channel(_), Some(addresses)) = (member, addresses) {
-                places.entry(identity(number, addresses)).or_default().push(place);
+            if let (Member::Channel(spec), Some(addresses)) = (member, addresses) {
+                let (group, host, port) = identity(number, addresses);
+                if spec.port.is_none() && port != was_port {
+                    portless.entry((group, host.clone(), was_port)).or_default().push(place);
+                }
+                places.entry((group, host, port)).or_default().push(place);
             }
         }
     }
@@ -162,7 +168,7 @@ pub(super) fn restore(
         applied: 0,
         passed_over: Vec::new(),
     };
-    let mut restoring = Restoring { line: groups, places, later, now };
+    let mut restoring = Restoring { line: groups, places, portless, later, now };
     for fact in facts {
         match restoring.put_back(fact, look_up) {
             Ok(()) => restoring.now.applied += 1,
@@ -176,6 +182,8 @@ struct Restoring<'a> {
     line: &'a [GroupSpec],
     /// Where in its group each channel of the line is.
     places: HashMap<Identity<'a>, Vec<usize>>,
+    /// The same of those that have the port of the service, if that was another one then: by that one.
+    portless: HashMap<Identity<'a>, Vec<usize>>,
     later: Policy,
     now: Restored,
 }
@@ -282,7 +290,8 @@ impl Restoring<'_> {
     fn place(&self, channel: &LinedChannel) -> Result<(usize, usize), String> {
         let LinedChannel { group, target, nth } = channel;
         let number = group.index();
-        let places = self.places.get(&key_of(number, target));
+        let key = key_of(number, target);
+        let places = self.places.get(&key).or_else(|| self.portless.get(&key));
         let nth = usize::try_from(nth.get() - 1).unwrap_or(usize::MAX);
         let place = places.and_then(|places| places.get(nth)).copied();
         Ok((number, place.ok_or_else(|| format!("group {number}: {target} is not in the line any more"))?))
@@ -368,7 +377,7 @@ mod tests {
     fn restarted(facts: &[Fact], line: &Line) -> (Table, Restored) {
         let (groups, found) = groups(line);
         let restored =
-            restore(facts, &groups, Policy::RoundRobin, &found, &mut |to: &FoundTarget| to.found.clone());
+            restore(facts, &groups, Policy::RoundRobin, &found, 80, &mut |to: &FoundTarget| to.found.clone());
         (fill(&restored.groups, &restored.found), restored)
     }
 

@@ -150,7 +150,8 @@ pub(super) struct Roster {
 
 /// One service as the state file sees it.
 struct Watched {
-    place: SocketAddr,
+    /// Where its line has it listen.
+    span: ListenSpan,
     /// Where it listens, which may be elsewhere.
     listen: Vec<ListenSpan>,
     written: Arc<RwLock<Written>>,
@@ -247,7 +248,7 @@ impl Roster {
 
     fn watch(&self, members: &[RosterEntry]) {
         let watched = members.iter().map(|member| Watched {
-            place: member.place(),
+            span: member.served.parts.span,
             listen: member.served.listen(),
             written: Arc::clone(&member.written),
             table: member.served.parts.table.clone(),
@@ -268,10 +269,10 @@ impl Roster {
         let all: Vec<_> = self
             .watched()
             .iter()
-            .map(|one| (one.place, Arc::clone(&one.written), one.table.clone(), one.running.phase()))
+            .map(|one| (one.span, Arc::clone(&one.written), one.table.clone(), one.running.phase()))
             .collect();
         let is_over = !all.is_empty() && all.iter().all(|(.., phase)| *phase != Phase::Serving);
-        let services = all.into_iter().map(|(place, written, table, _)| {
+        let services = all.into_iter().map(|(span, written, table, _)| {
             let now = survey(&table, self.tools.clock);
             let written = written.read().unwrap_or_else(PoisonError::into_inner);
             let mut facts = restore::observe(&written.groups, written.spec.later_policy, &now);
@@ -280,7 +281,8 @@ impl Roster {
                 net: denial.net,
                 until: denial.until.map(|until| until.since_1970),
             }));
-            KeptService { place, name: written.spec.name.clone(), facts }
+            let (place, last) = (span.first(), *span.ports().end());
+            KeptService { place, last, name: written.spec.name.clone(), facts }
         });
         let services = services.filter(|service| !service.facts.is_empty()).collect();
         ToKeep { state: KeptState { services }, is_over }

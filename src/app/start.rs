@@ -251,6 +251,7 @@ pub(super) fn prepare(
 ) -> Result<Vec<(Prepared, Vec<LinedGroup>)>, Failure> {
     let (mut patience, mut failures) = (BIND_PATIENCE, Vec::new());
     let mut prepared = Vec::new();
+    kept.pair(&services.iter().map(|(_, found)| found.span()).collect::<Vec<_>>());
     for (number, (spec, mut found)) in services.into_iter().enumerate() {
         let groups = plan::lined(&spec.groups, &found.channels);
         kept.restore(&spec, &mut found);

@@ -32,6 +32,8 @@ pub(super) struct KeptState {
 pub(super) struct KeptService {
     /// Where its line has it listen: this is what it is known by.
     pub(super) place: SocketAddr,
+    /// The last port of its range, or that of the place.
+    pub(super) last: u16,
     /// For readers.
     pub(super) name: Option<Name>,
     pub(super) facts: Vec<Fact>,
@@ -122,7 +124,12 @@ impl KeptState {
         for service in &self.services {
             let name = service.name.as_ref().map_or("-", Name::as_str);
             // Writing to a string does not fail.
-            let _ = writeln!(text, "service {} {name}", service.place);
+            let range = if service.last == service.place.port() {
+                String::new()
+            } else {
+                format!("-{}", service.last)
+            };
+            let _ = writeln!(text, "service {}{range} {name}", service.place);
             for fact in &service.facts {
                 let _ = writeln!(text, "{fact}");
             }
@@ -166,12 +173,25 @@ impl KeptState {
                 return None;
             };
             let name = if name == "-" { None } else { Some(Name::new(name)?) };
-            self.services.push(KeptService { place: place.parse().ok()?, name, facts: Vec::new() });
+            let (place, last) = span(place)?;
+            self.services.push(KeptService { place, last, name, facts: Vec::new() });
             return Some(());
         }
         self.services.last_mut()?.facts.push(fact(line)?);
         Some(())
     }
+}
+
+/// Where a service listens: `127.0.0.1:80`, `127.0.0.1:80-89`.
+fn span(word: &str) -> Option<(SocketAddr, u16)> {
+    let colon = word.rfind(':')?;
+    let Some(dash) = word.rfind('-').filter(|&dash| dash > colon) else {
+        let place: SocketAddr = word.parse().ok()?;
+        return Some((place, place.port()));
+    };
+    let (place, last): (SocketAddr, u16) = (word[..dash].parse().ok()?, word[dash + 1..].parse().ok()?);
+    // What is written is read, and nothing else.
+    (last > place.port() && word[dash + 1..] == last.to_string()).then_some((place, last))
 }
 
 /// The text without its last line, if that is right.
@@ -515,8 +535,11 @@ pub(super) mod tests {
 
     pub(in crate::app) fn state() -> impl Strategy<Value = KeptState> {
         let names = prop::sample::select(vec![None, Name::new("web"), Name::new("a-b.c_9")]);
-        let service = (any::<([u8; 4], u16)>(), names, prop::collection::vec(any_fact(), 0..6))
-            .prop_map(|(place, name, facts)| KeptService { place: SocketAddr::from(place), name, facts });
+        let service = (any::<([u8; 4], u16)>(), any::<u16>(), names, prop::collection::vec(any_fact(), 0..6))
+            .prop_map(|(place, last, name, facts)| {
+                let last = last.max(place.1);
+                KeptService { place: SocketAddr::from(place), last, name, facts }
+            });
         prop::collection::vec(service, 0..4).prop_map(|services| KeptState { services })
     }
 
@@ -617,10 +640,11 @@ pub(super) mod tests {
             moved: None,
         };
         let place = SocketAddr::from(([0, 0, 0, 0], 80));
-        let service = KeptService { place, name: Name::new("web"), facts: vec![fact] };
-        let text = KeptState { services: vec![service] }.print();
+        let service = KeptService { place, last: 80, name: Name::new("web"), facts: vec![fact] };
+        let range = KeptService { last: 89, name: None, facts: Vec::new(), ..service.clone() };
+        let text = KeptState { services: vec![service, range] }.print();
         let expected = "balance-state 1\nservice 0.0.0.0:80 web\nchanged group 0 web1:80 1 line enabled weight 1 maxc 16 \
-                        now disabled-hard weight 1 maxc 16\ncrc32 ";
+                        now disabled-hard weight 1 maxc 16\nservice 0.0.0.0:80-89 -\ncrc32 ";
         assert_eq!(text.split_at(expected.len()).0, expected);
     }
 }

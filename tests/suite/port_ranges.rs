@@ -146,6 +146,35 @@ fn a_reload_opens_and_closes_only_what_is_different() {
 }
 
 #[test]
+fn what_operators_changed_stays_when_a_range_becomes_one_port_and_the_other_way_round() {
+    let ((a, _a), (b, _b)) = (servers('a', 4), servers('b', 4));
+    let channels = format!("{a} {b} {b}:20003");
+    let ranged = Ranged::start("20000-20003", &channels);
+    let instance = &ranged.instance;
+    instance.ctl("disable 0; maxc 1 7; weight 2 3").code(0);
+    let is_kept = |ports: &str| {
+        let said = ranged.reload(ports, &channels).code(0).stdout;
+        assert!(!said.contains("is added") && !said.contains("is removed"), "{ports}: {said}");
+        let rows = instance.show();
+        let kept: Vec<(&str, u64)> = rows.iter().map(|row| (row.state.as_str(), row.maxc)).collect();
+        assert_eq!(kept, [("DIS", 0), ("ENA", 7), ("ENA", 0)], "{ports}: {said}");
+        let status = instance.ctl("status").code(0).stdout;
+        assert!(status.contains("channel 2: weight 3, in the file 1"), "{ports}: {status}");
+    };
+    is_kept("20000");
+    // The channel that has the port of the service has its port of today.
+    instance.ctl("disable 2").code(0);
+    assert_eq!(server_at(ranged.ip, FIRST).1, "b20000");
+    instance.ctl("enable 2").code(0);
+    is_kept("20000-20001");
+    instance.ctl("disable 2").code(0);
+    assert_eq!(server_at(ranged.ip, FIRST + 1).1, "b20001");
+    instance.ctl("enable 2").code(0);
+    is_kept("20000-20000");
+    ranged.instance.end();
+}
+
+#[test]
 fn another_process_has_all_ports_and_knows_where_clients_came_to() {
     let (a, _servers) = servers('a', 300);
     let mut ranged = Ranged::start("20000-20299", &a.to_string());

@@ -150,6 +150,7 @@ mod tests {
                     weight: Weight::new(weight).expect("small"),
                     state: if enabled { AdminState::Enabled } else { AdminState::Disabled },
                     manner: ChannelManner::default(),
+                    has_service_port: false,
                     key: None,
                 }
             });
