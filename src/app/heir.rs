@@ -45,20 +45,24 @@ impl Heir {
     /// `None`: this process was started by itself, or whoever started it has died before it could say anything.
     pub(super) fn of_this_process() -> Option<Self> {
         let predecessor = std::env::var(HANDOVER).ok()?.parse().ok()?;
-        Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor)
+        Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor).ok()
     }
 
-    /// What this process offers on the stream. `None`: nothing.
-    pub(super) fn of(stream: UnixStream, predecessor: u32) -> Option<Self> {
+    /// What this process offers on the stream.
+    ///
+    /// # Errors
+    /// Nothing, for this reason if it has said one.
+    pub(super) fn of(stream: UnixStream, predecessor: u32) -> Result<Self, Option<String>> {
         let mut stream = HandoverStream::from(stream);
         let mut machine = Successor::new();
         let (message, descriptors) = match receive(&mut stream) {
             Ok(Some((message @ FromPredecessor::Offer(_), _, Ok(descriptors)))) => (message, descriptors),
+            Ok(Some((FromPredecessor::Unwilling(why), ..))) => return Err(Some(why)),
             // What it left nobody can know: a start like any other.
-            _ => return None,
+            _ => return Err(None),
         };
         machine.learn(SuccessorNews::Heard(&message));
-        let FromPredecessor::Offer(offer) = message else { return None };
+        let FromPredecessor::Offer(offer) = message else { return Err(None) };
         let mut descriptors = VecDeque::from(descriptors);
         let mut listeners = Vec::new();
         for service in &offer.services {
@@ -68,7 +72,7 @@ impl Heir {
         }
         let control = offer.control.as_ref().and_then(|_| descriptors.pop_front());
         let http = offer.http.and_then(|_| descriptors.pop_front());
-        Some(Self { stream: Some(stream), machine, offer, listeners, control, http, predecessor })
+        Ok(Self { stream: Some(stream), machine, offer, listeners, control, http, predecessor })
     }
 
     /// The path by which this process was started.

@@ -61,12 +61,18 @@ pub(super) fn ask(
                 return failed(format!("the instance on {place} cannot be asked: {why}"));
             }
         };
-        let Some(heir) = Heir::of(stream, pid) else {
-            return failed(format!(
-                "process {pid} on {place} does not hand its port over. If it is being upgraded or is about to end, try again in a \
+        let heir = match Heir::of(stream, pid) {
+            Ok(heir) => heir,
+            Err(Some(why)) => {
+                return failed(format!("process {pid} on {place} does not hand its port over: {why}"));
+            }
+            Err(None) => {
+                return failed(format!(
+                    "process {pid} on {place} does not hand its port over. If it is being upgraded or is about to end, try again in a \
                  few seconds. If it is the first process of a container, start another container. Otherwise it is of another \
                  version: stop it first (kill {pid})"
-            ));
+                ));
+            }
         };
         if let Some(other) =
             heir.services().iter().find(|one| !spans.iter().any(|span| span.meets(span_of(one))))

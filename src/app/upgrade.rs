@@ -230,7 +230,9 @@ impl Upgrader {
 
     /// Hands the ports over to a process that somebody else has started. What was handed over, or why nothing was.
     pub(super) fn give(&self, stream: UnixStream, pid: u32) -> Result<String, String> {
-        self.conclude(false, || {
+        let mut is_offered = false;
+        let refusal = stream.try_clone();
+        let outcome = self.conclude(false, || {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("it has no number")?;
             let Some(_frozen) = self.means.roster.freeze() else {
                 return Err("another one is under way".to_owned());
@@ -238,8 +240,13 @@ impl Upgrader {
             let (offer, listeners) = self.offer()?;
             self.tell(Severity::Notice, format!("process {pid} asks for the ports"));
             let offer = Offer { listeners_only: true, ..offer };
+            is_offered = true;
             self.work(HandoverStream::from(stream), pid, offer, Some(listeners), false)
-        })
+        });
+        if let (Err(why), Ok(stream), false) = (&outcome, refusal, is_offered) {
+            work::say_why_not(&HandoverStream::from(stream), why);
+        }
+        outcome
     }
 
     fn begin(&self) -> Result<(), String> {
@@ -304,14 +311,14 @@ impl Upgrader {
         stream: HandoverStream,
         pid: Pid,
         offer: Offer,
-        listeners: Option<Vec<OwnedFd>>,
+        listeners: Option<Vec<Arc<OwnedFd>>>,
         is_child: bool,
     ) -> Result<(Pid, String), String> {
         Work::new(&self.means, stream, pid, offer, listeners, is_child).run()
     }
 
     /// What is offered, and the descriptors of it.
-    fn offer(&self) -> Result<(Offer, Vec<OwnedFd>), String> {
+    fn offer(&self) -> Result<(Offer, Vec<Arc<OwnedFd>>), String> {
         let no = |e: io::Error| e.to_string();
         let (services, handles, hosts) = self.means.roster.offer();
         if services.is_empty() {
@@ -326,19 +333,20 @@ impl Upgrader {
         let mut descriptors = Vec::new();
         for handle in handles {
             let listener = handle.socket().ok_or("a service has just stopped")?;
-            descriptors.push(listener.try_clone().map_err(no)?);
+            // Not a duplicate: of many ports there is no room for as many descriptors more.
+            descriptors.push(listener);
         }
         let control = match self.means.control() {
             Some(control) => {
                 let (offered, fd) = control.offer().map_err(no)?;
-                descriptors.push(fd);
+                descriptors.push(Arc::new(fd));
                 Some(offered)
             }
             None => None,
         };
         let http = self.http().and_then(|http| http.offer().transpose()).transpose().map_err(no)?;
         let http = http.map(|(address, fd)| {
-            descriptors.push(fd);
+            descriptors.push(Arc::new(fd));
             address
         });
         let offer = Offer {

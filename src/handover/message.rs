@@ -25,6 +25,8 @@ pub const FORMAT: u32 = 1;
 pub enum FromPredecessor {
     /// The first message: what there is to take over.
     Offer(Offer),
+    /// In place of an offer: nothing can be taken over, for this reason.
+    Unwilling(String),
     /// Serve from now on. The process that sends this accepts no more clients.
     Go(Box<Go>),
     /// Connections; their descriptors come with it, and the bytes they hold behind it.

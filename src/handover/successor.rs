@@ -285,6 +285,7 @@ fn named(message: &FromPredecessor) -> &'static str {
         FromPredecessor::Offer(_) => "\"offer\"",
         FromPredecessor::Go(_) => "\"go\"",
         FromPredecessor::Batch(_) => "\"batch\"",
+        FromPredecessor::Unwilling(_) => "\"unwilling\"",
         FromPredecessor::Left(_) => "\"left\"",
         FromPredecessor::Done(_) => "\"done\"",
     }

@@ -146,6 +146,20 @@ fn a_reload_opens_and_closes_only_what_is_different() {
 }
 
 #[test]
+fn a_range_of_most_of_the_descriptors_goes_to_another_process() {
+    let a = Server::named("a");
+    let ip = own_ip();
+    let setup = Setup::binding((ip, FIRST).into()).shell("ulimit -n 256;");
+    let channel = a.to_string();
+    let mut instance = setup.start(["-b", &ip.to_string(), "20000-20149", &channel]);
+    for _ in 0..2 {
+        instance.upgrade();
+        assert_eq!(Client::connect((ip, FIRST + 149).into()).recv(1), b"a");
+    }
+    instance.end();
+}
+
+#[test]
 fn what_operators_changed_stays_when_a_range_becomes_one_port_and_the_other_way_round() {
     let ((a, _a), (b, _b)) = (servers('a', 4), servers('b', 4));
     let channels = format!("{a} {b} {b}:20003");

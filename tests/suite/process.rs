@@ -544,6 +544,12 @@ fn as_pid_1_it_stays_in_front_and_stops_on_sigterm() {
     let pid = children.trim().parse().ok().and_then(Pid::from_raw).expect("one child");
     let show = Run::balance(&directory).args(["-c", "show", &port]).finish();
     assert_eq!(show.code, 0, "{show}");
+    // It cannot hand its port over, and says why.
+    let replace = ["-f", "-b", &ip, "--replace", &port, &server.to_string()];
+    let refused = Run::balance(&directory).args(replace).finish();
+    assert_eq!(refused.code, 71, "{refused}");
+    let why = "does not hand its port over: this is the first process of its container";
+    assert!(refused.stderr.contains(why), "{refused}");
     kill_process(pid, Signal::TERM).expect("our own process");
     let status = eventually("its end", || unshare.0.try_wait().expect("our own child"));
     assert_eq!(status.code(), Some(0));

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -48,13 +49,20 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 pub(super) fn say_offer(
     stream: &HandoverStream,
     offer: &Offer,
-    listeners: &[OwnedFd],
+    listeners: &[Arc<OwnedFd>],
     patience: Duration,
 ) -> io::Result<()> {
     let message = FromPredecessor::Offer(offer.clone());
     let frame = frame::write(&message, &[], listeners.len())?;
-    let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = listeners.iter().map(|one| one.as_fd()).collect();
     stream.send(&frame, &fds, patience)
+}
+
+/// In place of an offer: why there is none.
+pub(super) fn say_why_not(stream: &HandoverStream, why: &str) {
+    let message = FromPredecessor::Unwilling(why.to_owned());
+    // Whoever does not hear it finds that nothing came.
+    let _ = frame::write(&message, &[], 0).and_then(|frame| stream.send(&frame, &[], SENT_WITHIN));
 }
 
 /// A hand-over under way.
@@ -74,7 +82,7 @@ pub(super) struct Work<'a> {
     version: String,
     offer: Offer,
     /// Descriptors that go with the offer. `None`: it was made before the successor was started.
-    listeners: Option<Vec<OwnedFd>>,
+    listeners: Option<Vec<Arc<OwnedFd>>>,
     /// What was counted when the successor was told.
     baseline: Vec<Counts>,
     /// Under way.
@@ -102,7 +110,7 @@ impl<'a> Work<'a> {
         stream: HandoverStream,
         pid: Pid,
         offer: Offer,
-        listeners: Option<Vec<OwnedFd>>,
+        listeners: Option<Vec<Arc<OwnedFd>>>,
         is_child: bool,
     ) -> Self {
         Self {
