@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::lookup::Known;
 use super::origin::HANDOVER;
 use super::prepared::Got;
+use super::web::HttpWanted;
 use crate::control::Endpoint;
 use crate::handover::frame;
 use crate::handover::message::{Acceptance, FORMAT, FromPredecessor, FromSuccessor, Offer, OfferedService};
@@ -98,9 +99,13 @@ impl Heir {
         Some(Got::Passed(PassedListener { name: None, fd, address: place }))
     }
 
-    /// The listener of its HTTP server, if that is at one of these addresses.
-    pub(super) fn take_http(&mut self, addresses: &[SocketAddr]) -> Option<OwnedFd> {
-        self.offer.http.filter(|at| addresses.contains(at)).and_then(|_| self.http.take())
+    /// The listener of its HTTP server, if that is where it is wanted.
+    pub(super) fn take_http(&mut self, wanted: &HttpWanted<'_>) -> Option<OwnedFd> {
+        let is_wanted = |at: &SocketAddr| match wanted {
+            HttpWanted::At(addresses) => addresses.contains(at),
+            HttpWanted::InTheWay(port) => at.port() == *port,
+        };
+        self.offer.http.filter(is_wanted).and_then(|_| self.http.take())
     }
 
     /// Closes what came and is not wanted here, so that these ports are free once the process before has let go of them, too.

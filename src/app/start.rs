@@ -145,7 +145,7 @@ pub(super) fn start(
         }
         failure
     })?;
-    let web = web::open(settings, |at| heirs.iter_mut().find_map(|heir| heir.take_http(at)))?;
+    let web = web::open(settings, |wanted| heirs.iter_mut().find_map(|heir| heir.take_http(&wanted)))?;
     let access = scribe::open(settings, foreground)?;
     process::forbid_core_files();
     let all: Vec<&Prepared> = prepared.iter().map(|(one, _)| one).collect();

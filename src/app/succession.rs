@@ -66,8 +66,8 @@ pub(super) fn start(
     log.never_wait();
     let clock = Clock::resume(monotonic().saturating_sub(heir.offer.began));
     let os = |e: io::Error| Failure::new(exit::OS, format!("balance: cannot start: {e}"));
-    let web = web::open(settings, |at| {
-        let taken = heir.take_http(at);
+    let web = web::open(settings, |wanted| {
+        let taken = heir.take_http(&wanted);
         // It is among the descriptors that are open, and among those of the server.
         means.listeners_are_open(taken.iter().count());
         taken

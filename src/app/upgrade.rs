@@ -211,6 +211,12 @@ impl Upgrader {
     ) -> Result<String, String> {
         let outcome = self.begin().and_then(|()| {
             let result = act();
+            if result.is_err()
+                && let Some(http) = self.http()
+                && let Err(e) = http.release()
+            {
+                self.tell(Severity::Error, format!("--http: nothing is answered any more: {e}"));
+            }
             *self.stage() = result.as_ref().map_or(UpgradeStage::Idle, |&(pid, _)| UpgradeStage::Over(pid));
             result.map(|(_, what)| what)
         });

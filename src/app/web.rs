@@ -43,20 +43,35 @@ pub(super) fn addresses(http: &HttpSpec) -> Result<Vec<SocketAddr>, Failure> {
     }
 }
 
-/// Takes the port that is asked for, if one is. `got` has it if the process before does.
+/// What there may be from the process before.
+pub(super) enum HttpWanted<'a> {
+    /// Its listener at one of these addresses.
+    At(&'a [SocketAddr]),
+    /// Its listener on this port, at whatever address: it is in the way.
+    InTheWay(u16),
+}
+
+/// Takes the port that is asked for, if one is. `got` has what there is of the process before. A listener of that one that is in the way is
+/// laid down; if this process does not take over after all, that one [takes it up](HttpServer::release) again.
 ///
 /// # Errors
 /// It cannot be had.
 pub(super) fn open(
     settings: &ProcessSpec,
-    got: impl FnOnce(&[SocketAddr]) -> Option<OwnedFd>,
+    mut got: impl FnMut(HttpWanted<'_>) -> Option<OwnedFd>,
 ) -> Result<Option<Web>, Failure> {
     let Some(http) = &settings.http else { return Ok(None) };
     let token_file = token_file(settings)?;
     let addresses = addresses(http)?;
-    let listener = match got(&addresses) {
+    let listener = match got(HttpWanted::At(&addresses)) {
         Some(fd) => TcpListener::from(fd),
-        None => bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not(&e)))?,
+        None => {
+            if let Some(fd) = got(HttpWanted::InTheWay(http.port.get())) {
+                // Both processes have it. What cannot be laid down is in the way still, and bind says so.
+                let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Read);
+            }
+            bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not(&e)))?
+        }
     };
     let name = http.host.clone().filter(|host| host.parse::<std::net::IpAddr>().is_err());
     Ok(Some(Web { listener, name, token_file }))

@@ -330,6 +330,38 @@ fn after_kill_the_next_instance_has_the_port() {
 }
 
 #[test]
+fn an_upgrade_from_one_address_to_all_and_back_has_the_port_and_one_that_fails_leaves_it() {
+    let server = Server::echo();
+    let (address, one, other) = (own_address(), own_address(), own_address());
+    // A port that no client of anybody's has, at no address.
+    let port =
+        (11_000..19_000).find(|&port| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok());
+    let port = port.expect("a free port");
+    let (one, all) = (SocketAddr::new(one.ip(), port), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    let setup = Setup::binding(address);
+    let text =
+        |http: SocketAddr| format!("* --http {http}\n-b {} {} {server}\n", address.ip(), address.port());
+    let file = setup.directory().file("services", &text(one));
+    let write = |http| std::fs::write(&file, text(http)).expect("a file of ours");
+    let mut instance = setup.start(["--file", &file.display().to_string()]);
+    let elsewhere = SocketAddr::new(other.ip(), port);
+    write(all);
+    // Another one has the port elsewhere.
+    let taken = std::net::TcpListener::bind(elsewhere).expect("a port of our own");
+    let refused = instance.ctl("upgrade");
+    assert_ne!(refused.code, 0, "{refused}");
+    assert_eq!(get(one, "/healthz"), (200, "ok\n".to_owned()), "as before");
+    drop(taken);
+    instance.upgrade();
+    assert_eq!([get(one, "/healthz").0, get(elsewhere, "/healthz").0], [200; 2]);
+    write(one);
+    instance.upgrade();
+    assert_eq!(get(one, "/healthz").0, 200);
+    TcpStream::connect(elsewhere).expect_err("nobody listens there");
+    instance.end();
+}
+
+#[test]
 fn an_upgrade_onto_another_port_frees_the_one_before() {
     let server = Server::echo();
     let (address, one, two) = (own_address(), own_address(), own_address());

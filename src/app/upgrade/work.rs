@@ -327,9 +327,6 @@ impl<'a> Work<'a> {
                     self.means.server.release_doors();
                 }
                 self.means.roster.mind_channels();
-                if let Some(http) = self.means.http() {
-                    http.release();
-                }
                 let missed = self.means.control().map_or_else(Vec::new, |control| control.release());
                 for (path, cause) in missed {
                     let cause = format!("no control socket at {}: {cause}", path.display());

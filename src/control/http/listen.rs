@@ -166,10 +166,20 @@ impl HttpServer {
         self.shared.wake();
     }
 
-    /// Undoes [`HttpServer::hold`].
-    pub fn release(&self) {
-        self.shared.door().is_held = false;
+    /// Undoes [`HttpServer::hold`], and whatever another process that has not taken over has done to the listener.
+    ///
+    /// # Errors
+    /// It does not listen any more.
+    pub fn release(&self) -> io::Result<()> {
+        let listener = {
+            let mut door = self.shared.door();
+            door.is_held = false;
+            door.listener.clone()
+        };
+        let listens = listener.map(|listener| rustix::net::listen(&listener, BACKLOG)).transpose();
         self.shared.wake();
+        listens?;
+        Ok(())
     }
 
     /// Lets go of the port. Requests that are under way are answered.
