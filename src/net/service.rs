@@ -22,7 +22,7 @@ use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
 /// Strangers can be refused as often as they like: that is told once a minute.
-const REFUSALS_TOLD_MS: u64 = 60_000;
+pub(super) const REFUSALS_TOLD_MS: u64 = 60_000;
 
 /// What a service is called by in a process. Never given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +199,17 @@ impl Service {
         self.refusals_due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).ok()?;
         self.refused.fetch_sub(clients, Ordering::Relaxed);
         Some(clients)
+    }
+
+    /// So many were refused and not told yet, if it is time to say so. `Err`: not yet.
+    pub(super) fn refused_before(&self, now: Duration) -> Result<u64, ()> {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        if self.refused.load(Ordering::Relaxed) == 0 {
+            return Ok(0);
+        }
+        let due = |at: u64| (at <= now).then(|| now.saturating_add(REFUSALS_TOLD_MS));
+        self.refusals_due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).map_err(|_| ())?;
+        Ok(self.refused.swap(0, Ordering::Relaxed))
     }
 
     /// How it treats its clients, as of now.

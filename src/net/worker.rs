@@ -19,6 +19,7 @@ use slab::Slab;
 use self::doors::Doors;
 use self::past::{ClientAddress, PastConnections};
 use self::unheard::{SaidByProxy, Unheard};
+use self::untold::Untold;
 use super::busy_poll::{self, BusyPoll};
 use super::chain::Link;
 use super::dial::{Dial, Waited};
@@ -57,6 +58,7 @@ mod past;
 mod sim;
 mod tapping;
 mod unheard;
+mod untold;
 
 /// The read buffer of a worker, in bytes. One for all its connections.
 const SCRATCH: usize = 64 * 1024;
@@ -292,6 +294,8 @@ pub(super) struct Worker<P> {
     shared: Arc<Shared>,
     connections: Slab<Connection>,
     timers: Timers,
+    /// Refused clients that are to be told of later.
+    untold: Untold,
     /// Those that used up their turn.
     queue: VecDeque<usize>,
     /// Those whose bytes wait until there is room for them in the dump.
@@ -372,6 +376,7 @@ impl<P: Readiness> Worker<P> {
             shared,
             connections: Slab::new(),
             timers: Timers::default(),
+            untold: Untold::default(),
             queue: VecDeque::new(),
             undumped: Vec::new(),
             inbox: VecDeque::new(),
@@ -474,6 +479,7 @@ impl<P: Readiness> Worker<P> {
             }
         }
         self.resume_starved();
+        self.tell_refusals();
         let mut accepted = 0;
         for _ in 0..self.doors.knocked() {
             if accepted >= accepting::CLIENTS_A_TURN {
@@ -518,7 +524,10 @@ impl<P: Readiness> Worker<P> {
         if !self.queue.is_empty() || self.doors.knocked() > 0 {
             return Some(Duration::ZERO);
         }
-        let next = [self.timers.next(), self.doors.starved_until()].into_iter().flatten().min()?;
+        let next = [self.timers.next(), self.doors.starved_until(), self.untold.next()]
+            .into_iter()
+            .flatten()
+            .min()?;
         match next.saturating_sub(millis(self.own_time())) {
             0 => Some(Duration::ZERO),
             // A moment more than due, so that the clock has surely passed it.

@@ -2,8 +2,9 @@
 //!
 //! Knows: networks, until when each is denied. Never: clocks, lists of files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,6 +35,8 @@ pub struct TooManyDenials(pub usize);
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     nets: HashMap<IpNet, Option<Until>>,
+    /// The same, for those who look at all of them piece by piece.
+    order: BTreeSet<IpNet>,
     /// How many there are of each length, the longest first; lengths without any are left out.
     lengths: Vec<(u8, usize)>,
     /// How many there were when those that are over were taken out.
@@ -61,6 +64,7 @@ impl Denials {
         }
         if self.nets.insert(denial.net, denial.until).is_none() {
             self.count(denial.net.prefix_len());
+            self.order.insert(denial.net);
         }
         Ok(())
     }
@@ -70,14 +74,33 @@ impl Denials {
         let was = self.nets.remove(&net);
         if was.is_some() {
             self.uncount(net.prefix_len());
+            self.order.remove(&net);
         }
         was.is_some_and(|until| holds(until, now))
     }
 
-    /// Those that hold, in any order.
-    pub(super) fn all(&self, now: Duration) -> Vec<Denial> {
-        let hold = self.nets.iter().filter(|(_, until)| holds(**until, now));
-        hold.map(|(&net, &until)| Denial { net, until }).collect()
+    /// Adds those that hold, in order: of the next so many behind this one, or from the beginning. The last one that was looked at; `None`:
+    /// that was all.
+    pub(super) fn piece(
+        &self,
+        behind: Option<IpNet>,
+        most: usize,
+        now: Duration,
+        all: &mut Vec<Denial>,
+    ) -> Option<IpNet> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut last, mut count) = (None, 0);
+        for &net in self.order.range((from, Bound::Unbounded)).take(most) {
+            let until = self.nets.get(&net).copied().filter(|&until| holds(until, now));
+            all.extend(until.map(|until| Denial { net, until }));
+            (last, count) = (Some(net), count + 1);
+        }
+        last.filter(|_| count == most)
+    }
+
+    /// How many hold.
+    pub(super) fn count_all(&self, now: Duration) -> usize {
+        self.nets.values().filter(|&&until| holds(until, now)).count()
     }
 
     /// The longest network that is denied of those that an address is in.
@@ -92,6 +115,7 @@ impl Denials {
     /// Takes out those that are over.
     pub(super) fn sweep(&mut self, now: Duration) {
         self.nets.retain(|_, until| holds(*until, now));
+        self.order.retain(|net| self.nets.contains_key(net));
         self.lengths.clear();
         for length in self.nets.keys().map(IpNet::prefix_len).collect::<Vec<_>>() {
             self.count(length);
@@ -148,14 +172,15 @@ mod tests {
         assert_eq!(longest(&denials, "2001:db8:0:1::", 99), None);
         denials.deny(denial("192.0.2.7/32", Some(50)), at(6)).expect("few");
         assert_eq!(longest(&denials, "192.0.2.7", 20), Some(32), "what is said last holds");
-        let mut all = denials.all(at(20));
-        all.sort_unstable_by_key(|denial| denial.net);
+        let mut all = Vec::new();
+        let next = denials.piece(None, 2, at(20), &mut all).expect("there are more");
+        assert_eq!(denials.piece(Some(next), 2, at(20), &mut all), None);
         assert_eq!(all, [denial("192.0.2.7/32", Some(50)), denial("2001:db8::/64", None)]);
         assert!(!denials.lift("192.0.2.0/24".parse().expect("a network"), at(20)), "it was over");
         assert!(denials.lift("192.0.2.7/32".parse().expect("a network"), at(20)));
         assert!(!denials.lift("192.0.2.7/32".parse().expect("a network"), at(20)));
         denials.sweep(at(20));
-        assert_eq!(denials.lengths, [(64, 1)]);
+        assert_eq!((&denials.lengths[..], denials.order.len()), (&[(64, 1)][..], 1));
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct ClientLimits {
     pub prefix: ClientPrefix,
 }
 
+/// So many denials are looked at in one go.
+const DENIALS_A_PIECE: usize = 512;
+
 /// What there is to ask, so that services which ask nothing look at one number.
 mod asks {
     pub(super) const LISTS: u64 = 1;
@@ -269,7 +272,7 @@ impl Gate {
             return 0;
         }
         let mut denials = self.denials_to_change();
-        let were = denials.all(now).len();
+        let were = denials.count_all(now);
         *denials = Denials::default();
         self.set_asks(asks::DENIALS, false);
         were
@@ -280,14 +283,20 @@ impl Gate {
         if !self.asks(asks::DENIALS) {
             return Vec::new();
         }
-        let mut all = self.denials().all(now);
+        // They may be many: whoever comes meanwhile waits for a piece of it at most.
+        let mut all = Vec::new();
+        let mut behind = None;
+        loop {
+            behind = self.denials().piece(behind, DENIALS_A_PIECE, now, &mut all);
+            if behind.is_none() {
+                break;
+            }
+        }
         if all.is_empty() {
             let mut denials = self.denials_to_change();
             denials.sweep(now);
             self.set_asks(asks::DENIALS, !denials.is_empty());
         }
-        // So many may be sorted for long, and clients wait for nothing of it.
-        all.sort_unstable_by_key(|denial| denial.net);
         all
     }
 

@@ -4,7 +4,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{BALANCE, Client, Directory, Instance, Received, Run, Server, Setup, eventually};
 
@@ -514,5 +514,30 @@ fn fail2ban_bans_by_one_line() {
     ask(&["stop"]).code(0);
     server.wait().expect("it ends");
     drop(held);
+    instance.end();
+}
+
+#[test]
+fn the_rest_of_a_flood_is_told_though_nobody_comes_any_more() {
+    let a = Server::named("a");
+    let instance = Instance::start(["--deny", "127.7.7.3", "PORT", &a.to_string()]);
+    for _ in 0..4 {
+        assert!(come(&instance, from(3)).is_none());
+    }
+    // One line a minute, so this takes as long.
+    let begin = Instant::now();
+    let told = loop {
+        let told = instance.told("clients_refused");
+        if told.len() > 1 || begin.elapsed() > Duration::from_secs(120) {
+            break told;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let of = |line: &String| {
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix("clients="));
+        word.and_then(|word| word.parse::<u32>().ok()).expect("a number")
+    };
+    // Which of them were told first is up to the workers.
+    assert_eq!((told.len(), told.iter().map(of).sum::<u32>()), (2, 4), "{told:?}");
     instance.end();
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::doors::{Accepting, Door};
 use super::past::Past;
+use super::untold::UntoldRefusals;
 use super::{STARVED_MS, Worker};
 use crate::net::service::{Service, ServiceId};
 use crate::net::shared::{Guest, Message, Opened};
@@ -196,10 +197,26 @@ impl<P: Readiness> Worker<P> {
         self.log_refusal(service, id, address.into(), how);
     }
 
-    /// Says that clients are refused, if it is time for that.
-    pub(super) fn tell_refusal(&self, service: &Service, last: ClientSource, reason: End) {
-        if let Some(clients) = service.refused(self.shared.clock.now()) {
-            service.log.tell(&Event::ClientsRefused { clients, last, reason });
+    /// Says that clients are refused, now or when it is time for that.
+    pub(super) fn tell_refusal(&mut self, service: &Arc<Service>, last: ClientSource, reason: End) {
+        match service.refused(self.shared.clock.now()) {
+            Some(clients) => {
+                service.log.tell(&Event::ClientsRefused { clients, last, reason });
+            }
+            None => self.untold.add(service, last, reason, self.now),
+        }
+    }
+
+    /// Says how many were refused since that was said last, where nobody else has come who would have it said.
+    pub(super) fn tell_refusals(&mut self) {
+        while let Some(UntoldRefusals { service, last, reason }) = self.untold.take(self.now) {
+            match service.refused_before(self.shared.clock.now()) {
+                Ok(0) => {}
+                Ok(clients) => {
+                    service.log.tell(&Event::ClientsRefused { clients, last, reason });
+                }
+                Err(()) => self.untold.add(&service, last, reason, self.now),
+            }
         }
     }
 

@@ -1,0 +1,52 @@
+//! Services whose refused clients were counted and not told yet, and when it is time for that.
+//!
+//! Knows: a time for each service, who was refused last. Never: how many were (that is the service's), clocks, the log.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::net::service::{REFUSALS_TOLD_MS, Service, ServiceId};
+use crate::sched::End;
+use crate::spec::ClientSource;
+
+/// A service with something to tell.
+#[derive(Debug)]
+pub(super) struct UntoldRefusals {
+    pub(super) service: Arc<Service>,
+    /// The last of them ...
+    pub(super) last: ClientSource,
+    /// ... and why.
+    pub(super) reason: End,
+}
+
+/// All of a worker, the one whose time comes first at the head.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    all: BTreeMap<ServiceId, UntoldRefusals>,
+    due: VecDeque<(u64, ServiceId)>,
+}
+
+impl Untold {
+    /// One was refused and not told. It is told, with those that come until then, a minute after the first of them.
+    pub(super) fn add(&mut self, service: &Arc<Service>, last: ClientSource, reason: End, now: u64) {
+        match self.all.get_mut(&service.id) {
+            Some(refusals) => (refusals.last, refusals.reason) = (last, reason),
+            None => {
+                self.due.push_back((now.saturating_add(REFUSALS_TOLD_MS), service.id));
+                self.all.insert(service.id, UntoldRefusals { service: Arc::clone(service), last, reason });
+            }
+        }
+    }
+
+    /// When the first one is due.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.due.front().map(|&(at, _)| at)
+    }
+
+    /// One whose time has come.
+    pub(super) fn take(&mut self, now: u64) -> Option<UntoldRefusals> {
+        self.next().filter(|&at| at <= now)?;
+        let (_, service) = self.due.pop_front()?;
+        self.all.remove(&service)
+    }
+}
