@@ -303,7 +303,7 @@ fn serve_asked(
     let services: Vec<_> = services.into_iter().zip(found).collect();
     let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));
     if check_only {
-        wrong.extend(start::means(process, &services, &passed).err());
+        wrong.extend(start::means(process, &services, &passed, 0).err());
         wrong.extend(passed::assign(passed, &services).err());
         return Failure::first_or_all(wrong, NOT_STARTED).map_or_else(|| print(text.as_bytes()), Err);
     }

@@ -114,9 +114,10 @@ impl Heir {
         (self.control, self.http) = (None, None);
     }
 
-    /// How many listeners came.
-    pub(super) fn listener_count(&self) -> usize {
-        self.listeners.iter().map(BTreeMap::len).sum()
+    /// How many descriptors came that this process has for its own, or closes.
+    pub(super) fn descriptor_count(&self) -> usize {
+        let listeners: usize = self.listeners.iter().map(BTreeMap::len).sum();
+        listeners + self.control.iter().count() + self.http.iter().count()
     }
 
     /// Its control socket.

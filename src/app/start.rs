@@ -53,6 +53,7 @@ pub(super) struct Means {
 }
 
 /// Raises the limit of open files, and counts what the process needs for itself. In the background, what was inherited is closed.
+/// `offered`: so many descriptors of another process are open already, which become those of this one's listeners or are closed.
 ///
 /// # Errors
 /// Nothing would be left for a client.
@@ -60,6 +61,7 @@ pub(super) fn means(
     settings: &ProcessSpec,
     services: &[(ServiceSpec, Resolved)],
     passed: &[PassedListener],
+    offered: usize,
 ) -> Result<Means, Failure> {
     let foreground = is_foreground(settings);
     if !foreground {
@@ -75,14 +77,8 @@ pub(super) fn means(
     let state = if settings.state.is_some() { keeper::DESCRIPTORS } else { 0 };
     let http = if settings.http.is_some() { HttpServer::descriptors(descriptor_limit) } else { 0 };
     let access = if settings.access_log.is_some() { scribe::DESCRIPTORS } else { 0 };
-    let own_descriptors = access
-        + given::open_below(descriptor_limit)
-        + listeners
-        + OWN
-        + workers * PER_WORKER
-        + log
-        + state
-        + http;
+    let open = (given::open_below(descriptor_limit) + listeners).saturating_sub(offered);
+    let own_descriptors = access + open + OWN + workers * PER_WORKER + log + state + http;
     if (own_descriptors + descriptors::LEAST) as u64 > descriptor_limit {
         return Err(too_few_descriptors(
             descriptor_limit,
@@ -119,7 +115,8 @@ pub(super) fn start(
     let warn = Log::stderr(settings.debug).timed(settings.log_time);
     environment.warn(&warn);
     let foreground = is_foreground(settings);
-    let Means { workers, descriptor_limit, own_descriptors } = means(settings, &services, &passed)?;
+    let Means { workers, descriptor_limit, own_descriptors } =
+        means(settings, &services, &passed, heirs.iter().map(Heir::descriptor_count).sum())?;
     // Everything that is left to chance hangs on this one number.
     let seed = seed();
     let mut passed = passed::assign(passed, &services)?;
@@ -304,11 +301,6 @@ pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &P
 }
 
 impl Means {
-    /// So many listeners are among the descriptors that are open.
-    pub(super) fn listeners_are_open(&mut self, count: usize) {
-        self.own_descriptors = self.own_descriptors.saturating_sub(count);
-    }
-
     pub(super) fn workers(&self) -> usize {
         self.workers
     }

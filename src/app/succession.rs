@@ -56,8 +56,7 @@ pub(super) fn start(
     heir: &mut Heir,
 ) -> Result<u8, Failure> {
     let foreground = start::is_foreground(settings);
-    let mut means = start::means(settings, &services, &[])?;
-    means.listeners_are_open(heir.listener_count());
+    let means = start::means(settings, &services, &[], heir.descriptor_count())?;
     let log = if foreground {
         Log::stderr(settings.debug).timed(settings.log_time)
     } else {
@@ -66,12 +65,7 @@ pub(super) fn start(
     log.never_wait();
     let clock = Clock::resume(monotonic().saturating_sub(heir.offer.began));
     let os = |e: io::Error| Failure::new(exit::OS, format!("balance: cannot start: {e}"));
-    let web = web::open(settings, |wanted| {
-        let taken = heir.take_http(&wanted);
-        // It is among the descriptors that are open, and among those of the server.
-        means.listeners_are_open(taken.iter().count());
-        taken
-    })?;
+    let web = web::open(settings, |wanted| heir.take_http(&wanted))?;
     let kept = match heir.offer.keeps_no_state {
         true => kept::begin(settings.state.as_ref(), source.as_ref(), &log),
         false => kept::succeed(settings.state.as_ref(), source.as_ref(), &log),

@@ -4,7 +4,9 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use crate::harness::{Client, Finished, Instance, Server, Setup, own_address};
+use rustix::process::Signal;
+
+use crate::harness::{Client, Directory, Finished, Instance, Server, Setup, own_address};
 
 /// Ports of addresses that are this test's own.
 const FIRST: u16 = 20_000;
@@ -149,12 +151,20 @@ fn a_reload_opens_and_closes_only_what_is_different() {
 fn a_range_of_most_of_the_descriptors_goes_to_another_process() {
     let a = Server::named("a");
     let ip = own_ip();
-    let setup = Setup::binding((ip, FIRST).into()).shell("ulimit -n 256;");
-    let channel = a.to_string();
-    let mut instance = setup.start(["-b", &ip.to_string(), "20000-20149", &channel]);
+    let setup = || Setup::binding((ip, FIRST).into()).shell("ulimit -n 256;");
+    let args =
+        |ports: u16| ["-b".to_owned(), ip.to_string(), format!("20000-{}", FIRST + ports - 1), a.to_string()];
+    // As many as a start takes, and one more is refused there already.
+    let mut too_many = setup().spawn(args(250));
+    assert_eq!(too_many.wait(), 71);
+    let said = too_many.stderr();
+    let needed = said.split("but ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+    let most = 250 - (needed.unwrap_or_else(|| panic!("{said}")) - 256);
+    assert!(most > 128, "{most}");
+    let mut instance = setup().start(args(most));
     for _ in 0..2 {
         instance.upgrade();
-        assert_eq!(Client::connect((ip, FIRST + 149).into()).recv(1), b"a");
+        assert_eq!(Client::connect((ip, FIRST + most - 1).into()).recv(1), b"a");
     }
     instance.end();
 }
@@ -171,7 +181,7 @@ fn what_operators_changed_stays_when_a_range_becomes_one_port_and_the_other_way_
         assert!(!said.contains("is added") && !said.contains("is removed"), "{ports}: {said}");
         let rows = instance.show();
         let kept: Vec<(&str, u64)> = rows.iter().map(|row| (row.state.as_str(), row.maxc)).collect();
-        assert_eq!(kept, [("DIS", 0), ("ENA", 7), ("ENA", 0)], "{ports}: {said}");
+        assert_eq!(kept, [("dis", 0), ("ENA", 7), ("ENA", 0)], "{ports}: {said}");
         let status = instance.ctl("status").code(0).stdout;
         assert!(status.contains("channel 2: weight 3, in the file 1"), "{ports}: {status}");
     };
@@ -186,6 +196,29 @@ fn what_operators_changed_stays_when_a_range_becomes_one_port_and_the_other_way_
     instance.ctl("enable 2").code(0);
     is_kept("20000-20000");
     ranged.instance.end();
+}
+
+#[test]
+fn what_is_kept_is_found_again_when_the_first_port_of_a_range_is_another() {
+    let ip = own_ip();
+    let mut directory = Directory::new();
+    for ports in ["20000-20003", "20001-20003", "20003", "20002-20004"] {
+        let first = ports[..5].parse().expect("a port");
+        let state = directory.path().join("state");
+        let setup = Setup::binding((ip, first).into()).within(directory);
+        let args =
+            ["--state", &state.display().to_string(), "-b", &ip.to_string(), ports, "127.0.0.1", "127.0.0.2"];
+        let mut instance = setup.start(args);
+        if ports.starts_with("20000") {
+            instance.ctl("disable 1; maxc 0 9").code(0);
+        }
+        let rows = instance.show();
+        let kept: Vec<(&str, u64)> = rows.iter().map(|row| (row.state.as_str(), row.maxc)).collect();
+        assert_eq!(kept, [("ENA", 9), ("dis", 0)], "{ports}: {}", instance.stderr());
+        instance.signal(Signal::TERM);
+        assert_eq!(instance.wait(), 0);
+        directory = std::mem::replace(&mut instance.directory, Directory::new());
+    }
 }
 
 #[test]
