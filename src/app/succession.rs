@@ -547,6 +547,14 @@ impl Incoming {
                 table.lock().add_served(&ClientCounts::restore(&one.tally), &one.losses);
             }
         }
+        for one in &done.ejected {
+            if let (Some((running, table)), Some(key)) =
+                (self.services.get(&one.service), ChannelKey::new(one.group, one.channel))
+                && table.lock_at(self.clock.now()).take_ejection(key, &one.health)
+            {
+                running.table_changed();
+            }
+        }
         self.held.clear();
         // What became of clients on their way is asked for when they come in.
         self.server.settle();

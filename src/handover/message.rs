@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::connection::ConnectionRecord;
-use super::table::{ChannelTallyRecord, ServiceTallyRecord, TableRecord};
+use super::table::{ChannelTallyRecord, HealthRecord, ServiceTallyRecord, TableRecord};
 use crate::spec::Address;
 
 /// What this version writes and understands.
@@ -235,7 +235,7 @@ pub struct LeftCount {
 }
 
 /// The end of the hand-over.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// What the predecessor has counted since [`Go`], to be added.
     pub counted: Vec<Counted>,
@@ -247,6 +247,22 @@ pub struct Done {
     /// What the predecessor was asked to do in the meantime, and its successor is to do.
     #[serde(default)]
     pub asked: Option<EndAsked>,
+    /// The channels that are ejected: attempts that began before [`Go`] may have failed since.
+    #[serde(default)]
+    pub ejected: Vec<EjectedRecord>,
+}
+
+/// A channel that is ejected.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EjectedRecord {
+    /// The service's number in the offer.
+    pub service: usize,
+    /// The number of the channel's group.
+    pub group: usize,
+    /// Its number in the group.
+    pub channel: usize,
+    /// What is known of it.
+    pub health: HealthRecord,
 }
 
 /// What a process is asked to do that is to end.

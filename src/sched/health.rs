@@ -342,6 +342,25 @@ impl Health {
         health
     }
 
+    /// The predecessor has ejected it since it told what it knew: the same holds here, for what is left of it. `false`: it is ejected here,
+    /// or has been since, or is never.
+    pub(super) fn take_ejection(
+        &mut self,
+        record: &HealthRecord,
+        rules: &HealthRules,
+        now: Duration,
+        random: &mut Random,
+    ) -> bool {
+        let Some((since, _)) = record.ejected.clone() else { return false };
+        if !rules.eject || self.ejection.is_some() || self.returned_at.is_some_and(|at| at >= since) {
+            return false;
+        }
+        let theirs = Self::restore(record, self.mode, rules, now, random);
+        (self.ejection, self.delay, self.rest) = (theirs.ejection, theirs.delay, theirs.rest);
+        (self.is_tried, self.ramp_from) = (true, None);
+        true
+    }
+
     /// Other rules hold from now on.
     pub(super) fn change_rules(
         &mut self,

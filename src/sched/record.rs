@@ -16,7 +16,7 @@ use super::{
     MAX_CHANNELS, MAX_GROUPS, Membership, Policy, Rules, Table, ToldOutage, Weight,
 };
 use crate::handover::table::{
-    ChannelRecord, DecidedRecord, FamilyRecord, FoundMemberRecord, GroupRecord, TableRecord,
+    ChannelRecord, DecidedRecord, FamilyRecord, FoundMemberRecord, GroupRecord, HealthRecord, TableRecord,
 };
 
 /// More of anything has never been counted: what is added to it stays a number.
@@ -329,6 +329,28 @@ impl Table {
     /// [`add_served`](Self::add_served) takes.
     pub fn counted_of_all(&self) -> (ClientCounts, Vec<(Loss, u64)>) {
         (self.tally.snapshot(), self.losses.snapshot())
+    }
+
+    /// The channels that are ejected, and what is known of them.
+    pub fn ejected(&self) -> Vec<(ChannelKey, HealthRecord)> {
+        let all = self.groups.values().flat_map(|group| group.channels());
+        let ejected = all.filter(|channel| !channel.removed && channel.health.is_ejected());
+        ejected.map(|channel| (channel.slots.key(), channel.health.record())).collect()
+    }
+
+    /// A predecessor has ejected a channel since it told what it knew. `false`: it is known here, or it has come back here since.
+    pub fn take_ejection(&mut self, key: ChannelKey, record: &HealthRecord) -> bool {
+        let (rules, now) = (self.rules.health, self.now);
+        if self.rules.autodisable || self.get(key).is_none() {
+            return false;
+        }
+        let taken = self
+            .edit_by_lot(key, |channel, random| channel.health.take_ejection(record, &rules, now, random));
+        if taken != Ok(true) {
+            return false;
+        }
+        self.schedule(key);
+        true
     }
 
     /// Adds what was counted of clients elsewhere. Losses are told by their words.
@@ -810,6 +832,32 @@ mod tests {
             assert_eq!(told.what, Happened::Returned(MS(1_250)), "since the predecessor ejected it");
             assert_eq!(state(&table), HealthState::Up);
         }
+    }
+
+    #[test]
+    fn an_ejection_by_a_dial_that_began_before_the_other_process_holds_there() {
+        let mut before = one(Rules { health: EJECT, ..Rules::CLASSIC }, 1);
+        before.advance(MS(5_000));
+        let taken = lease(&mut before).expect("it is up");
+        let mut after = restored(&before);
+        before.advance(MS(6_000));
+        before.failed(taken, DialFailure::Channel, DialCause::Refused, "refused").expect("it is ejected");
+        let ejected = before.ejected();
+        let [(channel, record)] = &ejected[..] else { panic!("{ejected:?}") };
+        after.advance(MS(6_100));
+        assert!(after.take_ejection(*channel, record));
+        assert_eq!(state(&after), HealthState::Ejected);
+        assert!(after.next_probe().is_some_and(|at| at <= MS(6_275)), "its time goes on");
+        assert!(!after.take_ejection(*channel, record), "that is known");
+        after.advance(MS(6_300));
+        let probes = after.probes_due(9);
+        after.probed(&probes[0], ProbeResult::Good).expect("it is back");
+        assert!(!after.take_ejection(*channel, record), "that is over");
+        assert_eq!(state(&after), HealthState::Up);
+        let health = HealthRules { eject: false, ..EJECT };
+        let mut never =
+            Table::restore(Rules { health, ..Rules::CLASSIC }, &before.record(), MS(6_100)).expect("good");
+        assert!(!never.take_ejection(*channel, record));
     }
 
     #[test]

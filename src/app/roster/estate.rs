@@ -21,6 +21,7 @@ use crate::control::Names;
 use crate::handover::message::{
     DenialRecord, LinedChannelRecord, LinedGroupRecord, OfferedService, ServiceRecord,
 };
+use crate::handover::table::HealthRecord;
 use crate::names::HeldNames;
 use crate::net::server::Running;
 use crate::observe::Owner;
@@ -261,6 +262,11 @@ impl Roster {
     /// Of each of these, how many connections its channels have.
     pub(in crate::app) fn active(&self, of: &[Running]) -> Vec<Vec<(ChannelKey, u32)>> {
         self.each_table(of, |table| table.busy())
+    }
+
+    /// Of each of these, its channels that are ejected.
+    pub(in crate::app) fn ejected(&self, of: &[Running]) -> Vec<Vec<(ChannelKey, HealthRecord)>> {
+        self.each_table(of, |table| table.ejected())
     }
 
     fn each_table<T: Default>(&self, of: &[Running], ask: impl Fn(&mut Table) -> T) -> Vec<T> {

@@ -19,7 +19,8 @@ use super::means::HandoverMeans;
 use crate::handover::connection::StageRecord;
 use crate::handover::frame;
 use crate::handover::message::{
-    Batch, Counted, Done, EndAsked, FromPredecessor, FromSuccessor, Go, LeftCount, Offer, ServiceCounted,
+    Batch, Counted, Done, EjectedRecord, EndAsked, FromPredecessor, FromSuccessor, Go, LeftCount, Offer,
+    ServiceCounted,
 };
 use crate::handover::predecessor::{
     HandoverOutcome, Predecessor, PredecessorDeed, PredecessorNews, PredecessorWord,
@@ -406,8 +407,9 @@ impl<'a> Work<'a> {
                 let asked = *self.means.asked();
                 *self.means.told() = asked;
                 let (counted, served) = self.counted();
-                let done =
-                    FromPredecessor::Done(Done { counted, served, draining: self.left() as u64, asked });
+                let draining = self.left() as u64;
+                let ejected = self.ejected();
+                let done = FromPredecessor::Done(Done { counted, served, draining, asked, ejected });
                 self.stream.send(&none(&done)?, &[], SENT_WITHIN)
             }
         }
@@ -461,6 +463,17 @@ impl<'a> Work<'a> {
             });
         }
         (channels, services)
+    }
+
+    fn ejected(&self) -> Vec<EjectedRecord> {
+        let all = self.means.roster.ejected(&self.offered).into_iter().enumerate();
+        all.flat_map(|(service, channels)| {
+            channels.into_iter().map(move |(key, health)| {
+                let (group, channel) = (key.group.index(), key.channel.index());
+                EjectedRecord { service, group, channel, health }
+            })
+        })
+        .collect()
     }
 
     /// How many connections each channel has here, without those that are on their way.
