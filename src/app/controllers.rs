@@ -174,8 +174,14 @@ impl Environment {
             if let Some(failure) = no_such_process(&instance.port) {
                 return failure;
             }
-            let why =
-                "balance: no port and no running service has this name; balance --list shows those that run";
+            let drains = match &instance.port {
+                PortWord::Name(name) => crate::control::draining(&directories, name),
+                PortWord::Number(_) => None,
+            };
+            let why = drains.unwrap_or_else(|| {
+                "balance: no port and no running service has this name; balance --list shows those that run"
+                    .to_owned()
+            });
             Failure::new(failure.code, format!("{}\n{why}", failure.message))
         })?;
         let addresses = match &instance.bind {
@@ -231,7 +237,20 @@ fn no_such_process(word: &PortWord) -> Option<Failure> {
 pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environment) -> Result<u8, Failure> {
     environment.warn(&Log::stderr(false));
     let wanted = environment.wanted(instance)?;
-    Ok(crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() }))
+    let (directories, name) = (wanted.directories.clone(), name_of(&wanted));
+    let code = crate::control::one_shot(&OneShot { wanted, text: text.as_bytes().to_vec() });
+    if let Some(name) = name.filter(|_| code == super::exit::UNAVAILABLE) {
+        crate::control::tell_draining(&directories, &name);
+    }
+    Ok(code)
+}
+
+/// The name of the service that is meant, if it is meant by that.
+fn name_of(wanted: &Wanted) -> Option<String> {
+    match &wanted.service {
+        Which::Name { name, .. } => Some(name.clone()),
+        Which::Port { .. } | Which::Process { .. } => None,
+    }
 }
 
 /// `-i`.

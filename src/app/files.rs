@@ -48,7 +48,7 @@ fn unreadable(path: &Path, error: &io::Error) -> LineError {
 }
 
 /// The path itself, or the `*.conf` files of a directory in the order of their names.
-fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
     if path.as_os_str().is_empty() {
         return Err(rustix::io::Errno::NOENT.into());
     }

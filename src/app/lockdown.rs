@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::controllers::Environment;
 use super::origin::Origin;
 use super::roster::Source;
-use super::{Failure, exit, refused};
+use super::{Failure, exit, files, refused};
 use crate::observe::{Event, Log, Severity};
 use crate::process::{self, Account, AccountError, Fence, FenceState};
 use crate::spec::{AccessLogSpec, Named, ProcessSpec, ServiceSpec};
@@ -64,7 +64,12 @@ fn failure(named: &Named, error: &AccountError) -> Failure {
 
 /// Files of services that a reload could not read.
 pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
-    for path in source.paths() {
+    // Those of a directory are files, too.
+    let members = source.paths().flat_map(|path| {
+        let members = files::members(&path, Path::new("")).unwrap_or_default();
+        if members.contains(&path) { members } else { [vec![path], members].concat() }
+    });
+    for path in members {
         if let Err(e) = File::open(&path) {
             let text = format!(
                 "--user: a reload will not be able to read {}: {e}; at the start, root read it",
@@ -157,4 +162,31 @@ fn directory_of(path: PathBuf) -> Option<PathBuf> {
 /// The process takes the place of one that is fenced in, or is to be fenced in itself.
 pub(super) fn inherit() {
     process::inherit_fence();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Files;
+
+    #[test]
+    fn each_file_of_a_directory_that_cannot_be_read_is_named() {
+        let directory = std::env::temp_dir().join(format!("balance-lockdown-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        std::fs::write(directory.join("a.conf"), "80 web\n").expect("written");
+        // Root, who runs the tests, may read everything that is there.
+        let _ = std::os::unix::fs::symlink("nowhere", directory.join("b.conf"));
+        let files =
+            Files { paths: vec![directory.clone()], words: Vec::new(), check_only: false, replace: false };
+        let log = Log::kept(|| ());
+        warn_of_closed_files(&Source { files, directory: directory.clone() }, &log);
+        let told: Vec<String> = log
+            .take()
+            .into_iter()
+            .filter_map(|event| if let Event::Note { text, .. } = event { Some(text) } else { None })
+            .collect();
+        let _ = std::fs::remove_dir_all(&directory);
+        let b = directory.join("b.conf").display().to_string();
+        assert!(told.len() == 1 && told[0].contains(&b), "{told:?}");
+    }
 }

@@ -73,6 +73,38 @@ pub fn list(directories: &[Directory]) -> u8 {
     printer.end(0)
 }
 
+/// Services of this name that drain have left it to whoever has it next: how each of them is asked. `None`: there are none.
+pub fn draining(directories: &[Directory], name: &str) -> Option<String> {
+    let search = Search::new(directories, &[], |name| kind(name).is_some());
+    let mut sockets: BTreeMap<FileId, Vec<Found>> = BTreeMap::new();
+    for found in search.take().into_iter().filter(|found| found.seen.is_socket()) {
+        sockets.entry(found.seen.file).or_default().push(found);
+    }
+    let sockets: Vec<Vec<Found>> = sockets.into_values().collect();
+    let mut processes = BTreeSet::new();
+    for some in sockets.chunks(AT_ONCE) {
+        for said in all_at_once(some, &BTreeSet::new()) {
+            let Asked::Services(rows) = said else { continue };
+            let drains = rows.iter().filter(|row| row.name == name && row.state.starts_with("draining"));
+            processes.extend(drains.filter_map(|row| row.pid));
+        }
+    }
+    let tell = |pid: &u32| {
+        format!(
+            "balance: service {name} of process {pid} takes no more clients, and is called process.{pid} until its last connection has ended"
+        )
+    };
+    let all: Vec<String> = processes.iter().map(tell).collect();
+    (!all.is_empty()).then(|| all.join("\n"))
+}
+
+/// The same, on stderr.
+pub fn tell_draining(directories: &[Directory], name: &str) {
+    if let Some(text) = draining(directories, name) {
+        complain(&text);
+    }
+}
+
 fn cleared(path: &Path, count: usize) -> String {
     let entries = if count == 1 { "entry" } else { "entries" };
     format!("balance: removed {count} dead {entries} from {}", path.display())

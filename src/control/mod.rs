@@ -58,7 +58,7 @@ pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use http::listen::{HttpParts, HttpServer};
 pub use http::orders::{OrderParts, TokenFile};
-pub use list::list;
+pub use list::{draining, list, tell_draining};
 pub use services::{CarriedCount, ManagedService, Plane, ProcessHands, ResolvedName, Services};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, Register, serve};

@@ -405,3 +405,34 @@ fn who_still_waits_for_a_pause_at_the_end_of_the_time_is_closed_and_it_is_told_w
     assert!(!told.is_empty() && told.iter().all(|line| line.contains("shut down")), "{told:?}");
     assert_eq!(server.accepted(), 0);
 }
+
+#[test]
+fn whoever_asks_by_the_name_of_a_service_that_drains_is_told_how_it_is_called() {
+    let server = Server::echo();
+    let (web, mail) = (own_address(), own_address());
+    let setup = Setup::binding(web);
+    let line = |name: &str, at: SocketAddr| format!("{name}: -b {} {} {server}\n", at.ip(), at.port());
+    let name = format!("drains-{}", web.port());
+    for others in [String::new(), line("mail", mail)] {
+        let file = setup.directory().file("services", &(line(&name, web) + &others));
+        let file = file.display().to_string();
+        let mut instance = Setup::binding(web).within(Directory::new()).start(["--file".to_owned(), file]);
+        let client = served(&instance);
+        let ask =
+            |service: &str| Run::balance(&instance.directory).args(["-c", "services", service]).finish();
+        let pid = instance.pid();
+        Run::balance(&instance.directory).args(["-c", "kill", &name]).finish().code(0);
+        let refused = ask(&name);
+        assert!(refused.code != 0, "{refused}");
+        let told = format!(
+            "service {name} of process {pid} takes no more clients, and is called process.{pid} until"
+        );
+        assert!(refused.stderr.contains(&told), "{refused}");
+        assert!(ask(&format!("process.{pid}")).code(0).stdout.contains("draining"));
+        drop(client);
+        match others.is_empty() {
+            true => assert_eq!(instance.wait(), 0),
+            false => instance.terminate(),
+        }
+    }
+}
