@@ -4,101 +4,17 @@ Knows: their command lines and what they print. Never: what is between them and 
 """
 
 import ftplib
-import glob
 import hashlib
 import os
 import random
 import re
 import shutil
-import socket
-import subprocess
-from dataclasses import dataclass, field
 
 import proc
+from place import HOST, Outcome, first_line, noise, package_version, which
 
-HOST = "127.0.0.1"
 HERE = os.path.dirname(os.path.abspath(__file__))
-# No run of one suite by one path takes longer than this, or it counts as failed.
-LONGEST = 240
-PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)])
 FILES = 50_000
-
-
-def which(program):
-    """Its path, if it is installed. Of a Python module: whether it is there."""
-    if program.startswith("python3:"):
-        found = subprocess.run(["/usr/bin/python3", "-c", f"import {program[8:]}"], capture_output=True)
-        return found.returncode == 0
-    return shutil.which(program, path=PATH)
-
-
-@dataclass
-class Outcome:
-    """The tests of a run, each passed or not; `problem` is why it ended early."""
-
-    tests: dict = field(default_factory=dict)
-    problem: str = ""
-    seconds: float = 0.0
-
-    @property
-    def passed(self):
-        return {name for name, is_passed in self.tests.items() if is_passed}
-
-    def agrees_with(self, other):
-        return self.passed == other.passed and not self.problem
-
-
-class Place:
-    """A directory and the processes of one run."""
-
-    def __init__(self, children, directory):
-        self.children, self.directory = children, directory
-
-    def path(self, *names):
-        return os.path.join(self.directory, *names)
-
-    def write(self, name, text):
-        with open(self.path(name), "w") as file:
-            file.write(text)
-        return self.path(name)
-
-    def serve(self, argv, port, **options):
-        """Starts a server and returns when it listens."""
-        argv = [which(argv[0]) or argv[0], *argv[1:]]
-        proc.wait_listening(port, self.children.start(argv, **options))
-        return port
-
-    def run(self, argv, timeout=LONGEST, **options):
-        """(exit code, everything that it said)."""
-        argv = [which(argv[0]) or argv[0], *argv[1:]]
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                cwd=self.directory,
-                **options,
-            )
-        except subprocess.TimeoutExpired:
-            raise proc.Failed(f"{os.path.basename(argv[0])} took more than {timeout:.0f} s") from None
-        return done.returncode, done.stdout.decode(errors="replace")
-
-
-def first_line(*argv):
-    """What a program says of its version."""
-    argv = [which(argv[0]) or argv[0], *argv[1:]]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return (done.stdout.decode(errors="replace").strip().splitlines() or [""])[0]
-
-
-def package_version(package):
-    return first_line("dpkg-query", "-W", "-f", "${Version}", package)
-
-
-def noise(length, seed):
-    return random.Random(seed).randbytes(length)
 
 
 # --- memcapable ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import main
 import micro
 import observe
 import peers
+import place
 import plots
 import proc
 import ratios
@@ -228,6 +229,32 @@ class Lines(unittest.TestCase):
         taken = {(self.lines.PROMISED, 0, "Text"): rounds(0, 0, 5), (self.lines.PROMISED, 2, "Json"): rounds(0, 5, 5), (0, 0, "Json"): rounds(9)}
         self.assertEqual(self.lines.broken(taken), ["Json, every core burnt"])
         self.assertIn("| text nothing 100 (100–100) 100 (95–100) 0 (0–5.00)", " ".join(self.lines.report(taken).replace(" |", "").split()))
+
+
+class Conformance(unittest.TestCase):
+    conformance = command("conformance")
+
+    def outcomes(self, **tests):
+        return {path: place.Outcome({name: name not in failed for name in "abc"}) for path, failed in tests.items()}
+
+    def test_a_path_agrees_if_the_same_tests_pass(self):
+        outcomes = self.outcomes(direct="c", same="c", fewer="bc", others="b")
+        agree = {path: outcome.agrees_with(outcomes["direct"]) for path, outcome in outcomes.items()}
+        self.assertEqual(agree, {"direct": True, "same": True, "fewer": False, "others": False})
+        self.assertFalse(place.Outcome(outcomes["direct"].tests, "it was too slow").agrees_with(outcomes["direct"]))
+
+    def test_the_matrix_names_what_was_lost(self):
+        options = argparse.Namespace(paths=["direct", "balance", "pen"])
+        suite = argparse.Namespace(name="s", title="a suite")
+        text = self.conformance.matrix(options, [(suite, "1.0", self.outcomes(direct="c", balance="c", pen="bc"))])
+        self.assertIn("| a suite | 1.0 | 2 of 3 | 2 of 3 | **1 of 3** |\n", text)
+        self.assertIn("- s, direct: not passed: c\n- s, pen: not passed: b\n", text)
+        self.assertNotIn("- s, balance", text)
+
+    def test_what_is_not_there_is_said_by_package(self):
+        suite = argparse.Namespace(packages={"sh": "dash", "no-such-program": "a-package"}, files={"/no/such/file": "another", "/": "root"})
+        self.assertLessEqual({"a-package", "another"}, set(self.conformance.lacking([suite], ["direct"])))
+        self.assertNotIn("root", self.conformance.lacking([suite], ["direct"]))
 
 
 if __name__ == "__main__":
