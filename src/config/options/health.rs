@@ -40,8 +40,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: TIME,
         help: "Eject a channel that sends nothing for TIME while others answer",
         default: "0 (never)",
-        more: "balance ejects a channel that takes connections but sends nothing to three different clients in a row for this time after \
-               they have sent something, if another channel of its group has answered a client within this time in the last ten seconds. It \
+        more: "balance ejects a channel that accepts connections but sends nothing for this time to three different clients in a row. \
+               The time begins when a client has sent something. Another channel of its group must have answered a client within \
+               this time in the last ten seconds. It \
                never ejects more than half of a group for this. Clients that have sent nothing do not count, unless other channels of the \
                group speak first. Set it longer than the slowest request takes. It has no effect with --no-eject and -a. Example: balance \
                --first-byte 2s 80 web1 web2",
