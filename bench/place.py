@@ -75,7 +75,7 @@ class Place:
     def serve(self, argv, port, **options):
         """Starts a server and returns when it listens."""
         argv = [which(argv[0]) or argv[0], *argv[1:]]
-        proc.wait_listening(port, self.children.start(argv, **options))
+        proc.wait_listening(port, self.children.start(argv, **options), patience=60)
         return port
 
     def run(self, argv, timeout=LONGEST, **options):

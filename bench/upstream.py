@@ -37,7 +37,7 @@ class RedisPy:
     DIGEST = "ddf27071df4adf3821c4f2ca59d67525c3a82e5f268bed97b813cb4fabf87880"
 
     def version(self):
-        return f"redis-py {self.VERSION}, Redis {package_version('redis-server')}"
+        return f"redis-py {self.VERSION}, Redis {package_version('redis-server').split(':')[-1]}"
 
     def prepare(self):
         """Gets the sources from PyPI, once."""
@@ -67,7 +67,7 @@ class RedisPy:
 
         def run(*words):
             report = place.path("report.xml")
-            _, told = place.run([*argv, "--junitxml", report, *words], 600, cwd=sources)
+            _, told = place.run([*argv, "--junitxml", report, *words], 1200, cwd=sources)
             try:
                 cases = xml.etree.ElementTree.parse(report).iter("testcase")
             except OSError:
