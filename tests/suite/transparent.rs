@@ -320,7 +320,7 @@ fn a_client_that_servers_cannot_answer_does_not_cost_the_others_a_channel() {
         lab.servers.runs("ip route add blackhole 10.1.0.8/32");
         let instance = instance(
             Setup::binding(at("10.1.0.1:80")),
-            "web: --transparent -t 1 -b 10.1.0.1 80 10.2.0.2:8080\n",
+            "web: --transparent -t 3 -b 10.1.0.1 80 10.2.0.2:8080\n",
         );
         let mut lost = lab.client.does(|| Client::connect_from([10, 1, 0, 8], at("10.1.0.1:80")));
         let _ = lost.ending();
@@ -398,5 +398,16 @@ fn it_does_not_go_with_addresses_of_ours() {
         let run =
             Run::balance(&Directory::new()).args(["-f"]).args(words).args(["80", "127.0.0.1:9"]).finish();
         let _ = run.code(64).err("cannot go with");
+    }
+    let directory = Directory::new();
+    for lines in [
+        "* --transparent\nweb: -B 127.3.0.1 80 127.0.0.1:9\n",
+        "* -B 127.3.0.1\nweb: --transparent 80 127.0.0.1:9\n",
+    ] {
+        let file = directory.file("services", lines);
+        let run = Run::balance(&directory)
+            .args(["--check-only".as_ref(), "--file".as_ref(), file.as_os_str()])
+            .finish();
+        let _ = run.code(78).err("cannot go with");
     }
 }
