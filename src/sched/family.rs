@@ -730,6 +730,7 @@ mod tests {
         let mut table = table(&[1, 2, 3]);
         table.set_state(key(0, 2), AdminState::Disabled).expect("it is there");
         table.set_weight(key(0, 3), Weight::new(7).expect("small")).expect("it is there");
+        table.set_maxc(key(0, 3), NonZeroU32::new(5)).expect("it is there");
         found(&mut table, &[1]).expect("others");
         found(&mut table, &[1, 2, 3, 4]).expect("others");
         let one = |table: &Table, number| {
@@ -741,6 +742,8 @@ mod tests {
             [true, false, true, true]
         );
         assert_eq!(one(&table, 3).1, 7);
+        let limits = [1, 2, 3, 4].map(|number| table.channel(key(0, number)).expect("it is there").maxc);
+        assert_eq!(limits, [None, None, NonZeroU32::new(5), None]);
         // What is said to the word is said to all, those that come too.
         table.set_state(key(0, 0), AdminState::Disabled).expect("it is there");
         found(&mut table, &[1, 2, 3, 4, 5]).expect("one more");
@@ -946,6 +949,27 @@ mod tests {
             [(0, own(&[("c", 1)])), (1, own(&[("d", 1)]))]
         );
         assert_eq!(say(&[target("d", 30, 0)]), [(0, own(&[("d", 1)]))]);
+    }
+
+    #[test]
+    fn what_was_decided_about_a_target_stays_when_it_has_another_priority() {
+        let mut table = service(&[target("a", 10, 1), target("b", 10, 1)]);
+        table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
+        table.set_maxc(key(0, 1), NonZeroU32::new(5)).expect("it is there");
+        let others = [target("b", 10, 1), target("a", 20, 1)];
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &others).expect("one moves");
+        let one = table.channel(key(1, 0)).expect("it is in another group");
+        assert_eq!(
+            (one.addresses.host(), one.state, one.maxc),
+            (Some("a"), AdminState::Disabled, NonZeroU32::new(5))
+        );
+        let first = [target("a", 10, 1), target("b", 10, 1)];
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &first).expect("it moves back");
+        let one = table.channel(key(0, 1)).expect("it has its number again");
+        assert_eq!(
+            (one.addresses.host(), one.state, one.maxc),
+            (Some("a"), AdminState::Disabled, NonZeroU32::new(5))
+        );
     }
 
     #[test]
