@@ -3,16 +3,16 @@
 //! Knows: the words' own places, how a resolver's answer is put, which services would get in each other's way. Never: what an
 //! address is for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::lists::ListReader;
 use crate::config::{LineError, Places, Wrong};
 use crate::names::resolve;
-use crate::sched::{Addresses, ChannelKey, DecidedMember, Denial, FoundMember, Lists};
+use crate::sched::{Addresses, ChannelKey, DecidedMember, Denial, FoundMember, Lists, is_name};
 use crate::spec::{
     Address, ChannelSpec, FamilyKind, GroupSpec, HostSpec, ListenHost, ListenSpan, Member, PortWord,
-    PortsSpec, ServiceSpec, Typed,
+    PortsSpec, ServiceSpec, Typed, is_service_name,
 };
 
 /// What is known of a service once all names have been looked up.
@@ -58,6 +58,7 @@ pub(super) fn services(
     known: Known,
 ) -> Result<(Vec<Resolved>, Vec<String>), Vec<LineError>> {
     let mut names = Lookups { known, ..Lookups::default() };
+    names.ask_all(specs);
     let mut errors = Vec::new();
     let found: Vec<_> = specs.iter().filter_map(|spec| names.service(spec, &mut errors)).collect();
     if errors.is_empty() {
@@ -112,12 +113,50 @@ struct Lookups {
     services: HashMap<String, Result<Vec<FoundMember>, String>>,
     ports: HashMap<String, Option<u16>>,
     known: Known,
+    /// What was said of names that nobody has needed yet.
+    asked: HashMap<String, NameSaid>,
     /// What could not be looked up, though it was known.
     failed: Vec<String>,
     lists: ListReader,
 }
 
+/// What was said of a name.
+enum NameSaid {
+    Host(Result<Vec<SocketAddr>, String>),
+    Service(Result<Vec<FoundMember>, String>),
+}
+
+impl NameSaid {
+    fn of(name: &str) -> Self {
+        if is_service_name(name) {
+            Self::Service(resolve::service(name))
+        } else {
+            Self::Host(resolve::addresses(name, 0).map_err(|e| e.to_string()))
+        }
+    }
+}
+
 impl Lookups {
+    /// Has all names looked up at the same time, if there are several.
+    fn ask_all(&mut self, specs: &[ServiceSpec]) {
+        let hosts = specs.iter().flat_map(|spec| {
+            let listen = match &spec.listen.host {
+                ListenHost::Host(host) => Some(&*host.name),
+                ListenHost::AnyV4 | ListenHost::AnyV6 => None,
+            };
+            let channels = spec.groups.iter().flat_map(|group| &group.members);
+            let channels = channels.filter_map(|member| match member {
+                Member::Channel(channel) if channel.unix().is_none() => Some(&*channel.host),
+                Member::Channel(_) | Member::Gap => None,
+            });
+            listen.into_iter().chain(spec.sources.iter().map(|host| &*host.name)).chain(channels)
+        });
+        let names: BTreeSet<String> = hosts.filter(|host| is_name(host)).map(str::to_owned).collect();
+        if names.len() > 1 {
+            self.asked = resolve::all_at_once(names, NameSaid::of);
+        }
+    }
+
     /// `None` if something is wrong with it. With a wrong PORT its channels are looked up all the same.
     fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Resolved> {
         let before = errors.len();
@@ -196,7 +235,11 @@ impl Lookups {
     fn targets(&mut self, channel: &ChannelSpec, port: u16) -> Result<Addresses, LineError> {
         let ChannelSpec { typed, host, lazy, .. } = channel;
         let family = |members| Addresses::of_family(FamilyKind::Service, host, port, members).lazily(*lazy);
-        let found = self.services.entry(host.clone()).or_insert_with(|| resolve::service(host));
+        let asked = &mut self.asked;
+        let found = self.services.entry(host.clone()).or_insert_with(|| match asked.remove(host) {
+            Some(NameSaid::Service(said)) => said,
+            Some(NameSaid::Host(_)) | None => resolve::service(host),
+        });
         match found {
             Ok(found) => {
                 let with_port = |one: &FoundMember| {
@@ -238,7 +281,12 @@ impl Lookups {
         let found = match self.hosts.get(host) {
             Some(found) => found,
             None => {
-                let looked_up = resolve::addresses(host, 0).map_err(|e| e.to_string());
+                let looked_up = match self.asked.remove(host) {
+                    Some(NameSaid::Host(said)) => said,
+                    Some(NameSaid::Service(_)) | None => {
+                        resolve::addresses(host, 0).map_err(|e| e.to_string())
+                    }
+                };
                 let known = self.known.get(host).filter(|known| !known.is_empty());
                 let found = match (looked_up, known) {
                     (Err(cause), Some(before)) => {

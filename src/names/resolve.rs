@@ -3,9 +3,11 @@
 //! Knows: the system's resolver, that there may be servers to ask instead, the services database. Never: channels, groups, caching.
 //! Source: docs/compatibility.md, "Command line".
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::book::{NameAnswer, ToldName};
@@ -16,6 +18,8 @@ use crate::sys::hosts::{self, HostError};
 
 /// Targets of a service that are looked up at a time.
 const AT_A_TIME: usize = 16;
+/// Names that are looked up at a time when services start or are reloaded.
+const AT_START: usize = 64;
 /// The services database of the system.
 const SERVICES: &str = "/etc/services";
 
@@ -45,6 +49,39 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
             address
         })
         .collect())
+}
+
+/// What is said of each of these names, many of them looked up at the same time: one whose servers are silent takes its time, and there
+/// may be many. A lookup that breaks off says nothing.
+pub fn all_at_once<T: Send>(names: BTreeSet<String>, ask: impl Fn(&str) -> T + Sync) -> HashMap<String, T> {
+    let threads = names.len().min(AT_START);
+    let (left, said) = (Mutex::new(names), Mutex::new(HashMap::new()));
+    // Nothing is locked while a name is looked up.
+    let next = || locked(&left).pop_first();
+    let work = || {
+        while let Some(name) = next() {
+            let answer = ask(&name);
+            locked(&said).insert(name, answer);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            // Whoever needs a name that nobody has looked up does so then.
+            if thread::Builder::new()
+                .name("name".into())
+                .spawn_scoped(scope, || drop(catch_unwind(AssertUnwindSafe(work))))
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    said.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole at any time: each change of it is one call.
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the system's resolver says of a name today.
@@ -247,6 +284,9 @@ const WELL_KNOWN: &[(&str, u16)] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn texts(host: &str) -> Vec<String> {
@@ -264,6 +304,28 @@ mod tests {
         ] {
             assert_eq!(texts(host), [address], "{host}");
         }
+    }
+
+    #[test]
+    fn many_names_are_looked_up_at_the_same_time_but_not_too_many() {
+        let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<BTreeSet<String>>();
+        // None of these ends before all of them have begun.
+        let all = Barrier::new(AT_START);
+        let said = all_at_once(names(AT_START), |name| {
+            all.wait();
+            name.len()
+        });
+        assert_eq!((said.len(), said["7"], said["63"]), (AT_START, 1, 2));
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let said = all_at_once(names(1_000), |name| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::yield_now();
+            now.fetch_sub(1, Ordering::SeqCst);
+            assert_ne!(name, "77", "on purpose");
+        });
+        assert_eq!(said.len(), 999, "one that breaks off says nothing");
+        assert!(most.into_inner() <= AT_START);
+        assert!(all_at_once(BTreeSet::new(), |_| ()).is_empty());
     }
 
     #[test]
