@@ -293,6 +293,7 @@ fn serve_asked(
     wrong.extend(refused::settings(process));
     if check_only {
         wrong.extend(refused::programs(&services));
+        wrong.extend(refused::socket_groups(&services));
         wrong.extend(refused::state_file(process, source.as_ref()));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {

@@ -23,7 +23,7 @@ _balance() {
 
     case "${cmd}" in
         balance)
-            opts="-6 -b -K -B -t -T -k -a -H -c -i -f -d -p -M --ipv6 --bind --freebind --client-keepalive --accept-proxy --starttls --greeting-timeout --source --transparent --connect-timeout --race --resolve --dns --idle-timeout --half-close-timeout --server-keepalive --proxy-tlv --autodisable --disable-on-failure --hash-failover --policy --hash-balance --slow-start --no-eject --first-byte --check --check-interval --check-timeout --check-rise --check-fall --check-port --fail-open --on-down --on-remove --on-change --event-program --refuse-when-down --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --command --interactive --list --foreground --debug --log-time --dump --workers --busy-poll --loopback-congestion --drain-timeout --state --http --http-token-file --access-log --log-format --access-log-format --log-at --access-log-at --control-group --user --landlock --file --check-only --replace --mmap --help --version --man --completions"
+            opts="-6 -b -K -B -t -T -k -a -H -c -i -f -d -p -M --ipv6 --bind --freebind --socket-mode --socket-group --client-keepalive --accept-proxy --starttls --greeting-timeout --source --transparent --connect-timeout --race --resolve --dns --idle-timeout --half-close-timeout --server-keepalive --proxy-tlv --autodisable --disable-on-failure --hash-failover --policy --hash-balance --slow-start --no-eject --first-byte --check --check-interval --check-timeout --check-rise --check-fall --check-port --fail-open --on-down --on-remove --on-change --event-program --refuse-when-down --allow --deny --client-max --client-rate --client-prefix --max-connections --queue --queue-timeout --pause-timeout --max-lifetime --command --interactive --list --foreground --debug --log-time --dump --workers --busy-poll --loopback-congestion --drain-timeout --state --http --http-token-file --access-log --log-format --access-log-format --log-at --access-log-at --control-group --user --landlock --file --check-only --replace --mmap --help --version --man --completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -35,6 +35,20 @@ _balance() {
                     ;;
                 -b)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket-mode)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --socket-group)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --client-keepalive)

@@ -1,4 +1,6 @@
 complete -c balance -s b -l bind -d 'Listen on this address or host [default: 0.0.0.0]' -r -f -a "(__fish_print_hostnames)"
+complete -c balance -l socket-mode -d 'Set the permissions of the Unix socket that the service listens on [default: as the umask leaves them; 660 with --socket-group]' -r -f
+complete -c balance -l socket-group -d 'Set the group of the Unix socket that the service listens on [default: that of the process]' -r -f
 complete -c balance -s K -l client-keepalive -d 'Set TCP keepalive for connections of clients' -r -f
 complete -c balance -l accept-proxy -d 'Take the client\'s address from the PROXY header of these senders [default: none]' -r -f
 complete -c balance -l starttls -d 'Answer clients that ask for TLS in this protocol, to see which host they want [default: off]' -r -f -a "postgres\t''"

@@ -4,12 +4,11 @@
 //! address of this host is told from others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use super::prepared::Prepared;
 use crate::net;
 use crate::sched::{Addresses, ChannelKey, Snapshot};
-use crate::spec::ListenSpan;
+use crate::spec::{Address, ListenSpan};
 
 /// A channel without a maxc that leads to a service of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +16,7 @@ struct Edge {
     from: usize,
     to: usize,
     channel: ChannelKey,
-    address: SocketAddr,
+    address: Address,
 }
 
 /// A service, as far as ways lead to it and on from it.
@@ -83,7 +82,7 @@ pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
 /// The ways between services that no maxc bounds.
 fn edges(services: &[Junction]) -> Vec<Edge> {
     // By port: who serves many ports does not pay for each pair of service and channel.
-    let mut listeners: BTreeMap<u16, Vec<(usize, SocketAddr)>> = BTreeMap::new();
+    let mut listeners: BTreeMap<u16, Vec<(usize, Address)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
         for at in service.listen.iter().flat_map(|span| span.each()) {
             listeners.entry(at.port()).or_default().push((to, at));
@@ -96,10 +95,9 @@ fn edges(services: &[Junction]) -> Vec<Edge> {
             // What has no port of its own leads where any of the service's own ports leads, so all of them are looked at.
             let ports = service.listen.iter().filter(|_| addresses.follow_clients());
             let ports = ports.flat_map(|span| span.ports());
-            let net = addresses.as_slice().iter().filter_map(|address| address.net());
-            let each = net.flat_map(|address| {
+            let each = addresses.as_slice().iter().flat_map(|address| {
                 let own = (!addresses.follow_clients()).then_some(address.port());
-                ports.clone().chain(own).map(move |port| SocketAddr::new(address.ip(), port))
+                ports.clone().chain(own).map(move |port| address.with_port(port))
             });
             for address in each {
                 for &(to, listener) in listeners.get(&address.port()).into_iter().flatten() {

@@ -5,7 +5,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -151,7 +150,18 @@ impl Environment {
     /// word is a port's: a name needs none, and one that is not the service's must not reach it.
     fn wanted(&self, instance: &Instance) -> Result<Wanted, Failure> {
         let directories = self.searched.clone();
-        if let PortWord::Name(name) = &instance.port
+        let word = match &instance.ports {
+            PortsSpec::One(port) => port.clone(),
+            // Any of them is the service.
+            PortsSpec::Range(range) => PortWord::Number(range.first()),
+            PortsSpec::Unix(name) => {
+                if instance.debug {
+                    self.say_where(&format!("the instance on {name}"));
+                }
+                return Ok(Wanted { directories, service: Which::Unix { name: *name } });
+            }
+        };
+        if let PortWord::Name(name) = &word
             && instance.bind.is_none()
             && crate::control::is_service(&directories, name)
         {
@@ -162,19 +172,19 @@ impl Environment {
             return Ok(Wanted { directories, service: Which::Name { name: name.clone(), port } });
         }
         if instance.bind.is_none()
-            && let Some(pid) = running_process(&instance.port)
+            && let Some(pid) = running_process(&word)
         {
             return Ok(Wanted { directories, service: Which::Process { pid } });
         }
-        let port = super::lookup::port_number(&instance.port, &instance.typed).map_err(|error| {
+        let port = super::lookup::port_number(&word, &instance.typed).map_err(|error| {
             let failure = Failure::from(error);
             if instance.bind.is_some() {
                 return failure;
             }
-            if let Some(failure) = no_such_process(&instance.port) {
+            if let Some(failure) = no_such_process(&word) {
                 return failure;
             }
-            let drains = match &instance.port {
+            let drains = match &word {
                 PortWord::Name(name) => crate::control::draining(&directories, name),
                 PortWord::Number(_) => None,
             };
@@ -249,7 +259,7 @@ pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environmen
 fn name_of(wanted: &Wanted) -> Option<String> {
     match &wanted.service {
         Which::Name { name, .. } => Some(name.clone()),
-        Which::Port { .. } | Which::Process { .. } => None,
+        Which::Port { .. } | Which::Unix { .. } | Which::Process { .. } => None,
     }
 }
 
@@ -264,17 +274,17 @@ pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8
 ///
 /// # Errors
 /// It is not ours, or does not answer.
-pub(super) fn ask_for(place: SocketAddr, environment: &Environment) -> io::Result<Option<(UnixStream, u32)>> {
+pub(super) fn ask_for(place: Address, environment: &Environment) -> io::Result<Option<(UnixStream, u32)>> {
     crate::control::ask_for(&environment.directories, place)
 }
 
 /// The first of these places at which a process of ours listens, and its number. One that is not ours, or does not answer soon, is none.
-pub(super) fn holder(span: ListenSpan, environment: &Environment) -> Option<(SocketAddr, u32)> {
+pub(super) fn holder(span: ListenSpan, environment: &Environment) -> Option<(Address, u32)> {
     crate::control::holder(&environment.directories, span)
 }
 
 /// At which of these places an instance may be asked.
-pub(super) fn entries_on(span: ListenSpan, environment: &Environment) -> Vec<SocketAddr> {
+pub(super) fn entries_on(span: ListenSpan, environment: &Environment) -> Vec<Address> {
     crate::control::entries_on(&environment.directories, span)
 }
 
@@ -538,7 +548,7 @@ pub(super) fn manage(
     source: LineSource,
 ) -> ManagedService {
     let Served { parts, listeners, running, alarm, names, log } = served;
-    let places: Vec<SocketAddr> = listeners.iter().map(ListenerHandle::address).collect();
+    let places: Vec<Address> = listeners.iter().map(ListenerHandle::address).collect();
     let (killed, told, heard) = (running.clone(), log.clone(), log.clone());
     let (ended, ends, end_log) = (running.clone(), Arc::clone(deadlines), log.clone());
     let (checks, checked) = (minder.clone(), alarm.clone());
@@ -560,7 +570,7 @@ pub(super) fn manage(
         }),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
-            places.iter().for_each(|&at| process::forget_listener(at));
+            places.iter().filter_map(|at| at.net()).for_each(process::forget_listener);
             checks.leave(&checked);
             lookups.leave(&looked_up);
             let is_done = killed.stop_listening();
@@ -644,6 +654,9 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
         (Port::OfService, PortsSpec::One(PortWord::Number(number))) => number.get(),
         // That which each client came to.
         (Port::OfService, PortsSpec::Range(_)) => 0,
+        (Port::OfService, PortsSpec::Unix(_)) => {
+            return Err(io::Error::other("clients come by a Unix socket, which has no port; give one"));
+        }
     };
     let found = resolve::addresses(host, port)?;
     if let Some(why) = resolve::why_no_zone(host, &found) {

@@ -18,9 +18,10 @@ use crate::control::Endpoint;
 use crate::handover::frame;
 use crate::handover::message::{Acceptance, FORMAT, FromPredecessor, FromSuccessor, Offer, OfferedService};
 use crate::handover::successor::{Successor, SuccessorDeed, SuccessorNews, SuccessorWord};
-use crate::process::{self, PassedListener};
-use crate::spec::ListenSpan;
+use crate::process;
+use crate::spec::{Address, ListenSpan};
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
+use crate::sys::socket_file::SocketFileId;
 
 /// The predecessor takes an answer within this time, or hangs.
 const SENT_WITHIN: Duration = Duration::from_secs(15);
@@ -69,7 +70,7 @@ impl Heir {
         for service in &offer.services {
             let mine = descriptors.len().min(service.listen.len());
             listeners
-                .push(service.listen.iter().map(SocketAddr::port).zip(descriptors.drain(..mine)).collect());
+                .push(service.listen.iter().map(|at| at.port()).zip(descriptors.drain(..mine)).collect());
         }
         let control = offer.control.as_ref().and_then(|_| descriptors.pop_front());
         let http = offer.http.and_then(|_| descriptors.pop_front());
@@ -92,11 +93,12 @@ impl Heir {
     }
 
     /// The listener of the service that is to listen here.
-    pub(super) fn take_listener(&mut self, place: SocketAddr) -> Option<Got> {
+    pub(super) fn take_listener(&mut self, place: Address) -> Option<Got> {
         let services = self.offer.services.iter().zip(&mut self.listeners);
         let mut of_place = services.filter(|(one, _)| span_of(one).contains(place));
-        let fd = of_place.find_map(|(_, listeners)| listeners.remove(&place.port()))?;
-        Some(Got::Passed(PassedListener { name: None, fd, address: place }))
+        let (fd, file) =
+            of_place.find_map(|(one, listeners)| Some((listeners.remove(&place.port())?, file_of(one))))?;
+        Some(Got::Left { fd, file })
     }
 
     /// The listener of its HTTP server, if that is where it is wanted.
@@ -181,8 +183,13 @@ impl Heir {
 /// Where the line of a service has it listen.
 pub(super) fn span_of(service: &OfferedService) -> ListenSpan {
     // All of them are at one address, one port each.
-    let last = service.listen.iter().map(SocketAddr::port).max();
+    let last = service.listen.iter().map(|at| at.port()).max();
     ListenSpan::new(service.place, last.unwrap_or_default())
+}
+
+/// The file of the Unix socket of a service, if it was the process's before.
+pub(super) fn file_of(service: &OfferedService) -> Option<SocketFileId> {
+    service.file.map(|(device, number)| SocketFileId { device, number })
 }
 
 /// A message, what is attached to it, and its descriptors.

@@ -37,7 +37,7 @@ pub(super) struct Kept {
     name: String,
     state: KeptState,
     /// Those of its services that are there still, by where they listen now.
-    paired: Vec<(SocketAddr, KeptService)>,
+    paired: Vec<(Address, KeptService)>,
     looked_up: HashMap<String, Option<Vec<SocketAddr>>>,
     applied: usize,
     /// Why the rest does not hold.

@@ -3,7 +3,9 @@
 //! Knows: which files the process needs for what. Never: how privileges are given up or files are closed off (`process`).
 //! Source: docs/systemd.md, "Without root".
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::controllers::Environment;
@@ -130,6 +132,9 @@ pub(super) fn fence<'a>(
     fence.write.extend(environment.directories().map(Path::to_owned));
     let mut has_programs = false;
     for service in services {
+        let socket = service.listen.ports.unix().filter(|name| !name.is_abstract());
+        let socket = socket.map(|name| PathBuf::from(OsStr::from_bytes(name.as_bytes())));
+        fence.write.extend(socket.into_iter().flat_map(directories_of));
         let lists = [&service.allow, &service.deny].into_iter().flatten();
         fence.read.extend(lists.flat_map(|list| list.files()).cloned().flat_map(directories_of));
         for program in refused::programs_of(service) {

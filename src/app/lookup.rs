@@ -42,9 +42,8 @@ impl Resolved {
     }
 
     /// What it is known by as long as its line is there: where it listens, the lowest port.
-    pub(super) fn place(&self) -> SocketAddr {
-        // No service listens on a Unix socket.
-        self.listen.first().net().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+    pub(super) fn place(&self) -> Address {
+        self.listen.first()
     }
 }
 
@@ -86,16 +85,20 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
     let mut errors = Vec::new();
     for (spec, found) in specs.iter().zip(found) {
         let (span, typed) = (found.span(), &spec.listen.typed);
-        let ports: Vec<String> = span.ports().map(|port| port.to_string()).collect();
+        let ports = span.each().map(|at| at.port().to_string());
+        let ports: Vec<String> = ports.collect();
         let met = taken.take(&ports, &found.place().into(), (span, typed));
         let met =
             met.and_then(|(port, (other, typed))| Some((port.parse().ok()?, *other, typed.at.as_ref()?)));
         let Some((port, other_span, other)) = met else { continue };
-        let (address, place): (_, &SocketAddr) = (span.at(port), &other_span.at(port));
-        let wrong = if *place == address {
+        let (address, place) = (span.at(port), other_span.at(port));
+        let wrong = if address.unix().is_some() {
+            format!("the service at {other} listens on {place}, too; give another path")
+        } else if place == address {
             format!("the service at {other} listens on {place}, too; give another port or -b")
         } else {
-            let wild = if address.ip().is_unspecified() { address } else { *place };
+            let is_wild = address.net().is_some_and(|address| address.ip().is_unspecified());
+            let wild = if is_wild { address } else { place };
             format!(
                 "{address} and {place} of the service at {other} cannot both be used, since {wild} takes all addresses; \
                  give another port, or each its own -b"
@@ -164,12 +167,15 @@ impl Lookups {
         let ports = match &spec.listen.ports {
             PortsSpec::One(port) => self.port(port).map(|port| port..=port),
             PortsSpec::Range(range) => Ok(range.first().get()..=range.last().get()),
+            PortsSpec::Unix(_) => Ok(0..=0),
         };
         let ports = ports.map_err(|word| LineError::of(typed, Wrong::Port { word }));
         let (port, last_port) = keep(ports, errors).unwrap_or(1..=1).into_inner();
         // Where there are several, a channel without a port has none: each client's is its.
         let default = if port == last_port { port } else { 0 };
+        let unix = spec.listen.ports.unix();
         let listen = match &spec.listen.host {
+            _ if unix.is_some() => unix.map(|name| Address::Unix(name).into()),
             ListenHost::AnyV4 => Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()),
             ListenHost::AnyV6 => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()),
             ListenHost::Host(host) => keep(self.host(host, port), errors),
@@ -177,6 +183,10 @@ impl Lookups {
         let found = spec.sources.iter().filter_map(|host| keep(self.host(host, 0), errors));
         let sources = found.filter_map(|found| found.first().net()).collect();
         let mut member = |member: &Member| match member {
+            Member::Channel(channel) if unix.is_some() && needs_port(channel) => {
+                let why = "a channel needs a port here, since clients come by a Unix socket; write host:port";
+                keep(Err(LineError::of(&channel.typed, Wrong::address(&channel.typed, why))), errors)
+            }
             Member::Channel(channel) => keep(self.channel(channel, default), errors),
             Member::Gap => None,
         };
@@ -328,6 +338,11 @@ fn meant_as_address(mut error: LineError, channel: &ChannelSpec) -> LineError {
         why.push_str(&format!("; the IPv6 address is written [{ip}]"));
     }
     error
+}
+
+/// Would it be connected to at the port that its clients come to?
+fn needs_port(channel: &ChannelSpec) -> bool {
+    channel.port.is_none() && channel.unix().is_none() && channel.family != Some(FamilyKind::Service)
 }
 
 fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {

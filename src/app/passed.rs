@@ -7,11 +7,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use super::lookup::Resolved;
 use super::{Failure, exit};
-use crate::process::{self, PassedListener};
-use crate::spec::{ListenHost, ListenSpan, ServiceSpec};
+use crate::process::{self, PassedAddress, PassedListener};
+use crate::spec::{Address, ListenHost, ListenSpan, ServiceSpec, UnixName};
 
 /// Where a service wants to listen.
 #[derive(Debug, PartialEq)]
@@ -20,6 +21,37 @@ struct WantedAddress {
     ports: RangeInclusive<u16>,
     /// Any of these. `None`: whatever it is.
     ips: Option<Vec<(IpAddr, u32)>>,
+    /// It is a Unix socket, and has neither.
+    unix: Option<UnixName>,
+}
+
+/// A listener that was passed, as this process knows addresses.
+#[derive(Debug)]
+pub(super) struct PassedSocket {
+    name: Option<String>,
+    pub(super) fd: OwnedFd,
+    pub(super) address: Address,
+    /// The manager kept it for the process before, which has died. Nobody need want it.
+    is_kept: bool,
+}
+
+impl PassedSocket {
+    fn of(passed: PassedListener) -> Result<Self, Failure> {
+        let is_kept = passed.is_kept();
+        let PassedListener { name, fd, address } = passed;
+        let address = match address {
+            PassedAddress::Net(address) => Ok(address.into()),
+            PassedAddress::Path(path) => UnixName::path(&path).map(Address::Unix),
+            PassedAddress::Abstract(name) => UnixName::abstracted(&name).map(Address::Unix),
+        };
+        let address = address.map_err(|why| {
+            Failure::new(
+                exit::OS,
+                format!("balance: LISTEN_FDS passes a Unix socket that cannot be served: {why}"),
+            )
+        })?;
+        Ok(Self { name, fd, address, is_kept })
+    }
 }
 
 impl WantedAddress {
@@ -33,15 +65,17 @@ impl WantedAddress {
             }
         };
         let name = service.name.as_ref().map(|name| name.as_str().to_owned());
-        Self { name, ports, ips }
+        Self { name, ports, ips, unix: service.listen.ports.unix() }
     }
 
     /// How well it fits, the best first. `None`: not at all.
-    fn rank(&self, passed: &PassedListener) -> Option<u8> {
-        if !self.ports.contains(&passed.address.port()) {
-            return None;
-        }
-        let (ip, zone) = ip_and_zone(passed.address);
+    fn rank(&self, passed: &PassedSocket) -> Option<u8> {
+        let address = match (passed.address, self.unix) {
+            (Address::Net(address), None) if self.ports.contains(&address.port()) => address,
+            (Address::Unix(name), Some(wanted)) if name == wanted => return Some(1),
+            _ => return None,
+        };
+        let (ip, zone) = ip_and_zone(address);
         let fits = match &self.ips {
             Some(ips) if ips.contains(&(ip, zone)) => 1,
             Some(_) => return None,
@@ -59,7 +93,7 @@ fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
 }
 
 /// The listeners that were passed for one service.
-pub(super) type PassedByPort = BTreeMap<u16, PassedListener>;
+pub(super) type PassedByPort = BTreeMap<u16, PassedSocket>;
 
 /// Gives each service the listeners that were passed for it, if there are any: by its name, else by its address. Without `-b`
 /// and `-6` the port alone says so. They are called by their ports.
@@ -74,6 +108,7 @@ pub(super) fn assign(
     if passed.is_empty() {
         return Ok(services.iter().map(|_| PassedByPort::new()).collect());
     }
+    let passed = passed.into_iter().map(PassedSocket::of).collect::<Result<Vec<_>, _>>()?;
     let places = services.iter().map(WantedAddress::of).collect::<Vec<_>>();
     if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
         return Err(failure);
@@ -81,10 +116,10 @@ pub(super) fn assign(
     let (assigned, mut left) = match_up(passed, &places);
     // What the service manager kept for a process that has died, and what no line wants any more: its port is free then.
     left.retain(|one| {
-        if one.is_kept() {
-            process::forget_listener(one.address);
+        if let Some(address) = one.address.net().filter(|_| one.is_kept) {
+            process::forget_listener(address);
         }
-        !one.is_kept()
+        !one.is_kept
     });
     if left.is_empty() {
         return Ok(assigned);
@@ -99,10 +134,7 @@ pub(super) fn assign(
 }
 
 /// What each place gets, and what is left.
-fn match_up(
-    passed: Vec<PassedListener>,
-    places: &[WantedAddress],
-) -> (Vec<PassedByPort>, Vec<PassedListener>) {
+fn match_up(passed: Vec<PassedSocket>, places: &[WantedAddress]) -> (Vec<PassedByPort>, Vec<PassedSocket>) {
     // The surest first, so that a service that takes any address takes none that another one names.
     let mut pairs: Vec<(u8, usize, usize)> = Vec::new();
     for (i, one) in passed.iter().enumerate() {
@@ -110,7 +142,7 @@ fn match_up(
     }
     pairs.sort_unstable();
     let mut assigned: Vec<PassedByPort> = places.iter().map(|_| PassedByPort::new()).collect();
-    let mut left: Vec<Option<PassedListener>> = passed.into_iter().map(Some).collect();
+    let mut left: Vec<Option<PassedSocket>> = passed.into_iter().map(Some).collect();
     for (_, i, j) in pairs {
         let Some(port) = left[i].as_ref().map(|one| one.address.port()) else { continue };
         if let Entry::Vacant(free) = assigned[j].entry(port)
@@ -123,7 +155,7 @@ fn match_up(
 }
 
 /// Listeners whose names are those of services that listen elsewhere.
-fn contradictions(passed: &[PassedListener], places: &[WantedAddress]) -> Vec<Failure> {
+fn contradictions(passed: &[PassedSocket], places: &[WantedAddress]) -> Vec<Failure> {
     let named: HashMap<&str, &WantedAddress> =
         places.iter().filter_map(|place| Some((place.name.as_deref()?, place))).collect();
     let contradicted = passed.iter().filter_map(|one| {
@@ -139,7 +171,7 @@ fn contradictions(passed: &[PassedListener], places: &[WantedAddress]) -> Vec<Fa
     contradicted.collect()
 }
 
-fn describe(passed: &PassedListener) -> String {
+fn describe(passed: &PassedSocket) -> String {
     match &passed.name {
         Some(name) if !name.is_empty() => format!("{} ({})", passed.address, name.escape_debug()),
         _ => passed.address.to_string(),
@@ -147,9 +179,14 @@ fn describe(passed: &PassedListener) -> String {
 }
 
 fn describe_place(place: &WantedAddress) -> String {
+    if let Some(name) = place.unix {
+        return name.to_string();
+    }
     let (first, last) = (*place.ports.start(), *place.ports.end());
     let at = |(ip, zone): &(IpAddr, u32)| match ip {
-        IpAddr::V6(ip) => ListenSpan::new(SocketAddrV6::new(*ip, first, 0, *zone).into(), last).to_string(),
+        IpAddr::V6(ip) => {
+            ListenSpan::new(SocketAddr::from(SocketAddrV6::new(*ip, first, 0, *zone)), last).to_string()
+        }
         IpAddr::V4(ip) => ListenSpan::new(SocketAddr::from((*ip, first)), last).to_string(),
     };
     match &place.ips {
@@ -165,9 +202,10 @@ mod tests {
 
     use super::*;
 
-    fn passed(name: Option<&str>, address: &str) -> PassedListener {
+    fn passed(name: Option<&str>, address: &str) -> PassedSocket {
         let fd = File::open("/dev/null").expect("a file").into();
-        PassedListener { name: name.map(str::to_owned), fd, address: address.parse().expect("an address") }
+        let address = address.parse().expect("an address");
+        PassedSocket { name: name.map(str::to_owned), fd, address, is_kept: false }
     }
 
     fn place(name: Option<&str>, port: u16, ips: &[&str]) -> WantedAddress {
@@ -181,6 +219,7 @@ mod tests {
             name: name.map(str::to_owned),
             ports: port..=port,
             ips: (!ips.is_empty()).then_some(ips),
+            unix: None,
         }
     }
 
@@ -261,6 +300,17 @@ mod tests {
             told(&[(Some("web.socket"), "0.0.0.0:80"), (None, "10.0.0.1:25"), (Some("web"), "[::]:80")])
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_unix_socket_is_known_by_its_name_alone() {
+        let mut places = [place(Some("pg"), 1, &[]), place(None, 80, &[])];
+        places[0].unix = "unix:/run/pg.sock".parse().ok();
+        let all = [(Some("web"), "0.0.0.0:80"), (Some("x"), "unix:/run/pg.sock"), (Some("pg"), "unix:@pg")];
+        let (assigned, left) = matched(&all, &places);
+        assert_eq!(assigned, ["unix:/run/pg.sock (x)", "0.0.0.0:80 (web)"]);
+        assert_eq!(left, ["unix:@pg (pg)"]);
+        assert_eq!(describe_place(&places[0]), "unix:/run/pg.sock");
     }
 
     #[test]

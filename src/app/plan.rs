@@ -6,14 +6,13 @@
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::config;
 use crate::sched::{Addresses, ChannelKey, ChannelSnapshot, FoundMember, GroupId, Snapshot};
 use crate::spec::{
-    AdminState, ChannelManner, ChannelSpec, FamilyKind, GroupSpec, ListenSpan, Member, Policy, Weight,
-    last_tier,
+    Address, AdminState, ChannelManner, ChannelSpec, FamilyKind, GroupSpec, ListenSpan, Member, Policy,
+    Weight, last_tier,
 };
 
 /// Which service of a list is which of another.
@@ -29,8 +28,7 @@ pub(super) struct Pairing {
 
 /// A service is the same one if it is to listen at the same place: its lowest port is the same, or else another one of its ports.
 pub(super) fn pair(now: &[ListenSpan], wanted: &[ListenSpan]) -> Pairing {
-    let mut places: HashMap<SocketAddr, usize> =
-        now.iter().enumerate().map(|(n, at)| (at.first(), n)).collect();
+    let mut places: HashMap<Address, usize> = now.iter().enumerate().map(|(n, at)| (at.first(), n)).collect();
     let mut pairing = Pairing::default();
     let mut left = Vec::new();
     for (number, span) in wanted.iter().enumerate() {
@@ -41,7 +39,7 @@ pub(super) fn pair(now: &[ListenSpan], wanted: &[ListenSpan]) -> Pairing {
     }
     let mut before: BTreeSet<usize> = places.into_values().collect();
     let ports = before.iter().flat_map(|&was| now[was].each().map(move |at| (at, was)));
-    let ports: HashMap<SocketAddr, usize> = ports.collect();
+    let ports: HashMap<Address, usize> = ports.collect();
     for number in left {
         let mut met = wanted[number].each().filter_map(|at| ports.get(&at).copied());
         match met.find(|was| before.remove(was)) {

@@ -3,22 +3,22 @@
 //! Knows: which settings become which room's options. Never: workers, the background, controllers.
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::lookup::Resolved;
+use super::passed::PassedSocket;
 use super::{Failure, exit};
 use crate::config::CHECK_DEFAULTS;
-use crate::control::Names;
+use crate::control::{self, Names};
 use crate::names::{Residence, Resident};
 use crate::net::server::Running;
 use crate::net::{Changed, NewService, Routes, ServiceOptions};
 use crate::observe::{Log, Owner};
 use crate::probe::{Alarm, Checks, Hands, Ward};
-use crate::process::PassedListener;
 use crate::sched::{
     Addresses, ChannelKey, CheckRules, ClientLimits, ClientRates, GroupId, GroupRange, HealthRules, Rules,
     SharedTable, Table,
@@ -28,6 +28,7 @@ use crate::spec::{
     reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
+use crate::sys::socket_file::{SocketAccess, SocketFileId};
 use crate::sys::{Outgoing, Sources};
 
 /// How long a start waits for ports that the instance before it is just leaving, all of them together.
@@ -48,7 +49,9 @@ pub(super) struct Prepared {
 /// A listener that is there already.
 pub(super) enum Got {
     /// Somebody else opened it for us.
-    Passed(PassedListener),
+    Passed(PassedSocket),
+    /// The process before leaves it, with the file of a Unix socket if that is to go at our end.
+    Left { fd: OwnedFd, file: Option<SocketFileId> },
     /// We did.
     Bound(Listener),
 }
@@ -85,7 +88,7 @@ impl Prepared {
     pub(super) fn new(
         spec: ServiceSpec,
         found: Resolved,
-        mut got: impl FnMut(SocketAddr) -> Option<Got>,
+        mut got: impl FnMut(Address) -> Option<Got>,
         shards: usize,
         seed: u64,
         patience: &mut Duration,
@@ -99,7 +102,8 @@ impl Prepared {
         }
         table.settle_families();
         let listener = |place| match got(place) {
-            Some(Got::Passed(passed)) => Listener::inherit(passed.fd, spec.client_keepalive),
+            Some(Got::Passed(passed)) => inherit(passed.fd, passed.address, None, &spec),
+            Some(Got::Left { fd, file }) => inherit(fd, place, file, &spec),
             Some(Got::Bound(listener)) => Ok(listener),
             None => bind(place, &spec, patience),
         };
@@ -147,6 +151,11 @@ impl Prepared {
     /// What it is called that has no name.
     pub(super) fn place(&self) -> String {
         self.listen().first().unwrap_or(&self.parts.span).to_string()
+    }
+
+    /// Another process has the files of its Unix sockets from now on.
+    pub(super) fn leave_files(&self) {
+        self.listeners.iter().for_each(|listener| listener.handle().leave_file(true));
     }
 
     /// What operators find it by.
@@ -328,14 +337,44 @@ pub(super) fn declare(
     Ok(())
 }
 
+/// Goes on with a listener that somebody else has opened. `file`: that of a Unix socket, if it is to go at our end.
+pub(super) fn inherit(
+    fd: OwnedFd,
+    address: Address,
+    file: Option<SocketFileId>,
+    spec: &ServiceSpec,
+) -> Result<Listener, ListenError> {
+    match address {
+        Address::Net(_) => Listener::inherit(fd, spec.client_keepalive),
+        Address::Unix(name) => Listener::inherit_unix(fd, name, file),
+    }
+}
+
+/// Who may connect to its Unix socket.
+pub(super) fn access(spec: &ServiceSpec) -> Result<SocketAccess, ListenError> {
+    let group = match &spec.socket_group {
+        None => None,
+        Some(group) => Some(control::group_number(&group.name).ok_or_else(|| ListenError {
+            call: "getgrnam",
+            address: Box::new(spec.listen.ports.unix().map_or(Address::NOWHERE, Address::Unix)),
+            source: io::Error::other(format!("there is no group {:?}", group.name)),
+        })?),
+    };
+    Ok(SocketAccess { mode: spec.socket_mode, group })
+}
+
 /// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
 pub(super) fn bind(
-    address: SocketAddr,
+    address: Address,
     spec: &ServiceSpec,
     patience: &mut Duration,
 ) -> Result<Listener, ListenError> {
+    let bind = || match address {
+        Address::Net(address) => Listener::bind_early(address, spec.client_keepalive, spec.freebind),
+        Address::Unix(name) => Listener::bind_unix(name, access(spec)?),
+    };
     loop {
-        match Listener::bind_early(address, spec.client_keepalive, spec.freebind) {
+        match bind() {
             Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && !patience.is_zero() => {
                 thread::sleep(BIND_RETRY);
                 *patience = patience.saturating_sub(BIND_RETRY);

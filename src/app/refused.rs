@@ -38,6 +38,14 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
     all
 }
 
+/// The groups of Unix sockets that there are not.
+pub(super) fn socket_groups(services: &[ServiceSpec]) -> Vec<Failure> {
+    let groups = services.iter().filter_map(|service| service.socket_group.as_ref());
+    let unknown = groups.filter(|group| !control::is_group(&group.name));
+    let text = |group: &Named| format!("--socket-group: unknown group {:?}", group.name);
+    unknown.map(|group| failure(&group.typed, exit::BAD_DATA, &text(group))).collect()
+}
+
 /// The programs of checks and of events that cannot be run, each once for each word that names it.
 pub(super) fn programs(services: &[ServiceSpec]) -> Vec<Failure> {
     let mut told = HashSet::new();

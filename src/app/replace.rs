@@ -20,6 +20,7 @@ pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Enviro
         }
         let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
         let all = all.into_iter().map(|ip| SocketAddr::new(ip, span.first().port()));
+        let all = all.filter(|_| span.unix().is_none());
         let all = all.map(|first| ListenSpan::new(first, *span.ports().end()));
         let mut all = all.filter(|&other| other != span);
         all.find_map(|other| {

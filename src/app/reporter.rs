@@ -62,7 +62,9 @@ impl Reporter {
     fn keep_listeners(&self) {
         // In the middle of a reload they are not known, and nobody waits for its end here.
         if let Some(listeners) = self.roster.listeners() {
-            process::keep_listeners(&listeners);
+            // A Unix socket that is passed back cannot be told from others by its name.
+            let net = listeners.iter().filter_map(|(at, fd)| Some((at.net()?, fd)));
+            process::keep_listeners(&net.collect::<Vec<_>>());
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,7 @@ use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{ChannelKey, ClientRates, SharedTable, Snapshot, Survey};
-use crate::spec::{ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
+use crate::spec::{Address, ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 use crate::sys::{Clock, Outgoing};
@@ -143,7 +143,7 @@ pub(super) struct Roster {
     /// Another process is about to take over, or does.
     is_frozen: AtomicBool,
     /// Listeners that were bound before it is certain that they are wanted.
-    bound: Mutex<BTreeMap<SocketAddr, Listener>>,
+    bound: Mutex<BTreeMap<Address, Listener>>,
     /// Why the last reload has failed, if it has.
     trouble: Mutex<Option<String>>,
 }
@@ -402,7 +402,7 @@ impl Roster {
     }
 
     /// The listeners of all services that take clients. `None`: just now nobody knows.
-    pub(super) fn listeners(&self) -> Option<Vec<(SocketAddr, Arc<OwnedFd>)>> {
+    pub(super) fn listeners(&self) -> Option<Vec<(Address, Arc<OwnedFd>)>> {
         let members = self.members.try_lock().ok()?;
         let serving = members.all.iter().filter(|member| !member.is_killed());
         let listeners = serving.flat_map(|member| &member.served.listeners);
@@ -453,7 +453,7 @@ impl RosterEntry {
     }
 
     /// What it is known by as long as its line is there.
-    fn place(&self) -> SocketAddr {
+    fn place(&self) -> Address {
         self.served.parts.span.first()
     }
 }
@@ -516,7 +516,8 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     });
     let mut known: Known = named.collect();
     if let ListenHost::Host(host) = &spec.listen.host {
-        known.entry(host.name.clone()).or_insert_with(|| vec![parts.span.first()]);
+        let at = parts.span.first().net();
+        at.into_iter().for_each(|at| _ = known.entry(host.name.clone()).or_insert_with(|| vec![at]));
     }
     for (host, source) in spec.sources.iter().zip(parts.outgoing.sources.as_slice()) {
         known.entry(host.name.clone()).or_insert_with(|| vec![*source]);

@@ -5,7 +5,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::{Arc, RwLock};
@@ -36,7 +35,7 @@ use crate::net::server::{Options, Server};
 use crate::observe::{Dump, Event, Log, Severity};
 use crate::probe::Minder;
 use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
-use crate::spec::{ListenSpan, Member, Name, ProcessSpec, ServiceSpec};
+use crate::spec::{Address, ListenSpan, Member, Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
 
 /// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
@@ -71,7 +70,7 @@ pub(super) fn means(
     }
     let workers = settings.workers.map_or_else(process::cores, NonZeroUsize::get);
     let descriptor_limit = process::raise_descriptor_limit();
-    let ports: usize = services.iter().map(|(_, found)| found.span().ports().len()).sum();
+    let ports: usize = services.iter().map(|(_, found)| found.span().listeners()).sum();
     let listeners = ports.saturating_sub(passed.len());
     let log = Log::descriptors(foreground);
     let state = if settings.state.is_some() { keeper::DESCRIPTORS } else { 0 };
@@ -125,7 +124,7 @@ pub(super) fn start(
         // The process that is replaced has it until this one serves.
         false => kept::replace(settings.state.as_ref(), source.as_ref(), &warn),
     };
-    let got = |number: usize, place: SocketAddr| {
+    let got = |number: usize, place: Address| {
         let passed = passed.get_mut(number).and_then(|passed| passed.remove(&place.port()));
         passed.map(Got::Passed).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
     };
@@ -164,8 +163,9 @@ pub(super) fn start(
     } else {
         match process::detach() {
             Ok(Detached::Caller(verdict)) => {
-                // The endpoint's name now belongs to the instance.
+                // The endpoint's name now belongs to the instance, and so do the files of its sockets.
                 std::mem::forget(endpoint);
+                prepared.iter().for_each(|(one, _)| one.leave_files());
                 return match verdict.code {
                     0 => Ok(0),
                     code => Err(Failure::new(code, verdict.message)),
@@ -206,6 +206,7 @@ pub(super) fn start(
     if let Ok((_, at_work)) = &begun
         && !heirs.is_empty()
     {
+        at_work.roster.keep_files();
         at_work.roster.list_all();
         at_work.upgrader.set_heir();
     }
@@ -242,7 +243,7 @@ pub(super) fn start(
 pub(super) fn prepare(
     services: Vec<(ServiceSpec, Resolved)>,
     kept: &mut Kept,
-    mut got: impl FnMut(usize, SocketAddr) -> Option<Got>,
+    mut got: impl FnMut(usize, Address) -> Option<Got>,
     workers: usize,
     seed: u64,
 ) -> Result<Vec<(Prepared, Vec<LinedGroup>)>, Failure> {

@@ -5,7 +5,6 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use ipnet::IpNet;
@@ -31,7 +30,7 @@ pub(super) struct KeptState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeptService {
     /// Where its line has it listen: this is what it is known by.
-    pub(super) place: SocketAddr,
+    pub(super) place: Address,
     /// The last port of its range, or that of the place.
     pub(super) last: u16,
     /// For readers.
@@ -182,14 +181,17 @@ impl KeptState {
     }
 }
 
-/// Where a service listens: `127.0.0.1:80`, `127.0.0.1:80-89`.
-fn span(word: &str) -> Option<(SocketAddr, u16)> {
+/// Where a service listens: `127.0.0.1:80`, `127.0.0.1:80-89`, `unix:/run/x.sock`.
+fn span(word: &str) -> Option<(Address, u16)> {
+    if word.starts_with(UnixName::PREFIX) {
+        return Some((word.parse().ok()?, 0));
+    }
     let colon = word.rfind(':')?;
     let Some(dash) = word.rfind('-').filter(|&dash| dash > colon) else {
-        let place: SocketAddr = word.parse().ok()?;
+        let place: Address = word.parse().ok()?;
         return Some((place, place.port()));
     };
-    let (place, last): (SocketAddr, u16) = (word[..dash].parse().ok()?, word[dash + 1..].parse().ok()?);
+    let (place, last): (Address, u16) = (word[..dash].parse().ok()?, word[dash + 1..].parse().ok()?);
     // What is written is read, and nothing else.
     (last > place.port() && word[dash + 1..] == last.to_string()).then_some((place, last))
 }
@@ -450,6 +452,8 @@ fn fact(line: &str) -> Option<Fact> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::SocketAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -538,7 +542,7 @@ pub(super) mod tests {
         let service = (any::<([u8; 4], u16)>(), any::<u16>(), names, prop::collection::vec(any_fact(), 0..6))
             .prop_map(|(place, last, name, facts)| {
                 let last = last.max(place.1);
-                KeptService { place: SocketAddr::from(place), last, name, facts }
+                KeptService { place: SocketAddr::from(place).into(), last, name, facts }
             });
         prop::collection::vec(service, 0..4).prop_map(|services| KeptState { services })
     }
@@ -639,7 +643,7 @@ pub(super) mod tests {
             now: setting(AdminState::DisabledHard),
             moved: None,
         };
-        let place = SocketAddr::from(([0, 0, 0, 0], 80));
+        let place = SocketAddr::from(([0, 0, 0, 0], 80)).into();
         let service = KeptService { place, last: 80, name: Name::new("web"), facts: vec![fact] };
         let range = KeptService { last: 89, name: None, facts: Vec::new(), ..service.clone() };
         let text = KeptState { services: vec![service, range] }.print();

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -39,7 +38,7 @@ use crate::net::{Arriving, Reserved};
 use crate::observe::{Event, Log, Owner, Severity};
 use crate::process::{self, Notifier, Shutdown};
 use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, Lists, SharedTable};
-use crate::spec::{ListenSpan, ProcessSpec, ServiceSpec};
+use crate::spec::{Address, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
 
@@ -100,11 +99,12 @@ pub(super) fn start(
         means,
     };
     let (shutdown, at_work) = taking.run(heir)?;
+    at_work.roster.keep_files();
     Ok(start::serve_to_the_end(shutdown, at_work, settings, &log))
 }
 
 /// Of each service that is offered, where that one is which it becomes.
-fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Vec<Option<SocketAddr>> {
+fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Vec<Option<Address>> {
     let now: Vec<ListenSpan> = offered.iter().map(span_of).collect();
     let wanted: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
     let mut heirs = vec![None; offered.len()];
@@ -117,9 +117,9 @@ fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Ve
 /// The service manager may keep listeners of the process before that nobody serves any more.
 fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
     let Some(served) = at_work.roster.listeners() else { return };
-    let is_served = |at: &SocketAddr| served.iter().any(|(served, _)| served == at);
+    let is_served = |at: &Address| served.iter().any(|(served, _)| served == at);
     let gone = offered.iter().flat_map(|one| &one.listen).filter(|at| !is_served(at));
-    gone.for_each(|&at| process::forget_listener(at));
+    gone.filter_map(|at| at.net()).for_each(process::forget_listener);
 }
 
 /// A process that serves, and who is to be told to take connections over, by which stream.
@@ -137,7 +137,7 @@ struct Taking<'a> {
     log: Log,
     means: Means,
     /// Of each service that is offered, where that one is which it becomes here, if it is served here.
-    heirs: Vec<Option<SocketAddr>>,
+    heirs: Vec<Option<Address>>,
 }
 
 impl Taking<'_> {
@@ -232,7 +232,7 @@ impl Taking<'_> {
         let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
         // What an operator has stopped since it was offered stays so.
         let stopped = go.services.iter().zip(&self.heirs).filter(|(record, _)| record.killed);
-        let stopped: Vec<SocketAddr> = stopped.filter_map(|(_, heir)| *heir).collect();
+        let stopped: Vec<Address> = stopped.filter_map(|(_, heir)| *heir).collect();
         wanted.retain(|(_, found)| !stopped.contains(&found.place()));
         if wanted.is_empty() {
             return Err(self.failed("no service takes clients any more"));

@@ -107,6 +107,8 @@ pub(super) fn plain() -> Serve {
         on_change: None,
         refuse_when_down: false,
         freebind: false,
+        socket_mode: None,
+        socket_group: None,
         allow: None,
         deny: None,
         client_max: None,
@@ -234,8 +236,13 @@ fn the_examples_of_the_seed_and_the_manual_work_as_written() {
     );
     let both = serve("-fp imap mailserver");
     assert!(both.process.foreground && both.process.dump);
-    let instance =
-        Instance { bind: None, ipv6: false, port: name("smtp"), typed: Typed::default(), debug: false };
+    let instance = Instance {
+        bind: None,
+        ipv6: false,
+        ports: name("smtp").into(),
+        typed: Typed::default(),
+        debug: false,
+    };
     assert_eq!(invoke(&argv(&["-i", "smtp"])), Ok(Invocation::Shell { instance }));
 }
 
@@ -250,7 +257,7 @@ fn a_command_may_stand_anywhere_and_other_options_are_accepted_with_it() {
     let instance = Instance {
         bind: Some(host("10.0.0.1")),
         ipv6: false,
-        port: number(80),
+        ports: number(80).into(),
         typed: Typed::default(),
         debug: false,
     };
@@ -423,7 +430,7 @@ fn help_version_and_the_printed_pages_need_no_port() {
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
     assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 200, "{help}");
+    assert!(help.lines().count() < 210, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

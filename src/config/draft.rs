@@ -115,6 +115,8 @@ impl Draft {
                 on_change: None,
                 refuse_when_down: false,
                 freebind: false,
+                socket_mode: None,
+                socket_group: None,
                 allow: None,
                 deny: None,
                 client_max: None,
@@ -195,8 +197,29 @@ impl Draft {
         self.service.hash_failover || !all_hash
     }
 
+    /// Does it listen on a Unix socket?
+    pub(super) fn is_unix(&self) -> bool {
+        self.service.listen.ports.unix().is_some()
+    }
+
+    /// May clients have addresses?
+    pub(super) fn has_addresses(&self) -> bool {
+        !self.is_unix() || self.service.accept_proxy.is_some()
+    }
+
     /// What has no weight is what it would be if nobody had said it.
     fn forget_idle_settings(&mut self) {
+        let is_unix = self.is_unix();
+        let service = &mut self.service;
+        if is_unix {
+            (self.bind, self.ipv6) = (None, false);
+            (service.freebind, service.refuse_when_down, service.client_keepalive) = (false, false, None);
+            if service.accept_proxy.is_none() {
+                (service.allow, service.deny, service.transparent) = (None, None, false);
+            }
+        } else {
+            (service.socket_mode, service.socket_group) = (None, None);
+        }
         if self.service.queue.is_none() {
             self.service.queue_timeout = QUEUE_TIMEOUT;
         }

@@ -14,7 +14,7 @@ use super::places::{ListenAddress, Places};
 use super::row::Scope;
 use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
-use crate::spec::{ListenHost, ListenSpec, Name, PortsSpec, ProcessSpec, ServiceSpec, Spot, Typed};
+use crate::spec::{Address, ListenHost, ListenSpec, Name, PortsSpec, ProcessSpec, ServiceSpec, Spot, Typed};
 
 /// The word that begins a line about all services.
 const ALL: &str = "*";
@@ -189,15 +189,19 @@ impl FileReader {
         }
         let ports: Vec<String> = match &service.listen.ports {
             PortsSpec::One(port) => vec![port.to_string()],
+            PortsSpec::Unix(name) => vec![name.to_string()],
             PortsSpec::Range(range) => {
                 (range.first().get()..=range.last().get()).map(|port| port.to_string()).collect()
             }
         };
         if let Some((port, other)) = self.places.take(&ports, &place(&service.listen), at.clone()) {
-            let wrong = format!(
-                "the service at {other} listens on port {port} of the same address; give another port, or an address of \
-                 its own with -b"
-            );
+            let wrong = match service.listen.ports.unix() {
+                Some(name) => format!("the service at {other} listens on {name}, too; give another path"),
+                None => format!(
+                    "the service at {other} listens on port {port} of the same address; give another port, or an address of \
+                     its own with -b"
+                ),
+            };
             let at = service.listen.typed.at.clone().unwrap_or(at);
             return self.wrong(at, wrong);
         }
@@ -224,6 +228,9 @@ pub fn print_file(process: &ProcessSpec, services: &[ServiceSpec]) -> String {
 
 /// As far as it can be told without a resolver.
 fn place(listen: &ListenSpec) -> ListenAddress {
+    if let Some(name) = listen.ports.unix() {
+        return Address::from(name).into();
+    }
     match &listen.host {
         ListenHost::AnyV4 => ListenAddress::of(Ipv4Addr::UNSPECIFIED.into(), 0),
         ListenHost::AnyV6 => ListenAddress::AnyAddress,

@@ -13,7 +13,7 @@ use super::man::man_page;
 use super::page::{completions, help, version};
 use super::split::Split;
 use super::wrong::{LineError, Word, Wrong};
-use crate::spec::{HostSpec, ListenHost, ListenSpec, PortWord, PortsSpec, ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{HostSpec, ListenHost, ListenSpec, PortsSpec, ProcessSpec, ServiceSpec, Typed};
 
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub struct Instance {
     pub bind: Option<HostSpec>,
     /// `-6`: an instance on the IPv6 wildcard is meant; of no weight with `bind`.
     pub ipv6: bool,
-    /// Its port.
-    pub port: PortWord,
+    /// Its port, or its Unix socket; of several ports any.
+    pub ports: PortsSpec,
     /// PORT's word, for messages.
     pub typed: Typed,
     /// `-d`.
@@ -135,12 +135,7 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
         ListenHost::AnyV4 | ListenHost::AnyV6 => None,
     };
     let ListenSpec { ports, typed, .. } = service.listen;
-    let port = match ports {
-        PortsSpec::One(port) => port,
-        // Any of them is the service.
-        PortsSpec::Range(range) => PortWord::Number(range.first()),
-    };
-    let instance = Instance { bind, ipv6, port, typed, debug: process.debug };
+    let instance = Instance { bind, ipv6, ports, typed, debug: process.debug };
     Ok(match ask.command {
         Some(text) => Invocation::Command { instance, text },
         None => Invocation::Shell { instance },

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::spec::{Address, UnixName};
+
 /// An address that is listened on, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
@@ -15,6 +17,8 @@ pub enum ListenAddress {
     AnyAddress,
     /// Whether it meets an address is known when it has been looked up.
     Name(String),
+    /// A Unix socket.
+    Unix(UnixName),
 }
 
 /// What others may ask whether it is there.
@@ -56,6 +60,7 @@ impl ListenAddress {
             Self::Address(IpAddr::V4(_), _) => &[Claim::SomeV4],
             Self::Address(IpAddr::V6(_), _) => &[Claim::SomeV6],
             Self::Name(_) => &[Claim::SomeName],
+            Self::Unix(_) => &[],
         };
         some.iter().cloned().chain([Claim::Exactly(self.clone())]).collect()
     }
@@ -69,6 +74,7 @@ impl ListenAddress {
             Self::Address(IpAddr::V4(v4), _) if v4.is_unspecified() => vec![Claim::SomeV4],
             Self::Address(IpAddr::V4(_), _) => vec![same, Claim::Exactly(Self::ANY_V4), all],
             Self::Address(IpAddr::V6(_), _) | Self::Name(_) => vec![same, all],
+            Self::Unix(_) => vec![same],
         }
     }
 }
@@ -78,6 +84,15 @@ impl From<SocketAddr> for ListenAddress {
         match address {
             SocketAddr::V4(v4) => Self::of((*v4.ip()).into(), 0),
             SocketAddr::V6(v6) => Self::of((*v6.ip()).into(), v6.scope_id()),
+        }
+    }
+}
+
+impl From<Address> for ListenAddress {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Net(address) => address.into(),
+            Address::Unix(name) => Self::Unix(name),
         }
     }
 }

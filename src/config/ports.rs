@@ -6,7 +6,7 @@
 use std::num::NonZeroU16;
 
 use super::number::whole_number;
-use crate::spec::{PortRange, PortWord, PortsSpec};
+use crate::spec::{PortRange, PortWord, PortsSpec, UnixName};
 
 /// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
 /// letter or digit, then those and `-_+.*/`, with at least one letter in it).
@@ -20,9 +20,12 @@ pub fn read_port(word: &str) -> Option<PortWord> {
     (starts_well && has_letter && is_name).then(|| PortWord::Name(word.to_owned()))
 }
 
-/// Reads PORT: a port, or `FIRST-LAST`, two numbers and nothing else, since names of services have dashes, too. `None` for what is
-/// neither; `why_no_range` says what is wrong with a range.
+/// Reads PORT: a port, or `unix:/PATH`, or `FIRST-LAST`, two numbers and nothing else, since names of services have dashes, too. `None` for what is
+/// none of these; `why_no_ports` says what is wrong with a range or a Unix socket.
 pub fn read_ports(word: &str) -> Option<PortsSpec> {
+    if word.starts_with(UnixName::PREFIX) {
+        return word.parse().ok().map(PortsSpec::Unix);
+    }
     let Some(ends) = ends_of_range(word) else { return read_port(word).map(PortsSpec::One) };
     let [first, last] = ends.map(|end| end.and_then(|end| u16::try_from(end).ok()).and_then(NonZeroU16::new));
     let (first, last) = (first?, last?);
@@ -39,7 +42,15 @@ fn ends_of_range(word: &str) -> Option<[Option<u64>; 2]> {
     Some([whole_number(first)?, whole_number(last)?])
 }
 
-/// What is wrong with a word that was meant as a range of ports, and what would be right. `None`: no range was meant.
+/// What is wrong with a word that was meant as a range of ports or as a Unix socket, and what would be right. `None`: neither was meant.
+pub(super) fn why_no_ports(word: &str) -> Option<String> {
+    match word.starts_with(UnixName::PREFIX) {
+        true => word.parse::<UnixName>().err(),
+        false => why_no_range(word),
+    }
+}
+
+/// The same of a range alone.
 pub(super) fn why_no_range(word: &str) -> Option<String> {
     let is_meant = word.contains('-') && word.starts_with(|c: char| c.is_ascii_digit());
     if !is_meant || !word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {

@@ -20,7 +20,7 @@ use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
     ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortRange,
     PortWord, PortsSpec, ProcessSpec, ProxySender, ProxySenders, RouteName, Section, ServiceSpec, StartTls,
-    Step, Typed,
+    Step, Typed, UnixName,
 };
 
 const POLICIES: [Policy; 5] =
@@ -219,6 +219,7 @@ prop_compose! {
                 Some(range) => PortsSpec::Range(range),
                 None => PortsSpec::One(PortWord::Number(one)),
             }),
+            unix_name().prop_map(PortsSpec::Unix),
         ]
         .boxed(),
         sources in sources(),
@@ -254,6 +255,17 @@ prop_compose! {
         };
         Serve { process, service, check_only: false, replace: false }
     }
+}
+
+fn unix_name() -> impl Strategy<Value = UnixName> {
+    (any::<bool>(), "[ -~ü]{0,20}[!-.0-~]").prop_map(|(is_abstract, text)| {
+        let name = if is_abstract {
+            UnixName::abstracted(text.as_bytes())
+        } else {
+            UnixName::path(format!("/{text}").as_bytes())
+        };
+        name.expect("a short one")
+    })
 }
 
 fn nets() -> impl Strategy<Value = Option<NetList>> {
@@ -300,7 +312,15 @@ prop_compose! {
         (accept_proxy, greeting_timeout, access, has_starttls) in (prop::option::of(senders()), any_span(), access(), any::<bool>()).boxed(),
         places in prop::collection::vec((any::<bool>(), prop::collection::vec(asked(), 1..4)), 4),
         on_change in prop::option::of("/[ -~]{0,16}ü?"),
+        socket in (prop::option::of(0..=0o777u32), prop::option::of("[ -9;-~]{1,12}")),
     ) -> Serve {
+        let unix = old.service.listen.ports.unix();
+        let (is_unix, has_file) = (unix.is_some(), unix.is_some_and(|name| !name.is_abstract()));
+        let is_listed = !is_unix || accept_proxy.is_some();
+        let mut old = old;
+        if is_unix {
+            (old.service.listen.host, old.service.client_keepalive) = (ListenHost::AnyV4, None);
+        }
         let on_change = on_change.as_deref().map(Named::from);
         let sections = sections(places, groups.len());
         let (queue, has_check) = (queue.filter(|_| has_queue), check.is_some());
@@ -312,14 +332,17 @@ prop_compose! {
         let (longest, has_next) = (old.service.connect_timeout, old.service.hash_failover || !hashes);
         let race = old.service.race.filter(|&race| race < longest && has_next);
         let service = ServiceSpec {
-            groups, later_policy, hash_balance, slow_start, check, eject, fail_open, refuse_when_down, freebind, transparent, race,
+            transparent: transparent && is_listed, race,
+            groups, later_policy, hash_balance, slow_start, check, eject, fail_open,
+            refuse_when_down: refuse_when_down && !is_unix, freebind: freebind && !is_unix,
+            socket_mode: socket.0.filter(|_| has_file), socket_group: socket.1.filter(|_| has_file).as_deref().map(Named::from),
             on_down: if is_kick && has_check { OnDown::Kick } else { OnDown::Keep },
             on_remove: if is_kick { OnDown::Kick } else { OnDown::Keep },
             greeting_timeout: if accept_proxy.is_some() || !sections.is_empty() { greeting_timeout } else { plain().service.greeting_timeout },
             starttls: (has_starttls && !sections.is_empty()).then_some(StartTls::Postgres),
             sections,
             accept_proxy, max_connections, max_lifetime, on_change,
-            allow: access.0, deny: access.1, client_max: access.2, client_rate: access.3, client_prefix: access.4,
+            allow: access.0.filter(|_| is_listed), deny: access.1.filter(|_| is_listed), client_max: access.2, client_rate: access.3, client_prefix: access.4,
             queue: queue.map(|(n, _)| n),
             queue_timeout: queue.map_or(plain().service.queue_timeout, |(_, span)| span),
             ..old.service
@@ -350,7 +373,9 @@ proptest! {
         let services: Vec<_> = serves.into_iter().zip(1u16..).map(|(serve, port)| {
             let port = PortWord::Number(NonZeroU16::new(port).expect("from 1"));
             let listen = ListenSpec { ports: port.into(), ..serve.service.listen };
-            ServiceSpec { name: Name::new(&format!("s{}", listen.ports)), listen, ..serve.service }
+            let name = Name::new(&format!("s{}", listen.ports));
+            // These are for Unix sockets.
+            ServiceSpec { name, listen, socket_mode: None, socket_group: None, ..serve.service }
         }).collect();
         let text = print_file(&process, &services);
         prop_assert_eq!(read_file("f", text.as_bytes()), Ok((process, services)), "{}", text);

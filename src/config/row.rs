@@ -128,6 +128,18 @@ impl Value {
     }
 }
 
+/// What makes no sense for a Unix socket.
+pub(super) const NEEDS_PORT: Need = Need {
+    is_met: |draft| !draft.is_unix(),
+    wrong: "is for TCP ports, and this service listens on a Unix socket; leave it out",
+};
+/// What is about addresses of clients.
+pub(super) const NEEDS_ADDRESSES: Need = Need {
+    is_met: Draft::has_addresses,
+    wrong: "goes by the addresses of clients, and clients of a Unix socket have none; use --socket-mode and --socket-group, or \
+            --accept-proxy unix if a proxy announces them",
+};
+
 pub(super) const TIME: Value = Value::Word("TIME");
 pub(super) const NUMBER: Value = Value::Word("N");
 pub(super) const KEEPALIVE: Value = Value::Word("IDLE:INTVL:CNT");

@@ -17,9 +17,9 @@ pub(super) struct Positional {
 
 pub(super) const PORT: Positional = Positional {
     name: "PORT",
-    help: "Port to listen on, a number or a name from /etc/services; with -i and -c, the instance to talk to",
+    help: "Port to listen on, a number or a name from /etc/services, or a Unix socket, unix:/PATH; with -i and -c, the instance to talk to",
     more: "\
-FIRST-LAST means all these ports, as in 20000-20999 (docs/port-ranges.md). With -i and -c it may also be the name of a service in a file of --file: \"balance -c status web\".",
+FIRST-LAST means all these ports, as in 20000-20999 (docs/port-ranges.md). unix:/PATH is a Unix socket, unix:@NAME one with an abstract name (docs/unix-sockets.md). With -i and -c it may also be the name of a service in a file of --file: \"balance -c status web\".",
 };
 
 pub(super) const CHANNEL: Positional = Positional {

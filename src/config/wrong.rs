@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::ports::why_no_range;
+use super::ports::why_no_ports;
 use super::usage::usage;
 use crate::spec::{Name, Spot, Typed};
 
@@ -124,7 +124,7 @@ impl fmt::Display for LineError {
             (None, Wrong::Usage(wrong)) => f.write_str(&usage(wrong)),
             (None, Wrong::Port { word }) => {
                 write!(f, "invalid port [{word}], exiting.")?;
-                why_no_range(word).map_or(Ok(()), |why| write!(f, "\nbalance: {why}"))
+                why_no_ports(word).map_or(Ok(()), |why| write!(f, "\nbalance: {why}"))
             }
             (None, Wrong::Address { word, why }) => {
                 write!(f, "unknown or invalid address [{word}]\nbalance: {why}")
@@ -150,7 +150,7 @@ impl std::error::Error for LineError {}
 
 /// What would be right instead of this word. Many programs take an address with the port; a name wants a blank behind it.
 fn right_port(word: &str) -> String {
-    if let Some(why) = why_no_range(word) {
+    if let Some(why) = why_no_ports(word) {
         return why;
     }
     let usual = "give a number from 1 to 65535 or the name of a service";

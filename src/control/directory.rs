@@ -14,7 +14,7 @@ use std::str::FromStr;
 use rustix::fs::{Mode, OFlags, RawMode};
 
 use crate::control::peer;
-use crate::spec::ListenSpan;
+use crate::spec::{Address, ListenSpan, UnixName};
 
 /// A place for entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,11 +235,43 @@ impl FromStr for Place {
 
 /// The name of the entry of an address with these ports.
 pub(crate) fn entry_name(span: ListenSpan) -> String {
-    let (ports, place) = (span.ports(), Place::from(span.first()));
+    let (ports, place) = match span.first() {
+        Address::Net(first) => (span.ports(), Place::from(first)),
+        Address::Unix(name) => return unix_entry_name(name),
+    };
     match ports.start() == ports.end() {
         true => format!("balance.{}.{place}", ports.start()),
         false => format!("balance.{}-{}.{place}", ports.start(), ports.end()),
     }
+}
+
+/// What stands in front of the name of a Unix socket.
+const UNIX: &str = "balance.unix.";
+/// A socket is bound by a longer name, made of this one, and a path to that has 107 bytes at most.
+const LONGEST_PLAIN: usize = 50;
+/// So much of a longer one stands in front of the sum.
+const BEGINNING: usize = 32;
+
+/// The name of the entry of a Unix socket: its own, with commas for slashes, since its own has no commas. A long one has the
+/// sum of its bytes instead of all that is behind the beginning: whoever finds it asks for the socket by its whole name.
+fn unix_entry_name(name: UnixName) -> String {
+    let own = name.to_string().replace('/', ",").replace(APART, "%7E");
+    let own = own.strip_prefix(UnixName::PREFIX).unwrap_or(&own);
+    match own.get(..BEGINNING) {
+        Some(beginning) if own.len() > LONGEST_PLAIN => {
+            // FNV-1a: the same in every process.
+            let sum = own.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+                (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            format!("{UNIX}{beginning},,{sum:016x}")
+        }
+        _ => format!("{UNIX}{own}"),
+    }
+}
+
+/// The Unix socket whose entry this is, as far as its name is whole there.
+pub(crate) fn unix_entry(name: &str) -> Option<String> {
+    Some(format!("{}{}", UnixName::PREFIX, plain_name(name).strip_prefix(UNIX)?.replace(',', "/")))
 }
 
 /// The name of the entry of a service that has a name.
@@ -300,6 +332,19 @@ mod tests {
             let range = name(&format!("{address}-90"));
             assert_eq!(entry_place(&range), Some((80..=90, at(address))), "{range}");
         }
+        for (socket, entry) in [
+            ("unix:/run/pg.sock", "balance.unix.,run,pg.sock"),
+            ("unix:@pg~1", "balance.unix.@pg%7E1"),
+            ("unix:/run/my%20app", "balance.unix.,run,my%20app"),
+        ] {
+            assert_eq!(name(socket), entry);
+            assert_eq!(entry_place(entry), None);
+            assert_eq!(unix_entry(entry).and_then(|text| text.parse().ok()), socket.parse::<UnixName>().ok());
+            let apart = name_apart(entry, 1000, Some(7));
+            assert_eq!(plain_name(&apart), entry);
+        }
+        let long = |last: char| format!("unix:/{}{last}", "%FF".repeat(105));
+        assert!(name(&long('a')).len() < 64 && name(&long('a')) != name(&long('b')));
         assert!(at("[fe80::1%3]:80").is_near(at("[fe80::1]:80")));
         assert!(!at("[fe80::1%3]:80").is_near(at("[fe80::1%4]:80")));
         for name in ["balance.80", ".balance.80.0.0.0.0.7", "x", "balance.80.::%x", "balance.70000.::"] {

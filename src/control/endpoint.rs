@@ -518,6 +518,11 @@ pub fn is_group(name: &str) -> bool {
     group_id(name).is_some()
 }
 
+/// The number of a unix group. `None`: there is none of this name.
+pub fn group_number(name: &str) -> Option<u32> {
+    group_id(name).map(Gid::as_raw)
+}
+
 fn group_id(name: &str) -> Option<Gid> {
     if let Ok(number) = name.parse() {
         return Some(Gid::from_raw(number));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::render::{HANDED_OVER, VERSION};
 use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable};
-use crate::spec::ListenSpan;
+use crate::spec::{Address, ListenSpan, UnixName};
 
 /// How long an instance may take to say hello. Commands may take longer: they ask DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,6 +62,11 @@ pub enum Which {
         /// The port that this is the name of, too, if there is one.
         port: Option<u16>,
     },
+    /// Its Unix socket.
+    Unix {
+        /// Which one.
+        name: UnixName,
+    },
     /// The process that serves it, whatever that serves.
     Process {
         /// Its number.
@@ -98,7 +103,7 @@ pub enum FindError {
         /// The name.
         name: String,
         /// The process of each, and where it listens, if it said so.
-        services: Vec<(u32, Option<SocketAddr>)>,
+        services: Vec<(u32, Option<Address>)>,
     },
     /// The port alone does not say which.
     #[error("balance: several instances have port {port}, say which with -b: {}", list(.places))]
@@ -268,8 +273,8 @@ fn port_instead(port: Option<u16>) -> String {
 }
 
 /// What to type for each.
-fn meant(services: &[(u32, Option<SocketAddr>)]) -> String {
-    let one = |(pid, listens): &(u32, Option<SocketAddr>)| match listens {
+fn meant(services: &[(u32, Option<Address>)]) -> String {
+    let one = |(pid, listens): &(u32, Option<Address>)| match listens {
         Some(at) => format!("{} (process {pid})", typed(*at)),
         None => format!("process {pid}"),
     };
@@ -277,7 +282,11 @@ fn meant(services: &[(u32, Option<SocketAddr>)]) -> String {
 }
 
 /// The words that mean the service that listens there.
-fn typed(at: SocketAddr) -> String {
+fn typed(at: Address) -> String {
+    let at = match at {
+        Address::Net(at) => at,
+        Address::Unix(name) => return name.to_string(),
+    };
     match at.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => at.port().to_string(),
         IpAddr::V6(ip) if ip.is_unspecified() => format!("-6 {}", at.port()),
@@ -546,7 +555,7 @@ fn may_be_of(entry: &Found, pid: u32) -> bool {
 }
 
 /// Where the service of this name listens, as its instance says.
-fn listens(client: &mut Client, name: &str) -> Option<SocketAddr> {
+fn listens(client: &mut Client, name: &str) -> Option<Address> {
     let mut at = None;
     let asked = client.ask(b"services", |line| {
         let mut words = line.split_whitespace();
@@ -598,6 +607,13 @@ fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bo
             let mut search =
                 Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
             (search.named(name, *port), search.has_gone())
+        }
+        Which::Unix { name } => {
+            let entry = entry_name((*name).into());
+            let mut search =
+                Search::new(&wanted.directories, std::slice::from_ref(&entry), |plain| plain == entry);
+            let found = search.first(|plain| plain == entry, &name.to_string());
+            (found.map_err(|error| error.or_else(|| search.failure())), search.has_gone())
         }
         Which::Process { pid } => {
             let mut search = Search::new(&wanted.directories, &[], |_| true);

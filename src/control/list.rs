@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use crate::control::client::AskError;
 use crate::control::columns::{TextColumn, table};
-use crate::control::directory::{Directory, Place, entry_place, service_name};
+use crate::control::directory::{Directory, Place, entry_place, service_name, unix_entry};
 use crate::control::entry::{self, FileId};
 use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search};
 use crate::control::peer;
 use crate::control::render::HANDED_OVER;
 use crate::control::shell::Printer;
-use crate::spec::ListenSpan;
+use crate::spec::{ListenSpan, UnixName};
 
 /// How long an instance may take to let us in, and again for all that it says.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -119,6 +119,7 @@ fn complain(text: &str) {
 enum EntryName<'a> {
     Place(RangeInclusive<u16>, Place),
     Service(&'a str),
+    Unix(String),
     /// It was being made, or is on its way out.
     Hidden,
 }
@@ -128,7 +129,9 @@ fn kind(name: &str) -> Option<EntryName<'_>> {
         return Some(EntryName::Hidden);
     }
     let place = entry_place(name).map(|(ports, place)| EntryName::Place(ports, place));
-    place.or_else(|| service_name(name).map(EntryName::Service))
+    place
+        .or_else(|| service_name(name).map(EntryName::Service))
+        .or_else(|| unix_entry(name).map(EntryName::Unix))
 }
 
 /// Is it certain that nobody will ever listen here? A hidden name may be that of a socket which does not listen yet.
@@ -289,19 +292,25 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<List
     let kinds: Vec<EntryName<'_>> = names.iter().filter_map(|found| kind(found.plain())).collect();
     let place = |kind: &EntryName<'_>| match kind {
         EntryName::Place(ports, place) => Some((*ports.start(), *ports.end(), *place)),
-        EntryName::Service(_) | EntryName::Hidden => None,
+        EntryName::Service(_) | EntryName::Unix(_) | EntryName::Hidden => None,
     };
     let places: BTreeSet<(u16, u16, Place)> = kinds.iter().filter_map(place).collect();
     let called: Vec<&str> = kinds
         .iter()
         .filter_map(|kind| if let EntryName::Service(name) = kind { Some(*name) } else { None })
         .collect();
-    if places.is_empty() {
+    let sockets: BTreeSet<&String> = kinds
+        .iter()
+        .filter_map(|kind| if let EntryName::Unix(name) = kind { Some(name) } else { None })
+        .collect();
+    if places.is_empty() && sockets.is_empty() {
         return called.iter().map(|name| row(None, name)).collect();
     }
     // Which of several is called so is not known.
-    let name = if let ([name], 1) = (called.as_slice(), places.len()) { name } else { UNKNOWN };
-    places.into_iter().map(|place| row(Some(place), name)).collect()
+    let is_one = places.len() + sockets.len() == 1;
+    let name = if let ([name], true) = (called.as_slice(), is_one) { name } else { UNKNOWN };
+    let sockets = sockets.into_iter().map(|socket| ListRow { addresses: socket.clone(), ..row(None, name) });
+    places.into_iter().map(|place| row(Some(place), name)).chain(sockets).collect()
 }
 
 impl ListRow {
@@ -311,13 +320,16 @@ impl ListRow {
         let mut word = || words.next().map(str::to_owned);
         let (name, listen, up, connections, state) = (word()?, word()?, word()?, word()?, word()?);
         let listen: Vec<ListenSpan> = listen.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
-        let ports: BTreeSet<(u16, u16)> =
-            listen.iter().map(|at| at.ports()).map(|ports| ports.into_inner()).collect();
-        let addresses: BTreeSet<Place> = listen.iter().map(|at| Place::from(at.first())).collect();
+        let net = || listen.iter().filter_map(|at| Some((at.ports(), Place::from(at.first().net()?))));
+        let ports: BTreeSet<(u16, u16)> = net().map(|(ports, _)| ports.into_inner()).collect();
+        let addresses: BTreeSet<Place> = net().map(|(_, place)| place).collect();
+        let sockets: BTreeSet<UnixName> = listen.iter().filter_map(|at| at.unix()).collect();
+        let ports = joined(ports.iter().map(|&(first, last)| port_words(&(first..=last))));
+        let addresses = addresses.iter().map(Place::typed).chain(sockets.iter().map(UnixName::to_string));
         Some(Self {
-            first: listen.iter().map(|at| at.first()).map(|at| (at.port(), Place::from(at))).min(),
-            ports: joined(ports.iter().map(|&(first, last)| port_words(&(first..=last)))),
-            addresses: joined(addresses.iter().map(Place::typed)),
+            first: net().map(|(ports, place)| (*ports.start(), place)).min(),
+            ports: if ports.is_empty() { UNKNOWN.into() } else { ports },
+            addresses: joined(addresses),
             pid,
             uid,
             up,
@@ -344,7 +356,7 @@ fn joined(words: impl Iterator<Item = String>) -> String {
 fn text(mut rows: Vec<ListRow>) -> String {
     rows.sort_by(|a, b| {
         let place = |row: &ListRow| (row.first.is_none(), row.first);
-        (place(a), a.pid, &a.name).cmp(&(place(b), b.pid, &b.name))
+        (place(a), &a.addresses, a.pid, &a.name).cmp(&(place(b), &b.addresses, b.pid, &b.name))
     });
     let mut users = BTreeMap::new();
     use TextColumn::{Left, Right};
@@ -373,12 +385,14 @@ mod tests {
             read("web              0.0.0.0:8080,[::]:8443         2/2           5 serving", Some(7)),
             read("-                127.0.0.10:80                  1/1           0 serving", Some(7)),
             read("-                127.0.0.9:80                   1/2           0 draining\n", None),
+            read("pg               unix:/run/pg.sock              1/1           0 serving", Some(8)),
         ];
         let expected = "\
 port      address                    pid user       up/channels connections state         name
 80        127.0.0.9                    - root               1/2           0 draining      -
 80        127.0.0.10                   7 root               1/1           0 serving       -
 8080,8443 0.0.0.0,::                   7 root               2/2           5 serving       web
+-         unix:/run/pg.sock            8 root               1/1           0 serving       pg
 ";
         assert_eq!(text(rows), expected);
         for line in ["", "web", "web 80 1/2 0 serving", "web 0.0.0.0:80 1/2 0", "syntax error"] {

@@ -410,15 +410,20 @@ impl Services {
         let is_meant: Box<dyn Fn(&ListenSpan) -> bool> = if let Ok(typed) = word.parse::<ListenSpan>() {
             let (first, last) = typed.ports().into_inner();
             let has = move |ports: RangeInclusive<u16>| ports.contains(&first) && ports.contains(&last);
-            Box::new(move |at| has(at.ports()) && Place::from(at.first()) == Place::from(typed.first()))
+            let place = |at: ListenSpan| at.first().net().map(Place::from);
+            match typed.unix() {
+                Some(_) => Box::new(move |at| *at == typed),
+                None => Box::new(move |at| has(at.ports()) && place(*at) == place(typed)),
+            }
         } else if let Some((first, last)) = ports(word) {
             Box::new(move |at| at.ports().contains(&first) && at.ports().contains(&last))
         } else {
             return Err(Unclear::Unknown);
         };
         let meant: Vec<_> = all.iter().filter(|service| service.listen().iter().any(&is_meant)).collect();
-        let is_wildcard =
-            |service: &&&Arc<ManagedService>| service.listen().iter().any(|at| at.ip().is_unspecified());
+        let is_wildcard = |service: &&&Arc<ManagedService>| {
+            service.listen().iter().any(|at| at.ip().is_some_and(|ip| ip.is_unspecified()))
+        };
         match meant.as_slice() {
             [] => Err(Unclear::Unknown),
             [one] => Ok(Arc::clone(one)),

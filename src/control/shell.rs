@@ -386,7 +386,7 @@ fn nobody(options: &OneShot, error: &FindError) -> u8 {
     let (port, addresses) = match &options.wanted.service {
         Which::Port { port, addresses, .. } => (Some(*port), addresses.as_deref()),
         Which::Name { port, .. } => (*port, None),
-        Which::Process { .. } => (None, None),
+        Which::Process { .. } | Which::Unix { .. } => (None, None),
     };
     let diagnosis = asking::nobody(&error.to_string(), port, addresses);
     let code = diagnosis.exit_code();

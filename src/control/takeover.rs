@@ -4,7 +4,6 @@
 //! Source: docs/upgrade.md, "--replace".
 
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::control::entry::connect;
 use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::wire::{Greeting, LineRead, LineReader, printable};
-use crate::spec::ListenSpan;
+use crate::spec::{Address, ListenSpan};
 
 /// What the process says that wants to take over. No command is spelled so.
 pub(crate) const TAKE_OVER: &str = "take-over";
@@ -28,7 +27,7 @@ const SOON: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// It is not of our user, or does not answer.
-pub fn ask_for(directories: &[Directory], place: SocketAddr) -> io::Result<Option<(UnixStream, u32)>> {
+pub fn ask_for(directories: &[Directory], place: Address) -> io::Result<Option<(UnixStream, u32)>> {
     let found = greeted(directories, place, PATIENCE)?;
     if let Some((stream, _)) = &found {
         writeln!(&mut &*stream, "{TAKE_OVER}")?;
@@ -37,33 +36,34 @@ pub fn ask_for(directories: &[Directory], place: SocketAddr) -> io::Result<Optio
 }
 
 /// The first of these places at which a process of our user listens, and its number, if it answers soon.
-pub fn holder(directories: &[Directory], span: ListenSpan) -> Option<(SocketAddr, u32)> {
+pub fn holder(directories: &[Directory], span: ListenSpan) -> Option<(Address, u32)> {
     let mut places = entries_on(directories, span).into_iter();
     places.find_map(|place| Some((place, greeted(directories, place, SOON).ok()??.1)))
 }
 
 /// Of each entry at these places the lowest of them; whether anybody is there is not known.
-pub fn entries_on(directories: &[Directory], span: ListenSpan) -> Vec<SocketAddr> {
+pub fn entries_on(directories: &[Directory], span: ListenSpan) -> Vec<Address> {
+    let Some(first) = span.first().net().map(Place::from) else { return vec![span.first()] };
     let names = directories.iter().filter_map(|directory| directory.open().ok());
     let names = names.flat_map(|opened| opened.names().collect::<Vec<_>>());
     let lowest = |name: String| {
         let (ports, at) = entry_place(&name)?;
         let lowest = *ports.start().max(span.ports().start());
-        let meets = at == Place::from(span.first()) && lowest <= *ports.end().min(span.ports().end());
+        let meets = at == first && lowest <= *ports.end().min(span.ports().end());
         meets.then(|| span.at(lowest))
     };
     // Where a directory cannot be listed, the usual name is there for those who know it.
-    let mut places: Vec<SocketAddr> = names.filter_map(lowest).chain([span.first()]).collect();
+    let mut places: Vec<Address> = names.filter_map(lowest).chain([span.first()]).collect();
     places.sort_unstable();
     places.dedup();
     places
 }
 
 /// The names of entries that may be at this place, the surest first.
-fn names_of(directory: &OpenDirectory, place: SocketAddr) -> Vec<String> {
+fn names_of(directory: &OpenDirectory, place: Address) -> Vec<String> {
     let is_it = |name: &String| {
         let of_range = entry_place(name)
-            .filter(|(ports, at)| *at == Place::from(place) && ports.contains(&place.port()));
+            .filter(|(ports, at)| Some(*at) == place.net().map(Place::from) && ports.contains(&place.port()));
         of_range.is_some_and(|(ports, _)| ports.len() > 1) && plain_name(name) == name
     };
     std::iter::once(entry_name(place.into())).chain(directory.names().filter(is_it)).collect()
@@ -71,7 +71,7 @@ fn names_of(directory: &OpenDirectory, place: SocketAddr) -> Vec<String> {
 
 fn greeted(
     directories: &[Directory],
-    place: SocketAddr,
+    place: Address,
     patience: Duration,
 ) -> io::Result<Option<(UnixStream, u32)>> {
     let opened = directories.iter().filter_map(|directory| directory.open().ok());

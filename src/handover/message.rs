@@ -96,9 +96,13 @@ pub struct OfferedService {
     /// What it is called.
     pub name: Option<String>,
     /// Where its line has it listen.
-    pub place: SocketAddr,
+    pub place: Address,
     /// Where its listeners listen: one descriptor each.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
+    /// The device and the number of its Unix socket's file, which the successor is to take away at its end. `None`: there is none, or it is
+    /// somebody else's.
+    #[serde(default)]
+    pub file: Option<(u64, u64)>,
     /// Its line as it was given, as a file of lines has it.
     pub line: String,
     /// The addresses that connections come from, where its line gives some.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::circle::{self, Delivery};
-use crate::spec::ClientSource;
+use crate::spec::{Address, ClientSource};
 
 /// By service and client: the services that the client had come through.
 type Through = HashMap<(u32, ClientSource), Arc<[u32]>>;
@@ -43,9 +43,10 @@ pub(super) enum Hop {
 
 impl Chains {
     /// This service listens there from now on.
-    pub(super) fn enlist(&self, service: u32, addresses: impl IntoIterator<Item = SocketAddr>) {
+    pub(super) fn enlist(&self, service: u32, addresses: impl IntoIterator<Item = Address>) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
-        for address in addresses {
+        // Connections by Unix sockets have no address that would tell them apart.
+        for address in addresses.into_iter().filter_map(Address::net) {
             let address = circle::canonical(address);
             listeners.entry(address.port()).or_default().push((service, address));
         }
@@ -138,7 +139,7 @@ mod tests {
     fn whoever_comes_to_a_service_again_goes_round() {
         let chains = Arc::new(Chains::default());
         for service in 0..3 {
-            chains.enlist(service, [at(80 + service as u16)]);
+            chains.enlist(service, [at(80 + service as u16).into()]);
         }
         let out = chains.step(0, at(5_000).into(), at(5_001), at(90), false);
         assert!(matches!(out, Hop::Out), "{out:?}");

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::spec::ListenSpan;
+use crate::spec::{Address, ListenSpan, UnixName};
 use crate::sys::socket;
 
 /// Where a service listens, for those who look out for circles.
@@ -27,11 +27,11 @@ pub(super) struct Circle {
 /// A channel leads back to this instance.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is where this instance listens; a channel that leads back needs a maxc")]
-pub(super) struct LeadsBack(SocketAddr);
+pub(super) struct LeadsBack(Address);
 
 impl LeadsBack {
-    pub(super) fn error(target: SocketAddr) -> io::Error {
-        io::Error::other(Self(target))
+    pub(super) fn error(target: impl Into<Address>) -> io::Error {
+        io::Error::other(Self(target.into()))
     }
 
     pub(super) fn is(error: &io::Error) -> bool {
@@ -40,15 +40,15 @@ impl LeadsBack {
 }
 
 impl Circle {
-    pub(super) fn new(listening: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(listening: Vec<Address>) -> Self {
         let circle = Self { listening: ArcSwap::default(), was_met: AtomicBool::new(false) };
         circle.listens(listening);
         circle
     }
 
     /// The service listens there from now on.
-    pub(super) fn listens(&self, listening: Vec<SocketAddr>) {
-        self.listening.store(Arc::new(ListenSpan::of(listening.into_iter().map(canonical))));
+    pub(super) fn listens(&self, listening: Vec<Address>) {
+        self.listening.store(Arc::new(ListenSpan::of(listening.into_iter().map(Address::canonical))));
     }
 
     /// Does it listen on several ports?
@@ -60,13 +60,21 @@ impl Circle {
     fn any(&self, target: SocketAddr, is_it: impl Fn(SocketAddr) -> bool) -> bool {
         let listening = self.listening.load();
         let mut at = listening.iter().filter(|span| span.ports().contains(&target.port()));
-        at.any(|span| is_it(span.at(target.port())))
+        at.any(|span| span.at(target.port()).net().is_some_and(&is_it))
+    }
+
+    /// The Unix socket that it listens on, if it does.
+    pub(super) fn unix(&self) -> Option<UnixName> {
+        self.listening.load().iter().find_map(|span| span.unix())
     }
 
     /// Would a connection to `target` come in by one of the listeners? `bound`: it has a source address of the operator's
     /// choice, so that it cannot tell afterwards.
-    pub(super) fn awaits(&self, target: SocketAddr, bound: bool) -> bool {
-        let target = canonical(target);
+    pub(super) fn awaits(&self, target: Address, bound: bool) -> bool {
+        let target = match target {
+            Address::Net(target) => canonical(target),
+            Address::Unix(name) => return self.unix() == Some(name),
+        };
         self.any(target, |listener| match reach(listener, target) {
             Delivery::Certain => true,
             Delivery::IfHere => (bound || self.was_met.load(Ordering::Relaxed)) && socket::is_here(target),
@@ -88,7 +96,8 @@ impl Circle {
 }
 
 /// Would a connection to `target` come in by this listener? Asks the kernel if it is a wildcard.
-pub(crate) fn is_reached(listener: SocketAddr, target: SocketAddr) -> bool {
+pub(crate) fn is_reached(listener: Address, target: Address) -> bool {
+    let (Some(listener), Some(target)) = (listener.net(), target.net()) else { return listener == target };
     let target = canonical(target);
     match reach(canonical(listener), target) {
         Delivery::Certain => true,
@@ -159,20 +168,36 @@ mod tests {
             ("[::]:80", "[::1]:80", true),
             ("0.0.0.0:80", "192.0.2.1:80", false),
         ] {
-            let circle = Circle::new(vec![at("10.9.9.9:9"), at(listener)]);
-            assert_eq!(circle.awaits(at(target), false), awaits, "{target} behind {listener}");
-            assert_eq!(is_reached(at(listener), at(target)), awaits, "{target} behind {listener}");
+            let circle = Circle::new(vec![at("10.9.9.9:9").into(), at(listener).into()]);
+            assert_eq!(circle.awaits(at(target).into(), false), awaits, "{target} behind {listener}");
+            assert_eq!(
+                is_reached(at(listener).into(), at(target).into()),
+                awaits,
+                "{target} behind {listener}"
+            );
         }
     }
 
     #[test]
     fn behind_a_wildcard_a_connection_tells() {
-        let circle = Circle::new(vec![at("0.0.0.0:80")]);
+        let circle = Circle::new(vec![at("0.0.0.0:80").into()]);
         let target = at("192.0.2.1:80");
         assert!(!circle.was_closed(at("192.0.2.2:4000"), target));
         assert!(!circle.was_closed(at("192.0.2.1:4000"), at("192.0.2.1:81")));
         assert!(circle.was_closed(at("192.0.2.1:4000"), target));
-        assert!(!circle.awaits(target, false), "the kernel knows that this host does not have it");
+        assert!(!circle.awaits(target.into(), false), "the kernel knows that this host does not have it");
+    }
+
+    #[test]
+    fn a_unix_socket_is_reached_by_its_own_name_only() {
+        let [own, other] = ["unix:/run/x", "unix:@x"].map(|name| name.parse::<Address>().expect("a name"));
+        let circle = Circle::new(vec![own]);
+        assert!(
+            circle.awaits(own, false)
+                && !circle.awaits(other, true)
+                && !circle.awaits(at("0.0.0.0:0").into(), true)
+        );
+        assert!(is_reached(own, own) && !is_reached(own, other) && !is_reached(own, at("0.0.0.0:0").into()));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Knows: the table's route, whose fault a failure is, how long an answer took. Never: how the choice is made, the payload.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,7 +103,7 @@ impl Dialer {
 
     /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
     /// without end? Asks the kernel where need be.
-    pub(super) fn leads_back(&self, channel: ChannelKey, target: SocketAddr) -> Option<io::Error> {
+    pub(super) fn leads_back(&self, channel: ChannelKey, target: Address) -> Option<io::Error> {
         let leads_back = self.circle.awaits(target, true) && self.is_endless(channel);
         leads_back.then(|| LeadsBack::error(target))
     }
@@ -269,9 +268,7 @@ impl Try {
         watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
     ) -> Result<OwnedFd, ConnectError> {
         let is_reached = |target| dialer.circle.awaits(target, outgoing.is_bound());
-        if let Some(target) = target.net().filter(|&target| is_reached(target))
-            && dialer.is_endless(self.lease.key())
-        {
+        if is_reached(target) && dialer.is_endless(self.lease.key()) {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
         }
         let source = self.client.and_then(|peers| dialer.foreign.source(&peers, target, &dialer.log));

@@ -3,7 +3,6 @@
 //! Knows: how many workers there are and how to reach them. Never: what they do with a client.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -243,7 +242,7 @@ impl Running {
     ///
     /// # Errors
     /// A listener cannot be watched; then nobody comes in by any of them.
-    pub fn listen_too(&self, new: Vec<Listener>, all: Vec<SocketAddr>) -> io::Result<()> {
+    pub fn listen_too(&self, new: Vec<Listener>, all: Vec<Address>) -> io::Result<()> {
         let ports: Vec<u16> = new.iter().map(|one| one.address().port()).collect();
         self.shared.relocate(&self.service, all, &new, &[]);
         let opened = Opened { service: Arc::clone(&self.service), listeners: new };
@@ -256,7 +255,7 @@ impl Running {
     }
 
     /// Accepts the clients in the listen queues of these ports, then frees them. `all`: where it listens then.
-    pub fn stop_listening_on(&self, ports: &[u16], all: Vec<SocketAddr>) {
+    pub fn stop_listening_on(&self, ports: &[u16], all: Vec<Address>) {
         self.leave_doors(ports);
         self.shared.relocate(&self.service, all, &[], ports);
     }
@@ -397,7 +396,6 @@ impl Running {
     /// Would a connection for a channel to this address come in by the service's own listeners, again and again? What is to be
     /// said of that, if so.
     pub fn leads_back(&self, channel: ChannelKey, target: Address) -> Option<String> {
-        let target = target.net()?;
         self.service.dialer.leads_back(channel, target).map(|error| error.to_string())
     }
 

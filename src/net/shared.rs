@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -380,7 +379,7 @@ impl Shared {
     }
 
     /// Where a service listens is this from now on: `new` are added, and those on these ports go.
-    pub(super) fn relocate(&self, service: &Service, all: Vec<SocketAddr>, new: &[Listener], gone: &[u16]) {
+    pub(super) fn relocate(&self, service: &Service, all: Vec<Address>, new: &[Listener], gone: &[u16]) {
         self.chains.strike_ports(service.id.0, gone);
         self.chains.enlist(service.id.0, new.iter().map(Listener::address));
         service.dialer.circle.listens(all);

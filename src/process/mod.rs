@@ -20,7 +20,7 @@ pub use manager::{
     KEPT_PREFIX, feed_watchdog, forget_listener, forget_listeners, has_manager, keep_listeners,
     tell_main_process, tell_ready, tell_reloading, tell_status, tell_stopping, watchdog_interval,
 };
-pub use passed::{PassedError, PassedListener, Variables, passed_listeners};
+pub use passed::{PassedAddress, PassedError, PassedListener, Variables, passed_listeners};
 pub use privileges::{Account, AccountError, Privileges};
 pub use signals::{
     Cause, HANGUP, Hangup, Notifier, Shutdown, expect_full_files, expect_signals, expect_the_end,

@@ -1,6 +1,6 @@
 //! Listeners that somebody else opened for us: socket activation.
 //!
-//! Knows: the variables and the descriptors' numbers as sd_listen_fds(3) fixes them, what makes a socket a TCP listener.
+//! Knows: the variables and the descriptors' numbers as sd_listen_fds(3) fixes them, what makes a socket a listener with streams.
 //! Never: what is served on it.
 
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 
 use super::manager::KEPT_PREFIX;
 
@@ -25,7 +25,18 @@ pub struct PassedListener {
     /// The socket. It listens, and is closed on exec.
     pub fd: OwnedFd,
     /// Where.
-    pub address: SocketAddr,
+    pub address: PassedAddress,
+}
+
+/// Where a socket listens that was passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedAddress {
+    /// TCP.
+    Net(SocketAddr),
+    /// A Unix socket at a path.
+    Path(Vec<u8>),
+    /// A Unix socket with an abstract name.
+    Abstract(Vec<u8>),
 }
 
 /// Why what was passed cannot be used. Whoever passed it expects it to be served, so each is a reason not to start.
@@ -56,7 +67,7 @@ pub enum PassedError {
         fd: i32,
     },
     /// It is something else.
-    #[error("descriptor {fd}, passed by LISTEN_FDS, is not a listening TCP socket: it is {what}")]
+    #[error("descriptor {fd}, passed by LISTEN_FDS, is not a listening TCP or Unix socket: it is {what}")]
     NotAListener {
         /// Its number.
         fd: i32,
@@ -164,18 +175,19 @@ fn take(number: i32) -> Result<OwnedFd, PassedError> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Where it listens, if it does and speaks TCP.
-fn judge(fd: BorrowedFd<'_>, number: i32) -> Result<SocketAddr, PassedError> {
+/// Where it listens, if it does and has streams.
+fn judge(fd: BorrowedFd<'_>, number: i32) -> Result<PassedAddress, PassedError> {
     let is = |what| PassedError::NotAListener { fd: number, what };
     let failed = |e: rustix::io::Errno| PassedError::System { fd: number, source: e.into() };
     let kind = match sockopt::socket_type(fd) {
         Err(rustix::io::Errno::NOTSOCK) => return Err(is("not a socket")),
         kind => kind.map_err(failed)?,
     };
-    let Ok(address) = SocketAddr::try_from(rustix::net::getsockname(fd).map_err(failed)?) else {
+    let Some(address) = address_of(rustix::net::getsockname(fd).map_err(failed)?) else {
         return Err(is("a socket of another family"));
     };
-    if kind != SocketType::STREAM || !is_tcp(fd).map_err(failed)? {
+    let is_net = matches!(address, PassedAddress::Net(_));
+    if kind != SocketType::STREAM || is_net && !is_tcp(fd).map_err(failed)? {
         return Err(is("a socket of another protocol"));
     }
     if rustix::net::getpeername(fd).is_ok() {
@@ -185,6 +197,20 @@ fn judge(fd: BorrowedFd<'_>, number: i32) -> Result<SocketAddr, PassedError> {
         return Err(is("a socket that does not listen"));
     }
     Ok(address)
+}
+
+/// `None`: it is of no family that is served.
+fn address_of(any: SocketAddrAny) -> Option<PassedAddress> {
+    if let Ok(address) = SocketAddr::try_from(any.clone()) {
+        return Some(PassedAddress::Net(address));
+    }
+    let unix = SocketAddrUnix::try_from(any).ok()?;
+    #[cfg(target_os = "linux")]
+    if let Some(name) = unix.abstract_name() {
+        return Some(PassedAddress::Abstract(name.to_vec()));
+    }
+    // One without a name does not listen, and that is said of it.
+    Some(PassedAddress::Path(unix.path().map_or_else(Vec::new, |path| path.to_bytes().to_vec())))
 }
 
 /// TCP, also over several paths. There are other protocols with streams.
@@ -240,11 +266,13 @@ mod tests {
         let judged = |fd: &dyn AsFd| judge(fd.as_fd(), 3).map_err(|e| e.to_string());
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
-        assert_eq!(judged(&listener), Ok(address));
+        assert_eq!(judged(&listener), Ok(PassedAddress::Net(address)));
         let six = TcpListener::bind(("::1", 0)).expect("a free port");
-        assert_eq!(judged(&six), Ok(six.local_addr().expect("an address")));
+        assert_eq!(judged(&six), Ok(PassedAddress::Net(six.local_addr().expect("an address"))));
         let is = |what: &str| {
-            Err(format!("descriptor 3, passed by LISTEN_FDS, is not a listening TCP socket: it is {what}"))
+            Err(format!(
+                "descriptor 3, passed by LISTEN_FDS, is not a listening TCP or Unix socket: it is {what}"
+            ))
         };
         let client = TcpStream::connect(address).expect("a connection");
         assert_eq!(judged(&client), is("a connection (Accept=yes in its unit?)"));
@@ -257,9 +285,13 @@ mod tests {
             is("a socket of another protocol")
         );
         let path = std::env::temp_dir().join(format!("balance-passed-{}", std::process::id()));
-        assert_eq!(judged(&UnixListener::bind(&path).expect("a socket")), is("a socket of another family"));
+        let at = PassedAddress::Path(path.as_os_str().as_encoded_bytes().to_vec());
+        assert_eq!(judged(&UnixListener::bind(&path).expect("a socket")), Ok(at));
         std::fs::remove_file(path).expect("our own file");
-        assert_eq!(judged(&UnixStream::pair().expect("a pair").0), is("a socket of another family"));
+        assert_eq!(
+            judged(&UnixStream::pair().expect("a pair").0),
+            is("a connection (Accept=yes in its unit?)")
+        );
         assert_eq!(judged(&std::fs::File::open("/dev/null").expect("a file")), is("not a socket"));
     }
 

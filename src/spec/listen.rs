@@ -1,6 +1,6 @@
 //! Where a service listens.
 //!
-//! Knows: that a host and ports can be named. Never: names and services of this machine, sockets.
+//! Knows: that a host and ports can be named, or a Unix socket. Never: names and services of this machine, sockets.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +8,12 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::Typed;
+use super::{Address, Typed, UnixName};
 
 /// Where a service listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSpec {
-    /// On which address.
+    /// On which address; of no weight for a Unix socket.
     pub host: ListenHost,
     /// On which ports; a channel without a port of its own has the one that its client came to.
     pub ports: PortsSpec,
@@ -21,13 +21,15 @@ pub struct ListenSpec {
     pub typed: Typed,
 }
 
-/// The ports of a service.
+/// PORT: the ports of a service, or its Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortsSpec {
     /// One.
     One(PortWord),
     /// Several that follow each other.
     Range(PortRange),
+    /// None: it is a Unix socket.
+    Unix(UnixName),
 }
 
 /// At least two ports that follow each other: `FIRST-LAST`.
@@ -64,8 +66,16 @@ impl PortsSpec {
     /// Are there several?
     pub fn range(&self) -> Option<PortRange> {
         match self {
-            Self::One(_) => None,
+            Self::One(_) | Self::Unix(_) => None,
             Self::Range(range) => Some(*range),
+        }
+    }
+
+    /// Is it a Unix socket?
+    pub fn unix(&self) -> Option<UnixName> {
+        match self {
+            Self::One(_) | Self::Range(_) => None,
+            Self::Unix(name) => Some(*name),
         }
     }
 }
@@ -81,31 +91,36 @@ impl fmt::Display for PortsSpec {
         match self {
             Self::One(port) => port.fmt(f),
             Self::Range(range) => range.fmt(f),
+            Self::Unix(name) => name.fmt(f),
         }
     }
 }
 
-/// One port of an address, or several that follow each other, to listen on. Prints as `ADDRESS:PORT` or `ADDRESS:FIRST-
-/// LAST`.
+/// One port of an address, or several that follow each other, or a Unix socket: where somebody listens. Prints as `ADDRESS:PORT`,
+/// `ADDRESS:FIRST-LAST` or `unix:/PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenSpan {
-    first: SocketAddr,
+    first: Address,
+    /// 0 for a Unix socket.
     last: u16,
 }
 
 impl ListenSpan {
     /// The ports from that of the address up to this one, or that one port.
-    pub fn new(first: SocketAddr, last: u16) -> Self {
-        Self { first, last: last.max(first.port()) }
+    pub fn new(first: impl Into<Address>, last: u16) -> Self {
+        let first = first.into();
+        let last = if first.unix().is_some() { 0 } else { last.max(first.port()) };
+        Self { first, last }
     }
 
     /// These addresses, in their order, with those as one whose ports follow each other.
-    pub fn of(all: impl IntoIterator<Item = SocketAddr>) -> Vec<Self> {
+    pub fn of<A: Into<Address>>(all: impl IntoIterator<Item = A>) -> Vec<Self> {
         let mut spans: Vec<Self> = Vec::new();
-        for address in all {
+        for address in all.into_iter().map(Into::into) {
             match spans.last_mut() {
                 Some(span)
-                    if span.last.checked_add(1) == Some(address.port())
+                    if span.first.net().is_some()
+                        && span.last.checked_add(1) == Some(address.port())
                         && span.at(address.port()) == address =>
                 {
                     span.last = address.port();
@@ -117,30 +132,47 @@ impl ListenSpan {
     }
 
     /// The address with the lowest port.
-    pub fn first(self) -> SocketAddr {
+    pub fn first(self) -> Address {
         self.first
     }
 
-    /// Its address.
-    pub fn ip(self) -> IpAddr {
-        self.first.ip()
+    /// The Unix socket, if it is one.
+    pub fn unix(self) -> Option<UnixName> {
+        self.first.unix()
     }
 
-    /// All its ports.
+    /// Its address; `None`: it is a Unix socket.
+    pub fn ip(self) -> Option<IpAddr> {
+        Some(self.first.net()?.ip())
+    }
+
+    /// All its ports; a Unix socket has none.
+    #[allow(clippy::reversed_empty_ranges, reason = "that is how an inclusive range is empty")]
     pub fn ports(self) -> RangeInclusive<u16> {
-        self.first.port()..=self.last
+        match self.first {
+            Address::Net(first) => first.port()..=self.last,
+            Address::Unix(_) => 1..=0,
+        }
+    }
+
+    /// How many listeners that is.
+    pub fn listeners(self) -> usize {
+        self.ports().len().max(1)
     }
 
     /// The address with another port.
-    pub fn at(self, port: u16) -> SocketAddr {
-        let mut address = self.first;
-        address.set_port(port);
-        address
+    pub fn at(self, port: u16) -> Address {
+        self.first.with_port(port)
     }
 
     /// Each of its addresses.
-    pub fn each(self) -> impl Iterator<Item = SocketAddr> {
-        self.ports().map(move |port| self.at(port))
+    pub fn each(self) -> impl Iterator<Item = Address> {
+        self.ports().map(move |port| self.at(port)).chain(self.unix().map(Address::Unix))
+    }
+
+    /// Has it a port like this address, whatever IP address that is? A Unix socket has none, and is always the same.
+    pub fn has_port_of(self, address: Address) -> bool {
+        self.unix().is_some() || self.ports().contains(&address.port())
     }
 
     /// Has another one an address in common with this one?
@@ -149,14 +181,15 @@ impl ListenSpan {
     }
 
     /// Is this one of them?
-    pub fn contains(self, address: SocketAddr) -> bool {
-        self.ports().contains(&address.port()) && self.at(address.port()) == address
+    pub fn contains(self, address: Address) -> bool {
+        self.has_port_of(address) && self.at(address.port()) == address
     }
 }
 
-impl From<SocketAddr> for ListenSpan {
-    fn from(address: SocketAddr) -> Self {
-        Self { first: address, last: address.port() }
+impl<A: Into<Address>> From<A> for ListenSpan {
+    fn from(address: A) -> Self {
+        let first = address.into();
+        Self { first, last: first.port() }
     }
 }
 
@@ -171,13 +204,16 @@ impl FromStr for ListenSpan {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        if text.starts_with(UnixName::PREFIX) {
+            return text.parse().map(|name: UnixName| name.into()).map_err(drop);
+        }
         let (first, last) = match text.rsplit_once('-') {
             Some((first, last)) => (first, Some(last)),
             None => (text, None),
         };
         let first: SocketAddr = first.parse().map_err(drop)?;
         let last = last.map_or(Ok(first.port()), str::parse).map_err(drop)?;
-        if last < first.port() { Err(()) } else { Ok(Self { first, last }) }
+        if last < first.port() { Err(()) } else { Ok(Self::new(first, last)) }
     }
 }
 
@@ -223,7 +259,7 @@ impl fmt::Display for PortWord {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> SocketAddr {
+    fn at(text: &str) -> Address {
         text.parse().expect("an address")
     }
 
@@ -238,6 +274,7 @@ mod tests {
                 &["[fe80::1%3]:80-81", "[fe80::1%4]:82"],
             ),
             (&["1.1.1.1:65535", "1.1.1.1:0"], &["1.1.1.1:65535", "1.1.1.1:0"]),
+            (&["unix:/run/x", "unix:@x", "1.1.1.1:1"], &["unix:/run/x", "unix:@x", "1.1.1.1:1"]),
         ] {
             let spans = ListenSpan::of(all.iter().map(|text| at(text)));
             assert_eq!(spans.iter().map(ToString::to_string).collect::<Vec<_>>(), told);
@@ -247,9 +284,26 @@ mod tests {
                 all
             );
         }
-        for text in ["0.0.0.0:82-80", "0.0.0.0", "80-82", "0.0.0.0:80-", "0.0.0.0:-80", "0.0.0.0:80-70000"] {
+        for text in
+            ["0.0.0.0:82-80", "0.0.0.0", "80-82", "0.0.0.0:80-", "0.0.0.0:-80", "0.0.0.0:80-70000", "unix:x"]
+        {
             assert_eq!(text.parse::<ListenSpan>(), Err(()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_is_one_listener_without_a_port() {
+        let span: ListenSpan = "unix:/run/x-80".parse().expect("a span");
+        assert_eq!((span.ports().len(), span.listeners(), span.each().count()), (0, 1, 1));
+        assert!(span.contains(at("unix:/run/x-80")) && !span.contains(at("unix:/run/x")));
+        assert!(
+            !span.contains(at("0.0.0.0:0")) && !ListenSpan::from(at("0.0.0.0:80")).contains(span.first())
+        );
+        assert!(
+            span.meets(span) && !span.meets(at("unix:@x").into()) && !span.meets(at("0.0.0.0:80").into())
+        );
+        assert!(!ListenSpan::from(at("0.0.0.0:80")).meets(span));
+        assert_eq!(ListenSpan::new(span.first(), 90), span);
     }
 
     #[test]

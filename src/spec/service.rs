@@ -19,6 +19,10 @@ pub struct ServiceSpec {
     pub listen: ListenSpec,
     /// `--freebind`: it may listen on an address that this host does not have.
     pub freebind: bool,
+    /// `--socket-mode`, at most 0o777: the permissions of its Unix socket. `None`: what the system leaves of them.
+    pub socket_mode: Option<u32>,
+    /// `--socket-group`: the group of its Unix socket; whether there is one is asked later.
+    pub socket_group: Option<Named>,
     /// The channels. Empty: it starts with none.
     pub groups: Vec<GroupSpec>,
     /// `@NAME`: which groups are for whom, in the order of their groups, the first one beginning at group 0, each at a group that there is. Empty: all groups are for everybody.

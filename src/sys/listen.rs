@@ -10,10 +10,11 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::socket;
+use super::socket_file::{self, SocketAccess, SocketFile, SocketFileId};
 #[cfg(test)]
 use super::trouble::{self, FaultPoint};
-use crate::spec::{ClientSource, Keepalive};
+use super::{socket, unix};
+use crate::spec::{Address, ClientSource, Keepalive, UnixName};
 
 /// As long as the system allows: a burst waits here instead of being refused.
 const BACKLOG: i32 = 65_535;
@@ -25,7 +26,7 @@ pub struct ListenError {
     /// The system call.
     pub call: &'static str,
     /// The address it was for.
-    pub address: SocketAddr,
+    pub address: Box<Address>,
     /// What the system said.
     pub source: io::Error,
 }
@@ -39,23 +40,26 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// A bound and listening socket, shared by the workers; the last one to drop it frees the port.
+/// A bound and listening socket, shared by the workers; the last one to drop it frees the port, and takes the file of a Unix socket away.
 #[derive(Debug, Clone)]
 pub struct Listener {
+    // In this order: the file goes while the socket still listens.
+    file: Option<Arc<SocketFile>>,
     fd: Arc<OwnedFd>,
-    address: SocketAddr,
+    address: Address,
 }
 
 /// A listener that may be closed by now.
 #[derive(Debug, Clone)]
 pub struct ListenerHandle {
+    file: Weak<SocketFile>,
     fd: Weak<OwnedFd>,
-    address: SocketAddr,
+    address: Address,
 }
 
 impl ListenerHandle {
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Address {
         self.address
     }
 
@@ -64,13 +68,33 @@ impl ListenerHandle {
         self.fd.upgrade()
     }
 
+    /// The file of a Unix socket that is ours. `None`: it is none, or is somebody else's.
+    pub fn file(&self) -> Option<SocketFileId> {
+        self.file.upgrade().filter(|file| file.is_ours()).map(|file| file.id())
+    }
+
+    /// Another process is to take its file away, or again this one.
+    pub fn leave_file(&self, is_left: bool) {
+        if let Some(file) = self.file.upgrade() {
+            if is_left { file.leave() } else { file.keep() }
+        }
+    }
+
+    /// Lets these connect to a Unix socket from now on.
+    ///
+    /// # Errors
+    /// What chown(2) or chmod(2) says.
+    pub fn set_access(&self, access: SocketAccess) -> io::Result<()> {
+        self.file.upgrade().map_or(Ok(()), |file| file.set_access(access))
+    }
+
     /// Other times of keepalive for clients that come from now on; `None`: the system's.
     ///
     /// # Errors
     /// What setsockopt(2) says.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
-        let Some(fd) = self.fd.upgrade() else { return Ok(()) };
-        let usual = || socket::stream(self.address).and_then(|fresh| socket::keepalive_of(&fresh));
+        let (Some(fd), Some(address)) = (self.fd.upgrade(), self.address.net()) else { return Ok(()) };
+        let usual = || socket::stream(address).and_then(|fresh| socket::keepalive_of(&fresh));
         socket::set_stream_options(&fd, Some(keepalive.map_or_else(usual, Ok)?))
     }
 }
@@ -83,7 +107,7 @@ impl ListenerHandle {
     pub fn lay_down(&self) -> io::Result<bool> {
         let Some(fd) = self.fd.upgrade() else { return Ok(false) };
         let listened = sockopt::socket_acceptconn(&fd)?;
-        Listener { fd, address: self.address }.free()?;
+        Listener { file: None, fd, address: self.address }.free()?;
         Ok(listened)
     }
 
@@ -96,7 +120,7 @@ impl ListenerHandle {
         #[cfg(test)]
         trouble::strike(FaultPoint::Listen)?;
         match listened {
-            true => Listener { fd, address: self.address }.listen(),
+            true => Listener { file: None, fd, address: self.address }.listen(),
             false => Ok(sockopt::set_socket_reuseaddr(&fd, false)?),
         }
     }
@@ -126,7 +150,8 @@ impl Listener {
         keepalive: Option<Keepalive>,
         freebind: bool,
     ) -> Result<Self, ListenError> {
-        let at = |call| move |source: io::Error| ListenError { call, address, source };
+        let at =
+            |call| move |source: io::Error| ListenError { call, address: Box::new(address.into()), source };
         let fd = socket::stream(address).map_err(at("socket"))?;
         sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
         if let SocketAddr::V6(v6) = address
@@ -141,6 +166,44 @@ impl Listener {
         Self::prepare(fd, address, keepalive)
     }
 
+    /// Listens on a Unix socket. A socket that is there and at which nobody answers is replaced.
+    ///
+    /// # Errors
+    /// The failed call with its address and cause.
+    pub fn bind_unix(name: UnixName, access: SocketAccess) -> Result<Self, ListenError> {
+        let address = Address::Unix(name);
+        let at = |call| move |source: io::Error| ListenError { call, address: Box::new(address), source };
+        let fd = unix::stream().map_err(at("socket"))?;
+        let file = if name.is_abstract() {
+            let bound = unix::address(name).and_then(|to| Ok(rustix::net::bind(&fd, &to)?));
+            bound.map_err(at("bind"))?;
+            rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
+            None
+        } else {
+            let listened = socket_file::listen(&fd, name, access, BACKLOG);
+            Some(listened.map_err(|(call, source)| at(call)(source))?)
+        };
+        Ok(Self { file, fd: Arc::new(fd), address })
+    }
+
+    /// Takes over a Unix socket that somebody else bound. `file`: it is to be ours to take away, once that is said.
+    ///
+    /// # Errors
+    /// It cannot listen.
+    pub fn inherit_unix(
+        fd: OwnedFd,
+        name: UnixName,
+        file: Option<SocketFileId>,
+    ) -> Result<Self, ListenError> {
+        let address = Address::Unix(name);
+        let at = |call| move |source: io::Error| ListenError { call, address: Box::new(address), source };
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
+        rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
+        let file = file.and_then(|id| SocketFile::inherit(name, id));
+        Ok(Self { file, fd: Arc::new(fd), address })
+    }
+
     /// Takes over a socket that somebody else bound (socket activation, a predecessor). One that refuses listens again.
     ///
     /// # Errors
@@ -152,8 +215,13 @@ impl Listener {
             .and_then(|any| {
                 SocketAddr::try_from(any).map_err(|_| io::Error::other("the inherited socket is not TCP/IP"))
             })
-            .map_err(|source| ListenError { call: "getsockname", address: unknown, source })?;
-        let at = |call| move |source: io::Error| ListenError { call, address, source };
+            .map_err(|source| ListenError {
+                call: "getsockname",
+                address: Box::new(unknown.into()),
+                source,
+            })?;
+        let at =
+            |call| move |source: io::Error| ListenError { call, address: Box::new(address.into()), source };
         // For `listen`: its connections get the option from it.
         sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
@@ -163,20 +231,22 @@ impl Listener {
     }
 
     fn prepare(fd: OwnedFd, address: SocketAddr, keepalive: Option<Keepalive>) -> Result<Self, ListenError> {
-        let at = |call| move |source: io::Error| ListenError { call, address, source };
+        let at =
+            |call| move |source: io::Error| ListenError { call, address: Box::new(address.into()), source };
         socket::set_stream_options(&fd, keepalive).map_err(at("setsockopt"))?;
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
         let bound = rustix::net::getsockname(&fd).ok().and_then(|any| SocketAddr::try_from(any).ok());
-        Ok(Self { fd: Arc::new(fd), address: bound.unwrap_or(address) })
+        Ok(Self { file: None, fd: Arc::new(fd), address: bound.unwrap_or(address).into() })
     }
 
     /// A handle that does not keep it open.
     pub fn handle(&self) -> ListenerHandle {
-        ListenerHandle { fd: Arc::downgrade(&self.fd), address: self.address }
+        let file = self.file.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        ListenerHandle { file, fd: Arc::downgrade(&self.fd), address: self.address }
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> Address {
         self.address
     }
 
@@ -186,11 +256,23 @@ impl Listener {
     /// # Errors
     /// Systems that cannot do this say so (it works on Linux).
     pub(crate) fn refuse(&self) -> io::Result<()> {
+        let Some(address) = self.address.net() else {
+            // One that was shut down never listens again.
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a Unix socket cannot refuse for a while",
+            ));
+        };
         rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?;
         // Not an error here: the port does refuse. If somebody else was faster, `listen` says so.
-        let _ = hold_port(&self.fd, self.address);
+        let _ = hold_port(&self.fd, address);
         // Sockets that all have the option share a port as long as none of them listens.
         Ok(sockopt::set_socket_reuseaddr(&*self.fd, false)?)
+    }
+
+    /// Takes the file of a Unix socket away, if it is ours: nobody comes in any more whom the kernel has not let in already.
+    pub(crate) fn remove_file(&self) {
+        self.file.iter().for_each(|file| file.remove());
     }
 
     /// Ends the listening for good, whatever other process has the socket, too: the port is free for whoever binds it next.
@@ -198,10 +280,14 @@ impl Listener {
     /// # Errors
     /// What shutdown(2) says.
     pub(crate) fn free(&self) -> io::Result<()> {
+        self.remove_file();
         match rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read) {
             // It does not listen any more.
             Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::INVAL) => {}
             Err(e) => return Err(e.into()),
+        }
+        if self.address.unix().is_some() {
+            return Ok(());
         }
         // Sockets that all have the option share a port as long as one of them listens at most.
         Ok(sockopt::set_socket_reuseaddr(&*self.fd, true)?)
@@ -212,9 +298,11 @@ impl Listener {
     /// # Errors
     /// What listen(2) says, or bind(2) if the port was lost.
     pub(crate) fn listen(&self) -> io::Result<()> {
-        // Without the option, connections that live on would be in the way.
-        sockopt::set_socket_reuseaddr(&*self.fd, true)?;
-        hold_port(&self.fd, self.address)?;
+        if let Some(address) = self.address.net() {
+            // Without the option, connections that live on would be in the way.
+            sockopt::set_socket_reuseaddr(&*self.fd, true)?;
+            hold_port(&self.fd, address)?;
+        }
         Ok(rustix::net::listen(&*self.fd, BACKLOG)?)
     }
 
@@ -305,22 +393,23 @@ mod tests {
             socket.set_reuse_address(reuse_address).expect("an option");
             socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
             let listener = Listener::inherit(socket.into(), None).expect("it listens");
-            let client = TcpStream::connect(listener.address()).expect("it is let in");
+            let address = listener.address().net().expect("TCP");
+            let client = TcpStream::connect(address).expect("it is let in");
             let live = listener.accept().expect("it is there");
             for _ in 0..2 {
                 listener.refuse().expect("on Linux it can be done");
-                let refused = TcpStream::connect(listener.address()).expect_err("nobody is let in");
+                let refused = TcpStream::connect(address).expect_err("nobody is let in");
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-                let other = Listener::bind(listener.address(), None).expect_err("it is ours");
+                let other = Listener::bind(address, None).expect_err("it is ours");
                 assert_eq!((other.call, other.source.kind()), ("bind", io::ErrorKind::AddrInUse));
                 let another = listener.as_fd().try_clone_to_owned().expect("a descriptor");
                 let heir = Listener::inherit(another, None).expect("it listens again");
-                TcpStream::connect(heir.address()).expect("it is let in");
+                TcpStream::connect(address).expect("it is let in");
                 drop(heir);
-                TcpStream::connect(listener.address()).expect("it is let in still");
+                TcpStream::connect(address).expect("it is let in still");
                 listener.refuse().expect("on Linux it can be done");
                 listener.listen().expect("it listens again");
-                TcpStream::connect(listener.address()).expect("it is let in");
+                TcpStream::connect(address).expect("it is let in");
             }
             drop((client, live));
         }

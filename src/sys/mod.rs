@@ -24,6 +24,7 @@ pub(crate) mod program;
 pub(crate) mod scheduling;
 pub(crate) mod sight;
 pub(crate) mod socket;
+pub mod socket_file;
 mod sources;
 pub(crate) mod splice;
 pub(crate) mod timers;

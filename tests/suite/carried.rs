@@ -109,7 +109,7 @@ impl Half {
     /// Two that share a listener; the second one's doors are held.
     fn pair(channels: Channels<'_>, options: &ServiceOptions) -> ([Self; 2], SocketAddr) {
         let first = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
-        let address = first.address();
+        let address = first.address().net().expect("TCP");
         let second = Listener::inherit(duplicate(first.as_fd()), None).expect("it listens");
         let halves = [first, second].map(|listener| Self::new(listener, channels, options.clone()));
         assert!(halves[1].plane.hold_doors());
@@ -460,7 +460,7 @@ fn ages_counters_and_limits_go_on() {
 fn whoever_waits_in_line_is_served_in_order_elsewhere() {
     let host = Host::new();
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
-    let address = listener.address();
+    let address = listener.address().net().expect("TCP");
     let another = Listener::inherit(duplicate(listener.as_fd()), None).expect("it listens");
     let first = Half::new(listener, &[(host.address, Some(1))], options());
     let mut connected = Client::connect(address);
@@ -517,7 +517,7 @@ fn a_dial_under_way_goes_on_or_its_client_goes_without_a_channel() {
     let options = ServiceOptions { connect_timeout: Duration::from_millis(700), ..options() };
     let first = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
     let second = Listener::inherit(duplicate(first.as_fd()), None).expect("it listens");
-    let address = first.address();
+    let address = first.address().net().expect("TCP");
     let other = Refusing::new();
     let first = Half::new(first, &[(hole.addr(), None), (other.addr(), None)], options.clone());
     let second = Half::new(second, &[(host.address, None)], options);
@@ -541,7 +541,7 @@ fn clients_that_were_kept_back_are_served_here_if_nobody_leaves_after_all() {
     let hole = BlackHole::new();
     let options = ServiceOptions { connect_timeout: Duration::from_millis(700), ..options() };
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
-    let address = listener.address();
+    let address = listener.address().net().expect("TCP");
     let half = Half::new(listener, &[(hole.addr(), None), (host.address, None)], options);
     let mut first = Client::connect(address);
     eventually("a dial", || (half.plane.left().dialing == 1).then_some(()));
@@ -566,7 +566,7 @@ fn clients_that_were_kept_back_are_served_here_if_nobody_leaves_after_all() {
 fn what_is_taken_back_loses_nothing() {
     let echo = Server::echo();
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
-    let address = listener.address();
+    let address = listener.address().net().expect("TCP");
     let half = Half::new(listener, &[(echo.addr, None)], options());
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -690,7 +690,7 @@ fn an_urgent_byte_behind_much_else_goes_with_its_connection() {
 fn a_port_that_refuses_does_so_after_a_hand_over_that_came_to_nothing() {
     let host = Host::new();
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
-    let address = listener.address();
+    let address = listener.address().net().expect("TCP");
     let half = Half::new(listener, &[(host.address, None)], options());
     half.running.refuse().expect("on Linux it can be done");
     half.plane.hold_doors();

@@ -70,6 +70,7 @@ mod top;
 mod torture;
 mod transparent;
 mod unix;
+mod unix_sockets;
 mod unprivileged;
 mod unread;
 mod upgrade;

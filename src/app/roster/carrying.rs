@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::super::lookup::Resolved;
 use super::super::plan::{self, Pairing, PlannedEdit};
-use super::super::prepared::{BIND_PATIENCE, Got, Prepared, Served};
+use super::super::prepared::{self, BIND_PATIENCE, Got, Prepared, Served};
 use super::super::{Failure, counted, exit};
 use super::clearing::{Clearing, Leaving, TakenPlaces};
 use super::edit;
@@ -73,7 +73,7 @@ impl Roster {
         }
         let late_places = late.iter().flat_map(|(.., found)| found.span().each());
         let widened = widenings.iter().flat_map(|(.., widening)| widening.late.iter().copied());
-        let late_places: TakenPlaces = late_places.chain(widened).collect();
+        let late_places: TakenPlaces = late_places.chain(widened).filter_map(|at| at.net()).collect();
         clearing = Clearing::of(leaving.into_iter().filter(|one| late_places.meet(one.at())).collect());
         let mut failures = Vec::new();
         // Whoever would come there just now is refused.
@@ -170,7 +170,7 @@ impl Roster {
     /// Its port cannot be had, or no descriptor for it.
     fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
         // Clients get what is left, and one of them is always to be served.
-        let taken = self.take_descriptors(&spec, found.span().ports().len())?;
+        let taken = self.take_descriptors(&spec, found.span().listeners())?;
         let groups = plan::lined(&spec.groups, &found.channels);
         let bound = |place| self.take_bound(place).map(Got::Bound);
         let Tools { workers, seed, .. } = self.tools;
@@ -309,6 +309,14 @@ impl Roster {
     ) {
         let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
         let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
+        let said = |spec: &ServiceSpec| (spec.socket_mode, spec.socket_group.clone());
+        if said(&parts.spec) != said(spec) {
+            let set = prepared::access(spec).map_err(|e| e.source);
+            let set = set.and_then(|access| listeners.iter().try_for_each(|one| one.set_access(access)));
+            if let Err(e) = set {
+                told.push(format!("the socket's permissions stay as they were: {e}"));
+            }
+        }
         parts.spec = spec.clone();
         parts.outgoing =
             Outgoing { sources, keepalive: spec.server_keepalive, transparent: spec.transparent };

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::plan::Pairing;
 use super::{Members, Reread};
 use crate::net::server::Running;
+use crate::spec::Address;
 use crate::sys::listen::ListenerHandle;
 
 /// Addresses with ports, found by the ones that nobody else can have beside them.
@@ -26,7 +27,9 @@ impl FromIterator<SocketAddr> for TakenPlaces {
 
 impl TakenPlaces {
     /// Can nobody listen here as long as somebody listens there?
-    pub(super) fn meet(&self, at: SocketAddr) -> bool {
+    pub(super) fn meet(&self, at: impl Into<Address>) -> bool {
+        // The file of a Unix socket is taken over by whoever has its line, and nobody else wants it.
+        let Some(at) = at.into().net() else { return false };
         let ip = at.ip().to_canonical();
         let same = |other: &IpAddr| *other == ip || other.is_unspecified() || ip.is_unspecified();
         self.0.get(&at.port()).is_some_and(|all| all.iter().any(same))
@@ -35,31 +38,32 @@ impl TakenPlaces {
 
 /// A listener that goes in this reload.
 pub(super) struct Leaving {
+    at: SocketAddr,
     running: Running,
     listener: ListenerHandle,
 }
 
 impl Leaving {
     pub(super) fn at(&self) -> SocketAddr {
-        self.listener.address()
+        self.at
     }
 }
 
 impl Members {
     /// What they do not listen on any more once the reload is done.
     pub(super) fn listeners_that_go(&self, wanted: &[Option<Reread>], pairing: &Pairing) -> Vec<Leaving> {
-        let leaving = |number: usize, listener: &ListenerHandle| Leaving {
-            running: self.all[number].served.running.clone(),
-            listener: listener.clone(),
+        let leaving = |number: usize, listener: &ListenerHandle| {
+            let running = self.all[number].served.running.clone();
+            Some(Leaving { at: listener.address().net()?, running, listener: listener.clone() })
         };
         let listeners = |number: usize| &self.all[number].served.listeners;
         let removed = pairing.removed.iter();
-        let removed = removed.flat_map(|&was| listeners(was).iter().map(move |one| leaving(was, one)));
+        let removed = removed.flat_map(|&was| listeners(was).iter().filter_map(move |one| leaving(was, one)));
         let left = pairing.kept.iter().flat_map(|&(was, number)| {
             let stay = wanted[number].as_ref().map(|one| one.found.span().ports());
             let goes = move |port: u16| stay.as_ref().is_some_and(|stay| !stay.contains(&port));
             let all = listeners(was).iter().filter(move |one| goes(one.address().port()));
-            all.map(move |one| leaving(was, one))
+            all.filter_map(move |one| leaving(was, one))
         });
         removed.chain(left).collect()
     }

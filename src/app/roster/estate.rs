@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::heir::span_of;
+use super::super::heir::{file_of, span_of};
 use super::super::lists::{self, ListReader};
 use super::super::lookup::{Known, Resolved};
 use super::super::plan::{self, Lined, LinedGroup};
-use super::super::prepared::{BIND_PATIENCE, Parts, Prepared};
+use super::super::prepared::{self, BIND_PATIENCE, Parts, Prepared};
 use super::{Failure, Roster, RosterEntry};
 use crate::config;
 use crate::control::Names;
@@ -29,7 +28,7 @@ use crate::sched::{
     Addresses, ChannelCounts, ChannelKey, ClientCounts, Denial, HeldSlots, Lists, Loss, SharedTable, Table,
     Until,
 };
-use crate::spec::{ListenSpan, Member, ServiceSpec};
+use crate::spec::{Address, ListenSpan, Member, ServiceSpec};
 use crate::sys::listen::{Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
@@ -84,6 +83,12 @@ impl Roster {
                 name: spec.name.as_ref().map(|name| name.as_str().to_owned()),
                 place: member.place(),
                 listen: member.served.listeners.iter().map(ListenerHandle::address).collect(),
+                file: member
+                    .served
+                    .listeners
+                    .iter()
+                    .find_map(|one| one.file())
+                    .map(|id| (id.device, id.number)),
                 line: config::print_line(&spec),
                 sources: member.served.parts.outgoing.sources.as_slice().to_vec(),
             }
@@ -188,7 +193,7 @@ impl Roster {
         for (spec, found) in wanted {
             let there: Vec<ListenSpan> = offered.iter().map(span_of).collect();
             for place in found.span().each().filter(|&at| !there.iter().any(|span| span.contains(at))) {
-                match super::super::prepared::bind(place, spec, &mut patience) {
+                match prepared::bind(place, spec, &mut patience) {
                     Ok(listener) => {
                         self.bound.lock().unwrap_or_else(PoisonError::into_inner).insert(place, listener);
                     }
@@ -233,8 +238,24 @@ impl Roster {
     }
 
     /// A listener that was bound before it was certain that it is wanted.
-    pub(in crate::app) fn take_bound(&self, place: SocketAddr) -> Option<Listener> {
+    pub(in crate::app) fn take_bound(&self, place: Address) -> Option<Listener> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).remove(&place)
+    }
+
+    /// The files of the Unix sockets of these services go with another process from now on; or again with this one.
+    pub(in crate::app) fn leave_files(&self, of: &[Running], are_left: bool) {
+        let members = self.members();
+        let is_meant = |member: &&RosterEntry| of.iter().any(|one| one.id() == member.served.running.id());
+        for listener in members.all.iter().filter(is_meant).flat_map(|member| &member.served.listeners) {
+            listener.leave_file(are_left);
+        }
+    }
+
+    /// Those of all services go with this process: it serves, and the one before knows.
+    pub(in crate::app) fn keep_files(&self) {
+        let members = self.members();
+        let listeners = members.all.iter().flat_map(|member| &member.served.listeners);
+        listeners.for_each(|listener| listener.leave_file(false));
     }
 
     /// What operators find the services by.
@@ -287,7 +308,7 @@ impl Roster {
         let (_, specs) = config::read_file("(the process before)", offered.line.as_bytes())
             .map_err(|errors| wrong(errors.first().map_or_else(String::new, ToString::to_string)))?;
         let [spec] = <[ServiceSpec; 1]>::try_from(specs).map_err(|_| wrong("its line is none".to_owned()))?;
-        let rules = super::super::prepared::rules(&spec, self.tools.workers, self.tools.seed);
+        let rules = prepared::rules(&spec, self.tools.workers, self.tools.seed);
         let table =
             Table::restore(rules, &record.table, self.tools.clock.now()).map_err(|e| wrong(e.to_string()))?;
         let groups = lined(&spec, &record.lined)
@@ -295,7 +316,9 @@ impl Roster {
         if listeners.is_empty() {
             return Err(wrong("no listener came with it".to_owned()));
         }
-        let inherited = listeners.into_iter().map(|fd| Listener::inherit(fd, spec.client_keepalive));
+        let place = span_of(&offered).first();
+        let file = file_of(&offered);
+        let inherited = listeners.into_iter().map(|fd| prepared::inherit(fd, place, file, &spec));
         let listeners = inherited.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
         let outgoing = Outgoing {
             sources: Sources::new(offered.sources.clone()),

@@ -11,7 +11,7 @@ use super::clearing::{Lost, TakenPlaces};
 use super::{Members, ReloadNews, Roster, RosterEntry, Served, count_of};
 use crate::app::lookup::Resolved;
 use crate::app::{Failure, prepared};
-use crate::spec::{ListenSpan, ServiceSpec};
+use crate::spec::{Address, ListenSpan, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 
@@ -23,7 +23,7 @@ pub(super) struct Widening {
     /// The descriptors of these.
     taken: Option<Taken>,
     /// What somebody else of this process has to lay down first.
-    pub(super) late: Vec<SocketAddr>,
+    pub(super) late: Vec<Address>,
 }
 
 impl Roster {
@@ -46,7 +46,7 @@ impl Roster {
             0 => None,
             count => Some(self.take_descriptors(spec, count)?),
         };
-        let mut bind = |at: SocketAddr| match self.take_bound(at) {
+        let mut bind = |at: Address| match self.take_bound(at) {
             Some(listener) => Ok(listener),
             None => prepared::bind(at, spec, patience),
         };
@@ -64,7 +64,7 @@ impl Roster {
     ) {
         member.served.parts.span = span;
         let before = member.label();
-        let new_at: Vec<SocketAddr> = new.iter().map(Listener::address).collect();
+        let new_at: Vec<Address> = new.iter().map(Listener::address).collect();
         if !new.is_empty() {
             match member.listen_too(new, taken) {
                 Ok(()) => changes.made.push(format!("{before}: listens on {}, too", words(&new_at))),
@@ -74,7 +74,7 @@ impl Roster {
             }
         }
         let at = member.served.listeners.iter().map(|one| one.address());
-        let gone: Vec<SocketAddr> = at.filter(|at| !span.ports().contains(&at.port())).collect();
+        let gone: Vec<Address> = at.filter(|at| !span.has_port_of(*at)).collect();
         if !gone.is_empty() {
             member.leave(&gone);
             changes.made.push(format!("{before}: listens on {} no more", words(&gone)));
@@ -97,7 +97,7 @@ impl Roster {
             return Ok(());
         }
         let taken = self.take_descriptors(spec, late.len())?;
-        let bind = |at: SocketAddr| match self.take_bound(at) {
+        let bind = |at: Address| match self.take_bound(at) {
             Some(listener) => Ok(listener),
             None => prepared::bind(at, spec, patience),
         };
@@ -116,7 +116,7 @@ impl Roster {
             let is_mine = |at: &SocketAddr| member.served.listeners.iter().any(|one| one.address() == *at);
             let mine: Vec<&Lost> = lost.iter().filter(|(at, _)| is_mine(at)).collect();
             let Some((_, why)) = mine.first() else { continue };
-            let gone: Vec<SocketAddr> = mine.iter().map(|(at, _)| *at).collect();
+            let gone: Vec<Address> = mine.iter().map(|(at, _)| (*at).into()).collect();
             let (label, at) = (member.label(), words(&gone));
             member.leave(&gone);
             member.tell_listen();
@@ -128,13 +128,13 @@ impl Roster {
 }
 
 /// As a log line has them.
-fn words(listeners: &[SocketAddr]) -> String {
+fn words(listeners: &[Address]) -> String {
     let spans = ListenSpan::of(listeners.iter().copied());
     spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The addresses of a span on which a service has no listener.
-fn missing(served: &Served, span: ListenSpan) -> Vec<SocketAddr> {
+fn missing(served: &Served, span: ListenSpan) -> Vec<Address> {
     let there: BTreeSet<u16> = served.listeners.iter().map(|one| one.address().port()).collect();
     span.each().filter(|at| !there.contains(&at.port())).collect()
 }
@@ -164,8 +164,8 @@ impl RosterEntry {
         self.service.set_listen(listen, &missing);
     }
 
-    fn leave(&mut self, gone: &[SocketAddr]) {
-        let ports: Vec<u16> = gone.iter().map(SocketAddr::port).collect();
+    fn leave(&mut self, gone: &[Address]) {
+        let ports: Vec<u16> = gone.iter().map(|at| at.port()).collect();
         let leaves: BTreeSet<u16> = ports.iter().copied().collect();
         self.served.listeners.retain(|one| !leaves.contains(&one.address().port()));
         let left = self.served.listeners.iter().map(|one| one.address()).collect();

@@ -3,6 +3,7 @@
 //! Knows: a process's own parts, put together without signals and operators. Never: what an answer says of it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -107,7 +108,7 @@ impl Process {
     /// Where it serves and knows of it.
     fn managed(&self) -> Vec<SocketAddr> {
         let members = self.roster.members();
-        members.all.iter().filter(|one| !one.is_killed()).map(|one| one.place()).collect()
+        members.all.iter().filter(|one| !one.is_killed()).filter_map(|one| one.place().net()).collect()
     }
 }
 

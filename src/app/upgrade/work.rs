@@ -203,6 +203,11 @@ impl<'a> Work<'a> {
         self.means.server.release_doors();
     }
 
+    /// The services that the successor serves.
+    fn accepted(&self) -> Vec<Running> {
+        self.accepted.iter().filter_map(|&number| self.offered.get(number).cloned()).collect()
+    }
+
     fn left(&self) -> usize {
         self.means.server.connections()
     }
@@ -276,12 +281,14 @@ impl<'a> Work<'a> {
                 self.means.server.hold_doors();
             }
             PredecessorDeed::Yield => {
+                self.means.roster.leave_files(&self.accepted(), true);
                 *self.means.receiver() = Some(self.pid);
                 if self.is_child {
                     process::tell_main_process(pid_number(self.pid));
                 }
             }
             PredecessorDeed::Unyield => {
+                self.means.roster.leave_files(&self.accepted(), false);
                 *self.means.receiver() = None;
                 if self.is_child {
                     process::tell_main_process(std::process::id());

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::super::nets::{print_list, print_rate, read_list, read_prefix, read_rate};
-use super::super::row::{NUMBER, Need, PLAIN, Row, Value, set};
+use super::super::row::{NEEDS_ADDRESSES, NUMBER, Need, PLAIN, Row, Value, set};
 use super::super::values::{Count, print_count};
 
 const LIST: Value = Value::Word("LIST");
@@ -21,6 +21,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                length, --deny does. Several --allow in one line are one list. Example: balance --allow 10.0.0.0/8,2001:db8::/32 5432 db1 db2",
         read: |draft, word| set(&mut draft.service.allow, read_list(word, "any")?),
         print: |draft| print_list(draft.service.allow.as_ref()),
+        needs: &[NEEDS_ADDRESSES],
         joins: true,
         ..PLAIN
     },
@@ -33,6 +34,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                balance --deny /etc/balance/bad.txt,203.0.113.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.deny, read_list(word, "none")?),
         print: |draft| print_list(draft.service.deny.as_ref()),
+        needs: &[NEEDS_ADDRESSES],
         joins: true,
         ..PLAIN
     },

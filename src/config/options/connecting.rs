@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::super::host::read_hosts;
-use super::super::row::{KEEPALIVE, Need, PLAIN, Row, Scope, TIME, Value, set};
+use super::super::row::{KEEPALIVE, NEEDS_ADDRESSES, Need, PLAIN, Row, Scope, TIME, Value, set};
 use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, read_keepalive};
 use super::super::wrong::Word;
 use crate::spec::ProxyTlvs;
@@ -48,10 +48,13 @@ pub(in super::super) static ROWS: &[Row] = &[
                Linux only; not with -B. Example: balance --transparent 80 10.2.0.11:8080 10.2.0.12:8080",
         read: |draft, _| set(&mut draft.service.transparent, true),
         print: |draft| draft.service.transparent.to_string(),
-        needs: &[Need {
-            is_met: |draft| draft.service.sources.is_empty(),
-            wrong: "cannot go with -B, which gives each connection an address of this host; leave one of the two out",
-        }],
+        needs: &[
+            Need {
+                is_met: |draft| draft.service.sources.is_empty(),
+                wrong: "cannot go with -B, which gives each connection an address of this host; leave one of the two out",
+            },
+            NEEDS_ADDRESSES,
+        ],
         ..PLAIN
     },
     Row {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::super::check::{print_check, read_check};
 use super::super::draft::Draft;
 use super::super::duration::print_duration;
-use super::super::row::{NUMBER, Need, PLAIN, Row, SWITCH, TIME, Value, is_on, name_of, on_off, set};
+use super::super::row::{
+    NEEDS_PORT, NUMBER, Need, PLAIN, Row, SWITCH, TIME, Value, is_on, name_of, on_off, set,
+};
 use super::super::values::{Bad, Count, Span, print_count, print_or};
 use crate::spec::{Named, OnDown};
 
@@ -218,6 +220,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                balance --refuse-when-down 80 web1 web2",
         read: |draft, _| set(&mut draft.service.refuse_when_down, true),
         print: |draft| draft.service.refuse_when_down.to_string(),
+        needs: &[NEEDS_PORT],
         ..PLAIN
     },
 ];

@@ -2,10 +2,17 @@
 
 use super::super::duration::print_duration;
 use super::super::host::read_host;
-use super::super::row::{KEEPALIVE, Need, PLAIN, Row, TIME, Value, print_host, set};
+use super::super::row::{KEEPALIVE, NEEDS_PORT, Need, PLAIN, Row, TIME, Value, name_of, print_host, set};
 use super::super::senders::{print_senders, read_senders};
 use super::super::values::{Bad, Span, print_keepalive, read_keepalive};
-use crate::spec::StartTls;
+use super::super::wrong::Word;
+use crate::spec::{Named, StartTls};
+
+/// What is set of a file.
+const NEEDS_FILE: Need = Need {
+    is_met: |draft| draft.service.listen.ports.unix().is_some_and(|name| !name.is_abstract()),
+    wrong: "is for a service that listens on the socket of a path, such as unix:/run/x.sock; leave it out",
+};
 
 /// In the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
@@ -16,6 +23,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         more: "Example: balance -6 80 web1 web2",
         read: |draft, _| set(&mut draft.ipv6, true),
         print: |draft| draft.ipv6.to_string(),
+        needs: &[NEEDS_PORT],
         ..PLAIN
     },
     Row {
@@ -28,6 +36,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                -b, -6 changes nothing. Example: balance -b 10.1.1.3 80 web1 web2",
         read: |draft, word| set(&mut draft.bind, Some(read_host(word).map_err(Bad::Address)?)),
         print: |draft| print_host(&draft.bind),
+        needs: &[NEEDS_PORT],
         ..PLAIN
     },
     Row {
@@ -39,6 +48,43 @@ pub(in super::super) static ROWS: &[Row] = &[
                Example: balance --freebind -b 192.0.2.10 80 web1 web2 %",
         read: |draft, _| set(&mut draft.service.freebind, true),
         print: |draft| draft.service.freebind.to_string(),
+        needs: &[NEEDS_PORT],
+        ..PLAIN
+    },
+    Row {
+        long: "socket-mode",
+        value: Value::Word("MODE"),
+        help: "Set the permissions of the Unix socket that the service listens on",
+        default: "as the umask leaves them; 660 with --socket-group",
+        more: "Three octal digits, as chmod takes them. A user needs the permission to write (6 or 7) to connect. The socket has its permissions \
+               before anybody can connect to it. For services whose PORT is unix:/PATH; an abstract name has no permissions. Example: \
+               balance --socket-mode 666 unix:/run/pg.sock db1:5432",
+        read: |draft, word| set(&mut draft.service.socket_mode, Some(read_mode(word)?)),
+        print: |draft| draft.service.socket_mode.map_or_else(String::new, |mode| format!("{mode:03o}")),
+        needs: &[NEEDS_FILE],
+        ..PLAIN
+    },
+    Row {
+        long: "socket-group",
+        value: Value::Word("GROUP"),
+        help: "Set the group of the Unix socket that the service listens on",
+        default: "that of the process",
+        more: "The name or the number of a Unix group. Its members can connect: without --socket-mode the permissions are 660. A process that does \
+               not run as root can only give the socket to a group that it is in. Example: balance --socket-group www-data \
+               unix:/run/pg.sock db1:5432",
+        read: |draft, word| {
+            let is_name =
+                |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
+            match word.as_str().filter(is_name) {
+                Some(name) => {
+                    let named = Named { name: name.to_owned(), typed: word.typed() };
+                    set(&mut draft.service.socket_group, Some(named))
+                }
+                None => Err(Bad::Value("is not the name of a Unix group".to_owned())),
+            }
+        },
+        print: |draft| name_of(draft.service.socket_group.as_ref()),
+        needs: &[NEEDS_FILE],
         ..PLAIN
     },
     Row {
@@ -51,6 +97,7 @@ pub(in super::super) static ROWS: &[Row] = &[
                -K 60:10:6 80 web1 web2",
         read: |draft, word| set(&mut draft.service.client_keepalive, Some(read_keepalive(word)?)),
         print: |draft| print_keepalive(draft.service.client_keepalive),
+        needs: &[NEEDS_PORT],
         ..PLAIN
     },
     Row {
@@ -59,7 +106,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         help: "Take the client's address from the PROXY header of these senders",
         default: "none",
         more: "Connections from these addresses and networks must begin with a PROXY header, version 1 or 2; any stands for every \
-               address. Connections from all other addresses must not have one: balance passes their bytes on as they are. \
+               address, and unix for all who come by a Unix socket. Connections from all other addresses must not have one: balance passes their bytes on as they are. \
                Anyone who can connect from one of these addresses can claim to be any client, so list only your own \
                proxies. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
@@ -103,3 +150,11 @@ pub(in super::super) static ROWS: &[Row] = &[
         ..PLAIN
     },
 ];
+
+/// Three octal digits, or four of which the first is 0.
+fn read_mode(word: &Word) -> Result<u32, Bad> {
+    let digits = word.as_str().filter(|text| (1..=4).contains(&text.len()));
+    let digits = digits.filter(|text| text.bytes().all(|digit| (b'0'..=b'7').contains(&digit)));
+    let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| Bad::Value("is not a mode; give three octal digits such as 660".to_owned()))
+}

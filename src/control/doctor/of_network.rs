@@ -153,13 +153,14 @@ pub(super) fn shared_port(case: &Case) -> Vec<Finding> {
     for service in case.serving() {
         for at in &service.listen {
             let others = case.kernel.listeners.iter().filter(|one| !one.is_ours);
-            for other in others
-                .filter(|one| at.ports().contains(&one.address.port()) && overlap(one.address.ip(), at.ip()))
+            let Some(ip) = at.ip() else { continue };
+            for other in
+                others.filter(|one| at.ports().contains(&one.address.port()) && overlap(one.address.ip(), ip))
             {
                 let (address, uid, port) = (other.address, other.uid, other.address.port());
-                let why = if address.ip() == at.ip() {
+                let why = if address.ip() == ip {
                     "the system divides new clients between the two (SO_REUSEPORT), and each knows only its own"
-                } else if at.ip().is_unspecified() {
+                } else if ip.is_unspecified() {
                     "clients of that address never come to this service"
                 } else {
                     "when this service ends, its clients reach that one instead of being refused"
@@ -190,7 +191,7 @@ pub(super) fn backlog(case: &Case) -> Vec<Finding> {
     let raise = |to: u64| format!("sysctl -w net.core.somaxconn={to} (and in /etc/sysctl.d), then {again}");
     let more = (most * 4).clamp(4_096, BACKLOG);
     for service in case.serving() {
-        let is_its = |address: &SocketAddr| service.listen.iter().any(|at| at.contains(*address));
+        let is_its = |address: &SocketAddr| service.listen.iter().any(|at| at.contains((*address).into()));
         let full = case.kernel.listeners.iter().filter(|one| one.is_ours && is_its(&one.address));
         for one in full.filter(|one| percent(one.queue, most) >= NEARLY_FULL) {
             let found = Finding::broken(

@@ -3,13 +3,13 @@
 //! Knows: plain values. Never: where they come from, what is thought of them.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::kernel::KernelSigns;
 use crate::control::directory::process_name;
 use crate::sched::Snapshot;
-use crate::spec::{ListenSpan, ServiceSpec};
+use crate::spec::{Address, ListenSpan, ServiceSpec};
 
 /// What only the process knows of itself.
 #[derive(Debug, Clone, Default)]
@@ -86,7 +86,7 @@ pub(crate) struct ServiceSigns {
     pub(crate) is_draining: bool,
     /// Where its process takes commands by port: where it listens or, if it does so no more, another service. `None`: by the name
     /// of the process alone.
-    pub(crate) asked_at: Option<SocketAddr>,
+    pub(crate) asked_at: Option<Address>,
     /// Where it listens, or did.
     pub(crate) listen: Vec<ListenSpan>,
     /// What it was asked for.
@@ -103,8 +103,11 @@ impl ServiceSigns {
     /// What a command for this service begins with; behind it come the quoted command and this.
     pub(crate) fn command(&self, text: &str) -> String {
         let (bind, port) = match self.asked_at {
-            Some(at) if !at.ip().is_unspecified() => (format!("-b {} ", at.ip()), at.port().to_string()),
-            Some(at) => (String::new(), at.port().to_string()),
+            Some(Address::Net(at)) if !at.ip().is_unspecified() => {
+                (format!("-b {} ", at.ip()), at.port().to_string())
+            }
+            Some(Address::Net(at)) => (String::new(), at.port().to_string()),
+            Some(Address::Unix(name)) => (String::new(), name.to_string()),
             None => (String::new(), process_name(std::process::id())),
         };
         match text.contains(' ') {

@@ -81,7 +81,7 @@ fn service(line: &str, maxc: Option<u32>) -> ServiceSigns {
     ServiceSigns {
         label: "web".into(),
         is_draining: false,
-        asked_at: Some(SocketAddr::from(([127, 0, 0, 1], 80))),
+        asked_at: Some(SocketAddr::from(([127, 0, 0, 1], 80)).into()),
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 80)).into()],
         spec: read_line(&words).expect("a line"),
         table: table.snapshot(),

@@ -159,7 +159,7 @@ fn table() -> BoxedStrategy<Snapshot> {
 }
 
 fn service() -> BoxedStrategy<ServiceSnapshot> {
-    let listen = prop::collection::vec(net_address(), 1..3);
+    let listen = prop::collection::vec(address(), 1..3);
     (any::<Option<String>>(), listen, any::<[usize; 4]>(), any::<[bool; 2]>(), any::<Option<bool>>())
         .prop_map(
             |(name, listen, [up, channels, connections, waiting], [is_draining, is_paused], differs)| {

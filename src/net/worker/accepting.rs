@@ -49,6 +49,8 @@ impl<P: Readiness> Worker<P> {
     /// Takes nobody new for a service.
     pub(super) fn stop_listening(&mut self, service: ServiceId) {
         for door in self.doors.of(service) {
+            // Nobody finds the file of a Unix socket from here on.
+            self.doors.get(door).into_iter().for_each(|door| door.listener.remove_file());
             // Who waits in the accept queue was promised service; who comes from now on was not.
             self.accept(door, CLIENTS_AT_STOP);
             self.doors.remove(door, &mut self.poller);

@@ -25,10 +25,12 @@ impl<P: Readiness> Worker<P> {
         // What is held was read already; what came before the relay began is told of when it begins.
         let before =
             |from: Side| connection.delivered[from.peer() as usize] + connection.relay.told_from(from) as u64;
+        let local = || socket::local(&connection.client).map(Address::from);
         let start = TapStart {
             at: SystemTime::now(),
             client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
-            service: socket::local(&connection.client).map(Address::from),
+            // A Unix socket has had another name at first, and knows no other.
+            service: connection.service.dialer.circle.unix().map(Address::Unix).or_else(local),
             channel,
             sent_bytes: before(Side::Client),
             rcvd_bytes: before(Side::Server),

@@ -48,6 +48,7 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     stderr: Option<OwnedFd>,
     listener: Option<TcpListener>,
+    socket: Option<String>,
     directory: Directory,
 }
 
@@ -57,6 +58,8 @@ pub(crate) struct Instance {
     pub(crate) addr: SocketAddr,
     /// Where it listens, whatever address its clients use.
     bound: SocketAddr,
+    /// Its PORT, if that is a Unix socket.
+    socket: Option<String>,
     pub(crate) directory: Directory,
     child: Child,
     /// The process that serves: the child, or one that has taken its place.
@@ -97,6 +100,7 @@ impl Setup {
             env: Vec::new(),
             stderr: None,
             listener: None,
+            socket: None,
             directory,
         }
     }
@@ -104,6 +108,11 @@ impl Setup {
     /// Let the program bind `address` itself (the arguments must say `-b` or `-6` where needed).
     pub(crate) fn binding(address: SocketAddr) -> Self {
         Self { inherit: false, ..Self::listening(address) }
+    }
+
+    /// Let the program make this Unix socket, which is PORT then.
+    pub(crate) fn on_socket(socket: &str) -> Self {
+        Self { socket: Some(socket.to_owned()), ..Self::binding(([127, 0, 0, 1], 0).into()) }
     }
 
     /// Shell words in front of the program, such as `ulimit -n 20;` or `exec 1>&-;`.
@@ -163,12 +172,12 @@ impl Setup {
     /// The same without waiting.
     #[track_caller]
     pub(crate) fn spawn<S: ToString>(self, args: impl IntoIterator<Item = S>) -> Instance {
-        let Self { listen, inherit, prefix, env, stderr, listener, directory } = self;
+        let Self { listen, inherit, prefix, env, stderr, listener, socket, directory } = self;
         let listener =
             inherit.then(|| listener.unwrap_or_else(|| TcpListener::bind(listen).expect("a free port")));
         let addr =
             listener.as_ref().map_or(listen, |l| l.local_addr().expect("a bound socket has an address"));
-        let port = addr.port().to_string();
+        let port = socket.clone().unwrap_or_else(|| addr.port().to_string());
         let args =
             args.into_iter().map(|a| a.to_string()).map(|a| if a == "PORT" { port.clone() } else { a });
         let args: Vec<OsString> = args.map(OsString::from).collect();
@@ -195,7 +204,7 @@ impl Setup {
         set_child_subreaper(Some(getpid())).expect("Linux has it");
         let child = command.spawn().expect("sh is everywhere");
         let pid = i32::try_from(child.id()).expect("a pid");
-        Instance { addr, bound: addr, directory, child, pid, argv, baseline: 0, ended: false }
+        Instance { addr, bound: addr, socket, directory, child, pid, argv, baseline: 0, ended: false }
     }
 }
 
@@ -256,7 +265,7 @@ impl Instance {
     }
 
     pub(crate) fn port(&self) -> String {
-        self.addr.port().to_string()
+        self.socket.clone().unwrap_or_else(|| self.addr.port().to_string())
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -303,7 +312,11 @@ impl Instance {
     /// `-b` for where it listens: without it, what changes something is for an instance on all addresses.
     pub(crate) fn bind_option(&self) -> Vec<String> {
         let ip = self.bound.ip();
-        if ip.is_unspecified() { Vec::new() } else { vec!["-b".into(), ip.to_string()] }
+        if ip.is_unspecified() || self.socket.is_some() {
+            Vec::new()
+        } else {
+            vec!["-b".into(), ip.to_string()]
+        }
     }
 
     #[track_caller]

@@ -73,7 +73,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn address(&self) -> SocketAddr {
-        self.listener.address()
+        self.listener.address().net().expect("TCP")
     }
 }
 
@@ -379,7 +379,7 @@ impl World {
         // All clients of the simulation are in this network.
         let limits = ClientLimits { max: client_max, rate: None, prefix: ClientPrefix { v4: 16, v6: 64 } };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None).expect("a port");
-        let address = listener.address();
+        let address = listener.address().net().expect("TCP");
         let table = SharedTable::new(table);
         table.gate().set_limits(limits, &Arc::default());
         let opened = self.shared.enlist(NewService {

@@ -1,0 +1,479 @@
+//! The file of a Unix socket that is listened on: how it is made, taken over from the dead, and taken away.
+//!
+//! Knows: temporary names, permissions, whose file a name means. Never: who listens on what, clients.
+//! Source: docs/unix-sockets.md, "Listening".
+//!
+//! Nobody can connect to a socket that does not listen yet, so it has its permissions before anybody comes in, and its name last of all.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
+use std::hash::BuildHasher;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
+
+use super::unix;
+use crate::spec::UnixName;
+
+/// Who may connect to a socket with a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The permissions of the file. `None`: what the umask leaves of them, or 660 with a group.
+    pub mode: Option<u32>,
+    /// Its group.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// The permissions with a group and without a mode.
+    const OF_GROUP: u32 = 0o660;
+
+    fn mode(self) -> Option<u32> {
+        self.mode.or_else(|| self.group.map(|_| Self::OF_GROUP))
+    }
+}
+
+/// A file, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketFileId {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
+}
+
+// The widths of these differ between systems.
+#[allow(clippy::unnecessary_cast, trivial_numeric_casts, clippy::useless_conversion)]
+impl From<&Stat> for SocketFileId {
+    fn from(stat: &Stat) -> Self {
+        Self { device: stat.st_dev as u64, number: stat.st_ino as u64 }
+    }
+}
+
+/// The file of a socket of ours: taken away when this is dropped, unless it was left to somebody else.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    id: SocketFileId,
+    is_ours: AtomicBool,
+}
+
+impl SocketFile {
+    /// Of a socket that the process before has made, and which is that process's until it is [kept](Self::keep). `None`: another file is there
+    /// by now.
+    pub(crate) fn inherit(name: UnixName, id: SocketFileId) -> Option<Arc<Self>> {
+        let file = Self { path: path_of(name), id, is_ours: AtomicBool::new(false) };
+        file.is_there().then(|| Arc::new(file))
+    }
+
+    /// What tells it from every other file.
+    pub(crate) fn id(&self) -> SocketFileId {
+        self.id
+    }
+
+    /// It is somebody else's from now on.
+    pub(crate) fn leave(&self) {
+        self.is_ours.store(false, Ordering::SeqCst);
+    }
+
+    /// Is it to go with this process?
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours.load(Ordering::SeqCst)
+    }
+
+    /// It is ours from now on.
+    pub(crate) fn keep(&self) {
+        self.is_ours.store(true, Ordering::SeqCst);
+    }
+
+    fn is_there(&self) -> bool {
+        rustix::fs::lstat(&self.path)
+            .is_ok_and(|stat| is_socket(&stat) && SocketFileId::from(&stat) == self.id)
+    }
+
+    /// Lets these connect from now on. What is not said stays as it is.
+    pub(crate) fn set_access(&self, access: SocketAccess) -> io::Result<()> {
+        let (Some(parent), Some(own)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
+        if !self.is_there() {
+            return Ok(());
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(parent, flags, Mode::empty())?;
+        permit(&directory, own, access).map_err(|(_, e)| e)
+    }
+
+    /// Takes it away, if nobody has put another one in its place. To be called while the socket still listens: nobody takes the name
+    /// of one that answers.
+    pub(crate) fn remove(&self) {
+        if self.is_ours.swap(false, Ordering::SeqCst) && self.is_there() {
+            // Nothing can be done about a failure, and whoever wants the name next takes it from the dead.
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn path_of(name: UnixName) -> PathBuf {
+    Path::new(OsStr::from_bytes(name.as_bytes())).to_owned()
+}
+
+fn is_socket(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+}
+
+/// So long we wait for others who are making a socket in the same directory. Whoever holds it up longer does not want what we want.
+const TURN_WITHIN: Duration = Duration::from_millis(300);
+const TURN_RETRY: Duration = Duration::from_millis(5);
+/// Temporary names tried; more than one only if somebody is in our way on purpose.
+const TEMPORARY_NAMES: usize = 8;
+
+/// Binds a socket to the name, listens, and only then is the name there. A socket at which nobody answers is replaced; anything else is not
+/// touched.
+///
+/// # Errors
+/// The call that failed, and why.
+pub(crate) fn listen(
+    socket: &OwnedFd,
+    name: UnixName,
+    access: SocketAccess,
+    backlog: i32,
+) -> Result<Arc<SocketFile>, (&'static str, io::Error)> {
+    let path = path_of(name);
+    let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
+        return Err(("bind", Errno::INVAL.into()));
+    };
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| ("open", e.into()))?;
+    let turn = take_turn(&directory);
+    let before = occupant(&directory, own, &path).map_err(|e| ("bind", e))?;
+    let temporary = bind_temporary(socket, &directory, parent).map_err(|e| ("bind", e))?;
+    let placed = (|| {
+        permit(&directory, OsStr::new(&temporary), access)?;
+        rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
+        let made = rustix::fs::statat(&directory, &temporary, AtFlags::SYMLINK_NOFOLLOW);
+        let id = SocketFileId::from(&made.map_err(|e| ("stat", e.into()))?);
+        put(&directory, &temporary, own, before).map_err(|e| ("rename", e))?;
+        Ok(id)
+    })();
+    drop(turn);
+    match placed {
+        Ok(id) => Ok(Arc::new(SocketFile { path, id, is_ours: AtomicBool::new(true) })),
+        Err(failed) => {
+            let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+            Err(failed)
+        }
+    }
+}
+
+/// Only one process at a time looks who is there and puts its own in its place. `None`: somebody holds the directory; then what is done at
+/// the end finds out.
+fn take_turn(directory: &OwnedFd) -> Option<OwnedFd> {
+    let held = directory.try_clone().ok()?;
+    let mut waited = Duration::ZERO;
+    while rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if waited >= TURN_WITHIN {
+            return None;
+        }
+        thread::sleep(TURN_RETRY);
+        waited += TURN_RETRY;
+    }
+    Some(held)
+}
+
+/// What is at the name that may be replaced. `None`: nothing is there.
+///
+/// # Errors
+/// It is not to be touched, and why.
+fn occupant(directory: &OwnedFd, own: &OsStr, path: &Path) -> io::Result<Option<SocketFileId>> {
+    let stat = match rustix::fs::statat(directory, own, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let kept = |what: &str| {
+        let text = format!("{what} is there, which is not replaced; remove it, or give another path");
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket => {}
+        FileType::Directory => return kept("a directory"),
+        FileType::Symlink => return kept("a symbolic link"),
+        FileType::RegularFile => return kept("a file"),
+        _ => return kept("something that is no socket"),
+    }
+    let id = SocketFileId::from(&stat);
+    match answers(path)? {
+        true => Err(Errno::ADDRINUSE.into()),
+        false => Ok(Some(id)),
+    }
+}
+
+/// Does anybody answer at this socket?
+///
+/// # Errors
+/// That cannot be known.
+fn answers(path: &Path) -> io::Result<bool> {
+    let unknown = |e: Errno| {
+        let cause = io::Error::from(e);
+        let text =
+            format!("a socket is there, and whether anybody answers at it cannot be found out: {cause}");
+        io::Error::new(cause.kind(), text)
+    };
+    let socket = unix::stream()?;
+    let address = SocketAddrUnix::new(path)?;
+    match rustix::net::connect(&socket, &address) {
+        // Nobody; or it has gone meanwhile.
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        // It takes time: its queue is full.
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::INTR) => Ok(true),
+        // One of datagrams or packets, which somebody has open.
+        Err(Errno::PROTOTYPE) => Ok(true),
+        Err(e) => Err(unknown(e)),
+    }
+}
+
+/// Binds to a name that nobody looks at. It may be longer than the one that is wanted, so it is reached by the directory where the path is too
+/// long.
+fn bind_temporary(socket: &OwnedFd, directory: &OwnedFd, parent: &Path) -> io::Result<String> {
+    for _ in 0..TEMPORARY_NAMES {
+        let number = RandomState::new().hash_one(std::process::id()) as u32;
+        let name = format!(".{}.{number:08x}", std::process::id());
+        let by_descriptor = || Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(&name);
+        let address =
+            SocketAddrUnix::new(parent.join(&name)).or_else(|_| SocketAddrUnix::new(by_descriptor()))?;
+        match rustix::net::bind(socket, &address) {
+            Ok(()) => return Ok(name),
+            Err(Errno::ADDRINUSE) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Errno::ADDRINUSE.into())
+}
+
+/// Gives it its group and its permissions.
+fn permit(directory: &OwnedFd, name: &OsStr, access: SocketAccess) -> Result<(), (&'static str, io::Error)> {
+    if let Some(group) = access.group {
+        let group = Some(Gid::from_raw(group));
+        rustix::fs::chownat(directory, name, None, group, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| ("chown", e.into()))?;
+    }
+    if let Some(mode) = access.mode() {
+        // The file was made a moment ago, and in a directory where others may not put links in place of it.
+        rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode as _), AtFlags::empty())
+            .map_err(|e| ("chmod", e.into()))?;
+    }
+    Ok(())
+}
+
+/// Gives it the name that is wanted, where this file was before.
+fn put(directory: &OwnedFd, from: &str, to: &OsStr, before: Option<SocketFileId>) -> io::Result<()> {
+    match before {
+        None => put_where_nothing_is(directory, from, to),
+        Some(dead) => replace(directory, from, to, dead),
+    }
+}
+
+/// # Errors
+/// Something is there by now.
+fn put_where_nothing_is(directory: &OwnedFd, from: &str, to: &OsStr) -> io::Result<()> {
+    let taken = |e: Errno| match e {
+        Errno::EXIST => Errno::ADDRINUSE.into(),
+        e => io::Error::from(e),
+    };
+    #[cfg(target_os = "linux")]
+    match rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
+        // A file system that does not know it.
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        done => return done.map_err(taken),
+    }
+    rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()).map_err(taken)?;
+    Ok(rustix::fs::unlinkat(directory, from, AtFlags::empty())?)
+}
+
+/// # Errors
+/// Something else is there by now.
+fn replace(directory: &OwnedFd, from: &str, to: &OsStr, dead: SocketFileId) -> io::Result<()> {
+    let is_dead = |name: &OsStr| {
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| is_socket(&stat) && SocketFileId::from(&stat) == dead)
+    };
+    #[cfg(target_os = "linux")]
+    {
+        let exchange =
+            || rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::EXCHANGE);
+        match exchange() {
+            Ok(()) if is_dead(OsStr::new(from)) => {
+                let _ = rustix::fs::unlinkat(directory, from, AtFlags::empty());
+                return Ok(());
+            }
+            Ok(()) => {
+                exchange()?;
+                return Err(Errno::ADDRINUSE.into());
+            }
+            Err(Errno::NOENT) => return put_where_nothing_is(directory, from, to),
+            // A file system that does not know it.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if !is_dead(to) {
+        return Err(Errno::ADDRINUSE.into());
+    }
+    Ok(rustix::fs::renameat(directory, from, directory, to)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let number = RandomState::new().hash_one(0);
+            let path = std::env::temp_dir().join(format!("balance-{name}-{}-{number:x}", std::process::id()));
+            fs::create_dir(&path).expect("made");
+            Self(path)
+        }
+
+        fn at(&self, name: &str) -> (PathBuf, UnixName) {
+            let path = self.0.join(name);
+            let socket = UnixName::path(path.as_os_str().as_bytes()).expect("a short one");
+            (path, socket)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let all = fs::read_dir(&self.0).expect("listed").flatten();
+            all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn try_listen(
+        name: UnixName,
+        access: SocketAccess,
+    ) -> Result<(OwnedFd, Arc<SocketFile>), (&'static str, io::Error)> {
+        let socket = unix::stream().expect("a socket");
+        let file = listen(&socket, name, access, 16)?;
+        Ok((socket, file))
+    }
+
+    #[test]
+    fn a_socket_has_its_permissions_and_its_name_and_is_gone_when_dropped() {
+        let directory = Directory::new("file");
+        let (path, name) = directory.at("x.sock");
+        let group = rustix::process::getegid().as_raw();
+        for (mode, group, seen) in
+            [(Some(0o600), None, 0o600), (Some(0o777), Some(group), 0o777), (None, Some(group), 0o660)]
+        {
+            let (_socket, file) = try_listen(name, SocketAccess { mode, group }).expect("it is free");
+            let meta = fs::symlink_metadata(&path).expect("there");
+            assert_eq!((meta.permissions().mode() & 0o7777, meta.gid()), (seen, group.unwrap_or(meta.gid())));
+            assert_eq!(directory.names(), ["x.sock"], "no temporary name is left");
+            UnixStream::connect(&path).expect("it listens");
+            drop(file);
+            assert!(directory.names().is_empty());
+        }
+    }
+
+    #[test]
+    fn only_a_socket_at_which_nobody_answers_is_replaced() {
+        let directory = Directory::new("taken");
+        let (path, name) = directory.at("x");
+        drop(UnixListener::bind(&path).expect("bound"));
+        let (socket, file) = try_listen(name, SocketAccess::default()).expect("the old one is dead");
+        let refused = |what: &str| {
+            let before = fs::symlink_metadata(&path).expect("there").ino();
+            let (_, e) = try_listen(name, SocketAccess::default()).expect_err(what);
+            assert_eq!(fs::symlink_metadata(&path).expect("there").ino(), before, "{what}");
+            assert_eq!(directory.names(), ["x"], "{what}");
+            e
+        };
+        assert_eq!(refused("it answers").kind(), io::ErrorKind::AddrInUse);
+        drop((socket, file));
+        let datagrams = UnixDatagram::bind(&path).expect("bound");
+        assert_eq!(refused("datagrams").kind(), io::ErrorKind::AddrInUse);
+        drop(datagrams);
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "precious").expect("written");
+        assert!(refused("a file").to_string().contains("a file is there"));
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/nonexistent", &path).expect("linked");
+        assert!(refused("a link").to_string().contains("a symbolic link is there"));
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
+        assert!(refused("a directory").to_string().contains("a directory is there"));
+    }
+
+    #[test]
+    fn somebody_elses_file_is_not_taken_away() {
+        let directory = Directory::new("other");
+        let (path, name) = directory.at("x");
+        let (_socket, file) = try_listen(name, SocketAccess::default()).expect("free");
+        fs::remove_file(&path).expect("removed");
+        let _other = UnixListener::bind(&path).expect("bound");
+        drop(file);
+        assert_eq!(directory.names(), ["x"]);
+        fs::remove_file(&path).expect("removed");
+        let (_socket, file) = try_listen(name, SocketAccess::default()).expect("free");
+        file.leave();
+        let id = file.id();
+        let heir = SocketFile::inherit(name, file.id()).expect("it is there");
+        drop(file);
+        assert_eq!(directory.names(), ["x"], "it was left to somebody");
+        assert!(SocketFile::inherit(name, SocketFileId { device: 0, number: 0 }).is_none());
+        drop(heir);
+        assert_eq!(directory.names(), ["x"], "it was not ours yet");
+        let heir = SocketFile::inherit(name, id).expect("it is there");
+        heir.keep();
+        drop(heir);
+        assert!(directory.names().is_empty());
+    }
+
+    #[test]
+    fn of_many_who_want_a_dead_name_one_has_it() {
+        let directory = Directory::new("race");
+        let (path, name) = directory.at("x");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).expect("bound"));
+            let all: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| try_listen(name, SocketAccess::default()))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let (won, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+            assert_eq!(won.len(), 1, "{lost:?}");
+            assert!(lost.iter().flatten().next().is_none());
+            for (_, e) in lost.into_iter().filter_map(Result::err) {
+                assert_eq!(e.kind(), io::ErrorKind::AddrInUse, "{e}");
+            }
+            let (_, file) = won.into_iter().next().and_then(Result::ok).expect("one");
+            assert_eq!(SocketFileId::from(&rustix::fs::lstat(&path).expect("there")), file.id());
+            drop(file);
+            assert!(directory.names().is_empty());
+        }
+    }
+}

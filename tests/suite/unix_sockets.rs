@@ -1,0 +1,654 @@
+//! Services that listen on Unix sockets.
+//!
+//! Source: docs/unix-sockets.md.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::pausing::Postgres;
+use crate::harness::{
+    BALANCE, DEADLINE, Directory, Run, Server, Setup, eventually, is_root, needs_root, own_address, unique,
+};
+use crate::real_programs::program;
+
+/// A path for a socket in a directory of the test's own.
+struct Place {
+    directory: Directory,
+    path: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = Directory::new();
+        let path = directory.path().join("x.sock");
+        Self { directory, path }
+    }
+
+    fn word(&self) -> String {
+        word(&self.path)
+    }
+
+    /// What is in the directory.
+    fn names(&self) -> Vec<String> {
+        let all = fs::read_dir(self.directory.path()).expect("our own").flatten();
+        let mut names: Vec<_> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+        stream
+    }
+
+    /// The names of the channels that so many clients get.
+    fn served_by(&self, clients: usize) -> String {
+        (0..clients).map(|_| named(&mut self.connect())).collect()
+    }
+
+    fn file(&self) -> (u64, u64) {
+        let meta = fs::symlink_metadata(&self.path).expect("it is there");
+        assert!(meta.file_type().is_socket());
+        (meta.dev(), meta.ino())
+    }
+
+    fn mode(&self) -> u32 {
+        fs::symlink_metadata(&self.path).expect("it is there").permissions().mode() & 0o7777
+    }
+}
+
+fn word(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
+fn named(stream: &mut UnixStream) -> char {
+    let mut name = [0];
+    stream.read_exact(&mut name).expect("a name");
+    name[0].into()
+}
+
+/// A web server that says hello.
+fn hello() -> Server {
+    Server::with(|mut stream, _| {
+        let _ = stream.read(&mut [0; 4_096]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+    })
+}
+
+/// What the kernel says of us at the other end.
+fn own_name() -> String {
+    format!("uid:{},pid:{}", rustix::process::geteuid().as_raw(), std::process::id())
+}
+
+#[test]
+fn a_client_comes_by_a_path_and_is_told_by_its_user_and_process() {
+    let place = Place::new();
+    let server = Server::echo();
+    let log = place.directory.path().join("access.log");
+    let options =
+        ["--access-log", &log.display().to_string(), "--access-log-format", "json"].map(str::to_owned);
+    let instance = Setup::on_socket(&place.word())
+        .start(options.into_iter().chain(["PORT".to_owned(), server.addr.to_string()]));
+    assert_eq!(place.names(), ["access.log", "x.sock"], "no temporary name is left");
+    let mut client = place.connect();
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut writer = client.try_clone().expect("a descriptor");
+    let bytes = sent.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(&bytes).expect("it is read");
+        writer.shutdown(std::net::Shutdown::Write).expect("connected");
+    });
+    let mut got = vec![0; 1_000_000];
+    client.read_exact(&mut got).expect("an echo");
+    let sessions = instance.ctl("sessions").code(0).stdout;
+    assert!(sessions.contains(&own_name()), "{sessions}");
+    let json: serde_json::Value =
+        serde_json::from_str(&instance.ctl("sessions json").code(0).stdout).expect("JSON");
+    assert_eq!(json["sessions"][0]["client"], own_name(), "{json}");
+    client.read_to_end(&mut got).expect("the end is passed on");
+    writing.join().expect("no panic");
+    assert!(got == sent, "{} bytes", got.len());
+    drop(client);
+    let line = eventually("the client is logged", || {
+        fs::read_to_string(&log).ok().filter(|text| text.contains("\"event\":\"end\""))
+    });
+    let line: serde_json::Value = serde_json::from_str(line.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&line["client"], &line["port"]), (&own_name().into(), &serde_json::Value::Null), "{line}");
+    let ended = instance.ctl("ended").stdout;
+    assert!(ended.contains(&own_name()) || ended.contains("syntax"), "{ended}");
+
+    let services = instance.ctl("services").code(0).stdout;
+    assert!(services.contains(&place.word()), "{services}");
+    let saved = instance.ctl("save").code(0).stdout;
+    assert!(saved.contains(&format!("{} {}", place.word(), server.addr)), "{saved}");
+    let list = Run::balance(&instance.directory).arg("--list").finish().code(0).stdout;
+    assert!(list.lines().any(|line| line.starts_with('-') && line.contains(&place.word())), "{list}");
+    instance.end();
+    assert_eq!(place.names(), ["access.log"], "it is gone with its process");
+}
+
+#[test]
+fn an_abstract_name_is_listened_on_once() {
+    let name = format!("balance-listen-{}-{}", std::process::id(), unique());
+    let server = Server::named("a");
+    let socket = format!("unix:@{name}");
+    let instance = Setup::on_socket(&socket).start(["PORT", &server.addr.to_string()]);
+    let address = UnixAddress::from_abstract_name(&name).expect("a short name");
+    let mut client = UnixStream::connect_addr(&address).expect("it listens");
+    assert_eq!(named(&mut client), 'a');
+    let second = Run::balance(&instance.directory).args(["-f", &socket, "127.0.0.1:9"]).finish();
+    assert!(second.code != 0 && second.stderr.contains("Address already in use"), "{second:?}");
+    let mode = Run::balance(&instance.directory)
+        .args(["--check-only", "--socket-mode", "600", &socket, "127.0.0.1:9"])
+        .finish();
+    assert!(mode.code == 64 && mode.stderr.contains("--socket-mode is for"), "{mode:?}");
+    drop(client);
+    instance.end();
+}
+
+#[test]
+fn permissions_and_group_are_those_that_were_asked_for() {
+    let server = Server::named("a");
+    let group = if is_root() { 4_711 } else { rustix::process::getegid().as_raw() };
+    let group_word = group.to_string();
+    for (options, mode, is_given) in [
+        (&["--socket-mode", "620"][..], 0o620, false),
+        (&["--socket-group", &group_word], 0o660, true),
+        (&["--socket-group", &group_word, "--socket-mode", "0666"], 0o666, true),
+    ] {
+        let place = Place::new();
+        let args = options.iter().copied().chain(["PORT"]).map(str::to_owned);
+        // An umask that would leave more, or less.
+        let instance =
+            Setup::on_socket(&place.word()).shell("umask 0;").start(args.chain([server.addr.to_string()]));
+        let meta = fs::symlink_metadata(&place.path).expect("it is there");
+        assert_eq!(place.mode(), mode, "{options:?}");
+        assert!(!is_given || meta.gid() == group, "{options:?}: {}", meta.gid());
+        assert_eq!(place.served_by(1), "a");
+        let saved = instance.ctl("save").code(0).stdout;
+        assert!(saved.contains("--socket-"), "{saved}");
+        instance.end();
+    }
+    // What the umask leaves.
+    let place = Place::new();
+    let instance =
+        Setup::on_socket(&place.word()).shell("umask 027;").start(["PORT", &server.addr.to_string()]);
+    assert_eq!(place.mode(), 0o750);
+    instance.end();
+}
+
+#[test]
+fn who_has_no_permission_is_not_let_in() {
+    if !needs_root("another user") {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).expect("our own");
+    let server = hello();
+    let as_nobody = |path: &Path| {
+        let path = path.display().to_string();
+        Run::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-sS"])
+            .args(["--unix-socket", &path, "http://localhost/"])
+            .finish()
+    };
+    let start = |options: &[&str]| {
+        let args = options.iter().copied().chain(["PORT"]).map(str::to_owned);
+        Setup::on_socket(&place.word()).start(args.chain([server.addr.to_string()]))
+    };
+    let instance = start(&["--socket-mode", "600"]);
+    // It could not connect.
+    let refused = as_nobody(&place.path).code(7);
+    assert_eq!(refused.stdout, "");
+    instance.end();
+    let instance = start(&["--socket-group", "65534"]);
+    assert_eq!(as_nobody(&place.path).code(0).stdout, "hello");
+    instance.end();
+}
+
+#[test]
+fn a_socket_is_taken_over_only_from_the_dead() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let mut first = Setup::on_socket(&place.word()).start(["PORT", &server.addr.to_string()]);
+    let file = place.file();
+    let second = Directory::new();
+    let start = || Run::balance(&second).args(["-f", &place.word(), &server.addr.to_string()]).finish();
+    let refused = start();
+    assert!(refused.code != 0 && refused.stderr.contains("Address already in use"), "{refused:?}");
+    assert_eq!((place.file(), place.served_by(2)), (file, "aa".to_owned()));
+
+    first.signal(Signal::KILL);
+    assert_eq!(first.wait(), 128 + 9);
+    assert_eq!(place.file(), file, "nobody could take it away");
+    assert!(UnixStream::connect(&place.path).is_err());
+    let again = Setup::on_socket(&place.word()).start(["PORT", &server.addr.to_string()]);
+    assert_ne!(place.file(), file);
+    assert_eq!((place.names(), place.served_by(2)), (vec!["x.sock".to_owned()], "aa".to_owned()));
+
+    // Another file in its place is not its own any more.
+    fs::remove_file(&place.path).expect("our own directory");
+    let _other = UnixListener::bind(&place.path).expect("free");
+    let other = place.file();
+    again.terminate();
+    assert_eq!(place.file(), other);
+}
+
+#[test]
+fn what_is_no_socket_is_not_touched() {
+    let place = Place::new();
+    let directory = Directory::new();
+    let refused = |socket: &str, words: &str| {
+        let refused = Run::balance(&directory).args(["-f", socket, "127.0.0.1:9"]).finish();
+        assert!(refused.code != 0 && refused.stderr.contains(words), "{refused:?}");
+    };
+    fs::write(&place.path, "precious").expect("our own");
+    refused(&place.word(), "a file is there, which is not replaced");
+    assert_eq!(fs::read_to_string(&place.path).expect("there"), "precious");
+    fs::remove_file(&place.path).expect("our own");
+    let target = place.directory.path().join("target");
+    drop(UnixListener::bind(&target).expect("free"));
+    symlink(&target, &place.path).expect("free");
+    refused(&place.word(), "a symbolic link is there, which is not replaced");
+    fs::remove_file(&place.path).expect("our own");
+    assert_eq!(place.names(), ["target"]);
+    refused(&word(&place.directory.path().join("none/x")), "No such file or directory");
+    refused("unix:x", "a relative path means another file elsewhere");
+    refused(&format!("unix:/{}", "x".repeat(107)), "a Unix socket may have 107 at most");
+    refused("unix:/run/", "the path is that of a directory");
+    assert_eq!(place.names(), ["target"], "no temporary name is left");
+}
+
+#[test]
+fn a_path_as_long_as_the_kernel_takes_can_be_had() {
+    let place = Place::new();
+    let room = 107 - place.directory.path().as_os_str().len() - 1;
+    let path = place.directory.path().join("x".repeat(room));
+    let server = Server::named("a");
+    let instance = Setup::on_socket(&word(&path)).start(["PORT", &server.addr.to_string()]);
+    let mut client = UnixStream::connect(&path).expect("it listens");
+    assert_eq!(named(&mut client), 'a');
+    drop(client);
+    instance.end();
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn a_directory_that_is_closed_or_full_is_told() {
+    if !needs_root("another user and a file system") {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o755)).expect("our own");
+    let closed = Run::new("setpriv")
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            BALANCE,
+            "-f",
+            &place.word(),
+            "127.0.0.1:9",
+        ])
+        .finish();
+    assert!(closed.code != 0 && closed.stderr.contains("Permission denied"), "{closed:?}");
+    // A file system with no room for another name.
+    let full = format!(
+        "mount -t tmpfs -o nr_inodes=2 none {0}; touch {0}/x; exec {BALANCE} -f unix:{0}/y 127.0.0.1:9",
+        place.directory.path().display()
+    );
+    let full = Run::new("unshare").args(["-m", "sh", "-ec", &full]).finish();
+    assert!(full.code != 0 && full.stderr.contains("No space left on device"), "{full:?}");
+}
+
+#[test]
+fn of_several_that_want_a_dead_name_one_serves() {
+    let place = Place::new();
+    let server = Server::named("a");
+    drop(UnixListener::bind(&place.path).expect("free"));
+    let mut all: Vec<_> = (0..5)
+        .map(|_| {
+            let directory = Directory::new();
+            let mut command = Command::new(BALANCE);
+            command.env("BALANCE_RUN_DIR", directory.path()).args([
+                "-f",
+                &place.word(),
+                &server.addr.to_string(),
+            ]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            (command.spawn().expect("our program"), directory)
+        })
+        .collect();
+    eventually("all but one have given up", || {
+        let ends = all.iter_mut().map(|(one, _)| one.try_wait().expect("ours"));
+        let ended = ends.flatten().count();
+        assert!(ended < 5, "all have given up");
+        (ended == 4).then_some(())
+    });
+    eventually("it listens", || UnixStream::connect(&place.path).ok());
+    assert_eq!((place.names(), place.served_by(2)), (vec!["x.sock".to_owned()], "aa".to_owned()));
+    for (one, _) in &mut all {
+        let _ = one.kill();
+        let _ = one.wait();
+    }
+}
+
+#[test]
+fn an_upgrade_under_held_connections_leaves_the_file_to_the_new_process() {
+    let place = Place::new();
+    let server = Server::echo();
+    let mut instance =
+        Setup::on_socket(&place.word()).start(["--socket-mode", "666", "PORT", &server.addr.to_string()]);
+    let file = place.file();
+    let mut client = place.connect();
+    client.write_all(b"before").expect("connected");
+    let mut bytes = [0; 6];
+    client.read_exact(&mut bytes).expect("an echo");
+    for round in 0..2 {
+        instance.upgrade();
+        assert_eq!((place.file(), place.mode()), (file, 0o666), "round {round}");
+        client.write_all(b"behind").expect("connected");
+        client.read_exact(&mut bytes).expect("an echo");
+        assert_eq!(&bytes, b"behind");
+        let sessions = instance.ctl("sessions").code(0).stdout;
+        assert!(sessions.contains(&own_name()), "{sessions}");
+        place.connect().write_all(b"x").expect("it listens");
+    }
+    drop(client);
+    instance.end();
+    assert!(place.names().is_empty(), "the last one takes it away: {:?}", place.names());
+}
+
+#[test]
+fn a_new_process_that_cannot_serve_leaves_the_file_alone() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let file = place.directory.file("lines", &format!("pg: {} {}\n", place.word(), server.addr));
+    let instance = Setup::on_socket(&place.word()).start(["--file", &file.display().to_string()]);
+    let socket = place.file();
+    let taken = Server::silent();
+    let more = format!("other: -b 127.0.0.1 {} {}\n", taken.addr.port(), server.addr);
+    fs::write(&file, format!("pg: {} {}\n{more}", place.word(), server.addr)).expect("our own");
+    let failed = instance.ctl("upgrade");
+    assert!(failed.code != 0, "{failed:?}");
+    assert_eq!((place.file(), place.served_by(2)), (socket, "aa".to_owned()));
+    instance.end();
+    assert_eq!(place.names(), ["lines"]);
+}
+
+#[test]
+fn another_start_replaces_it_and_takes_the_file_over() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let mut first = Setup::on_socket(&place.word()).start(["PORT", &server.addr.to_string()]);
+    let file = place.file();
+    let hint = Run::balance(&first.directory).args(["-f", &place.word(), &server.addr.to_string()]).finish();
+    assert!(hint.stderr.contains("--replace takes the port over from it"), "{hint:?}");
+    let mut second = Command::new(BALANCE);
+    second.env("BALANCE_RUN_DIR", first.directory.path().join("run"));
+    second.args(["-f", "--replace", &place.word(), &server.addr.to_string()]);
+    second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut second = second.spawn().expect("our program");
+    assert_eq!(first.wait(), 0);
+    assert_eq!((place.file(), place.served_by(2)), (file, "aa".to_owned()));
+    let pid = rustix::process::Pid::from_child(&second);
+    rustix::process::kill_process(pid, Signal::TERM).expect("our own child");
+    second.wait().expect("our own child");
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn a_reload_adds_changes_and_takes_away_sockets() {
+    let place = Place::new();
+    let (one, other) = (Server::named("a"), Server::named("b"));
+    let at = own_address();
+    let second = place.directory.path().join("y.sock");
+    let web = format!("web: -b {} {} {}\n", at.ip(), at.port(), one.addr);
+    let write = |lines: &str| place.directory.file("lines", &format!("{web}{lines}"));
+    let file = write(&format!("pg: {} {}\n", place.word(), one.addr));
+    let instance = Setup::binding(at).start(["--file", &file.display().to_string()]);
+    let before = place.file();
+    assert_eq!(place.served_by(1), "a");
+    write(&format!(
+        "pg: --socket-mode 606 {} {}\nnew: {} {}\n",
+        place.word(),
+        other.addr,
+        word(&second),
+        other.addr
+    ));
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(
+        told.contains("service new is added") && told.contains("--socket-mode is 606, was none"),
+        "{told}"
+    );
+    assert_eq!((place.file(), place.mode(), place.served_by(1)), (before, 0o606, "b".to_owned()));
+    assert_eq!(named(&mut UnixStream::connect(&second).expect("it listens")), 'b');
+    let sessions = instance.ctl(&format!("use {}; show", word(&second))).code(0).stdout;
+    assert!(sessions.contains(&other.addr.port().to_string()), "{sessions}");
+    write(&format!("new: {} {}\n", word(&second), other.addr));
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(told.contains("service pg is removed"), "{told}");
+    assert_eq!(place.names(), ["lines", "y.sock"]);
+    // Two services on one socket, and a name that is no group.
+    write(&format!("a: {0} b:1\nb: {0} b:1\n", word(&second)));
+    let wrong = instance.ctl("reload");
+    assert!(wrong.code != 0 && wrong.stdout.contains("give another path"), "{wrong:?}");
+    instance.ctl("use new; kill").code(0);
+    assert_eq!(place.names(), ["lines"]);
+    instance.terminate();
+}
+
+#[test]
+fn clients_without_an_address_are_announced_as_such() {
+    let place = Place::new();
+    for (option, header) in
+        [("proxy=v1", &b"PROXY UNKNOWN\r\n"[..]), ("proxy", b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00")]
+    {
+        let server = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let at = server.local_addr().expect("bound");
+        let instance = Setup::on_socket(&place.word()).start(["PORT", &format!("{at},{option}")]);
+        let mut client = place.connect();
+        client.write_all(b"hello").expect("connected");
+        let (mut stream, _) = server.accept().expect("a client");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+        let mut said = vec![0; header.len() + 5];
+        stream.read_exact(&mut said).expect("a header and the client's bytes");
+        assert_eq!((&said[..header.len()], &said[header.len()..]), (header, &b"hello"[..]));
+        drop((client, stream));
+        instance.end();
+    }
+}
+
+#[test]
+fn a_proxy_may_announce_its_clients_by_a_unix_socket() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let args = ["--accept-proxy", "unix", "--deny", "198.51.100.0/24", "PORT"].map(str::to_owned);
+    let instance = Setup::on_socket(&place.word()).start(args.into_iter().chain([server.addr.to_string()]));
+    let mut client = place.connect();
+    client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n").expect("connected");
+    assert_eq!(named(&mut client), 'a');
+    let sessions = instance.ctl("sessions").code(0).stdout;
+    assert!(
+        sessions.contains("192.0.2.7:4711") && sessions.contains(&format!("via {}", own_name())),
+        "{sessions}"
+    );
+    let mut denied = place.connect();
+    denied.write_all(b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 80\r\n").expect("connected");
+    assert!(denied.read(&mut [0]).is_err_and(|_| true) || denied.read(&mut [0]).is_ok_and(|n| n == 0));
+    drop((client, denied));
+    instance.end();
+}
+
+#[test]
+fn one_user_is_one_client() {
+    let place = Place::new();
+    let (one, other) = (Server::named("a"), Server::named("b"));
+    let channels = [one.addr.to_string(), other.addr.to_string()];
+    let instance =
+        Setup::on_socket(&place.word()).start(["--client-max", "2", "PORT", &channels[0], &channels[1], "%"]);
+    let mut first = place.connect();
+    let mut second = place.connect();
+    assert_eq!(named(&mut first), named(&mut second), "hashing goes by the user");
+    let mut third = place.connect();
+    assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "two connections of a user are the most");
+    drop((first, third));
+    eventually("there is room again", || {
+        let mut client = place.connect();
+        let mut name = [0];
+        (client.read(&mut name).unwrap_or(0) == 1).then_some(())
+    });
+    drop(second);
+    instance.end();
+}
+
+#[test]
+fn options_for_ports_and_addresses_are_refused() {
+    let directory = Directory::new();
+    for (options, words) in [
+        (&["-b", "127.0.0.1"][..], "-b (--bind) is for TCP ports"),
+        (&["-6"], "-6 (--ipv6) is for TCP ports"),
+        (&["-K", "1:2:3"], "-K (--client-keepalive) is for TCP ports"),
+        (&["--refuse-when-down"], "--refuse-when-down is for TCP ports"),
+        (&["--freebind"], "--freebind is for TCP ports"),
+        (&["--allow", "10.0.0.0/8"], "--allow goes by the addresses of clients"),
+        (&["--socket-mode", "9"], "--socket-mode '9' is not a mode"),
+        (&["--socket-mode", "1777"], "--socket-mode '1777' is not a mode"),
+        (&["--socket-group", "no-such-group"], "--socket-group: unknown group \"no-such-group\""),
+    ] {
+        let args = ["--check-only"].iter().chain(options).chain(&["unix:/run/x.sock", "127.0.0.1:80"]);
+        let refused = Run::balance(&directory).args(args).finish();
+        assert!(refused.code != 0 && refused.stderr.contains(words), "{refused:?}");
+    }
+    let refused = Run::balance(&directory).args(["--check-only", "unix:/run/x.sock", "127.0.0.1"]).finish();
+    assert!(refused.stderr.contains("a channel needs a port here"), "{refused:?}");
+    let refused =
+        Run::balance(&directory).args(["--check-only", "--socket-mode", "600", "80", "a:1"]).finish();
+    assert!(refused.stderr.contains("--socket-mode is for a service that listens on the socket of a path"));
+    // What is said for all lines is for those that it fits.
+    let file = directory.file(
+        "lines",
+        "* -b 127.0.0.1 --socket-mode 600 --allow 10.0.0.0/8\n80 127.0.0.1:1\nunix:/run/x.sock 127.0.0.1:1\n",
+    );
+    Run::balance(&directory).args(["--check-only", "--file", &file.display().to_string()]).finish().code(0);
+}
+
+#[test]
+fn a_channel_that_leads_back_is_not_connected_to() {
+    let place = Place::new();
+    let instance = Setup::on_socket(&place.word()).start(["PORT", &place.word()]);
+    let mut client = place.connect();
+    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+    assert!(instance.stderr().contains("leads back to this service"), "{}", instance.stderr());
+    drop(client);
+    instance.end();
+}
+
+#[test]
+fn a_socket_of_the_service_manager_is_served_and_not_taken_away() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let listener = UnixListener::bind(&place.path).expect("free");
+    let file = place.file();
+    let directory = Directory::new();
+    let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" -f \"$@\"";
+    let mut command = Command::new("sh");
+    command.env("BALANCE_RUN_DIR", directory.path()).args(["-ec", script, BALANCE, &place.word()]);
+    command.arg(server.addr.to_string()).stdin(OwnedFd::from(listener));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("sh is everywhere");
+    assert_eq!(place.served_by(2), "aa");
+    let told = Run::new(BALANCE)
+        .env("BALANCE_RUN_DIR", directory.path())
+        .args(["-c", "upgrade", &place.word()])
+        .finish()
+        .code(0);
+    let pid: i32 = told.stdout.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("its number");
+    child.wait().expect("our own child");
+    assert_eq!((place.file(), place.served_by(2)), (file, "aa".to_owned()));
+    let pid = rustix::process::Pid::from_raw(pid).expect("a number");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    eventually("it has ended", || fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).err());
+    assert_eq!(place.file(), file, "it is the manager's");
+}
+
+#[test]
+fn what_an_operator_has_changed_is_kept_for_the_socket() {
+    let place = Place::new();
+    let (one, other) = (Server::named("a"), Server::named("b"));
+    let state = place.directory.path().join("state").display().to_string();
+    let args = ["--state", &state, "PORT", &one.addr.to_string(), &other.addr.to_string()].map(str::to_owned);
+    let mut instance = Setup::on_socket(&place.word()).start(args.clone());
+    instance.ctl("disable 0").code(0);
+    eventually("it is kept", || {
+        fs::read_to_string(&state).ok().filter(|text| text.contains(&format!("service {} ", place.word())))
+    });
+    instance.signal(Signal::KILL);
+    instance.wait();
+    let instance = Setup::on_socket(&place.word()).start(args);
+    assert_eq!(place.served_by(3), "bbb");
+    instance.end();
+}
+
+#[test]
+fn in_the_background_the_socket_is_there_until_the_instance_ends() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let directory = Directory::new();
+    Run::balance(&directory).args([place.word(), server.addr.to_string()]).finish().code(0);
+    assert_eq!(place.served_by(2), "aa");
+    Run::balance(&directory).args(["-c", "kill", &place.word()]).finish().code(0);
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn real_programs_talk_through_sockets() {
+    let database = Postgres::start();
+    let place = Place::new();
+    let socket = place.directory.path().join(format!(".s.PGSQL.{}", database.port));
+    let instance = Setup::on_socket(&word(&socket)).start([
+        "--check",
+        "tcp",
+        "PORT",
+        &format!("127.0.0.1:{}", database.port),
+    ]);
+    let query = |host: &Path, sql: &str| {
+        Run::new(program("psql"))
+            .args(["-h", &host.display().to_string(), "-p", &database.port.to_string()])
+            .args(["-U", "postgres", "-qAt", "-c", sql])
+            .within(Duration::from_secs(60))
+            .finish()
+            .code(0)
+            .stdout
+    };
+    let here = place.directory.path();
+    // The server sees TCP, the client a socket.
+    assert_eq!(query(here, "select inet_server_addr() is not null"), "t\n");
+    assert_eq!(query(here, "select length(repeat('x', 5000000))"), "5000000\n");
+    instance.end();
+    // From socket to socket.
+    let instance = Setup::on_socket(&word(&socket)).start(["PORT", &word(&database.socket())]);
+    assert_eq!(query(here, "select inet_server_addr() is null"), "t\n");
+    assert_eq!(query(here, "select sum(n) from generate_series(1, 200000) n"), "20000100000\n");
+    instance.end();
+
+    let web = hello();
+    let instance = Setup::on_socket(&place.word()).start(["PORT", &web.addr.to_string()]);
+    let got = Run::new(program("curl"))
+        .args(["-s", "--unix-socket", &place.path.display().to_string(), "http://localhost/"])
+        .finish()
+        .code(0);
+    assert_eq!(got.stdout, "hello");
+    instance.end();
+}
