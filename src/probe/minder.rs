@@ -374,13 +374,16 @@ fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::num::NonZeroU16;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     use super::super::ward::{Checks, Hands};
     use super::*;
-    use crate::sched::{Addresses, AdminState, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table};
-    use crate::spec::Check;
+    use crate::sched::{
+        Addresses, AdminState, ChannelKey, CheckRules, GroupId, HealthRules, Rules, SharedTable, Table,
+    };
+    use crate::spec::{Address, ChannelManner, Check, ProxyVersion, UnixName};
     use crate::sys::Outgoing;
 
     fn listener() -> TcpListener {
@@ -492,5 +495,24 @@ mod tests {
         }
         assert_eq!(quiet.load(Ordering::SeqCst), 99);
         minder.stop();
+    }
+
+    #[test]
+    fn a_unix_socket_is_checked_where_it_is_whatever_port_is_to_be_asked() {
+        let mut table = Table::new(Rules {
+            health: HealthRules { check: Some(OFTEN), ..HealthRules::NONE },
+            ..Rules::CLASSIC
+        });
+        let name: UnixName = "unix:/run/none.sock".parse().expect("a name");
+        let made = table.create(GroupId::FIRST, Address::from(name).into(), None, AdminState::Enabled);
+        let key = ChannelKey { group: GroupId::FIRST, channel: made.expect("a slot") };
+        let proxy = Some(ProxyVersion::V2);
+        table.set_manner(key, ChannelManner { proxy, ..ChannelManner::default() }).expect("it is there");
+        table.advance(Duration::from_secs(1));
+        let probe = table.probes_due(1).pop().expect("it is due");
+        let mut ward = ward(SocketAddr::from(([127, 0, 0, 1], 9)), Some(OFTEN), &Arc::default());
+        ward.checks.port = NonZeroU16::new(7);
+        let order = ward.order(1, &probe);
+        assert_eq!((order.port, order.proxy), (None, proxy), "what listens there knows of headers");
     }
 }
