@@ -72,17 +72,19 @@ const MOST_TOLD: usize = 100;
 struct Failure {
     code: u8,
     message: String,
+    /// Somebody else listens where this process was to listen.
+    is_place_taken: bool,
 }
 
 impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), is_place_taken: false }
     }
 
     /// With the place of what was asked for, if that is in a file.
     fn at(typed: &Typed, failure: Self) -> Self {
         match &typed.at {
-            Some(at) => Self::new(failure.code, format!("{at}: {}", failure.message)),
+            Some(at) => Self { message: format!("{at}: {}", failure.message), ..failure },
             None => failure,
         }
     }
@@ -114,7 +116,8 @@ impl Failure {
             String::new()
         };
         let wrong = counted(count, "error");
-        Self::new(code, format!("{lines}balance: {wrong}{first}; {so}"))
+        let message = format!("{lines}balance: {wrong}{first}; {so}");
+        Self { code, message, is_place_taken: failures.iter().any(|failure| failure.is_place_taken) }
     }
 }
 
@@ -163,7 +166,8 @@ impl From<ListenError> for Failure {
             }
             _ => "",
         };
-        Self::new(exit::OS, format!("{error}{hint}"))
+        let is_place_taken = error.source.kind() == io::ErrorKind::AddrInUse;
+        Self { is_place_taken, ..Self::new(exit::OS, format!("{error}{hint}")) }
     }
 }
 
@@ -171,7 +175,7 @@ impl From<ListenError> for Failure {
 pub fn run(argv: Vec<OsString>) -> ExitCode {
     match dispatch(&argv) {
         Ok(code) => ExitCode::from(code),
-        Err(Failure { code, message }) => {
+        Err(Failure { code, message, .. }) => {
             let end = if message.ends_with('\n') || message.is_empty() { "" } else { "\n" };
             // Whoever closed stderr does not want to know.
             let _ = write!(io::stderr(), "{message}{end}");
@@ -293,7 +297,7 @@ fn serve_asked(
     wrong.extend(refused::settings(process));
     if check_only {
         wrong.extend(refused::programs(&services));
-        wrong.extend(refused::socket_groups(&services));
+        wrong.extend(refused::socket_groups(services.iter()));
         wrong.extend(refused::state_file(process, source.as_ref()));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {

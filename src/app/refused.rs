@@ -39,8 +39,8 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
 }
 
 /// The groups of Unix sockets that there are not.
-pub(super) fn socket_groups(services: &[ServiceSpec]) -> Vec<Failure> {
-    let groups = services.iter().filter_map(|service| service.socket_group.as_ref());
+pub(super) fn socket_groups<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> Vec<Failure> {
+    let groups = services.filter_map(|service| service.socket_group.as_ref());
     let unknown = groups.filter(|group| !control::is_group(&group.name));
     let text = |group: &Named| format!("--socket-group: unknown group {:?}", group.name);
     unknown.map(|group| failure(&group.typed, exit::BAD_DATA, &text(group))).collect()

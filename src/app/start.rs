@@ -133,8 +133,12 @@ pub(super) fn start(
     let channels = services.iter().flat_map(|(spec, _)| &spec.groups).flat_map(|group| &group.members);
     let channels = channels.filter(|member| matches!(member, Member::Channel(_))).count();
     let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
+    let unknown_groups = refused::socket_groups(services.iter().map(|(spec, _)| spec));
+    if let Some(failure) = Failure::first_or_all(unknown_groups, NOT_STARTED) {
+        return Err(failure);
+    }
     let prepared = prepare(services, &mut kept, got, workers, seed).map_err(|mut failure| {
-        if failure.code == exit::OS
+        if failure.is_place_taken
             && let Some(advice) = replace::advice(&spans, !heirs.is_empty(), environment)
         {
             failure.message = format!("{}\n{advice}", failure.message.trim_end());

@@ -84,6 +84,9 @@ pub fn print_channel(channel: &ChannelSpec) -> String {
 /// # Errors
 /// One line that says what is wrong and what would be right.
 fn split(word: &str) -> Result<HostPortLimit, String> {
+    if let Some(why) = UnixName::meant_by(word) {
+        return Err(why);
+    }
     if let Some(why) = port_taken_for_address(word) {
         return Err(why);
     }
@@ -282,10 +285,11 @@ pub(crate) mod tests {
                 "unix:/x:80",
                 "a Unix socket has no port; a limit stands behind two colons (unix:/PATH::MAXC), and a colon in its name is written %3A",
             ),
-            (
-                "unix:x",
-                "a relative path means another file elsewhere; write the whole path, as in unix:/run/x.sock",
-            ),
+            ("unix:x", "the path must be absolute, as in unix:/run/x.sock"),
+            ("/run/app.sock", "a Unix socket is written unix:/run/app.sock"),
+            ("/run/app.sock:80", "a Unix socket is written unix:/run/app.sock"),
+            ("Unix:/x::3", "a Unix socket is written unix:/x"),
+            ("UNIX:@x", "a Unix socket is written unix:@x"),
             ("2001:db8::g", colons),
             ("2001:db8::1:http", colons),
             ("a b", odd),

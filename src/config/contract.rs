@@ -368,7 +368,8 @@ fn what_cannot_be_a_port_is_an_invalid_port() {
             let words: Vec<_> = mode.iter().copied().chain([word]).collect();
             let Err(Refused::Other(error)) = invoke(&argv(&words)) else { panic!("{words:?} is legal") };
             assert_eq!(error.wrong, Wrong::Port { word: word.to_owned() });
-            assert_eq!(error.to_string(), format!("invalid port [{word}], exiting."));
+            let why = if word == "80:81" { "\nbalance: a range is written 80-81" } else { "" };
+            assert_eq!(error.to_string(), format!("invalid port [{word}], exiting.{why}"));
         }
     }
 }

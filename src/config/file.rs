@@ -115,7 +115,7 @@ impl FileReader {
         }
         let mut draft = Draft::new(Draft::ANY_PORT, Typed::default());
         for given in self.process.iter().chain(&self.typed) {
-            let read = given.row.apply(&mut draft, &given.word);
+            let read = given.apply(&mut draft);
             debug_assert!(read.is_ok(), "it was judged where it stands");
         }
         Ok((draft.process, self.services))
@@ -155,14 +155,20 @@ impl FileReader {
             }
         }
         let wrong = "a line that begins with * has options only; services have lines of their own";
-        errors.extend(split.positionals.first().map(|word| word.wrong(Wrong::Usage(wrong.to_owned()))));
+        errors.extend(
+            split
+                .positionals
+                .first()
+                .filter(|_| !split.is_unsure)
+                .map(|word| word.wrong(Wrong::Usage(wrong.to_owned()))),
+        );
         if words.is_empty() {
             let wrong = "a line that begins with * needs options, such as: * --workers 2";
             errors.push(star.wrong(Wrong::Usage(wrong.to_owned())));
         }
         let mut scratch = Draft::new(Draft::ANY_PORT, Typed::default());
         for given in split.last_options() {
-            match given.row.apply(&mut scratch, &given.word) {
+            match given.apply(&mut scratch) {
                 Ok(()) if given.row.scope == Scope::Process => self.process.push(given.clone()),
                 Ok(()) if given.row.scope == Scope::Service => self.defaults.push(given.clone()),
                 Ok(()) => (),
@@ -423,6 +429,57 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                 &[
                     "f:1:4: unknown or invalid address [:]: the host is missing; write host[:port[:maxc]]",
                     "f:1:6: unknown or invalid address [80]: '80' is a number where a host should be; for port 80 of this machine write localhost:80",
+                ],
+            ),
+            (
+                "db 5432 db1 db2",
+                &[
+                    "f:1:1: '5432' is a number where a channel should be; if db is the name of the service, write db: 5432 ...",
+                ],
+            ),
+            (
+                "ftp 30000-30010 [::1",
+                &[
+                    "f:1:1: '30000-30010' is a number where a channel should be; if ftp is the name of the service, write ftp: 30000-30010 ...",
+                ],
+            ),
+            ("30000..30010 a", &["f:1:1: invalid port [30000..30010]; a range is written 30000-30010"]),
+            ("/run/x a:1", &["f:1:1: invalid port [/run/x]; a Unix socket is written unix:/run/x"]),
+            (
+                "80 /run/x:3",
+                &["f:1:4: unknown or invalid address [/run/x:3]: a Unix socket is written unix:/run/x"],
+            ),
+            (
+                "--conect-timeout 5 80 a",
+                &["f:1:1: unknown option '--conect-timeout'; did you mean '--connect-timeout'?"],
+            ),
+            (
+                "80 a --frobnicate 0",
+                &["f:1:6: unknown option '--frobnicate'; 'balance --help' lists all options"],
+            ),
+            (
+                "80 a:x:y --frobnicate=0",
+                &[
+                    "f:1:4: unknown or invalid address [a:x:y]: 'y' is not a maxc; give a number from 0 to 4294967295, 0 for no limit",
+                    "f:1:10: unknown option '--frobnicate'; 'balance --help' lists all options",
+                ],
+            ),
+            (
+                "80 -z 5 -t 5x",
+                &[
+                    "f:1:4: unknown option '-z'; 'balance --help' lists all options",
+                    "f:1:12: -t (--connect-timeout) '5x' is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d",
+                ],
+            ),
+            ("* --workerz 2\n80 a", &["f:1:3: unknown option '--workerz'; did you mean '--workers'?"]),
+            (
+                "80 a --on-change",
+                &["f:1:6: option --on-change (now --event-program) needs a value: --event-program PROG"],
+            ),
+            (
+                "80 a --autodisable=1",
+                &[
+                    "f:1:6: option --autodisable (now --disable-on-failure) takes no value, but has '1'; write -a",
                 ],
             ),
             ("80 a -t", &["f:1:6: option -t (--connect-timeout) needs a value: -t TIME"]),

@@ -53,7 +53,7 @@ pub(super) fn read_service(
         match given.row.scope {
             Scope::Service => (),
             Scope::Process => {
-                let (name, example) = (given.row.name(), given.row.example());
+                let (name, example) = (given.name(), given.row.example());
                 errors.push(given.word.wrong(Wrong::Usage(format!(
                     "{name} is for the whole process; write it in a line of its own: * {example}"
                 ))));
@@ -80,16 +80,22 @@ fn no_name(word: &Word) -> Wrong {
 }
 
 pub(super) fn for_the_command_line(given: &GivenOption) -> LineError {
-    given.word.wrong(Wrong::Usage(format!("{} is for the command line only", given.row.name())))
+    given.word.wrong(Wrong::Usage(format!("{} is for the command line only", given.name())))
 }
 
 /// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they have been judged. `None` if
-/// PORT is missing or wrong; then the options and the channels have been judged all the same.
+/// PORT is missing or wrong; then the options and the channels have been judged all the same. Behind an unknown option nobody knows
+/// which word is PORT and which a channel: nothing is said of them.
 pub(super) fn read_draft(
     split: &Split,
     defaults: &[GivenOption],
     errors: &mut Vec<LineError>,
 ) -> Option<Draft> {
+    if split.is_unsure {
+        let mut scratch = Draft::new(Draft::ANY_PORT, Typed::default());
+        read_options(split, defaults, &mut scratch, errors);
+        return None;
+    }
     let port = split.positionals.first();
     let read = port.and_then(Word::as_str).and_then(read_ports);
     if let (Some(word), None) = (port, &read) {
@@ -127,9 +133,21 @@ pub(super) fn read_draft(
     is_good.then_some(draft)
 }
 
-/// `web : 80 web1`: the name of a service, and its colon as a word of its own. One mistake, told once.
+/// `web : 80 web1`, `web 80 web1`: the name of a service, and its colon as a word of its own or nowhere. One mistake, told once.
 fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
     let name = port?.as_str().filter(|word| Name::new(word).is_some())?;
+    let next = channels.first().and_then(Word::as_str);
+    // A number alone is no channel, whatever the first word is.
+    if let (Some(port), Some(next)) = (port.filter(|port| port.at.is_some()), next)
+        && next.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+        && next != "0"
+        && read_ports(next).is_some()
+    {
+        let wrong = format!(
+            "'{next}' is a number where a channel should be; if {name} is the name of the service, write {name}: {next} ..."
+        );
+        return Some(port.wrong(Wrong::Usage(wrong)));
+    }
     let (colon, rest) = channels.split_first().filter(|(first, _)| first.text == ":")?;
     let next = rest.first().and_then(Word::as_str).filter(|word| read_ports(word).is_some()).unwrap_or("80");
     let why = match colon.at {
@@ -149,7 +167,7 @@ pub(super) fn read_options(
     errors: &mut Vec<LineError>,
 ) {
     for given in defaults {
-        let read = given.row.apply(draft, &given.word);
+        let read = given.apply(draft);
         debug_assert!(read.is_ok(), "it was judged where it stands");
     }
     let own = split.last_options();
@@ -159,7 +177,7 @@ pub(super) fn read_options(
         draft.bind = None;
     }
     for given in &own {
-        if let Err(wrong) = given.row.apply(draft, &given.word) {
+        if let Err(wrong) = given.apply(draft) {
             errors.push(given.word.wrong(wrong));
         }
     }
@@ -170,7 +188,7 @@ pub(super) fn judge_needs(split: &Split, draft: &Draft, errors: &mut Vec<LineErr
     for given in &split.last_options() {
         let unmet = given.row.needs.iter().find(|need| !(need.is_met)(draft));
         errors.extend(
-            unmet.map(|need| given.word.wrong(Wrong::Usage(format!("{} {}", given.row.name(), need.wrong)))),
+            unmet.map(|need| given.word.wrong(Wrong::Usage(format!("{} {}", given.name(), need.wrong)))),
         );
     }
 }

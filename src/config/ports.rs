@@ -46,8 +46,18 @@ fn ends_of_range(word: &str) -> Option<[Option<u64>; 2]> {
 pub(super) fn why_no_ports(word: &str) -> Option<String> {
     match word.starts_with(UnixName::PREFIX) {
         true => word.parse::<UnixName>().err(),
-        false => why_no_range(word),
+        false => UnixName::meant_by(word).or_else(|| why_no_range(word)).or_else(|| range_apart(word)),
     }
+}
+
+/// A range whose ends are joined as elsewhere: `30000:30010`, `30000..30010`.
+fn range_apart(word: &str) -> Option<String> {
+    let joints = ["...", "..", ":", "\u{2013}", "\u{2014}"];
+    let (first, last) = joints.iter().find_map(|joint| word.split_once(joint))?;
+    let right = format!("{first}-{last}");
+    ends_of_range(&right)?;
+    let why = why_no_range(&right).filter(|_| read_ports(&right).is_none());
+    Some(why.unwrap_or_else(|| format!("a range is written {right}")))
 }
 
 /// The same of a range alone.
@@ -126,6 +136,20 @@ mod tests {
         }
         for word in ["-", "", "80", "-80", "80 -90", "a-b", "80-90/tcp", "٣-٤"] {
             assert_eq!(why_no_range(word), None, "{word}");
+            assert_eq!(why_no_ports(word), None, "{word}");
+        }
+        for (word, why) in [
+            ("30000:30010", "a range is written 30000-30010"),
+            ("30000..30010", "a range is written 30000-30010"),
+            ("30000\u{2013}30010", "a range is written 30000-30010"),
+            ("30010:30000", "the ports of a range go up; write 30000-30010"),
+            ("/run/app.sock", "a Unix socket is written unix:/run/app.sock"),
+            ("Unix:/x", "a Unix socket is written unix:/x"),
+        ] {
+            assert_eq!((read_ports(word), why_no_ports(word).as_deref()), (None, Some(why)), "{word}");
+        }
+        for word in ["1:2:3", ":80", "1..", "*:80", "1.2.3.4:80", "[::1]:80"] {
+            assert_eq!(why_no_ports(word), None, "{word}");
         }
         for word in ["80 -90", "80-90 ", "+80-90", "٣-٤"] {
             assert_eq!(read_ports(word), None, "{word}");

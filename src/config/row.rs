@@ -96,12 +96,12 @@ impl Row {
         format!("{} {}", self.shortest(), self.value.name()).trim_end().to_owned()
     }
 
-    /// Reads a value, or for a flag the option itself.
+    /// Reads a value, or for a flag the option itself. `name`: as it was typed.
     ///
     /// # Errors
     /// The whole message.
-    pub(super) fn apply(&self, draft: &mut Draft, word: &Word) -> Result<(), Wrong> {
-        let (name, value) = (self.name(), word.shown());
+    pub(super) fn apply(&self, name: &str, draft: &mut Draft, word: &Word) -> Result<(), Wrong> {
+        let value = word.shown();
         (self.read)(draft, word).map_err(|bad| match bad {
             Bad::Value(wrong) => Wrong::Usage(format!("{name} '{value}' {wrong}")),
             Bad::Rule(wrong) => Wrong::Usage(format!("{name} {wrong}")),

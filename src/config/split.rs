@@ -8,6 +8,7 @@
 
 use std::ffi::OsStr;
 
+use super::draft::Draft;
 use super::options::options;
 use super::row::{Row, Value};
 use super::wrong::{LineError, Word, Wrong};
@@ -19,8 +20,29 @@ const ALIKE: f64 = 0.7;
 #[derive(Clone)]
 pub(super) struct GivenOption {
     pub(super) row: &'static Row,
+    /// The older name that was typed, if it was one.
+    pub(super) older: Option<&'static str>,
     /// Its value; of a flag the option itself.
     pub(super) word: Word,
+}
+
+impl GivenOption {
+    /// As messages have it: as it was typed, and the name that pages have.
+    pub(super) fn name(&self) -> String {
+        named(self.row, self.older)
+    }
+
+    /// Reads its value.
+    ///
+    /// # Errors
+    /// The whole message.
+    pub(super) fn apply(&self, draft: &mut Draft) -> Result<(), Wrong> {
+        self.row.apply(&self.name(), draft, &self.word)
+    }
+}
+
+fn named(row: &Row, older: Option<&str>) -> String {
+    older.map_or_else(|| row.name(), |older| format!("--{older} (now --{})", row.long))
 }
 
 /// What the words of a line are.
@@ -29,6 +51,8 @@ pub(super) struct Split {
     /// In order.
     pub(super) options: Vec<GivenOption>,
     pub(super) positionals: Vec<Word>,
+    /// An unknown option has a word behind it, which may be its value or the first of the positionals.
+    pub(super) is_unsure: bool,
     /// In order: unknown options, values that are missing, too many or none of those there are.
     pub(super) errors: Vec<LineError>,
 }
@@ -40,29 +64,33 @@ impl Split {
         let mut split = Self::default();
         let mut rest = words.iter();
         while let (Some(arg), Some(word)) = (raw.next(&mut cursor), rest.next()) {
+            let is_value_next = raw
+                .peek(&cursor)
+                .is_some_and(|next| !next.to_value_os().as_encoded_bytes().starts_with(b"-"));
             // The value that an option takes from the words behind it.
             let mut next = || raw.next_os(&mut cursor).and(rest.next()).cloned();
             if arg.is_escape() {
                 split.positionals.extend(rest.cloned());
                 return split;
             } else if let Some((name, value)) = arg.to_long() {
-                split.long(word, name.ok(), value, &mut next);
+                split.long(word, name.ok(), value, is_value_next, &mut next);
             } else if let Some(mut flags) = arg.to_short() {
                 while let Some(flag) = flags.next_flag() {
                     let row = flag.ok().and_then(|flag| options().find(|row| row.short == Some(flag)));
                     let Some(row) = row else {
                         let flag = flag.map_or_else(|rest| rest.to_string_lossy().into_owned(), String::from);
                         split.errors.push(word.wrong(unknown(&format!("-{flag}"))));
+                        split.is_unsure |= is_value_next;
                         break;
                     };
                     if row.value.is_flag() {
-                        split.options.push(GivenOption { row, word: word.clone() });
+                        split.options.push(GivenOption { row, older: None, word: word.clone() });
                         continue;
                     }
                     let attached = flags.next_value_os();
                     // `-t=2` is `-t 2`.
                     let attached = attached.map(|value| strip_equals(value).unwrap_or(value));
-                    split.value(row, word, attached, &mut next);
+                    split.value(row, None, word, attached, &mut next);
                     break;
                 }
             } else {
@@ -77,31 +105,36 @@ impl Split {
         word: &Word,
         name: Option<&str>,
         value: Option<&OsStr>,
+        is_value_next: bool,
         next: &mut dyn FnMut() -> Option<Word>,
     ) {
         let row = name.and_then(|name| options().find(|row| row.names().any(|known| known == name)));
+        let older =
+            row.zip(name).and_then(|(row, name)| row.older.iter().copied().find(|older| *older == name));
         match (row, value) {
             (None, _) => {
+                self.is_unsure |= value.is_none() && is_value_next;
                 let shown = word.shown();
                 let option = shown.split_once('=').map_or(shown.as_str(), |(option, _)| option);
                 self.errors.push(word.wrong(unknown(option)));
             }
             (Some(row @ Row { value: Value::Flag, .. }), Some(value)) => {
-                let (name, shown, example) = (row.name(), value.display(), row.shortest());
+                let (name, shown, example) = (named(row, older), value.display(), row.shortest());
                 self.errors.push(word.wrong(Wrong::Usage(format!(
                     "option {name} takes no value, but has '{shown}'; write {example}"
                 ))));
             }
             (Some(row @ Row { value: Value::Flag, .. }), None) => {
-                self.options.push(GivenOption { row, word: word.clone() });
+                self.options.push(GivenOption { row, older, word: word.clone() });
             }
-            (Some(row), value) => self.value(row, word, value, next),
+            (Some(row), value) => self.value(row, older, word, value, next),
         }
     }
 
     fn value(
         &mut self,
         row: &'static Row,
+        older: Option<&'static str>,
         word: &Word,
         attached: Option<&OsStr>,
         next: &mut dyn FnMut() -> Option<Word>,
@@ -115,29 +148,29 @@ impl Split {
                 if let Value::OneOf(_, legal) = row.value
                     && !legal.iter().any(|word| value.text == **word)
                 {
-                    let (shown, name, legal) = (value.shown(), row.name(), legal.join(", "));
+                    let (shown, name, legal) = (value.shown(), named(row, older), legal.join(", "));
                     let wrong = format!("'{shown}' is not a value of {name}; it is one of {legal}");
                     self.errors.push(value.wrong(Wrong::Usage(wrong)));
                 } else {
-                    self.given(row, value);
+                    self.given(row, older, value);
                 }
             }
             None => {
-                let (name, example) = (row.name(), row.example());
+                let (name, example) = (named(row, older), row.example());
                 self.errors.push(word.wrong(Wrong::Usage(format!("option {name} needs a value: {example}"))));
             }
         }
     }
 
     /// Takes an option with its value.
-    fn given(&mut self, row: &'static Row, value: Word) {
+    fn given(&mut self, row: &'static Row, older: Option<&'static str>, value: Word) {
         let before = self.options.iter_mut().find(|given| row.joins && std::ptr::eq(given.row, row));
         match before {
             Some(before) => {
                 before.word.text.push(",");
                 before.word.text.push(value.text);
             }
-            None => self.options.push(GivenOption { row, word: value }),
+            None => self.options.push(GivenOption { row, older, word: value }),
         }
     }
 

@@ -175,11 +175,20 @@ impl UnixName {
             [] => Err("the path is missing; write unix:/PATH, or unix:@NAME for an abstract name".to_owned()),
             [b'/', ..] if path.ends_with(b"/") => Err("the path is that of a directory".to_owned()),
             [b'/', ..] => Self::new(path, false),
-            _ => Err(
-                "a relative path means another file elsewhere; write the whole path, as in unix:/run/x.sock"
-                    .to_owned(),
-            ),
+            _ => Err("the path must be absolute, as in unix:/run/x.sock".to_owned()),
         }
+    }
+
+    /// What was meant by a word that is a path, or that has another spelling of the prefix. `None`: no Unix socket was.
+    pub fn meant_by(word: &str) -> Option<String> {
+        let prefix = word.get(..Self::PREFIX.len()).filter(|start| start.eq_ignore_ascii_case(Self::PREFIX));
+        let path = match prefix {
+            Some(Self::PREFIX) => return None,
+            Some(_) => &word[Self::PREFIX.len()..],
+            None => word.starts_with('/').then_some(word)?,
+        };
+        let path = path.split_once(':').map_or(path, |(path, _)| path);
+        Some(format!("a Unix socket is written {}{path}", Self::PREFIX))
     }
 
     /// An abstract socket, without `@`.
@@ -291,8 +300,8 @@ mod tests {
         for (word, why) in [
             ("unix:", "the path is missing"),
             ("unix:@", "the name is missing"),
-            ("unix:run/x", "a relative path"),
-            ("unix:%40x", "a relative path"),
+            ("unix:run/x", "must be absolute"),
+            ("unix:%40x", "must be absolute"),
             ("unix:/run/", "that of a directory"),
             ("unix:/a%00", "a zero byte"),
             ("unix:/a%2", "two hexadecimal digits"),

@@ -157,7 +157,8 @@ pub(crate) fn listen(
         return Err(("bind", Errno::INVAL.into()));
     };
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| ("open", e.into()))?;
+    let directory =
+        rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| ("open", of_directory(e, parent)))?;
     let turn = take_turn(&directory);
     let before = occupant(&directory, own, &path).map_err(|e| ("bind", e))?;
     let temporary = bind_temporary(socket, &directory, parent).map_err(|e| ("bind", e))?;
@@ -177,6 +178,17 @@ pub(crate) fn listen(
             Err(failed)
         }
     }
+}
+
+/// The error, with the directory that it is about.
+fn of_directory(error: Errno, directory: &Path) -> io::Error {
+    let error = io::Error::from(error);
+    let text = error.to_string();
+    let words = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
+    io::Error::new(
+        error.kind(),
+        format!("{words}: the directory {}", directory.display().to_string().escape_debug()),
+    )
 }
 
 /// Only one process at a time looks who is there and puts its own in its place. `None`: somebody holds the directory; then what is done at

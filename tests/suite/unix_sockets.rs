@@ -263,8 +263,16 @@ fn what_is_no_socket_is_not_touched() {
     refused(&place.word(), "a symbolic link is there, which is not replaced");
     fs::remove_file(&place.path).expect("our own");
     assert_eq!(place.names(), ["target"]);
-    refused(&word(&place.directory.path().join("none/x")), "No such file or directory");
-    refused("unix:x", "a relative path means another file elsewhere");
+    let none = place.directory.path().join("none");
+    refused(
+        &word(&none.join("x")),
+        &format!("open(): No such file or directory: the directory {} (", none.display()),
+    );
+    refused("unix:x", "the path must be absolute");
+    refused(
+        "/run/x.sock",
+        "invalid port [/run/x.sock], exiting.\nbalance: a Unix socket is written unix:/run/x.sock",
+    );
     refused(&format!("unix:/{}", "x".repeat(107)), "a Unix socket may have 107 at most");
     refused("unix:/run/", "the path is that of a directory");
     assert_eq!(place.names(), ["target"], "no temporary name is left");
@@ -395,6 +403,11 @@ fn another_start_replaces_it_and_takes_the_file_over() {
     let file = place.file();
     let hint = Run::balance(&first.directory).args(["-f", &place.word(), &server.addr.to_string()]).finish();
     assert!(hint.stderr.contains("--replace takes the port over from it"), "{hint:?}");
+    let unknown = "balance: --socket-group: unknown group \"no-such-group\"\n";
+    for first_word in ["-f", "--check-only"] {
+        let words = [first_word, "--socket-group", "no-such-group", &place.word(), &server.addr.to_string()];
+        Run::balance(&first.directory).args(words).finish().code(65).err(unknown);
+    }
     let mut second = Command::new(BALANCE);
     second.env("BALANCE_RUN_DIR", first.directory.path().join("run"));
     second.args(["-f", "--replace", &place.word(), &server.addr.to_string()]);
