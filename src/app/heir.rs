@@ -119,7 +119,8 @@ impl Heir {
     /// How many descriptors came that this process has for its own, or closes.
     pub(super) fn descriptor_count(&self) -> usize {
         let listeners: usize = self.listeners.iter().map(BTreeMap::len).sum();
-        listeners + self.control.iter().count() + self.http.iter().count()
+        let stream = self.stream.iter().count();
+        listeners + self.control.iter().count() + self.http.iter().count() + stream
     }
 
     /// Its control socket.
