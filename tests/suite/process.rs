@@ -704,7 +704,7 @@ fn what_is_passed_and_cannot_be_served_is_an_error_at_the_start() {
         (
             "exec 3</dev/null;",
             &["PORT"],
-            "descriptor 3, passed by LISTEN_FDS, is not a listening TCP socket: it is not a socket",
+            "descriptor 3, passed by LISTEN_FDS, is not a listening TCP or Unix socket: it is not a socket",
         ),
         ("", &["1"], "LISTEN_FDS passes a listener at 127.0.0.1:PORT, but the service listens on port 1"),
         (

@@ -239,9 +239,12 @@ impl Sshd {
         let daemon = Daemon::start("sshd", |port, dir| {
             let conf = format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}.pub\nPidFile {}/pid\n\
-                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n\
+                 SetEnv HOME={}\n",
                 host_key.display(),
                 user_key.display(),
+                dir.display(),
+                // The user's shell reads no files of the user's: what they do, and how long, is the machine's affair.
                 dir.display()
             );
             let path = dir.join("sshd_config");

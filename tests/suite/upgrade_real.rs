@@ -175,8 +175,10 @@ fn sessions_of_real_programs_live_through_twenty_upgrades() {
     let mut published = Vec::new();
     std::thread::scope(|scope| {
         let stop = Stop { is_over: Arc::clone(&is_over), file: path("stop") };
+        let begun = path("begun");
         let count = format!(
-            "i=0; while [ ! -e {} ]; do i=$((i+1)); echo $i; sleep 0.01; done; echo end",
+            "touch {}; i=0; while [ ! -e {} ]; do i=$((i+1)); echo $i; sleep 0.01; done; echo end",
+            begun.display(),
             stop.file.display()
         );
         let sshd = &sshd;
@@ -216,6 +218,8 @@ fn sessions_of_real_programs_live_through_twenty_upgrades() {
             copy(&format!("{}/", tree.display()), &url);
             copy(&url, &format!("{}/", back.display()));
         });
+        // A login takes its time: the shell of the user reads files of its own first.
+        eventually("ssh counts", || (begun.exists() || counting.is_finished()).then_some(()));
         let mut upgrades = 0;
         while upgrades < UPGRADES || !(bench.is_finished() && iperf.is_finished() && copy.is_finished()) {
             instance.upgrade();
