@@ -161,7 +161,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("close ID", "closes one connection, by its number in sessions"),
     (
         "save",
-        "prints the command line that starts this instance as it is now, or for a service of a file, its line of the file",
+        "prints the command line that starts this instance as it is now, or for a service of a file, its line of the file; a removed channel is -, so that the others keep their numbers",
     ),
     ("services [json]", "lists the services of this process, one line each"),
     (
