@@ -96,9 +96,10 @@ impl Heir {
     pub(super) fn take_listener(&mut self, place: Address) -> Option<Got> {
         let services = self.offer.services.iter().zip(&mut self.listeners);
         let mut of_place = services.filter(|(one, _)| span_of(one).contains(place));
-        let (fd, file) =
-            of_place.find_map(|(one, listeners)| Some((listeners.remove(&place.port())?, file_of(one))))?;
-        Some(Got::Left { fd, file })
+        of_place.find_map(|(one, listeners)| {
+            let (fd, is_passed) = (listeners.remove(&place.port())?, one.passed.contains(&place.port()));
+            Some(Got::Left { fd, file: file_of(one), is_passed })
+        })
     }
 
     /// The listener of its HTTP server, if that is where it is wanted.

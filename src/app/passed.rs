@@ -32,7 +32,7 @@ pub(super) struct PassedSocket {
     pub(super) fd: OwnedFd,
     pub(super) address: Address,
     /// The manager kept it for the process before, which has died. Nobody need want it.
-    is_kept: bool,
+    pub(super) is_kept: bool,
 }
 
 impl PassedSocket {

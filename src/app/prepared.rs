@@ -50,8 +50,8 @@ pub(super) struct Prepared {
 pub(super) enum Got {
     /// Somebody else opened it for us.
     Passed(PassedSocket),
-    /// The process before leaves it, with the file of a Unix socket if that is to go at our end.
-    Left { fd: OwnedFd, file: Option<SocketFileId> },
+    /// The process before leaves it, with the file of a Unix socket if that is to go at our end. It may have been passed.
+    Left { fd: OwnedFd, file: Option<SocketFileId>, is_passed: bool },
     /// We did.
     Bound(Listener),
 }
@@ -102,8 +102,11 @@ impl Prepared {
         }
         table.settle_families();
         let listener = |place| match got(place) {
-            Some(Got::Passed(passed)) => inherit(passed.fd, passed.address, None, &spec),
-            Some(Got::Left { fd, file }) => inherit(fd, place, file, &spec),
+            Some(Got::Passed(passed)) => {
+                let is_passed = !passed.is_kept;
+                Ok(inherit(passed.fd, passed.address, None, &spec)?.passed(is_passed))
+            }
+            Some(Got::Left { fd, file, is_passed }) => Ok(inherit(fd, place, file, &spec)?.passed(is_passed)),
             Some(Got::Bound(listener)) => Ok(listener),
             None => bind(place, &spec, patience),
         };

@@ -103,6 +103,9 @@ pub struct OfferedService {
     /// somebody else's.
     #[serde(default)]
     pub file: Option<(u64, u64)>,
+    /// The ports of listeners that the service manager has, too.
+    #[serde(default)]
+    pub passed: Vec<u16>,
     /// Its line as it was given, as a file of lines has it.
     pub line: String,
     /// The addresses that connections come from, where its line gives some.

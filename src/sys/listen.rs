@@ -47,6 +47,7 @@ pub struct Listener {
     file: Option<Arc<SocketFile>>,
     fd: Arc<OwnedFd>,
     address: Address,
+    is_passed: bool,
 }
 
 /// A listener that may be closed by now.
@@ -55,12 +56,18 @@ pub struct ListenerHandle {
     file: Weak<SocketFile>,
     fd: Weak<OwnedFd>,
     address: Address,
+    is_passed: bool,
 }
 
 impl ListenerHandle {
     /// Where it listens.
     pub fn address(&self) -> Address {
         self.address
+    }
+
+    /// The service manager has it, too: whoever shuts it down shuts it down for both.
+    pub fn is_passed(&self) -> bool {
+        self.is_passed
     }
 
     /// The socket, for a process that gets it too. `None`: it is closed.
@@ -103,11 +110,14 @@ impl ListenerHandle {
     /// Ends the listening, but keeps the socket: others of this process can bind its port and listen there. `true`: it did listen.
     ///
     /// # Errors
-    /// What shutdown(2) says.
+    /// What shutdown(2) says. A socket that was passed is not shut down.
     pub fn lay_down(&self) -> io::Result<bool> {
         let Some(fd) = self.fd.upgrade() else { return Ok(false) };
+        if self.is_passed {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let listened = sockopt::socket_acceptconn(&fd)?;
-        Listener { file: None, fd, address: self.address }.free()?;
+        Listener { file: None, fd, address: self.address, is_passed: false }.free()?;
         Ok(listened)
     }
 
@@ -120,7 +130,7 @@ impl ListenerHandle {
         #[cfg(test)]
         trouble::strike(FaultPoint::Listen)?;
         match listened {
-            true => Listener { file: None, fd, address: self.address }.listen(),
+            true => Listener { file: None, fd, address: self.address, is_passed: self.is_passed }.listen(),
             false => Ok(sockopt::set_socket_reuseaddr(&fd, false)?),
         }
     }
@@ -183,7 +193,7 @@ impl Listener {
             let listened = socket_file::listen(&fd, name, access, BACKLOG);
             Some(listened.map_err(|(call, source)| at(call)(source))?)
         };
-        Ok(Self { file, fd: Arc::new(fd), address })
+        Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }
 
     /// Takes over a Unix socket that somebody else bound. `file`: it is to be ours to take away, once that is said.
@@ -201,7 +211,7 @@ impl Listener {
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
         let file = file.and_then(|id| SocketFile::inherit(name, id));
-        Ok(Self { file, fd: Arc::new(fd), address })
+        Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }
 
     /// Takes over a socket that somebody else bound (socket activation, a predecessor). One that refuses listens again.
@@ -236,13 +246,25 @@ impl Listener {
         socket::set_stream_options(&fd, keepalive).map_err(at("setsockopt"))?;
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
         let bound = rustix::net::getsockname(&fd).ok().and_then(|any| SocketAddr::try_from(any).ok());
-        Ok(Self { file: None, fd: Arc::new(fd), address: bound.unwrap_or(address).into() })
+        let address = bound.unwrap_or(address).into();
+        Ok(Self { file: None, fd: Arc::new(fd), address, is_passed: false })
+    }
+
+    /// The same; the service manager has it, too, if that is so.
+    #[must_use]
+    pub fn passed(self, is_passed: bool) -> Self {
+        Self { is_passed, ..self }
     }
 
     /// A handle that does not keep it open.
     pub fn handle(&self) -> ListenerHandle {
         let file = self.file.as_ref().map_or_else(Weak::new, Arc::downgrade);
-        ListenerHandle { file, fd: Arc::downgrade(&self.fd), address: self.address }
+        ListenerHandle {
+            file,
+            fd: Arc::downgrade(&self.fd),
+            address: self.address,
+            is_passed: self.is_passed,
+        }
     }
 
     /// Where it listens.

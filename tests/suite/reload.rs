@@ -219,6 +219,44 @@ fn a_port_that_has_to_be_left_first_is_kept_if_the_new_one_cannot_be_had() {
     instance.end();
 }
 
+/// Whoever passed it has it still: shut down it would be useless to both, and to the next process.
+#[test]
+fn a_socket_that_was_passed_is_never_shut_down() {
+    let [a, b] = ["a", "b"].map(Server::named);
+    let (place, other) = (own_address(), own_address());
+    let listener = std::net::TcpListener::bind(place).expect("an address of our own");
+    let held = listener.try_clone().expect("a descriptor");
+    let listens = || rustix::net::sockopt::socket_acceptconn(&held).expect("a socket");
+    let t = line("t: ", other, &b.to_string());
+    let setup = Setup::passing(listener);
+    let file = setup.directory().file("services", &(line("s: ", place, &a.to_string()) + &t));
+    let mut instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    let port = place.port();
+    for _ in ["passed", "and handed over"] {
+        instance.directory.file("services", &(format!("s: {port} {a}\n") + &t));
+        let failed = instance.ctl("reload").code(78);
+        assert_eq!(failed.stdout.lines().last(), Some("balance: nothing was changed"), "{}", failed.stdout);
+        let why = format!(
+            "services:1:4: systemd has this port: LISTEN_FDS passed {place}; change its .socket unit"
+        );
+        assert!(failed.stdout.contains(&why), "{}", failed.stdout);
+        assert!(listens(), "it is the other's, too");
+        assert_eq!([name_at(place), name_at(other)], ["a", "b"], "as before");
+        instance.directory.file("services", &(line("s: ", place, &a.to_string()) + &t));
+        instance.upgrade();
+    }
+    instance.directory.file("services", &t);
+    let removed = instance.ctl("reload").code(0).stdout;
+    let why =
+        format!("service s is removed; systemd still listens on {place}, and clients wait there for nobody");
+    assert!(removed.contains(&why), "{removed}");
+    assert!(listens(), "it is the other's now");
+    let waits = std::net::TcpStream::connect(place).expect("the kernel lets it in");
+    held.accept().expect("it is there");
+    drop(waits);
+    instance.terminate();
+}
+
 #[test]
 fn one_wrong_line_changes_nothing() {
     let (a, b) = (Server::named("a"), Server::named("b"));

@@ -60,11 +60,20 @@ impl Roster {
                 Err(failure) => failures.push(failure),
             }
         }
+        for (_, spec, found) in &late {
+            let held = leaving.iter().find_map(|one| one.held(found.span().each()));
+            failures.extend(held.map(|why| Failure::at(&spec.listen.typed, Failure::new(exit::OS, why))));
+        }
         let mut widenings = Vec::new();
         for &(was, number) in &pairing.kept {
             let Some(Reread { spec, found }) = &wanted[number] else { continue };
             match self.widen(&members.all[was], spec, found, &in_the_way, &mut patience) {
-                Ok(widening) => widenings.push((was, number, widening)),
+                Ok(widening) => {
+                    let held = leaving.iter().find_map(|one| one.held(widening.late.iter().copied()));
+                    failures
+                        .extend(held.map(|why| Failure::at(&spec.listen.typed, Failure::new(exit::OS, why))));
+                    widenings.push((was, number, widening));
+                }
                 Err(failure) => failures.push(failure),
             }
         }
@@ -199,13 +208,15 @@ impl Roster {
         self.tools.minder.leave(alarm);
         self.tools.names.leave(names);
         running.stop_listening();
-        let label = member.label();
+        let (label, held) = (member.label(), member.still_held(|_| true));
         let kicks = member.written().spec.on_remove == OnDown::Kick;
         let left = if kicks { running.close_all(End::Removed) } else { running.connections() };
         match (left, kicks) {
-            (0, _) => format!("{label} is removed"),
-            (left, true) => format!("{label} is removed, {} closed", counted(left, "connection")),
-            (left, false) => format!("{label} is removed, {} still open", counted(left, "connection")),
+            (0, _) => format!("{label} is removed{held}"),
+            (left, true) => format!("{label} is removed, {} closed{held}", counted(left, "connection")),
+            (left, false) => {
+                format!("{label} is removed, {} still open{held}", counted(left, "connection"))
+            }
         }
     }
 

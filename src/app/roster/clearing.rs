@@ -47,6 +47,18 @@ impl Leaving {
     pub(super) fn at(&self) -> SocketAddr {
         self.at
     }
+
+    /// Why nobody else of this process can have its place, if so: it is not ours alone to leave.
+    pub(super) fn held(&self, places: impl IntoIterator<Item = Address>) -> Option<String> {
+        let own: TakenPlaces = [self.at].into_iter().collect();
+        let is_held = self.listener.is_passed() && places.into_iter().any(|at| own.meet(at));
+        is_held.then(|| {
+            format!(
+                "systemd has this port: LISTEN_FDS passed {}; change its .socket unit, and restart balance",
+                self.at
+            )
+        })
+    }
 }
 
 impl Members {

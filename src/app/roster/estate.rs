@@ -29,7 +29,7 @@ use crate::sched::{
     Until,
 };
 use crate::spec::{Address, ListenSpan, Member, ServiceSpec};
-use crate::sys::listen::{Listener, ListenerHandle};
+use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
 /// While this is there, nothing is reloaded.
@@ -89,6 +89,7 @@ impl Roster {
                     .iter()
                     .find_map(|one| one.file())
                     .map(|id| (id.device, id.number)),
+                passed: member.passed_ports(),
                 line: config::print_line(&spec),
                 sources: member.served.parts.outgoing.sources.as_slice().to_vec(),
             }
@@ -318,7 +319,11 @@ impl Roster {
         }
         let place = span_of(&offered).first();
         let file = file_of(&offered);
-        let inherited = listeners.into_iter().map(|fd| prepared::inherit(fd, place, file, &spec));
+        let inherited = listeners.into_iter().map(|fd| {
+            let listener = prepared::inherit(fd, place, file, &spec)?;
+            let is_passed = offered.passed.contains(&listener.address().port());
+            Ok::<_, ListenError>(listener.passed(is_passed))
+        });
         let listeners = inherited.collect::<Result<_, _>>().map_err(|e| wrong(e.to_string()))?;
         let outgoing = Outgoing {
             sources: Sources::new(offered.sources.clone()),

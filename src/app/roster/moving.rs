@@ -76,8 +76,9 @@ impl Roster {
         let at = member.served.listeners.iter().map(|one| one.address());
         let gone: Vec<Address> = at.filter(|at| !span.has_port_of(*at)).collect();
         if !gone.is_empty() {
+            let held = member.still_held(|at| gone.contains(&at));
             member.leave(&gone);
-            changes.made.push(format!("{before}: listens on {} no more", words(&gone)));
+            changes.made.push(format!("{before}: listens on {} no more{held}", words(&gone)));
         }
         member.tell_listen();
     }
@@ -162,6 +163,25 @@ impl RosterEntry {
         let listen = self.served.listen();
         let listen = if listen.is_empty() { vec![self.served.parts.span] } else { listen };
         self.service.set_listen(listen, &missing);
+    }
+
+    /// The ports of listeners that the service manager has, too.
+    pub(super) fn passed_ports(&self) -> Vec<u16> {
+        let passed = self.served.listeners.iter().filter(|one| one.is_passed());
+        passed.map(|one| one.address().port()).collect()
+    }
+
+    /// What there is to say of listeners that go and that the service manager has, too: it lets clients wait there.
+    pub(super) fn still_held(&self, goes: impl Fn(Address) -> bool) -> String {
+        let passed = self.served.listeners.iter().filter(|one| one.is_passed()).map(|one| one.address());
+        let passed: Vec<Address> = passed.filter(|at| goes(*at)).collect();
+        match passed.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; systemd still listens on {}, and clients wait there for nobody: stop its .socket unit",
+                words(&passed)
+            ),
+        }
     }
 
     fn leave(&mut self, gone: &[Address]) {
