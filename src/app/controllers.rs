@@ -559,6 +559,7 @@ pub(super) fn manage(
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
         listen: RwLock::new(served.listen()),
         not_listening: RwLock::default(),
+        listens_nowhere: AtomicBool::new(false),
         table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
             // The answer has no room for the cause: 3.57 has one for all of them.

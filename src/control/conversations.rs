@@ -14,7 +14,10 @@ use crate::control::argument::HostPort;
 use crate::control::client::{AskError, Client};
 use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::{Endpoint, EndpointOptions, Names};
+use crate::control::execute::Reply;
 use crate::control::find::{self, FindError, Wanted, Which};
+use crate::control::ready::ReadyState;
+use crate::control::render;
 use crate::control::scratch::Scratch;
 use crate::control::services::{ManagedService, Plane, ProcessHands, ResolvedName, Services};
 use crate::control::socket::{Control, serve};
@@ -200,6 +203,7 @@ fn service() -> ManagedService {
         name: Default::default(),
         listen: RwLock::new(vec![SocketAddr::from(([0, 0, 0, 0], 80)).into()]),
         not_listening: RwLock::default(),
+        listens_nowhere: AtomicBool::new(false),
         differences: Arc::new(|_| Vec::new()),
         has_file: false,
         killed: AtomicBool::new(false),
@@ -270,6 +274,22 @@ fn ask(client: &mut Client, line: &[u8]) -> (String, u8, usize, bool) {
     let mut text = String::new();
     let status = client.ask(line, |part| text.push_str(part)).expect("an answer");
     (text, status.code, status.group, status.end)
+}
+
+#[test]
+fn a_service_that_has_lost_its_port_is_not_ready_and_does_not_serve() {
+    let service = service();
+    let place: crate::spec::ListenSpan = SocketAddr::from(([0, 0, 0, 0], 80)).into();
+    let told = || render::text(&Reply::Services(vec![service.snapshot()]));
+    service.set_listen(Vec::new(), place, &[place]);
+    assert!(told().contains(" not-listening "), "{}", told());
+    assert_eq!(ReadyState::of(&service).why_not.as_deref(), Some("not listening on 0.0.0.0:80"));
+    assert!(!service.is_ready());
+    // One of several is enough for that, and the others serve.
+    service.set_listen(vec![place], place, &[SocketAddr::from(([0, 0, 0, 0], 81)).into()]);
+    assert!(!service.is_ready() && told().contains(" serving "));
+    service.set_listen(vec![place], place, &[]);
+    assert!(service.is_ready() && ReadyState::of(&service).why_not.is_none());
 }
 
 #[test]

@@ -24,6 +24,8 @@ impl ReadyState {
     pub(crate) fn of(service: &ManagedService) -> Self {
         let why_not = if service.is_killed() {
             Some("draining".to_owned())
+        } else if let Some(at) = service.not_listening() {
+            Some(format!("not listening on {at}"))
         } else if service.table.lock_at((service.now)()).has_up() {
             None
         } else {

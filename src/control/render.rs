@@ -663,6 +663,7 @@ from process 4242: carried 4000, draining unknown
             channels: 3,
             connections: 12,
             is_draining: false,
+            listens_nowhere: false,
             is_paused: false,
             waiting: 0,
             differs: Some(true),

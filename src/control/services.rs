@@ -36,6 +36,8 @@ pub struct ManagedService {
     pub listen: RwLock<Vec<ListenSpan>>,
     /// Where its line has it listen besides, and it does not.
     pub not_listening: RwLock<Option<Arc<String>>>,
+    /// It listens nowhere: `listen` says where it should.
+    pub listens_nowhere: AtomicBool,
     /// Its one table.
     pub table: SharedTable,
     /// Looks up an address; may take its time.
@@ -120,6 +122,8 @@ pub struct ServiceSnapshot {
     pub connections: usize,
     /// It takes no clients any more.
     pub is_draining: bool,
+    /// It has lost its port, and `listen` says which.
+    pub listens_nowhere: bool,
     /// All its channels are paused.
     pub is_paused: bool,
     /// Clients that wait for a channel.
@@ -151,6 +155,7 @@ impl ManagedService {
             channels,
             connections: (self.plane.connections)(),
             is_draining: self.is_killed(),
+            listens_nowhere: self.listens_nowhere(),
             is_paused,
             waiting,
         }
@@ -171,6 +176,7 @@ impl ManagedService {
             channels: channels().count(),
             connections: (self.plane.connections)(),
             is_draining: self.is_killed(),
+            listens_nowhere: self.listens_nowhere(),
             is_paused: table.paused,
             waiting,
         };
@@ -185,12 +191,27 @@ impl ManagedService {
             thread::sleep(LET_IN);
         }
         survey.stale_lists = self.table.gate().stale_lists();
-        survey.not_listening = self.not_listening.read().unwrap_or_else(PoisonError::into_inner).clone();
+        survey.not_listening = self.not_listening();
         survey.finish()
     }
 
     pub(crate) fn is_killed(&self) -> bool {
         self.killed.load(Ordering::SeqCst)
+    }
+
+    /// Has it lost the port?
+    pub(crate) fn listens_nowhere(&self) -> bool {
+        self.listens_nowhere.load(Ordering::SeqCst)
+    }
+
+    /// Where its line has it listen, and it does not.
+    pub(crate) fn not_listening(&self) -> Option<Arc<String>> {
+        self.not_listening.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Can the next client be served?
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_killed() && self.not_listening().is_none() && self.table.lock_at((self.now)()).has_up()
     }
 
     /// How many of its channels are enabled and up, and how many there are.
@@ -212,9 +233,11 @@ impl ManagedService {
         self.listen.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It listens there from now on.
+    /// It listens there from now on; nowhere, it is found by its `place` still.
     /// `missing`: where its line has it listen besides, which could not be had.
-    pub fn set_listen(&self, listen: Vec<ListenSpan>, missing: &[ListenSpan]) {
+    pub fn set_listen(&self, listen: Vec<ListenSpan>, place: ListenSpan, missing: &[ListenSpan]) {
+        self.listens_nowhere.store(listen.is_empty(), Ordering::SeqCst);
+        let listen = if listen.is_empty() { vec![place] } else { listen };
         *self.listen.write().unwrap_or_else(PoisonError::into_inner) = listen;
         let all: Vec<String> = missing.iter().map(ListenSpan::to_string).collect();
         let missing = (!all.is_empty()).then(|| Arc::new(all.join(", ")));

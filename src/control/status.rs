@@ -179,10 +179,11 @@ pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::R
 }
 
 pub(super) fn service_word(service: &ServiceSnapshot) -> &'static str {
-    match (service.is_draining, service.is_paused) {
-        (true, _) => "draining",
-        (false, true) => "paused",
-        (false, false) => "serving",
+    match service {
+        ServiceSnapshot { is_draining: true, .. } => "draining",
+        ServiceSnapshot { listens_nowhere: true, .. } => "not-listening",
+        ServiceSnapshot { is_paused: true, .. } => "paused",
+        _ => "serving",
     }
 }
 

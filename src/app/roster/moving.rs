@@ -66,8 +66,9 @@ impl Roster {
         let before = member.label();
         let new_at: Vec<Address> = new.iter().map(Listener::address).collect();
         if !new.is_empty() {
+            let how = if member.served.listeners.is_empty() { " again" } else { ", too" };
             match member.listen_too(new, taken) {
-                Ok(()) => changes.made.push(format!("{before}: listens on {}, too", words(&new_at))),
+                Ok(()) => changes.made.push(format!("{before}: listens on {}{how}", words(&new_at))),
                 Err(e) => {
                     changes.missed.push(format!("{before}: does not listen on {}: {e}", words(&new_at)))
                 }
@@ -159,10 +160,7 @@ impl RosterEntry {
     /// Tells operators where it listens, and where it should.
     fn tell_listen(&self) {
         let missing = ListenSpan::of(missing(&self.served, self.served.parts.span));
-        // One that listens nowhere is found by its place.
-        let listen = self.served.listen();
-        let listen = if listen.is_empty() { vec![self.served.parts.span] } else { listen };
-        self.service.set_listen(listen, &missing);
+        self.service.set_listen(self.served.listen(), self.served.parts.span, &missing);
     }
 
     /// The ports of listeners that the service manager has, too.

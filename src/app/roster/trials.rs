@@ -308,9 +308,12 @@ fn a_port_that_cannot_be_taken_up_again_is_told_and_comes_back_with_the_next_rel
     );
     assert!(!is_served(place) && process.managed() == [place] && !process.roster.is_over());
     assert_eq!(not_listening(), Some(place.to_string()));
+    let snapshot = || process.roster.services()[0].snapshot();
+    assert!(snapshot().listens_nowhere, "nobody is told that it serves");
     let said = process.reload(&before).expect("it is free");
-    assert!(said.contains(&format!("service s: listens on {place}, too")), "{said:?}");
+    assert!(said.contains(&format!("service s: listens on {place} again")), "{said:?}");
     assert!(is_served(place));
     assert_eq!(not_listening(), None);
+    assert!(!snapshot().listens_nowhere);
     drop(taken);
 }

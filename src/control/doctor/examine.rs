@@ -78,7 +78,7 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
         label: service.label(),
         is_draining,
         asked_at,
-        listen: service.listen(),
+        listen: if service.listens_nowhere() { Vec::new() } else { service.listen() },
         spec,
         table: service.survey(),
         connections,

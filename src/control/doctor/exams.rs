@@ -36,6 +36,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("transparent", of_network::transparent),
     exam("source-ports", of_network::source_ports),
     exam("listen-port", of_network::listen_port),
+    exam("not-listening", of_network::not_listening),
     exam("shared-port", of_network::shared_port),
     exam("backlog", of_network::backlog),
     exam("tcp-memory", of_network::memory),

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::finding::Finding;
+use super::kernel::ListenerSign;
 use super::of_service::counted;
 use super::signs::{Case, WaySign};
 use crate::sched::{AdminState, ShownAddress};
+use crate::spec::ListenSpan;
 
 /// What balance asks for when it listens.
 const BACKLOG: u64 = 65_535;
@@ -146,6 +148,37 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
     // One on [::] that takes IPv4 clients, too, and one on an IPv4 address cannot be had at the same time.
     let covers = |wide: IpAddr, of: IpAddr| wide.is_unspecified() && wide.is_ipv6() == of.is_ipv6();
     one == other || covers(one, other) || covers(other, one)
+}
+
+pub(super) fn not_listening(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in case.serving() {
+        let Some(missing) = &service.table.not_listening else { continue };
+        let spans = missing.split(", ").filter_map(|at| at.parse::<ListenSpan>().ok());
+        let mut others = case.kernel.listeners.iter().filter(|one| !one.is_ours);
+        let is_there = |other: &&ListenerSign| {
+            let is_in_the_way = |at: ListenSpan| {
+                at.ports().contains(&other.address.port())
+                    && at.ip().is_some_and(|ip| overlap(other.address.ip(), ip))
+            };
+            spans.clone().any(is_in_the_way)
+        };
+        let (who, why) = match others.find(is_there) {
+            Some(other) => (
+                format!(": another process (user {}) listens on {}", other.uid, other.address),
+                "new clients reach that process, or are refused",
+            ),
+            None => (String::new(), "new clients are refused"),
+        };
+        let ports = spans.clone().next().map_or(0, |at| at.first().port());
+        let cure = format!(
+            "ss -ltnp 'sport = :{ports}' shows what has the port; free it, then {}",
+            service.command("reload")
+        );
+        let found = format!("this service does not listen on {missing}, and lost it in a reload{who}");
+        findings.push(Finding::broken(found, why, cure).of(&service.label));
+    }
+    findings
 }
 
 pub(super) fn shared_port(case: &Case) -> Vec<Finding> {

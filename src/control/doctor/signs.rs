@@ -87,7 +87,7 @@ pub(crate) struct ServiceSigns {
     /// Where its process takes commands by port: where it listens or, if it does so no more, another service. `None`: by the name
     /// of the process alone.
     pub(crate) asked_at: Option<Address>,
-    /// Where it listens, or did.
+    /// Where it listens, or did before it drained.
     pub(crate) listen: Vec<ListenSpan>,
     /// What it was asked for.
     pub(crate) spec: ServiceSpec,

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::exams::{EXAMS, diagnose};
@@ -354,6 +355,18 @@ fn a_process_that_drains_is_not_told_what_only_matters_to_new_clients() {
     // Where it listened, another one is asked.
     let process = format!(" process.{}", std::process::id());
     assert!(diagnosis.findings.iter().all(|one| one.cure.contains(&process)), "{diagnosis}");
+}
+
+#[test]
+fn a_service_that_has_lost_its_port_is_broken_and_shares_it_with_nobody() {
+    let mut case = case(host(&[]));
+    case.kernel.listeners.iter_mut().for_each(|one| one.is_ours = false);
+    case.services[0].listen = Vec::new();
+    case.services[0].table.not_listening = Some(Arc::new("127.0.0.1:80".to_owned()));
+    let said = "this service does not listen on 127.0.0.1:80, and lost it in a reload: another process (user 1000) listens on 127.0.0.1:80";
+    one(&case, "not-listening", Gravity::Broken, said);
+    case.kernel.listeners.clear();
+    one(&case, "not-listening", Gravity::Broken, "lost it in a reload. Why: new clients are refused. Do: ");
 }
 
 #[test]

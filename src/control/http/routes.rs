@@ -153,10 +153,7 @@ impl Site {
 
 fn seen(service: &ManagedService, label: String) -> SceneService {
     let table = service.survey();
-    let (waiting, is_ready) = {
-        let table = service.table.lock_at((service.now)());
-        (table.waiting(), table.has_up() && !service.is_killed())
-    };
+    let waiting = service.table.lock_at((service.now)()).waiting();
     SceneService {
         owner: service.log.owner(),
         label,
@@ -164,7 +161,7 @@ fn seen(service: &ManagedService, label: String) -> SceneService {
         connections: (service.plane.connections)(),
         waiting,
         is_draining: service.is_killed(),
-        is_ready,
+        is_ready: service.is_ready(),
     }
 }
 

@@ -160,9 +160,15 @@ fn table() -> BoxedStrategy<Snapshot> {
 
 fn service() -> BoxedStrategy<ServiceSnapshot> {
     let listen = prop::collection::vec(address(), 1..3);
-    (any::<Option<String>>(), listen, any::<[usize; 4]>(), any::<[bool; 2]>(), any::<Option<bool>>())
+    (any::<Option<String>>(), listen, any::<[usize; 4]>(), any::<[bool; 3]>(), any::<Option<bool>>())
         .prop_map(
-            |(name, listen, [up, channels, connections, waiting], [is_draining, is_paused], differs)| {
+            |(
+                name,
+                listen,
+                [up, channels, connections, waiting],
+                [is_draining, listens_nowhere, is_paused],
+                differs,
+            )| {
                 ServiceSnapshot {
                     name,
                     listen: ListenSpan::of(listen),
@@ -170,6 +176,7 @@ fn service() -> BoxedStrategy<ServiceSnapshot> {
                     channels,
                     connections,
                     is_draining,
+                    listens_nowhere,
                     is_paused,
                     waiting,
                     differs,

@@ -138,6 +138,7 @@ impl ProcessObject {
 impl<'a> ServiceObject<'a> {
     fn of(service: &'a ServiceSnapshot) -> Self {
         let phase = match (service.is_draining, service.connections) {
+            (false, _) if service.listens_nowhere => "not-listening",
             (false, _) => "serving",
             (true, 0) => "stopped",
             (true, _) => "draining",

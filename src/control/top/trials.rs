@@ -754,6 +754,7 @@ fn the_words_are_those_of_status() {
         channels: 0,
         connections: 0,
         is_draining: false,
+        listens_nowhere: false,
         is_paused: false,
         waiting: 0,
         differs: None,
