@@ -52,6 +52,7 @@ mod statefile;
 mod stop;
 mod succession;
 mod upgrade;
+mod way_watch;
 mod ways;
 mod web;
 

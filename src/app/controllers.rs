@@ -22,6 +22,7 @@ use super::reporter::Reporter;
 use super::roster::{Roster, Written};
 use super::scribe::Scribe;
 use super::upgrade::Upgrader;
+use super::way_watch::WayWatch;
 use super::web::{self, Web};
 use super::{Failure, saved};
 use crate::config::{self, Instance};
@@ -579,7 +580,13 @@ pub(super) fn manage(
             is_done
         }),
         end: Arc::new(move |time| ends.end(&ended, &end_log, time)),
-        plane: plane(running, &parts.table, alarm.clone(), names.clone(), Arc::clone(bell)),
+        plane: plane(
+            running,
+            &parts.table,
+            alarm.clone(),
+            names.clone(),
+            (Arc::clone(bell), WayWatch::new(served, written, clock)),
+        ),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy, &spec.sections), ..spec };
@@ -601,7 +608,13 @@ pub(super) fn manage(
 }
 
 /// What controllers may ask of the data plane.
-fn plane(running: &Running, table: &SharedTable, alarm: Alarm, names: Residence, bell: Arc<Bell>) -> Plane {
+fn plane(
+    running: &Running,
+    table: &SharedTable,
+    alarm: Alarm,
+    names: Residence,
+    (bell, ways): (Arc<Bell>, Arc<WayWatch>),
+) -> Plane {
     let asked = names.clone();
     // A word may stand for many.
     let [of_word, of_words] = [table.clone(), table.clone()];
@@ -632,6 +645,7 @@ fn plane(running: &Running, table: &SharedTable, alarm: Alarm, names: Residence,
             alarm.ring();
             names.ring();
             bell.changed();
+            ways.changed();
         }),
         connections: Arc::new(move || counts.connections()),
     }

@@ -27,7 +27,7 @@ use crate::control::{ManagedService, Register, WaySign};
 use crate::names::Resolver;
 use crate::net::Phase;
 use crate::net::server::{Running, Server};
-use crate::observe::{Event, Log};
+use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
 use crate::sched::{ChannelKey, ClientRates, SharedTable, Snapshot, Survey};
 use crate::spec::{Address, ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
@@ -321,6 +321,22 @@ impl Roster {
         [sources.collect(), transparent.collect()]
     }
 
+    /// Channels that came from the process before, with what they lack: they serve as they did, and that is told.
+    pub(super) fn warn_of_ways(self: &Arc<Self>) {
+        if !self.watched().iter().any(|one| one.outgoing.transparent) {
+            return;
+        }
+        let roster = Arc::clone(self);
+        // Clients do not wait for that. Without a thread nobody is told, and the doctor knows it.
+        let _ = thread::Builder::new().name("ways".into()).spawn(move || {
+            let [_, lacks] = roster.ways();
+            for sign in lacks {
+                let text = format!("service {}: {}", sign.listen, ways::in_words(&sign));
+                roster.tools.log.tell(&Event::Note { severity: Severity::Warning, text });
+            }
+        });
+    }
+
     /// The group whose members may control the process, too.
     pub(super) fn control_group(&self) -> Option<String> {
         self.members().process.control_group.as_ref().map(|group| group.name.clone())
@@ -481,7 +497,9 @@ fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
         if parts.outgoing.transparent {
             let now = parts.table.lock().snapshot();
             let sign = ways::transparent_sign(parts.span, &parts.outgoing, &now);
-            all.extend(sign.map(|sign| (number, format!("{}; type: {}", sign.found, sign.cure))));
+            all.extend(sign.map(|sign| (number, ways::in_words(&sign))));
+            let unrouted = ways::unrouted(parts.span, &parts.outgoing, &now);
+            all.extend(unrouted.map(|text| (number, text)));
         }
     }
     all
@@ -525,7 +543,8 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     known
 }
 
-fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
+/// All channels, without holding up clients for long.
+pub(super) fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
     let mut survey = Survey::default();
     while table.lock_at(clock.now()).survey(&mut survey) {
         thread::sleep(LET_IN);

@@ -23,7 +23,7 @@ use super::lockdown;
 use super::lookup::Resolved;
 use super::origin::Origin;
 use super::plan::{self, LineSource, LinedGroup};
-use super::prepared::{BIND_PATIENCE, Got, Prepared, Served};
+use super::prepared::{BIND_PATIENCE, Got, Parts, Prepared, Served};
 use super::roster::{Roster, Source, Tools, Written};
 use super::scribe::{self, OpenedLog, Scribe};
 use super::stop;
@@ -460,7 +460,14 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         }
     }
     for service in services {
-        if let Some((text, _)) = ways::missing_sources(&service.parts.outgoing) {
+        let Parts { outgoing, span, table, .. } = &service.parts;
+        let sources = ways::missing_sources(outgoing).map(|(text, _)| text);
+        let now = outgoing.transparent.then(|| table.lock().snapshot());
+        // What the line says was looked at; what was changed by hand and kept was not.
+        let lacks = now.iter().filter_map(|now| ways::transparent_sign(*span, outgoing, now));
+        let lacks = lacks.map(|sign| ways::in_words(&sign));
+        let unrouted = now.iter().filter_map(|now| ways::unrouted(*span, outgoing, now));
+        for text in sources.into_iter().chain(lacks).chain(unrouted) {
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }
     }

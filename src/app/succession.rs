@@ -302,6 +302,7 @@ impl Taking<'_> {
             .map_err(|e| self.failed(&format!("cannot start a thread to take connections over: {e}")))?;
         heir.let_go();
         doors.release_doors();
+        at_work.roster.warn_of_ways();
         Ok((shutdown, at_work, begin))
     }
 

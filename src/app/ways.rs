@@ -15,6 +15,8 @@ use crate::sys::{Outgoing, may_come_from, transparent};
 
 /// The packet mark, and the number of the routing table, that the printed commands use: no well-known program has it.
 const MARK: u32 = 0xba1;
+/// As many servers are named.
+const MOST_NAMED: usize = 4;
 /// So many servers are looked at.
 const MOST_SERVERS: usize = 1_000;
 const NO_CAPABILITY: &str = "--transparent needs CAP_NET_ADMIN: start balance as root (with --user it keeps this one), or with \
@@ -84,6 +86,11 @@ pub(super) fn transparent_sign(listen: ListenSpan, outgoing: &Outgoing, now: &Sn
     if !outgoing.transparent {
         return None;
     }
+    lacking(listen, now)
+}
+
+/// The same of one that has the option.
+pub(super) fn lacking(listen: ListenSpan, now: &Snapshot) -> Option<WaySign> {
     let channels = now.groups.iter().flat_map(|group| &group.channels);
     let (found, cure) = match missing(&servers(channels.map(|channel| &channel.addresses), listen)) {
         Missing::Nothing => return None,
@@ -97,6 +104,34 @@ pub(super) fn transparent_sign(listen: ListenSpan, outgoing: &Outgoing, now: &Sn
     };
     let why = "connections from clients' addresses time out".to_owned();
     Some(WaySign { listen, found, why, cure, is_broken: true })
+}
+
+/// What a log says of that.
+pub(super) fn in_words(sign: &WaySign) -> String {
+    format!("--transparent: {}; type: {}", sign.found, sign.cure)
+}
+
+/// Servers of a service with `--transparent` to which there is no way now, so that nobody knows which way their replies come.
+pub(super) fn unrouted(listen: ListenSpan, outgoing: &Outgoing, now: &Snapshot) -> Option<String> {
+    if !outgoing.transparent {
+        return None;
+    }
+    let channels = now.groups.iter().flat_map(|group| &group.channels);
+    let all = servers(channels.map(|channel| &channel.addresses), listen);
+    let ips: BTreeSet<IpAddr> = all.iter().map(|server| server.ip).take(MOST_SERVERS).collect();
+    let unrouted: Vec<String> =
+        ips.into_iter().filter(|&ip| has_no_route(ip)).map(|ip| ip.to_string()).collect();
+    let more = match unrouted.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!unrouted.is_empty()).then(|| {
+        format!(
+            "--transparent: there is no route to {}{more}, so balance cannot tell whether replies to clients would reach it; once there is \
+             one, ask doctor",
+            unrouted[..unrouted.len().min(MOST_NAMED)].join(", ")
+        )
+    })
 }
 
 /// Addresses of `-B` that this host does not have, in words, and whether that leaves none.
@@ -144,8 +179,13 @@ fn missing(_: &BTreeSet<WayTarget>) -> Missing {
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+fn has_no_route(_: IpAddr) -> bool {
+    false
+}
+
 #[cfg(target_os = "linux")]
-use linux::missing;
+use linux::{has_no_route, missing};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -167,6 +207,17 @@ mod linux {
         /// A server whose replies are routed to us by a mark that nobody gives them.
         unmarked: Option<WayTarget>,
         has_rule: bool,
+    }
+
+    /// Is there none at all?
+    pub(super) fn has_no_route(to: IpAddr) -> bool {
+        let unreachable = |e: &io::Error| {
+            matches!(
+                rustix::io::Errno::from_io_error(e),
+                Some(rustix::io::Errno::NETUNREACH | rustix::io::Errno::HOSTUNREACH)
+            )
+        };
+        netlink::interface_towards(to).is_err_and(|e| unreachable(&e))
     }
 
     pub(super) fn missing(servers: &BTreeSet<WayTarget>) -> Missing {

@@ -312,6 +312,26 @@ fn it_comes_and_goes_by_reload_and_survives_an_upgrade() {
 }
 
 #[test]
+fn channels_that_come_later_or_cannot_be_looked_at_are_told() {
+    private_network("clients' addresses", || {
+        let _lab = Lab::new();
+        prepare();
+        let line = "web: --transparent -b 10.1.0.1 80 10.2.0.2:8080 [fd09::1]:8080\n";
+        let mut instance = instance(Setup::binding(at("10.1.0.1:80")), line);
+        let told = |instance: &Instance, what: &str| instance.stderr().matches(what).count();
+        assert_eq!(told(&instance, "there is no route to fd09::1, so balance cannot tell"), 1);
+        let what = "--transparent: replies of 127.0.0.1:8081 to clients do not reach balance; type: ip rule add from";
+        assert_eq!(told(&instance, what), 0);
+        instance.ctl("create 127.0.0.1 8081").code(0).out("channel created\n");
+        eventually("it is told", || (told(&instance, what) == 1).then_some(()));
+        // It goes on as it was, and the new process says so, too.
+        instance.upgrade();
+        eventually("it is told again", || (told(&instance, what) == 2).then_some(()));
+        instance.end();
+    });
+}
+
+#[test]
 fn a_client_that_servers_cannot_answer_does_not_cost_the_others_a_channel() {
     private_network("clients' addresses", || {
         let lab = Lab::new();
