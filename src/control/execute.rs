@@ -145,6 +145,8 @@ pub enum Reply {
     MustBeUnused,
     /// Options that no channel has; what is wrong.
     WrongOptions(String),
+    /// The weights of these channels come from the records of their name.
+    WeightOfRecords(ChannelId),
     /// Not a possible weight.
     WeightOutOfRange,
     /// There is no such policy.
@@ -378,6 +380,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             match (find(group, &channel, table), weight.to_u32().and_then(Weight::new)) {
                 (None, _) => Reply::NoSuchChannel(channel),
                 (Some(_), None) => Reply::WeightOutOfRange,
+                (Some((key, _)), _) if table.weighs_by_records(key) => Reply::WeightOfRecords(key.channel),
                 (Some((key, _)), Some(weight)) => {
                     edited(table.set_weight(key, weight), Reply::WeightChanged(key.channel, weight))
                 }

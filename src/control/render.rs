@@ -37,6 +37,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::MustBeDisabled
         | Reply::MustBeUnused
         | Reply::WeightOutOfRange
+        | Reply::WeightOfRecords(_)
         | Reply::WrongOptions(_)
         | Reply::UnknownPolicy
         | Reply::NoNetwork(_)
@@ -269,6 +270,11 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         }
         Reply::WrongOptions(why) => writeln!(out, "{why}"),
         Reply::WeightOutOfRange => writeln!(out, "value out of range, a weight is 0 to {}", Weight::MAX),
+        Reply::WeightOfRecords(channel) => writeln!(
+            out,
+            "channel {} has no weight of its own: its records say those of its channels, and weight changes that of each",
+            channel.index()
+        ),
         Reply::UnknownPolicy => writeln!(out, "unknown policy, it is one of rr, leastconn, p2c, first, hash"),
         Reply::NoSuchSession(number) => writeln!(out, "no such session {number}"),
         Reply::NoSlot => writeln!(out, "no channel slots available"),

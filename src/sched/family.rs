@@ -81,6 +81,12 @@ impl Table {
         self.get(key).is_some_and(|channel| channel.head.is_some())
     }
 
+    /// Is it a word whose channels have the weights of their records?
+    pub fn weighs_by_records(&self, key: ChannelKey) -> bool {
+        let is_service = |one: &Channel| one.addresses.family() == Some(FamilyKind::Service);
+        self.get(key).is_some_and(|one| one.head.is_some() && is_service(one))
+    }
+
     /// The channels that connections of this number may have: it, or those that it stands for.
     pub fn ones(&self, key: ChannelKey) -> Vec<ChannelKey> {
         if self.is_head(key) { self.members(key) } else { vec![key] }

@@ -783,6 +783,10 @@ fn priorities_of_a_service_are_groups_and_no_change_of_them_costs_a_client() {
         wait_for(&["0: 127.0.1.1:7000*30 127.0.1.2:7000*10", "1: 127.0.1.3:7000*1", "100: 127.0.1.9:7000*1"]);
         let names = instance.names(8);
         assert_eq!((names.matches('a').count(), names.matches('b').count()), (6, 2), "{names}");
+        // The word has none of its own, and each of its channels has.
+        let refused = instance.ctl("weight 0 3").code(65).stdout;
+        assert!(refused.starts_with("channel 0 has no weight of its own: its records say"), "{refused}");
+        instance.ctl("weight 2 3; weight 2 10").code(0);
         let load = Load::on(instance.addr, 2);
         load.await_more(10);
         // Other weights, one more; c comes first and on another port.
