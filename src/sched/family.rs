@@ -280,7 +280,7 @@ impl Table {
             let _ = self.retire(one);
             let label = label(&name);
             if let Some(head) = self.head_mut(key) {
-                head.gone.insert(name, one);
+                head.gone.insert((name, one.group), one);
             }
             let name = label;
             // It may only be in another group now.
@@ -370,10 +370,7 @@ impl Table {
             decided.map_or((template.state, template.maxc), |decision| (decision.state, decision.maxc));
         let weight = decided.and_then(|decision| decision.weight).unwrap_or(wanted.weight);
         let member = Membership { head, weight: wanted.weight };
-        let was = self
-            .head_mut(head)
-            .and_then(|head| head.gone.remove(&name))
-            .filter(|one| one.group == wanted.group);
+        let was = self.head_mut(head).and_then(|head| head.gone.remove(&(name.clone(), wanted.group)));
         // One that has gone has no pause of its own any more.
         let was_paused = was.and_then(|key| self.get(key)).is_some_and(|channel| channel.paused);
         if let Some(key) = was.filter(|&one| self.comes_back(one, &name, &addresses)) {
@@ -452,7 +449,7 @@ impl Table {
         let decision =
             MemberDecision { state: AdminState::Enabled, maxc: channel.maxc, weight, removed: true };
         if let Some(head) = self.head_mut(member.head) {
-            head.gone.insert(name.clone(), one);
+            head.gone.insert((name.clone(), one.group), one);
             head.decided.insert(name, decision);
         }
     }
@@ -463,7 +460,7 @@ impl Table {
         let (head, name) = heads
             .filter_map(|one| {
                 let head = one.head.as_deref()?;
-                let is_it = |name: &&MemberName| head.gone.get(*name) == Some(&key);
+                let is_it = |name: &&MemberName| head.gone.get(&((*name).clone(), key.group)) == Some(&key);
                 let removed = head.decided.iter().filter(|(_, decision)| decision.removed);
                 Some((one.slots.key(), removed.map(|(name, _)| name).find(is_it)?.clone()))
             })
@@ -1003,6 +1000,22 @@ mod tests {
         // And one that is offered no more keeps its last channel.
         assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
         assert_eq!(pick(&mut table, 1).expect("the last one").key(), key(0, 2));
+    }
+
+    #[test]
+    fn a_target_that_changes_its_priority_and_comes_back_has_its_number_again() {
+        let found = |a: u16| [target("a", a, 0), target("b", 10, 0), target("c", 20, 0), target("d", 30, 0)];
+        let mut table = service(&found(10));
+        let a = |table: &Table| {
+            let is_a = |one: &ChannelKey| table.get(*one).map(name_of) == Some(("a".to_owned(), 389));
+            table.members(key(0, 0)).into_iter().find(is_a).expect("it is there")
+        };
+        let mut seen = Vec::new();
+        for priority in [10, 20, 30, 10, 20] {
+            table.family_found(key(0, 0), "_ldap._tcp.corp", &found(priority));
+            seen.push(a(&table));
+        }
+        assert_eq!(seen, [key(0, 1), key(1, 1), key(2, 1), key(0, 1), key(1, 1)]);
     }
 
     #[test]

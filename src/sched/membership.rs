@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use super::snapshot::{ChannelSnapshot, DecidedMember, FamilySnapshot};
-use super::{AdminState, ChannelKey, Weight};
+use super::{AdminState, ChannelKey, GroupId, Weight};
 
 /// What one of a set is known by, whatever number it has: its host and its port.
 pub(super) type MemberName = (String, u16);
@@ -22,8 +22,9 @@ pub(super) struct WordHead {
     pub(super) leaving: BTreeSet<ChannelKey>,
     /// What operators decided about some that are not there now, or are to stay away.
     pub(super) decided: BTreeMap<MemberName, MemberDecision>,
-    /// Those that are not there now, or about to go, under the numbers that they have again if they come back.
-    pub(super) gone: BTreeMap<MemberName, ChannelKey>,
+    /// Those that are not there now, or about to go, under the numbers that they have again if they come back: one in each group that
+    /// they were in.
+    pub(super) gone: BTreeMap<(MemberName, GroupId), ChannelKey>,
     /// There was no number left for one.
     pub(super) is_short: bool,
 }

@@ -405,12 +405,17 @@ fn decided_record((name, decision): (&MemberName, &MemberDecision)) -> DecidedMe
     (name.0.clone(), name.1, state_record(state), maxc, weight.map(Weight::get), removed)
 }
 
-fn gone_record(((host, port), key): (&MemberName, &ChannelKey)) -> (String, u16, usize, usize) {
+fn gone_record(
+    (((host, port), _), key): (&(MemberName, GroupId), &ChannelKey),
+) -> (String, u16, usize, usize) {
     (host.clone(), *port, key.group.index(), key.channel.index())
 }
 
-fn gone_of((host, port, group, channel): &(String, u16, usize, usize)) -> Option<(MemberName, ChannelKey)> {
-    Some(((host.clone(), *port), ChannelKey::new(*group, *channel)?))
+fn gone_of(
+    (host, port, group, channel): &(String, u16, usize, usize),
+) -> Option<((MemberName, GroupId), ChannelKey)> {
+    let key = ChannelKey::new(*group, *channel)?;
+    Some((((host.clone(), *port), key.group), key))
 }
 
 fn decided_of(record: &DecidedMemberRecord) -> Option<(MemberName, MemberDecision)> {
