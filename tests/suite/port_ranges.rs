@@ -176,25 +176,27 @@ fn what_operators_changed_stays_when_a_range_becomes_one_port_and_the_other_way_
     let ranged = Ranged::start("20000-20003", &channels);
     let instance = &ranged.instance;
     instance.ctl("disable 0; maxc 1 7; weight 2 3").code(0);
-    let is_kept = |ports: &str| {
+    let is_kept = |ports: &str, at: &str| {
         let said = ranged.reload(ports, &channels).code(0).stdout;
         assert!(!said.contains("is added") && !said.contains("is removed"), "{ports}: {said}");
+        let of_two = said.matches(&format!(" is connected to at {at}\n")).count();
+        assert!(of_two == 2 && !said.contains("other addresses"), "{ports}: {said}");
         let rows = instance.show();
         let kept: Vec<(&str, u64)> = rows.iter().map(|row| (row.state.as_str(), row.maxc)).collect();
         assert_eq!(kept, [("dis", 0), ("ENA", 7), ("ENA", 0)], "{ports}: {said}");
         let status = instance.ctl("status").code(0).stdout;
         assert!(status.contains("channel 2: weight 3, in the file 1"), "{ports}: {status}");
     };
-    is_kept("20000");
+    is_kept("20000", "port 20000");
     // The channel that has the port of the service has its port of today.
     instance.ctl("disable 2").code(0);
     assert_eq!(server_at(ranged.ip, FIRST).1, "b20000");
     instance.ctl("enable 2").code(0);
-    is_kept("20000-20001");
+    is_kept("20000-20001", "the port that each client came to");
     instance.ctl("disable 2").code(0);
     assert_eq!(server_at(ranged.ip, FIRST + 1).1, "b20001");
     instance.ctl("enable 2").code(0);
-    is_kept("20000-20000");
+    is_kept("20000-20000", "port 20000");
     ranged.instance.end();
 }
 

@@ -3,10 +3,12 @@
 //! Knows: what each edit does. Never: which edits there are to make (that is `plan`'s), when.
 //! Source: docs/reload.md.
 
+use std::collections::BTreeSet;
+
 use super::super::counted;
 use super::super::plan::{self, LinedGroup, PlannedEdit};
 use crate::config;
-use crate::sched::{AdminState, ChannelKey, GroupId, ShownAddress, Table};
+use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, ShownAddress, Table};
 
 /// Makes one edit; what is to be told of it, or why it was not made. `kicks`: the connections of what goes are about to be closed.
 pub(super) fn apply_edit(
@@ -77,7 +79,22 @@ pub(super) fn apply_edit(
                     Ok(format!("group {number} channel {at}: {} stands for others: {all}", channel.label()))
                 });
             }
+            let ips = |addresses: &Addresses| {
+                let all = addresses.as_slice().iter();
+                all.map(|address| address.net().map(|at| at.ip())).collect::<BTreeSet<_>>()
+            };
+            let before = table.channel(key).map(|one| one.addresses);
             let moved = table.readdress(key, channel.addresses.clone()).ok()??;
+            let is_other_port = |before: &Addresses| {
+                before.port() != channel.addresses.port() && ips(before) == ips(&channel.addresses)
+            };
+            if before.is_some_and(|before| is_other_port(&before)) {
+                let (at, to) = (key.channel.index(), port_words(channel.addresses.port()));
+                return Some(Ok(format!(
+                    "group {number} channel {at}: {} is connected to at {to}",
+                    channel.label()
+                )));
+            }
             let all = channel.addresses.as_slice().iter();
             let all: Vec<String> = all.map(|address| ShownAddress(*address).to_string()).collect();
             let at = key.channel.index();
@@ -116,6 +133,14 @@ pub(super) fn apply_edit(
             };
             Some(Ok(format!("group {number} channel {at}: {label} is removed{left}")))
         }
+    }
+}
+
+/// Which port a channel is connected to at.
+fn port_words(port: u16) -> String {
+    match port {
+        0 => "the port that each client came to".to_owned(),
+        port => format!("port {port}"),
     }
 }
 
