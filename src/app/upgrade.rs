@@ -229,7 +229,11 @@ impl Upgrader {
                 self.means.roster.log().tell_again(&Event::Note { severity: Severity::Notice, text });
             }
             Ok(what) => self.tell(Severity::Notice, what.clone()),
-            Err(why) => self.tell(Severity::Error, format!("this process goes on: {why}")),
+            Err(why) => {
+                let text = format!("upgrade: this process goes on: {why}");
+                let note = Event::Note { severity: Severity::Error, text };
+                self.means.roster.log().tell_each_time(&note);
+            }
         }
         outcome
     }

@@ -227,15 +227,20 @@ impl Log {
     /// word for word, and those that strangers cause, are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
     /// left out: the one makes no sense without the other.
     pub fn tell(&self, event: &Event) {
-        self.say(event, true);
+        self.say(event, true, is_limited(event));
+    }
+
+    /// Says an event however often it repeats: somebody has asked for it.
+    pub fn tell_each_time(&self, event: &Event) {
+        self.say(event, true, false);
     }
 
     /// Says again, and to others, what was told already: it is not remembered twice.
     pub fn tell_again(&self, event: &Event) {
-        self.say(event, false);
+        self.say(event, false, is_limited(event));
     }
 
-    fn say(&self, event: &Event, is_new: bool) {
+    fn say(&self, event: &Event, is_new: bool, is_limited: bool) {
         let severity = event.severity();
         if severity == Severity::Debug && !self.is_debug() {
             return;
@@ -257,7 +262,7 @@ impl Log {
         let (now, at) = (Instant::now(), SystemTime::now());
         // Of those that strangers cause each is the same as any other: they choose what the line says.
         let same = if event.is_by_strangers() { event.name() } else { &line };
-        let left_out = if is_limited(event) { limiter.admit(same, now) } else { Some(0) };
+        let left_out = if is_limited { limiter.admit(same, now) } else { Some(0) };
         let Some(left_out) = left_out else { return };
         if is_new && severity != Severity::Debug {
             let past = PastEvent::new(at, severity, self.owner, &line, left_out);

@@ -291,6 +291,18 @@ fn one_wrong_line_changes_nothing() {
 }
 
 #[test]
+fn a_failure_is_told_with_its_reason_each_time() {
+    let a = Server::named("a");
+    let filed = Filed::start(&format!("web: LISTEN {a}\n"));
+    for times in 1..=3 {
+        filed.reload(&format!("web: LISTEN {a}x\n")).code(78);
+        let told = || filed.instance.stderr().matches("reload failed, nothing was changed: ").count();
+        eventually("the reason is told again", || (told() == times).then_some(()));
+    }
+    filed.instance.end();
+}
+
+#[test]
 fn what_operators_changed_stays_until_the_line_of_its_channel_changes() {
     let [a, b, c, d] = ["a", "b", "c", "d"].map(Server::named);
     let filed = Filed::start(&format!("web: LISTEN {a} {b} {c}\n"));

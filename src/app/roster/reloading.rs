@@ -121,7 +121,7 @@ impl Roster {
 
     fn complain(&self, what: &str) {
         let text = format!("reload: {what}");
-        self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+        self.tools.log.tell_each_time(&Event::Note { severity: Severity::Error, text });
     }
 
     /// One event for each thing that is wrong: in the log a line is a line.
@@ -130,7 +130,7 @@ impl Roster {
         for reason in message.lines().filter(reasons).take(MOST_TOLD) {
             let reason = reason.strip_prefix("balance: ").unwrap_or(reason);
             let text = format!("reload failed, {NOTHING}: {reason}");
-            self.tools.log.tell(&Event::Note { severity: Severity::Error, text });
+            self.tools.log.tell_each_time(&Event::Note { severity: Severity::Error, text });
         }
     }
 
