@@ -101,14 +101,14 @@ impl SocketFile {
     }
 
     /// Lets these connect from now on. What is not said stays as it is.
+    ///
+    /// # Errors
+    /// It is not there any more, or what chown(2) or chmod(2) says.
     pub(crate) fn set_access(&self, access: SocketAccess) -> io::Result<()> {
         let (Some(parent), Some(own)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
-        if !self.is_there() {
-            return Ok(());
-        }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty())?;
-        permit(&directory, own, access).map_err(|(_, e)| e)
+        permit(&directory, own, self.id, access).map_err(|(_, e)| e)
     }
 
     /// Takes it away, if nobody has put another one in its place. To be called while the socket still listens: nobody takes the name
@@ -140,7 +140,8 @@ const TURN_WITHIN: Duration = Duration::from_millis(300);
 const TURN_RETRY: Duration = Duration::from_millis(5);
 /// Temporary names tried; more than one only if somebody is in our way on purpose.
 const TEMPORARY_NAMES: usize = 8;
-
+/// What a socket is called in a directory that is its own.
+const MADE: &str = "s";
 /// Binds a socket to the name, listens, and only then is the name there. A socket at which nobody answers is replaced; anything else is not
 /// touched.
 ///
@@ -160,23 +161,128 @@ pub(crate) fn listen(
     let directory =
         rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| ("open", of_directory(e, parent)))?;
     let turn = take_turn(&directory);
+    if turn.is_some() {
+        Workshop::sweep(&directory);
+    }
     let before = occupant(&directory, own, &path).map_err(|e| ("bind", e))?;
-    let temporary = bind_temporary(socket, &directory, parent).map_err(|e| ("bind", e))?;
-    let placed = (|| {
-        permit(&directory, OsStr::new(&temporary), access)?;
-        rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
-        let made = rustix::fs::statat(&directory, &temporary, AtFlags::SYMLINK_NOFOLLOW);
-        let id = SocketFileId::from(&made.map_err(|e| ("stat", e.into()))?);
-        put(&directory, &temporary, own, before).map_err(|e| ("rename", e))?;
-        Ok(id)
-    })();
+    let mut workshop = Workshop::make(&directory).map_err(|e| ("mkdir", e))?;
+    let id = workshop.bind(socket, parent).map_err(|e| ("bind", e))?;
+    permit(&workshop.directory, OsStr::new(MADE), id, access)?;
+    rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
+    put(&workshop.directory, &directory, own, before).map_err(|e| ("rename", e))?;
+    drop(workshop);
     drop(turn);
-    match placed {
-        Ok(id) => Ok(Arc::new(SocketFile { path, id, is_ours: AtomicBool::new(true) })),
-        Err(failed) => {
-            let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
-            Err(failed)
+    Ok(Arc::new(SocketFile { path, id, is_ours: AtomicBool::new(true) }))
+}
+
+/// A directory in which nobody else can put anything, where a socket is until it has its permissions: in the one that is wanted, others may be
+/// allowed to put links in its place. It goes with what is in it.
+struct Workshop<'a> {
+    parent: &'a OwnedFd,
+    name: String,
+    /// Locked for as long as its process lives.
+    directory: OwnedFd,
+    /// The socket in it.
+    made: Option<SocketFileId>,
+}
+
+impl<'a> Workshop<'a> {
+    fn make(parent: &'a OwnedFd) -> io::Result<Self> {
+        for _ in 0..TEMPORARY_NAMES {
+            let number = RandomState::new().hash_one(std::process::id()) as u32;
+            let name = format!(".{}.{number:08x}", std::process::id());
+            match rustix::fs::mkdirat(parent, &name, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            let opened = open_own(parent, &name).and_then(|directory| {
+                // Where nothing can be locked, nobody takes it away either.
+                let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
+                if locked == Err(Errno::WOULDBLOCK) { Err(Errno::WOULDBLOCK.into()) } else { Ok(directory) }
+            });
+            match opened {
+                Ok(directory) => return Ok(Self { parent, name, directory, made: None }),
+                // Somebody took it for one that was left behind.
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
+                Err(e) => return Err(e),
+            }
         }
+        Err(Errno::EXIST.into())
+    }
+
+    /// Binds to a name in it. It is reached by its descriptor: by its path somebody could lead elsewhere.
+    fn bind(&mut self, socket: &OwnedFd, parent: &Path) -> io::Result<SocketFileId> {
+        let by_descriptor =
+            Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(MADE);
+        match rustix::net::bind(socket, &SocketAddrUnix::new(by_descriptor)?) {
+            Ok(()) => {}
+            // There is no /proc.
+            Err(Errno::NOENT) => {
+                let by_path = SocketAddrUnix::new(parent.join(&self.name).join(MADE))?;
+                rustix::net::bind(socket, &by_path)?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+        self.made = socket_in(&self.directory);
+        self.made.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// Takes away those whose process was killed meanwhile. To be called by the one whose turn it is.
+    fn sweep(parent: &'a OwnedFd) {
+        let Ok(entries) = rustix::fs::Dir::read_from(parent) else { return };
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if !is_temporary(name) {
+                continue;
+            }
+            let Ok(directory) = open_own(parent, name) else { continue };
+            if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                // Whoever made it is dead: the kernel gave us the lock.
+                let made = socket_in(&directory);
+                drop(Self { parent, name: name.to_owned(), directory, made });
+            }
+        }
+    }
+}
+
+impl Drop for Workshop<'_> {
+    fn drop(&mut self) {
+        if self.made.is_some() && self.made == socket_in(&self.directory) {
+            let _ = rustix::fs::unlinkat(&self.directory, MADE, AtFlags::empty());
+        }
+        let _ = rustix::fs::unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+fn socket_in(workshop: &OwnedFd) -> Option<SocketFileId> {
+    let stat = rustix::fs::statat(workshop, MADE, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    is_socket(&stat).then(|| SocketFileId::from(&stat))
+}
+
+/// Is it called as a [`Workshop`] is?
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.split_once('.'));
+    parts.is_some_and(|(pid, number)| {
+        !pid.is_empty()
+            && pid.bytes().all(|byte| byte.is_ascii_digit())
+            && number.len() == 8
+            && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// A directory that belongs to our user, and to nobody else.
+fn open_own(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&directory)?;
+    let is_closed = !Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+    match stat.st_uid == rustix::process::geteuid().as_raw() && is_closed {
+        true => Ok(directory),
+        false => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("somebody has put another directory in place of {name}, which was made a moment ago"),
+        )),
     }
 }
 
@@ -258,94 +364,112 @@ fn answers(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Binds to a name that nobody looks at. It may be longer than the one that is wanted, so it is reached by the directory where the path is too
-/// long.
-fn bind_temporary(socket: &OwnedFd, directory: &OwnedFd, parent: &Path) -> io::Result<String> {
-    for _ in 0..TEMPORARY_NAMES {
-        let number = RandomState::new().hash_one(std::process::id()) as u32;
-        let name = format!(".{}.{number:08x}", std::process::id());
-        let by_descriptor = || Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(&name);
-        let address =
-            SocketAddrUnix::new(parent.join(&name)).or_else(|_| SocketAddrUnix::new(by_descriptor()))?;
-        match rustix::net::bind(socket, &address) {
-            Ok(()) => return Ok(name),
-            Err(Errno::ADDRINUSE) => {}
-            Err(e) => return Err(e.into()),
+/// Gives this socket its group and its permissions, and never what somebody else has put in its place.
+fn permit(
+    directory: &OwnedFd,
+    name: &OsStr,
+    id: SocketFileId,
+    access: SocketAccess,
+) -> Result<(), (&'static str, io::Error)> {
+    let check = |stat: &Stat| {
+        let is_it = is_socket(stat) && SocketFileId::from(stat) == id;
+        let text = "another file is at the path, which is not touched";
+        let foreign = || ("stat", io::Error::new(io::ErrorKind::AlreadyExists, text));
+        is_it.then_some(()).ok_or_else(foreign)
+    };
+    let gone = |e: Errno| match e {
+        Errno::NOENT => ("open", io::Error::new(io::ErrorKind::NotFound, "the socket's file is gone")),
+        e => ("open", e.into()),
+    };
+    let group = access.group.map(Gid::from_raw);
+    let mode = access.mode().map(|mode| Mode::from_raw_mode(mode as _));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // What is held by a descriptor cannot be exchanged any more.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(gone)?;
+        check(&rustix::fs::fstat(&file).map_err(gone)?)?;
+        if group.is_some() {
+            rustix::fs::chownat(&file, "", None, group, AtFlags::EMPTY_PATH)
+                .map_err(|e| ("chown", e.into()))?;
+        }
+        if let Some(mode) = mode {
+            let by_descriptor = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+            rustix::fs::chmod(by_descriptor, mode).map_err(|e| ("chmod", e.into()))?;
         }
     }
-    Err(Errno::ADDRINUSE.into())
-}
-
-/// Gives it its group and its permissions.
-fn permit(directory: &OwnedFd, name: &OsStr, access: SocketAccess) -> Result<(), (&'static str, io::Error)> {
-    if let Some(group) = access.group {
-        let group = Some(Gid::from_raw(group));
-        rustix::fs::chownat(directory, name, None, group, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| ("chown", e.into()))?;
-    }
-    if let Some(mode) = access.mode() {
-        // The file was made a moment ago, and in a directory where others may not put links in place of it.
-        rustix::fs::chmodat(directory, name, Mode::from_raw_mode(mode as _), AtFlags::empty())
-            .map_err(|e| ("chmod", e.into()))?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        check(&rustix::fs::statat(directory, name, flags).map_err(gone)?)?;
+        if group.is_some() {
+            rustix::fs::chownat(directory, name, None, group, flags).map_err(|e| ("chown", e.into()))?;
+        }
+        if let Some(mode) = mode {
+            rustix::fs::chmodat(directory, name, mode, flags).map_err(|e| ("chmod", e.into()))?;
+        }
     }
     Ok(())
 }
 
-/// Gives it the name that is wanted, where this file was before.
-fn put(directory: &OwnedFd, from: &str, to: &OsStr, before: Option<SocketFileId>) -> io::Result<()> {
+/// Gives what was made the name that is wanted, where this file was before.
+fn put(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, before: Option<SocketFileId>) -> io::Result<()> {
     match before {
-        None => put_where_nothing_is(directory, from, to),
-        Some(dead) => replace(directory, from, to, dead),
+        None => put_where_nothing_is(workshop, directory, to),
+        Some(dead) => replace(workshop, directory, to, dead),
     }
 }
 
 /// # Errors
 /// Something is there by now.
-fn put_where_nothing_is(directory: &OwnedFd, from: &str, to: &OsStr) -> io::Result<()> {
+fn put_where_nothing_is(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr) -> io::Result<()> {
     let taken = |e: Errno| match e {
         Errno::EXIST => Errno::ADDRINUSE.into(),
         e => io::Error::from(e),
     };
     #[cfg(target_os = "linux")]
-    match rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
+    match rustix::fs::renameat_with(workshop, MADE, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
         // A file system that does not know it.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         done => return done.map_err(taken),
     }
-    rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()).map_err(taken)?;
-    Ok(rustix::fs::unlinkat(directory, from, AtFlags::empty())?)
+    rustix::fs::linkat(workshop, MADE, directory, to, AtFlags::empty()).map_err(taken)?;
+    Ok(rustix::fs::unlinkat(workshop, MADE, AtFlags::empty())?)
 }
 
 /// # Errors
 /// Something else is there by now.
-fn replace(directory: &OwnedFd, from: &str, to: &OsStr, dead: SocketFileId) -> io::Result<()> {
-    let is_dead = |name: &OsStr| {
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+fn replace(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, dead: SocketFileId) -> io::Result<()> {
+    let is_dead = |at: &OwnedFd, name: &OsStr| {
+        let stat = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
         stat.is_ok_and(|stat| is_socket(&stat) && SocketFileId::from(&stat) == dead)
     };
     #[cfg(target_os = "linux")]
     {
         let exchange =
-            || rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::EXCHANGE);
+            || rustix::fs::renameat_with(workshop, MADE, directory, to, rustix::fs::RenameFlags::EXCHANGE);
         match exchange() {
-            Ok(()) if is_dead(OsStr::new(from)) => {
-                let _ = rustix::fs::unlinkat(directory, from, AtFlags::empty());
+            Ok(()) if is_dead(workshop, OsStr::new(MADE)) => {
+                let _ = rustix::fs::unlinkat(workshop, MADE, AtFlags::empty());
                 return Ok(());
             }
             Ok(()) => {
-                exchange()?;
+                match exchange() {
+                    Err(Errno::NOENT) => put_where_nothing_is(workshop, directory, to)?,
+                    done => done?,
+                }
                 return Err(Errno::ADDRINUSE.into());
             }
-            Err(Errno::NOENT) => return put_where_nothing_is(directory, from, to),
+            Err(Errno::NOENT) => return put_where_nothing_is(workshop, directory, to),
             // A file system that does not know it.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    if !is_dead(to) {
+    if !is_dead(directory, to) {
         return Err(Errno::ADDRINUSE.into());
     }
-    Ok(rustix::fs::renameat(directory, from, directory, to)?)
+    Ok(rustix::fs::renameat(workshop, MADE, directory, to)?)
 }
 
 #[cfg(test)]
@@ -463,6 +587,63 @@ mod tests {
         heir.keep();
         drop(heir);
         assert!(directory.names().is_empty());
+    }
+
+    #[test]
+    fn permissions_are_never_those_of_a_file_that_a_link_leads_to() {
+        let directory = Directory::new("link");
+        let (path, name) = directory.at("x");
+        let (victim, _) = directory.at("victim");
+        fs::write(&victim, "precious").expect("written");
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).expect("our own");
+        let (_socket, file) = try_listen(name, SocketAccess::default()).expect("free");
+        let access = SocketAccess { mode: Some(0o666), group: None };
+        let refused = |kind: io::ErrorKind| {
+            assert_eq!(file.set_access(access).expect_err("it is not the socket").kind(), kind);
+            assert_eq!(fs::metadata(&victim).expect("there").permissions().mode() & 0o7777, 0o600);
+        };
+        fs::remove_file(&path).expect("removed");
+        refused(io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink(&victim, &path).expect("linked");
+        refused(io::ErrorKind::AlreadyExists);
+        fs::remove_file(&path).expect("removed");
+        fs::hard_link(&victim, &path).expect("linked");
+        refused(io::ErrorKind::AlreadyExists);
+        fs::remove_file(&path).expect("removed");
+        let _other = UnixListener::bind(&path).expect("bound");
+        refused(io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_socket_is_made_where_nobody_else_can_put_anything() {
+        let directory = Directory::new("workshop");
+        let parent = OwnedFd::from(fs::File::open(&directory.0).expect("a directory"));
+        let mut workshop = Workshop::make(&parent).expect("made");
+        let at = directory.0.join(&workshop.name);
+        let meta = fs::symlink_metadata(&at).expect("there");
+        assert!(meta.is_dir() && meta.permissions().mode() & 0o777 == 0o700);
+        let socket = unix::stream().expect("a socket");
+        let id = workshop.bind(&socket, &directory.0).expect("bound");
+        assert_eq!(id, SocketFileId::from(&rustix::fs::lstat(at.join(MADE)).expect("there")));
+        // Another one leaves it alone while its process lives, and takes it away afterwards.
+        Workshop::sweep(&parent);
+        assert!(at.join(MADE).exists());
+        fs::create_dir(directory.0.join(".7.notours")).expect("made");
+        fs::write(directory.0.join(".7.0123abcd"), "a file").expect("written");
+        drop(workshop);
+        fs::create_dir(&at).expect("made");
+        drop(UnixListener::bind(at.join(MADE)).expect("bound"));
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).expect("our own");
+        let (_socket, _file) = try_listen(directory.at("x").1, SocketAccess::default()).expect("free");
+        let mut left = directory.names();
+        left.sort();
+        assert_eq!(left, [".7.0123abcd", ".7.notours", "x"]);
+        // A directory that somebody has put in its place is not used.
+        fs::create_dir(directory.0.join(".7.89abcdef")).expect("made");
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.0.join(".7.89abcdef"), open).expect("our own");
+        let refused = open_own(&parent, ".7.89abcdef").expect_err("others may write there");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]
