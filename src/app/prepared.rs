@@ -33,7 +33,7 @@ use crate::sys::{Outgoing, Sources};
 
 /// How long a start waits for ports that the instance before it is just leaving, all of them together.
 pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
-const BIND_RETRY: Duration = Duration::from_millis(5);
+pub(super) const BIND_RETRY: Duration = Duration::from_millis(5);
 
 /// Everything that can fail because of what was typed, done: what is left is to serve.
 pub(super) struct Prepared {
@@ -106,7 +106,16 @@ impl Prepared {
                 let is_passed = !passed.is_kept;
                 Ok(inherit(passed.fd, passed.address, None, &spec)?.passed(is_passed))
             }
-            Some(Got::Left { fd, file, is_passed }) => Ok(inherit(fd, place, file, &spec)?.passed(is_passed)),
+            Some(Got::Left { fd, file, is_passed }) => {
+                let left = inherit(fd, place, file, &spec)?.passed(is_passed);
+                let access = access(&spec)?;
+                if file.is_some() && access != SocketAccess::default() {
+                    // As a reload does it: what is not said stays.
+                    let failed = |source| ListenError { call: "chmod", address: Box::new(place), source };
+                    left.set_access(access).map_err(failed)?;
+                }
+                Ok(left)
+            }
             Some(Got::Bound(listener)) => Ok(listener),
             None => bind(place, &spec, patience),
         };
@@ -349,7 +358,14 @@ pub(super) fn inherit(
 ) -> Result<Listener, ListenError> {
     match address {
         Address::Net(_) => Listener::inherit(fd, spec.client_keepalive),
-        Address::Unix(name) => Listener::inherit_unix(fd, name, file),
+        Address::Unix(name) => {
+            let left = Listener::inherit_unix(fd, name, file)?;
+            if file.is_some() && left.lacks_file() {
+                // Somebody has removed it. Where its place is free, clients find the service again.
+                return access(spec).and_then(|access| Listener::bind_unix(name, access)).or(Ok(left));
+            }
+            Ok(left)
+        }
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 
 use super::controllers::{self, Environment};
 use super::heir::{Heir, span_of};
 use super::lookup::Resolved;
+use super::prepared::{self, BIND_PATIENCE, BIND_RETRY};
 use super::{Failure, exit};
 use crate::spec::{ListenSpan, ServiceSpec};
 
@@ -33,6 +35,35 @@ pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Enviro
     })
 }
 
+/// A Unix socket whose file somebody has removed can be bound again, though a process of ours still listens: clients would go to one of
+/// them, and commands to the other.
+///
+/// # Errors
+/// There is one, and it does not end within a moment.
+pub(super) fn refuse_hidden(
+    services: &[(ServiceSpec, Resolved)],
+    environment: &Environment,
+) -> Result<(), Failure> {
+    let mut patience = BIND_PATIENCE;
+    for (spec, found) in services {
+        let span = found.span();
+        if !span.unix().is_some_and(|name| !name.is_abstract()) {
+            continue;
+        }
+        while let Some((place, pid)) = controllers::holder(span, environment) {
+            if patience.is_zero() {
+                let text = format!(
+                    "balance: process {pid} serves {place}; --replace takes the port over from it, and makes its file anew if it is gone"
+                );
+                return Err(Failure::at(&spec.listen.typed, Failure::new(exit::OS, text)));
+            }
+            thread::sleep(BIND_RETRY);
+            patience = patience.saturating_sub(BIND_RETRY);
+        }
+    }
+    Ok(())
+}
+
 /// Asks the instances that have the ports of these services for them. Where nobody has one, nobody is asked.
 ///
 /// # Errors
@@ -41,6 +72,10 @@ pub(super) fn ask(
     services: &[(ServiceSpec, Resolved)],
     environment: &Environment,
 ) -> Result<Vec<Heir>, Failure> {
+    // What would only be found out when the other one has let go.
+    for (spec, _) in services {
+        prepared::access(spec).map_err(|e| Failure::at(&spec.listen.typed, e.into()))?;
+    }
     let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
     let failed = |text: String| Err(Failure::new(exit::OS, format!("balance: --replace: {text}")));
     let mut heirs: Vec<Heir> = Vec::new();

@@ -118,6 +118,9 @@ pub(super) fn start(
         means(settings, &services, &passed, heirs.iter().map(Heir::descriptor_count).sum())?;
     // Everything that is left to chance hangs on this one number.
     let seed = seed();
+    if heirs.is_empty() && passed.is_empty() {
+        replace::refuse_hidden(&services, environment)?;
+    }
     let mut passed = passed::assign(passed, &services)?;
     let mut kept = match heirs.is_empty() {
         true => kept::take(settings.state.as_ref(), source.as_ref(), &warn),
@@ -444,6 +447,13 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         for text in checks.chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
             // It may be there later, so this is no reason not to serve.
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
+        }
+        if (spec.socket_mode.is_some() || spec.socket_group.is_some())
+            && service.listeners.iter().all(|one| one.lacks_file())
+        {
+            let text = "balance has not made this socket, so --socket-mode and --socket-group have no effect: whoever made it sets its \
+                        permissions (systemd: SocketMode=, SocketGroup=)";
+            service.log(warn).tell(&Event::Note { severity: Severity::Warning, text: text.into() });
         }
     }
     let mut names = services.iter().filter_map(|service| service.parts.spec.name.as_ref()).peekable();

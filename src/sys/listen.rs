@@ -92,7 +92,9 @@ impl ListenerHandle {
     /// # Errors
     /// What chown(2) or chmod(2) says.
     pub fn set_access(&self, access: SocketAccess) -> io::Result<()> {
-        self.file.upgrade().map_or(Ok(()), |file| file.set_access(access))
+        let text = "balance has not made the socket's file";
+        let not_ours = || io::Error::new(io::ErrorKind::Unsupported, text);
+        self.file.upgrade().ok_or_else(not_ours)?.set_access(access)
     }
 
     /// Other times of keepalive for clients that come from now on; `None`: the system's.
@@ -212,6 +214,19 @@ impl Listener {
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
         let file = file.and_then(|id| SocketFile::inherit(name, id));
         Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
+    }
+
+    /// Is there no file that would be ours?
+    pub fn lacks_file(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Lets these connect to a Unix socket from now on.
+    ///
+    /// # Errors
+    /// What chown(2) or chmod(2) says.
+    pub fn set_access(&self, access: SocketAccess) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.set_access(access))
     }
 
     /// Takes over a socket that somebody else bound (socket activation, a predecessor). One that refuses listens again.

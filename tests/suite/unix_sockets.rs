@@ -9,7 +9,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use rustix::process::Signal;
 
 use super::pausing::Postgres;
 use crate::harness::{
-    BALANCE, DEADLINE, Directory, Run, Server, Setup, eventually, is_root, needs_root, own_address, unique,
+    BALANCE, DEADLINE, Directory, Instance, Run, Server, Setup, eventually, is_root, needs_root, own_address,
+    unique,
 };
 use crate::real_programs::program;
 
@@ -421,6 +422,67 @@ fn another_start_replaces_it_and_takes_the_file_over() {
     assert!(place.names().is_empty());
 }
 
+/// A start in place of this one, which serves until it is told to end.
+fn replacing(first: &Instance, options: &[&str]) -> Child {
+    let mut second = Command::new(BALANCE);
+    second.env("BALANCE_RUN_DIR", first.directory.path().join("run"));
+    second.args(["-f", "--replace"]).args(options);
+    second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    second.spawn().expect("our program")
+}
+
+fn end(mut child: Child) {
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).expect("our own child");
+    child.wait().expect("our own child");
+}
+
+#[test]
+fn another_start_and_an_upgrade_set_the_permissions_that_they_ask_for() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let target = server.addr.to_string();
+    let mut first = Setup::on_socket(&place.word()).start(["--socket-mode", "600", "PORT", &target]);
+    let file = place.file();
+    let refused = Run::balance(&first.directory)
+        .args(["-f", "--replace", "--socket-group", "no-such-group", &place.word(), &target])
+        .finish();
+    assert!(refused.code != 0 && refused.stderr.contains("no-such-group"), "{refused:?}");
+    assert_eq!((place.file(), place.mode(), place.served_by(1)), (file, 0o600, "a".to_owned()));
+    let second = replacing(&first, &["--socket-mode", "606", &place.word(), &target]);
+    assert_eq!(first.wait(), 0);
+    assert_eq!((place.file(), place.mode(), place.served_by(1)), (file, 0o606, "a".to_owned()));
+    end(second);
+
+    let lines = place.directory.file("lines", &format!("--socket-mode 600 {} {target}\n", place.word()));
+    let mut third = Setup::on_socket(&place.word()).start(["--file", &lines.display().to_string()]);
+    assert_eq!(place.mode(), 0o600);
+    fs::write(&lines, format!("--socket-mode 606 {} {target}\n", place.word())).expect("our own");
+    third.upgrade();
+    assert_eq!((place.mode(), place.served_by(1)), (0o606, "a".to_owned()));
+    third.end();
+}
+
+#[test]
+fn a_socket_whose_file_was_removed_is_not_served_twice_and_is_made_anew() {
+    let place = Place::new();
+    let server = Server::named("a");
+    let target = server.addr.to_string();
+    let mut first = Setup::on_socket(&place.word()).start(["--socket-mode", "600", "PORT", &target]);
+    fs::remove_file(&place.path).expect("our own directory");
+    let refused = Run::balance(&first.directory).args(["-f", &place.word(), &target]).finish();
+    assert!(refused.code != 0 && refused.stderr.contains("--replace takes the port over"), "{refused:?}");
+    assert!(place.names().is_empty());
+    first.upgrade();
+    assert_eq!((place.mode(), place.served_by(1)), (0o600, "a".to_owned()));
+    fs::remove_file(&place.path).expect("our own directory");
+    let second = replacing(&first, &["--socket-mode", "606", &place.word(), &target]);
+    first.wait();
+    assert_eq!((place.mode(), place.served_by(1)), (0o606, "a".to_owned()));
+    end(second);
+    assert!(place.names().is_empty());
+}
+
 #[test]
 fn a_reload_adds_changes_and_takes_away_sockets() {
     let place = Place::new();
@@ -453,6 +515,20 @@ fn a_reload_adds_changes_and_takes_away_sockets() {
     let told = instance.ctl("reload").code(0).stdout;
     assert!(told.contains("service pg is removed"), "{told}");
     assert_eq!(place.names(), ["lines", "y.sock"]);
+    // What cannot be set is not said to be set.
+    fs::remove_file(&second).expect("our own directory");
+    write(&format!("new: --socket-mode 666 {} {}\n", word(&second), other.addr));
+    let told = instance.ctl("reload").code(0).stdout;
+    let stay = "the socket's permissions stay as they are: the socket's file is gone";
+    assert!(told.contains(stay) && !told.contains("--socket-mode is"), "{told}");
+    let listener = UnixListener::bind(&second).expect("free");
+    let before = fs::symlink_metadata(&second).expect("there").permissions();
+    write(&format!("new: --socket-mode 606 {} {}\n", word(&second), other.addr));
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(told.contains("another file is at the path") && !told.contains("--socket-mode is"), "{told}");
+    assert_eq!(fs::symlink_metadata(&second).expect("there").permissions(), before);
+    drop(listener);
+    fs::remove_file(&second).expect("our own directory");
     // Two services on one socket, and a name that is no group.
     write(&format!("a: {0} b:1\nb: {0} b:1\n", word(&second)));
     let wrong = instance.ctl("reload");
@@ -577,11 +653,15 @@ fn a_socket_of_the_service_manager_is_served_and_not_taken_away() {
     let directory = Directory::new();
     let script = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" -f \"$@\"";
     let mut command = Command::new("sh");
-    command.env("BALANCE_RUN_DIR", directory.path()).args(["-ec", script, BALANCE, &place.word()]);
-    command.arg(server.addr.to_string()).stdin(OwnedFd::from(listener));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let said = directory.path().join("said");
+    command.env("BALANCE_RUN_DIR", directory.path()).args(["-ec", script, BALANCE, "--socket-mode", "606"]);
+    command.args([place.word(), server.addr.to_string()]).stdin(OwnedFd::from(listener));
+    command.stdout(Stdio::null()).stderr(fs::File::create(&said).expect("our own directory"));
+    let mode = place.mode();
     let mut child = command.spawn().expect("sh is everywhere");
-    assert_eq!(place.served_by(2), "aa");
+    assert_eq!((place.served_by(2), place.mode()), ("aa".to_owned(), mode));
+    let said = fs::read_to_string(&said).expect("written");
+    assert!(said.contains("--socket-mode and --socket-group have no effect"), "{said}");
     let told = Run::new(BALANCE)
         .env("BALANCE_RUN_DIR", directory.path())
         .args(["-c", "upgrade", &place.word()])

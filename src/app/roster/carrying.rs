@@ -325,7 +325,8 @@ impl Roster {
             let set = prepared::access(spec).map_err(|e| e.source);
             let set = set.and_then(|access| listeners.iter().try_for_each(|one| one.set_access(access)));
             if let Err(e) = set {
-                told.push(format!("the socket's permissions stay as they were: {e}"));
+                told.retain(|line| !line.starts_with("--socket-"));
+                told.push(format!("the socket's permissions stay as they are: {e}"));
             }
         }
         parts.spec = spec.clone();

@@ -192,6 +192,10 @@ impl Roster {
         let mut patience = BIND_PATIENCE;
         let mut failures = Vec::new();
         for (spec, found) in wanted {
+            if let Err(error) = prepared::access(spec) {
+                failures.push(Failure::at(&spec.listen.typed, error.into()));
+                continue;
+            }
             let there: Vec<ListenSpan> = offered.iter().map(span_of).collect();
             for place in found.span().each().filter(|&at| !there.iter().any(|span| span.contains(at))) {
                 match prepared::bind(place, spec, &mut patience) {
