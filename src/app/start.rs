@@ -118,9 +118,7 @@ pub(super) fn start(
         means(settings, &services, &passed, heirs.iter().map(Heir::descriptor_count).sum())?;
     // Everything that is left to chance hangs on this one number.
     let seed = seed();
-    if heirs.is_empty() && passed.is_empty() {
-        replace::refuse_hidden(&services, environment)?;
-    }
+    let is_on_its_own = heirs.is_empty() && passed.is_empty();
     let mut passed = passed::assign(passed, &services)?;
     let mut kept = match heirs.is_empty() {
         true => kept::take(settings.state.as_ref(), source.as_ref(), &warn),
@@ -139,6 +137,9 @@ pub(super) fn start(
     let unknown_groups = refused::socket_groups(services.iter().map(|(spec, _)| spec));
     if let Some(failure) = Failure::first_or_all(unknown_groups, NOT_STARTED) {
         return Err(failure);
+    }
+    if is_on_its_own {
+        replace::refuse_hidden(&services, environment)?;
     }
     let prepared = prepare(services, &mut kept, got, workers, seed).map_err(|mut failure| {
         if failure.is_place_taken

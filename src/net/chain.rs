@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::circle::{self, Delivery};
-use crate::spec::{Address, ClientSource};
+use crate::spec::{Address, ClientSource, UnixName};
+use crate::sys::socket_file::is_same_socket;
 
 /// By service and client: the services that the client had come through.
 type Through = HashMap<(u32, ClientSource), Arc<[u32]>>;
@@ -18,16 +19,23 @@ type Through = HashMap<(u32, ClientSource), Arc<[u32]>>;
 pub(super) struct Chains {
     /// Who listens, by port. Every connection asks, so nobody waits for others who do.
     listeners: RwLock<HashMap<u16, Vec<(u32, SocketAddr)>>>,
+    /// Who listens on Unix sockets.
+    sockets: RwLock<Vec<(u32, UnixName)>>,
     /// What a client of a service has come through, if it is a connection of ours.
     through: Mutex<Through>,
+    /// Connections by Unix sockets have no address that would tell them apart: of a service, what those of ours that have come to it by
+    /// one have come through, all together, and how many through each.
+    joint: Mutex<HashMap<u32, HashMap<u32, usize>>>,
 }
 
 /// A connection of ours to a service of ours, for as long as it lasts.
 #[derive(Debug)]
 pub(super) struct Link {
     chains: Arc<Chains>,
-    client: SocketAddr,
+    /// Its address on our side. `None`: it goes by a Unix socket.
+    client: Option<SocketAddr>,
     services: Vec<u32>,
+    through: Arc<[u32]>,
 }
 
 /// What a connection to a target means.
@@ -45,15 +53,21 @@ impl Chains {
     /// This service listens there from now on.
     pub(super) fn enlist(&self, service: u32, addresses: impl IntoIterator<Item = Address>) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
-        // Connections by Unix sockets have no address that would tell them apart.
-        for address in addresses.into_iter().filter_map(Address::net) {
-            let address = circle::canonical(address);
+        for address in addresses {
+            let address = match address {
+                Address::Net(address) => circle::canonical(address),
+                Address::Unix(name) => {
+                    self.sockets.write().unwrap_or_else(PoisonError::into_inner).push((service, name));
+                    continue;
+                }
+            };
             listeners.entry(address.port()).or_default().push((service, address));
         }
     }
 
     /// It listens no more.
     pub(super) fn strike(&self, service: u32) {
+        self.sockets.write().unwrap_or_else(PoisonError::into_inner).retain(|&(id, _)| id != service);
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|_, at| {
             at.retain(|&(id, _)| id != service);
@@ -84,7 +98,6 @@ impl Chains {
         bound: bool,
     ) -> Hop {
         let [ours, target] = [ours, target].map(circle::canonical);
-        let client = client.net().map_or(client, |client| circle::canonical(client).into());
         let is_reached = |listener: SocketAddr| match circle::reach(listener, target) {
             Delivery::Certain => true,
             // A connection within the host has the same address at both ends, unless somebody chose ours.
@@ -99,10 +112,8 @@ impl Chains {
         if services.is_empty() {
             return Hop::Out;
         }
+        let through = self.before(service, client);
         let mut all = self.through();
-        let before = all.get(&(service, client));
-        let through: Arc<[u32]> =
-            before.into_iter().flat_map(|through| through.iter().copied()).chain([service]).collect();
         if services.iter().any(|id| through.contains(id)) {
             return Hop::Round;
         }
@@ -110,7 +121,48 @@ impl Chains {
             all.insert((id, ours.into()), Arc::clone(&through));
         }
         drop(all);
-        Hop::Within(Box::new(Link { chains: Arc::clone(self), client: ours, services }))
+        Hop::Within(Box::new(Link { chains: Arc::clone(self), client: Some(ours), services, through }))
+    }
+
+    /// A service is about to connect to this Unix socket for `client`.
+    pub(super) fn step_by(self: &Arc<Self>, service: u32, client: ClientSource, target: UnixName) -> Hop {
+        let services: Vec<u32> = {
+            let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
+            let at = sockets.iter().filter(|&&(id, name)| id != service && is_same_socket(name, target));
+            at.map(|&(id, _)| id).collect()
+        };
+        if services.is_empty() {
+            return Hop::Out;
+        }
+        let through = self.before(service, client);
+        if services.iter().any(|id| through.contains(id)) {
+            return Hop::Round;
+        }
+        let mut joint = self.joint();
+        for &id in &services {
+            let ways = joint.entry(id).or_default();
+            through.iter().for_each(|&passed| *ways.entry(passed).or_default() += 1);
+        }
+        drop(joint);
+        Hop::Within(Box::new(Link { chains: Arc::clone(self), client: None, services, through }))
+    }
+
+    /// What a client of this service has come through, this one included.
+    fn before(&self, service: u32, client: ClientSource) -> Arc<[u32]> {
+        let before: Vec<u32> = match client {
+            ClientSource::Local(peer) if peer.pid == Some(std::process::id()) => {
+                self.joint().get(&service).into_iter().flat_map(HashMap::keys).copied().collect()
+            }
+            client => {
+                let client = client.net().map_or(client, |client| circle::canonical(client).into());
+                self.through().get(&(service, client)).map_or_else(Vec::new, |through| through.to_vec())
+            }
+        };
+        before.into_iter().chain([service]).collect()
+    }
+
+    fn joint(&self) -> MutexGuard<'_, HashMap<u32, HashMap<u32, usize>>> {
+        self.joint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn through(&self) -> MutexGuard<'_, Through> {
@@ -120,9 +172,26 @@ impl Chains {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        let Some(client) = self.client else {
+            let mut joint = self.chains.joint();
+            for service in &self.services {
+                let Some(ways) = joint.get_mut(service) else { continue };
+                for passed in self.through.iter() {
+                    let Some(count) = ways.get_mut(passed) else { continue };
+                    *count -= 1;
+                    if *count == 0 {
+                        ways.remove(passed);
+                    }
+                }
+                if ways.is_empty() {
+                    joint.remove(service);
+                }
+            }
+            return;
+        };
         let mut all = self.chains.through();
         for &service in &self.services {
-            all.remove(&(service, self.client.into()));
+            all.remove(&(service, client.into()));
         }
     }
 }
@@ -130,6 +199,7 @@ impl Drop for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::LocalPeer;
 
     fn at(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
@@ -157,5 +227,39 @@ mod tests {
         assert!(chains.through().is_empty());
         chains.strike(1);
         assert!(matches!(chains.step(0, at(5_000).into(), at(5_001), at(81), false), Hop::Out));
+    }
+
+    #[test]
+    fn whoever_comes_to_a_service_again_by_unix_sockets_goes_round() {
+        let chains = Arc::new(Chains::default());
+        let name = |number: u32| match format!("unix:@{number}").parse() {
+            Ok(Address::Unix(name)) => name,
+            other => panic!("{other:?}"),
+        };
+        (0..3).for_each(|service| chains.enlist(service, [Address::Unix(name(service))]));
+        chains.enlist(3, [at(83).into()]);
+        let ours = ClientSource::Local(LocalPeer { uid: Some(0), pid: Some(std::process::id()) });
+        let other = ClientSource::Local(LocalPeer { uid: Some(0), pid: Some(1 << 30) });
+        assert!(matches!(chains.step_by(0, other, name(9)), Hop::Out));
+        // Not one that nobody has sent there.
+        drop(chains.step_by(1, ours, name(0)));
+        let first = chains.step_by(0, other, name(1));
+        let Hop::Within(first) = first else { panic!("{first:?}") };
+        let second = chains.step_by(1, ours, name(2));
+        let Hop::Within(second) = second else { panic!("{second:?}") };
+        let third = chains.step(2, ours, at(5_003), at(83), false);
+        let Hop::Within(third) = third else { panic!("{third:?}") };
+        for to in [0, 1] {
+            assert!(matches!(chains.step_by(2, ours, name(to)), Hop::Round));
+        }
+        for to in 0..3 {
+            assert!(matches!(chains.step_by(3, at(5_003).into(), name(to)), Hop::Round));
+        }
+        // Somebody else has not been there.
+        assert!(matches!(chains.step_by(2, other, name(0)), Hop::Within(_)));
+        drop((first, second, third));
+        assert!(chains.joint().is_empty() && chains.through().is_empty());
+        chains.strike(1);
+        assert!(matches!(chains.step_by(0, other, name(1)), Hop::Out));
     }
 }

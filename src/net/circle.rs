@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 
 use crate::spec::{Address, ListenSpan, UnixName};
 use crate::sys::socket;
+use crate::sys::socket_file::is_same_socket;
 
 /// Where a service listens, for those who look out for circles.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Circle {
     pub(super) fn awaits(&self, target: Address, bound: bool) -> bool {
         let target = match target {
             Address::Net(target) => canonical(target),
-            Address::Unix(name) => return self.unix() == Some(name),
+            Address::Unix(name) => return self.unix().is_some_and(|own| is_same_socket(own, name)),
         };
         self.any(target, |listener| match reach(listener, target) {
             Delivery::Certain => true,
@@ -97,8 +98,11 @@ impl Circle {
 
 /// Would a connection to `target` come in by this listener? Asks the kernel if it is a wildcard.
 pub(crate) fn is_reached(listener: Address, target: Address) -> bool {
-    let (Some(listener), Some(target)) = (listener.net(), target.net()) else { return listener == target };
-    let target = canonical(target);
+    let (listener, target) = match (listener, target) {
+        (Address::Net(listener), Address::Net(target)) => (listener, canonical(target)),
+        (Address::Unix(listener), Address::Unix(target)) => return is_same_socket(listener, target),
+        _ => return false,
+    };
     match reach(canonical(listener), target) {
         Delivery::Certain => true,
         Delivery::IfHere => socket::is_here(target),

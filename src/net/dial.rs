@@ -262,7 +262,7 @@ impl Try {
     /// Begins a connection to this address of the channel, and has it watched.
     fn connect(
         &mut self,
-        target: Address,
+        (target, seen): (Address, ClientSource),
         outgoing: &Outgoing,
         dialer: &Dialer,
         watch: &mut impl FnMut(&OwnedFd) -> io::Result<()>,
@@ -270,6 +270,16 @@ impl Try {
         let is_reached = |target| dialer.circle.awaits(target, outgoing.is_bound());
         if is_reached(target) && dialer.is_endless(self.lease.key()) {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
+        }
+        if let Address::Unix(name) = target {
+            // Before it stands: the other service would take even one that is closed at once for a client.
+            self.link = match dialer.chains.step_by(dialer.service, seen, name) {
+                Hop::Round if dialer.is_endless(self.lease.key()) => {
+                    return Err(ConnectError::Ours(LeadsBack::error(target)));
+                }
+                Hop::Within(link) if dialer.is_endless(self.lease.key()) => Some(link),
+                Hop::Out | Hop::Round | Hop::Within(_) => None,
+            };
         }
         let source = self.client.and_then(|peers| dialer.foreign.source(&peers, target, &dialer.log));
         self.is_foreign = source.is_some();
@@ -526,7 +536,8 @@ impl Dial {
                 }
             }
             (current.begun, current.watch) = (dialer.clock.now(), terms.watch);
-            let (error, fault) = match current.connect(target, &outgoing, dialer, &mut watch) {
+            let to = (target, self.peers.seen);
+            let (error, fault) = match current.connect(to, &outgoing, dialer, &mut watch) {
                 Ok(server) => {
                     current.server = Some(server);
                     self.starving_since = None;

@@ -72,7 +72,11 @@ fn source(fd: impl AsFd, peer: SocketAddrAny) -> Option<ClientSource> {
     match SocketAddr::try_from(peer) {
         Ok(address) => Some(canonical(address).into()),
         // It has no name, as a rule, but is somebody's.
-        Err(_) => unix::is_unix(&fd).then(|| unix::peer(fd).into()),
+        Err(_) => unix::is_unix(&fd).then(|| {
+            // Otherwise urgent bytes are lost. A system that does not know it here has none.
+            let _ = sockopt::set_socket_oobinline(&fd, true);
+            unix::peer(fd).into()
+        }),
     }
 }
 

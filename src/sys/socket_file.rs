@@ -127,6 +127,16 @@ impl Drop for SocketFile {
     }
 }
 
+/// Do both names lead to the same socket, as the directories are now?
+pub(crate) fn is_same_socket(one: UnixName, other: UnixName) -> bool {
+    let id = |name| {
+        let stat = rustix::fs::stat(&path_of(name)).ok()?;
+        is_socket(&stat).then(|| SocketFileId::from(&stat))
+    };
+    one == other
+        || !one.is_abstract() && !other.is_abstract() && id(one).is_some_and(|one| Some(one) == id(other))
+}
+
 fn path_of(name: UnixName) -> PathBuf {
     Path::new(OsStr::from_bytes(name.as_bytes())).to_owned()
 }

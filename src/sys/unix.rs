@@ -77,6 +77,8 @@ pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
 pub(super) fn connect(name: UnixName) -> Result<OwnedFd, ConnectError> {
     let address = address(name).map_err(ConnectError::Ours)?;
     let fd = stream().map_err(ConnectError::Ours)?;
+    // Otherwise urgent bytes are lost. A system that does not know it here has none.
+    let _ = rustix::net::sockopt::set_socket_oobinline(&fd, true);
     #[cfg(test)]
     crate::sys::trouble::strike(crate::sys::trouble::FaultPoint::Connect).map_err(ConnectError::Target)?;
     match rustix::net::connect(&fd, &address) {

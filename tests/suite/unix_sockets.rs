@@ -645,6 +645,93 @@ fn a_channel_that_leads_back_is_not_connected_to() {
 }
 
 #[test]
+fn a_client_that_comes_round_by_several_unix_sockets_is_sent_away() {
+    let place = Place::new();
+    let second = place.directory.path().join("y.sock");
+    let alias = place.directory.path().join("alias");
+    symlink(place.directory.path(), &alias).expect("free");
+    // Also where a channel is written in another way.
+    let round = word(&alias.join("x.sock"));
+    for back in [&place.word(), &round] {
+        let lines = format!("a: {0} {1}\nb: {1} {back}\n", place.word(), word(&second));
+        let lines = place.directory.file("lines", &lines);
+        let instance = Setup::on_socket(&place.word()).start(["--file", &lines.display().to_string()]);
+        assert!(instance.stderr().contains("which leads back here"), "{}", instance.stderr());
+        let mut client = place.connect();
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+        drop(client);
+        for service in ["a", "b"] {
+            let status = eventually("it is over", || {
+                let status = instance.ctl(&format!("use {service}; status")).code(0).stdout;
+                status.contains("ended: ").then_some(status)
+            });
+            assert!(status.contains("ended: 1 ("), "one client came to {service}: {status}");
+        }
+        instance.end();
+    }
+    let instance = Setup::on_socket(&place.word()).start(["PORT", &round]);
+    assert_eq!(place.connect().read(&mut [0]).unwrap_or(0), 0);
+    assert!(instance.stderr().contains("leads back to this service"), "{}", instance.stderr());
+    instance.end();
+    // Three in a row are no circle.
+    let server = Server::named("s");
+    let third = place.directory.path().join("z.sock");
+    let lines = format!(
+        "a: {} {1}\nb: {1} {2}\nc: {2} {3}\n",
+        place.word(),
+        word(&second),
+        word(&third),
+        server.addr
+    );
+    let lines = place.directory.file("lines", &lines);
+    let instance = Setup::on_socket(&place.word()).start(["--file", &lines.display().to_string()]);
+    assert_eq!(place.served_by(3), "sss");
+    instance.end();
+}
+
+#[test]
+fn urgent_bytes_of_a_client_arrive_in_their_place() {
+    let place = Place::new();
+    let (tcp, unix) =
+        (std::net::TcpListener::bind(own_address()).expect("free"), place.directory.path().join("server"));
+    rustix::net::sockopt::set_socket_oobinline(&tcp, true).expect("a socket");
+    let at = tcp.local_addr().expect("bound").to_string();
+    let unix_word = word(&unix);
+    let unix = UnixListener::bind(&unix).expect("free");
+    for target in [&at, &unix_word] {
+        let instance = Setup::on_socket(&place.word()).start(["PORT", target]);
+        let mut client = place.connect();
+        client.write_all(b"one").expect("connected");
+        let sent = rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB);
+        if sent == Err(rustix::io::Errno::OPNOTSUPP) {
+            // A kernel before 5.15, or one without it.
+            drop(client);
+            return instance.end();
+        }
+        assert_eq!(sent, Ok(1));
+        client.write_all(b"two").expect("connected");
+        client.shutdown(std::net::Shutdown::Write).expect("connected");
+        let mut got = Vec::new();
+        let read = match target == &at {
+            true => {
+                let (mut stream, _) = tcp.accept().expect("a client");
+                stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+                stream.read_to_end(&mut got)
+            }
+            false => {
+                let (mut stream, _) = unix.accept().expect("a client");
+                stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+                stream.read_to_end(&mut got)
+            }
+        };
+        read.expect("the end comes");
+        assert_eq!(String::from_utf8_lossy(&got), "one!two", "{target}");
+        drop(client);
+        instance.end();
+    }
+}
+
+#[test]
 fn a_socket_of_the_service_manager_is_served_and_not_taken_away() {
     let place = Place::new();
     let server = Server::named("a");

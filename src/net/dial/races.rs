@@ -116,7 +116,7 @@ impl Dial {
             let mut words = String::new();
             while let Some(target) = new.target() {
                 new.begun = dialer.clock.now();
-                let error = match new.connect(target, &outgoing, dialer, &mut watch) {
+                let error = match new.connect((target, self.peers.seen), &outgoing, dialer, &mut watch) {
                     Ok(server) => {
                         new.deadline = Some(terms.now.saturating_add(new.share(terms)));
                         (new.server, new.extra) = (Some(server), Some(extra));
