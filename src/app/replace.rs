@@ -47,7 +47,7 @@ pub(super) fn refuse_hidden(
     let mut patience = BIND_PATIENCE;
     for (spec, found) in services {
         let span = found.span();
-        if !span.unix().is_some_and(|name| !name.is_abstract()) {
+        if span.unix().is_none_or(|name| name.is_abstract()) {
             continue;
         }
         while let Some((place, pid)) = controllers::holder(span, environment) {

@@ -130,7 +130,7 @@ impl Drop for SocketFile {
 /// Do both names lead to the same socket, as the directories are now?
 pub(crate) fn is_same_socket(one: UnixName, other: UnixName) -> bool {
     let id = |name| {
-        let stat = rustix::fs::stat(&path_of(name)).ok()?;
+        let stat = rustix::fs::stat(path_of(name)).ok()?;
         is_socket(&stat).then(|| SocketFileId::from(&stat))
     };
     one == other
