@@ -613,6 +613,7 @@ fn options_for_ports_and_addresses_are_refused() {
         (&["--freebind"], "--freebind is for TCP ports"),
         (&["--allow", "10.0.0.0/8"], "--allow goes by the addresses of clients"),
         (&["--socket-mode", "9"], "--socket-mode '9' is not a mode"),
+        (&["--socket-mode", "77"], "--socket-mode '77' is not a mode"),
         (&["--socket-mode", "1777"], "--socket-mode '1777' is not a mode"),
         (&["--socket-group", "no-such-group"], "--socket-group: unknown group \"no-such-group\""),
     ] {

@@ -153,7 +153,7 @@ pub(in super::super) static ROWS: &[Row] = &[
 
 /// Three octal digits, or four of which the first is 0.
 fn read_mode(word: &Word) -> Result<u32, Bad> {
-    let digits = word.as_str().filter(|text| (1..=4).contains(&text.len()));
+    let digits = word.as_str().filter(|text| (3..=4).contains(&text.len()));
     let digits = digits.filter(|text| text.bytes().all(|digit| (b'0'..=b'7').contains(&digit)));
     let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| Bad::Value("is not a mode; give three octal digits such as 660".to_owned()))
