@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Kept free for the control socket's sessions, name lookups, health checks.
 const RESERVE: usize = 64;
 /// The least of that under a low limit: a session that looks a name up, and a check.
-const LEAST_RESERVE: usize = 4;
+const LEAST_RESERVE: usize = 4 + TO_START_A_PROGRAM;
+/// What the standard library opens for it meanwhile: a copy of the input, and two to hear of a failure.
+const TO_START_A_PROGRAM: usize = if cfg!(any(not(target_os = "linux"), portable)) { 3 } else { 0 };
 /// What a client takes: its own connection and that to its channel.
 const CLIENT: usize = 2;
 /// How many descriptors a process needs, beside its own, to serve one client and to answer commands meanwhile.
