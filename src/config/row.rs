@@ -171,6 +171,14 @@ pub(super) fn is_on(word: &Word) -> bool {
     word.text == *"on"
 }
 
+/// The name or the number of a Unix group, which nobody has been asked for yet.
+pub(super) fn unix_group(word: &Word) -> Result<Named, Bad> {
+    let is_name = |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
+    let name = word.as_str().filter(is_name);
+    let name = name.ok_or_else(|| Bad::Value("is not the name of a Unix group".to_owned()))?;
+    Ok(Named { name: name.to_owned(), typed: word.typed() })
+}
+
 /// Nothing for `None`.
 pub(super) fn name_of(named: Option<&Named>) -> String {
     named.map_or_else(String::new, |named| named.name.clone())

@@ -2,11 +2,13 @@
 
 use super::super::duration::print_duration;
 use super::super::host::read_host;
-use super::super::row::{KEEPALIVE, NEEDS_PORT, Need, PLAIN, Row, TIME, Value, name_of, print_host, set};
+use super::super::row::{
+    KEEPALIVE, NEEDS_PORT, Need, PLAIN, Row, TIME, Value, name_of, print_host, set, unix_group,
+};
 use super::super::senders::{print_senders, read_senders};
 use super::super::values::{Bad, Span, print_keepalive, read_keepalive};
 use super::super::wrong::Word;
-use crate::spec::{Named, StartTls};
+use crate::spec::StartTls;
 
 /// What is set of a file.
 const NEEDS_FILE: Need = Need {
@@ -72,17 +74,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         more: "The name or the number of a Unix group. Its members can connect: without --socket-mode the permissions are 660. A process that does \
                not run as root can only give the socket to a group that it is in. Example: balance --socket-group www-data \
                unix:/run/pg.sock db1:5432",
-        read: |draft, word| {
-            let is_name =
-                |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
-            match word.as_str().filter(is_name) {
-                Some(name) => {
-                    let named = Named { name: name.to_owned(), typed: word.typed() };
-                    set(&mut draft.service.socket_group, Some(named))
-                }
-                None => Err(Bad::Value("is not the name of a Unix group".to_owned())),
-            }
-        },
+        read: |draft, word| set(&mut draft.service.socket_group, Some(unix_group(word)?)),
         print: |draft| name_of(draft.service.socket_group.as_ref()),
         needs: &[NEEDS_FILE],
         ..PLAIN

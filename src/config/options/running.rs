@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 
 use super::super::duration::print_duration;
 use super::super::host::{print_http, read_http};
-use super::super::row::{NUMBER, Need, PLAIN, Row, SWITCH, Scope, TIME, Value, is_on, name_of, on_off, set};
+use super::super::row::{
+    NUMBER, Need, PLAIN, Row, SWITCH, Scope, TIME, Value, is_on, name_of, on_off, set, unix_group,
+};
 use super::super::values::{Bad, Count, Span, print_moments, read_moments};
 use crate::spec::{LineFormat, Named};
 
@@ -251,17 +253,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Let the members of this Unix group control the instance",
         more: "Root and the user who started the instance can always control it. Example: balance --control-group www 80 web1 web2",
-        read: |draft, word| {
-            let is_name =
-                |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
-            match word.as_str().filter(is_name) {
-                Some(name) => {
-                    let named = Named { name: name.to_owned(), typed: word.typed() };
-                    set(&mut draft.process.control_group, Some(named))
-                }
-                None => Err(Bad::Value("is not the name of a Unix group".to_owned())),
-            }
-        },
+        read: |draft, word| set(&mut draft.process.control_group, Some(unix_group(word)?)),
         print: |draft| name_of(draft.process.control_group.as_ref()),
         ..PLAIN
     },
