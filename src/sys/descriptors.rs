@@ -90,8 +90,8 @@ impl Budget {
     /// The same, with so many bytes for pipes.
     pub(crate) fn with_pipes(limit: usize, open: usize, pipe_bytes: usize) -> Arc<Self> {
         let free = limit.saturating_sub(open);
-        // Under a low limit the reserve gives way: better to serve a few than nobody.
-        let reserve = RESERVE.min(limit / 4).min(free.saturating_sub(CLIENT));
+        // Under a low limit the reserve gives way to clients, down to the least; and the least to the first of them.
+        let reserve = RESERVE.min((limit / 4).max(LEAST_RESERVE)).min(free.saturating_sub(CLIENT));
         let total = free - reserve;
         Arc::new(Self {
             total,
@@ -170,11 +170,11 @@ fn take(left: &AtomicUsize, wanted: usize, floor: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, LEAST, PipeFor};
+    use super::{Budget, LEAST, LEAST_RESERVE, PipeFor};
 
     #[test]
     fn what_is_taken_comes_back_when_dropped() {
-        let budget = Budget::new(8, 0);
+        let budget = Budget::new(LEAST_RESERVE + 6, 0);
         let taken: Vec<_> = std::iter::from_fn(|| budget.take(2)).collect();
         assert_eq!(taken.len(), 3);
         assert!(budget.take(1).is_none());
