@@ -1,30 +1,30 @@
-//! An answer as it goes over the wire.
+//! An HTTP answer as bytes.
 //!
-//! Knows: status lines, the lines that every answer has. Never: sockets, what was asked.
+//! Knows: status lines, the header fields that every answer has. Never: sockets, what was asked.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 
 use std::time::{Duration, SystemTime};
 
 use super::head::Refusal;
 
-/// What kind of text a body is.
+/// The media type of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MediaType {
-    /// For people and scripts.
+    /// Text for people and scripts.
     Plain,
     /// The Prometheus text format.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// An answer to a program.
+    /// JSON for programs.
     Json,
-    /// The page.
+    /// The HTML page.
     Html,
-    /// Its style.
+    /// The style of the page.
     Css,
-    /// Its script.
+    /// The script of the page.
     JavaScript,
-    /// Its icon.
+    /// The icon of the page.
     Svg,
 }
 
@@ -42,7 +42,8 @@ impl MediaType {
         }
     }
 
-    /// What a browser may load for it, and from where: nothing, or only what this server itself has.
+    /// The Content-Security-Policy: what a browser may load for it. That is nothing, or for the page only
+    /// files of this server.
     fn policy(self) -> &'static str {
         match self {
             Self::Html => {
@@ -54,15 +55,15 @@ impl MediaType {
     }
 }
 
-/// What a client gets.
+/// The answer to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     status: u16,
     content: MediaType,
     body: String,
-    /// How a command has ended.
+    /// The exit code of a command; `None`: it answers no command.
     exit: Option<u8>,
-    /// Only POST is served there.
+    /// Whether the path takes only POST.
     is_for_post: bool,
 }
 
@@ -71,17 +72,17 @@ impl Answer {
         Self { status, content, body: body.into(), exit: None, is_for_post: false }
     }
 
-    /// The same of a command that has ended with this code.
+    /// The same answer with the exit code of a command.
     pub(crate) fn ended(self, code: u8) -> Self {
         Self { exit: Some(code), ..self }
     }
 
-    /// Lines for people.
+    /// An answer of plain text.
     pub(crate) fn plain(status: u16, body: impl Into<String>) -> Self {
         Self::new(status, MediaType::Plain, body)
     }
 
-    /// Of a request that is not answered with what it asks for.
+    /// The answer to a request that is refused.
     pub(crate) fn of(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Malformed => {
@@ -100,7 +101,7 @@ impl Answer {
         }
     }
 
-    /// All of it. `keeps`: the connection may be used again.
+    /// The whole answer. `is_head_only`: without the body. `keeps`: the connection may be used again.
     pub(crate) fn bytes(&self, now: SystemTime, is_head_only: bool, keeps: bool) -> Vec<u8> {
         let (kind, policy) = (self.content.name(), self.content.policy());
         let more = match (self.status, self.is_for_post) {
@@ -128,13 +129,14 @@ impl Answer {
         bytes
     }
 
-    /// Of the body.
+    /// Length of the body in bytes.
     pub(crate) fn size(&self) -> usize {
         self.body.len()
     }
 }
 
-/// As the wire has it. Of a clock that was never set, or that is beyond all years of four digits, it is the nearest that there is.
+/// The time in the format of HTTP. A time before 1970 or after the year 9999 becomes the nearest possible
+/// one.
 fn date(now: SystemTime) -> String {
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(LAST);

@@ -1,78 +1,79 @@
-//! The head of a request: what is asked for, and whether anybody may ask it that way.
+//! Parses the head of a request, and decides whether it may be asked this way.
 //!
-//! Knows: RFC 9112 as far as GET, HEAD and small POSTs need it, which hosts are ours. Never: sockets, what there is to answer.
+//! Knows: RFC 9112 as far as GET, HEAD and small POSTs need it, which hosts are ours. Never: sockets, what
+//! there is to answer.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The longest head that is read.
+/// Maximum length of a head, in bytes.
 pub(crate) const LONGEST: usize = 8 * 1024;
-/// The longest body: a command, or a form with one.
+/// Maximum length of a body, in bytes: a command, or a form with one.
 pub(crate) const LONGEST_BODY: usize = 4 * 1024;
-/// Who may be sent something, and not only asked.
+/// The paths that take POST, and nothing else.
 const POSTED: [&str; 2] = ["/api/v1/command", "/command"];
-/// The most lines that it may have.
+/// Maximum number of header fields.
 const MOST_LINES: usize = 64;
 
-/// What is asked for.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// Only the head of the answer is wanted.
+    /// Whether the method is HEAD: the answer has no body.
     pub(crate) is_head_only: bool,
     /// The path, percent-decoded, without its query.
     pub(crate) path: String,
-    /// Its query, as it was sent.
+    /// The query as it was sent, without the `?`.
     pub(crate) query: String,
-    /// OpenMetrics is liked at least as well as the older text.
+    /// Whether the client prefers OpenMetrics to the older text format, or likes both equally.
     pub(crate) wants_openmetrics: bool,
-    /// JSON is liked better than text.
+    /// Whether the client accepts JSON.
     pub(crate) wants_json: bool,
-    /// What is sent along, if something may be.
+    /// The body of a POST; `None` for other methods.
     pub(crate) posted: Option<PostedBody>,
-    /// The connection may be used again.
+    /// Whether the connection may be used again.
     pub(crate) keeps: bool,
-    /// So many bytes of what was read are its.
+    /// Length of the head and the body together, in bytes.
     pub(crate) length: usize,
 }
 
-/// What is sent, and what is said of who sends it.
+/// The body of a POST, and what its head says about the sender.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PostedBody {
     pub(crate) body: Vec<u8>,
-    /// The token of `Authorization: Bearer`.
+    /// The token of `Authorization: Bearer`, if given.
     pub(crate) bearer: Option<Vec<u8>>,
-    /// A browser says that a page of another site sends it.
+    /// Whether a browser says that a page of another site sent it.
     pub(crate) is_cross_site: bool,
-    /// Whoever sends it waits until we say that it is wanted.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub(crate) is_awaited: bool,
 }
 
 impl std::fmt::Debug for PostedBody {
-    // Tokens do not belong in messages.
+    // Without the token and the body: they do not belong in messages.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostedBody").field("is_cross_site", &self.is_cross_site).finish_non_exhaustive()
     }
 }
 
-/// What a request is refused for.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It is no HTTP/1 request, or an ambiguous one.
+    /// It is not an HTTP/1 request, or an ambiguous one.
     Malformed,
     /// Its head is too long.
     TooLong,
     /// Its method is neither GET nor HEAD.
     Method,
-    /// Something can only be sent there.
+    /// The path takes only POST.
     OnlyPost,
-    /// It does not say how long what it sends is.
+    /// A POST without Content-Length.
     NoLength,
-    /// What it sends is too long.
+    /// Its body is too long.
     TooLarge,
-    /// It is of another version of HTTP.
+    /// It uses another version of HTTP.
     Version,
-    /// It is meant for a host that we are not.
+    /// It names a host that is not ours.
     OtherHost,
 }
 
@@ -81,15 +82,16 @@ pub(crate) enum Refusal {
 pub(crate) enum Parsed {
     /// The beginning of a head.
     Partial,
-    /// A head, and what is to be sent along has not come. `true`: it is sent when we ask for it.
+    /// A head whose body is not complete. `true`: the client waits for `100 Continue` before it sends the
+    /// body.
     Bodiless(bool),
-    /// A whole one.
+    /// A whole request.
     Whole(Request),
-    /// None that is answered with what it asks for.
+    /// A request that is refused.
     Refused(Refusal),
 }
 
-/// Reads a head. `name`: the name that we were told to listen by, if it was one.
+/// Parses a request. `name`: the host name given with --http, if it was a name.
 pub(crate) fn parse(bytes: &[u8], name: Option<&str>) -> Parsed {
     let mut lines = [httparse::EMPTY_HEADER; MOST_LINES];
     let mut request = httparse::Request::new(&mut lines);
@@ -131,7 +133,7 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
         (Some(_), Some(_)) => return Err(Refusal::Malformed),
         (host, _) => host,
     };
-    // `OPTIONS *` asks for nothing that has a path.
+    // `OPTIONS *` has no path, but the fault to report is its method.
     let target = split_target(request.path.unwrap_or_default());
     let (authority, target) = target.map_err(|why| if is_known { why } else { Refusal::Method })?;
     let asked = [host, authority.map(str::as_bytes)];
@@ -163,7 +165,8 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
             || values("sec-fetch-site").any(|site| !matches!(site, b"same-origin" | b"none")),
         is_awaited: is_1_1 && values("expect").any(|what| what.eq_ignore_ascii_case(b"100-continue")),
     });
-    // What stands behind such a head is no request, and where it ends need not be found out.
+    // A GET or HEAD with a body: the connection is closed after it, so we need not find out where the body
+    // ends.
     let has_body = !is_post && (is_coded || values("content-length").any(|length| length != b"0"));
     let closes = tokens(values("connection")).any(|token| token.eq_ignore_ascii_case("close"));
     Ok(Request {
@@ -183,7 +186,7 @@ fn body_length(word: &[u8]) -> Result<usize, Refusal> {
     match digits.filter(|digits| !digits.is_empty()).map(str::parse) {
         None => Err(Refusal::Malformed),
         Some(Ok(length)) if length <= LONGEST_BODY => Ok(length),
-        // More than a number can be is too large as well.
+        // A number that does not fit is too large as well.
         Some(_) => Err(Refusal::TooLarge),
     }
 }
@@ -193,13 +196,13 @@ fn bearer(value: &[u8]) -> Option<Vec<u8>> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii().to_vec())
 }
 
-/// Is this the origin of our own page, as whoever asks calls us?
+/// Is this the origin of our own page, by the host name that the client uses for us?
 fn is_origin(origin: &[u8], host: Option<&[u8]>) -> bool {
     let ours = [&b"http://"[..], b"https://"].iter().find_map(|scheme| origin.strip_prefix(*scheme));
     ours.zip(host).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host.trim_ascii()))
 }
 
-/// The words of lines that hold lists.
+/// The items of header fields that hold lists.
 fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a str> {
     values
         .filter_map(|value| std::str::from_utf8(value).ok())
@@ -207,7 +210,7 @@ fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'
         .map(str::trim)
 }
 
-/// Who is asked, if the target says so, and for what: `/path` or `http://host/path`.
+/// Splits the target, `/path` or `http://host/path`, into the host, if any, and the rest.
 fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
     if target.starts_with('/') {
         return Ok((None, target));
@@ -216,12 +219,13 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
     let rest = scheme.and_then(|_| target.get(7..)).ok_or(Refusal::Malformed)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    // A query without a path asks for nothing here.
+    // A query without a path has no meaning here.
     Ok((Some(authority), if path.starts_with('/') { path } else { "/" }))
 }
 
-/// Is this a host that only we can have been called by: an address, localhost, or the name that we were given? A page of somebody else's
-/// that a browser shows cannot make it send one of these, whatever that name's address has become.
+/// Is this a host that only we can be called by: an address, localhost, or the name that we were given? This
+/// stops DNS rebinding: a browser that shows a page of another site sends the name of that site, whatever
+/// address it has.
 fn is_ours(host: &[u8], name: Option<&str>) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
     let host = host.trim();
@@ -239,12 +243,12 @@ fn is_port(word: &str) -> bool {
     word.is_empty() || word.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// With or without a zone.
+/// Is this an IPv6 address, with or without a zone?
 fn is_ipv6(word: &str) -> bool {
     word.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// `%41` is `A`.
+/// Decodes percent-encoding: `%41` is `A`.
 fn decoded(path: &str) -> Result<String, Refusal> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
@@ -260,7 +264,8 @@ fn decoded(path: &str) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| Refusal::Malformed)
 }
 
-/// Does the client say that it reads OpenMetrics 1.0, and does it like nothing else better? One that says nothing gets the older text.
+/// Does the client accept OpenMetrics 1.0, and prefer no other format? A client that does not say gets the
+/// older text format.
 fn wants_openmetrics<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
     let (mut open, mut text) = (0.0_f32, 0.0_f32);
     for one in tokens(accept) {

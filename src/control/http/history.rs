@@ -1,6 +1,7 @@
-//! The last hour of each service, in memory that has a bound.
+//! Samples of the last hour of each service, in a bounded amount of memory.
 //!
-//! Knows: what was counted when it was looked at last, how much is kept. Never: the clock, the live table, how it is drawn.
+//! Knows: the counters at the last sample, how much is kept. Never: the clock, the live table, how it is
+//! drawn.
 //! Source: docs/observability.md, "The page".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -9,29 +10,29 @@ use std::time::Duration;
 
 use crate::sched::{ChannelKey, ChannelSnapshot, Distribution, Snapshot};
 
-/// Between two samples.
+/// The time between two samples.
 pub(crate) const STEP: Duration = Duration::from_secs(10);
-/// So many steps are kept: an hour.
+/// Number of steps that are kept: one hour.
 pub(crate) const STEPS: u32 = 360;
-/// Of so many services at most. With [`STEPS`] this is the bound: 5 MiB.
+/// Maximum number of services. With [`STEPS`] this bounds the memory to 5 MiB.
 const MOST_SERVICES: usize = 256;
-/// Of so many channels of a service the rates are known.
+/// Maximum number of channels of a service whose rates are known.
 const MOST_CHANNELS: usize = 4_096;
 
-/// What one step was like. Rates are per second.
+/// What happened in one step. Rates are per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
-    /// Its end.
+    /// The end of the step.
     pub(crate) at: Duration,
     pub(crate) sent_rate: f64,
     pub(crate) rcvd_rate: f64,
-    /// Clients at its end.
+    /// Connections at the end of the step.
     pub(crate) open: u32,
     /// New connections.
     pub(crate) new_rate: f64,
-    /// The mean of the connects that were answered, in seconds; `None`: there were none.
+    /// The mean time of the successful connects, in seconds; `None`: there were none.
     pub(crate) connect_mean: Option<f64>,
-    /// The p99 of the channel whose p99 is highest, as `status` has it.
+    /// The highest p99 of all channels, in seconds, as `status` shows it.
     pub(crate) connect_p99: Option<f64>,
     /// Attempts to connect that failed.
     pub(crate) failed: u64,
@@ -39,14 +40,14 @@ pub(crate) struct Sample {
     pub(crate) lost: u64,
 }
 
-/// What a channel did in the last step, per second.
+/// The bytes per second of a channel in the last step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct ChannelRates {
     pub(crate) sent: f64,
     pub(crate) rcvd: f64,
 }
 
-/// One service.
+/// The history of one service.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceHistory {
     samples: VecDeque<Sample>,
@@ -63,7 +64,7 @@ struct LastLook {
     lost: u64,
 }
 
-/// What a channel has counted.
+/// The counters of a channel.
 #[derive(Debug, Clone, Copy, Default)]
 struct ChannelTotals {
     totalc: u64,
@@ -72,13 +73,13 @@ struct ChannelTotals {
     rcvd: u64,
 }
 
-/// All services.
+/// The history of all services.
 #[derive(Debug, Default)]
 pub(crate) struct HourHistory {
     services: HashMap<String, ServiceHistory>,
 }
 
-/// A service as it is at the end of a step.
+/// A service at the end of a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SampledService<'a> {
     pub(crate) label: &'a str,
@@ -87,7 +88,7 @@ pub(crate) struct SampledService<'a> {
 }
 
 impl HourHistory {
-    /// Ends a step. Services that are not among these any more are forgotten.
+    /// Ends a step. Services that are not in `all` are forgotten.
     pub(crate) fn take<'a>(&mut self, at: Duration, all: impl Iterator<Item = SampledService<'a>>) {
         self.services.values_mut().for_each(|one| one.is_there = false);
         for one in all {
@@ -101,7 +102,7 @@ impl HourHistory {
         self.services.retain(|_, one| one.is_there);
     }
 
-    /// What is known of the service that has this label.
+    /// The history of the service with this label.
     pub(crate) fn of(&self, label: &str) -> Option<&ServiceHistory> {
         self.services.get(label)
     }
@@ -113,7 +114,7 @@ impl ServiceHistory {
         self.samples.iter()
     }
 
-    /// What a channel did in the last step; `None`: that is not known.
+    /// The rates of a channel in the last step; `None`: not known.
     pub(crate) fn rates(&self, channel: ChannelKey) -> Option<ChannelRates> {
         self.rates.get(&channel).copied()
     }
@@ -185,12 +186,12 @@ impl ChannelTotals {
     }
 }
 
-/// A counter that is less than it was has begun anew.
+/// How much a counter has grown. If it is less than before, it was reset and counts from 0.
 fn grown(now: u64, before: u64) -> u64 {
     if now < before { now } else { now - before }
 }
 
-/// Of all channels.
+/// The connect times of all channels together.
 fn connects(table: &Snapshot) -> Distribution {
     let mut all = Distribution::default();
     for times in table.groups.iter().flat_map(|group| &group.channels).map(|one| &one.ended.connects) {
@@ -201,7 +202,8 @@ fn connects(table: &Snapshot) -> Distribution {
     all
 }
 
-/// The mean of what came since. `None`: nothing did, or a channel with its counts has gone.
+/// The mean, in seconds, of what was added since `before`. `None`: nothing was, or a channel was removed with
+/// its counters.
 fn mean_of_grown(now: &Distribution, before: &Distribution) -> Option<f64> {
     let count = now.count().checked_sub(before.count()).filter(|&count| count > 0)?;
     let micros = now.micros.checked_sub(before.micros)?;

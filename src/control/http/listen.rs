@@ -1,10 +1,11 @@
-//! The thread that serves HTTP: a few connections at a time, none of which it ever waits for.
+//! The thread that serves HTTP: a few connections at a time, and it waits for none of them.
 //!
 //! Knows: who may stay when many come, deadlines, the end. Never: what is asked or answered.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 //!
-//! One thread, so that whatever clients do costs one core at most. Those who come when all places are taken get the place of one who has
-//! kept it longest without coming on: somebody who connects a thousand times and says nothing keeps nobody out.
+//! There is one thread, so that clients cost one core at most, whatever they do. If all places are taken, a
+//! new client gets the place of the one that has made no progress for the longest time. So a client that
+//! opens a thousand connections and sends nothing keeps nobody out.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -24,56 +25,58 @@ use super::visit::Visit;
 use crate::control::services::Services;
 use crate::control::vitals::Vitals;
 
-/// Places of a process that has descriptors enough.
+/// Maximum number of connections if the process has enough descriptors.
 const MOST_PLACES: u64 = 64;
-/// Places of one that has hardly any.
+/// Number of connections if it has very few.
 const LEAST_PLACES: u64 = 4;
-/// One place for so many descriptors that the process may have.
+/// There is one place for this many descriptors of the process's limit.
 const DESCRIPTORS_PER_PLACE: u64 = 32;
-/// Beside a descriptor for each place: the listener, two to wake the thread, one to accept by, and two to look at `/proc` or to carry
-/// out a command.
+/// Descriptors needed beside one for each place: the listener, two to wake the thread, one to accept, and two
+/// to read `/proc` or carry out a command.
 const OWN: usize = 6;
-/// Nobody loses a place within this time: whoever has just come may not have been able to say anything yet.
+/// No client loses its place before this time: a client that has just come may not have been able to send
+/// anything yet.
 const SPARED: Duration = Duration::from_millis(50);
-/// Whoever takes nothing of an answer for so long can lose the place, too: a probe waits no longer behind hundreds of them than its own
-/// deadline.
+/// A client that has read nothing of its answer for this long can lose its place, too. So a probe does not
+/// wait longer behind hundreds of them than its own deadline allows.
 const STALLED: Duration = Duration::from_millis(250);
-/// An answer larger than this is kept in memory for few at a time.
+/// Only a few answers larger than this (in bytes) are kept in memory at the same time.
 const LARGE: usize = 64 * 1024;
 const MOST_LARGE: usize = 8;
-/// Waiting clients that the system keeps for us.
+/// Length of the listen queue.
 const BACKLOG: i32 = 1_024;
-/// Between two attempts to accept or to wait when the system does not let us.
+/// The pause before the next attempt if the system cannot accept or wait.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// What a wait may take longer than it was asked to and still counts. More than that is a pause of the process, and nobody's fault.
+/// A wait may take this much longer than asked for and still count as time. The rest was a pause of the
+/// process, which must not make clients late.
 const LATE: Duration = Duration::from_millis(100);
-/// How long the end waits for answers under way.
+/// How long the end of the server waits for answers that are being sent.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
 fn places(limit: u64) -> usize {
     (limit / DESCRIPTORS_PER_PLACE).clamp(LEAST_PLACES, MOST_PLACES) as usize
 }
 
-/// What the server is made of.
+/// What is needed to start the server.
 #[allow(missing_debug_implementations, reason = "a closure has nothing to show")]
 pub struct HttpParts {
-    /// Where clients come in.
+    /// The listening socket.
     pub listener: TcpListener,
-    /// The name that it was given for the listener's address, if that was one.
+    /// The host name in the listener's address, if it was given as a name.
     pub name: Option<String>,
-    /// How many descriptors the process may have.
+    /// The limit of open descriptors of the process.
     pub descriptor_limit: u64,
-    /// What is told of.
+    /// The services to report on.
     pub services: Arc<Services>,
-    /// How commands are carried out, and for whom; `None`: nobody may give any.
+    /// How commands are carried out, and who may give them; `None`: HTTP is read-only.
     pub orders: Option<OrderParts>,
-    /// What the process says of itself.
+    /// Returns the values of the process itself.
     pub vitals: Box<dyn Fn() -> Vitals + Send>,
     /// Called first by the thread that serves.
     pub begins: fn(),
 }
 
-/// The running server. Dropped, it stops.
+/// The running server. Dropping it stops the server.
 #[derive(Debug)]
 pub struct HttpServer {
     shared: Arc<HttpState>,
@@ -82,16 +85,16 @@ pub struct HttpServer {
 #[derive(Debug)]
 struct HttpState {
     door: Mutex<HttpDoor>,
-    /// A byte, or the end, wakes the thread.
+    /// Writing a byte, or closing it, wakes the thread.
     wake: UnixStream,
     address: SocketAddr,
 }
 
 #[derive(Debug)]
 struct HttpDoor {
-    /// `None`: nobody comes in any more.
+    /// The listener; `None`: no new clients are accepted any more.
     listener: Option<Arc<TcpListener>>,
-    /// Another process is about to have the listener.
+    /// Whether no client is accepted for now, because another process is about to take over.
     is_held: bool,
     is_over: bool,
 }
@@ -102,7 +105,7 @@ impl HttpState {
     }
 
     fn wake(&self) {
-        // A full socket wakes as well.
+        // If the socket is full, the thread wakes anyway.
         let _ = rustix::net::send(
             &self.wake,
             &[0],
@@ -112,19 +115,19 @@ impl HttpState {
 }
 
 impl HttpServer {
-    /// How many descriptors it needs in a process that may have so many.
+    /// How many descriptors the server needs in a process with this limit.
     pub fn descriptors(limit: u64) -> usize {
         places(limit) + OWN
     }
 
-    /// Starts to serve.
+    /// Starts the server.
     ///
     /// # Errors
-    /// No descriptor, or no thread for it.
+    /// There is no descriptor or no thread for it.
     pub fn start(parts: HttpParts) -> io::Result<Self> {
         let HttpParts { listener, name, descriptor_limit, services, orders, vitals, begins } = parts;
         listener.set_nonblocking(true)?;
-        // A burst waits there. What std asks for is less.
+        // The queue holds a burst of clients. The default of std is shorter.
         rustix::net::listen(&listener, BACKLOG)?;
         let address = listener.local_addr()?;
         let (wake, woken) = UnixStream::pair()?;
@@ -149,10 +152,11 @@ impl HttpServer {
         Ok(Self { shared })
     }
 
-    /// Where it listens, and a descriptor of that for another process. `None`: it does not any more.
+    /// The address of the listener and a descriptor of it for another process. `None`: it does not listen any
+    /// more.
     ///
     /// # Errors
-    /// No descriptor for it.
+    /// The descriptor cannot be duplicated.
     pub fn offer(&self) -> io::Result<Option<(SocketAddr, OwnedFd)>> {
         let listener = self.shared.door().listener.clone();
         let offered =
@@ -160,16 +164,16 @@ impl HttpServer {
         listener.map(offered).transpose()
     }
 
-    /// Accepts no clients for now: another process is about to take over.
+    /// Stops accepting clients for now, because another process is about to take over.
     pub fn hold(&self) {
         self.shared.door().is_held = true;
         self.shared.wake();
     }
 
-    /// Undoes [`HttpServer::hold`], and whatever another process that has not taken over has done to the listener.
+    /// Undoes [`HttpServer::hold`], and what another process that did not take over has done to the listener.
     ///
     /// # Errors
-    /// It does not listen any more.
+    /// The socket cannot listen again.
     pub fn release(&self) -> io::Result<()> {
         let listener = {
             let mut door = self.shared.door();
@@ -182,7 +186,7 @@ impl HttpServer {
         Ok(())
     }
 
-    /// Lets go of the port. Requests that are under way are answered.
+    /// Closes the listener. Requests that have begun are answered.
     pub fn let_go(&self) {
         self.shared.door().listener = None;
         self.shared.wake();
@@ -198,7 +202,7 @@ impl Drop for HttpServer {
     }
 }
 
-/// All who are there.
+/// The serving thread with all its connections.
 struct Lounge {
     shared: Arc<HttpState>,
     woken: UnixStream,
@@ -206,7 +210,7 @@ struct Lounge {
     site: Site,
     places: usize,
     visits: Vec<Visit>,
-    /// The time that has passed for us: it stands still while the process is stopped.
+    /// The time for all deadlines. It stands still while the process is stopped.
     now: Duration,
     no_accept_before: Duration,
 }
@@ -234,7 +238,7 @@ impl Lounge {
             self.site_does_its_own();
             let stays = listener.is_some();
             let (accepts, news) = self.wait(listener.as_deref(), ends_at);
-            // First what has come, then whose time is over: after a pause both are true of many.
+            // Input is handled before deadlines: after a pause of the process, many clients have both.
             for (number, has_news) in news.into_iter().enumerate() {
                 if has_news {
                     self.go_on(number, stays);
@@ -253,11 +257,11 @@ impl Lounge {
     }
 
     fn site_does_its_own(&mut self) {
-        // A sample that cannot be had is a gap.
+        // If a sample fails, the history has a gap.
         let _ = catch_unwind(AssertUnwindSafe(|| self.site.tick()));
     }
 
-    /// Waits for news: of the listener, and of each visit.
+    /// Waits for events. Returns whether the listener has one, and which visits have one.
     fn wait(&mut self, listener: Option<&TcpListener>, ends_at: Option<Duration>) -> (bool, Vec<bool>) {
         let has_room = self.visits.len() < self.places;
         let next_to_go = if has_room { None } else { self.next_to_go() };
@@ -271,7 +275,7 @@ impl Lounge {
         let deadlines = self.visits.iter().map(Visit::until).chain(accepts_at).chain(ends_at);
         let asked = deadlines.min().map(|at| at.saturating_sub(self.now));
         let asked = Some(asked.unwrap_or(Duration::MAX).min(self.site.until_tick()));
-        // Rounded up, so that it is over when it ends.
+        // Rounded up, so that the deadline has passed when the wait ends.
         let timeout = asked.map(|asked| asked + Duration::from_millis(1));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let began = Instant::now();
@@ -310,12 +314,12 @@ impl Lounge {
         };
         let went = catch_unwind(AssertUnwindSafe(|| visit.go_on(*now, name.as_deref(), stays, &mut answer)));
         if went.is_err() {
-            // It costs this client its connection, and nobody else anything.
+            // A panic costs this client its connection, and no other client anything.
             visit.end();
         }
     }
 
-    /// Whose place the next one can have, and from when on.
+    /// The visit whose place the next client can have, and from when on.
     fn next_to_go(&self) -> Option<(usize, Duration)> {
         let spared = |visit: &Visit| visit.since() + if visit.is_being_answered() { STALLED } else { SPARED };
         let all = self.visits.iter().enumerate();
@@ -323,7 +327,7 @@ impl Lounge {
     }
 
     fn accept(&mut self, listener: &TcpListener) {
-        // As many as there are places: then those who are there are heard again.
+        // At most one round of places; then the present clients get their turn.
         for _ in 0..self.places {
             if self.visits.len() >= self.places {
                 match self.next_to_go() {
@@ -333,17 +337,18 @@ impl Lounge {
             }
             match listener.accept() {
                 Ok((stream, _)) => {
-                    // Without a socket that does not wait there is no answer.
+                    // A connection that cannot be made non-blocking is not served.
                     let Ok(visit) = Visit::new(stream, self.now) else { continue };
                     self.visits.push(visit);
-                    // Most have asked already.
+                    // Most clients have sent their request by now.
                     self.go_on(self.visits.len() - 1, true);
                     self.visits.pop_if(|visit| visit.is_over());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(_) => {
-                    // Out of descriptors or memory, mostly; told by the data plane, which suffers from it too.
+                    // Mostly there is no descriptor or memory left. The data plane logs that, since it is
+                    // affected too.
                     self.no_accept_before = self.now + BACK_OFF;
                     return;
                 }

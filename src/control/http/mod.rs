@@ -1,8 +1,10 @@
-//! The HTTP server of a process: what monitoring and probes ask for, and the page for operators.
+//! The HTTP server of a process: metrics and probes, and the page for operators.
 //!
-//! Reading order: `head` is what a client asks, `answer` what it gets, `routes` what leads from one to the other, all pure of
-//! sockets; `visit` is one client's connection, and `listen` the thread that serves them. `orders` is who may change something by HTTP, and what; `question` is what of the page is wanted, `sight`
-//! what it is made of, `history` the last hour, `plot` its lines, and `page` puts them into the templates.
+//! Reading order: `head` is what a client asks, `answer` what it gets, and `routes` makes one from the other,
+//! all without sockets. `visit` is one client's connection, and `listen` the thread that serves them.
+//! `orders` decides who may change something by HTTP, and what. `question` says which part of the page is
+//! wanted, `sight` gathers what it shows, `history` is the last hour, `plot` draws its lines, and `page` puts
+//! all into the templates.
 
 pub(crate) mod answer;
 pub(crate) mod head;

@@ -1,6 +1,6 @@
 //! Commands by HTTP: who may give them, and which.
 //!
-//! Knows: the token, the verbs that are for HTTP. Never: how a request or an answer looks on the wire.
+//! Knows: the token, the commands that are for HTTP. Never: how a request or an answer looks on the wire.
 //! Source: docs/observability.md, "Commands by HTTP".
 
 use std::fs::OpenOptions;
@@ -22,38 +22,38 @@ use crate::control::wire::printable;
 use crate::observe::{Event, Owner};
 use crate::sched::GroupId;
 
-/// A shorter token could be guessed.
+/// Minimum length of a token in bytes: a shorter one could be guessed.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 1024;
-/// Syntax errors (sysexits: `EX_USAGE`).
+/// Exit code of a syntax error (sysexits: `EX_USAGE`).
 const USAGE: u8 = 64;
-/// Other errors of whoever asks (`EX_DATAERR`).
+/// Exit code of other errors in a request (`EX_DATAERR`).
 const DATA: u8 = 65;
-/// What has to be tried again (`EX_TEMPFAIL`).
+/// Exit code if it may work later (`EX_TEMPFAIL`).
 const AGAIN: u8 = 75;
-/// What may not be done (`EX_NOPERM`).
+/// Exit code if it is not allowed (`EX_NOPERM`).
 const NOT_ALLOWED: u8 = 77;
 
-/// How commands are carried out, and for whom.
+/// How commands are carried out, and who may give them.
 #[derive(Debug)]
 pub struct OrderParts {
-    /// Where the token is.
+    /// The file with the token.
     pub token_file: TokenFile,
-    /// What carries commands out; `None`: nothing does.
+    /// What carries commands out; `None`: commands cannot be carried out.
     pub control: Option<Weak<Control>>,
 }
 
-/// The file that the token is in.
+/// The path of the file that holds the token.
 #[derive(Debug)]
 pub struct TokenFile(PathBuf);
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The system does not let us.
+    /// The system does not let us read the file.
     #[error("cannot read it: {0}")]
     Unreadable(#[from] io::Error),
-    /// It holds something else.
+    /// The file holds something else.
     #[error(
         "it does not hold a token: give it {SHORTEST} to {LONGEST} printable ASCII characters without blanks, such as `openssl rand -hex 16` makes"
     )]
@@ -61,17 +61,17 @@ pub enum TokenError {
 }
 
 impl TokenFile {
-    /// This one.
+    /// The token file at this path.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// The token.
+    /// Reads the token.
     ///
     /// # Errors
-    /// There is none.
+    /// The file cannot be read, or does not hold a token.
     pub fn read(&self) -> Result<Vec<u8>, TokenError> {
-        // A pipe would be waited for.
+        // Opening a pipe would wait for a writer.
         let without_waiting = OFlags::NONBLOCK.bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(&self.0)?;
         if !file.metadata()?.is_file() {
@@ -85,7 +85,7 @@ impl TokenFile {
     }
 }
 
-/// What is asked for, and by whom.
+/// A command given by HTTP, with the token of the sender.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpOrder {
     token: Option<Vec<u8>>,
@@ -95,7 +95,7 @@ pub(crate) struct HttpOrder {
 }
 
 impl HttpOrder {
-    /// `POST /api/v1/command?service=web&group=0`, and the command as the body.
+    /// Reads `POST /api/v1/command?service=web&group=0` with the command as the body.
     pub(crate) fn of_api(query: &str, posted: &PostedBody) -> Self {
         let value = |wanted: &str| pairs(query).find(|(name, _)| name == wanted).map(|(_, value)| value);
         Self {
@@ -106,7 +106,7 @@ impl HttpOrder {
         }
     }
 
-    /// A form of the page, with the token in it: another site does not know it.
+    /// Reads a form of the page. The token is in the form; a page of another site does not know it.
     pub(crate) fn of_form(body: &[u8]) -> Self {
         let body = String::from_utf8_lossy(body);
         let value = |wanted: &str| pairs(&body).find(|(name, _)| name == wanted).map(|(_, value)| value);
@@ -118,21 +118,21 @@ impl HttpOrder {
         }
     }
 
-    /// The command as it may be shown.
+    /// The command as text that is safe to show.
     pub(crate) fn command_text(&self) -> String {
         printable(&self.command)
     }
 }
 
-/// What came of it.
+/// The result of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OrderOutcome {
-    /// As HTTP says it.
+    /// The status code of HTTP.
     pub(crate) status: u16,
-    /// As `-c` says it.
+    /// The exit code that `-c` would have.
     pub(crate) code: u8,
     pub(crate) text: String,
-    /// The text is JSON.
+    /// Whether the text is JSON.
     pub(crate) is_json: bool,
 }
 
@@ -142,7 +142,7 @@ impl OrderOutcome {
     }
 }
 
-/// Carries an order out, if it may be.
+/// Carries an order out, if it is allowed.
 pub(crate) fn carry_out(
     parts: Option<&OrderParts>,
     services: &Services,
@@ -192,7 +192,7 @@ fn allowed<'a>(
     }
 }
 
-/// Are they the same? How long it takes says nothing of where they differ.
+/// Compares in a time that does not depend on where the two differ.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let differences = given.iter().zip(token).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
     std::hint::black_box(differences) == 0 && given.len() == token.len()
@@ -250,7 +250,7 @@ fn done(
     Ok(OrderOutcome { status, code, is_json: text.starts_with('{'), text })
 }
 
-/// The words of commands that are for HTTP, as [`is_for_http`] has them.
+/// The names of the commands that HTTP takes, the same as in [`is_for_http`].
 const WORDS: &[&str] = &[
     "show",
     "help",
@@ -278,9 +278,9 @@ const WORDS: &[&str] = &[
     "denied",
 ];
 
-/// What `help` says here.
+/// The answer to `help` by HTTP.
 fn help() -> String {
-    // Whoever asks by HTTP cannot switch it.
+    // By HTTP, `debug` shows the setting but cannot change it.
     let debug = ("debug".to_owned(), "shows whether debug messages are logged");
     let of_row =
         |row: &CommandWord| if row.name == debug.0 { debug.clone() } else { (row.usage(), row.help) };
@@ -292,7 +292,8 @@ fn help() -> String {
     format!("commands that HTTP takes:\n{lines}Give all others by balance -c on the host itself.\n")
 }
 
-/// Is it one that somebody may need who is not on the host? None of them waits, starts a program, or changes which channels there are.
+/// May this command be given by HTTP? These are commands that somebody may need who is not on the host. None
+/// of them waits, starts a program, or changes which channels there are.
 fn is_for_http(command: &Command) -> bool {
     match command {
         Command::Show(_)

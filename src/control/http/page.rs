@@ -1,6 +1,7 @@
-//! The page at `/`: what was seen becomes rows of words, and those HTML.
+//! The page at `/`: makes rows of text from what was seen, and HTML from those.
 //!
-//! Knows: what stands where on the page. Never: the live table, the clock, sockets. The templates escape all that they are given.
+//! Knows: what stands where on the page. Never: the live table, the clock, sockets. The templates escape all
+//! values.
 //! Source: docs/observability.md, "The page".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -23,28 +24,28 @@ use crate::sched::{
 
 /// The style of the page.
 pub(crate) const STYLE: &str = include_str!("../../../templates/page.css");
-/// Its script.
+/// The script of the page.
 pub(crate) const SCRIPT: &str = include_str!("../../../templates/page.js");
-/// Its icon.
+/// The icon of the page.
 pub(crate) const ICON: &str = include_str!("../../../templates/icon.svg");
-/// So many services are shown in full unless one is asked for.
+/// Number of services shown in full unless one is asked for.
 const MOST_SERVICES: usize = 16;
-/// So many channels are shown in all.
+/// Maximum number of channels shown on one page.
 const MOST_CHANNELS: usize = 1_000;
-/// So many connections.
+/// Maximum number of connections shown.
 const MOST_SESSIONS: usize = 200;
 
-/// What the page is made of.
+/// The values that the page shows.
 pub(crate) struct PageParts<'a> {
     pub(crate) asked: &'a PageQuestion,
     pub(crate) seen: &'a SeenProcess,
     pub(crate) history: &'a HourHistory,
-    /// The time of the history.
+    /// Now, on the clock of the history.
     pub(crate) now: Duration,
     pub(crate) vitals: &'a Vitals,
-    /// `None`: too many to be listed for nothing.
+    /// The connections; `None`: there are too many to list them without being asked.
     pub(crate) sessions: Option<&'a [SeenSession]>,
-    /// Operators may change something from here.
+    /// Whether operators can change something from here.
     pub(crate) can_change: bool,
 }
 
@@ -90,7 +91,7 @@ struct ServiceView<'a> {
     groups: Vec<GroupView>,
     unseen: usize,
     ended: Vec<(String, u64)>,
-    /// Connects that failed, of all its channels, by cause.
+    /// Failed connects of all its channels, by cause.
     failures: Vec<(DialCause, u64)>,
 }
 
@@ -136,14 +137,14 @@ struct SessionsView {
     columns: Vec<ColumnView>,
     rows: Vec<SessionView>,
     all: usize,
-    /// Where they are shown, if they are not.
+    /// If they are not listed, the address of the page that lists them.
     elsewhere: Option<String>,
 }
 
 struct ColumnView {
     name: &'static str,
     address: String,
-    /// As `aria-sort` has it.
+    /// The value of `aria-sort`.
     order: &'static str,
     is_number: bool,
 }
@@ -160,10 +161,10 @@ struct SessionView {
     state: String,
 }
 
-/// The page.
+/// Makes the page.
 ///
 /// # Errors
-/// It cannot be made.
+/// The template fails.
 pub(crate) fn page(parts: &PageParts<'_>) -> Result<String, askama::Error> {
     let PageParts { asked, seen, history, now, vitals, sessions, can_change } = *parts;
     let is_wanted = |label: &str| asked.service.as_deref().is_none_or(|wanted| wanted == label);
@@ -206,15 +207,15 @@ struct AnswerView<'a> {
     code: u8,
 }
 
-/// What a form gets without a script: the answer to its command.
+/// Makes the page that answers a form sent without a script.
 ///
 /// # Errors
-/// It cannot be made.
+/// The template fails.
 pub(crate) fn answer_page(command: &str, text: &str, code: u8) -> Result<String, askama::Error> {
     AnswerView { command, text, code }.render()
 }
 
-/// Is it up?
+/// The overall state, as a tone and in words.
 fn headline(all: &[SeenService]) -> (&'static str, String) {
     let serving: Vec<_> = all.iter().filter(|one| !one.snapshot.is_draining).collect();
     let unready = serving.iter().filter(|one| one.readiness.why_not.is_some()).count();
@@ -288,7 +289,7 @@ impl<'a> ServiceView<'a> {
     }
 }
 
-/// Connects that failed, by cause.
+/// Failed connects by cause.
 fn failures(table: &Snapshot) -> Vec<(DialCause, u64)> {
     let mut sums = BTreeMap::new();
     for channel in table.groups.iter().flat_map(|group| &group.channels) {
@@ -359,7 +360,7 @@ impl ChannelView {
 }
 
 impl<'a> EventView<'a> {
-    /// All of it is on the page, word for word.
+    /// Splits the line of an event into its name and the rest; both are on the page, word for word.
     fn of(event: &'a PastEvent) -> Self {
         let line = event.line.strip_prefix("event=").unwrap_or(&event.line);
         let (name, text) = line.split_once(' ').unwrap_or((line, ""));
@@ -435,7 +436,7 @@ impl SessionView {
     }
 }
 
-/// `2026-11-28T23:59:59.123Z` as people read it: `2026-11-28 23:59:59`.
+/// Shortens `2026-11-28T23:59:59.123Z` to `2026-11-28 23:59:59` for people.
 fn moment(at: &str) -> String {
     at.split('.').next().unwrap_or_default().replacen('T', " ", 1)
 }

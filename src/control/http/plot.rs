@@ -1,4 +1,4 @@
-//! The last hour as lines: what was sampled becomes paths of SVG, and words for those who do not see them.
+//! Draws the last hour as lines: makes SVG paths of samples, and a description for those who cannot see them.
 //!
 //! Knows: coordinates, units. Never: the clock, how a page looks.
 //! Source: docs/observability.md, "The page".
@@ -9,48 +9,48 @@ use std::time::Duration;
 
 use super::history::{STEP, STEPS, Sample, ServiceHistory};
 
-/// The height of a plot in its own units.
+/// Height of a plot in its own units.
 const HEIGHT: u32 = 100;
-/// So much is drawn of a process that has not been watched for longer.
+/// Number of steps drawn for a process that has been watched for less than this.
 const SHORT_STEPS: u32 = STEPS / 6;
-/// Above the highest point.
+/// Free space above the highest point, in units of the plot.
 const MARGIN: f64 = 6.0;
 
 /// One plot of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plot {
     pub(crate) title: &'static str,
-    /// In its own units, each of which is a step.
+    /// Width in its own units; one unit is one step.
     pub(crate) width: u32,
     pub(crate) height: u32,
-    /// What it goes back.
+    /// How many minutes the plot goes back.
     pub(crate) minutes: u64,
-    /// What the top of it stands for.
+    /// The value at the top, as text.
     pub(crate) top: String,
     pub(crate) lines: Vec<PlotLine>,
-    /// All of it in words.
+    /// The whole plot described in words.
     pub(crate) words: String,
 }
 
-/// One line in it.
+/// One line of a plot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlotLine {
     pub(crate) name: &'static str,
     /// Its last value.
     pub(crate) now: String,
     pub(crate) path: String,
-    /// The same, closed along the bottom.
+    /// The same line, closed along the bottom so that the area can be filled.
     pub(crate) area: String,
 }
 
 type PlotUnit = fn(f64) -> String;
 type PlotReading = fn(&Sample) -> Option<f64>;
 
-/// What is drawn.
+/// What a plot shows.
 struct PlotPlan {
     title: &'static str,
     unit: PlotUnit,
-    /// What the top stands for at least.
+    /// The minimum value of the top.
     least: f64,
     lines: [(&'static str, PlotReading); 2],
 }
@@ -85,7 +85,7 @@ const PLOTS: [PlotPlan; 4] = [
     },
 ];
 
-/// The plots of a service, as of `now`.
+/// The plots of a service, with the right edge at `now`.
 pub(crate) fn plots(history: Option<&ServiceHistory>, now: Duration) -> Vec<Plot> {
     let samples: Vec<&Sample> = history.iter().flat_map(|history| history.samples()).collect();
     PLOTS.iter().map(|plan| plan.draw(&samples, now)).collect()
@@ -104,7 +104,7 @@ impl PlotPlan {
             let last = samples.last().and_then(|sample| read(sample));
             let peak = samples.iter().filter_map(|sample| read(sample)).fold(0.0, f64::max);
             let said = last.map_or_else(|| "-".to_owned(), unit);
-            // A String takes every write.
+            // Writing to a String cannot fail.
             let _ = write!(words, " {name}: now {said}, at most {}.", unit(peak));
             let (path, area) = paths(samples, read, (top, width), now);
             PlotLine { name, now: said, path, area }
@@ -114,7 +114,7 @@ impl PlotPlan {
     }
 }
 
-/// A step without a value, or one that is missing, is a gap.
+/// The path of a line and the area below it. A step that is missing or has no value makes a gap.
 fn paths(
     samples: &[&Sample],
     read: PlotReading,
@@ -147,7 +147,7 @@ fn paths(
                 first
             }
             None => {
-                // A point alone is seen, too.
+                // A single point is visible, too.
                 let _ = write!(path, "M{x:.1} {y:.1}h0.5");
                 let _ = write!(area, "M{x:.1} {y:.1}");
                 x
@@ -160,14 +160,14 @@ fn paths(
     (path, area)
 }
 
-/// 1, 2 or 5 times a power of ten.
+/// Rounds up to 1, 2 or 5 times a power of ten.
 fn rounded_up(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
     steps.into_iter().find(|step| *step >= value * 0.999_999).unwrap_or(value)
 }
 
-/// `12 kB/s`
+/// A rate in bytes per second as text, such as `12 kB/s`.
 pub(crate) fn byte_rate(rate: f64) -> String {
     const UNITS: [&str; 5] = ["B/s", "kB/s", "MB/s", "GB/s", "TB/s"];
     let mut scaled = rate.max(0.0);
@@ -184,7 +184,7 @@ fn seconds(seconds: f64) -> String {
     crate::control::status::short_time(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-/// Few of something have a digit behind the point, as a rate may have.
+/// Small numbers get one decimal, because they can be rates.
 fn count(count: f64) -> String {
     if count < 10.0 && count.fract() >= 0.05 { format!("{count:.1}") } else { format!("{count:.0}") }
 }

@@ -1,4 +1,4 @@
-//! What of the page somebody wants to see: the query of its address.
+//! Which part of the page is wanted: the query of its address.
 //!
 //! Knows: names and values in an address. Never: services, HTML.
 //! Source: docs/observability.md, "The page".
@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-/// By what sessions are sorted.
+/// The column by which sessions are sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionColumn {
     Id,
@@ -23,7 +23,7 @@ impl SessionColumn {
     pub(crate) const ALL: [Self; 8] =
         [Self::Id, Self::Service, Self::Client, Self::Channel, Self::Age, Self::Idle, Self::Sent, Self::Rcvd];
 
-    /// As the column and the address have it.
+    /// The name in the column's head and in the address.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
@@ -37,20 +37,20 @@ impl SessionColumn {
         }
     }
 
-    /// Does one who clicks on it want to see the largest first?
+    /// Does a first click on this column sort the largest first?
     fn is_amount(self) -> bool {
         matches!(self, Self::Age | Self::Idle | Self::Sent | Self::Rcvd)
     }
 }
 
-/// What is wanted. What an address says that means nothing is as if it were not said.
+/// Which part of the page is wanted. Values that have no meaning are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PageQuestion {
-    /// Only this service.
+    /// Show only this service; `None`: all.
     pub(crate) service: Option<String>,
     pub(crate) sort: SessionColumn,
     pub(crate) is_descending: bool,
-    /// Sessions are wanted even if there are many.
+    /// List the sessions even if there are many.
     pub(crate) wants_sessions: bool,
 }
 
@@ -74,7 +74,7 @@ impl PageQuestion {
         }
     }
 
-    /// The address that asks for this.
+    /// The address that asks for the same.
     pub(crate) fn address(&self) -> String {
         let mut parts = Vec::new();
         parts.extend(self.service.as_deref().map(|service| format!("service={}", encoded(service))));
@@ -86,24 +86,24 @@ impl PageQuestion {
         if parts.is_empty() { "/".to_owned() } else { format!("/?{}", parts.join("&")) }
     }
 
-    /// The same of one service.
+    /// The same question for this service only, or for all (`None`).
     pub(crate) fn of_service(&self, service: Option<&str>) -> Self {
         Self { service: service.map(str::to_owned), ..self.clone() }
     }
 
-    /// The same with all sessions, however many there are.
+    /// The same question with all sessions, however many there are.
     pub(crate) fn with_sessions(&self) -> Self {
         Self { wants_sessions: true, ..self.clone() }
     }
 
-    /// The same sorted by this column; once more turns it round.
+    /// The same question sorted by this column. If it is sorted by it already, the order is reversed.
     pub(crate) fn sorted_by(&self, column: SessionColumn) -> Self {
         let is_descending = if self.sort == column { !self.is_descending } else { column.is_amount() };
         Self { sort: column, is_descending, ..self.clone() }
     }
 }
 
-/// The names and values of a query, or of a form.
+/// The decoded names and values of a query or a form.
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -111,7 +111,7 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// `a+b%41` is `a bA`. What is no number stays as it is.
+/// Decodes a word: `a+b%41` is `a bA`. A `%` without two hex digits stays as it is.
 fn plain(word: &str) -> String {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word.as_bytes();
@@ -138,7 +138,7 @@ fn encoded(word: &str) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
                 out.push(char::from(byte));
             }
-            // A String takes every write.
+            // Writing to a String cannot fail.
             _ => _ = write!(out, "%{byte:02X}"),
         }
     }

@@ -1,6 +1,7 @@
-//! What each path answers.
+//! The answer of each path.
 //!
-//! Knows: the paths, what is looked at for each. Never: sockets, how a request or an answer looks on the wire.
+//! Knows: the paths, what is looked at for each. Never: sockets, how a request or an answer looks on the
+//! wire.
 //! Source: docs/observability.md, "Metrics and probes by HTTP".
 
 use std::net::IpAddr;
@@ -20,14 +21,14 @@ use crate::control::services::{ManagedService, Services, Unclear};
 use crate::control::vitals::Vitals;
 use crate::control::wire::printable;
 
-/// What is said to those who do not know where to go.
+/// The list of paths, shown for a path that does not exist.
 const INDEX: &str = "balance\n\n/                 the page, for browsers\n/metrics          for Prometheus\n/healthz          the process answers\n\
                      /readyz           every service has a usable channel\n/readyz/SERVICE   this one has\n";
 
-/// The same for commands, where they are taken.
+/// One more line of that list, if commands are taken.
 const COMMANDS: &str = "/api/v1/command   a command, by POST and with the token\n";
 
-/// What is answered from.
+/// Answers requests.
 pub(crate) struct Site {
     services: Arc<Services>,
     vitals: Box<dyn Fn() -> Vitals + Send>,
@@ -46,17 +47,17 @@ impl Site {
         Self { services, vitals, ledger: Ledger::default(), lookout, orders }
     }
 
-    /// Until [`Site::tick`] has something to do.
+    /// The time until [`Site::tick`] has something to do.
     pub(crate) fn until_tick(&self) -> Duration {
         self.lookout.until_sample()
     }
 
-    /// Does what is due without anybody asking: the history goes on.
+    /// Does what is due without a request: takes a sample for the history.
     pub(crate) fn tick(&mut self) {
         self.lookout.sample();
     }
 
-    /// What a request gets.
+    /// The answer to a request; `from` is the client's address.
     pub(crate) fn answer(&mut self, request: &Request, from: Option<IpAddr>) -> Answer {
         if let Some(posted) = &request.posted {
             return self.command(request, posted, from);
@@ -86,7 +87,7 @@ impl Site {
         }
     }
 
-    /// What a command gets: by a program or a script, or by a form without one.
+    /// Carries out a command of a program or script (`/api/v1/command`) or of a form (`/command`).
     fn command(&mut self, request: &Request, posted: &PostedBody, from: Option<IpAddr>) -> Answer {
         let is_form = request.path == "/command";
         let order = if is_form {
@@ -96,7 +97,7 @@ impl Site {
         };
         let outcome =
             orders::carry_out(self.orders.as_ref(), &self.services, &order, posted.is_cross_site, from);
-        // What comes next is to show what was done.
+        // The next answer must show what the command has changed.
         self.lookout.forget();
         let OrderOutcome { status, code, text, is_json } = outcome;
         let answer = match (is_form, is_json, request.wants_json) {

@@ -1,4 +1,4 @@
-//! What the page is made of, looked at once for all who ask at about the same time.
+//! What the page shows, looked up once for all clients that ask at about the same time.
 //!
 //! Knows: how often what is looked at. Never: HTML, sockets.
 //! Source: docs/observability.md, "The page".
@@ -12,18 +12,19 @@ use crate::control::services::{ManagedService, ServiceSnapshot, Services};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{SessionSnapshot, Snapshot};
 
-/// What was seen within this time is not looked at again: a thousand visitors cost traffic no more than five a second.
+/// Values younger than this are not looked up again. So a thousand visitors cost no more than five looks per
+/// second.
 const FRESH: Duration = Duration::from_millis(200);
-/// To list many sessions the workers are asked for them, so this is done more seldom ...
+/// Sessions are listed less often, because the workers have to be asked for them.
 const SESSIONS_FRESH: Duration = Duration::from_secs(1);
-/// ... by so much for each of this many.
+/// For each of this many sessions, the list is kept for one second more.
 const SESSIONS_PER_SECOND: usize = 10_000;
-/// More are listed only for those who say that they want them.
+/// If there are more sessions, they are listed only on request.
 const MANY_SESSIONS: usize = 2_000;
-/// So many events are shown.
+/// Number of events shown.
 const EVENTS: usize = 40;
 
-/// One service.
+/// One service as the page shows it.
 pub(crate) struct SeenService {
     pub(crate) label: String,
     pub(crate) snapshot: ServiceSnapshot,
@@ -32,7 +33,7 @@ pub(crate) struct SeenService {
     managed: Arc<ManagedService>,
 }
 
-/// Everything but sessions.
+/// All that the page shows except sessions.
 pub(crate) struct SeenProcess {
     pub(crate) at: SystemTime,
     pub(crate) services: Vec<SeenService>,
@@ -40,10 +41,10 @@ pub(crate) struct SeenProcess {
     pub(crate) events: Vec<PastEvent>,
 }
 
-/// A connection, and the service that it is of.
+/// A connection and the label of its service.
 pub(crate) type SeenSession = (String, SessionSnapshot);
 
-/// Looks, and remembers what it has seen.
+/// Looks at the services and remembers what it has seen.
 pub(crate) struct Lookout {
     services: Arc<Services>,
     began: Instant,
@@ -65,25 +66,25 @@ impl Lookout {
         }
     }
 
-    /// The time of the history.
+    /// Now, on the clock of the history.
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Until the next sample is to be taken.
+    /// The time until the next sample is due.
     pub(crate) fn until_sample(&self) -> Duration {
         self.next_sample.saturating_sub(self.now())
     }
 
-    /// Takes a sample if it is time.
+    /// Takes a sample if it is due.
     pub(crate) fn sample(&mut self) {
         let now = self.now();
         if now < self.next_sample {
             return;
         }
-        // After a pause the steps begin anew: what was missed is a gap.
+        // After a pause of the process the steps begin anew; what was missed is a gap.
         self.next_sample = if now > self.next_sample + STEP { now + STEP } else { self.next_sample + STEP };
-        // Anew, since steps are to be as long as they say.
+        // Looked up again, so that the steps have their exact length.
         self.process = None;
         self.look();
         let seen = self.process.iter().flat_map(|(_, seen)| &seen.services);
@@ -97,25 +98,25 @@ impl Lookout {
         );
     }
 
-    /// What was seen is not so any more.
+    /// Forgets what was seen, because it has changed.
     pub(crate) fn forget(&mut self) {
         (self.process, self.sessions) = (None, None);
     }
 
-    /// Looks, unless it has just done so.
+    /// Looks at all services, unless that was just done.
     pub(crate) fn look(&mut self) {
         if self.process.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
             self.process = Some((Instant::now(), see(&self.services)));
         }
     }
 
-    /// What was seen last; `None`: nobody has looked yet.
+    /// What was seen last; `None`: nothing yet.
     pub(crate) fn seen(&self) -> Option<&SeenProcess> {
         self.process.as_ref().map(|(_, seen)| seen)
     }
 
-    /// Asks for the sessions of all services, unless that was just done. `wants_many`: even if there are many; `false`: there are too
-    /// many to be listed for nothing.
+    /// Lists the sessions of all services, unless that was just done. `wants_many`: even if there are many.
+    /// Returns `false` if there are too many to list them without being asked.
     pub(crate) fn look_at_sessions(&mut self, wants_many: bool) -> bool {
         let Some((_, seen)) = &self.process else { return false };
         let count: usize = seen.services.iter().map(|one| one.snapshot.connections).sum();
@@ -134,7 +135,7 @@ impl Lookout {
         true
     }
 
-    /// The sessions that were seen last.
+    /// The sessions of the last list.
     pub(crate) fn sessions(&self) -> &[SeenSession] {
         self.sessions.as_ref().map_or(&[], |(_, list)| list)
     }

@@ -1,6 +1,6 @@
-//! One client's connection: its head is read, it is answered, and it goes or asks again.
+//! One client's connection: reads the request, sends the answer, and closes or waits for the next request.
 //!
-//! Knows: a socket that never waits, deadlines. Never: what is answered, other clients.
+//! Knows: a non-blocking socket, deadlines. Never: what is answered, other clients.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -12,30 +12,30 @@ use rustix::event::PollFlags;
 use super::answer::Answer;
 use super::head::{LONGEST, LONGEST_BODY, Parsed, Request, parse};
 
-/// A head is there within this time, from its first byte or from the connect.
+/// A request must be complete this long after its first byte; the first one, this long after the connect.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// So long a client may keep a connection for its next request.
+/// How long a client may keep the connection open until its next request.
 const IDLE: Duration = Duration::from_secs(75);
-/// An answer is taken within this time.
+/// A client must read its answer within this time.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// After the last answer, what a client still sends is read for this long: a close with bytes unread would be a reset, and the answer
-/// might be lost with it.
+/// How long input is read and dropped after the last answer. Closing a socket with unread input sends a
+/// reset, and the answer could be lost with it.
 const LINGER: Duration = Duration::from_secs(2);
-/// As much of it is read.
+/// Maximum number of bytes that are read and dropped.
 const MOST_LINGERED: usize = 256 * 1024;
-/// The client may send what it holds back.
+/// Tells the client to send the body that it holds back.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// As many requests of one connection are answered.
+/// Maximum number of requests on one connection.
 const MOST_SERVED: u32 = 1_000;
 
-/// Where a visit is.
+/// The stage of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum VisitStage {
-    /// A head is read.
+    /// Reading a request.
     Asking,
-    /// An answer is written; `true`: it may ask again afterwards.
+    /// Writing an answer; `true`: the client may send another request afterwards.
     Answered(bool),
-    /// The rest is thrown away.
+    /// Reading and dropping the rest of the input.
     Lingering,
     Over,
 }
@@ -44,7 +44,7 @@ enum VisitStage {
 #[derive(Debug)]
 pub(crate) struct Visit {
     stream: TcpStream,
-    /// Whose it is.
+    /// The client's address.
     from: Option<IpAddr>,
     stage: VisitStage,
     input: Vec<u8>,
@@ -52,18 +52,21 @@ pub(crate) struct Visit {
     sent: usize,
     lingered: usize,
     served: u32,
-    /// Of the request that is read: the client was told to go on.
+    /// Whether `100 Continue` was sent for the request that is being read.
     has_continued: bool,
     until: Duration,
-    /// Of its stage, or of the last progress.
+    /// When the stage began, or when it last made progress.
     since: Duration,
 }
 
 impl Visit {
-    /// A new client.
+    /// The connection of a new client.
+    ///
+    /// # Errors
+    /// The socket cannot be made non-blocking.
     pub(crate) fn new(stream: TcpStream, now: Duration) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        // Answers are written at once, and the last segment of one waits for nothing.
+        // Answers are written as a whole, so the last segment should not wait for more.
         let _ = stream.set_nodelay(true);
         let from = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
         Ok(Self {
@@ -81,17 +84,17 @@ impl Visit {
         })
     }
 
-    /// Whose it is; `None`: the system does not know any more.
+    /// The client's address; `None`: the system does not know it any more.
     pub(crate) fn from(&self) -> Option<IpAddr> {
         self.from
     }
 
-    /// When its patience ends.
+    /// The deadline of the current stage.
     pub(crate) fn until(&self) -> Duration {
         self.until
     }
 
-    /// What it waits for.
+    /// The events that it waits for.
     pub(crate) fn interest(&self) -> PollFlags {
         match self.stage {
             VisitStage::Answered(_) => PollFlags::OUT,
@@ -99,7 +102,7 @@ impl Visit {
         }
     }
 
-    /// Whatever it waits for, it is over.
+    /// Ends the visit at once.
     pub(crate) fn end(&mut self) {
         self.stage = VisitStage::Over;
     }
@@ -109,17 +112,17 @@ impl Visit {
         self.stage == VisitStage::Over
     }
 
-    /// How many bytes of an answer wait to be taken.
+    /// Bytes of the answer that are not written yet.
     pub(crate) fn unsent(&self) -> usize {
         self.output.len() - self.sent
     }
 
-    /// Since when it has not come on.
+    /// When it last made progress.
     pub(crate) fn since(&self) -> Duration {
         self.since
     }
 
-    /// Does it keep a place for a request that it has not begun?
+    /// Is it waiting for a further request of which nothing has come yet?
     pub(crate) fn is_idle(&self) -> bool {
         self.stage == VisitStage::Asking && self.input.is_empty() && self.served > 0
     }
@@ -129,7 +132,8 @@ impl Visit {
         matches!(self.stage, VisitStage::Answered(_))
     }
 
-    /// Goes on as far as it can without waiting. `answer` is called for each request; `stays`: it may ask again.
+    /// Goes on as far as possible without waiting. `answer` is called for each request; `stays`: the client
+    /// may send another request afterwards.
     pub(crate) fn go_on(
         &mut self,
         now: Duration,
@@ -151,7 +155,8 @@ impl Visit {
         }
     }
 
-    /// Its time is over: who has begun to ask hears why.
+    /// Ends the visit because its deadline has passed. If part of a request has come, the client gets a 408
+    /// answer.
     pub(crate) fn time_out(&mut self, now: Duration) {
         match self.stage {
             VisitStage::Asking if !self.input.is_empty() => {
@@ -179,12 +184,13 @@ impl Visit {
                     self.until = self.until.min(self.since + HEAD_WITHIN);
                     if is_awaited && !self.has_continued {
                         self.has_continued = true;
-                        // A client that has no room for so little waits as long as it has said it would.
+                        // If the socket has no room for this, the client sends its body after a time of its
+                        // own.
                         let _ = self.stream.write(CONTINUE);
                     }
                 }
                 Parsed::Refused(refusal) => {
-                    // Where the next request would begin is not known.
+                    // It is not known where the next request would begin, so the connection is closed.
                     let is_head_only = self.input.starts_with(b"HEAD ");
                     let bytes = Answer::of(refusal).bytes(SystemTime::now(), is_head_only, false);
                     return self.say(now, bytes, false);

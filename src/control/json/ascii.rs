@@ -1,4 +1,5 @@
-//! JSON in ASCII: whatever a name or a cause holds, nothing of it steers a terminal or is cut in half.
+//! JSON in ASCII only: whatever a name or an error text holds, it cannot control a terminal and no character
+//! is cut in half.
 //!
 //! Knows: characters. Never: what is said.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -12,7 +13,7 @@ struct Ascii;
 
 impl Formatter for Ascii {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
-        // Control characters below the blank never come here.
+        // The serializer has already escaped control characters below the blank.
         let is_plain = |c: char| matches!(c, ' '..='~');
         let mut rest = fragment;
         while let Some(at) = rest.find(|c| !is_plain(c)) {
@@ -27,7 +28,7 @@ impl Formatter for Ascii {
     }
 }
 
-/// One line without its end.
+/// The value as one line, without a newline.
 ///
 /// # Errors
 /// The value has no form in JSON.

@@ -1,7 +1,7 @@
-//! Groups and channels as JSON has them.
+//! Groups and channels in JSON.
 //!
 //! Knows: names of fields. Never: the live table, the clock.
-//! Source: docs/json.md. A name here is a promise.
+//! Source: docs/json.md. Names are part of the interface and do not change.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -29,7 +29,7 @@ pub(super) struct GroupObject<'a> {
     families: Vec<FamilyObject<'a>>,
 }
 
-/// A word that stands for a set of channels.
+/// A name that stands for a set of channels (`each`, SRV).
 #[derive(Serialize)]
 struct FamilyObject<'a> {
     channel: usize,
@@ -44,7 +44,7 @@ struct FamilyObject<'a> {
     removed: Vec<String>,
 }
 
-/// Where a channel is.
+/// The number of a channel and of its group.
 #[derive(Serialize)]
 struct KeyObject {
     group: usize,
@@ -231,7 +231,7 @@ fn shown(address: Address) -> String {
     ShownAddress(address).to_string()
 }
 
-/// Those that are up are as many as `status` counts.
+/// As many addresses are up here as `status` counts.
 fn addresses(channel: &ChannelSnapshot) -> Vec<AddressObject<'_>> {
     let is_any_up = channel.addresses_up() > 0;
     let address = |&address: &Address| {

@@ -1,4 +1,4 @@
-//! What an answer in JSON is made of.
+//! The content of an answer in JSON.
 //!
 //! Knows: plain values. Never: how they look, where they come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -14,26 +14,27 @@ use crate::spec::Section;
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// When it was made: since the beginning of 1970, by the clock of the system. All that was seen was seen so long before as it says.
+    /// When the answer was made: the time since the beginning of 1970 by the system's clock. All ages in the
+    /// answer are relative to it.
     pub taken_at: Duration,
-    /// The process that answers.
+    /// Facts about the process that answers.
     pub process: ProcessFacts,
-    /// What is told.
+    /// The content of the answer.
     pub told: Content,
 }
 
-/// What all answers say of the process.
+/// Facts about the process that are in every answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessFacts {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
-    /// Since the start of the instance, earlier processes that handed it over included.
+    /// The time since the start of the instance, including earlier processes that handed it over.
     pub uptime: Duration,
-    /// What it has taken over, if anything.
+    /// The connections that it has taken over, if any.
     pub carried: Option<CarriedCount>,
 }
 
-/// What is told.
+/// The content of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// `show` and `status`.
@@ -44,9 +45,9 @@ pub enum Content {
         service: ServiceSnapshot,
         /// Its channels.
         table: Snapshot,
-        /// Which groups are for whom.
+        /// Which groups are for which clients.
         sections: Vec<Section>,
-        /// What is otherwise than the file has it; `None`: it was not made of a file.
+        /// What differs from the file; `None`: the service was not made from a file.
         differences: Option<Vec<String>>,
     },
     /// `sessions`.
@@ -60,7 +61,7 @@ pub enum Content {
     Ended {
         /// The service.
         service: ServiceSnapshot,
-        /// Its connections that have ended, the last one last.
+        /// Its connections that have ended, the latest last.
         list: Vec<EndedSnapshot>,
     },
     /// `events`.

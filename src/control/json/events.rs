@@ -1,7 +1,7 @@
-//! Past events as JSON has them.
+//! Past events in JSON.
 //!
 //! Knows: names of fields, which words of the log are numbers. Never: the log, the clock.
-//! Source: docs/json.md. A name here is a promise.
+//! Source: docs/json.md. Names are part of the interface and do not change.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::units::rfc3339;
 use crate::observe::PastEvent;
 
-/// What the log has as whole numbers.
+/// Fields of the log that are whole numbers.
 const NUMBERS: [&str; 13] = [
     "group",
     "channel",
@@ -28,7 +28,7 @@ const NUMBERS: [&str; 13] = [
     "sent_bytes",
     "rcvd_bytes",
 ];
-/// What it has as seconds, such as `2.0s`.
+/// Fields of the log that are seconds, such as `2.0s`.
 const SPANS: [&str; 2] = ["after", "within"];
 
 #[derive(Serialize)]
@@ -68,7 +68,7 @@ impl<'a> EventObject<'a> {
     }
 }
 
-/// What cannot be read as the number that it should be stays text.
+/// A value that should be a number but cannot be read as one stays text.
 fn field(key: &str, value: String) -> (String, FieldValue) {
     if NUMBERS.contains(&key)
         && let Ok(number) = value.parse()

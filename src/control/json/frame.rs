@@ -1,7 +1,7 @@
-//! What all answers in JSON have in common: the version of the schema, the process, the service.
+//! The part that all answers in JSON have: the version of the schema, the process, the service.
 //!
 //! Knows: names of fields. Never: the live table, the clock.
-//! Source: docs/json.md. A name here is a promise.
+//! Source: docs/json.md. Names are part of the interface and do not change.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
@@ -20,7 +20,8 @@ use crate::control::doctor::Finding;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::sched::{End, Loss};
 
-/// The version of the schema. New fields do not raise it; a field that goes, or that means something else, does.
+/// The version of the schema. It stays when fields are added, and rises when a field is removed or changes
+/// its meaning.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
@@ -222,7 +223,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Writes the answer, as one line.
+/// Writes the answer as one line.
 ///
 /// # Errors
 /// Those of `out`.
@@ -230,7 +231,7 @@ pub fn write(out: &mut impl fmt::Write, report: &Document) -> fmt::Result {
     write_line(out, &Frame::of(report))
 }
 
-/// Writes what an error says in text, as one line.
+/// Writes an error as one line. `text` is its message in the text form.
 ///
 /// # Errors
 /// Those of `out`.
@@ -246,10 +247,10 @@ struct CommandAnswerObject<'a> {
     exit_code: u8,
 }
 
-/// What a command has answered in text, as one line.
+/// The text answer of a command, wrapped as one line of JSON.
 pub(crate) fn command_answer(text: &str, exit_code: u8) -> String {
     let mut out = String::new();
-    // A String takes every write.
+    // Writing to a String cannot fail.
     let _ = write_line(&mut out, &CommandAnswerObject { schema: SCHEMA, answer: "command", text, exit_code });
     out
 }

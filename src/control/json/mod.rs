@@ -1,9 +1,11 @@
-//! Answers as JSON: `show json`, `status json`, `sessions json`, `services json`, `events json`.
+//! Answers as JSON: `show json`, `status json`, `sessions json`, `ended json`, `services json`, `events
+//! json`, `doctor json`.
 //!
-//! One line of ASCII each, made from the same snapshots as the text. Reading order: [`document`](Document) is what an answer is made of,
-//! `take` gathers it, `frame` is what all answers have in common, `channels`, `sessions` and `events` the rest; `reasons` counts by reason, `units` times and numbers,
-//! `ascii` what a character becomes.
-//! Source: docs/json.md; `dist/balance.schema.json` is the same for programs.
+//! Each is one line of ASCII, made from the same snapshots as the text. Reading order: [`document`](Document)
+//! is the content of an answer, `take` gathers it, `frame` is what all answers have in common, and
+//! `channels`, `sessions` and `events` are the rest. `reasons` counts by reason, `units` prints times and
+//! numbers, and `ascii` escapes characters.
+//! Source: docs/json.md; `dist/balance.schema.json` describes the same for programs.
 
 mod ascii;
 mod channels;

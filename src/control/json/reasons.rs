@@ -1,4 +1,4 @@
-//! How many of something there were, for which reason.
+//! Counts by reason.
 //!
 //! Knows: words and numbers. Never: what they count.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -15,7 +15,8 @@ pub(super) struct ReasonsObject {
 }
 
 impl ReasonsObject {
-    /// With every reason that there can be, so that a script need not ask whether there is one.
+    /// Lists every possible reason, also with the count 0, so that a script need not check whether one is
+    /// there.
     pub(super) fn of<T: Display>(all: &[T], counts: &[(T, u64)]) -> Self {
         let mut reasons: BTreeMap<String, u64> = all.iter().map(|why| (why.to_string(), 0)).collect();
         for (why, count) in counts {

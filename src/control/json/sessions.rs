@@ -1,7 +1,7 @@
-//! Connections as JSON has them.
+//! Connections in JSON.
 //!
 //! Knows: names of fields. Never: sockets, the clock.
-//! Source: docs/json.md. A name here is a promise.
+//! Source: docs/json.md. Names are part of the interface and do not change.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Gathers what an answer in JSON is made of.
+//! Gathers the content of an answer in JSON.
 //!
 //! Knows: services, the clock. Never: how an answer looks.
 
@@ -9,26 +9,26 @@ use crate::control::doctor::Diagnosis;
 use crate::control::services::{ManagedService, Services};
 use crate::sched::ChannelKey;
 
-/// Which answer.
+/// Which answer is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
     /// `show`
     Show,
-    /// `status`: the same.
+    /// `status`: the same content as `show`.
     Status,
-    /// `sessions`, of all channels or of one.
+    /// `sessions`, of all channels or of this one.
     Sessions(Option<ChannelKey>),
-    /// `ended`, the last so many.
+    /// `ended`: the last ones, this many at most.
     Ended(usize),
     /// `services`
     Services,
-    /// `events`, the last so many.
+    /// `events`: the last ones, this many at most.
     Events(usize),
-    /// `doctor`: this.
+    /// `doctor`, with its result.
     Doctor(Diagnosis),
 }
 
-/// The answer that a session of this service gets. Takes the table's lock as the answer in text does: for a piece at a time.
+/// The answer for a session of this service. Takes the table's lock piece by piece, as the text answer does.
 pub(crate) fn take(services: &Services, service: &ManagedService, asked: Question) -> Document {
     let channels = |word| {
         let sections = (service.spec)().sections;
@@ -57,7 +57,7 @@ pub(crate) fn take(services: &Services, service: &ManagedService, asked: Questio
         uptime: (service.now)(),
         carried: (services.process.carried)(),
     };
-    // Last: ages are of what was seen just before.
+    // Read last, because all ages are relative to it.
     let taken_at = UNIX_EPOCH.elapsed().unwrap_or_default();
     Document { taken_at, process, told }
 }

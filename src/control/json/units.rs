@@ -1,4 +1,4 @@
-//! Times and spans as numbers and text of JSON.
+//! Times and durations as text and numbers in JSON.
 //!
 //! Knows: RFC 3339, seconds. Never: the clock, what happened when.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -7,25 +7,26 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::observe::utc;
 
-/// As late as any system can tell, and later than RFC 3339 can.
+/// The latest time that is printed. It is within the range of every system's clock and beyond that of RFC
+/// 3339.
 const LAST: Duration = Duration::from_secs(1 << 40);
 
-/// A time since the beginning of 1970, in UTC, with milliseconds: `2026-11-28T23:50:00.123Z`.
+/// A time since the beginning of 1970 as UTC with milliseconds: `2026-11-28T23:50:00.123Z`.
 pub(super) fn rfc3339(time: Duration) -> String {
     utc(UNIX_EPOCH + time.min(LAST)).to_string()
 }
 
-/// So long before `now`.
+/// The time that is this long before `now`.
 pub(super) fn ago(now: Duration, span: Duration) -> String {
     rfc3339(now.saturating_sub(span))
 }
 
-/// Seconds to the millisecond: of ages.
+/// Seconds with milliseconds, for ages.
 pub(super) fn seconds(span: Duration) -> f64 {
     span.as_millis() as f64 / 1e3
 }
 
-/// Seconds to the microsecond: of connects.
+/// Seconds with microseconds, for connect times.
 pub(super) fn short_seconds(span: Duration) -> f64 {
     span.as_micros() as f64 / 1e6
 }
