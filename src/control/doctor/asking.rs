@@ -1,6 +1,6 @@
-//! What the side that asks can see by itself: that nobody answers, and why.
+//! What the asking side can see by itself if no instance answers, and why none does.
 //!
-//! Knows: what finding an instance has met. Never: how an instance is found.
+//! Knows: the errors met while looking for an instance. Never: how an instance is found.
 
 use std::path::Path;
 
@@ -8,13 +8,14 @@ use super::finding::{Diagnosis, Finding};
 use super::kernel::KernelSigns;
 use crate::control::directory::Place;
 
-/// Is this a `doctor`, and nothing else?
+/// Is the text the one command `doctor`?
 pub(crate) fn is_doctor(text: &[u8]) -> bool {
     let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.next() == Some(b"doctor") && !text.contains(&b';') && !text.contains(&b'\n')
 }
 
-/// Nobody answers: what was met, and whether anybody listens on the port, of these addresses if any were named.
+/// The diagnosis if no instance answers: `why`, and whether any process listens on the port (on one of
+/// `addresses`, if given).
 pub(crate) fn nobody(why: &str, port: Option<u16>, addresses: Option<&[Place]>) -> Diagnosis {
     let mut listeners =
         port.map(|port| KernelSigns::read(Path::new("/"), &[port]).listeners).unwrap_or_default();
@@ -22,7 +23,7 @@ pub(crate) fn nobody(why: &str, port: Option<u16>, addresses: Option<&[Place]>) 
         let is_asked = |at: Place| at.is_wildcard() || addresses.contains(&at);
         listeners.retain(|one| is_asked(one.address.into()));
     }
-    // What was met begins with what everybody is told, and each line of it with our name.
+    // `why` begins with the general message, and each of its lines with our name. Both are left out here.
     let lines = why.lines().map(|line| line.trim_start_matches("balance: ").trim_end_matches('.'));
     let met: Vec<&str> = lines.filter(|line| *line != "no master process, exiting").collect();
     let met = if met.is_empty() { String::new() } else { format!(" ({})", met.join("; ")) };

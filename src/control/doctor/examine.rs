@@ -1,6 +1,6 @@
-//! Gathers what is known, and has it looked at.
+//! Gathers all signs and runs the checks on them.
 //!
-//! Knows: where each sign comes from, how long a name server is waited for. Never: what is thought of a sign.
+//! Knows: where each sign comes from, how long to wait for a name server. Never: what a sign means.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,23 +19,23 @@ use super::signs::{Case, NameSign, ServiceSigns, SocketSign};
 use crate::control::services::{ManagedService, Services};
 use crate::spec::{ListenSpan, UnixName};
 
-/// A name server that answers later is slow.
+/// How long all lookups of names together may take. A name server that answers later counts as slow.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many names are looked up at the same time, those included that nobody waits for any more.
+/// Maximum number of lookups at the same time, including those whose answer nobody waits for any more.
 const MOST_LOOKUPS: usize = 16;
-/// The connections of a service that has more are not looked at one by one.
+/// If a service has more connections, they are not looked at one by one.
 const MOST_SESSIONS: usize = 10_000;
-/// So many files of control sockets are looked at.
+/// Maximum number of control socket files that are looked at.
 const MOST_SOCKETS: usize = 16;
 
-/// Threads that look up a name.
+/// Number of threads that look up a name now.
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 
-/// A file by which the process is asked: its path, and its permissions if it is still ours.
+/// A file of the control socket: its path, and its permissions if it is still ours.
 type EntrySign = (PathBuf, Option<u32>);
 
-/// Looks at these services and at the whole process. Takes the tables' locks for a piece at a time, and waits for name servers for a
-/// while.
+/// Examines these services and the whole process. Takes the tables' locks piece by piece, and waits for name
+/// servers for a limited time.
 pub(crate) fn examine(
     services: &Services,
     chosen: &[Arc<ManagedService>],
@@ -62,12 +62,12 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
     let first = |service: &ManagedService| service.listen().first().map(|at| at.first());
     let asked_at = match is_draining {
         false => first(service),
-        // Where it listened, a command may reach its successor.
+        // Commands sent to where it listened may reach its successor.
         true => services.first().filter(|one| !one.is_killed()).and_then(|one| first(&one)),
     };
     let spec = (service.spec)();
     let connections = (service.plane.connections)();
-    // Nobody has been silent for longer than the process is there.
+    // No connection can have been silent for longer than the process runs.
     let may_be_idle = spec.idle_timeout.is_none() && (service.now)() > LONG_IDLE;
     let idle = (may_be_idle && connections <= MOST_SESSIONS).then(|| {
         let all = (service.plane.sessions)(None);
@@ -88,10 +88,10 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
 
 type LookUp = Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>;
 
-/// What the names of channels mean now.
+/// Looks up the names of channels and compares them with the addresses in use.
 fn names(services: &[ServiceSigns], look_up: &LookUp) -> Vec<NameSign> {
     let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    // One that takes no clients any more looks nothing up again.
+    // A service that takes no clients any more does not look its names up again.
     let serving = services.iter().filter(|one| !one.is_draining);
     for channel in serving.flat_map(|one| &one.table.groups).flat_map(|group| &group.channels) {
         let is_name = |host: &&str| {
@@ -115,8 +115,8 @@ fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 
 type LookedUp = BTreeMap<String, Result<Vec<IpAddr>, String>>;
 
-/// Looks names up, several at a time, as long as one waits. A resolver cannot be interrupted: a thread that hangs is left alone, and counts
-/// until it ends.
+/// Looks names up, several at a time, until all have answered or the time is over. A resolver cannot be
+/// interrupted: a thread that hangs is left alone, and counts until it ends.
 fn found<'a>(hosts: impl Iterator<Item = &'a String>, look_up: &LookUp) -> LookedUp {
     let (send, answers) = mpsc::channel();
     let until = Instant::now() + PATIENCE;
@@ -125,7 +125,7 @@ fn found<'a>(hosts: impl Iterator<Item = &'a String>, look_up: &LookUp) -> Looke
     for host in hosts {
         while LOOKUPS.load(Ordering::SeqCst) >= MOST_LOOKUPS {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return found };
-            // Another doctor's may end, too.
+            // A lookup of another `doctor` command may end and make room, too.
             if let Ok((host, answer)) = answers.recv_timeout(left.min(Duration::from_millis(20))) {
                 found.insert(host, answer);
             }
@@ -135,7 +135,7 @@ fn found<'a>(hosts: impl Iterator<Item = &'a String>, look_up: &LookUp) -> Looke
         let started = thread::Builder::new().name("doctor".into()).spawn(move || {
             let answer = look_up(&host).map(sorted);
             LOOKUPS.fetch_sub(1, Ordering::SeqCst);
-            // Nobody may wait for it any more.
+            // The receiver may be gone by now.
             let _ = send.send((host, answer));
         });
         match started {

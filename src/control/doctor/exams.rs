@@ -1,4 +1,4 @@
-//! The table of what is looked for. A new check is a row here.
+//! The table of checks. A new check is a row here.
 //!
 //! Knows: all checks. Never: what any of them finds, where the signs come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -7,11 +7,11 @@ use super::finding::{Diagnosis, Finding};
 use super::signs::Case;
 use super::{of_host, of_network, of_process, of_service};
 
-/// One thing that is looked for.
+/// One check.
 pub(super) struct Exam {
-    /// What answers call it. A name stays for ever: scripts look for it.
+    /// Its name in answers. It never changes, because scripts look for it.
     pub(super) name: &'static str,
-    /// Looks for it.
+    /// The check itself; no finding means that all is well.
     look: fn(&Case) -> Vec<Finding>,
 }
 
@@ -19,7 +19,7 @@ const fn exam(name: &'static str, look: fn(&Case) -> Vec<Finding>) -> Exam {
     Exam { name, look }
 }
 
-/// All of them.
+/// All checks.
 pub(super) const EXAMS: &[Exam] = &[
     exam("groups", of_service::groups),
     exam("channels", of_service::channels),
@@ -55,7 +55,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("control-socket", of_process::socket),
 ];
 
-/// Looks for everything.
+/// Runs all checks. The findings are sorted, the worst first.
 pub(super) fn diagnose(case: &Case) -> Diagnosis {
     let look = |exam: &'static Exam| {
         (exam.look)(case).into_iter().map(|found| Finding { check: exam.name, ..found })

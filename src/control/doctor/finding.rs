@@ -1,21 +1,21 @@
-//! What is found: one line each, and how bad it is.
+//! Findings of `doctor`: one line each, with their gravity.
 //!
 //! Knows: the words and the exit code of an answer. Never: what is looked for, where it is seen.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gravity {
-    /// It works, and can be better or will not work for ever.
+    /// It works now, but could be better or will stop working some time.
     Advice,
     /// Something does not work now.
     Broken,
 }
 
 impl Gravity {
-    /// As answers have it.
+    /// The word in answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Advice => "advice",
@@ -29,20 +29,20 @@ impl Gravity {
 pub struct Finding {
     /// How bad it is.
     pub gravity: Gravity,
-    /// Which check has found it.
+    /// The name of the check.
     pub check: &'static str,
-    /// Of which service; `None`: of the process or the host.
+    /// The service; `None`: the finding is about the process or the host.
     pub service: Option<String>,
-    /// What was found, with figures. Each of the three is a sentence without a full stop.
+    /// What was found, with figures. This text and the next two are sentences without a full stop.
     pub found: String,
     /// Why it matters.
     pub why: String,
-    /// What to do: a command or a setting, as it is typed.
+    /// What to do: a command or a setting, as one types it.
     pub cure: String,
 }
 
 impl Finding {
-    /// Of the process or the host.
+    /// A finding about the process or the host.
     pub(crate) fn new(
         gravity: Gravity,
         found: impl Into<String>,
@@ -52,17 +52,17 @@ impl Finding {
         Self { gravity, check: "", service: None, found: found.into(), why: why.into(), cure: cure.into() }
     }
 
-    /// Something that can be better.
+    /// A finding about something that could be better.
     pub(crate) fn advice(found: impl Into<String>, why: impl Into<String>, cure: impl Into<String>) -> Self {
         Self::new(Gravity::Advice, found, why, cure)
     }
 
-    /// Something that does not work.
+    /// A finding about something that does not work.
     pub(crate) fn broken(found: impl Into<String>, why: impl Into<String>, cure: impl Into<String>) -> Self {
         Self::new(Gravity::Broken, found, why, cure)
     }
 
-    /// Of this service.
+    /// The same finding about this service.
     pub(crate) fn of(self, service: &str) -> Self {
         Self { service: Some(service.to_owned()), ..self }
     }
@@ -79,21 +79,21 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The answer.
+/// The answer to `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// How many things were looked for.
+    /// How many checks were made.
     pub checks: usize,
-    /// In how many services.
+    /// How many services were examined.
     pub services: usize,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
-    /// What the process has given up (`--user`), in one line; `None`: it was not asked to.
+    /// The privileges that the process has given up (`--user`), in one line; `None`: it was not asked to.
     pub holds: Option<String>,
 }
 
 impl Diagnosis {
-    /// 0: all is fine, 1: there is advice, 2: something is broken.
+    /// The exit code. 0: all is well, 1: there is advice, 2: something is broken.
     pub fn exit_code(&self) -> u8 {
         match self.findings.iter().map(|one| one.gravity).max() {
             None => 0,
@@ -102,7 +102,7 @@ impl Diagnosis {
         }
     }
 
-    /// The word for that.
+    /// The same as a word: `fine`, `advice` or `broken`.
     pub fn verdict(&self) -> &'static str {
         match self.findings.iter().map(|one| one.gravity).max() {
             None => "fine",

@@ -1,6 +1,7 @@
-//! What the system knows of this process and of its network.
+//! What the kernel knows of this process and its network.
 //!
-//! Knows: the files of `/proc` and `/sys`. Never: services, what is thought of it. What cannot be read is `None` or nothing.
+//! Knows: the files of `/proc` and `/sys`. Never: services, what a value means. What cannot be read is `None`
+//! or empty.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -8,68 +9,68 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// What it says. Counters are those since the system, the network namespace or the control group came into being.
+/// Values read from the kernel. Counters start with the system, the network namespace or the control group.
 #[derive(Debug, Clone, Default)]
 pub struct KernelSigns {
     pub(crate) somaxconn: Option<u64>,
-    /// The first and the last source port.
+    /// The first and the last source port (`ip_local_port_range`).
     pub(crate) port_range: Option<(u16, u16)>,
-    /// Ranges of them that are not given to connections.
+    /// Ranges of ports that the kernel does not use as source ports.
     pub(crate) reserved_ports: Vec<(u16, u16)>,
     /// `tcp_keepalive_time`, in seconds.
     pub(crate) keepalive_time: Option<u64>,
     pub(crate) congestion: Option<String>,
-    /// Memory of all TCP sockets, in pages: where pressure begins, and the most.
+    /// Memory limits of all TCP sockets, in pages: where pressure begins, and the maximum.
     pub(crate) tcp_mem: Option<(u64, u64)>,
     pub(crate) tcp_mem_used: Option<u64>,
     pub(crate) orphans: Option<u64>,
     pub(crate) max_orphans: Option<u64>,
     pub(crate) time_waits: Option<u64>,
     pub(crate) max_time_waits: Option<u64>,
-    /// Connections that are tracked, and the most.
+    /// Tracked connections now, and the maximum.
     pub(crate) conntrack: Option<(u64, u64)>,
-    /// Open files of the whole system, and the most.
+    /// Open files of the whole system now, and the maximum.
     pub(crate) files: Option<(u64, u64)>,
     pub(crate) listen_overflows: u64,
     pub(crate) memory_pressures: u64,
     pub(crate) memory_aborts: u64,
     pub(crate) time_wait_overflows: u64,
-    /// Sockets that listen on a port that was asked for.
+    /// Sockets that listen on one of the ports asked about.
     pub(crate) listeners: Vec<ListenerSign>,
     pub(crate) cpu: Option<CpuSign>,
-    /// Memory that cannot be given back, of the control group, and the most.
+    /// Memory of the control group that cannot be reclaimed, and its limit, in bytes.
     pub(crate) memory: Option<(u64, u64)>,
     pub(crate) swapped_bytes: u64,
-    /// The program's file was replaced or deleted.
+    /// Whether the file of the running program was replaced or deleted.
     pub(crate) is_program_gone: bool,
 }
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListenerSign {
     pub(crate) address: SocketAddr,
     /// Connections that wait to be accepted.
     pub(crate) queue: u64,
     pub(crate) inode: u64,
-    /// Whose it is.
+    /// The user id of its owner.
     pub(crate) uid: u32,
-    /// This process has it.
+    /// Whether this process has it.
     pub(crate) is_ours: bool,
 }
 
-/// The control group's share of the processors.
+/// CPU time of the control group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CpuSign {
-    /// Periods in which there was something to do.
+    /// Number of periods in which the group had something to run.
     pub(crate) periods: u64,
-    /// Those in which the share was used up.
+    /// Number of periods in which the group had used up its quota.
     pub(crate) throttled: u64,
-    /// Processors, in thousandths; `None`: no limit.
+    /// The quota in thousandths of a processor; `None`: no limit.
     pub(crate) quota_millis: Option<u64>,
 }
 
 impl KernelSigns {
-    /// What is there now, of listening sockets those on these ports. `root` is `/`.
+    /// Reads the values of now; of listening sockets those on these ports. `root` is `/`, except in tests.
     pub fn read(root: &Path, ports: &[u16]) -> Self {
         let reader = SystemFiles(root);
         let sockstat = reader.text("proc/self/net/sockstat");
@@ -120,7 +121,7 @@ impl KernelSigns {
         }
     }
 
-    /// How many source ports connections can have.
+    /// Number of source ports that connections can get; `None` if it cannot be read.
     pub(crate) fn source_ports(&self) -> Option<u64> {
         let (first, last) = self.port_range.map(|(first, last)| (u64::from(first), u64::from(last)))?;
         let reserved = |&(from, to): &(u16, u16)| {
@@ -131,7 +132,7 @@ impl KernelSigns {
         Some((last + 1).saturating_sub(first).saturating_sub(reserved))
     }
 
-    /// Is this a port that a connection can get as its own?
+    /// Can a connection get this port as its source port?
     pub(crate) fn is_source_port(&self, port: u16) -> bool {
         let is_in = |(first, last): (u16, u16)| (first..=last).contains(&port);
         self.port_range.is_some_and(is_in) && !self.reserved_ports.iter().any(|&range| is_in(range))
@@ -157,7 +158,7 @@ impl SystemFiles<'_> {
         let mut found = Vec::new();
         for table in ["proc/self/net/tcp", "proc/self/net/tcp6"] {
             let Ok(file) = File::open(self.0.join(table)) else { continue };
-            // Those that listen are the first ones; there may be a million others.
+            // Listening sockets come first in these tables, and up to a million others follow.
             let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
             let lines = lines.map_while(|line| listener(&line));
             found.extend(lines.filter(|one| ports.contains(&one.address.port())));
@@ -176,7 +177,8 @@ impl SystemFiles<'_> {
         entries.filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)).collect()
     }
 
-    /// The directory of the process in the control groups that have this: one that has all of them, or one of its own.
+    /// The directory of the process's control group that has this controller and file: in cgroup v2 one for
+    /// all controllers, in v1 one for each.
     fn group(&self, groups: &str, controller: &str, file: &str) -> Option<PathBuf> {
         let mut places = Vec::new();
         for line in groups.lines() {
@@ -193,7 +195,8 @@ impl SystemFiles<'_> {
                 _ => continue,
             };
             places.push(self.0.join(&mount).join(path));
-            // In a container, the path may be the host's, and what is mounted its own.
+            // In a container, the path may be that of the host, while only the container's own group is
+            // mounted.
             places.push(self.0.join(&mount));
         }
         places.into_iter().find(|place| place.join(file).exists())
@@ -208,7 +211,7 @@ impl SystemFiles<'_> {
             new if !new.is_empty() => numbers(&new),
             _ => [numbers(&read("cpu.cfs_quota_us")), numbers(&read("cpu.cfs_period_us"))].concat(),
         };
-        // `max`, or -1, is no number.
+        // `max` and -1 (no limit) are not read as numbers.
         let quota_millis = match limit[..] {
             [quota, period] if period > 0 => Some(quota.saturating_mul(1_000) / period),
             _ => None,
@@ -217,7 +220,7 @@ impl SystemFiles<'_> {
     }
 
     fn memory(&self, groups: &str) -> Option<(u64, u64)> {
-        /// No machine has more; what stands for no limit is more.
+        /// No machine has this many bytes. In cgroup v1 a larger number stands for no limit.
         const NO_LIMIT: u64 = 1 << 60;
         let place = self.group(groups, "memory", "memory.stat")?;
         let read = |name: &str| fs::read_to_string(place.join(name)).unwrap_or_default();
@@ -226,7 +229,7 @@ impl SystemFiles<'_> {
             let line = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
             line.and_then(|rest| rest.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        // What is cached can be given back.
+        // Cached pages can be reclaimed and do not count.
         let used = ["anon", "rss", "kernel", "sock", "shmem"].into_iter().map(lines).sum();
         let most = ["memory.max", "memory.limit_in_bytes"]
             .into_iter()
@@ -239,14 +242,14 @@ fn numbers(text: &str) -> Vec<u64> {
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// `key value key value`.
+/// The number after `key` in `key value key value`.
 fn word_after(text: &str, key: &str) -> Option<u64> {
     let mut words = text.split_whitespace();
     words.find(|word| *word == key)?;
     words.next()?.parse().ok()
 }
 
-/// `1-2,3`.
+/// Reads ranges such as `1-2,3`.
 fn ranges(text: &str) -> Vec<(u16, u16)> {
     let range = |word: &str| {
         let (first, last) = word.split_once('-').unwrap_or((word, word));
@@ -255,7 +258,7 @@ fn ranges(text: &str) -> Vec<(u16, u16)> {
     text.trim().split(',').filter_map(range).collect()
 }
 
-/// Each two lines are names and numbers of one kind.
+/// The value of a counter. Each pair of lines has the names and the numbers of one kind.
 fn counter(netstat: &str, key: &str) -> u64 {
     let lines: Vec<&str> = netstat.lines().collect();
     let value = |pair: &[&str]| {
@@ -265,7 +268,7 @@ fn counter(netstat: &str, key: &str) -> u64 {
     lines.chunks(2).find_map(value).unwrap_or(0)
 }
 
-/// A line of `/proc/net/tcp`, if it is of a socket that listens.
+/// Reads a line of `/proc/net/tcp`; `None` if its socket does not listen.
 fn listener(line: &str) -> Option<ListenerSign> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, local, _, "0A", queues, _, _, uid, _, inode, ..] = fields[..] else { return None };

@@ -1,8 +1,9 @@
-//! `doctor`: what usually goes wrong, looked for, and explained with what to do.
+//! `doctor`: looks for common problems and explains what to do.
 //!
-//! Reading order: `finding` is what an answer is made of; `signs` what is known when it is asked; `kernel` reads what the system knows;
-//! `examine` gathers all of it; `exams` is the table of what is looked for, and `of_process`, `of_network`, `of_host` and `of_service`
-//! have its rows. `asking` is what the side that asks can see by itself.
+//! Reading order: `finding` is what an answer is made of. `signs` is what is known when it is asked; `kernel`
+//! reads what the kernel knows; `examine` gathers all of it. `exams` is the table of checks; `of_process`,
+//! `of_network`, `of_host` and `of_service` have its rows. `asking` is what the asking side can see by
+//! itself.
 //! Source: docs/observability.md, "Doctor".
 
 pub(crate) mod asking;

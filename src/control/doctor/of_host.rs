@@ -1,4 +1,4 @@
-//! What goes wrong on the host: processors, memory, files of the whole system.
+//! Problems of the host: processors, memory, files of the whole system.
 //!
 //! Knows: signs. Never: where they come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -7,9 +7,9 @@ use super::finding::Finding;
 use super::of_service::counted;
 use super::signs::Case;
 
-/// From here on, in percent, it is time to do something.
+/// Usage in percent of the limit from which there is advice.
 const NEARLY_FULL: u64 = 90;
-/// Fewer bytes in swap are of no weight.
+/// Fewer bytes in swap do not matter.
 const MUCH_SWAPPED: u64 = 16 << 20;
 
 pub(super) fn files(case: &Case) -> Vec<Finding> {

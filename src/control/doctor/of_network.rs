@@ -1,4 +1,4 @@
-//! What goes wrong in the network of this host: ports, queues, memory of TCP.
+//! Problems of this host's network: ports, queues, memory of TCP.
 //!
 //! Knows: signs. Never: where they come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -13,13 +13,13 @@ use super::signs::{Case, WaySign};
 use crate::sched::{AdminState, ShownAddress};
 use crate::spec::ListenSpan;
 
-/// What balance asks for when it listens.
+/// The length of the listen queue that balance asks for.
 const BACKLOG: u64 = 65_535;
-/// A burst of new clients can be larger than a queue that is shorter than this.
+/// A burst of new clients can overflow a listen queue that is shorter than this.
 const SHORT_QUEUE: u64 = 512;
-/// From here on, in percent, it is time to do something, ...
+/// Usage in percent of the limit from which there is advice.
 const NEARLY_FULL: u64 = 80;
-/// ... and from here on it does not work any more.
+/// Usage in percent from which it is called broken.
 const FULL: u64 = 98;
 
 fn percent(used: u64, most: u64) -> u64 {
@@ -38,7 +38,7 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
             if !channel.addresses.is_known() {
                 continue;
             }
-            // Of several addresses it is the one that answered last.
+            // If the channel has several addresses, this is the one that answered last.
             let Some(to) = channel.used.unwrap_or_else(|| channel.addresses.first()).net() else { continue };
             let targets = match to.port() {
                 0 => service.listen.iter().map(|at| at.ports().len() as u64).sum::<u64>().max(1),
@@ -57,7 +57,8 @@ pub(super) fn source_ports(case: &Case) -> Vec<Finding> {
     }
     let of_way = |way: &SourceAndTarget<'_>| {
         let fits = |name: &&&str| name.parse::<IpAddr>().map_or(true, |ip| ip.is_ipv4() == way.to.is_ipv4());
-        // What has no port of its own is reached at many, and each has as many ports on our side.
+        // A channel without a port of its own is reached at many ports, and each has a full set of source
+        // ports.
         let ports = ports.saturating_mul(way.targets);
         ports.saturating_mul(way.from.iter().filter(fits).count().max(1) as u64)
     };
@@ -88,18 +89,19 @@ fn ways(case: &Case, signs: &[WaySign]) -> Vec<Finding> {
     signs.iter().filter_map(look).collect()
 }
 
-/// Where connections come from and go to: only of those that share both, no two can have the same port.
+/// Source and target of connections. Only connections with the same source and target need different source
+/// ports.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SourceAndTarget<'a> {
     from: Vec<&'a str>,
     to: SocketAddr,
-    /// At how many ports it is reached.
+    /// Number of ports at which the target is reached.
     targets: u64,
 }
 
 struct PortUse {
     active: u64,
-    /// `None`: no maxc limits them.
+    /// The maximum that all maxc together allow; `None`: at least one channel has no maxc.
     most: Option<u64>,
 }
 
@@ -143,9 +145,10 @@ pub(super) fn listen_port(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// Would a client of one be a client of the other, if that was not there?
+/// Would a client of one address reach the other listener if the first did not exist?
 fn overlap(one: IpAddr, other: IpAddr) -> bool {
-    // One on [::] that takes IPv4 clients, too, and one on an IPv4 address cannot be had at the same time.
+    // A listener on [::] that also takes IPv4 clients cannot exist beside one on an IPv4 address, so families
+    // are not mixed here.
     let covers = |wide: IpAddr, of: IpAddr| wide.is_unspecified() && wide.is_ipv6() == of.is_ipv6();
     one == other || covers(one, other) || covers(other, one)
 }

@@ -1,4 +1,4 @@
-//! What goes wrong with the process: descriptors, its clocks, its log, its program, its control socket.
+//! Problems of the process: descriptors, clocks, log, program file, control socket.
 //!
 //! Knows: signs. Never: where they come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -10,12 +10,12 @@ use crate::sched::AdminState;
 
 /// Room for fewer clients than this is little for a server.
 const FEW_CLIENTS: u64 = 500;
-/// Below this share of free room clients may soon have none, in percent.
+/// If less than this percentage of the room is free, clients may soon have to wait.
 const LITTLE_FREE: u64 = 10;
-/// A wall clock that was set by less is corrected as usual.
+/// Smaller steps of the wall clock, in milliseconds, are usual corrections.
 const STEP_MILLIS: i64 = 2_000;
 
-/// The most clients that a service can have; `None`: nothing limits them.
+/// The maximum number of clients of a service; `None`: nothing limits it.
 fn most_clients(service: &ServiceSigns) -> Option<u64> {
     if service.is_draining {
         return Some(service.connections as u64);
@@ -79,7 +79,7 @@ pub(super) fn descriptors(case: &Case) -> Vec<Finding> {
 pub(super) fn clock(case: &Case) -> Vec<Finding> {
     let clocks = case.process.clocks;
     let mut findings = Vec::new();
-    // The wall clock goes on while a machine sleeps.
+    // The wall clock goes on while the machine is suspended, so that time is no step.
     let stepped = clocks.stepped_millis - i64::try_from(clocks.suspended.as_millis()).unwrap_or(i64::MAX);
     if stepped.abs() >= STEP_MILLIS {
         let way = if stepped > 0 { "forward" } else { "back" };
@@ -149,7 +149,7 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
 }
 
 pub(super) fn program(case: &Case) -> Vec<Finding> {
-    // One that only lets connections end is to be the program that it was.
+    // A process that only serves its last connections is meant to stay the old program.
     if !case.kernel.is_program_gone || !case.is_serving {
         return Vec::new();
     }
@@ -187,7 +187,7 @@ pub(super) fn socket(case: &Case) -> Vec<Finding> {
             Some(_) => {}
         }
     }
-    // They are names of one file, and one is enough to say what is the matter.
+    // All paths are names of one socket, so one finding is enough.
     findings.truncate(1);
     findings
 }

@@ -1,4 +1,4 @@
-//! What goes wrong in a service: channels, names, limits, connections that nobody uses.
+//! Problems of a service: channels, names, limits, connections that nobody uses.
 //!
 //! Knows: signs. Never: where they come from.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -12,16 +12,17 @@ use crate::control::status::{health_name, shown_address, why};
 use crate::sched::{AdminState, ChannelSnapshot, GroupSnapshot, HealthState, Loss, NoChannel, Weight};
 use crate::spec::ListenSpan;
 
-/// As many channels, names or addresses are named.
+/// Maximum number of channels, names or addresses that a finding lists.
 const MOST_NAMED: usize = 4;
-/// A connection that was silent for so long is idle for long: firewalls begin to forget it.
+/// A connection that has been silent for this long counts as idle: firewalls begin to forget it.
 pub(super) const LONG_IDLE: Duration = Duration::from_secs(300);
-/// The system sends a connect request again after a second; what is measured is a little less exact than that.
+/// The kernel repeats an unanswered connect request after 1 s. The measured times are less exact than that,
+/// so this is a little less.
 const ASKED_AGAIN: Duration = Duration::from_millis(900);
-/// Keepalive that begins later than this comes too late for most firewalls, in seconds.
+/// In seconds: keepalive that begins later than this is too late for most firewalls.
 const LATE_KEEPALIVE: u64 = 1_800;
 
-/// What the list says, as far as one reads it.
+/// The first items of a list, and how many more there are.
 fn some(list: impl ExactSizeIterator<Item = String>) -> String {
     let more = list.len().saturating_sub(MOST_NAMED);
     let mut named: Vec<String> = list.take(MOST_NAMED).collect();
@@ -37,7 +38,7 @@ pub(super) fn counted(count: impl TryInto<u64>, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Why no client gets it; `None`: clients do.
+/// Why the channel gets no clients; `None`: it gets some.
 fn why_unusable(channel: &ChannelSnapshot) -> Option<String> {
     let state = match channel.state {
         AdminState::Enabled if channel.weight == Weight::ZERO => "has weight 0".to_owned(),
@@ -59,7 +60,7 @@ fn is_dead(group: &GroupSnapshot) -> bool {
     !group.channels.is_empty() && !group.channels.iter().any(ChannelSnapshot::is_up)
 }
 
-/// The command in a group: the first one needs no words.
+/// The command for a group. For group 0, which is current at the beginning, no `group` is needed.
 fn in_group(group: &GroupSnapshot, command: &str) -> String {
     match group.id.index() {
         0 => command.to_owned(),
@@ -67,7 +68,7 @@ fn in_group(group: &GroupSnapshot, command: &str) -> String {
     }
 }
 
-/// What makes the first unusable channel of a group usable.
+/// The command that makes one unusable channel of the group usable.
 fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
     let has = |wanted: fn(&ChannelSnapshot) -> bool| group.channels.iter().find(|one| wanted(one));
     let is_off = |one: &ChannelSnapshot| one.state != AdminState::Enabled;
@@ -94,7 +95,8 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
             );
             findings.push(found.of(&service.label));
         }
-        // Whatever is known of them, but not those that are to have no client.
+        // With --fail-open, clients go to these channels whatever their health; not to those that are
+        // disabled or have no weight.
         let may_take = |one: &ChannelSnapshot| {
             one.state == AdminState::Enabled && one.weight != Weight::ZERO && !one.retires
         };

@@ -1,6 +1,6 @@
-//! What is known when the doctor is asked.
+//! The facts that `doctor` looks at.
 //!
-//! Knows: plain values. Never: where they come from, what is thought of them.
+//! Knows: plain values. Never: where they come from, what they mean.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::IpAddr;
@@ -11,48 +11,49 @@ use crate::control::directory::process_name;
 use crate::sched::Snapshot;
 use crate::spec::{Address, ListenSpan, ServiceSpec};
 
-/// What only the process knows of itself.
+/// Facts that only the process itself knows.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessSigns {
-    /// The limit of open files; `None`: there is none, or nobody knows.
+    /// The limit of open files; `None`: there is none, or it is not known.
     pub descriptor_limit: Option<u64>,
-    /// Descriptors that clients can still have.
+    /// Descriptors that are still free for clients; `None`: not known.
     pub descriptors_free: Option<u64>,
-    /// Threads that serve clients.
+    /// Number of threads that serve clients.
     pub workers: usize,
-    /// `--loopback-congestion`, if there is one.
+    /// `--loopback-congestion`, if given.
     pub loopback_congestion: Option<String>,
-    /// Channels that lead back to their own service without a maxc: where that listens, and what there is to say.
+    /// Channels without a maxc that lead back to their own service: where the service listens, and the text
+    /// of the finding.
     pub circles: Vec<(ListenSpan, String)>,
-    /// Addresses of `-B` that this host does not have.
+    /// Problems with the source addresses of `-B`, such as one that this host does not have.
     pub sources: Vec<WaySign>,
-    /// What `--transparent` lacks.
+    /// What is missing for `--transparent`.
     pub transparent: Vec<WaySign>,
-    /// Lines of the log that nobody took.
+    /// Lines of the log that were lost because nobody read them.
     pub dropped_lines: u64,
     /// Lines of the access log that could not be written.
     pub access_lines_dropped: u64,
-    /// What has become of the clocks.
+    /// What happened to the clocks.
     pub clocks: ClockSigns,
-    /// What the process has given up; `None`: it was not asked to.
+    /// The privileges that the process has given up; `None`: it was not asked to.
     pub privileges: Option<PrivilegeSigns>,
-    /// What the system had counted when the process began to serve.
+    /// The kernel's values when the process began to serve.
     pub before: KernelSigns,
 }
 
-/// What the process has given up.
+/// The privileges that the process has given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrivilegeSigns {
-    /// What holds, in one line.
+    /// What is in force, in one line.
     pub holds: String,
-    /// What was asked for and does not hold: what, why it matters, what to do.
+    /// What was asked for and is not in force: what, why it matters, what to do.
     pub lacks: Vec<(String, String, String)>,
 }
 
-/// What is wrong with where the connections of a service come from.
+/// A problem with the source addresses of a service's connections to channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaySign {
-    /// Where it listens.
+    /// Where the service listens.
     pub listen: ListenSpan,
     /// What was found.
     pub found: String,
@@ -60,47 +61,48 @@ pub struct WaySign {
     pub why: String,
     /// What to do.
     pub cure: String,
-    /// Clients are not served, because of it.
+    /// Whether clients are not served because of it.
     pub is_broken: bool,
 }
 
 /// How the clocks have behaved since the process began to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClockSigns {
-    /// How far somebody has set the wall clock, in milliseconds; forward is positive.
+    /// By how much the wall clock was set, in milliseconds; forward is positive.
     pub stepped_millis: i64,
     /// How long the machine was suspended.
     pub suspended: Duration,
-    /// How often the process could not run for more than a second, ...
+    /// How often the process could not run for more than a second.
     pub pauses: u64,
-    /// ... and the longest time.
+    /// The longest of these pauses.
     pub longest_pause: Duration,
 }
 
-/// One service.
+/// Facts about one service.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceSigns {
     /// Its name, or where it listens.
     pub(crate) label: String,
-    /// It takes no clients any more, and others may listen where it did.
+    /// Whether it takes no clients any more. Then other processes may listen where it did.
     pub(crate) is_draining: bool,
-    /// Where its process takes commands by port: where it listens or, if it does so no more, another service. `None`: by the name
-    /// of the process alone.
+    /// The address by which its process takes commands: where the service listens, or if it no longer does,
+    /// where another service of the process listens. `None`: commands reach it by the name of the process
+    /// only.
     pub(crate) asked_at: Option<Address>,
     /// Where it listens, or did before it drained.
     pub(crate) listen: Vec<ListenSpan>,
-    /// What it was asked for.
+    /// The service as its line describes it.
     pub(crate) spec: ServiceSpec,
-    /// Its channels.
+    /// Its groups and channels.
     pub(crate) table: Snapshot,
-    /// Clients now.
+    /// Number of connections now.
     pub(crate) connections: usize,
-    /// How many connections have been idle for long, and the longest time; `None`: it was not looked at.
+    /// How many connections have been idle for long, and the longest time; `None`: not examined.
     pub(crate) idle: Option<(usize, Duration)>,
 }
 
 impl ServiceSigns {
-    /// What a command for this service begins with; behind it come the quoted command and this.
+    /// The command line that sends this command to the service.
     pub(crate) fn command(&self, text: &str) -> String {
         let (bind, port) = match self.asked_at {
             Some(Address::Net(at)) if !at.ip().is_unspecified() => {
@@ -117,29 +119,29 @@ impl ServiceSigns {
     }
 }
 
-/// What a name means now.
+/// What a host name means now.
 #[derive(Debug, Clone)]
 pub(crate) struct NameSign {
     /// The name.
     pub(crate) host: String,
-    /// What it meant when it was looked up last; sorted.
+    /// The addresses of the last lookup, sorted. balance uses these.
     pub(crate) known: Vec<IpAddr>,
-    /// What it means now, or why it means nothing; sorted. `None`: nobody has answered yet.
+    /// The addresses of now, sorted, or why there are none. `None`: no name server has answered yet.
     pub(crate) found: Option<Result<Vec<IpAddr>, String>>,
 }
 
-/// The file by which the process is asked.
+/// A file of the control socket.
 #[derive(Debug, Clone)]
 pub(crate) struct SocketSign {
     /// Where it is.
     pub(crate) path: String,
-    /// Its permissions; `None`: it is gone, or is not ours any more.
+    /// Its permissions; `None`: it is gone or no longer ours.
     pub(crate) mode: Option<u32>,
-    /// A group was named that may use it.
+    /// Whether `--control-group` named a group that may use it.
     pub(crate) group_named: bool,
 }
 
-/// All of it.
+/// Everything that `doctor` looks at.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) process: ProcessSigns,
@@ -147,7 +149,7 @@ pub(crate) struct Case {
     pub(crate) names: Vec<NameSign>,
     pub(crate) sockets: Vec<SocketSign>,
     pub(crate) kernel: KernelSigns,
-    /// A service of the process takes clients, be it among those that are looked at or not.
+    /// Whether any service of the process takes clients, examined or not.
     pub(crate) is_serving: bool,
 }
 
@@ -157,7 +159,8 @@ impl Case {
         self.services.iter().filter(|service| !service.is_draining)
     }
 
-    /// A command for the process: for one that serves, if any does.
+    /// The command line that sends this command to the process, by a service that takes clients if there is
+    /// one.
     pub(crate) fn command(&self, text: &str) -> String {
         let service = self.serving().next().or_else(|| self.services.first());
         service.map_or_else(String::new, |service| service.command(text))

@@ -1,6 +1,6 @@
-//! Asks the instance, on a thread of its own: keys work while it does not answer.
+//! Asks the instance, on a thread of its own, so that keys work while it does not answer.
 //!
-//! Knows: which commands a look is made of, an instance that goes away or is succeeded. Never: the screen, keys.
+//! Knows: which commands a look consists of, an instance that ends or is replaced. Never: the screen, keys.
 //! Source: docs/json.md; docs/control.md, "The protocol".
 
 use std::net::Shutdown;
@@ -20,34 +20,34 @@ use crate::control::client::{AskError, Client};
 use crate::control::find::{self, Wanted};
 use crate::control::render::HANDED_OVER;
 
-/// Of so many services beside the one that is shown, the tables are looked at as well.
+/// Of this many services besides the shown one, the tables are fetched, too.
 const OTHERS: usize = 15;
-/// So many channels they may have together.
+/// Maximum number of channels that those services may have together; with more, none is fetched.
 const CHANNELS_OF_OTHERS: u64 = 1_000;
-/// So many events are asked for.
+/// Number of events that are fetched.
 const EVENTS: usize = 200;
-/// A longer answer is none.
+/// Maximum length of an answer, in bytes.
 const LONGEST: usize = 256 << 20;
-/// A command that could not be sent so soon after it was confirmed is not sent at all.
+/// A confirmed command that could not be sent within this time is not sent at all.
 pub(super) const SOON: Duration = Duration::from_secs(2);
-/// What 3.57 says first when there is no instance.
+/// The first line of 3.57's message if there is no instance.
 const NO_MASTER: &str = "no master process, exiting.";
 
-/// What is to be looked at.
+/// What to look at.
 #[derive(Debug, Clone)]
 pub(super) struct LookWanted {
-    /// `None`: the service that a session begins with.
+    /// The service to show; `None`: the one that a session begins with.
     pub(super) service: Option<String>,
     pub(super) sessions: bool,
 }
 
 enum TopQuestion {
     Look(LookWanted),
-    /// What was confirmed.
+    /// A command that the operator has confirmed.
     Order(TopOrder, OrderTicket),
 }
 
-/// A command that was confirmed: it is either sent or given up, and both sides know which.
+/// Decides whether a confirmed command is sent or given up. Both threads see the same decision.
 #[derive(Debug, Clone)]
 pub(super) struct OrderTicket {
     fate: Arc<AtomicU8>,
@@ -63,7 +63,7 @@ impl OrderTicket {
         Self { fate: Arc::new(AtomicU8::new(Self::OPEN)), given_at: Instant::now() }
     }
 
-    /// Is it too late to begin with it?
+    /// Is it too late to send the command?
     pub(super) fn is_late(&self) -> bool {
         self.given_at.elapsed() >= SOON
     }
@@ -72,25 +72,25 @@ impl OrderTicket {
         self.fate.compare_exchange(Self::OPEN, fate, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// From now on it will not be sent. `false`: it has been, or was given up before.
+    /// Gives the command up. `false`: it was sent, or was given up before.
     pub(super) fn give_up(&self) -> bool {
         self.decide(Self::GIVEN_UP)
     }
 
-    /// It may be sent now, and is then held to have been.
+    /// Marks the command as sent. `false`: it must not be sent any more.
     fn send(&self) -> bool {
         !self.is_late() && self.decide(Self::SENT)
     }
 }
 
-/// The thread that asks. It ends when this is dropped, also if it waits for an answer.
+/// The asking thread. Dropping this ends it, even while it waits for an answer.
 pub(super) struct Asker {
     questions: Sender<TopQuestion>,
     session: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl Asker {
-    /// Begins with this session.
+    /// Starts the thread with this session.
     pub(super) fn start(
         client: Client,
         wanted: &Wanted,
@@ -126,11 +126,11 @@ impl Asker {
     }
 
     pub(super) fn look(&self, wanted: LookWanted) {
-        // The thread lives as long as we do.
+        // The thread lives as long as this value.
         let _ = self.questions.send(TopQuestion::Look(wanted));
     }
 
-    /// To be sent soon, or never, and only if what it is for is still there.
+    /// Sends a command soon or never, and only if its target still exists.
     pub(super) fn order(&self, order: TopOrder) -> OrderTicket {
         let ticket = OrderTicket::new();
         let _ = self.questions.send(TopQuestion::Order(order, ticket.clone()));
@@ -141,7 +141,7 @@ impl Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         if let Some(socket) = &*self.session.lock().unwrap_or_else(PoisonError::into_inner) {
-            // It may be shut down already.
+            // The socket may be shut down already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -150,24 +150,24 @@ impl Drop for Asker {
 struct Asking {
     client: Option<Client>,
     wanted: Wanted,
-    /// What the session's first service was called.
+    /// The label of the service that the session began with.
     first: Option<String>,
-    /// Our clock begins here.
+    /// The start of our clock.
     begun: Instant,
     session: Arc<Mutex<Option<UnixStream>>>,
 }
 
-/// Why there is no look.
+/// Why a look failed.
 enum NoLook {
-    /// Another process may answer.
+    /// The instance closed the connection. Another process may answer.
     Gone,
-    /// What is there has just changed.
+    /// The service disappeared between two answers.
     Changed,
     Why(String),
 }
 
 impl Asking {
-    /// What goes away while it is asked may have a successor.
+    /// Looks; if the instance goes away meanwhile, tries its successor once.
     fn look_or_again(&mut self, wanted: &LookWanted) -> Result<TopLook, String> {
         let mut last = String::new();
         for _ in 0..2 {
@@ -215,7 +215,7 @@ impl Asking {
             }
         }
         look.started = StartSpan::new(before, begun.elapsed(), look.process.uptime_seconds);
-        // A name that is more than a word is nobody's, and no command.
+        // A label with blanks or `;` cannot be used in a command, so it is ignored.
         let is_word = |label: &String| !label.contains(|c: char| c == ';' || c.is_whitespace());
         let labels: Vec<String> = look.services.iter().map(ServiceFacts::label).filter(is_word).collect();
         let is_there = |label: &String| labels.contains(label);
@@ -224,7 +224,7 @@ impl Asking {
         let Some(shown) = shown else { return Err(NoLook::Why("it has no service".into())) };
         let client = self.client().map_err(NoLook::Why)?;
         let more = if wanted.sessions { "; sessions json" } else { "" };
-        // The session's current service may be one that has gone: it is never relied upon.
+        // The session's current service may have gone, so it is always named.
         let line = format!("use {shown}; status json{more}; events {EVENTS} json");
         let mut table = None;
         for answer in ask(client, &line)? {
@@ -237,7 +237,7 @@ impl Asking {
                 AnswerFacts::Services(_) => {}
             }
         }
-        // It went between the two answers.
+        // The service disappeared between the two answers.
         let Some(table) = table else { return Err(NoLook::Changed) };
         look.tables.push((shown.clone(), table));
         let is_other =
@@ -255,14 +255,14 @@ impl Asking {
         Ok(look)
     }
 
-    /// What a command is for, as it is now.
+    /// Fetches the present state of a command's target.
     fn look_at(&mut self, target: &TopTarget) -> Result<TopLook, NoLook> {
         let begun = self.begun;
         let client = self.client().map_err(NoLook::Why)?;
         let more = if target.wants_sessions() { "; sessions json" } else { "" };
         let mut look = TopLook::default();
         let before = begun.elapsed();
-        // If there is no such service, what follows `use` is not answered.
+        // If the service does not exist, nothing after `use` is answered.
         for answer in ask(client, &format!("services json; use {}; status json{more}", target.label))? {
             match answer {
                 AnswerFacts::Services(one) => (look.process, look.services) = (one.process, one.services),
@@ -276,11 +276,11 @@ impl Asking {
         Ok(look)
     }
 
-    /// What a command would reach that was not meant. `None`: nothing.
+    /// Why a command would reach something else than was meant. `None`: it would not.
     fn obstacle(&mut self, target: &TopTarget) -> Option<String> {
         let mut looked = self.look_at(target);
         if matches!(looked, Err(NoLook::Gone)) {
-            // It may have a successor.
+            // The instance may have a successor.
             self.client = None;
             looked = self.look_at(target);
         }
@@ -297,10 +297,10 @@ impl Asking {
         }
     }
 
-    /// What is answered to a command, and its exit code. `None`: it was given up before.
+    /// The answer to a command, and its exit code. `None`: the command was given up before.
     fn order(&mut self, order: &TopOrder, ticket: &OrderTicket) -> Option<(String, u8)> {
         let not_sent = |why: &str| (format!("nothing was sent: {why}"), 69);
-        // Who asked has been told that it was given up, or will be now.
+        // If the operator has not been told yet that it was given up, this tells it.
         let given_up = || ticket.give_up().then(|| not_sent("the instance does not answer"));
         if ticket.is_late() {
             return given_up();
@@ -308,7 +308,7 @@ impl Asking {
         if let Some(why) = self.obstacle(&order.target) {
             return ticket.give_up().then(|| not_sent(&why));
         }
-        // The instance has answered just now, so that it will take this at once.
+        // The instance has just answered, so it will take this command at once.
         if !ticket.send() {
             return given_up();
         }
@@ -316,7 +316,7 @@ impl Asking {
     }
 
     fn send(&mut self, line: &str) -> (String, u8) {
-        // Never to a process that has not just been looked at.
+        // Never sends to a process that was not just looked at.
         let Some(client) = &mut self.client else {
             return ("nothing was sent: the instance has gone".into(), 69);
         };
@@ -326,7 +326,7 @@ impl Asking {
                 if status.end {
                     self.client = None;
                 }
-                // That the service is the one that was named is said in any case.
+                // The answer to `use` is left out.
                 let told: Vec<&str> =
                     text.lines().filter(|line| !line.starts_with("using service ")).collect();
                 (without_formula(&told.join("\n")), status.code)
@@ -346,7 +346,7 @@ impl Asking {
     }
 }
 
-/// Of a service that is not shown. `None`: it has just gone.
+/// The table of a service that is not shown. `None`: it has just gone.
 fn other_table(client: &mut Client, label: &str) -> Result<Option<TableFacts>, NoLook> {
     let answers = ask(client, &format!("use {label}; status json"))?;
     Ok(answers.into_iter().find_map(|one| match one {
@@ -355,7 +355,7 @@ fn other_table(client: &mut Client, label: &str) -> Result<Option<TableFacts>, N
     }))
 }
 
-/// All answers in JSON to a line of commands.
+/// All JSON answers to a line of commands.
 fn ask(client: &mut Client, line: &str) -> Result<Vec<AnswerFacts>, NoLook> {
     let mut text = String::new();
     let mut is_too_long = false;
@@ -374,7 +374,7 @@ fn ask(client: &mut Client, line: &str) -> Result<Vec<AnswerFacts>, NoLook> {
     }
 }
 
-/// Without what was said first for 3.57's sake, if more is said.
+/// Removes the first line of 3.57's message if more follows.
 fn without_formula(text: &str) -> String {
     let text = text.trim_end();
     match text.strip_prefix(NO_MASTER).map(str::trim_start) {

@@ -1,6 +1,6 @@
-//! Channels as lines of a table.
+//! Channels as rows of a table.
 //!
-//! Knows: their columns, what stands in them, which are left out first. Never: sockets, the clock.
+//! Knows: their columns and contents, which columns are left out first. Never: sockets, the clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use ratatui_core::layout::Rect;
@@ -104,7 +104,7 @@ fn channel_columns(rows: &[ChannelRow<'_>], width: u16) -> Vec<Column<ChannelCel
             (Bars, plan(Why, "why", TextSide::Left, 20, why.max(20), 12)),
         ];
         for (behind, plan) in more {
-            // One that is too narrow for a column has none of those behind it either.
+            // If there is no room for a column, those of lower rank are left out as well.
             let place = at(&plans, behind);
             plans.insert(place, plan);
         }
@@ -112,7 +112,7 @@ fn channel_columns(rows: &[ChannelRow<'_>], width: u16) -> Vec<Column<ChannelCel
     fit(&plans, width)
 }
 
-/// The channels of the service that is shown.
+/// Draws the channels of the shown service.
 pub(super) fn channels(
     canvas: &mut Canvas<'_>,
     view: &TableView,
@@ -133,7 +133,7 @@ pub(super) fn channels(
     let shown: Vec<(usize, Rect)> = view.lines(rows.len()).collect();
     let all: Vec<_> =
         shown.iter().map(|(number, _)| rows.get(*number).and_then(bars).unwrap_or_default()).collect();
-    // All channels have one scale, so that who has more is seen.
+    // All channels have the same scale, so that their bars can be compared.
     let most = all.iter().map(|values| highest(values)).fold(0.0, f32::max);
     let has_why = columns.iter().any(|column| column.kind == Why);
     for ((number, line), values) in shown.iter().zip(&all) {
@@ -189,7 +189,7 @@ pub(super) fn channels(
     }
 }
 
-/// How the state of a channel is to look.
+/// The color for the state of a channel.
 pub(super) fn channel_ink(channel: &ChannelFacts) -> Ink {
     match () {
         () if channel.removing || !channel.is_enabled() => Ink::Dim,

@@ -1,27 +1,27 @@
 //! Which columns a table has at which width.
 //!
-//! Knows: what is left out first. Never: what stands in them.
+//! Knows: what is left out first. Never: the contents of the columns.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use ratatui_core::layout::Rect;
 
 use super::paint::TextSide;
 
-/// One column that a table may have.
+/// A column that a table may have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ColumnPlan<K> {
     pub(super) kind: K,
     pub(super) head: &'static str,
     pub(super) side: TextSide,
-    /// It is not there if it cannot have this.
+    /// Minimum width; without it the column is left out.
     pub(super) least: usize,
-    /// What it would like to have.
+    /// Preferred width.
     pub(super) wish: usize,
-    /// The lower, the sooner it gets a place.
+    /// Columns with a lower rank get their place first.
     pub(super) rank: u8,
 }
 
-/// One column that it has.
+/// A column that the table has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column<K> {
     pub(super) kind: K,
@@ -38,16 +38,17 @@ impl<K> Column<K> {
         Rect { x: x.min(right), width: self.width.min(right.saturating_sub(x)), ..line }
     }
 
-    /// From its cell to the end of this line.
+    /// The area from its cell to the end of this line.
     pub(super) fn rest(&self, line: Rect) -> Rect {
         let (x, right) = (line.x.saturating_add(self.x), line.right());
         Rect { x: x.min(right), width: right.saturating_sub(x), ..line }
     }
 }
 
-/// Gives as many columns as fit a place, from left to right; what is left goes to those that wish for more, by rank.
+/// Chooses the columns that fit, and keeps their order. The space left over goes to columns that prefer more,
+/// by rank.
 pub(super) fn fit<K: Copy>(plans: &[ColumnPlan<K>], width: u16) -> Vec<Column<K>> {
-    // The mark of the row that is selected.
+    // One character is for the mark of the selected row.
     let mut left = usize::from(width).saturating_sub(1);
     let mut by_rank: Vec<usize> = (0..plans.len()).collect();
     by_rank.sort_by_key(|place| plans[*place].rank);
@@ -56,7 +57,7 @@ pub(super) fn fit<K: Copy>(plans: &[ColumnPlan<K>], width: u16) -> Vec<Column<K>
         let blank = usize::from(widths.iter().any(|width| *width > 0));
         let least = plans[place].least + blank;
         if least > left {
-            // What matters less does not take its place.
+            // A column that matters less does not take its place.
             break;
         }
         widths[place] = plans[place].least;

@@ -1,4 +1,4 @@
-//! What the operator has before him: which view, what is selected, what was typed; and what a key does about it.
+//! The state of the display: which view, what is selected, what was typed; and what a key changes.
 //!
 //! Knows: keys, views, commands. Never: sockets, where anything stands on the screen, the clock.
 //! Source: docs/observability.md, "Top".
@@ -10,13 +10,13 @@ use super::looked::{ChannelOrder, Looked, SessionOrder, SortOrder};
 use super::samples::ChannelAt;
 use super::verbs::{ChannelVerb, OrderPlace, TopOrder, UnfinishedOrder};
 
-/// Longer texts are not typed.
+/// Maximum length of a typed text, in characters.
 const LONGEST: usize = 60;
 
-/// What is said of a command while there is no answer.
+/// The message for a command while the instance does not answer.
 pub(super) const NOT_ANSWERED: &str = "nothing was sent: the instance does not answer";
 
-/// Which table fills the screen.
+/// The table that fills the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TopView {
     Channels,
@@ -24,34 +24,34 @@ pub(super) enum TopView {
     Events,
 }
 
-/// What keys are for at the moment.
+/// What keys do at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TopMode {
     Tables,
-    /// All about the row that is selected.
+    /// Show all details of the selected row.
     Detail,
     Help,
-    /// The filter is being typed; before, it was this.
+    /// Typing the filter; this was the filter before.
     Filter(String),
-    /// A number is being typed.
+    /// Typing a number for this command.
     Number(UnfinishedOrder, String),
-    /// Shall this be sent?
+    /// Asking whether to send this command.
     Confirm(TopOrder),
 }
 
-/// What is to be done beside showing it.
+/// What the loop has to do after a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TopDeed {
     Leave,
     Suspend,
-    /// Everything is drawn again, the terminal may have been written to by others.
+    /// Draw everything again, because other programs may have written to the terminal.
     Redraw,
-    /// Look at once.
+    /// Fetch the state now.
     Look,
     Send(TopOrder),
 }
 
-/// One line at the bottom.
+/// The message in the bottom line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopMessage {
     pub(super) text: String,
@@ -63,27 +63,27 @@ pub(super) struct TopDesk {
     pub(super) view: TopView,
     pub(super) mode: TopMode,
     pub(super) filter: String,
-    /// The refresh is paused.
+    /// Whether the display is frozen.
     pub(super) is_frozen: bool,
-    /// The service that is to be shown; `None`: the one that the instance begins with.
+    /// The service to show; `None`: the one that a session begins with.
     pub(super) service: Option<String>,
     pub(super) channel_order: SortOrder<ChannelOrder>,
     pub(super) session_order: SortOrder<SessionOrder>,
     pub(super) message: Option<TopMessage>,
-    /// So many rows a page has; whoever draws says it.
+    /// Number of rows of a page; set when the screen is drawn.
     pub(super) page: usize,
     channel: Chosen<ChannelAt>,
     session: Chosen<u64>,
     event: Chosen<(Shown, Shown)>,
-    /// So many lines of the help, or of the detail, are above the screen.
+    /// How many lines of the help or the details are scrolled off the top.
     pub(super) scrolled: usize,
 }
 
-/// The row that is selected.
+/// The selected row.
 #[derive(Debug)]
 struct Chosen<T> {
     row: Option<T>,
-    /// Where it was.
+    /// Its last position.
     place: usize,
 }
 
@@ -94,7 +94,8 @@ impl<T> Default for Chosen<T> {
 }
 
 impl<T: PartialEq> Chosen<T> {
-    /// Where it is among these; where it was, if it is not there any more. `None`: there is none.
+    /// The position of the selected row among these. If it is gone, its last position. `None`: there are no
+    /// rows.
     fn place(&self, mut rows: impl ExactSizeIterator<Item = T>) -> Option<usize> {
         let last = rows.len().checked_sub(1)?;
         let found = self.row.as_ref().and_then(|row| rows.position(|one| one == *row));
@@ -123,7 +124,7 @@ impl Default for TopDesk {
 }
 
 impl TopDesk {
-    /// What a key does.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: TopKey, looked: &Looked) -> Option<TopDeed> {
         match key {
             TopKey::Ctrl('c') => return Some(TopDeed::Leave),
@@ -197,7 +198,7 @@ impl TopDesk {
         match key {
             TopKey::Esc | TopKey::Enter | TopKey::Char('q') => {}
             TopKey::Char('?' | 'h') => (self.mode, self.scrolled) = (TopMode::Help, 0),
-            // The row before, and after.
+            // The previous and the next row.
             TopKey::Left | TopKey::Right => {
                 self.moves(if key == TopKey::Left { TopKey::Up } else { TopKey::Down }, looked);
                 (self.mode, self.scrolled) = (TopMode::Detail, 0);
@@ -254,9 +255,10 @@ impl TopDesk {
         match key {
             TopKey::Char('y') if looked.trouble.is_some() => self.tell(NOT_ANSWERED, true),
             TopKey::Char('y') => return Some(TopDeed::Send(order)),
-            // Words that were typed blindly, or pasted where the terminal does not mark that, must confirm nothing.
+            // Text typed blindly, or pasted in a terminal that does not mark pastes, must not confirm
+            // anything.
             TopKey::Char(_) | TopKey::Esc => self.tell_not_sent(),
-            // What was meant for something else neither sends it nor drops it.
+            // Other keys were meant for something else: they neither send nor drop the command.
             _ => self.mode = TopMode::Confirm(order),
         }
         None
@@ -266,12 +268,12 @@ impl TopDesk {
         self.tell("nothing was sent", false);
     }
 
-    /// Says something at the bottom, until the next key.
+    /// Shows a message in the bottom line until the next key.
     pub(super) fn tell(&mut self, text: &str, is_bad: bool) {
         self.message = Some(TopMessage { text: text.to_owned(), is_bad });
     }
 
-    /// Asks for a confirmation of what a key means for the row that is selected.
+    /// Asks the operator to confirm the command that a key means for the selected row.
     fn verb_key(&mut self, key: TopKey, looked: &Looked) {
         let TopKey::Char(c) = key else { return };
         let place = OrderPlace(&looked.last);
@@ -301,7 +303,7 @@ impl TopDesk {
         };
     }
 
-    /// Moves the selection. `false`: the key does something else.
+    /// Moves the selection. `false`: the key has another meaning.
     fn moves(&mut self, key: TopKey, looked: &Looked) -> bool {
         let count = match self.view {
             TopView::Channels => looked.channels(&self.filter, self.channel_order).len(),
@@ -337,7 +339,7 @@ impl TopDesk {
         true
     }
 
-    /// Where the row is that is selected, in the view; `None`: there is no row.
+    /// The position of the selected row in the view; `None`: there are no rows.
     pub(super) fn place(&self, looked: &Looked) -> Option<usize> {
         match self.view {
             TopView::Channels => {
@@ -368,7 +370,7 @@ impl TopDesk {
             TopView::Events => {
                 let rows = looked.events(&self.filter);
                 let row = rows.get(place).map(|row| (row.at.clone(), row.line.clone()));
-                // At the top, what is new pushes the rest down.
+                // If the top row is selected, the selection stays at the top when new events come.
                 self.event = Chosen { row: row.filter(|_| place > 0), place };
             }
         }
@@ -402,7 +404,7 @@ impl TopDesk {
     }
 }
 
-/// The command of a key, for a channel.
+/// The channel command of a key.
 fn verb_of(c: char) -> Option<ChannelVerb> {
     Some(match c {
         'd' => ChannelVerb::Disable,
@@ -419,7 +421,7 @@ fn verb_of(c: char) -> Option<ChannelVerb> {
     })
 }
 
-/// The one beside it, round the ends.
+/// The neighbour of a column; after the last comes the first.
 fn neighbour<C: PartialEq + Copy>(all: &[C], now: C, step: isize) -> C {
     let at = all.iter().position(|one| *one == now).unwrap_or(0);
     let next = (at as isize + step).rem_euclid(all.len().max(1) as isize) as usize;

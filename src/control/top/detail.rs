@@ -1,6 +1,7 @@
-//! All about the row that is selected, in lines of text.
+//! All details of the selected row, as lines of text.
 //!
-//! Knows: the words of `status` and `sessions`. Never: sockets, the clock, where anything stands on the screen.
+//! Knows: the words of `status` and `sessions`. Never: sockets, the clock, where anything stands on the
+//! screen.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::channel_table::channel_ink;
@@ -10,7 +11,7 @@ use super::figures::{age_of, connect, count, known_rate};
 use super::looked::{ChannelRow, Looked, SessionRow};
 use super::paint::{Ink, wrapped};
 
-/// The lines, the most important first.
+/// The lines, the most important ones first.
 pub(super) fn detail(desk: &TopDesk, looked: &Looked, width: usize) -> Vec<(String, Ink)> {
     let place = desk.place(looked).unwrap_or(usize::MAX);
     let mut lines = Vec::new();

@@ -1,6 +1,7 @@
-//! What an instance answers in JSON, as far as it is shown.
+//! The JSON answers of an instance, as far as they are shown.
 //!
-//! Knows: names of fields, which characters may be shown. Never: sockets, the clock, where anything stands on the screen.
+//! Knows: names of fields, which characters may be shown. Never: sockets, the clock, where anything stands on
+//! the screen.
 //! Source: docs/json.md.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -21,7 +22,7 @@ pub(super) enum AnswerFacts {
     Failure(String),
 }
 
-/// `status json`.
+/// The answer to `status json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct TableFacts {
@@ -33,7 +34,7 @@ pub(super) struct TableFacts {
     pub(super) groups: Vec<GroupFacts>,
 }
 
-/// `services json`.
+/// The answer to `services json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ServicesFacts {
@@ -73,7 +74,7 @@ pub(super) struct InstanceFacts {
     pub(super) taken_over: Option<TakenOverFacts>,
 }
 
-/// What came from the process before.
+/// What was taken over from the previous process.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct TakenOverFacts {
@@ -161,7 +162,7 @@ pub(super) struct LastErrorFacts {
     pub(super) age_seconds: f64,
 }
 
-/// A number, and what it is made of.
+/// A total, and its parts by reason.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct CountFacts {
@@ -191,7 +192,8 @@ pub(super) struct EventFacts {
     pub(super) line: Shown,
 }
 
-/// Text of a stranger as a terminal may show it: what nobody sees, or what steers a terminal, is told by its number.
+/// Text from outside, made safe for a terminal: invisible and control characters are shown by their code
+/// points.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Shown(String);
 
@@ -225,12 +227,13 @@ impl<'de> Deserialize<'de> for Shown {
     }
 }
 
-/// `null` is the address of a channel whose name nobody could look up yet.
+/// The address is `null` if the channel's name has not been looked up successfully yet.
 fn address_if_known<'de, D: Deserializer<'de>>(from: D) -> Result<Shown, D::Error> {
     Ok(Option::<Shown>::deserialize(from)?.unwrap_or_else(|| Shown::new("unresolved")))
 }
 
-/// Control characters, other blanks than the usual one, and what has no width: marks of byte order and of direction, joiners.
+/// Control characters, blanks other than the space, and characters without width (byte-order marks, direction
+/// marks, joiners).
 fn is_unseen(c: char) -> bool {
     let has_no_width = matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
@@ -238,7 +241,7 @@ fn is_unseen(c: char) -> bool {
     has_no_width || c.is_control() || (c != ' ' && c.is_whitespace())
 }
 
-/// What a line of an answer says. `None`: it is no answer in JSON.
+/// Reads one line of an answer. `None`: it is not an answer in JSON.
 pub(super) fn read_answer(line: &str) -> Option<AnswerFacts> {
     let kind: AnswerKind = serde_json::from_str(line).ok()?;
     match kind.answer.as_str() {
@@ -255,19 +258,19 @@ pub(super) fn read_answer(line: &str) -> Option<AnswerFacts> {
     }
 }
 
-/// A span of JSON.
+/// A number of seconds as a duration.
 pub(super) fn span(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 impl ServiceFacts {
-    /// The word that `use` takes for it.
+    /// The word by which `use` finds it.
     pub(super) fn label(&self) -> String {
         let first = || self.listen.first().map_or_else(|| "-".to_owned(), Shown::to_string);
         self.name.as_ref().map_or_else(first, Shown::to_string)
     }
 
-    /// As `services` says it.
+    /// Its state in the word of `services`.
     pub(super) fn state(&self) -> &str {
         if self.paused && self.phase.as_str() == "serving" { "paused" } else { self.phase.as_str() }
     }
@@ -278,13 +281,14 @@ impl ServiceFacts {
 }
 
 impl ChannelFacts {
-    /// ` (web1.example)`, to follow the address; nothing if the address itself was typed.
+    /// The host name as typed, such as ` (web1.example)`, to follow the address; empty if the address itself
+    /// was typed.
     pub(super) fn typed_host(&self) -> String {
         let host = self.host.as_ref().filter(|host| !self.address.as_str().starts_with(host.as_str()));
         host.map_or_else(String::new, |host| format!(" ({host})"))
     }
 
-    /// As `status` says it.
+    /// Its health in the word of `status`.
     pub(super) fn health_word(&self) -> String {
         match self.ramp_percent {
             Some(percent) => format!("{}:{percent}%", self.health),
@@ -296,7 +300,7 @@ impl ChannelFacts {
         self.state.as_str() == "ENA"
     }
 
-    /// In one word what matters most: what the operator decided, unless that is to serve, and then the health.
+    /// The most important word: the operator's decision if that is not to serve, else the health.
     pub(super) fn word(&self) -> String {
         match () {
             () if self.removing => "removing".to_owned(),
@@ -306,7 +310,7 @@ impl ChannelFacts {
         }
     }
 
-    /// As `status` says it.
+    /// Connections and maxc as in `status`.
     pub(super) fn load(&self) -> String {
         match self.maxc {
             Some(maxc) => format!("{}/{maxc}", self.c),
@@ -314,12 +318,12 @@ impl ChannelFacts {
         }
     }
 
-    /// As `status` says it.
+    /// Addresses up and all, as in `status`.
     pub(super) fn addresses_word(&self) -> String {
         format!("{}/{}", self.addresses.iter().filter(|one| one.up).count(), self.addresses.len())
     }
 
-    /// As `status` says it.
+    /// The column `why` as in `status`.
     pub(super) fn why_word(&self) -> String {
         let mut parts = Vec::new();
         if self.paused {
@@ -348,7 +352,7 @@ impl ChannelFacts {
 }
 
 impl SessionFacts {
-    /// As `sessions` says it.
+    /// The column `state` as in `sessions`.
     pub(super) fn state(&self) -> String {
         self.half_closed_seconds
             .map_or_else(|| "-".to_owned(), |since| format!("half-closed:{}", age(span(since))))
@@ -356,7 +360,7 @@ impl SessionFacts {
 }
 
 impl CountFacts {
-    /// `no channel up 2, queue full 9`: the most frequent first.
+    /// The counts as text, the most frequent reason first: `no channel up 2, queue full 9`.
     pub(super) fn words(&self) -> String {
         let mut all: Vec<(&String, u64)> =
             self.reasons.iter().map(|(why, count)| (why, *count)).filter(|(_, count)| *count > 0).collect();

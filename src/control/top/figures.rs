@@ -1,4 +1,4 @@
-//! Numbers in few characters.
+//! Numbers as short text.
 //!
 //! Knows: k, M, G. Never: what they count.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -10,7 +10,7 @@ use crate::control::status::{age, short_time};
 
 const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
 
-/// A rate, in four characters at most: `0`, `0.4`, `12`, `999`, `1.2k`, `12k`, `3.4M`.
+/// A rate in at most four characters: `0`, `0.4`, `12`, `999`, `1.2k`, `12k`, `3.4M`.
 pub(super) fn rate(rate: f64) -> String {
     let mut scaled = if rate.is_finite() { rate.max(0.0) } else { 0.0 };
     let mut unit = 0;
@@ -23,12 +23,12 @@ pub(super) fn rate(rate: f64) -> String {
     format!("{:.digits$}{}", scaled.min(9_999.0), UNITS[unit])
 }
 
-/// The same of what may not be known.
+/// The same, or `-` if it is not known.
 pub(super) fn known_rate(one: Option<f64>) -> String {
     one.map_or_else(|| "-".to_owned(), rate)
 }
 
-/// A number, in so many characters if it has more: `18446744073709551615` is `18446P`.
+/// A number in at most `most` characters if possible: `18446744073709551615` becomes `18446P`.
 pub(super) fn count(number: u64, most: usize) -> String {
     let mut text = number.to_string();
     let (mut scaled, mut unit) = (number, 0);
@@ -40,12 +40,12 @@ pub(super) fn count(number: u64, most: usize) -> String {
     text
 }
 
-/// An age in seconds, as `status` says it.
+/// An age in seconds, printed as in `status`.
 pub(super) fn age_of(seconds: f64) -> String {
     age(span(seconds))
 }
 
-/// How long a connect took, as `status` says it.
+/// The time of a connect, printed as in `status`.
 pub(super) fn connect(seconds: Option<f64>) -> String {
     let time = |seconds: f64| short_time(Duration::from_micros((seconds * 1e6).round().max(0.0) as u64));
     seconds.map_or_else(|| "-".to_owned(), time)

@@ -1,11 +1,11 @@
-//! What each key does.
+//! The help text: what each key does.
 //!
-//! Knows: words. Never: what a key does indeed: that is the desk's.
+//! Knows: words. Never: the meaning of keys, which is in `desk`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::paint::Ink;
 
-/// The keys at the bottom, the most important first.
+/// The keys in the bottom line, the most important first.
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("q", "quit"),
     ("?", "help"),
@@ -59,7 +59,7 @@ last 2m  bytes a second, sent and received; one scale for all channels
 Rates are computed from the last two answers. k, M, G: thousands, millions, ...
 The words are those of balance -c status and balance -c sessions.";
 
-/// All of it.
+/// The lines of the help text.
 pub(super) fn help_lines() -> Vec<(String, Ink)> {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(head) => (head.to_owned(), Ink::Head),

@@ -1,15 +1,15 @@
-//! Bytes of a terminal become keys.
+//! Makes keys of the bytes that a terminal sends.
 //!
 //! Knows: escape sequences of keys, pastes. Never: what a key does, the terminal.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
 
-/// What was typed.
+/// A key that was typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TopKey {
     Char(char),
-    /// With the letter in lower case.
+    /// A letter typed with Ctrl, in lower case.
     Ctrl(char),
     Up,
     Down,
@@ -24,30 +24,30 @@ pub(super) enum TopKey {
     Enter,
     Esc,
     Backspace,
-    /// One that has no meaning here.
+    /// A key without a meaning here.
     Other,
 }
 
-/// A sequence that is longer is none.
+/// Maximum length of an escape sequence, in bytes.
 const LONGEST: usize = 32;
-/// After an escape byte, the rest of a sequence comes within this time.
+/// The rest of an escape sequence comes within this time after its first byte.
 const ESCAPE: Duration = Duration::from_millis(50);
-/// A paste that has stopped for so long is over, though its end never came.
+/// A paste counts as ended if nothing comes for this long, even without its end mark.
 const STOPPED: Duration = Duration::from_secs(1);
 const PASTE: &[u8] = b"\x1b[200~";
 const CTRL_C: u8 = 3;
 const PASTED: &[u8] = b"\x1b[201~";
 
-/// Makes keys of bytes, in whatever pieces they come.
+/// Makes keys of bytes, however the bytes are divided.
 #[derive(Debug, Default)]
 pub(super) struct KeyReader {
     pending: Vec<u8>,
-    /// Inside of what was pasted: it is no key, so that no `y` of it confirms anything.
+    /// Whether we are inside a paste. Pasted text is no keys, so that a `y` in it confirms nothing.
     is_pasting: bool,
 }
 
 impl KeyReader {
-    /// The keys that these bytes end.
+    /// The keys that are complete with these bytes.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<TopKey> {
         self.pending.extend_from_slice(bytes);
         let mut keys = Vec::new();
@@ -58,7 +58,7 @@ impl KeyReader {
         keys
     }
 
-    /// How long more bytes are waited for. `None`: nothing has begun.
+    /// How long to wait for more bytes. `None`: no key has begun.
     pub(super) fn patience(&self) -> Option<Duration> {
         match self.pending.first() {
             _ if self.is_pasting => Some(STOPPED),
@@ -67,7 +67,8 @@ impl KeyReader {
         }
     }
 
-    /// Nothing came in this time: what looked like the beginning of a sequence was the Esc key, and a paste is over.
+    /// Nothing came in this time. So what looked like the beginning of a sequence was the Esc key, or a paste
+    /// has ended.
     pub(super) fn is_late(&mut self) -> Option<TopKey> {
         self.patience()?;
         self.pending.clear();
@@ -75,7 +76,7 @@ impl KeyReader {
         is_escape.then_some(TopKey::Esc)
     }
 
-    /// The next key, if it is one, and how many bytes it has. `None`: more bytes are needed.
+    /// The next key, if it has a meaning, and its number of bytes. `None`: more bytes are needed.
     fn next(&mut self) -> Option<(Option<TopKey>, usize)> {
         if self.is_pasting {
             return self.pasted();
@@ -99,7 +100,7 @@ impl KeyReader {
                 let is_more = |byte: &u8| (0x80..0xc0).contains(byte);
                 let there = rest.iter().take(length - 1).take_while(|byte| is_more(byte)).count();
                 if there < length - 1 {
-                    // A byte that does not belong to it ends it.
+                    // A byte that cannot belong to the character ends it.
                     return (rest.len() > there).then_some((None, 1 + there));
                 }
                 let c =
@@ -121,7 +122,7 @@ impl KeyReader {
                     self.is_pasting = true;
                     return Some((None, PASTE.len()));
                 }
-                // The Linux console's function keys have one more letter.
+                // Function keys of the Linux console have one more letter.
                 if body.get(1) == Some(&b'[') {
                     return body.get(2).map(|_| (Some(TopKey::Other), 4));
                 }
@@ -133,12 +134,12 @@ impl KeyReader {
                 let key = named(last, &body[1..=end]);
                 Some((Some(key), 1 + 1 + end + 1))
             }
-            // Esc, and then a key that was typed at once.
+            // The Esc key, directly followed by another key.
             _ => Some((Some(TopKey::Esc), 1)),
         }
     }
 
-    /// Leaves out what was pasted, but for ^C, which terminals do not paste.
+    /// Drops pasted text, except ^C, which terminals do not paste.
     fn pasted(&mut self) -> Option<(Option<TopKey>, usize)> {
         let leaves = self.pending.iter().position(|byte| *byte == CTRL_C);
         let end = self.pending.windows(PASTED.len()).position(|part| part == PASTED);
@@ -157,7 +158,7 @@ impl KeyReader {
     }
 }
 
-/// The key of a sequence that ends with this byte.
+/// The key of a sequence with this last byte.
 fn named(last: u8, arguments: &[u8]) -> TopKey {
     match (last, arguments) {
         (b'A', _) => TopKey::Up,

@@ -1,6 +1,8 @@
-//! What was seen at the last look, and what is shown of it: services, channels, sessions, events, filtered and sorted.
+//! The last state that was fetched, and what is shown of it: services, channels, sessions and events,
+//! filtered and sorted.
 //!
-//! Knows: columns that can be sorted by, what the filter is looked for in. Never: sockets, where anything stands on the screen.
+//! Knows: the columns for sorting, where the filter searches. Never: sockets, where anything stands on the
+//! screen.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::cmp::Ordering;
@@ -11,7 +13,8 @@ use super::facts::{
 };
 use super::samples::{ChannelAt, SampledInstance, SeenRates};
 
-/// When a process may have been started, by a clock of ours, in milliseconds: no more is known of what answers between two moments.
+/// The earliest and the latest time at which a process can have been started, in milliseconds on our clock.
+/// It is a range because the process answered at an unknown moment between two of ours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct StartSpan {
     earliest: i64,
@@ -19,50 +22,51 @@ pub(super) struct StartSpan {
 }
 
 impl StartSpan {
-    /// Clocks may differ by so much.
+    /// How much two clocks may differ, in milliseconds.
     const SLACK: i64 = 1_000;
 
-    /// It was asked after `before` and had answered before `after`, both times of ours.
+    /// The range for a process that was asked at `before`, had answered at `after` (times on our clock), and
+    /// reported this uptime.
     pub(super) fn new(before: Duration, after: Duration, uptime_seconds: f64) -> Self {
-        // A float becomes the nearest number that there is.
+        // This conversion saturates.
         let at = |time: Duration| ((time.as_secs_f64() - uptime_seconds) * 1e3) as i64;
         Self { earliest: at(before), latest: at(after) }
     }
 
-    /// May both be of one process?
+    /// Can both ranges belong to one process?
     pub(super) fn may_be(self, other: Self) -> bool {
         self.earliest.saturating_sub(Self::SLACK) <= other.latest
             && other.earliest.saturating_sub(Self::SLACK) <= self.latest
     }
 }
 
-/// One look at an instance.
+/// The state of an instance at one moment.
 #[derive(Debug, Default)]
 pub(super) struct TopLook {
     pub(super) taken_at: Shown,
     pub(super) process: InstanceFacts,
     pub(super) started: StartSpan,
     pub(super) services: Vec<ServiceFacts>,
-    /// What `use` calls the service that was asked for, and its table; first the one that is shown.
+    /// Labels of services with their tables; the shown one is the first.
     pub(super) tables: Vec<(String, TableFacts)>,
-    /// `None`: they were not asked for.
+    /// The sessions; `None`: they were not fetched.
     pub(super) sessions: Option<Vec<SessionFacts>>,
     pub(super) events: Option<Vec<EventFacts>>,
 }
 
-/// All looks so far.
+/// The last state, and what was learned from all states so far.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     pub(super) last: TopLook,
     pub(super) samples: SampledInstance,
-    /// When the last one was taken, a time of ours. `None`: there was none.
+    /// When the last state was fetched, on our clock; `None`: never.
     pub(super) at: Option<Duration>,
-    /// Since when there was no answer, and why.
+    /// Since when the instance has not answered, and why; `None`: it answers.
     pub(super) trouble: Option<(Duration, String)>,
 }
 
 impl Looked {
-    /// One more. `at` is a time of ours.
+    /// Adds a state. `at` is the time on our clock.
     pub(super) fn take(&mut self, at: Duration, mut look: TopLook) {
         for (label, table) in &look.tables {
             self.samples.take(at, label, table);
@@ -75,7 +79,7 @@ impl Looked {
         }
         match &look.sessions {
             Some(list) => self.samples.take_sessions(at, list),
-            // What was seen before is better than nothing.
+            // The previous sessions are better than none.
             None if !is_other => look.sessions = self.last.sessions.take(),
             None => {}
         }
@@ -86,13 +90,13 @@ impl Looked {
         (self.at, self.trouble) = (Some(at), None);
     }
 
-    /// It did not answer.
+    /// Notes that the instance did not answer.
     pub(super) fn fails(&mut self, at: Duration, why: String) {
         let since = self.trouble.as_ref().map_or_else(|| self.at.unwrap_or(at), |(since, _)| *since);
         self.trouble = Some((since, why));
     }
 
-    /// The service that is shown.
+    /// The label of the shown service.
     pub(super) fn label(&self) -> Option<&str> {
         self.last.tables.first().map(|(label, _)| label.as_str())
     }
@@ -101,7 +105,7 @@ impl Looked {
         self.last.tables.first().map(|(_, table)| table)
     }
 
-    /// What the services are called that can be chosen.
+    /// The labels of the services that can be chosen.
     pub(super) fn labels(&self) -> Vec<String> {
         let mut labels: Vec<String> = Vec::new();
         for label in self.last.services.iter().map(ServiceFacts::label) {
@@ -112,13 +116,13 @@ impl Looked {
         labels
     }
 
-    /// What all channels of a service do now.
+    /// The present rates of all channels of a service together.
     pub(super) fn service_rates(&self, label: &str) -> Option<SeenRates> {
         self.samples.of(label)?.all()
     }
 }
 
-/// A channel of the service that is shown.
+/// A channel of the shown service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChannelRow<'a> {
     pub(super) group: &'a GroupFacts,
@@ -131,13 +135,13 @@ impl ChannelRow<'_> {
         (self.group.group, self.channel.channel)
     }
 
-    /// `0/12`
+    /// Group and number, such as `0/12`.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.group.group, self.channel.channel)
     }
 }
 
-/// A connection of the service that is shown.
+/// A connection of the shown service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SessionRow<'a> {
     pub(super) session: &'a SessionFacts,
@@ -145,7 +149,7 @@ pub(super) struct SessionRow<'a> {
 }
 
 impl SessionRow<'_> {
-    /// `0/12`, or `-`.
+    /// Group and number of the channel, such as `0/12`, or `-`.
     pub(super) fn channel(&self) -> String {
         match (self.session.group, self.session.channel) {
             (Some(group), Some(channel)) => format!("{group}/{channel}"),
@@ -154,14 +158,14 @@ impl SessionRow<'_> {
     }
 }
 
-/// How a table is sorted.
+/// The order of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SortOrder<C> {
     pub(super) column: C,
     pub(super) is_reversed: bool,
 }
 
-/// What channels are sorted by.
+/// The columns by which channels can be sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChannelOrder {
     Number,
@@ -175,7 +179,7 @@ pub(super) enum ChannelOrder {
     P50,
 }
 
-/// What connections are sorted by.
+/// The columns by which connections can be sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionOrder {
     Id,
@@ -190,7 +194,7 @@ pub(super) enum SessionOrder {
 }
 
 impl ChannelOrder {
-    /// From left to right.
+    /// All columns from left to right.
     pub(super) const ALL: [Self; 9] = [
         Self::Number,
         Self::Address,
@@ -203,7 +207,7 @@ impl ChannelOrder {
         Self::P50,
     ];
 
-    /// As the head of its column says it.
+    /// The head of the column.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Number => "chan",
@@ -241,7 +245,7 @@ impl ChannelOrder {
     }
 }
 
-/// How much somebody should look at it.
+/// How urgent it is to look at this channel; higher is more urgent.
 fn badness(channel: &ChannelFacts) -> u8 {
     match channel.health.as_str() {
         "down" | "ejected" if channel.is_enabled() => 5,
@@ -254,7 +258,7 @@ fn badness(channel: &ChannelFacts) -> u8 {
 }
 
 impl SessionOrder {
-    /// From left to right.
+    /// All columns from left to right.
     pub(super) const ALL: [Self; 9] = [
         Self::Id,
         Self::Client,
@@ -267,7 +271,7 @@ impl SessionOrder {
         Self::Rcvd,
     ];
 
-    /// As the head of its column says it.
+    /// The head of the column.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
@@ -303,7 +307,7 @@ impl SessionOrder {
 }
 
 impl Looked {
-    /// The channels that have the filter's text, sorted.
+    /// The channels that match the filter, sorted.
     pub(super) fn channels(&self, filter: &str, order: SortOrder<ChannelOrder>) -> Vec<ChannelRow<'_>> {
         let samples = self.label().and_then(|label| self.samples.of(label));
         let filter = Filter::new(filter);
@@ -328,7 +332,7 @@ impl Looked {
         rows
     }
 
-    /// The connections that have the filter's text, sorted.
+    /// The connections that match the filter, sorted.
     pub(super) fn sessions(&self, filter: &str, order: SortOrder<SessionOrder>) -> Vec<SessionRow<'_>> {
         let filter = Filter::new(filter);
         let rows = self.last.sessions.iter().flatten();
@@ -345,7 +349,7 @@ impl Looked {
         rows
     }
 
-    /// The events that have the filter's text, the newest first.
+    /// The events that match the filter, the newest first.
     pub(super) fn events(&self, filter: &str) -> Vec<&EventFacts> {
         let filter = Filter::new(filter);
         let all = self.last.events.iter().flatten().rev();
@@ -357,7 +361,7 @@ fn sort<T>(rows: &mut [T], is_reversed: bool, compare: impl Fn(&T, &T) -> Orderi
     rows.sort_by(|a, b| if is_reversed { compare(b, a) } else { compare(a, b) });
 }
 
-/// Capital or not makes no difference.
+/// A text to search for, without regard to upper and lower case.
 struct Filter(String);
 
 impl Filter {

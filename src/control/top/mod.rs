@@ -1,8 +1,10 @@
-//! `balance -c top PORT`: an instance, live in a terminal.
+//! `balance -c top PORT` shows an instance live in a terminal.
 //!
-//! Reading order: `facts` are what an instance answers, `samples` what that adds to what was seen before, `looked` both, filtered and
-//! sorted; `keys` are bytes of a terminal, `verbs` commands, `target` what one is for, and `desk` what a key does; `paint`, `columns`, `figures`, `tables`, `channel_table`, `detail`, `help` and
-//! `view` make a screen of it. All of that is pure. `asker` asks the instance on a thread of its own, `screen` is the terminal, and `run` the loop.
+//! Reading order: `facts` is what an instance answers, `samples` what was learned from earlier answers, and
+//! `looked` both, filtered and sorted. `keys` reads the terminal's bytes, `verbs` makes commands, `target` is
+//! what a command is for, and `desk` what a key does. `paint`, `columns`, `figures`, `tables`,
+//! `channel_table`, `detail`, `help` and `view` draw the screen. All of these are pure. `asker` asks the
+//! instance on a thread of its own, `screen` is the terminal, and `run` the loop.
 
 mod asker;
 mod channel_table;

@@ -1,6 +1,6 @@
-//! What the loop waits for beside keys: answers and signals, told by other threads.
+//! What the loop waits for besides keys: answers and signals, sent by other threads.
 //!
-//! Knows: a queue, and a bell that a poll hears. Never: what is asked, what a signal means.
+//! Knows: a queue, and a socket that poll(2) watches. Never: what is asked, what a signal means.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,37 +11,37 @@ use std::time::Duration;
 
 use super::looked::TopLook;
 
-/// One thing that has happened.
+/// A message to the loop.
 #[derive(Debug)]
 pub(super) enum TopNews {
-    /// A look, and how long it took.
+    /// A fetched state, and how long fetching took.
     Look(Box<TopLook>, Duration),
-    /// There was no answer: why.
+    /// There was no answer, and why.
     NoLook(String),
-    /// What was answered to a command, and its exit code.
+    /// The answer to a command, and its exit code.
     Answer(String, u8),
-    /// A signal.
+    /// A signal was received.
     Signal(i32),
 }
 
-/// Where news come in.
+/// The receiving end.
 #[derive(Debug)]
 pub(super) struct NewsBox {
     news: Receiver<TopNews>,
     bell: UnixStream,
 }
 
-/// Who brings them.
+/// The sending end.
 #[derive(Debug, Clone)]
 pub(super) struct NewsTeller {
     news: Sender<TopNews>,
     bell: Arc<UnixStream>,
 }
 
-/// A box, and who fills it.
+/// Makes both ends.
 pub(super) fn news_box() -> io::Result<(NewsBox, NewsTeller)> {
     let (bell, ringer) = UnixStream::pair()?;
-    // A bell that has rung need not ring again.
+    // One byte in the socket is enough, so a full socket does no harm.
     bell.set_nonblocking(true)?;
     ringer.set_nonblocking(true)?;
     let (sender, news) = channel();
@@ -50,19 +50,19 @@ pub(super) fn news_box() -> io::Result<(NewsBox, NewsTeller)> {
 
 impl NewsTeller {
     pub(super) fn tell(&self, news: TopNews) {
-        // Fails when nobody waits any more.
+        // This fails if nobody receives any more.
         let _ = self.news.send(news);
         let _ = (&*self.bell).write(&[1]);
     }
 }
 
 impl NewsBox {
-    /// What can be waited for.
+    /// The descriptor to wait for.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
-    /// All that is there.
+    /// All messages received so far.
     pub(super) fn take(&self) -> Vec<TopNews> {
         let mut rung = [0; 64];
         while (&self.bell).read(&mut rung).is_ok_and(|count| count == rung.len()) {}

@@ -1,6 +1,7 @@
-//! Text, bars and lines on a grid of cells, in colours or without.
+//! Draws text, bars and lines on a grid of cells, with or without colors.
 //!
-//! Knows: colours, which characters a terminal can show, what is cut off. Never: what it means, the terminal.
+//! Knows: colors, which characters a terminal can show, what is cut off. Never: what the text means, the
+//! terminal.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use ratatui_core::buffer::Buffer;
@@ -8,14 +9,14 @@ use ratatui_core::layout::Rect;
 use ratatui_core::style::{Color, Modifier, Style};
 use ratatui_core::text::Span;
 
-/// What a terminal can show.
+/// What the terminal can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TerminalPowers {
     pub(super) has_color: bool,
     pub(super) has_unicode: bool,
 }
 
-/// How a text is to look. Words never depend on it.
+/// The look of a text. No information depends on it alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ink {
     Plain,
@@ -25,25 +26,25 @@ pub(super) enum Ink {
     Warn,
     Bad,
     Bars,
-    /// What the table is sorted by.
+    /// The head of the column by which the table is sorted.
     Sorted,
-    /// A line that has to be seen.
+    /// A line that must be noticed.
     Alarm,
 }
 
-/// Where a text stands in its place.
+/// The alignment of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextSide {
     Left,
     Right,
 }
 
-/// Eighths of a cell, from the bottom.
+/// Characters filled by 0 to 8 eighths, from the bottom.
 const BLOCKS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
-/// The same for terminals that have nothing but ASCII.
+/// The same for terminals with ASCII only.
 const ASCII: [&str; 9] = [" ", "_", ".", "-", "-", "=", "=", "#", "#"];
 
-/// A grid that is painted on.
+/// The grid to draw on.
 pub(super) struct Canvas<'a> {
     pub(super) cells: &'a mut Buffer,
     pub(super) powers: TerminalPowers,
@@ -69,7 +70,8 @@ impl Canvas<'_> {
         }
     }
 
-    /// Writes a text into this place, on its first line; what does not fit is cut off and marked.
+    /// Writes a text on the first line of this area. If it does not fit, it is cut off, and a mark shows
+    /// that.
     pub(super) fn put(&mut self, place: Rect, text: &str, ink: Ink, side: TextSide) {
         let place = place.intersection(self.cells.area);
         if place.is_empty() {
@@ -88,7 +90,7 @@ impl Canvas<'_> {
         self.cells.set_stringn(end, place.y, mark, 1, style);
     }
 
-    /// Writes parts one after the other; the place that is left.
+    /// Writes parts one after the other. Returns the area that is left.
     pub(super) fn run<'t>(&mut self, place: Rect, parts: impl IntoIterator<Item = (&'t str, Ink)>) -> Rect {
         let mut rest = place;
         for (text, ink) in parts {
@@ -99,7 +101,7 @@ impl Canvas<'_> {
         rest
     }
 
-    /// A line across, with texts in it.
+    /// Draws a horizontal line with texts in it.
     pub(super) fn rule(&mut self, place: Rect, texts: &[String]) {
         let stroke = if self.powers.has_unicode { "─" } else { "-" };
         let dim = self.style(Ink::Dim);
@@ -119,7 +121,8 @@ impl Canvas<'_> {
         }
     }
 
-    /// Bars from the bottom of the place up, one column each, the last at the right; `most` is as high as the place.
+    /// Draws vertical bars, one column each, the last one at the right edge. A value of `most` fills the
+    /// height.
     pub(super) fn bars(&mut self, place: Rect, values: &[Option<f32>], most: f32) {
         let blocks = if self.powers.has_unicode { BLOCKS } else { ASCII };
         let style = self.style(Ink::Bars);
@@ -128,7 +131,7 @@ impl Canvas<'_> {
         for (value, column) in values.iter().skip(left_out).zip(place.columns().skip(usize::from(indent))) {
             let share = value.filter(|value| *value > 0.0 && most > 0.0).map_or(0.0, |value| value / most);
             let full = f32::from(place.height) * 8.0;
-            // Little is not nothing.
+            // A small value must still be visible.
             let eighths = if share > 0.0 { (share * full).round().clamp(1.0, full) as usize } else { 0 };
             for (height, cell) in column.rows().rev().enumerate() {
                 let part = eighths.saturating_sub(height * 8).min(8);
@@ -139,12 +142,12 @@ impl Canvas<'_> {
         }
     }
 
-    /// The whole line looks as if it were selected.
+    /// Shows the whole line as selected.
     pub(super) fn select(&mut self, line: Rect) {
         self.cells.set_style(line, Style::new().add_modifier(Modifier::REVERSED));
     }
 
-    /// A box on top of everything, with these lines; the first is its title.
+    /// Draws a box with these lines over everything else; the first line is its title.
     pub(super) fn popup(&mut self, area: Rect, lines: &[(String, Ink)]) {
         let inner = usize::from(area.width.saturating_sub(4)).min(72);
         let parts: Vec<(String, Ink)> = lines
@@ -193,12 +196,12 @@ impl Canvas<'_> {
     }
 }
 
-/// How many columns a text takes.
+/// The number of columns that a text takes.
 pub(super) fn width_of(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// Lines of at most so many columns, broken at blanks where there are any.
+/// Breaks a text into lines of at most this many columns, at blanks where possible.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     if width == 0 {
@@ -220,7 +223,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
                 lines.push(String::new());
                 continue;
             }
-            // A word that is longer than a line.
+            // A word longer than a line is split.
             let cut = word
                 .char_indices()
                 .map(|(at, c)| at + c.len_utf8())

@@ -1,6 +1,6 @@
-//! The loop: keys, answers, signals and the time, one after the other.
+//! The loop: handles keys, answers, signals and time, one after the other.
 //!
-//! Knows: when to look again, when to draw. Never: what stands where, what a key means.
+//! Knows: when to fetch the state, when to draw. Never: what stands where, what a key means.
 //! Source: docs/observability.md, "Top".
 
 use std::io;
@@ -22,25 +22,26 @@ use super::view::paint;
 use crate::control::client::Client;
 use crate::control::find::Wanted;
 
-/// Between two looks.
+/// The interval between two fetches.
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes long is followed by a pause that is so many times as long, so that it costs little.
+/// After a fetch, the pause is at least this many times as long as the fetch took, so that fetching costs
+/// little.
 const PAUSE: u32 = 10;
-/// The longest pause.
+/// The longest pause between two fetches.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Without an answer for so long, that is said.
+/// After this time without an answer, a message says so.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How it ended.
+/// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TopEnd {
     Left,
     Signalled(i32),
-    /// Nobody is at the terminal any more.
+    /// The terminal is gone.
     Gone,
 }
 
-/// Shows the instance until the operator has seen enough.
+/// Shows the instance until the operator quits.
 ///
 /// # Errors
 /// The terminal cannot be read or written.
@@ -77,7 +78,7 @@ pub(in crate::control) fn run(client: Client, wanted: &Wanted) -> io::Result<()>
             tv_sec: until.as_secs().try_into().unwrap_or(1),
             tv_nsec: until.subsec_nanos().into(),
         };
-        // Interrupted, or nothing: the time is over then, or a signal is among the news.
+        // After an error nothing is ready: either the time is over, or a signal has come as a message.
         poll(&mut polled, Some(&timeout)).unwrap_or(0);
         let is_typed = !polled[0].revents().is_empty();
         let mut typed = Vec::new();
@@ -125,15 +126,15 @@ struct Top {
     asker: Asker,
     screen: Screen,
     begun: Instant,
-    /// When to look next, a time of ours.
+    /// When to fetch next, on our clock.
     next_look: Duration,
-    /// Since when an answer is waited for.
+    /// Since when an answer is awaited; `None`: none is.
     asked_at: Option<Duration>,
-    /// How long the last look took.
+    /// How long the last fetch took.
     took: Duration,
-    /// Something else is to be seen than what was asked for.
+    /// Whether to fetch again at once, because the operator wants to see something else.
     asks_again: bool,
-    /// A command that is not answered yet, and its line.
+    /// A command without an answer yet, and its line.
     ordered: Option<(OrderTicket, String)>,
 }
 
@@ -161,7 +162,7 @@ impl Top {
         self.asker.look(LookWanted { service: self.desk.service.clone(), sessions });
     }
 
-    /// A command that could not be sent soon is given up.
+    /// Gives up a command that could not be sent in time.
     fn tell_if_late(&mut self) {
         let Some((ticket, line)) = self.ordered.take_if(|(ticket, _)| ticket.is_late()) else { return };
         match ticket.give_up() {
@@ -170,14 +171,14 @@ impl Top {
         }
     }
 
-    /// How long there is nothing to do, unless something comes; `inside`: how long the rest of a key is waited for.
+    /// How long the loop may wait for events. `inside`: how long to wait for the rest of a key.
     fn until_next(&self, inside: Option<Duration>) -> Duration {
         let look = match self.asked_at {
             None if !self.desk.is_frozen => self.next_look.saturating_sub(self.now()),
             _ => EVERY,
         };
         let most = inside.unwrap_or(EVERY);
-        // To poll for less than a millisecond is not to wait.
+        // A shorter wait would be a busy loop.
         look.min(most).max(Duration::from_millis(1))
     }
 
@@ -192,7 +193,8 @@ impl Top {
         match deed {
             TopDeed::Leave => return Ok(Some(TopEnd::Left)),
             TopDeed::Suspend if stops::can_stop() => {
-                // Everybody of this job stops, also who has started us; we do when we hear of it.
+                // This stops all processes of the job, also the one that started us. We stop when we get the
+                // signal.
                 let _ = kill_current_process_group(Signal::TSTP);
             }
             TopDeed::Suspend => self.desk.tell("there is no shell to come back from", true),
@@ -213,7 +215,8 @@ impl Top {
             TopNews::Look(look, took) => {
                 self.asked_at = None;
                 self.looked.take(now, *look);
-                // One that was held up says nothing of what the next one costs.
+                // A single slow fetch, such as one that was held up, does not count: the smaller of the last
+                // two does.
                 let cost = took.min(std::mem::replace(&mut self.took, took));
                 self.next_look = now + (cost * PAUSE).clamp(EVERY, LONGEST_PAUSE);
             }
@@ -237,7 +240,7 @@ impl Top {
                 }
             }
             TopNews::Signal(signal) if stops::is_continued(signal) => self.screen.resume()?,
-            // The size may be another one: it is asked for each time.
+            // The size may have changed; it is read at each drawing.
             TopNews::Signal(_) => {}
         }
         Ok(None)

@@ -1,6 +1,6 @@
-//! What each look at an instance adds to what was seen before: rates, and how they went.
+//! Rates and their history, from the differences between fetched states.
 //!
-//! Knows: counters that begin anew, how much is kept. Never: sockets, the clock, how it is drawn.
+//! Knows: counters that were reset, how much is kept. Never: sockets, the clock, how it is drawn.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, VecDeque};
@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use super::facts::{SessionFacts, TableFacts};
 
-/// So many samples of a channel at most: ten minutes, at one a second.
+/// Maximum number of samples per channel: ten minutes with one per second.
 const MOST: usize = 600;
-/// So many of all channels of a service together, but always [`LEAST`] of each.
+/// Maximum number of samples of all channels of a service together, but at least [`LEAST`] for each channel.
 const ALL_TOGETHER: usize = 1_000_000;
-/// So many of a channel, however many channels there are.
+/// Number of samples kept for each channel, however many channels there are.
 const LEAST: usize = 60;
 
-/// Which channel of a service: its group, and its number there.
+/// A channel of a service: the numbers of its group and of the channel in it.
 pub(super) type ChannelAt = (u32, u32);
 
-/// What counted in the time between two looks, per second.
+/// Rates per second between two states.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct SeenRates {
     pub(super) conns: f64,
@@ -26,18 +26,18 @@ pub(super) struct SeenRates {
     pub(super) rcvd: f64,
 }
 
-/// All that is known of how it went.
+/// The samples of an instance.
 #[derive(Debug, Default)]
 pub(super) struct SampledInstance {
     services: HashMap<String, SampledTable>,
     sessions: SampledSessions,
 }
 
-/// One service.
+/// The samples of one service.
 #[derive(Debug, Default)]
 pub(super) struct SampledTable {
     last: Option<LastTable>,
-    /// When samples were taken, the oldest first.
+    /// When the samples were taken, the oldest first.
     times: VecDeque<Duration>,
     all: Track,
     channels: HashMap<ChannelAt, Track>,
@@ -50,11 +50,11 @@ struct LastTable {
     totals: HashMap<ChannelAt, [u64; 3]>,
 }
 
-/// One channel, or all of them.
+/// The samples of one channel, or of all together.
 #[derive(Debug, Default)]
 struct Track {
     now: Option<SeenRates>,
-    /// Bytes per second, both ways, at the last so many times; not a number where that is not known.
+    /// Bytes per second in both directions together, the latest last; not a number where it is not known.
     bytes: VecDeque<f32>,
 }
 
@@ -65,12 +65,12 @@ struct SampledSessions {
 }
 
 impl SampledInstance {
-    /// A look at one service. `at` is a time of ours.
+    /// Adds the state of one service. `at` is the time on our clock.
     pub(super) fn take(&mut self, at: Duration, label: &str, table: &TableFacts) {
         self.services.entry(label.to_owned()).or_default().take(at, table);
     }
 
-    /// Services that are not among these are forgotten.
+    /// Drops services that are not among these.
     pub(super) fn keep(&mut self, labels: &[String]) {
         self.services.retain(|label, _| labels.contains(label));
     }
@@ -79,12 +79,12 @@ impl SampledInstance {
         self.services.get(label)
     }
 
-    /// A look at the connections of the service that is shown.
+    /// Adds the connections of the shown service.
     pub(super) fn take_sessions(&mut self, at: Duration, list: &[SessionFacts]) {
         self.sessions.take(at, list);
     }
 
-    /// Other connections will come.
+    /// Drops the connections, because another service will be shown.
     pub(super) fn forget_sessions(&mut self) {
         self.sessions = SampledSessions::default();
     }
@@ -105,7 +105,8 @@ impl SampledTable {
         let last = self.last.replace(now);
         let Some(now) = &self.last else { return };
         let seconds = last.as_ref().map_or(0.0, |last| now.uptime - last.uptime);
-        // Of an instance that was started again, or that was asked twice in a millisecond, this look is the first one.
+        // If the instance was restarted, or was asked twice within a millisecond, there is no earlier state
+        // to compare with.
         let predecessor = table.process.taken_over.as_ref().map(|before| before.pid);
         let is_same = |pid| pid == now.pid || Some(pid) == predecessor;
         let last = last.filter(|last| seconds > 0.0 && is_same(last.pid));
@@ -128,22 +129,22 @@ impl SampledTable {
         }
     }
 
-    /// What all channels did between the last two looks.
+    /// The rates of all channels together between the last two states.
     pub(super) fn all(&self) -> Option<SeenRates> {
         self.all.now
     }
 
-    /// What a channel did between the last two looks.
+    /// The rates of a channel between the last two states.
     pub(super) fn channel(&self, at: ChannelAt) -> Option<SeenRates> {
         self.channels.get(&at)?.now
     }
 
-    /// Bytes per second of all channels, see [`Track::bars`].
+    /// The bytes per second of all channels; see [`Track::bars`].
     pub(super) fn all_bars(&self, now: Duration, span: Duration, columns: usize) -> Vec<Option<f32>> {
         self.all.bars(&self.times, now, span, columns)
     }
 
-    /// The same of one channel.
+    /// The bytes per second of one channel.
     pub(super) fn bars(
         &self,
         at: ChannelAt,
@@ -166,8 +167,9 @@ impl Track {
         }
     }
 
-    /// The means of `columns` equal parts of the last `span`, the oldest first; `None` where nothing is known. The parts begin at multiples of
-    /// their length, so that a value stays in its part until that has moved out.
+    /// Divides the last `span` into `columns` equal parts and returns the mean of each, the oldest first;
+    /// `None` where nothing is known. The parts begin at multiples of their length, so that a value stays in
+    /// the same part until it is too old.
     fn bars(
         &self,
         times: &VecDeque<Duration>,
@@ -218,7 +220,7 @@ impl SeenRates {
     }
 }
 
-/// A counter that is less than it was has begun anew.
+/// How much a counter has grown. If it is less than before, it was reset and counts from 0.
 fn grown(now: u64, before: u64) -> u64 {
     if now < before { now } else { now - before }
 }

@@ -1,6 +1,6 @@
-//! The terminal: taken when it is entered, given back whatever happens.
+//! The terminal: set up at the start, and restored in any case.
 //!
-//! Knows: raw mode, the other screen, escape sequences. Never: what is shown, what a key means.
+//! Knows: raw mode, the alternate screen, escape sequences. Never: what is shown, what a key means.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -16,23 +16,23 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 use super::paint::TerminalPowers;
 
-/// The other screen, no cursor, pastes are told.
+/// Switches to the alternate screen, hides the cursor, marks pastes.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[0m\x1b[2J";
-/// Where there is no other screen, nothing of ours stays.
+/// Undoes that. It also clears the screen, for terminals without an alternate one.
 const LEAVE: &str = "\x1b[?2004l\x1b[0m\x1b[2J\x1b[H\x1b[?25h\x1b[?1049l";
 
-/// How the terminal was before, and which thread has it.
+/// The terminal's earlier modes, and the thread that has changed them.
 static BEFORE: Mutex<Option<(Termios, ThreadId)>> = Mutex::new(None);
 static HOOK: Once = Once::new();
 
-/// The terminal, ours as long as this lives.
+/// The terminal in our modes; dropping this restores it.
 #[derive(Debug)]
 pub(super) struct Screen {
     shown: Buffer,
     pub(super) powers: TerminalPowers,
 }
 
-/// Why there is nothing to draw on, if so: for the operator.
+/// Why `top` cannot be drawn here, as a message; `None`: it can.
 pub(in crate::control) fn obstacle() -> Option<String> {
     const INSTEAD: &str = "use -c status, or -c \"status json\" in programs";
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -49,7 +49,7 @@ pub(in crate::control) fn obstacle() -> Option<String> {
 
 fn powers() -> TerminalPowers {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    // The first of them that is set counts.
+    // The first of these that is set counts.
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(|name| is_set(name));
     let locale = locale.and_then(|name| env::var(name).ok()).unwrap_or_default().to_lowercase();
     TerminalPowers {
@@ -59,11 +59,11 @@ fn powers() -> TerminalPowers {
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Sets the terminal up.
     pub(super) fn enter() -> io::Result<Self> {
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
-            // What a panic says is not to be lost on the other screen.
+            // The message of a panic must not be lost with the alternate screen.
             std::panic::set_hook(Box::new(move |info| {
                 give_back_after_panic();
                 before(info);
@@ -74,7 +74,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Takes it again, after it was given back or after somebody else has used it.
+    /// Sets the terminal up again, after it was restored or another program has used it.
     pub(super) fn resume(&mut self) -> io::Result<()> {
         let now = tcgetattr(stdin())?;
         let mut raw = now.clone();
@@ -91,22 +91,22 @@ impl Screen {
         Ok(())
     }
 
-    /// Gives it back for a while.
+    /// Restores the terminal for a while.
     pub(super) fn leave(&mut self) {
         give_back();
     }
 
-    /// All is drawn again.
+    /// Has everything drawn again.
     pub(super) fn forget(&mut self) -> io::Result<()> {
         self.shown = Buffer::default();
         write(b"\x1b[0m\x1b[2J")
     }
 
-    /// Its size. One that is not known is the usual one.
+    /// The size of the terminal; 80 by 24 if it is not known.
     pub(super) fn area() -> Rect {
         let size = tcgetwinsize(stdout()).map(|size| (size.ws_col, size.ws_row)).unwrap_or((0, 0));
         let (width, height) = if size.0 == 0 || size.1 == 0 { (80, 24) } else { size };
-        // More cells than any terminal has.
+        // No terminal is larger than this.
         Rect::new(0, 0, width.min(1_000), height.min(500))
     }
 
@@ -129,17 +129,17 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back, if it is ours.
+/// Restores the terminal, if we have changed it.
 fn give_back() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((modes, _)) = before {
-        // A terminal that has gone takes neither.
+        // If the terminal is gone, both fail.
         let _ = write(LEAVE.as_bytes());
         let _ = tcsetattr(stdin(), OptionalActions::Now, &modes);
     }
 }
 
-/// Gives its modes back, while a terminal that takes nothing holds everybody else up.
+/// Restores only the modes. This works even if the terminal takes no output and a thread hangs in a write.
 pub(super) fn give_back_modes() {
     let before = match BEFORE.try_lock() {
         Ok(mut before) => before.take(),
@@ -160,7 +160,7 @@ fn give_back_after_panic() {
     }
 }
 
-/// Writes all of it, however long that takes.
+/// Writes all bytes, however long that takes.
 fn write(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(stdout(), bytes) {
@@ -175,7 +175,7 @@ fn write(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What makes a terminal show these cells.
+/// Writes the escape sequences and characters that show these cells.
 fn encode(changed: &[(u16, u16, &Cell)], powers: TerminalPowers, out: &mut String) {
     let mut at = None;
     let mut look = None;
@@ -209,7 +209,7 @@ fn encode(changed: &[(u16, u16, &Cell)], powers: TerminalPowers, out: &mut Strin
     }
 }
 
-/// Of the colours that are used.
+/// The codes of the colors in use.
 fn color_code(color: Color) -> Option<&'static str> {
     match color {
         Color::Red => Some(";31"),

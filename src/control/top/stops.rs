@@ -1,4 +1,4 @@
-//! Signals, while the terminal is ours: it has to be given back before they do what they do.
+//! Signals while `top` uses the terminal: it must be restored before they take effect.
 //!
 //! Knows: which signals end or stop a process. Never: the screen, the loop.
 
@@ -14,15 +14,16 @@ use signal_hook::low_level::emulate_default_handler;
 use super::news::{NewsTeller, TopNews};
 use super::screen;
 
-/// Those that end the process.
+/// Signals that end the process.
 const ENDS: [i32; 4] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT];
-/// A loop that a terminal holds up does not hear: so long after a signal that ends it, it is not waited for any more.
+/// If the loop hangs in a write to the terminal, it cannot act on a signal. After this time it is not waited
+/// for any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who is told. A handler cannot be taken back, so that this stays for as long as the process lives.
+/// Where signals are reported. Handlers cannot be removed again, so this stays as long as the process lives.
 static HEARER: OnceLock<Mutex<Option<NewsTeller>>> = OnceLock::new();
 
-/// Signals are told of until this is dropped.
+/// Signals are reported until this is dropped.
 #[derive(Debug)]
 pub(super) struct Signalled(());
 
@@ -31,24 +32,24 @@ pub(super) fn is_end(signal: i32) -> bool {
     ENDS.contains(&signal)
 }
 
-/// Does this signal stop it?
+/// Does this signal stop the process?
 pub(super) fn is_stop(signal: i32) -> bool {
     signal == SIGTSTP
 }
 
-/// Does it go on after it was stopped?
+/// Does this signal continue a stopped process?
 pub(super) fn is_continued(signal: i32) -> bool {
     signal == SIGCONT
 }
 
-/// What the signal does to a process that does nothing about it.
+/// Does what the signal does by default.
 pub(super) fn obey(signal: i32) {
-    // Known signals can be raised.
+    // This can fail only for unknown signals.
     let _ = emulate_default_handler(signal);
 }
 
 impl Signalled {
-    /// Tells of them from now on. Without it they do what they always do, and the terminal stays as it is.
+    /// Reports signals from now on. Before that they have their usual effect, and the terminal is unchanged.
     pub(super) fn to(teller: NewsTeller) -> std::io::Result<Self> {
         if HEARER.get().is_none() {
             let mut signals =
@@ -85,16 +86,16 @@ fn hear(signal: i32) {
                 }
             }
         }
-        // The shell has its own way with this one.
+        // The shell handles this one itself.
         None if signal == SIGINT => {}
         None if is_end(signal) || is_stop(signal) => obey(signal),
         None => {}
     }
 }
 
-/// Is there a shell that makes a stopped process go on? To stop without one is to stop for ever.
+/// Is there a shell that can continue us after we stop? Without one, we would be stopped for ever.
 pub(super) fn can_stop() -> bool {
-    // A process of a namespace above ours has the number 0.
+    // A parent in a pid namespace above ours is shown as 0.
     let of =
         |pid: i32| Some((getsid(Some(Pid::from_raw(pid))).ok()?, getpgid(Some(Pid::from_raw(pid))).ok()?));
     let Some((session, group)) = of(0) else { return false };
@@ -107,7 +108,7 @@ pub(super) fn can_stop() -> bool {
             None => return false,
         }
         let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
-        // The name before may hold anything, but ends at the last bracket.
+        // The name in front may contain anything, so this looks for the last bracket.
         let above = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         parent = above.unwrap_or(0);
     }

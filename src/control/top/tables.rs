@@ -1,6 +1,6 @@
-//! Services, sessions and events as lines of a table.
+//! Services, sessions and events as rows of a table.
 //!
-//! Knows: columns and what stands in them. Never: sockets, the clock.
+//! Knows: columns and their contents. Never: sockets, the clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -13,19 +13,19 @@ use super::figures::{age_of, count, known_rate};
 use super::looked::{Looked, SessionOrder, SessionRow, SortOrder};
 use super::paint::{Canvas, Ink, TextSide, width_of};
 
-/// Bars show as much of the past.
+/// The time that bars cover.
 pub(super) const SPAN: Duration = Duration::from_secs(120);
 
-/// From so many columns on, there is room for more than what matters most.
+/// From this width on, tables have more columns than the most important ones.
 pub(super) const WIDE: u16 = 120;
 
-/// The lines that a table has, and which is selected.
+/// The area of a table, and which row is selected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TableView {
-    /// Its place, the line of names included.
+    /// Its area, including the line with the heads.
     pub(super) area: Rect,
     pub(super) selected: Option<usize>,
-    /// A time of ours.
+    /// The time on our clock.
     pub(super) now: Duration,
 }
 
@@ -34,20 +34,20 @@ impl TableView {
         Rect { height: self.area.height.min(1), ..self.area }
     }
 
-    /// So many lines have a place.
+    /// The number of rows that fit.
     pub(super) fn room(&self) -> usize {
         usize::from(self.area.height.saturating_sub(1))
     }
 
-    /// The first row that is shown: what is selected is.
+    /// The first row to show, so that the selected one is visible.
     fn first(&self, count: usize) -> usize {
         let room = self.room().max(1);
         let selected = self.selected.unwrap_or(0);
-        // In the middle, as far as there is something on both sides.
+        // The selected row is in the middle, except near both ends.
         selected.saturating_sub(room / 2).min(count.saturating_sub(room))
     }
 
-    /// The numbers of the rows that are shown, and their lines.
+    /// The numbers of the visible rows, and their lines.
     pub(super) fn lines(&self, count: usize) -> impl Iterator<Item = (usize, Rect)> + use<> {
         let lines = self.area.rows().skip(1);
         (self.first(count)..count).zip(lines)
@@ -90,7 +90,7 @@ enum ServiceCell {
     Bars,
 }
 
-/// The services of the process, with the one that is shown marked.
+/// Draws the services of the process and marks the shown one.
 pub(super) fn services(canvas: &mut Canvas<'_>, view: &TableView, looked: &Looked) {
     use ServiceCell::{Bars, Connections, Conns, File, Listen, Name, Queue, Rcvd, Sent, State, Up};
     let all = &looked.last.services;
@@ -98,7 +98,7 @@ pub(super) fn services(canvas: &mut Canvas<'_>, view: &TableView, looked: &Looke
     let listen = |one: &ServiceFacts| one.listen.iter().map(Shown::as_str).collect::<Vec<_>>().join(",");
     let up = |one: &ServiceFacts| format!("{}/{}", one.channels_up, one.channels);
     let name = longest(&|one| width_of(&one.label()));
-    // One without a name is called by where it listens.
+    // If no service has a name, their labels already say where they listen.
     let is_named = all.iter().any(|one| one.name.is_some());
     let listens = if is_named { longest(&|one| width_of(&listen(one))) } else { 0 };
     let plan = |kind, head: &'static str, side, least: usize, wish: usize, rank| ColumnPlan {
@@ -182,7 +182,7 @@ pub(super) fn service_ink(service: &ServiceFacts) -> Ink {
     }
 }
 
-/// The highest of these.
+/// The highest of these values; 0 if there is none.
 pub(super) fn highest(values: &[Option<f32>]) -> f32 {
     values.iter().flatten().fold(0.0, |most, one| one.max(most))
 }
@@ -193,7 +193,7 @@ enum SessionCell {
     State,
 }
 
-/// The connections of the service that is shown.
+/// Draws the connections of the shown service.
 pub(super) fn sessions(
     canvas: &mut Canvas<'_>,
     view: &TableView,
@@ -258,7 +258,7 @@ pub(super) fn sessions(
     }
 }
 
-/// The last events.
+/// Draws the last events.
 pub(super) fn events(canvas: &mut Canvas<'_>, view: &TableView, rows: &[&EventFacts]) {
     let is_wide = view.area.width >= WIDE;
     let time = |at: &Shown| match is_wide {

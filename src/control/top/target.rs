@@ -1,6 +1,6 @@
-//! What a command is for, as whoever confirmed it has seen it; and whether that is still what is there.
+//! The target of a command as the operator has seen it, and whether it is still the same.
 //!
-//! Knows: what tells processes, services, channels and connections apart. Never: sockets, the clock.
+//! Knows: what identifies processes, services, channels and connections. Never: sockets, the clock.
 //! Source: docs/observability.md, "Top".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -10,13 +10,13 @@ use super::facts::{ChannelFacts, ServiceFacts, SessionFacts, Shown, span};
 use super::looked::{StartSpan, TopLook};
 use super::samples::ChannelAt;
 
-/// Ages of one connection may differ by so much from look to look.
+/// How much the age of one connection may differ between two fetches.
 const AGE_SLACK: Duration = Duration::from_secs(1);
 
-/// What a command is for.
+/// The target of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopTarget {
-    /// What `use` calls its service.
+    /// The label of its service.
     pub(super) label: String,
     pid: u32,
     started: StartSpan,
@@ -25,11 +25,11 @@ pub(super) struct TopTarget {
     part: TargetPart,
 }
 
-/// Which part of the service.
+/// The part of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TargetPart {
     All,
-    /// And where it leads, as it was typed.
+    /// A channel, and its host and port as typed.
     Channel(ChannelAt, String),
     Session {
         id: u64,
@@ -49,7 +49,7 @@ impl TargetPart {
 }
 
 impl TopTarget {
-    /// This part of the service that is shown. `None`: there is none.
+    /// This part of the shown service. `None`: no service is shown.
     pub(super) fn of(look: &TopLook, part: TargetPart) -> Option<Self> {
         let (label, table) = look.tables.first()?;
         Some(Self {
@@ -66,7 +66,7 @@ impl TopTarget {
         matches!(self.part, TargetPart::Session { .. })
     }
 
-    /// What is different at this look, so that a command would reach something else. `None`: nothing.
+    /// What has changed in this state, so that the command would reach something else. `None`: nothing.
     pub(super) fn difference(&self, look: &TopLook) -> Option<String> {
         let process = &look.process;
         let is_successor = process.taken_over.as_ref().is_some_and(|before| before.pid == self.pid);
@@ -107,12 +107,12 @@ impl TopTarget {
     }
 }
 
-/// Is this what `use` calls it?
+/// Is this the label of the service?
 pub(super) fn is_called(service: &ServiceFacts, label: &str) -> bool {
     service.label() == label
 }
 
-/// Where a channel leads, as it was typed: its addresses may be others at each look.
+/// The host and port of a channel as typed; its addresses can change at any time.
 fn typed(channel: &ChannelFacts) -> String {
     match (&channel.host, channel.port) {
         (Some(host), Some(port)) => format!("{host}:{port}"),

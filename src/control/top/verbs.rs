@@ -1,4 +1,4 @@
-//! Commands that keys give: which line is sent for what is selected.
+//! Commands given by keys: which line is sent for the selected row.
 //!
 //! Knows: the words of the command language. Never: keys, sockets, the screen.
 //! Source: docs/control.md, "Commands".
@@ -9,7 +9,7 @@ use super::looked::TopLook;
 use super::samples::ChannelAt;
 use super::target::{TargetPart, TopTarget};
 
-/// What can be done with a channel.
+/// The commands for a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChannelVerb {
     Disable,
@@ -24,34 +24,34 @@ pub(super) enum ChannelVerb {
     Maxc,
 }
 
-/// A line that is ready to be sent, and what it is about.
+/// A complete command line, and what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopOrder {
-    /// As it is sent.
+    /// The line to send.
     pub(super) line: String,
-    /// For whoever confirms it.
+    /// A description for the operator who confirms it.
     pub(super) about: String,
-    /// What has to be there still when it is sent.
+    /// What must still be the same when it is sent.
     pub(super) target: TopTarget,
 }
 
-/// A line that still needs a number.
+/// A command line that still needs a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UnfinishedOrder {
-    /// The number goes behind it.
+    /// The line up to the number.
     before: String,
     about: String,
     target: TopTarget,
-    /// What is asked for.
+    /// The question for the number.
     pub(super) question: String,
 }
 
-/// Of which look a command is made, for the service that is shown.
+/// The state from which a command is made, for the shown service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OrderPlace<'a>(pub(super) &'a TopLook);
 
 impl ChannelVerb {
-    /// Its words, without numbers.
+    /// The command word, and what follows the numbers.
     fn words(self) -> [&'static str; 2] {
         match self {
             Self::Disable => ["disable", ""],
@@ -67,7 +67,7 @@ impl ChannelVerb {
         }
     }
 
-    /// What has to be typed for it; nothing for most.
+    /// The question for a number; `None`: the command needs none.
     fn question(self) -> Option<&'static str> {
         match self {
             Self::Weight => Some("weight, 0 to 256"),
@@ -78,12 +78,13 @@ impl ChannelVerb {
 }
 
 impl OrderPlace<'_> {
-    /// `use` comes first, always: whatever the session looked at before, and however many services there are by then.
+    /// `use` always comes first, whatever the session's current service is, and however many services there
+    /// are by then.
     fn line(target: &TopTarget, command: &str) -> String {
         format!("use {}; {command}", target.label)
     }
 
-    /// For a channel. `Err`: a number is needed. `None`: no service is shown.
+    /// A command for a channel. `Err`: it still needs a number. `None`: no service is shown.
     pub(super) fn of_channel(
         self,
         verb: ChannelVerb,
@@ -109,7 +110,7 @@ impl OrderPlace<'_> {
         })
     }
 
-    /// `pause` or `resume`, for the whole service.
+    /// `pause` or `resume` for the whole service.
     pub(super) fn of_service(self, verb: ChannelVerb) -> Option<TopOrder> {
         let target = TopTarget::of(self.0, TargetPart::All)?;
         let [word, _] = verb.words();
@@ -117,7 +118,7 @@ impl OrderPlace<'_> {
         Some(TopOrder { line, about: format!("{}: all channels", target.label), target })
     }
 
-    /// `close`.
+    /// `close` for a connection.
     pub(super) fn of_session(self, session: &SessionFacts) -> Option<TopOrder> {
         let target = TopTarget::of(self.0, TargetPart::session(session))?;
         let id = session.id;
@@ -128,7 +129,7 @@ impl OrderPlace<'_> {
 }
 
 impl UnfinishedOrder {
-    /// With the number that was typed. `None`: it is none.
+    /// The command with the typed number. `None`: it is not a number.
     pub(super) fn with(&self, typed: &str) -> Option<TopOrder> {
         let is_number = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then(|| TopOrder {
@@ -138,7 +139,7 @@ impl UnfinishedOrder {
         })
     }
 
-    /// What it is about.
+    /// A description of the command.
     pub(super) fn about(&self) -> &str {
         &self.about
     }

@@ -1,4 +1,4 @@
-//! The whole screen: what stands where, at any size.
+//! The layout of the whole screen, at any size.
 //!
 //! Knows: what is left out on a small screen. Never: the terminal, sockets, the clock.
 //! Source: docs/observability.md, "Top".
@@ -19,14 +19,14 @@ use super::paint::{Canvas, Ink, TerminalPowers, TextSide, width_of};
 use super::tables::{SPAN, TableView, events, highest, services, sessions};
 use crate::control::status::age;
 
-/// From so many lines on, more than the table is shown.
+/// From this number of lines on, more than the table is shown.
 const TALL: u16 = 16;
-/// From so many on, there is room for events and a plot as well.
+/// From this number of lines on, events and a plot are shown as well.
 const VERY_TALL: u16 = 36;
-/// So many lines a plot has.
+/// Height of the plot, in lines.
 const PLOT: u16 = 5;
 
-/// Paints all of it. `now` is a time of ours.
+/// Draws the whole screen. `now` is the time on our clock.
 pub(super) fn paint(
     cells: &mut Buffer,
     powers: TerminalPowers,
@@ -87,7 +87,7 @@ fn take_bottom(rest: &mut Rect, lines: u16) -> Rect {
     Rect { y: rest.bottom(), height, ..*rest }
 }
 
-/// Who answers, and since when nobody does.
+/// Draws the top line: the process, or since when it has not answered.
 fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, now: Duration) {
     if let Some((since, why)) = &looked.trouble {
         let span = now.saturating_sub(*since);
@@ -109,7 +109,7 @@ fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, n
         TopView::Sessions => "sessions",
         TopView::Events => "events, the newest first",
     };
-    // That it is frozen is said before all else, and the time before what was carried.
+    // `FROZEN` comes before everything else, and the time comes before what was taken over.
     let kept = right.len() + 1;
     let always = if desk.is_frozen { kept } else { 0 };
     let mut rest = canvas.run(line, [("balance ", Ink::Head), (process.version.as_str(), Ink::Plain)]);
@@ -125,7 +125,7 @@ fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, n
         for (text, ink, kept) in
             parts.iter().filter_map(|(text, ink, kept)| Some((text.as_ref()?, *ink, kept)))
         {
-            // Half a word says nothing.
+            // A part that does not fit completely is left out.
             if width_of(text) + kept <= usize::from(rest.width) {
                 rest = canvas.run(rest, [(text.as_str(), ink)]);
             }
@@ -137,7 +137,7 @@ fn title(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked, n
     }
 }
 
-/// Which keys there are, or what there is to say.
+/// Draws the bottom line: the keys or a message.
 fn footer(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked) {
     if let Some(message) = &desk.message {
         let ink = if message.is_bad { Ink::Bad } else { Ink::Good };
@@ -190,7 +190,7 @@ fn footer(canvas: &mut Canvas<'_>, line: Rect, desk: &TopDesk, looked: &Looked) 
     }
 }
 
-/// Lines that may be more than there is room for; how many of them can be above the screen.
+/// Draws lines from number `from` on. Returns the line that is really at the top.
 fn page(canvas: &mut Canvas<'_>, area: Rect, lines: &[(String, Ink)], from: usize) -> usize {
     let from = from.min(lines.len().saturating_sub(usize::from(area.height)));
     for ((text, ink), line) in lines.iter().skip(from).zip(area.rows()) {
@@ -199,7 +199,7 @@ fn page(canvas: &mut Canvas<'_>, area: Rect, lines: &[(String, Ink)], from: usiz
     from
 }
 
-/// The services, and the table that was asked for with what belongs to it.
+/// Draws the services, the chosen table, and what belongs to it.
 fn tables(canvas: &mut Canvas<'_>, area: Rect, desk: &mut TopDesk, looked: &Looked, now: Duration) {
     let mut rest = area;
     let whole = area.height + 2;
@@ -221,7 +221,7 @@ fn tables(canvas: &mut Canvas<'_>, area: Rect, desk: &mut TopDesk, looked: &Look
             let samples = looked.label().and_then(|label| looked.samples.of(label));
             let all =
                 looked.table().map_or(0, |table| table.groups.iter().map(|group| group.channels.len()).sum());
-            // Where there is little room, each line is cut off rather than broken.
+            // If there is little room, lines are cut off instead of broken.
             let width = if whole >= VERY_TALL { usize::from(area.width) } else { usize::MAX };
             let lines = detail(desk, looked, width);
             if whole >= TALL {
@@ -262,7 +262,7 @@ fn tables(canvas: &mut Canvas<'_>, area: Rect, desk: &mut TopDesk, looked: &Look
     }
 }
 
-/// What is told about a table: how many rows it has, and why not all.
+/// The text in the line below a table: the number of rows, the filter and the order.
 fn told(desk: &TopDesk, what: &str, shown: usize, all: usize) -> Vec<String> {
     let order = match desk.view {
         TopView::Channels => Some((desk.channel_order.column.name(), desk.channel_order.is_reversed)),
@@ -296,14 +296,14 @@ fn nothing(canvas: &mut Canvas<'_>, area: Rect, desk: &TopDesk, looked: &Looked,
     canvas.put(line, &format!("  {text}"), Ink::Dim, TextSide::Left);
 }
 
-/// What belongs to the channels, below them: the one that is selected in more words, and the last events. The channels get what they need,
-/// as far as that is there.
+/// Draws what belongs to the channels below them: details of the selected one, and the last events. The
+/// channels get the lines that they need first.
 fn below(canvas: &mut Canvas<'_>, rest: &mut Rect, rows: usize, looked: &Looked, parts: &Below<'_>) {
     let most = if parts.whole >= VERY_TALL { 8 } else { 3 };
     let lines = parts.lines.len().min(most) as u16;
     let needed = rows.min(usize::from(u16::MAX) - 1) as u16 + 1;
     let spare = rest.height.saturating_sub(needed + 1 + lines);
-    // A line across, names of columns, and what has happened.
+    // The minimum for events: a rule, the heads, and some rows.
     let events_wish = match parts.whole {
         VERY_TALL.. => spare.max(8),
         _ if spare >= 5 => spare,
@@ -319,16 +319,16 @@ fn below(canvas: &mut Canvas<'_>, rest: &mut Rect, rows: usize, looked: &Looked,
     }
 }
 
-/// What stands there.
+/// What is drawn below the channels.
 struct Below<'a> {
-    /// So many lines the screen has.
+    /// Number of lines of the whole screen.
     whole: u16,
     lines: &'a [(String, Ink)],
     told: Vec<String>,
     now: Duration,
 }
 
-/// The service that is shown, in one line.
+/// Draws the shown service in one line.
 fn service_line(canvas: &mut Canvas<'_>, line: Rect, looked: &Looked) {
     let Some((label, table)) = looked.last.tables.first() else { return };
     let service = &table.service;
@@ -347,7 +347,7 @@ fn service_line(canvas: &mut Canvas<'_>, line: Rect, looked: &Looked) {
     canvas.run(line, [(label.as_str(), Ink::Head), (state.as_str(), ink), (counts.as_str(), Ink::Plain)]);
 }
 
-/// How many bytes a second the service has moved.
+/// Draws how many bytes per second the service has carried.
 fn plot(canvas: &mut Canvas<'_>, area: Rect, looked: &Looked, now: Duration) {
     let mut rest = area;
     let Some(label) = looked.label() else { return };
