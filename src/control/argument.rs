@@ -1,4 +1,4 @@
-//! What the arguments of commands are made of: numbers and addresses, as typed.
+//! Arguments of commands as they were typed: numbers and addresses.
 //!
 //! Knows: digits, words. Never: which command they belong to, what exists, DNS.
 //! Source: docs/control.md, "Commands".
@@ -9,12 +9,12 @@ use std::num::NonZeroU16;
 
 use crate::spec::UnixName;
 
-/// A whole number of any size, as typed but without leading zeros. Answers repeat it, so it is kept as digits.
+/// A whole number of any size, without leading zeros. It is kept as digits because answers repeat it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number(String);
 
 impl Number {
-    /// `None` if the word is not one.
+    /// Reads decimal digits with an optional minus sign. `None` if the word is anything else.
     pub(crate) fn parse(word: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(word).ok()?;
         let (minus, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
@@ -27,17 +27,17 @@ impl Number {
         }
     }
 
-    /// Its value, if it fits.
+    /// The value; `None` if it does not fit into 32 bits or is negative.
     pub(crate) fn to_u32(&self) -> Option<u32> {
         self.0.parse().ok()
     }
 
-    /// Its value, if it fits.
+    /// The value; `None` if it does not fit into 64 bits or is negative.
     pub(crate) fn to_u64(&self) -> Option<u64> {
         self.0.parse().ok()
     }
 
-    /// Its value, if that could be the number of a group or a channel.
+    /// The value as the number of a group or channel; `None` if it is too large or negative.
     pub fn index(&self) -> Option<usize> {
         self.0.parse().ok()
     }
@@ -58,35 +58,37 @@ impl fmt::Display for Number {
 /// A port as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Port {
-    /// A number.
+    /// A port number.
     Number(NonZeroU16),
-    /// A name of the services database, not looked up yet.
+    /// A name from the services database (`/etc/services`), not looked up yet.
     Service(String),
-    /// `-`: that of the service, or that which each client came to where it has several.
+    /// `-`: the port of the service. In a service with a range of ports, the port that each client came to.
     OfService,
 }
 
 /// An address as typed, not looked up yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
-    /// A name or a numeric address, v6 with or without brackets.
+    /// A name or a numeric address; IPv6 with or without brackets.
     pub host: String,
-    /// The port.
+    /// The port as typed.
     pub port: Port,
 }
 
 impl HostPort {
-    /// A Unix socket. `None` if the word cannot be one.
+    /// The name of a Unix socket (`unix:...`). `None` if the word cannot be one.
     pub(crate) fn unix(name: &[u8]) -> Option<Self> {
         let host = word_text(name)?;
-        // A colon of the name is written as %3A, as in a line: so no maxc or port is taken for a part of the name.
+        // In a name, a colon is written as %3A, as in a line. So a maxc or a port is never taken for a part
+        // of it.
         if host.strip_prefix(UnixName::PREFIX)?.contains(':') {
             return None;
         }
         Some(Self { host: host.into(), port: Port::OfService })
     }
 
-    /// `None` if the words cannot be one.
+    /// A host and a port. `None` if they are not UTF-8, contain a control character or the port is out of
+    /// range.
     pub(crate) fn parse(host: &[u8], port: &[u8]) -> Option<Self> {
         let port = word_text(port)?;
         let port = if port == "-" {
@@ -100,7 +102,7 @@ impl HostPort {
     }
 }
 
-/// A word that can be handed to a resolver.
+/// The word as text that can be handed to a resolver; `None` if it is not UTF-8 or has a control character.
 fn word_text(word: &[u8]) -> Option<&str> {
     std::str::from_utf8(word).ok().filter(|text| !text.chars().any(char::is_control))
 }

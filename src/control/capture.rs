@@ -1,4 +1,4 @@
-//! A tap written to a file for Wireshark, by whoever asks.
+//! Writes what `tap` shows to a pcapng file for Wireshark, on the side of the program that asks.
 //!
 //! Knows: the lines of `tap ID pieces`, the file. Never: how a segment or a block looks, who may tap.
 //! Source: docs/observability.md, "For Wireshark".
@@ -20,57 +20,57 @@ use crate::control::tapping::MARK;
 use crate::control::watch::AnswerSink;
 use crate::observe::Direction;
 
-/// It cannot be written (sysexits: `EX_IOERR`).
+/// Exit code: the file cannot be written (sysexits: `EX_IOERR`).
 const IO_ERROR: u8 = 74;
-/// What clients send is nobody else's business.
+/// Mode of the file: it contains data of clients, so only its owner may read it.
 const MODE: u32 = 0o600;
 
-/// Why nothing is captured.
+/// Why nothing is captured: the output would go to a terminal.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a capture is not for a terminal; write it to a file, or pipe it: balance -c 'tap ID -' PORT | wireshark -k -i -"
 )]
 pub(crate) struct ToTerminal;
 
-/// A file that is being written.
+/// A capture that is being written.
 #[derive(Debug)]
 pub(crate) struct Capture {
     session: Number,
-    /// `None`: to stdout.
+    /// The path of the file; `None`: stdout.
     path: Option<PathBuf>,
     file: Option<File>,
-    /// So much of the file is whole blocks.
+    /// How many bytes at the beginning of the file are whole blocks.
     whole: u64,
     talk: Option<CapturedTalk>,
-    /// What the instance has said beside.
+    /// Other lines of the instance's answer, such as an error.
     said: String,
     failure: Option<io::Error>,
 }
 
-/// What is known of the session.
+/// The state of the captured session.
 #[derive(Debug)]
 struct CapturedTalk {
     segments: Segments,
-    /// How far each side is, in bytes from the session's beginning.
+    /// How far each direction is, in bytes from the beginning of the session.
     at: [u64; 2],
-    /// Bytes of each side that are in the file.
+    /// Bytes of each direction that are in the file.
     written: [u64; 2],
-    /// Bytes of each side that are not, while it was tapped.
+    /// Bytes of each direction that passed during the tap and are not in the file.
     left_out: [u64; 2],
-    /// The same, not told yet.
+    /// Those of `left_out` that no packet's comment has mentioned yet.
     untold: [u64; 2],
-    /// How it was over, and when.
+    /// How and when the session ended; `None` while it is open.
     over: Option<(String, Duration)>,
-    /// The time of the last packet.
+    /// The time of the last packet, since 1970.
     last: Duration,
-    /// Its last words are written.
+    /// Whether the closing packet with the reason has been written.
     is_told: bool,
-    /// Blocks.
+    /// Blocks that are not written to the file yet.
     out: Vec<u8>,
 }
 
 impl Capture {
-    /// To this file, which must not be there, or to stdout (`-`).
+    /// A capture to this file, which must not exist yet, or to stdout (`-`).
     ///
     /// # Errors
     /// Stdout is a terminal.
@@ -91,7 +91,7 @@ impl Capture {
         self.path.as_ref().map_or_else(|| "stdout".to_owned(), |path| path.display().to_string())
     }
 
-    /// Nothing more comes: how it went, for stderr, and the exit code.
+    /// Ends the capture: prints a summary or the failure to stderr and returns the exit code.
     pub(crate) fn end(mut self, code: u8) -> u8 {
         let interrupted = self.talk.as_ref().is_some_and(|talk| !talk.is_told) && self.failure.is_none();
         if interrupted {
@@ -106,7 +106,7 @@ impl Capture {
         match (&self.talk, &self.path) {
             (Some(_), _) => {}
             _ if self.said.is_empty() => {}
-            // It is an answer, and no capture.
+            // Without a session, what was said is the answer itself, such as an error.
             (None, Some(_)) => _ = writeln!(io::stdout().lock(), "{}", self.said),
             (None, None) => complain(&self.said),
         }
@@ -152,7 +152,8 @@ impl Capture {
                 let at = time(at).ok_or_else(|| nonsense(line))?;
                 let before = numbers([sent, rcvd]).ok_or_else(|| nonsense(line))?;
                 match talk {
-                    // Another process has it, and knows how much came in between.
+                    // After an upgrade, another process goes on with the tap and says how much has passed
+                    // meanwhile.
                     Some(talk) => {
                         let gap = [0, 1].map(|way| before[way].saturating_sub(talk.at[way]));
                         talk.skip(gap);
@@ -197,7 +198,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Why there is no more goes with the last packet.
+    /// Closes the session in the file. The last packet carries `words`, which say why there is no more.
     fn last_words(&mut self, words: &str) {
         words.clone_into(&mut self.said);
         let Some(talk) = &mut self.talk else { return };
@@ -219,7 +220,7 @@ impl Capture {
         talk.tell(at, packets, Some(words));
     }
 
-    /// Writes what is whole.
+    /// Writes the finished blocks.
     fn flush(&mut self) {
         let Some(talk) = &mut self.talk else { return };
         let blocks = std::mem::take(&mut talk.out);
@@ -233,7 +234,8 @@ impl Capture {
         match written {
             Ok(()) => self.whole += blocks.len() as u64,
             Err(error) => {
-                // Half a block would make all of it look broken. What is no file has no length.
+                // Half a block would make the whole file look broken, so it is cut off. This does nothing for
+                // a pipe.
                 self.file.iter().for_each(|file| drop(file.set_len(self.whole)));
                 self.failure.get_or_insert(error);
             }
@@ -289,7 +291,7 @@ impl CapturedTalk {
         talk
     }
 
-    /// These bytes are missing from now on.
+    /// Counts these bytes of each direction as missing.
     fn skip(&mut self, bytes: [u64; 2]) {
         for way in [Direction::Sent, Direction::Rcvd] {
             let missing = bytes[way as usize];
@@ -300,9 +302,10 @@ impl CapturedTalk {
         }
     }
 
-    /// Packets of this time. What is to be said goes with the last of them, what is missing with the first.
+    /// Writes packets with this time. The first one's comment says what is missing before it, the last one's
+    /// has `comment`.
     fn tell(&mut self, at: Duration, packets: impl IntoIterator<Item = Vec<u8>>, comment: Option<&str>) {
-        // Clocks are set back; packets are in their order all the same.
+        // The wall clock can be set back; the times of packets must not go back.
         self.last = self.last.max(at);
         let mut packets = packets.into_iter().peekable();
         while let Some(packet) = packets.next() {
@@ -338,7 +341,7 @@ fn numbers(words: [&str; 2]) -> Option<[u64; 2]> {
     Some([words[0].parse().ok()?, words[1].parse().ok()?])
 }
 
-/// Seconds and nanoseconds since 1970.
+/// Reads a time as seconds and nanoseconds since 1970.
 fn time(word: &str) -> Option<Duration> {
     let (seconds, nanos) = word.split_once('.')?;
     let nanos: u32 = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
@@ -358,7 +361,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn complain(text: &str) {
-    // Nobody is left to tell that stderr is closed.
+    // If stderr is closed, there is nowhere to report that.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

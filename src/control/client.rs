@@ -1,7 +1,7 @@
-//! A session with an instance: lines there, answers back.
+//! A session with an instance: sends lines and reads the answers.
 //!
-//! Knows: status lines, what may be asked of an instance that was not named exactly. Never: where entries are, what a
-//! command means, terminals.
+//! Knows: status lines, what may be asked of an instance that was not named exactly. Never: where entries
+//! are, what a command means, terminals.
 //! Source: docs/control.md, "The protocol".
 
 use std::io::{self, BufReader, ErrorKind, Write};
@@ -11,25 +11,26 @@ use crate::control::command;
 use crate::control::patience::Patient;
 use crate::control::wire::{Greeting, LinePart, LineReader, Status, printable};
 
-/// No instance that this may be asked of (sysexits: `EX_UNAVAILABLE`).
+/// Exit code: no instance may get this command (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 
-/// As many bytes of an answer are handed on together.
+/// Up to this many bytes of an answer are handed on together.
 const MOST_AT_ONCE: usize = 16 << 10;
 
-/// Why an answer did not come.
+/// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// The instance went away, and may have done what it was asked for.
+    /// The instance closed the connection. It may have carried out the command.
     #[error("no master process, exiting.")]
     Gone,
-    /// It went away before it had read what it was asked for: it may be asked of another process.
+    /// The instance closed the connection before it had read the command, so the command may be sent to
+    /// another process.
     #[error("no master process, exiting.")]
     Unheard,
-    /// The instance ended the session: why.
+    /// The instance ended the session, with this reason.
     #[error("balance: the instance closed this session: {0}")]
     Closed(String),
-    /// It says what no instance says.
+    /// The answer does not follow the protocol. This is the line.
     #[error("balance: the instance gave an unexpected answer: {0:?}")]
     Garbled(String),
 }
@@ -40,16 +41,17 @@ pub struct Client {
     stream: UnixStream,
     lines: LineReader<BufReader<Patient>>,
     pid: u32,
-    /// Whose it is.
+    /// The user id of the instance's owner.
     uid: u32,
-    /// Where it begins, if there are several services.
+    /// The service that the session begins with, if there are several.
     service: Option<String>,
-    /// It was not named exactly: good enough to look at it. What is said to more than that.
+    /// Set if the instance was not named exactly: then only commands that change nothing are sent. The text
+    /// answers all others.
     look_only: Option<String>,
 }
 
 impl Client {
-    /// A session that has been greeted.
+    /// A session whose greeting has been read.
     pub(super) fn new(
         stream: UnixStream,
         lines: LineReader<BufReader<Patient>>,
@@ -59,7 +61,7 @@ impl Client {
         Self { stream, lines, pid: greeting.pid, uid, service: None, look_only: None }
     }
 
-    /// So far it had to answer soon; its commands may take their time.
+    /// Removes the time limit for answers. The greeting must come soon, but commands may take any time.
     pub(super) fn wait_for_ever(&mut self) -> io::Result<()> {
         self.lines.input().get_mut().wait_for_ever()
     }
@@ -68,38 +70,39 @@ impl Client {
         self.service = service;
     }
 
-    /// Only looking is allowed from now on; more is answered with `why`.
+    /// From now on, commands that change something are not sent but answered with `why`.
     pub(super) fn only_looks(&mut self, why: String) {
         self.look_only = Some(why);
     }
 
-    /// The user whose instance it is.
+    /// The user id of the instance's owner.
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// The service that the session began with, where there are several.
+    /// The service that the session began with; `None` if the process has only one.
     pub fn service(&self) -> Option<&str> {
         self.service.as_deref()
     }
 
-    /// The socket, so that a thread that no longer waits for the answer can shut it down.
+    /// A second handle of the socket. Another thread can shut the session down with it.
     ///
     /// # Errors
-    /// There is no descriptor for it.
+    /// The descriptor cannot be duplicated.
     pub fn socket(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }
 
-    /// The process of the instance.
+    /// The process id of the instance.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Sends one line and hands each line of the answer to `body`, newline included.
+    /// Sends one line and passes each line of the answer to `body`, newline included.
     ///
     /// # Errors
-    /// When the instance goes away before its answer is complete, or says what no instance says.
+    /// The instance closes the session before its answer is complete, or the answer does not follow the
+    /// protocol.
     pub fn ask(&mut self, line: &[u8], mut body: impl FnMut(&str)) -> Result<Status, AskError> {
         let mut is_too_long = false;
         let status = self.ask_for(line, |line, _| {
@@ -111,8 +114,9 @@ impl Client {
         if is_too_long { Err(AskError::Garbled("a very long line".into())) } else { Ok(status) }
     }
 
-    /// Sends one line and hands the answer to `body`, several lines at once where they came together: who writes each of ten
-    /// thousand lines by itself keeps its reader busy. A very long line, as JSON has it, comes in parts.
+    /// Sends one line and passes the answer to `body`, several lines at once if they came together: ten
+    /// thousand separate writes would keep the reader of our output busy. A very long line, such as one of
+    /// JSON, comes in parts.
     ///
     /// # Errors
     /// As for [`ask`](Self::ask).
@@ -135,8 +139,8 @@ impl Client {
         asked
     }
 
-    /// `body` gets each line, newline included, or parts of one, only the last of which ends with a newline; and whether there is more
-    /// at hand.
+    /// Sends one line. `body` gets each line of the answer or a part of it, and whether more has already been
+    /// received. Only the last part of a line ends with a newline.
     fn ask_for(&mut self, line: &[u8], mut body: impl FnMut(&str, bool)) -> Result<Status, AskError> {
         if let Some(why) = &self.look_only
             && command::is_change(line)
@@ -144,16 +148,18 @@ impl Client {
             body(&format!("{why}\n"), false);
             return Ok(Status { code: UNAVAILABLE, group: 0, end: true, service: None, is_draining: false });
         }
-        // Whatever the text holds, it is one line to the instance: a newline separates commands as `;` does.
+        // The instance must see one line, whatever the text holds. A newline separates commands as `;` does.
         let mut sent: Vec<u8> = line.iter().map(|&byte| if byte == b'\n' { b';' } else { byte }).collect();
         sent.push(b'\n');
-        // It may have gone, but may also have answered before it went: what comes in tells.
+        // A failed write does not decide: the instance may have answered before it closed. What is read shows
+        // that.
         let is_sent = self.stream.write_all(&sent).is_ok();
         let mut is_inside = false;
         loop {
             let LinePart { bytes, is_last } = match self.lines.read_part() {
                 Ok(Some(part)) => part,
-                // What it had not read when it closed its end is told by this error, and a line that has not been read to its end is none.
+                // This error means that the instance closed without having read our line completely. It
+                // carries out whole lines only.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(AskError::Unheard),
                 _ if !is_sent => return Err(AskError::Unheard),
                 _ => return Err(AskError::Gone),

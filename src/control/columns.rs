@@ -1,15 +1,16 @@
-//! Tables whose columns hold whatever stands in them.
+//! Tables whose columns are as wide as their contents.
 //!
-//! Knows: widths. Never: what the cells mean. The columns of `show` are not among these: 3.57 has fixed them.
+//! Knows: widths. Never: what the cells mean. The columns of `show` are fixed by 3.57 and are not made here.
 
-/// On which side of a column its cells stand, and how wide it is at least.
+/// The alignment of a column, with its minimum width in characters.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum TextColumn {
     Left(usize),
     Right(usize),
 }
 
-/// One line for each row, with a blank between two columns. A column is as wide as its widest cell; the last one is not filled up.
+/// Prints one line per row, with a blank between two columns. Each column is as wide as its widest cell; the
+/// last one is not padded.
 pub(super) fn table<const N: usize>(columns: [TextColumn; N], rows: &[[String; N]]) -> String {
     let width = |number: usize| {
         let (TextColumn::Left(least) | TextColumn::Right(least)) = columns[number];

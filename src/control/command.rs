@@ -1,4 +1,4 @@
-//! The command language: one table of words, and text turned into a [`Command`].
+//! The command language: one table of words, and a parser that makes a [`Command`] of a text.
 //!
 //! Knows: words, arguments, access. Never: the table of channels, sockets, how an answer looks.
 //! Source: docs/control.md, "Commands".
@@ -16,17 +16,17 @@ use crate::control::wire::printable;
 use crate::sched::Policy;
 use crate::spec::{ChannelCheck, ChannelManner, Check, UnixName};
 
-/// Is this a `wait`?
+/// Is this a `wait` command?
 pub(crate) fn is_wait(text: &[u8]) -> bool {
     matches!(parse(text), Ok(Command::Wait { .. }))
 }
 
-/// Is there a `tap` among these?
+/// Is there a `tap` command among these?
 pub(crate) fn has_tap(text: &[u8]) -> bool {
     text.split(|&byte| byte == b'\n').flat_map(split).any(|one| matches!(parse(one), Ok(Command::Tap(_))))
 }
 
-/// The `tap` that this is, if it is nothing else.
+/// The arguments of the `tap` command, if the text is this one command; else `None`.
 pub(crate) fn only_tap(text: &[u8]) -> Option<TapWanted> {
     let mut all = text.split(|&byte| byte == b'\n').flat_map(split);
     match (all.next().map(parse), all.next()) {
@@ -35,7 +35,7 @@ pub(crate) fn only_tap(text: &[u8]) -> Option<TapWanted> {
     }
 }
 
-/// Is it `top`, and nothing else?
+/// Is the text the one command `top`?
 pub(crate) fn is_top(text: &[u8]) -> bool {
     let mut all = text.split(|&byte| byte == b'\n').flat_map(split);
     matches!((all.next().map(parse), all.next()), (Some(Ok(Command::Top)), None))
@@ -44,7 +44,7 @@ pub(crate) fn is_top(text: &[u8]) -> bool {
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only looks, or changes nothing but the session.
+    /// Changes nothing but the session.
     Look,
     /// Changes the instance.
     Change,
@@ -52,10 +52,10 @@ pub enum Access {
     ChangeByArguments,
 }
 
-/// How an answer is made.
+/// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// For people, and for scripts that cut columns.
+    /// Text for people, and for scripts that cut columns.
     Text,
     /// One line of JSON.
     Json,
@@ -64,17 +64,17 @@ pub enum Form {
 /// One row of the command table.
 #[derive(Debug)]
 pub struct CommandWord {
-    /// The full name; any prefix of it will do, unless an earlier row has it too.
+    /// The full name. Any prefix of it is accepted, unless an earlier row has the same prefix.
     pub name: &'static str,
-    /// A second spelling, taken only as a whole.
+    /// A second spelling, accepted only as a whole.
     pub alias: Option<&'static str>,
     /// The arguments as `help` shows them, empty if there are none.
     pub arguments: &'static str,
-    /// What it does, as `help` says it.
+    /// What the command does, as `help` shows it.
     pub help: &'static str,
-    /// What it may do.
+    /// What the command may change.
     pub access: Access,
-    /// Arguments to command; `None` if they are not what it takes.
+    /// Makes a command of the arguments; `None` if they are wrong.
     parse: fn(&[&[u8]]) -> Option<Command>,
 }
 
@@ -89,12 +89,12 @@ impl CommandWord {
         Self { name, alias: None, arguments, help, access, parse }
     }
 
-    /// How it is used, as `help` shows it.
+    /// Name and arguments, as `help` shows them.
     pub(crate) fn usage(&self) -> String {
         format!("{} {}", self.name, self.arguments).trim_end().to_owned()
     }
 
-    /// The same with all that it takes, where `help` has no room for that.
+    /// Name and all arguments, also where `help` shows a shorter form.
     fn full_usage(&self) -> String {
         match self.name {
             "tap" => TAP_USAGE.to_owned(),
@@ -109,17 +109,17 @@ impl CommandWord {
     }
 }
 
-/// What `tap` takes, limits and file in any order.
+/// The arguments of `tap`; the limits and the file may be in any order.
 const TAP_USAGE: &str = "tap <id> [<time>] [<size>] [<file>.pcapng|-]";
 
-/// What `deny` takes, the last three in any order.
+/// The arguments of `deny`; the last three may be in any order.
 const DENY_USAGE: &str = "deny <cidr> [<time>] [kick] [all]";
 
-/// All commands, in the order in which a shortened word is looked up: the first match wins. The order is part of the
-/// language (`r` is `reset`, `m` is `maxc`), so a new command goes to the end.
+/// All commands. A shortened word means the first row that it fits. So the order is part of the language (`r`
+/// is `reset`, `m` is `maxc`), and a new command goes to the end.
 pub const COMMANDS: &[CommandWord] = &[
     CommandWord::new("quit", "", "quit interactive mode", Access::Look, |args| alone(args, Command::Quit)),
-    // `json` is not among its arguments here: what `help` says of it is 3.57's.
+    // `json` is not listed as an argument here, because `help` prints this row exactly as 3.57 does.
     CommandWord::new("show", "", "show all channels in all groups", Access::Look, |args| {
         only_form(args).map(Command::Show)
     }),
@@ -439,29 +439,31 @@ pub const COMMANDS: &[CommandWord] = &[
     ),
 ];
 
-/// So many events, or ends, are shown to those who do not say how many.
+/// Number of events or ended connections shown if the command does not say how many.
 const EVENTS_SHOWN: usize = 20;
 
-/// So many rows of the table are 3.57's; what is new stands after them and takes none of their prefixes.
+/// Number of rows at the beginning of the table that 3.57 has. Newer commands follow them, so that they take
+/// none of their prefixes.
 pub(crate) const OF_3_57: usize = 16;
 
-/// No command has more arguments; words after these are only noticed to be too many.
+/// No command has more arguments. Of the words after these, the parser only has to know that there are some.
 const MAX_ARGUMENTS: usize = 4;
 
-/// One command, its arguments typed.
+/// A parsed command with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Leave the session.
+    /// End the session.
     Quit,
-    /// All channels of all groups.
+    /// Show all channels of all groups.
     Show(Form),
     /// `status`
     Status(Form),
-    /// The list of commands.
+    /// Print the list of commands.
     Help,
-    /// Stop the service. Its connections are closed after so long; `None`: they live on as long as they like.
+    /// Stop the service. Its connections are closed after this time; `None`: they may stay as long as they
+    /// like.
     Kill(Option<Duration>),
-    /// No new connections for a channel; `hard` closes the existing ones too.
+    /// Send no new connections to a channel; `hard` also closes the existing ones.
     Disable {
         /// Its number in the current group.
         channel: Number,
@@ -470,145 +472,146 @@ pub enum Command {
     },
     /// Change the current group.
     Group(Number),
-    /// Zero a channel's counters.
+    /// Set a channel's counters to zero.
     Reset(Number),
-    /// New connections for a channel again.
+    /// Send new connections to a channel again.
     Enable(Number),
-    /// A new channel, disabled. `None`: what was typed cannot be an address.
+    /// Create a channel, disabled.
     Create {
-        /// The address; `None` if it cannot be one.
+        /// The address; `None` if what was typed cannot be one.
         target: Option<HostPort>,
-        /// How it is spoken to, or what is wrong with that.
+        /// The options typed after the address, or what is wrong with them.
         manner: Result<ChannelManner, String>,
     },
-    /// A new address for a disabled channel.
+    /// Give a disabled channel a new address.
     Assign {
         /// Its number in the current group.
         channel: Number,
-        /// `None`: what was typed cannot be an address; said after the checks that come first.
+        /// The address; `None` if what was typed cannot be one. The answer reports that only after the checks
+        /// that come first.
         target: Option<HostPort>,
     },
-    /// A new limit for a channel, `None` = no limit (typed as 0).
+    /// Set the connection limit of a channel.
     Maxc {
         /// Its number in the current group.
         channel: Number,
-        /// The limit.
+        /// The limit; `None` = no limit (typed as 0).
         maxc: Option<NonZeroU32>,
     },
-    /// Byte counters of a channel for MRTG.
+    /// Print the byte counters of a channel for MRTG.
     MrtgBytes {
         /// Its group.
         group: Number,
         /// Its number in the group.
         channel: Number,
     },
-    /// The connection counter of a channel for MRTG.
+    /// Print the connection counter of a channel for MRTG.
     MrtgConns {
         /// Its group.
         group: Number,
         /// Its number in the group.
         channel: Number,
     },
-    /// Version and limits.
+    /// Print version and limits.
     Version,
-    /// The policy of the current group, by its 3.57 name.
+    /// Set the policy of the current group by its 3.57 command.
     SetPolicy(Policy),
-    /// No new connections for a channel.
+    /// Disable a channel and say how many connections are left.
     Drain(Number),
-    /// Answer when a channel has no connections, or after so long.
+    /// Answer when a channel has no connections left, or when the time is over.
     Wait {
         /// Its number in the current group.
         channel: Number,
-        /// `None` = as long as it takes.
+        /// How long to wait; `None` = without a limit.
         patience: Option<Duration>,
     },
     /// Close a channel's connections.
     Kick(Number),
-    /// Take a channel away.
+    /// Remove a channel.
     Remove(Number),
-    /// A new share of clients for a channel.
+    /// Set a channel's share of clients.
     Weight {
         /// Its number in the current group.
         channel: Number,
         /// The weight as typed.
         weight: Number,
     },
-    /// The policy of the current group; `None` = there is no policy of the name that was typed.
+    /// Set the policy of the current group; `None` = the name that was typed is no policy.
     Policy(Option<Policy>),
-    /// All connections, or those of a channel of the current group.
+    /// List all connections, or those of a channel of the current group.
     Sessions(Option<Number>, Form),
     /// Close one connection.
     Close(Number),
-    /// The command line of the instance as it is now.
+    /// Print the command line of the instance as it is now.
     Save,
-    /// All services of the process.
+    /// Show all services of the process.
     Services(Form),
-    /// Change the current service to the one that this word means.
+    /// Change the current service to the one that this word names.
     Use(String),
-    /// Open the access log again.
+    /// Open the file of the access log again.
     Reopen,
     /// Read the files of services again.
     Reload {
-        /// What operators have changed goes.
+        /// Also drop what operators have changed by hand.
         clean: bool,
     },
-    /// Let clients wait for a channel of the current group, or for all channels of the service.
+    /// Make new clients wait for a channel of the current group, or (`None`) for all channels of the service.
     Pause(Option<Number>),
-    /// End that.
+    /// End a pause; the argument is as for `Pause`.
     Resume(Option<Number>),
-    /// Hand everything over to a new process, of the program at this path; `None`: of our own.
+    /// Hand everything over to a new process that runs the program at this path; `None`: our own program.
     Upgrade(Option<Vec<u8>>),
     /// Say whether the current service has a usable channel.
     Ready {
-        /// Whether all services of the process have one.
+        /// Ask this for each service of the process.
         all: bool,
     },
-    /// Look for what usually goes wrong, in all services or in the one that is meant by this word.
+    /// Look for common problems in all services, or in the one that this word names.
     Doctor(Option<String>, Form),
-    /// The last events, so many of them.
+    /// Show this many of the last events.
     Events(usize, Form),
-    /// The last so many connections that have ended.
+    /// Show this many of the connections that ended last.
     Ended(usize, Form),
-    /// Log debug events from now on, or not; `None`: are they logged?
+    /// Switch debug messages on or off; `None`: show the setting.
     Debug(Option<bool>),
-    /// Let nobody in from a network.
+    /// Refuse clients from a network.
     Deny {
         /// The network, or what is wrong with it.
         net: Result<IpNet, String>,
-        /// For so long; `None`: until it is ended.
+        /// For how long; `None`: until `undeny`.
         time: Option<Duration>,
-        /// Close the connections that come from there.
+        /// Also close the connections that come from there.
         kick: bool,
-        /// In all services of the process.
+        /// Do this in all services of the process.
         all: bool,
     },
-    /// End that.
+    /// End a `deny`.
     Undeny {
         /// The network, or what is wrong with it.
         net: Result<IpNet, String>,
-        /// In all services of the process.
+        /// Do this in all services of the process.
         all: bool,
     },
-    /// Say what is denied.
+    /// Show what is denied.
     Denied {
-        /// In all services of the process.
+        /// Show it for all services of the process.
         all: bool,
     },
     /// Look up the names of all channels of the service, or of one channel of the current group.
     Resolve(Option<Number>),
     /// Show what a connection carries.
     Tap(TapWanted),
-    /// Show everything, live. What shows it is the asking program.
+    /// Show the instance live. The program that asks draws it; the instance itself cannot.
     Top,
 }
 
-/// The text is no command.
+/// Why a text is not a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SyntaxError {
-    /// No command is meant, or one of 3.57's was used wrongly: it has no other words for that.
+    /// There is no such command, or the arguments of a command of 3.57 are wrong. 3.57 has only this message.
     #[error("syntax error")]
     Plain,
-    /// A command that 3.57 has not was used wrongly.
+    /// The arguments of a command that 3.57 does not have are wrong.
     #[error("usage: {usage}")]
     Usage {
         /// The name of the command and its arguments.
@@ -616,17 +619,18 @@ pub enum SyntaxError {
     },
 }
 
-/// The texts of the commands of one line, separated by `;`. Blank ones are left out, so an empty line has none.
+/// Splits a line into the texts of its commands at `;`. Blank ones are left out, so an empty line has none.
 pub fn split(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b';').filter(|text| words(text).next().is_some())
 }
 
-/// The commands of one line.
+/// Parses the commands of one line.
 pub fn parse_line(line: &[u8]) -> impl Iterator<Item = Result<Command, SyntaxError>> {
     split(line).map(parse)
 }
 
-/// Does any command of the line change the instance, going by its word?
+/// Does the line have a command that changes the instance? This goes by the words only; the arguments may be
+/// wrong.
 pub fn is_change(line: &[u8]) -> bool {
     line.split(|&byte| byte == b';').any(|text| {
         let mut words = words(text);
@@ -638,14 +642,15 @@ pub fn is_change(line: &[u8]) -> bool {
     })
 }
 
-/// One command.
+/// Parses one command.
 ///
 /// # Errors
-/// When no command is meant by the first word, or its arguments are not what it takes.
+/// No command has this name, or its arguments are wrong.
 pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
     let mut words = words(text);
     let (row, is_new) = words.next().and_then(row_of).ok_or(SyntaxError::Plain)?;
-    // One more than can be right shows that there are too many; a line of 30 000 words need not be kept for that.
+    // One argument too many is enough to see that there are too many; a line of 30 000 words need not be
+    // kept.
     let arguments: Vec<&[u8]> = words.take(MAX_ARGUMENTS + 1).collect();
     (row.parse)(&arguments).ok_or_else(|| match is_new {
         true => SyntaxError::Usage { usage: row.full_usage() },
@@ -653,7 +658,7 @@ pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
     })
 }
 
-/// The row that a word means, and whether the command is none of 3.57's.
+/// The row that a word means, and whether it is a command that 3.57 does not have.
 fn row_of(word: &[u8]) -> Option<(&'static CommandWord, bool)> {
     let (number, row) = COMMANDS.iter().enumerate().find(|(_, row)| row.is_meant_by(word))?;
     Some((row, number >= OF_3_57))
@@ -667,7 +672,7 @@ fn alone(args: &[&[u8]], command: Command) -> Option<Command> {
     args.is_empty().then_some(command)
 }
 
-/// What is left of the arguments without the word for the form, which is the last.
+/// The arguments without the last word `json`, and the form that it stands for.
 fn form_of<'a>(args: &'a [&'a [u8]]) -> (&'a [&'a [u8]], Form) {
     match args {
         [args @ .., b"json"] => (args, Form::Json),
@@ -675,7 +680,7 @@ fn form_of<'a>(args: &'a [&'a [u8]]) -> (&'a [&'a [u8]], Form) {
     }
 }
 
-/// The form, if nothing else was said.
+/// The form, if there is no other argument; else `None`.
 fn only_form(args: &[&[u8]]) -> Option<Form> {
     if let ([], form) = form_of(args) { Some(form) } else { None }
 }
@@ -684,7 +689,7 @@ fn one_number(args: &[&[u8]]) -> Option<Number> {
     if let [number] = args { Number::parse(number) } else { None }
 }
 
-/// `None` inside: all channels.
+/// The channel; `Some(None)`: all channels; `None`: the arguments are wrong.
 #[allow(clippy::option_option, reason = "the outer one says that it cannot be understood")]
 fn one_or_all(args: &[&[u8]]) -> Option<Option<Number>> {
     match args {
@@ -715,7 +720,7 @@ fn create(args: &[&[u8]]) -> Option<Command> {
     };
     let target = match before {
         [] if is_unix(last) => HostPort::unix(last),
-        // It has no port.
+        // A Unix socket has no port.
         [host] if is_unix(host) => None,
         [host] => HostPort::parse(host, last),
         _ => return None,
@@ -727,7 +732,8 @@ fn create(args: &[&[u8]]) -> Option<Command> {
     Some(Command::Create { target, manner })
 }
 
-/// A program is run by who starts the instance or writes its files, and by nobody else who may give commands.
+/// Only the person who starts the instance or writes its files may choose a program to run, not everybody who
+/// may give commands.
 fn without_program(manner: ChannelManner) -> Result<ChannelManner, String> {
     match manner.check {
         ChannelCheck::Own(Check::Exec(_)) => {
@@ -765,7 +771,7 @@ fn net_of(word: &[u8]) -> Result<IpNet, String> {
     text.map_err(|why| format!("{} {why}", printable(word)))
 }
 
-/// The words behind the network in any order, each once.
+/// The words after the network may be in any order, each at most once.
 fn deny(args: &[&[u8]]) -> Option<Command> {
     let (net, rest) = args.split_first()?;
     let (mut time, mut kick, mut all) = (None, false, false);
@@ -786,7 +792,7 @@ fn time_of(word: &[u8]) -> Option<Duration> {
     parse_duration(std::str::from_utf8(word).ok()?).ok()
 }
 
-/// More than there are is as many as there are.
+/// A number that is too large means all of them.
 fn last_of(number: &Number) -> Option<usize> {
     let is_negative = number.to_string().starts_with('-');
     (!is_negative).then(|| number.index().unwrap_or(usize::MAX))

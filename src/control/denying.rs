@@ -1,4 +1,4 @@
-//! `deny`, `undeny` and `denied`: networks that operators keep out.
+//! `deny`, `undeny` and `denied`: networks whose clients operators refuse.
 //!
 //! Knows: the gates of services. Never: which services are meant, how an answer looks.
 //! Source: docs/access.md.
@@ -12,7 +12,7 @@ use crate::control::execute::Reply;
 use crate::control::services::ManagedService;
 use crate::sched::{Denial, TooManyDenials, Until};
 
-/// Lets nobody in from a network.
+/// Refuses clients from a network, for `time` or until `undeny`. With `kick`, also closes their connections.
 pub(crate) fn deny(
     services: &[Arc<ManagedService>],
     net: IpNet,
@@ -26,7 +26,7 @@ pub(crate) fn deny(
         if let Err(TooManyDenials(count)) = service.table.gate().deny(Denial { net, until }, now) {
             return Reply::TooManyDenied(count);
         }
-        // Whoever comes from now on is not let in, so this is all of them.
+        // New clients are refused from now on, so these are all connections from there.
         if kick {
             closed += (service.plane.close_clients)(net);
         }
@@ -35,7 +35,7 @@ pub(crate) fn deny(
     Reply::NetDenied(net, time, kick.then_some(closed))
 }
 
-/// Ends that.
+/// Ends a `deny` of exactly this network.
 pub(crate) fn undeny(services: &[Arc<ManagedService>], net: IpNet) -> Reply {
     let mut was_denied = false;
     for service in services {
@@ -47,7 +47,7 @@ pub(crate) fn undeny(services: &[Arc<ManagedService>], net: IpNet) -> Reply {
     if was_denied { Reply::NetAllowed(net) } else { Reply::NotDenied(net) }
 }
 
-/// What is denied. `all`: say of which service each is.
+/// Lists what is denied. `all`: with the service of each.
 pub(crate) fn denied(services: &[Arc<ManagedService>], all: bool) -> Reply {
     let of = |service: &Arc<ManagedService>| {
         let now = (service.now)();
@@ -59,7 +59,7 @@ pub(crate) fn denied(services: &[Arc<ManagedService>], all: bool) -> Reply {
     Reply::Denied(services.iter().flat_map(of).collect())
 }
 
-/// So long after now.
+/// The time that is this long after now, in seconds since 1970.
 fn since_1970(time: Duration) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.saturating_add(time).as_secs()

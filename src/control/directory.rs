@@ -1,6 +1,7 @@
-//! Where the entries of instances are, and what they are called.
+//! Where the control sockets of instances are, and what their entries are called.
 //!
-//! Knows: which directories can be trusted, entry names. Never: sockets, the environment (paths are handed in).
+//! Knows: which directories can be trusted, entry names. Never: sockets, the environment (paths are handed
+//! in).
 //! Source: docs/control.md, "Where the socket is".
 
 use std::fmt;
@@ -16,22 +17,22 @@ use rustix::fs::{Mode, OFlags, RawMode};
 use crate::control::peer;
 use crate::spec::{Address, ListenSpan, UnixName};
 
-/// A place for entries.
+/// A directory for entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Directory {
-    /// For all users, such as `/run/balance`; made with mode 01777 if we may.
+    /// For all users, such as `/run/balance`; created with mode 01777 if we may.
     Shared(PathBuf),
-    /// For one user, such as `$XDG_RUNTIME_DIR/balance`; made with mode 0700.
+    /// For one user, such as `$XDG_RUNTIME_DIR/balance`; created with mode 0700.
     Private(PathBuf),
 }
 
-/// Others could meddle with what is in the directory: how, and what would help.
+/// Other users could change what is in the directory. The text says how, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("not a safe directory: {0}")]
 pub(crate) struct Unsafe(String);
 
 impl Unsafe {
-    /// Is this the error of a directory that was there, and could not be trusted?
+    /// Is this the error of a directory that exists but cannot be trusted?
     pub(crate) fn is_cause_of(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
     }
@@ -41,7 +42,8 @@ impl Unsafe {
     }
 }
 
-/// A directory that can be trusted. What is done to it is done to this one, whatever stands under its name by then.
+/// An open directory that can be trusted. All operations go through its descriptor, whatever its path means
+/// by then.
 #[derive(Debug)]
 pub(crate) struct OpenDirectory {
     fd: OwnedFd,
@@ -50,7 +52,7 @@ pub(crate) struct OpenDirectory {
 }
 
 impl OpenDirectory {
-    /// The path that it was opened by.
+    /// The path by which it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -60,7 +62,7 @@ impl OpenDirectory {
         self.is_shared
     }
 
-    /// What is in it; nothing if it cannot be listed.
+    /// The names in it; nothing if it cannot be listed.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> + use<> {
         let all = rustix::fs::Dir::read_from(&self.fd).into_iter().flatten().flatten();
         all.filter_map(|entry| Some(entry.file_name().to_str().ok()?.to_owned()))
@@ -85,23 +87,25 @@ impl Directory {
         }
     }
 
-    /// Opens it, to look for entries, if it can be trusted: a real directory of root or of ourselves, and nobody else can
-    /// touch the entries of others in it; a private one of ourselves, where nobody else can write.
+    /// Opens the directory to look for entries, if it can be trusted. It must be a real directory (no link)
+    /// of root or of ourselves, where nobody else can change the entries of others. A private one must be our
+    /// own, and nobody else may write there. Root may also look into the private directories of others.
     pub(crate) fn open(&self) -> io::Result<OpenDirectory> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(self.path(), flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
         let (own, may_write) = (peer::own_uid(), stat.st_mode & (BY_GROUP | BY_ALL));
         let is_open_to_all = match self {
-            // Where others may write, only the sticky bit keeps them from each other's entries.
+            // Where others may write, only the sticky bit protects each user's entries.
             Self::Shared(_) if stat.st_mode & STICKY != 0 => false,
-            // A user's own group is often that user's alone.
+            // Our own group often has no other member.
             Self::Shared(_) if stat.st_gid == peer::own_gid() => may_write & BY_ALL != 0,
             Self::Shared(_) | Self::Private(_) => may_write != 0,
         };
         let is_strange = match self {
             Self::Shared(_) => stat.st_uid != own && stat.st_uid != 0,
-            // Root is told nothing that its users may not know: it may look into theirs, as they are.
+            // Root may look into the private directories of users: it only reads there what the user may know
+            // anyway.
             Self::Private(_) => stat.st_uid != own && own != 0,
         };
         if is_strange {
@@ -116,8 +120,8 @@ impl Directory {
         Ok(OpenDirectory { fd, path: self.path().to_owned(), is_shared })
     }
 
-    /// Opens it, to put an entry there, made if it is not there. Beyond what [`Directory::open`] wants, nobody else may be
-    /// able to put another directory in its place.
+    /// Opens the directory to put an entry there, and creates it if it is missing. In addition to what
+    /// [`Directory::open`] requires, nobody else may be able to put another directory in its place.
     pub(crate) fn make(&self) -> io::Result<OpenDirectory> {
         let mode = match self {
             Self::Shared(_) => Mode::from_raw_mode(0o1777),
@@ -126,17 +130,18 @@ impl Directory {
         match rustix::fs::mkdir(self.path(), mode) {
             Ok(()) => {
                 let opened = self.open_for_good()?;
-                // mkdir(2) obeys the umask and may leave out the sticky bit.
+                // mkdir(2) applies the umask and may leave out the sticky bit.
                 rustix::fs::fchmod(&opened, mode)?;
                 Ok(opened)
             }
             Err(rustix::io::Errno::EXIST) => self.open_for_good(),
-            // On a read-only /run the directory may be there all the same.
+            // On a read-only /run, mkdir fails though the directory may exist.
             Err(error) => self.open_for_good().map_err(|_| error.into()),
         }
     }
 
-    /// Makes it if it is missing and we may. The code that uses it reports what is wrong with it.
+    /// Creates the directory if it is missing and we may. Errors are ignored: the code that uses it reports
+    /// them.
     pub fn make_if_missing(&self) {
         let _ = self.make();
     }
@@ -159,33 +164,33 @@ impl Directory {
     }
 }
 
-/// An address as entries and operators tell it apart: a v4-mapped one is its v4 address, and a link-local one has a zone,
-/// since every interface may have the same.
+/// An IP address in the form in which entries and operators compare it: a v4-mapped address is its v4
+/// address, and a link-local one has a zone, since every interface may have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     ip: IpAddr,
-    /// The number of the interface; 0 = none.
+    /// The number of the interface; 0 = no zone.
     zone: u32,
 }
 
 impl Place {
-    /// Does it stand for all addresses?
+    /// Is it the wildcard address, which stands for all addresses?
     pub(crate) fn is_wildcard(self) -> bool {
         self.ip.is_unspecified()
     }
 
-    /// Is it what was typed, but for a zone that was left out?
+    /// Is it the address that was typed, apart from a zone that was left out?
     pub(crate) fn is_near(self, typed: Self) -> bool {
         self.ip == typed.ip && typed.zone == 0
     }
 
-    /// As an operator types it: with the name of the interface.
+    /// The address as an operator types it, with the name of the interface.
     pub(crate) fn typed(&self) -> String {
         let name = Some(self.zone).filter(|zone| *zone != 0).and_then(interface_name);
         name.map_or_else(|| self.to_string(), |name| format!("{}%{name}", self.ip))
     }
 
-    /// With a port, as `use` takes it.
+    /// The address with a port, as `use` takes it.
     pub(crate) fn with_port(self, port: u16) -> SocketAddr {
         match self.ip {
             IpAddr::V4(ip) => SocketAddr::from((ip, port)),
@@ -195,7 +200,7 @@ impl Place {
 }
 
 fn interface_name(number: u32) -> Option<String> {
-    // nix takes no notice of the error for a number that no interface has.
+    // nix does not check for the error of a number that no interface has; then the name is empty.
     nix::net::if_::if_indextoname(number).ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
@@ -233,7 +238,7 @@ impl FromStr for Place {
     }
 }
 
-/// The name of the entry of an address with these ports.
+/// The name of the entry for an address with these ports.
 pub(crate) fn entry_name(span: ListenSpan) -> String {
     let (ports, place) = match span.first() {
         Address::Net(first) => (span.ports(), Place::from(first)),
@@ -245,21 +250,23 @@ pub(crate) fn entry_name(span: ListenSpan) -> String {
     }
 }
 
-/// What stands in front of the name of a Unix socket.
+/// The beginning of the entry name of a Unix socket.
 const UNIX: &str = "balance.unix.";
-/// A socket is bound by a longer name, made of this one, and a path to that has 107 bytes at most.
+/// A longer name is shortened. A socket is first bound under an even longer name made of this one, and a path
+/// in a socket address has at most 107 bytes.
 const LONGEST_PLAIN: usize = 50;
-/// So much of a longer one stands in front of the sum.
+/// Number of bytes of a longer name that are kept in front of the checksum.
 const BEGINNING: usize = 32;
 
-/// The name of the entry of a Unix socket: its own, with commas for slashes, since its own has no commas. A long one has the
-/// sum of its bytes instead of all that is behind the beginning: whoever finds it asks for the socket by its whole name.
+/// The entry name of a Unix socket: its own name, with a comma for each slash (its own name has no commas).
+/// If it is long, a checksum replaces all after the beginning; a program that finds such an entry asks for
+/// the socket by its whole name.
 fn unix_entry_name(name: UnixName) -> String {
     let own = name.to_string().replace('/', ",").replace(APART, "%7E");
     let own = own.strip_prefix(UnixName::PREFIX).unwrap_or(&own);
     match own.get(..BEGINNING) {
         Some(beginning) if own.len() > LONGEST_PLAIN => {
-            // FNV-1a: the same in every process.
+            // FNV-1a, because it gives the same value in every process.
             let sum = own.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
                 (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
@@ -269,40 +276,41 @@ fn unix_entry_name(name: UnixName) -> String {
     }
 }
 
-/// The Unix socket whose entry this is, as far as its name is whole there.
+/// The name of the Unix socket that an entry is for. If the entry's name was shortened, so is this one.
 pub(crate) fn unix_entry(name: &str) -> Option<String> {
     Some(format!("{}{}", UnixName::PREFIX, plain_name(name).strip_prefix(UNIX)?.replace(',', "/")))
 }
 
-/// The name of the entry of a service that has a name.
+/// The entry name for the name of a service.
 pub(crate) fn service_entry_name(name: &str) -> String {
     format!("service.{name}")
 }
 
-/// What a process that takes no clients any more is called: the names of its services are their successors' by then.
+/// The entry name of a process that takes no clients any more. By then its successor has the names of its
+/// services.
 pub(crate) fn process_name(pid: u32) -> String {
     format!("process.{pid}")
 }
 
-/// The name of the service whose entry this is.
+/// The name of the service that an entry is for; `None` for other entries.
 pub(crate) fn service_name(name: &str) -> Option<&str> {
     plain_name(name).strip_prefix("service.").filter(|name| !name.is_empty())
 }
 
-/// Behind a name that is taken stands, after this, what tells the two apart.
+/// Separates a plain name from the suffix that makes it unique where the plain name is taken.
 const APART: char = '~';
 
-/// The name to go by where another user, or another network namespace, has the plain one.
+/// The name to use if another user, or an instance in another network namespace, has the plain one.
 pub(crate) fn name_apart(name: &str, uid: u32, namespace: Option<u64>) -> String {
     format!("{name}{APART}{uid}.{}", namespace.unwrap_or(0))
 }
 
-/// The plain name of an entry.
+/// The plain name of an entry, without such a suffix.
 pub(crate) fn plain_name(name: &str) -> &str {
     name.split_once(APART).map_or(name, |(plain, _)| plain)
 }
 
-/// The ports and the address of an entry that goes by them.
+/// The ports and the address of an entry; `None` for other entries.
 pub(crate) fn entry_place(name: &str) -> Option<(RangeInclusive<u16>, Place)> {
     let (ports, place) = plain_name(name).strip_prefix("balance.")?.split_once('.')?;
     let (first, last) = ports.split_once('-').unwrap_or((ports, ports));

@@ -1,4 +1,4 @@
-//! The control socket of an instance: how it is made safely, under which names.
+//! The control socket of an instance: how it is created safely, and under which names.
 //!
 //! Knows: the socket, its mode and group, the names of services. Never: the protocol, commands.
 //! Source: docs/control.md, "Where the socket is".
@@ -21,28 +21,29 @@ use crate::control::peer;
 use crate::handover::message::OfferedControl;
 use crate::spec::ListenSpan;
 
-/// Clients that the kernel keeps waiting for us.
+/// Length of the listen queue of the control socket.
 pub(crate) const BACKLOG: i32 = 64;
-/// Names tried for the socket before it is renamed; more than one only if somebody is in our way on purpose.
+/// How many temporary names are tried before giving up. More than one is needed only if somebody blocks us on
+/// purpose.
 const TEMPORARY_NAMES: u32 = 16;
 
-/// What an endpoint is made from.
+/// What is needed to create an endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointOptions {
-    /// The places to try, in this order.
+    /// The directories to try, in this order.
     pub directories: Vec<Directory>,
-    /// What the services of the instance are found by, one each; at least one.
+    /// The names by which each service of the instance is found; at least one service.
     pub services: Vec<Names>,
-    /// A unix group (name or number) whose members may control the instance too.
+    /// A Unix group (name or number) whose members may control the instance too.
     pub group: Option<String>,
 }
 
-/// What a service is found by.
+/// The names by which a service is found.
 #[derive(Debug, Clone)]
 pub struct Names {
     /// Where it listens; at least one.
     pub listen: Vec<ListenSpan>,
-    /// What it is called, if it has a name.
+    /// Its name, if it has one.
     pub name: Option<String>,
 }
 
@@ -63,7 +64,7 @@ pub enum EndpointError {
     /// The control group does not exist.
     #[error("unknown group {0:?}")]
     UnknownGroup(String),
-    /// No directory will do. The causes, in the order of the directories.
+    /// No directory can be used. The causes, in the order of the directories.
     #[error("cannot make a control socket {}", list(.0))]
     NoDirectory(Vec<(PathBuf, io::Error)>),
 }
@@ -78,24 +79,24 @@ fn list(causes: &[(PathBuf, io::Error)]) -> String {
     }
 }
 
-/// The listening control socket of an instance. Dropped in the process that serves, it is removed; a parent that
-/// forked must leave by `exit`, without dropping it.
+/// The listening control socket of an instance. Dropping it removes its entries, so a parent that has forked
+/// must leave by `exit` without dropping it.
 #[derive(Debug)]
 pub struct Endpoint {
     pub(crate) listener: UnixListener,
     pub(crate) entries: Entries,
-    /// Names that could not be had, and why: the services are there all the same.
+    /// Names that could not be had, and why. The control socket works without them.
     pub(crate) missed: Vec<(PathBuf, io::Error)>,
     pub(crate) owner: u32,
     pub(crate) group_named: bool,
 }
 
 impl Endpoint {
-    /// Makes the socket in the first directory where that is possible. What was left behind by an instance that is
-    /// gone, or planted by somebody else, is replaced; links are never followed.
+    /// Creates the socket in the first directory where that is possible. Entries left behind by an instance
+    /// that is gone, or planted by somebody else, are replaced; links are never followed.
     ///
     /// # Errors
-    /// When an instance of ours answers there, the group is unknown, or no directory will do.
+    /// An instance of ours answers there, the group is unknown, or no directory can be used.
     pub fn bind(options: &EndpointOptions) -> Result<Self, EndpointError> {
         let group = match &options.group {
             None => None,
@@ -112,7 +113,7 @@ impl Endpoint {
                     let mut entries = Entries::of(first.clone(), entry, group);
                     let mut missed = entries.name_all(&names, putting);
                     let owner = peer::own_uid();
-                    // That a directory is not for us is no news; that it is not safe is.
+                    // That we may not use a directory is normal; that it is not safe is reported.
                     missed.extend(causes.into_iter().filter(|(_, cause)| Unsafe::is_cause_of(cause)));
                     return Ok(Self { listener, entries, missed, owner, group_named: group.is_some() });
                 }
@@ -123,10 +124,10 @@ impl Endpoint {
         Err(EndpointError::NoDirectory(causes))
     }
 
-    /// Goes on with the socket of another process, which lets go of it.
+    /// Takes over the socket of another process, which then gives it up.
     ///
     /// # Errors
-    /// None of its names is there any more, or its directory cannot be trusted.
+    /// None of its names exists any more, or its directory cannot be trusted.
     pub fn inherit(listener: OwnedFd, offered: &OfferedControl) -> io::Result<Self> {
         let path = offered.directory.clone();
         let directory = if offered.is_shared { Directory::Shared(path) } else { Directory::Private(path) };
@@ -141,7 +142,7 @@ impl Endpoint {
         })
     }
 
-    /// Where it is: the first of its names.
+    /// The path of its first name; `None` if it has no name any more.
     pub fn path(&self) -> Option<PathBuf> {
         self.entries.path()
     }
@@ -151,33 +152,34 @@ impl Endpoint {
         &self.missed
     }
 
-    /// Removes the entries that still are ours. To be called before the TCP listeners are closed: until then no
+    /// Removes the entries that are still ours. Call this before closing the TCP listeners: until then no
     /// successor can have put its own there.
     pub fn remove(&mut self) {
         self.entries.remove_all();
     }
 }
 
-/// All names that a control socket has, by what each is to be: it may stand beside that where somebody else has it.
+/// The entries of a control socket, by the plain name of each. If somebody else has the plain name, the file
+/// is called differently.
 #[derive(Debug)]
 pub(crate) struct Entries {
     first: String,
     by_name: BTreeMap<String, Entry>,
     /// Names of services that were stopped, the oldest first.
     stopped: VecDeque<String>,
-    /// Where they were that another process has now.
+    /// The directory of the entries that another process has taken over.
     left: Option<Arc<OpenDirectory>>,
-    /// Whose members may control the instance, too.
+    /// The group whose members may control the instance, too.
     group: Option<Gid>,
 }
 
-/// As many names of stopped services are kept.
+/// Maximum number of names of stopped services that are kept.
 const MOST_STOPPED: usize = 256;
-/// What is said of a name that has two owners.
+/// The message for a service name that another instance also has.
 const SHARED: &str = "another instance has a service of this name; commands need the port to tell them apart";
 
 impl Entries {
-    /// The files, and the permissions of those that are still ours.
+    /// The paths of the entries, each with its permissions if it is still ours.
     pub(crate) fn look(&self) -> Vec<(PathBuf, Option<u32>)> {
         let mode = |entry: &Entry| {
             let stat = entry::look(entry.directory(), entry.name()).ok()?;
@@ -204,7 +206,7 @@ impl Entries {
                 Ok(entry) if by_name.values().next().is_none_or(|other| other.is_file_of(&entry)) => {
                     by_name.insert(name.clone(), entry);
                 }
-                // Somebody else has taken the name meanwhile.
+                // Another socket has got this name meanwhile.
                 Ok(entry) => entry.forget(),
                 Err(error) => failure = error,
             }
@@ -220,7 +222,7 @@ impl Entries {
         Ok(Self { first, by_name, stopped, left: None, group })
     }
 
-    /// What another process needs to go on with them.
+    /// What another process needs to take the entries over.
     pub(crate) fn offer(&self, group_named: bool) -> OfferedControl {
         let directory = self.by_name.values().next().map(|entry| entry.directory().path().to_owned());
         OfferedControl {
@@ -232,14 +234,14 @@ impl Entries {
         }
     }
 
-    /// They are another process's from now on.
+    /// Gives the entries up without removing them: another process has them from now on.
     pub(crate) fn forget_all(&mut self) {
         self.left = self.by_name.values().next().map(|entry| Arc::clone(entry.directory()));
         std::mem::take(&mut self.by_name).into_values().for_each(Entry::forget);
         self.stopped.clear();
     }
 
-    /// A new socket beside those that another process has now, with this one name.
+    /// Creates a new socket with this one name, beside the entries that another process has taken over.
     pub(crate) fn begin_apart(&mut self, name: String) -> io::Result<UnixListener> {
         let directory = self.left.take().ok_or(ErrorKind::NotFound)?;
         let (listener, entry, putting) = bind_at(&directory, &name, self.group).map_err(unbound)?;
@@ -249,7 +251,8 @@ impl Entries {
         Ok(listener)
     }
 
-    /// Makes those again that are not there any more. Answers those that could not be had, and why.
+    /// Creates the entries again that were deleted or replaced. Returns those that could not be created, and
+    /// why.
     pub(crate) fn restore(&mut self) -> Vec<(PathBuf, io::Error)> {
         let Some(directory) = self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) else {
             return Vec::new();
@@ -261,7 +264,7 @@ impl Entries {
             .map(|(name, _)| name.clone())
             .collect();
         if lost.len() == self.by_name.len() {
-            // There is no name left to make another one of.
+            // A new name is a link to an existing one, and there is none left.
             return Vec::new();
         }
         for name in &lost {
@@ -270,17 +273,17 @@ impl Entries {
         self.name_all(&lost, Putting::new(&directory))
     }
 
-    /// Is each of its names there still?
+    /// Do all its names still exist?
     pub(crate) fn are_all_there(&self) -> bool {
         self.by_name.values().all(Entry::is_still_ours)
     }
 
-    /// Is none of its names there any more?
+    /// Do none of its names exist any more?
     pub(crate) fn are_all_lost(&self) -> bool {
         self.by_name.values().all(|entry| !entry.is_still_ours())
     }
 
-    /// All its names again, for a new socket. Answers those that could not be had, and why.
+    /// Creates a new socket with all its names. Returns the names that could not be had, and why.
     pub(crate) fn begin_again_all(&mut self) -> io::Result<(UnixListener, Vec<(PathBuf, io::Error)>)> {
         let directory = self.by_name.values().next().map(|entry| Arc::clone(entry.directory()));
         let directory = directory.ok_or(ErrorKind::NotFound)?;
@@ -298,7 +301,7 @@ impl Entries {
         self.by_name.get(&self.first).or_else(|| self.by_name.values().next()).map(Entry::path)
     }
 
-    /// Those with these names.
+    /// The entries with these names.
     pub(crate) fn named<'a>(&'a mut self, names: &[String]) -> impl Iterator<Item = &'a mut Entry> {
         let wanted = |name: &&String| names.contains(name);
         self.by_name.iter_mut().filter(move |(name, _)| wanted(name)).map(|(_, entry)| entry)
@@ -310,13 +313,14 @@ impl Entries {
         self.stopped.clear();
     }
 
-    /// Is this a name that stays when its service is stopped? Where a service listens may be somebody else's next; but a command
-    /// for the name of a service must reach nobody else.
+    /// Does this name stay when its service is stopped? Another program may listen at the service's address
+    /// next, so those names go. A command for the name of a service must reach nobody else, so that name
+    /// stays.
     pub(crate) fn stays(name: &str) -> bool {
         service_name(name).is_some()
     }
 
-    /// Takes these names away, and of those that stay the oldest once there are too many.
+    /// Removes these names. Those that stay are kept, up to a limit; beyond it the oldest goes.
     pub(crate) fn retire(&mut self, names: &[String]) {
         for name in names {
             if !self.by_name.contains_key(name) || self.stopped.contains(name) {
@@ -341,7 +345,7 @@ impl Entries {
         }
     }
 
-    /// A name that stayed is wanted again. Another process may have it by now.
+    /// These names are wanted again. A kept name that another process has taken meanwhile is given up first.
     fn begin_again(&mut self, wanted: &BTreeSet<&String>) {
         let (again, stopped) =
             std::mem::take(&mut self.stopped).into_iter().partition(|name| wanted.contains(name));
@@ -354,8 +358,8 @@ impl Entries {
         }
     }
 
-    /// Makes these its names: those it has not come first, then those go that are not among them. Answers those that could not
-    /// be had, and why.
+    /// Makes these the names of the socket: new ones are added first, then all others go. Returns those that
+    /// could not be had, and why.
     pub(crate) fn become_these(&mut self, names: &[String]) -> Vec<(PathBuf, io::Error)> {
         let Some(directory) = self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) else {
             return Vec::new();
@@ -364,14 +368,15 @@ impl Entries {
         self.begin_again(&wanted);
         let missed = self.name_all(names, Putting::new(&directory));
         let gone: Vec<String> = self.by_name.keys().filter(|name| !wanted.contains(name)).cloned().collect();
-        // Without any name there would be none to make others of.
+        // One name must remain, since new names are links to an existing one.
         if gone.len() < self.by_name.len() {
             self.retire(&gone);
         }
         missed
     }
 
-    /// Makes this its only name. If it cannot be had, none is left, and why is the answer: the others are for a successor.
+    /// Makes this the only name, since the others are for a successor. If it cannot be had, no name is left,
+    /// and the reason is returned.
     pub(crate) fn become_this(&mut self, name: String) -> Option<(PathBuf, io::Error)> {
         let missed = match self.by_name.values().next().map(|entry| Arc::clone(entry.directory())) {
             Some(directory) => self.name_all(std::slice::from_ref(&name), Putting::new(&directory)).pop(),
@@ -383,7 +388,7 @@ impl Entries {
         missed
     }
 
-    /// Gives the socket all these names, and takes away what is left of an instance that had them before.
+    /// Gives the socket all these names, and removes what an earlier instance has left under them.
     fn name_all(&mut self, names: &[String], mut putting: Putting) -> Vec<(PathBuf, io::Error)> {
         let mut missed = Vec::new();
         for name in names {
@@ -422,8 +427,8 @@ fn unbound(error: PutError) -> io::Error {
     }
 }
 
-/// Binds to a name that nobody looks at, listens, and only then gives the socket its first name: a client meets either the
-/// old socket or one that listens.
+/// Binds the socket to a temporary name, listens, and only then gives it its first name. So a client meets
+/// either the old socket or one that listens.
 fn bind_in(
     directory: &Directory,
     name: &str,
@@ -465,7 +470,7 @@ fn bind_temporary(directory: &OpenDirectory, name: &str, mode: RawMode) -> io::R
         let (address, is_direct) = address_in(directory, &temporary)?;
         match bind_with_mode(&socket, &address, mode) {
             Ok(()) => return Ok((socket, temporary)),
-            // No /proc to get there by.
+            // There is no /proc to reach the directory by its descriptor.
             Err(error) if error.kind() == ErrorKind::NotFound && !is_direct => {
                 return Err(too_long(directory));
             }
@@ -477,8 +482,8 @@ fn bind_temporary(directory: &OpenDirectory, name: &str, mode: RawMode) -> io::R
     Err(in_the_way)
 }
 
-/// The address of a socket in the directory, and whether it is by the directory's own path. One that is too long for an
-/// address is reached by our descriptor of the directory.
+/// The address of a socket in the directory, and whether it uses the directory's own path. If that is too
+/// long for an address, the path goes through our descriptor of the directory.
 fn address_in(directory: &OpenDirectory, name: &str) -> io::Result<(SockAddr, bool)> {
     if let Ok(address) = SockAddr::unix(directory.path().join(name)) {
         return Ok((address, true));
@@ -494,17 +499,17 @@ fn too_long(directory: &OpenDirectory) -> io::Error {
     ))
 }
 
-/// Binds so that the file has this mode from the first moment.
+/// Binds so that the socket's file has this mode from the first moment.
 fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Result<()> {
     if cfg!(all(target_os = "linux", not(portable))) {
-        // Here the file takes its mode from the socket, and the umask can only narrow it.
+        // On Linux the file gets the mode of the socket, and the umask can only narrow it.
         rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?;
         if mode & 0o077 == 0 {
             return socket.bind(address);
         }
     }
-    // The umask is a thing of the whole process. The program binds before it has threads; whoever else does it in several
-    // at once takes turns.
+    // The umask belongs to the whole process. The program binds before it has threads; callers with several
+    // threads take turns here.
     static UMASK: Mutex<()> = Mutex::new(());
     let _turn = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
     let before = rustix::process::umask(Mode::from_raw_mode(0o777 & !mode));
@@ -513,12 +518,12 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: RawMode) -> io::Res
     bound
 }
 
-/// Is there such a unix group? A number always is one.
+/// Does this Unix group exist? A number is always accepted.
 pub fn is_group(name: &str) -> bool {
     group_id(name).is_some()
 }
 
-/// The number of a unix group. `None`: there is none of this name.
+/// The number of a Unix group; `None`: there is no group of this name.
 pub fn group_number(name: &str) -> Option<u32> {
     group_id(name).map(Gid::as_raw)
 }

@@ -1,7 +1,8 @@
-//! Names in a run directory: how one is put there safely, hidden and taken away, and who is found behind it.
+//! Names in a run directory: how an entry is created, hidden and removed safely, and how to find out who
+//! listens there.
 //!
-//! Knows: sockets as files, their owners and modes, what other users may do in a directory that all may write to. Never:
-//! how a socket is made, which names an instance has, commands.
+//! Knows: sockets as files, their owners and modes, what other users may do in a directory that all may write
+//! to. Never: how a socket is made, which names an instance has, commands.
 //! Source: docs/control.md, "Where the socket is".
 
 use std::collections::hash_map::RandomState;
@@ -22,19 +23,19 @@ use crate::control::patience::Patient;
 use crate::control::peer;
 use crate::control::wire::{Greeting, LineRead, LineReader, Status, printable};
 
-/// How long an instance of ours may take to say who it is, ...
+/// How long an instance of ours may take to send its greeting.
 const HELLO: Duration = Duration::from_secs(1);
-/// ... and how long it may take to let us in.
+/// How long connecting to an instance of ours may take.
 const KNOCK: Duration = Duration::from_millis(200);
 
-/// A file, whatever it is called.
+/// A file, whatever its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FileId {
     device: u64,
     number: u64,
 }
 
-/// What is known of an entry without touching it. Links are not followed.
+/// What is known of an entry without opening it. Links are not followed.
 pub(crate) struct EntryStat {
     pub(crate) file: FileId,
     pub(crate) owner: u32,
@@ -52,7 +53,7 @@ impl EntryStat {
     }
 }
 
-// The widths of these differ between systems.
+// The widths of these types differ between systems.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, clippy::useless_conversion)]
 impl From<rustix::fs::Stat> for EntryStat {
     fn from(stat: rustix::fs::Stat) -> Self {
@@ -65,26 +66,26 @@ impl From<rustix::fs::Stat> for EntryStat {
     }
 }
 
-/// What a name means just now.
+/// Looks up what a name means now.
 pub(crate) fn look(directory: &OpenDirectory, name: &str) -> io::Result<EntryStat> {
     Ok(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
 }
 
-/// A name in a directory that is ours as long as it is the same file.
+/// A name in a directory. It is ours as long as it still means the same file. Dropping it removes the name.
 pub(crate) struct Entry {
     directory: Arc<OpenDirectory>,
     /// Its name now.
     name: String,
-    /// Its name while it is not hidden.
+    /// Its plain name while it is hidden; `None` while it is not.
     shown: Option<String>,
     file: Option<FileId>,
 }
 
 impl Entry {
-    /// The name that a socket has just been bound to. Gone when this is dropped.
+    /// The name that a socket has just been bound to.
     ///
     /// # Errors
-    /// It is not there.
+    /// It does not exist.
     pub(crate) fn of_socket(directory: &Arc<OpenDirectory>, name: String) -> io::Result<(Self, EntryStat)> {
         let seen = look(directory, &name)?;
         Ok((Self { directory: Arc::clone(directory), name, shown: None, file: Some(seen.file) }, seen))
@@ -102,7 +103,7 @@ impl Entry {
         self.directory.path().join(self.shown.as_ref().unwrap_or(&self.name))
     }
 
-    /// One more name for the same file. `EXIST`: it is taken.
+    /// Makes a second name for the same file. `EXIST`: the name is taken.
     fn link(&self, name: &str) -> rustix::io::Result<Self> {
         let (fd, none) = (&self.directory, AtFlags::empty());
         rustix::fs::linkat(fd, self.name.as_str(), fd, name, none)?;
@@ -110,15 +111,15 @@ impl Entry {
         Ok(Self { directory, name: name.to_owned(), shown: None, file: self.file })
     }
 
-    /// Gives it another name, in place of whatever was there. A directory that somebody planted is moved aside, where we
-    /// may do that; links are replaced, and not followed.
+    /// Renames it, replacing what is there. A directory that somebody planted is moved aside, if we may;
+    /// links are replaced, not followed.
     fn rename(&mut self, to: &str) -> io::Result<()> {
         let fd = &self.directory;
         match rustix::fs::renameat(fd, self.name.as_str(), fd, to) {
             Ok(()) => {}
             Err(rustix::io::Errno::ISDIR | rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {
                 exchange(fd, &self.name, to)?;
-                // One that is not empty stays under a name that nobody looks at.
+                // A directory that is not empty stays under a name that nobody looks at.
                 let _ = rustix::fs::unlinkat(fd, self.name.as_str(), AtFlags::REMOVEDIR);
             }
             Err(error) => return Err(error.into()),
@@ -127,12 +128,12 @@ impl Entry {
         Ok(())
     }
 
-    /// Has nobody put another file in its place?
+    /// Does the name still mean our file?
     pub(crate) fn is_still_ours(&self) -> bool {
         look(&self.directory, &self.name).is_ok_and(|seen| Some(seen.file) == self.file)
     }
 
-    /// Takes the entry out of sight, so that no client finds it any more, but [`Entry::show`] can bring it back.
+    /// Renames the entry so that no client finds it any more. [`Entry::show`] brings it back.
     pub(crate) fn hide(&mut self) {
         let name = self.name.clone();
         if self.shown.is_none() && self.is_still_ours() && self.rename(&unlikely_name(&name)).is_ok() {
@@ -140,19 +141,20 @@ impl Entry {
         }
     }
 
-    /// Undoes [`Entry::hide`]; if somebody took the name meanwhile, by a name beside it.
+    /// Undoes [`Entry::hide`]. If the name was taken meanwhile, the entry gets one beside it.
     pub(crate) fn show(&mut self) {
         let Some(name) = self.shown.take() else { return };
         if self.is_still_ours() && self.rename(&name).is_err() {
-            // If that cannot be, either, it stays hidden: there is no name left that somebody would look for.
+            // If this fails, too, the entry stays hidden: there is no other name by which somebody would look
+            // for it.
             let _ = self.rename(&beside(&name, true));
         }
     }
 
-    /// A name that the process before had for this socket; its file is called `file` just now.
+    /// Takes over a name that the previous process had for this socket. Its file is called `file` now.
     ///
     /// # Errors
-    /// It is not there, or not a socket of ours.
+    /// It does not exist, or is not a socket of ours.
     pub(crate) fn inherit(directory: &Arc<OpenDirectory>, file: &str) -> io::Result<Self> {
         let (entry, seen) = Self::of_socket(directory, file.to_owned())?;
         if seen.is_socket() && seen.is_own() {
@@ -162,20 +164,20 @@ impl Entry {
         Err(io::Error::other("the socket's file is not as it was made"))
     }
 
-    /// It is another process's from now on.
+    /// Gives the name up without removing it: another process has it from now on.
     pub(crate) fn forget(mut self) {
         self.file = None;
     }
 
-    /// Is it the same file?
+    /// Are both names of the same file?
     pub(crate) fn is_file_of(&self, other: &Self) -> bool {
         self.file == other.file
     }
 
-    /// Takes the name away, if it still is ours.
+    /// Removes the name if it is still ours.
     pub(crate) fn remove(&mut self) {
         if self.is_still_ours() {
-            // Nothing can be done about a failure, and an entry that nobody listens on does no harm.
+            // A failure cannot be helped, and an entry that nobody listens on does no harm.
             let _ = rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
         }
         self.file = None;
@@ -201,14 +203,15 @@ fn exchange(fd: &OpenDirectory, one: &str, other: &str) -> io::Result<()> {
     Ok(rustix::fs::renameat_with(fd, one, fd, other, rustix::fs::RenameFlags::EXCHANGE)?)
 }
 
-/// Elsewhere nothing can be put in a directory's place in one step.
+/// Other systems have no call that exchanges two names in one step.
 #[cfg(not(target_os = "linux"))]
 fn exchange(_: &OpenDirectory, _: &str, _: &str) -> io::Result<()> {
     Err(ErrorKind::IsADirectory.into())
 }
 
-/// Takes away a name of a file of ours that nobody listens on any more. A successor may have put its own there since it was
-/// looked at, so what it means is looked at again where nobody can change that.
+/// Removes a name of a file of ours that nobody listens on any more. A successor may have put its own there
+/// since we looked. So the name is moved aside first, where nobody can change it, and looked at again.
+/// Returns whether it was removed.
 pub(crate) fn clear(directory: &OpenDirectory, name: &str, dead: FileId) -> bool {
     let aside = unlikely_name(name);
     let none = AtFlags::empty();
@@ -217,13 +220,13 @@ pub(crate) fn clear(directory: &OpenDirectory, name: &str, dead: FileId) -> bool
     }
     let is_dead = look(directory, &aside).is_ok_and(|seen| seen.file == dead);
     if !is_dead && rustix::fs::linkat(directory, aside.as_str(), directory, name, none).is_err() {
-        // Yet another one is there by now, or it is nothing that can be linked.
+        // Yet another file has the name by now, or this one cannot be linked.
         return false;
     }
     rustix::fs::unlinkat(directory, aside.as_str(), none).is_ok() && is_dead
 }
 
-/// The process that made up an [`unlikely_name`].
+/// The id of the process that made an [`unlikely_name`].
 pub(crate) fn maker(name: &str) -> Option<u32> {
     name.rsplit('.').nth(1)?.parse().ok()
 }
@@ -238,13 +241,13 @@ fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// The name beside a plain one: the usual one, or one that cannot be foreseen.
+/// A name to use instead of a plain one that is taken: the usual one, or one that cannot be foreseen.
 fn beside(plain: &str, is_unlikely: bool) -> String {
     let usual = name_apart(plain_name(plain), peer::own_uid(), peer::own_namespace());
     if is_unlikely { format!("{usual}.{:08x}", random() as u32) } else { usual }
 }
 
-/// Why an entry cannot be made.
+/// Why an entry cannot be created.
 #[derive(Debug)]
 pub(crate) enum PutError {
     /// An instance of ours, in our network namespace, answers there.
@@ -252,23 +255,24 @@ pub(crate) enum PutError {
     Io(io::Error),
 }
 
-/// Who is found behind a name.
+/// Who answers under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occupant {
-    /// Nobody who has a right to it: what is there may be replaced.
+    /// Nobody who has a right to the name: what is there may be replaced.
     Nobody,
     /// An instance of ours in our network namespace.
     Ours,
-    /// An instance in another network namespace, where the same address and port are others.
+    /// An instance in another network namespace, where the same address and port mean something else.
     Elsewhere,
 }
 
-/// Puts names of one socket into one directory.
+/// Creates names of one socket in one directory.
 pub(crate) struct Putting {
     directory: Arc<OpenDirectory>,
-    /// Who was found behind the file met last: one file may have thousands of names.
+    /// Who answered at the file met last: one file may have thousands of names.
     last: Option<(FileId, Occupant)>,
-    /// Somebody let us wait for nothing. Once is enough: there may be thousands of such entries.
+    /// Whether a socket of another user has made us wait in vain. Then no other such socket is asked, since
+    /// there may be thousands.
     is_tired: bool,
     /// Files of ours that nobody listens on any more, and that have other names.
     dead: Vec<FileId>,
@@ -279,13 +283,14 @@ impl Putting {
         Self { directory: Arc::clone(directory), last: None, is_tired: false, dead: Vec::new() }
     }
 
-    /// Gives `entry`, which so far has a name that nobody looks at, this plain name; or, where somebody else has that (an
-    /// entry of another user that must not be touched, an instance in another network namespace), one beside it.
+    /// Renames `entry`, which has a temporary name so far, to this plain name. If somebody else has that (an
+    /// entry of another user that must not be touched, or an instance in another network namespace), it gets
+    /// a name beside it.
     pub(crate) fn rename(&mut self, entry: &mut Entry, plain: &str) -> Result<(), PutError> {
         self.put(plain, |name| entry.rename(name))
     }
 
-    /// One more name for it, or one beside that.
+    /// Makes one more name for it, or one beside that.
     pub(crate) fn link(&mut self, original: &Entry, plain: &str) -> Result<Entry, PutError> {
         match original.link(plain) {
             Ok(entry) => return Ok(entry),
@@ -302,8 +307,9 @@ impl Putting {
         made.ok_or_else(|| PutError::Io(ErrorKind::Other.into()))
     }
 
-    /// The name of a service, which another instance of ours answers to. If that one has stopped its service, we take the name;
-    /// else ours stands beside it, and clients find both. `true`: it does.
+    /// Handles the name of a service that another instance of ours has. If that instance has stopped the
+    /// service, we take the name. Else ours gets a name beside it, clients find both, and the result is
+    /// `true`.
     pub(crate) fn share(&mut self, original: &Entry, plain: &str) -> io::Result<(Entry, bool)> {
         let is_served = self.is_served(plain).unwrap_or(true);
         let name = if is_served { beside(plain, true) } else { plain.to_owned() };
@@ -312,7 +318,7 @@ impl Putting {
         Ok((entry, is_served))
     }
 
-    /// Does whoever is found behind the name of a service still serve it?
+    /// Does the instance with this service name still serve the service?
     fn is_served(&self, plain: &str) -> io::Result<bool> {
         let (mut stream, _) = connect(&self.directory, plain, KNOCK)?;
         let mut lines = LineReader::new(BufReader::new(Patient::new(&stream, HELLO)?));
@@ -327,8 +333,8 @@ impl Putting {
         }
     }
 
-    /// Takes away the other names of what was found dead. A socket's file is never listened on again, so nobody can come to
-    /// life meanwhile.
+    /// Removes the other names of the sockets found dead. Nobody can listen on a socket's file again, so none
+    /// of them can come back to life meanwhile.
     pub(crate) fn sweep(self) {
         if self.dead.is_empty() {
             return;
@@ -355,7 +361,7 @@ impl Putting {
                     Err(error) => error,
                 },
             };
-            // The first error is the one that the operator can do something about.
+            // The operator can do something about the first error.
             failure.get_or_insert(error);
         }
         Err(PutError::Io(failure.unwrap_or_else(|| ErrorKind::AddrInUse.into())))
@@ -377,7 +383,7 @@ impl Putting {
         }
         let (stream, _) = match connect(&self.directory, name, KNOCK) {
             Ok(connected) => connected,
-            // Alive, but its backlog is full: all that is known is whose file it is.
+            // It is alive, but its listen queue is full. So only the owner of the file is known.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.is_tired |= !seen.is_own();
                 return if seen.is_own() { Occupant::Ours } else { Occupant::Nobody };
@@ -403,7 +409,8 @@ impl Putting {
     }
 }
 
-/// Where the instance that let us in says it listens.
+/// The network namespace that the instance names in its greeting; `None`: its greeting is none or has no
+/// namespace.
 fn namespace_of(stream: &UnixStream) -> io::Result<Option<u64>> {
     match LineReader::new(BufReader::new(Patient::new(stream, HELLO)?)).read()? {
         LineRead::Whole(line) => {
@@ -413,8 +420,8 @@ fn namespace_of(stream: &UnixStream) -> io::Result<Option<u64>> {
     }
 }
 
-/// A connection to whoever listens at this entry, and the mode of its file. A server that takes longer than `patience`
-/// to let us in is [`ErrorKind::WouldBlock`].
+/// Connects to the socket of this entry. Also returns the mode of its file. If the server takes longer than
+/// `patience` to accept, the error is [`ErrorKind::WouldBlock`].
 pub(crate) fn connect(
     directory: &OpenDirectory,
     name: &str,
@@ -431,7 +438,7 @@ pub(crate) fn connect(
         None => Err(ErrorKind::NotFound.into()),
     };
     match connected {
-        // No /proc here.
+        // There is no /proc here.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             socket.connect(&SockAddr::unix(directory.path().join(name))?)?;
         }
@@ -441,8 +448,8 @@ pub(crate) fn connect(
     Ok((UnixStream::from(OwnedFd::from(socket)), seen.mode))
 }
 
-/// Holds on to what is there, so that what is connected to is what was looked at: in a directory that all may write to,
-/// somebody may put a link in its place meanwhile, and connect(2) follows links.
+/// Holds the file open, so that we connect to the file that we looked at. In a directory that all may write
+/// to, somebody may put a link in its place meanwhile, and connect(2) follows links.
 #[cfg(target_os = "linux")]
 fn hold(directory: &OpenDirectory, name: &str) -> io::Result<(EntryStat, Option<OwnedFd>)> {
     use rustix::fs::{Mode, OFlags};
@@ -456,7 +463,7 @@ fn hold(directory: &OpenDirectory, name: &str) -> io::Result<(EntryStat, Option<
     Ok((look(directory, name)?, None))
 }
 
-/// A path to what a descriptor holds.
+/// A path to the file of a descriptor.
 pub(crate) fn own_descriptor(held: impl AsFd) -> PathBuf {
     use std::os::fd::AsRawFd;
     Path::new("/proc/self/fd").join(held.as_fd().as_raw_fd().to_string())

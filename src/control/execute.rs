@@ -1,7 +1,7 @@
-//! A command carried out: names looked up first, then one edit of the table, then a [`Reply`].
+//! Carries a command out: looks names up first, then makes one edit of the table, then returns a [`Reply`].
 //!
-//! Knows: the edits of `Table`, the session's current group, a resolver that is handed in. Never: who asked, how the
-//! answer is printed, sockets.
+//! Knows: the edits of `Table`, the session's current group, a resolver that is handed in. Never: who asked,
+//! how the answer is printed, sockets.
 //! Source: docs/control.md, "Commands".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -37,65 +37,69 @@ impl Default for Session {
     }
 }
 
-/// A command whose address, if it has one, has been looked up. A failed lookup travels inside, so that the order of
-/// the checks, and with it of the answers, is decided in [`apply`].
+/// A command whose address, if it has one, has been looked up. A failed lookup is carried along, so that
+/// [`apply`] decides the order of the checks, and with it which error is reported.
 #[derive(Debug)]
 pub struct PreparedCommand {
     command: Command,
     addresses: Option<Addresses>,
 }
 
-/// The outcome of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// Done, nothing to say.
     Done,
     /// The session ends.
     Quit,
-    /// The service is to be stopped, and what is left of it closed after so long; the door that carries it out answers with
-    /// one of the next two.
+    /// The service must be stopped, and its connections closed after this time. The caller does that and
+    /// answers with one of the next two.
     Kill(Option<Duration>),
-    /// The instance serves no more.
+    /// The instance has stopped serving.
     ShutdownComplete,
     /// The instance could not be stopped.
     ShutdownFailed,
     /// All channels.
     Table(Snapshot),
-    /// `status`: the same, as seen by an operator, what is otherwise than the file has it, and what came from another process.
+    /// The answer to `status`: the channels, the sections of the file, what differs from the file, and what
+    /// was taken over from another process.
     Status(Snapshot, Vec<Section>, Vec<String>, Option<CarriedCount>),
-    /// The data plane has to do it, or to be asked; the door that took the command knows what to answer then.
+    /// The data plane has to do it or be asked. The caller that took the command does that and makes the
+    /// answer.
     Pending(Effect),
-    /// A channel takes no more connections, and has so many.
+    /// A channel takes no new connections, and has this many.
     Draining(ChannelId, u32),
-    /// A channel has no connections.
+    /// A channel has no connections any more.
     Idle(ChannelId),
-    /// A channel still has so many connections, and the time is over.
+    /// A channel still has this many connections, and the time is over.
     StillBusy(ChannelId, u32),
-    /// So many connections of a channel were closed.
+    /// This many connections of a channel were closed.
     Kicked(ChannelId, usize),
-    /// A channel is gone.
+    /// A channel was removed.
     Removed(ChannelId),
     /// A channel has a new weight.
     WeightChanged(ChannelId, Weight),
     /// Connections.
     Sessions(Vec<SessionSnapshot>),
-    /// Connections that have ended, the last one last.
+    /// Connections that have ended, the latest last.
     Ended(Vec<EndedSnapshot>),
     /// One connection was closed.
     SessionClosed(u64),
-    /// Nobody is let in from a network for so long, and so many connections were closed.
+    /// Clients from a network are refused, for this time or (`None`) until `undeny`; and how many connections
+    /// were closed, if that was asked for.
     NetDenied(IpNet, Option<Duration>, Option<usize>),
     /// A network is not denied any more.
     NetAllowed(IpNet),
     /// A network was not denied.
     NotDenied(IpNet),
-    /// So many networks are denied, and there may be no more.
+    /// This many networks are denied, which is the maximum.
     TooManyDenied(usize),
-    /// What is wrong with a word that should be a network.
+    /// A word is not a network. The text says why.
     NoNetwork(String),
-    /// Networks that are denied: the service that they are for, if there are several, and how much longer they are.
+    /// Denied networks: the service of each if there are several, and the time that is left (`None`: until
+    /// `undeny`).
     Denied(Vec<(Option<String>, IpNet, Option<Duration>)>),
-    /// Names were looked up; `None`: not all answers have come yet.
+    /// Names were looked up, with these results; `None`: not all answers have come yet.
     LookedUp(Option<Vec<ResolvedName>>),
     /// A command line.
     CommandLine(String),
@@ -109,17 +113,17 @@ pub enum Reply {
     Reassigned,
     /// A channel takes no more connections.
     Disabled(ChannelId),
-    /// The same, and its connections are to be closed.
+    /// A channel takes no more connections, and its connections are to be closed.
     DisabledHard(ChannelKey),
-    /// A channel was disabled before.
+    /// A channel is disabled already.
     AlreadyDisabled(ChannelId),
-    /// A channel takes connections.
+    /// A channel takes connections again.
     Enabled(ChannelId),
-    /// A channel was enabled before.
+    /// A channel is enabled already.
     AlreadyEnabled(ChannelId),
     /// The counters of a channel are zero.
     CountersReset(ChannelId),
-    /// A channel has a new limit, 0 = none.
+    /// A channel has a new limit; 0 = no limit.
     MaxcChanged(ChannelId, u32),
     /// A group has this policy now.
     PolicySet(GroupId, Policy),
@@ -127,7 +131,7 @@ pub enum Reply {
     MrtgBytes(GroupId, Box<ChannelSnapshot>),
     /// The connection counter for MRTG.
     MrtgConns(GroupId, Box<ChannelSnapshot>),
-    /// No command, or not its arguments.
+    /// The text is not a command, or its arguments are wrong.
     NoCommand(SyntaxError),
     /// The current group has no channel of this number (`disable`, `enable`, `reset`).
     NoSuchChannel(Number),
@@ -135,153 +139,153 @@ pub enum Reply {
     UnknownChannel,
     /// There is no such group.
     UnknownGroup,
-    /// Not a possible group.
+    /// The number is not possible for a group.
     OutOfRange,
-    /// The address cannot be one, or could not be looked up.
+    /// The word is not an address, or its name could not be looked up.
     InvalidAddress,
-    /// An enabled channel keeps its address.
+    /// Only a disabled channel can get another address.
     MustBeDisabled,
     /// An enabled channel, or one with connections, cannot be removed.
     MustBeUnused,
-    /// Options that no channel has; what is wrong.
+    /// The options of the channel are wrong. The text says why.
     WrongOptions(String),
-    /// The weights of these channels come from the records of their name.
+    /// The weights of this name's channels come from its DNS records and cannot be set.
     WeightOfRecords(ChannelId),
-    /// Not a possible weight.
+    /// The number is not possible for a weight.
     WeightOutOfRange,
     /// There is no such policy.
     UnknownPolicy,
     /// There is no connection of this number.
     NoSuchSession(Number),
-    /// All channel numbers of the group are taken.
+    /// The group has no number left for another channel.
     NoSlot,
     /// The services of the process.
     Services(Vec<ServiceSnapshot>),
-    /// The session's service is this one now, if there are several.
+    /// The session's current service; its label is printed only if there are several.
     Using(String),
-    /// No service of the process is meant by the word.
+    /// No service of the process matches the word.
     UnknownService(String),
-    /// Several services are.
+    /// Several services match the word. These are their labels.
     SeveralServices(Vec<String>),
-    /// The files were read again: what has changed.
+    /// The files were read again. The lines say what has changed.
     Reloaded(Vec<String>),
-    /// The access log was opened again, or why not; `None`: there is none.
+    /// The access log was opened again, or why it could not be; `None`: there is no access log.
     Reopened(Option<Result<(), String>>),
-    /// Nothing has changed: something is wrong with the files.
+    /// Nothing has changed, because something is wrong with the files. The text says what.
     NotReloaded(String),
-    /// Clients wait for a channel, or for all, from now on; or they did so already.
+    /// New clients wait for a channel, or (`None`) for all; and whether they did so already.
     Paused(Option<ChannelId>, Already),
-    /// They do not any more, and so many wait for one channel or another; or they did not before.
+    /// They do not wait any more; whether they did before; and how many clients are in the wait queue now.
     Resumed(Option<ChannelId>, Already, usize),
-    /// Another process serves now: what was handed over to it.
+    /// Another process serves now. The text says what was handed over to it.
     Upgraded(String),
-    /// This process goes on: why no other one has taken over.
+    /// This process goes on. The text says why no other one has taken over.
     NotUpgraded(String),
-    /// What usually goes wrong, as far as it does.
+    /// The findings of `doctor`.
     Doctor(Diagnosis),
     /// Which services are ready for clients, and why others are not.
     ReadyState(Vec<ReadyState>),
-    /// Only root and the user of the instance, by this number, may say which program takes its place.
+    /// Only root and the user of the instance (this user id) may choose the program that takes its place.
     NotYourProgram(u32),
-    /// Nothing is changed while another process takes over.
+    /// Nothing can be changed while another process takes over.
     HandingOver,
     /// Another process has taken over since this session began.
     HandedOver,
-    /// Why a tap shows no more of a connection.
+    /// The tap of this connection has ended, and why.
     TapOver(u64, TapStop),
-    /// Only root and the user of the instance, by this number, may see what clients send.
+    /// Only root and the user of the instance (this user id) may see what clients send.
     NotYourTap(u32),
-    /// So many taps are open, and there may not be more.
+    /// This many taps are open, which is the maximum.
     TooManyTaps(usize),
-    /// Whoever asks has to write the file.
+    /// The program that asks has to write the file, not the instance.
     NoTapFile,
-    /// What is asked for is made by the program that asks, at a terminal.
+    /// The command needs a terminal: the program that asks carries it out.
     NeedsTerminal,
     /// Events, oldest first.
     Events(Vec<PastEvent>),
-    /// Debug events are logged from now on, or not.
+    /// Whether debug messages are logged now.
     Debug(bool),
-    /// The same as one of the others, in JSON.
+    /// One of the other answers, in JSON.
     Json(Box<Document>),
-    /// An error that is told to somebody who has asked for JSON.
+    /// An error, in JSON because the command asked for that.
     JsonError(Box<Self>),
 }
 
-/// Was it as wanted before?
+/// Whether a setting was as wanted before the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Already {
     /// It was.
     So,
-    /// It has changed.
+    /// It was not, and has changed.
     Not,
 }
 
-/// What is left to do for the door that took the command, outside the table's lock.
+/// What the caller that took the command still has to do, without the table's lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// End this session.
     Quit,
-    /// `show`: tell of all channels. Left to the door, since so many are not looked at under one lock.
+    /// Answer `show`. This is left to the caller because so many channels are not looked at under one lock.
     Show(Form),
-    /// `status`: the same.
+    /// Answer `status`; left to the caller for the same reason.
     Status(Form),
-    /// Stop the service, then answer; what is left of it is closed after so long.
+    /// Stop the service, close its connections after this time (`None`: never), and answer.
     Kill(Option<Duration>),
     /// Close the connections of a channel.
     CloseConnections(ChannelKey),
-    /// The same, and tell how many there were.
+    /// Close the connections of a channel and report how many there were.
     Kick(ChannelKey),
-    /// Wait until a channel has no connections; `None` = as long as it takes.
+    /// Wait until a channel has no connections, at most for this time; `None` = without a limit.
     Wait(ChannelKey, Option<Duration>),
-    /// Ask for all connections, or those of a channel.
+    /// List all connections, or those of a channel.
     Sessions(Option<ChannelKey>, Form),
-    /// Show the last so many connections that have ended.
+    /// List this many of the connections that ended last.
     Ended(usize, Form),
     /// Close one connection.
     CloseSession(u64),
     /// Make the command line of the instance as it is now.
     Save,
-    /// Tell of all services.
+    /// Describe all services.
     Services(Form),
     /// Change the session's service.
     Use(String),
-    /// Look whether the current service has a usable channel; `true`: whether all have.
+    /// Report whether the current service has a usable channel; `true`: whether each service has one.
     Ready(bool),
-    /// Read the files again; `true`: what operators have changed goes.
+    /// Read the files again; `true`: also drop what operators have changed.
     Reload(bool),
     /// Open the access log again.
     Reopen,
-    /// Hand everything over to a new process, of the program at this path; `None`: of our own.
+    /// Hand everything over to a new process that runs the program at this path; `None`: our own program.
     Upgrade(Option<Vec<u8>>),
-    /// Tell of the last events, so many of them.
+    /// Show this many of the last events.
     Events(usize, Form),
-    /// Look for what usually goes wrong, in all services or in the one that is meant.
+    /// Look for common problems in all services, or in the one that this word names.
     Doctor(Option<String>, Form),
-    /// Log debug events from now on, or not; and tell whether they are.
+    /// Switch debug messages on or off, or leave them (`None`); and report the setting.
     Debug(Option<bool>),
-    /// Let nobody in from a network for so long, and close the connections that come from there; `all`: in all services.
+    /// Refuse clients from a network.
     Deny {
         /// The network.
         net: IpNet,
-        /// `None`: until it is ended.
+        /// For how long; `None`: until `undeny`.
         time: Option<Duration>,
-        /// Close connections.
+        /// Also close the connections that come from there.
         kick: bool,
-        /// In all services.
+        /// In all services, not only in the current one.
         all: bool,
     },
-    /// End that.
+    /// End a `deny` of this network; `true`: in all services.
     Undeny(IpNet, bool),
-    /// Say what is denied, in the service or in all.
+    /// List what is denied in the current service; `true`: in all services.
     Denied(bool),
-    /// Look up the names of all channels, or of one, and tell what was found.
+    /// Look up the names of all channels, or of one, and report what was found.
     Resolve(Option<ChannelKey>),
-    /// Show what the connection of this number carries.
+    /// Show what the connection with this number carries.
     Tap(u64, TapBounds, TapForm),
 }
 
 impl Reply {
-    /// What is left to do.
+    /// What the caller still has to do for this reply; `None`: nothing.
     pub fn effect(&self) -> Option<Effect> {
         match self {
             Self::Quit => Some(Effect::Quit),
@@ -293,18 +297,20 @@ impl Reply {
     }
 }
 
-/// Looks up the address of a command that has one. May take as long as the resolver does: the table is not involved.
+/// Looks up the address of a command that has one. This can take as long as the resolver takes, and does not
+/// touch the table.
 pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> PreparedCommand {
     let target = match &command {
         Command::Create { target, .. } | Command::Assign { target, .. } => target.as_ref(),
         _ => None,
     };
-    // The language has one answer for every cause of a failed lookup, `invalid address`, so the cause ends here.
+    // The command language has one answer for every failed lookup, `invalid address`, so the cause is dropped
+    // here.
     let addresses = target.and_then(|target| resolve(target).ok());
     PreparedCommand { command, addresses }
 }
 
-/// Carries a command out. Runs under the table's lock: nothing in here waits.
+/// Carries a command out. Runs under the table's lock, so nothing in here waits.
 pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table) -> Reply {
     let group = session.group;
     let PreparedCommand { command, addresses } = prepared;
@@ -334,8 +340,9 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             None => Reply::NoSuchChannel(channel),
         },
         Command::Enable(channel) => match find(group, &channel, table) {
-            // Whoever enables one that is left alone for closing its connections at once says that it serves.
-            // And whoever enables a word wants all of its channels.
+            // Such a channel is enabled already, but may be left alone for closing connections at once:
+            // `enable` ends that. If the channel stands for a set, `enable` also brings back its removed
+            // members.
             Some((key, before))
                 if before.state == AdminState::Enabled
                     && !(table.end_rest(key) || table.bring_all_back(key)) =>
@@ -347,7 +354,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
                 table.bring_all_back(key);
                 edited(table.set_state(key, AdminState::Enabled).map(drop), Reply::Enabled(key.channel))
             }
-            // One of a set that was taken away keeps its number.
+            // A member of a set that was removed keeps its number.
             None => match number_in(group, &channel).and_then(|key| table.bring_back(key)) {
                 Some(key) => Reply::Enabled(key.channel),
                 None => Reply::NoSuchChannel(channel),
@@ -454,7 +461,7 @@ fn already(was_so: bool) -> Already {
     if was_so { Already::So } else { Already::Not }
 }
 
-/// The channel that a typed number means.
+/// The channel of the current group that a typed number means.
 fn find(group: GroupId, number: &Number, table: &Table) -> Option<(ChannelKey, ChannelSnapshot)> {
     let key = number_in(group, number)?;
     table.channel(key).map(|snapshot| (key, snapshot))
@@ -483,7 +490,7 @@ fn create(
     match (manner, addresses) {
         (Err(why), _) => Reply::WrongOptions(why),
         (_, None) => Reply::InvalidAddress,
-        // It starts disabled, so that nobody is sent to an address with a typing error in it.
+        // A new channel starts disabled, so that a typing error in its address costs no client.
         (Ok(manner), Some(addresses)) => {
             let made = table.create(group, addresses, None, AdminState::Disabled);
             let set = made.and_then(|channel| table.set_manner(ChannelKey { group, channel }, manner));
@@ -507,9 +514,9 @@ fn assign(
 
 fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -> Reply {
     let (after, reply) = match (before, hard) {
-        // A channel disabled hard is not made softer by disabling it again.
+        // Disabling again does not change `DisabledHard` to the softer state.
         (AdminState::DisabledHard, _) | (AdminState::Disabled, false) => {
-            // If it was `-a` that disabled it, the operator has now.
+            // If `-a` disabled it, it counts as disabled by the operator from now on.
             return edited(table.set_state(key, before).map(drop), Reply::AlreadyDisabled(key.channel));
         }
         (AdminState::Enabled, false) => (AdminState::Disabled, Reply::Disabled(key.channel)),
@@ -520,12 +527,13 @@ fn disable(key: ChannelKey, before: AdminState, hard: bool, table: &mut Table) -
     edited(table.set_state(key, after).map(drop), reply)
 }
 
-/// As `disable`, but it tells how much there is to wait for, and is no error on a channel that is disabled already.
+/// Like `disable`, but the answer says how many connections are left, and a channel that is already disabled
+/// is no error.
 fn drain(key: ChannelKey, before: &ChannelSnapshot, table: &mut Table) -> Reply {
     let reply = Reply::Draining(key.channel, before.active);
     let after = match before.state {
         AdminState::Enabled => AdminState::Disabled,
-        // If it was `-a` that disabled it, the operator has now.
+        // If `-a` disabled it, it counts as disabled by the operator from now on.
         AdminState::Disabled | AdminState::DisabledHard => before.state,
     };
     edited(table.set_state(key, after).map(drop), reply)

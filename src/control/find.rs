@@ -1,6 +1,6 @@
-//! Finding the instance that an operator means, among all entries of all run directories.
+//! Finds the instance that an operator means, among all entries of all run directories.
 //!
-//! Knows: entries and what they are called, whose they are, which of several is meant. Never: commands, terminals.
+//! Knows: entries and their names and owners, which of several is meant. Never: commands, terminals.
 //! Source: docs/control.md, "Finding the instance".
 
 use std::collections::BTreeSet;
@@ -24,14 +24,14 @@ use crate::control::render::{HANDED_OVER, VERSION};
 use crate::control::wire::{Greeting, LineRead, LineReader, PROTOCOL, Status, printable};
 use crate::spec::{Address, ListenSpan, UnixName};
 
-/// How long an instance may take to say hello. Commands may take longer: they ask DNS.
+/// How long an instance may take to send its greeting. Commands may take longer, since they can need DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// As long as this a name is asked for again that somebody has just left: another process may be taking it over.
+/// How long to keep asking for a name whose instance has just gone: another process may be taking it over.
 pub(super) const HANDING_OVER: Duration = Duration::from_millis(1500);
-/// As many addresses are named that could have been meant.
+/// Maximum number of addresses that a message lists.
 const MOST_NAMED: usize = 4;
-/// Between two such attempts.
+/// The pause between two such attempts.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Which instance is meant.
@@ -43,10 +43,10 @@ pub struct Wanted {
     pub service: Which,
 }
 
-/// What a service is looked for by.
+/// How a service is named.
 #[derive(Debug, Clone)]
 pub enum Which {
-    /// Where it listens.
+    /// By the port where it listens.
     Port {
         /// The port.
         port: u16,
@@ -55,21 +55,21 @@ pub enum Which {
         /// `-6`: look for `::` before `0.0.0.0`.
         ipv6: bool,
     },
-    /// Its name.
+    /// By its name.
     Name {
         /// The name.
         name: String,
-        /// The port that this is the name of, too, if there is one.
+        /// The number of the port with this name in the services database, if there is one.
         port: Option<u16>,
     },
-    /// Its Unix socket.
+    /// By its Unix socket.
     Unix {
-        /// Which one.
+        /// The name of the socket.
         name: UnixName,
     },
-    /// The process that serves it, whatever that serves.
+    /// By the process, whatever it serves.
     Process {
-        /// Its number.
+        /// The process id.
         pid: u32,
     },
 }
@@ -77,35 +77,35 @@ pub enum Which {
 /// Why there is no instance to talk to. The messages are for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// Nobody serves it.
+    /// No instance serves this port.
     #[error("no master process, exiting.")]
     None,
-    /// Nobody serves what goes by the name.
+    /// No instance has a service of this name.
     #[error("no service {name} is running{}", port_instead(*.port))]
     NoService {
         /// The name.
         name: String,
-        /// The port of that name.
+        /// The port that has the same name.
         port: Option<u16>,
     },
-    /// The process is there, but is none of ours.
+    /// The process exists, but is no instance that we can control.
     #[error(
         "no master process, exiting.\nbalance: process {pid} is no instance of balance that you can control; balance --list shows those that \
          run"
     )]
     NoProcess {
-        /// Its number.
+        /// The process id.
         pid: u32,
     },
-    /// Several do.
+    /// Several instances have a service of this name.
     #[error("balance: several services are called {name}, say which by address and port: {}", meant(.services))]
     SeveralServices {
         /// The name.
         name: String,
-        /// The process of each, and where it listens, if it said so.
+        /// The process id of each, and where it listens, if it said so.
         services: Vec<(u32, Option<Address>)>,
     },
-    /// The port alone does not say which.
+    /// The port alone does not say which instance is meant.
     #[error("balance: several instances have port {port}, say which with -b: {}", list(.places))]
     Several {
         /// The port.
@@ -113,17 +113,17 @@ pub enum FindError {
         /// Their addresses.
         places: Vec<Place>,
     },
-    /// What changes something is for an instance that was named by its address, or, without `-b`, for one on all
-    /// addresses.
+    /// A command that changes something needs an instance named by its address, or, without `-b`, one that
+    /// listens on all addresses.
     #[error("no master process, exiting.\nbalance: port {port} is served on {} only; to change that instance, add {}",
         list(.places), bind_options(.places))]
     NotNamed {
         /// The port.
         port: u16,
-        /// Where there are instances with this port.
+        /// The addresses on which instances serve this port.
         places: Vec<Place>,
     },
-    /// A directory that may hold its entry cannot be trusted.
+    /// A directory that may hold the entry cannot be trusted.
     #[error("no master process, exiting.\nbalance: {} is skipped: {cause}", .path.display())]
     NotLookedInto {
         /// The directory.
@@ -131,16 +131,16 @@ pub enum FindError {
         /// Why.
         cause: io::Error,
     },
-    /// There is none at this address, but others have the port.
+    /// No instance has this port at the address, but others have it elsewhere.
     #[error("no master process, exiting.\nbalance: port {port} is served on {}; to ask that instance, {}",
         list(.places), instead(.places))]
     OtherAddress {
         /// The port.
         port: u16,
-        /// Where there are instances with this port.
+        /// The addresses on which instances serve this port.
         places: Vec<Place>,
     },
-    /// There is an entry, but we may not use it.
+    /// There is an entry, but the system does not let us use it.
     #[error("balance: cannot connect to {}: {cause}", .path.display())]
     Denied {
         /// The entry.
@@ -148,7 +148,7 @@ pub enum FindError {
         /// Why.
         cause: io::Error,
     },
-    /// There is an instance, but we are not let in.
+    /// There is an instance, but we may not connect to it.
     #[error(
         "balance: cannot connect to {}: {cause}; only {}and those in its --control-group may control this instance",
         .path.display(), allowed(*.owner)
@@ -158,37 +158,37 @@ pub enum FindError {
         path: PathBuf,
         /// Why.
         cause: io::Error,
-        /// Whose instance it is.
+        /// The user id of its owner.
         owner: u32,
     },
-    /// The entry is another user's, who may not be believed.
+    /// The entry belongs to another user, whom we cannot trust.
     #[error("balance: {} is served by user {uid}, who is neither you nor root: not used", .path.display())]
     Stranger {
         /// The entry.
         path: PathBuf,
-        /// Who serves it.
+        /// The user id of the process that serves it.
         uid: u32,
     },
-    /// Two other users have an entry there.
+    /// Two other users have an entry for it.
     #[error(
         "balance: {} and {} both have an instance there, and one may be a fake; run this as the user that you mean: \
          setpriv --reuid={} --clear-groups balance ...",
         peer::called(.users[0]), peer::called(.users[1]), .users[0]
     )]
     Contested {
-        /// Who they are.
+        /// Their user ids.
         users: [u32; 2],
     },
-    /// The instance listens in another network namespace, where the same port is another one.
+    /// The instance is in another network namespace, where the same port means another one.
     #[error(
         "no master process, exiting.\nbalance: process {pid} serves this in another network namespace: \
          nsenter --net=/proc/{pid}/ns/net balance ..."
     )]
     Elsewhere {
-        /// Its process.
+        /// Its process id.
         pid: u32,
     },
-    /// It does not say hello in time, or goes away before.
+    /// It does not send its greeting in time, or closes the connection before.
     #[error("balance: the instance at {} does not answer: {cause}", .path.display())]
     Silent {
         /// The entry.
@@ -196,22 +196,22 @@ pub enum FindError {
         /// Why.
         cause: io::Error,
     },
-    /// It does not let us in.
+    /// It answers, but refuses us.
     #[error("balance: the instance at {} says: {text}", .path.display())]
     Refused {
         /// The entry.
         path: PathBuf,
-        /// What it says.
+        /// The reason that it gives.
         text: String,
     },
-    /// It speaks another protocol.
+    /// It speaks another version of the protocol.
     #[error(
         "balance: the instance is balance {} (pid {}) and speaks control protocol {}, this is balance {VERSION} and \
          speaks {PROTOCOL}: use the program of the instance, e.g. /proc/{}/exe",
         .0.version, .0.pid, .0.protocol, .0.pid
     )]
     OtherProtocol(Greeting),
-    /// It is something else.
+    /// What answers is not an instance of balance.
     #[error("balance: {} is not a balance instance: it greets with {text:?}; remove it if nobody needs it", .path.display())]
     Unknown {
         /// The entry.
@@ -222,7 +222,7 @@ pub enum FindError {
 }
 
 impl FindError {
-    /// Does it leave open that another entry is the one that is meant?
+    /// Can another entry still be the instance that is meant?
     fn is_passed_over(&self) -> bool {
         matches!(
             self,
@@ -234,7 +234,7 @@ impl FindError {
         )
     }
 
-    /// Is there an instance that does not let us in?
+    /// Is there an instance that refuses us?
     pub(super) fn is_denial(&self) -> bool {
         match self {
             Self::NotAllowed { .. } => true,
@@ -243,13 +243,13 @@ impl FindError {
         }
     }
 
-    /// What says more than that there is none.
+    /// This error, or `other` if this one says only that no instance was found.
     fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if matches!(self, Self::None) { other() } else { self }
     }
 }
 
-/// What to type for one of these addresses in place of the one that was typed.
+/// What to type to reach an instance at one of these addresses.
 fn instead(places: &[Place]) -> String {
     let has_v4 = places.contains(&Place::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)));
     let one = |place: &Place| match place {
@@ -260,7 +260,7 @@ fn instead(places: &[Place]) -> String {
     places.iter().map(one).collect::<Vec<_>>().join(" or ")
 }
 
-/// `root, user 1000 (ann) `, those who may.
+/// Users who are allowed, as a phrase: `root, user 1000 (ann) `.
 fn allowed(owner: u32) -> String {
     match owner {
         peer::ROOT => "root ".to_owned(),
@@ -272,7 +272,7 @@ fn port_instead(port: Option<u16>) -> String {
     port.map_or_else(String::new, |port| format!("; for port {port}, which has the same name, type {port}"))
 }
 
-/// What to type for each.
+/// What to type for each of these services.
 fn meant(services: &[(u32, Option<Address>)]) -> String {
     let one = |(pid, listens): &(u32, Option<Address>)| match listens {
         Some(at) => format!("{} (process {pid})", typed(*at)),
@@ -281,7 +281,7 @@ fn meant(services: &[(u32, Option<Address>)]) -> String {
     services.iter().map(one).collect::<Vec<_>>().join(" or ")
 }
 
-/// The words that mean the service that listens there.
+/// The arguments that name the service listening there.
 fn typed(at: Address) -> String {
     let at = match at {
         Address::Net(at) => at,
@@ -302,12 +302,13 @@ fn bind_options(places: &[Place]) -> String {
     places.iter().map(|place| format!("-b {}", place.typed())).collect::<Vec<_>>().join(" or ")
 }
 
-/// What the run directories hold, and what was learned while looking for an instance.
+/// The entries of the run directories, and what was learned while looking for an instance.
 pub(super) struct Search {
     entries: Vec<Found>,
-    /// Directories that were there and could not be trusted.
+    /// Directories that exist but cannot be trusted.
     unsafe_directories: Vec<(PathBuf, io::Error)>,
-    /// Other users who let us wait for nothing: one may have thousands of such entries.
+    /// Other users whose sockets made us wait in vain. A user may have thousands of such entries, so none of
+    /// theirs is asked again.
     tiresome: BTreeSet<u32>,
 }
 
@@ -316,12 +317,12 @@ pub(super) struct Found {
     directory: Arc<OpenDirectory>,
     name: String,
     pub(super) seen: EntryStat,
-    /// Somebody was there, and has gone meanwhile or was about to.
+    /// Whether an instance answered here that has gone meanwhile or was about to.
     has_gone: AtomicBool,
 }
 
 impl Found {
-    /// Its name, without what only tells it apart.
+    /// Its plain name, without a suffix that makes it unique.
     pub(super) fn plain(&self) -> &str {
         plain_name(&self.name)
     }
@@ -330,7 +331,7 @@ impl Found {
         self.directory.path().join(&self.name)
     }
 
-    /// Its whole name.
+    /// The name of its file.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -339,7 +340,7 @@ impl Found {
         &self.directory
     }
 
-    /// Did somebody go who was there when this was asked?
+    /// Did an instance go away when this entry was asked?
     pub(super) fn has_gone(&self) -> bool {
         self.has_gone.load(Ordering::Relaxed)
     }
@@ -355,9 +356,9 @@ impl Found {
 }
 
 impl Search {
-    /// Looks into all directories that can be trusted, best entries first: ours and root's, then those in directories named
-    /// first, then those that go by their plain names. `plain` are names to look for even in a directory that cannot be
-    /// listed; `is_wanted` says which others.
+    /// Reads all directories that can be trusted and sorts the entries: ours and root's first; among equals,
+    /// those in directories named first; then plain names before others. `plain` are names to look for even
+    /// in a directory that cannot be listed; `is_wanted` says which other names count.
     pub(super) fn new(directories: &[Directory], plain: &[String], is_wanted: impl Fn(&str) -> bool) -> Self {
         let mut search =
             Self { entries: Vec::new(), unsafe_directories: Vec::new(), tiresome: BTreeSet::new() };
@@ -379,7 +380,7 @@ impl Search {
             });
             search.entries.extend(found);
         }
-        // A plain name is shorter than those beside it, and the sort is stable.
+        // A plain name is a prefix of those beside it and so sorts before them. The sort by owner is stable.
         search.entries.sort_by_key(Found::is_strange);
         search
     }
@@ -388,7 +389,7 @@ impl Search {
         self.entries.iter().any(Found::has_gone)
     }
 
-    /// What there is to say if nothing was found.
+    /// The error if nothing was found.
     fn failure(&mut self) -> FindError {
         match self.not_looked_into().next() {
             Some((path, cause)) => FindError::NotLookedInto { path, cause },
@@ -396,22 +397,22 @@ impl Search {
         }
     }
 
-    /// Directories that were there and could not be trusted, and why.
+    /// Directories that exist but cannot be trusted, and why.
     pub(super) fn not_looked_into(&mut self) -> impl Iterator<Item = (PathBuf, io::Error)> + use<> {
         std::mem::take(&mut self.unsafe_directories).into_iter()
     }
 
-    /// All that was found.
+    /// All entries that were found.
     pub(super) fn take(self) -> Vec<Found> {
         self.entries
     }
 
-    /// The first that lives of those at a place.
+    /// The first live instance with this port at this address.
     fn at(&mut self, port: u16, place: Place) -> Result<Client, FindError> {
         self.first(|plain| is_at(plain, port, place), &place.with_port(port).to_string())
     }
 
-    /// The first that lives of those that go by such a name or one beside it.
+    /// The first live instance among the entries whose plain name matches.
     fn first(&mut self, is_it: impl Fn(&str) -> bool, service: &str) -> Result<Client, FindError> {
         let (mut failure, mut strange): (_, Option<Client>) = (FindError::None, None);
         for found in self.entries.iter().filter(|found| is_it(found.plain())) {
@@ -420,7 +421,7 @@ impl Search {
             }
             match found.meet(service) {
                 Ok(client) if !found.is_strange() => return Ok(client),
-                // One of them may be a fake, and we cannot tell which.
+                // Two other users claim it. One may be a fake, and we cannot tell which.
                 Ok(client) => match &strange {
                     Some(other) if other.uid() != client.uid() => {
                         return Err(FindError::Contested { users: [other.uid(), client.uid()] });
@@ -466,7 +467,7 @@ impl Search {
         }
     }
 
-    /// The instance that is this process, by whichever of its entries.
+    /// The instance that is this process, by any of its entries.
     fn process(&mut self, pid: u32) -> Result<Client, FindError> {
         let mut met = BTreeSet::new();
         let mut failure = FindError::NoProcess { pid };
@@ -492,7 +493,8 @@ impl Search {
         Err(failure)
     }
 
-    /// Nobody serves the port at the address that was typed, if one was: do others serve it?
+    /// No instance has the port at the address that was typed, if one was. Looks whether others have it
+    /// elsewhere.
     fn elsewhere(&mut self, port: u16, is_typed: bool) -> FindError {
         let places = if is_typed { self.places(port, |_| true) } else { BTreeSet::new() };
         let places: Vec<Place> =
@@ -500,7 +502,7 @@ impl Search {
         if places.is_empty() { FindError::None } else { FindError::OtherAddress { port, places } }
     }
 
-    /// The addresses at which there are entries for the port.
+    /// The addresses for which there are entries with this port.
     fn places(&self, port: u16, is_wanted: impl Fn(Place) -> bool) -> BTreeSet<Place> {
         self.entries
             .iter()
@@ -510,7 +512,7 @@ impl Search {
             .collect()
     }
 
-    /// The only instance at one of these places: good enough to look at it.
+    /// The only instance at one of these addresses. It was not named exactly, so the session may only look.
     fn the_only(
         &mut self,
         port: u16,
@@ -542,19 +544,20 @@ impl Search {
     }
 }
 
-/// Is this the name of an entry at this place?
+/// Is this the entry name of this port and address?
 fn is_at(plain: &str, port: u16, place: Place) -> bool {
     entry_place(plain).is_some_and(|(ports, at)| at == place && ports.contains(&port))
 }
 
-/// Is the entry of the user whose process this is? Another one may say of itself that it is that process.
+/// Does the entry belong to the user of this process? Otherwise an instance could claim to be a process that
+/// it is not.
 fn may_be_of(entry: &Found, pid: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     !entry.is_strange()
         || std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == entry.seen.owner)
 }
 
-/// Where the service of this name listens, as its instance says.
+/// Where the service of this name listens, according to its instance.
 fn listens(client: &mut Client, name: &str) -> Option<Address> {
     let mut at = None;
     let asked = client.ask(b"services", |line| {
@@ -567,17 +570,17 @@ fn listens(client: &mut Client, name: &str) -> Option<Address> {
     asked.ok().and(at)
 }
 
-/// Is there a service of this name, as far as its entry says?
+/// Is there an entry for a service of this name?
 pub fn is_service(directories: &[Directory], name: &str) -> bool {
     let entry = service_entry_name(name);
     let search = Search::new(directories, std::slice::from_ref(&entry), |plain| plain == entry);
     search.entries.iter().any(|found| found.plain() == entry)
 }
 
-/// Finds the instance and starts a session with it. `is_change`: the session is to change something.
+/// Finds the instance and starts a session with it. `is_change`: the session will change something.
 ///
 /// # Errors
-/// When there is none, it is not clear which one is meant, or it does not talk to us.
+/// There is no such instance, it is not clear which one is meant, or it does not answer properly.
 pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     let mut until = None;
     loop {
@@ -599,7 +602,7 @@ pub fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     }
 }
 
-/// What is found, and whether somebody has just gone who might have been meant.
+/// The result of one search, and whether an instance that may have been meant has just gone.
 fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bool) {
     match &wanted.service {
         Which::Name { name, port } => {
@@ -635,7 +638,7 @@ fn find_once(wanted: &Wanted, is_change: bool) -> (Result<Client, FindError>, bo
                 }
             }
             let near = |place: Place| match addresses {
-                // What was typed without a zone may be near one that has one.
+                // An address typed without a zone matches one with a zone.
                 Some(typed) => !typed.contains(&place) && typed.iter().any(|typed| place.is_near(*typed)),
                 None => !place.is_wildcard(),
             };
@@ -659,8 +662,8 @@ fn wildcards(ipv6: bool) -> [Place; 2] {
 }
 
 impl Found {
-    /// A session with a live entry whose server may be believed, at this service, if it is there, and in our network
-    /// namespace.
+    /// Starts a session with a live entry, if its server can be trusted, has this service and is in our
+    /// network namespace.
     fn meet(&self, service: &str) -> Result<Client, FindError> {
         let (stream, uid) = self.reach(PATIENCE)?;
         let (mut client, _) = self.greet(&stream, uid, Some(service), PATIENCE)?;
@@ -668,7 +671,7 @@ impl Found {
         Ok(client)
     }
 
-    /// A connection to a live entry whose server may be believed, and who that is.
+    /// Connects to a live entry whose server can be trusted. Returns also the user id of the server.
     pub(super) fn reach(&self, patience: Duration) -> Result<(UnixStream, u32), FindError> {
         let path = self.path();
         match entry::connect(&self.directory, &self.name, patience) {
@@ -686,16 +689,16 @@ impl Found {
             Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
                 Err(FindError::Silent { path, cause: ErrorKind::TimedOut.into() })
             }
-            // Its path is too long for an address, and there is no other way to it.
+            // Its path is too long for a socket address, and there is no other way to reach it.
             Err(cause) if cause.kind() == ErrorKind::InvalidInput => Err(FindError::Denied { path, cause }),
-            // Not there, or nobody behind it.
+            // The entry is gone, or no process listens there.
             Err(_) => Err(FindError::None),
         }
     }
 
-    /// Hears who is there, and whether it has the service that is meant. What is found behind a name need not be what the
-    /// name says: anybody may give anybody's socket one more name, where hard links are not restricted. All that the session
-    /// hears has to come within `patience`.
+    /// Reads the greeting and asks for the service that is meant. The name of an entry proves nothing: where
+    /// hard links are not restricted, every user can give every socket another name. Each answer has to come
+    /// within `patience`.
     pub(super) fn greet(
         &self,
         stream: &UnixStream,
@@ -709,7 +712,7 @@ impl Found {
         let line = match lines.read() {
             Ok(LineRead::Whole(line)) => printable(line),
             Ok(LineRead::TooLong) => String::from("a very long line"),
-            // It went while we were waiting to be let in: `kill -9` leaves a queue that nobody reads.
+            // The process ended while our connection was in its listen queue, for example by `kill -9`.
             Ok(LineRead::End) => return Err(self.goes()),
             Err(cause) if matches!(cause.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 return Err(self.goes());
@@ -733,9 +736,9 @@ impl Found {
             }
             match client.ask(format!("use {service}").as_bytes(), |_| ()) {
                 Ok(Status { code: 0, service, is_draining: false, .. }) => client.begins_at(service),
-                // An older one, which has one service and does not know the word.
+                // An older instance with one service, which does not know `use`.
                 Ok(Status { code: 64, .. }) if greeting.services == 1 => {}
-                // Another one, or that of a service that has just gone.
+                // Another instance, or one whose service has just gone.
                 Ok(Status { code: HANDED_OVER, .. }) | Err(AskError::Gone | AskError::Unheard) => {
                     return Err(self.goes());
                 }

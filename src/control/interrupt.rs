@@ -1,4 +1,4 @@
-//! Ctrl-C while the shell waits for an answer.
+//! Handles Ctrl-C while the shell waits for an answer.
 //!
 //! Knows: SIGINT, the socket that the answer comes by. Never: what was asked.
 
@@ -10,7 +10,7 @@ use std::thread;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
-/// Catches SIGINT, for as long as the process lives.
+/// Catches SIGINT as long as the process lives.
 #[derive(Debug)]
 pub(crate) struct Interrupts(Arc<Mutex<State>>);
 
@@ -21,7 +21,7 @@ struct State {
 }
 
 impl Interrupts {
-    /// `None`: the system does not let us. SIGINT then ends the shell, as it does without us.
+    /// Starts to catch SIGINT. `None`: the system does not allow it; then SIGINT ends the shell as usual.
     pub(crate) fn catch() -> Option<Self> {
         let mut signals = Signals::new([SIGINT]).ok()?;
         let shared = Arc::new(Mutex::new(State::default()));
@@ -29,9 +29,9 @@ impl Interrupts {
         let watch = move || {
             for _ in signals.forever() {
                 let mut state = lock(&state);
-                // Without a question under way there is nothing to give up.
+                // If no answer is awaited, there is nothing to interrupt.
                 if let Some(socket) = state.awaited.take() {
-                    // Fails for a socket that the instance has closed, and then nobody waits.
+                    // This fails if the instance has closed the socket, and then nobody waits.
                     let _ = socket.shutdown(Shutdown::Both);
                     state.is_interrupted = true;
                 }
@@ -41,7 +41,8 @@ impl Interrupts {
         Some(Self(shared))
     }
 
-    /// Does `act`, which waits for what comes by `socket`. Was it interrupted? Then the socket is shut down.
+    /// Calls `act`, which waits for an answer on `socket`. Returns whether it was interrupted; then the
+    /// socket is shut down.
     pub(crate) fn during<T>(&self, socket: UnixStream, act: impl FnOnce() -> T) -> (T, bool) {
         *lock(&self.0) = State { awaited: Some(socket), is_interrupted: false };
         let result = act();

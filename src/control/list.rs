@@ -1,6 +1,7 @@
 //! `--list`: every instance and service that this user can see, one line per service.
 //!
-//! Knows: entries, what instances say of their services, how the list looks. Never: which instance an operator means.
+//! Knows: entries, what instances say of their services, how the list looks. Never: which instance an
+//! operator means.
 //! Source: docs/control.md, "All instances".
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,16 +21,16 @@ use crate::control::render::HANDED_OVER;
 use crate::control::shell::Printer;
 use crate::spec::{ListenSpan, UnixName};
 
-/// How long an instance may take to let us in, and again for all that it says.
+/// How long connecting to an instance may take; all of its answers together may take the same time again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So many are asked at the same time.
+/// Number of sockets that are asked at the same time.
 const AT_ONCE: usize = 32;
-/// Services of one instance that are listed: a fake could go on for ever.
+/// Maximum number of services listed for one instance: a fake one could go on for ever.
 const MAX_SERVICES: usize = 100_000;
-/// What is not known.
+/// Stands for a value that is not known.
 const UNKNOWN: &str = "-";
 
-/// Prints the list on stdout and answers with the exit code. Removes entries of ours on which no process listens.
+/// Prints the list on stdout and returns the exit code. Removes entries of ours on which no process listens.
 pub fn list(directories: &[Directory]) -> u8 {
     let mut search = Search::new(directories, &[], |name| kind(name).is_some());
     for (path, cause) in search.not_looked_into() {
@@ -41,7 +42,8 @@ pub fn list(directories: &[Directory]) -> u8 {
     }
     let sockets: Vec<Vec<Found>> = sockets.into_values().collect();
     let mut rows = Vec::new();
-    // Users who let us wait for nothing: one may have thousands of such entries.
+    // Users whose sockets made us wait in vain. A user may have thousands of such entries, so no more of
+    // theirs are asked.
     let mut tiresome = BTreeSet::new();
     let mut removed: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for some in sockets.chunks(AT_ONCE) {
@@ -73,7 +75,8 @@ pub fn list(directories: &[Directory]) -> u8 {
     printer.end(0)
 }
 
-/// Services of this name that drain have left it to whoever has it next: how each of them is asked. `None`: there are none.
+/// Services of this name that drain in processes which do not have the name any more, and how to reach each.
+/// `None`: there are none.
 pub fn draining(directories: &[Directory], name: &str) -> Option<String> {
     let search = Search::new(directories, &[], |name| kind(name).is_some());
     let mut sockets: BTreeMap<FileId, Vec<Found>> = BTreeMap::new();
@@ -98,7 +101,7 @@ pub fn draining(directories: &[Directory], name: &str) -> Option<String> {
     (!all.is_empty()).then(|| all.join("\n"))
 }
 
-/// The same, on stderr.
+/// Prints the text of [`draining`] on stderr, if there is any.
 pub fn tell_draining(directories: &[Directory], name: &str) {
     if let Some(text) = draining(directories, name) {
         complain(&text);
@@ -111,16 +114,16 @@ fn cleared(path: &Path, count: usize) -> String {
 }
 
 fn complain(text: &str) {
-    // Nobody is left to tell that stderr is closed.
+    // If stderr is closed, there is nowhere to report that.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// What an entry's name says.
+/// What the name of an entry means.
 enum EntryName<'a> {
     Place(RangeInclusive<u16>, Place),
     Service(&'a str),
     Unix(String),
-    /// It was being made, or is on its way out.
+    /// A temporary name: the entry was being created or removed.
     Hidden,
 }
 
@@ -134,7 +137,8 @@ fn kind(name: &str) -> Option<EntryName<'_>> {
         .or_else(|| unix_entry(name).map(EntryName::Unix))
 }
 
-/// Is it certain that nobody will ever listen here? A hidden name may be that of a socket which does not listen yet.
+/// Is it certain that nobody will ever listen here? A hidden name may belong to a socket that does not listen
+/// yet.
 fn is_over(name: &str) -> bool {
     match kind(name) {
         Some(EntryName::Hidden) => entry::maker(name).is_some_and(|pid| !peer::is_alive(pid)),
@@ -142,23 +146,24 @@ fn is_over(name: &str) -> bool {
     }
 }
 
-/// What came of asking a socket.
+/// The result of asking a socket.
 enum Asked {
-    /// It goes by no name that counts.
+    /// It has no name that counts.
     Nothing,
-    /// Nobody listens.
+    /// No process listens.
     Dead,
     Services(Vec<ListRow>),
-    /// It kept us waiting: what is known of it by its names.
+    /// It made us wait in vain. The rows say what its names tell.
     NoAnswer(Vec<ListRow>),
-    /// It went away meanwhile, and another process may have taken over. This is what there is to say if none has.
+    /// The process has just gone, and another one may have taken over. If none has, the inner value is the
+    /// result.
     Gone(Box<Self>),
 }
 
-/// One line.
+/// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListRow {
-    /// Where it stands in the list; `None`, at the end: that is not known.
+    /// The key for sorting; `None`: not known, and sorted to the end.
     first: Option<(u16, Place)>,
     ports: String,
     addresses: String,
@@ -179,19 +184,19 @@ fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Asked> {
             .collect();
         let said = asked.into_iter().map(|asked| match asked {
             Ok(thread) => thread.join().unwrap_or(Asked::Nothing),
-            // Without a thread it takes longer.
+            // Without a thread it only takes longer.
             Err(names) => ask(names),
         });
         said.collect()
     })
 }
 
-/// Asks the socket that goes by these names, and once more if a process leaves it that has handed it over.
+/// Asks the socket with these names. If a process leaves it that has handed it over, asks again for a while.
 fn ask(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
     let until = Instant::now() + HANDING_OVER;
     loop {
         match ask_once(names, tiresome) {
-            // Others could hold us up with that.
+            // Sockets of other users are not asked again, since they could hold us up with this.
             Asked::Gone(_) if !names.iter().any(Found::is_strange) && Instant::now() < until => {
                 thread::sleep(ASK_AGAIN);
             }
@@ -224,7 +229,7 @@ fn ask_once(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
     let pid = peer::pid(&stream);
     let (mut client, greeting) = match found.greet(&stream, uid, None, PATIENCE) {
         Ok(greeted) => greeted,
-        // It died while we waited to be let in; the next list will find it dead.
+        // It ended before it accepted our connection. The next `--list` will find it dead.
         Err(FindError::None) => return Asked::Gone(Box::new(Asked::Nothing)),
         Err(error) => return unanswered(names, uid, pid, &error),
     };
@@ -235,7 +240,7 @@ fn ask_once(names: &[Found], tiresome: &BTreeSet<u32>) -> Asked {
             rows.push(ListRow::read(line, uid, pid));
         }
     });
-    // The first one is the line of names.
+    // The first line has the names of the columns.
     let mut rows: Vec<ListRow> = rows
         .into_iter()
         .skip(1)
@@ -276,7 +281,7 @@ fn unanswered(names: &[Found], uid: u32, pid: Option<u32>, why: &FindError) -> A
     }
 }
 
-/// What is known of an instance that says nothing.
+/// The rows for an instance that does not answer, made from the names of its entries.
 fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<ListRow> {
     let row = |at: Option<(u16, u16, Place)>, name: &str| ListRow {
         first: at.map(|(port, _, place)| (port, place)),
@@ -306,7 +311,7 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<List
     if places.is_empty() && sockets.is_empty() {
         return called.iter().map(|name| row(None, name)).collect();
     }
-    // Which of several is called so is not known.
+    // With several addresses or several names, it is not known which belong together.
     let is_one = places.len() + sockets.len() == 1;
     let name = if let ([name], true) = (called.as_slice(), is_one) { name } else { UNKNOWN };
     let sockets = sockets.into_iter().map(|socket| ListRow { addresses: socket.clone(), ..row(None, name) });
@@ -314,7 +319,7 @@ fn by_name(names: &[Found], uid: u32, pid: Option<u32>, state: &str) -> Vec<List
 }
 
 impl ListRow {
-    /// A line of `services`. `None`: it is none.
+    /// Reads a line of the answer to `services`. `None`: it is not such a line.
     fn read(line: &str, uid: u32, pid: Option<u32>) -> Option<Self> {
         let mut words = line.split_whitespace();
         let mut word = || words.next().map(str::to_owned);
@@ -340,7 +345,7 @@ impl ListRow {
     }
 }
 
-/// `80`, or `80-90`.
+/// Ports as text: `80` or `80-90`.
 fn port_words(ports: &RangeInclusive<u16>) -> String {
     match ports.start() == ports.end() {
         true => ports.start().to_string(),
@@ -352,7 +357,7 @@ fn joined(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(",")
 }
 
-/// The list, by ports. No column holds a blank.
+/// The list, sorted by ports. No value in a column contains a blank.
 fn text(mut rows: Vec<ListRow>) -> String {
     rows.sort_by(|a, b| {
         let place = |row: &ListRow| (row.first.is_none(), row.first);

@@ -1,4 +1,4 @@
-//! Metrics: one table of families, and what is known turned into the text that Prometheus reads.
+//! Metrics: a table of metric families, and the text that Prometheus reads.
 //!
 //! Knows: names, units, labels, both text formats. Never: the live table, sockets, who asks.
 //! Source: docs/observability.md, "Metrics".
@@ -15,19 +15,19 @@ use crate::sched::{
     Snapshot,
 };
 
-/// What is known when it is asked for.
+/// The values at the time of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Scene {
     pub(crate) services: Vec<SceneService>,
     pub(crate) vitals: Vitals,
 }
 
-/// One service in it.
+/// The values of one service.
 #[derive(Debug)]
 pub(crate) struct SceneService {
-    /// Which one it is, whatever it is called.
+    /// Identifies the service even if its name changes.
     pub(crate) owner: Owner,
-    /// What tells it from all others.
+    /// The label of the service, which no other one has.
     pub(crate) label: String,
     pub(crate) table: Snapshot,
     /// Clients accepted and not yet closed.
@@ -45,7 +45,7 @@ fn failing_names(table: &Snapshot) -> usize {
     all.filter(fails).filter_map(|one| one.addresses.host()).collect::<BTreeSet<_>>().len()
 }
 
-/// How a text is laid out.
+/// The text format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exposition {
     /// The text format 0.0.4 of Prometheus.
@@ -54,42 +54,42 @@ pub(crate) enum Exposition {
     OpenMetrics,
 }
 
-/// What kind of number a family has.
+/// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MetricKind {
     Gauge,
     /// Only grows; its samples end in `_total`.
     Counter,
-    /// How many times something took how long.
+    /// Counts durations in buckets.
     Histogram,
-    /// Always 1; what is said is in the labels. Its sample ends in `_info`.
+    /// Always 1; the information is in the labels. Its sample ends in `_info`.
     Info,
 }
 
-/// One row of the table: a metric with all its series.
+/// A metric family: one row of the table, with all its series.
 struct Family {
-    /// Without what its kind puts behind it.
+    /// Without the suffix that its type adds.
     name: &'static str,
     kind: MetricKind,
     help: &'static str,
     of: Of,
 }
 
-/// What the series of a family are about, and how one of them comes by its samples.
+/// What the series of a family are about, and the function that writes the samples of one of them.
 enum Of {
     Process(fn(&Vitals, &mut Samples<'_>)),
     Service(fn(&ServiceSeries<'_>, &mut Samples<'_>)),
     Channel(fn(&ChannelSeries<'_>, &mut Samples<'_>)),
 }
 
-/// A service, and what it has counted in all.
+/// A service and its totals.
 struct ServiceSeries<'a> {
     labels: String,
     now: &'a SceneService,
     counts: ClientCounts,
 }
 
-/// A channel, and what it has counted in all.
+/// A channel and its totals.
 struct ChannelSeries<'a> {
     labels: String,
     now: &'a ChannelSnapshot,
@@ -108,7 +108,8 @@ const fn histogram(name: &'static str, help: &'static str, of: Of) -> Family {
     Family { name, kind: MetricKind::Histogram, help, of }
 }
 
-/// All families, in the order in which they are printed. A name stays for ever: dashboards and alerts are made of them.
+/// All families, in the order in which they are printed. A name never changes, because dashboards and alerts
+/// use it.
 const FAMILIES: &[Family] = &[
     Family {
         name: "balance_build",
@@ -331,41 +332,41 @@ const FAMILIES: &[Family] = &[
     ),
 ];
 
-/// What counters have said, so that none of them ever goes backwards while the process runs: `reset` zeroes what operators see, and a
-/// service that is started anew under its old name begins at 0. Nothing is counted twice, also when a service or a channel gets other
-/// labels: what it counts from then on goes there.
+/// Totals of all counters, so that none of them ever decreases while the process runs: `reset` sets to zero
+/// what operators see, and a service that is started again under its old name begins at 0. Nothing is counted
+/// twice, even if a service or channel gets other labels: what it counts from then on goes to the new ones.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     channels: LedgerBook<(Owner, ChannelKey), ChannelCounts>,
     services: LedgerBook<Owner, ClientCounts>,
 }
 
-/// The same for one kind of things, each known by a key whatever its labels are.
+/// The totals of one kind of objects. Each object is known by a key, whatever its labels are.
 #[derive(Debug)]
 struct LedgerBook<K, C> {
-    /// What each had counted when it was looked at last.
+    /// The counts of each object in the previous round.
     last: HashMap<K, C>,
-    /// The same of this time.
+    /// The counts of each object in this round.
     now: HashMap<K, C>,
-    /// What was counted in all, by labels.
+    /// The totals by labels.
     all: HashMap<String, LedgerEntry<C>>,
 }
 
 #[derive(Debug)]
 struct LedgerEntry<C> {
     all: C,
-    /// It was looked at lately.
+    /// Whether it was seen in this round.
     is_there: bool,
 }
 
-/// What is gone is forgotten when there is so much more of it than of what there is.
+/// Totals of removed objects are dropped when there are more of them than of present ones plus this number.
 const MOST_GONE: usize = 10_000;
 
-/// What is counted of a thing, all of it from the same moment on.
+/// A set of counts that all start at the same moment.
 trait Growing: Clone + Default {
-    /// Is any of it less than it was?
+    /// Is any of the counts lower than before?
     fn fell(&self, before: &Self) -> bool;
-    /// What has come to it. Nothing of it is less than before.
+    /// The increase since `before`. No count may be lower than there.
     fn grown_since(&self, before: &Self) -> Self;
     fn add(&mut self, more: &Self);
 }
@@ -377,11 +378,12 @@ impl<K, C> Default for LedgerBook<K, C> {
 }
 
 impl<K: Hash + Eq, C: Growing> LedgerBook<K, C> {
-    /// What there is in all of what has these labels.
+    /// Adds what the object has counted since the last round to the totals of these labels, and returns
+    /// those.
     fn grown(&mut self, key: K, labels: &str, now: C) -> C {
         let more = match self.last.get(&key) {
             Some(last) if !now.fell(last) => now.grown_since(last),
-            // It is new, or was forgotten.
+            // The object is new, or its counts were reset.
             _ => now.clone(),
         };
         self.now.insert(key, now);
@@ -394,7 +396,7 @@ impl<K: Hash + Eq, C: Growing> LedgerBook<K, C> {
         entry.all.clone()
     }
 
-    /// All was looked at.
+    /// Ends a round, in which all objects were seen.
     fn close(&mut self) {
         self.last = std::mem::take(&mut self.now);
         let there = self.all.values().filter(|entry| entry.is_there).count();
@@ -488,23 +490,23 @@ fn add_all<T: Copy + PartialEq>(all: &mut Vec<(T, u64)>, more: &[(T, u64)]) {
     }
 }
 
-/// The samples of one family.
+/// Writes the samples of one family.
 struct Samples<'a> {
     out: &'a mut String,
     name: &'a str,
     kind: MetricKind,
     exposition: Exposition,
-    /// The labels of what the samples are about; ends in a comma, or is empty.
+    /// The labels of the object; the text ends in a comma or is empty.
     labels: &'a str,
 }
 
 impl Samples<'_> {
-    /// The only one.
+    /// Writes the only sample.
     fn one(&mut self, value: impl Display) {
         self.write(self.suffix(), format_args!(""), value);
     }
 
-    /// The only one, if there is any.
+    /// Writes the only sample, if there is a value.
     fn maybe(&mut self, value: Option<impl Display>) {
         if let Some(value) = value {
             self.one(value);
@@ -515,13 +517,13 @@ impl Samples<'_> {
         self.one(u8::from(is));
     }
 
-    /// One of several that this label tells apart.
+    /// Writes one of several samples, told apart by this label.
     fn with(&mut self, label: &str, is: impl Display, value: impl Display) {
         let is = escaped(&is.to_string());
         self.write(self.suffix(), format_args!("{label}=\"{is}\","), value);
     }
 
-    /// Those of a histogram. None of one that has counted nothing yet.
+    /// Writes the samples of a histogram; none if it has counted nothing yet.
     fn times(&mut self, times: &Distribution) {
         if times.counts.is_empty() {
             return;
@@ -532,7 +534,7 @@ impl Samples<'_> {
             so_far += count;
             match bound.map(|ms| ms as f64 / 1_000.0) {
                 None => self.write("_bucket", format_args!("le=\"+Inf\","), so_far),
-                // As each format writes numbers.
+                // Each format writes numbers in its own way.
                 Some(bound) if self.exposition == Exposition::OpenMetrics => {
                     self.write("_bucket", format_args!("le=\"{bound:?}\","), so_far);
                 }
@@ -568,7 +570,7 @@ impl Samples<'_> {
     }
 }
 
-/// The text of all families that have series.
+/// The text of all families that have samples.
 pub(crate) fn render(scene: &Scene, ledger: &mut Ledger, exposition: Exposition) -> String {
     let services: Vec<ServiceSeries<'_>> =
         scene.services.iter().map(|service| of_service(service, ledger)).collect();
@@ -599,7 +601,7 @@ pub(crate) fn render(scene: &Scene, ledger: &mut Ledger, exposition: Exposition)
             }
         }
         if out.len() == first {
-            // Nothing is said of what does not exist.
+            // A family without samples is left out.
             out.truncate(start);
         }
     }
@@ -609,7 +611,7 @@ pub(crate) fn render(scene: &Scene, ledger: &mut Ledger, exposition: Exposition)
     out
 }
 
-/// The lines in front of a family's samples.
+/// Writes the lines before a family's samples.
 fn head(out: &mut String, name: &str, kind: MetricKind, help: &str, exposition: Exposition) {
     let (suffix, word) = match (exposition, kind) {
         (_, MetricKind::Gauge) => ("", "gauge"),
@@ -661,7 +663,7 @@ fn is_up(channel: &ChannelSnapshot) -> bool {
     !matches!(channel.health.state, HealthState::Ejected | HealthState::Down)
 }
 
-/// As it stands between quotation marks.
+/// Escapes a label value for use between quotation marks.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

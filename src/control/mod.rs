@@ -1,9 +1,11 @@
-//! The command language and its doors: a control socket, and the shell as its client.
+//! The command language and the ways to reach it: a control socket with the shell as its client, and HTTP.
 //!
-//! Reading order: [`argument`], [`command`], [`execute`], [`render`], `status` and [`json`] are the language, pure; [`wire`], [`directory`],
-//! `entry`, [`endpoint`], [`services`], `sessions`, [`socket`], [`find`] and [`client`] carry it between processes; [`shell`] is the
-//! operator's end, and `list` shows all instances. `tapping` and `viewer` show what one connection carries, `watch` reads it, and `capture` writes it to a file for Wireshark (`segments`, `pcapng`). `http` serves `metrics` and `ready` to monitoring. [`doctor`] looks for what
-//! usually goes wrong. `top` shows it all, live.
+//! Reading order: [`argument`], [`command`], [`execute`], [`render`], `status` and [`json`] are the language,
+//! pure. [`wire`], [`directory`], `entry`, [`endpoint`], [`services`], `sessions`, [`socket`], [`find`] and
+//! [`client`] carry it between processes. [`shell`] is the operator's end, and `list` shows all instances.
+//! `tapping` and `viewer` show what one connection carries, `watch` reads it, and `capture` writes it to a
+//! file for Wireshark (`segments`, `pcapng`). `http` serves `metrics` and `ready` to monitoring. [`doctor`]
+//! looks for common problems. `top` shows an instance live.
 
 pub mod argument;
 mod capture;

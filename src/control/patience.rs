@@ -1,12 +1,12 @@
-//! Reading from somebody who may never say anything, or say it byte by byte.
+//! Reading from a peer that may send nothing, or one byte at a time.
 //!
-//! Knows: a deadline for all of it together. Never: what is said.
+//! Knows: one deadline for all reads together. Never: what is said.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// The reading end of a stream.
+/// The reading end of a stream, with a deadline.
 #[derive(Debug)]
 pub(crate) struct Patient {
     stream: UnixStream,
@@ -14,15 +14,15 @@ pub(crate) struct Patient {
 }
 
 impl Patient {
-    /// Whatever is read has to be there within this time, counted from now; later reads are [`ErrorKind::TimedOut`].
+    /// All reads must be finished within this time from now; later ones fail with [`ErrorKind::TimedOut`].
     ///
     /// # Errors
-    /// There is no descriptor for it.
+    /// The descriptor cannot be duplicated.
     pub(crate) fn new(stream: &UnixStream, patience: Duration) -> io::Result<Self> {
         Ok(Self { stream: stream.try_clone()?, until: Some(Instant::now() + patience) })
     }
 
-    /// From now on it takes as long as it takes.
+    /// Removes the deadline.
     ///
     /// # Errors
     /// Those of the system call.
@@ -42,7 +42,7 @@ impl Read for Patient {
             self.stream.set_read_timeout(Some(left))?;
         }
         self.stream.read(buffer).map_err(|error| match error.kind() {
-            // How a socket says that its time is over.
+            // A socket reports a timeout as this error.
             ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
             _ => error,
         })

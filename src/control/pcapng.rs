@@ -1,29 +1,30 @@
-//! Blocks of a pcapng file: its head, one interface, packets with comments.
+//! Blocks of a pcapng file: its header, one interface, packets with comments.
 //!
-//! Knows: the blocks of draft-ietf-opsawg-pcapng that are written here, and no others. Never: files, what a packet is.
+//! Knows: the blocks of draft-ietf-opsawg-pcapng that are written here, and no others. Never: files, what a
+//! packet is.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
 
-/// Packets begin with an IP header, of version 4 or 6.
+/// Link type: each packet begins with an IP header, version 4 or 6.
 const LINKTYPE_RAW: u16 = 101;
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
-/// Options: a comment, and of a section which program wrote it, of an interface its name and the unit of time.
+/// Codes of options: a comment; the program that wrote a section; the name and the time unit of an interface.
 const COMMENT: u16 = 1;
 const PROGRAM: u16 = 4;
 const NAME: u16 = 2;
 const TIME_UNIT: u16 = 9;
-/// Times are in nanoseconds.
+/// The time unit: 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
-/// As long as an option may be.
+/// Maximum length of an option, in bytes.
 const LONGEST: usize = u16::MAX as usize;
 
-/// The beginning of a file: which program wrote it, what is to be said of it, what its one interface is called.
+/// Writes the beginning of a file: the name of the program, a comment, and the name of the one interface.
 pub(crate) fn head(program: &str, comment: &str, interface: &str, out: &mut Vec<u8>) {
     block(SECTION_HEADER, out, |out| {
-        // The order of the bytes, the version 1.0, and that nobody knows how long it will be.
+        // The byte-order mark, version 1.0, and a section length of -1, which means unknown.
         out.extend(0x1a2b_3c4d_u32.to_le_bytes());
         out.extend([1_u16, 0].map(u16::to_le_bytes).as_flattened());
         out.extend((-1_i64).to_le_bytes());
@@ -31,15 +32,15 @@ pub(crate) fn head(program: &str, comment: &str, interface: &str, out: &mut Vec<
     });
     block(INTERFACE, out, |out| {
         out.extend([LINKTYPE_RAW, 0].map(u16::to_le_bytes).as_flattened());
-        // No limit to the length of a packet.
+        // 0: the length of packets is not limited.
         out.extend(0_u32.to_le_bytes());
         options(&[(NAME, interface.as_bytes()), (TIME_UNIT, &[NANOSECONDS])], out);
     });
 }
 
-/// A packet at this time since 1970, with what is to be said of it.
+/// Writes a packet with this time since 1970 and this comment.
 pub(crate) fn packet(at: Duration, bytes: &[u8], comment: Option<&str>, out: &mut Vec<u8>) {
-    // Until the year 2554.
+    // This is enough until the year 2554.
     let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     block(ENHANCED_PACKET, out, |out| {
@@ -52,7 +53,7 @@ pub(crate) fn packet(at: Duration, bytes: &[u8], comment: Option<&str>, out: &mu
     });
 }
 
-/// A block's kind, length, body, and length once more.
+/// Writes a block: its type, length, body, and the length again.
 fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let begin = out.len();
     out.extend(kind.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Whoever reads our stdout, and may go away while nothing is written.
+//! Notices that the reader of our stdout has gone, even while nothing is written.
 //!
 //! Knows: a pipe without a reader, the socket that an answer comes by. Never: what is asked, what is printed.
 
@@ -11,21 +11,22 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags};
 
-/// Looks after whoever reads stdout, while an answer comes by a socket.
+/// Watches the reader of stdout while an answer comes by a socket.
 #[derive(Debug)]
 pub(crate) struct Reader {
     has_gone: Arc<AtomicBool>,
 }
 
 impl Reader {
-    /// Shuts the socket down when nobody reads stdout any more. Without a thread for it, that is noticed at the next write.
+    /// Shuts the socket down as soon as nobody reads stdout any more. If no thread can be started, that is
+    /// noticed at the next write.
     pub(crate) fn watch(socket: UnixStream) -> Self {
         let has_gone = Arc::new(AtomicBool::new(false));
         let gone = Arc::clone(&has_gone);
         let watch = move || {
             if await_end_of(io::stdout()) {
                 gone.store(true, Ordering::SeqCst);
-                // Fails for a socket that the instance has closed, and then nobody waits.
+                // This fails if the instance has closed the socket, and then nobody waits.
                 let _ = socket.shutdown(Shutdown::Both);
             }
         };
@@ -33,13 +34,14 @@ impl Reader {
         Self { has_gone }
     }
 
-    /// Did it go?
+    /// Has the reader gone?
     pub(crate) fn has_gone(&self) -> bool {
         self.has_gone.load(Ordering::SeqCst)
     }
 }
 
-/// Waits until nobody reads this any more: for ever, if it is a file or a terminal. `false`: the system does not tell.
+/// Waits until nobody reads this any more; with a file or a terminal, for ever. `false`: the system cannot
+/// tell.
 fn await_end_of(output: impl std::os::fd::AsFd) -> bool {
     loop {
         let mut polled = [PollFd::new(&output, PollFlags::empty())];

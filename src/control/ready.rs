@@ -1,4 +1,4 @@
-//! Is a service ready for clients, and if not, why? For `ready`, `/readyz` and metrics.
+//! Whether a service is ready for clients, and if not, why. Used by `ready`, `/readyz` and metrics.
 //!
 //! Knows: what makes a channel usable, the words of `status`. Never: who asks, how it is sent.
 //! Source: docs/observability.md, "Ready or not".
@@ -7,7 +7,7 @@ use crate::control::services::{ManagedService, Services};
 use crate::control::status::{health_word, shown_address, state_word, why};
 use crate::sched::{ChannelSnapshot, GroupId, Snapshot};
 
-/// As many channels are named of one service.
+/// Maximum number of channels named for one service.
 const MOST_NAMED: usize = 8;
 
 /// Whether one service is ready.
@@ -20,7 +20,7 @@ pub struct ReadyState {
 }
 
 impl ReadyState {
-    /// Of this service.
+    /// The state of this service.
     pub(crate) fn of(service: &ManagedService) -> Self {
         let why_not = if service.is_killed() {
             Some("draining".to_owned())
@@ -34,7 +34,7 @@ impl ReadyState {
         Self { service: service.label(), why_not }
     }
 
-    /// Of all services of a process. One that was stopped does not count, unless all were.
+    /// The states of all services of a process. Stopped services do not count, unless all are stopped.
     pub(crate) fn of_all(services: &Services) -> Vec<Self> {
         let mut asked = services.all();
         if asked.iter().any(|one| !one.is_killed()) {
@@ -44,7 +44,7 @@ impl ReadyState {
     }
 }
 
-/// Are all ready? Of none nobody can be served.
+/// Are all services ready? If there is none, no client can be served, so the answer is no.
 pub(crate) fn are_ready(all: &[ReadyState]) -> bool {
     !all.is_empty() && all.iter().all(|one| one.why_not.is_none())
 }
@@ -71,7 +71,7 @@ fn reasons(table: &Snapshot) -> String {
     }
 }
 
-/// What `status` says of a channel, as far as it says why no client gets it.
+/// The part of a channel's `status` line that says why no client gets it.
 fn reason(group: GroupId, channel: &ChannelSnapshot) -> String {
     let (group, number, address) = (group.index(), channel.id.index(), shown_address(channel));
     let (state, health) = (state_word(channel.state), health_word(channel.health.state));

@@ -1,4 +1,5 @@
-//! A reply as text, byte for byte what scripts written for 3.57 cut with awk.
+//! Replies as text. For commands of 3.57 the text is the same byte for byte, because scripts cut its columns
+//! with awk.
 //!
 //! Knows: the columns and sentences, the exit codes of answers. Never: the live table, sockets.
 //! Source: docs/control.md, "Commands".
@@ -18,14 +19,16 @@ use crate::sched::{
     ChannelId, ChannelSnapshot, GroupId, GroupSnapshot, MAX_CHANNELS, MAX_GROUPS, Policy, Snapshot, Weight,
 };
 
-/// Our version as the language prints it.
+/// Our version as commands print it: major and minor.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
-/// Another process has taken over, and what was asked for was not done (sysexits: `EX_TEMPFAIL`).
+/// Exit code: another process has taken over, and the command was not carried out (sysexits: `EX_TEMPFAIL`).
 pub const HANDED_OVER: u8 = 75;
 
-/// How the caller of `-c` learns of an answer: of `doctor` by 0, 1 or 2; of all others by sysexits,  0, 64 for a syntax error, 69 for a failed shutdown,
-/// 75 for a wait in vain and for what is to be tried again, 77 for what the caller may not do, 78 for files that are wrong, 65 for every other error.
+/// The exit code of `-c` for a reply. For `doctor`: 0, 1 or 2, as its findings say. For all others, sysexits:
+/// 0; 64 for a syntax error; 69 if the service is not available or could not be stopped or upgraded; 71 for a
+/// file that cannot be opened; 75 for a wait that timed out and for anything to try again later; 77 for what
+/// the caller may not do; 78 for wrong files; 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
         Reply::NoCommand(_) | Reply::NoTapFile | Reply::NeedsTerminal => 64,
@@ -110,7 +113,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
     }
 }
 
-/// The answer as whole lines; empty where there is nothing to say.
+/// The text of the answer as whole lines; empty if there is nothing to say.
 pub fn text(reply: &Reply) -> String {
     let mut out = String::new();
     write(&mut out, reply).expect("a String takes any text");
@@ -294,9 +297,11 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
     }
 }
 
-/// One line of the table; a value that is too wide pushes the rest to the right, so that awk still finds it.
+/// Writes one line of the table. A value that is too wide pushes the rest to the right, so that awk still
+/// finds the columns.
 fn columns(out: &mut String, cells: [&dyn Display; 11]) -> fmt::Result {
-    // `Display` of numbers and of `str` pads, that of addresses and our own types may not: cells come as these two.
+    // `Display` pads numbers and `str`, but perhaps not addresses and our own types. So all cells are numbers
+    // or text.
     let [group, policy, channel, state, ip, port, active, totalc, maxc, sent, rcvd] = cells;
     writeln!(
         out,
@@ -354,7 +359,8 @@ fn row(out: &mut String, group: &GroupSnapshot, channel: &ChannelSnapshot) -> fm
     )
 }
 
-/// What commands of 3.57 take that 3.57 does not know. Their own lines stay as they were, so these stand at the end.
+/// Forms of 3.57's commands that 3.57 does not have. `help` prints them at the end, so that 3.57's own lines
+/// stay as they are.
 pub(crate) const LONGER_FORMS: &[(&str, &str)] = &[
     ("disable <channel> hard", "the same as disable, and closes all connections of a channel"),
     ("kill <time>", "the same as kill, and closes what is left after time"),
@@ -364,7 +370,7 @@ pub(crate) const LONGER_FORMS: &[(&str, &str)] = &[
 fn help(out: &mut String) -> fmt::Result {
     let (old, new) = COMMANDS.split_at(OF_3_57);
     let mut rows: Vec<_> = old.iter().collect();
-    // By the alphabet, but for `create`, which 3.57 lists first.
+    // In alphabetical order, except for `create`, which 3.57 lists first.
     rows.sort_by_key(|row| (row.name != "create", row.name));
     writeln!(out, "available commands:")?;
     for row in rows.into_iter().chain(new) {
@@ -388,7 +394,7 @@ fn mrtg(
     writeln!(out, "{first}\n{second}\nUNKNOWN\ngroup {group} channel {channel}")
 }
 
-/// What a pause is of.
+/// What was paused or resumed, in words.
 fn pausable(channel: Option<ChannelId>) -> String {
     channel.map_or_else(|| "all channels".to_owned(), |channel| format!("channel {}", channel.index()))
 }

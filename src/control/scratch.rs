@@ -1,4 +1,4 @@
-//! A directory of a test, gone with it.
+//! A temporary directory for a test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::control::directory::Directory;
 
-/// The directory.
+/// A directory that is removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new, empty one.
+    /// Creates an empty directory.
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("balance-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -21,22 +21,22 @@ impl Scratch {
         Self(path)
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// As the place of entries for all users.
+    /// The directory as a place of entries for all users.
     pub(crate) fn shared(&self) -> Directory {
         Directory::Shared(self.0.clone())
     }
 
-    /// A place of entries for one user, inside; not made yet.
+    /// A place of entries for one user, inside this directory; it does not exist yet.
     pub(crate) fn private(&self) -> Directory {
         Directory::Private(self.0.join("private"))
     }
 
-    /// What is in it, sorted.
+    /// The names of the files in it, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).expect("readable");
         let mut names: Vec<String> = entries

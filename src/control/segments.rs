@@ -1,6 +1,7 @@
-//! TCP as it might have been: segments for bytes of which only the order is known.
+//! Makes TCP segments as they might have been, for bytes of which only the order is known.
 //!
-//! Knows: both ends' addresses, sequence numbers, who has ended. Never: files, time, where the bytes come from.
+//! Knows: both ends' addresses, sequence numbers, who has ended. Never: files, time, where the bytes come
+//! from.
 //! Source: docs/observability.md, "For Wireshark".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -10,17 +11,18 @@ use etherparse::{PacketBuilder, TcpOptionElement};
 
 use crate::observe::Direction;
 
-/// Both ends say that they take so much: 65535 times 2^14, so that no reader of a capture misses an announcement.
+/// The window that both ends announce: 65535 times 2^14. It is so large that Wireshark misses no window
+/// update.
 const WINDOW: u16 = u16::MAX;
 const SCALE: u8 = 14;
-/// The longest segment that either end says to take.
+/// The maximum segment size that both ends announce, in bytes.
 const SEGMENT: u16 = 65_495;
-/// A gap that is larger looks like one of so many bytes: further on, sequence numbers would seem to go back.
+/// A larger gap is shown as this many bytes: beyond it, sequence numbers would seem to go back.
 pub(crate) const LARGEST_GAP: u64 = 1 << 30;
-/// Of hops to go there is nothing to say.
+/// The hop limit in the IP header; the real one is not known.
 const HOPS: u8 = 64;
 
-/// What a segment is for.
+/// The kind of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SegmentKind {
     Hello,
@@ -34,51 +36,51 @@ enum SegmentKind {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    /// The client's end, and the service's.
+    /// The addresses of the client and of the service.
     ends: [SocketAddr; 2],
     /// The next sequence number of each end.
     next: [u32; 2],
     ended: [bool; 2],
-    /// How much each end says to take.
+    /// The window that each end announces.
     windows: [u16; 2],
 }
 
 impl Segments {
-    /// Between these; an end that is not known has an address that nobody has.
+    /// A connection between these addresses. An end that is not known gets the unspecified address.
     pub(crate) fn between(client: Option<SocketAddr>, service: Option<SocketAddr>) -> Self {
         let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
         let known = [client.map(canonical), service.map(canonical)];
         let is_v6 = known.iter().flatten().any(SocketAddr::is_ipv6);
         let unknown: IpAddr = if is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let ends = known.map(|at| match at {
-            // One of each kind cannot talk.
+            // Both ends must be of the same address family.
             Some(at) if at.is_ipv6() == is_v6 => at,
             at => SocketAddr::new(unknown, at.map_or(0, |at| at.port())),
         });
         Self { ends, next: [0; 2], ended: [false; 2], windows: [WINDOW; 2] }
     }
 
-    /// The packets of a handshake.
+    /// The three packets of the handshake.
     pub(crate) fn open(&mut self) -> [Vec<u8>; 3] {
         let hello = self.packet(Direction::Sent, SegmentKind::Hello, &[]);
         let back = self.packet(Direction::Rcvd, SegmentKind::HelloBack, &[]);
         [hello, back, self.packet(Direction::Sent, SegmentKind::Acknowledge, &[])]
     }
 
-    /// The packets for bytes that went this way: they, and what says that they came.
+    /// The packets for bytes sent in this direction: the data and its acknowledgement.
     pub(crate) fn data(&mut self, direction: Direction, bytes: &[u8]) -> [Vec<u8>; 2] {
         let data = self.packet(direction, SegmentKind::Data, bytes);
         [data, self.packet(back(direction), SegmentKind::Acknowledge, &[])]
     }
 
-    /// So many bytes went this way and are not here.
+    /// Skips this many bytes that were sent in this direction and are not in the file.
     pub(crate) fn skip(&mut self, direction: Direction, bytes: u64) {
         let bytes = u32::try_from(bytes.min(LARGEST_GAP)).unwrap_or(u32::MAX);
         let next = &mut self.next[direction as usize];
         *next = next.wrapping_add(bytes);
     }
 
-    /// The packets for the end of what goes this way; none, if it has ended.
+    /// The packets for the end of this direction (FIN and its acknowledgement); none if it has ended already.
     pub(crate) fn finish(&mut self, direction: Direction) -> Vec<Vec<u8>> {
         if std::mem::replace(&mut self.ended[direction as usize], true) {
             return Vec::new();
@@ -87,12 +89,13 @@ impl Segments {
         vec![end, self.packet(back(direction), SegmentKind::Acknowledge, &[])]
     }
 
-    /// The packet of an end that breaks off.
+    /// A reset by the sender of this direction.
     pub(crate) fn reset(&mut self, direction: Direction) -> Vec<u8> {
         self.packet(direction, SegmentKind::Reset, &[])
     }
 
-    /// A packet that says next to nothing, to hang a comment on. One that said nothing at all would look as if something was lost.
+    /// A packet that carries a comment. It announces a slightly smaller window, since a packet that changes
+    /// nothing looks like a duplicate acknowledgement, as if something was lost.
     pub(crate) fn idle(&mut self, direction: Direction) -> Vec<u8> {
         let window = &mut self.windows[direction as usize];
         *window = window.checked_sub(1).filter(|&window| window > 0).unwrap_or(WINDOW);
@@ -128,7 +131,7 @@ impl Segments {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.next[from] = self.next[from].wrapping_add(length).wrapping_add(takes);
         let mut packet = Vec::new();
-        // It fails for more bytes than a packet has; and a `Vec` takes all.
+        // This can fail only for more bytes than a packet can hold; a `Vec` takes everything.
         let _ = tcp.map(|tcp| tcp.write(&mut packet, bytes));
         packet
     }
@@ -141,7 +144,7 @@ fn v6(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The other way.
+/// The opposite direction.
 fn back(direction: Direction) -> Direction {
     match direction {
         Direction::Sent => Direction::Rcvd,

@@ -1,6 +1,7 @@
-//! The services that operators can reach in this process, and which of them a word means.
+//! The services of this process that operators can reach, and which of them a word means.
 //!
-//! Knows: names, addresses, what may be done to each service. Never: sessions, the protocol, how a list looks.
+//! Knows: names, addresses, what may be done to each service. Never: sessions, the protocol, how a list
+//! looks.
 //! Source: docs/control.md, "Several services in one process".
 
 use std::collections::HashSet;
@@ -24,44 +25,44 @@ use crate::observe::{Log, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, EndedSnapshot, SessionSnapshot, SharedTable, Snapshot, Survey};
 use crate::spec::{ListenSpan, ServiceSpec};
 
-/// Between two pieces of a survey.
+/// The pause between two pieces of a survey.
 const LET_IN: Duration = Duration::from_micros(100);
 
-/// One service, as far as operators are concerned. The closures are called without the table's lock.
+/// One service as operators can control it. Its closures are called without the table's lock.
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct ManagedService {
-    /// What it is called, if it has a name.
+    /// Its name, if it has one.
     pub name: RwLock<Option<String>>,
     /// Where it listens.
     pub listen: RwLock<Vec<ListenSpan>>,
-    /// Where its line has it listen besides, and it does not.
+    /// The addresses of its line where it could not listen, as text; `None`: it listens at all of them.
     pub not_listening: RwLock<Option<Arc<String>>>,
-    /// It listens nowhere: `listen` says where it should.
+    /// Whether it listens nowhere; then `listen` says where it should.
     pub listens_nowhere: AtomicBool,
-    /// Its one table.
+    /// Its table.
     pub table: SharedTable,
-    /// Looks up an address; may take its time.
+    /// Looks up an address. This may take time.
     pub resolve: Arc<dyn Fn(&HostPort) -> io::Result<Addresses> + Send + Sync>,
-    /// Closes the TCP listeners and lets the connections live on; `true` = done. Called with the entry gone already, and
-    /// perhaps more than once.
+    /// Closes the TCP listeners and leaves the connections open; `true` = done. Called after its entry was
+    /// removed, and perhaps more than once.
     pub kill: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Closes what is left of the connections after so long; 0: now. Called after `kill` has worked.
+    /// Closes the remaining connections after this time; 0: now. Called after `kill` has worked.
     pub end: Arc<dyn Fn(Duration) + Send + Sync>,
-    /// What only the data plane can do.
+    /// Actions that only the data plane can do.
     pub plane: Plane,
     /// The command line that starts the service with the channels of the snapshot.
     pub command_line: Arc<dyn Fn(&Snapshot) -> String + Send + Sync>,
-    /// What it was asked for, with the channels of its line.
+    /// The service as its line describes it, with the channels of the line.
     pub spec: Arc<dyn Fn() -> ServiceSpec + Send + Sync>,
-    /// What is otherwise than its line has it, in the file or on the command line.
+    /// What differs from its line in the file or on the command line.
     pub differences: Arc<dyn Fn(&Snapshot) -> Vec<String> + Send + Sync>,
-    /// It was made of a file.
+    /// Whether it was made from a file.
     pub has_file: bool,
     /// The time since the start of the instance.
     pub now: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// Where changes are told, with the uid of who made them.
+    /// The log for changes; each is logged with the user id of the operator.
     pub log: Log,
-    /// `kill` has worked.
+    /// Whether `kill` has worked.
     pub killed: AtomicBool,
 }
 
@@ -74,31 +75,33 @@ impl fmt::Debug for ManagedService {
     }
 }
 
-/// What only the data plane can do. Called without the table's lock.
+/// Actions that only the data plane can do. They are called without the table's lock.
 #[derive(Clone)]
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct Plane {
-    /// Closes the connections of a channel; how many there were.
+    /// Closes the connections of a channel and returns how many there were.
     pub close_connections: Arc<dyn Fn(ChannelKey) -> usize + Send + Sync>,
-    /// Closes one connection; `false` = there is none of that number.
+    /// Closes one connection; `false` = no connection has this number.
     pub close_session: Arc<dyn Fn(u64) -> bool + Send + Sync>,
-    /// Closes the connections of clients from a network; how many there were.
+    /// Closes the connections of clients from a network and returns how many there were.
     pub close_clients: Arc<dyn Fn(IpNet) -> usize + Send + Sync>,
-    /// Shows the bytes of one connection from now on; `None` = there is none of that number.
+    /// Starts to copy the bytes of one connection; `None` = no connection has this number.
     pub tap: Arc<dyn Fn(u64) -> Option<(TapStart, Tap)> + Send + Sync>,
-    /// All connections, or those of a channel.
+    /// Lists all connections, or those of a channel.
     pub sessions: Arc<dyn Fn(Option<ChannelKey>) -> Vec<SessionSnapshot> + Send + Sync>,
-    /// The last so many connections that have ended, as far as they are remembered, the last one last.
+    /// The connections that ended last, at most this many and as far as they are remembered; the latest comes
+    /// last.
     pub ended: Arc<dyn Fn(usize) -> Vec<EndedSnapshot> + Send + Sync>,
-    /// Looks up the names of all channels, or of one, and waits for the answers. `None`: they have not all come in time.
+    /// Looks up the names of all channels, or of one, and waits for the answers. `None`: they have not all
+    /// come in time.
     pub look_up: Arc<dyn Fn(Option<ChannelKey>) -> Option<Vec<ResolvedName>> + Send + Sync>,
-    /// The table was changed.
+    /// Must be called after each change of the table.
     pub changed: Arc<dyn Fn() + Send + Sync>,
-    /// Clients accepted and not yet closed.
+    /// Number of clients accepted and not yet closed.
     pub connections: Arc<dyn Fn() -> usize + Send + Sync>,
 }
 
-/// A name that was looked up.
+/// The result of looking up a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedName {
     /// The name as it was typed.
@@ -107,40 +110,40 @@ pub struct ResolvedName {
     pub addresses: Result<Vec<String>, String>,
 }
 
-/// One line of `services`.
+/// One line of the answer to `services`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSnapshot {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// Where it listens.
     pub listen: Vec<ListenSpan>,
-    /// Channels that are enabled and up.
+    /// Number of channels that are enabled and up.
     pub up: usize,
-    /// All channels.
+    /// Number of all channels.
     pub channels: usize,
-    /// Clients accepted and not yet closed.
+    /// Number of clients accepted and not yet closed.
     pub connections: usize,
-    /// It takes no clients any more.
+    /// Whether it takes no clients any more.
     pub is_draining: bool,
-    /// It has lost its port, and `listen` says which.
+    /// Whether it has lost its port; then `listen` says which.
     pub listens_nowhere: bool,
-    /// All its channels are paused.
+    /// Whether all its channels are paused.
     pub is_paused: bool,
-    /// Clients that wait for a channel.
+    /// Number of clients that wait for a channel.
     pub waiting: usize,
-    /// An operator has changed it since its file was read; `None`: it was not made of a file.
+    /// Whether an operator has changed it since its file was read; `None`: it was not made from a file.
     pub differs: Option<bool>,
 }
 
 impl ServiceSnapshot {
-    /// Whether it is as its file has it; `None`: it was not made of a file.
+    /// Whether it is the same as in its file, in a word; `None`: it was not made from a file.
     pub(crate) fn file_word(&self) -> Option<&'static str> {
         self.differs.map(|differs| if differs { "changed" } else { "same" })
     }
 }
 
 impl ManagedService {
-    /// What `services` says of it.
+    /// Its line of `services`.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
         let ((up, channels), is_paused, waiting) = {
             let table = self.table.lock_at((self.now)());
@@ -161,8 +164,8 @@ impl ManagedService {
         }
     }
 
-    /// What `services` says of it, all its channels, and what is otherwise than its line has it. What is said of
-    /// the service and of its channels goes together.
+    /// Its line of `services`, all its channels, and what differs from its line. The counts agree with the
+    /// channels.
     pub(crate) fn whole(&self) -> (ServiceSnapshot, Snapshot, Option<Vec<String>>) {
         let table = self.survey();
         let differences = (self.differences)(&table);
@@ -183,11 +186,13 @@ impl ManagedService {
         (service, table, Some(differences))
     }
 
-    /// All channels. Clients wait for the table's lock for a piece of it at most, however many channels there are.
+    /// All its channels. They are read piece by piece, so that clients never wait long for the table's lock,
+    /// however many channels there are.
     pub(crate) fn survey(&self) -> Snapshot {
         let mut survey = Survey::default();
         while self.table.lock_at((self.now)()).survey(&mut survey) {
-            // The lock goes to whoever asks for it first, and one who waits has to wake up to ask.
+            // The mutex is not fair: a thread that waits for it has to wake up before it can take it, so we
+            // leave it some time.
             thread::sleep(LET_IN);
         }
         survey.stale_lists = self.table.gate().stale_lists();
@@ -199,12 +204,12 @@ impl ManagedService {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// Has it lost the port?
+    /// Has it lost its port?
     pub(crate) fn listens_nowhere(&self) -> bool {
         self.listens_nowhere.load(Ordering::SeqCst)
     }
 
-    /// Where its line has it listen, and it does not.
+    /// The addresses of its line where it does not listen, as text; `None`: it listens at all of them.
     pub(crate) fn not_listening(&self) -> Option<Arc<String>> {
         self.not_listening.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -214,7 +219,7 @@ impl ManagedService {
         !self.is_killed() && self.not_listening().is_none() && self.table.lock_at((self.now)()).has_up()
     }
 
-    /// How many of its channels are enabled and up, and how many there are.
+    /// The number of channels that are enabled and up, and the number of all.
     pub(crate) fn up_and_all(&self) -> (usize, usize) {
         self.table.lock_at((self.now)()).up_and_all()
     }
@@ -223,18 +228,18 @@ impl ManagedService {
         !self.is_killed() || (self.plane.connections)() > 0
     }
 
-    /// What it is called, if it has a name.
+    /// Its name, if it has one.
     pub(crate) fn name(&self) -> Option<String> {
         self.name.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Where it listens; at least one.
+    /// Where it listens; at least one address.
     pub fn listen(&self) -> Vec<ListenSpan> {
         self.listen.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It listens there from now on; nowhere, it is found by its `place` still.
-    /// `missing`: where its line has it listen besides, which could not be had.
+    /// Sets where it listens from now on. If that is nowhere, operators still find it by `place`. `missing`:
+    /// addresses of its line that it could not have.
     pub fn set_listen(&self, listen: Vec<ListenSpan>, place: ListenSpan, missing: &[ListenSpan]) {
         self.listens_nowhere.store(listen.is_empty(), Ordering::SeqCst);
         let listen = if listen.is_empty() { vec![place] } else { listen };
@@ -244,7 +249,7 @@ impl ManagedService {
         *self.not_listening.write().unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
-    /// Gives it another name.
+    /// Changes its name.
     pub fn rename(&self, name: Option<&str>) {
         *self.name.write().unwrap_or_else(PoisonError::into_inner) = name.map(str::to_owned);
     }
@@ -261,55 +266,58 @@ impl ManagedService {
     }
 }
 
-/// `80`, or `80-90`.
+/// Reads ports such as `80` or `80-90`.
 fn ports(word: &str) -> Option<(u16, u16)> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
-/// Why a word means no service.
+/// Why a word does not name a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unclear {
-    /// There is none.
+    /// No service matches.
     Unknown,
-    /// There are several: their labels.
+    /// Several services match. These are their labels.
     Several(Vec<String>),
 }
 
-/// What a process has taken over from the one before.
+/// What a process has taken over from its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CarriedCount {
-    /// Connections that came over.
+    /// Number of connections that were handed over.
     pub carried: u64,
-    /// Connections that the process before still has; `None`: nobody knows any more.
+    /// Number of connections that the predecessor still has; `None`: not known any more.
     pub draining: Option<u64>,
-    /// The process before.
+    /// The process id of the predecessor.
     pub pid: u32,
 }
 
-/// What may be done to the whole process. Called without any lock.
+/// Actions on the whole process. They are called without any lock.
 #[derive(Clone)]
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct ProcessHands {
-    /// `reload`, with `clean` if that is true: what has changed, line by line, or why nothing has.
+    /// Reads the files again; `true`: also drops what operators changed. Returns what has changed, line by
+    /// line, or why nothing has.
     pub reload: Arc<dyn Fn(bool) -> Result<Vec<String>, String> + Send + Sync>,
-    /// Opens the access log again, if there is one: whether that has worked.
+    /// Opens the access log again and returns whether that worked; `None`: there is no access log.
     pub reopen: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>,
-    /// `upgrade`, to the program at this path if there is one: what was handed over, or why nothing was.
+    /// Hands over to a new process, which runs the program at this path or (`None`) our own. Returns what was
+    /// handed over, or why nothing was.
     pub upgrade: Arc<dyn Fn(Option<Vec<u8>>) -> Result<String, String> + Send + Sync>,
-    /// Hands the ports over to the process of this number, at the other end of the stream: what came of it.
+    /// Hands the ports over to the process with this id, at the other end of the stream. Returns the outcome
+    /// in words.
     pub give: Arc<dyn Fn(UnixStream, u32) -> Result<String, String> + Send + Sync>,
-    /// The last service was stopped, and takes no clients any more.
+    /// Called when the last service was stopped and takes no clients any more.
     pub stopped: Arc<dyn Fn() + Send + Sync>,
-    /// What hands everything over to another process is to stop, as it stops for SIGTERM. Does not wait for it, ...
+    /// Tells a hand-over in progress to stop, as SIGTERM would. Does not wait for that.
     pub call_off: Arc<dyn Fn() + Send + Sync>,
-    /// ... as this does, if it was called off: until the other process has gone, or this one.
+    /// Waits for the end of a hand-over that was called off: until the other process has gone, or this one.
     pub await_called_off: Arc<dyn Fn() + Send + Sync>,
-    /// What only the process knows of itself, for `doctor`.
+    /// Facts for `doctor` that only the process itself knows.
     pub signs: Arc<dyn Fn() -> ProcessSigns + Send + Sync>,
-    /// What a host means, or why it means nothing. May take its time.
+    /// Looks up a host name: its addresses, or why there are none. May take time.
     pub look_up: Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>,
-    /// What was taken over from another process, if anything was.
+    /// What was taken over from another process; `None`: nothing.
     pub carried: Arc<dyn Fn() -> Option<CarriedCount> + Send + Sync>,
 }
 
@@ -323,18 +331,18 @@ impl fmt::Debug for ProcessHands {
 #[derive(Debug)]
 pub struct Services {
     all: RwLock<Vec<Arc<ManagedService>>>,
-    /// Those that drain beside others of their name, and what they are called meanwhile.
+    /// Services that drain while another one has their name, and the label of each meanwhile.
     told_apart: Mutex<Vec<(Weak<ManagedService>, String)>>,
     pub(crate) process: ProcessHands,
 }
 
 impl Services {
-    /// These, in the order in which `services` lists them.
+    /// The services in the order in which `services` lists them.
     pub fn new(services: Vec<Arc<ManagedService>>, process: ProcessHands) -> Self {
         Self { all: RwLock::new(services), told_apart: Mutex::default(), process }
     }
 
-    /// These from now on, and behind them those that still have connections.
+    /// Replaces the services. Stopped ones that still have connections stay, after the new ones.
     pub(crate) fn set(&self, services: Vec<Arc<ManagedService>>) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let is_among = |one: &Arc<ManagedService>| services.iter().any(|other| Arc::ptr_eq(one, other));
@@ -343,18 +351,19 @@ impl Services {
         *all = services.into_iter().chain(left).collect();
     }
 
-    /// All that there are, those included that are gone and nobody has looked since.
+    /// All services, including stopped ones without connections that have not been removed yet.
     pub(crate) fn all(&self) -> Vec<Arc<ManagedService>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Those that there still are: one that was killed goes with its last connection.
+    /// The services that still exist: a stopped one exists until its last connection ends.
     pub(crate) fn present(&self) -> Vec<Arc<ManagedService>> {
         self.all().into_iter().filter(|one| one.is_present()).collect()
     }
 
-    /// Those that there still are, each with a label that no other has. Those that take clients come first and are called as they are called; who
-    /// drains beside a successor of its name is `web (draining)`, another one `web (draining 2)`, and each keeps that as long as it is there.
+    /// The services that still exist, each with a unique label. Those that take clients come first, under
+    /// their own names. A service that drains while a successor has its name is `web (draining)`, the next
+    /// one `web (draining 2)`, and each keeps its label as long as it exists.
     pub(crate) fn labelled(&self) -> Vec<(String, Arc<ManagedService>)> {
         let mut all = self.present();
         all.sort_by_key(|service| service.is_killed());
@@ -362,7 +371,7 @@ impl Services {
         told_apart.retain(|(one, _)| {
             one.upgrade().is_some_and(|one| all.iter().any(|other| Arc::ptr_eq(&one, other)))
         });
-        // What one has been called is not given to another while it is there.
+        // A label in use is not given to another service.
         let mut taken: HashSet<String> = told_apart.iter().map(|(_, label)| label.clone()).collect();
         let mut labelled = Vec::new();
         for service in all {
@@ -389,39 +398,40 @@ impl Services {
         labelled
     }
 
-    /// The one that a word means for those who see [labels](Self::labelled), too.
+    /// The service that a word means; here the word may also be one of the [labels](Self::labelled).
     pub(crate) fn find_labelled(&self, word: &str) -> Result<Arc<ManagedService>, Unclear> {
         let labelled =
             || self.labelled().into_iter().find(|(label, _)| label == word).map(|(_, service)| service);
         self.find(word).or_else(|unclear| labelled().ok_or(unclear))
     }
 
-    /// Is there more than one?
+    /// Is there more than one service?
     pub(crate) fn are_several(&self) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|one| one.is_present()).nth(1).is_some()
     }
 
-    /// The one that a session begins with: it takes clients, if any does, or has some left, if any has.
+    /// The service that a session begins with: the first that takes clients, else the first that has
+    /// connections, else the first.
     pub(crate) fn first(&self) -> Option<Arc<ManagedService>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let serving = all.iter().find(|one| !one.is_killed());
         serving.or_else(|| all.iter().find(|one| one.is_present())).or_else(|| all.first()).cloned()
     }
 
-    /// None takes clients any more, whatever operators say.
+    /// Marks all services as stopped, whatever operators do.
     pub fn retire(&self) {
         self.all().iter().for_each(|one| one.killed.store(true, Ordering::SeqCst));
     }
 
-    /// Does none of them take clients any more?
+    /// Have all services been stopped?
     pub(crate) fn are_killed(&self) -> bool {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().all(|one| one.is_killed())
     }
 
-    /// The one that a word means: its name, `ADDRESS:PORT`, or a port that only one has. Our process's name means the one that a
-    /// session begins with.
+    /// The service that a word means: its name, `ADDRESS:PORT`, or a port that only one service has. The name
+    /// of our process means the service that a session begins with.
     pub(crate) fn find(&self, word: &str) -> Result<Arc<ManagedService>, Unclear> {
         let all = self.present();
         if let Some(named) = all.iter().find(|service| service.name().as_deref() == Some(word)) {
@@ -450,7 +460,7 @@ impl Services {
         match meant.as_slice() {
             [] => Err(Unclear::Unknown),
             [one] => Ok(Arc::clone(one)),
-            // As a port alone means the instance that listens on all addresses.
+            // Without an address, a port means the service that listens on all addresses.
             several => match several.iter().filter(is_wildcard).collect::<Vec<_>>().as_slice() {
                 [one] => Ok(Arc::clone(one)),
                 _ => Err(Unclear::Several(several.iter().map(|service| service.label()).collect())),

@@ -1,4 +1,4 @@
-//! Who is in a session, and who gives way when there are too many.
+//! The open sessions, and which of them is closed when there are too many.
 //!
 //! Knows: whose sessions they are, which of them are idle. Never: what is said in them.
 //! Source: docs/control.md, "The protocol".
@@ -10,18 +10,18 @@ use std::sync::Arc;
 
 use rustix::net::SendFlags;
 
-/// Sessions at one time.
+/// Maximum number of sessions at one time.
 pub(crate) const MAX_SESSIONS: usize = 64;
-/// So many more may be root's, where all of them are at work.
+/// If all of those are busy, root may have this many more.
 const ROOMS_FOR_ROOT: usize = 8;
 const ROOT: u32 = 0;
 
-/// All sessions.
+/// All open sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     is_stopped: bool,
     next: u64,
-    /// Goes up whenever a session becomes idle.
+    /// Counts how often a session became idle; orders sessions by idle time.
     moments: u64,
     open: BTreeMap<u64, Open>,
 }
@@ -30,28 +30,28 @@ pub(crate) struct Sessions {
 struct Open {
     stream: Arc<UnixStream>,
     uid: u32,
-    /// Since when it waits for its client; `None` = it is at work.
+    /// When it became idle, on the count of `moments`; `None` = it is carrying out a line.
     idle_since: Option<u64>,
 }
 
-/// Why nobody more is let in.
+/// Why no session can begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// The instance ends.
+    /// The instance is ending.
     Stopped,
-    /// All sessions are at work.
+    /// All sessions are carrying out commands.
     Busy,
 }
 
 impl Sessions {
-    /// Lets somebody in; the session's number. Where there are too many, the one that has been idle for the longest time
-    /// gives way, root's last. It hears why, if its client reads.
+    /// Opens a session and returns its number. If there are too many, the one that has been idle for the
+    /// longest time is closed; root's go last. Its client is told why, if it reads.
     pub(crate) fn enter(&mut self, stream: &Arc<UnixStream>, uid: u32) -> Result<u64, Full> {
         if self.is_stopped {
             return Err(Full::Stopped);
         }
         if self.open.len() >= MAX_SESSIONS && !self.make_room() {
-            // Whatever others do: root gets in.
+            // Root always gets in, whatever others do.
             let is_let_in = uid == ROOT && self.open.len() < MAX_SESSIONS + ROOMS_FOR_ROOT;
             if !is_let_in {
                 return Err(Full::Busy);
@@ -70,7 +70,7 @@ impl Sessions {
         let Some((_, _, number)) = idle.min() else { return false };
         if let Some(gone) = self.open.remove(&number) {
             let why = format!(". closed: {MAX_SESSIONS} sessions are open, and this one was idle\n");
-            // Its client may not even have read earlier answers: nobody waits for that.
+            // Its client may not even have read earlier answers, so this does not wait.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let _ = rustix::net::send(&*gone.stream, why.as_bytes(), flags);
             let _ = gone.stream.shutdown(Shutdown::Both);
@@ -83,7 +83,8 @@ impl Sessions {
         self.moments
     }
 
-    /// A line has come in. `false`: the session has just given way, so that what the line says must not be done.
+    /// A line has come in. `false`: the session has just been closed for another one, so the line must not be
+    /// carried out.
     pub(crate) fn begin_work(&mut self, number: u64) -> bool {
         match self.open.get_mut(&number) {
             Some(open) => {
@@ -106,16 +107,17 @@ impl Sessions {
         }
     }
 
-    /// It is over.
+    /// Removes a session that has ended.
     pub(crate) fn leave(&mut self, number: u64) {
         self.open.remove(&number);
     }
 
-    /// Nobody is let in from now on, and those who are open end after the command that they are at. `true` the first time.
+    /// Opens no more sessions. Those that are open end after their current command. Returns `true` the first
+    /// time.
     pub(crate) fn stop(&mut self) -> bool {
         let is_first = !std::mem::replace(&mut self.is_stopped, true);
         for open in self.open.values().filter(|_| is_first) {
-            // Errors here are of sockets that are closed by now.
+            // An error means that the socket is closed already.
             let _ = open.stream.shutdown(Shutdown::Read);
         }
         is_first

@@ -1,6 +1,7 @@
 //! `-c` and `-i`: an operator at the keyboard, or a script, as a client of the control socket.
 //!
-//! Knows: prompt, banner, line reading, exit codes. Never: the table (it is another process), what a command means.
+//! Knows: prompt, banner, line reading, exit codes. Never: the table (it is in another process), what a
+//! command means.
 //! Source: docs/control.md, "The shell".
 
 use std::io::{self, BufRead, ErrorKind, Write};
@@ -25,11 +26,11 @@ use crate::control::top;
 use crate::control::watch::{AnswerSink, AskedTap, TapWatch, WatchError, watch};
 use crate::control::wire::{LineRead, LineReader, MAX_LINE};
 
-/// No instance, or it cannot be talked to (sysexits: `EX_UNAVAILABLE`).
+/// Exit code: there is no instance, or it does not answer (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
-/// The answer could not be printed (sysexits: `EX_IOERR`).
+/// Exit code: the answer could not be printed (sysexits: `EX_IOERR`).
 const IO_ERROR: u8 = 74;
-/// What was typed cannot be meant (sysexits: `EX_USAGE`).
+/// Exit code: the command cannot be carried out here (sysexits: `EX_USAGE`).
 const USAGE: u8 = 64;
 
 /// `balance -c TEXT PORT`.
@@ -46,15 +47,15 @@ pub struct OneShot {
 pub struct Interactive {
     /// Which instance.
     pub wanted: Wanted,
-    /// Where to keep what was typed at a terminal; `None` = nowhere.
+    /// The file for the history of typed lines; `None` = no history.
     pub history: Option<PathBuf>,
 }
 
-/// Runs the commands in one session, prints the answers on stdout, and answers with the exit code.
+/// Runs the commands in one session, prints the answers on stdout, and returns the exit code.
 pub fn one_shot(options: &OneShot) -> u8 {
     // A newline separates commands as `;` does.
     let is_change = options.text.split(|&byte| byte == b'\n').any(command::is_change);
-    // Where there is one that does not let us in, nothing is known to be broken.
+    // If an instance exists but refuses us, that is no finding of `doctor`.
     let not_found = |error: &FindError| match asking::is_doctor(&options.text) && !error.is_denial() {
         true => nobody(options, error),
         false => not_found(error),
@@ -72,7 +73,7 @@ pub fn one_shot(options: &OneShot) -> u8 {
         return show_top(client, &options.wanted);
     }
     let until = Instant::now() + HANDING_OVER;
-    // Its time began with the first one that was asked.
+    // A `wait` is not repeated: its time began with the first attempt.
     let waits = options.text.split(|&byte| byte == b'\n').flat_map(command::split).any(command::is_wait);
     if command::has_tap(&options.text) {
         return watch_taps(client, options);
@@ -106,7 +107,7 @@ pub fn one_shot(options: &OneShot) -> u8 {
     }
 }
 
-/// Why `top` cannot be shown here, if so.
+/// Why `top` cannot be shown here; `None`: it can.
 fn obstacle_to_top() -> Option<String> {
     #[cfg(feature = "top")]
     return top::obstacle();
@@ -114,7 +115,7 @@ fn obstacle_to_top() -> Option<String> {
     Some("this program was built without `top`; use -c status, or -c \"status json\" in programs".into())
 }
 
-/// Shows it all, live, until the operator has seen enough.
+/// Shows `top` until the operator quits. Returns the exit code.
 #[cfg(feature = "top")]
 fn show_top(client: Client, wanted: &Wanted) -> u8 {
     match top::run(client, wanted) {
@@ -131,7 +132,8 @@ fn show_top(_: Client, _: &Wanted) -> u8 {
     USAGE
 }
 
-/// Shows taps, and whatever else there is in the text, as long as anybody reads it; or writes the one that there is to its file.
+/// Shows taps and the other answers as long as anybody reads them. If the text is one `tap` with a file,
+/// writes that file.
 fn watch_taps(client: Client, options: &OneShot) -> u8 {
     let only = command::only_tap(&options.text);
     if let Some(TapWanted { session, bounds, form: TapForm::File(file) }) = &only {
@@ -155,7 +157,7 @@ fn watch_taps(client: Client, options: &OneShot) -> u8 {
     finish(code, |code| watched.sink.end(code))
 }
 
-/// The exit code of what was watched.
+/// The exit code after watching.
 fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
     let code = match &watched {
         Ok(code) => *code,
@@ -169,12 +171,13 @@ fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
     end(code)
 }
 
-/// What came of asking once.
+/// The outcome of sending the commands once.
 enum AskOutcome {
     Answered(u8),
-    /// It was not carried out, or is one that may be carried out twice, and nothing of it was printed: another process is to be asked.
+    /// Nothing was printed, and the commands were not carried out or may be carried out twice. So they can be
+    /// sent to another process.
     NotDone(NotDone),
-    /// It may have been carried out.
+    /// It is not known whether they were carried out.
     Unknown,
 }
 
@@ -190,7 +193,8 @@ fn ask_once<W: Write>(
     mut printer: Printer<W>,
 ) -> (AskOutcome, Printer<W>) {
     let handed_over = render::text(&Reply::HandedOver);
-    // It may be all that there is to come: then nothing was carried out, and nobody is to read it.
+    // If this text is the whole answer, the commands were not carried out. So it is held back until more text
+    // comes.
     let (mut held, mut is_printed) = (false, false);
     let asked = client.ask_at_once(text, |part| {
         if !is_printed && !held && part == handed_over {
@@ -214,15 +218,15 @@ fn ask_once<W: Write>(
     (outcome, printer)
 }
 
-/// What is told where a process has gone without an answer, and there is another one.
+/// The message if the process has gone without an answer, and another one serves now.
 fn unknown(before: u32, now: u32) -> String {
     format!(
         "process {before} has gone, and process {now} serves now; whether the command was carried out is not known"
     )
 }
 
-/// Runs the shell on stdin and stdout, and answers with the exit code. At a terminal it edits, completes and
-/// remembers lines; through a pipe it is 3.57's, byte for byte.
+/// Runs the shell on stdin and stdout, and returns the exit code. At a terminal it edits, completes and
+/// remembers lines; through a pipe it behaves as 3.57, byte for byte.
 pub fn interactive(options: &Interactive) -> u8 {
     let mut client = match find(&options.wanted, false) {
         Ok(client) => client,
@@ -238,7 +242,7 @@ fn banner(client: &Client) -> String {
     format!("\nbalance {VERSION} interactive command shell\nPID of master process is {}\n\n", client.pid())
 }
 
-/// 3.57's, and between its two words the service, where there are several.
+/// The prompt of 3.57. If there are several services, the service stands between its two words.
 fn prompt(group: usize, service: Option<&str>) -> String {
     match service {
         None => format!("balance[{group}] "),
@@ -259,7 +263,7 @@ fn through_pipe(client: &mut Client, input: impl BufRead, mut printer: Printer<i
         let too_long;
         let line = match lines.read() {
             Ok(LineRead::Whole(line) | LineRead::Rest(line)) => line,
-            // The instance has the answer to it, too.
+            // The line is sent as it is too long: the instance answers it with an error.
             Ok(LineRead::TooLong) => {
                 too_long = vec![b'x'; MAX_LINE + 1];
                 &too_long
@@ -286,7 +290,7 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
         printer.flush();
         let Some(line) = terminal.line(&prompt(group, service.as_deref())) else { return printer.end(0) };
         if command::is_top(line.as_bytes()) && obstacle_to_top().is_none() {
-            // It asks in a session of its own, and this one goes on afterwards.
+            // `top` uses a session of its own, and this one goes on afterwards.
             let shown = again(wanted, group, service.as_deref()).map(|client| show_top(client, wanted));
             match shown {
                 Ok(_) => continue,
@@ -339,29 +343,30 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
     }
 }
 
-/// A session in place of one that was given up, at the same group of the same service. The instance ends a `wait` when the
-/// session that asked for it is gone.
+/// Opens a session in place of one that was lost or given up, with the same service and group. The instance
+/// ends a `wait` when the session that asked for it is gone.
 fn again(wanted: &Wanted, group: usize, service: Option<&str>) -> Result<Client, FindError> {
     let mut client = find::find(wanted, false)?;
     if let Some(service) = service {
-        // What is typed next is meant for this service: if it has gone meanwhile, no other one will do.
+        // The next command is meant for this service. If it has gone meanwhile, no other one will do.
         match client.ask(format!("use {service}").as_bytes(), |_| ()) {
             Ok(status) if status.code == 0 => {}
             _ => return Err(FindError::None),
         }
     }
-    // An instance that has gone meanwhile is told of at the next command.
+    // If the instance has gone meanwhile, the next command reports that.
     let _ = client.ask(format!("group {group}").as_bytes(), |_| ());
     Ok(client)
 }
 
-/// What a shell that was left tells its caller: only whether the instance was stopped if that was asked for, and whether another
-/// process has taken over. Errors of commands were seen.
+/// The exit code of the shell: not 0 only if the instance could not be stopped or another process has taken
+/// over. Errors of other commands were shown.
 fn leave(code: u8) -> u8 {
     if matches!(code, UNAVAILABLE | HANDED_OVER) { code } else { 0 }
 }
 
-/// Root talks to anybody's instance, so it is told when that is a stranger's: it may be a fake that somebody planted.
+/// Finds the instance. Root can talk to every user's instance, so a message says whose it is: it may be a
+/// fake that a user has planted.
 fn find(wanted: &Wanted, is_change: bool) -> Result<Client, FindError> {
     let client = find::find(wanted, is_change)?;
     let uid = client.uid();
@@ -381,7 +386,7 @@ fn not_found(error: &FindError) -> u8 {
     UNAVAILABLE
 }
 
-/// `doctor`, and nobody answers.
+/// The answer to `doctor` if no instance answers.
 fn nobody(options: &OneShot, error: &FindError) -> u8 {
     let (port, addresses) = match &options.wanted.service {
         Which::Port { port, addresses, .. } => (Some(*port), addresses.as_deref()),
@@ -403,11 +408,11 @@ fn nobody(options: &OneShot, error: &FindError) -> u8 {
 }
 
 fn complain(text: &str) {
-    // Nobody is left to tell that stderr is closed.
+    // If stderr is closed, there is nowhere to report that.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes until that fails, and then no more: what was asked of the instance is done all the same.
+/// Writes until a write fails, and nothing after that. The instance carries the commands out all the same.
 pub(super) struct Printer<W: Write> {
     out: W,
     failure: Option<io::Error>,
@@ -430,7 +435,8 @@ impl<W: Write> Printer<W> {
         }
     }
 
-    /// The exit code: a reader that went away has seen what it wanted, a full disk is an error.
+    /// The exit code: `code` if the reader has gone away, since it has seen what it wanted; an error if the
+    /// answer could not be written, such as on a full disk.
     pub(super) fn end(mut self, code: u8) -> u8 {
         self.flush();
         match self.failure {

@@ -1,6 +1,7 @@
-//! The control socket's server: one thread that lets operators in, one thread per session.
+//! The server of the control socket: one thread that accepts, and one thread per session.
 //!
-//! Knows: who may connect, sessions, the order of a shutdown. Never: what a command means, how an answer looks.
+//! Knows: who may connect, sessions, the order of a shutdown. Never: what a command means, how an answer
+//! looks.
 //! Source: docs/control.md, "The protocol".
 
 use std::io::{self, BufReader, BufWriter, Write};
@@ -36,16 +37,16 @@ use crate::handover::message::OfferedControl;
 use crate::observe::{Commander, Event};
 use crate::sched::{ChannelKey, GroupId};
 
-/// A client that does not take its answer for so long is let go.
+/// A client that does not read its answer for this long is disconnected.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts to wait when the system does not let us.
+/// The pause before waiting again if poll(2) fails.
 const POLL_RETRY: Duration = Duration::from_millis(5);
-/// Between two attempts to accept when there are no descriptors.
+/// The pause before accepting again if there are no descriptors.
 const BACK_OFF: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// Between two looks of `wait`.
+/// How often `wait` looks at the channel.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
-/// The running server. Dropped, it stops.
+/// The running server. Dropping it stops the server.
 #[derive(Debug)]
 #[must_use = "dropped, the control socket is gone"]
 pub struct Control {
@@ -53,17 +54,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Removes the entry, at once. To be called before the TCP listener is closed: until then no successor can have put
-    /// its own there. Sessions go on.
+    /// Removes the entries at once. Call this before closing the TCP listeners: until then no successor can
+    /// have put its own there. Sessions go on.
     pub fn remove(&self) {
         self.shared.remove_entries();
     }
 
-    /// Carries out a command that came by HTTP, as if it had come by the socket: the text of the answer, and the exit code. It must be one that
-    /// waits for nothing.
+    /// Carries out a command that came by HTTP as if it had come by the socket. Returns the text of the
+    /// answer and the exit code. The command must not be one that waits.
     ///
     /// # Errors
-    /// No descriptor for it.
+    /// There is no descriptor for it.
     pub(crate) fn carry_out(
         &self,
         service: Arc<ManagedService>,
@@ -71,50 +72,52 @@ impl Control {
         command: &[u8],
         from: IpAddr,
     ) -> io::Result<(Vec<u8>, u8)> {
-        // A session has somebody at its other end. Here nobody is, and nobody is asked.
+        // A session has a stream to its client. Here there is no client, so the other end is not used.
         let (stream, _end) = UnixStream::pair()?;
         let mut conversation = Conversation::at(service, false, self.shared.owner);
         (conversation.session.group, conversation.by) = (group, Commander::Http(from));
         let mut text = Vec::new();
         let status = answer_line(&self.shared, command, &mut conversation, &stream, &mut text)?;
-        // In a session, a dot in front tells a line of an answer from the status.
+        // In a session, a dot in front of a line of the answer is doubled to tell it from the status.
         let lines = text.split_inclusive(|&byte| byte == b'\n');
         Ok((lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect(), status.code))
     }
 
-    /// A way to change what services there are.
+    /// A handle to change which services there are.
     pub fn register(&self) -> Register {
         Register { services: Arc::clone(&self.shared.services), shared: Some(Arc::clone(&self.shared)) }
     }
 
-    /// Removes the names, at once, but the one that a process goes by which takes no clients any more. To be called before the
-    /// TCP listeners are closed. Sessions go on, and new ones may begin. Answers why there is no such name, if it cannot be had.
+    /// Removes the names at once, and gives the process its own name, since it takes no clients any more.
+    /// Call this before closing the TCP listeners. Sessions go on, and new ones may begin. Returns why the
+    /// process's own name could not be had, if so.
     pub fn drain(&self) -> Option<(PathBuf, io::Error)> {
         self.shared.drain()
     }
 
-    /// What another process needs to take it over, and its descriptor.
+    /// What another process needs to take the socket over, and its descriptor.
     ///
     /// # Errors
-    /// No descriptor for it.
+    /// The descriptor cannot be duplicated.
     pub fn offer(&self) -> io::Result<(OfferedControl, OwnedFd)> {
         let listener = self.shared.listener().as_fd().try_clone_to_owned()?;
         Ok((self.shared.entries().offer(self.shared.group_named), listener))
     }
 
-    /// Accepts no sessions and changes nothing from now on, since another process is about to take over. Returns when
-    /// changes in progress are done.
+    /// From now on, opens no session and changes nothing, since another process is about to take over.
+    /// Returns when changes in progress are done.
     pub fn hold(&self) {
         self.shared.set_hold(Hold::Held);
     }
 
-    /// Undoes [`Control::hold`]: the other process has come to nothing. Answers names that could not be had again, and why.
+    /// Undoes [`Control::hold`] because the other process did not take over. Returns names that could not be
+    /// restored, and why.
     pub fn release(&self) -> Vec<(PathBuf, io::Error)> {
         let mut missed = self.shared.entries().restore();
-        // Clients are told who is at the other end: whoever listened last.
+        // Clients see the credentials of the process that called listen(2) last, so we call it again.
         let _ = rustix::net::listen(self.shared.listener().as_ref(), BACKLOG);
         if self.shared.entries().are_all_lost() {
-            // The other process has taken all names away, and a socket without a name gets none any more.
+            // The other process has removed all names, and a socket without a name cannot get one again.
             let begun = self.shared.entries().begin_again_all();
             match begun.and_then(|(listener, more)| self.shared.listen_by(listener).map(|()| more)) {
                 Ok(more) => missed.extend(more),
@@ -125,11 +128,11 @@ impl Control {
         missed
     }
 
-    /// Makes names again that somebody has deleted, by `bind` if there is none left. `None`: all are there. Answers those that could not be had,
-    /// and why.
+    /// Restores names that somebody has deleted. If none is left, `bind` makes a new socket. `None`: all
+    /// names are there. Returns those that could not be restored, and why.
     ///
     /// # Errors
-    /// There is no place for a socket, or no thread to serve it.
+    /// The socket cannot be made, or there is no thread to serve it.
     pub fn come_back(
         &self,
         bind: impl FnOnce() -> Result<Endpoint, EndpointError>,
@@ -145,12 +148,12 @@ impl Control {
             Ok(endpoint) => endpoint,
             Err(error) => return Some(Err(io::Error::other(error))),
         };
-        // Not to be removed by mistake: they may be somebody else's by now.
+        // They must not be removed: they may be somebody else's by now.
         std::mem::replace(&mut *entries, new).forget_all();
         Some(self.shared.listen_by(listener).map(|()| missed))
     }
 
-    /// The socket and its names are another process's now: they stay when this one goes. Sessions go on.
+    /// Leaves the socket and its names to another process: they stay when this one ends. Sessions go on.
     pub fn yield_names(&self) {
         let mut entries = self.shared.entries();
         self.shared.drains.store(true, Ordering::SeqCst);
@@ -159,10 +162,10 @@ impl Control {
         self.shared.set_hold(Hold::Theirs);
     }
 
-    /// Lets controllers in by a socket with a name that is this process's own, after [`Control::yield_names`].
+    /// After [`Control::yield_names`], accepts sessions on a new socket with the name of this process.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// The socket cannot be made.
     pub fn go_apart(&self) -> io::Result<()> {
         let name = service_entry_name(&process_name(std::process::id()));
         let listener = self.shared.entries().begin_apart(name)?;
@@ -173,8 +176,8 @@ impl Control {
         Ok(())
     }
 
-    /// Removes the entry and ends the sessions. An answer that is under way gets as long as `patience`, so that the
-    /// operator who sent `kill` sees the result. To be called last, before the process ends.
+    /// Removes the entries and ends the sessions. An answer that is being sent gets as long as `patience`, so
+    /// that the operator who sent `kill` sees the result. Call this last, before the process ends.
     pub fn stop(&self, patience: Duration) {
         self.shared.remove_entries();
         let sessions = self.shared.end_sessions();
@@ -183,7 +186,8 @@ impl Control {
     }
 }
 
-/// Says which services operators find. It may outlive the [`Control`] that it is of, and then comes to nothing.
+/// A handle to set the services that operators find. It may outlive its [`Control`]; then it does nothing to
+/// the names.
 #[derive(Debug, Clone)]
 pub struct Register {
     services: Arc<Services>,
@@ -192,23 +196,23 @@ pub struct Register {
 }
 
 impl Register {
-    /// Where there is no control socket, and so no name to have.
+    /// A handle for a process without a control socket, and so without names.
     pub fn without_names(services: Arc<Services>) -> Self {
         Self { services, shared: None }
     }
 
-    /// Makes these the services, in this order; those that were taken away and still have connections are listed behind them.
-    /// Answers names that could not be had, and why.
+    /// Sets the services in this order. Removed ones that still have connections are listed after them.
+    /// Returns names that could not be had, and why.
     pub fn set(&self, services: Vec<Arc<ManagedService>>) -> Vec<(PathBuf, io::Error)> {
         let Some(shared) = &self.shared else {
             self.services.set(services);
             return Vec::new();
         };
-        // With the names in hand no service can be killed meanwhile.
+        // The lock on the entries keeps services from being killed meanwhile.
         let mut entries = shared.entries();
         let names: Vec<String> =
             services.iter().filter(|one| !one.is_killed()).flat_map(|one| one.entries()).collect();
-        // What was begun before the end was asked for may come after it.
+        // A reload that began before the process was told to drain may end after that.
         let drains = shared.drains.load(Ordering::SeqCst);
         services.iter().filter(|_| drains).for_each(|one| one.killed.store(true, Ordering::SeqCst));
         self.services.set(services);
@@ -225,14 +229,15 @@ impl Drop for Control {
     }
 }
 
-/// Starts to serve. To be called in the process that serves, after any fork.
+/// Starts the server. Call this in the process that serves, after any fork.
 ///
 /// # Errors
-/// When there are no descriptors or no thread for it; the endpoint is gone then.
+/// There are no descriptors or no thread for it. The endpoint is removed then.
 pub fn serve(endpoint: Endpoint, services: Arc<Services>) -> io::Result<Control> {
     let Endpoint { listener, entries, owner, group_named, .. } = endpoint;
     listener.set_nonblocking(true)?;
-    // Whoever listens last is the process that clients are told is at the other end: not a parent that is gone.
+    // Clients see the credentials of the process that called listen(2) last. So it is called here: a parent
+    // that forked may have ended.
     rustix::net::listen(&listener, BACKLOG)?;
     let (wake, woken) = UnixStream::pair()?;
     let shared = Arc::new(ControlState {
@@ -257,35 +262,36 @@ pub fn serve(endpoint: Endpoint, services: Arc<Services>) -> io::Result<Control>
 #[derive(Debug)]
 struct ControlState {
     services: Arc<Services>,
-    /// Where it listens.
+    /// The network namespace in which the instance listens.
     namespace: Option<u64>,
     owner: u32,
     group_named: bool,
     entries: Mutex<Entries>,
-    /// No service takes clients any more, whatever it is told. Changed with the entries in hand.
+    /// Whether the process drains: no service takes clients any more, whatever operators do. Changed under
+    /// the lock of `entries`.
     drains: AtomicBool,
     sessions: Mutex<Sessions>,
-    /// How many taps are open.
+    /// Number of open taps.
     taps: AtomicUsize,
-    /// Told whenever a session ends.
+    /// Notified whenever a session ends.
     ended: Condvar,
-    /// A byte, or the end, wakes the thread that accepts.
+    /// Writing a byte, or closing it, wakes the threads that accept.
     wake: UnixStream,
     listener: RwLock<Arc<UnixListener>>,
-    /// Whoever changes something has it for reading meanwhile.
+    /// A thread that carries out a change holds this lock for reading meanwhile.
     hold: RwLock<Hold>,
-    /// Tells the threads that accept of the end.
+    /// Readable when the threads that accept must end.
     woken: UnixStream,
 }
 
-/// Whose the control socket is.
+/// Which process has the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
-    /// Ours.
+    /// This process.
     Ours,
-    /// Another process is taking over: nobody is let in, and nothing is changed.
+    /// Another process is taking over: no session begins, and nothing is changed.
     Held,
-    /// Another process has it.
+    /// Another process.
     Theirs,
 }
 
@@ -302,7 +308,7 @@ impl ControlState {
         self.entries().remove_all();
     }
 
-    /// No session starts from now on, and those that are open end after the command that they are at.
+    /// No session begins from now on, and open ones end after their current command.
     fn end_sessions(&self) -> MutexGuard<'_, Sessions> {
         let mut sessions = self.sessions();
         if sessions.stop() {
@@ -315,7 +321,7 @@ impl ControlState {
         Arc::clone(&self.listener.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Lets controllers in by this socket from now on.
+    /// Accepts sessions on this socket from now on.
     fn listen_by(self: &Arc<Self>, listener: UnixListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = Arc::new(listener);
@@ -345,13 +351,15 @@ impl ControlState {
         entries.become_this(service_entry_name(&process_name(std::process::id())))
     }
 
-    /// `kill`: entries, then listeners, then the answer. If it fails the entries are back, for the next try. After the last
-    /// service the process goes by a name of its own until its last connection has ended. Until then the name of a service that
-    /// was stopped stays taken: a command for `smtp` must not reach whoever listens on the port of that name.
+    /// Carries out `kill`: removes the entries, then closes the listeners, then answers. If that fails, the
+    /// entries come back for the next try. After the last service, the process has a name of its own until
+    /// its last connection ends. Until then the names of stopped services stay taken: a command for `smtp`
+    /// must not reach another program that listens on the port of that name.
     fn kill(&self, conversation: &Conversation, time: Option<Duration>) -> Reply {
         let service = &conversation.service;
         if conversation.is_draining {
-            // Asked to stop once more, it does so at once. Of a process that drains, all of it.
+            // A second `kill` ends the connections at once. In a process that drains, it ends those of all
+            // services.
             let all =
                 if self.services.are_killed() { self.services.present() } else { vec![Arc::clone(service)] };
             all.iter().for_each(|one| (one.end)(time.unwrap_or_default()));
@@ -366,18 +374,19 @@ impl ControlState {
             entries.named(&hidden).for_each(Entry::hide);
         }
         if is_last {
-            // The process that is about to take over has the ports, too.
+            // A process that is about to take over has the ports, too.
             (self.services.process.call_off)();
         }
         if !(service.kill)() {
             entries.named(&hidden).for_each(Entry::show);
             return Reply::ShutdownFailed;
         }
-        // A service that was killed before may have a successor by now, whose names these are.
+        // If the service was killed before, it may have a successor by now, and these are the names of that
+        // one.
         match service.killed.swap(true, Ordering::SeqCst) {
             true => {}
             false if is_last && self.services.present().is_empty() => entries.remove_all(),
-            // That it cannot be had is no reason to say that the end has failed.
+            // If this name cannot be had, the stop has not failed.
             false if is_last => {
                 _ = entries.become_this(service_entry_name(&process_name(std::process::id())))
             }
@@ -393,7 +402,7 @@ impl ControlState {
         Reply::ShutdownComplete
     }
 
-    /// The answer, and whether the session ends with it.
+    /// Carries a command out. Returns the answer, and whether the session ends with it.
     fn answer(
         &self,
         command: Result<Command, SyntaxError>,
@@ -504,17 +513,17 @@ impl ControlState {
 }
 
 impl ControlState {
-    /// What the session's service is called, where there are several.
+    /// The label of the session's service; `None` if there is only one service.
     fn label_of(&self, conversation: &Conversation) -> Option<String> {
         self.services.are_several().then(|| conversation.service.label())
     }
 
-    /// Does the session's service take no clients any more, where there are several?
+    /// Has the session's service stopped taking clients, while there are several services?
     fn is_draining(&self, conversation: &Conversation) -> bool {
         conversation.service.is_killed() && self.services.are_several()
     }
 
-    /// The session's service, or all that take clients.
+    /// The session's service, or all services.
     fn asked_of(&self, service: &Arc<ManagedService>, all: bool) -> Vec<Arc<ManagedService>> {
         if all { self.services.present() } else { vec![Arc::clone(service)] }
     }
@@ -524,7 +533,7 @@ impl ControlState {
         Reply::Json(Box::new(json::take(&self.services, service, asked)))
     }
 
-    /// `doctor`.
+    /// Carries out `doctor`.
     fn doctor(&self, word: Option<&str>, service: &ManagedService, form: Form) -> Reply {
         let chosen = match word {
             None => self.services.present(),
@@ -541,7 +550,7 @@ impl ControlState {
         }
     }
 
-    /// `use`: the group is the first one again.
+    /// Carries out `use`. The current group becomes the first one.
     fn change_service(&self, word: &str, conversation: &mut Conversation) -> Reply {
         match self.services.find(word) {
             Ok(service) => {
@@ -553,7 +562,8 @@ impl ControlState {
         }
     }
 
-    /// Shows what a connection carries, until there is no more to see, or enough, or nobody who looks.
+    /// Carries out `tap`: shows what a connection carries until it ends, the limit is reached, or the client
+    /// has gone.
     fn tap(
         &self,
         conversation: &Conversation,
@@ -576,8 +586,8 @@ impl ControlState {
         )
     }
 
-    /// Looks at the channel now and then until it has no connections, the time is over, the client has gone, or the
-    /// instance stops.
+    /// Carries out `wait`: looks at the channel from time to time until it has no connections, the time is
+    /// over, the client has gone, or the instance stops.
     fn wait_until_idle(
         &self,
         conversation: &Conversation,
@@ -591,13 +601,14 @@ impl ControlState {
         loop {
             let now = (service.now)();
             let is_over = patience.is_some_and(|patience| now.saturating_sub(begun) >= patience);
-            // Whether it stops is asked before the last look: it may do so because the last connection has just ended.
+            // This is checked before the last look: the instance may stop because the last connection has
+            // just ended.
             is_last |= is_over || self.sessions().is_stopped();
             let hold = self.hold.read().unwrap_or_else(PoisonError::into_inner);
             let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
             match *hold {
                 Hold::Theirs if !conversation.is_late => return Reply::HandedOver,
-                // Those that are not here any more may live on in the other process.
+                // Connections that are not here any more may live on in the other process.
                 Hold::Held => {}
                 Hold::Ours | Hold::Theirs if active == 0 => return Reply::Idle(key.channel),
                 Hold::Ours | Hold::Theirs => {}
@@ -611,7 +622,7 @@ impl ControlState {
     }
 }
 
-/// What somebody hears whose word means no service.
+/// The error for a word that does not name a service.
 fn unclear_reply(unclear: Unclear, word: &str) -> Reply {
     match unclear {
         Unclear::Unknown => Reply::UnknownService(word.to_owned()),
@@ -626,7 +637,8 @@ fn in_form(error: Reply, form: Form) -> Reply {
     }
 }
 
-/// `is_late`: another process has taken over, and this is for what is left here.
+/// Accepts sessions until the end. `is_late`: another process has taken over, and this socket is for what is
+/// left here.
 fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool) {
     let woken = &shared.woken;
     loop {
@@ -637,7 +649,8 @@ fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool
             _ if is_late => {}
             Hold::Ours => {}
             Hold::Theirs => return,
-            // Whoever comes now is the other process's, or waits until that has come to nothing.
+            // New clients wait in the queue: they are for the other process, or for us if it does not take
+            // over.
             Hold::Held => match wait(&[woken.as_fd()], Some(&LOOK_AGAIN)) {
                 Some(_) => return,
                 None => continue,
@@ -645,7 +658,7 @@ fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool
         }
         match listener.accept() {
             Ok((stream, _)) => admit(shared, stream, is_late),
-            // Out of descriptors, mostly; told by the data plane, which suffers from it too.
+            // Mostly there are no descriptors left. The data plane logs that, since it is affected too.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 if wait(&[woken.as_fd()], Some(&BACK_OFF)).is_some() {
                     return;
@@ -660,7 +673,7 @@ fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool
 fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Option<usize> {
     let mut polled: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-    // Interrupted: nothing is ready. Without memory it may be the same for long, and is no reason to burn a core.
+    // After an error nothing is ready. If memory is short, that may last, so pause instead of burning a core.
     if rustix::event::poll(&mut polled, timeout).is_err() {
         thread::sleep(POLL_RETRY);
     }
@@ -668,7 +681,7 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Opti
 }
 
 fn admit(shared: &Arc<ControlState>, stream: UnixStream, is_late: bool) {
-    // A peer of unknown name is nobody.
+    // A peer whose user is not known is refused.
     let allowed =
         peer::uid(&stream).ok().filter(|&peer| peer::may_control(peer, shared.owner, shared.group_named));
     let Some(uid) = allowed else {
@@ -677,7 +690,7 @@ fn admit(shared: &Arc<ControlState>, stream: UnixStream, is_late: bool) {
             &format!("denied: only root and user {} may control this instance", shared.owner),
         );
     };
-    // On BSD an accepted socket inherits the listener's mode.
+    // On BSD an accepted socket is non-blocking if the listener is.
     if stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(WRITE_PATIENCE))).is_err() {
         return;
     }
@@ -693,25 +706,25 @@ fn admit(shared: &Arc<ControlState>, stream: UnixStream, is_late: bool) {
     let open = SessionGuard { shared: Arc::clone(shared), number };
     let served = Arc::clone(&stream);
     let spawned = thread::Builder::new().name("session".into()).spawn(move || {
-        // A client that went away is no event.
+        // A client that has gone away is normal and is not reported.
         let _ = converse(&open, &served, uid, is_late);
-        // In this order the socket is closed by the time that the session counts as ended.
+        // In this order, the socket is closed before the session counts as ended.
         drop(served);
         drop(open);
     });
-    // The closure is dropped then, and with it the session.
+    // The closure was dropped, and the session with it.
     if let Err(error) = spawned {
         refuse(&stream, &format!("busy: cannot start a thread for one more session: {error}"));
     }
 }
 
-/// One line in place of the greeting. Never waits: a new socket has room for it.
+/// Sends one line instead of the greeting. This never waits: a new socket has room for it.
 fn refuse(mut stream: &UnixStream, why: &str) {
     let _ = stream.set_nonblocking(true);
     let _ = writeln!(stream, ". {why}");
 }
 
-/// A session in the table of sessions, leaving it when dropped.
+/// A session in the list of sessions; dropping it removes the session.
 struct SessionGuard {
     shared: Arc<ControlState>,
     number: u64,
@@ -724,17 +737,18 @@ impl Drop for SessionGuard {
     }
 }
 
-/// Where an operator's session is.
+/// The state of a session.
 struct Conversation {
     session: Session,
     service: Arc<ManagedService>,
-    /// The service took no clients any more when the session came to it.
+    /// Whether the service had been stopped already when the session chose it.
     is_draining: bool,
-    /// It came by the name that this process has after another one has taken over, and is for what is left here.
+    /// Whether the session came by this process's own name, after another process took over. It is for what
+    /// is left here.
     is_late: bool,
-    /// Whose it is.
+    /// The user id of the client.
     uid: u32,
-    /// Who is told to have commanded.
+    /// The one who gives the commands, for the log.
     by: Commander,
 }
 
@@ -766,7 +780,7 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -
             return Ok(());
         }
         let status = match line {
-            // From here on the stream speaks another language.
+            // From here on the stream carries another protocol.
             LineRead::Whole(line)
                 if line == TAKE_OVER.as_bytes() && peer::may_choose_program(uid, shared.owner) =>
             {
@@ -786,7 +800,7 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -
                     is_draining: shared.is_draining(&conversation),
                 }
             }
-            // A line that the client did not end may be half a command: `disable 1` of `disable 12`.
+            // A line without its newline may be half a command: `disable 1` of `disable 12`.
             LineRead::Rest(_) | LineRead::End => return Ok(()),
         };
         writeln!(output, "{status}")?;
@@ -797,10 +811,11 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -
     }
 }
 
-/// The commands of a line that were to change something and failed: told when they are dropped, service by service.
+/// Commands of a line that should have changed something and failed. Dropping this logs them, service by
+/// service.
 struct FailedChanges {
     by: Commander,
-    /// Of each service the commands, and the exit code of the first.
+    /// For each service: its commands, and the exit code of the first.
     all: Vec<(Arc<ManagedService>, String, u8)>,
 }
 
@@ -825,9 +840,9 @@ impl Drop for FailedChanges {
     }
 }
 
-/// All commands of a line, also after one that failed, but not after the end of the session, nor after a `use` that failed:
-/// what follows is meant for another service. Each answer is sent
-/// before the next command, so that a line of thousands of `show` needs the memory of one.
+/// Carries out all commands of a line, also after one that fails. It stops after the end of the session, and
+/// after a `use` that fails, since the rest is meant for another service. Each answer is sent before the next
+/// command, so that a line with thousands of `show` needs the memory of one.
 fn answer_line(
     shared: &ControlState,
     line: &[u8],
@@ -842,8 +857,8 @@ fn answer_line(
     while let Some(text) = texts.next() {
         let service = Arc::clone(&conversation.service);
         let is_change = command::is_change(text);
-        // Once, with the whole line, for each service that it changes.
-        // What is another process's by now is told there.
+        // The whole line is logged once for each service that it changes. If another process has the service
+        // by now, that one logs it.
         let is_gone = || {
             !conversation.is_late
                 && matches!(*shared.hold.read().unwrap_or_else(PoisonError::into_inner), Hold::Theirs)
@@ -854,20 +869,21 @@ fn answer_line(
         }
         let command = command::parse(text);
         if matches!(command, Ok(Command::Wait { .. } | Command::Tap(_))) {
-            // What was answered before is to be read meanwhile.
+            // The client must see the earlier answers while this one waits.
             output.flush()?;
         }
         let hold = shared.hold.read().unwrap_or_else(PoisonError::into_inner);
         let (reply, last) = match *hold {
-            // What is left of the table here is nobody's any more.
+            // The table that is left here does not count any more.
             Hold::Theirs if !conversation.is_late => (Reply::HandedOver, true),
             Hold::Held if is_change && !matches!(command, Ok(Command::Upgrade(_))) => {
                 (Reply::HandingOver, false)
             }
-            // Its connection is about to leave.
+            // The connection is about to be handed over.
             Hold::Held if matches!(command, Ok(Command::Tap(_))) => (Reply::HandingOver, false),
             Hold::Ours | Hold::Held | Hold::Theirs => {
-                // What may take its time must not be waited for, nor what waits for everybody else.
+                // Only changes keep the lock. Commands that can take long must not block others, and an
+                // `upgrade` itself waits until no change holds it.
                 let _guard = (is_change && !matches!(command, Ok(Command::Upgrade(_)))).then_some(hold);
                 shared.answer(command, conversation, stream)
             }
@@ -876,7 +892,8 @@ fn answer_line(
             (service.plane.changed)();
         }
         if matches!(reply, Reply::ShutdownComplete) {
-            // Not before nobody else listens. What calls an upgrade off needs what is guarded above.
+            // The answer comes after the other process has stopped listening, too. Calling an upgrade off
+            // needs the lock released above.
             (shared.services.process.await_called_off)();
         }
         write_body(output, &render::text(&reply))?;

@@ -1,4 +1,4 @@
-//! `status`, `sessions` and `services` as text: what 3.57 never told.
+//! `status`, `sessions` and `services` as text; 3.57 has no such answers.
 //!
 //! Knows: columns, units of times. Never: the live table, sockets, the clock.
 //! Source: docs/control.md, "status" and "sessions".
@@ -18,11 +18,12 @@ use crate::sched::{
 };
 use crate::spec::FamilyKind;
 
-/// What stands in place of the address of a channel whose name nobody could look up yet.
+/// Shown instead of the address of a channel whose name has not been looked up successfully yet.
 pub(super) const UNRESOLVED: &str = "unresolved";
 
-/// One line per channel; then one for each of these if there are any: lists that cannot be read, lost clients, and those that have ended. Columns may be added at the end, before `why`, which may
-/// hold blanks.
+/// Writes one line per channel. Then, if there are any, one line each for lists that cannot be read,
+/// addresses without a listener, names that stand for several channels, lost clients, and ended connections.
+/// New columns go before `why`, which stays last because it may contain blanks.
 pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     use TextColumn::{Left, Right};
     let columns = [
@@ -91,13 +92,14 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     ends(out, &snapshot.served.ends)
 }
 
-/// `group 0 channel 0: db.internal:5432,each: channels 2, 3`, and what is wrong with its name.
+/// Writes the line of a name that stands for several channels, such as `group 0 channel 0:
+/// db.internal:5432,each: channels 2, 3`, and what is wrong with the name.
 fn of_many(out: &mut String, group: usize, family: &FamilySnapshot) -> fmt::Result {
     let FamilySnapshot { head, members, .. } = family;
     let removed = removed_members(family);
     let (host, port) = (head.addresses.host().unwrap_or("-"), head.addresses.port());
     let each = if head.addresses.family() == Some(FamilyKind::Each) { ",each" } else { "" };
-    // Ports of a service are those of its records, unless the word has one.
+    // An SRV name has no port of its own, since its records have them, unless one was typed.
     let port = if port == 0 { String::new() } else { format!(":{port}") };
     write!(out, "group {group} channel {}: {host}{port}{each}: ", head.id.index())?;
     let numbers = |keys: &[ChannelKey]| {
@@ -124,18 +126,18 @@ fn of_many(out: &mut String, group: usize, family: &FamilySnapshot) -> fmt::Resu
     writeln!(out)
 }
 
-/// Those of a word's channels that an operator has taken away, as `host:port`.
+/// The channels of a name that an operator has removed, as `host:port`.
 pub(super) fn removed_members(family: &FamilySnapshot) -> Vec<String> {
     family.decided.iter().filter(|one| one.removed).map(DecidedMember::words).collect()
 }
 
-/// The first address of a channel, if any is known.
+/// The first address of a channel, or `unresolved`.
 pub(super) fn shown_address(channel: &ChannelSnapshot) -> String {
     let addresses = &channel.addresses;
     if addresses.is_known() { ShownAddress(addresses.first()).to_string() } else { UNRESOLVED.to_owned() }
 }
 
-/// How many clients were lost before they had a channel, and why; nothing if there were none.
+/// Writes how many clients were lost before they had a channel, and why; nothing if there were none.
 fn lost(out: &mut String, losses: &[(Loss, u64)]) -> fmt::Result {
     if losses.is_empty() {
         return Ok(());
@@ -145,7 +147,8 @@ fn lost(out: &mut String, losses: &[(Loss, u64)]) -> fmt::Result {
     writeln!(out, "lost clients: {all} ({})", reasons.join(", "))
 }
 
-/// How many clients have ended and how, the most frequent first; nothing if there were none.
+/// Writes how many connections have ended and how, the most frequent reason first; nothing if there were
+/// none.
 fn ends(out: &mut String, ends: &[(End, u64)]) -> fmt::Result {
     if ends.is_empty() {
         return Ok(());
@@ -157,7 +160,7 @@ fn ends(out: &mut String, ends: &[(End, u64)]) -> fmt::Result {
     writeln!(out, "ended: {all} ({})", ends.join(", "))
 }
 
-/// One line per service. The columns hold no blanks, so that scripts can cut them.
+/// Writes one line per service. No value contains a blank, so that scripts can cut the columns.
 pub(super) fn services(out: &mut String, services: &[ServiceSnapshot]) -> fmt::Result {
     use TextColumn::{Left, Right};
     let columns = [Left(16), Left(22), Right(11), Right(11), Left(8), Left(0)];
@@ -204,12 +207,13 @@ pub(super) fn health_name(state: HealthState) -> &'static str {
     }
 }
 
-/// How much of its weight a channel gets that is returning.
+/// The share of its weight that a returning channel gets, in percent; `None`: it is not returning.
 pub(super) fn ramp_percent(state: HealthState) -> Option<u32> {
     if let HealthState::Ramping(steps) = state { Some(steps * 100 / 64) } else { None }
 }
 
-/// How the channel is spoken to, as it would be typed; `-` if nothing was said of that. Blanks would end the column.
+/// The options of the channel as one types them; `-` if it has none. Blanks are written as `\x20`, since they
+/// would end the column.
 fn options_word(channel: &ChannelSnapshot) -> String {
     match print_manner(&channel.manner) {
         options if options.is_empty() => "-".to_owned(),
@@ -217,7 +221,9 @@ fn options_word(channel: &ChannelSnapshot) -> String {
     }
 }
 
-/// Whether it is paused, why it is not up, how many of its checks failed lately, or which of its addresses are not, the last error of a client's dial, and why it has lost races; `-` if there is nothing to say.
+/// Why the channel gets no or fewer clients: whether it is paused, why it is not up, how many checks failed
+/// lately, which of its addresses do not answer, the last error of a client's connect, and why it lost races.
+/// `-` if there is nothing to say.
 pub(super) fn why(channel: &ChannelSnapshot) -> String {
     let mut parts = Vec::new();
     if channel.paused {
@@ -235,7 +241,7 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
         );
     }
     if let Some((why, since)) = channel.naming.as_ref().and_then(|naming| naming.failing.as_ref()) {
-        // It says more than that there is no address yet.
+        // This error says more than the general one of a channel without an address.
         if channel.health.why.as_ref() == Some(why) || !channel.addresses.is_known() {
             parts.retain(|part| Some(part) != channel.health.why.as_ref());
         }
@@ -258,7 +264,7 @@ pub(super) fn why(channel: &ChannelSnapshot) -> String {
     if parts.is_empty() { "-".into() } else { parts.join("; ") }
 }
 
-/// One line per connection. Columns may be added before `state`.
+/// Writes one line per connection. New columns go before `state`.
 pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Result {
     let width = client_width(list.iter().map(|one| one.client));
     let line = |out: &mut String, cells: [&dyn Display; 9]| {
@@ -295,7 +301,7 @@ pub(super) fn sessions(out: &mut String, list: &[SessionSnapshot]) -> fmt::Resul
     Ok(())
 }
 
-/// A line for each connection that has ended.
+/// Writes one line for each connection that has ended.
 pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
     let width = client_width(list.iter().map(|one| one.client));
     let line = |out: &mut String, cells: [&dyn Display; 9]| {
@@ -329,20 +335,19 @@ pub(super) fn ended(out: &mut String, list: &[EndedSnapshot]) -> fmt::Result {
     Ok(())
 }
 
-/// How wide the column of clients is.
+/// The width of the column of clients, in characters.
 fn client_width(clients: impl Iterator<Item = Option<Peers>>) -> usize {
     clients.map(|client| parts_of(client).0.len()).fold(26, usize::max)
 }
 
-/// A client in its column, and the proxy that it came by, if there is one, behind the last one.
+/// The client as its column shows it, and the proxy that it came by, if any, for the end of the line.
 fn parts_of(client: Option<Peers>) -> (String, String) {
     let name = client.map_or_else(|| "-".to_owned(), |client| client.client().to_string());
     let via = client.and_then(|client| client.via());
     (name, via.map_or_else(String::new, |via| format!(" via {via}")))
 }
 
-/// A span as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.
-/// One line per network. Columns may be added before `network`.
+/// Writes one line per denied network. New columns go before `network`.
 pub(super) fn denied(out: &mut String, list: &[(Option<String>, IpNet, Option<Duration>)]) -> fmt::Result {
     let has_services = list.iter().any(|(service, ..)| service.is_some());
     let mut line = |service: &str, left: &str, network: &str| match has_services {
@@ -355,6 +360,7 @@ pub(super) fn denied(out: &mut String, list: &[(Option<String>, IpNet, Option<Du
     })
 }
 
+/// A duration as people say it: `1.2s`, `45s`, `12m03s`, `3h12m`, `2d03h`.
 pub(super) fn age(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {

@@ -1,4 +1,4 @@
-//! Asking a running instance for its ports.
+//! Asks a running instance for its ports.
 //!
 //! Knows: where its control socket is, the line that asks for it. Never: what is handed over, and how.
 //! Source: docs/upgrade.md, "--replace".
@@ -15,18 +15,18 @@ use crate::control::peer;
 use crate::control::wire::{Greeting, LineRead, LineReader, printable};
 use crate::spec::{Address, ListenSpan};
 
-/// What the process says that wants to take over. No command is spelled so.
+/// The line that a process sends to take over. No command is spelled like this.
 pub(crate) const TAKE_OVER: &str = "take-over";
-/// How long an instance may take to let us in and to say who it is.
+/// How long connecting to an instance may take, and again its greeting.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// ... where it is only asked for its number.
+/// The same if it is only asked for its process id.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Asks the instance of ours that listens at this place to hand it over: the stream on which it does, and its process. `None`:
-/// there is none.
+/// Asks our instance that listens at this place to hand it over. Returns the stream for that, and the id of
+/// its process. `None`: there is no instance.
 ///
 /// # Errors
-/// It is not of our user, or does not answer.
+/// The instance belongs to another user, or does not answer.
 pub fn ask_for(directories: &[Directory], place: Address) -> io::Result<Option<(UnixStream, u32)>> {
     let found = greeted(directories, place, PATIENCE)?;
     if let Some((stream, _)) = &found {
@@ -35,13 +35,15 @@ pub fn ask_for(directories: &[Directory], place: Address) -> io::Result<Option<(
     Ok(found)
 }
 
-/// The first of these places at which a process of our user listens, and its number, if it answers soon.
+/// The first of these addresses at which a process of our user listens, and its process id, if it answers
+/// soon.
 pub fn holder(directories: &[Directory], span: ListenSpan) -> Option<(Address, u32)> {
     let mut places = entries_on(directories, span).into_iter();
     places.find_map(|place| Some((place, greeted(directories, place, SOON).ok()??.1)))
 }
 
-/// Of each entry at these places the lowest of them; whether anybody is there is not known.
+/// For each entry that overlaps these addresses, the lowest address in common. It is not known whether any
+/// process listens there.
 pub fn entries_on(directories: &[Directory], span: ListenSpan) -> Vec<Address> {
     let Some(first) = span.first().net().map(Place::from) else { return vec![span.first()] };
     let names = directories.iter().filter_map(|directory| directory.open().ok());
@@ -52,14 +54,14 @@ pub fn entries_on(directories: &[Directory], span: ListenSpan) -> Vec<Address> {
         let meets = at == first && lowest <= *ports.end().min(span.ports().end());
         meets.then(|| span.at(lowest))
     };
-    // Where a directory cannot be listed, the usual name is there for those who know it.
+    // Where a directory cannot be listed, an entry can still be found by its usual name.
     let mut places: Vec<Address> = names.filter_map(lowest).chain([span.first()]).collect();
     places.sort_unstable();
     places.dedup();
     places
 }
 
-/// The names of entries that may be at this place, the surest first.
+/// The names of entries that may be for this place, the most likely first.
 fn names_of(directory: &OpenDirectory, place: Address) -> Vec<String> {
     let is_it = |name: &String| {
         let of_range = entry_place(name)

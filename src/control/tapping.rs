@@ -1,6 +1,7 @@
 //! `tap`: what is asked for, and how it is shown.
 //!
-//! Knows: limits, the dump's text, marks that no payload can forge, the lines that a program reads. Never: sockets, who may look, files.
+//! Knows: limits, the text of the dump, marks that no payload can forge, the lines that a program reads.
+//! Never: sockets, who may look, files.
 //! Source: docs/observability.md, "One session's bytes".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -14,34 +15,35 @@ use crate::observe::{Direction, LastWords, TapEnd, TapPiece, TapStart, dump_chun
 use crate::sched::End;
 use crate::spec::Address;
 
-/// Taps at one time: each keeps a megabyte at most.
+/// Maximum number of open taps. Each uses at most one megabyte.
 pub(crate) const MAX_TAPS: usize = 16;
-/// What our own lines begin with. In the dump a backslash stands in front of two hexadecimal digits or of another backslash.
+/// The beginning of our own lines. In the dump itself, a backslash is always followed by two hexadecimal
+/// digits or another backslash.
 pub(crate) const MARK: &str = "\\ ";
-/// Who does not say for how long looks for so long.
+/// How long a tap lasts if no time is given.
 const USUAL_TIME: Duration = Duration::from_secs(600);
-/// Who does not say how much sees so much.
+/// How many bytes a tap shows if no size is given.
 const USUAL_BYTES: u64 = 1 << 30;
-/// As many bytes go into a line that a program reads.
+/// Maximum number of bytes in one line that a program reads.
 const LINE_BYTES: usize = 16 << 10;
 
-/// How much is to be seen.
+/// The limits of a tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TapBounds {
-    /// For so long.
+    /// For how long.
     pub time: Duration,
-    /// So many bytes of both sides together.
+    /// How many bytes of both directions together.
     pub bytes: u64,
 }
 
-/// What becomes of what is seen.
+/// The form in which a tap is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TapForm {
-    /// It is shown, as `-p` does.
+    /// As `-p` does, for people.
     Text,
-    /// It is told to a program, piece by piece.
+    /// In lines for a program (`pieces`).
     Pieces,
-    /// Whoever asks writes it to this file.
+    /// In this file, which the asking program writes.
     File(Vec<u8>),
 }
 
@@ -50,14 +52,14 @@ pub enum TapForm {
 pub struct TapWanted {
     /// The connection, by its number in `sessions`.
     pub session: Number,
-    /// How much of it.
+    /// The limits.
     pub bounds: TapBounds,
-    /// In which form.
+    /// The form.
     pub form: TapForm,
 }
 
 impl TapWanted {
-    /// A number, then limits and a file in any order.
+    /// Reads a session number, then limits and a file in any order. `None`: the arguments are wrong.
     pub(crate) fn parse(words: &[&[u8]]) -> Option<Self> {
         let (session, more) = words.split_first()?;
         let (mut time, mut bytes, mut form) = (None, None, None);
@@ -70,7 +72,7 @@ impl TapWanted {
             } else {
                 time.replace(parse_duration(text?).ok()?).is_none()
             };
-            // Said twice is not meant.
+            // Each kind of argument may be given once.
             is_new.then_some(())?;
         }
         let bounds = TapBounds { time: time.unwrap_or(USUAL_TIME), bytes: bytes.unwrap_or(USUAL_BYTES) };
@@ -89,7 +91,7 @@ fn form_named(word: &[u8]) -> Option<TapForm> {
 
 const SIZES: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
-/// `64KiB`, `10MiB`, `1GiB`.
+/// Reads a size such as `64KiB`, `10MiB` or `1GiB`.
 fn size(word: &str) -> Option<u64> {
     let (digits, unit) = SIZES.iter().find_map(|(name, unit)| Some((word.strip_suffix(name)?, unit)))?;
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -102,33 +104,33 @@ fn print_size(bytes: u64) -> String {
 }
 
 impl TapBounds {
-    /// The same in words of the command.
+    /// The limits as arguments of the command.
     pub(crate) fn words(&self) -> String {
         format!("{} {}KiB", print_duration(self.time), self.bytes.div_ceil(1 << 10))
     }
 }
 
-/// Why no more is shown.
+/// Why a tap has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TapStop {
     /// The session has ended.
     Ended(End),
-    /// It is on its way to another process, or back.
+    /// The session is being handed over to another process, or back.
     Left,
-    /// It is gone, and nobody knows why.
+    /// The session is gone, for an unknown reason.
     Gone,
     /// The time is over.
     Time(Duration),
-    /// So many bytes were seen.
+    /// The limit of bytes is reached; this is the limit.
     Bytes(u64),
-    /// The instance ends the conversation.
+    /// The instance closes its control sessions.
     Stopped,
     /// Nobody reads it.
     Unread,
 }
 
 impl TapStop {
-    /// The same in words.
+    /// The reason as a sentence.
     pub(crate) fn of(self, id: u64) -> String {
         match self {
             Self::Ended(how) => format!("session {id} has ended: {how}"),
@@ -153,15 +155,15 @@ impl From<Option<LastWords>> for TapStop {
     }
 }
 
-/// A place among the taps that may be open. Given back when dropped.
+/// One of the places for open taps. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct TapPlace<'a>(&'a AtomicUsize);
 
 impl<'a> TapPlace<'a> {
-    /// `None`: there are enough.
+    /// Takes a place. `None`: all are taken.
     pub(crate) fn take(taken: &'a AtomicUsize) -> Option<Self> {
         let one_more = |now| (now < MAX_TAPS).then_some(now + 1);
-        // Not made where there is none: it would be given back.
+        // The value is made only for a place that was taken, since dropping it frees one.
         taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok().then(|| Self(taken))
     }
 }
@@ -172,7 +174,7 @@ impl Drop for TapPlace<'_> {
     }
 }
 
-/// Turns what is seen into lines. Whatever it was, they are printable.
+/// Turns what a tap sees into lines. The lines are printable, whatever was sent.
 #[derive(Debug)]
 pub(crate) struct TapText {
     is_for_program: bool,
@@ -183,7 +185,7 @@ impl TapText {
         Self { is_for_program: *form != TapForm::Text }
     }
 
-    /// How the session stands.
+    /// Writes the state of the session at the beginning.
     pub(crate) fn start(&self, id: u64, start: &TapStart, out: &mut Vec<u8>) {
         let TapStart { at, client, service, channel, sent_bytes, rcvd_bytes } = start;
         let known = |address: Option<Address>| address.map_or_else(|| "-".to_owned(), |at| at.to_string());
@@ -208,7 +210,7 @@ impl TapText {
         out.extend_from_slice(text.as_bytes());
     }
 
-    /// What has happened.
+    /// Writes one piece of what has happened.
     pub(crate) fn piece(&self, piece: &TapPiece, out: &mut Vec<u8>) {
         if let Some(key) = piece.moved_on {
             self.before(piece.left_out, [false; 2], piece.at, out);
@@ -239,7 +241,7 @@ impl TapText {
         }
     }
 
-    /// The last of it.
+    /// Writes the end.
     pub(crate) fn last(&self, last: &LastWords, out: &mut Vec<u8>) {
         self.before(last.left_out, last.ended, last.at, out);
         if self.is_for_program {
@@ -282,7 +284,7 @@ fn arrow(direction: Direction) -> &'static str {
     }
 }
 
-/// Seconds since 1970, with nanoseconds.
+/// A time as seconds since 1970, with nanoseconds.
 fn time(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:09}", since.as_secs(), since.subsec_nanos())

@@ -1,4 +1,4 @@
-//! Lines typed at a terminal: edited, completed, remembered.
+//! Lines typed at a terminal, with editing, completion and history.
 //!
 //! Knows: the terminal, the names of commands, the history file. Never: the instance, what a command means.
 
@@ -17,14 +17,14 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use crate::control::command::COMMANDS;
 
-/// The operator's terminal. The history is saved when it is dropped.
+/// The operator's terminal. Dropping it saves the history.
 pub(crate) struct Terminal {
     editor: Editor<Words, FileHistory>,
     history: Option<PathBuf>,
 }
 
 impl Terminal {
-    /// `None` if stdin or stdout is no terminal.
+    /// `None` if stdin or stdout is not a terminal.
     pub(crate) fn open(history: Option<&Path>) -> Option<Self> {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return None;
@@ -34,13 +34,13 @@ impl Terminal {
         editor.set_helper(Some(Words));
         let history = history.filter(|path| make_private(path).is_ok()).map(Path::to_owned);
         if let Some(path) = &history {
-            // A history that cannot be read is an empty one.
+            // If the history cannot be read, it starts empty.
             let _ = editor.load_history(path);
         }
         Some(Self { editor, history })
     }
 
-    /// The next line; `None` at its end. Ctrl-C drops what was typed so far.
+    /// Reads the next line; `None` at the end of input. Ctrl-C drops what was typed so far.
     pub(crate) fn line(&mut self, prompt: &str) -> Option<String> {
         loop {
             match self.editor.readline(prompt) {
@@ -55,13 +55,13 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(path) = &self.history {
-            // A shell that cannot remember has still done its work.
+            // If the history cannot be saved, the session itself was still fine.
             let _ = self.editor.append_history(path);
         }
     }
 }
 
-/// Host names are in it: nobody else may read it.
+/// Creates the file so that only its owner can read it, because the history contains host names.
 fn make_private(path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -69,10 +69,10 @@ fn make_private(path: &Path) -> io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
-/// The commands that `json` may follow.
+/// Commands for which `json` is completed.
 const WITH_JSON: [&str; 5] = ["show", "status", "sessions", "services", "events"];
 
-/// Completes the names of commands, and `json` behind those that take it.
+/// Completes the names of commands, and `json` after those that take it.
 struct Words;
 
 impl Completer for Words {
@@ -90,13 +90,13 @@ impl Hinter for Words {
     type Hint = String;
 }
 
-/// Where the word before the cursor starts, and what it may become.
+/// Where the word before the cursor starts, and its possible completions.
 fn candidates(typed: &str) -> (usize, Vec<String>) {
     let command = typed.rfind(';').map_or(0, |at| at + 1);
     let start = typed.len() - typed[command..].trim_start().len();
     let word = &typed[start..];
     if let Some((before, last)) = word.rsplit_once(char::is_whitespace) {
-        // Other arguments are numbers and hosts.
+        // All other arguments are numbers and hosts.
         let takes = before.split_whitespace().next().is_some_and(|name| WITH_JSON.contains(&name));
         let json = Some("json").filter(|json| takes && json.starts_with(last) && !before.ends_with(json));
         return (typed.len() - last.len(), json.map(str::to_owned).into_iter().collect());

@@ -1,6 +1,6 @@
-//! Shows a tap to whoever is at the other end of a control socket.
+//! Sends a tap to the client of a control session.
 //!
-//! Knows: when there is enough, when nobody looks any more. Never: how a piece looks, who may look.
+//! Knows: when the limit is reached, when nobody reads any more. Never: how a piece looks, who may look.
 //! Source: docs/observability.md, "One session's bytes".
 
 use std::io::{self, ErrorKind};
@@ -16,23 +16,23 @@ use crate::control::tapping::{TapBounds, TapForm, TapStop, TapText};
 use crate::control::wire::write_body;
 use crate::observe::{Tap, TapLook, TapStart};
 
-/// Between two looks whether anybody is there.
+/// How often to check that the client is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-/// Who has not read what was shown in time gets so much more for the end of it.
+/// After the end of the tap, the client gets this much time to read the rest.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What came together is written together, up to so many bytes of text.
+/// Pieces that come together are written together, up to this many bytes of text.
 const TOGETHER: usize = 64 << 10;
 
-/// Who looks.
+/// The client of a tap.
 pub(crate) struct Viewer<'a> {
     pub(crate) stream: &'a UnixStream,
-    /// Are conversations to end?
+    /// Must control sessions end?
     pub(crate) is_stopped: &'a dyn Fn() -> bool,
 }
 
 impl Viewer<'_> {
-    /// Writes all of it, as soon as it is taken. `Err`: it will not be.
+    /// Writes all bytes as the client takes them. `Err`: it does not take them.
     fn write(&self, mut bytes: &[u8], until: Instant) -> io::Result<()> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         while !bytes.is_empty() {
@@ -54,7 +54,7 @@ impl Viewer<'_> {
     }
 }
 
-/// Shows what comes, until there is no more to see, or enough, or nobody who looks.
+/// Sends pieces until the connection ends, the limit is reached, or nobody reads any more.
 pub(crate) fn show(
     tap: &Tap,
     (id, start): (u64, &TapStart),
@@ -64,7 +64,7 @@ pub(crate) fn show(
 ) -> TapStop {
     let text = TapText::of(form);
     let begun = Instant::now();
-    // Some clocks end before ten years are over.
+    // A time that our clock cannot represent becomes one year.
     let until = begun.checked_add(bounds.time).unwrap_or(begun + Duration::from_secs(86_400 * 365));
     let mut out = Vec::new();
     text.start(id, start, &mut out);
@@ -91,13 +91,13 @@ pub(crate) fn show(
             continue;
         }
         let mut body = Vec::new();
-        // A `Vec` takes all.
+        // Writing to a `Vec` cannot fail.
         let _ = write_body(&mut body, &String::from_utf8_lossy(&out));
         out.clear();
         let is_read = viewer.write(&body, until + PATIENCE).is_ok() && !has_gone(viewer.stream, &AT_ONCE);
         match stop {
             _ if !is_read => {
-                // What has gone out may be half a line: no other may come after it.
+                // Half a line may have been sent, so nothing may follow it.
                 let _ = viewer.stream.shutdown(Shutdown::Both);
                 return TapStop::Unread;
             }

@@ -1,48 +1,48 @@
-//! What a process knows of itself, and what the system counts of it.
+//! Values of the process itself, for metrics and the page.
 //!
-//! Knows: `/proc` where there is one. Never: services, how it is told.
+//! Knows: `/proc`, if there is one. Never: services, how they are shown.
 
 use std::fs;
 use std::time::Duration;
 
-/// What the process says of itself. `None`: it does not know.
+/// Values of the process. `None`: not known.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
-    /// Clients of each worker.
+    /// Number of clients of each worker.
     pub worker_connections: Vec<usize>,
     /// The limit of open files.
     pub descriptor_limit: Option<u64>,
-    /// Descriptors that clients can still have.
+    /// Descriptors that are still free for clients.
     pub descriptors_free: Option<u64>,
-    /// Lines of the log that nobody took.
+    /// Lines of the log that were lost because nobody read them.
     pub dropped_lines: u64,
-    /// Lines of the access log that were lost; `None`: there is none.
+    /// Lines of the access log that were lost; `None`: there is no access log.
     pub access_lines_dropped: Option<u64>,
-    /// Since the first process of a chain of upgrades was started.
+    /// The time since the first process of this instance was started, earlier ones before upgrades included.
     pub uptime: Duration,
-    /// What the system counts.
+    /// Values that the kernel counts.
     pub system: SystemVitals,
 }
 
-/// What the system counts of a process. `None`: it does not say.
+/// Values that the kernel counts for a process. `None`: not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SystemVitals {
-    /// Processor time, in user mode and in the kernel.
+    /// CPU time in user mode and in the kernel.
     pub cpu: Option<Duration>,
-    /// Memory that is not swapped out, in bytes.
+    /// Memory that is in RAM, in bytes.
     pub resident_bytes: Option<u64>,
     /// Address space, in bytes.
     pub virtual_bytes: Option<u64>,
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub open_descriptors: Option<u64>,
-    /// Threads.
+    /// Number of threads.
     pub threads: Option<u64>,
-    /// When it was started, since 1970.
+    /// When the process was started, as time since 1970.
     pub started: Option<Duration>,
 }
 
 impl SystemVitals {
-    /// Those of this process now. Takes one descriptor for a moment.
+    /// The values of this process now. Needs one free descriptor for a moment.
     pub fn now() -> Self {
         let counted = fs::read_to_string("/proc/self/stat").map(|stat| Self::read(&stat)).unwrap_or_default();
         let boot = || {
@@ -54,12 +54,12 @@ impl SystemVitals {
         Self { open_descriptors: open_descriptors(), started, ..counted }
     }
 
-    /// `started` is the time since the system was booted.
+    /// Reads `/proc/self/stat`. Here `started` is the time from the boot to the start.
     fn read(stat: &str) -> Self {
-        // The name in front may hold anything, blanks and brackets too.
+        // The name in front may contain anything, blanks and brackets too.
         let Some((_, rest)) = stat.rsplit_once(") ") else { return Self::default() };
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // Counted from 3 in proc(5).
+        // proc(5) counts fields from 1, and `rest` begins with field 3.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = rustix::param::clock_ticks_per_second().max(1);
         let time = |field: u64| {
@@ -77,14 +77,14 @@ impl SystemVitals {
     }
 }
 
-/// New kernels count them; with older ones this takes as long as there are many.
+/// Number of open descriptors. New kernels have the count; with older ones each descriptor is listed.
 fn open_descriptors() -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     let counted = fs::metadata("/proc/self/fd").ok()?.size();
     if counted > 0 {
         return Some(counted);
     }
-    // The one that is needed to look is not there afterwards.
+    // The descriptor used for listing does not count.
     Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }
 

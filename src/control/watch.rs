@@ -1,6 +1,7 @@
-//! An answer that comes for as long as something lasts, read by somebody who may go away, from a process that may be succeeded.
+//! Reads the answer to a `tap`, which lasts as long as the connection. The reader of our output may go away,
+//! and another process may take the connection over.
 //!
-//! Knows: where a tap goes on when its session has gone to another process. Never: what becomes of what comes.
+//! Knows: where a tap goes on when its session was handed over. Never: what happens with the output.
 //! Source: docs/observability.md, "One session's bytes".
 
 use std::thread;
@@ -14,43 +15,43 @@ use crate::control::reader::Reader;
 use crate::control::render;
 use crate::control::tapping::{TapStop, TapWanted};
 
-/// So long a session may be on its way from one process to another.
+/// How long handing a session over to another process may take.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// Where an answer goes.
 pub(crate) trait AnswerSink {
-    /// Some of it, in whole lines.
+    /// Takes a part of the answer, in whole lines.
     fn take(&mut self, part: &str);
-    /// It takes no more.
+    /// Has writing failed? Then it takes no more.
     fn has_failed(&self) -> bool;
 }
 
-/// Who watches.
+/// The output of a watched tap.
 pub(crate) struct TapWatch<S> {
-    /// There is no use in more when nobody reads stdout.
+    /// Whether the output goes to stdout, so that watching ends when nobody reads stdout.
     pub(crate) reads_stdout: bool,
     pub(crate) sink: S,
 }
 
-/// What is asked.
+/// The command to send.
 pub(crate) struct AskedTap<'a> {
     pub(crate) wanted: &'a Wanted,
     pub(crate) text: &'a [u8],
-    /// The tap that it is, if it is nothing else: then it is asked again where its session goes.
+    /// The tap, if the command is nothing else. Then it is sent again to the process that has the session.
     pub(crate) only: Option<&'a TapWanted>,
 }
 
-/// Why the answer is not whole.
+/// Why the answer is not complete.
 pub(crate) enum WatchError {
-    /// The instance.
+    /// The instance failed to answer.
     Ask(AskError),
-    /// There is no other.
+    /// No instance was found to go on with.
     Find(FindError),
-    /// The instance did not wait for ever until it was read.
+    /// The instance gave up because the answer was read too slowly.
     Unread,
 }
 
-/// Hands the answer on until it ends, is interrupted, or nobody takes it; its exit code.
+/// Passes the answer on until it ends, is interrupted, or nobody reads it. Returns the exit code.
 pub(crate) fn watch<S: AnswerSink>(
     mut client: Client,
     asked: &AskedTap<'_>,
@@ -60,7 +61,7 @@ pub(crate) fn watch<S: AnswerSink>(
     let left = asked.only.and_then(|tap| tap.session.to_u64()).map(|id| Reply::TapOver(id, TapStop::Left));
     let left = left.map(|reply| render::text(&reply));
     let mut on_its_way = [Reply::HandedOver, Reply::HandingOver].map(|reply| render::text(&reply)).to_vec();
-    // Since when it is on its way from one process to another.
+    // Since when the session is on its way to another process.
     let mut since = None;
     let mut has_begun = false;
     loop {
@@ -71,7 +72,7 @@ pub(crate) fn watch<S: AnswerSink>(
         let sink = &mut watched.sink;
         let mut ask = || {
             client.ask_at_once(asked.text, |part| {
-                // It is to be asked again then, and nobody is to read that each time.
+                // The command will be sent again, and the reader should not see this message each time.
                 if asked.only.is_some() && held.is_empty() && on_its_way.iter().any(|text| text == part) {
                     held.push_str(part);
                     return;
@@ -85,7 +86,7 @@ pub(crate) fn watch<S: AnswerSink>(
                 }
                 sink.take(part);
                 if sink.has_failed() {
-                    // It may be shut down already.
+                    // The socket may be shut down already.
                     giving_up.iter().for_each(|socket| drop(socket.shutdown(std::net::Shutdown::Both)));
                 }
             })
@@ -100,7 +101,7 @@ pub(crate) fn watch<S: AnswerSink>(
         match answer {
             _ if is_unread || is_interrupted => return Ok(0),
             Ok(_) if goes_on && (has_left || !held.is_empty()) => {}
-            // The process may have ended as soon as all was handed over.
+            // The process may have ended as soon as everything was handed over.
             Err(AskError::Gone | AskError::Unheard) if goes_on && has_left => {}
             Ok(status) => {
                 if !held.is_empty() {
@@ -109,7 +110,7 @@ pub(crate) fn watch<S: AnswerSink>(
                 return Ok(status.code);
             }
             Err(AskError::Gone) if has_begun => {
-                // Whether it has gone or was not read in time, only it can tell.
+                // If the process is still there, it ended the answer because it was read too slowly.
                 let found = find::find(asked.wanted, false).ok();
                 let is_there = found.is_some_and(|found| found.pid() == client.pid());
                 return Err(if is_there { WatchError::Unread } else { WatchError::Ask(AskError::Gone) });

@@ -1,4 +1,4 @@
-//! The words on the control socket: greeting, status line, dot stuffing, and lines of a bounded length.
+//! The protocol of the control socket: greeting, status line, dot stuffing, and lines of a bounded length.
 //!
 //! Knows: bytes in, bytes out. Never: what a command means, who speaks, files.
 //! Source: docs/control.md, "The protocol".
@@ -6,29 +6,29 @@
 use std::fmt;
 use std::io::{self, BufRead, ErrorKind, Write};
 
-/// The version of the protocol. A change that an older client would misread raises it.
+/// The version of the protocol. It rises with a change that older clients would misread.
 pub const PROTOCOL: u32 = 1;
 
-/// The longest line that is kept, in bytes without its newline.
+/// Maximum length of a line, in bytes without its newline.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// The first line that a client gets: which instance answers, and which protocol it speaks.
+/// The first line that a client gets: which instance answers, and which protocol it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     /// The version of the instance.
     pub version: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
-    /// Its protocol.
+    /// The version of its protocol.
     pub protocol: u32,
-    /// How many services it has. With more than one, a client says which it means (`use`).
+    /// Number of its services. If there are several, a client chooses one with `use`.
     pub services: usize,
-    /// The network namespace that it listens in; `None` where that cannot be told.
+    /// The network namespace that it listens in; `None`: not known.
     pub namespace: Option<u64>,
 }
 
 impl Greeting {
-    /// `None` if the line is not one. Words after the known ones are left to later versions.
+    /// `None` if the line is not a greeting. Words after the known ones are for later versions.
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let mut named = |name| if words.next() == Some(name) { words.next() } else { None };
@@ -64,16 +64,16 @@ pub struct Status {
     pub code: u8,
     /// The session's current group.
     pub group: usize,
-    /// The instance ends the session after this line.
+    /// Whether the instance ends the session after this line.
     pub end: bool,
-    /// The session's current service, where there are several.
+    /// The session's current service; `None` if there is only one.
     pub service: Option<String>,
-    /// That service takes no clients any more.
+    /// Whether that service takes no clients any more.
     pub is_draining: bool,
 }
 
 impl Status {
-    /// `None` if the line is not one. Words after the known ones are left to later versions.
+    /// `None` if the line is not a status line. Words after the known ones are for later versions.
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix(". ")?.split(' ');
         let code = words.next()?.parse().ok()?;
@@ -101,7 +101,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// Writes whole lines of an answer, so that none of them can be taken for a status line.
+/// Writes whole lines of an answer, with a dot doubled at the beginning of a line, so that none can be taken
+/// for a status line.
 ///
 /// # Errors
 /// Those of `out`.
@@ -115,25 +116,25 @@ pub fn write_body(out: &mut impl Write, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// One step of reading lines.
+/// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LineRead<'a> {
     /// A line, without its newline.
     Whole(&'a [u8]),
-    /// A line of more than [`MAX_LINE`] bytes, all of which are gone.
+    /// The line had more than [`MAX_LINE`] bytes and was dropped.
     TooLong,
-    /// The input ended inside this line (which is not empty, and not too long).
+    /// The input ended within this line, which is not empty and not too long.
     Rest(&'a [u8]),
     /// The input ended.
     End,
 }
 
-/// A line of any length, or some of one; never half a character.
+/// A line or a part of one. A part never ends within a character.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct LinePart<'a> {
-    /// Without the newline.
+    /// The bytes without the newline.
     pub(crate) bytes: &'a [u8],
-    /// The newline came after it.
+    /// Whether the line ends after these bytes.
     pub(crate) is_last: bool,
 }
 
@@ -142,7 +143,7 @@ pub(crate) struct LinePart<'a> {
 pub struct LineReader<R> {
     input: R,
     line: Vec<u8>,
-    /// So many bytes at its end were not handed out yet.
+    /// Number of bytes at the end of `line` that were not handed out yet.
     kept: usize,
 }
 
@@ -152,15 +153,15 @@ impl<R: BufRead> LineReader<R> {
         Self { input, line: Vec::new(), kept: 0 }
     }
 
-    /// Where they come from.
+    /// The input.
     pub(crate) fn input(&mut self) -> &mut R {
         &mut self.input
     }
 
-    /// The next line.
+    /// Reads the next line.
     ///
     /// # Errors
-    /// Those of the input, but for interruptions.
+    /// Those of the input, except interruptions, after which it reads on.
     pub fn read(&mut self) -> io::Result<LineRead<'_>> {
         self.line.clear();
         self.kept = 0;
@@ -196,11 +197,11 @@ impl<R: BufRead> LineReader<R> {
 }
 
 impl<R: BufRead> LineReader<R> {
-    /// The next line, or the next part of one: [`MAX_LINE`] bytes at most. `None`: the input ended; a line without an end is not told
-    /// of.
+    /// Reads the next line, or the next part of one, of at most [`MAX_LINE`] bytes. `None`: the input has
+    /// ended; a last line without a newline is dropped.
     ///
     /// # Errors
-    /// Those of the input, but for interruptions.
+    /// Those of the input, except interruptions, after which it reads on.
     pub(crate) fn read_part(&mut self) -> io::Result<Option<LinePart<'_>>> {
         self.line.drain(..self.line.len() - self.kept);
         self.kept = 0;
@@ -223,7 +224,7 @@ impl<R: BufRead> LineReader<R> {
                 return Ok(Some(LinePart { bytes: &self.line, is_last: true }));
             }
             if self.line.len() == MAX_LINE {
-                // What may be the beginning of a character waits for the rest of it.
+                // Bytes that may be the beginning of a character are kept for the next part.
                 let cut = self.line.iter().rev().take(3).position(|&byte| byte >= 0xc0);
                 self.kept = cut.map_or(0, |behind| behind + 1);
                 let bytes = &self.line[..self.line.len() - self.kept];
@@ -233,7 +234,7 @@ impl<R: BufRead> LineReader<R> {
     }
 }
 
-/// Text of a stranger as it may be shown on a terminal: no control characters but the newline.
+/// Text from outside, made safe for a terminal: control characters except newline become `?`.
 pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
