@@ -1,9 +1,15 @@
-//! The composition root: what was typed leads to a start, a command or a shell; how it ends, to an exit code.
+//! The composition root: turns the command line into a start, a command or a shell, and the outcome into an
+//! exit code.
 //!
-//! Knows: every room's front door, exit codes. Never: scheduling rules, command syntax, byte copying.
-//! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` says which socket that was passed in
-//! is whose, `refused` finds what the system lacks, `lockdown` gives up what the process need not have, `prepared` makes a service of what was asked for, `circles` finds channels that lead back, `start` starts the process
-//! that serves it, `kept` puts back what operators changed before the last end and `keeper` writes it down, `controllers` lets operators in, `reporter` tells the service manager how things are, `upgrade` hands all over to another process and `succession` takes it from one, `web` takes the port of HTTP, `saved` is the way back from a table to what could have been asked for.
+//! Knows: the public interface of every room, exit codes. Never: scheduling rules, command syntax, byte
+//! copying.
+//! Reading order: `files` reads services from files, `lookup` finds hosts and ports, `passed` assigns sockets
+//! of socket activation, `refused` finds what the system lacks, `lockdown` gives up privileges, `prepared`
+//! makes a service from its line, `circles` finds channels that lead back. `start` starts the process that
+//! serves; `kept` restores what operators changed before the last end, and `keeper` writes such changes down.
+//! `controllers` lets operators in, and `reporter` reports to the service manager. `upgrade` hands everything
+//! over to another process, and `succession` takes it over from one. `web` opens the port of HTTP, and
+//! `saved` turns a table back into lines.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -56,7 +62,7 @@ mod way_watch;
 mod ways;
 mod web;
 
-/// Exit codes of sysexits.h.
+/// Exit codes from sysexits.h.
 mod exit {
     pub(super) const USAGE: u8 = 64;
     pub(super) const BAD_DATA: u8 = 65;
@@ -65,15 +71,15 @@ mod exit {
     pub(super) const CONFIG: u8 = 78;
 }
 
-/// As many failures as anybody will read.
+/// Maximum number of failures printed at once.
 const MOST_TOLD: usize = 100;
 
-/// Why the program ends early: the exit code and what stderr gets.
+/// Why the program ends early: the exit code and the message for stderr.
 #[derive(Debug)]
 struct Failure {
     code: u8,
     message: String,
-    /// Somebody else listens where this process was to listen.
+    /// Whether another process listens where this one was to listen.
     is_place_taken: bool,
 }
 
@@ -82,7 +88,7 @@ impl Failure {
         Self { code, message: message.into(), is_place_taken: false }
     }
 
-    /// With the place of what was asked for, if that is in a file.
+    /// The failure with the place in its file in front, if the words come from a file.
     fn at(typed: &Typed, failure: Self) -> Self {
         match &typed.at {
             Some(at) => Self { message: format!("{at}: {}", failure.message), ..failure },
@@ -92,7 +98,7 @@ impl Failure {
 }
 
 impl Failure {
-    /// Several that have nothing to do with each other, told together. `None`: there is none. `so`: what comes of it.
+    /// Combines independent failures into one message. `None`: there is none. `so`: the consequence.
     fn several(failures: Vec<Self>, so: &str) -> Option<Self> {
         match failures.len() {
             0 | 1 => failures.into_iter().next(),
@@ -100,7 +106,7 @@ impl Failure {
         }
     }
 
-    /// What is wrong with files is told all at once; of a command line only the first thing. `None`: nothing is.
+    /// For files, combines all failures; for a command line, returns only the first. `None`: there is none.
     fn first_or_all(failures: Vec<Self>, so: &str) -> Option<Self> {
         match failures.iter().any(|failure| failure.code == exit::CONFIG) {
             true => Some(Self::list(&failures, exit::CONFIG, so)),
@@ -122,7 +128,7 @@ impl Failure {
     }
 }
 
-/// What comes of a failure at the start.
+/// The consequence of a failure at the start.
 const NOT_STARTED: &str = "nothing was started";
 
 impl From<LineError> for Failure {
@@ -145,7 +151,7 @@ impl From<PassedError> for Failure {
 }
 
 impl Failure {
-    /// All that is wrong with files; of a command line the first thing. `so`: what comes of it.
+    /// A failure from all errors in files, or from the first error in a command line. `so`: the consequence.
     fn told(errors: Vec<LineError>, so: &str) -> Self {
         let failures = errors.into_iter().map(Self::from).collect();
         Self::first_or_all(failures, so).unwrap_or_else(|| Self::new(exit::USAGE, ""))
@@ -161,7 +167,8 @@ impl From<Vec<LineError>> for Failure {
 impl From<ListenError> for Failure {
     fn from(error: ListenError) -> Self {
         let hint = match error.source.kind() {
-            // Of an address that moves between hosts: a reader who knows of it would have typed the option.
+            // The hint is for addresses that move between hosts. A reader who knows of the option would have
+            // typed it.
             io::ErrorKind::AddrNotAvailable => {
                 "; this host does not have the address. If it comes later, as with keepalived, give --freebind"
             }
@@ -172,13 +179,13 @@ impl From<ListenError> for Failure {
     }
 }
 
-/// Runs the program with the given `argv` (program name first) and says how it ended.
+/// Runs the program with the given `argv` (program name first) and returns its exit code.
 pub fn run(argv: Vec<OsString>) -> ExitCode {
     match dispatch(&argv) {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message, .. }) => {
             let end = if message.ends_with('\n') || message.is_empty() { "" } else { "\n" };
-            // Whoever closed stderr does not want to know.
+            // If stderr is closed, nobody wants the message.
             let _ = write!(io::stderr(), "{message}{end}");
             ExitCode::from(code)
         }
@@ -186,7 +193,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
 }
 
 fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
-    // First of all: what was inherited can be told from what is ours only now.
+    // This comes first: later, inherited descriptors could not be told from our own.
     given::record();
     let parsed = config::parse(argv);
     let is_start = match &parsed {
@@ -205,7 +212,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     match parsed? {
         Invocation::Serve(serve) => {
             let Serve { process, service, check_only, replace } = *serve;
-            // A successor is to find the same file, wherever this process is by then.
+            // A successor must find the same file, whatever its working directory is.
             let mut named = process.state.iter().chain(&process.http_token_file);
             let is_relative = named.any(|named| Path::new(&named.name).is_relative());
             origin.directory = if is_relative { std::env::current_dir().ok() } else { None };
@@ -214,7 +221,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
             serve_all(asked, passed, heir.as_mut(), &environment)
         }
         Invocation::Files(asked) => {
-            // In the background the process has another directory; the files are where they were.
+            // In the background the process changes its directory, but the files are relative to this one.
             let directory = std::env::current_dir().unwrap_or_default();
             let read = files::read(&asked, &directory).map_err(Failure::from);
             let (process, services) = read.inspect_err(|failure| refused_to(heir.as_mut(), failure))?;
@@ -229,7 +236,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
             )
         }
         Invocation::Command { instance, text } => {
-            // It may write a capture.
+            // The command may write a capture file.
             process::expect_full_files();
             controllers::one_shot(&instance, &text, &environment)
         }
@@ -239,7 +246,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     }
 }
 
-/// What was asked for, and by whom.
+/// What to start, and how this process was started.
 struct StartRequest {
     process: ProcessSpec,
     services: Vec<ServiceSpec>,
@@ -249,7 +256,7 @@ struct StartRequest {
     origin: Origin,
 }
 
-/// The process whose place this one was to take hears why it does not.
+/// Tells the process that this one was to replace why that failed.
 fn refused_to(heir: Option<&mut Heir>, failure: &Failure) {
     if let Some(heir) = heir {
         heir.fail(&failure.message);
@@ -280,11 +287,11 @@ fn serve_asked(
     let process = &process;
     let mut wrong: Vec<Failure> = Vec::new();
     if process.user.is_some() && !check_only {
-        // Where all users meet: another user could not make it.
+        // Only root can make the directory for all users, so this comes before the change of user.
         environment.make_shared_directory();
     }
     let as_user = lockdown::become_user(process, &services, check_only)?;
-    // Another user has other directories.
+    // The new user has other directories.
     let as_user = as_user.then(|| environment.of_another_user());
     let environment = as_user.as_ref().unwrap_or(environment);
     if let Some(source) = source.as_ref().filter(|_| as_user.is_some()) {
@@ -335,7 +342,7 @@ fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{end}")
 }
 
-/// A reader that went away has seen what it wanted.
+/// Prints to stdout. A reader that has gone away has seen what it wanted, so that is no failure.
 fn print(text: &[u8]) -> Result<u8, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {

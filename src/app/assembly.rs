@@ -1,4 +1,4 @@
-//! All that serves in a process, put together.
+//! All parts that serve in a process, put together.
 //!
 //! Knows: the parts. Never: how they are made, what is served.
 
@@ -14,9 +14,9 @@ use crate::probe::Minder;
 use crate::process::Shutdown;
 use crate::sys::Clock;
 
-/// All that serves, without a service yet.
+/// All parts that serve, without a service yet.
 pub(super) struct Assembly {
-    /// Who writes the access log, if there is one.
+    /// The writer of the access log, if there is one.
     pub(super) scribe: Option<Scribe>,
     pub(super) shutdown: Shutdown,
     pub(super) server: Server,
@@ -25,6 +25,6 @@ pub(super) struct Assembly {
     pub(super) clock: Clock,
     pub(super) deadlines: Arc<Deadlines>,
     pub(super) roster: Arc<Roster>,
-    /// Rung when there is something to keep.
+    /// Rung when something may have changed that the state file keeps.
     pub(super) bell: Arc<Bell>,
 }

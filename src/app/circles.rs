@@ -1,7 +1,7 @@
-//! Channels that lead back to the service that they belong to, as far as that can be seen before the first client.
+//! Finds channels that lead back to their own service, as far as that is possible before the first client.
 //!
-//! Knows: which services a circle goes through, that a maxc anywhere on it makes it finite. Never: what becomes of a client, how an
-//! address of this host is told from others.
+//! Knows: which services a circle goes through, that a maxc anywhere on it makes it finite. Never: what
+//! happens to a client, how an address of this host is told from others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +19,11 @@ struct Edge {
     address: Address,
 }
 
-/// A service, as far as ways lead to it and on from it.
+/// A service: where it listens and where its channels lead.
 pub(super) struct Junction {
     pub(super) name: Option<String>,
     pub(super) listen: Vec<ListenSpan>,
-    /// Those that no maxc bounds.
+    /// Its channels without a maxc.
     pub(super) channels: Vec<(ChannelKey, Addresses)>,
 }
 
@@ -33,9 +33,9 @@ impl Junction {
         Self::at(name, service.listen(), service.parts.table.lock().snapshot())
     }
 
-    /// A service with these channels.
+    /// A service with the channels of this table.
     pub(super) fn at(name: Option<String>, listen: Vec<ListenSpan>, table: Snapshot) -> Self {
-        // What the operator decided of a channel may change, where it leads stays.
+        // Disabled channels count too: that may change, but where they lead stays.
         let channels = table.groups.into_iter().flat_map(|group| {
             let unbounded = group.channels.into_iter().filter(|channel| channel.maxc.is_none());
             unbounded.map(move |one| (ChannelKey { group: group.id, channel: one.id }, one.addresses))
@@ -44,12 +44,12 @@ impl Junction {
     }
 }
 
-/// What is to be said of each channel of a circle, with the number of its service.
+/// A warning for each channel on a circle, with the number of its service.
 pub(super) fn warnings(services: &[&Prepared]) -> Vec<(usize, String)> {
     warnings_of(&services.iter().map(|service| Junction::of(service)).collect::<Vec<_>>())
 }
 
-/// The same of services that are served already.
+/// The same for services that are being served already.
 pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
     let edges = edges(services);
     let text = |edge: &Edge| {
@@ -79,9 +79,9 @@ pub(super) fn warnings_of(services: &[Junction]) -> Vec<(usize, String)> {
     circles(&edges).map(text).collect()
 }
 
-/// The ways between services that no maxc bounds.
+/// The channels without a maxc that lead from one service to another.
 fn edges(services: &[Junction]) -> Vec<Edge> {
-    // By port: who serves many ports does not pay for each pair of service and channel.
+    // Indexed by port, so that with many ports not every pair of service and channel is compared.
     let mut listeners: BTreeMap<u16, Vec<(usize, Address)>> = BTreeMap::new();
     for (to, service) in services.iter().enumerate() {
         for at in service.listen.iter().flat_map(|span| span.each()) {
@@ -92,7 +92,7 @@ fn edges(services: &[Junction]) -> Vec<Edge> {
     for (from, service) in services.iter().enumerate() {
         for (channel, addresses) in &service.channels {
             let mut found = BTreeSet::new();
-            // What has no port of its own leads where any of the service's own ports leads, so all of them are looked at.
+            // A channel without a port leads to all ports of its service, so all of them are looked at.
             let ports = service.listen.iter().filter(|_| addresses.follow_clients());
             let ports = ports.flat_map(|span| span.ports());
             let each = addresses.as_slice().iter().flat_map(|address| {
@@ -112,7 +112,7 @@ fn edges(services: &[Junction]) -> Vec<Edge> {
     edges
 }
 
-/// Those from whose end one gets back to their beginning.
+/// The edges from whose end one can get back to their beginning.
 fn circles(edges: &[Edge]) -> impl Iterator<Item = &Edge> {
     let mut next: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for edge in edges {

@@ -1,6 +1,7 @@
-//! Everything about controlling an instance: where its socket is, what its commands may do to the other rooms.
+//! How operators control an instance: where its socket is, and what its commands may do to the other rooms.
 //!
-//! Knows: the environment's variables, the front doors of control and net. Never: a command's syntax, the protocol.
+//! Knows: the environment variables, the public interfaces of control and net. Never: a command's syntax, the
+//! protocol.
 
 use std::env;
 use std::ffi::OsString;
@@ -42,41 +43,41 @@ use crate::spec::{Address, ListenSpan, PortWord, PortsSpec, ProcessSpec, Service
 use crate::sys::Clock;
 use crate::sys::listen::ListenerHandle;
 
-/// Where instances and controllers of all users meet.
+/// The directory where instances and controllers of all users find each other.
 const RUN_DIRECTORY: &str = "/run/balance";
-/// Where the users' private directories are.
+/// The parent of the users' private directories.
 const USER_DIRECTORIES: &str = "/run/user";
-/// How long the command resolve waits for answers: longer than most resolvers try.
+/// How long the command `resolve` waits for answers; most resolvers give up earlier.
 const LOOKED_UP: Duration = Duration::from_secs(12);
-/// How long the end waits for an answer to be read, ...
+/// How long the end of the process waits for an answer to be read.
 const ANSWERED: Duration = Duration::from_secs(1);
-/// ... and how long when somebody wants the process gone.
+/// The same if the process was told to end at once.
 const INTERRUPTED: Duration = Duration::from_millis(50);
-/// How long the end waits for programs to hear of the last events, ...
+/// How long the end waits for event programs to receive the last events.
 const HEARD: Duration = Duration::from_secs(1);
-/// ... and how long when somebody wants the process gone.
+/// The same if the process was told to end at once.
 const HEARD_AT_ONCE: Duration = Duration::from_millis(200);
-/// How long the end waits for the last lines of the access log.
+/// How long the end waits for the last lines of the access log to be written.
 const LOGGED: Duration = Duration::from_secs(2);
-/// How long the end waits for the state file. What takes longer is a disk that hangs.
+/// How long the end waits for the state file. If it takes longer, the disk hangs.
 const KEPT: Duration = Duration::from_secs(5);
 
 /// What is taken from the environment, read once.
 pub(super) struct Environment {
-    /// Socket activation: the process that the descriptors are for, how many there are, and their names.
+    /// Socket activation: the process id that the descriptors are for, their number, and their names.
     listen: [Option<OsString>; 3],
-    /// Where an instance puts its socket, in the order of preference.
+    /// The directories for an instance's socket, the preferred one first.
     directories: Vec<Directory>,
-    /// Where a controller looks for it: root looks at the users' as well.
+    /// The directories where a controller looks for it. Root also looks into those of the users.
     searched: Vec<Directory>,
     history: Option<PathBuf>,
-    /// What was not heeded, and why.
+    /// A warning about a variable that was ignored.
     ignored: Option<String>,
 }
 
 impl Environment {
     pub(super) fn read() -> Self {
-        // A relative path in these variables is to be ignored (XDG Base Directory Specification).
+        // Relative paths in these variables must be ignored (XDG Base Directory Specification).
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let named = env::var_os("BALANCE_RUN_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
         let ignored = named.as_ref().filter(|path| path.is_relative()).map(|path| {
@@ -86,7 +87,7 @@ impl Environment {
         let shared = named.filter(|path| path.is_absolute()).unwrap_or_else(|| RUN_DIRECTORY.into());
         let mut directories = vec![Directory::Shared(shared)];
         let uid = rustix::process::geteuid().as_raw();
-        // Where a login session has it, for users whose shell did not say.
+        // The directory that a login session uses, for shells that do not set the variable.
         let usual = PathBuf::from(format!("{USER_DIRECTORIES}/{uid}"));
         let runtime = absolute("XDG_RUNTIME_DIR").or_else(|| usual.is_dir().then_some(usual));
         directories.extend(runtime.map(|path| Directory::Private(path.join("balance"))));
@@ -106,10 +107,10 @@ impl Environment {
         }
     }
 
-    /// The same for the user that this process has become. What was passed in was taken before.
+    /// The same for the user that this process has become. Sockets of socket activation were taken before.
     pub(super) fn of_another_user(&self) -> Self {
         let mut new = Self::read();
-        // The private directories of the user before are of no use.
+        // The private directories of the previous user cannot be used.
         new.directories.retain(|one| match one {
             Directory::Shared(_) => true,
             Directory::Private(path) => {
@@ -119,12 +120,12 @@ impl Environment {
         new
     }
 
-    /// Where an instance puts its socket.
+    /// The directories for an instance's socket.
     pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
         self.directories.iter().map(Directory::path)
     }
 
-    /// Makes the directory for all users, if it is not there. If that does not work, it is told when it is missed.
+    /// Creates the directory for all users if it is missing. A failure is reported when it is used.
     pub(super) fn make_shared_directory(&self) {
         for directory in &self.directories {
             if matches!(directory, Directory::Shared(_)) {
@@ -133,7 +134,7 @@ impl Environment {
         }
     }
 
-    /// Tells of what was not heeded.
+    /// Logs the warning about an ignored variable.
     pub(super) fn warn(&self, log: &Log) {
         if let Some(text) = &self.ignored {
             let note = Event::Note { severity: Severity::Warning, text: text.clone() };
@@ -141,19 +142,20 @@ impl Environment {
         }
     }
 
-    /// Takes the listeners that were passed in.
+    /// Takes the listeners of socket activation.
     pub(super) fn passed_listeners(&self) -> Result<Vec<PassedListener>, PassedError> {
         let [pid, count, names] = self.listen.each_ref().map(Option::as_deref);
         process::passed_listeners(Variables { pid, count, names })
     }
 
-    /// The service that is meant: a word that a service goes by is that service, whatever else it may be. With an address, the
-    /// word is a port's: a name needs none, and one that is not the service's must not reach it.
+    /// The service that is meant. A word that names a service means that service, whatever else it could
+    /// mean. With an address (`-b`), the word means a port: a service's name needs no address, and the name
+    /// of another service must not reach this one.
     fn wanted(&self, instance: &Instance) -> Result<Wanted, Failure> {
         let directories = self.searched.clone();
         let word = match &instance.ports {
             PortsSpec::One(port) => port.clone(),
-            // Any of them is the service.
+            // Any port of the range means the service.
             PortsSpec::Range(range) => PortWord::Number(range.first()),
             PortsSpec::Unix(name) => {
                 if instance.debug {
@@ -211,7 +213,7 @@ impl Environment {
 }
 
 impl Environment {
-    /// Where it is looked for.
+    /// Logs where the instance is looked for.
     fn say_where(&self, what: &str) {
         let places: Vec<String> =
             self.searched.iter().map(|place| place.path().display().to_string()).collect();
@@ -220,7 +222,7 @@ impl Environment {
     }
 }
 
-/// The number in `process.PID`.
+/// The process id in `process.PID`.
 fn process_number(word: &PortWord) -> Option<rustix::process::Pid> {
     let PortWord::Name(name) = word else { return None };
     let pid: i32 = name.strip_prefix("process.")?.parse().ok()?;
@@ -231,20 +233,20 @@ fn has_ended(pid: rustix::process::Pid) -> bool {
     rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
 }
 
-/// The process that is meant, if the word is one and it has not ended.
+/// The id of a running process, if the word has the form `process.PID`.
 fn running_process(word: &PortWord) -> Option<u32> {
     let pid = process_number(word).filter(|pid| !has_ended(*pid))?;
     Some(pid.as_raw_nonzero().get().unsigned_abs())
 }
 
-/// Why nobody goes by the name of a process, if the word is one.
+/// The failure if the word has this form and the process has ended.
 fn no_such_process(word: &PortWord) -> Option<Failure> {
     let pid = process_number(word).filter(|pid| has_ended(*pid))?;
     let text = format!("no master process, exiting.\nbalance: process {} has ended", pid.as_raw_nonzero());
     Some(Failure::new(super::exit::UNAVAILABLE, text))
 }
 
-/// `-c`.
+/// Carries out `-c`.
 pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environment) -> Result<u8, Failure> {
     environment.warn(&Log::stderr(false));
     let wanted = environment.wanted(instance)?;
@@ -256,7 +258,7 @@ pub(super) fn one_shot(instance: &Instance, text: &str, environment: &Environmen
     Ok(code)
 }
 
-/// The name of the service that is meant, if it is meant by that.
+/// The name of the service, if it was given by name.
 fn name_of(wanted: &Wanted) -> Option<String> {
     match &wanted.service {
         Which::Name { name, .. } => Some(name.clone()),
@@ -264,39 +266,40 @@ fn name_of(wanted: &Wanted) -> Option<String> {
     }
 }
 
-/// `-i`.
+/// Carries out `-i`.
 pub(super) fn shell(instance: &Instance, environment: &Environment) -> Result<u8, Failure> {
     environment.warn(&Log::stderr(false));
     let wanted = environment.wanted(instance)?;
     Ok(crate::control::interactive(&Interactive { wanted, history: environment.history.clone() }))
 }
 
-/// Asks the instance that listens at this place for its ports; `None`: there is none.
+/// Asks the instance that listens at this place for its ports; `None`: there is no instance.
 ///
 /// # Errors
-/// It is not ours, or does not answer.
+/// It belongs to another user, or does not answer.
 pub(super) fn ask_for(place: Address, environment: &Environment) -> io::Result<Option<(UnixStream, u32)>> {
     crate::control::ask_for(&environment.directories, place)
 }
 
-/// The first of these places at which a process of ours listens, and its number. One that is not ours, or does not answer soon, is none.
+/// The first of these addresses at which an instance of our user answers soon, and its process id.
 pub(super) fn holder(span: ListenSpan, environment: &Environment) -> Option<(Address, u32)> {
     crate::control::holder(&environment.directories, span)
 }
 
-/// At which of these places an instance may be asked.
+/// The addresses among these for which there are entries of instances.
 pub(super) fn entries_on(span: ListenSpan, environment: &Environment) -> Vec<Address> {
     crate::control::entries_on(&environment.directories, span)
 }
 
-/// `--list`.
+/// Carries out `--list`.
 pub(super) fn list(environment: &Environment) -> u8 {
     environment.warn(&Log::stderr(false));
     crate::control::list(&environment.searched)
 }
 
-/// Makes the control socket. An instance that nobody can control is better than none, so without one it serves too; the
-/// operator is told. A group that does not exist is a mistake on the command line.
+/// Makes the control socket. If that fails, the service starts without one and logs it, since a service that
+/// cannot be controlled is better than none. Only an unknown group is an error, since it is a mistake on the
+/// command line.
 ///
 /// # Errors
 /// The control group is unknown.
@@ -329,10 +332,10 @@ pub(super) fn bind(
     }
 }
 
-/// An instance at work: the data plane, and the control socket unless there is nothing to make it by.
+/// A running instance: the data plane, and the control socket unless it could not be made.
 pub(super) struct AtWork {
     pub(super) clock: Clock,
-    /// Told by operators.
+    /// The time limits that operators set for draining.
     pub(super) deadlines: Arc<Deadlines>,
     keeper: Keeper,
     server: Server,
@@ -340,13 +343,13 @@ pub(super) struct AtWork {
     names: Resolver,
     control: Option<Arc<Control>>,
     services: Arc<Services>,
-    /// Answers as long as the process lives.
+    /// Kept here because the HTTP server stops when it is dropped.
     _http: Option<Arc<HttpServer>>,
     pub(super) roster: Arc<Roster>,
     pub(super) upgrader: Arc<Upgrader>,
-    /// Who writes the access log, if there is one.
+    /// The writer of the access log, if there is one.
     scribe: Option<Scribe>,
-    /// Tells the service manager.
+    /// Reports to the service manager.
     pub(super) reporter: Arc<Reporter>,
 }
 
@@ -356,18 +359,18 @@ impl AtWork {
         self.scribe.is_some()
     }
 
-    /// Opens the access log again, if there is one, without waiting for it.
+    /// Opens the access log again, if there is one, without waiting for that.
     pub(super) fn reopen_soon(&self) {
         if let Some(scribe) = &self.scribe {
             scribe.reopen_soon(self.roster.log());
         }
     }
 
-    /// Takes no clients any more: the names go, but one to ask this process by, and the ports after them.
+    /// Stops taking clients: first the names go, except the one of this process, then the ports.
     pub(super) fn drain(&self) {
-        // The state first: who gets the port next reads it.
+        // The state is written first, since the process that gets the port next reads it.
         self.keeper.finish();
-        // Where there is no control socket, nobody else says so.
+        // Without a control socket, the services have to be marked here.
         if self.control.is_none() {
             self.services.retire();
         }
@@ -378,7 +381,7 @@ impl AtWork {
         self.server.stop_listening();
     }
 
-    /// Makes the names again by which operators find this process, if somebody has deleted them.
+    /// Restores names of the control socket that somebody has deleted.
     pub(super) fn bring_names_back(&self) {
         let Some(control) = &self.control else { return };
         let log = self.roster.log();
@@ -404,7 +407,7 @@ impl AtWork {
         }
     }
 
-    /// Another process has taken over. What is left here is asked by a name of its own.
+    /// Another process has taken over. Makes this process reachable by its own name for what is left here.
     pub(super) fn go_apart(&self) {
         self.keeper.finish();
         let Some(control) = &self.control else { return };
@@ -413,18 +416,19 @@ impl AtWork {
         }
     }
 
-    /// Is any service served, or has connections left?
+    /// Is any service served, or does any have connections?
     pub(super) fn serves(&self) -> bool {
         self.server.has_services()
     }
 
-    /// Ends what is left of it. The name goes first and the port after it: whoever gets the port next finds the name free.
+    /// Ends everything that is left. The name is removed before the port is closed, so that the process that
+    /// gets the port next finds the name free.
     pub(super) fn end(self, cause: Cause) {
         if let Some(control) = &self.control {
             control.remove();
         }
         let (patience, patience_for_hooks) = match cause {
-            // After `kill`: its answer may still be on its way.
+            // After `kill`, its answer may still have to be sent.
             Cause::Drained => (ANSWERED, HEARD),
             _ => {
                 self.server.shut_down();
@@ -440,22 +444,22 @@ impl AtWork {
         if let Some(scribe) = &self.scribe {
             scribe.stop(LOGGED, self.roster.log());
         }
-        // Theirs is the last word: what came before is what they hear of.
+        // Event programs are stopped after all else, so that they receive all events.
         self.roster.hooks().stop(patience_for_hooks);
-        // After the last command was answered.
+        // The state is written last, after the last command was answered.
         if !self.keeper.stop(KEPT) {
             let text = "state file: the last changes are not written yet, since the disk does not answer";
             self.roster.log().tell(&Event::Note { severity: Severity::Error, text: text.into() });
         }
     }
 
-    /// Clients being served.
+    /// Number of clients being served.
     pub(super) fn connections(&self) -> u64 {
         self.server.connections() as u64
     }
 }
 
-/// Lets controllers in, if there is an endpoint to let them in by.
+/// Starts the services that control the instance: the control socket, if there is an endpoint, and HTTP.
 pub(super) fn serve(
     (endpoint, web): (Option<Endpoint>, Option<Web>),
     assembly: Assembly,
@@ -468,7 +472,7 @@ pub(super) fn serve(
     let loopback_congestion = server.loopback_congestion().map(str::to_owned);
     let upgrader = Upgrader::new(origin, server.clone(), Arc::clone(&roster), clock, shutdown.notifier());
     upgrader.set_keeps_state(keeper.keeps());
-    // Before anybody can ask for anything.
+    // This must be known before an operator can ask for it.
     inheritance.into_iter().for_each(|from| upgrader.inherited(from));
     let watch =
         Watch::begin(&server, &roster, loopback_congestion, (log, scribe.as_ref().map(Scribe::access)));
@@ -516,7 +520,7 @@ pub(super) fn serve(
     )
 }
 
-/// What operators may do to the process.
+/// The actions on the process that operators have.
 pub(super) fn hands(
     roster: &Arc<Roster>,
     upgrader: &Arc<Upgrader>,
@@ -530,7 +534,8 @@ pub(super) fn hands(
         reopen: Arc::new(move || writes.as_ref().map(Scribe::reopen)),
         upgrade: Arc::new(move |path| upgrades.upgrade(path)),
         give: Arc::new(move |stream, pid| gives.give(stream, pid)),
-        // Whoever is started next has the ports of services, and is to have this one as well.
+        // The process that is started next gets the ports of services, and must be able to have the port of
+        // HTTP as well.
         stopped: Arc::new(move || _ = stops.http().map(|http| http.let_go())),
         call_off: Arc::new(move || cancels.cancel(EndAsked::Drain)),
         await_called_off: Arc::new(move || awaits.await_called_off()),
@@ -540,7 +545,8 @@ pub(super) fn hands(
     }
 }
 
-/// A service as operators have it. `source`: where the line is that it may differ from.
+/// A service with the actions that operators have on it. `source`: where the line is that it is compared
+/// with.
 pub(super) fn manage(
     served: &Served,
     written: &Arc<RwLock<Written>>,
@@ -563,7 +569,7 @@ pub(super) fn manage(
         listens_nowhere: AtomicBool::new(false),
         table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
-            // The answer has no room for the cause: 3.57 has one for all of them.
+            // 3.57 has one answer for all causes, so the cause is only logged.
             let ports = of_line.read().unwrap_or_else(PoisonError::into_inner).spec.listen.ports.clone();
             resolve_channel(wanted, &ports).inspect_err(|e| {
                 let text = format!("no address for {}: {e}", wanted.host);
@@ -590,7 +596,7 @@ pub(super) fn manage(
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy, &spec.sections), ..spec };
-            // What came from a file is a line of it; the process's options are another.
+            // A service from a file is printed as a line of a file, without the options of the process.
             match spec.listen.typed.at {
                 Some(_) => config::print_line(&spec),
                 None => config::command_line(&process, &spec),
@@ -607,7 +613,7 @@ pub(super) fn manage(
     }
 }
 
-/// What controllers may ask of the data plane.
+/// The actions of the data plane that controllers can use.
 fn plane(
     running: &Running,
     table: &SharedTable,
@@ -616,7 +622,7 @@ fn plane(
     (bell, ways): (Arc<Bell>, Arc<WayWatch>),
 ) -> Plane {
     let asked = names.clone();
-    // A word may stand for many.
+    // A channel may stand for a set of channels.
     let [of_word, of_words] = [table.clone(), table.clone()];
     let [kicks, closes, shuts, taps, asks, remembers, serves, counts] = [(); 8].map(|()| running.clone());
     Plane {
@@ -640,7 +646,7 @@ fn plane(
             Some(asked.ask(channel, LOOKED_UP)?.into_iter().map(resolved).collect())
         }),
         changed: Arc::new(move || {
-            // Not left to the alarm: after `kill` nobody hears it.
+            // The data plane is told directly: after `kill`, nobody listens to the alarm.
             serves.table_changed();
             alarm.ring();
             names.ring();
@@ -656,7 +662,8 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
         let name: UnixName = wanted.host.parse().map_err(io::Error::other)?;
         return Ok(Addresses::from(Address::Unix(name)).named(&name.to_string()));
     }
-    // Brackets around an IPv6 address are habit; `save` has to print the host as one that the command line takes.
+    // Brackets around an IPv6 address are accepted, but `save` must print the host as the command line takes
+    // it.
     let inside = wanted.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = inside.filter(|inside| inside.contains(':')).unwrap_or(&wanted.host);
     if !config::is_host(host) || host.contains(',') {
@@ -667,7 +674,7 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
         (Port::Number(number), _) => number.get(),
         (Port::Service(name), _) | (Port::OfService, PortsSpec::One(PortWord::Name(name))) => named(name)?,
         (Port::OfService, PortsSpec::One(PortWord::Number(number))) => number.get(),
-        // That which each client came to.
+        // 0: the port that each client came to.
         (Port::OfService, PortsSpec::Range(_)) => 0,
         (Port::OfService, PortsSpec::Unix(_)) => {
             return Err(io::Error::other("clients come by a Unix socket, which has no port; give one"));

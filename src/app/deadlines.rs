@@ -1,4 +1,4 @@
-//! How long services may drain, as operators say.
+//! How long services may drain, as set by operators.
 //!
 //! Knows: what was asked for. Never: what time it is.
 //! Source: docs/stop.md.
@@ -11,14 +11,14 @@ use crate::observe::Log;
 use crate::process::Notifier;
 use crate::sched::End;
 
-/// A service that takes nobody any more, and how long its connections may go on.
+/// A service that takes no clients any more, and how long its connections may go on.
 pub(super) struct Draining {
     pub(super) running: Running,
     pub(super) log: Log,
     pub(super) time: Duration,
 }
 
-/// Where operators say how long a service may drain.
+/// Collects the time limits that operators set.
 pub(super) struct Deadlines {
     asked: Mutex<Vec<Draining>>,
     notifier: Notifier,
@@ -29,7 +29,7 @@ impl Deadlines {
         Self { asked: Mutex::default(), notifier }
     }
 
-    /// What is left of this service after `time` is closed; 0: now. The last word counts.
+    /// Closes the remaining connections of this service after `time`; 0: now. The latest limit counts.
     pub(super) fn end(&self, running: &Running, log: &Log, time: Duration) {
         if time.is_zero() {
             running.close_all(End::ShutDown);

@@ -1,6 +1,6 @@
-//! What only the process knows when the doctor is asked: its limits, its circles, and what has become of its clocks.
+//! Facts for `doctor` that only the process knows: its limits, circles, and what happened to its clocks.
 //!
-//! Knows: what the system had counted when the process began to serve, how a pause shows. Never: what is thought of it.
+//! Knows: the kernel's counters when the process began to serve, how a pause shows. Never: what a fact means.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::names::resolve;
 use crate::net::server::Server;
 use crate::observe::{AccessLog, Log};
 
-/// Between two looks at the clock, by which a pause of the process is seen.
+/// The interval of the thread that notices pauses of the process.
 const BEAT: Duration = Duration::from_secs(2);
-/// A look that is later than this was held up.
+/// If the thread wakes up later than this, the process was held up.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Watches over a process that serves.
+/// Collects facts about a process that serves.
 pub(super) struct Watch {
     server: Server,
     roster: Weak<Roster>,
@@ -31,12 +31,13 @@ pub(super) struct Watch {
     access: Option<AccessLog>,
     loopback_congestion: Option<String>,
     before: KernelSigns,
-    /// How far the wall clock, and the one that runs while the machine sleeps, were before the one that does not; in milliseconds.
+    /// The difference to the monotonic clock of the wall clock, and of the clock that also counts suspended
+    /// time; in milliseconds.
     ahead: [i64; 2],
     pauses: Arc<Pauses>,
 }
 
-/// Times in which the process could not run.
+/// Pauses in which the process could not run.
 #[derive(Default)]
 struct Pauses {
     count: AtomicU64,
@@ -44,7 +45,7 @@ struct Pauses {
 }
 
 impl Watch {
-    /// From now on.
+    /// Begins to watch now.
     pub(super) fn begin(
         server: &Server,
         roster: &Arc<Roster>,
@@ -53,11 +54,11 @@ impl Watch {
     ) -> Self {
         let pauses = Arc::new(Pauses::default());
         let seen = Arc::downgrade(&pauses);
-        // Without a thread nobody hears of pauses, and that is all.
+        // If there is no thread, pauses are not noticed.
         let _ = thread::Builder::new().name("pulse".into()).spawn(move || beat(&seen));
         Self {
             server: server.clone(),
-            // The roster has what has this.
+            // Weak, because the roster owns this value indirectly.
             roster: Arc::downgrade(roster),
             log: log.clone(),
             access,
@@ -68,7 +69,7 @@ impl Watch {
         }
     }
 
-    /// What there is to say now.
+    /// The facts of now.
     pub(super) fn signs(&self) -> ProcessSigns {
         let [wall, boot] = ahead();
         let [sources, transparent] = self.roster.upgrade().map(|roster| roster.ways()).unwrap_or_default();
@@ -95,13 +96,13 @@ impl Watch {
     }
 }
 
-/// What a host means now, or why it means nothing.
+/// The addresses of a host, or why there are none.
 pub(super) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
     let found = resolve::addresses(host, 0).map_err(|e| e.to_string())?;
     Ok(found.iter().map(std::net::SocketAddr::ip).collect())
 }
 
-/// Looks at the clock now and then, until nobody wants to know. Asleep it costs nothing.
+/// Measures how late it wakes up, until nobody needs that. While it sleeps it costs nothing.
 fn beat(seen: &Weak<Pauses>) {
     let mut last = Instant::now();
     loop {
@@ -118,7 +119,7 @@ fn beat(seen: &Weak<Pauses>) {
     }
 }
 
-/// The wall clock and the one that runs while the machine sleeps, against the one that does not.
+/// The two differences that `Watch::ahead` holds.
 fn ahead() -> [i64; 2] {
     let millis = |clock| {
         let time = clock_gettime(clock);

@@ -1,4 +1,4 @@
-//! What holds of the privileges that the process has given up, as operators are told it.
+//! Which privileges the process has given up, described for operators.
 //!
 //! Knows: what was asked for, what the system says of the process. Never: how privileges are given up.
 //! Source: docs/systemd.md, "Without root".
@@ -7,20 +7,20 @@ use crate::control::PrivilegeSigns;
 use crate::process::{FenceState, Privileges};
 use crate::spec::ProcessSpec;
 
-/// CAP_NET_BIND_SERVICE: to bind ports below 1024.
+/// CAP_NET_BIND_SERVICE: may bind ports below 1024.
 const NET_BIND_SERVICE: u32 = 10;
-/// CAP_NET_ADMIN: to use clients' addresses.
+/// CAP_NET_ADMIN: may use clients' addresses.
 const NET_ADMIN: u32 = 12;
-/// What is said where the kernel refuses a file that it was not told of at the start.
+/// The hint if Landlock refuses a file that was not known at the start.
 const FENCED: &str = "--landlock: balance can open only files in the directories that it was started with; put it into one of these, or restart balance";
 
-/// What is added to a message about a file that the kernel refuses to open.
+/// The hint to add to a message about a file, if Landlock may be the cause.
 pub(super) fn hint(message: &str) -> Option<&'static str> {
     let is_fenced = FenceState::now().is_some_and(FenceState::holds);
     (is_fenced && message.contains("Permission denied")).then_some(FENCED)
 }
 
-/// What the doctor hears of it. `None`: nothing was asked for.
+/// The state of the privileges for `doctor`. `None`: nothing was asked for.
 pub(super) fn signs(settings: &ProcessSpec) -> Option<PrivilegeSigns> {
     if settings.user.is_none() && !settings.is_fenced() {
         return None;

@@ -1,9 +1,9 @@
-//! Files of services: found, opened and handed to the one who reads them.
+//! Finds, opens and reads the files of services.
 //!
-//! Knows: directories, what is no file, how much of one is read. Never: what stands in it.
+//! Knows: directories, what is not a regular file, how much is read. Never: the contents.
 //! Source: docs/file.md.
 //!
-//! Whatever a path leads to, it is opened without waiting for anybody and is read only if it is a plain file.
+//! A path is opened without blocking, and read only if it is a regular file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,13 +14,13 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::config::{FileReader, Files, LineError, Wrong};
 use crate::spec::{ProcessSpec, ServiceSpec};
 
-/// The largest file that is read, in bytes: a hundred thousand services and more.
+/// Maximum size of a file in bytes, enough for more than a hundred thousand services.
 const LARGEST: u64 = 16 << 20;
 
-/// Reads them all. `directory`: what paths are relative to.
+/// Reads all files. `directory`: the one that paths are relative to.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All errors in them.
 pub(super) fn read(
     files: &Files,
     directory: &Path,
@@ -47,7 +47,7 @@ fn unreadable(path: &Path, error: &io::Error) -> LineError {
     LineError { at: None, wrong }
 }
 
-/// The path itself, or the `*.conf` files of a directory in the order of their names.
+/// The path itself, or the `*.conf` files of a directory, sorted by name.
 pub(super) fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
     if path.as_os_str().is_empty() {
         return Err(rustix::io::Errno::NOENT.into());
@@ -59,7 +59,7 @@ pub(super) fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>>
     for entry in fs::read_dir(directory.join(path))? {
         let name = entry?.file_name();
         let bytes = name.as_encoded_bytes();
-        // Hidden files are what editors leave.
+        // Hidden files are often left by editors.
         if bytes.ends_with(b".conf") && !bytes.starts_with(b".") {
             members.push(path.join(name));
         }
@@ -71,12 +71,12 @@ pub(super) fn members(path: &Path, directory: &Path) -> io::Result<Vec<PathBuf>>
     }
 }
 
-/// What is in a plain file of so many bytes at most.
+/// The contents of a regular file of at most this many bytes.
 ///
 /// # Errors
-/// It cannot be read, is something else, or is larger.
+/// It cannot be read, is not a regular file, or is larger.
 pub(super) fn contents(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
-    // Opening a fifo would wait for its writer.
+    // Without NONBLOCK, opening a fifo would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())?;
     let kind = match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {

@@ -1,6 +1,6 @@
-//! What another process leaves to this one, as it stands at the other end of a stream.
+//! What a predecessor process leaves to this one, received over a stream.
 //!
-//! Knows: the stream, the offer and what came with it. Never: what is made of it.
+//! Knows: the stream, the offer and the descriptors that came with it. Never: what is made of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,20 +23,20 @@ use crate::spec::{Address, ListenSpan};
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
 use crate::sys::socket_file::SocketFileId;
 
-/// The predecessor takes an answer within this time, or hangs.
+/// How long sending a message may take. A predecessor that does not read it within this time hangs.
 const SENT_WITHIN: Duration = Duration::from_secs(15);
-/// Between two attempts to read when the system does not let us.
+/// The pause before reading again after a temporary error.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// Between two looks at the stream.
+/// How long one attempt to read waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// What another process leaves to this one.
+/// What a predecessor process leaves to this one.
 pub(super) struct Heir {
-    /// `None`: it is read elsewhere.
+    /// The stream; `None`: another thread reads it now.
     pub(super) stream: Option<HandoverStream>,
     pub(super) machine: Successor,
     pub(super) offer: Offer,
-    /// By service, and by port.
+    /// The listeners of each service, by port.
     pub(super) listeners: Vec<BTreeMap<u16, OwnedFd>>,
     pub(super) control: Option<OwnedFd>,
     http: Option<OwnedFd>,
@@ -44,23 +44,24 @@ pub(super) struct Heir {
 }
 
 impl Heir {
-    /// `None`: this process was started by itself, or whoever started it has died before it could say anything.
+    /// `None`: this process was started on its own, or the process that started it died before it sent an
+    /// offer.
     pub(super) fn of_this_process() -> Option<Self> {
         let predecessor = std::env::var(HANDOVER).ok()?.parse().ok()?;
         Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor).ok()
     }
 
-    /// What this process offers on the stream.
+    /// Reads what is offered on this stream.
     ///
     /// # Errors
-    /// Nothing, for this reason if it has said one.
+    /// Nothing is offered; the reason, if the other process gave one.
     pub(super) fn of(stream: UnixStream, predecessor: u32) -> Result<Self, Option<String>> {
         let mut stream = HandoverStream::from(stream);
         let mut machine = Successor::new();
         let (message, descriptors) = match receive(&mut stream) {
             Ok(Some((message @ FromPredecessor::Offer(_), _, Ok(descriptors)))) => (message, descriptors),
             Ok(Some((FromPredecessor::Unwilling(why), ..))) => return Err(Some(why)),
-            // What it left nobody can know: a start like any other.
+            // Without an offer it is not known what was left, so this becomes a start like any other.
             _ => return Err(None),
         };
         machine.learn(SuccessorNews::Heard(&message));
@@ -82,17 +83,17 @@ impl Heir {
         &self.offer.program
     }
 
-    /// The process that was there.
+    /// The process id of the predecessor.
     pub(super) fn predecessor(&self) -> u32 {
         self.predecessor
     }
 
-    /// What it serves.
+    /// The services of the predecessor.
     pub(super) fn services(&self) -> &[OfferedService] {
         &self.offer.services
     }
 
-    /// The listener of the service that is to listen here.
+    /// Takes the listener for this address, if one was left.
     pub(super) fn take_listener(&mut self, place: Address) -> Option<Got> {
         let services = self.offer.services.iter().zip(&mut self.listeners);
         let mut of_place = services.filter(|(one, _)| span_of(one).contains(place));
@@ -102,7 +103,7 @@ impl Heir {
         })
     }
 
-    /// The listener of its HTTP server, if that is where it is wanted.
+    /// Takes the listener of the HTTP server, if its address is the wanted one.
     pub(super) fn take_http(&mut self, wanted: &HttpWanted<'_>) -> Option<OwnedFd> {
         let is_wanted = |at: &SocketAddr| match wanted {
             HttpWanted::At(addresses) => addresses.contains(at),
@@ -111,28 +112,30 @@ impl Heir {
         self.offer.http.filter(is_wanted).and_then(|_| self.http.take())
     }
 
-    /// Closes what came and is not wanted here, so that these ports are free once the process before has let go of them, too.
+    /// Closes the descriptors that were not taken, so that these ports are free as soon as the predecessor
+    /// has closed them, too.
     pub(super) fn let_go(&mut self) {
         self.listeners.clear();
         (self.control, self.http) = (None, None);
     }
 
-    /// How many descriptors came that this process has for its own, or closes.
+    /// Number of received descriptors that this process still holds.
     pub(super) fn descriptor_count(&self) -> usize {
         let listeners: usize = self.listeners.iter().map(BTreeMap::len).sum();
         let stream = self.stream.iter().count();
         listeners + self.control.iter().count() + self.http.iter().count() + stream
     }
 
-    /// Its control socket.
+    /// Takes the control socket.
     pub(super) fn take_endpoint(&mut self) -> Option<io::Result<Endpoint>> {
         Some(Endpoint::inherit(self.control.take()?, self.offer.control.as_ref()?))
     }
 
-    /// Where only listeners change hands: says that this process can serve, and waits until the other one takes clients no more.
+    /// Used if only listeners are handed over: says that this process can serve, and waits until the
+    /// predecessor takes no more clients.
     ///
     /// # Errors
-    /// It will not have it.
+    /// The predecessor refuses, or the stream fails.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         let deeds = self.machine.learn(SuccessorNews::Prepared(Ok(())));
         let Some(stream) = &mut self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
@@ -150,54 +153,54 @@ impl Heir {
                 Ok(())
             }
             Some(_) => Err(io::Error::other("it sent an unexpected message")),
-            // It is dead, and its listeners are ours alone.
+            // The predecessor is dead, and its listeners are ours alone.
             None => Ok(()),
         }
     }
 
-    /// Says how serving began.
+    /// Reports whether serving has begun.
     pub(super) fn served(&mut self, outcome: Result<(), String>) {
         let Some(stream) = &self.stream else { return };
         for deed in self.machine.learn(SuccessorNews::Served(outcome)) {
             if let SuccessorDeed::Send(word) = deed {
-                // A predecessor that is dead need not hear it.
+                // A dead predecessor need not hear it.
                 let _ = send(stream, &word, None);
             }
         }
     }
 
-    /// What hosts meant to the process before.
+    /// The addresses of hosts that the predecessor knows.
     pub(super) fn hosts(&self) -> Known {
         self.offer.hosts.clone().into_iter().collect()
     }
 
-    /// This process cannot take over, for this reason.
+    /// Reports that this process cannot take over, and why.
     pub(super) fn fail(&mut self, why: &str) {
         for deed in self.machine.learn(SuccessorNews::Prepared(Err(why.to_owned()))) {
             if let SuccessorDeed::Send(word) = deed {
-                // Whoever does not listen finds out.
+                // If the predecessor does not read this, it notices the failure anyway.
                 let _ = self.stream.as_ref().map(|stream| send(stream, &word, None));
             }
         }
     }
 }
 
-/// Where the line of a service has it listen.
+/// The addresses at which the line of a service wants to listen.
 pub(super) fn span_of(service: &OfferedService) -> ListenSpan {
-    // All of them are at one address, one port each.
+    // All of them have the same IP address and differ in the port.
     let last = service.listen.iter().map(|at| at.port()).max();
     ListenSpan::new(service.place, last.unwrap_or_default())
 }
 
-/// The file of the Unix socket of a service, if it was the process's before.
+/// The file of a service's Unix socket, if the predecessor made it.
 pub(super) fn file_of(service: &OfferedService) -> Option<SocketFileId> {
     service.file.map(|(device, number)| SocketFileId { device, number })
 }
 
-/// A message, what is attached to it, and its descriptors.
+/// A message, the bytes attached to it, and its descriptors.
 pub(super) type Said = (FromPredecessor, Vec<u8>, Result<Vec<OwnedFd>, DescriptorsLost>);
 
-/// The next message, however long it takes. `None`: there is none any more.
+/// Waits for the next message without a limit. `None`: the stream has ended.
 pub(super) fn receive(stream: &mut HandoverStream) -> io::Result<Option<Said>> {
     loop {
         match stream.receive(Some(LOOK_AGAIN)) {
@@ -209,7 +212,7 @@ pub(super) fn receive(stream: &mut HandoverStream) -> io::Result<Option<Said>> {
             }
             Ok(None) => return Ok(None),
             Err(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {}
-            // Only these say that the other process is dead, or no balance.
+            // Only these errors mean that the other process is dead, or not balance.
             Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(e),
             Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
                 return Ok(None);

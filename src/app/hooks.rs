@@ -1,11 +1,11 @@
 //! Runs the programs of `--event-program`.
 //!
-//! Knows: threads, how long a program may run, how many may at once. Never: which event is for which program (`observe/hook`),
-//! how one is started or killed (`sys/child`).
+//! Knows: threads, how long a program may run, how many may run at once. Never: which event is for which
+//! program (`observe/hook`), how one is started or killed (`sys/child`).
 //! Source: docs/observability.md, "A program for events".
 //!
-//! There is no thread as long as no service has a program. Then there is one that waits for events, and one for each program
-//! that runs.
+//! As long as no service has a program, there is no thread. Then there is one that waits for events, and one
+//! for each running program.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,16 +22,16 @@ use crate::sys::child::{ChildProgram, RunError, Surroundings};
 use crate::sys::clock::OwnTime;
 use crate::sys::program::StartError;
 
-/// A program that runs for longer is killed.
+/// A program that runs longer is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Programs that run at once, of all services.
+/// Maximum number of programs that run at the same time, of all services together.
 const MOST_RUNNING: usize = 32;
-/// How long the end waits for programs that were killed to be reaped.
+/// How long the end of the process waits until killed programs are reaped.
 const PARTING: Duration = Duration::from_millis(200);
-/// The stack of a thread that waits for a program, in bytes.
+/// Stack size of a thread that waits for a program, in bytes.
 const STACK: usize = 128 * 1_024;
 
-/// The programs of all services. Every clone is the same.
+/// The programs of all services. All clones share their state.
 #[derive(Clone)]
 pub(super) struct ProgramHooks(Arc<HookThread>);
 
@@ -40,17 +40,17 @@ struct HookThread {
     clock: Clock,
     /// The logs of the services that have a program.
     logs: Mutex<HashMap<Owner, Log>>,
-    /// Hung up by the thread when it has ended; `None`: there is none.
+    /// The channel is closed when the thread ends; `None`: there is no thread.
     thread: Mutex<Option<Receiver<()>>>,
 }
 
-/// A program that runs.
+/// A running program.
 struct RunningHook {
     owner: Owner,
     child: ChildProgram,
-    /// In the thread's own time.
+    /// When it will be killed, on the thread's own clock.
     until: Duration,
-    /// Why it was killed, if it was.
+    /// Why it was killed; empty if it was not.
     killed: Arc<OnceLock<String>>,
 }
 
@@ -64,7 +64,8 @@ impl ProgramHooks {
         }))
     }
 
-    /// The service whose log this is has this program, or none. `label`: what operators call it.
+    /// Sets the program of the service with this log, or removes it (`None`). `label`: what operators call
+    /// the service.
     pub(super) fn set(&self, log: &Log, label: &str, program: Option<&Path>) {
         if program.is_some() {
             self.0.logs().insert(log.owner(), log.clone());
@@ -78,7 +79,7 @@ impl ProgramHooks {
         self.0.log.hooks().set(log.owner(), label, program);
     }
 
-    /// The thread that waits for events, if it is not there yet.
+    /// Starts the thread that waits for events, unless it runs already.
     fn start(&self) -> std::io::Result<()> {
         let mut thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
@@ -93,7 +94,7 @@ impl ProgramHooks {
         Ok(())
     }
 
-    /// Lets what waits be run, for so long at most, and ends what runs then.
+    /// Lets waiting events be delivered for at most this time, then ends the programs that run.
     pub(super) fn stop(&self, patience: Duration) {
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
@@ -105,13 +106,13 @@ impl ProgramHooks {
             );
             self.0.log.tell(&Event::Note { severity: Severity::Warning, text });
         }
-        // Nothing is ever sent; what is waited for is the end of the sender.
+        // Nothing is ever sent on this channel; this waits until the sender is dropped.
         let _: Result<(), RecvTimeoutError> = thread.recv_timeout(2 * PARTING);
     }
 }
 
 impl RunningHook {
-    /// Kills it; the first reason is the one that is told.
+    /// Kills the program. The first reason is the one that is logged.
     fn kill(&self, why: impl FnOnce() -> String) {
         self.killed.get_or_init(why);
         self.child.kill();
@@ -128,7 +129,7 @@ impl HookThread {
         let hooks = Arc::clone(self.log.hooks());
         let mut own = OwnTime::at(self.clock.now());
         let mut running: Vec<RunningHook> = Vec::new();
-        // Told by those that wait for a program: which has ended.
+        // The owners of programs that have ended, reported by the threads that wait for them.
         let done: Arc<Mutex<Vec<Owner>>> = Arc::default();
         loop {
             let now = own.reading(self.clock.now());
@@ -150,11 +151,11 @@ impl HookThread {
                 }
                 HookTask::Look => {
                     for late in running.iter_mut().filter(|one| one.until <= now) {
-                        // One that has ended by itself is about to be reaped.
+                        // A program that has already ended is about to be reaped.
                         if !late.child.has_ended() {
                             late.kill(|| format!("killed after {} s", PATIENCE.as_secs()));
                         }
-                        // It is gone in a moment; otherwise it is killed once more.
+                        // It ends in a moment; if not, it is killed again.
                         late.until = now + PATIENCE;
                     }
                 }
@@ -170,7 +171,7 @@ impl HookThread {
         }
     }
 
-    /// On a thread of its own: a slow disk holds up no other program.
+    /// Runs a program on a thread of its own, so that a slow disk delays no other program.
     fn begin(&self, run: HookRun, one: &RunningHook, hooks: &Arc<Hooks>, done: &Arc<Mutex<Vec<Owner>>>) {
         let HookRun { owner, program, environment, skipped } = run;
         let log = self.logs().get(&owner).cloned().unwrap_or_else(|| self.log.of_service(owner, None));
@@ -188,7 +189,7 @@ impl HookThread {
             let surroundings = Surroundings { arguments: &[], without: &without, with: &environment };
             let cause = match child.run(&program, &surroundings, || ()) {
                 Ok(status) => why(status, killed.get()),
-                // The process ends.
+                // The process is ending.
                 Err(RunError::Doomed) => None,
                 Err(RunError::NotStarted(StartError { act: "execve", source })) => Some(source.to_string()),
                 Err(RunError::NotStarted(StartError { act, source })) => Some(format!("{act}: {source}")),
@@ -206,7 +207,7 @@ impl HookThread {
     }
 }
 
-/// Why a program that has run has not done what it was run for, if so.
+/// Why a program that has ended was not successful; `None`: it was.
 fn why(status: WaitStatus, killed: Option<&String>) -> Option<String> {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(0), _) => None,
@@ -217,7 +218,7 @@ fn why(status: WaitStatus, killed: Option<&String>) -> Option<String> {
     }
 }
 
-/// Says, when it is dropped, that a program runs no more.
+/// Reports, when dropped, that a program has ended.
 struct RunOver {
     owner: Owner,
     hooks: Arc<Hooks>,

@@ -1,7 +1,7 @@
 //! The thread that writes down what operators change.
 //!
-//! Knows: when it is written, what is told of failures, when the file is left to another instance. Never: what is in the
-//! text, how a file is replaced.
+//! Knows: when the file is written, how failures are reported, when the file is left to another instance.
+//! Never: what the text means, how a file is replaced.
 //! Source: docs/state.md, "When it is written".
 
 use std::io;
@@ -14,16 +14,16 @@ use super::state::KeptState;
 use super::statefile::{StateFile, StateFileError};
 use crate::observe::{Event, Log, Severity};
 
-/// Between two writes.
+/// Minimum time between two writes.
 const PACE: Duration = Duration::from_secs(1);
-/// The longest time between two tries where writing fails.
+/// Maximum time between two attempts while writing fails.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Before it is asked again whether the process before has left the file, at first.
+/// The first pause before checking again whether the predecessor has released the file.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
-/// Descriptors that writing takes: the lock, the directory and the new file.
+/// Number of descriptors that writing needs: the lock, the directory and the new file.
 pub(super) const DESCRIPTORS: usize = 3;
 
-/// Rung by those who change something. There is one whether anybody listens or not.
+/// Tells the thread of changes. It exists even if there is no thread.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: Mutex<Rung>,
@@ -34,9 +34,9 @@ pub(super) struct Bell {
 struct Rung {
     /// Something may have changed.
     changed: bool,
-    /// It is not to wait for its time.
+    /// Write now, without waiting for the usual time.
     at_once: bool,
-    /// It is the last time.
+    /// Write for the last time.
     last: bool,
 }
 
@@ -50,23 +50,23 @@ impl Bell {
         self.news.notify_all();
     }
 
-    /// An operator may have changed something, or the lines are others.
+    /// Reports that an operator may have changed something, or that the lines have changed.
     pub(super) fn changed(&self) {
         self.ring(|rung| rung.changed = true);
     }
 
-    /// A service was stopped, and perhaps no other is left.
+    /// Reports that a service was stopped, which may have been the last one.
     pub(super) fn stopped(&self) {
         self.ring(|rung| rung.at_once = true);
     }
 
-    /// Waits so long, or until it is the last time; is it?
+    /// Waits for this time, or until the last write is asked for. Returns whether it is.
     fn is_last_within(&self, time: Duration) -> bool {
         let rung = self.news.wait_timeout_while(self.rung(), time, |rung| !rung.last);
         rung.unwrap_or_else(PoisonError::into_inner).0.last
     }
 
-    /// Waits until there is something to do, and its time has come.
+    /// Waits until there is something to do and its time has come.
     fn wait(&self, not_before: Option<Instant>) -> Rung {
         let mut rung = self.rung();
         loop {
@@ -84,43 +84,43 @@ impl Bell {
     }
 }
 
-/// What there is to keep.
+/// The state to keep.
 pub(super) struct ToKeep {
     pub(super) state: KeptState,
-    /// Nobody is served by this process any more but those who are connected: the file is its successor's.
+    /// Whether this process only serves its remaining connections. Then the file belongs to its successor.
     pub(super) is_over: bool,
 }
 
-/// Where state is kept.
+/// The file for the state, and what is known of it.
 pub(super) struct KeepingPlace {
     pub(super) file: StateFile,
-    /// What is in there, as far as is known.
+    /// The contents of the file, if known.
     pub(super) text: Option<String>,
-    /// Why it cannot be written, which has been told.
+    /// Why it cannot be written; this was logged already.
     pub(super) trouble: Option<String>,
-    /// The process before this one may still have it.
+    /// Whether the predecessor may still be using it.
     pub(super) is_inherited: bool,
 }
 
 /// The thread that keeps state, or none.
 pub(super) struct Keeper {
     bell: Arc<Bell>,
-    /// Hung up by the thread when it has ended.
+    /// The channel is closed when the thread ends.
     ended: Mutex<Option<Receiver<()>>>,
 }
 
 impl Keeper {
-    /// Nothing is kept.
+    /// A keeper that keeps nothing.
     pub(super) fn none(bell: Arc<Bell>) -> Self {
         Self { bell, ended: Mutex::default() }
     }
 
-    /// Is anything kept?
+    /// Is the state kept?
     pub(super) fn keeps(&self) -> bool {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Keeps what `look` sees whenever the bell has rung, and once now.
+    /// Starts the thread. It writes the state that `look` returns now, and whenever the bell has rung.
     ///
     /// # Errors
     /// There is no thread for it.
@@ -139,12 +139,12 @@ impl Keeper {
         Ok(Self { bell, ended: Mutex::new(Some(ended)) })
     }
 
-    /// Writes for the last time and leaves the file to another instance, both without waiting for it.
+    /// Has the state written for the last time and the file released. Does not wait for that.
     pub(super) fn finish(&self) {
         self.bell.ring(|rung| rung.last = true);
     }
 
-    /// The same, but waits so long for it. `false`: it is not done; a disk may hang.
+    /// The same, but waits for at most this time. `false`: it is not done, because a disk may hang.
     pub(super) fn stop(&self, patience: Duration) -> bool {
         self.finish();
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -152,7 +152,7 @@ impl Keeper {
     }
 }
 
-/// Why writing fails, and how long it waits after the next failure.
+/// Why writing fails, and how long to wait after the next failure.
 struct WriteTrouble {
     why: String,
     delay: Duration,
@@ -160,7 +160,7 @@ struct WriteTrouble {
 
 struct Keeping {
     file: StateFile,
-    /// What is in the file, as far as is known.
+    /// The contents of the file, if known.
     written: Option<String>,
     not_before: Option<Instant>,
     trouble: Option<WriteTrouble>,
@@ -186,10 +186,10 @@ impl Keeping {
         self.file.release();
     }
 
-    /// Waits until the process before leaves the file, or this one is to end.
+    /// Waits until the predecessor releases the file, or this process is to end.
     fn inherit(&mut self, bell: &Bell) {
         let (mut delay, begun, mut is_told) = (FIRST_LOOK, Instant::now(), false);
-        // Whatever else is wrong is found out, and told, when it is written.
+        // Other errors are found, and logged, when the file is written.
         while let Err(StateFileError::Busy(_)) = self.file.inherit() {
             if bell.is_last_within(delay) {
                 break;
@@ -205,8 +205,10 @@ impl Keeping {
         }
     }
 
+    /// Writes the text, unless the file contains it already.
+    ///
     /// # Errors
-    /// It is not written, and that has been told.
+    /// It could not be written, which was logged.
     fn keep(&mut self, text: &str) -> Result<(), ()> {
         if self.written.as_deref() == Some(text) && self.file.is_there() {
             return Ok(());

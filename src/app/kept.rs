@@ -1,6 +1,7 @@
-//! What a start finds in its state file: read, put into what the tables begin with, and told.
+//! What a start does with its state file: reads it, applies it to the new tables, and reports that.
 //!
-//! Knows: which service a fact is about, how a start goes on whatever is wrong. Never: when the file is written, single facts.
+//! Knows: which service a fact is about, how a start goes on after an error. Never: when the file is written,
+//! single facts.
 //! Source: docs/state.md.
 
 use std::collections::HashMap;
@@ -21,32 +22,33 @@ use crate::observe::{Event, Log, Severity};
 use crate::sched::{Addresses, Denial, Until};
 use crate::spec::{Address, ListenSpan, Name, Named, ServiceSpec};
 
-/// How long a start waits for the instance before it, which writes for the last time.
+/// How long a start waits for the previous instance, which writes the file for the last time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What was changed before this process was started has been written after this time.
+/// After this time, changes made before this process was started have been written.
 const SETTLED: Duration = Duration::from_millis(1_200);
-/// An operator's slip of the pen must not cost the services' file its place.
+/// The message if --state names a file of services. It must not be overwritten because of such a mistake.
 const IS_SOURCE: &str = "this is a configuration file of --file; balance keeps no changes";
 
-/// The state that a start goes by.
+/// The state that a start uses.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Where it is kept from now on. `None`: it is not kept.
+    /// Where the state is kept from now on. `None`: it is not kept.
     pub(super) place: Option<KeepingPlace>,
     name: String,
     state: KeptState,
-    /// Those of its services that are there still, by where they listen now.
+    /// Services of the file that still exist, by the address where they listen now.
     paired: Vec<(Address, KeptService)>,
     looked_up: HashMap<String, Option<Vec<SocketAddr>>>,
     applied: usize,
-    /// Why the rest does not hold.
+    /// Why other facts do not apply.
     passed_over: Vec<String>,
-    /// What was told to whoever started the process.
+    /// Warnings that were shown to the user who started the process.
     warned: Vec<String>,
 }
 
-/// Takes the file of `--state`, unless it is another instance's. What is wrong is told, and is no reason not to start.
+/// Opens the file of `--state`, unless another instance uses it. Errors are reported and do not prevent the
+/// start.
 pub(super) fn take(named: Option<&Named>, source: Option<&Source>, warn: &Log) -> Kept {
     let Some(named) = named else { return Kept::default() };
     let mut kept = Kept { name: named.name.clone(), ..Kept::default() };
@@ -87,7 +89,7 @@ pub(super) fn take(named: Option<&Named>, source: Option<&Source>, warn: &Log) -
     kept
 }
 
-/// Takes the file of the process before this one, which writes it for the last time once this one serves.
+/// Opens the file of the predecessor, which writes it for the last time once this process serves.
 pub(super) fn succeed(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
     let Some(named) = named else { return Kept::default() };
     let mut kept = Kept { name: named.name.clone(), ..Kept::default() };
@@ -99,15 +101,16 @@ pub(super) fn succeed(named: Option<&Named>, source: Option<&Source>, log: &Log)
     kept
 }
 
-/// Takes the file where the process before this one keeps nothing: it may be another instance's, and what is in it is not what
-/// the tables hold that come from that process.
+/// Opens the file if the predecessor keeps no state. The file may belong to another instance, and its
+/// contents are not the state of the predecessor's tables, so they are ignored.
 pub(super) fn begin(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
     let mut kept = take(named, source, log);
     kept.state = KeptState::default();
     kept
 }
 
-/// The same, where that process keeps its tables to itself.
+/// The same if the predecessor does not hand its tables over: waits until it has written its state, and reads
+/// that.
 pub(super) fn replace(named: Option<&Named>, source: Option<&Source>, log: &Log) -> Kept {
     let mut kept = succeed(named, source, log);
     if kept.place.is_some() {
@@ -117,7 +120,7 @@ pub(super) fn replace(named: Option<&Named>, source: Option<&Source>, log: &Log)
     kept
 }
 
-/// What would be wrong with it.
+/// Why the file could not be used; `None`: it could.
 pub(super) fn why_not(named: &Named, source: Option<&Source>) -> Option<String> {
     match at(named) {
         Ok(file) if source.is_some_and(|source| source.has(&file.path())) => Some(IS_SOURCE.to_owned()),
@@ -126,7 +129,8 @@ pub(super) fn why_not(named: &Named, source: Option<&Source>) -> Option<String> 
     }
 }
 
-/// In the background the process has another directory; the file is where it was.
+/// The file at this path. In the background the process changes its directory, but the path is relative to
+/// the present one.
 fn at(named: &Named) -> Result<StateFile, StateFileError> {
     StateFile::at(Path::new(&named.name), &std::env::current_dir().unwrap_or_default())
 }
@@ -138,19 +142,20 @@ impl Kept {
         warn.tell(&Event::Note { severity: Severity::Warning, text });
     }
 
-    /// Reads what the process before has written last. If that is of no use, whoever writes there next finds it.
+    /// Reads what the predecessor has written last. If that cannot be used, the next write replaces it.
     pub(super) fn read(&mut self) {
         self.state = self.place.as_ref().and_then(|place| place.file.peek()).unwrap_or_default();
     }
 
-    /// In the background: says to the log what only whoever started the process has seen.
+    /// In the background: logs the warnings that only the user who started the process has seen.
     pub(super) fn warn_again(&self, log: &Log) {
         for text in &self.warned {
             log.tell_again(&Event::Note { severity: Severity::Warning, text: text.clone() });
         }
     }
 
-    /// Finds out which services of the file these are: by the first port, or else by another one, as a reload does.
+    /// Finds which services of the file these are: by their first port, else by another one, as a reload
+    /// does.
     pub(super) fn pair(&mut self, wanted: &[ListenSpan]) {
         let all = std::mem::take(&mut self.state.services);
         let then: Vec<ListenSpan> = all.iter().map(|one| ListenSpan::new(one.place, one.last)).collect();
@@ -163,7 +168,7 @@ impl Kept {
         }
     }
 
-    /// Puts what was changed of this service into what its table begins with.
+    /// Applies the changes for this service to what its table begins with.
     pub(super) fn restore(&mut self, spec: &ServiceSpec, found: &mut Resolved) {
         let place = found.place();
         let Some(at) = self.paired.iter().position(|(now, _)| *now == place) else { return };
@@ -190,7 +195,7 @@ impl Kept {
         (found.changed, found.channels, found.decided) = (Some(groups), channels, decided);
     }
 
-    /// Says what has become of it, once all services have what is theirs.
+    /// Reports what was applied and what was not, after all services were restored.
     pub(super) fn tell(&mut self, log: &Log) {
         let name = &self.name;
         let note = |text| {
@@ -217,7 +222,7 @@ impl Kept {
     }
 }
 
-/// What is denied still. The time of the instance is about to begin.
+/// A denial that is still in force. The clock of the instance is about to begin at 0.
 fn denial(fact: &Fact) -> Option<Denial> {
     let Fact::Denied { net, until } = fact else { return None };
     let Some(since_1970) = *until else { return Some(Denial { net: *net, until: None }) };
@@ -226,7 +231,7 @@ fn denial(fact: &Fact) -> Option<Denial> {
     Some(Denial { net: *net, until: Some(Until { at, since_1970 }) })
 }
 
-/// What a host means now; if that cannot be found out, what it meant when the file was written.
+/// The present addresses of a host; if it cannot be looked up, those in the file.
 fn look_up(
     to: &FoundTarget,
     known: &mut HashMap<String, Option<Vec<SocketAddr>>>,

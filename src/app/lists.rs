@@ -1,4 +1,4 @@
-//! Files of networks: read when a service starts or is reloaded, and by a thread of their own when they have changed.
+//! Files of networks: read at a start or reload, and by a thread of their own after they have changed.
 //!
 //! Knows: paths, what a file looked like when it was read. Never: what a line of a file means, who is let in.
 //! Source: docs/access.md.
@@ -19,17 +19,17 @@ use crate::observe::{Event, Log, Severity};
 use crate::sched::{Lists, RuleSet, Ruling, SharedTable};
 use crate::spec::{NetItem, NetList, Spot};
 
-/// Between two looks at the files. One that has changed is read when it has not changed from one look to the next: whoever writes
-/// it may not be done.
+/// How often the files are checked. A changed file is read when it is the same at two checks, since a program
+/// may still be writing it.
 const LOOK: Duration = Duration::from_millis(500);
-/// So many looks after it has changed it is read all the same: some files never rest.
+/// After this number of checks since a change, the file is read in any case: some files change all the time.
 const LONGEST: u32 = 10;
-/// So many looks after it could not be opened that is tried again.
+/// After this number of checks, opening a file is tried again.
 const AGAIN: u32 = 4;
-/// The largest file that is read, in bytes: more than a million networks.
+/// Maximum size of a file in bytes, enough for more than a million networks.
 const LARGEST: u64 = 64 << 20;
 
-/// Reads lists, each file once.
+/// Reads lists, and each file only once.
 #[derive(Default)]
 pub(super) struct ListReader {
     read: HashMap<PathBuf, Result<Arc<[IpNet]>, LineError>>,
@@ -38,17 +38,17 @@ pub(super) struct ListReader {
 }
 
 impl ListReader {
-    /// What these lists say, with their files as they are now.
+    /// Makes lists from these, with the present contents of their files.
     ///
     /// # Errors
-    /// A file cannot be read, or a line of it is no network.
+    /// A file cannot be read, or a line of it is not a network.
     pub(super) fn lists(
         &mut self,
         allow: Option<&NetList>,
         deny: Option<&NetList>,
     ) -> Result<Lists, Vec<LineError>> {
         let has_files = [allow, deny].into_iter().flatten().any(|list| list.files().next().is_some());
-        // What has none is made as quickly as it is found.
+        // Lists without files are made as quickly as found, so they are not stored.
         let is_same = |made: &&Lists| made.allow.as_ref() == allow && made.deny.as_ref() == deny;
         if let Some(made) = self.made.iter().find(is_same).filter(|_| has_files) {
             return Ok(made.clone());
@@ -57,7 +57,7 @@ impl ListReader {
         if allow.is_none() && deny.is_none() {
             return Ok(Lists::default());
         }
-        // Before they are read: what is written meanwhile is seen afterwards.
+        // This comes before reading, so that a change during reading is noticed afterwards.
         let stamp = self.stamp([&allow, &deny]);
         let mut errors = Vec::new();
         let mut nets = Vec::new();
@@ -90,7 +90,7 @@ impl ListReader {
         read.clone()
     }
 
-    /// What the files of lists look like, in one number.
+    /// A hash of the metadata of the lists' files.
     fn stamp(&mut self, lists: [&Option<NetList>; 2]) -> u64 {
         let mut all = DefaultHasher::new();
         for path in lists.into_iter().flatten().flat_map(NetList::files) {
@@ -100,7 +100,8 @@ impl ListReader {
     }
 }
 
-/// Lists whose files could not be read: those who may come are not known, and of those who may not only those that were typed.
+/// Lists whose files could not be read. With --allow nobody from the files is let in; of --deny only the
+/// typed networks are in force.
 pub(super) fn without_files(allow: Option<&NetList>, deny: Option<&NetList>) -> Lists {
     let typed = |list: Option<&NetList>, verdict| {
         let items = list.map_or_else(Vec::new, |list| list.items.clone());
@@ -128,7 +129,7 @@ fn read(path: &Path) -> Result<Arc<[IpNet]>, LineError> {
     })
 }
 
-/// What a file looks like from outside.
+/// A hash of a file's metadata.
 fn look(path: &Path) -> u64 {
     let mut looks = DefaultHasher::new();
     if let Ok(found) = std::fs::metadata(path) {
@@ -138,7 +139,7 @@ fn look(path: &Path) -> u64 {
     looks.finish()
 }
 
-/// Reads files of networks again when they change. Its thread is there while there are any.
+/// Reads files of networks again when they change. Its thread exists only while there are such files.
 #[derive(Clone)]
 pub(super) struct ListWatch {
     watched: Arc<Mutex<WatchedLists>>,
@@ -152,7 +153,7 @@ struct WatchedLists {
 }
 
 impl ListWatch {
-    /// Watches nothing.
+    /// A watch without files.
     pub(super) fn new(log: &Log) -> Self {
         Self { watched: Arc::default(), log: log.clone() }
     }
@@ -198,34 +199,34 @@ impl ListWatch {
     }
 }
 
-/// Has a service files of networks?
+/// Does a service have files of networks?
 pub(super) fn has_files(table: &SharedTable) -> bool {
     let lists = table.gate().lists();
     [&lists.allow, &lists.deny].into_iter().flatten().any(|list| list.files().next().is_some())
 }
 
-/// What was seen at the last look, of lists whose files look otherwise than when they were read: by their files, and by what those
-/// looked like then.
+/// Lists whose files have changed since they were read. The key is the names of the files and their hash at
+/// that time.
 #[derive(Default)]
 struct Looks(HashMap<(String, u64), Pending>);
 
 /// Lists that are to be read again.
 #[derive(Default)]
 struct Pending {
-    /// What the files looked like.
+    /// The hash of the files at the last check.
     stamp: Option<u64>,
-    /// Looks since the files have changed, or since they could not be read.
+    /// Number of checks since the files have changed, or since they could not be read.
     looks: u32,
-    /// Files that look like this could not be read, ...
+    /// The hash of the files when they could not be read.
     failed: Option<u64>,
-    /// ... for a reason that may pass, ...
+    /// Whether the reason of that failure may pass.
     may_pass: bool,
-    /// ... and this was told of it.
+    /// The messages that were logged about that failure.
     told: Vec<String>,
 }
 
 impl Pending {
-    /// They look like this now. Are they to be read?
+    /// Notes the present hash. Returns whether the files should be read now.
     fn is_due(&mut self, stamp: u64) -> bool {
         let has_settled = self.stamp.replace(stamp) == Some(stamp);
         self.looks += 1;
@@ -235,11 +236,11 @@ impl Pending {
         has_settled || self.looks >= LONGEST
     }
 
-    /// They could not be read when they looked like this. What is to be told of it is new.
+    /// Notes that files with this hash could not be read. Returns the messages that are new.
     fn fail(&mut self, stamp: u64, errors: &[LineError]) -> Vec<String> {
         self.looks = 0;
         self.failed = Some(stamp);
-        // What stands in a file stays wrong. A file that cannot be opened may only be out of reach.
+        // A wrong line stays wrong. But a file that cannot be opened may only be out of reach for a while.
         self.may_pass = errors.iter().any(|error| error.at.is_none());
         let of = |error: &LineError| {
             let error = error.to_string();
@@ -255,7 +256,7 @@ impl Looks {
     fn look(&mut self, tables: &[SharedTable], log: &Log) {
         let mut reader = ListReader::default();
         let (mut before, mut told) = (std::mem::take(&mut self.0), Vec::new());
-        // Many services may have the same lists.
+        // Several services may have the same lists.
         let mut due = HashMap::new();
         for table in tables {
             let lists = table.gate().lists();
@@ -297,12 +298,12 @@ impl Looks {
     }
 }
 
-/// What a service does whose files cannot be read.
+/// The message if files cannot be read.
 fn stay(error: &str) -> String {
     format!("{error}; the old networks stay in force")
 }
 
-/// The files of lists, for messages.
+/// The names of the lists' files, for messages.
 fn names(lists: &Lists) -> String {
     let files = [&lists.allow, &lists.deny].into_iter().flatten().flat_map(NetList::files);
     files.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")

@@ -1,6 +1,7 @@
-//! Becoming an unprivileged user, and closing all files off but those that are needed.
+//! Becomes an unprivileged user, and closes off all files except the needed ones.
 //!
-//! Knows: which files the process needs for what. Never: how privileges are given up or files are closed off (`process`).
+//! Knows: which files the process needs for what. Never: how privileges are given up or files are closed off
+//! (`process`).
 //! Source: docs/systemd.md, "Without root".
 
 use std::ffi::OsStr;
@@ -16,7 +17,7 @@ use crate::observe::{Event, Log, Severity};
 use crate::process::{self, Account, AccountError, Fence, FenceState};
 use crate::spec::{AccessLogSpec, Named, ProcessSpec, ServiceSpec};
 
-/// What the system needs to look up names, users and services, and what tells of the machine.
+/// Files needed to look up names, users and services, and to read facts about the machine.
 const READ: &[&str] = &[
     "/etc",
     "/proc",
@@ -29,13 +30,13 @@ const READ: &[&str] = &[
     "/run/systemd/userdb",
     "/var/lib/sss",
 ];
-/// Where programs and their libraries are: those of checks, and the next version of this one.
+/// Directories of programs and their libraries: programs of checks, and the next version of balance.
 const RUN: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store"];
-/// Where programs expect to be able to write.
+/// Directories where programs expect to be able to write.
 const SCRATCH: &[&str] = &["/tmp", "/var/tmp", "/dev/shm"];
-/// What programs are given as their input and output.
+/// The input and output of the programs that balance starts.
 const NOWHERE: &str = "/dev/null";
-/// Becomes the user of `--user`. `true`: it was another one before.
+/// Becomes the user of `--user`. Returns `true` if the process ran as another user before.
 ///
 /// # Errors
 /// There is no such user, or this process may not become it.
@@ -47,7 +48,7 @@ pub(super) fn become_user(
     let Some(named) = &settings.user else { return Ok(false) };
     let account = Account::find(&named.name).map_err(|e| failure(named, &e))?;
     let is_other = !account.is_own();
-    // Anybody may check what root is going to start.
+    // Every user may check what root is going to start.
     if check_only && account.is_in_reach().is_err() {
         return Ok(false);
     }
@@ -64,9 +65,9 @@ fn failure(named: &Named, error: &AccountError) -> Failure {
     refused::failure(&named.typed, code, &format!("--user {}: {error}", named.name))
 }
 
-/// Files of services that a reload could not read.
+/// Warns of files of services that a reload could not read.
 pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
-    // Those of a directory are files, too.
+    // If the path is a directory, its files count as well.
     let members = source.paths().flat_map(|path| {
         let members = files::members(&path, Path::new("")).unwrap_or_default();
         if members.contains(&path) { members } else { [vec![path], members].concat() }
@@ -82,7 +83,7 @@ pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
     }
 }
 
-/// Closes all other files off. Where it cannot be done, it is served all the same.
+/// Closes all other files off. If the kernel cannot do that, balance logs it and serves all the same.
 pub(super) fn close(fence: &Fence, log: &Log) {
     let (severity, text) = match fence.close() {
         Ok(FenceState::Whole | FenceState::Inherited) => return,
@@ -100,8 +101,8 @@ pub(super) fn close(fence: &Fence, log: &Log) {
     log.tell(&Event::Note { severity, text });
 }
 
-/// The files that the process needs, if all others are to be closed off. To be asked while paths mean what they meant when they were
-/// typed.
+/// The files that the process needs, if all others are to be closed off. Call this before the directory or
+/// root changes: relative paths must still mean what they meant when typed.
 pub(super) fn fence<'a>(
     settings: &ProcessSpec,
     services: impl Iterator<Item = &'a ServiceSpec>,
@@ -116,7 +117,7 @@ pub(super) fn fence<'a>(
     let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
     (fence.read, fence.run) = (paths(READ), paths(RUN));
     fence.write.push(NOWHERE.into());
-    // What /etc/resolv.conf is a link to.
+    // The directory of the file that /etc/resolv.conf links to.
     fence.read.extend(std::fs::canonicalize("/etc/resolv.conf").ok().and_then(directory_of));
     fence.read.extend(source.into_iter().flat_map(Source::paths).flat_map(directories_of));
     fence
@@ -152,7 +153,8 @@ pub(super) fn fence<'a>(
     Some(fence)
 }
 
-/// The directory that a file is in by its name, and the one that it is in when all links are followed. A directory is both.
+/// The directory that contains this file by its name, and the one that contains it after following all links.
+/// If the path is a directory itself, it counts instead.
 fn directories_of(path: PathBuf) -> impl Iterator<Item = PathBuf> {
     let path = std::path::absolute(&path).unwrap_or(path);
     let real = std::fs::canonicalize(&path).ok();
@@ -164,7 +166,7 @@ fn directory_of(path: PathBuf) -> Option<PathBuf> {
     path.parent().map(Path::to_owned)
 }
 
-/// The process takes the place of one that is fenced in, or is to be fenced in itself.
+/// Notes that this process takes over from a fenced-in one or is to be fenced in itself.
 pub(super) fn inherit() {
     process::inherit_fence();
 }

@@ -1,7 +1,7 @@
-//! Hosts and services that somebody typed, looked up; what there is not is told with the word and its place.
+//! Looks up hosts and services that were typed. Errors name the word and its place.
 //!
-//! Knows: the words' own places, how a resolver's answer is put, which services would get in each other's way. Never: what an
-//! address is for.
+//! Knows: the words' places, how a resolver's answer is phrased, which services would conflict. Never: what
+//! an address is for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,43 +15,44 @@ use crate::spec::{
     PortsSpec, ServiceSpec, Typed, is_service_name,
 };
 
-/// What is known of a service once all names have been looked up.
+/// A service after all its names were looked up.
 pub(super) struct Resolved {
-    /// Of several addresses the first one is meant. Their port is the lowest of its ports.
+    /// Where it listens, with the lowest of its ports. If a name has several addresses, the first one is
+    /// used.
     pub(super) listen: Addresses,
     /// The highest of its ports.
     pub(super) last_port: u16,
-    /// `-B`. Of several addresses of a name the first one is meant.
+    /// The addresses of `-B`. If a name has several, the first one is used.
     pub(super) sources: Vec<SocketAddr>,
-    /// By group and number; `None` for a gap.
+    /// The addresses of the channels, by group and number; `None` for a gap.
     pub(super) channels: Vec<Vec<Option<Addresses>>>,
-    /// The groups that the table begins with, where they are not those of the line: operators have changed them.
+    /// The groups that the table begins with, if operators have changed those of the line.
     pub(super) changed: Option<Vec<GroupSpec>>,
-    /// What operators decided about channels that words of many stand for.
+    /// What operators decided about single channels of names that stand for several.
     pub(super) decided: Vec<(ChannelKey, DecidedMember)>,
-    /// What `--allow` and `--deny` say.
+    /// The lists of `--allow` and `--deny`.
     pub(super) lists: Lists,
-    /// What operators have denied.
+    /// Networks that operators have denied.
     pub(super) denied: Vec<Denial>,
 }
 
 impl Resolved {
-    /// Where it is to listen.
+    /// The addresses where it is to listen.
     pub(super) fn span(&self) -> ListenSpan {
         ListenSpan::new(self.place(), self.last_port)
     }
 
-    /// What it is known by as long as its line is there: where it listens, the lowest port.
+    /// What identifies the service as long as its line exists: where it listens, with the lowest port.
     pub(super) fn place(&self) -> Address {
         self.listen.first()
     }
 }
 
-/// Looks everything up that the services name, each name once. What is `known` of a name holds where it cannot be looked up: a
-/// name server that fails is no reason to lose a channel. Also answers what has failed, in words.
+/// Looks up all names of the services, each name once. If a lookup fails, the addresses in `known` are used,
+/// because a failing name server is no reason to lose a channel. Also returns messages about such failures.
 ///
 /// # Errors
-/// Everything that is wrong, service by service.
+/// All errors, service by service.
 pub(super) fn services(
     specs: &[ServiceSpec],
     known: Known,
@@ -66,10 +67,10 @@ pub(super) fn services(
     if errors.is_empty() { Ok((found, names.failed)) } else { Err(errors) }
 }
 
-/// What hosts meant before.
+/// The earlier addresses of hosts.
 pub(super) type Known = HashMap<String, Vec<SocketAddr>>;
 
-/// The port of PORT.
+/// The port number of a PORT word.
 pub(super) fn port_number(word: &PortWord, typed: &Typed) -> Result<u16, LineError> {
     Lookups::default().port(word).map_err(|name| LineError::of(typed, Wrong::Port { word: name }))
 }
@@ -79,7 +80,7 @@ pub(super) fn addresses(host: &HostSpec, port: u16) -> Result<Vec<SocketAddr>, L
     Lookups::default().addresses(&host.name, port, &host.typed)
 }
 
-/// Of two services that would listen at one place the second one.
+/// An error for each service that would listen at the same place as an earlier one.
 fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
     let mut taken = Places::default();
     let mut errors = Vec::new();
@@ -109,21 +110,21 @@ fn taken_twice(specs: &[ServiceSpec], found: &[Resolved]) -> Vec<LineError> {
     errors
 }
 
-/// What was looked up already.
+/// The results of lookups so far.
 #[derive(Default)]
 struct Lookups {
     hosts: HashMap<String, Result<Vec<SocketAddr>, String>>,
     services: HashMap<String, Result<Vec<FoundMember>, String>>,
     ports: HashMap<String, Option<u16>>,
     known: Known,
-    /// What was said of names that nobody has needed yet.
+    /// Answers to names that were looked up together and not used yet.
     asked: HashMap<String, NameSaid>,
-    /// What could not be looked up, though it was known.
+    /// Messages about names that could not be looked up, but have earlier addresses.
     failed: Vec<String>,
     lists: ListReader,
 }
 
-/// What was said of a name.
+/// The answer to a lookup.
 enum NameSaid {
     Host(Result<Vec<SocketAddr>, String>),
     Service(Result<Vec<FoundMember>, String>),
@@ -140,7 +141,7 @@ impl NameSaid {
 }
 
 impl Lookups {
-    /// Has all names looked up at the same time, if there are several.
+    /// Looks up all names at the same time, if there are several.
     fn ask_all(&mut self, specs: &[ServiceSpec]) {
         let hosts = specs.iter().flat_map(|spec| {
             let listen = match &spec.listen.host {
@@ -160,7 +161,7 @@ impl Lookups {
         }
     }
 
-    /// `None` if something is wrong with it. With a wrong PORT its channels are looked up all the same.
+    /// `None` if there is an error. If PORT is wrong, its channels are still looked up.
     fn service(&mut self, spec: &ServiceSpec, errors: &mut Vec<LineError>) -> Option<Resolved> {
         let before = errors.len();
         let typed = &spec.listen.typed;
@@ -171,7 +172,7 @@ impl Lookups {
         };
         let ports = ports.map_err(|word| LineError::of(typed, Wrong::Port { word }));
         let (port, last_port) = keep(ports, errors).unwrap_or(1..=1).into_inner();
-        // Where there are several, a channel without a port has none: each client's is its.
+        // In a range, a channel without a port has port 0: the port of each client is used.
         let default = if port == last_port { port } else { 0 };
         let unix = spec.listen.ports.unix();
         let listen = match &spec.listen.host {
@@ -193,7 +194,7 @@ impl Lookups {
         let channels =
             spec.groups.iter().map(|group| group.members.iter().map(&mut member).collect()).collect();
         let lists = self.lists.lists(spec.allow.as_ref(), spec.deny.as_ref()).unwrap_or_else(|wrong| {
-            // Others may have the same files.
+            // Other services may have the same files and errors.
             let new = wrong.into_iter().filter(|one| !errors.contains(one)).collect::<Vec<_>>();
             errors.extend(new);
             Lists::default()
@@ -221,7 +222,7 @@ impl Lookups {
             return self.targets(channel, if channel.port.is_some() { port } else { 0 });
         }
         let found = match self.addresses(host, port, typed) {
-            // Whoever looks it up again tells why.
+            // The thread that looks it up again will report why.
             Err(_) if channel.lazy => {
                 return Ok(match channel.family {
                     Some(kind) => family(kind, None),
@@ -241,7 +242,7 @@ impl Lookups {
         Ok(addresses.named(host).lazily(channel.lazy))
     }
 
-    /// A service whose name is looked up. `port`: that of all its targets; 0: each has its own.
+    /// Looks up the targets of an SRV name. `port`: the port for all targets; 0: each target has its own.
     fn targets(&mut self, channel: &ChannelSpec, port: u16) -> Result<Addresses, LineError> {
         let ChannelSpec { typed, host, lazy, .. } = channel;
         let family = |members| Addresses::of_family(FamilyKind::Service, host, port, members).lazily(*lazy);
@@ -284,7 +285,7 @@ impl Lookups {
     }
 
     fn addresses(&mut self, host: &str, port: u16, typed: &Typed) -> Result<Vec<SocketAddr>, LineError> {
-        // An address needs no looking up, and nobody has to remember what it meant.
+        // An address is used as it is, and need not be remembered.
         if let Ok(ip) = host.parse() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
@@ -316,8 +317,10 @@ impl Lookups {
         }
     }
 
+    /// The number of a port.
+    ///
     /// # Errors
-    /// The name of the service that there is not.
+    /// The name, if no service has it.
     fn port(&mut self, word: &PortWord) -> Result<u16, String> {
         match word {
             PortWord::Number(n) => Ok(n.get()),
@@ -329,7 +332,8 @@ impl Lookups {
     }
 }
 
-/// `fe80::1` is the host `fe80` with at most one connection, as ever. Where there is no such host, the address was meant.
+/// For compatibility, `fe80::1` is the host `fe80` with at most one connection. If there is no such host, the
+/// message says how to write the address.
 fn meant_as_address(mut error: LineError, channel: &ChannelSpec) -> LineError {
     let word = channel.typed.text.split(',').next().unwrap_or_default();
     if let (Wrong::Address { why, .. }, Ok(ip)) = (&mut error.wrong, word.parse::<Ipv6Addr>())
@@ -340,7 +344,7 @@ fn meant_as_address(mut error: LineError, channel: &ChannelSpec) -> LineError {
     error
 }
 
-/// Would it be connected to at the port that its clients come to?
+/// Does this channel have no port, so that the port of the client would be used?
 fn needs_port(channel: &ChannelSpec) -> bool {
     channel.port.is_none() && channel.unix().is_none() && channel.family != Some(FamilyKind::Service)
 }

@@ -1,4 +1,4 @@
-//! Which passed listener (socket activation) is whose.
+//! Assigns listeners of socket activation to services.
 //!
 //! Knows: names, addresses, what was asked for. Never: descriptors' numbers, the environment.
 //! Source: docs/compatibility.md, "Process".
@@ -19,19 +19,19 @@ use crate::spec::{Address, ListenHost, ListenSpan, ServiceSpec, UnixName};
 struct WantedAddress {
     name: Option<String>,
     ports: RangeInclusive<u16>,
-    /// Any of these. `None`: whatever it is.
+    /// Any of these addresses. `None`: any address.
     ips: Option<Vec<(IpAddr, u32)>>,
-    /// It is a Unix socket, and has neither.
+    /// The name of the Unix socket, if it is one; then it has no port and no address.
     unix: Option<UnixName>,
 }
 
-/// A listener that was passed, as this process knows addresses.
+/// A passed listener.
 #[derive(Debug)]
 pub(super) struct PassedSocket {
     name: Option<String>,
     pub(super) fd: OwnedFd,
     pub(super) address: Address,
-    /// The manager kept it for the process before, which has died. Nobody need want it.
+    /// Whether the service manager kept it for a previous process that has died. Then it need not be used.
     pub(super) is_kept: bool,
 }
 
@@ -68,7 +68,7 @@ impl WantedAddress {
         Self { name, ports, ips, unix: service.listen.ports.unix() }
     }
 
-    /// How well it fits, the best first. `None`: not at all.
+    /// How well it fits; lower is better. `None`: it does not fit.
     fn rank(&self, passed: &PassedSocket) -> Option<u8> {
         let address = match (passed.address, self.unix) {
             (Address::Net(address), None) if self.ports.contains(&address.port()) => address,
@@ -86,21 +86,21 @@ impl WantedAddress {
     }
 }
 
-/// An address, whatever way it is spelled, and the zone of a link-local one.
+/// An address in its canonical form, and the zone of a link-local one.
 fn ip_and_zone(address: SocketAddr) -> (IpAddr, u32) {
     let zone = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
     (address.ip().to_canonical(), zone)
 }
 
-/// The listeners that were passed for one service.
+/// The listeners passed for one service, by port.
 pub(super) type PassedByPort = BTreeMap<u16, PassedSocket>;
 
-/// Gives each service the listeners that were passed for it, if there are any: by its name, else by its address. Without `-b`
-/// and `-6` the port alone says so. They are called by their ports.
+/// Gives each service the listeners passed for it, by its name or else by its address. Without `-b` and `-6`,
+/// the port alone decides.
 ///
 /// # Errors
-/// There is one that no service wants: its clients would wait for nobody. Or one that is called by the name of a service that
-/// listens elsewhere: its clients would meet another one.
+/// A listener fits no service, so its clients would never be served. Or a listener has the name of a service
+/// that listens elsewhere, so its clients would reach the wrong service.
 pub(super) fn assign(
     passed: Vec<PassedListener>,
     services: &[(ServiceSpec, Resolved)],
@@ -114,7 +114,8 @@ pub(super) fn assign(
         return Err(failure);
     }
     let (assigned, mut left) = match_up(passed, &places);
-    // What the service manager kept for a process that has died, and what no line wants any more: its port is free then.
+    // Listeners that the manager kept for a process that has died and that no line wants any more are closed,
+    // so that their ports are free.
     left.retain(|one| {
         if let Some(address) = one.address.net().filter(|_| one.is_kept) {
             process::forget_listener(address);
@@ -133,9 +134,10 @@ pub(super) fn assign(
     Err(Failure::new(exit::OS, text))
 }
 
-/// What each place gets, and what is left.
+/// The listeners for each place, and those that are left.
 fn match_up(passed: Vec<PassedSocket>, places: &[WantedAddress]) -> (Vec<PassedByPort>, Vec<PassedSocket>) {
-    // The surest first, so that a service that takes any address takes none that another one names.
+    // The best matches come first, so that a service that takes any address takes none that another one
+    // names.
     let mut pairs: Vec<(u8, usize, usize)> = Vec::new();
     for (i, one) in passed.iter().enumerate() {
         pairs.extend(places.iter().enumerate().filter_map(|(j, place)| Some((place.rank(one)?, i, j))));
@@ -154,7 +156,7 @@ fn match_up(passed: Vec<PassedSocket>, places: &[WantedAddress]) -> (Vec<PassedB
     (assigned, left.into_iter().flatten().collect())
 }
 
-/// Listeners whose names are those of services that listen elsewhere.
+/// Failures for listeners with the name of a service that listens elsewhere.
 fn contradictions(passed: &[PassedSocket], places: &[WantedAddress]) -> Vec<Failure> {
     let named: HashMap<&str, &WantedAddress> =
         places.iter().filter_map(|place| Some((place.name.as_deref()?, place))).collect();

@@ -1,11 +1,11 @@
-//! Events that were told, as they go from process to process.
+//! Past events, in the form in which they go from process to process.
 //!
 //! Knows: which service an event is of, on both sides. Never: how many are kept, how they are shown.
 
 use crate::handover::message::EventRecord;
 use crate::observe::{EVENTS_KEPT, Log, Owner, PastEvent};
 
-/// All that the log of the process remembers. `services`: whose events those of each service are that is offered.
+/// All events that the log of the process remembers. `services`: the owner of each offered service.
 pub(super) fn records(log: &Log, services: &[Option<Owner>]) -> Vec<EventRecord> {
     let number = |owner| match owner {
         Owner::PROCESS => None,
@@ -20,7 +20,8 @@ pub(super) fn records(log: &Log, services: &[Option<Owner>]) -> Vec<EventRecord>
     log.events(EVENTS_KEPT).into_iter().map(record).collect()
 }
 
-/// The same on the other side, where the events of the services are these owners'. What is no event is left out.
+/// The same on the receiving side, with the owners of the services there. Records that are not events are
+/// left out.
 pub(super) fn events(records: &[EventRecord], services: &[Owner]) -> Vec<PastEvent> {
     let gone = Owner::new_service();
     let owner = |number| services.get(number).copied().unwrap_or(gone);

@@ -1,6 +1,8 @@
-//! What a reload has to do: which services and channels are kept, which come and which go. And what an operator has changed since.
+//! What a reload has to do: which services and channels are kept, added and removed. Also, what an operator
+//! has changed since the file was read.
 //!
-//! Knows: lines as they were, lines as they are to be, the table as it is. Never: files, names, how anything is carried out.
+//! Knows: the lines before, the lines wanted, the table as it is. Never: files, names, how anything is
+//! carried out.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::borrow::Cow;
@@ -15,18 +17,19 @@ use crate::spec::{
     Weight, last_tier,
 };
 
-/// Which service of a list is which of another.
+/// Which services of one list are the same as in another.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pairing {
-    /// The numbers of those that are in both.
+    /// The numbers of services that are in both lists.
     pub(super) kept: Vec<(usize, usize)>,
-    /// The numbers of the new ones.
+    /// The numbers of new services.
     pub(super) added: Vec<usize>,
-    /// The numbers of those that are not there any more.
+    /// The numbers of services that are not wanted any more.
     pub(super) removed: Vec<usize>,
 }
 
-/// A service is the same one if it is to listen at the same place: its lowest port is the same, or else another one of its ports.
+/// A service is the same one if it listens at the same place: its lowest port is the same, or else another
+/// one of its ports.
 pub(super) fn pair(now: &[ListenSpan], wanted: &[ListenSpan]) -> Pairing {
     let mut places: HashMap<Address, usize> = now.iter().enumerate().map(|(n, at)| (at.first(), n)).collect();
     let mut pairing = Pairing::default();
@@ -51,7 +54,7 @@ pub(super) fn pair(now: &[ListenSpan], wanted: &[ListenSpan]) -> Pairing {
     pairing
 }
 
-/// A channel as its line has it.
+/// A channel as its line describes it.
 #[derive(Debug, Clone)]
 pub(super) struct Lined {
     pub(super) addresses: Addresses,
@@ -59,9 +62,9 @@ pub(super) struct Lined {
     pub(super) weight: Weight,
     pub(super) state: AdminState,
     pub(super) manner: ChannelManner,
-    /// Its word has no port: it has that of the service.
+    /// Whether its word has no port, so that it uses the port of the service.
     pub(super) has_service_port: bool,
-    /// Which one of the table it is; `None`: none yet.
+    /// Its key in the table; `None`: it is not there yet.
     pub(super) key: Option<ChannelKey>,
 }
 
@@ -79,25 +82,26 @@ impl Lined {
         said(self) == said(other) && self.manner == other.manner
     }
 
-    /// `web1:80`, as operators know it.
+    /// The channel as operators know it, such as `web1:80`.
     pub(super) fn label(&self) -> String {
         label(&self.addresses)
     }
 }
 
-/// `web1:80`, or the address where no name is known.
+/// The same for addresses: `web1:80`, or the address if no name is known.
 pub(super) fn label(addresses: &Addresses) -> String {
     addresses.words()
 }
 
-/// A group as its line has it.
+/// A group as its line describes it.
 #[derive(Debug, Clone)]
 pub(super) struct LinedGroup {
     pub(super) policy: Policy,
     pub(super) channels: Vec<Lined>,
 }
 
-/// The groups of a line, with what was found for its channels. The keys are those of a table that is filled in this order.
+/// The groups of a line with the addresses found for its channels. The keys are those of a table that is
+/// filled in this order.
 pub(super) fn lined(groups: &[GroupSpec], found: &[Vec<Option<Addresses>>]) -> Vec<LinedGroup> {
     let group = |(number, (group, found)): (usize, (&GroupSpec, &Vec<Option<Addresses>>))| {
         let members = group.members.iter().zip(found).enumerate();
@@ -119,35 +123,36 @@ pub(super) enum LineSource {
     CommandLine,
 }
 
-/// One thing to be done to a table, in the order of the list: what comes does so before anything goes.
+/// One change of a table. The changes are carried out in the order of the list: everything is added before
+/// anything is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PlannedEdit {
-    /// A group has another policy.
+    /// A group gets another policy.
     SetPolicy(GroupId, Policy),
-    /// The channel at this place of the line is new: the group's number and the place among its channels.
+    /// The channel at this place of the line is new: the number of the group and the place in it.
     Create(usize, usize),
-    /// A channel has another limit, weight, state or manner.
+    /// A channel gets another limit, weight, state or other options.
     Apply(ChannelKey, usize, usize),
-    /// A channel's name has other addresses, or it was given some by hand.
+    /// A channel gets the addresses of the line, because they differ.
     Readdress(ChannelKey, usize, usize),
-    /// What was decided about single channels that the word at this place stands for holds no more.
+    /// The decisions about single channels that the name at this place stands for are dropped.
     Undo(ChannelKey, usize, usize),
-    /// A channel is not in the line any more.
+    /// A channel is not in the line any more and is removed.
     Retire(ChannelKey),
 }
 
-/// What a channel is known by from one line to the next.
+/// What identifies a channel from one line to the next: group, host and port.
 pub(super) type Identity<'a> = (usize, Cow<'a, str>, u16);
 
 pub(super) fn identity(group: usize, addresses: &Addresses) -> Identity<'_> {
     let (group, host, port) = target_identity(group, addresses);
-    // A name and each of its addresses are two things.
+    // A name (`web`) and each of its addresses (`web,each`) are different channels.
     let host =
         if addresses.family() == Some(FamilyKind::Each) { Cow::from(format!("{host},each")) } else { host };
     (group, host, port)
 }
 
-/// The same, whether the word stands for one channel or for many.
+/// The same without regard to whether the name stands for one channel or several.
 pub(super) fn target_identity(group: usize, addresses: &Addresses) -> Identity<'_> {
     let first = addresses.first();
     let host = match addresses.host() {
@@ -158,22 +163,22 @@ pub(super) fn target_identity(group: usize, addresses: &Addresses) -> Identity<'
     (group, host, first.port())
 }
 
-/// The same, where the service has another port than before: a channel whose word has none is the same one still.
+/// The same if the service gets another port: a channel without a port of its own stays the same one.
 fn lined_identity(group: usize, addresses: &Addresses, has_other_port: bool) -> Identity<'_> {
     let (group, host, port) = identity(group, addresses);
     (group, host, if has_other_port { 0 } else { port })
 }
 
-/// The port of the channels whose words have none; 0 in a range. `None`: there are none of these.
+/// The port of channels without a port of their own; 0 in a range. `None`: there are no such channels.
 fn service_port(lines: &[LinedGroup]) -> Option<u16> {
     let mut all = lines.iter().flat_map(|group| &group.channels);
     all.find(|one| one.has_service_port).map(|one| one.addresses.port())
 }
 
-/// What is left of a list of channels by identity, each taken once, in order.
+/// Channels by identity. Each can be taken once, in order.
 struct ByIdentity<'a, T>(HashMap<Identity<'a>, Alike<T>>);
 
-/// Those of one identity. That there are several is rare, and need not cost the others anything.
+/// The channels of one identity. There is rarely more than one, so the first one needs no queue.
 struct Alike<T> {
     first: Option<T>,
     others: VecDeque<T>,
@@ -203,8 +208,9 @@ impl<'a, T> ByIdentity<'a, T> {
     }
 }
 
-/// Makes of the lines `before` those that are `wanted`, whose channels get the keys that they have in the table. What an
-/// operator has changed stays where the line of its channel has not, unless everything is to be `clean`.
+/// The changes that turn the lines `before` into the `wanted` ones. The channels in `wanted` get the keys
+/// that they have in the table. What an operator has changed stays if the line of its channel has not
+/// changed, unless everything is to be `clean`.
 pub(super) fn steps(
     before: &[LinedGroup],
     wanted: &mut [LinedGroup],
@@ -221,7 +227,7 @@ pub(super) fn steps(
             .map(move |one| (lined_identity(number, &one.addresses, has_other_port(one)), one))
     });
     let mut lines = ByIdentity::new(lines);
-    // Those that no line has: made by hand, or about to go since an earlier reload.
+    // Channels that are in no line: created by hand, or being removed since an earlier reload.
     let lined: BTreeSet<ChannelKey> =
         before.iter().flat_map(|group| &group.channels).filter_map(|one| one.key).collect();
     let others = there.iter().filter(|(key, _)| !lined.contains(key));
@@ -239,7 +245,7 @@ pub(super) fn steps(
         if group.channels.iter().any(is_service) {
             reserved = last_tier(number) + 1;
         }
-        // There is one as soon as the service has such a priority.
+        // Such a group comes into being as soon as the SRV name has this priority.
         if is.is_none() && is_reserved {
             continue;
         }
@@ -260,15 +266,15 @@ pub(super) fn steps(
             channel.key = key;
             let now = key.and_then(|key| Some((key, *there.get(&key)?)));
             let Some((key, now)) = now else {
-                // One that an operator has taken away stays away.
+                // A channel that an operator has removed stays removed.
                 if !is_as_before || clean {
                     channel.key = None;
                     first.push(PlannedEdit::Create(number, place));
                 }
                 continue;
             };
-            // Names are looked up again while services run: what the line meant says nothing any more. What is otherwise by an operator's
-            // hand has another name.
+            // Names are looked up again at run time, so the addresses of the line are out of date. A channel
+            // that an operator has given another address has another name.
             let is_now = self::identity(number, &now.addresses);
             let is_same_name = is_now == self::identity(number, &channel.addresses)
                 || line.is_some_and(|line| is_now == self::identity(number, &line.addresses));
@@ -291,11 +297,12 @@ pub(super) fn steps(
         gone.extend(others.rest().filter(|key| there.get(key).is_some_and(|one| !one.retires)));
     }
     gone.sort_unstable();
-    // A policy that the line does not give any more, of a group that it does not have any more, harms nobody.
+    // A policy that remains in a group that is in no line any more does no harm.
     first.into_iter().chain(then).chain(gone.into_iter().map(PlannedEdit::Retire)).collect()
 }
 
-/// All that lines can have: those channels that are there for a word of many are not among them, but the word is.
+/// All channels that lines can have. Channels that belong to a name for several are left out, but the name
+/// itself is included.
 pub(super) fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &ChannelSnapshot)> {
     table.groups.iter().flat_map(|group| {
         let own = group.channels.iter().filter(|one| one.member_of.is_none());
@@ -304,7 +311,7 @@ pub(super) fn channels(table: &Snapshot) -> impl Iterator<Item = (ChannelKey, &C
     })
 }
 
-/// Are these other addresses, in whatever order a resolver lists them?
+/// Are these different addresses, regardless of their order?
 fn differ(one: &Addresses, other: &Addresses) -> bool {
     if let Some(wanted) = other.members() {
         let all =
@@ -323,7 +330,7 @@ fn differ(one: &Addresses, other: &Addresses) -> bool {
     one != other && (!is_same_word || sorted(one) != sorted(other))
 }
 
-/// What is otherwise than the lines have it, by an operator's hand (or by `-a`). `source`: where the lines are.
+/// What an operator (or `-a`) has changed compared with the lines. `source`: where the lines are.
 pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSource) -> Vec<String> {
     let (there_is, of) = match source {
         LineSource::File => ("in the file", "of the file"),
@@ -370,7 +377,7 @@ pub(super) fn differences(lines: &[LinedGroup], table: &Snapshot, source: LineSo
     told
 }
 
-/// Channels that are there for a word of many, and are not as it says.
+/// Channels of a name for several that differ from what the name says.
 fn members_differences(table: &Snapshot) -> Vec<String> {
     let heads = table.groups.iter().flat_map(|group| {
         let key = |one: &ChannelSnapshot| ChannelKey { group: group.id, channel: one.id };
@@ -424,7 +431,7 @@ fn members_differences(table: &Snapshot) -> Vec<String> {
     told
 }
 
-/// Words about single channels of which something was decided.
+/// Names for several channels about whose single channels something was decided.
 fn decided_words(table: &Snapshot) -> BTreeSet<ChannelKey> {
     let mut all = BTreeSet::new();
     let mut heads = BTreeMap::new();
@@ -461,14 +468,14 @@ fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> V
         let [now, line] = [&now.manner, &line.manner].map(manner_words);
         parts.push(format!("{now}, {there_is} {line}"));
     }
-    // Which addresses its name has is for the resolver.
+    // The addresses of a name are decided by the resolver, so they do not count as a difference.
     if identity(0, &now.addresses) != identity(0, &line.addresses) {
         parts.push(format!("{}, {there_is} {}", label(&now.addresses), line.label()));
     }
     parts
 }
 
-/// How a channel is spoken to, in sentences: `options proxy,check=tcp`.
+/// The options of a channel in a sentence: `options proxy,check=tcp`.
 pub(super) fn manner_words(manner: &ChannelManner) -> String {
     match config::print_manner(manner) {
         words if words.is_empty() => "no options".to_owned(),
@@ -476,7 +483,7 @@ pub(super) fn manner_words(manner: &ChannelManner) -> String {
     }
 }
 
-/// What an operator's state is called in sentences.
+/// The state of a channel in a sentence.
 pub(super) fn state_word(state: AdminState) -> &'static str {
     match state {
         AdminState::Enabled => "enabled",

@@ -1,4 +1,5 @@
-//! One service, as far as it can be made before there is a data plane: its table filled, its port bound.
+//! One service, as far as it can be made before there is a data plane: its table is filled and its ports are
+//! bound.
 //!
 //! Knows: which settings become which room's options. Never: workers, the background, controllers.
 
@@ -31,60 +32,62 @@ use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::socket_file::{SocketAccess, SocketFileId};
 use crate::sys::{Outgoing, Sources};
 
-/// How long a start waits for ports that the instance before it is just leaving, all of them together.
+/// How long a start waits for ports that the previous instance is just leaving, all ports together.
 pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) const BIND_RETRY: Duration = Duration::from_millis(5);
 
-/// Everything that can fail because of what was typed, done: what is left is to serve.
+/// A service after everything that can fail because of what was typed. It only has to be served.
 pub(super) struct Prepared {
     pub(super) parts: Parts,
     /// By port; at least one.
     pub(super) listeners: Vec<Listener>,
-    /// Whose its events are.
+    /// The owner of its events.
     pub(super) owner: Owner,
-    /// The process has no other service.
+    /// Whether it is the only service of the process.
     is_alone: bool,
 }
 
-/// A listener that is there already.
+/// A listener that exists already.
 pub(super) enum Got {
-    /// Somebody else opened it for us.
+    /// Passed by socket activation.
     Passed(PassedSocket),
-    /// The process before leaves it, with the file of a Unix socket if that is to go at our end. It may have been passed.
+    /// Left by the predecessor, with the file of a Unix socket if we are to remove that at our end. It may
+    /// have been passed by socket activation.
     Left { fd: OwnedFd, file: Option<SocketFileId>, is_passed: bool },
-    /// We did.
+    /// Bound by this process.
     Bound(Listener),
 }
 
-/// What a service is made of, but for its listener.
+/// The parts of a service without its listeners.
 pub(super) struct Parts {
     pub(super) spec: ServiceSpec,
     pub(super) table: SharedTable,
     pub(super) outgoing: Outgoing,
-    /// Where its line has it listen; sockets that were passed in may be at another address.
+    /// Where its line wants it to listen; passed sockets may be at another address.
     pub(super) span: ListenSpan,
 }
 
-/// One service being served.
+/// A service that is being served.
 pub(super) struct Served {
     pub(super) parts: Parts,
-    /// By port, at least one. The listeners are the workers': they close them.
+    /// By port, at least one. These are handles: the workers own the listeners and close them.
     pub(super) listeners: Vec<ListenerHandle>,
     pub(super) running: Running,
     /// Rung when its table has changed.
     pub(super) alarm: Alarm,
-    /// Rung when its channels have other names.
+    /// Rung when the names of its channels have changed.
     pub(super) names: Residence,
-    /// Where its events go.
+    /// The log for its events.
     pub(super) log: Log,
 }
 
 impl Prepared {
-    /// Fills the table and binds, all ports or none. `got` is asked for a socket that listens at an address already; `shards` are the
-    /// counters that share nothing; `patience` is what is left of [`BIND_PATIENCE`].
+    /// Fills the table and binds all ports, or none. `got` returns a socket that already listens at an
+    /// address; `shards` is the number of counters that share no cache line; `patience` is what is left of
+    /// [`BIND_PATIENCE`].
     ///
     /// # Errors
-    /// A port that cannot be had.
+    /// A port cannot be bound.
     pub(super) fn new(
         spec: ServiceSpec,
         found: Resolved,
@@ -110,7 +113,7 @@ impl Prepared {
                 let left = inherit(fd, place, file, &spec)?.passed(is_passed);
                 let access = access(&spec)?;
                 if file.is_some() && access != SocketAccess::default() {
-                    // As a reload does it: what is not said stays.
+                    // As in a reload, settings that are not given stay as they are.
                     let failed = |source| ListenError { call: "chmod", address: Box::new(place), source };
                     left.set_access(access).map_err(failed)?;
                 }
@@ -129,24 +132,25 @@ impl Prepared {
         let table = SharedTable::new(table);
         table.gate().set_lists(found.lists);
         for denial in found.denied {
-            // There were no more when they were kept.
+            // This fails only if there are too many, and there were no more when they were kept.
             let _ = table.gate().deny(denial, Duration::ZERO);
         }
         let parts = Parts { spec, table, outgoing, span };
         Ok(Self { parts, listeners, owner: Owner::new_service(), is_alone: true })
     }
 
-    /// Of parts that are made already.
+    /// A service from existing parts.
     pub(super) fn of(parts: Parts, listeners: Vec<Listener>, owner: Owner) -> Self {
         Self { parts, listeners, owner, is_alone: true }
     }
 
-    /// The process has others.
+    /// Notes that the process has other services.
     pub(super) fn joins_others(&mut self) {
         self.is_alone = false;
     }
 
-    /// A log of its own, for its events: lines that say whose they are, as `services` and `use` call it.
+    /// A log for its events. If there are several services, each line says which one, as `services` and `use`
+    /// call it.
     pub(super) fn log(&self, log: &Log) -> Log {
         match &self.parts.spec.name {
             Some(name) => log.of_service(self.owner, Some(name.as_str())),
@@ -160,23 +164,24 @@ impl Prepared {
         ListenSpan::of(self.listeners.iter().map(Listener::address))
     }
 
-    /// What it is called that has no name.
+    /// What a service without a name is called.
     pub(super) fn place(&self) -> String {
         self.listen().first().unwrap_or(&self.parts.span).to_string()
     }
 
-    /// Another process has the files of its Unix sockets from now on.
+    /// Leaves the files of its Unix sockets to another process.
     pub(super) fn leave_files(&self) {
         self.listeners.iter().for_each(|listener| listener.handle().leave_file(true));
     }
 
-    /// What operators find it by.
+    /// The names by which operators find it.
     pub(super) fn names(&self) -> Names {
         let name = self.parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
         Names { listen: self.listen(), name }
     }
 
-    /// What the data plane gets of it. `log`: its own. `alarm` is rung when the data plane has changed the table.
+    /// What the data plane gets of it. `log` is its own; `alarm` is rung when the data plane has changed the
+    /// table.
     pub(super) fn service(&self, log: &Log, alarm: Alarm) -> NewService {
         let (listeners, table) = (self.listeners.clone(), self.parts.table.clone());
         let changed = Changed::new(move || alarm.ring());
@@ -190,7 +195,7 @@ impl Served {
         ListenSpan::of(self.listeners.iter().map(ListenerHandle::address))
     }
 
-    /// What it is called that has no name.
+    /// What a service without a name is called.
     pub(super) fn place(&self) -> String {
         self.listen().first().unwrap_or(&self.parts.span).to_string()
     }
@@ -219,7 +224,7 @@ impl Parts {
         }
     }
 
-    /// Has its gate keep the limits of one client.
+    /// Sets the limits for a single client in its gate.
     pub(super) fn limit_clients(&self, rates: &Arc<ClientRates>) {
         let spec = &self.spec;
         let limits =
@@ -227,12 +232,12 @@ impl Parts {
         self.table.gate().set_limits(limits, rates);
     }
 
-    /// What its table goes by.
+    /// The rules of its table.
     pub(super) fn rules(&self, workers: usize, seed: u64) -> Rules {
         rules(&self.spec, workers, seed)
     }
 
-    /// What the thread that minds the channels gets of it. `log`: its own.
+    /// What the health thread gets of it. `log` is its own.
     pub(super) fn ward(&self, log: &Log, running: &Running, names: &Residence) -> Ward {
         let [doubted, told] = [names.clone(), names.clone()];
         let [kicks, shuts, opens, serves, knows] = [(); 5].map(|()| running.clone());
@@ -258,7 +263,7 @@ impl Parts {
 }
 
 impl Parts {
-    /// What the thread that looks names up gets of it. `log`: its own.
+    /// What the thread that looks names up gets of it. `log` is its own.
     pub(super) fn resident(&self, log: &Log, running: &Running, alarm: &Alarm) -> Resident {
         let (kicks, serves, alarm) = (running.clone(), running.clone(), alarm.clone());
         let kick = self.spec.on_remove == OnDown::Kick;
@@ -278,14 +283,14 @@ impl Parts {
     }
 }
 
-/// Which groups the clients have that ask for one name or another.
+/// The group ranges for clients, by the name that they ask for.
 fn ranges(sections: &[Section]) -> Vec<GroupRange> {
     let next = |number: usize| sections.get(number + 1).map(|next| next.group);
     let all = sections.iter().enumerate();
     all.filter_map(|(number, section)| GroupRange::new(section.group, next(number))).collect()
 }
 
-/// What the table goes by.
+/// The rules of a table.
 pub(super) fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
     let defaults = CHECK_DEFAULTS;
     let check = service.check.as_ref().unwrap_or(&defaults);
@@ -308,7 +313,7 @@ pub(super) fn rules(service: &ServiceSpec, workers: usize, seed: u64) -> Rules {
     }
 }
 
-/// How channels are checked. Without `--check` those are that have a check of their own, and no other.
+/// How channels are checked. Without `--check`, only channels with a check of their own are checked.
 fn checks(service: &ServiceSpec) -> Checks {
     let kick = service.on_down == OnDown::Kick;
     let defaults = CHECK_DEFAULTS;
@@ -317,7 +322,7 @@ fn checks(service: &ServiceSpec) -> Checks {
     Checks { check: Arc::new(check), timeout: *timeout, port: *port, kick }
 }
 
-/// Puts the channels into the table. `later`: the policy of groups that come into being later.
+/// Puts the channels into the table. `later`: the policy of groups that are made later.
 pub(super) fn declare(
     table: &mut Table,
     groups: &[GroupSpec],
@@ -328,7 +333,7 @@ pub(super) fn declare(
     for (index, (group, found)) in groups.iter().zip(channels).enumerate() {
         let id = GroupId::new(index)
             .ok_or_else(|| Failure::new(exit::USAGE, "balance: too many groups on the command line"))?;
-        // One that nothing is said of is none yet: no client looks at it on the way.
+        // A group without channels and settings is not made, so that no client looks at it.
         if group.members.is_empty() && (group.policy == later || is_reserved[index]) {
             continue;
         }
@@ -349,7 +354,8 @@ pub(super) fn declare(
     Ok(())
 }
 
-/// Goes on with a listener that somebody else has opened. `file`: that of a Unix socket, if it is to go at our end.
+/// Takes over a listener that another process has opened. `file`: that of a Unix socket, if we are to remove
+/// it at our end.
 pub(super) fn inherit(
     fd: OwnedFd,
     address: Address,
@@ -361,7 +367,8 @@ pub(super) fn inherit(
         Address::Unix(name) => {
             let left = Listener::inherit_unix(fd, name, file)?;
             if file.is_some() && left.lacks_file() {
-                // Somebody has removed it. Where its place is free, clients find the service again.
+                // Somebody has removed the file. If its path is free, a new one is made, so that clients find
+                // the service again.
                 return access(spec).and_then(|access| Listener::bind_unix(name, access)).or(Ok(left));
             }
             Ok(left)
@@ -382,7 +389,8 @@ pub(super) fn access(spec: &ServiceSpec) -> Result<SocketAccess, ListenError> {
     Ok(SocketAccess { mode: spec.socket_mode, group })
 }
 
-/// Binds, and waits a moment for a port that is just being left: `killall balance; balance ...` has no sleep between.
+/// Binds, and waits a moment for a port that is just being closed: `killall balance; balance ...` has no
+/// pause in between.
 pub(super) fn bind(
     address: Address,
     spec: &ServiceSpec,

@@ -1,6 +1,7 @@
-//! What a start would refuse beside words and names that mean nothing, found out without taking anything.
+//! Finds out what a start would refuse besides wrong words and unknown names, without taking anything.
 //!
-//! Knows: what the system is asked for, how it is told that it has it not. Never: ports, files of services, how a check is run.
+//! Knows: what the system is asked for, how to say that it is missing. Never: ports, files of services, how a
+//! check is run.
 //! Source: docs/file.md, "When something is wrong".
 
 use std::collections::HashSet;
@@ -15,7 +16,7 @@ use crate::process::Account;
 use crate::spec::{ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed};
 use crate::sys::socket;
 
-/// What the process is asked for and this system lacks.
+/// Settings of the process that this system cannot provide.
 pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
     let mut all = Vec::new();
     if let Some(group) = process.control_group.as_ref().filter(|group| !control::is_group(&group.name)) {
@@ -38,7 +39,7 @@ pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
     all
 }
 
-/// The groups of Unix sockets that there are not.
+/// Groups of Unix sockets that do not exist.
 pub(super) fn socket_groups<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> Vec<Failure> {
     let groups = services.filter_map(|service| service.socket_group.as_ref());
     let unknown = groups.filter(|group| !control::is_group(&group.name));
@@ -46,7 +47,7 @@ pub(super) fn socket_groups<'a>(services: impl Iterator<Item = &'a ServiceSpec>)
     unknown.map(|group| failure(&group.typed, exit::BAD_DATA, &text(group))).collect()
 }
 
-/// The programs of checks and of events that cannot be run, each once for each word that names it.
+/// Programs of checks and events that cannot be run, each once for each word that names it.
 pub(super) fn programs(services: &[ServiceSpec]) -> Vec<Failure> {
     let mut told = HashSet::new();
     let checks = services.iter().flat_map(why_no_programs);
@@ -56,14 +57,15 @@ pub(super) fn programs(services: &[ServiceSpec]) -> Vec<Failure> {
     checks.chain(hooks).filter(|failure| told.insert(failure.message.clone())).collect()
 }
 
-/// Why the state file could not be read or written, if so.
+/// Why the state file could not be read or written; `None`: it could.
 pub(super) fn state_file(process: &ProcessSpec, source: Option<&Source>) -> Option<Failure> {
     let named = process.state.as_ref()?;
     let why = kept::why_not(named, source)?;
     Some(failure(&named.typed, exit::BAD_DATA, &format!("--state {}: {why}", named.name)))
 }
 
-/// Why the programs of a service's checks cannot be run, those of its channels included, and the words that name them.
+/// Why programs of a service's checks cannot be run, including those of its channels, with the words that
+/// name them.
 pub(super) fn why_no_programs(service: &ServiceSpec) -> Vec<(&Typed, String)> {
     let why = |option: &str, check: &Check| {
         let Check::Exec(path) = check else { return None };
@@ -83,7 +85,7 @@ pub(super) fn why_no_programs(service: &ServiceSpec) -> Vec<(&Typed, String)> {
     of_all.into_iter().chain(own).collect()
 }
 
-/// Why the program of `--event-program` cannot be run, if it cannot be.
+/// Why the program of `--event-program` cannot be run; `None`: it can.
 pub(super) fn why_no_hook(program: &Named) -> Option<String> {
     let error = is_program(Path::new(&program.name)).err()?;
     Some(format!("--event-program: cannot run {}: {error}", program.name))
@@ -114,7 +116,7 @@ pub(super) fn programs_of(service: &ServiceSpec) -> Vec<PathBuf> {
     checks.chain(service.on_change.iter().map(|named| PathBuf::from(&named.name))).collect()
 }
 
-/// Of a word of a file with its place, and by the code of files.
+/// A failure about a word. For a word in a file, it names the place and has the exit code for files.
 pub(super) fn failure(typed: &Typed, code: u8, text: &str) -> Failure {
     match &typed.at {
         Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),

@@ -1,4 +1,4 @@
-//! `--replace`: the ports of instances that run already.
+//! `--replace`: takes ports over from running instances.
 //!
 //! Knows: who has which port, what of it can be had. Never: the order of a hand-over, how a service is made.
 //! Source: docs/upgrade.md, "--replace".
@@ -14,7 +14,8 @@ use super::prepared::{self, BIND_PATIENCE, BIND_RETRY};
 use super::{Failure, exit};
 use crate::spec::{ListenSpan, ServiceSpec};
 
-/// What to do about a port that another instance of ours has; `None`: it is not ours. `is_asked`: `--replace` was given.
+/// What to do about a port that another instance of ours has; `None`: it is not ours. `is_asked`: `--replace`
+/// was given.
 pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Environment) -> Option<String> {
     wanted.iter().find_map(|&span| {
         if !is_asked && let Some((place, pid)) = controllers::holder(span, environment) {
@@ -35,11 +36,11 @@ pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Enviro
     })
 }
 
-/// A Unix socket whose file somebody has removed can be bound again, though a process of ours still listens: clients would go to one of
-/// them, and commands to the other.
+/// Refuses to start if an instance of ours still listens on a Unix socket whose file was removed. The path
+/// could be bound again, but then clients would reach one process and commands the other.
 ///
 /// # Errors
-/// There is one, and it does not end within a moment.
+/// There is such an instance, and it does not end within a moment.
 pub(super) fn refuse_hidden(
     services: &[(ServiceSpec, Resolved)],
     environment: &Environment,
@@ -64,15 +65,16 @@ pub(super) fn refuse_hidden(
     Ok(())
 }
 
-/// Asks the instances that have the ports of these services for them. Where nobody has one, nobody is asked.
+/// Asks the instances that have the ports of these services to hand them over. If no instance has one, none
+/// is asked.
 ///
 /// # Errors
-/// One of them does not give it, or would lose more than that.
+/// An instance does not hand its port over, or would lose other services as well.
 pub(super) fn ask(
     services: &[(ServiceSpec, Resolved)],
     environment: &Environment,
 ) -> Result<Vec<Heir>, Failure> {
-    // What would only be found out when the other one has let go.
+    // Otherwise this would fail only after the other instance has let go.
     for (spec, _) in services {
         prepared::access(spec).map_err(|e| Failure::at(&spec.listen.typed, e.into()))?;
     }

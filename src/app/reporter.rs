@@ -1,9 +1,10 @@
-//! The thread that tells the service manager how the service fares, and that all workers are well.
+//! The thread that reports the state of the service to the service manager, and feeds its watchdog while all
+//! workers run.
 //!
-//! Knows: when that is told, the words of the status. Never: how it is told (`process`), what is served.
+//! Knows: when to report, the text of the status. Never: how it is sent (`process`), what is served.
 //! Source: docs/systemd.md.
 //!
-//! There is none where there is no service manager.
+//! Without a service manager there is no thread.
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -16,12 +17,12 @@ use crate::net::server::Server;
 use crate::observe::{Event, Log, Severity};
 use crate::process;
 
-/// Between two looks whether there is another status to tell.
+/// How often the status is updated.
 const PACE: Duration = Duration::from_secs(1);
-/// The watchdog is fed so often within its time.
+/// The watchdog is fed this many times within its interval.
 const MEALS: u32 = 3;
 
-/// Tells the service manager how things are.
+/// Reports to the service manager.
 pub(super) struct Reporter {
     server: Server,
     services: Arc<Services>,
@@ -33,7 +34,7 @@ impl Reporter {
         Arc::new(Self { server, services, roster })
     }
 
-    /// Clients are served: says so, and goes on to tell how things are for as long as this lives.
+    /// Reports that clients are served, and keeps reporting as long as this value lives.
     pub(super) fn begin(self: &Arc<Self>, log: &Log) {
         if !process::has_manager() {
             return;
@@ -49,20 +50,20 @@ impl Reporter {
         }
     }
 
-    /// The end has begun: connections have so long.
+    /// Reports that the end has begun and connections have this much time.
     pub(super) fn stops(&self, within: Duration) {
         if !process::has_manager() {
             return;
         }
-        // Otherwise the ports would not be free.
+        // The manager would keep its copies of the listeners open, and the ports would not be free.
         process::forget_listeners();
         process::tell_stopping(&draining(self.server.connections()), within);
     }
 
     fn keep_listeners(&self) {
-        // In the middle of a reload they are not known, and nobody waits for its end here.
+        // During a reload the listeners are not known, and this does not wait for its end.
         if let Some(listeners) = self.roster.listeners() {
-            // A Unix socket that is passed back cannot be told from others by its name.
+            // If it is passed back, a Unix socket cannot be told from others by its name.
             let net = listeners.iter().filter_map(|(at, fd)| Some((at.net()?, fd)));
             process::keep_listeners(&net.collect::<Vec<_>>());
         }
@@ -87,14 +88,15 @@ fn draining(connections: usize) -> String {
     format!("draining, {}", counted(connections, "connection"))
 }
 
-/// Until nobody needs it.
+/// Reports until nobody needs it any more.
 fn tell(reporter: &Weak<Reporter>) {
     let watchdog = process::watchdog_interval().map(|interval| interval / MEALS);
     let pace = watchdog.map_or(PACE, |meal| meal.min(PACE));
     loop {
         thread::sleep(pace);
         let Some(reporter) = reporter.upgrade() else { return };
-        // The slowest worker feeds it. The others go on meanwhile; so does the status, a little later.
+        // The slowest worker decides. The other workers go on while this waits, and the status comes a little
+        // later.
         if watchdog.is_some_and(|meal| reporter.server.comes_round_within(meal)) {
             process::feed_watchdog();
         }
