@@ -1,6 +1,8 @@
-//! What operators changed, seen in a table, and put back into the groups that a table is filled with.
+//! Finds what operators changed in a table, and applies it again to the groups that a new table is filled
+//! with.
 //!
-//! Knows: lines, what of a line an operator's word is about. Never: files, how a fact is written, a table that clients use.
+//! Knows: lines, which part of a line an operator's change is about. Never: files, how a fact is written, a
+//! table that clients use.
 //! Source: docs/state.md, "What is kept".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -27,7 +29,7 @@ impl From<&Lined> for Setting {
 }
 
 impl From<&ChannelSnapshot> for Setting {
-    /// What an operator decided: a channel that `-a` has disabled was enabled.
+    /// The operator's decision: a channel that `-a` has disabled counts as enabled.
     fn from(now: &ChannelSnapshot) -> Self {
         let state = if now.autodisabled { AdminState::Enabled } else { now.state };
         Self { state, weight: now.weight, maxc: now.maxc, manner: now.manner.clone() }
@@ -40,7 +42,7 @@ fn target(addresses: &Addresses) -> Target {
     Target { host, port: addresses.port() }
 }
 
-/// All that is otherwise in a table than its lines have it. `later`: the policy of groups that no line has.
+/// All differences between a table and its lines. `later`: the policy of groups that no line has.
 pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> Vec<Fact> {
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = channels(table).collect();
     let (mut lined, mut twins) = (BTreeSet::new(), HashMap::<Identity<'_>, u32>::new());
@@ -83,7 +85,7 @@ pub(super) fn observe(lines: &[LinedGroup], later: Policy, table: &Snapshot) -> 
     facts
 }
 
-/// What operators decided about channels that words of many stand for.
+/// What operators decided about single channels of names that stand for several.
 fn decided_members(lines: &[LinedGroup], table: &Snapshot) -> Vec<Fact> {
     let mut facts = Vec::new();
     let there: BTreeMap<ChannelKey, &ChannelSnapshot> = table
@@ -125,21 +127,21 @@ fn destination(addresses: &Addresses) -> FoundTarget {
     FoundTarget { target: target(addresses), found: addresses.clone() }
 }
 
-/// The groups that a table is to begin with, and what became of the facts.
+/// The groups for a new table, and what happened to the facts.
 pub(super) struct Restored {
     pub(super) groups: Vec<GroupSpec>,
-    /// What was found for their channels.
+    /// The addresses of their channels.
     pub(super) found: Vec<Vec<Option<Addresses>>>,
-    /// What holds of channels that words of many stand for.
+    /// Decisions about single channels of names that stand for several.
     pub(super) decided: Vec<(ChannelKey, DecidedMember)>,
-    /// How many facts hold.
+    /// How many facts were applied.
     pub(super) applied: usize,
-    /// Why others do not, one sentence each.
+    /// Why the others were not, one sentence each.
     pub(super) passed_over: Vec<String>,
 }
 
-/// Puts the facts back into the groups of today's line, where that says what it said then. `was_port`: that of the service then, 0 of a range.
-/// `look_up` finds what a host means now.
+/// Applies the facts to the groups of the present line, as far as the line is unchanged. `was_port`: the port
+/// of the service at that time; 0 for a range. `look_up` returns the present addresses of a host.
 pub(super) fn restore(
     facts: &[Fact],
     groups: &[GroupSpec],
@@ -180,24 +182,26 @@ pub(super) fn restore(
 
 struct Restoring<'a> {
     line: &'a [GroupSpec],
-    /// Where in its group each channel of the line is.
+    /// The places of each channel of the line in its group.
     places: HashMap<Identity<'a>, Vec<usize>>,
-    /// The same of those that have the port of the service, if that was another one then: by that one.
+    /// The same for channels that use the port of the service, if that has changed; the key has the old port.
     portless: HashMap<Identity<'a>, Vec<usize>>,
     later: Policy,
     now: Restored,
 }
 
 impl Restoring<'_> {
+    /// Applies a fact.
+    ///
     /// # Errors
-    /// Why it does not hold any more.
+    /// Why it does not apply any more.
     fn put_back(
         &mut self,
         fact: &Fact,
         look_up: &mut dyn FnMut(&FoundTarget) -> Addresses,
     ) -> Result<(), String> {
         match fact {
-            // It is no channel's: whoever makes the service has it.
+            // This is not about a channel; the caller handles it.
             Fact::Denied { .. } => {}
             Fact::Member { channel, decided } => {
                 let (number, place) = self.place(channel)?;
@@ -253,7 +257,7 @@ impl Restoring<'_> {
                 if group.members.len() >= MAX_CHANNELS {
                     return Err(format!("group {number}: there is no number left for {label}"));
                 }
-                // It has the number that it had, unless a channel of the line has it now.
+                // It gets its earlier number, unless a channel of the line has that now.
                 while group.members.len() < at.index() {
                     group.members.push(Member::Gap);
                     found.push(None);
@@ -275,7 +279,7 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// The group of this number; those that no line has are empty, with the policy of any other.
+    /// The group with this number. If no line has it, it is empty and has the policy of later groups.
     fn group(&mut self, number: usize) -> (&mut GroupSpec, &mut Vec<Option<Addresses>>) {
         let Restored { groups, found, .. } = &mut self.now;
         if groups.len() <= number {
@@ -286,7 +290,7 @@ impl Restoring<'_> {
         (&mut groups[number], &mut found[number])
     }
 
-    /// A channel of today's line.
+    /// The place of a channel in the present line.
     fn place(&self, channel: &LinedChannel) -> Result<(usize, usize), String> {
         let LinedChannel { group, target, nth } = channel;
         let number = group.index();
@@ -297,7 +301,7 @@ impl Restoring<'_> {
         Ok((number, place.ok_or_else(|| format!("group {number}: {target} is not in the line any more"))?))
     }
 
-    /// A channel of today's line that says what it said then.
+    /// The same, if the line says the same about the channel as it did then.
     fn find(&self, channel: &LinedChannel, line: &Setting) -> Result<(usize, usize), String> {
         let (number, place) = self.place(channel)?;
         let target = &channel.target;

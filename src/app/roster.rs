@@ -1,6 +1,7 @@
-//! The services of the process as they run, each with the line that it was made of.
+//! The running services of the process, each with the line that it was made from.
 //!
-//! Knows: who is served, how a service begins, what others may see of it. Never: what a reload makes of them, signals, commands.
+//! Knows: which services run, how a service begins, what others may see of it. Never: what a reload makes of
+//! them, signals, commands.
 //! Source: docs/reload.md.
 
 use std::collections::BTreeMap;
@@ -44,30 +45,30 @@ mod reloading;
 #[cfg(test)]
 mod trials;
 
-/// As many changes as the log is told one by one.
+/// Maximum number of changes that are logged one by one.
 const MOST_TOLD: usize = 100;
-/// Between two pieces of work on a table that clients use.
+/// The pause between two pieces of work on a table that clients use.
 const LET_IN: Duration = Duration::from_micros(100);
-/// So many channels in one go, while their names are gathered.
+/// Number of channels read under one lock when their names are gathered.
 const NAMES_LOOKED_AT: usize = 256;
-/// As long as this clients may wait for a table that is being changed.
+/// How long a table may be locked at once while it is being changed.
 const HOLD: Duration = Duration::from_micros(300);
 
-/// Where services come from.
+/// The files that services come from.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) files: Files,
-    /// What their paths are relative to.
+    /// The directory that their paths are relative to.
     pub(super) directory: PathBuf,
 }
 
 impl Source {
-    /// Its files and directories.
+    /// The paths of its files and directories.
     pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.files.paths.iter().map(|path| self.directory.join(path))
     }
 
-    /// Is this one of the files, or is it read because of its name if it stands in one of the directories?
+    /// Is this one of the files, or would it be read as a member of one of the directories?
     pub(super) fn has(&self, path: &Path) -> bool {
         let same = |one: &Path, other: &Path| match (fs::canonicalize(one), fs::canonicalize(other)) {
             (Ok(one), Ok(other)) => one == other,
@@ -80,7 +81,7 @@ impl Source {
     }
 }
 
-/// What all services are made with.
+/// The parts with which all services are made.
 pub(super) struct Tools {
     pub(super) server: Server,
     pub(super) minder: Minder,
@@ -94,7 +95,7 @@ pub(super) struct Tools {
     pub(super) seed: u64,
 }
 
-/// What a service is as its line has it. Shared with those who tell of it.
+/// A service as its line describes it. Shared with those who report on it.
 pub(super) struct Written {
     pub(super) spec: ServiceSpec,
     pub(super) groups: Vec<LinedGroup>,
@@ -105,54 +106,55 @@ struct RosterEntry {
     written: Arc<RwLock<Written>>,
     served: Served,
     service: Arc<ManagedService>,
-    /// The descriptors of its listeners, which clients cannot have. They are given back when the service is taken away.
+    /// The descriptors of its listeners, taken from the budget for clients. They are given back when the
+    /// service is removed.
     descriptors: Option<Taken>,
-    /// Where it stands among the lines of the files. `None`: it has none any more.
+    /// The position of its line in the files. `None`: it has no line any more.
     rank: Option<usize>,
 }
 
-/// What a reload has to tell.
+/// What a reload reports.
 #[derive(Default)]
 struct ReloadNews {
     made: Vec<String>,
-    /// What the files say, and could not be had.
+    /// What the files say but could not be carried out.
     missed: Vec<String>,
-    /// What is as the files say, but hardly meant.
+    /// What is as the files say, but hardly intended.
     warnings: Vec<String>,
 }
 
-/// Makes of a service what operators have of it.
+/// Makes the operators' view of a service.
 type Manage = Box<dyn Fn(&Served, &Arc<RwLock<Written>>) -> ManagedService + Send + Sync>;
 
-/// What is in front of the members' lock.
+/// The roster, including what can be used without the members' lock.
 pub(super) struct Roster {
     tools: Tools,
     source: Option<Source>,
     register: OnceLock<Register>,
     members: Mutex<Members>,
-    /// What is looked at for the state file, while a reload may hold the members for long.
+    /// Copies for the state file, since a reload may hold the members' lock for long.
     watched: Mutex<Vec<Watched>>,
-    /// How a service is made that operators have.
+    /// How the operators' view of a service is made.
     manage: Manage,
     /// Called after a reload.
     done: Box<dyn Fn() + Send + Sync>,
-    /// A reload was asked for that has not begun.
+    /// Whether a reload was asked for that has not begun.
     is_wanted: AtomicBool,
-    /// Held by the thread that reloads since it was asked to.
+    /// Held by the thread that reloads on a signal.
     turn: Mutex<()>,
-    /// Another process is about to take over, or does.
+    /// Whether another process is about to take over or does so.
     is_frozen: AtomicBool,
-    /// Listeners that were bound before it is certain that they are wanted.
+    /// Listeners that were bound before it is certain that they are needed.
     bound: Mutex<BTreeMap<Address, Listener>>,
-    /// Why the last reload has failed, if it has.
+    /// Why the last reload failed; `None`: it did not.
     trouble: Mutex<Option<String>>,
 }
 
 /// One service as the state file sees it.
 struct Watched {
-    /// Where its line has it listen.
+    /// The addresses where its line wants it to listen.
     span: ListenSpan,
-    /// Where it listens, which may be elsewhere.
+    /// The addresses where it listens, which may be others.
     listen: Vec<ListenSpan>,
     written: Arc<RwLock<Written>>,
     table: SharedTable,
@@ -165,24 +167,24 @@ struct Members {
     all: Vec<RosterEntry>,
 }
 
-/// A service with its channels as its line has them, and the descriptors of its listeners.
+/// A service, its channels as its line describes them, and the descriptors of its listeners.
 type Made = (Prepared, Vec<LinedGroup>, Taken);
 
 /// A service that is about to be served.
 struct Coming {
-    /// Where it stands among the lines of the files.
+    /// The position of its line in the files.
     number: usize,
     made: Made,
 }
 
-/// A service of a file that was read again.
+/// A service from a file that was read again.
 struct Reread {
     spec: ServiceSpec,
     found: Resolved,
 }
 
 impl Roster {
-    /// Nobody yet.
+    /// A roster without services.
     pub(super) fn new(
         tools: Tools,
         process: ProcessSpec,
@@ -207,12 +209,12 @@ impl Roster {
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        // After a panic it is gone on with what there is: whoever is served is a member, from before the first client to after
-        // the last one.
+        // After a panic, work goes on with the present state. Each service is a member from before its first
+        // client until after its last one.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves these; operators find them once they are [registered](Self::register).
+    /// Serves these services. Operators find them after [registering](Self::register).
     ///
     /// # Errors
     /// A listener cannot be watched.
@@ -221,7 +223,7 @@ impl Roster {
         self.open_as_they_are(services)
     }
 
-    /// Nothing is known of channels before they are served, whenever their tables were filled.
+    /// The health of channels starts unknown now, however long ago the tables were filled.
     fn begin_lives(&self, services: &[(Prepared, Vec<LinedGroup>)]) {
         let now = self.tools.clock.now();
         services.iter().for_each(|(one, _)| one.parts.table.lock_at(now).begin_life());
@@ -229,7 +231,7 @@ impl Roster {
 
     fn open_as_they_are(&self, services: Vec<(Prepared, Vec<LinedGroup>)>) -> io::Result<()> {
         let new = self.serve(services)?;
-        // Their listeners were counted before there was a budget.
+        // Their listeners were opened before there was a budget, so they are counted now.
         let budget = self.tools.server.budget();
         let counted = |member: RosterEntry| {
             let count = count_of(member.served.listeners.len());
@@ -241,7 +243,7 @@ impl Roster {
         Ok(())
     }
 
-    /// What operators have.
+    /// The services as operators see them.
     pub(super) fn services(&self) -> Vec<Arc<ManagedService>> {
         self.members().all.iter().map(|member| Arc::clone(&member.service)).collect()
     }
@@ -263,8 +265,9 @@ impl Roster {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What operators have changed, as far as it is to be kept. In the middle of a reload lines and tables do not fit together;
-    /// what is seen then holds for lines that are not there any more, and so it does no harm. It is called again afterwards.
+    /// The operators' changes that are to be kept. During a reload, lines and tables may not fit together;
+    /// what is seen then refers to lines that no longer exist, so it does no harm. This is called again
+    /// afterwards.
     pub(super) fn look(&self) -> ToKeep {
         let all: Vec<_> = self
             .watched()
@@ -288,7 +291,8 @@ impl Roster {
         ToKeep { state: KeptState { services }, is_over }
     }
 
-    /// Channels without a maxc that lead back to their own service as they are now: where that listens, and what there is to say.
+    /// Channels without a maxc that lead back to their own service now: where the service listens, and the
+    /// text for operators.
     pub(super) fn circles(&self) -> Vec<(ListenSpan, String)> {
         let all: Vec<_> = self
             .watched()
@@ -306,7 +310,8 @@ impl Roster {
         warnings.filter_map(|(at, text)| Some((*junctions[at].listen.first()?, text))).collect()
     }
 
-    /// What is wrong with where connections come from: addresses of ours that there are not, and what those of clients lack.
+    /// Problems with the source addresses of connections: own addresses that this host lacks, and what is
+    /// missing to use those of clients.
     pub(super) fn ways(&self) -> [Vec<WaySign>; 2] {
         let all: Vec<_> = self
             .watched()
@@ -321,13 +326,14 @@ impl Roster {
         [sources.collect(), transparent.collect()]
     }
 
-    /// Channels that came from the process before, with what they lack: they serve as they did, and that is told.
+    /// Logs what `--transparent` lacks for channels that came from the predecessor. They are served all the
+    /// same.
     pub(super) fn warn_of_ways(self: &Arc<Self>) {
         if !self.watched().iter().any(|one| one.outgoing.transparent) {
             return;
         }
         let roster = Arc::clone(self);
-        // Clients do not wait for that. Without a thread nobody is told, and the doctor knows it.
+        // On a thread, so that clients do not wait for it. If there is none, only `doctor` shows it.
         let _ = thread::Builder::new().name("ways".into()).spawn(move || {
             let [_, lacks] = roster.ways();
             for sign in lacks {
@@ -342,34 +348,34 @@ impl Roster {
         self.members().process.control_group.as_ref().map(|group| group.name.clone())
     }
 
-    /// What the process was asked to be.
+    /// The settings of the process.
     pub(super) fn process(&self) -> ProcessSpec {
         self.members().process.clone()
     }
 
-    /// What is not about one service is told here.
+    /// The log for everything that is not about one service.
     pub(super) fn log(&self) -> &Log {
         &self.tools.log
     }
 
-    /// The programs that hear of events.
+    /// The programs that receive events.
     pub(super) fn hooks(&self) -> &ProgramHooks {
         &self.tools.hooks
     }
 
-    /// Where they are listed from now on.
+    /// Sets where the services are listed for operators.
     pub(super) fn register(&self, register: Register) {
         let _ = self.register.set(register);
     }
 
-    /// Have all been stopped and nobody left to serve, and is nobody about to start one?
+    /// Have all services been stopped and their connections ended, and is no service about to start?
     pub(super) fn is_over(&self) -> bool {
-        // Whoever holds the lock asks again when it is done.
+        // If the lock is held, a reload may start services; its thread asks again afterwards.
         let is_over = |members: &Members| members.all.iter().all(RosterEntry::is_killed);
         self.members.try_lock().is_ok_and(|members| is_over(&members)) && !self.tools.server.has_services()
     }
 
-    /// Were services read from files?
+    /// Do the services come from files?
     pub(super) fn has_file(&self) -> bool {
         self.source.is_some()
     }
@@ -382,7 +388,7 @@ impl Roster {
         let with = services.iter().zip(&alarms).zip(&logs);
         let new = with.map(|(((one, _), alarm), log)| one.service(log, alarm.clone()));
         let new = new.collect();
-        // Before anything can happen: a program hears of all that `events` shows.
+        // This comes before anything can happen, so that a program receives all events that `events` shows.
         services.iter().zip(&logs).for_each(|((one, _), log)| self.hook(&one.parts, one.place(), log));
         let opened = server.open(new).inspect_err(|_| {
             logs.iter().for_each(|log| self.tools.hooks.set(log, "", None));
@@ -402,14 +408,14 @@ impl Roster {
 
     fn enlist(&self, mut served: Served, groups: Vec<LinedGroup>) -> RosterEntry {
         let spec = served.parts.spec.clone();
-        // Its channels are the table's from now on.
+        // From now on the table has the channels.
         served.parts.spec.groups = Vec::new();
         let written = Arc::new(RwLock::new(Written { spec, groups }));
         let service = Arc::new((self.manage)(&served, &written));
         RosterEntry { written, served, service, descriptors: None, rank: None }
     }
 
-    /// The program of a service hears of its events from now on, if it has one.
+    /// Sets the program that receives the events of a service, if it has one.
     fn hook(&self, parts: &Parts, place: String, log: &Log) {
         let name = parts.spec.name.as_ref().map(|name| name.as_str().to_owned());
         let label = name.unwrap_or(place);
@@ -417,7 +423,7 @@ impl Roster {
         self.tools.hooks.set(log, &label, program);
     }
 
-    /// The listeners of all services that take clients. `None`: just now nobody knows.
+    /// The listeners of all services that take clients. `None`: not known during a reload.
     pub(super) fn listeners(&self) -> Option<Vec<(Address, Arc<OwnedFd>)>> {
         let members = self.members.try_lock().ok()?;
         let serving = members.all.iter().filter(|member| !member.is_killed());
@@ -425,7 +431,7 @@ impl Roster {
         Some(listeners.filter_map(|listener| Some((listener.address(), listener.socket()?))).collect())
     }
 
-    /// Tells operators' door which services there are.
+    /// Updates the operators' list of services.
     fn list(&self, members: &[RosterEntry]) {
         let Some(register) = self.register.get() else { return };
         let services = members.iter().map(|member| Arc::clone(&member.service)).collect();
@@ -445,12 +451,12 @@ impl RosterEntry {
         self.written.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What its hosts mean.
+    /// The known addresses of its hosts.
     fn known(&self) -> Known {
         known(&self.written(), &self.served.parts)
     }
 
-    /// What its line says, but for its channels, which may be many.
+    /// Its line without the channels, which may be many.
     fn written_options(&self) -> ServiceSpec {
         let mut written = self.written.write().unwrap_or_else(PoisonError::into_inner);
         let groups = std::mem::take(&mut written.spec.groups);
@@ -459,7 +465,7 @@ impl RosterEntry {
         options
     }
 
-    /// `service web`, or by where it listens.
+    /// The service for messages: `service web`, or with its address if it has no name.
     fn label(&self) -> String {
         let written = self.written();
         match &written.spec.name {
@@ -468,19 +474,20 @@ impl RosterEntry {
         }
     }
 
-    /// What it is known by as long as its line is there.
+    /// The address that identifies the service as long as its line exists.
     fn place(&self) -> Address {
         self.served.parts.span.first()
     }
 }
 
-/// So many descriptors.
+/// The number of descriptors for listeners.
 fn count_of(listeners: usize) -> u16 {
-    // A service has no more than there are ports.
+    // A service has at most one listener per port.
     u16::try_from(listeners).unwrap_or(u16::MAX)
 }
 
-/// The channels that lead back to their own service.
+/// Warnings about services: circles, missing source addresses, what `--transparent` lacks. Each has the
+/// number of its service.
 fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
     let junction = |member: &RosterEntry| {
         let written = member.written();
@@ -505,7 +512,7 @@ fn warnings(members: &[RosterEntry]) -> Vec<(usize, String)> {
     all
 }
 
-/// Where there are several services, each log line says whose it is.
+/// If there are several services, each log line says which one it is about.
 fn label_logs(members: &[RosterEntry]) {
     for member in members {
         let name = member.written().spec.name.as_ref().map(|name| name.as_str().to_owned());
@@ -514,7 +521,7 @@ fn label_logs(members: &[RosterEntry]) {
     }
 }
 
-/// What the names of a service mean. Those of its channels have the addresses that clients are sent to.
+/// The known addresses of the names of a service. For channels these are the addresses in use.
 fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     let lined = groups.iter().flat_map(|group| &group.channels).map(|one| one.addresses.clone());
     let mut in_use = Vec::new();
@@ -543,7 +550,7 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
     known
 }
 
-/// All channels, without holding up clients for long.
+/// All channels of a table, read piece by piece so that clients do not wait long.
 pub(super) fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
     let mut survey = Survey::default();
     while table.lock_at(clock.now()).survey(&mut survey) {

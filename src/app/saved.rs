@@ -1,4 +1,4 @@
-//! The channels of a running instance as a command line would have them.
+//! Turns the channels of a running instance back into the words of a command line.
 //!
 //! Knows: snapshots and declarations. Never: options, how a line is written.
 
@@ -8,17 +8,18 @@ use std::num::NonZeroU16;
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
 use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Section, Typed, reserved_groups};
 
-/// The groups in order of their numbers. A group or channel number without a channel is a gap, so that the others keep
-/// theirs; empty groups at the end that are as any other would be (`later` is their policy) are left out, but for those of `sections`.
+/// The groups in order of their numbers. Numbers without a channel become gaps, so that the other channels
+/// keep theirs. Empty groups at the end are left out if they have the policy of later groups (`later`) and
+/// are not needed for `sections`.
 pub(super) fn groups(now: &Snapshot, later: Policy, sections: &[Section]) -> Vec<GroupSpec> {
     let counts = |group: &&GroupSnapshot| group.numbers > 0 || group.policy != later;
     let last = now.groups.iter().filter(counts).map(|group| group.id.index()).max();
-    // Those that names stand in front of stay, whatever has become of their channels.
+    // Groups with names in front stay, even without channels.
     let last = last.max(sections.last().map(|section| section.group));
     let of: BTreeMap<_, _> = now.groups.iter().map(|group| (group.id.index(), group)).collect();
     let decl = |number| of.get(&number).map_or_else(|| empty(later), |&one| group(one));
     let mut groups: Vec<GroupSpec> = last.map_or_else(Vec::new, |last| (0..=last).map(decl).collect());
-    // Groups of the priorities of a service say nothing of their own.
+    // Groups that an SRV name uses for its priorities have no words of their own.
     for (index, is_reserved) in reserved_groups(&groups).into_iter().enumerate() {
         if is_reserved {
             groups[index].members.clear();
@@ -38,13 +39,13 @@ fn group(group: &GroupSnapshot) -> GroupSpec {
     if group.numbers == 0 {
         return empty(group.policy);
     }
-    // One that is about to go with its last connection is in no line.
+    // A channel that goes with its last connection is left out.
     let own = group.channels.iter().filter(|channel| channel.member_of.is_none() && !channel.retires);
     let all = own.chain(group.families.iter().map(|family| &family.head));
     let of: BTreeMap<_, _> = all.map(|channel| (channel.id.index(), channel)).collect();
     let member = |number| of.get(&number).map_or(Member::Gap, |&channel| Member::Channel(target(channel)));
     let mut members: Vec<Member> = (0..group.numbers).map(member).collect();
-    // The channels of a word get other numbers whenever it is read.
+    // Channels of a name for several get new numbers whenever the line is read.
     if !group.families.is_empty() {
         while members.len() > 1 && members.last() == Some(&Member::Gap) {
             members.pop();
@@ -53,7 +54,7 @@ fn group(group: &GroupSnapshot) -> GroupSpec {
     GroupSpec { policy: group.policy, members }
 }
 
-/// A group cannot be without a word.
+/// A group must have at least one word, so an empty one has a gap.
 fn empty(policy: Policy) -> GroupSpec {
     GroupSpec { policy, members: vec![Member::Gap] }
 }
@@ -61,7 +62,7 @@ fn empty(policy: Policy) -> GroupSpec {
 fn target(channel: &ChannelSnapshot) -> ChannelSpec {
     let first = channel.addresses.first();
     let host = channel.addresses.host().map_or_else(|| first.host(), str::to_owned);
-    // Port 0 cannot be connected to, so nobody has it; if it were there, the default port would be as wrong.
+    // 0 means the port that a client came to.
     let port = NonZeroU16::new(channel.addresses.port()).map(PortWord::Number);
     ChannelSpec {
         typed: Typed::default(),

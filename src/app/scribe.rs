@@ -1,6 +1,7 @@
 //! The thread that writes the access log.
 //!
-//! Knows: when lines are written, what is told of those that are lost. Never: what a line says, how a file is written.
+//! Knows: when lines are written, what is reported about lost ones. Never: what a line says, how a file is
+//! written.
 //! Source: docs/observability.md, "The access log".
 
 use std::io;
@@ -22,30 +23,31 @@ use crate::sys::Clock;
 mod rate;
 mod sink;
 
-/// Descriptors that it takes: the file, or the socket, and the one that takes its place, which has to be had however many clients there are.
+/// Number of descriptors that it uses: the file or socket, and the one that replaces it. Both are reserved,
+/// however many clients there are.
 pub(super) const DESCRIPTORS: usize = 2;
-/// Lines are gathered for so long before they are written.
+/// How long lines are gathered before they are written.
 const GATHERING: Duration = Duration::from_millis(10);
-/// So much is written at once.
+/// Size in bytes from which they are written at once.
 const BATCH: usize = 64 * 1024;
-/// Between two looks at the clock, if there are lines every so often.
+/// How often the connected clients are looked at, if there are lines at intervals.
 const LOOK: Duration = Duration::from_secs(1);
-/// Lost lines are told of so often at most.
+/// Minimum time between two messages about lost lines.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// How long somebody who wants the file to be opened again waits for that.
+/// How long a request to open the file again waits for the result.
 const REOPENED_WITHIN: Duration = Duration::from_secs(3);
 
-/// What is to be told of those who are connected.
+/// Returns the records that are due for connected clients.
 type Connected = dyn Fn(AccessDue) -> Vec<AccessRecord> + Send + Sync;
 
-/// A log whose file is open, and that nobody writes to yet.
+/// An open log to which nobody writes yet.
 pub(super) struct OpenedLog {
     sink: LineSink,
     style: LineStyle,
     moments: AccessMoments,
 }
 
-/// Opens what the access log goes to, if there is to be one.
+/// Opens the target of the access log; `None`: there is no access log.
 ///
 /// # Errors
 /// It cannot be opened.
@@ -75,7 +77,7 @@ pub(super) fn open(settings: &ProcessSpec, is_foreground: bool) -> Result<Option
 }
 
 impl OpenedLog {
-    /// Begins to write.
+    /// Starts the thread that writes.
     ///
     /// # Errors
     /// There is no thread for it.
@@ -104,7 +106,7 @@ impl OpenedLog {
     }
 }
 
-/// What the thread is asked for besides lines.
+/// Requests to the thread besides lines.
 #[derive(Default)]
 struct Orders {
     wanted: Mutex<ScribeOrders>,
@@ -113,7 +115,7 @@ struct Orders {
 
 #[derive(Default)]
 struct ScribeOrders {
-    /// Who wants to hear that the file was opened again.
+    /// Those who wait for the file to be opened again.
     reopen: Vec<SyncSender<Result<(), String>>>,
     stop: bool,
 }
@@ -129,17 +131,17 @@ impl Orders {
 pub(super) struct Scribe {
     access: AccessLog,
     orders: Arc<Orders>,
-    /// Hung up by the thread when it has ended.
+    /// The channel is closed when the thread ends.
     ended: Arc<Mutex<Option<Receiver<()>>>>,
 }
 
 impl Scribe {
-    /// Where records are left.
+    /// The handle by which records are written.
     pub(super) fn access(&self) -> AccessLog {
         self.access.clone()
     }
 
-    /// Whom lines are about that come every so often, by this clock.
+    /// Sets where records at intervals come from, and the clock for that.
     pub(super) fn watch(&self, clock: Clock, connected: Box<Connected>) {
         let _ = self.orders.connected.set((clock, connected));
     }
@@ -147,7 +149,7 @@ impl Scribe {
     /// Opens the file again, and waits until that is done.
     ///
     /// # Errors
-    /// It could not be opened, or it has not been yet.
+    /// It could not be opened, or has not been opened yet.
     pub(super) fn reopen(&self) -> Result<(), String> {
         let (tells, told) = sync_channel(1);
         self.orders.wanted().reopen.push(tells);
@@ -161,7 +163,7 @@ impl Scribe {
         }
     }
 
-    /// The same without waiting; what comes of it is told to the log.
+    /// The same without waiting. The result is logged.
     pub(super) fn reopen_soon(&self, log: &Log) {
         let (scribe, told) = (self.clone(), log.clone());
         let spawned =
@@ -178,7 +180,7 @@ impl Scribe {
         }
     }
 
-    /// Writes what there is, for so long at most, and ends.
+    /// Writes the waiting lines for at most this time, and ends the thread.
     pub(super) fn stop(&self, patience: Duration, log: &Log) {
         self.orders.wanted().stop = true;
         self.access.nudge();
@@ -202,13 +204,13 @@ struct Writing {
     log: Log,
     /// Lines that are not written yet.
     batch: Vec<u8>,
-    /// When those who are connected were looked at last, by their clock.
+    /// When the connected clients were looked at last, on their clock.
     looked_until: Option<Duration>,
-    /// When it was told last that lines were lost.
+    /// When lost lines were reported last.
     told: Option<Instant>,
-    /// How many were lost when that was told last.
+    /// The number of lost lines at that time.
     unsaid: u64,
-    /// Why lines could not be written, until that is told.
+    /// Why lines could not be written, until that is reported.
     cause: Option<String>,
 }
 
@@ -219,7 +221,7 @@ impl Writing {
                 Ok(entry) => {
                     self.take(entry);
                     if !self.orders.wanted().stop {
-                        // Whoever leaves a line now need not wake us.
+                        // During this time, a new line need not wake the thread.
                         thread::sleep(GATHERING);
                     }
                 }
@@ -227,8 +229,8 @@ impl Writing {
                 Err(RecvTimeoutError::Disconnected) => self.orders.wanted().stop = true,
             }
             let is_last = self.orders.wanted().stop;
-            // What came while this wrote waits for the next round: otherwise nobody who wants something else would be heard as long as
-            // lines come faster than they are written.
+            // At most this many lines per round. Otherwise requests would not be handled as long as lines
+            // come faster than they are written.
             for _ in 0..ENTRIES_WAITING {
                 let Ok(entry) = self.entries.try_recv() else { break };
                 self.take(entry);
@@ -250,7 +252,8 @@ impl Writing {
         }
     }
 
-    /// How long a line is waited for. Not at all if this is to end: whoever asked for that while the queue was full could not wake us.
+    /// How long to wait for a line. 0 if the thread must end: with a full queue, it could not be woken for
+    /// that.
     fn patience(&self) -> Duration {
         match (self.orders.wanted().stop, self.access.moments().every) {
             (true, _) => Duration::ZERO,
@@ -292,7 +295,7 @@ impl Writing {
         Ok(())
     }
 
-    /// Tells how many lines were lost since that was told last. Not too often, but `is_last`.
+    /// Reports how many lines were lost since the last report, but not too often, except the last time.
     fn tell_lost(&mut self, is_last: bool) {
         let is_soon = !is_last && self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY);
         let lines = self.access.dropped() - self.unsaid;
@@ -304,7 +307,7 @@ impl Writing {
         self.log.tell(&Event::AccessLinesDropped { lines, cause });
     }
 
-    /// Lines about those who have been connected for so long again.
+    /// Writes lines about clients for which the next interval is over.
     fn look(&mut self) {
         let Some(every) = self.access.moments().every else { return };
         let Some((clock, connected)) = self.orders.connected.get() else { return };

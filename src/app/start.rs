@@ -1,4 +1,4 @@
-//! The start of the process that serves, and its end: bind → background → workers → controllers → the end.
+//! The start of the serving process: bind, background, workers, controllers; and its end.
 //!
 //! Knows: the order of start and stop. Never: what a setting means, scheduling rules, byte copying.
 
@@ -38,24 +38,25 @@ use crate::process::{self, Cause, Detached, Hangup, PassedListener, Shutdown};
 use crate::spec::{Address, ListenSpan, Member, Name, ProcessSpec, ServiceSpec};
 use crate::sys::{Clock, descriptors, given};
 
-/// Descriptors that a process has for itself beside its listeners: the control socket, its directory and two to wake it, three
-/// of the pipe that signals come by, two of the thread that minds channels. A test holds this against a process.
+/// Descriptors that a process needs besides its listeners: the control socket, its directory and two to wake
+/// it, three of the signal pipe, two of the health thread. A test compares this with a real process.
 const OWN: usize = 9;
-/// Those of a worker: its poller and what wakes it.
+/// Descriptors of a worker: its poller and what wakes it.
 const PER_WORKER: usize = 2;
 
-/// What there is to serve by.
+/// The resources to serve with.
 pub(super) struct Means {
     workers: usize,
     descriptor_limit: u64,
     own_descriptors: usize,
 }
 
-/// Raises the limit of open files, and counts what the process needs for itself. In the background, what was inherited is closed.
-/// `offered`: so many descriptors of another process are open already, which become those of this one's listeners or are closed.
+/// Raises the limit of open files, and counts what the process needs for itself. In the background, inherited
+/// descriptors are closed. `offered`: number of open descriptors from another process, which become listeners
+/// of this one or are closed.
 ///
 /// # Errors
-/// Nothing would be left for a client.
+/// No descriptors would be left for a client.
 pub(super) fn means(
     settings: &ProcessSpec,
     services: &[(ServiceSpec, Resolved)],
@@ -64,7 +65,7 @@ pub(super) fn means(
 ) -> Result<Means, Failure> {
     let foreground = is_foreground(settings);
     if !foreground {
-        // In the background they would keep a file locked, or a pipe open, for as long as we run.
+        // In the background, inherited descriptors would keep a file locked or a pipe open as long as we run.
         let ours: Vec<_> = passed.iter().map(|one| one.fd.as_fd()).collect();
         given::close_all_but(&ours);
     }
@@ -89,7 +90,7 @@ pub(super) fn means(
     Ok(Means { workers, descriptor_limit, own_descriptors })
 }
 
-/// A number that nobody can foresee.
+/// A number that cannot be predicted.
 pub(super) fn seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
@@ -98,7 +99,8 @@ pub(super) fn is_foreground(settings: &ProcessSpec) -> bool {
     settings.foreground || process::is_init()
 }
 
-/// Starts to serve and does so until the end; the exit code. In the background the caller comes back once it serves.
+/// Starts to serve, and serves until the end. Returns the exit code. In the background, the caller returns as
+/// soon as the instance serves.
 ///
 /// # Errors
 /// What was typed cannot be served.
@@ -116,13 +118,13 @@ pub(super) fn start(
     let foreground = is_foreground(settings);
     let Means { workers, descriptor_limit, own_descriptors } =
         means(settings, &services, &passed, heirs.iter().map(Heir::descriptor_count).sum())?;
-    // Everything that is left to chance hangs on this one number.
+    // All random choices depend on this number.
     let seed = seed();
     let is_on_its_own = heirs.is_empty() && passed.is_empty();
     let mut passed = passed::assign(passed, &services)?;
     let mut kept = match heirs.is_empty() {
         true => kept::take(settings.state.as_ref(), source.as_ref(), &warn),
-        // The process that is replaced has it until this one serves.
+        // The process that is replaced uses the file until this one serves.
         false => kept::replace(settings.state.as_ref(), source.as_ref(), &warn),
     };
     let got = |number: usize, place: Address| {
@@ -157,7 +159,7 @@ pub(super) fn start(
     let listen: Vec<ListenSpan> = all.iter().flat_map(|one| one.listen()).collect();
     let names = all.iter().map(|one| one.names()).collect();
     let endpoint = match heirs {
-        // It has these names already.
+        // The control socket of the other process has these names already.
         [heir] => heir.take_endpoint().and_then(Result::ok),
         _ => None,
     };
@@ -171,7 +173,7 @@ pub(super) fn start(
     } else {
         match process::detach() {
             Ok(Detached::Caller(verdict)) => {
-                // The endpoint's name now belongs to the instance, and so do the files of its sockets.
+                // These now belong to the instance in the background, so they must not be removed here.
                 std::mem::forget(endpoint);
                 prepared.iter().for_each(|(one, _)| one.leave_files());
                 return match verdict.code {
@@ -183,12 +185,12 @@ pub(super) fn start(
             Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
         }
     };
-    // Before the first thread: they are all to be kept to it.
+    // This comes before the first thread, since it must apply to all of them.
     fence.iter().for_each(|fence| lockdown::close(fence, &warn));
     if foreground {
         warn.never_wait();
     }
-    // In the background the log is elsewhere.
+    // In the background, the log goes to syslog.
     let caller = (!foreground).then(|| warn.clone());
     let log = if foreground { warn } else { Log::syslog(settings.debug).remembering(&warn) };
     if !foreground {
@@ -221,7 +223,7 @@ pub(super) fn start(
     let (shutdown, at_work) = match (begun, ready) {
         (Ok(running), None) => running,
         (Ok(running), Some(ready)) => {
-            // A failure here was told to the caller, who reports it.
+            // The failure was reported to the caller, who prints it.
             if ready.serving().is_err() {
                 return Ok(exit::OS);
             }
@@ -243,11 +245,11 @@ pub(super) fn start(
     Ok(serve_to_the_end(shutdown, at_work, settings, &log))
 }
 
-/// Makes services of what was asked for, with what was changed by hand. `got` is asked, for each address of the service of this number,
-/// for a listener that is there already.
+/// Makes services from their lines, including changes by hand. `got` is asked for an existing listener for
+/// each address of the service with this number.
 ///
 /// # Errors
-/// Ports that cannot be had.
+/// Ports that cannot be bound.
 pub(super) fn prepare(
     services: Vec<(ServiceSpec, Resolved)>,
     kept: &mut Kept,
@@ -275,9 +277,9 @@ pub(super) fn prepare(
     Ok(prepared)
 }
 
-/// What a start in the foreground says on a terminal.
+/// What a start in the foreground prints on a terminal.
 fn greeting(listen: &[ListenSpan], channels: usize) -> String {
-    /// As many addresses as one line has.
+    /// Maximum number of addresses in the line.
     const MOST_LISTED: usize = 8;
     let first: Vec<String> = listen.iter().take(MOST_LISTED).map(ToString::to_string).collect();
     let more = match listen.len().saturating_sub(MOST_LISTED) {
@@ -291,12 +293,12 @@ fn greeting(listen: &[ListenSpan], channels: usize) -> String {
     format!("listening on {}{more}: {services}{}", first.join(", "), counted(channels, "channel"))
 }
 
-/// Serves until the end; the exit code.
+/// Serves until the end. Returns the exit code.
 pub(super) fn serve_to_the_end(shutdown: Shutdown, at_work: AtWork, settings: &ProcessSpec, log: &Log) -> u8 {
     at_work.reporter.begin(log);
     let cause = stop::await_the_end(shutdown, &at_work, settings.drain_timeout, log);
     match (cause, at_work.upgrader.successor()) {
-        // The service goes on: that is no news for those who hear of the service.
+        // The service goes on elsewhere, so this is no news for event programs.
         (Cause::Drained, Some(successor)) => log.tell_again(&Event::Note {
             severity: Severity::Info,
             text: format!("no connection is left here, and process {} serves", successor.as_raw_nonzero()),
@@ -314,7 +316,7 @@ impl Means {
         self.workers
     }
 
-    /// What a process is made with that has these means.
+    /// The parts for a process with these resources.
     pub(super) fn make<'a>(
         &self,
         settings: &'a ProcessSpec,
@@ -340,20 +342,20 @@ impl Means {
     }
 }
 
-/// What the process is made with.
+/// What is needed to assemble the process.
 pub(super) struct Make<'a> {
     pub(super) settings: &'a ProcessSpec,
     pub(super) source: Option<Source>,
     pub(super) options: Options,
     pub(super) hangup: Hangup,
-    /// The access log, if there is to be one.
+    /// The access log, if there is one.
     pub(super) access: Option<OpenedLog>,
 }
 
-/// Starts what serves: signals, workers, the thread that minds channels.
+/// Starts signals, workers and the health thread.
 ///
 /// # Errors
-/// No thread, or no descriptor.
+/// There is no thread or descriptor for it.
 pub(super) fn assemble(
     Make { settings, source, mut options, hangup, access }: Make<'_>,
     clock: Clock,
@@ -396,7 +398,7 @@ pub(super) fn assemble(
     Ok(Assembly { scribe, shutdown, server, minder, names, clock, deadlines, bell, roster })
 }
 
-/// Lets the data plane serve and controllers in.
+/// Starts the data plane and lets controllers in.
 fn run(
     make: Make<'_>,
     prepared: Vec<(Prepared, Vec<LinedGroup>)>,
@@ -410,7 +412,7 @@ fn run(
     Ok(controllers::serve(doors, assembly, origin, keeper, None, log))
 }
 
-/// Begins to keep what operators change. What cannot be kept is no reason not to serve.
+/// Starts to keep what operators change. If that is not possible, balance serves all the same.
 pub(super) fn keep(kept: Kept, Assembly { roster, bell, .. }: &Assembly, log: &Log) -> Keeper {
     let bell = Arc::clone(bell);
     let Some(place) = kept.place else { return Keeper::none(bell) };
@@ -422,7 +424,7 @@ pub(super) fn keep(kept: Kept, Assembly { roster, bell, .. }: &Assembly, log: &L
     })
 }
 
-/// Better said now than found out by clients.
+/// The failure for too low a limit: it is better to say so now than to refuse clients later.
 fn too_few_descriptors(limit: u64, needed: usize, workers: usize, ports: usize) -> Failure {
     let threads = if workers == 1 { "worker" } else { "workers" };
     let (with, fewer) = match ports {
@@ -436,7 +438,7 @@ fn too_few_descriptors(limit: u64, needed: usize, workers: usize, ports: usize) 
     Failure::new(exit::OS, text)
 }
 
-/// What was typed and can be served, but hardly meant.
+/// Warns of settings that are possible but hardly intended.
 fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foreground: bool, warn: &Log) {
     let tell = |text| warn.tell(&Event::Note { severity: Severity::Warning, text });
     if settings.dump && !foreground {
@@ -446,7 +448,7 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         let spec = &service.parts.spec;
         let checks = refused::why_no_programs(spec).into_iter().map(|(_, why)| why);
         for text in checks.chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
-            // It may be there later, so this is no reason not to serve.
+            // The program may be installed later, so this is only a warning.
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }
         if (spec.socket_mode.is_some() || spec.socket_group.is_some())
@@ -461,7 +463,8 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
     if names.peek().is_some() {
         let ports = resolve::service_ports();
         for name in names.map(Name::as_str) {
-            // Once the process has gone, a command meant for it would reach whoever has the port.
+            // After the end of this process, a command meant for it would reach another instance on that
+            // port.
             if let Some(port) = ports.get(name) {
                 tell(format!(
                     "service {name}: this is also the name of port {port}, and when this process has ended, a command for \
@@ -474,7 +477,8 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         let Parts { outgoing, span, table, .. } = &service.parts;
         let sources = ways::missing_sources(outgoing).map(|(text, _)| text);
         let now = outgoing.transparent.then(|| table.lock().snapshot());
-        // What the line says was looked at; what was changed by hand and kept was not.
+        // The channels of the line were checked already, but not those that were changed by hand and
+        // restored.
         let lacks = now.iter().filter_map(|now| ways::transparent_sign(*span, outgoing, now));
         let lacks = lacks.map(|sign| ways::in_words(&sign));
         let unrouted = now.iter().filter_map(|now| ways::unrouted(*span, outgoing, now));

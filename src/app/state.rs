@@ -1,6 +1,8 @@
-//! What operators changed at run time, as lines of a file: one line for each fact, with the line of the service as it was.
+//! The state file's text: what operators changed at run time, one line per fact, together with the line of
+//! the service as it was.
 //!
-//! Knows: how a fact is written and read, and whether the text is whole. Never: files, tables, what becomes of a fact.
+//! Knows: how a fact is written and read, and whether the text is whole. Never: files, tables, what a fact is
+//! used for.
 //! Source: docs/state.md, "The file".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -13,9 +15,9 @@ use crate::config;
 use crate::sched::{Addresses, ChannelId, DecidedMember, GroupId};
 use crate::spec::{Address, AdminState, ChannelManner, Name, Policy, UnixName, Weight};
 
-/// The first word of a file of ours.
+/// The first word of the file.
 const MAGIC: &str = "balance-state";
-/// Another one whenever an older program would misunderstand a file.
+/// The version of the format. It changes whenever an older program would misunderstand a file.
 const FORMAT: &str = "1";
 /// The first word of the last line.
 const CHECKSUM: &str = "crc32";
@@ -26,19 +28,19 @@ pub(super) struct KeptState {
     pub(super) services: Vec<KeptService>,
 }
 
-/// What was changed of one service.
+/// The changes of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeptService {
-    /// Where its line has it listen: this is what it is known by.
+    /// Where its line wants it to listen. This identifies the service.
     pub(super) place: Address,
-    /// The last port of its range, or that of the place.
+    /// The last port of its range; without a range, the same port as in `place`.
     pub(super) last: u16,
-    /// For readers.
+    /// Its name; only for people who read the file.
     pub(super) name: Option<Name>,
     pub(super) facts: Vec<Fact>,
 }
 
-/// What a line and an operator can say of a channel.
+/// The settings of a channel, which a line or an operator can choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) state: AdminState,
@@ -47,58 +49,58 @@ pub(super) struct Setting {
     pub(super) manner: ChannelManner,
 }
 
-/// A host as it was typed and a port.
+/// A host as typed and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: String,
-    /// 0: that which a client came to.
+    /// The port; 0: the port that each client came to.
     pub(super) port: u16,
 }
 
-/// A channel that a line has.
+/// A channel of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LinedChannel {
     pub(super) group: GroupId,
     pub(super) target: Target,
-    /// Of several of one target in the group, which one; counted from 1.
+    /// Its number, from 1, among the channels with this target in the group.
     pub(super) nth: NonZeroU32,
 }
 
-/// Where a channel leads that was created or assigned by hand.
+/// The target of a channel that was created or assigned by hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundTarget {
     pub(super) target: Target,
-    /// What its name meant; never empty.
+    /// The addresses of its name at that time; never empty.
     pub(super) found: Addresses,
 }
 
-/// One thing that is otherwise than the line has it.
+/// One difference from the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
-    /// A group has another policy than its line or `--policy` says.
+    /// A group has a policy other than its line or `--policy` says.
     Policy { group: GroupId, line: Policy, now: Policy },
-    /// A channel of the line has other values, or leads elsewhere.
+    /// A channel of the line has other settings or another target.
     Changed { channel: LinedChannel, line: Setting, now: Setting, moved: Option<FoundTarget> },
-    /// A channel of the line was taken away.
+    /// A channel of the line was removed.
     Removed { channel: LinedChannel, line: Setting },
-    /// A channel that is in no line. `twins`: how many channels of its target the line of its group has.
+    /// A channel that is in no line. `twins`: how many channels with its target the line of its group has.
     Created { group: GroupId, number: ChannelId, twins: u32, now: Setting, to: FoundTarget },
-    /// Something was decided about one of the channels that a word of the line stands for.
+    /// A decision about one of the channels that a name of the line stands for.
     Member { channel: LinedChannel, decided: DecidedMember },
-    /// A network was denied, until then in seconds since 1970. `None`: for good.
+    /// A network was denied, until this time in seconds since 1970. `None`: until `undeny`.
     Denied { net: IpNet, until: Option<u64> },
 }
 
-/// Why a text is no state that can be used.
+/// Why a text cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BadState {
-    /// It is something else.
+    /// It is not a state file.
     Foreign,
-    /// Of this format, which is not known here.
+    /// It has this format, which this version does not know.
     Format(String),
-    /// Its end is missing, or something in it has changed.
+    /// Its end is missing, or something in it was changed.
     Torn,
-    /// This line means nothing, though the text is as it was written.
+    /// This line is not understood, though the checksum is right.
     Line(usize),
 }
 
@@ -117,12 +119,12 @@ impl fmt::Display for BadState {
 }
 
 impl KeptState {
-    /// The whole text of a file.
+    /// The whole text of the file.
     pub(super) fn print(&self) -> String {
         let mut text = format!("{MAGIC} {FORMAT}\n");
         for service in &self.services {
             let name = service.name.as_ref().map_or("-", Name::as_str);
-            // Writing to a string does not fail.
+            // Writing to a String cannot fail.
             let range = if service.last == service.place.port() {
                 String::new()
             } else {
@@ -141,11 +143,11 @@ impl KeptState {
     /// Reads what [`print`](Self::print) has made.
     ///
     /// # Errors
-    /// Anything else.
+    /// The text is anything else.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, BadState> {
         let end = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
         let first = std::str::from_utf8(&bytes[..end]).map_err(|_| BadState::Foreign)?;
-        // One that was cut off in its first line is ours, but for an empty one, which may be anybody's.
+        // A text cut off in its first line is a damaged file of ours. An empty one may be any file.
         if end == bytes.len() && end > 0 && format!("{MAGIC} {FORMAT}").starts_with(first) {
             return Err(BadState::Torn);
         }
@@ -181,7 +183,7 @@ impl KeptState {
     }
 }
 
-/// Where a service listens: `127.0.0.1:80`, `127.0.0.1:80-89`, `unix:/run/x.sock`.
+/// Reads where a service listens: `127.0.0.1:80`, `127.0.0.1:80-89`, `unix:/run/x.sock`.
 fn span(word: &str) -> Option<(Address, u16)> {
     if word.starts_with(UnixName::PREFIX) {
         return Some((word.parse().ok()?, 0));
@@ -192,11 +194,11 @@ fn span(word: &str) -> Option<(Address, u16)> {
         return Some((place, place.port()));
     };
     let (place, last): (Address, u16) = (word[..dash].parse().ok()?, word[dash + 1..].parse().ok()?);
-    // What is written is read, and nothing else.
+    // Only the exact form that is written is accepted.
     (last > place.port() && word[dash + 1..] == last.to_string()).then_some((place, last))
 }
 
-/// The text without its last line, if that is right.
+/// The text without its last line; `None` if the checksum there is wrong.
 fn whole(text: &str) -> Option<&str> {
     let lines = text.strip_suffix('\n')?;
     let at = lines.rfind('\n')? + 1;
@@ -272,7 +274,7 @@ impl fmt::Display for Fact {
     }
 }
 
-/// A state in the file: a channel that was disabled hard is that again.
+/// The state of a channel as a word. It keeps the difference between `Disabled` and `DisabledHard`.
 fn state_name(state: AdminState) -> &'static str {
     match state {
         AdminState::Enabled => "enabled",
@@ -286,7 +288,7 @@ fn state_named(word: &str) -> Option<AdminState> {
     all.into_iter().find(|&state| state_name(state) == word)
 }
 
-/// One word of it, since blanks stand between words.
+/// Escapes blanks, because they separate words.
 fn without_blanks(text: &str) -> String {
     text.replace('%', "%25").replace(' ', "%20")
 }
@@ -295,7 +297,7 @@ fn with_blanks(word: &str) -> String {
     word.replace("%20", " ").replace("%25", "%")
 }
 
-/// The words of a line, taken one after the other.
+/// Reads the words of a line one after the other.
 struct FactWords<'a>(std::str::Split<'a, char>);
 
 impl<'a> FactWords<'a> {
@@ -303,12 +305,12 @@ impl<'a> FactWords<'a> {
         self.0.next()
     }
 
-    /// This word has to be next.
+    /// Takes the next word, which must be this one.
     fn pass(&mut self, word: &str) -> Option<()> {
         (self.take()? == word).then_some(())
     }
 
-    /// No more than digits: what is written is read, and nothing else.
+    /// Takes a number. Only the exact form that is written is accepted, without sign or leading zeros.
     fn number(&mut self) -> Option<u32> {
         let word = self.take()?;
         let number: u32 = word.parse().ok()?;
@@ -334,7 +336,7 @@ impl<'a> FactWords<'a> {
             self.pass("options")?;
             let word = self.take()?;
             let manner = config::read_manner(&with_blanks(word)).ok()?;
-            // What is written is read, and nothing else.
+            // Only the exact form that is written is accepted.
             Some(manner).filter(|manner| without_blanks(&config::print_manner(manner)) == word)?
         } else {
             ChannelManner::default()

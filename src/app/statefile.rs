@@ -1,10 +1,11 @@
-//! The file of `--state`: found, read once, replaced as a whole, set aside if it is bad, and kept to one instance.
+//! The file of `--state`: read once, replaced as a whole, renamed if it is bad, and locked for one instance.
 //!
-//! Knows: names in a directory, locks, what must be on disk before what. Never: what the text means, when it is written.
+//! Knows: names in a directory, locks, what must be on disk before what. Never: what the text means, when it
+//! is written.
 //! Source: docs/state.md, "The file".
 //!
-//! No name is followed as a link, and each is looked up in its directory anew: the directory may be another one by now.
-//! `FILE.lock` is locked by the instance that writes FILE; a lock on FILE itself would be a lock on what it was.
+//! Links are never followed, and the directory is opened anew each time, since it may be another one by now.
+//! The instance that writes FILE locks `FILE.lock`, because FILE itself is replaced at each write.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
@@ -20,51 +21,51 @@ use rustix::io::Errno;
 
 use super::state::KeptState;
 
-/// The largest file that is read, in bytes: half a million changes.
+/// Maximum size of a file in bytes, enough for half a million changes.
 const LARGEST: u64 = 64 << 20;
-/// Between two tries to lock.
+/// The pause between two attempts to lock.
 const RETRY: Duration = Duration::from_millis(5);
-/// Owner and nobody else: it says which servers there are.
+/// Mode of the file: it names servers, so only its owner may read it.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// What stands between the name and what makes a temporary one unforeseeable.
+/// Stands in a temporary name between the name and the random part.
 const TEMPORARY: &str = ".tmp-";
-/// What a link is called.
+/// A symbolic link, in messages.
 const SYMLINK: &str = "a symbolic link";
-/// Digits of that.
+/// Number of hexadecimal digits of the random part.
 const DIGITS: usize = 16;
 
-/// What a name in a directory was at some time.
+/// Identifies the file that a name meant at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Inode {
     device: u64,
     number: u64,
 }
 
-/// A file, and whether it is ours to write.
+/// The state file, and whether we may write it.
 #[derive(Debug)]
 pub(super) struct StateFile {
     directory: PathBuf,
     name: String,
     lock: Option<OwnedFd>,
-    /// There may be one that nobody has read: it is set aside, and not replaced.
+    /// Whether there may be a file that nobody has read. It is renamed instead of replaced.
     is_unread: bool,
-    /// What was written or read last.
+    /// The file that was written or read last.
     known: Option<Inode>,
 }
 
-/// Why a file cannot be written.
+/// Why the file cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateFileError {
-    /// Another instance does.
+    /// Another instance writes it.
     #[error("another instance keeps its state there and has locked {}", .0.display())]
     Busy(PathBuf),
-    /// What is there is no file, and is not touched.
+    /// There is something that is not a regular file; it is left as it is.
     #[error("it is {kind}, not a file{advice}", kind = .0, advice = if *.0 == SYMLINK { "; name the file itself" } else { "" })]
     NoFile(&'static str),
-    /// The path names nothing that can be in a directory.
+    /// The path has no file name.
     #[error("it names no file")]
     NoName,
-    /// The system says why.
+    /// A system call failed.
     #[error("{act}: {source}")]
     Io {
         /// What was tried.
@@ -82,14 +83,14 @@ fn failed(act: impl Into<String>) -> impl FnOnce(Errno) -> StateFileError {
 pub(super) enum StoredState {
     /// There is no file yet.
     Nothing,
-    /// One that is whole, and its text.
+    /// A valid file, and its text.
     State(KeptState, String),
-    /// One that is of no use: why, and where it is now.
+    /// A file that cannot be used: why, and where it is now.
     Bad(String),
 }
 
 impl StateFile {
-    /// Looks at nothing yet. `directory`: what a path is relative to.
+    /// A state file at this path; nothing is opened yet. `directory`: the one that the path is relative to.
     ///
     /// # Errors
     /// `NoName`.
@@ -110,10 +111,11 @@ impl StateFile {
         format!("{}{end}", self.name)
     }
 
-    /// Locks and reads it. One that is of no use is renamed to `FILE.bad`. Waits so long for an instance that is about to end.
+    /// Locks and reads the file. A file that cannot be used is renamed to `FILE.bad`. Waits for at most
+    /// `patience` for an instance that is about to end.
     ///
     /// # Errors
-    /// It is another instance's, or neither that nor what is in it can be found out. It is as it was then.
+    /// Another instance uses the file, or it cannot be locked or read. Then it is unchanged.
     pub(super) fn take(&mut self, patience: Duration) -> Result<StoredState, StateFileError> {
         let directory = self.open_directory()?;
         let end = Instant::now() + patience;
@@ -144,11 +146,11 @@ impl StateFile {
         Ok(StoredState::Bad(format!("{why}; it is now {}", bad.display())))
     }
 
-    /// Locks the file of the process before this one. What stands there is of no more use, since this process knows it, but for what
-    /// no process like this one has written.
+    /// Locks the file of the predecessor. Its contents are not needed, since this process knows them, unless
+    /// another program has written it.
     ///
     /// # Errors
-    /// `Busy`: that process still has it. Or else as for [`take`](Self::take).
+    /// `Busy`: the predecessor still uses it. Else as for [`take`](Self::take).
     pub(super) fn inherit(&mut self) -> Result<(), StateFileError> {
         let directory = self.open_directory()?;
         self.lock(&directory)?;
@@ -161,13 +163,13 @@ impl StateFile {
         Ok(())
     }
 
-    /// What stands there, whoever has it. `None`: nothing that is of use.
+    /// Reads the file without locking it. `None`: there is nothing that can be used.
     pub(super) fn peek(&self) -> Option<KeptState> {
         let bytes = self.look_at(&self.open_directory().ok()?).ok()??;
         KeptState::parse(&bytes).ok()
     }
 
-    /// What would be wrong with it, without changing anything. `None`: nothing.
+    /// Why the file could not be used; changes nothing. `None`: it could.
     pub(super) fn why_not(&self) -> Option<String> {
         let directory = match self.open_directory() {
             Ok(directory) => directory,
@@ -188,17 +190,17 @@ impl StateFile {
         }
     }
 
-    /// Puts this text in its place: once this is back without an error it stays there, whatever happens to the machine, and
-    /// until then what was there does. Answers what is to be told of a file that nobody had read.
+    /// Replaces the file with this text. When this returns without an error, the text survives even a power
+    /// failure; before that, the old file does. Returns a message about a file that nobody had read.
     ///
     /// # Errors
-    /// It could not be written, or may not.
+    /// The file could not be written, or must not be.
     pub(super) fn write(&mut self, text: &str) -> Result<Option<String>, StateFileError> {
         let directory = self.open_directory()?;
         if !self.is_locked(&directory) {
             self.lock = None;
             self.lock(&directory)?;
-            // It may have been another's meanwhile.
+            // Another instance may have used it meanwhile.
             self.is_unread |= self.inode(&directory, &self.name) != self.known;
         }
         let kind = match rustix::fs::statat(&directory, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
@@ -228,22 +230,23 @@ impl StateFile {
                 return Err(error);
             }
         }
-        // Not before this is it certain that the new name outlives a power failure.
+        // Only after this is it certain that the new name survives a power failure.
         rustix::fs::fsync(&directory).map_err(failed("write the directory to disk"))?;
         Ok(told)
     }
 
-    /// Is what was written or read last still there?
+    /// Is the file that was written or read last still there?
     pub(super) fn is_there(&self) -> bool {
         let Ok(directory) = self.open_directory() else { return false };
         self.known.is_some() && self.inode(&directory, &self.name) == self.known
     }
 
-    /// Leaves it to another instance. Not done when this is dropped: a process that went to the background drops its copy and
-    /// the lock is the other one's.
+    /// Releases the file for another instance. Dropping does not release it: when a process goes to the
+    /// background, the parent drops its copy, and the lock belongs to the child.
     pub(super) fn release(&mut self) {
         if let Some(lock) = self.lock.take() {
-            // A copy of the descriptor may be in a child that has not become its program yet.
+            // A child that has not yet executed its program may have a copy of the descriptor, so closing
+            // ours is not enough.
             let _ = flock(&lock, FlockOperation::Unlock);
         }
     }
@@ -268,7 +271,7 @@ impl StateFile {
         let name = self.beside(".lock");
         let path = self.directory.join(&name);
         let act = || format!("lock {}", path.display());
-        // A fifo would let us wait for its other end.
+        // Without NONBLOCK, opening a fifo would wait.
         let flags = OFlags::RDWR
             | OFlags::CREATE
             | OFlags::NOFOLLOW
@@ -289,12 +292,12 @@ impl StateFile {
         if self.is_locked(directory) {
             return Ok(());
         }
-        // Somebody has taken the name away since it was opened: whose lock counts is open.
+        // The lock file was replaced since it was opened, so our lock does not count.
         self.lock = None;
         Err(StateFileError::Busy(path))
     }
 
-    /// Do we hold the lock that others meet?
+    /// Do we hold the lock that others would see?
     fn is_locked(&self, directory: &OwnedFd) -> bool {
         let ours = self.lock.as_ref().and_then(|lock| inode_of(&rustix::fs::fstat(lock)));
         ours.is_some() && ours == self.inode(directory, &self.beside(".lock"))
@@ -304,7 +307,7 @@ impl StateFile {
         inode_of(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// Its bytes; `None`: there is no file.
+    /// Reads the file; `None`: there is none.
     fn read(&mut self, directory: &OwnedFd) -> Result<Option<Vec<u8>>, Unreadable> {
         let bytes = self.look_at(directory)?;
         self.known = bytes.as_ref().and_then(|_| self.inode(directory, &self.name));
@@ -319,7 +322,7 @@ impl StateFile {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Unreadable::because(errno)),
         };
-        // Before it is opened: to open a device may do something.
+        // This is checked before opening, because opening a device may have an effect.
         if let Some(kind) = no_file(FileType::from_raw_mode(stat.st_mode)) {
             return Err(Unreadable::NoFile(kind));
         }
@@ -333,7 +336,7 @@ impl StateFile {
             .is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode).intersects(others));
         let is_trusted = [0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid);
         if is_shared && !is_trusted {
-            // In such a directory anybody may have put it there, and it says where clients go.
+            // In such a directory every user could have put it there, and it decides where clients go.
             let why = format!(
                 "it belongs to another user (uid {}), in a directory that others can write",
                 stat.st_uid
@@ -349,7 +352,7 @@ impl StateFile {
         Ok(Some(bytes))
     }
 
-    /// Renames it to `FILE.bad`, in place of an older one.
+    /// Renames the file to `FILE.bad`, replacing an older one.
     fn set_aside(&mut self, directory: &OwnedFd) -> Result<PathBuf, StateFileError> {
         let bad = self.beside(".bad");
         rustix::fs::renameat(directory, self.name.as_str(), directory, bad.as_str())
@@ -358,7 +361,8 @@ impl StateFile {
         Ok(self.directory.join(bad))
     }
 
-    /// Takes away what an instance has left that was killed while it wrote. We hold the lock: nobody is writing.
+    /// Removes temporary files of instances that were killed while they wrote. We hold the lock, so nobody is
+    /// writing now.
     fn sweep(&self, directory: &OwnedFd) {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         let begin = self.beside(TEMPORARY);
@@ -374,7 +378,7 @@ impl StateFile {
     }
 }
 
-/// Why there are no bytes of it.
+/// Why the file could not be read.
 enum Unreadable {
     NoFile(&'static str),
     Because(String),
@@ -386,7 +390,7 @@ impl Unreadable {
     }
 }
 
-/// What it is if it is no plain file.
+/// What it is, in words; `None`: a regular file.
 fn no_file(kind: FileType) -> Option<&'static str> {
     Some(match kind {
         FileType::RegularFile => return None,

@@ -1,6 +1,7 @@
-//! From the start to the end: the main thread waits for signals, and for the time when what drains is to be closed.
+//! From the start to the end: the main thread waits for signals, and for the end of the time for draining.
 //!
-//! Knows: what each signal asks for, how long draining may take. Never: how a port is freed, what a connection misses.
+//! Knows: what each signal asks for, how long draining may take. Never: how a port is freed, what a
+//! connection misses.
 //! Source: docs/stop.md.
 
 use std::time::Duration;
@@ -16,16 +17,17 @@ use crate::process::{Cause, Shutdown};
 use crate::sched::End;
 use crate::sys::clock::OwnTime;
 
-/// As long as this the time of what drains is waited for at once. A pause of the process costs what drains no more of its time.
+/// The longest single wait. A pause of the process costs those who drain at most this much of their time.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// What the end takes at most when all have gone: the last lines of logs, the state file, programs that hear of it.
+/// How long the end takes at most after all connections have gone: last log lines, state file, event
+/// programs.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Why SIGUSR1 does nothing.
 const NO_LOG: &str = "there is no log file to reopen";
-/// Between two looks whether the process before has sent all.
+/// How often to check whether the predecessor has sent everything.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Waits until nothing is left to serve, or a signal or the time says that it is over.
+/// Waits until nothing is left to serve, or a signal or the time ends it.
 pub(super) fn await_the_end(
     mut shutdown: Shutdown,
     at_work: &AtWork,
@@ -33,12 +35,13 @@ pub(super) fn await_the_end(
     log: &Log,
 ) -> Cause {
     let clock = at_work.clock;
-    // Draining goes by this thread's own time: after a pause those who could not go on meanwhile have what they had left.
+    // Draining uses this thread's own time. So after a pause of the process, connections that could not go on
+    // still have the time they had left.
     let mut own = OwnTime::at(clock.now());
     let mut draining: Vec<Draining> = Vec::new();
     let mut until = None;
     let (mut deferred, mut is_succeeded) = (None, false);
-    // It drains since the process before has said so.
+    // Whether it drains because the predecessor said so.
     let mut is_echo = false;
     loop {
         let now = own.reading(clock.now());
@@ -55,7 +58,7 @@ pub(super) fn await_the_end(
         }
         let is_free = !upgrader.is_under_way() && !upgrader.is_receiving();
         if is_free && let Some(asked) = upgrader.take_inherited() {
-            // Both processes may have been told the same.
+            // Both processes may have received the same signal.
             let is_known = asked == EndAsked::Drain && until.is_some();
             is_echo |= !is_known;
             deferred = strongest(deferred, Some(cause_of(asked)).filter(|_| !is_known));
@@ -70,7 +73,7 @@ pub(super) fn await_the_end(
         let now = own.waited(asked, clock.now());
         if cause == Cause::Reopen {
             match upgrader.successor() {
-                // Whoever tells the process that was there means the one that is there now.
+                // A signal to the old process is meant for the new one.
                 Some(successor) => _ = kill_process(successor, Signal::USR1),
                 None if at_work.writes_log() => {}
                 None => log.tell(&Event::SignalIgnored { signal: "USR1".into(), why: NO_LOG }),
@@ -82,21 +85,21 @@ pub(super) fn await_the_end(
             at_work.reopen_soon();
         }
         let cause = match cause {
-            // It has heard of that itself, or is no process that anybody could pass something on to.
+            // It drains already, or has no predecessor that could have passed this on.
             Cause::DrainToo if until.is_some() || !upgrader.is_heir() => continue,
             Cause::DrainToo => {
                 is_echo = true;
                 Cause::Drain
             }
-            // The first of its own, if both were told.
+            // If both processes were told, this is the first signal to this one, and not the second.
             Cause::Drain if until.is_some() && std::mem::take(&mut is_echo) => continue,
             cause => cause,
         };
         if let Some(successor) = upgrader.successor() {
-            // Whoever tells the process that was there means the one that is there now.
+            // A signal to the old process is meant for the new one.
             let meant = match cause {
                 Cause::Reload => Some(Signal::HUP),
-                // Unless it was known in time to be said with all the rest.
+                // Not if the successor was already told together with everything else.
                 Cause::Drain if !is_succeeded && !upgrader.has_told(EndAsked::Drain) => Some(Signal::URG),
                 Cause::Signal if !is_succeeded && !upgrader.has_told(EndAsked::AtOnce) => Some(Signal::INT),
                 _ => None,
@@ -115,7 +118,7 @@ pub(super) fn await_the_end(
                 _ => {}
             }
         } else if upgrader.is_under_way() {
-            // A second SIGTERM means at once, also where nobody had the time to act on the first.
+            // A second SIGTERM means at once, even if nothing has been done about the first yet.
             let is_second = cause == Cause::Drain && (deferred == Some(Cause::Drain) || until.is_some());
             let cause = if is_second { Cause::Signal } else { cause };
             match cause {
@@ -135,7 +138,7 @@ pub(super) fn await_the_end(
             let is_second = cause == Cause::Drain && (until.is_some() || patience.is_zero());
             match cause {
                 _ if cause == Cause::Signal || is_second => {
-                    // Otherwise the process before would serve again.
+                    // Otherwise the predecessor would serve again.
                     upgrader.end_predecessor();
                     return Cause::Signal;
                 }
@@ -143,7 +146,7 @@ pub(super) fn await_the_end(
                     deferred = strongest(deferred, Some(cause));
                     continue;
                 }
-                // Clients are about to come, and whoever has sent them has to hear that they have.
+                // Clients are about to come, and the predecessor must hear that they have arrived.
                 Cause::Drained => continue,
                 _ => {}
             }
@@ -162,11 +165,11 @@ pub(super) fn await_the_end(
                 until = Some(own.reading(clock.now()) + patience);
             }
             Cause::Drained if until.is_some() && !at_work.serves() => return cause,
-            // Somebody may have been started since, or be about to be.
+            // A service may have been started since, or is about to be.
             Cause::Drained if until.is_none() && at_work.roster.is_over() => return cause,
             Cause::Reload if until.is_none() => {
                 at_work.bring_names_back();
-                // A log that was opened again may be all that was wanted.
+                // Opening the log again may be all that was wanted.
                 if !at_work.writes_log() || at_work.roster.has_file() {
                     at_work.roster.reload_soon();
                 }
@@ -199,12 +202,12 @@ fn cause_of(asked: EndAsked) -> Cause {
     }
 }
 
-/// The strongest word counts.
+/// The strongest of two requests.
 fn strongest(one: Option<Cause>, other: Option<Cause>) -> Option<Cause> {
     [one, other].into_iter().flatten().max_by_key(|&cause| strength(cause))
 }
 
-/// Of several things that were asked for, which one counts.
+/// The rank of a request among several.
 fn strength(cause: Cause) -> u8 {
     match cause {
         Cause::Signal => 3,

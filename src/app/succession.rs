@@ -1,7 +1,7 @@
-//! Taking everything over from another process, as the process does it that comes.
+//! Takes everything over from another process; this is the side of the new process.
 //!
-//! Knows: what each deed of the hand-over means here. Never: the order of the deeds (`handover::successor`), how a connection is
-//! taken in.
+//! Knows: what each deed of the hand-over means here. Never: the order of the deeds (`handover::successor`),
+//! how a connection is taken over.
 //! Source: docs/upgrade.md.
 
 use std::collections::HashMap;
@@ -42,10 +42,10 @@ use crate::spec::{Address, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
 
-/// Takes over, and serves until the end; the exit code.
+/// Takes over and serves until the end. Returns the exit code.
 ///
 /// # Errors
-/// This process cannot serve. The one before goes on, if it lives.
+/// This process cannot serve. The predecessor goes on, if it is alive.
 pub(super) fn start(
     settings: &ProcessSpec,
     services: Vec<(ServiceSpec, Resolved)>,
@@ -81,7 +81,7 @@ pub(super) fn start(
     let make = means.make(settings, source, start::seed(), &log, access);
     let assembly = start::assemble(make, clock, &log).map_err(os)?;
     if !foreground {
-        // As a process in the background: it must not keep a file system busy.
+        // Like a process in the background: it must not keep a file system busy.
         let _ = std::env::set_current_dir("/");
     }
     process::forbid_core_files();
@@ -103,7 +103,7 @@ pub(super) fn start(
     Ok(start::serve_to_the_end(shutdown, at_work, settings, &log))
 }
 
-/// Of each service that is offered, where that one is which it becomes.
+/// For each offered service, the address of the service that it becomes here, if any.
 fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Vec<Option<Address>> {
     let now: Vec<ListenSpan> = offered.iter().map(span_of).collect();
     let wanted: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
@@ -114,7 +114,7 @@ fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Ve
     heirs
 }
 
-/// The service manager may keep listeners of the process before that nobody serves any more.
+/// Tells the service manager to drop listeners of the predecessor that nobody serves any more.
 fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
     let Some(served) = at_work.roster.listeners() else { return };
     let is_served = |at: &Address| served.iter().any(|(served, _)| served == at);
@@ -122,7 +122,7 @@ fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
     gone.filter_map(|at| at.net()).for_each(process::forget_listener);
 }
 
-/// A process that serves, and who is to be told to take connections over, by which stream.
+/// A serving process, and the channel that starts taking connections over from the given stream.
 type Serving = (Shutdown, AtWork, SyncSender<(HandoverStream, Successor)>);
 
 /// The part of the hand-over until this process serves.
@@ -136,7 +136,7 @@ struct Taking<'a> {
     assembly: Option<Assembly>,
     log: Log,
     means: Means,
-    /// Of each service that is offered, where that one is which it becomes here, if it is served here.
+    /// For each offered service, the address of the service that it becomes here, if it is served here.
     heirs: Vec<Option<Address>>,
 }
 
@@ -158,7 +158,7 @@ impl Taking<'_> {
                         };
                         deeds.extend(heir.machine.learn(news));
                         if is_serving && let Some((shutdown, at_work, begin)) = served.take() {
-                            // It waits for that.
+                            // The thread waits for this.
                             let _ = begin.send((stream, heir.machine.clone()));
                             return Ok((shutdown, at_work));
                         }
@@ -171,7 +171,7 @@ impl Taking<'_> {
                         let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.message.clone());
                         match result {
                             Ok(one) => served = Some(one),
-                            // The doors may be open: what came in by them goes with this process.
+                            // Clients may have come in already; they go with this process.
                             Err(failure) => self
                                 .log
                                 .tell(&Event::Note { severity: Severity::Error, text: failure.message }),
@@ -226,11 +226,11 @@ impl Taking<'_> {
         }
     }
 
-    /// With all that the process before knows.
+    /// Serves with the whole state of the predecessor.
     fn serve(&mut self, heir: &mut Heir, go: Go) -> Result<Serving, Failure> {
         let mut wanted = self.services.take().unwrap_or_default();
         let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
-        // What an operator has stopped since it was offered stays so.
+        // A service that an operator has stopped since the offer stays stopped.
         let stopped = go.services.iter().zip(&self.heirs).filter(|(record, _)| record.killed);
         let stopped: Vec<Address> = stopped.filter_map(|(_, heir)| *heir).collect();
         wanted.retain(|(_, found)| !stopped.contains(&found.place()));
@@ -238,7 +238,7 @@ impl Taking<'_> {
             return Err(self.failed("no service takes clients any more"));
         }
         assembly.server.number_above(go.next_id);
-        // Nobody comes in until all that is known holds.
+        // No client is accepted until all of the state is in force.
         assembly.server.hold_doors();
         let mut numbers = Vec::new();
         let mut legacies = Vec::new();
@@ -267,7 +267,7 @@ impl Taking<'_> {
             legacies.push(Legacy { offered, record, listeners, owner: owners[number] });
         }
         let is_alone = wanted.len() == 1 && legacies.len() == 1;
-        // They were read a moment ago, and clients wait.
+        // They were read a moment ago, and clients wait, so they are not read again.
         let lists: Vec<Lists> = wanted.iter().map(|(_, found)| found.lists.clone()).collect();
         let inherited = assembly.roster.inherit(legacies, is_alone, &lists, |at, tables| {
             let service = numbers[at];
@@ -289,14 +289,14 @@ impl Taking<'_> {
         });
         let server = assembly.server.clone();
         let clock = assembly.clock;
-        // All that was changed by hand came with the tables.
+        // The changes by hand came with the tables, so they are not restored from the state file.
         let kept = std::mem::take(&mut self.kept);
         let from = Some(Arc::clone(&inheritance));
         let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, from)?;
         forget_listeners(&heir.offer.services, &at_work);
         let (log, done, doors) = (self.log.clone(), shutdown.notifier(), server.clone());
         let incoming = Incoming { server, clock, services, held, inheritance, log, done, batch: None };
-        // Before anybody comes in: what is missing for it is missing for good.
+        // This comes before any client: if it failed later, the connections could not be taken over any more.
         let begin = incoming
             .take_in()
             .map_err(|e| self.failed(&format!("cannot start a thread to take connections over: {e}")))?;
@@ -306,7 +306,7 @@ impl Taking<'_> {
         Ok((shutdown, at_work, begin))
     }
 
-    /// With the listeners of the process before, and nothing else of it.
+    /// Serves with the predecessor's listeners, and nothing else of its state.
     fn serve_afresh(&mut self, heir: &mut Heir) -> Result<Serving, Failure> {
         let wanted = self.services.take().unwrap_or_default();
         let Some(assembly) = self.assembly.take() else { return Err(self.failed("it was begun already")) };
@@ -320,7 +320,7 @@ impl Taking<'_> {
         kept.tell(&self.log);
         let (shutdown, at_work) = self.let_controllers_in(heir, assembly, kept, None)?;
         heir.let_go();
-        // Nothing comes.
+        // No connections will come.
         let (begin, _) = sync_channel(1);
         Ok((shutdown, at_work, begin))
     }
@@ -353,12 +353,12 @@ impl Taking<'_> {
     }
 }
 
-/// A batch that came.
+/// A batch of connections that was received.
 struct Batched {
     batch: Batch,
     attached: Vec<u8>,
     descriptors: Result<Vec<OwnedFd>, DescriptorsLost>,
-    /// What was made of it.
+    /// The connections made from it.
     arriving: Vec<Arriving>,
 }
 
@@ -367,18 +367,19 @@ struct Incoming {
     server: Server,
     clock: Clock,
     services: HashMap<usize, (Running, SharedTable)>,
-    /// The slots of connections that the process before still has.
+    /// Slots of connections that the predecessor still has.
     held: HashMap<(usize, ChannelKey), HeldSlots>,
     inheritance: Arc<Inheritance>,
     log: Log,
-    /// Told when nothing is to be expected any more.
+    /// Notified when no more connections will come.
     done: Notifier,
-    /// That came, and was not yet told to be ours.
+    /// A received batch that is not ours yet.
     batch: Option<Batched>,
 }
 
 impl Incoming {
-    /// On a thread of its own, from when it is told until nothing is to be expected any more.
+    /// Starts the thread that takes connections over. It begins when it gets the stream, and ends when no
+    /// more connections will come.
     ///
     /// # Errors
     /// There is no thread for it.
@@ -387,7 +388,7 @@ impl Incoming {
         let work = move || {
             match begun.recv() {
                 Ok((stream, mut machine)) => self.run(stream, &mut machine),
-                // The process before has ended already.
+                // The predecessor has ended already.
                 Err(_) => self.settle(Settlement::Ended, &Done::default()),
             }
             self.inheritance.is_coming.store(false, Ordering::SeqCst);
@@ -437,7 +438,7 @@ impl Incoming {
                     SuccessorDeed::Trim => self.trim(&left),
                     SuccessorDeed::Settle(how) => self.settle(how, &done),
                     SuccessorDeed::End(why) => {
-                        // It serves, so it goes on with what it has.
+                        // This process serves, so it goes on with what it has.
                         let text = format!("upgrade: cannot understand the old process: {why}");
                         self.log.tell(&Event::Note { severity: Severity::Error, text });
                         self.settle(Settlement::Ended, &done);
@@ -450,7 +451,7 @@ impl Incoming {
         }
     }
 
-    /// Reserves what a batch needs, and sees whether all of it makes sense.
+    /// Reserves descriptors for a batch, and checks that it is valid.
     fn check(&mut self) -> Result<(), String> {
         let Some(mut batched) = self.batch.take() else { return Err("there is no batch".to_owned()) };
         let count = batched.batch.connections.len();
@@ -461,7 +462,7 @@ impl Incoming {
         result
     }
 
-    /// Makes connections of what came.
+    /// Makes connections from the received records and descriptors.
     fn unfold(&mut self, batched: &mut Batched, taken: Vec<Reserved>) -> Result<Vec<Arriving>, String> {
         let descriptors = std::mem::replace(&mut batched.descriptors, Ok(Vec::new()));
         let mut descriptors = descriptors.map_err(|e| e.to_string())?.into_iter();
@@ -489,11 +490,12 @@ impl Incoming {
         Ok(arriving)
     }
 
-    /// The batch is ours.
+    /// Takes over the batch.
     fn adopt(&mut self) {
         let Some(mut batched) = self.batch.take() else { return };
         if batched.arriving.is_empty() {
-            // There was no room for all of it, and the process before is dead: one after the other, as long as there is.
+            // There was no room for all of it, and the predecessor is dead. So as many as possible are taken,
+            // one by one.
             let reserved =
                 (0..batched.batch.connections.len()).map_while(|_| self.server.admits(1)?.pop()).collect();
             batched.arriving = self.unfold(&mut batched, reserved).unwrap_or_default();
@@ -508,7 +510,7 @@ impl Incoming {
         self.inheritance.draining.store(left.saturating_sub(count), Ordering::Relaxed);
     }
 
-    /// The process before has so many left.
+    /// Notes how many connections the predecessor still has.
     fn trim(&mut self, left: &[LeftCount]) {
         let mut now: HashMap<(usize, ChannelKey), u32> = HashMap::new();
         for one in left {
@@ -526,7 +528,7 @@ impl Incoming {
         self.services.values().for_each(|(running, _)| running.serve_line());
     }
 
-    /// Nothing comes any more.
+    /// Ends the hand-over: no more connections will come.
     fn settle(&mut self, how: Settlement, done: &Done) {
         for one in &done.counted {
             if let (Some((_, table)), Some(key)) =
@@ -557,7 +559,7 @@ impl Incoming {
             }
         }
         self.held.clear();
-        // What became of clients on their way is asked for when they come in.
+        // Clients that were still being connected are looked after when they arrive.
         self.server.settle();
         self.services.values().for_each(|(running, _)| running.expect_nobody());
         self.serve_lines();

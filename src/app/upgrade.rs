@@ -1,7 +1,7 @@
-//! Handing everything over to another process, as the process does it that is there already.
+//! Hands everything over to another process; this is the side of the old process.
 //!
-//! Knows: when there may be one, what is offered, who is told. Never: what is done in it (`work`), how a connection is let go
-//! of.
+//! Knows: when an upgrade is possible, what is offered, who is told. Never: what is done in it (`work`), how
+//! a connection is let go of.
 //! Source: docs/upgrade.md.
 
 use std::ffi::OsString;
@@ -35,21 +35,21 @@ use crate::sys::program;
 mod means;
 mod work;
 
-/// Between two looks whether what was called off has ended.
+/// How often to check whether a cancelled hand-over has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Why there is no upgrade where the end of this process is a hangup for the next one.
+/// Why there is no upgrade if the end of this process would hang up the terminal of the next one.
 const TERMINAL: &str = "this process is the first one of its terminal, which hangs up when it ends, and that would end the new process, too; \
                         start balance from a shell that stays, under nohup, or in the background (without -f)";
-/// What is said to this process only, by whoever started it.
+/// Environment variables that are meant for this process only.
 const PRIVATE: &[&str] = &["LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
-/// The process that the watchdog is about: the next one is to be it.
+/// The process that the watchdog watches; this becomes the new process.
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UpgradeStage {
     Idle,
     UnderWay,
-    /// This process has a successor.
+    /// The successor serves.
     Over(Pid),
 }
 
@@ -60,9 +60,9 @@ pub(super) struct Upgrader {
     notifier: Notifier,
     stage: Mutex<UpgradeStage>,
     inheritance: OnceLock<Arc<Inheritance>>,
-    /// This process has taken the place of another one.
+    /// Whether this process has replaced another one.
     is_heir: AtomicBool,
-    /// What operators change is kept in a file.
+    /// Whether operators' changes are kept in a file.
     keeps_state: AtomicBool,
 }
 
@@ -85,12 +85,12 @@ impl Upgrader {
         })
     }
 
-    /// The control socket is handed over, too.
+    /// Hands the control socket over, too.
     pub(super) fn attach(&self, control: &Arc<Control>) {
         self.means.attach(control);
     }
 
-    /// So is the port of HTTP.
+    /// Hands the port of HTTP over, too.
     pub(super) fn attach_http(&self, http: &Arc<HttpServer>) {
         self.means.attach_http(http);
     }
@@ -100,7 +100,7 @@ impl Upgrader {
         self.means.http()
     }
 
-    /// This process has come by it.
+    /// Notes what this process has taken over from another one.
     pub(super) fn inherited(&self, inheritance: Arc<Inheritance>) {
         let _ = self.inheritance.set(inheritance);
     }
@@ -115,12 +115,12 @@ impl Upgrader {
         Some(CarriedCount { carried: from.carried.load(Ordering::Relaxed), draining, pid: from.pid })
     }
 
-    /// What the process before was asked to do, if that was not done yet.
+    /// What the predecessor was asked to do and has not done yet.
     pub(super) fn take_inherited(&self) -> Option<EndAsked> {
         self.inheritance.get()?.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The process before is to end at once, too: without this one it would serve again.
+    /// Ends the predecessor at once, too: without this process it would serve again.
     pub(super) fn end_predecessor(&self) {
         if let Some(from) = self.inheritance.get()
             && let Some(pid) = i32::try_from(from.pid).ok().and_then(Pid::from_raw)
@@ -129,7 +129,7 @@ impl Upgrader {
         }
     }
 
-    /// Connections come from the process before.
+    /// Is the predecessor still sending connections?
     pub(super) fn is_receiving(&self) -> bool {
         self.inheritance.get().is_some_and(|from| from.is_coming.load(Ordering::SeqCst))
     }
@@ -142,7 +142,7 @@ impl Upgrader {
         *self.stage() == UpgradeStage::UnderWay
     }
 
-    /// The process that has taken this one's place.
+    /// The process that has replaced this one.
     pub(super) fn successor(&self) -> Option<Pid> {
         match *self.stage() {
             UpgradeStage::Over(pid) => Some(pid),
@@ -150,45 +150,47 @@ impl Upgrader {
         }
     }
 
-    /// Somebody wants this process to stop. What is under way is called off, unless it is too late for that.
+    /// Notes that this process must stop. A hand-over in progress is cancelled, unless it is too late for
+    /// that.
     pub(super) fn cancel(&self, asked: EndAsked) {
         let mut strongest = self.means.asked();
         *strongest = (*strongest).max(Some(asked));
     }
 
-    /// If somebody wants this process to stop: until what is under way has come to its end.
+    /// If this process must stop, waits until the hand-over in progress has ended.
     pub(super) fn await_called_off(&self) {
         while self.is_under_way() && self.means.asked().is_some() {
             thread::sleep(LOOK_AGAIN);
         }
     }
 
-    /// Passes a signal on to the new process, if that serves already and this one still hands over. `false`: it does not.
+    /// Sends a signal to the new process, if that serves already while this one still hands over. `false`:
+    /// there is none.
     pub(super) fn pass_on(&self, signal: Signal) -> bool {
         self.means.receiver().is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
-    /// This process has taken the place of another one.
+    /// Has this process replaced another one?
     pub(super) fn is_heir(&self) -> bool {
         self.is_heir.load(Ordering::SeqCst)
     }
 
-    /// What operators change is kept in a file.
+    /// Notes whether operators' changes are kept in a file.
     pub(super) fn set_keeps_state(&self, keeps: bool) {
         self.keeps_state.store(keeps, Ordering::SeqCst);
     }
 
-    /// This process has taken the place of another one, if only its ports.
+    /// Notes that this process has replaced another one, even if it took only the ports.
     pub(super) fn set_heir(&self) {
         self.is_heir.store(true, Ordering::SeqCst);
     }
 
-    /// Was the successor told of this, or of more?
+    /// Was the successor told of this request, or of a stronger one?
     pub(super) fn has_told(&self, asked: EndAsked) -> bool {
         *self.means.told() >= Some(asked)
     }
 
-    /// The same on a thread of its own. What came of it is told to the log.
+    /// Upgrades on a thread of its own. The result is logged.
     pub(super) fn upgrade_soon(self: &Arc<Self>) {
         let upgrader = Arc::clone(self);
         let spawned = thread::Builder::new().name("upgrade".into()).spawn(move || upgrader.upgrade(None));
@@ -197,13 +199,13 @@ impl Upgrader {
         }
     }
 
-    /// Hands everything over to a new process: of the program at this path, or of this one's. What was handed over, or why
-    /// nothing was.
+    /// Hands everything over to a new process, which runs the program at this path or (`None`) our own.
+    /// Returns what was handed over, or why nothing was.
     pub(super) fn upgrade(&self, path: Option<Vec<u8>>) -> Result<String, String> {
         self.conclude(true, || self.hand_over(path.map(|path| PathBuf::from(OsString::from_vec(path)))))
     }
 
-    /// One hand-over at a time, and one at most that comes to something.
+    /// Runs one hand-over. Only one runs at a time, and after a successful one there is no other.
     fn conclude(
         &self,
         is_told_there: bool,
@@ -220,10 +222,10 @@ impl Upgrader {
             *self.stage() = result.as_ref().map_or(UpgradeStage::Idle, |&(pid, _)| UpgradeStage::Over(pid));
             result.map(|(_, what)| what)
         });
-        // The main thread acts on what came meanwhile.
+        // The main thread acts on requests that came meanwhile.
         self.notifier.drained();
         match &outcome {
-            // The new process has this among its events, in its own words.
+            // The new process logs this event in its own words, so it is not counted again here.
             Ok(what) if is_told_there => {
                 let text = format!("upgrade: {what}");
                 self.means.roster.log().tell_again(&Event::Note { severity: Severity::Notice, text });
@@ -238,7 +240,8 @@ impl Upgrader {
         outcome
     }
 
-    /// Hands the ports over to a process that somebody else has started. What was handed over, or why nothing was.
+    /// Hands the ports over to a process that the operator has started. Returns what was handed over, or why
+    /// nothing was.
     pub(super) fn give(&self, stream: UnixStream, pid: u32) -> Result<String, String> {
         let mut is_offered = false;
         let refusal = stream.try_clone();
@@ -287,7 +290,7 @@ impl Upgrader {
     }
 
     fn hand_over(&self, path: Option<PathBuf>) -> Result<(Pid, String), String> {
-        // Whoever has started with the signal ignored lives on.
+        // A process started with SIGHUP ignored survives the hangup.
         if process::leads_terminal() && !given::ignores(process::HANGUP) {
             return Err(TERMINAL.to_owned());
         }
@@ -303,8 +306,8 @@ impl Upgrader {
         let (ours, theirs) = pair()?;
         let mut stream = HandoverStream::from(ours);
         let mut input = theirs;
-        // From its first moment on it has the listeners, even if this process dies in that moment. An offer that is too large for
-        // that waits until somebody reads it.
+        // The listeners are sent before the start, so that the new process has them even if this one dies. If
+        // the offer is too large for the socket's buffer, it is sent after the start.
         let mut rest = None;
         if work::say_offer(&stream, &offer, &listeners, Duration::ZERO).is_err() {
             let (ours, theirs) = pair()?;
@@ -327,7 +330,7 @@ impl Upgrader {
         Work::new(&self.means, stream, pid, offer, listeners, is_child).run()
     }
 
-    /// What is offered, and the descriptors of it.
+    /// The offer and its descriptors.
     fn offer(&self) -> Result<(Offer, Vec<Arc<OwnedFd>>), String> {
         let no = |e: io::Error| e.to_string();
         let (services, handles, hosts) = self.means.roster.offer();
@@ -343,7 +346,8 @@ impl Upgrader {
         let mut descriptors = Vec::new();
         for handle in handles {
             let listener = handle.socket().ok_or("a service has just stopped")?;
-            // Not a duplicate: of many ports there is no room for as many descriptors more.
+            // The descriptor is shared, not duplicated: for many ports, there would not be enough
+            // descriptors.
             descriptors.push(listener);
         }
         let control = match self.means.control() {

@@ -1,6 +1,6 @@
-//! Looks again at what `--transparent` lacks when channels of a service have changed.
+//! Checks again what `--transparent` lacks after channels of a service have changed.
 //!
-//! Knows: when it is looked, what was told before. Never: rules, routes, who has changed what.
+//! Knows: when to check, what was logged before. Never: rules, routes, who has changed what.
 //! Source: docs/transparent.md.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,15 @@ use crate::sched::SharedTable;
 use crate::spec::ListenSpan;
 use crate::sys::Clock;
 
-/// Looks again, when channels have changed, at what a service with `--transparent` lacks, and tells it once.
+/// Checks what a service with `--transparent` lacks when its channels have changed, and logs each result
+/// once.
 pub(super) struct WayWatch {
     written: Arc<RwLock<Written>>,
     table: SharedTable,
     listen: ListenSpan,
     log: Log,
     clock: Clock,
-    /// Somebody is about to look.
+    /// Whether a check is about to begin.
     is_asked: AtomicBool,
     told: Mutex<Option<String>>,
 }
@@ -40,7 +41,8 @@ impl WayWatch {
         })
     }
 
-    /// Somebody may have changed channels. On a thread of its own: of many channels it takes a while.
+    /// Call this when channels may have changed. The check runs on a thread of its own, since it takes a
+    /// while with many channels.
     pub(super) fn changed(self: &Arc<Self>) {
         if !self.written.read().unwrap_or_else(PoisonError::into_inner).spec.transparent
             || self.is_asked.swap(true, Ordering::SeqCst)

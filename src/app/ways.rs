@@ -1,6 +1,8 @@
-//! Where connections to channels come from (`-B`, `--transparent`), and whether this host can do that; for what is missing, the commands.
+//! Source addresses of connections to channels (`-B`, `--transparent`): whether this host can use them, and
+//! the commands for what is missing.
 //!
-//! Knows: addresses of ours and of servers, which rules and routes bring replies back. Never: clients, how a connection is made.
+//! Knows: our addresses and those of servers, which rules and routes bring replies back. Never: clients, how
+//! a connection is made.
 //! Source: docs/transparent.md.
 
 use std::collections::BTreeSet;
@@ -13,16 +15,17 @@ use crate::sched::{Addresses, Snapshot};
 use crate::spec::{ListenSpan, ServiceSpec};
 use crate::sys::{Outgoing, may_come_from, transparent};
 
-/// The packet mark, and the number of the routing table, that the printed commands use: no well-known program has it.
+/// The packet mark and the number of the routing table in the printed commands. No well-known program uses
+/// them.
 const MARK: u32 = 0xba1;
-/// As many servers are named.
+/// Maximum number of servers named in a message.
 const MOST_NAMED: usize = 4;
-/// So many servers are looked at.
+/// Maximum number of servers that are checked.
 const MOST_SERVERS: usize = 1_000;
 const NO_CAPABILITY: &str = "--transparent needs CAP_NET_ADMIN: start balance as root (with --user it keeps this one), or with \
                              AmbientCapabilities=CAP_NET_ADMIN in its unit";
 
-/// A server that connections are made to, for clients.
+/// A server to which connections are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct WayTarget {
     ip: IpAddr,
@@ -30,7 +33,7 @@ struct WayTarget {
     last_port: u16,
 }
 
-/// The servers behind these addresses of a service that listens on this span. Unix sockets are none.
+/// The servers at these addresses, for a service that listens on this span. Unix sockets are left out.
 fn servers<'a>(channels: impl Iterator<Item = &'a Addresses>, span: ListenSpan) -> BTreeSet<WayTarget> {
     let mut servers = BTreeSet::new();
     for addresses in channels {
@@ -42,7 +45,7 @@ fn servers<'a>(channels: impl Iterator<Item = &'a Addresses>, span: ListenSpan) 
                 0 => span.ports().into_inner(),
                 port => (port, port),
             };
-            // The kernel takes the unspecified address of a target for the loopback one.
+            // As a target, the kernel takes the unspecified address for the loopback address.
             let ip = match address.ip().to_canonical() {
                 IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
                 IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -54,7 +57,8 @@ fn servers<'a>(channels: impl Iterator<Item = &'a Addresses>, span: ListenSpan) 
     servers
 }
 
-/// Why services with `--transparent` could not serve, if so. `anybody`: one who may lack the power of the process that is to serve asks.
+/// Why services with `--transparent` could not serve; `None`: they could. `anybody`: the caller may lack
+/// privileges that the serving process will have.
 pub(super) fn refused<'a>(
     services: impl Iterator<Item = (&'a ServiceSpec, &'a Resolved)>,
     anybody: bool,
@@ -81,7 +85,7 @@ pub(super) fn refused<'a>(
     Some(Failure::new(exit::OS, text))
 }
 
-/// What there is to say of a service that is served.
+/// The problem of a running service, if it has the option.
 pub(super) fn transparent_sign(listen: ListenSpan, outgoing: &Outgoing, now: &Snapshot) -> Option<WaySign> {
     if !outgoing.transparent {
         return None;
@@ -89,7 +93,7 @@ pub(super) fn transparent_sign(listen: ListenSpan, outgoing: &Outgoing, now: &Sn
     lacking(listen, now)
 }
 
-/// The same of one that has the option.
+/// The same for a service that has the option.
 pub(super) fn lacking(listen: ListenSpan, now: &Snapshot) -> Option<WaySign> {
     let channels = now.groups.iter().flat_map(|group| &group.channels);
     let (found, cure) = match missing(&servers(channels.map(|channel| &channel.addresses), listen)) {
@@ -106,12 +110,13 @@ pub(super) fn lacking(listen: ListenSpan, now: &Snapshot) -> Option<WaySign> {
     Some(WaySign { listen, found, why, cure, is_broken: true })
 }
 
-/// What a log says of that.
+/// The problem as a log message.
 pub(super) fn in_words(sign: &WaySign) -> String {
     format!("--transparent: {}; type: {}", sign.found, sign.cure)
 }
 
-/// Servers of a service with `--transparent` to which there is no way now, so that nobody knows which way their replies come.
+/// A message about servers of a service with `--transparent` to which there is no route now. It is not known
+/// which way their replies would come.
 pub(super) fn unrouted(listen: ListenSpan, outgoing: &Outgoing, now: &Snapshot) -> Option<String> {
     if !outgoing.transparent {
         return None;
@@ -134,7 +139,7 @@ pub(super) fn unrouted(listen: ListenSpan, outgoing: &Outgoing, now: &Snapshot) 
     })
 }
 
-/// Addresses of `-B` that this host does not have, in words, and whether that leaves none.
+/// A message about addresses of `-B` that this host does not have, and whether none is left.
 pub(super) fn missing_sources(outgoing: &Outgoing) -> Option<(String, bool)> {
     let all = outgoing.sources.as_slice();
     let missing: Vec<String> =
@@ -149,7 +154,7 @@ pub(super) fn missing_sources(outgoing: &Outgoing) -> Option<(String, bool)> {
     (!missing.is_empty()).then_some((text, is_all))
 }
 
-/// The same for those who ask what is wrong.
+/// The same as a finding for `doctor`.
 pub(super) fn source_sign(listen: ListenSpan, outgoing: &Outgoing) -> Option<WaySign> {
     let (text, is_broken) = missing_sources(outgoing)?;
     let (found, why) = text.split_once("; ")?;
@@ -157,13 +162,13 @@ pub(super) fn source_sign(listen: ListenSpan, outgoing: &Outgoing) -> Option<Way
     Some(WaySign { listen, found: found.to_owned(), why: why.to_owned(), cure, is_broken })
 }
 
-/// What connections from clients' addresses lack.
+/// What is missing for connections from clients' addresses.
 #[derive(Debug, PartialEq, Eq)]
 enum Missing {
     Nothing,
     Power,
     System(String),
-    /// What brings it about, and the first server that it is for.
+    /// The commands that provide it, and the first server that needs it.
     Commands {
         commands: Vec<String>,
         server: SocketAddr,
@@ -197,19 +202,19 @@ mod linux {
     };
     use crate::sys::netlink::{self, AskedPacket};
 
-    /// What one family lacks.
+    /// What one address family lacks.
     #[derive(Default)]
     struct Lacks {
         /// A server on another host whose replies are not routed to us.
         remote: Option<WayTarget>,
-        /// Servers on this host of which that is true.
+        /// Servers on this host whose replies are not routed to us.
         local: Vec<WayTarget>,
-        /// A server whose replies are routed to us by a mark that nobody gives them.
+        /// A server whose replies would be routed to us by a mark, but nothing sets that mark.
         unmarked: Option<WayTarget>,
         has_rule: bool,
     }
 
-    /// Is there none at all?
+    /// Is there no route to this address?
     pub(super) fn has_no_route(to: IpAddr) -> bool {
         let unreachable = |e: &io::Error| {
             matches!(
@@ -221,7 +226,7 @@ mod linux {
     }
 
     pub(super) fn missing(servers: &BTreeSet<WayTarget>) -> Missing {
-        // Without a channel it is still to be possible.
+        // Without channels, IPv4 is still checked.
         let has = |is_v6| servers.iter().any(|server| server.ip.is_ipv6() == is_v6);
         let families: Vec<bool> =
             [false, true].into_iter().filter(|&is_v6| has(is_v6) || servers.is_empty() && !is_v6).collect();
@@ -234,7 +239,7 @@ mod linux {
         }
         let (mut commands, mut marks, mut first) = (Vec::new(), Vec::new(), None);
         for is_v6 in families {
-            // Who cannot ask knows nothing.
+            // If the kernel does not answer, nothing is known.
             let Ok(lacks) = lacks(servers, is_v6) else { continue };
             let ip = if is_v6 { "ip -6" } else { "ip" };
             if lacks.remote.is_some() && !lacks.has_rule {
@@ -270,19 +275,19 @@ mod linux {
         let rules = netlink::marks(is_v6)?;
         let has_rule = rules.contains(&(MARK, MARK));
         let mut lacks = Lacks { has_rule, ..Lacks::default() };
-        // Addresses for documentation: a client could be anywhere.
+        // Addresses reserved for documentation stand for any client.
         let client: IpAddr = match is_v6 {
             true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
             false => Ipv4Addr::new(198, 51, 100, 1).into(),
         };
         for server in servers.iter().filter(|server| server.ip.is_ipv6() == is_v6).take(MOST_SERVERS) {
-            // One that cannot be reached at all has another trouble.
+            // A server that cannot be reached at all has another problem.
             let Ok(interface) = netlink::interface_towards(server.ip) else { continue };
             let from = SocketAddr::new(server.ip, server.first_port);
             let comes = |mark| {
                 netlink::is_delivered(&AskedPacket { from, to: client, interface, mark }).unwrap_or(false)
             };
-            // Our own commands mark nothing that this host sends.
+            // Our own commands set no mark on packets that this host sends.
             let may_have = |mark| interface.is_some() || mark != MARK;
             match () {
                 () if comes(0) => {}
@@ -300,7 +305,7 @@ mod linux {
         Ok(lacks)
     }
 
-    /// Does anybody mark packets? `None`: the kernel does not tell.
+    /// Does anything set marks on packets? `None`: the kernel does not tell.
     fn is_marked(is_v6: bool) -> Option<bool> {
         let tables = if is_v6 { "ip6_tables_names" } else { "ip_tables_names" };
         let legacy = std::fs::read_to_string(format!("/proc/thread-self/net/{tables}"));
@@ -310,12 +315,13 @@ mod linux {
         match netlink::nftables_mark(is_v6) {
             Ok(marks) => Some(marks),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
-            // A kernel without nftables marks nothing by it.
+            // A kernel without nftables sets no marks by it.
             Err(_) => Some(false),
         }
     }
 
-    /// What has replies to connections from clients' addresses marked, by the program that this host has.
+    /// The command that marks replies to connections from clients' addresses, using the program that this
+    /// host has.
     fn marking(families: &[bool]) -> Vec<String> {
         let has = |program: &str| {
             let mut places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"].iter();

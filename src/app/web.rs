@@ -1,4 +1,4 @@
-//! Where the process answers HTTP: the port is taken before anything else can fail, or comes from the process before.
+//! The port for HTTP: it is bound before anything else can fail, or taken over from the predecessor.
 //!
 //! Knows: the option, the socket. Never: what is answered.
 
@@ -18,18 +18,18 @@ use crate::observe::{AccessLog, Event, Log, Severity};
 use crate::spec::{HttpSpec, ProcessSpec};
 use crate::sys::{Clock, scheduling};
 
-/// How long a start waits for a port that the process before it is just leaving.
+/// How long a start waits for a port that the previous process is just closing.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
 const BIND_RETRY: Duration = Duration::from_millis(5);
 
-/// A port that is ours.
+/// The open port and its settings.
 pub(super) struct Web {
     listener: TcpListener,
     name: Option<String>,
     token_file: Option<TokenFile>,
 }
 
-/// All addresses that the option means. In the order in which they are tried.
+/// The addresses that the option means, in the order in which they are tried.
 ///
 /// # Errors
 /// The host is unknown.
@@ -43,19 +43,20 @@ pub(super) fn addresses(http: &HttpSpec) -> Result<Vec<SocketAddr>, Failure> {
     }
 }
 
-/// What there may be from the process before.
+/// Which listener is wanted from the predecessor.
 pub(super) enum HttpWanted<'a> {
     /// Its listener at one of these addresses.
     At(&'a [SocketAddr]),
-    /// Its listener on this port, at whatever address: it is in the way.
+    /// Its listener on this port at any address, because it is in the way.
     InTheWay(u16),
 }
 
-/// Takes the port that is asked for, if one is. `got` has what there is of the process before. A listener of that one that is in the way is
-/// laid down; if this process does not take over after all, that one [takes it up](HttpServer::release) again.
+/// Opens the port of `--http`, if given. `got` returns a listener of the predecessor. A listener of the
+/// predecessor that is in the way is shut down; if this process does not take over after all, the predecessor
+/// [opens it again](HttpServer::release).
 ///
 /// # Errors
-/// It cannot be had.
+/// The port cannot be bound.
 pub(super) fn open(
     settings: &ProcessSpec,
     mut got: impl FnMut(HttpWanted<'_>) -> Option<OwnedFd>,
@@ -67,7 +68,8 @@ pub(super) fn open(
         Some(fd) => TcpListener::from(fd),
         None => {
             if let Some(fd) = got(HttpWanted::InTheWay(http.port.get())) {
-                // Both processes have it. What cannot be laid down is in the way still, and bind says so.
+                // Both processes share this socket. If it cannot be shut down, binding fails and reports
+                // that.
                 let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Read);
             }
             bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not(&e)))?
@@ -77,13 +79,13 @@ pub(super) fn open(
     Ok(Some(Web { listener, name, token_file }))
 }
 
-/// The file of `--http-token-file`, with a token in it.
+/// The file of `--http-token-file`, after checking that it holds a token.
 ///
 /// # Errors
-/// It has none.
+/// It holds none.
 pub(super) fn token_file(settings: &ProcessSpec) -> Result<Option<TokenFile>, Failure> {
     let Some(named) = &settings.http_token_file else { return Ok(None) };
-    // In the background the process has another directory; the file is where it was.
+    // In the background the process changes its directory, so the path is made absolute.
     let path = std::path::absolute(&named.name).unwrap_or_else(|_| named.name.clone().into());
     let file = TokenFile::new(path);
     match file.read() {
@@ -131,7 +133,7 @@ fn failure(http: &HttpSpec, code: u8, text: &str) -> Failure {
     }
 }
 
-/// Begins to answer. What cannot be answered is no reason not to serve.
+/// Starts the HTTP server. If that fails, balance serves all the same.
 pub(super) fn serve(
     web: Option<Web>,
     services: &Arc<Services>,
@@ -158,7 +160,7 @@ pub(super) fn serve(
         services: Arc::clone(services),
         orders: token_file.map(|token_file| OrderParts { token_file, control: control.map(Arc::downgrade) }),
         vitals: Box::new(vitals),
-        // However many look, it is clients that are served.
+        // HTTP clients, however many, must not slow down the served clients.
         begins: scheduling::stand_back,
     };
     let started = HttpServer::start(parts).map(Arc::new);

@@ -1,6 +1,7 @@
-//! Making the services what their lines say now: what comes, what stays and is changed, what goes.
+//! Carries out a reload: which services are added, changed and removed is known, and this makes it so.
 //!
-//! Knows: the order of it, what is told of it. Never: which services come and go (that is `plan`'s), whether there is to be a reload.
+//! Knows: the order of the steps, what is logged about them. Never: which services come and go (that is in
+//! `plan`), whether to reload.
 //! Source: docs/reload.md.
 
 use std::num::NonZeroU16;
@@ -45,12 +46,12 @@ impl Roster {
             reason = "dropped last: whatever goes wrong, those that take the place are closed before these are taken up again"
         )]
         let clearing;
-        // All that can fail comes first.
+        // All steps that can fail come first.
         let (mut new, mut late, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         let mut patience = BIND_PATIENCE;
         for &number in &pairing.added {
             let Some(Reread { spec, found }) = wanted[number].take() else { continue };
-            // Its place may be a part of one that is about to be left.
+            // If the address is used by a listener that goes in this reload, it is bound later.
             if found.span().each().any(|at| in_the_way.meet(at)) {
                 late.push((number, spec, found));
                 continue;
@@ -85,7 +86,7 @@ impl Roster {
         let late_places: TakenPlaces = late_places.chain(widened).filter_map(|at| at.net()).collect();
         clearing = Clearing::of(leaving.into_iter().filter(|one| late_places.meet(one.at())).collect());
         let mut failures = Vec::new();
-        // Whoever would come there just now is refused.
+        // Clients that connect there at this moment are refused, so this does not wait.
         let mut at_once = Duration::ZERO;
         for (number, spec, found) in late {
             match self.prepare(spec, found, &mut at_once) {
@@ -116,7 +117,7 @@ impl Roster {
         for &(was, number) in &pairing.kept {
             members.all[was].rank = Some(number);
         }
-        // From here on whoever is served is a member, whatever goes wrong.
+        // From here on, everything that is served is a member, even if a later step fails.
         self.take_in(members, new, changes)?;
         for (was, _, widening) in widenings {
             self.move_listeners(&mut members.all[was], widening, changes);
@@ -128,7 +129,7 @@ impl Roster {
                 self.change(&mut members.all[was], wanted, clean, changes);
             }
         }
-        // Names first: whoever gets one of these ports next finds its name free.
+        // Names go before ports, so that a process that gets one of these ports finds its name free.
         let is_gone = |member: &&RosterEntry| member.rank.is_none();
         members.all.iter().filter(is_gone).for_each(|one| one.service.killed.store(true, Ordering::SeqCst));
         members.all.sort_by_key(|member| member.rank.unwrap_or(usize::MAX));
@@ -176,9 +177,9 @@ impl Roster {
     /// Makes a service, which is not served yet.
     ///
     /// # Errors
-    /// Its port cannot be had, or no descriptor for it.
+    /// Its port cannot be bound, or there is no descriptor for it.
     fn prepare(&self, spec: ServiceSpec, found: Resolved, patience: &mut Duration) -> Result<Made, Failure> {
-        // Clients get what is left, and one of them is always to be served.
+        // The descriptors are taken from those for clients, of which enough for one client must remain.
         let taken = self.take_descriptors(&spec, found.span().listeners())?;
         let groups = plan::lined(&spec.groups, &found.channels);
         let bound = |place| self.take_bound(place).map(Got::Bound);
@@ -199,7 +200,7 @@ impl Roster {
         })
     }
 
-    /// A service whose line is gone.
+    /// Removes a service whose line is gone. Returns the text for the log.
     fn remove(&self, member: &RosterEntry) -> String {
         #[cfg(test)]
         let _ = trouble::strike(FaultPoint::Reload);
@@ -220,13 +221,13 @@ impl Roster {
         }
     }
 
-    /// A service whose line is there still, and may say other things.
+    /// Changes a service whose line still exists, as far as the line has changed.
     fn change(&self, member: &mut RosterEntry, wanted: Reread, clean: bool, changes: &mut ReloadNews) {
         #[cfg(test)]
         let _ = trouble::strike(FaultPoint::Reload);
         let Reread { mut spec, found } = wanted;
         let mut groups = plan::lined(&spec.groups, &found.channels);
-        // They may be many, and are of no interest until the end.
+        // There may be many, and they are needed only at the end.
         let members = std::mem::take(&mut spec.groups);
         let before = changes.made.len();
         let mut told = Vec::new();
@@ -264,7 +265,7 @@ impl Roster {
         if clean && table.lock_at(self.tools.clock.now()).resume_all() {
             changes.made.push(format!("{label}: is not paused any more"));
         }
-        // Where the end of a channel is told whose connections are to be closed.
+        // The log lines about channels that were removed and whose connections must be closed.
         let mut ends = Vec::new();
         let mut edits = steps.iter().peekable();
         while edits.peek().is_some() {
@@ -344,7 +345,7 @@ impl Roster {
     }
 }
 
-/// Lets in whom these lists let in. What there is to say of it, if only their files have changed.
+/// Sets the lists. Returns a text for the log if only the contents of their files have changed.
 fn set_lists(table: &SharedTable, new: Lists) -> Option<String> {
     let was = table.gate().lists();
     let is_told = (&was.allow, &was.deny) == (&new.allow, &new.deny) && was.rules != new.rules;
@@ -354,12 +355,12 @@ fn set_lists(table: &SharedTable, new: Lists) -> Option<String> {
     told
 }
 
-/// `1 network is`, `2 networks are`.
+/// A count with its verb: `1 network is`, `2 networks are`.
 fn are(number: usize, noun: &str) -> String {
     format!("{} {}", counted(number, noun), if number == 1 { "is" } else { "are" })
 }
 
-/// All of a spec but its name, its channels and where it listens: what is set by options.
+/// The settings of a spec that options set: without name, channels and addresses.
 fn options(spec: &ServiceSpec) -> ServiceSpec {
     debug_assert!(spec.groups.is_empty(), "they are of no use here, and many");
     let mut options = spec.clone();

@@ -1,6 +1,8 @@
-//! Listeners that make room for others of the same reload: laid down before these are bound, and taken up again if they cannot be.
+//! Listeners that make room for others in the same reload: they are closed before the new ones are bound, and
+//! opened again if that fails.
 //!
-//! Knows: whose listeners go, which of them are in the way, how they come back. Never: lines, tables, what else a reload does.
+//! Knows: whose listeners go, which of them are in the way, how they come back. Never: lines, tables, what
+//! else a reload does.
 //! Source: docs/reload.md, "When something is wrong".
 
 use std::collections::BTreeMap;
@@ -13,7 +15,7 @@ use crate::net::server::Running;
 use crate::spec::Address;
 use crate::sys::listen::ListenerHandle;
 
-/// Addresses with ports, found by the ones that nobody else can have beside them.
+/// A set of addresses with ports. It finds whether another address conflicts with one of them.
 #[derive(Default)]
 pub(super) struct TakenPlaces(BTreeMap<u16, Vec<IpAddr>>);
 
@@ -26,9 +28,9 @@ impl FromIterator<SocketAddr> for TakenPlaces {
 }
 
 impl TakenPlaces {
-    /// Can nobody listen here as long as somebody listens there?
+    /// Does this address conflict with one of the set, so that both cannot be listened on?
     pub(super) fn meet(&self, at: impl Into<Address>) -> bool {
-        // The file of a Unix socket is taken over by whoever has its line, and nobody else wants it.
+        // A Unix socket never conflicts: the service whose line has it takes over its file.
         let Some(at) = at.into().net() else { return false };
         let ip = at.ip().to_canonical();
         let same = |other: &IpAddr| *other == ip || other.is_unspecified() || ip.is_unspecified();
@@ -48,7 +50,7 @@ impl Leaving {
         self.at
     }
 
-    /// Why nobody else of this process can have its place, if so: it is not ours alone to leave.
+    /// Why no other service can have its address: systemd has the listener, too. `None`: it can.
     pub(super) fn held(&self, places: impl IntoIterator<Item = Address>) -> Option<String> {
         let own: TakenPlaces = [self.at].into_iter().collect();
         let is_held = self.listener.is_passed() && places.into_iter().any(|at| own.meet(at));
@@ -62,7 +64,7 @@ impl Leaving {
 }
 
 impl Members {
-    /// What they do not listen on any more once the reload is done.
+    /// The listeners that will not be needed after the reload.
     pub(super) fn listeners_that_go(&self, wanted: &[Option<Reread>], pairing: &Pairing) -> Vec<Leaving> {
         let leaving = |number: usize, listener: &ListenerHandle| {
             let running = self.all[number].served.running.clone();
@@ -86,32 +88,32 @@ struct Laid {
     listened: bool,
 }
 
-/// Listeners that are laid down. Dropped, it takes up those that are there still.
+/// Listeners that are closed for the moment. Dropping this opens them again.
 #[derive(Default)]
 pub(super) struct Clearing(Vec<Laid>);
 
-/// One that cannot be taken up again, and why.
+/// A listener that could not be opened again, and why.
 pub(super) type Lost = (SocketAddr, io::Error);
 
 impl Clearing {
-    /// Lays these down, once whoever waits there was let in.
+    /// Closes these listeners, after accepting the clients that wait there.
     pub(super) fn of(all: Vec<Leaving>) -> Self {
         by_service(&all).into_iter().for_each(|(running, ports)| running.set_aside(&ports));
         let mut clearing = Self::default();
         for leaving in all {
-            // What cannot be laid down is in the way still, and the one who is to come says so.
+            // If it cannot be closed, binding the new listener fails and reports that.
             let listened = leaving.listener.lay_down().unwrap_or(true);
             clearing.0.push(Laid { leaving, listened });
         }
         clearing
     }
 
-    /// Takes them up again. Those that cannot be.
+    /// Opens the listeners again. Returns those where that failed.
     pub(super) fn take_up(mut self) -> Vec<Lost> {
         self.take_up_all()
     }
 
-    /// The others have come: these can go.
+    /// The new listeners are bound, so these stay closed.
     pub(super) fn forget(mut self) {
         self.0.clear();
     }
@@ -140,7 +142,7 @@ fn by_service(all: &[Leaving]) -> Vec<(&Running, Vec<u16>)> {
     let mut found: Vec<(&Running, Vec<u16>)> = Vec::new();
     for one in all {
         let port = one.at().port();
-        // Those of one service stand together.
+        // Listeners of one service are next to each other.
         match found.last_mut() {
             Some((running, ports)) if running.id() == one.running.id() => ports.push(port),
             _ => found.push((&one.running, vec![port])),

@@ -1,6 +1,6 @@
-//! One edit of a reload made in a table that clients use, and the words for it.
+//! Makes one change of a reload in a table that clients use, and describes it.
 //!
-//! Knows: what each edit does. Never: which edits there are to make (that is `plan`'s), when.
+//! Knows: what each change does. Never: which changes to make (that is in `plan`), when.
 //! Source: docs/reload.md.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,8 @@ use super::super::plan::{self, LinedGroup, PlannedEdit};
 use crate::config;
 use crate::sched::{Addresses, AdminState, ChannelKey, GroupId, ShownAddress, Table};
 
-/// Makes one edit; what is to be told of it, or why it was not made. `kicks`: the connections of what goes are about to be closed.
+/// Makes one change. Returns a description, or why it was not made; `None`: there is nothing to report.
+/// `kicks`: connections of a removed channel are about to be closed.
 pub(super) fn apply_edit(
     edit: &PlannedEdit,
     groups: &mut [LinedGroup],
@@ -25,7 +26,7 @@ pub(super) fn apply_edit(
         PlannedEdit::Create(number, place) => {
             let id = GroupId::new(number)?;
             let channel = groups.get_mut(number)?.channels.get_mut(place)?;
-            // Its weight before anybody is sent to it.
+            // Its weight and options are set before any client is sent to it.
             let made = table.create(id, channel.addresses.clone(), channel.maxc, AdminState::Disabled);
             let Ok(made) = made else {
                 return Some(Err(format!(
@@ -127,7 +128,7 @@ pub(super) fn apply_edit(
             let (number, at) = (key.group.index(), key.channel.index());
             let left = match left {
                 0 => String::new(),
-                // Whoever closes them tells how many there were.
+                // The caller closes them and reports how many there were.
                 _ if kicks => String::new(),
                 left => format!(", {} left", counted(left as usize, "connection")),
             };
@@ -136,7 +137,7 @@ pub(super) fn apply_edit(
     }
 }
 
-/// Which port a channel is connected to at.
+/// The port at which a channel is connected to, in words.
 fn port_words(port: u16) -> String {
     match port {
         0 => "the port that each client came to".to_owned(),

@@ -1,4 +1,4 @@
-//! What the roster leaves to another process, and how the roster of that process begins with it.
+//! What the roster hands over to another process, and how the roster of that process begins with it.
 //!
 //! Knows: services, lines and tables as values of the hand-over. Never: who is told of them, connections.
 //! Source: docs/upgrade.md.
@@ -32,10 +32,10 @@ use crate::spec::{Address, ListenSpan, Member, ServiceSpec};
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::{Outgoing, Sources};
 
-/// While this is there, nothing is reloaded.
+/// While this exists, nothing is reloaded.
 pub(in crate::app) struct Frozen<'a> {
     is_frozen: &'a AtomicBool,
-    /// Nor have names other addresses: what is offered has to be what is handed over.
+    /// Names do not get other addresses meanwhile, since what was offered must be what is handed over.
     _names: HeldNames,
 }
 
@@ -45,10 +45,10 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// A service that came from another process, as it runs here.
+/// A service from another process, as it runs here.
 pub(in crate::app) type InheritedService = (Running, SharedTable);
 
-/// What was counted of a service.
+/// The counters of a service.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Counts {
     pub(in crate::app) channels: HashMap<ChannelKey, ChannelCounts>,
@@ -56,24 +56,25 @@ pub(in crate::app) struct Counts {
     pub(in crate::app) losses: Vec<(Loss, u64)>,
 }
 
-/// A service that another process leaves.
+/// A service that another process hands over.
 pub(in crate::app) struct Legacy {
     pub(in crate::app) offered: OfferedService,
     pub(in crate::app) record: ServiceRecord,
     pub(in crate::app) listeners: Vec<OwnedFd>,
-    /// Whose its events are here.
+    /// The owner of its events in this process.
     pub(in crate::app) owner: Owner,
 }
 
 impl Roster {
-    /// Nothing is reloaded until this is dropped. `None`: it is so already.
+    /// Prevents reloads until the result is dropped. `None`: they are prevented already.
     pub(in crate::app) fn freeze(&self) -> Option<Frozen<'_>> {
         let is_frozen = &self.is_frozen;
         (!is_frozen.swap(true, Ordering::SeqCst))
             .then(|| Frozen { is_frozen, _names: self.tools.names.hold() })
     }
 
-    /// The services that another process can have, their listeners, and what their hosts mean.
+    /// The services that another process can take over, their listeners, and the known addresses of their
+    /// hosts.
     pub(in crate::app) fn offer(&self) -> (Vec<OfferedService>, Vec<ListenerHandle>, Known) {
         let members = self.members();
         let serving = || members.all.iter().filter(|member| !member.is_killed());
@@ -110,7 +111,7 @@ impl Roster {
             .collect()
     }
 
-    /// Whose the events of each of these are. `None`: it is gone.
+    /// The owner of the events of each of these. `None`: it is gone.
     pub(in crate::app) fn owners(&self, of: &[Running]) -> Vec<Option<Owner>> {
         let members = self.members();
         let owner = |running: &Running| {
@@ -120,7 +121,7 @@ impl Roster {
         of.iter().map(owner).collect()
     }
 
-    /// What there is to know of these, which were offered.
+    /// The records of these services, which were offered.
     pub(in crate::app) fn records(&self, offered: &[Running]) -> Vec<ServiceRecord> {
         let members = self.members();
         let record = |running: &Running| {
@@ -156,7 +157,7 @@ impl Roster {
         }
     }
 
-    /// Leaves the channels of all services alone: another process minds them.
+    /// Stops checks and lookups for the channels of all services: another process does that now.
     pub(in crate::app) fn leave_channels(&self) {
         for member in &self.members().all {
             self.tools.minder.leave(&member.served.alarm);
@@ -164,12 +165,13 @@ impl Roster {
         }
     }
 
-    /// Minds them again.
+    /// Starts them again.
     pub(in crate::app) fn mind_channels(&self) {
         for member in &self.members().all {
             let super::Served { parts, running, alarm, names, log, .. } = &member.served;
             if !member.is_killed() {
-                // A door that was shut is open again, and shut again if that is still so.
+                // If the port was closed because all channels are down, it is opened, and closed again if
+                // they still are.
                 if let Err(e) = running.admit() {
                     log.tell(&super::Event::AcceptFailed { cause: e.to_string() });
                 }
@@ -179,11 +181,11 @@ impl Roster {
         }
     }
 
-    /// Binds what another process has not: all that can fail comes before that one is told to stop. What is bound waits for
-    /// [`Roster::settle`].
+    /// Binds the addresses that the other process does not have. This comes before that process is told to
+    /// stop, so that all that can fail comes first. [`Roster::settle`] uses these listeners.
     ///
     /// # Errors
-    /// A place that cannot be had.
+    /// An address cannot be bound.
     pub(in crate::app) fn bind_new(
         &self,
         wanted: &[(ServiceSpec, Resolved)],
@@ -204,7 +206,8 @@ impl Roster {
                     }
                     Err(error) => {
                         failures.push(Failure::at(&spec.listen.typed, error.into()));
-                        // Those behind it are hardly to be had either, and one says enough.
+                        // The other ports of the service would probably fail as well, and one message is
+                        // enough.
                         break;
                     }
                 }
@@ -213,7 +216,7 @@ impl Roster {
         Failure::several(failures, super::super::NOT_STARTED).map_or(Ok(()), Err)
     }
 
-    /// Serves what another process leaves, as that one did. `lists` are those that were read already.
+    /// Serves what another process hands over, in the same state. `lists`: lists that were read already.
     ///
     /// # Errors
     /// It cannot be understood, or a listener cannot be watched.
@@ -231,7 +234,7 @@ impl Roster {
             if !is_alone {
                 prepared.joins_others();
             }
-            // Before anybody comes in.
+            // This comes before any client.
             held.extend(hold(number, &prepared.parts.table));
             services.push((prepared, groups));
         }
@@ -242,12 +245,12 @@ impl Roster {
         Ok((opened.collect(), held))
     }
 
-    /// A listener that was bound before it was certain that it is wanted.
+    /// A listener that was bound before it was certain that it is needed.
     pub(in crate::app) fn take_bound(&self, place: Address) -> Option<Listener> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).remove(&place)
     }
 
-    /// The files of the Unix sockets of these services go with another process from now on; or again with this one.
+    /// Sets whether another process removes the files of these services' Unix sockets (`true`), or this one.
     pub(in crate::app) fn leave_files(&self, of: &[Running], are_left: bool) {
         let members = self.members();
         let is_meant = |member: &&RosterEntry| of.iter().any(|one| one.id() == member.served.running.id());
@@ -256,14 +259,15 @@ impl Roster {
         }
     }
 
-    /// Those of all services go with this process: it serves, and the one before knows.
+    /// From now on, this process removes the files of all Unix sockets: it serves, and the predecessor knows
+    /// that.
     pub(in crate::app) fn keep_files(&self) {
         let members = self.members();
         let listeners = members.all.iter().flat_map(|member| &member.served.listeners);
         listeners.for_each(|listener| listener.leave_file(false));
     }
 
-    /// What operators find the services by.
+    /// The names by which operators find the services.
     pub(in crate::app) fn names(&self) -> Vec<Names> {
         let names = |member: &RosterEntry| Names {
             listen: member.service.listen(),
@@ -272,12 +276,12 @@ impl Roster {
         self.members().all.iter().filter(|member| !member.is_killed()).map(names).collect()
     }
 
-    /// Tells operators' door which services there are.
+    /// Updates the operators' list of services.
     pub(in crate::app) fn list_all(&self) {
         self.list(&self.members().all);
     }
 
-    /// Of each of these, what was counted of it and of its channels.
+    /// The counters of each of these services and their channels.
     pub(in crate::app) fn counted(&self, of: &[Running]) -> Vec<Counts> {
         self.each_table(of, |table| {
             let (served, losses) = table.counted_of_all();
@@ -285,12 +289,12 @@ impl Roster {
         })
     }
 
-    /// Of each of these, how many connections its channels have.
+    /// The number of connections of each channel, for each of these services.
     pub(in crate::app) fn active(&self, of: &[Running]) -> Vec<Vec<(ChannelKey, u32)>> {
         self.each_table(of, |table| table.busy())
     }
 
-    /// Of each of these, its channels that are ejected.
+    /// The ejected channels of each of these services.
     pub(in crate::app) fn ejected(&self, of: &[Running]) -> Vec<Vec<(ChannelKey, HealthRecord)>> {
         self.each_table(of, |table| table.ejected())
     }
@@ -338,7 +342,8 @@ impl Roster {
         let (allow, deny) = (spec.allow.as_ref(), spec.deny.as_ref());
         let is_same = |known: &&Lists| known.allow.as_ref() == allow && known.deny.as_ref() == deny;
         let lists = known.iter().find(is_same).cloned().unwrap_or_else(|| {
-            // Files that cannot be read any more are hardly those of the lines that hold in a moment.
+            // If the files cannot be read any more, they are probably not in the lines that will be in force
+            // in a moment.
             ListReader::default().lists(allow, deny).unwrap_or_else(|_| lists::without_files(allow, deny))
         });
         table.gate().set_lists(lists);
@@ -351,16 +356,16 @@ impl Roster {
         {
             let (net, record) = denial;
             let until = record.until.map(|(at, since_1970)| Until { at, since_1970 });
-            // The process before had no more.
+            // This fails only if there are too many, and the predecessor had no more.
             let _ = gate.deny(Denial { net, until }, self.tools.clock.now());
         }
         Ok((Prepared::of(parts, listeners, owner), groups))
     }
 
-    /// Makes the services those that are wanted, as a reload does. What has changed, one line each.
+    /// Changes the services to the wanted ones, as a reload does. Returns what has changed, one line each.
     ///
     /// # Errors
-    /// A service that is new cannot be served.
+    /// A new service cannot be served.
     pub(in crate::app) fn settle(
         &self,
         wanted: Vec<(ServiceSpec, Resolved)>,
@@ -378,7 +383,7 @@ impl Roster {
     }
 }
 
-/// The groups of a line, with what is left of them.
+/// The groups of a line with their addresses and keys from the records.
 fn lined(spec: &ServiceSpec, records: &[LinedGroupRecord]) -> Option<Vec<LinedGroup>> {
     if spec.groups.len() != records.len() {
         return None;

@@ -1,4 +1,4 @@
-//! A service that listens on other ports from now on: those that stay are not touched.
+//! Changes the ports of a service. Ports that stay are not touched.
 //!
 //! Knows: which ports come and go, in which order. Never: lines, tables.
 //! Source: docs/port-ranges.md.
@@ -15,22 +15,23 @@ use crate::spec::{Address, ListenSpan, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
 
-/// What becomes of the listeners of a service.
+/// The changes of a service's listeners.
 pub(super) struct Widening {
-    /// Where its line has it listen.
+    /// The addresses where its line wants it to listen.
     span: ListenSpan,
     new: Vec<Listener>,
-    /// The descriptors of these.
+    /// The descriptors of the new listeners.
     taken: Option<Taken>,
-    /// What somebody else of this process has to lay down first.
+    /// Addresses that another service of this process has to give up first.
     pub(super) late: Vec<Address>,
 }
 
 impl Roster {
-    /// Binds what a service does not listen on yet: all of it or nothing, but for what somebody else has to leave first.
+    /// Binds the addresses that a service does not listen on yet, all or none, except those that another
+    /// service has to give up first.
     ///
     /// # Errors
-    /// A port cannot be had, or no descriptor for it.
+    /// A port cannot be bound, or there is no descriptor for it.
     pub(super) fn widen(
         &self,
         member: &RosterEntry,
@@ -55,7 +56,7 @@ impl Roster {
         Ok(Widening { span, new, taken, late })
     }
 
-    /// Opens the new ones, and closes those that the line does not have any more.
+    /// Opens the new listeners, and closes those that the line does not have any more.
     pub(super) fn move_listeners(
         &self,
         member: &mut RosterEntry,
@@ -84,10 +85,10 @@ impl Roster {
         member.tell_listen();
     }
 
-    /// Binds what somebody else has just laid down: all of it or nothing.
+    /// Binds the addresses that another service has just given up, all or none.
     ///
     /// # Errors
-    /// A port cannot be had, or no descriptor for it.
+    /// A port cannot be bound, or there is no descriptor for it.
     pub(super) fn bind_late(
         &self,
         spec: &ServiceSpec,
@@ -112,7 +113,8 @@ impl Roster {
         Ok(())
     }
 
-    /// A listener that was to make room could not be taken up again: the service goes on without, and the next reload opens it.
+    /// Handles listeners that were to make room and could not be opened again. Their services go on without
+    /// them, and the next reload opens them.
     pub(super) fn lose(&self, members: &mut Members, lost: &[Lost], changes: &mut ReloadNews) {
         for member in &mut members.all {
             let is_mine = |at: &SocketAddr| member.served.listeners.iter().any(|one| one.address() == *at);
@@ -129,7 +131,7 @@ impl Roster {
     }
 }
 
-/// As a log line has them.
+/// Addresses as a log line shows them.
 fn words(listeners: &[Address]) -> String {
     let spans = ListenSpan::of(listeners.iter().copied());
     spans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -157,19 +159,20 @@ impl RosterEntry {
         Ok(())
     }
 
-    /// Tells operators where it listens, and where it should.
+    /// Updates for operators where it listens, and where it should.
     fn tell_listen(&self) {
         let missing = ListenSpan::of(missing(&self.served, self.served.parts.span));
         self.service.set_listen(self.served.listen(), self.served.parts.span, &missing);
     }
 
-    /// The ports of listeners that the service manager has, too.
+    /// The ports whose listeners the service manager has, too.
     pub(super) fn passed_ports(&self) -> Vec<u16> {
         let passed = self.served.listeners.iter().filter(|one| one.is_passed());
         passed.map(|one| one.address().port()).collect()
     }
 
-    /// What there is to say of listeners that go and that the service manager has, too: it lets clients wait there.
+    /// A note for the log about closed listeners that the service manager still has: clients can still
+    /// connect there, but nobody accepts them.
     pub(super) fn still_held(&self, goes: impl Fn(Address) -> bool) -> String {
         let passed = self.served.listeners.iter().filter(|one| one.is_passed()).map(|one| one.address());
         let passed: Vec<Address> = passed.filter(|at| goes(*at)).collect();

@@ -1,6 +1,7 @@
-//! A reload from the moment that somebody asks for it to the words that tell what came of it.
+//! A reload, from the request to the report.
 //!
-//! Knows: when one may be, what is read for it, how it ends. Never: how one thing of it is done (`carrying`, `moving`).
+//! Knows: when a reload is possible, what it reads, how it ends. Never: how one thing of it is done
+//! (`carrying`, `moving`).
 //! Source: docs/reload.md.
 
 use std::collections::BTreeSet;
@@ -17,16 +18,16 @@ use crate::observe::{Event, Severity};
 use crate::process;
 use crate::spec::ListenSpan;
 
-/// What a reload says that has done nothing.
+/// The end of the message if a reload has changed nothing.
 pub(super) const NOTHING: &str = "nothing was changed";
-/// What one says that has done a part.
+/// The end of the message if a reload has changed only a part.
 pub(super) const NOT_ALL: &str = "not everything is as the files say; see above";
 const BROKE_OFF: &str = "it stopped in the middle, because of a fault in balance itself; all services go on, some of them as \
                          the files say now; reload again";
 
 impl Roster {
-    /// Reads the files again, on a thread of its own: names may take long to look up. However often this is called meanwhile,
-    /// it is done once more.
+    /// Reloads on a thread of its own, because looking up names may take long. All calls until it begins
+    /// count as one.
     pub(in crate::app) fn reload_soon(self: &Arc<Self>) {
         let has_files = || self.watched().iter().any(|one| lists::has_files(&one.table));
         if self.source.is_none() && !has_files() {
@@ -40,7 +41,7 @@ impl Roster {
         let spawned = thread::Builder::new().name("reload".into()).spawn(move || {
             let _turn = roster.turn.lock().unwrap_or_else(PoisonError::into_inner);
             roster.is_wanted.store(false, Ordering::SeqCst);
-            // What came of it is told to the log.
+            // The outcome is logged.
             let _ = roster.reload(false);
         });
         if let Err(e) = spawned {
@@ -50,10 +51,11 @@ impl Roster {
         }
     }
 
-    /// Reads the files again and makes the services what they say now. What has changed, one line each.
+    /// Reads the files again and changes the services accordingly. Returns what has changed, one line each.
     ///
     /// # Errors
-    /// Something is wrong with the files, or with what they ask for. Then nothing has changed.
+    /// There is an error in the files, or something that they ask for is not possible. Then nothing has
+    /// changed.
     pub(in crate::app) fn reload(&self, clean: bool) -> Result<Vec<String>, Failure> {
         process::tell_reloading();
         let outcome = self.reload_and_tell(clean);
@@ -67,7 +69,7 @@ impl Roster {
         outcome
     }
 
-    /// Why the last reload has failed, in one line; `None`: it has not.
+    /// Why the last reload failed, in one line; `None`: it did not.
     pub(in crate::app) fn last_trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -107,11 +109,11 @@ impl Roster {
         }
     }
 
-    /// After a panic: whoever is served is found by operators.
+    /// After a panic: makes sure that operators find all services that are being served.
     fn recover(&self) {
         let members = self.members();
         for member in members.all.iter().filter(|one| one.rank.is_none() && !one.is_killed()) {
-            // It was called gone already, and has not gone.
+            // It was marked as removed, but is still served.
             member.service.killed.store(false, Ordering::SeqCst);
         }
         self.list(&members.all);
@@ -124,7 +126,7 @@ impl Roster {
         self.tools.log.tell_each_time(&Event::Note { severity: Severity::Error, text });
     }
 
-    /// One event for each thing that is wrong: in the log a line is a line.
+    /// One event for each error, since a log line must be one line.
     fn complain_of_each(&self, message: &str) {
         let reasons = |line: &&str| !line.is_empty() && !line.ends_with(NOTHING);
         for reason in message.lines().filter(reasons).take(MOST_TOLD) {
@@ -167,7 +169,7 @@ impl Roster {
             Some(Source { files, directory }) => {
                 files::read(files, directory).map_err(|errors| Failure::told(errors, NOTHING))?
             }
-            // The command line says what it said.
+            // The command line has not changed.
             None => {
                 let specs = members.all.iter().map(|member| member.written().spec.clone());
                 (members.process.clone(), specs.collect())
@@ -178,7 +180,7 @@ impl Roster {
             lookup::services(&specs, known).map_err(|errors| Failure::told(errors, NOTHING))?;
         let wanted: Vec<Reread> =
             specs.into_iter().zip(found).map(|(spec, found)| Reread { spec, found }).collect();
-        // One that was killed by hand is there again if its line still is.
+        // A service that was stopped by hand starts again if its line still exists.
         members.all.retain(|member| !member.is_killed());
         let now: Vec<ListenSpan> = members.all.iter().map(|member| member.served.parts.span).collect();
         let spans: Vec<ListenSpan> = wanted.iter().map(|one| one.found.span()).collect();

@@ -1,6 +1,8 @@
-//! How many lines a second are written: records that go into the queue as fast as is asked for, and come out in a file.
+//! Measures how many lines per second are written: records go into the queue at a given rate and come out in
+//! a file.
 //!
-//! Knows: the queue that workers use, the thread, a file. Never: connections. `bench/lines` runs it at full size.
+//! Knows: the queue that workers use, the thread, a file. Never: connections. `bench/lines` runs it at full
+//! size.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,12 +13,14 @@ use super::*;
 use crate::observe::{AccessMoment, AttemptError, ConnectionTrace, FailedAttempt, PathInfo, ServiceLabel};
 use crate::sched::{ChannelKey, DialCause, End};
 
-/// Records are left in bursts of this length, as a worker leaves them that looks at its sockets now and then.
+/// The interval of the bursts of records. A worker, which checks its sockets from time to time, also writes
+/// in bursts.
 const BURST: Duration = Duration::from_millis(1);
-/// How long the thread may take for what waits at the end. Less than it waits for a line.
+/// How long the thread may take for the waiting lines at the end. It is less than its wait for a line.
 const LAST_LINES: Duration = Duration::from_secs(8);
 
-/// What is asked for: `BALANCE_LINES=PER_SECOND,MILLISECONDS[,DIRECTORY]`; 0 a second is as many as can be.
+/// The load to make: `BALANCE_LINES=PER_SECOND,MILLISECONDS[,DIRECTORY]`; 0 per second means as many as
+/// possible.
 struct LineLoad {
     per_second: u64,
     lasts: Duration,
@@ -64,7 +68,7 @@ fn record(service: &ServiceLabel, id: u64) -> Box<AccessRecord> {
     })
 }
 
-/// Leaves records, in bursts if there is a rate. How many.
+/// Writes records, in bursts if there is a rate. Returns how many.
 fn leave(access: &AccessLog, load: &LineLoad) -> u64 {
     let label = ServiceLabel::default();
     let began = Instant::now();
@@ -89,7 +93,7 @@ fn leave(access: &AccessLog, load: &LineLoad) -> u64 {
     }
 }
 
-/// How many lines there are, all of which are whole and in order.
+/// Counts the lines, and checks that all are whole and in order.
 fn count(path: &Path, style: LineStyle) -> u64 {
     let (before, after, end) = match style {
         LineStyle::Text => (" id=", " service=", "end=\"channel closed\" via=- port=80"),
@@ -109,7 +113,7 @@ fn count(path: &Path, style: LineStyle) -> u64 {
     lines
 }
 
-/// Processor time of the thread that writes, where the system tells it.
+/// The CPU time of the writing thread; `None`: not known on this system.
 fn processor_time() -> Option<Duration> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?.flatten().map(|task| task.path());
     let ours = tasks.filter(|task| std::fs::read(task.join("comm")).is_ok_and(|name| name == b"access\n"));

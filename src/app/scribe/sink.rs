@@ -1,7 +1,7 @@
-//! Where the lines of the access log go: a file, standard output, the local syslog.
+//! The target of the access log's lines: a file, standard output, or the local syslog.
 //!
-//! Knows: what was written of a batch and what was not, that a file may be moved away. Never: what a line says, who hears of a
-//! failure.
+//! Knows: which lines of a batch were written, that a file may be moved away. Never: what a line says, who
+//! hears of a failure.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -15,24 +15,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// A new file is readable for its owner and its group: it names clients.
+/// Mode of a new file: readable for its owner and group only, since it names clients.
 const MODE: u32 = 0o640;
-/// Not to wait: neither for the other end of a FIFO, nor for room in it.
+/// Never block: neither to open a FIFO without a reader, nor to write to a full one.
 const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
-/// Between two looks whether the file is still the one that its name means.
+/// How often to check that the path still means the open file.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a reader may take before lines are lost.
+/// How long a reader may take nothing before lines are lost.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two questions whether the process ends.
+/// How often a wait checks whether the process ends.
 const ASKED_EVERY: Duration = Duration::from_millis(50);
-/// What a pipe takes as a whole that polls as writable (PIPE_BUF).
+/// How many bytes a pipe takes at once after poll(2) reports it as writable (PIPE_BUF).
 const PIECE: usize = 4096;
-/// Where the local syslog listens.
+/// The socket of the local syslog.
 const SYSLOG: &str = "/dev/log";
-/// The daemon facility and the severity info, as RFC 3164 has them, and the name that the other lines have there.
+/// Facility daemon and severity info as in RFC 3164, and the tag that all log lines of balance have in
+/// syslog.
 const PRIORITY: &str = "<30>Balance";
 
-/// Lines that were lost.
+/// Lines that were lost, and why.
 #[derive(Debug)]
 pub(super) struct LostLines {
     pub(super) lines: u64,
@@ -46,10 +47,12 @@ pub(super) enum LineSink {
 }
 
 impl LineSink {
+    /// Appends to the file at this path.
+    ///
     /// # Errors
     /// It cannot be opened for writing.
     pub(super) fn file(path: &Path) -> io::Result<Self> {
-        // Whatever becomes of the working directory.
+        // Absolute, since the working directory may change.
         let path = std::path::absolute(path)?;
         let file = open(&path)?;
         Ok(Self::File(FileSink {
@@ -71,10 +74,10 @@ impl LineSink {
         Self::Syslog(None)
     }
 
-    /// Writes whole lines. Waits for a reader, but not for long, and not once `is_over` says so.
+    /// Writes whole lines. Waits for a slow reader for a limited time, but not once `is_over` is true.
     ///
     /// # Errors
-    /// Some were lost.
+    /// Some lines were lost.
     pub(super) fn write(&mut self, lines: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), LostLines> {
         match self {
             Self::File(file) => file.write(lines, is_over),
@@ -83,7 +86,7 @@ impl LineSink {
         }
     }
 
-    /// What somebody should know of, if there is something new.
+    /// A new problem that should be reported, if there is one.
     pub(super) fn take_trouble(&mut self) -> Option<String> {
         match self {
             Self::File(file) => file.trouble.take(),
@@ -91,7 +94,7 @@ impl LineSink {
         }
     }
 
-    /// Nothing more is written. How many lines were lost by that.
+    /// Ends writing. Returns how many lines are lost by that.
     pub(super) fn close(&mut self) -> u64 {
         match self {
             Self::File(FileSink { torn, .. }) | Self::Stdout(torn) => torn.forget(),
@@ -99,10 +102,10 @@ impl LineSink {
         }
     }
 
-    /// Opens it anew. How many lines were lost by that.
+    /// Opens the target again. Returns how many lines are lost by that.
     ///
     /// # Errors
-    /// It cannot be opened; what is open stays so.
+    /// It cannot be opened; the old one stays open.
     pub(super) fn reopen(&mut self) -> io::Result<u64> {
         match self {
             Self::File(file) => file.reopen(),
@@ -115,18 +118,18 @@ impl LineSink {
     }
 }
 
-/// A file that is appended to.
+/// A file that lines are appended to.
 pub(super) struct FileSink {
     path: PathBuf,
     file: File,
     torn: Torn,
-    /// How long the file was after this wrote to it, if it did.
+    /// The length of the file after our last write; `None`: nothing was written yet.
     end: Option<u64>,
-    /// When it was made sure last that the path still means this file.
+    /// When it was last checked that the path means this file.
     looked: Instant,
-    /// The path means something else or nothing, and could not be opened again; that was told.
+    /// Whether the path does not mean this file any more and could not be opened again. This was reported.
     is_missed: bool,
-    /// Why not, until it is told.
+    /// The reason for that, until it is reported.
     trouble: Option<String>,
 }
 
@@ -146,7 +149,8 @@ fn open(path: &Path) -> io::Result<File> {
 impl FileSink {
     fn write(&mut self, lines: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), LostLines> {
         let mut lost = 0;
-        // One that was deleted loses what is written to it, so that is not found out a second later.
+        // Lines written to a deleted file are lost, so this is checked at each write and not only once per
+        // second.
         let is_deleted = self.file.metadata().is_ok_and(|file| file.is_file() && file.nlink() == 0);
         if is_deleted || self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
@@ -159,7 +163,7 @@ impl FileSink {
                             format!("{} was {what} and cannot be opened again: {e}", self.path.display());
                         return Err(LostLines { lines: self.torn.forget() + count(lines), cause });
                     }
-                    // What there is goes on being written to: somebody may have it open.
+                    // Lines still go to the moved file, since somebody may have it open.
                     Err(e) if !self.is_missed => {
                         self.is_missed = true;
                         self.trouble = Some(format!(
@@ -181,14 +185,14 @@ impl FileSink {
         }
     }
 
-    /// Sees to it that the next line begins as one. How many lines were lost by that.
+    /// Makes sure that the next line begins on a new line. Returns how many lines are lost by that.
     fn begin_line(&mut self) -> u64 {
         let length = self.length();
         if length.is_none() || length == self.end {
             return 0;
         }
-        // It is new here, or was truncated, or somebody else has written to it: the rest of our line is of no use any more, and what
-        // stands there may be half of another one.
+        // The file is new here, was truncated, or another program has written to it. So the rest of our line
+        // is useless, and the file may end within a line.
         let lost = self.torn.forget();
         if self.ends_within_a_line() {
             self.torn = Torn(b"\n".to_vec());
@@ -196,7 +200,7 @@ impl FileSink {
         lost
     }
 
-    /// `None`: it is no file that has a length.
+    /// The length in bytes; `None`: it is not a regular file.
     fn length(&self) -> Option<u64> {
         self.file.metadata().ok().filter(|file| file.is_file()).map(|file| file.len())
     }
@@ -204,7 +208,7 @@ impl FileSink {
     fn ends_within_a_line(&self) -> bool {
         let Some(last) = self.length().and_then(|length| length.checked_sub(1)) else { return false };
         let mut byte = [0];
-        // Ours is open for writing only. Who may not read it cannot know.
+        // Our descriptor can only write. If the file may not be read, this is not known.
         let opened = OpenOptions::new().read(true).custom_flags(FLAGS.bits().cast_signed()).open(&self.path);
         let read = opened.and_then(|file| {
             let is_same = file.metadata()?.ino() == self.file.metadata()?.ino();
@@ -213,7 +217,7 @@ impl FileSink {
         matches!(read, Ok(true)) && byte != *b"\n"
     }
 
-    /// Does the path still mean the file that is open?
+    /// Does the path still mean the open file?
     fn is_current(&self) -> bool {
         let same = |ours: std::fs::Metadata, named: std::fs::Metadata| {
             (ours.dev(), ours.ino()) == (named.dev(), named.ino())
@@ -242,7 +246,7 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// The end of a line whose beginning is written already: it goes first, so that no line is ever a mixture of two.
+/// The rest of a line whose beginning is written already. It goes first, so that two lines are never mixed.
 #[derive(Default)]
 pub(super) struct Torn(Vec<u8>);
 
@@ -268,14 +272,14 @@ impl Torn {
         Err(LostLines { lines: count(lost), cause: error.to_string() })
     }
 
-    /// The rest is not to be written any more. How many lines are lost by that.
+    /// Drops the rest. Returns how many lines are lost by that.
     fn forget(&mut self) -> u64 {
-        // A line break alone only ends what somebody else has left.
+        // A single newline only ends a line of another program.
         u64::from(std::mem::take(&mut self.0).len() > 1)
     }
 }
 
-/// How much was written, if not all was.
+/// Writes all bytes. On an error, also says how many were written.
 fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     let mut until = Instant::now() + PATIENCE;
@@ -293,7 +297,7 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Re
             Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
             Ok(length) => (written, until) = (written + length, Instant::now() + PATIENCE),
             Err(Errno::INTR) => {}
-            // Somebody else has filled it in between.
+            // Another program has filled the pipe meanwhile.
             Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(1)),
             Err(e) => return Err((written, e.into())),
         }
@@ -301,18 +305,19 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], is_over: &dyn Fn() -> bool) -> Re
     Ok(())
 }
 
-/// As much as a pipe takes as a whole, and whole lines of it, if one fits: whoever reads it gets no half lines then, whenever we end.
+/// The number of bytes to write to a pipe at once. They end with a line if one fits, so that the reader gets
+/// no half lines if we end.
 fn piece(bytes: &[u8]) -> usize {
     let most = bytes.len().min(PIECE);
     bytes[..most].iter().rposition(|&byte| byte == b'\n').map_or(most, |last| last + 1)
 }
 
-/// Does it take all that it is given?
+/// Is it a regular file, which takes all bytes at once?
 fn is_file(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
 }
 
-/// `false`: there is none in time.
+/// Waits until the descriptor is writable. `false`: the time is over.
 fn await_room(fd: BorrowedFd<'_>, until: Instant, is_over: &dyn Fn() -> bool) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(ASKED_EVERY);
@@ -326,7 +331,7 @@ fn await_room(fd: BorrowedFd<'_>, until: Instant, is_over: &dyn Fn() -> bool) ->
     }
 }
 
-/// Each line is a datagram.
+/// Sends each line as a datagram.
 fn send(
     socket: &mut Option<UnixDatagram>,
     lines: &[u8],
@@ -337,10 +342,10 @@ fn send(
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         datagram.clear();
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        // Writing to memory does not fail.
+        // Writing to memory cannot fail.
         let _ = write!(datagram, "{PRIORITY}[{}]: ", std::process::id());
         datagram.extend_from_slice(line);
-        // One that takes nothing is not waited for again and again.
+        // After one failure, the other lines are not waited for.
         if let Err(e) = send_one(socket, &datagram, &|| lost > 0 || is_over()) {
             (lost, cause) = (lost + 1, format!("{SYSLOG}: {e}"));
         }
@@ -363,14 +368,14 @@ fn send_one(
         match connected.send(datagram) {
             Ok(_) => return Ok(()),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            // Its queue is full. That of a datagram socket cannot be polled for.
+            // The receiver's queue is full, and poll(2) does not work for that.
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 if Instant::now() >= until || is_over() {
                     return Err(e);
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
-            // A syslog that was started again leaves a dead socket.
+            // If syslog was restarted, the old socket is dead.
             Err(e) => {
                 *socket = None;
                 if std::mem::replace(&mut is_second, true) {

@@ -1,4 +1,5 @@
-//! What a hand-over has of this process: its server, its services, its sockets, and what it was asked meanwhile.
+//! What a hand-over needs of this process: its server, services and sockets, and what it was asked to do
+//! meanwhile.
 //!
 //! Knows: who has them. Never: when there is a hand-over, what is done in it.
 
@@ -20,7 +21,7 @@ pub(super) struct HandoverMeans {
     http: OnceLock<Weak<HttpServer>>,
     /// What this process was asked to do while another one takes over.
     asked: Mutex<Option<EndAsked>>,
-    /// What of that the other one was told.
+    /// What of that the other process was told.
     told: Mutex<Option<EndAsked>>,
     /// The new process, while it serves and this one still hands over.
     receiver: Mutex<Option<Pid>>,

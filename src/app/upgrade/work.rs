@@ -1,7 +1,7 @@
-//! One hand-over under way: what the successor says is heard, and what is to be done about it is done.
+//! One hand-over in progress: receives the successor's messages and carries out what they require.
 //!
-//! Knows: what each deed of the hand-over means here. Never: the order of the deeds (`handover::predecessor`), when there is a
-//! hand-over.
+//! Knows: what each deed of the hand-over means here. Never: the order of the deeds
+//! (`handover::predecessor`), when there is a hand-over.
 //! Source: docs/upgrade.md.
 
 use std::collections::{HashMap, VecDeque};
@@ -33,18 +33,18 @@ use crate::sched::{ChannelKey, Loss};
 use crate::sys::clock::OwnTime;
 use crate::sys::passing::HandoverStream;
 
-/// Clients that go at once: two descriptors each.
+/// Maximum number of clients in one batch; each needs two descriptors.
 const BATCH: usize = 100;
-/// A message is taken by the kernel, or read by the other process, within this time.
+/// How long sending a message may take.
 const SENT_WITHIN: Duration = Duration::from_secs(15);
-/// Between two looks whether somebody wants it to stop.
+/// How often to check whether the hand-over must stop.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// So many looks that bring nothing, and a dead process has said no more.
+/// After this number of checks without a message, a dead process has said nothing more.
 const LAST_LOOKS: u32 = 10;
 const LAST_LOOK: Duration = Duration::from_millis(20);
-/// Connections of which none becomes ready to go within this time stay here to their end.
+/// If no connection becomes ready to go within this time, the rest stays here to its end.
 const STUCK: Duration = Duration::from_secs(120);
-/// How often the successor is told how many connections there are.
+/// How often the successor is told the number of remaining connections.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) fn say_offer(
@@ -59,53 +59,53 @@ pub(super) fn say_offer(
     stream.send(&frame, &fds, patience)
 }
 
-/// In place of an offer: why there is none.
+/// Sends, instead of an offer, why there is none.
 pub(super) fn say_why_not(stream: &HandoverStream, why: &str) {
     let message = FromPredecessor::Unwilling(why.to_owned());
-    // Whoever does not hear it finds that nothing came.
+    // If this is not received, the other process notices that nothing came.
     let _ = frame::write(&message, &[], 0).and_then(|frame| stream.send(&frame, &[], SENT_WITHIN));
 }
 
-/// A hand-over under way.
+/// A hand-over in progress.
 pub(super) struct Work<'a> {
     means: &'a HandoverMeans,
     log: &'a Log,
     stream: HandoverStream,
-    /// The successor.
+    /// The process id of the successor.
     pid: Pid,
-    /// We have started it.
+    /// Whether we have started it.
     is_child: bool,
     machine: Predecessor,
     offered: Vec<Running>,
-    /// The numbers of those that the successor serves.
+    /// The numbers of the services that the successor serves.
     accepted: Vec<usize>,
-    /// What the successor calls its version.
+    /// The version that the successor reports.
     version: String,
     offer: Offer,
-    /// Descriptors that go with the offer. `None`: it was made before the successor was started.
+    /// Descriptors to send with the offer. `None`: the offer was sent before the successor was started.
     listeners: Option<Vec<Arc<OwnedFd>>>,
-    /// What was counted when the successor was told.
+    /// The counters at the time when the state was sent.
     baseline: Vec<Counts>,
-    /// Under way.
+    /// The batch that was sent and not answered yet.
     batch: Option<Vec<Departing>>,
-    /// So many clients go at once: fewer after a refusal, since there may be room for some.
+    /// Number of clients in a batch. It is halved after a refusal, since there may be room for fewer.
     size: usize,
     news: VecDeque<PredecessorNews>,
-    /// When the successor was told last how many connections are left.
+    /// When the successor was last told the number of remaining connections.
     told_at: Option<Duration>,
-    /// It has closed its end of the stream, or does not hear us any more.
+    /// Whether it has closed its end of the stream, or reads nothing any more.
     is_deaf: bool,
-    /// How it has ended by itself.
+    /// How it ended, if it ended on its own.
     ended: Option<String>,
-    /// It has said itself why it cannot serve.
+    /// Whether it has explained why it cannot serve.
     has_explained: bool,
-    /// Since when nothing was ready to go.
+    /// Since when no connection was ready to go.
     packed_at: Option<Duration>,
     end: Option<HandoverOutcome>,
 }
 
 impl<'a> Work<'a> {
-    /// `listeners` are sent with the offer; `None`: that was made already.
+    /// `listeners` are sent with the offer; `None`: that was sent already.
     pub(super) fn new(
         means: &'a HandoverMeans,
         stream: HandoverStream,
@@ -188,7 +188,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// This process takes no clients any more, and goes with the last that it has.
+    /// Takes no clients any more; the process ends with its last connection.
     fn leave(&self) {
         if let Some(control) = self.means.control() {
             control.yield_names();
@@ -197,9 +197,9 @@ impl<'a> Work<'a> {
             http.let_go();
         }
         *self.means.receiver() = None;
-        // The doors are held: nobody is accepted who waits there.
+        // The listeners are held, so no client that waits there is accepted.
         self.means.server.stop_listening();
-        // Who is connected to a channel only now, and could not leave, is served here.
+        // Clients that were still being connected to a channel could not leave and are served here.
         self.means.server.release_doors();
     }
 
@@ -212,7 +212,7 @@ impl<'a> Work<'a> {
         self.means.server.connections()
     }
 
-    /// Waits for what the successor says, as long as that may take.
+    /// Waits for the next message of the successor, or for the end of the time for it.
     fn hear(&mut self) -> PredecessorNews {
         let clock = self.means.clock;
         let mut own = OwnTime::at(clock.now());
@@ -313,7 +313,7 @@ impl<'a> Work<'a> {
                 self.batch = (!packed.is_empty()).then_some(packed);
                 self.news.push_back(news);
             }
-            // Both processes have them: closing ours changes nothing for anybody.
+            // Both processes have these descriptors, so closing ours affects nobody.
             PredecessorDeed::Release(_) => {
                 self.size = (2 * self.size).min(BATCH);
                 drop(self.batch.take());
@@ -330,7 +330,7 @@ impl<'a> Work<'a> {
             }
             PredecessorDeed::EndSuccessor => self.end_successor(),
             PredecessorDeed::Resume => {
-                // A process that is to end at once lets nobody in for a moment.
+                // If the process must end at once, it does not accept clients for a moment.
                 if *self.means.asked() != Some(EndAsked::AtOnce) {
                     self.means.server.release_doors();
                 }
@@ -345,7 +345,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// It is killed, waited for, and what it had said before is heard.
+    /// Kills the successor, waits for its end, and reads what it had sent before.
     fn end_successor(&mut self) {
         if self.is_child {
             self.ended = self.own_end();
@@ -354,7 +354,7 @@ impl<'a> Work<'a> {
             let _ = kill_process(self.pid, Signal::KILL);
             while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
         }
-        // Nobody holds the other end any more but what it may have started.
+        // Only processes that it has started may still hold the other end.
         let mut looks = 0;
         while looks < LAST_LOOKS {
             match self.receive(LOOK_AGAIN) {
@@ -366,7 +366,8 @@ impl<'a> Work<'a> {
         self.news.push_back(PredecessorNews::SuccessorGone);
     }
 
-    /// How the successor has ended by itself, if it has. It is reaped then. One that has closed its end of the stream is about to end.
+    /// How the successor ended, if it did so on its own; it is reaped then. If it has closed its end of the
+    /// stream, it is about to end, so this waits a little.
     fn own_end(&self) -> Option<String> {
         for _ in 0..LAST_LOOKS {
             if let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG).ok()? {
@@ -422,7 +423,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// All there is to know, after everybody was stopped who could change it.
+    /// The whole state. It is gathered after everything that could change it was stopped.
     fn go(&mut self) -> Go {
         let services = self.means.roster.records(&self.offered);
         self.baseline = self.totals();
@@ -439,7 +440,7 @@ impl<'a> Work<'a> {
         self.means.roster.counted(&self.offered)
     }
 
-    /// What was counted since the successor was told: of channels, and of services.
+    /// The increase of the counters since the state was sent: of channels, and of services.
     fn counted(&self) -> (Vec<Counted>, Vec<ServiceCounted>) {
         let (mut channels, mut services) = (Vec::new(), Vec::new());
         let none = Counts::default();
@@ -483,7 +484,7 @@ impl<'a> Work<'a> {
         .collect()
     }
 
-    /// How many connections each channel has here, without those that are on their way.
+    /// The number of connections of each channel here, without those in the batch that was sent.
     fn left_counts(&self) -> Vec<LeftCount> {
         let mut under_way: HashMap<_, u32> = HashMap::new();
         for one in self.batch.iter().flatten() {
