@@ -1,6 +1,7 @@
-//! Who may come to a service.
+//! Who may connect to a service.
 //!
-//! Knows: lists of networks, limits of one client. Never: how a list is written, what is in a file, who has come.
+//! Knows: lists of networks, limits per client. Never: how a list is written, what a file contains, who has
+//! connected.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -11,26 +12,26 @@ use ipnet::IpNet;
 
 use super::Typed;
 
-/// `--allow`, `--deny`: networks and files of them.
+/// The value of `--allow` or `--deny`: networks, and files that list networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetList {
-    /// In the order in which they were typed; never empty.
+    /// The items in the order in which they were typed; never empty.
     pub items: Vec<NetItem>,
-    /// The whole word, for messages.
+    /// The whole word as typed, for messages.
     pub typed: Typed,
 }
 
 /// One item of a [`NetList`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NetItem {
-    /// A network without bits behind its prefix; never of IPv4-mapped addresses, which are IPv4.
+    /// A network. All bits after its prefix are 0, and an IPv4-mapped address is stored as IPv4.
     Net(IpNet),
-    /// An absolute path: a file with one network on a line. Whether it is there is asked later.
+    /// The absolute path of a file with one network per line. Whether the file exists is checked later.
     File(PathBuf),
 }
 
 impl NetList {
-    /// The files.
+    /// The paths of all files in the list.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.items.iter().filter_map(|item| match item {
             NetItem::File(path) => Some(path),
@@ -39,26 +40,26 @@ impl NetList {
     }
 }
 
-/// `--client-rate`: so many new connections of one client in so long.
+/// The value of `--client-rate`: how many new connections one client may open in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientRate {
-    /// Connections.
+    /// The number of connections.
     pub count: NonZeroU32,
-    /// 1 ms to a day.
+    /// The period, 1 ms to a day.
     pub per: Duration,
 }
 
-/// `--client-prefix`: addresses that have so many leading bits in common are one client.
+/// The value of `--client-prefix`: addresses that share this many leading bits count as one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientPrefix {
-    /// 1..=32
+    /// Leading bits of an IPv4 address, 1..=32.
     pub v4: u8,
-    /// 1..=128
+    /// Leading bits of an IPv6 address, 1..=128.
     pub v6: u8,
 }
 
 impl Default for ClientPrefix {
-    /// An IPv4 address, or an IPv6 /64, which is what a provider gives one customer at least.
+    /// A whole IPv4 address, or an IPv6 /64. A provider gives a customer at least a /64.
     fn default() -> Self {
         Self { v4: 32, v6: 64 }
     }

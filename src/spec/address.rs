@@ -1,6 +1,6 @@
-//! Where connections go and come in: an address of the network, or a Unix socket.
+//! Where connections come in and go to: a network address or a Unix socket.
 //!
-//! Knows: how either is written. Never: whether anything is there.
+//! Knows: how each is written. Never: whether anything is there.
 //! Source: docs/unix-sockets.md.
 
 use std::fmt;
@@ -9,21 +9,21 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An end that can be connected to, or listened on.
+/// An endpoint that can be connected to or listened on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
-    /// TCP.
+    /// A TCP address and port.
     Net(SocketAddr),
-    /// A stream socket of this machine.
+    /// A Unix stream socket on this machine.
     Unix(UnixName),
 }
 
 impl Address {
-    /// An address that cannot be connected to, for where none is known.
+    /// A placeholder for an unknown address; nothing can connect to it.
     pub const NOWHERE: Self =
         Self::Net(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0));
 
-    /// The address of the network; `None` for a Unix socket.
+    /// The network address; `None` for a Unix socket.
     pub fn net(self) -> Option<SocketAddr> {
         match self {
             Self::Net(address) => Some(address),
@@ -31,7 +31,7 @@ impl Address {
         }
     }
 
-    /// The Unix socket; `None` for an address of the network.
+    /// The Unix socket; `None` for a network address.
     pub fn unix(self) -> Option<UnixName> {
         match self {
             Self::Net(_) => None,
@@ -39,12 +39,12 @@ impl Address {
         }
     }
 
-    /// Its port; 0 for a Unix socket, which has none.
+    /// The port; 0 for a Unix socket, which has none.
     pub fn port(self) -> u16 {
         self.net().map_or(0, |address| address.port())
     }
 
-    /// The address without its port.
+    /// The address as text without its port.
     pub fn host(self) -> String {
         match self {
             Self::Net(address) => address.ip().to_string(),
@@ -52,7 +52,7 @@ impl Address {
         }
     }
 
-    /// The same with another port; a Unix socket has none.
+    /// The same address with another port. A Unix socket has no port and is returned as it is.
     #[must_use]
     pub fn with_port(self, port: u16) -> Self {
         match self {
@@ -64,7 +64,7 @@ impl Address {
         }
     }
 
-    /// An IPv4 address in IPv6 as that IPv4 address.
+    /// Turns an IPv4-mapped IPv6 address into that IPv4 address; leaves others as they are.
     #[must_use]
     pub fn canonical(self) -> Self {
         match self {
@@ -73,7 +73,7 @@ impl Address {
         }
     }
 
-    /// Is it an address of this machine's loopback interface?
+    /// Is it a loopback address of this machine?
     pub fn is_loopback(self) -> bool {
         self.net().is_some_and(|address| address.ip().to_canonical().is_loopback())
     }
@@ -148,28 +148,28 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// The name of a Unix socket: an absolute path, or `@` and an abstract name, which is no file.
+/// The name of a Unix socket: an absolute path, or `@` and an abstract name. An abstract socket has no file.
 ///
-/// It is written in one word without blanks, commas, colons and quotes: such bytes, and all that are not ASCII, stand as `%` and two
-/// hexadecimal digits, and so does `%` itself.
+/// The text form is one word without blanks, commas, colons or quotes. Such bytes, non-ASCII bytes and `%`
+/// itself are written as `%` and two hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixName {
     is_abstract: bool,
     length: u8,
-    /// What is behind the length is 0.
+    /// Bytes after `length` are 0.
     bytes: [u8; Self::LONGEST],
 }
 
 impl UnixName {
-    /// What stands in front of a name.
+    /// The prefix of the text form.
     pub const PREFIX: &str = "unix:";
-    /// The most bytes of a name: what the kernel takes (`sun_path`) less one.
+    /// Maximum length of a name in bytes: the kernel's `sun_path` less one.
     pub const LONGEST: usize = 107;
 
     /// The socket at a path.
     ///
     /// # Errors
-    /// Why there can be none.
+    /// A sentence that says why the path cannot be a Unix socket.
     pub fn path(path: &[u8]) -> Result<Self, String> {
         match path {
             [] => Err("the path is missing; write unix:/PATH, or unix:@NAME for an abstract name".to_owned()),
@@ -179,7 +179,8 @@ impl UnixName {
         }
     }
 
-    /// What was meant by a word that is a path, or that has another spelling of the prefix. `None`: no Unix socket was.
+    /// Says how to write a Unix socket if the word is a bare path or spells the prefix in another case.
+    /// `None` if the word does not look like a Unix socket, or is spelled correctly.
     pub fn meant_by(word: &str) -> Option<String> {
         let prefix = word.get(..Self::PREFIX.len()).filter(|start| start.eq_ignore_ascii_case(Self::PREFIX));
         let path = match prefix {
@@ -191,10 +192,10 @@ impl UnixName {
         Some(format!("a Unix socket is written {}{path}", Self::PREFIX))
     }
 
-    /// An abstract socket, without `@`.
+    /// An abstract socket; `name` is without the `@`.
     ///
     /// # Errors
-    /// Why there can be none.
+    /// A sentence that says why the name cannot be used.
     pub fn abstracted(name: &[u8]) -> Result<Self, String> {
         if name.is_empty() {
             return Err("the name is missing behind the @".to_owned());
@@ -215,12 +216,12 @@ impl UnixName {
         Ok(Self { is_abstract, length: name.len() as u8, bytes })
     }
 
-    /// Is it no file?
+    /// Is it an abstract name, which has no file?
     pub fn is_abstract(&self) -> bool {
         self.is_abstract
     }
 
-    /// The path, or the abstract name without `@`.
+    /// The path, or the abstract name without its `@`.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -247,12 +248,12 @@ impl fmt::Debug for UnixName {
 impl FromStr for UnixName {
     type Err = String;
 
-    /// Reads what is written, and takes all other bytes as they are.
+    /// Reads the text form. Bytes that need no escape are also accepted unescaped.
     fn from_str(text: &str) -> Result<Self, String> {
         let name =
             text.strip_prefix(Self::PREFIX).ok_or_else(|| format!("'{text}' does not begin with unix:"))?;
         let bytes = unescaped(name)?;
-        // A path that was escaped at its beginning is a path still.
+        // Only a literal `@` starts an abstract name: a path whose first byte is escaped is still a path.
         match name.starts_with('@') {
             true => Self::abstracted(&bytes[1..]),
             false => Self::path(&bytes),

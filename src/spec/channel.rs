@@ -1,6 +1,6 @@
-//! One channel as it was asked for.
+//! One channel as it was configured.
 //!
-//! Knows: what can be said of a channel. Never: how that is written, whether its host exists.
+//! Knows: the settings of a channel. Never: how they are written, whether the host exists.
 
 use std::num::NonZeroU32;
 
@@ -11,44 +11,45 @@ use super::{Check, PortWord, Typed, UnixName, Weight};
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSpec {
-    /// The whole word, for messages.
+    /// The whole word as typed, for messages.
     pub typed: Typed,
-    /// A name or an address, without brackets, or a Unix socket as [`UnixName`] writes it. Not resolved, never empty.
+    /// A host name or an address without brackets, or a Unix socket in the text form of [`UnixName`]. Not
+    /// resolved; never empty.
     pub host: String,
-    /// `None`: the port that its client came to, or that of a Unix socket, which has none.
+    /// The port. `None`: the port that the client connected to; a Unix socket has none either.
     pub port: Option<PortWord>,
-    /// A start may go on though its name has no address yet.
+    /// If true, balance may start although the name has no address yet.
     pub lazy: bool,
-    /// It stands for a set of channels.
+    /// What set of channels this word stands for. `None`: it is one channel.
     pub family: Option<FamilyKind>,
-    /// The most simultaneous connections. `None`: no limit.
+    /// Maximum number of simultaneous connections. `None`: no limit.
     pub maxc: Option<NonZeroU32>,
-    /// Its share of the clients of its group.
+    /// The channel's share of its group's clients.
     pub weight: Weight,
-    /// What it starts as.
+    /// The state that the channel starts in.
     pub state: AdminState,
-    /// How it is spoken to.
+    /// How balance speaks to the channel.
     pub manner: ChannelManner,
 }
 
 impl ChannelSpec {
-    /// The Unix socket that it is; `None`: it is a host.
+    /// The Unix socket of the channel; `None` if it is a network host.
     pub fn unix(&self) -> Option<UnixName> {
         self.host.parse().ok()
     }
 }
 
-/// What a word stands for that is not one channel but as many as its name has.
+/// What a word stands for that is not one channel but a set of channels from a name lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FamilyKind {
-    /// `each`: a channel for each address.
+    /// `each`: one channel for each address of the name.
     Each,
-    /// `_ldap._tcp.corp`: a channel for each target of an SRV record.
+    /// `_ldap._tcp.corp`: one channel for each target of the SRV records.
     Service,
 }
 
-/// Is this the name of a service, for which there are SRV records: `_service._protocol.domain`?
+/// Is this a service name that SRV records may exist for: `_service._protocol.domain`?
 pub fn is_service_name(host: &str) -> bool {
     let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
     let is_marked =
@@ -56,13 +57,14 @@ pub fn is_service_name(host: &str) -> bool {
     is_marked(labels.next()) && is_marked(labels.next()) && labels.next().is_some_and(|rest| !rest.is_empty())
 }
 
-/// How a channel is spoken to, for all clients.
+/// How balance speaks to a channel, for all clients alike.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelManner {
-    /// `proxy`: the header that goes in front of a client's bytes. `None`: none.
+    /// `proxy`: the version of the PROXY header that balance sends before a client's bytes. `None`: no
+    /// header.
     pub proxy: Option<ProxyVersion>,
-    /// `check`: how it is probed.
+    /// `check`: how balance probes the channel.
     pub check: ChannelCheck,
 }
 
@@ -70,42 +72,42 @@ pub struct ChannelManner {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelCheck {
-    /// As its service says.
+    /// As the service's `--check` says.
     #[default]
     AsService,
     /// Not at all.
     Never,
-    /// So. When, and how often, its service says.
+    /// With this check. The service says when and how often.
     Own(Check),
 }
 
-/// The version of the PROXY protocol that a channel is spoken to in.
+/// A version of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyVersion {
-    /// A line of text.
+    /// Version 1: a line of text.
     V1,
-    /// Binary.
+    /// Version 2: binary.
     V2,
 }
 
-/// What headers of version 2 have besides addresses.
+/// What a PROXY header of version 2 contains besides addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProxyTlvs {
-    /// A name of the connection.
+    /// A unique name of the connection (`PP2_TYPE_UNIQUE_ID`).
     pub unique_id: bool,
-    /// A checksum of the header.
+    /// A checksum of the header (`PP2_TYPE_CRC32C`).
     pub crc32c: bool,
 }
 
 /// What the operator decided about a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AdminState {
-    /// Takes connections. `ENA`.
+    /// The channel takes new connections. `ENA`.
     #[default]
     Enabled,
-    /// Takes no new connections, existing ones live on. `dis`.
+    /// The channel takes no new connections; existing ones stay open. `dis`.
     Disabled,
-    /// Takes no new connections and existing ones were closed. `DIS`.
+    /// The channel takes no new connections, and existing ones were closed. `DIS`.
     DisabledHard,
 }

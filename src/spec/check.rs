@@ -1,6 +1,7 @@
 //! What a health check does.
 //!
-//! Knows: the kinds of checks and what each is told. Never: how they are carried out, what follows from them.
+//! Knows: the kinds of checks and their settings. Never: how a check is carried out, what its result means
+//! for the channel.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -15,24 +16,29 @@ use super::Typed;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// A connection that stands is enough.
+    /// Connects; the channel is up if the connect succeeds.
     Tcp,
-    /// Asks for a page by HTTP/1.1 and looks at the status of the answer, at nothing behind it.
+    /// Requests a page by HTTP/1.1. Only the status of the answer counts, not its headers or body.
     Http {
-        /// What the request asks for as `Host`; `None` = the address and port that are checked. The connection goes to those
-        /// either way. A host with or without a port, brackets around an IPv6 address.
+        /// The `Host` header of the request, with or without a port, an IPv6 address in brackets. `None`: the
+        /// checked address and port. The probe connects to the checked address either way.
         host: Option<String>,
-        /// As it goes into the request: begins with `/`, percent-encoded, without spaces, control characters or fragment.
+        /// The path in the request: begins with `/`, percent-encoded, without spaces, control characters or a
+        /// fragment.
         path: String,
-        /// The statuses that are up; empty = none is. An interim status (1xx) is an answer only if it is listed here.
+        /// The statuses that count as up; if empty, none does. An interim status (1xx) counts as the answer
+        /// only if it is listed here.
         statuses: Vec<RangeInclusive<u16>>,
     },
-    /// Says and hears bytes, in order. All steps done is up; no steps are the same as [`Check::Tcp`].
+    /// Sends and expects bytes, in order. The channel is up when all steps have succeeded. Without steps it
+    /// is the same as [`Check::Tcp`].
     Dialogue(Vec<Step>),
-    /// Runs a program with the address and the port as its two arguments; exit code 0 is up.
+    /// Runs the program at this absolute path with the address and the port as its two arguments; exit code 0
+    /// means up.
     ///
-    /// An absolute path: the program starts in `/`, with nothing on its standard streams and in a process group of its
-    /// own. When it ends or is late, all of that group is killed. What has left the group lives on.
+    /// The program starts in `/`, with `/dev/null` as its standard streams, in a process group of its own.
+    /// When it ends or exceeds the timeout, balance kills the whole group. A process that has left the group
+    /// survives.
     Exec(PathBuf),
 }
 
@@ -42,35 +48,35 @@ pub enum Check {
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Waits until these bytes have come, anywhere behind the end of the previous match. Empty = they are there.
+    /// Waits for these bytes, anywhere after the end of the previous match. An empty string matches at once.
     Expect(Vec<u8>),
 }
 
-/// How the channels of a service are probed.
+/// How balance probes the channels of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckSpec {
-    /// `--check`. `None`: only channels that say so themselves are probed.
+    /// `--check`. `None`: balance probes only channels that have a `check` of their own.
     pub check: Option<Check>,
-    /// Its word, for messages.
+    /// The word as typed, for messages.
     pub typed: Typed,
-    /// `--check-interval`, 10 ms to a day: from one probe to the next, before jitter.
+    /// `--check-interval`, 10 ms to a day: the time from one probe to the next, before jitter.
     pub interval: Duration,
     /// `--check-timeout`, 1 ms to an hour: how long a probe may take. It may be longer than the interval.
     pub timeout: Duration,
-    /// `--check-rise`, 1..=1000: good probes in a row that make a channel up.
+    /// `--check-rise`, 1..=1000: successful probes in a row that make a channel up.
     pub rise: u32,
-    /// `--check-fall`, 1..=1000: failed probes in a row that make it down.
+    /// `--check-fall`, 1..=1000: failed probes in a row that make a channel down.
     pub fall: u32,
-    /// `--check-port`. `None`: the channel's.
+    /// `--check-port`. `None`: the channel's own port.
     pub port: Option<NonZeroU16>,
 }
 
-/// `--on-down`: what becomes of the connections of a channel that is found to be down.
+/// `--on-down`, `--on-remove`: what happens to the connections of a channel that goes down or is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDown {
-    /// They live on.
+    /// They stay open.
     #[default]
     Keep,
-    /// They are closed.
+    /// balance closes them.
     Kick,
 }

@@ -1,6 +1,6 @@
-//! Who a client is: an address of the network, or a process of this machine that came by a Unix socket.
+//! Who a client is: a network address, or a process on this machine that connected by a Unix socket.
 //!
-//! Knows: how either is written. Never: how the kernel is asked, who is let in.
+//! Knows: how each is written. Never: how the kernel is asked, who is let in.
 //! Source: docs/unix-sockets.md.
 
 use std::fmt;
@@ -9,29 +9,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where a client has come from.
+/// Where a client connects from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClientSource {
-    /// It came over TCP.
+    /// It connected by TCP from this address.
     Net(SocketAddr),
-    /// It came by a Unix socket.
+    /// It connected by a Unix socket.
     Local(LocalPeer),
 }
 
-/// Whose process has connected by a Unix socket, as the kernel said then.
+/// The process that connected by a Unix socket, as the kernel reported it at that moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalPeer {
-    /// Its user. `None`: the system does not say.
+    /// The user ID of the process. `None`: the system does not report it.
     pub uid: Option<u32>,
-    /// Its number. `None`: the system does not say, or has none for it here.
+    /// The process ID. `None`: the system does not report it, or the process has no number in this PID
+    /// namespace.
     pub pid: Option<u32>,
 }
 
 impl ClientSource {
-    /// Of a client that nobody knows.
+    /// An unknown client.
     pub const UNKNOWN: Self = Self::Net(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0));
 
-    /// Its address and port; `None` if it came by a Unix socket.
+    /// The client's address and port; `None` if it connected by a Unix socket.
     pub fn net(self) -> Option<SocketAddr> {
         match self {
             Self::Net(address) => Some(address),
@@ -39,23 +40,25 @@ impl ClientSource {
         }
     }
 
-    /// Its address, as rules about networks see it; `None` if it came by a Unix socket.
+    /// The client's IP address as rules about networks see it (IPv4-mapped as IPv4); `None` if it connected
+    /// by a Unix socket.
     pub fn ip(self) -> Option<IpAddr> {
         self.net().map(|address| address.ip().to_canonical())
     }
 
-    /// Does nobody know who it is?
+    /// Is the client unknown?
     pub fn is_unknown(self) -> bool {
         self.net().is_some_and(|address| address.ip().is_unspecified())
     }
 
-    /// What tells it from other clients, where an address is wanted: its own, or one that stands for its user. No client
-    /// over TCP has one like that (it is one for many receivers), and networks of 48 bits keep users apart.
+    /// An IP address that identifies the client where one is needed: its own, or one that stands for its user
+    /// ID. The latter is a multicast address, which no TCP client can have. User IDs differ within the first
+    /// 48 bits, so a prefix of 48 bits or more keeps users apart.
     pub fn key(self) -> IpAddr {
         match self {
             Self::Net(address) => address.ip(),
             Self::Local(peer) => {
-                // No user has the last number.
+                // The greatest number is never a valid user ID, so it stands for an unknown user.
                 let [a, b, c, d] = peer.uid.unwrap_or(u32::MAX).to_be_bytes();
                 let pair = |high, low| u16::from_be_bytes([high, low]);
                 Ipv6Addr::new(0xff0f, pair(a, b), pair(c, d), 0, 0, 0, 0, 0).into()
@@ -82,10 +85,10 @@ impl PartialEq<SocketAddr> for ClientSource {
     }
 }
 
-/// What stands in front of a user's number, and of a process's.
+/// The prefixes of a user ID and of a process ID in the text form.
 const UID: &str = "uid:";
 const PID: &str = "pid:";
-/// What a client by a Unix socket is called of whom nothing is known.
+/// The text form of a client on a Unix socket whose user is unknown.
 const NAMELESS: &str = "unix";
 
 impl fmt::Display for ClientSource {

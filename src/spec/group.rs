@@ -1,38 +1,38 @@
-//! One group as it was asked for.
+//! One group as it was configured.
 //!
-//! Knows: what its numbers stand for. Never: how a policy chooses.
+//! Knows: which channel has which number. Never: how a policy chooses.
 
 use super::{ChannelSpec, FamilyKind, Policy};
 
 /// One group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSpec {
-    /// How it distributes clients.
+    /// How the group distributes clients.
     pub policy: Policy,
-    /// Its channels and gaps in order of their numbers; never empty.
+    /// The channels and gaps in the order of their numbers; never empty.
     pub members: Vec<Member>,
 }
 
-/// What a number of a group stands for.
+/// What a number in a group stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Member {
     /// A channel.
     Channel(ChannelSpec),
-    /// Nothing, as after a channel was removed. The number is taken all the same.
+    /// No channel, as after a channel was removed. The number stays reserved.
     Gap,
 }
 
-/// Where the numbers of groups are divided: a service whose name is looked up has those of its part from its own on, one for each priority of
-/// its records.
+/// How many group numbers a service name (SRV) reserves. Its channels use the groups from the one with its
+/// word up to the next multiple of this number, one group for each priority of its records.
 pub const TIERS: usize = 100;
 
-/// The last group that the channels of a service can be in whose word is in this group.
+/// The last group that channels of a service name (SRV) in `group` can be in.
 pub const fn last_tier(group: usize) -> usize {
     group / TIERS * TIERS + TIERS - 1
 }
 
 impl GroupSpec {
-    /// Is there a word in it whose channels are in groups behind it?
+    /// Does the group contain a service name (SRV), whose channels may also be in later groups?
     pub fn has_tiers(&self) -> bool {
         let is_service = |member: &Member| {
             matches!(member, Member::Channel(ChannelSpec { family: Some(FamilyKind::Service), .. }))
@@ -41,7 +41,8 @@ impl GroupSpec {
     }
 }
 
-/// Which of these groups no word can be in, since they are those of a service before them.
+/// Tells for each group whether it is reserved for a service name (SRV) in an earlier group, so that it
+/// cannot have words of its own.
 pub fn reserved_groups(groups: &[GroupSpec]) -> Vec<bool> {
     let mut until = 0;
     let is_reserved = |(index, group): (usize, &GroupSpec)| {

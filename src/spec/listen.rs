@@ -1,6 +1,7 @@
 //! Where a service listens.
 //!
-//! Knows: that a host and ports can be named, or a Unix socket. Never: names and services of this machine, sockets.
+//! Knows: that it is a host with ports, or a Unix socket. Never: which names and services this machine knows,
+//! sockets.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,26 +14,27 @@ use super::{Address, Typed, UnixName};
 /// Where a service listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSpec {
-    /// On which address; of no weight for a Unix socket.
+    /// The address to listen on; ignored for a Unix socket.
     pub host: ListenHost,
-    /// On which ports; a channel without a port of its own has the one that its client came to.
+    /// The ports to listen on. A channel without a port of its own uses the port that its client connected
+    /// to.
     pub ports: PortsSpec,
-    /// PORT's word, for messages.
+    /// The word of PORT as typed, for messages.
     pub typed: Typed,
 }
 
-/// PORT: the ports of a service, or its Unix socket.
+/// The PORT argument: the ports of a service, or its Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortsSpec {
-    /// One.
+    /// One port.
     One(PortWord),
-    /// Several that follow each other.
+    /// A range of consecutive ports.
     Range(PortRange),
-    /// None: it is a Unix socket.
+    /// No port but a Unix socket.
     Unix(UnixName),
 }
 
-/// At least two ports that follow each other: `FIRST-LAST`.
+/// At least two consecutive ports: `FIRST-LAST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: NonZeroU16,
@@ -40,17 +42,17 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// `None` if the second one is not above the first.
+    /// `None` unless `last` is above `first`.
     pub fn new(first: NonZeroU16, last: NonZeroU16) -> Option<Self> {
         (first < last).then_some(Self { first, last })
     }
 
-    /// The lowest.
+    /// The lowest port.
     pub fn first(self) -> NonZeroU16 {
         self.first
     }
 
-    /// The highest.
+    /// The highest port.
     pub fn last(self) -> NonZeroU16 {
         self.last
     }
@@ -63,7 +65,7 @@ impl fmt::Display for PortRange {
 }
 
 impl PortsSpec {
-    /// Are there several?
+    /// The range of ports; `None` for one port or a Unix socket.
     pub fn range(&self) -> Option<PortRange> {
         match self {
             Self::One(_) | Self::Unix(_) => None,
@@ -71,7 +73,7 @@ impl PortsSpec {
         }
     }
 
-    /// Is it a Unix socket?
+    /// The Unix socket; `None` for ports.
     pub fn unix(&self) -> Option<UnixName> {
         match self {
             Self::One(_) | Self::Range(_) => None,
@@ -96,24 +98,24 @@ impl fmt::Display for PortsSpec {
     }
 }
 
-/// One port of an address, or several that follow each other, or a Unix socket: where somebody listens. Prints as `ADDRESS:PORT`,
-/// `ADDRESS:FIRST-LAST` or `unix:/PATH`.
+/// Where a service listens: one port or consecutive ports of an address, or a Unix socket. Prints as
+/// `ADDRESS:PORT`, `ADDRESS:FIRST-LAST` or `unix:/PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenSpan {
     first: Address,
-    /// 0 for a Unix socket.
+    /// The highest port; 0 for a Unix socket.
     last: u16,
 }
 
 impl ListenSpan {
-    /// The ports from that of the address up to this one, or that one port.
+    /// The ports from that of `first` to `last`. If `last` is not above the first port, only that one.
     pub fn new(first: impl Into<Address>, last: u16) -> Self {
         let first = first.into();
         let last = if first.unix().is_some() { 0 } else { last.max(first.port()) };
         Self { first, last }
     }
 
-    /// These addresses, in their order, with those as one whose ports follow each other.
+    /// Joins neighbouring entries that have the same address and consecutive ports; keeps the order.
     pub fn of<A: Into<Address>>(all: impl IntoIterator<Item = A>) -> Vec<Self> {
         let mut spans: Vec<Self> = Vec::new();
         for address in all.into_iter().map(Into::into) {
@@ -131,22 +133,22 @@ impl ListenSpan {
         spans
     }
 
-    /// The address with the lowest port.
+    /// The address with its lowest port, or the Unix socket.
     pub fn first(self) -> Address {
         self.first
     }
 
-    /// The Unix socket, if it is one.
+    /// The Unix socket; `None` for ports.
     pub fn unix(self) -> Option<UnixName> {
         self.first.unix()
     }
 
-    /// Its address; `None`: it is a Unix socket.
+    /// The IP address; `None` for a Unix socket.
     pub fn ip(self) -> Option<IpAddr> {
         Some(self.first.net()?.ip())
     }
 
-    /// All its ports; a Unix socket has none.
+    /// All ports; empty for a Unix socket.
     #[allow(clippy::reversed_empty_ranges, reason = "that is how an inclusive range is empty")]
     pub fn ports(self) -> RangeInclusive<u16> {
         match self.first {
@@ -155,32 +157,33 @@ impl ListenSpan {
         }
     }
 
-    /// How many listeners that is.
+    /// How many listening sockets it takes.
     pub fn listeners(self) -> usize {
         self.ports().len().max(1)
     }
 
-    /// The address with another port.
+    /// The address with another port; a Unix socket as it is.
     pub fn at(self, port: u16) -> Address {
         self.first.with_port(port)
     }
 
-    /// Each of its addresses.
+    /// Every address with its port, or the Unix socket.
     pub fn each(self) -> impl Iterator<Item = Address> {
         self.ports().map(move |port| self.at(port)).chain(self.unix().map(Address::Unix))
     }
 
-    /// Has it a port like this address, whatever IP address that is? A Unix socket has none, and is always the same.
+    /// Is the port of `address` one of these, whatever its IP address? Always true for a Unix socket, which
+    /// has no port.
     pub fn has_port_of(self, address: Address) -> bool {
         self.unix().is_some() || self.ports().contains(&address.port())
     }
 
-    /// Has another one an address in common with this one?
+    /// Do the two have an address and port in common?
     pub fn meets(self, other: Self) -> bool {
         self.at(0) == other.at(0) && self.first.port().max(other.first.port()) <= self.last.min(other.last)
     }
 
-    /// Is this one of them?
+    /// Is `address` one of these addresses, including the port?
     pub fn contains(self, address: Address) -> bool {
         self.has_port_of(address) && self.at(address.port()) == address
     }
@@ -222,27 +225,27 @@ impl FromStr for ListenSpan {
 pub enum ListenHost {
     /// `0.0.0.0`.
     AnyV4,
-    /// `::`, IPv4 clients too.
+    /// `::`, which accepts IPv4 clients, too.
     AnyV6,
-    /// One host or address.
+    /// One host name or address.
     Host(HostSpec),
 }
 
-/// A host or an address. Not resolved.
+/// A host name or an address. Not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSpec {
-    /// The name or address, without brackets; never empty.
+    /// The name, or the address without brackets; never empty.
     pub name: String,
-    /// The whole word, for messages.
+    /// The whole word as typed, for messages.
     pub typed: Typed,
 }
 
-/// A port as it was typed: a number, or a word for the services database.
+/// A port as it was typed: a number, or a name from the services database (`/etc/services`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PortWord {
     /// 1..=65535.
     Number(NonZeroU16),
-    /// Looks like a service name; whether there is such a service is asked later.
+    /// A word with the form of a service name. Whether the database has it is checked later.
     Name(String),
 }
 

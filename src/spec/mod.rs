@@ -1,7 +1,9 @@
-//! What was asked for: services, their groups and channels, and what is the process's alone. Plain values.
+//! What was configured: services with their groups and channels, and the settings of the process. Plain
+//! values.
 //!
-//! No parsing, no printing, no doing: `config` turns text into these and back, the rooms that act read them. A value that
-//! exists is legal. Reading order: `typed`, `address`, `client`, `policy`, `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
+//! This room parses, prints and does nothing: `config` turns text into these values and back, and the rooms
+//! that act read them. A value that exists is legal. Reading order: `typed`, `address`, `client`, `policy`,
+//! `check`, `keepalive`, `access`, `channel`, `group`, `asked`, `listen`, `senders`, `service`, `process`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;

@@ -1,24 +1,24 @@
-//! How a group distributes clients, and how much of them a channel gets.
+//! How a group distributes clients, and the weight of a channel.
 //!
-//! Knows: names of policies, the range of weights. Never: channels, what is picked.
+//! Knows: names of policies, the range of weights. Never: channels, which one is chosen.
 
 /// How a group distributes clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// In turn. `RR`.
+    /// In turn (round robin). `RR`.
     RoundRobin,
-    /// By the client's address. `Hash`.
+    /// By a hash of the client's address. `Hash`.
     Hash,
-    /// To the channel with the fewest connections for its weight. `LC`.
+    /// To the channel with the fewest connections relative to its weight. `LC`.
     LeastConnections,
-    /// To the better of two channels chosen at random. `P2C`.
+    /// To the less loaded of two channels chosen at random. `P2C`.
     TwoChoices,
-    /// To the first channel that has room. `Fst`.
+    /// To the first channel that has a free slot. `Fst`.
     First,
 }
 
 impl Policy {
-    /// What operators call each, and processes that tell each other of it.
+    /// The name of each policy in commands, and in messages between processes.
     pub const NAMES: [(&'static str, Self); 5] = [
         ("rr", Self::RoundRobin),
         ("leastconn", Self::LeastConnections),
@@ -27,34 +27,34 @@ impl Policy {
         ("hash", Self::Hash),
     ];
 
-    /// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
+    /// The policy with this name: `rr`, `leastconn`, `p2c`, `first` or `hash`. `None` for another name.
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
     }
 
-    /// The name that [`named`](Self::named) knows it by.
+    /// The name that [`named`](Self::named) accepts for it.
     pub fn name(self) -> &'static str {
-        // The table has every policy, as a test shows.
+        // `NAMES` contains every policy, as a test shows.
         Self::NAMES.iter().find(|(_, known)| *known == self).map_or("rr", |(name, _)| name)
     }
 
-    /// Does it go by the channels' shares, which grow while they return?
+    /// Does the policy use weights, which `--slow-start` raises step by step for a returning channel?
     pub fn weighs(self) -> bool {
         matches!(self, Self::RoundRobin | Self::LeastConnections | Self::TwoChoices)
     }
 }
 
-/// The share of clients a channel gets, against those of the other channels of its group: 0..=256, 1 unless said
-/// otherwise. 0 = no new clients.
+/// The channel's share of clients relative to the other channels of its group: 0..=256, 1 by default. 0 means
+/// no new clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
 
 impl Weight {
-    /// The greatest.
+    /// The greatest weight.
     pub const MAX: u32 = 256;
-    /// What a channel has by default.
+    /// The default weight.
     pub const ONE: Self = Self(1);
-    /// No new clients.
+    /// The weight of a channel that gets no new clients.
     pub const ZERO: Self = Self(0);
 
     /// `None` if `n` is above [`Weight::MAX`].
@@ -62,7 +62,7 @@ impl Weight {
         if n <= Self::MAX { u16::try_from(n).ok().map(Self) } else { None }
     }
 
-    /// The number itself.
+    /// The weight as a number.
     pub fn get(self) -> u32 {
         u32::from(self.0)
     }

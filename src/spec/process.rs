@@ -1,6 +1,6 @@
-//! What is asked of the process, whatever services it has.
+//! Settings of the process, which all its services share.
 //!
-//! Knows: its settings. Never: services, how a setting is carried out.
+//! Knows: these settings. Never: services, how a setting is carried out.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::Typed;
 
-/// A word that names something of the system, such as a group.
+/// A word that names something in the system, such as a group or a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// The word, for messages.
+    /// The word as typed, for messages.
     pub typed: Typed,
 }
 
@@ -23,21 +23,22 @@ impl From<&str> for Named {
     }
 }
 
-/// Where the process answers HTTP. Not resolved.
+/// The address and port that the process serves HTTP on. Not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSpec {
-    /// The name or address, without brackets. `None`: loopback, since only a port was given.
+    /// The host name, or the address without brackets. `None`: only a port was given, and the address is
+    /// loopback.
     pub host: Option<String>,
     /// The port.
     pub port: NonZeroU16,
-    /// The word, for messages.
+    /// The word as typed, for messages.
     pub typed: Typed,
 }
 
-/// Where a line for each connection goes, what it looks like, and when it is written.
+/// Where the access log goes, what its lines look like, and when they are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLogSpec {
-    /// `--access-log`. The name is a path if it stands for nothing else.
+    /// `--access-log`. The name is a path unless it is [`SYSLOG`](Self::SYSLOG) or [`STDOUT`](Self::STDOUT).
     pub target: Named,
     /// `--access-log-format`.
     pub format: LineFormat,
@@ -45,24 +46,24 @@ pub struct AccessLogSpec {
     pub moments: LogMoments,
 }
 
-/// What a line of the access log looks like.
+/// The format of a line in the access log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LineFormat {
     /// `key=value key=value`.
     #[default]
     Text,
-    /// An object of JSON.
+    /// A JSON object.
     Json,
 }
 
-/// When the access log has a line of a connection.
+/// At which moments a connection gets a line in the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogMoments {
-    /// When it has got its channel.
+    /// When its channel has been chosen and connected.
     pub start: bool,
     /// When it has ended.
     pub end: bool,
-    /// Each time that it has gone on for so long. `None`: never.
+    /// Again after each such period while it goes on. `None`: never.
     pub every: Option<Duration>,
 }
 
@@ -73,47 +74,50 @@ impl Default for LogMoments {
 }
 
 impl AccessLogSpec {
-    /// The word for syslog.
+    /// The name that stands for syslog.
     pub const SYSLOG: &'static str = "syslog";
-    /// The word for standard output.
+    /// The name that stands for standard output.
     pub const STDOUT: &'static str = "-";
 }
 
 /// The settings that all services of a process share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {
-    /// `-f`.
+    /// `-f`: stay in the foreground.
     pub foreground: bool,
-    /// `-d`.
+    /// `-d`: log debug messages.
     pub debug: bool,
     /// `--log-time`: lines on stderr begin with the time.
     pub log_time: bool,
-    /// `-p`. Only of use with `foreground`; the combination is legal and worth a warning.
+    /// `-p`: print the traffic. It works only with `foreground`; without it, the option is legal and causes a
+    /// warning.
     pub dump: bool,
-    /// `--control-group`; whether there is such a group is asked later.
+    /// `--control-group`. Whether the group exists is checked later.
     pub control_group: Option<Named>,
-    /// `--user`, as it was typed: `NAME[:GROUP]`. Whether there is one is checked later. `None`: the process keeps its user.
+    /// `--user`, as it was typed: `NAME[:GROUP]`. Whether the user exists is checked later. `None`: the
+    /// process keeps its user.
     pub user: Option<Named>,
-    /// `--landlock`. `None`: with `--user`.
+    /// `--landlock`. `None`: on if `--user` is given.
     pub landlock: Option<bool>,
     /// `--workers`, at most 1024. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
-    /// `--busy-poll`. `None`: where cores can be spared.
+    /// `--busy-poll`. `None`: on where there are cores to spare.
     pub busy_poll: Option<bool>,
-    /// `--dns`: the name servers that are asked. None: the system's resolver is.
+    /// `--dns`: the name servers to ask. Empty: the system's resolver is used.
     pub dns: Vec<SocketAddr>,
-    /// `--loopback-congestion`: the congestion control of bulk within this host; whether the system has it is asked later.
-    /// `None`: the system's own.
+    /// `--loopback-congestion`: the congestion control algorithm for bulk data within this host. Whether the
+    /// system has it is checked later. `None`: the system's default.
     pub loopback_congestion: Option<Named>,
-    /// `--drain-timeout`: how long connections may go on after SIGTERM; 0 = not at all.
+    /// `--drain-timeout`: how long connections may go on after SIGTERM; 0 means they are closed at once.
     pub drain_timeout: Duration,
-    /// `--state`: the file that keeps what operators change, as it was typed. `None`: nothing is kept.
+    /// `--state`: the file that keeps operators' changes, as it was typed. `None`: changes are not kept.
     pub state: Option<Named>,
-    /// `--http`: where metrics and probes are answered. `None`: nowhere.
+    /// `--http`: where metrics and probes are served. `None`: nowhere.
     pub http: Option<HttpSpec>,
-    /// `--http-token-file`: the file with the token for commands by HTTP, as it was typed. `None`: no commands by HTTP.
+    /// `--http-token-file`: the file with the token that permits commands by HTTP, as it was typed. `None`:
+    /// HTTP accepts no commands.
     pub http_token_file: Option<Named>,
-    /// `--access-log`. `None`: there is none.
+    /// `--access-log`. `None`: no access log.
     pub access_log: Option<Named>,
     /// `--access-log-format`.
     pub log_format: LineFormat,
@@ -125,12 +129,12 @@ impl ProcessSpec {
     /// The default of `--drain-timeout`.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Is the process to open no files but those that it needs?
+    /// Is Landlock to limit the process to the files that it needs?
     pub fn is_fenced(&self) -> bool {
         self.landlock.unwrap_or(self.user.is_some())
     }
 
-    /// All of the access log, if there is to be one.
+    /// All settings of the access log; `None` if there is none.
     pub fn access(&self) -> Option<AccessLogSpec> {
         let target = self.access_log.clone()?;
         Some(AccessLogSpec { target, format: self.log_format, moments: self.log_at })

@@ -1,4 +1,4 @@
-//! Who announces the clients it connects for, by the PROXY protocol.
+//! Which senders announce their clients by the PROXY protocol.
 //!
 //! Knows: their addresses. Never: the header, how it is read.
 
@@ -6,26 +6,26 @@ use ipnet::IpNet;
 
 use super::ClientSource;
 
-/// Senders that must begin with a header of the PROXY protocol.
+/// Senders that must begin a connection with a PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxySenders {
-    /// Everybody.
+    /// Every sender.
     Any,
-    /// These; at least one.
+    /// These senders; at least one.
     Of(Vec<ProxySender>),
 }
 
-/// One of them.
+/// One entry of `--accept-proxy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxySender {
-    /// Those of this network. Its address has no bits behind its prefix.
+    /// Senders in this network. All bits after its prefix are 0.
     Net(IpNet),
-    /// All who come by a Unix socket.
+    /// Everyone who connects by a Unix socket.
     Unix,
 }
 
 impl ProxySenders {
-    /// Is this client one of them?
+    /// Must this client begin with a header?
     pub fn includes(&self, client: ClientSource) -> bool {
         let ip = client.ip();
         let is_meant = |sender: &ProxySender| match sender {

@@ -1,6 +1,7 @@
 //! One service: where it listens, how it chooses, its channels.
 //!
-//! Knows: its settings and their ranges. Never: defaults (those are `config`'s), other services, how a setting is carried out.
+//! Knows: its settings and their ranges. Never: defaults (`config` has those), other services, how a setting
+//! is carried out.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,106 +14,116 @@ use super::{
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// What operators call it. `None`: by where it listens.
+    /// The name that operators use. `None`: the service is called by the address it listens on.
     pub name: Option<Name>,
     /// `-b`, `-6`, PORT.
     pub listen: ListenSpec,
-    /// `--freebind`: it may listen on an address that this host does not have.
+    /// `--freebind`: the service may listen on an address that this host does not have.
     pub freebind: bool,
-    /// `--socket-mode`, at most 0o777: the permissions of its Unix socket. `None`: what the system leaves of them.
+    /// `--socket-mode`, at most 0o777: the permissions of the service's Unix socket. `None`: those that the
+    /// umask leaves.
     pub socket_mode: Option<u32>,
-    /// `--socket-group`: the group of its Unix socket; whether there is one is asked later.
+    /// `--socket-group`: the group of the service's Unix socket. Whether the group exists is checked later.
     pub socket_group: Option<Named>,
-    /// The channels. Empty: it starts with none.
+    /// The groups with their channels. Empty: the service starts without any.
     pub groups: Vec<GroupSpec>,
-    /// `@NAME`: which groups are for whom, in the order of their groups, the first one beginning at group 0, each at a group that there is. Empty: all groups are for everybody.
+    /// `@NAME`: which groups serve whom, ordered by group. The first section begins at group 0, and each
+    /// begins at an existing group. Empty: all groups serve everyone.
     pub sections: Vec<Section>,
-    /// `-B`, in their order. Empty: the system chooses.
+    /// `-B`: source addresses towards channels, in the order given. Empty: the system chooses.
     pub sources: Vec<HostSpec>,
-    /// `--transparent`: from the clients' own addresses. Then there are no `sources`.
+    /// `--transparent`: connect to channels from the client's own address. `sources` is empty then.
     pub transparent: bool,
-    /// `-t`, at least 1 ms.
+    /// `-t`, at least 1 ms: how long a connect to a channel may take.
     pub connect_timeout: Duration,
-    /// `--race`, at least 1 ms: so soon the next channel is tried beside one that has not answered. `None`: not before it has failed.
+    /// `--race`, at least 1 ms: after this time without an answer, balance also tries the next channel.
+    /// `None`: it tries the next one only after a failure.
     pub race: Option<Duration>,
-    /// `--first-byte`, at least 1 ms: a channel that is silent for so long while others answer is ejected. `None`: it is not.
+    /// `--first-byte`, at least 1 ms: a channel is ejected if it stays silent for this long while others
+    /// answer. `None`: it is not.
     pub first_byte: Option<Duration>,
-    /// `--resolve`, at least 100 ms: how often names of channels are looked up. `None`: only at the start.
+    /// `--resolve`, at least 100 ms: how often names of channels are looked up again. `None`: only at the
+    /// start.
     pub resolve: Option<Duration>,
-    /// `-T`. `None`: never.
+    /// `-T`: how long a connection may be idle. `None`: without limit.
     pub idle_timeout: Option<Duration>,
-    /// `--half-close-timeout`. `None`: never.
+    /// `--half-close-timeout`: how long a connection may stay half-closed. `None`: without limit.
     pub half_close_timeout: Option<Duration>,
-    /// `-a`.
+    /// `-a`: disable a channel when a connect to it fails.
     pub autodisable: bool,
-    /// `-H`.
+    /// `-H`: a client of a hash group fails over to other channels.
     pub hash_failover: bool,
-    /// `-K`. `None`: the system's numbers.
+    /// `-K`: keepalive towards clients. `None`: the system's settings.
     pub client_keepalive: Option<Keepalive>,
-    /// `-k`. `None`: the system's numbers.
+    /// `-k`: keepalive towards channels. `None`: the system's settings.
     pub server_keepalive: Option<Keepalive>,
-    /// `--proxy-tlv`. Of no weight without channels that get a header of version 2.
+    /// `--proxy-tlv`. Has an effect only with channels that get a PROXY header of version 2.
     pub proxy_tlvs: ProxyTlvs,
-    /// `--policy`: that of groups that come into being later. `groups` have their own.
+    /// `--policy`: the policy of groups that are created later. Each of `groups` has its own.
     pub later_policy: Policy,
-    /// `--hash-balance` in thousandths, 1000..=100000: the most load of a hash group's channel against the average.
-    /// `None`: whatever comes.
+    /// `--hash-balance` in thousandths, 1000..=100000: the maximum load of one channel in a hash group
+    /// relative to the average. `None`: no maximum.
     pub hash_balance: Option<u32>,
-    /// `--slow-start`: how long a returning channel ramps up. `None`: not at all.
+    /// `--slow-start`: how long the share of a returning channel rises before it is full. `None`: it is full
+    /// at once.
     pub slow_start: Option<Duration>,
-    /// Without `--no-eject`: a channel whose connect fails is not offered while another is usable.
+    /// True unless `--no-eject` is given: a channel whose connect failed gets no clients while another
+    /// channel is usable.
     pub eject: bool,
-    /// `--check` and what goes with it. `None`: no probes but those of ejected channels, and of channels that have a check of their own,
-    /// with the default times.
+    /// `--check` and the options that belong to it. `None`: balance probes only ejected channels, and
+    /// channels with a check of their own, at the default times.
     pub check: Option<CheckSpec>,
-    /// `--fail-open`: channels are tried even if all are ejected or down.
+    /// `--fail-open`: channels are tried even if all of them are ejected or down.
     pub fail_open: bool,
-    /// `--on-down`.
+    /// `--on-down`: what happens to the connections of a channel that goes down.
     pub on_down: OnDown,
-    /// `--on-remove`.
+    /// `--on-remove`: what happens to the connections of a channel that is removed.
     pub on_remove: OnDown,
-    /// `--event-program`: the program that is run for events, an absolute path; whether it can be run is checked later. `None`: none.
+    /// `--event-program`: the absolute path of the program to run for events. Whether it can be run is
+    /// checked later. `None`: no program.
     pub on_change: Option<Named>,
     /// `--refuse-when-down`: the port is closed while no channel is up.
     pub refuse_when_down: bool,
-    /// `--allow`. `None`: any.
+    /// `--allow`: the only clients that may connect. `None`: all may.
     pub allow: Option<NetList>,
-    /// `--deny`. `None`: none.
+    /// `--deny`: clients that may not connect. `None`: nobody is denied.
     pub deny: Option<NetList>,
-    /// `--client-max`. `None`: no limit.
+    /// `--client-max`: maximum number of connections of one client. `None`: no limit.
     pub client_max: Option<NonZeroU32>,
-    /// `--client-rate`. `None`: no limit.
+    /// `--client-rate`: maximum rate of new connections of one client. `None`: no limit.
     pub client_rate: Option<ClientRate>,
-    /// `--client-prefix`. Of no weight without one of the two.
+    /// `--client-prefix`: which addresses count as one client. Has an effect only with `client_max` or
+    /// `client_rate`.
     pub client_prefix: ClientPrefix,
-    /// `--max-connections`. `None`: no limit.
+    /// `--max-connections`: maximum number of connections of the service. `None`: no limit.
     pub max_connections: Option<NonZeroU32>,
-    /// `--queue`, at most 1000000: clients that may wait for a full channel. `None`: none.
+    /// `--queue`, at most 1000000: how many clients may wait for a full channel. `None`: none.
     pub queue: Option<NonZeroU32>,
-    /// `--queue-timeout`, at least 1 ms. Of no weight without `queue`.
+    /// `--queue-timeout`, at least 1 ms: how long a client may wait. Has an effect only with `queue`.
     pub queue_timeout: Duration,
-    /// `--pause-timeout`, at least 1 ms.
+    /// `--pause-timeout`, at least 1 ms: how long a client of a paused channel may wait.
     pub pause_timeout: Duration,
-    /// `--accept-proxy`: senders that must begin with a header of the PROXY protocol. `None`: none.
+    /// `--accept-proxy`: senders that must begin with a PROXY header. `None`: none.
     pub accept_proxy: Option<ProxySenders>,
-    /// `--starttls`: the words in which clients may ask for TLS first. `None`: none. Of no weight without `sections`.
+    /// `--starttls`: the protocol in which clients may ask for TLS first. `None`: none. Has an effect only
+    /// with `sections`.
     pub starttls: Option<StartTls>,
-    /// `--greeting-timeout`, at least 1 ms: how long a client may take for what it has to say first. Of no weight without
-    /// `accept_proxy` and `sections`.
+    /// `--greeting-timeout`, at least 1 ms: how long a client may take to send what balance has to read
+    /// before it chooses a channel. Has an effect only with `accept_proxy` or `sections`.
     pub greeting_timeout: Duration,
-    /// `--max-lifetime` of a connection, before jitter. `None`: for ever.
+    /// `--max-lifetime`: how long a connection may last, before jitter. `None`: without limit.
     pub max_lifetime: Option<Duration>,
 }
 
-/// The name of a service: ASCII letters, digits, `-`, `_` and `.`, at most 63 of them, with a letter first.
+/// The name of a service: 1 to 63 ASCII letters, digits, `-`, `_` and `.`, beginning with a letter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<str>);
 
 impl Name {
-    /// The most bytes of a name.
+    /// Maximum length of a name in bytes.
     pub const LONGEST: usize = 63;
 
-    /// `None` for what is no name.
+    /// `None` if `word` is not a legal name.
     pub fn new(word: &str) -> Option<Self> {
         let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_name = word.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -121,7 +132,7 @@ impl Name {
         is_name.then(|| Self(word.into()))
     }
 
-    /// The name itself.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

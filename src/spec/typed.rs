@@ -1,16 +1,17 @@
-//! Words as somebody typed them, and where: what a message needs to name them.
+//! Words as somebody typed them, and where: what a message needs to point to them.
 //!
 //! Knows: the word, its file, line and column. Never: what it means.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A word as it was typed. It is for messages only and not part of the setting, so any two of them are equal.
+/// A word as it was typed. It is used for messages only and is not part of the setting, so any two values are
+/// equal.
 #[derive(Debug, Clone, Default)]
 pub struct Typed {
     /// The word. Bytes that were not UTF-8 were replaced; empty if nobody typed it.
     pub text: String,
-    /// Where it stands in a file. `None`: on the command line, or nowhere.
+    /// Its place in a file. `None`: it was on the command line, or nobody typed it.
     pub at: Option<Spot>,
 }
 
@@ -25,11 +26,11 @@ impl Eq for Typed {}
 /// A place in a file. Prints as `FILE:LINE:COLUMN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
-    /// The file as it is to be named in messages.
+    /// The file name as messages show it.
     pub file: Arc<str>,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: u32,
-    /// Counted from 1, in characters.
+    /// The column in characters, counted from 1.
     pub column: u32,
 }
 
