@@ -1,10 +1,10 @@
 //! CRC32c, the checksum of PROXY headers.
 //!
-//! Knows: the polynomial. Never: what is summed up.
-//! Source: RFC 4960, appendix B. A table of 1 KiB is enough for a header of some dozen bytes; a library would bring
-//! code for several processors to do it faster than anybody could see.
+//! Knows: the polynomial. Never: what the bytes mean.
+//! Source: RFC 4960, appendix B. A table of 1 KiB is fast enough for a header of a few dozen bytes. A library
+//! would add code for several processors without a measurable gain.
 
-/// The polynomial of Castagnoli, lowest bit first.
+/// The Castagnoli polynomial, lowest bit first.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLE: [u32; 256] = table();
@@ -25,7 +25,7 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// The checksum of these pieces, one behind the other.
+/// The checksum of these pieces in order, as if they were one.
 pub(crate) fn crc32c<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let bytes = pieces.into_iter().flatten();
     !bytes.fold(!0, |sum, &byte| (sum >> 8) ^ TABLE[((sum ^ u32::from(byte)) & 0xff) as usize])

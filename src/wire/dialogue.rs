@@ -1,33 +1,34 @@
-//! A dialogue: texts to send and texts to expect, in order.
+//! The dialogue of a check: texts to send and texts to expect, in order.
 //!
-//! Knows: the steps and how far they are done. Never: sockets, time, what the texts mean.
+//! Knows: the steps and how many of them are done. Never: sockets, time, what the texts mean.
 //!
-//! Two places in the list move on their own: what is expected next, and what is sent next, which waits for all that is
-//! expected before it. So what comes early counts, and nothing has to be kept but the beginning of a possible match.
+//! Two positions in the list advance separately: the next text to expect, and the next text to send, which
+//! waits for every expected text before it. So a text that comes early counts, and only the beginning of a
+//! possible match has to be kept.
 
 use std::time::Duration;
 
 use crate::spec::Step;
 
-/// A server that has said so much without the last expected text will not say it, in bytes.
+/// A check fails after this many received bytes without the expected text.
 const PATIENCE: usize = 1_024 * 1_024;
-/// So much of a text is quoted in a cause, in characters.
+/// How many characters of a text a cause quotes.
 const QUOTED: usize = 40;
 
 /// The steps, and how far they are done.
 #[derive(Debug)]
 pub(crate) struct Dialogue {
     steps: Vec<Step>,
-    /// The first text that is expected and has not come; the number of steps if all have.
+    /// Index of the first expected text that has not come; the number of steps if all have.
     expected: usize,
-    /// The first text that is to be sent and is not; the number of steps if all are.
+    /// Index of the first text that is not sent completely; the number of steps if all are.
     unsent: usize,
-    /// Sent of it, in bytes.
+    /// How many bytes of it are sent.
     sent: usize,
-    /// The end of what has come, as far as it may begin a match.
+    /// The last bytes received that may begin a match.
     tail: Vec<u8>,
     heard_bytes: usize,
-    /// Nothing can be sent any more; what is wrong if nothing that has come makes up for it.
+    /// The cause of failure once sending is impossible. It counts only if the expected texts do not come.
     cut_short: Option<String>,
 }
 
@@ -36,7 +37,7 @@ impl Dialogue {
         Self { steps, expected: 0, unsent: 0, sent: 0, tail: Vec::new(), heard_bytes: 0, cut_short: None }
     }
 
-    /// Up at once, if there is nothing to do.
+    /// Returns the verdict at once if there is nothing to do.
     pub(super) fn begin(&mut self) -> Option<Result<(), String>> {
         self.listen();
         self.sent(0)
@@ -67,7 +68,7 @@ impl Dialogue {
         self.heard_bytes = self.heard_bytes.saturating_add(bytes.len());
         self.tail.extend_from_slice(bytes);
         self.listen();
-        // An empty text to send is done as soon as its turn comes.
+        // An empty text to send is done when its turn comes.
         let verdict = self.sent(0);
         if verdict.is_none() && self.heard_bytes >= PATIENCE {
             let cause = match self.missing() {
@@ -79,7 +80,8 @@ impl Dialogue {
         verdict
     }
 
-    /// Nothing can be sent any more. A server that says what is expected and resets has answered all the same.
+    /// Sending is impossible from now on. A server that has sent what is expected and then resets still
+    /// passes the check.
     pub(super) fn unsendable(&mut self, how: &str) -> Option<Result<(), String>> {
         let cause = self.broken(how);
         if !self.steps.iter().any(|step| matches!(step, Step::Expect(_))) {
@@ -87,19 +89,19 @@ impl Dialogue {
         }
         self.cut_short = Some(cause);
         self.unsent = self.steps.len();
-        // What is to be sent must not stand in the way of what is expected behind it.
+        // Texts that can no longer be sent must not hold up the texts expected after them.
         self.listen();
         self.verdict()
     }
 
-    /// Nothing more will be heard. What is left to send can be sent all the same.
+    /// Nothing more will be received. Texts that are left to send can still be sent.
     pub(super) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
         let text = self.missing()?;
         let cause = self.cut_short.clone();
         Some(Err(cause.unwrap_or_else(|| format!("{how} before {} came", quoted(text)))))
     }
 
-    /// The cause if nothing can be sent any more.
+    /// The cause of failure when sending is impossible.
     fn broken(&self, how: &str) -> String {
         match (self.missing(), self.waiting()) {
             (_, Some(text)) if !self.outgoing().is_empty() => {
@@ -121,7 +123,7 @@ impl Dialogue {
         }
     }
 
-    /// Looks for what is expected in what has come.
+    /// Searches the received bytes for the next expected texts.
     fn listen(&mut self) {
         let mut from = 0;
         while let Some(step) = self.steps.get(self.expected) {
@@ -168,7 +170,7 @@ fn find(text: &[u8], within: &[u8]) -> Option<usize> {
     within.windows(text.len()).position(|window| window == text)
 }
 
-/// The operator's own text, printable and short.
+/// The operator's text, escaped to be printable and cut to [`QUOTED`] characters.
 fn quoted(text: &[u8]) -> String {
     let escaped = text.escape_ascii().to_string();
     match escaped.char_indices().nth(QUOTED) {

@@ -1,6 +1,6 @@
-//! Questions to name servers and what their answers say.
+//! DNS queries, and what the answers say.
 //!
-//! Knows: messages of DNS, chains of aliases, how long an answer holds. Never: sockets, servers, retries, channels.
+//! Knows: DNS messages, chains of aliases, TTLs. Never: sockets, servers, retries, channels.
 //! Source: RFC 1035, RFC 2308 (no such name, no such record), RFC 2782 (SRV).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -12,17 +12,17 @@ use domain::base::iana::{Class, Opcode, Rcode};
 use domain::base::{Message, MessageBuilder, Name, ParsedName, Rtype, ToName};
 use domain::rdata::{A, Aaaa, Cname, Srv};
 
-/// A chain of aliases is no longer than this.
+/// Maximum length of a chain of aliases (CNAME).
 const MOST_ALIASES: usize = 16;
-/// No stream has a longer message.
+/// Maximum length of a DNS message over TCP, in bytes: its length field has 16 bits.
 const MOST_BYTES: usize = u16::MAX as usize;
 
-/// A name as DNS has it. Capitals are the same as small letters.
+/// A DNS name. Upper and lower case are equal.
 #[derive(Debug, Clone)]
 pub struct DnsName(Name<Vec<u8>>);
 
 impl DnsName {
-    /// `None`: there can be no such name.
+    /// Reads a name. `None` if it is not a valid DNS name.
     pub fn read(text: &str) -> Option<Self> {
         Name::from_str(text).ok().map(Self)
     }
@@ -42,12 +42,12 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// What a question asks for.
+/// The type of record that a query asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsKind {
-    /// Its IPv4 addresses.
+    /// IPv4 addresses.
     A,
-    /// Its IPv6 addresses.
+    /// IPv6 addresses.
     Aaaa,
     /// The targets of a service.
     Srv,
@@ -63,76 +63,76 @@ impl DnsKind {
     }
 }
 
-/// A question. Its number is to be a secret until it is answered.
+/// A query. Its `id` must be unpredictable, so that nobody can forge an answer.
 #[derive(Debug, Clone)]
 pub struct DnsQuery {
-    /// The number that its answer has to have.
+    /// The number that the answer must repeat.
     pub id: u16,
-    /// What it is about.
+    /// The name to look up.
     pub name: DnsName,
-    /// What is asked of that.
+    /// The type of record.
     pub kind: DnsKind,
 }
 
-/// A target of a service.
+/// One target of an SRV record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsTarget {
-    /// Those of lower numbers come first.
+    /// Targets with a lower number are used first.
     pub priority: u16,
-    /// Its part among those of its priority.
+    /// The target's share among targets of the same priority.
     pub weight: u16,
-    /// Its port.
+    /// The target's port.
     pub port: u16,
-    /// The name of its machine, in small letters.
+    /// The target's host name, in lower case.
     pub host: String,
 }
 
-/// What a message says.
+/// What a DNS message says about a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DnsReply {
-    /// It is no answer to this question.
+    /// The message is not an answer to this query.
     NotOurs,
-    /// It did not fit in: it is to be asked for by TCP.
+    /// The answer was truncated; ask again by TCP.
     Truncated,
-    /// This is there, for so many seconds.
+    /// The records exist.
     Found {
-        /// Addresses, if they were asked for.
+        /// The addresses, if the query asked for addresses.
         addresses: Vec<IpAddr>,
-        /// Targets, if they were; those that say that there is none are left out.
+        /// The targets, if the query asked for targets; unusable ones are left out.
         targets: Vec<DnsTarget>,
-        /// The least of all records on the way.
+        /// The least TTL of all records in the chain, in seconds.
         ttl: u32,
     },
-    /// It is another name for this one, of which the server says nothing.
+    /// The name is an alias, and the server says nothing about the name it stands for.
     Alias {
-        /// To be asked for next.
+        /// The name to ask for next.
         to: DnsName,
-        /// So many seconds.
+        /// The TTL of the alias in seconds.
         ttl: u32,
     },
-    /// There is no such name.
+    /// The name does not exist.
     NoSuchName,
-    /// There is no such record of the name.
+    /// The name exists but has no record of this type.
     NoRecord,
     /// The service is not offered: its only target is `.`.
     NotOffered,
-    /// The server cannot say, and why.
+    /// The server gave no usable answer, and why.
     Failed(String),
 }
 
 impl DnsQuery {
-    /// As it is sent in a datagram.
+    /// The query as a datagram carries it.
     pub fn message(&self) -> Vec<u8> {
         let mut builder = MessageBuilder::new_vec();
         builder.header_mut().set_id(self.id);
         builder.header_mut().set_rd(true);
         let mut question = builder.question();
-        // A name and a few bytes fit into any message.
+        // A DNS name always fits into a message, so this cannot fail.
         let _ = question.push((&self.name.0, self.kind.rtype()));
         question.finish()
     }
 
-    /// What a message says to it.
+    /// Reads a message as an answer to this query.
     pub fn read(&self, message: &[u8]) -> DnsReply {
         let Ok(message) = Message::from_octets(message) else { return DnsReply::NotOurs };
         let header = message.header();
@@ -146,7 +146,7 @@ impl DnsQuery {
                 && asked.qclass() == Class::IN
                 && asked.qname().name_eq(&self.name.0)
         });
-        // A server that does not understand a question need not repeat it.
+        // A server that did not understand the query need not repeat the question.
         let is_bare = message.header_counts().qdcount() == 0 && rcode != Rcode::NOERROR;
         if !is_asked && !is_bare {
             return DnsReply::NotOurs;
@@ -156,13 +156,13 @@ impl DnsQuery {
             Rcode::NOERROR => {
                 self.records(&message).unwrap_or_else(|| DnsReply::Failed("a garbled answer".to_owned()))
             }
-            // That of another question is none.
+            // NXDOMAIN without our question may be about another name.
             Rcode::NXDOMAIN if is_asked => DnsReply::NoSuchName,
             rcode => DnsReply::Failed(rcode_word(rcode)),
         }
     }
 
-    /// `None`: it cannot be read to its end.
+    /// Evaluates the answer section. `None` if the message cannot be parsed to its end.
     fn records(&self, message: &Message<&[u8]>) -> Option<DnsReply> {
         let mut aliases: Vec<(DnsName, DnsName, u32)> = Vec::new();
         let mut found: Vec<(DnsName, FoundRecord, u32)> = Vec::new();
@@ -212,7 +212,7 @@ impl DnsQuery {
         if found.is_empty() {
             let (is_recursive, is_authority) = (message.header().ra(), message.header().aa());
             return Some(match (steps > 0, is_recursive || is_authority) {
-                // One that does not look further has not said that there is nothing.
+                // A server that neither recurses nor is authoritative has not said that there is nothing.
                 (true, _) if !is_recursive => DnsReply::Alias { to: name, ttl },
                 (_, true) => DnsReply::NoRecord,
                 (_, false) => DnsReply::Failed(
@@ -228,7 +228,8 @@ impl DnsQuery {
                 FoundRecord::Target { host, .. } if host.0.is_root() => is_refused = true,
                 FoundRecord::Target { priority, weight, port, host } => {
                     let host = host.to_string().to_ascii_lowercase();
-                    // What is no name of a machine would be looked up in vain, and stand in logs.
+                    // A target that is not a valid host name could not be looked up, and its text must not
+                    // reach logs.
                     let is_plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
                     if is_plain && port != 0 {
                         targets.push(DnsTarget { priority, weight, port, host });
@@ -260,26 +261,26 @@ fn rcode_word(rcode: Rcode) -> String {
     }
 }
 
-/// A message as it is sent on a stream: its length in front.
+/// A message with its length in front, as it is sent over TCP.
 pub fn dns_frame(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
     let message = &message[..message.len().min(MOST_BYTES)];
     [&length.to_be_bytes()[..], message].concat()
 }
 
-/// Messages out of a stream, in whatever pieces it comes.
+/// Splits a TCP stream into messages, however it is cut into pieces.
 #[derive(Debug, Default)]
 pub struct DnsFrames {
     held: Vec<u8>,
 }
 
 impl DnsFrames {
-    /// Adds bytes that have come.
+    /// Adds received bytes.
     pub fn add(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
     }
 
-    /// The next message that is whole.
+    /// Takes the next complete message. `None` if more bytes are needed.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         let (head, rest) = self.held.split_at_checked(2)?;
         let length = usize::from(u16::from_be_bytes([head[0], head[1]]));

@@ -1,6 +1,8 @@
-//! What has to be heard of a client before a channel is chosen for it: the header by which a proxy announces it, and what it asks for.
+//! What balance reads from a client before it chooses a channel: the PROXY header that announces the client,
+//! and what the client asks for.
 //!
-//! Knows: when enough has come, how much is kept until then. Never: the socket, the clock, what is done with what was heard.
+//! Knows: when enough has come, how many bytes are kept until then. Never: the socket, the clock, what is
+//! done with the result.
 //! Source: docs/proxy-protocol.md, docs/routing.md.
 
 use std::net::SocketAddr;
@@ -9,79 +11,79 @@ use super::hello::{Asks, HANDSHAKE, HelloReader};
 use super::postgres::{NO, Opening, SSL_REQUEST, YES};
 use super::proxy::decode::{Decoded, HeaderContent, HeaderError, LONGEST, decode};
 
-/// So many bytes are read at once at most if fewer are known to be missing: what comes behind a greeting is held until
-/// there is a channel, and is not to be much.
+/// How many bytes are read at a time, unless more are known to be missing. It is small because all bytes
+/// after the greeting are held until there is a channel.
 const AT_ONCE: usize = 4 * 1024;
 
 /// What has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wants {
-    /// A header of the PROXY protocol, first of all.
+    /// A PROXY header, before anything else.
     pub header: bool,
     /// What the client asks for.
     pub hello: bool,
-    /// How far it is with asking for TLS.
+    /// The state of a request for TLS in another protocol.
     pub tls: TlsRequest,
 }
 
-/// Does a client ask for TLS in the words of another protocol, before it begins with it?
+/// Whether a client may ask for TLS in another protocol before the TLS handshake, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TlsRequest {
-    /// No such words are looked for.
+    /// Such requests are not recognized.
     #[default]
     Never,
-    /// It may, in PostgreSQL's.
+    /// The client may ask for TLS by PostgreSQL's request.
     Awaited,
-    /// It has, and was told to begin.
+    /// The client has asked and was told to start TLS.
     Granted,
 }
 
-/// What is read of a client until enough has come.
+/// Collects a client's bytes until enough has come to choose a channel.
 #[derive(Debug)]
 pub struct GreetingReader {
     wants: Wants,
-    /// What has come so far, without the header once that is whole.
+    /// The bytes received so far; without the header once that is complete.
     bytes: Vec<u8>,
-    /// At least so many bytes are missing; 0: nobody has looked yet.
+    /// At least this many bytes are missing; 0 if that is not known yet.
     missing: usize,
     header: Option<Introduced>,
     hello: HelloReader,
 }
 
-/// What a proxy has said of its client.
+/// What a PROXY header says about the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Introduced {
-    /// The client, and the address that it came to, if it has said that.
+    /// The client's address and the address it connected to; `None` if the header has no addresses.
     pub addresses: Option<[SocketAddr; 2]>,
-    /// What else it says: TLVs as they came.
+    /// The TLVs of the header as they came.
     pub tlvs: Box<[u8]>,
 }
 
-/// What a client says, once that is enough.
+/// The result of a complete greeting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeted {
-    /// What it asks for, if that was of interest.
+    /// What the client asks for; [`Asks::Else`] if that was not wanted.
     pub asks: Asks,
-    /// What it has sent behind the header of its proxy, and behind its request for TLS.
+    /// What the client sent, without the PROXY header and without its request for TLS.
     pub rest: Box<[u8]>,
-    /// It was told to begin with TLS. Its server has not been asked for that.
+    /// The client was told to start TLS. The server has not been asked for that yet.
     pub was_granted: bool,
 }
 
 /// Why a greeting can never become complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GreetingError {
-    /// It does not begin with a header.
+    /// The connection does not begin with a PROXY header.
     NoHeader,
-    /// The header is none of the PROXY protocol; or more came than may before TLS.
+    /// The PROXY header is invalid, or the client sent more than is allowed before TLS.
     Malformed,
 }
 
 impl GreetingReader {
-    /// The most bytes that are kept of a client.
+    /// Maximum number of bytes kept per client.
     pub const MOST: usize = if LONGEST > HelloReader::MOST { LONGEST } else { HelloReader::MOST } + AT_ONCE;
 
-    /// Nothing has come yet, or these bytes of what is wanted.
+    /// A reader of `wants` that has received `bytes` of it so far.
     pub fn new(wants: Wants, bytes: Vec<u8>) -> Self {
         Self { wants, bytes, missing: 0, header: None, hello: HelloReader::default() }
     }
@@ -91,30 +93,30 @@ impl GreetingReader {
         self.wants
     }
 
-    /// What has come so far of it.
+    /// The bytes received so far and not used up.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// So many bytes may be read next.
+    /// How many bytes may be read next.
     pub fn room(&self) -> usize {
         self.missing.max(AT_ONCE)
     }
 
-    /// How much is kept, in bytes.
+    /// How many bytes are kept in memory.
     pub fn kept(&self) -> usize {
         self.bytes.len() + self.hello.kept()
     }
 
-    /// What the proxy has said, once that is known.
+    /// Takes what the PROXY header said; `None` if the header is not complete or was taken before.
     pub fn take_header(&mut self) -> Option<Introduced> {
         self.header.take()
     }
 
-    /// Takes the bytes that came next. `None`: more has to come.
+    /// Adds received bytes. `None`: more bytes are needed.
     ///
     /// # Errors
-    /// It can never become complete, whatever follows.
+    /// The greeting can never become complete, whatever follows.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<Greeted>, GreetingError> {
         self.bytes.extend_from_slice(chunk);
         self.missing = 0;
@@ -134,7 +136,8 @@ impl GreetingReader {
             }
         }
         match self.wants.tls {
-            // What comes before the answer could be anybody's, and would be taken for what comes by TLS.
+            // Bytes that come before our answer are not protected and could be injected; they would then
+            // count as sent by TLS.
             TlsRequest::Awaited => match Opening::of(&self.bytes) {
                 Opening::Tls if self.bytes.len() > SSL_REQUEST.len() => return Err(GreetingError::Malformed),
                 Opening::Tls | Opening::Gss | Opening::Begun => return Ok(None),
@@ -149,7 +152,8 @@ impl GreetingReader {
         Ok(asks.map(|asks| self.greeted(asks)))
     }
 
-    /// The byte that the client waits for before it says more, if it does. Once that is sent, [`GreetingReader::answered`] is to be told.
+    /// The byte that the client waits for before it sends more. `None` if it waits for nothing. After this
+    /// byte is sent, call [`GreetingReader::answered`].
     pub fn answer(&self) -> Option<u8> {
         if self.wants.header || self.wants.tls != TlsRequest::Awaited {
             return None;
@@ -161,10 +165,10 @@ impl GreetingReader {
         }
     }
 
-    /// The client has got its answer. `None`: more has to come.
+    /// Notes that the answer was sent. `None`: more bytes are needed.
     ///
     /// # Errors
-    /// It can never become complete, whatever follows.
+    /// The greeting can never become complete, whatever follows.
     pub fn answered(&mut self) -> Result<Option<Greeted>, GreetingError> {
         if self.answer() == Some(YES) {
             self.wants.tls = TlsRequest::Granted;
@@ -173,7 +177,8 @@ impl GreetingReader {
         self.feed(&[])
     }
 
-    /// Nothing more comes in time, or at all. `None`: it has not said enough.
+    /// Ends the greeting because nothing more comes, or not in time. `None` if the PROXY header is still
+    /// missing.
     pub fn give_up(&mut self) -> Option<Greeted> {
         (!self.wants.header).then(|| self.greeted(Asks::Else))
     }
@@ -184,7 +189,7 @@ impl GreetingReader {
     }
 }
 
-/// What a client asks for that has said this, however much or little that is.
+/// What a client asks for with these first bytes, even if they are incomplete.
 pub fn asks_of(said: &[u8]) -> Asks {
     HelloReader::default().look(said).unwrap_or_default()
 }

@@ -1,22 +1,24 @@
 //! What a client asks for by its first bytes: TLS for a name, HTTP, SSH, or something else.
 //!
-//! Knows: a ClientHello in any number of records, how HTTP and SSH begin. Never: who serves what, TLS beyond that message.
+//! Knows: a ClientHello in any number of records, how HTTP and SSH begin. Never: which groups serve what, TLS
+//! beyond that message.
 //! Source: RFC 8446, 4.1.2 and 5.1; RFC 6066, 3; RFC 7301, 3.1.
 //!
-//! Whoever sends no proper ClientHello asks for no name: it is for the server behind to say what is wrong with it.
+//! A client with an invalid ClientHello counts as TLS without a name. The server then says what is wrong with
+//! it.
 
-/// The most bytes of a ClientHello that is looked into.
+/// Maximum length in bytes of a ClientHello that is read. A longer one counts as TLS without a name.
 const LONGEST: usize = 64 * 1024;
-/// What stands in front of a record, and of a message.
+/// Length in bytes of the header of a TLS record, and of a handshake message.
 const RECORD_HEAD: usize = 5;
 const MESSAGE_HEAD: usize = 4;
-/// The most bytes of a record.
+/// Maximum length of a record that is accepted, in bytes.
 const LONGEST_RECORD: usize = 16 * 1024;
 pub(super) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
-/// A method of HTTP is no longer.
+/// Longer than any HTTP method in use, in bytes.
 const LONGEST_METHOD: usize = 20;
 const SSH: &[u8] = b"SSH-";
 
@@ -25,9 +27,9 @@ const SSH: &[u8] = b"SSH-";
 pub enum Asks {
     /// TLS.
     Tls {
-        /// For this host, in lower case.
+        /// The server name (SNI), in lower case.
         name: Option<String>,
-        /// With one of these protocols in it, the one that it likes best first.
+        /// The ALPN protocols, the preferred one first.
         protocols: Vec<Vec<u8>>,
     },
     /// HTTP without TLS.
@@ -39,25 +41,26 @@ pub enum Asks {
     Else,
 }
 
-/// TLS that asks for nothing in particular.
+/// TLS without a name or protocols.
 const TLS: Asks = Asks::Tls { name: None, protocols: Vec::new() };
 
-/// Looks at what a client says until it is known what it asks for.
+/// Reads a client's bytes until it is clear what the client asks for.
 #[derive(Debug, Default)]
 pub(crate) struct HelloReader {
-    /// So many bytes were looked at.
+    /// How many bytes have been examined.
     at: usize,
-    /// So many bytes of the record are to come.
+    /// How many bytes of the current record are still to come.
     left: usize,
-    /// The message, as far as it has come.
+    /// The part of the ClientHello received so far, without record headers.
     hello: Vec<u8>,
 }
 
 impl HelloReader {
-    /// The most bytes that are kept of a client: records may have one byte each.
+    /// Maximum number of bytes kept per client, reached when each record carries one byte.
     pub(crate) const MOST: usize = (MESSAGE_HEAD + LONGEST) * (RECORD_HEAD + 1);
 
-    /// Goes on with all that a client has said from its beginning. `None`: more has to come.
+    /// Continues with `said`, everything that the client has sent since the beginning. `None`: more bytes are
+    /// needed.
     pub(crate) fn look(&mut self, said: &[u8]) -> Option<Asks> {
         if said.first() != Some(&HANDSHAKE) {
             return plain(said);
@@ -65,7 +68,7 @@ impl HelloReader {
         loop {
             if self.left == 0 {
                 let head = said.get(self.at..self.at + RECORD_HEAD);
-                // What is wrong is known as soon as it is there.
+                // An invalid record header is recognized before it is complete.
                 let so_far = &said[self.at..said.len().min(self.at + RECORD_HEAD)];
                 if so_far.first().is_some_and(|kind| *kind != HANDSHAKE)
                     || so_far.get(1).is_some_and(|major| *major != 3)
@@ -101,13 +104,13 @@ impl HelloReader {
         }
     }
 
-    /// What it keeps itself, in bytes.
+    /// How many bytes it keeps itself, beside those of the caller.
     pub(crate) fn kept(&self) -> usize {
         self.hello.len()
     }
 }
 
-/// Without TLS.
+/// What a client asks for that does not begin with TLS. `None`: more bytes are needed.
 fn plain(said: &[u8]) -> Option<Asks> {
     let begins = |with: &[u8]| said.iter().zip(with).all(|(a, b)| a == b);
     if begins(SSH) && said.len() >= SSH.len() {
@@ -123,7 +126,7 @@ fn plain(said: &[u8]) -> Option<Asks> {
     }
 }
 
-/// What is left of a message.
+/// The unread part of a message.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -137,23 +140,23 @@ impl<'a> Rest<'a> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// A vector with a length of one byte.
+    /// Takes a vector with a length field of one byte.
     fn small(&mut self) -> Option<&'a [u8]> {
         let length = self.take(1)?[0];
         self.take(length.into())
     }
 
-    /// A vector with a length of two bytes.
+    /// Takes a vector with a length field of two bytes.
     fn large(&mut self) -> Option<&'a [u8]> {
         let length = self.short()?;
         self.take(length.into())
     }
 }
 
-/// What a ClientHello asks for. `None`: it is none.
+/// What the body of a ClientHello asks for. `None` if it is malformed.
 fn asked(body: &[u8]) -> Option<Asks> {
     let mut body = Rest(body);
-    // The version and the random number; the session, the ciphers, the compressions.
+    // Skips the version and the random bytes, then the session ID, cipher suites and compression methods.
     body.take(2 + 32)?;
     body.small()?;
     body.large()?;
@@ -180,7 +183,8 @@ fn asked(body: &[u8]) -> Option<Asks> {
     Some(Asks::Tls { name, protocols })
 }
 
-/// The name of a host in a list of names of any kind, if there is one that can be one.
+/// The first host name in a server name list; `Some(None)` if there is no valid one, `None` if the list is
+/// malformed.
 fn host(names: &mut Rest<'_>) -> Option<Option<String>> {
     let mut found = None;
     while !names.0.is_empty() {
@@ -195,9 +199,9 @@ fn host(names: &mut Rest<'_>) -> Option<Option<String>> {
     Some(found)
 }
 
-/// The alert that says that no name is known by which a client has asked, as a record.
+/// The TLS alert `unrecognized_name` as a record: nobody serves the name that the client asked for.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 1, 0, 2, 2, 112];
-/// The alert `handshake_failure`, as a record: both ends have no TLS in common.
+/// The TLS alert `handshake_failure` as a record.
 pub const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 1, 0, 2, 2, 40];
 
 #[cfg(test)]
@@ -240,7 +244,7 @@ pub(super) mod tests {
         [&[CLIENT_HELLO][..], &length[1..], &body].concat()
     }
 
-    /// In records of so many bytes.
+    /// The message in records of `size` bytes.
     fn in_records(message: &[u8], size: usize) -> Vec<u8> {
         let record = |part: &[u8]| [&[HANDSHAKE, 3, 1][..], &short(part.len()), part].concat();
         message.chunks(size).flat_map(record).collect()
@@ -251,7 +255,7 @@ pub(super) mod tests {
         in_records(&hello(&server_name(name.as_bytes())), LONGEST_RECORD)
     }
 
-    /// Cut into pieces of these lengths, the last one with all that is left.
+    /// The result of reading `said` in pieces of these lengths, the last piece being the rest.
     fn looked(said: &[u8], lengths: &[usize]) -> Option<Asks> {
         let mut reader = HelloReader::default();
         let (mut at, mut lengths) = (0, lengths.iter().copied());
@@ -361,7 +365,7 @@ pub(super) mod tests {
             assert_eq!(looked(said, &[]), asks, "{said:?}");
             assert_eq!(looked(said, &vec![1; said.len()]), asks, "{said:?}");
         }
-        // Without any extensions, as they were before there were any.
+        // ClientHellos of old clients end before the extensions.
         let old = hello(&[]);
         let mut old = old[..old.len() - 2].to_vec();
         old[3] -= 2;

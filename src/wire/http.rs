@@ -1,38 +1,38 @@
-//! One HTTP request and the status of its answer.
+//! The HTTP request of a check, and the status of its answer.
 //!
-//! Knows: request and status line, interim answers. Never: sockets, time, what stands behind the status line.
+//! Knows: request and status line, interim answers. Never: sockets, time, what follows the status line.
 //! Source: RFC 9112, sections 3 and 4; RFC 9110, section 15.2.
 
 use std::ops::RangeInclusive;
 
-/// A status line is shorter, in bytes; what is longer is not one.
+/// Maximum length of a status line in bytes. Anything longer is not HTTP.
 const LINE: usize = 1_024;
-/// Interim answers and their fields are shorter altogether, in bytes.
+/// Maximum length in bytes of all interim answers with their fields.
 const PATIENCE: usize = 64 * 1_024;
 const NOT_HTTP: &str = "http: not an HTTP answer";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// A status line, of an interim answer or the final one.
+    /// The status line of an interim or final answer.
     Status,
-    /// The fields behind an interim status line; they end with an empty line.
+    /// The fields of an interim answer; they end with an empty line.
     Fields,
 }
 
-/// The request, and what has come of the answer.
+/// The request, and how far its answer has been read.
 #[derive(Debug)]
 pub(crate) struct Http {
     request: Vec<u8>,
     sent: usize,
     statuses: Vec<RangeInclusive<u16>>,
     part: Part,
-    /// The line so far, without its end.
+    /// The current line so far, without its end.
     line: Vec<u8>,
     heard_bytes: usize,
 }
 
 impl Http {
-    /// Asks `host` for `path`; one of `statuses` is up.
+    /// Requests `path` with `host` as the `Host` field; the statuses in `statuses` count as up.
     pub(super) fn new(path: &str, host: &str, statuses: Vec<RangeInclusive<u16>>) -> Self {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: balance\r\nAccept: */*\r\nConnection: close\r\n\r\n"
@@ -55,7 +55,8 @@ impl Http {
         self.sent = (self.sent + count).min(self.request.len());
     }
 
-    /// A server may answer and close before it has read everything: its answer counts all the same.
+    /// Nothing more can be sent. A server may answer and close before it has read the whole request, so its
+    /// answer still counts.
     pub(super) fn unsendable(&mut self) {
         self.sent = self.request.len();
     }
@@ -78,7 +79,8 @@ impl Http {
     }
 
     fn status_byte(&mut self, byte: u8) -> Option<Result<(), String>> {
-        // RFC 9112, 2.2: an empty line in front is to be passed over. Some servers end an earlier body with one too many.
+        // RFC 9112, 2.2 says that a reader skips an empty line at the beginning. Some servers end an earlier
+        // body with one too many.
         if byte == b'\n' && matches!(&self.line[..], b"" | b"\r") {
             self.line.clear();
             return None;
@@ -92,7 +94,7 @@ impl Http {
         if self.statuses.iter().any(|range| range.contains(&status)) {
             return Some(Ok(()));
         }
-        // Nobody asked to switch protocols (101), so that what follows would be no HTTP any more.
+        // 101 switches protocols, which nobody asked for; what follows would not be HTTP.
         if (100..200).contains(&status) && status != 101 {
             self.part = Part::Fields;
             self.line.clear();
@@ -101,7 +103,7 @@ impl Http {
         Some(Err(format!("http: status {status}")))
     }
 
-    /// Only the empty line matters, so of a field no more than its first byte is kept.
+    /// Only an empty line matters, so only the first byte of a field is kept.
     fn field_byte(&mut self, byte: u8) -> Option<Result<(), String>> {
         match byte {
             b'\n' if self.line.is_empty() => self.part = Part::Status,
@@ -114,7 +116,8 @@ impl Http {
     }
 }
 
-/// Garbage is told from an answer by its first bytes, not by waiting for the end of its line.
+/// Could the line still become a status line? So garbage is recognized by its first bytes, not only at the
+/// end of its line.
 fn may_begin_status(line: &[u8]) -> bool {
     const VERSION: &[u8] = b"HTTP/1.";
     if line == b"\r" {
@@ -125,13 +128,13 @@ fn may_begin_status(line: &[u8]) -> bool {
         && line.get(VERSION.len()).is_none_or(|minor| matches!(minor, b'0' | b'1'))
 }
 
-/// The status of a line without its LF.
+/// The status in a status line, which is without its LF. `None` if it is not a status line.
 fn status(line: &[u8]) -> Option<u16> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let rest = line.strip_prefix(b"HTTP/1.0 ").or_else(|| line.strip_prefix(b"HTTP/1.1 "))?;
     let (digits, reason) = rest.split_at_checked(3)?;
     let is_status = digits[0] != b'0' && digits.iter().all(u8::is_ascii_digit);
-    // Some servers leave out the space together with the reason.
+    // Some servers omit the space together with the reason phrase.
     if !is_status || !matches!(reason.first(), None | Some(b' ')) {
         return None;
     }

@@ -1,9 +1,10 @@
-//! What can be said about bytes without a socket. Pure: every part takes bytes in any split and says what to do.
+//! Decisions about bytes without any socket. All parts are pure: they take bytes in any split and say what to
+//! do.
 //!
-//! [`relay`] decides what one connection reads, delivers, ends and resets, `pace` how much at once. `talk` is what a check
-//! says and hears (`http`, `dialogue`). [`greeting`] is what is heard of a client before there is a channel for it: the header
-//! of the PROXY protocol (`proxy`), and what it asks for ([`hello`]), maybe behind a request for TLS (`postgres`). [`dns`] is what name
-//! servers are asked and say.
+//! [`relay`] decides what one connection reads, delivers, ends and resets, `pace` how much at once. `talk` is
+//! what a check sends and expects (`http`, `dialogue`). [`greeting`] is what is read from a client before it
+//! has a channel: the PROXY header (`proxy`), and what the client asks for ([`hello`]), possibly after a
+//! request for TLS (`postgres`). [`dns`] has queries to name servers and their answers.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -1,57 +1,57 @@
-//! How much of a bulk transfer is taken on at once.
+//! How much of a bulk transfer one splice takes.
 //!
 //! Knows: how much the destination took before it was full. Never: pipes, sockets, time.
 //!
-//! What is taken on and not taken off waits in a pipe, which pins memory of the kernel for as long as the destination
-//! likes. Much at once is cheap, though. So little is taken on where nothing is known yet: one that takes nothing pins
-//! little. Of the others the pace says how much they are expected to take, and whether they have shown that they take what
-//! they are given, so that more may wait for them if there is room.
+//! Bytes that were taken from the source wait in a pipe, which pins kernel memory for as long as the
+//! destination does not read them. Large splices, however, cost less per byte. So a splice is small until the
+//! destination has shown that it takes data; a destination that takes nothing pins little. After that, the
+//! pace estimates how much the destination will take next.
 
-/// The most that one splice moves, and the most a direction holds in its pipe, in bytes.
+/// Maximum size of one splice, and maximum number of bytes a direction holds in its pipe.
 pub const PIPE_BYTES: usize = 1 << 20;
-/// What one splice moves where the destination may be full, in bytes.
+/// Size of one splice, in bytes, while the destination may be full.
 pub const LITTLE: usize = 64 * 1024;
-/// A destination that took so much has shown that it takes what it is given, in KiB. More than all buffers on the way hold
-/// that grow before anybody reads.
+/// How much a destination must have taken, in KiB, to prove that it takes what it is given. This is more than
+/// the buffers on the way hold before anybody reads.
 const PROOF_KIB: u16 = 16 * 1024;
 
-/// The pace of one direction. In KiB, so that an idle connection does not pay for it.
+/// The pace of one direction. Counts in KiB in 16 bits, to keep idle connections small.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
-    /// What the destination took in all, up to the proof.
+    /// How much the destination has taken in all, up to the proof, in KiB.
     total: u16,
-    /// What it took since it was full last.
+    /// How much it has taken since it was last full, in KiB.
     taken: u16,
-    /// What it takes between being full and being full again. 0 = it was not full yet.
+    /// How much it takes between two times that it is full, in KiB; 0 if it has not been full yet.
     room: u16,
 }
 
 impl Pace {
-    /// How much the destination is going to take, in bytes.
+    /// How many bytes the destination is expected to take.
     pub(super) fn expected(self) -> usize {
         if !self.flows() {
             return LITTLE;
         }
         let left = usize::from(self.room.saturating_sub(self.taken)) * 1024;
-        // One that was not full for so long is as fast as its source.
+        // A destination that took so much without being full is as fast as its source.
         if self.taken >= PROOF_KIB { PIPE_BYTES } else { left.clamp(LITTLE, PIPE_BYTES) }
     }
 
-    /// Has it shown that it takes what it is given?
+    /// Has the destination shown that it takes what it is given?
     pub(super) fn flows(self) -> bool {
         self.total >= PROOF_KIB
     }
 
-    /// The destination took something.
+    /// Notes that the destination took this many bytes.
     pub(super) fn took(&mut self, bytes: usize) {
         let kib = u16::try_from(bytes.div_ceil(1024)).unwrap_or(u16::MAX);
         self.taken = self.taken.saturating_add(kib).min(PROOF_KIB);
         self.total = self.total.saturating_add(kib).min(PROOF_KIB);
     }
 
-    /// The destination is full.
+    /// Notes that the destination is full.
     pub(super) fn full(&mut self) {
-        // It was told twice, or of a moment's luck.
+        // With nothing taken since the last time, this is a repeated report or a brief chance.
         if self.taken > 0 {
             self.room = if self.room == 0 { self.taken } else { self.room.midpoint(self.taken) };
         }

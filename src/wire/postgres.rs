@@ -1,30 +1,30 @@
-//! What PostgreSQL's clients say in front of TLS: the requests for it, and their answers.
+//! PostgreSQL's requests for encryption before TLS starts, and the answers to them.
 //!
-//! Knows: the bytes. Never: who sends them, what is done for whom.
+//! Knows: the bytes. Never: who sends them, what follows from them.
 //! Source: PostgreSQL's documentation, "Message Formats" (SSLRequest, GSSENCRequest).
 
-/// May TLS come next?
+/// SSLRequest: the client asks whether it may start TLS.
 pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-/// May GSSAPI encryption come next?
+/// GSSENCRequest: the client asks whether it may start GSSAPI encryption.
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
-/// It may.
+/// The answer yes.
 pub(crate) const YES: u8 = b'S';
-/// It may not, and the client may ask for something else on the same connection.
+/// The answer no. The client may ask for something else on the same connection.
 pub(super) const NO: u8 = b'N';
 
-/// What a client begins with.
+/// What a client's first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
     Tls,
     Gss,
-    /// One of them, cut; or nothing yet.
+    /// The beginning of one of the two requests, or no bytes yet.
     Begun,
-    /// Something else: TLS itself, or a session without any encryption.
+    /// Something else: TLS itself, or a session without encryption.
     None,
 }
 
 impl Opening {
-    /// Of all that has come.
+    /// Classifies all bytes received so far.
     pub(super) fn of(said: &[u8]) -> Self {
         let begins = |with: &[u8; 8]| said.iter().zip(with).all(|(a, b)| a == b);
         match (begins(&SSL_REQUEST), begins(&GSS_REQUEST)) {

@@ -1,7 +1,7 @@
 //! The decisions of one connection's relay: what to read, deliver, end and reset, and when to sleep.
 //!
-//! Knows: two sides, what is held for each, how each direction ends. It sees the kernel only through [`Kernel`], which real
-//! sockets (`sockets.rs`) and the simulator's virtual kernel both implement.
+//! Knows: two sides, what is held for each, how each direction ends. It sees the kernel only through
+//! [`Kernel`], which real sockets (`net/sockets.rs`) and the simulator's virtual kernel both implement.
 //! Never: groups, policy, operators, timers, descriptors.
 //! Source: docs/compatibility.md, "Moving data".
 
@@ -12,28 +12,28 @@ pub use super::pace::{LITTLE, PIPE_BYTES};
 
 mod carried;
 
-/// Reads of one turn and direction before other connections get theirs.
+/// How many reads a direction may do in one turn before other connections get theirs.
 const TURN: usize = 16;
-/// A large splice moves as much as several reads: so many more than one.
+/// A large splice moves as much as several reads, so it counts as this many more.
 const SPLICE_MORE: usize = 3;
-/// So many reads in a row that fill the buffer make a direction bulk.
+/// After this many reads in a row that fill the buffer, a direction switches to splicing.
 const BULK_AFTER: u8 = 2;
-/// A splice below this many bytes is small, ...
+/// A splice of fewer bytes than this is small ...
 const SMALL_SPLICE: usize = 16 * 1024;
-/// ... and so many small ones in a row make a direction copy again.
+/// ... and after this many small splices in a row, a direction copies again.
 const SMALL_ENOUGH: u8 = 4;
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Who connected to us.
+    /// The client, which connected to balance.
     Client = 0,
-    /// The channel we connected to.
+    /// The channel, which balance connected to.
     Server = 1,
 }
 
 impl Side {
-    /// The other one.
+    /// The other side.
     pub fn peer(self) -> Self {
         match self {
             Self::Client => Self::Server,
@@ -45,105 +45,111 @@ impl Side {
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Input {
-    /// So many bytes were read.
+    /// How many bytes were read.
     pub bytes: usize,
-    /// Nothing more is there before the end or the urgent mark, and an event will tell of what comes. Of an end or a mark
-    /// that was announced already, no other event tells.
+    /// Nothing more can be read before the end or the urgent mark, and an event will announce new data. An
+    /// end or a mark that was already announced is not announced again.
     pub drained: bool,
 }
 
 /// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Output {
-    /// So many bytes were taken, at least one.
+    /// How many bytes were taken, at least one.
     pub bytes: usize,
-    /// No more are taken now, and an event will tell when more are.
+    /// The side takes no more now, and an event will announce when it does.
     pub full: bool,
 }
 
-/// What the relay needs of a kernel. Nothing blocks: what cannot be done now is [`ErrorKind::WouldBlock`], and an event
-/// tells when it can. What fails by [`ErrorKind::OutOfMemory`] or [`ErrorKind::Interrupted`] has changed nothing and can be
-/// done later, and no event tells when. Any other error means that the side is of no use any more.
+/// What the relay needs from a kernel. No call blocks. [`ErrorKind::WouldBlock`] means that the call cannot
+/// be done now, and that an event announces when it can. A call that fails with [`ErrorKind::OutOfMemory`] or
+/// [`ErrorKind::Interrupted`] has changed nothing and can be repeated later; no event announces when. Any
+/// other error means that the side is unusable.
 ///
-/// It says itself when it is drained and when it is full. Fewer bytes than asked for prove neither: what stands between a
-/// socket and the relay may cut as it likes, and keep bytes back until [`Kernel::flush`].
+/// Only `drained` and `full` say that a side is drained or full. Fewer bytes than asked for prove neither: a
+/// layer between socket and relay may split data as it likes, and keep bytes back until [`Kernel::flush`].
 pub trait Kernel {
-    /// A pipe that holds spliced bytes.
+    /// A pipe for spliced bytes.
     type Pipe;
-    /// Reads what is there; 0 bytes = the side ended its direction. A read never crosses the urgent mark.
+    /// Reads available bytes; 0 bytes mean that the side has ended its direction. A read never crosses the
+    /// urgent mark.
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input>;
-    /// Writes what fits.
+    /// Writes as many bytes as fit.
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output>;
-    /// Writes the last bytes before an end: they may wait for [`Kernel::shutdown`] and share a segment with it.
+    /// Writes the last bytes before an end: they may wait for [`Kernel::shutdown`] and share a segment with
+    /// it.
     fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         self.write(side, buf)
     }
-    /// Sends what writes to `side` have left behind on the way. Comes after the last write of a turn, and before an end.
+    /// Sends bytes that earlier writes to `side` have kept back. Called after the last write of a turn, and
+    /// before an end.
     fn flush(&mut self, side: Side) -> io::Result<()> {
         let _ = side;
         Ok(())
     }
-    /// Sends the end of the direction towards `side`. `closes`: the other direction has ended, so that both sockets are
-    /// closed next, and whatever that says by itself need not be said here.
+    /// Ends the direction towards `side`. `closes` means that the other direction has already ended, so both
+    /// sockets are closed next; whatever closing signals by itself may be omitted here.
     fn shutdown(&mut self, side: Side, closes: bool) -> io::Result<()>;
     /// Is the next byte to read the urgent one?
     fn at_mark(&mut self, side: Side) -> io::Result<bool>;
-    /// Sends one byte as urgent.
+    /// Sends one byte as urgent data.
     fn write_urgent(&mut self, side: Side, byte: u8) -> io::Result<()>;
-    /// The error that is pending on a side, taken from it.
+    /// Takes the pending error of a side. `None` if there is none.
     fn error(&mut self, side: Side) -> Option<io::Error>;
-    /// Bytes written to `side` that it has not acknowledged yet, those kept back included.
+    /// How many bytes written to `side` it has not acknowledged yet, including those kept back.
     fn unsent(&mut self, side: Side) -> usize;
-    /// A write was refused by [`ErrorKind::WouldBlock`]: will an event tell when there is room? Where nothing is on its way,
-    /// nothing will be acknowledged.
+    /// Called after a write failed with [`ErrorKind::WouldBlock`]: will an event announce when there is room?
+    /// Not if nothing is in flight, since then nothing will be acknowledged.
     fn will_tell_of_room(&mut self, side: Side) -> bool {
         let _ = side;
         true
     }
-    /// Bytes that `side` has sent and nobody has read yet. More than none if the kernel cannot tell.
+    /// How many bytes that `side` has sent are still unread. More than 0 if the kernel cannot tell.
     fn unread(&mut self, side: Side) -> usize {
         let _ = side;
         0
     }
-    /// What goes to this side has turned out to be bulk. Said once for a connection and direction.
+    /// Says that the data towards this side is bulk. Called once per connection and direction.
     fn expect_bulk(&mut self, to: Side) {
         let _ = to;
     }
-    /// An empty pipe for a destination that is expected to take so many bytes, or `None` if bytes have to be copied (no pipes
-    /// here, few descriptors or bytes of pipes left, somebody is to see them). `flows`: it has shown that it takes what it is given, so
-    /// more may wait for it.
+    /// Opens an empty pipe for a destination that is expected to take this many bytes. `None` if bytes have
+    /// to be copied: there are no pipes on this system, few descriptors or pipe bytes are left, or the bytes
+    /// have to be shown to somebody. `flows` means that the destination has shown that it takes what it is
+    /// given, so more may wait for it.
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe>;
-    /// Moves bytes from a side into an empty pipe, as many as it is for. 0 is not proof of an end.
+    /// Moves bytes from a side into an empty pipe, up to the pipe's size. A result of 0 bytes does not prove
+    /// an end.
     fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input>;
-    /// Moves up to `len` bytes out of the pipe to a side.
+    /// Moves up to `len` bytes from the pipe to a side.
     fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output>;
-    /// Reads all `len` bytes out of the pipe. All of them or, with an error, none.
+    /// Reads all `len` bytes out of the pipe. On an error, none is read.
     fn take_out(&mut self, pipe: &mut Self::Pipe, len: usize) -> io::Result<Vec<u8>>;
-    /// Takes a pipe back, with the bytes still inside.
+    /// Takes back a pipe that still holds `held` bytes.
     fn close_pipe(&mut self, pipe: Self::Pipe, held: usize);
-    /// Bytes were read from a side (empty = its end). Not called for spliced bytes.
+    /// Reports bytes that were read from a side; an empty slice means its end. Not called for spliced bytes.
     fn saw(&mut self, from: Side, bytes: &[u8]);
-    /// Bytes were delivered to a side.
+    /// Reports how many bytes were delivered to a side.
     fn delivered(&mut self, to: Side, bytes: usize);
 }
 
-/// What the poller said of one side. All of it may be stale; only a system call knows.
+/// What the poller reported about one side. Any of it may be stale; only a system call gives the truth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// A read may give something.
+    /// A read may return bytes.
     pub readable: bool,
-    /// A write may be taken.
+    /// A write may succeed.
     pub writable: bool,
     /// Urgent data is on its way.
     pub urgent: bool,
-    /// The side has sent its end, or is gone: this is to be read, too.
+    /// The side has sent its end or is gone. The relay finds out which by reading.
     pub read_closed: bool,
-    /// The side has an error pending.
+    /// The side has a pending error.
     pub error: bool,
 }
 
 impl Ready {
-    /// Adds what a new event says.
+    /// Adds what a new event reports.
     pub fn merge(&mut self, event: Self) {
         self.readable |= event.readable || event.read_closed || event.error;
         self.writable |= event.writable || event.error;
@@ -153,45 +159,46 @@ impl Ready {
     }
 }
 
-/// What the caller does after a turn.
+/// What the caller has to do after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing to do before the next event.
+    /// Wait for the next event.
     Sleep,
-    /// There is more to do now, but others come first.
+    /// Call again soon, but after other connections.
     Again,
-    /// There is something to do that no event tells of: one side is gone and the other has not yet acknowledged all that was
-    /// written to it, or the kernel is out of memory. Ask again a little later.
+    /// Call again a little later, since no event will announce what is left to do: one side is gone and the
+    /// other has not yet acknowledged everything written to it, or the kernel is out of memory.
     Later,
-    /// The server has ended, and nothing has been delivered in either direction: is that to be passed on? Only after
-    /// [`Relay::ask_about_end`]. The caller says so by [`Relay::accept_end`], or changes the server.
+    /// The server has ended before anything was delivered in either direction. The caller decides whether the
+    /// end is passed on ([`Relay::accept_end`]) or the server is changed. Returned only after
+    /// [`Relay::ask_about_end`].
     Ask {
-        /// It has ended by being gone, rather than by an orderly end.
+        /// The server ended by a reset or another error, not by an orderly end.
         is_reset: bool,
     },
-    /// It is over.
+    /// The connection is over.
     Done(Ending),
 }
 
-/// How to close the two sockets: `true` = with a reset.
+/// How to close the two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
-    /// Reset the client's side.
+    /// Close the client's side with a reset.
     pub reset_client: bool,
-    /// Reset the server's side.
+    /// Close the server's side with a reset.
     pub reset_server: bool,
 }
 
-/// How far one direction is.
+/// The state of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FlowStage {
     /// The source may send more.
     Open,
-    /// The source has ended; what is held goes out first, then the end.
+    /// The source has ended. Held bytes go out first, then the end.
     Draining,
     /// The end was passed on.
     Ended,
-    /// The destination is gone: nothing can be delivered any more.
+    /// The destination is gone, so nothing can be delivered.
     Dropped,
 }
 
@@ -202,7 +209,8 @@ enum Held<P> {
     Bytes {
         bytes: Box<[u8]>,
         at: u32,
-        /// So many of the bytes, from the first one on, are ours and not the source's: a header in front.
+        /// How many of the bytes, from the first one, balance has added itself: a header in front of the
+        /// source's bytes.
         lead: u16,
     },
     Pipe {
@@ -212,12 +220,12 @@ enum Held<P> {
 }
 
 impl<P> Held<P> {
-    /// Bytes of the source, those in front of them being of ours.
+    /// Holds bytes of the source, the first `lead` of which balance has added.
     fn bytes(bytes: Box<[u8]>, lead: usize) -> Self {
         Self::Bytes { bytes, at: 0, lead: u16::try_from(lead).unwrap_or(u16::MAX) }
     }
 
-    /// How many bytes are held, and how many of them are ours.
+    /// How many bytes are held, and how many of them balance has added.
     fn count(&self) -> (usize, usize) {
         match self {
             Self::Nothing => (0, 0),
@@ -228,7 +236,8 @@ impl<P> Held<P> {
         }
     }
 
-    /// What goes in front of the source's first bytes, while none of it is sent and none of those was read.
+    /// The header in front of the source's first bytes, while none of it has been sent and none of the
+    /// source's bytes has been read.
     fn lead(&self) -> Option<&[u8]> {
         match self {
             Self::Bytes { bytes, at: 0, lead } if bytes.len() == usize::from(*lead) => Some(bytes),
@@ -241,17 +250,17 @@ impl<P> Held<P> {
 struct Flow<P> {
     held: Held<P>,
     urgent: Option<u8>,
-    /// What is held came before the relay began, and was not told of.
+    /// The held bytes came before the relay began and were not reported by [`Kernel::saw`].
     untold: bool,
     /// Something was written and not flushed.
     unflushed: bool,
     stage: FlowStage,
     splicing: bool,
-    /// [`Kernel::expect_bulk`] was told.
+    /// [`Kernel::expect_bulk`] was called.
     is_bulk: bool,
-    /// What was read last may have ended at the urgent mark.
+    /// The last read may have ended at the urgent mark.
     is_mark_near: bool,
-    /// Full reads in a row while copying, small splices in a row while splicing.
+    /// While copying: how many full reads in a row. While splicing: how many small splices in a row.
     streak: u8,
     pace: Pace,
 }
@@ -281,13 +290,13 @@ impl<P> Flow<P> {
             }
     }
 
-    /// Does anything still wait to be delivered, here or further on?
+    /// Are bytes waiting to be delivered, held here or kept back by the kernel side?
     fn is_waiting(&self) -> bool {
         self.unflushed || self.holds_data()
     }
 }
 
-/// Which side ended first, and whether by being gone. In one byte: there are many connections.
+/// Which side ended first, and whether by an error. One byte, to keep connections small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FirstEnd {
     Nobody,
@@ -309,34 +318,35 @@ impl FirstEnd {
     }
 }
 
-/// What stopped a direction's turn.
+/// Why a direction's turn stopped.
 enum Stop {
     /// An event has to come first, or there is nothing left to do.
     Wait,
-    /// Its turn is over.
+    /// The direction has used up its turn.
     Turn,
     /// This side is gone.
     Gone(Side),
-    /// The server has ended its direction, and that is to be asked about.
+    /// The server has ended its direction, and the caller is to be asked about it.
     Ask,
 }
 
-/// One connection's relay.
+/// The relay of one connection.
 #[derive(Debug)]
 pub struct Relay<P> {
     /// `flows[s]` carries bytes from side `s` to the other.
     flows: [Flow<P>; 2],
-    /// What is known of each side.
+    /// What is known about each side.
     ready: [Ready; 2],
     /// Which sides are gone.
     gone: [bool; 2],
-    /// What `is_half_closed` says.
+    /// The result of `is_half_closed`.
     half_closed: bool,
-    /// What `first_end` says.
+    /// The result of `first_end`.
     first_end: FirstEnd,
-    /// What `is_short` says.
+    /// The result of `is_short`.
     short: bool,
-    /// Nothing has been delivered in either direction, and an end of the server is asked about.
+    /// Nothing has been delivered in either direction, and the caller wants to be asked about an end of the
+    /// server.
     asks: bool,
 }
 
@@ -347,7 +357,7 @@ impl<P> Default for Relay<P> {
 }
 
 impl<P> Relay<P> {
-    /// A relay between two connected sides of which nothing is known yet but that they take a write.
+    /// A relay between two connected sides. Nothing is known about them except that both take a write.
     pub fn new() -> Self {
         let ready = Ready { writable: true, ..Ready::default() };
         Self {
@@ -361,42 +371,44 @@ impl<P> Relay<P> {
         }
     }
 
-    /// From now on, and until the first byte has been delivered in either direction, an end of the server is asked about
-    /// ([`Verdict::Ask`]) before it is passed on. What cannot be written to a server that is gone is held until then.
+    /// Makes the relay ask ([`Verdict::Ask`]) before it passes on an end of the server, until the first byte
+    /// has been delivered in either direction. Bytes that cannot be written to a server that is gone are held
+    /// until then.
     pub fn ask_about_end(&mut self) {
         self.asks = true;
     }
 
-    /// The end that was asked about is passed on: the next turn does so.
+    /// Passes on the end that the relay asked about, in the next turn.
     pub fn accept_end(&mut self, is_reset: bool) {
         self.asks = false;
         if is_reset {
-            // No pipe is opened before bytes were delivered.
+            // No pipe is opened before bytes were delivered, so there is none to close.
             let _ = self.give_up(Side::Server);
         }
     }
 
-    /// Bytes of this side that came before the relay began: they go out first. To be called before the first turn, and once.
+    /// Adds bytes of this side that came before the relay began; they go out first. Call it before the first
+    /// turn, and only once.
     pub fn hold(&mut self, from: Side, bytes: Box<[u8]>) {
         let flow = &mut self.flows[from as usize];
         debug_assert!(!flow.holds_data(), "it holds something");
-        // What comes next may be the urgent byte.
+        // The next byte to read may be the urgent byte.
         flow.is_mark_near = true;
         if !bytes.is_empty() {
             (flow.held, flow.untold) = (Held::bytes(bytes, 0), true);
         }
     }
 
-    /// The bytes that [`Relay::hold`] was given, as long as the relay has not begun.
+    /// The bytes given to [`Relay::hold`]; empty once they are delivered.
     pub fn held_of(&self, from: Side) -> &[u8] {
         match &self.flows[from as usize].held {
-            // Without what is ours in front of them.
+            // Without the header that balance added.
             Held::Bytes { bytes, lead, .. } => bytes.get(usize::from(*lead)..).unwrap_or_default(),
             Held::Nothing | Held::Pipe { .. } => &[],
         }
     }
 
-    /// The bytes that [`Relay::hold`] was given, if the relay has not begun.
+    /// Takes back the bytes given to [`Relay::hold`], as long as the relay has not begun.
     pub fn let_go(&mut self, from: Side) -> Box<[u8]> {
         let flow = &mut self.flows[from as usize];
         match std::mem::replace(&mut flow.held, Held::Nothing) {
@@ -408,11 +420,11 @@ impl<P> Relay<P> {
         }
     }
 
-    /// Has nothing come from the server, and nothing of the client's been lost? Then, if nothing was delivered to it either, it can be
-    /// left for another one.
+    /// Has the server sent nothing, and has nothing of the client's been lost? Then, if nothing was delivered
+    /// to the server either, the client can be moved to another server.
     pub fn is_fresh(&self) -> bool {
         let [from_client, from_server] = &self.flows;
-        // An end of the client's goes to the next one as well, behind what was said.
+        // An end of the client goes to the next server as well, after the held bytes.
         let is_to_hear = match from_client.stage {
             FlowStage::Open => true,
             FlowStage::Draining => from_client.holds_data(),
@@ -425,12 +437,12 @@ impl<P> Relay<P> {
             && self.gone == [false; 2]
     }
 
-    /// The server is another one from here on. What is known and held of the client stays.
+    /// Replaces the server. Everything known and held of the client stays.
     pub fn change_server(&mut self) {
         self.flows[Side::Server as usize] = Flow::new();
         let from_client = &mut self.flows[Side::Client as usize];
         from_client.unflushed = false;
-        // What goes in front is of this connection, and the next one has its own.
+        // The header belongs to the old connection; the new one gets its own.
         if let Held::Bytes { bytes, lead: lead @ 1.., .. } = &from_client.held {
             let own = bytes.get(usize::from(*lead)..).unwrap_or_default();
             from_client.held = if own.is_empty() { Held::Nothing } else { Held::bytes(own.into(), 0) };
@@ -439,18 +451,19 @@ impl<P> Relay<P> {
         (self.short, self.asks) = (false, false);
     }
 
-    /// Takes note of an event.
+    /// Notes an event.
     pub fn note(&mut self, side: Side, event: Ready) {
         self.ready[side as usize].merge(event);
     }
 
-    /// Has one direction ended while the other goes on? As of the last turn that did not want another one, so that the
-    /// caller, who looks when it goes to sleep, sees the change then.
+    /// Has one direction ended while the other goes on? The value is that of the last turn that did not ask
+    /// for another one, so the caller sees a change when it goes to sleep.
     pub fn is_half_closed(&self) -> bool {
         self.half_closed
     }
 
-    /// Which side ended first, and was that by being gone (`true`) rather than by an orderly end? As of the last turn.
+    /// Which side ended first as of the last turn; `true` if by an error rather than an orderly end. `None`
+    /// if neither has ended.
     pub fn first_end(&self) -> Option<(Side, bool)> {
         match self.first_end {
             FirstEnd::Nobody => None,
@@ -461,28 +474,29 @@ impl<P> Relay<P> {
         }
     }
 
-    /// The side that is gone, or broken as far as the kernel has told, while it is not over: bytes of it are still on their way
-    /// to the other side, which may hide the reset behind them for long.
+    /// The side that is gone, or has an error pending, while the connection is not over. Bytes of it may
+    /// still be on their way to the other side and delay the end for long. `None` if neither is.
     pub fn broken(&self) -> Option<Side> {
         let is_broken = |side: &Side| self.gone[*side as usize] || self.ready[*side as usize].error;
         [Side::Client, Side::Server].into_iter().find(is_broken)
     }
 
-    /// Did the last turn leave something undone that the kernel had no memory for?
+    /// Did the last turn leave something undone because the kernel was out of memory?
     pub fn is_short(&self) -> bool {
         self.short
     }
 
-    /// Do bytes of this side wait because the other takes no more? Then news of its next ones are of no use.
+    /// Do bytes from this side wait because the other side takes no more? Then events about new bytes are
+    /// useless.
     pub fn is_blocked(&self, from: Side) -> bool {
         self.flows[from as usize].is_waiting()
     }
 
-    /// Puts bytes of ours in front of the client's: they go to the server first, together with the client's first ones if
-    /// those are there by then, and do not count as delivered. To be called before the first turn, and behind
-    /// [`Relay::hold`].
+    /// Puts a header in front of the client's bytes. It goes to the server first, together with the client's
+    /// first bytes if they are there by then, and does not count as delivered. Call it before the first turn
+    /// and after [`Relay::hold`].
     ///
-    /// No header is as long as 64 KiB; what is longer would be counted.
+    /// The header must be shorter than 64 KiB: bytes beyond that would count as the client's.
     pub fn lead(&mut self, mut header: Vec<u8>) {
         if header.is_empty() {
             return;
@@ -496,32 +510,32 @@ impl<P> Relay<P> {
         flow.held = Held::bytes(header.into_boxed_slice(), lead);
     }
 
-    /// Bytes held for both sides, those inside pipes and those of ours included.
+    /// How many bytes are held for both sides, including pipes and the added header.
     pub fn held_bytes(&self) -> usize {
         let held = |flow: &Flow<P>| usize::from(flow.urgent.is_some()) + flow.held.count().0;
         self.flows.iter().map(held).sum()
     }
 
-    /// Bytes of this side that are held for the other.
+    /// How many bytes of this side are held for the other, without the added header.
     pub fn held_from(&self, from: Side) -> usize {
         let flow = &self.flows[from as usize];
         let (held, ours) = flow.held.count();
         usize::from(flow.urgent.is_some()) + held - ours
     }
 
-    /// The same of those that [`Kernel::saw`] has heard of.
+    /// How many bytes of this side are held that [`Kernel::saw`] was called for.
     pub fn told_from(&self, from: Side) -> usize {
         if self.flows[from as usize].untold { 0 } else { self.held_from(from) }
     }
 
-    /// Does what can be done now. `scratch` is the worker's buffer; nothing stays in it.
+    /// Does everything that can be done now. `scratch` is the worker's buffer; nothing stays in it.
     pub fn turn<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8]) -> Verdict {
         let mut again = false;
         self.short = false;
         let server = self.ready[Side::Server as usize];
         let mut order = [Side::Client, Side::Server];
         if self.asks && (server.read_closed || server.error) {
-            // Nothing is said to a server that is known to have ended, before that was asked about.
+            // Nothing is sent to a server that is known to have ended before the caller has been asked.
             order.reverse();
         }
         for from in order {
@@ -541,7 +555,8 @@ impl<P> Relay<P> {
             }
             self.release_empty_pipe(kernel, from);
         }
-        // A side that has ended its direction is not read any more, so only its pending error tells that it is gone.
+        // A side that has ended its direction is no longer read, so only its pending error shows that it is
+        // gone.
         for side in [Side::Client, Side::Server] {
             let ready = &mut self.ready[side as usize];
             if ready.error && self.flows[side as usize].stage != FlowStage::Open && !self.gone[side as usize]
@@ -561,19 +576,20 @@ impl<P> Relay<P> {
         }
         let verdict = self.verdict(kernel, again);
         if verdict != Verdict::Again {
-            // An end can be known long before it can be read: behind data that the other side does not take.
+            // An end can be known long before it can be read, when data in front of it waits for the other
+            // side.
             self.half_closed = self.flows.iter().any(|flow| flow.stage != FlowStage::Open)
                 || self.ready.iter().any(|ready| ready.read_closed);
         }
         verdict
     }
 
-    /// Ends the connection from outside (idle, closed by the operator). A side that is known to miss bytes gets a reset, not
-    /// a clean end.
+    /// Ends the connection from outside (idle timeout, closed by the operator). A side that is known to miss
+    /// bytes gets a reset instead of a clean end.
     pub fn abandon<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Ending {
         let [reset_server, reset_client] = [Side::Client, Side::Server].map(|from| {
             let flow = &self.flows[from as usize];
-            // After an error of our own the side that seems gone lives, and misses bytes.
+            // After an error on our side, the side that counts as gone is alive and misses bytes.
             self.gone != [false; 2]
                 || flow.is_waiting()
                 || (self.ready[from as usize].error && kernel.error(from).is_some())
@@ -583,7 +599,7 @@ impl<P> Relay<P> {
         Ending { reset_client, reset_server }
     }
 
-    /// Gives back what the relay holds. Idempotent.
+    /// Gives back everything the relay holds. A second call does nothing.
     pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
         for flow in &mut self.flows {
             flow.urgent = None;
@@ -609,11 +625,13 @@ impl<P> Relay<P> {
                 if flow.stage == FlowStage::Open || flow.is_waiting() {
                     return self.rest(again);
                 }
-                // A reset throws away what the kernel has not sent yet, so it waits for the last acknowledgement.
+                // A reset discards what the kernel has not sent yet, so it waits for the last
+                // acknowledgement.
                 if kernel.unsent(left) > 0 {
                     return Verdict::Later;
                 }
-                // The side that is gone, too: if it was an error of our own, it lives and misses bytes.
+                // The side that is gone gets a reset, too: after an error on our side it is alive and misses
+                // bytes.
                 Ending { reset_client: true, reset_server: true }
             }
         };
@@ -621,7 +639,7 @@ impl<P> Relay<P> {
         Verdict::Done(ending)
     }
 
-    /// What comes next while it is not over.
+    /// The verdict while the connection is not over.
     fn rest(&self, again: bool) -> Verdict {
         match (again, self.short) {
             (true, _) => Verdict::Again,
@@ -630,21 +648,21 @@ impl<P> Relay<P> {
         }
     }
 
-    /// A side is gone: nothing can be delivered to it; what it sent before still is.
+    /// Notes that a side is gone: nothing can be delivered to it, but what it sent before is still delivered.
     fn lose<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, side: Side) {
         if let Held::Pipe { pipe, len } = self.give_up(side) {
             kernel.close_pipe(pipe, len as usize);
         }
     }
 
-    /// The same; what was held for it.
+    /// Does the same and returns what was held for the side.
     fn give_up(&mut self, side: Side) -> Held<P> {
         self.gone[side as usize] = true;
         let towards = &mut self.flows[side.peer() as usize];
         towards.stage = FlowStage::Dropped;
         towards.urgent = None;
         towards.unflushed = false;
-        // What it sent before it went can still be there to read, its end behind it.
+        // Bytes that the side sent before it went may still be readable, followed by its end.
         let ready = &mut self.ready[side as usize];
         ready.readable = true;
         ready.read_closed = true;
@@ -672,12 +690,12 @@ impl<P> Relay<P> {
                 FlowStage::Draining => return self.pass_end(kernel, from),
                 FlowStage::Open => {}
             }
-            // With the destination full, reading would only fill memory.
+            // While the destination is full, reading would only fill memory.
             if !self.ready[from as usize].readable || !self.ready[to as usize].writable {
                 return Stop::Wait;
             }
             let step = if self.flows[from as usize].splicing && !self.ready[from as usize].urgent {
-                // The next one may be of another size.
+                // The next pipe may have another size.
                 self.release_empty_pipe(kernel, from);
                 self.splice(kernel, from, &mut left)
             } else {
@@ -692,12 +710,12 @@ impl<P> Relay<P> {
         Stop::Turn
     }
 
-    /// What is ours goes out with the source's first bytes, if they are there. Nobody has told of them perhaps, but asking
-    /// costs less than a segment. `None`: the rest of the turn comes next.
+    /// Sends the added header together with the source's first bytes if they are there. No event may have
+    /// announced them, but a read costs less than a segment of its own. `None`: the turn goes on.
     fn join<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, scratch: &mut [u8], from: Side) -> Option<Stop> {
         let flow = &mut self.flows[from as usize];
         let has_room = flow.held.lead()?.len() < scratch.len();
-        // An urgent byte that was read comes behind it.
+        // An urgent byte that was already read must come after the header.
         if !has_room
             || flow.urgent.is_some()
             || flow.stage != FlowStage::Open
@@ -705,10 +723,10 @@ impl<P> Relay<P> {
         {
             return None;
         }
-        // Nobody has told of a mark either.
+        // No event has announced an urgent mark either.
         flow.is_mark_near |= !self.ready[from as usize].readable;
         match self.copy(kernel, scratch, from) {
-            // What there is of ours waits for nothing.
+            // The header does not wait for the client's bytes.
             Ok(()) | Err(Stop::Wait) => None,
             Err(stop) => Some(stop),
         }
@@ -716,7 +734,8 @@ impl<P> Relay<P> {
 
     fn pass_end<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Stop {
         if self.gone[from as usize] {
-            // It did not end, it broke: the other side gets a reset, not an end. `verdict` sees to it.
+            // The source did not end but broke. `verdict` sees to it that the other side gets a reset, not an
+            // end.
             return Stop::Wait;
         }
         if let Err(stop) = self.flush(kernel, from) {
@@ -727,7 +746,7 @@ impl<P> Relay<P> {
         match kernel.shutdown(to, closes) {
             Ok(()) => {
                 self.flows[from as usize].stage = FlowStage::Ended;
-                // What a server makes of its client's end is its answer.
+                // What the server does after its client's end is its answer.
                 self.asks = false;
                 Stop::Wait
             }
@@ -735,7 +754,7 @@ impl<P> Relay<P> {
         }
     }
 
-    /// Sends what was written and kept back. `Ok` = nothing is kept back any more.
+    /// Sends what was written and kept back. `Ok`: nothing is kept back any more.
     fn flush<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
         let to = from.peer();
         if !self.flows[from as usize].unflushed {
@@ -761,7 +780,7 @@ impl<P> Relay<P> {
         Stop::Wait
     }
 
-    /// Delivers what is held. `Ok` = nothing is held any more.
+    /// Delivers what is held. `Ok`: nothing is held any more.
     fn deliver<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K, from: Side) -> Result<(), Stop> {
         let to = from.peer();
         loop {
@@ -800,13 +819,13 @@ impl<P> Relay<P> {
         }
     }
 
-    /// A side takes no more for now.
+    /// Notes that a side takes no more for now.
     fn full(&mut self, to: Side) {
         self.ready[to as usize].writable = false;
         self.flows[to.peer() as usize].pace.full();
     }
 
-    /// Takes note of what a side has taken; the first ones of the bytes, so many, are ours if they are there.
+    /// Notes what a side has taken. The first `ours` bytes are of the header that balance added.
     fn wrote<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
@@ -815,7 +834,7 @@ impl<P> Relay<P> {
         ours: usize,
     ) -> Result<(), Stop> {
         if bytes == 0 {
-            // It would be asked for ever.
+            // A write that takes nothing would be repeated for ever.
             return Err(Stop::Gone(to));
         }
         if bytes > ours {
@@ -831,7 +850,7 @@ impl<P> Relay<P> {
         Ok(())
     }
 
-    /// Reads into the worker's buffer and writes straight on.
+    /// Reads into the worker's buffer and writes from it at once.
     fn copy<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
@@ -839,10 +858,10 @@ impl<P> Relay<P> {
         from: Side,
     ) -> Result<(), Stop> {
         let ready = self.ready[from as usize];
-        // What was read last may have ended at a mark that no event has told of yet.
+        // The last read may have ended at a mark that no event has announced yet.
         let is_in_doubt = std::mem::take(&mut self.flows[from as usize].is_mark_near);
         let at_mark = (ready.urgent || is_in_doubt) && kernel.at_mark(from).unwrap_or(false);
-        // What goes in front stands in front.
+        // The header goes in front.
         let mut lead = 0;
         if let Some(header) = self.flows[from as usize].held.lead() {
             lead = header.len();
@@ -889,13 +908,15 @@ impl<P> Relay<P> {
         } else {
             flow.streak = 0;
             if drained && ready.read_closed && !ready.urgent {
-                // The end is announced and mostly right behind: then it goes out together with the data.
+                // The end is announced and usually follows the data directly. Read on, so that both go out
+                // together.
                 match kernel.read(from, &mut scratch[n..]) {
                     Ok(Input { bytes: more, .. }) => {
                         kernel.saw(from, &scratch[n..n + more]);
                         if more == 0 {
                             flow.stage = FlowStage::Draining;
-                            // After a side that broke no end may follow, and what waits for one would wait.
+                            // If the side broke, no end may follow, and bytes that wait for one would wait
+                            // for ever.
                             last = !self.gone[from as usize] && !ready.error;
                         }
                         n += more;
@@ -910,14 +931,14 @@ impl<P> Relay<P> {
         if passed.is_err()
             && let Err(Stop::Gone(side)) = ended
         {
-            // Both went at once, and the caller hears of one only.
+            // Both sides went at once, but only one error is returned.
             self.lose(kernel, side);
         }
         passed.and(ended)
     }
 
-    /// Writes what was just read; what is not taken is held. `lead`: so many bytes in front are ours. `last`: the end follows
-    /// at once.
+    /// Writes bytes that were just read, and holds what is not taken. The first `lead` bytes are the added
+    /// header. `last` means that the end follows at once.
     fn pass_on<K: Kernel<Pipe = P>>(
         &mut self,
         kernel: &mut K,
@@ -943,7 +964,7 @@ impl<P> Relay<P> {
                     Stop::Wait => break,
                     stop => {
                         if self.asks {
-                            // Another server may get it.
+                            // Another server may get these bytes.
                             self.flows[from as usize].held =
                                 Held::bytes(chunk[at..].into(), lead.saturating_sub(at));
                         }
@@ -978,7 +999,7 @@ impl<P> Relay<P> {
         }
         let Held::Pipe { pipe, len } = &mut flow.held else { return Ok(()) };
         match kernel.fill(from, pipe) {
-            // An end, or a mark: a plain read tells which.
+            // Either an end or an urgent mark; a plain read tells which.
             Ok(Input { bytes: 0, .. }) => (flow.splicing, flow.is_mark_near) = (false, true),
             Ok(Input { bytes: n, drained }) => {
                 if drained {
@@ -993,7 +1014,7 @@ impl<P> Relay<P> {
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => return self.read_error(&e, from),
-            // This kind of socket cannot be spliced, or not now.
+            // This kind of socket cannot be spliced, or cannot be now.
             Err(e)
                 if matches!(
                     e.kind(),
@@ -1002,7 +1023,8 @@ impl<P> Relay<P> {
             {
                 flow.splicing = false;
             }
-            // A splice that stops at a mark tells of the reset before the data behind the mark, which is still there.
+            // A splice that stops at a mark reports a reset before the data after the mark, which can still
+            // be read.
             Err(_) => {
                 flow.splicing = false;
                 return Err(Stop::Gone(from));
@@ -1020,10 +1042,10 @@ impl<P> Relay<P> {
             ErrorKind::WouldBlock => {
                 let ready = &mut self.ready[from as usize];
                 ready.readable = false;
-                // If a mark is still ahead, the event that brings its byte says so again.
+                // If a mark is still ahead, the event for its byte will say so again.
                 ready.urgent = false;
                 if self.gone[from as usize] {
-                    // Nothing more will come from it.
+                    // Nothing more will come from this side.
                     self.flows[from as usize].stage = FlowStage::Draining;
                     return Ok(());
                 }

@@ -1,6 +1,6 @@
-//! What is said and heard on the connection of a check: bytes in, bytes to send and a verdict out.
+//! What a check sends and receives on its connection: bytes in, bytes to send and a verdict out.
 //!
-//! Knows: which kinds of talk there are. Never: sockets, time, the channel.
+//! Knows: which kinds of checks talk. Never: sockets, time, the channel.
 
 use std::net::{SocketAddr, SocketAddrV6};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::dialogue::Dialogue;
 use super::http::Http;
 use crate::spec::{Address, Check};
 
-/// The talk of one connection. It is over when a call answers with a verdict; its error is the cause of being down, for the
-/// operator.
+/// The talk on one check connection. It is over when a call returns a verdict. An error is the cause of
+/// failure, in words for the operator.
 #[derive(Debug)]
 pub(crate) struct Talk {
-    /// What goes first, and is not sent yet.
+    /// The bytes that go first, such as a PROXY header, as far as they are not sent yet.
     front: Vec<u8>,
-    /// `None`: that was all.
+    /// What follows. `None`: nothing.
     then: Option<Speech>,
 }
 
-/// What is said behind what goes first.
+/// What is sent and expected after the first bytes.
 #[derive(Debug)]
 enum Speech {
     Http(Http),
@@ -27,7 +27,8 @@ enum Speech {
 }
 
 impl Talk {
-    /// `front` goes first. `None`: a connection is all that was asked for.
+    /// The talk of `check` with `target`; `front` is sent first. `None` if a connection is all the check asks
+    /// for and `front` is empty.
     pub(crate) fn new(check: &Check, target: Address, front: Vec<u8>) -> Option<Self> {
         let then = match check {
             Check::Tcp | Check::Exec(_) => None,
@@ -40,7 +41,7 @@ impl Talk {
         (then.is_some() || !front.is_empty()).then_some(Self { front, then })
     }
 
-    /// Is it over before anything was heard or can be said?
+    /// Starts the talk. Returns a verdict if nothing has to be sent or received.
     pub(crate) fn begin(&mut self) -> Option<Result<(), String>> {
         if !self.front.is_empty() {
             return None;
@@ -52,7 +53,7 @@ impl Talk {
         }
     }
 
-    /// What can be sent now; empty = nothing until something is heard.
+    /// What can be sent now. Empty: nothing until more is received.
     pub(crate) fn outgoing(&self) -> &[u8] {
         match &self.then {
             _ if !self.front.is_empty() => &self.front,
@@ -62,7 +63,7 @@ impl Talk {
         }
     }
 
-    /// So many bytes of [`Self::outgoing`] are on their way.
+    /// Notes that `count` bytes of [`Self::outgoing`] were sent.
     pub(crate) fn sent(&mut self, count: usize) -> Option<Result<(), String>> {
         if !self.front.is_empty() {
             self.front.drain(..count.min(self.front.len()));
@@ -78,11 +79,11 @@ impl Talk {
         }
     }
 
-    /// Nothing can be sent any more, for this reason. What has come already may still be read.
+    /// Nothing more can be sent, for the reason `why`. Bytes that have already come may still be read.
     pub(crate) fn unsendable(&mut self, why: &str) -> Option<Result<(), String>> {
         self.front.clear();
         match &mut self.then {
-            // There was a connection, and nothing else was asked for.
+            // The connect succeeded, and nothing else was asked for.
             None => Some(Ok(())),
             Some(Speech::Http(http)) => {
                 http.unsendable();
@@ -92,7 +93,7 @@ impl Talk {
         }
     }
 
-    /// The server has said this.
+    /// Notes bytes that the server sent.
     pub(crate) fn heard(&mut self, bytes: &[u8]) -> Option<Result<(), String>> {
         match &mut self.then {
             None => None,
@@ -101,7 +102,7 @@ impl Talk {
         }
     }
 
-    /// The server says nothing any more: `closed`, `reset`, or what else the system calls it.
+    /// The server sends nothing more. `how` is `closed`, `reset`, or the system's word for another error.
     pub(crate) fn ended(&mut self, how: &str) -> Option<Result<(), String>> {
         match &mut self.then {
             None => Some(Ok(())),
@@ -110,7 +111,7 @@ impl Talk {
         }
     }
 
-    /// The cause when time is up.
+    /// The cause when the timeout is over.
     pub(crate) fn overdue(&self, timeout: Duration) -> String {
         match &self.then {
             None => format!("proxy: the header was not taken within {timeout:?}"),
@@ -120,12 +121,12 @@ impl Talk {
     }
 }
 
-/// The address as a `Host` field may have it: a zone means nothing to anybody else.
+/// The address as a `Host` field may have it, without the zone, which means nothing to the other host.
 fn host(target: Address) -> String {
     match target {
         Address::Net(SocketAddr::V6(v6)) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0).to_string(),
         Address::Net(SocketAddr::V4(v4)) => v4.to_string(),
-        // A path is no host.
+        // A path is not a host.
         Address::Unix(_) => "localhost".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
-//! A header of the PROXY protocol, read: who the client is that a connection was made for.
+//! Reads a PROXY header: which client a connection was made for.
 //!
-//! Knows: both versions of the header, byte by byte, and its checksum. Never: who may send one, for how long it is waited for.
+//! Knows: both versions of the header, byte by byte, and its checksum. Never: who may send one, how long
+//! balance waits for it.
 //! Source: the PROXY protocol, haproxy/doc/proxy-protocol.txt, 2.1 and 2.2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,45 +10,46 @@ use std::str::FromStr;
 use super::{FIXED_BYTES, SIGNATURE, TLV_CRC32C, TLV_NOOP, V1_BYTES};
 use crate::wire::crc32c::crc32c;
 
-/// What stands in front of a header of version 1.
+/// The first bytes of a version 1 header.
 const TEXT: &[u8] = b"PROXY ";
-/// What stands in front of the value of a TLV.
+/// Length of a TLV's type and length fields in bytes.
 const TLV_HEAD: usize = 3;
 
-/// The most bytes of a header.
+/// Maximum length of a header in bytes.
 pub(crate) const LONGEST: usize = FIXED_BYTES + u16::MAX as usize;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeaderContent {
-    /// The client, and the address that it came to. `None`: it is the sender itself, or has no such address.
+    /// The client's address and the address it connected to. `None`: the sender itself is the client, or the
+    /// header has no TCP addresses.
     pub(crate) addresses: Option<[SocketAddr; 2]>,
-    /// What else is said of it, as it came; without the checksum and what only fills.
+    /// The TLVs as they came, without checksum and padding.
     pub(crate) tlvs: Box<[u8]>,
 }
 
-/// How far a header is.
+/// How much of a header has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decoded {
-    /// At least so many bytes are missing.
+    /// At least this many bytes are missing.
     More(usize),
-    /// It is whole, and so many bytes long.
+    /// The header is complete; the number is its length in bytes.
     Whole(HeaderContent, usize),
 }
 
-/// What came is no header.
+/// Why the bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeaderError {
-    /// It does not begin like one.
+    /// They do not begin like a header.
     None,
-    /// It begins like one.
+    /// They begin like a header but are invalid.
     Malformed,
 }
 
-/// Reads the header that a connection begins with.
+/// Reads the header at the beginning of a connection.
 ///
 /// # Errors
-/// There is none, and there will be none whatever comes.
+/// There is no valid header, and more bytes cannot change that.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if begins(&SIGNATURE) {
@@ -59,7 +61,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     }
 }
 
-/// Version 1.
+/// Reads version 1.
 fn text(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     let line = &bytes[..bytes.len().min(V1_BYTES)];
     let Some(end) = line.iter().position(|&byte| byte == b'\n') else {
@@ -78,7 +80,7 @@ fn text(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     Ok(Decoded::Whole(whole, end + 1))
 }
 
-/// The addresses of a line.
+/// The addresses in a version 1 line. `None` if they are invalid.
 fn spoken(line: &str) -> Option<[SocketAddr; 2]> {
     let mut words = line.split(' ');
     let family = words.next()?;
@@ -95,18 +97,18 @@ fn spoken(line: &str) -> Option<[SocketAddr; 2]> {
     Some([canonical(ip(source)?, from), canonical(ip(destination)?, to)])
 }
 
-/// A port, without zeros in front of it.
+/// Reads a decimal port without leading zeros.
 fn port(word: &str) -> Option<u16> {
     let is_plain = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     word.parse().ok().filter(|_| is_plain)
 }
 
-/// An IPv4 address is called so, however it is written.
+/// The address with an IPv4-mapped address as IPv4.
 fn canonical(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip.to_canonical(), port)
 }
 
-/// Version 2.
+/// Reads version 2.
 fn binary(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     let at = |index: usize| bytes.get(index).copied();
     let is_local = match at(SIGNATURE.len()) {
@@ -122,7 +124,7 @@ fn binary(bytes: &[u8]) -> Result<Decoded, HeaderError> {
     let whole = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
     let Some(header) = bytes.get(..whole) else { return Ok(Decoded::More(whole - bytes.len())) };
     let block = &header[FIXED_BYTES..];
-    // What stands in place of addresses that are to be ignored may be anything.
+    // In a LOCAL header the address block is ignored, so it may contain anything.
     let is_plain = !is_local && family > 0 && transport > 0;
     let length = match family {
         1 => 12,
@@ -140,13 +142,13 @@ fn binary(bytes: &[u8]) -> Result<Decoded, HeaderError> {
         None if is_plain => return Err(HeaderError::Malformed),
         None => Box::default(),
     };
-    // What comes over TCP and was UDP is not the client's connection.
+    // The addresses of a UDP client are not those of this TCP connection.
     let addresses = if is_plain && transport == 1 { pair(family, addresses) } else { None };
     let tlvs = if is_local { Box::default() } else { tlvs };
     Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, whole))
 }
 
-/// The addresses of a block, if it has those of a family that we know.
+/// The addresses in a version 2 block. `None` for a family other than IPv4 and IPv6.
 fn pair(family: u8, block: &[u8]) -> Option<[SocketAddr; 2]> {
     let both = |from: IpAddr, to: IpAddr, ports: &[u8]| {
         let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
@@ -167,7 +169,7 @@ fn pair(family: u8, block: &[u8]) -> Option<[SocketAddr; 2]> {
     }
 }
 
-/// Those of a header that are to be kept. `None`: they are not whole. An error: the checksum is another.
+/// The TLVs to keep. `None` if one is incomplete; an error if the checksum is wrong.
 fn tlvs_of(header: &[u8], tlvs: &[u8]) -> Option<Result<Box<[u8]>, HeaderError>> {
     let mut kept = Vec::new();
     let mut rest = tlvs;

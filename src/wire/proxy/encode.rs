@@ -1,6 +1,6 @@
-//! The PROXY header that we send.
+//! Writes the PROXY header that balance sends to channels.
 //!
-//! Knows: both versions, byte by byte. Never: sockets, which channel wants one.
+//! Knows: both versions, byte by byte. Never: sockets, which channel wants a header.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,34 +8,35 @@ use super::{FIXED_BYTES, SIGNATURE, TLV_CRC32C, TLV_UNIQUE_ID};
 use crate::spec::ProxyVersion;
 use crate::wire::crc32c::crc32c;
 
-/// Version 2, "the connection speaks for itself".
+/// Version 2, command LOCAL: a connection of balance itself.
 const LOCAL: u8 = 0x20;
-/// Version 2, "on behalf of somebody else".
+/// Version 2, command PROXY: a connection made for a client.
 const PROXY: u8 = 0x21;
-/// TCP over IPv4, TCP over IPv6, and "nobody knows".
+/// Address families: TCP over IPv4, TCP over IPv6, and unspecified.
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 const UNSPECIFIED: u8 = 0x00;
 
-/// What stands in front of the value of a TLV, in bytes.
+/// Length of a TLV's type and length fields in bytes.
 const TLV_HEAD: usize = 3;
-/// The most bytes of a connection's name.
+/// Maximum length of a connection's unique name in bytes, set by the PROXY protocol.
 const MOST_OF_NAME: usize = 128;
-/// The most bytes of a header of ours: what is in front of a client's bytes is counted in 16 bits.
+/// Maximum length of a header that balance sends, in bytes: the relay counts the bytes in front of a client's
+/// in 16 bits.
 const MOST_BYTES: usize = u16::MAX as usize;
 
-/// What a header of version 2 has besides addresses. Version 1 has no place for it.
+/// What a version 2 header contains besides addresses. Version 1 has no place for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Extras<'a> {
-    /// What the proxy before us has said, as it came. Left out if there is no room for it.
+    /// The TLVs that an earlier proxy sent, as they came. Left out if they do not fit.
     pub(crate) passed: &'a [u8],
-    /// Names the connection, unless the proxy before us has named it.
+    /// The connection's unique name. Not sent if the earlier proxy has already named the connection.
     pub(crate) unique_id: Option<&'a [u8]>,
-    /// The header has a checksum.
+    /// Whether the header has a checksum.
     pub(crate) crc32c: bool,
 }
 
-/// The two ends of a client's connection, as a header can say them: of one family.
+/// The two addresses of a client's connection, both of the same family, as a header requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
     V4([([u8; 4], u16); 2]),
@@ -43,7 +44,7 @@ enum Ends {
 }
 
 impl Ends {
-    /// An IPv4 address in IPv6's clothes is one of IPv4, unless the other end is of IPv6 only.
+    /// Converts IPv4-mapped addresses to IPv4 if both addresses allow that; otherwise both become IPv6.
     fn new(source: SocketAddr, destination: SocketAddr) -> Self {
         let ends = [source, destination];
         match ends.map(|end| end.ip().to_canonical()) {
@@ -61,8 +62,9 @@ impl Ends {
     }
 }
 
-/// The header for a client: `ends` are its address and the one that it came to, if both are known. Who came by a Unix socket has no address:
-/// then a reader is told to take the connection as it is, which all of them understand.
+/// The header for a client. `ends` are the client's address and the address it connected to, if both are
+/// known. A client on a Unix socket has no address: the header then tells the reader to use the connection's
+/// own addresses.
 pub(crate) fn proxied(
     version: ProxyVersion,
     ends: Option<(SocketAddr, SocketAddr)>,
@@ -75,8 +77,8 @@ pub(crate) fn proxied(
     }
 }
 
-/// The header of a connection of our own, from `source` to `destination`: version 1 can only say the truth about it,
-/// version 2 that it is for nobody else.
+/// The header of a connection of balance's own, such as a check, from `source` to `destination`. Version 2
+/// says that there is no client; version 1 cannot, so it carries the connection's own addresses.
 pub(crate) fn own(
     version: ProxyVersion,
     source: Option<SocketAddr>,
@@ -91,7 +93,7 @@ pub(crate) fn own(
     }
 }
 
-/// A header of version 1.
+/// Writes a version 1 header.
 fn line(ends: Option<Ends>) -> String {
     match ends {
         None => "PROXY UNKNOWN\r\n".to_owned(),
@@ -105,7 +107,8 @@ fn line(ends: Option<Ends>) -> String {
     }
 }
 
-/// The specification has hexadecimal digits only, and a strict reader takes nothing else.
+/// The specification allows hexadecimal digits only, and strict readers accept nothing else. Rust would print
+/// an IPv4-mapped address with dots.
 fn hexadecimal(address: Ipv6Addr) -> String {
     match (address.to_ipv4_mapped(), address.segments()) {
         (Some(_), [.., high, low]) => format!("::ffff:{high:x}:{low:x}"),
@@ -113,7 +116,7 @@ fn hexadecimal(address: Ipv6Addr) -> String {
     }
 }
 
-/// A header of version 2.
+/// Writes a version 2 header.
 fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
     let mut header = Vec::with_capacity(128);
     header.extend(SIGNATURE);
@@ -146,7 +149,7 @@ fn binary(command: u8, ends: Option<Ends>, extras: Extras<'_>) -> Vec<u8> {
     let length = u16::try_from(header.len() - FIXED_BYTES).unwrap_or(u16::MAX);
     header[FIXED_BYTES - 2..FIXED_BYTES].copy_from_slice(&length.to_be_bytes());
     if extras.crc32c {
-        // It is the last value, and was summed up as zeros.
+        // The checksum is the last TLV. It is calculated with zeros in its place.
         let at = header.len() - 4;
         let sum = crc32c([&header[..]]);
         header[at..].copy_from_slice(&sum.to_be_bytes());
@@ -161,7 +164,7 @@ fn put(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
     header.extend(value);
 }
 
-/// Is there a name of the connection among these values?
+/// Do these TLVs contain a name of the connection?
 fn has_name(mut values: &[u8]) -> bool {
     while let Some((&[kind, high, low], behind)) = values.split_first_chunk() {
         if kind == TLV_UNIQUE_ID {

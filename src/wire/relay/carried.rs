@@ -1,10 +1,12 @@
-//! A relay as it goes from process to process: everything it holds, and what it knows that the kernel does not.
+//! A relay as it goes from one process to another: everything it holds, and what it knows that the kernel
+//! does not.
 //!
-//! Knows: what a record of a relay means, which records make no sense. Never: the sockets, how a record travels.
+//! Knows: what a record of a relay means, which records are impossible. Never: the sockets, how a record
+//! travels.
 //!
-//! What the kernel tells anew to whoever begins to watch a socket is left out: that it can be read, that it has an error. What
-//! was read is taken out of pipes, since a pipe would cost the message two descriptors more. What is only a matter of speed
-//! (the pace, splicing) begins again.
+//! The record leaves out what the kernel reports again to a process that begins to watch a socket: that it is
+//! readable, that it has an error. Bytes in pipes are read out, since a pipe would add two descriptors to the
+//! message. What only affects speed (the pace, splicing) starts anew.
 
 use std::io::{self, ErrorKind};
 
@@ -38,11 +40,12 @@ fn wrong<T>(why: &str) -> io::Result<T> {
 }
 
 impl<P> Relay<P> {
-    /// Everything held and known, to be gone on with by [`Relay::unpack`]; bytes of the client come first. Nothing is held here
-    /// any more: pipes are given back.
+    /// Packs everything held and known for [`Relay::unpack`]; in the bytes, those from the client come first.
+    /// Afterwards the relay holds nothing, and its pipes are given back.
     ///
     /// # Errors
-    /// A pipe cannot be read, or there is no memory for what is in it. Then nothing is lost, and the relay can go on.
+    /// A pipe cannot be read, or there is no memory for its content. Nothing is lost then, and the relay can
+    /// go on.
     pub fn pack<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> io::Result<(RelayRecord, Vec<u8>)> {
         for flow in &mut self.flows {
             let Held::Pipe { pipe, len } = &mut flow.held else { continue };
@@ -82,11 +85,11 @@ impl<P> Relay<P> {
         Ok((record, all))
     }
 
-    /// A relay that goes on where another one was packed. Its sockets have to be watched anew: nothing is known of them yet but
-    /// what the kernel does not tell again.
+    /// A relay that continues a packed one. Its sockets must be watched anew: the relay knows nothing about
+    /// them except what the kernel does not report again.
     ///
     /// # Errors
-    /// No relay was ever like this, or bytes are missing.
+    /// `InvalidData`: the record describes an impossible relay, or bytes are missing.
     pub fn unpack(record: &RelayRecord, bytes: &[u8]) -> io::Result<Self> {
         let first_end = match record.first_end {
             None => None,
