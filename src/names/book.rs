@@ -1,7 +1,7 @@
 //! When a name is looked up, and what an answer means.
 //!
-//! Knows: names, intervals, how often and since when a name was said not to exist; the time as an argument. Never: who asks, channels,
-//! threads.
+//! Knows: names, intervals, how often and since when a name was reported as not existing; the time as an
+//! argument. Never: who does the lookups, channels, threads.
 //! Source: docs/names.md.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -12,51 +12,52 @@ use std::time::Duration;
 
 use crate::sched::FoundMember;
 
-/// So many answers in a row have to say that a name has no address, ...
+/// This many answers in a row must report that a name has no address ...
 const ABSENCES: u32 = 3;
-/// ... over at least this time, before that is believed.
+/// ... over at least this time before balance believes it.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
-/// A channel that fails has its name looked up at once, but no more often than this.
+/// When a channel fails, its name is looked up at once, but not again within this time.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// A name that nobody could look up yet is asked for at least this often.
+/// A name without any known address is looked up at least this often.
 const UNKNOWN: Duration = Duration::from_secs(2);
-/// An answer holds at least so long, however short its records say, ...
+/// An answer counts as valid for at least this time, however short its TTL ...
 const LEAST_TTL: Duration = Duration::from_secs(1);
-/// ... and at most so long.
+/// ... and for at most this time.
 const MOST_TTL: Duration = Duration::from_secs(3_600);
-/// Where answers say how long they hold, failures do not: those are asked again at least this often.
+/// Failures carry no TTL. Where answers do, a failed lookup is repeated at least this often.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// A resolver that says nothing for so long has failed; what it says later still counts.
+/// A lookup without an answer after this time counts as failed; a later answer still counts.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A lookup that takes longer than this is slow, and so is its name until it is answered sooner.
+/// A lookup that takes longer than this is slow, and so is its name until it is answered faster.
 const SLOW: Duration = Duration::from_secs(1);
-/// So many lookups at a time that may be answered at once.
+/// Maximum number of simultaneous lookups that may still be answered quickly.
 const MOST_AT_ONCE: usize = 16;
-/// A name that was slow is not looked up while so many threads are at it.
+/// A slow name is not looked up while this many lookup threads run.
 const MOST_SLOW: usize = 16;
-/// No name is, while so many are: more than twice as many, so that names whose servers are silent leave room for others.
+/// No name is looked up while this many lookup threads run. More than twice the limit for slow names, so that
+/// names whose servers are silent leave room for others.
 pub(super) const MOST_THREADS: usize = 64;
 
-/// What a resolver says of a name.
+/// The answer of a resolver about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameAnswer {
-    /// These are its addresses; at least one. Their order means nothing.
+    /// The addresses of the name; at least one, in no particular order.
     Found(Vec<SocketAddr>),
-    /// These are the targets of the records of a service; at least one. Their order means nothing.
+    /// The targets of a service name (SRV); at least one, in no particular order.
     Serves(Vec<FoundMember>),
-    /// There is no such name, or it has no address: the resolver's words.
+    /// The name does not exist or has no address; in the resolver's words.
     Absent(String),
-    /// That could not be found out, and why.
+    /// The lookup failed, and why.
     Failed(String),
 }
 
-/// What a resolver says of a name, and how long that holds; `None`: it does not say.
+/// The answer of a resolver, and how long it is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldName {
-    /// What it says.
+    /// The answer.
     pub answer: NameAnswer,
-    /// From now on.
+    /// How long the answer is valid from now on. `None`: the resolver does not say.
     pub holds: Option<Duration>,
 }
 
@@ -69,43 +70,44 @@ impl From<NameAnswer> for ToldName {
 /// What an answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AnswerMeaning {
-    /// The name has these addresses. It had failed for so long before.
+    /// The name has these addresses. The time says how long its lookups had failed before; `None` if they had
+    /// not.
     Has(Vec<SocketAddr>, Option<Duration>),
-    /// The service has these targets, as above.
+    /// The service name has these targets. The time is as in [`Has`](Self::Has).
     Serves(Vec<FoundMember>, Option<Duration>),
-    /// Nothing changes. `true`: the answer before was another one.
+    /// Nothing changes, for this reason. `true`: this is the first failure in a row.
     Keeps(String, bool),
-    /// It has no address any more. `true`: the answer before was another one.
+    /// The name has no address any more, for this reason. `true`: this is the first failure in a row.
     Gone(String, bool),
 }
 
 /// How a name is to be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NameTerms {
-    /// Every so often; `None`: never by itself.
+    /// The interval between lookups. `None`: only on request.
     pub(super) every: Option<Duration>,
-    /// Some channel needs it to have an address at all.
+    /// Some channel has no address until the name is found.
     pub(super) is_unknown: bool,
-    /// Whoever is asked says how long an answer holds.
+    /// The resolver reports how long an answer is valid.
     pub(super) is_told: bool,
 }
 
 #[derive(Debug)]
 struct BookedName {
     terms: NameTerms,
-    /// When it is looked up next; `None`: never by itself, or it is being looked up.
+    /// When it is looked up next. `None`: only on request, or a lookup is running.
     due: Option<Duration>,
-    /// When it was begun to be looked up last.
+    /// When the last lookup was started.
     begun: Option<Duration>,
-    /// It is being looked up.
+    /// A lookup is running.
     under_way: bool,
-    /// It was not answered at once when it was looked up last.
+    /// The last lookup was not answered quickly.
     is_slow: bool,
-    /// A channel has failed, or an operator has asked, since it was begun to be looked up: it is looked up again then.
+    /// A channel failed or an operator asked during the running lookup: look it up again at this time.
     again: Option<Duration>,
-    /// So many answers in a row have said that it has no address, since then.
+    /// How many answers in a row have reported that it has no address, and since when.
     absent: Option<(u32, Duration)>,
-    /// The last answers were none, since then.
+    /// Since when lookups have failed, and the last reason.
     failing: Option<(Duration, String)>,
 }
 
@@ -114,23 +116,24 @@ struct BookedName {
 pub(super) struct NameBook {
     names: BTreeMap<Arc<str>, BookedName>,
     agenda: BTreeSet<(Duration, Arc<str>)>,
-    /// The same of names that are slow.
+    /// When slow names are due; `agenda` has the others.
     slow: BTreeSet<(Duration, Arc<str>)>,
-    /// Those that are being looked up and may be answered at once yet, by when they will be slow.
+    /// Names being looked up that may still be answered quickly, by the time at which they become slow.
     young: BTreeSet<(Duration, Arc<str>)>,
-    /// Those that are being looked up, by when they will be late; one that is late is not among them.
+    /// Names being looked up, by the time at which they are late. A late name is removed.
     awaited: BTreeSet<(Duration, Arc<str>)>,
     lot: u64,
 }
 
 impl NameBook {
-    /// Without a name. What is left to chance hangs on `seed`.
+    /// A book without names. `seed` determines the jitter.
     pub(super) fn new(seed: u64) -> Self {
         let [agenda, slow, young, awaited] = [(); 4].map(|()| BTreeSet::new());
         Self { names: BTreeMap::new(), agenda, slow, young, awaited, lot: seed }
     }
 
-    /// A name is wanted on these terms, as it may have been before. One that is new was looked up just now, unless it is unknown.
+    /// Adds a name or changes its terms. A new name counts as looked up just now, unless some channel has no
+    /// address without it.
     pub(super) fn want(&mut self, name: &Arc<str>, terms: NameTerms, now: Duration) {
         let before = match self.names.get(name) {
             Some(entry) if entry.terms == terms => return,
@@ -154,11 +157,11 @@ impl NameBook {
         }
         let next = match entry.begun {
             None if terms.is_unknown => Some(now),
-            // How long that answer held nobody has kept.
+            // For how long that answer is valid is not known.
             None if terms.is_told && terms.every.is_some() => Some(now + LEAST_TTL),
             _ => self.next(terms, now),
         };
-        // What was due sooner stays so, unless that was for want of any address.
+        // An earlier date stays, unless it was only due to a missing address.
         let next = match (before, next) {
             (Some(before), Some(next)) if !was_unknown || terms.is_unknown || terms.is_told => {
                 Some(before.min(next))
@@ -168,7 +171,7 @@ impl NameBook {
         self.plan(name, next);
     }
 
-    /// Nobody has any other name any more than these.
+    /// Removes all names but these.
     pub(super) fn keep(&mut self, wanted: &BTreeSet<Arc<str>>) {
         let gone: Vec<Arc<str>> = self.names.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
         for name in gone {
@@ -179,7 +182,8 @@ impl NameBook {
         }
     }
 
-    /// A channel of this name has failed: it is looked up at once, unless it never is by itself.
+    /// A channel with this name has failed. The name is looked up at once, unless it is looked up only on
+    /// request.
     pub(super) fn doubt(&mut self, name: &str, now: Duration) {
         let may_be = |entry: &BookedName| entry.terms.every.is_some();
         if let Some((name, entry)) = self.names.get_key_value(name).filter(|(_, entry)| may_be(entry)) {
@@ -188,14 +192,14 @@ impl NameBook {
         }
     }
 
-    /// An operator asks for it: it is looked up at once. `false`: nobody has this name.
+    /// An operator asks for the name: it is looked up at once. `false` if no channel has this name.
     pub(super) fn ask(&mut self, name: &str, now: Duration) -> bool {
         let Some((name, _)) = self.names.get_key_value(name) else { return false };
         self.hurry(&name.clone(), now);
         true
     }
 
-    /// Is it being looked up?
+    /// Is a lookup of the name running?
     pub(super) fn is_under_way(&self, name: &str) -> bool {
         self.names.get(name).is_some_and(|entry| entry.under_way)
     }
@@ -209,8 +213,9 @@ impl NameBook {
         }
     }
 
-    /// The next name that is due to be looked up, which it is from now on. `threads`: so many are at it already, those for names that nobody
-    /// has any more too. Names that are answered at once do not wait behind those whose servers are silent.
+    /// Takes the next name that is due and marks its lookup as running. `threads` is the number of lookup
+    /// threads that run, including those for names that were removed. Names that are answered quickly do not
+    /// wait behind names whose servers are silent.
     pub(super) fn begin(&mut self, now: Duration, threads: usize) -> Option<Arc<str>> {
         while let Some((_, name)) = self.young.first().filter(|(at, _)| *at <= now).cloned() {
             self.young.pop_first();
@@ -226,7 +231,7 @@ impl NameBook {
         let entry = self.names.get_mut(&name)?;
         (entry.under_way, entry.begun, entry.again) = (true, Some(now), None);
         self.awaited.insert((now.saturating_add(PATIENCE), Arc::clone(&name)));
-        // One that was slow before is not expected to be answered at once.
+        // A name that was slow before is not expected to be answered quickly.
         if !entry.is_slow {
             self.young.insert((now.saturating_add(SLOW), Arc::clone(&name)));
         }
@@ -237,11 +242,12 @@ impl NameBook {
         self.young.len() < MOST_AT_ONCE && threads < MOST_THREADS
     }
 
-    /// When there is something to do, if nothing happens before. `threads`: as many as look a name up now.
+    /// When there is something to do if nothing happens before. `threads` is the number of lookup threads
+    /// that run. `None`: nothing is due.
     pub(super) fn next_due(&self, threads: usize) -> Option<Duration> {
         let due = self.agenda.first().filter(|_| self.has_room(threads));
         let slow = self.slow.first().filter(|_| threads < MOST_SLOW);
-        // There is room as soon as one of those under way is slow.
+        // There is room as soon as one of the running lookups becomes slow.
         let is_full = threads < MOST_THREADS && due.is_none();
         let room = self.young.first().zip(self.agenda.first()).filter(|_| is_full);
         let room = room.map(|((slow_at, _), (due, _))| *slow_at.max(due));
@@ -249,7 +255,8 @@ impl NameBook {
         others.chain(room).min()
     }
 
-    /// A name whose resolver has said nothing for too long, each once, and what that means.
+    /// Takes one name whose resolver has not answered within [`PATIENCE`], and what that means. Returns each
+    /// late name once, then `None`.
     pub(super) fn late(&mut self, now: Duration) -> Option<(Arc<str>, AnswerMeaning)> {
         let late = self.awaited.first().filter(|(at, _)| *at <= now).cloned()?;
         self.awaited.remove(&late);
@@ -259,8 +266,8 @@ impl NameBook {
         Some((name, meaning))
     }
 
-    /// A name was looked up. `holds`: so long the answer does, if the resolver says that. What it means; `None`: nobody has this name any
-    /// more.
+    /// Notes an answer and says what it means. `holds` is how long the answer is valid, if the resolver says
+    /// so. `None` if no channel has this name any more.
     pub(super) fn answered(
         &mut self,
         name: &Arc<str>,
@@ -280,7 +287,7 @@ impl NameBook {
         let ends = holds.filter(|_| is_known && terms.every.is_some());
         let next = match ends {
             Some(ends) => Some(now.saturating_add(ends.clamp(LEAST_TTL, MOST_TTL))),
-            // There is no telling when the next answer is another one.
+            // Nobody says when the next answer may differ.
             None if terms.is_told && !is_known => {
                 let every = terms.every.map(|every| every.min(ASK_AGAIN));
                 self.next(NameTerms { every, ..terms }, now)
@@ -298,7 +305,7 @@ impl NameBook {
         Some(now.saturating_add(self.jittered(span)))
     }
 
-    /// A tenth more or less, so that many names do not stay in step.
+    /// Varies a span by up to a tenth in either direction, so that many names do not stay in step.
     fn jittered(&mut self, span: Duration) -> Duration {
         self.lot = self.lot.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let share = u32::try_from(self.lot >> 32).unwrap_or(0);
@@ -330,7 +337,7 @@ impl BookedName {
                 let failing = self.failing.take();
                 AnswerMeaning::Serves(targets, failing.map(|(since, _)| now.saturating_sub(since)))
             }
-            // It says nothing about the name: neither that it is there nor that it is not.
+            // A failed lookup says nothing about the name: neither that it exists nor that it does not.
             NameAnswer::Failed(why) => self.fail(why, now),
             NameAnswer::Absent(why) => {
                 let (count, since) =

@@ -1,8 +1,10 @@
-//! Names to addresses, and service names to ports: at the start, whenever an operator names a host, and again while services run.
+//! Resolves host names to addresses and service names to ports: at the start, whenever an operator names a
+//! host, and again while services run.
 //!
-//! [`resolve`] asks the system's resolver and the services database. [`Resolver`] is the thread that asks again for the names of
-//! channels; `book` decides when, and what an answer means, without a thread or a clock. `stub` asks name servers itself, on the sockets of
-//! `servers`, where `--dns` or the name of a service wants that.
+//! [`resolve`] asks the system's resolver and the services database. [`Resolver`] is the thread that looks up
+//! channels' names again; `book` decides when, and what an answer means, without a thread or a clock. `stub`
+//! queries name servers itself, through the sockets of `servers`, if `--dns` or a service name (SRV) requires
+//! it.
 
 mod book;
 mod resident;

@@ -12,19 +12,19 @@ use crate::sched::{ChannelKey, GroupRange, SharedTable};
 /// Closes the connections of a channel to these addresses, sooner or later.
 type Kick = Box<dyn Fn(ChannelKey, Vec<Address>) + Send>;
 
-/// What the thread has of a service.
+/// What the resolver thread knows about a service.
 pub struct Resident {
-    /// Its one table.
+    /// The table of the service.
     pub table: SharedTable,
-    /// Where its events go.
+    /// Where events are logged.
     pub log: Log,
-    /// How often its names are looked up; `None`: never by themselves.
+    /// How often its names are looked up. `None`: only on request.
     pub every: Option<Duration>,
-    /// The groups that clients of one kind have; empty: all have all.
+    /// The ranges of groups that sections of the service use. Empty: all clients may use all groups.
     pub ranges: Vec<GroupRange>,
-    /// What becomes of connections to an address that left; `None`: they live on.
+    /// Closes connections to an address that was removed. `None`: they stay open.
     pub kick: Option<Kick>,
-    /// Called when its table has changed: clients may have got a channel, and probes may be due.
+    /// Called after the table has changed: waiting clients may have a channel now, and probes may be due.
     pub changed: Box<dyn Fn() + Send>,
 }
 

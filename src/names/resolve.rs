@@ -1,6 +1,7 @@
-//! Names to addresses and service names to ports, once.
+//! Resolves host names to addresses and service names to ports, once.
 //!
-//! Knows: the system's resolver, that there may be servers to ask instead, the services database. Never: channels, groups, caching.
+//! Knows: the system's resolver, that there may be name servers to query instead, the services database.
+//! Never: channels, groups, caching.
 //! Source: docs/compatibility.md, "Command line".
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,17 +17,18 @@ use crate::sched::{FoundMember, is_name};
 use crate::spec::is_service_name;
 use crate::sys::hosts::{self, HostError};
 
-/// Targets of a service that are looked up at a time.
+/// How many targets of a service name are looked up at a time.
 const AT_A_TIME: usize = 16;
-/// Names that are looked up at a time when services start or are reloaded.
+/// How many names are looked up at a time when services start or are reloaded.
 const AT_START: usize = 64;
-/// The services database of the system.
+/// The system's services database.
 const SERVICES: &str = "/etc/services";
 
-/// All TCP addresses of `host` with `port`, in the resolver's order, without duplicates; never empty. `host` is a name,
-/// an IPv4 address, an IPv6 address with or without brackets, with or without a zone (`fe80::1%eth0`).
+/// Resolves `host` to all its TCP addresses with `port`, in the resolver's order, without duplicates; never
+/// empty. `host` is a name, an IPv4 address, or an IPv6 address with or without brackets, with or without a
+/// zone (`fe80::1%eth0`).
 ///
-/// Blocks while the resolver asks: call it where that holds up nobody.
+/// Blocks while the resolver works, so call it where that delays nobody.
 ///
 /// # Errors
 /// What the resolver says; `InvalidInput` for an empty host.
@@ -51,8 +53,8 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         .collect())
 }
 
-/// What is said of each of these names, many of them looked up at the same time: one whose servers are silent takes its time, and there
-/// may be many. A lookup that breaks off says nothing.
+/// Calls `ask` for each name and returns the answers by name. Many lookups run at the same time, because one
+/// whose servers are silent takes long. A lookup that panics leaves no answer.
 pub fn all_at_once<T: Send>(names: BTreeSet<String>, ask: impl Fn(&str) -> T + Sync) -> HashMap<String, T> {
     let threads = names.len().min(AT_START);
     let (left, said) = (Mutex::new(names), Mutex::new(HashMap::new()));
@@ -66,7 +68,7 @@ pub fn all_at_once<T: Send>(names: BTreeSet<String>, ask: impl Fn(&str) -> T + S
     };
     thread::scope(|scope| {
         for _ in 0..threads {
-            // Whoever needs a name that nobody has looked up does so then.
+            // A name without an answer here is looked up by the caller that needs it.
             if thread::Builder::new()
                 .name("name".into())
                 .spawn_scoped(scope, || drop(catch_unwind(AssertUnwindSafe(work))))
@@ -80,13 +82,13 @@ pub fn all_at_once<T: Send>(names: BTreeSet<String>, ask: impl Fn(&str) -> T + S
 }
 
 fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole at any time: each change of it is one call.
+    // The value is consistent even after a panic: each change of it is a single call.
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the system's resolver says of a name today.
+/// What the system's resolver, or the name servers of `--dns`, say about a name now.
 ///
-/// Blocks while the resolver asks, for as long as that likes.
+/// Blocks until the resolver answers, without a limit of its own.
 pub fn answer(name: &str) -> ToldName {
     if is_service_name(name) {
         return servers::service(name);
@@ -105,7 +107,7 @@ pub fn answer(name: &str) -> ToldName {
     answer.into()
 }
 
-/// The targets of a service, with the addresses of those that have any.
+/// The targets of a service name (SRV) that have an address, with their addresses.
 ///
 /// # Errors
 /// The words of the name servers, or that no target has an address.
@@ -133,12 +135,12 @@ pub fn service(name: &str) -> Result<Vec<FoundMember>, String> {
     if members.iter().all(|member| member.addresses.is_empty()) { Err(last) } else { Ok(members) }
 }
 
-/// What the servers of `--dns` say. `None`: there are none, or it is an address in an old spelling.
+/// What the name servers of `--dns` say. `None`: there are none, or `name` is an address in an old notation.
 fn by_servers(name: &str) -> Option<ToldName> {
     if is_name(name) { servers::addresses(name) } else { None }
 }
 
-/// Each address once; at least one.
+/// The addresses of a name without duplicates; at least one.
 fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
     if let Some(told) = by_servers(name) {
         return match told.answer {
@@ -162,7 +164,7 @@ fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
                 Ok(list)
             }
         }
-        // A scratch container has no hosts file, and its resolver may not know the name that needs no resolver.
+        // A container from scratch has no hosts file, and its resolver may not know `localhost`.
         Err(_) if name.eq_ignore_ascii_case("localhost") => {
             let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
             Ok(loopback.map(|ip| SocketAddr::new(ip, 0)).to_vec())
@@ -171,8 +173,8 @@ fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
     }
 }
 
-/// Why these addresses of a host cannot be used as they are: a link-local one means nothing without its interface, since every
-/// interface has such addresses. `None`: they can be.
+/// Why the addresses found for a host cannot be used: a link-local address is useless without its interface,
+/// since every interface has such addresses. `None`: they can be used.
 pub fn why_no_zone(host: &str, found: &[SocketAddr]) -> Option<String> {
     let ip = found.iter().find_map(|address| match address {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Some(v6.ip()),
@@ -184,27 +186,28 @@ pub fn why_no_zone(host: &str, found: &[SocketAddr]) -> Option<String> {
     Some(format!("{host}{ip}{kind}; write it with its interface, such as {ip}%{}", some_interface()))
 }
 
-/// An interface of this machine, rather one that leads somewhere.
+/// The name of an interface of this machine for the message, preferably not loopback.
 fn some_interface() -> String {
     let all = nix::net::if_::if_nameindex();
     let names = all.iter().flatten().filter_map(|one| one.name().to_str().ok());
     names.max_by_key(|name| *name != "lo").unwrap_or("eth0").to_owned()
 }
 
-/// The TCP port of a service name or alias: from the services database, read anew each time, and where that has nothing
-/// from a small table of well-known names, so that a scratch container works.
+/// The TCP port of a service name or alias. It is read from the services database each time. If that has no
+/// such name, a small table of well-known names is used, so that a container from scratch works. `None`:
+/// unknown.
 pub fn service_port(name: &str) -> Option<u16> {
     let found = std::fs::read(SERVICES).ok().and_then(|text| port_in(&String::from_utf8_lossy(&text), name));
     found.or_else(|| WELL_KNOWN.iter().find(|(known, _)| *known == name).map(|(_, port)| *port))
 }
 
-/// All names that TCP ports go by, each with its first port: what [`service_port`] knows, read once.
+/// The port of every TCP service name that [`service_port`] knows, read once.
 pub fn service_ports() -> HashMap<String, u16> {
     let text = std::fs::read(SERVICES).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let mut all: HashMap<String, u16> =
         WELL_KNOWN.iter().map(|&(name, port)| (name.to_owned(), port)).collect();
-    // From the end, so that the first line of a name is the one that stays.
+    // In reverse order, so that the first line with a name takes precedence.
     let lines: Vec<_> = text.lines().filter_map(entry).collect();
     for (port, names) in lines.into_iter().rev() {
         all.extend(names.map(|name| (name.to_owned(), port)));
@@ -212,13 +215,14 @@ pub fn service_ports() -> HashMap<String, u16> {
     all
 }
 
-/// Looks a name up in the text of a services database.
+/// Looks a service name up in the text of a services database.
 fn port_in(services: &str, name: &str) -> Option<u16> {
     let mut found = services.lines().filter_map(entry);
     found.find_map(|(port, mut names)| names.any(|known| known == name).then_some(port))
 }
 
-/// A TCP port and its names, from a line of a services database: `name port/protocol alias... # comment`.
+/// The TCP port and the names in a line of a services database: `name port/protocol alias... # comment`.
+/// `None` for other lines.
 fn entry(line: &str) -> Option<(u16, impl Iterator<Item = &str>)> {
     let mut words = line.split('#').next().unwrap_or("").split_ascii_whitespace();
     let official = words.next()?;
@@ -227,7 +231,7 @@ fn entry(line: &str) -> Option<(u16, impl Iterator<Item = &str>)> {
     Some((port, std::iter::once(official).chain(words)))
 }
 
-/// What people balance, with the usual aliases.
+/// Services that are often balanced, with their usual aliases.
 const WELL_KNOWN: &[(&str, u16)] = &[
     ("amqp", 5672),
     ("amqps", 5671),

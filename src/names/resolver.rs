@@ -1,11 +1,11 @@
-//! The thread that looks up the names of channels again, and what it makes of the answers.
+//! The thread that looks up channels' names again and applies the answers.
 //!
-//! Knows: which service has which names, who waits for an answer. Never: when a name is due and what an answer means (`book`), which
-//! addresses stay (that is the table's), sockets.
+//! Knows: which service has which names, which operator waits for an answer. Never: when a name is due and
+//! what an answer means (`book`), which addresses stay (the table decides), sockets.
 //! Source: docs/names.md.
 //!
-//! There is no thread as long as no channel has a name. Each lookup is on one of its own, since nobody can tell a resolver to hurry. One that
-//! hangs holds up nothing but its name; how many may hang is for the book to say.
+//! The thread exists only if some channel has a name. Each lookup has a thread of its own, since a resolver
+//! call cannot be cancelled. A lookup that hangs delays only its own name; `book` limits how many may hang.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -27,53 +27,54 @@ use crate::spec::is_service_name;
 use crate::sys::Clock;
 use crate::sys::clock::OwnTime;
 
-/// So many channels are looked at or changed while clients wait for their table.
+/// How many channels are read or changed under one lock, since clients wait for the table meanwhile.
 const PIECE: usize = 256;
-/// Between two pieces.
+/// The pause between two such pieces, in which clients get the lock.
 const LET_IN: Duration = Duration::from_micros(100);
 
-/// Asks a resolver for a name. May take as long as it likes.
+/// Asks a resolver about a name. May block for any time.
 type AskResolver = Arc<dyn Fn(&str) -> ToldName + Send + Sync>;
 
-/// What is said to the thread, and not heard yet.
+/// Messages to the thread that it has not read yet.
 #[derive(Default)]
 struct NameMail {
-    /// Services that are new, or to be looked after in another way.
+    /// Services that are new or have new settings.
     minded: BTreeMap<u64, Resident>,
     removed: BTreeSet<u64>,
     /// Services whose tables have changed.
     rung: BTreeSet<u64>,
     doubts: BTreeSet<String>,
-    /// Services that have a channel now for want of which an answer has changed nothing.
+    /// Services that have a usable channel now, so that channels which stayed only for want of one can be
+    /// removed.
     another: BTreeSet<u64>,
     answers: Vec<(Arc<str>, ToldName)>,
     questions: Vec<NameQuestion>,
     last: u64,
-    /// How many want no table to be changed.
+    /// How many callers want no table to be changed now.
     held: usize,
     has_ended: bool,
     /// There is a thread that reads this.
     is_read: bool,
 }
 
-/// An operator asks for names.
+/// An operator's request to look names up.
 struct NameQuestion {
     resident: u64,
-    /// `None`: all of the service.
+    /// `None`: all names of the service.
     channel: Option<ChannelKey>,
     answer: SyncSender<Vec<NameReport>>,
 }
 
-/// What came of looking up a name because an operator has asked.
+/// The result of a lookup that an operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameReport {
     /// The name as it was typed.
     pub name: String,
-    /// Its addresses or targets, in order, or why there are none.
+    /// Its addresses or targets in order, or why there are none.
     pub answer: Result<Vec<String>, String>,
 }
 
-/// What the thread is made with.
+/// What the thread needs when it starts.
 struct RoundMeans {
     clock: Clock,
     log: Log,
@@ -87,13 +88,13 @@ struct ResolverInbox {
     bell: Condvar,
     /// Held while tables are changed.
     work: Mutex<()>,
-    /// Threads that look a name up.
+    /// Number of running lookup threads.
     alive: AtomicUsize,
 }
 
 impl ResolverInbox {
     fn mail(&self) -> MutexGuard<'_, NameMail> {
-        // Whole at any time: each change of it is one call.
+        // The value is consistent even after a panic: each change of it is a single call.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,7 +103,7 @@ impl ResolverInbox {
         self.bell.notify_one();
     }
 
-    /// Starts the thread, if there is none and this table has a name for it.
+    /// Starts the thread if it does not run and this table has a name for it.
     fn start_for(self: &Arc<Self>, table: &SharedTable) {
         if self.mail().is_read || !has_names(table) {
             return;
@@ -135,7 +136,7 @@ impl ResolverInbox {
     }
 }
 
-/// Has any channel a name? Looks at all of them until one has.
+/// Does any channel have a name? Stops at the first one.
 fn has_names(table: &SharedTable) -> bool {
     let mut from = ChannelKey::new(0, 0);
     while let Some(at) = from {
@@ -148,11 +149,11 @@ fn has_names(table: &SharedTable) -> bool {
     false
 }
 
-/// The thread that looks names up again. Every clone is the same one.
+/// The handle of the thread that looks names up again. All clones refer to the same thread.
 #[derive(Clone)]
 pub struct Resolver(Arc<ResolverInbox>);
 
-/// A service's place with the thread. Every clone is the same one.
+/// A service's registration with the thread. All clones refer to the same one.
 #[derive(Clone)]
 pub struct Residence {
     shared: Arc<ResolverInbox>,
@@ -160,7 +161,7 @@ pub struct Residence {
     table: SharedTable,
 }
 
-/// As long as this is there, no table is changed and no name is looked up.
+/// While this value exists, the resolver changes no table and starts no lookup.
 pub struct HeldNames(Arc<ResolverInbox>);
 
 impl Drop for HeldNames {
@@ -176,32 +177,33 @@ impl std::fmt::Debug for Residence {
 }
 
 impl Residence {
-    /// The table has other channels, or they have other names.
+    /// Tells the thread that the table's channels or their names have changed.
     pub fn ring(&self) {
         self.shared.say(|mail| _ = mail.rung.insert(self.id));
         self.shared.start_for(&self.table);
     }
 
-    /// Channels of these names have failed: they may have moved.
+    /// Tells the thread that channels with these names have failed: their addresses may have changed.
     pub fn doubt(&self, names: BTreeSet<String>) {
         if !names.is_empty() {
             self.shared.say(|mail| mail.doubts.extend(names));
         }
     }
 
-    /// There is a channel now for want of which an answer has changed nothing.
+    /// Tells the thread that there is a usable channel now, so that channels which stayed only for want of
+    /// one can be removed.
     pub fn another(&self) {
         self.shared.say(|mail| _ = mail.another.insert(self.id));
     }
 
-    /// Looks the name of a channel up now, or all names of the service, each once. Waits for the answers, but not for longer than this.
-    /// `None`: they have not all come.
+    /// Looks up the name of a channel, or every name of the service once, and waits for the answers up to
+    /// `patience`. `None`: not all answers came in time.
     pub fn ask(&self, channel: Option<ChannelKey>, patience: Duration) -> Option<Vec<NameReport>> {
         if !self.shared.mail().is_read {
-            // Nobody has a name.
+            // No channel has a name.
             return Some(Vec::new());
         }
-        // The name of one that is an address of a name is that name.
+        // A channel that stands for one address of a name is looked up by that name.
         let of_word = |key: ChannelKey| {
             let table = self.table.lock();
             let is_named = table.channel(key).is_some_and(|one| one.naming.is_some());
@@ -216,7 +218,7 @@ impl Residence {
 }
 
 impl Resolver {
-    /// Without a service yet. What is left to chance hangs on `seed`.
+    /// A resolver without services. `seed` determines the jitter of lookups.
     pub fn new(
         clock: Clock,
         log: &Log,
@@ -232,25 +234,25 @@ impl Resolver {
         }))
     }
 
-    /// The place of a service that is to come, with this table. Nothing comes of ringing it before.
+    /// Registers a service with this table. It has no effect before [`mind`](Self::mind) is called for it.
     pub fn residence(&self, table: &SharedTable) -> Residence {
         let mut mail = self.0.mail();
         mail.last += 1;
         Residence { shared: Arc::clone(&self.0), id: mail.last, table: table.clone() }
     }
 
-    /// Looks after the names of a service from now on, or in another way.
+    /// Starts to look after a service's names, or changes its settings.
     pub fn mind(&self, residence: &Residence, resident: Resident) {
         resident.table.lock().set_ranges(resident.ranges.clone());
         self.0.say(|mail| {
-            // It may have been left a moment ago.
+            // A removal may have been requested a moment ago.
             mail.removed.remove(&residence.id);
             mail.minded.insert(residence.id, resident);
         });
         self.0.start_for(&residence.table);
     }
 
-    /// Leaves the names of a service as they are.
+    /// Stops looking after a service's names.
     pub fn leave(&self, residence: &Residence) {
         self.0.say(|mail| {
             mail.minded.remove(&residence.id);
@@ -259,19 +261,20 @@ impl Resolver {
         self.rest();
     }
 
-    /// No table is changed any more, once this has answered, for as long as what it answers is there.
+    /// Prevents changes to tables. Once this call returns, no table is changed until the returned value is
+    /// dropped.
     pub fn hold(&self) -> HeldNames {
         self.0.say(|mail| mail.held += 1);
         self.rest();
         HeldNames(Arc::clone(&self.0))
     }
 
-    /// Waits until what is being changed has been.
+    /// Waits until the change in progress is finished.
     fn rest(&self) {
         drop(self.0.work.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Ends the thread. NameRounds under way are not waited for.
+    /// Ends the thread. Running lookups are not waited for.
     pub fn stop(&self) {
         self.0.say(|mail| mail.has_ended = true);
     }
@@ -283,9 +286,9 @@ struct SettledNames {
     names: Vec<(ChannelKey, Arc<str>, bool)>,
 }
 
-/// Who waits for answers.
+/// An operator's command that waits for answers.
 struct NameAsker {
-    /// And how many answers have to come before theirs.
+    /// The names that are still missing, and how many answers for each have to come.
     left: BTreeMap<Arc<str>, u8>,
     reports: Vec<NameReport>,
     answer: SyncSender<Vec<NameReport>>,
@@ -300,12 +303,12 @@ struct NameRounds {
     log: Log,
     book: NameBook,
     residents: HashMap<u64, SettledNames>,
-    /// Which channels of which services have a name.
+    /// For each name, the services and channels that use it.
     users: BTreeMap<Arc<str>, BTreeMap<u64, Vec<ChannelKey>>>,
     waiting: Vec<NameAsker>,
-    /// Names that have no address any more, which is believed, and why.
+    /// Names that are known to have no address any more, and why.
     gone: BTreeMap<Arc<str>, String>,
-    /// Services whose channels may go now that were kept for want of another one.
+    /// Services in which channels that stayed only for want of a usable one can be removed now.
     another: BTreeSet<u64>,
 }
 
@@ -322,7 +325,7 @@ impl NameRounds {
         loop {
             self.wait();
             let shared = Arc::clone(&self.shared);
-            // From here on nobody is told that nothing changes.
+            // Nothing may be applied after `hold` has returned, so tables are changed only under this lock.
             let _work = shared.work.lock().unwrap_or_else(PoisonError::into_inner);
             let now = self.own.reading(self.clock.now());
             let Some((mail, is_held)) = self.take_mail() else { return };
@@ -346,7 +349,7 @@ impl NameRounds {
         self.shared.alive.load(Ordering::SeqCst)
     }
 
-    /// Until there is news or something is due. May come back sooner.
+    /// Waits until there is a message or something is due. May return early.
     fn wait(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mail = shared.mail();
@@ -365,7 +368,8 @@ impl NameRounds {
         self.own.waited(asked, self.clock.now());
     }
 
-    /// What is new. While tables are not to be changed, answers wait. `None`: this is the end.
+    /// Takes all messages, and whether tables may not be changed now; answers stay in the mailbox then.
+    /// `None`: the thread has to end.
     fn take_mail(&self) -> Option<(NameMail, bool)> {
         let mut mail = self.shared.mail();
         if mail.has_ended {
@@ -407,7 +411,7 @@ impl NameRounds {
         }
     }
 
-    /// Sees which names the channels of a service have.
+    /// Reads which names the channels of a service have.
     fn scan(&mut self, id: u64) {
         let Some(SettledNames { resident, names }) = self.residents.get_mut(&id) else { return };
         names.clear();
@@ -424,7 +428,7 @@ impl NameRounds {
         }
     }
 
-    /// Who has which name, and on which terms it is to be looked up.
+    /// Rebuilds the index of names, and tells the book on which terms to look each one up.
     fn index(&mut self, now: Duration) {
         self.users.clear();
         let mut terms: BTreeMap<Arc<str>, NameTerms> = BTreeMap::new();
@@ -457,14 +461,14 @@ impl NameRounds {
             let mut lookup = lookup;
             lookup.answer = ask(&lookup.name);
         };
-        // Without a thread the lookup is dropped, and that is its answer.
+        // Without a thread the lookup is dropped, which reports a failure.
         if let Err(e) = thread::Builder::new().name("name".into()).spawn(work) {
             let text = format!("cannot start a thread to look a name up: {e}");
             self.log.tell(&Event::Note { severity: Severity::Debug, text });
         }
     }
 
-    /// What answers said before may be done now, if a service has a channel for want of which it was not.
+    /// Removes channels of a service that stayed only for want of a usable one, if there is one now.
     fn see_off(&mut self, id: u64) {
         let Some(SettledNames { resident, .. }) = self.residents.get(&id) else { return };
         let families = {
@@ -497,12 +501,12 @@ impl NameRounds {
         }
     }
 
-    /// Makes of an answer what it means, in all tables.
+    /// Applies the meaning of an answer to all tables.
     fn apply(&mut self, name: &Arc<str>, meaning: AnswerMeaning) {
         match &meaning {
             AnswerMeaning::Has(..) | AnswerMeaning::Serves(..) => _ = self.gone.remove(name),
             AnswerMeaning::Gone(why, _) => _ = self.gone.insert(Arc::clone(name), why.clone()),
-            // It may be gone all the same.
+            // The name may have been gone before and still be.
             AnswerMeaning::Keeps(..) => {}
         }
         let Some(users) = self.users.get(name) else { return };
@@ -537,7 +541,7 @@ impl NameRounds {
                     if gone(resident, name, keys, why, self.clock) {
                         others.insert(*id);
                     }
-                    // A service without a target is looked up as one that nobody could look up yet.
+                    // A service name without targets is looked up as often as a name without a known address.
                     for (_, known, is_unknown) in names.iter_mut().filter(|_| is_service_name(name)) {
                         if known == name && !std::mem::replace(is_unknown, true) {
                             is_known_otherwise = true;
@@ -546,7 +550,7 @@ impl NameRounds {
                 }
             }
         }
-        // Channels have come that have names of their own, or such have gone.
+        // Channels with names of their own were added or removed.
         others.iter().for_each(|&id| self.scan(id));
         if is_known_otherwise || !others.is_empty() {
             self.index(self.own.reading(self.clock.now()));
@@ -558,7 +562,7 @@ impl NameRounds {
         let names = self.residents.get(&resident).map_or(&[][..], |settled| &settled.names);
         let wanted = names.iter().filter(|(key, ..)| channel.is_none_or(|wanted| wanted == *key));
         let left: BTreeSet<Arc<str>> = wanted.map(|(_, name, _)| Arc::clone(name)).collect();
-        // One that is being looked up already may be told what held before.
+        // A lookup that already runs may return an older answer, so a second one is waited for.
         let left: BTreeMap<Arc<str>, u8> = left
             .into_iter()
             .map(|name| {
@@ -573,13 +577,13 @@ impl NameRounds {
         }
     }
 
-    /// Tells those who wait for the answer about a name.
+    /// Passes the report on a name to all operators' commands that wait for it.
     fn tell(&mut self, name: &Arc<str>, report: &NameReport) {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting = waiting
             .into_iter()
             .filter_map(|mut one| {
-                // Whoever waits for other names waits on.
+                // Commands that wait for more names go on waiting.
                 if let Some(count) = one.left.get_mut(name) {
                     *count -= 1;
                     if *count == 0 {
@@ -593,7 +597,7 @@ impl NameRounds {
     }
 }
 
-/// A lookup under way. Its end, whatever that is, is an answer.
+/// A running lookup. It always sends an answer when it is dropped.
 struct OneLookup {
     shared: Arc<ResolverInbox>,
     name: Arc<str>,
@@ -609,13 +613,13 @@ impl Drop for OneLookup {
 }
 
 impl NameAsker {
-    /// `None`: there is nothing left to wait for.
+    /// Sends the reports if all have come. Returns itself if some are missing.
     fn told_if_done(mut self) -> Option<Self> {
         if !self.left.is_empty() {
             return Some(self);
         }
         self.reports.sort_by(|one, other| one.name.cmp(&other.name));
-        // Whoever has given up does not matter.
+        // The receiver may have given up; that is no error.
         let _ = self.answer.send(self.reports);
         None
     }
@@ -653,7 +657,7 @@ fn report(name: &Arc<str>, answer: &NameAnswer) -> NameReport {
     NameReport { name: name.to_string(), answer }
 }
 
-/// Does something with these channels, so many under one lock.
+/// Calls `work` with the keys in pieces, each under one lock.
 fn in_pieces(
     resident: &Resident,
     keys: &[ChannelKey],
@@ -668,7 +672,8 @@ fn in_pieces(
     }
 }
 
-/// The channels of a name have what a resolver says. `true`: others have come or gone.
+/// Gives the channels of a name the addresses or targets that a resolver reported. `true` if channels were
+/// added or removed.
 fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMeaning, clock: Clock) -> bool {
     let (found, members) = match meaning {
         AnswerMeaning::Has(found, _) => (&found[..], found.iter().copied().map(FoundMember::of).collect()),
@@ -708,7 +713,7 @@ fn has(resident: &Resident, name: &str, keys: &[ChannelKey], meaning: &AnswerMea
     has_others
 }
 
-/// Channels of a word have come and gone.
+/// Logs which channels of a word were added and removed, and closes connections to removed ones.
 fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
     let FamilyMoved { head: channel, now, joined: added, left, other: changed, is_short, .. } = moved;
     let kick = resident.kick.as_ref();
@@ -733,9 +738,11 @@ fn tell_of_family(resident: &Resident, name: &str, moved: FamilyMoved) {
     }
 }
 
-/// A name has no address any more, as far as other channels are left. `true`: channels of words have gone.
+/// Removes the channels of a name that has no address any more, as far as the service keeps other channels.
+/// `true` if channels of a family were removed.
 fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: Clock) -> bool {
-    // The channels of a service have names of their own, which may be well; they go as if it had others.
+    // Targets of a service name have names of their own, which may still resolve. They are removed as if the
+    // service had other targets.
     let of_services: Vec<FamilyMoved> = {
         let mut table = resident.table.lock_at(clock.now());
         keys.iter().filter_map(|&key| table.service_gone(key, name)).collect()
@@ -754,7 +761,7 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
         let table = resident.table.lock();
         gone.into_iter().partition(|&key| table.is_head(key))
     };
-    // Of a word of many it is told once.
+    // A word with many channels is logged once.
     for channel in many {
         resident.log.tell(&Event::Unresolved { channel, host: name.to_owned(), cause: why.to_owned() });
     }
@@ -763,7 +770,7 @@ fn gone(resident: &Resident, name: &str, keys: &[ChannelKey], why: &str, clock: 
             let table = resident.table.lock();
             (table.channel(channel), table.head_of(channel))
         };
-        // A target of a service has a name of its own.
+        // A target of a service name has a name of its own.
         let is_one_of_many = head.is_some() && one.as_ref().is_some_and(|one| one.naming.is_none());
         let addresses = one.map(|one| one.addresses.as_slice().to_vec());
         if let (Some(kick), Some(addresses)) = (&resident.kick, addresses) {

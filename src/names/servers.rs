@@ -1,6 +1,7 @@
-//! The name servers of the process, and the sockets on which they are asked.
+//! The name servers of the process, and the sockets for queries to them.
 //!
-//! Knows: `--dns`, the servers of `/etc/resolv.conf`, sockets. Never: what is asked when, what an answer means.
+//! Knows: `--dns`, the servers of `/etc/resolv.conf`, sockets. Never: what is queried when, what an answer
+//! means.
 //! Source: docs/names.md, "Ask name servers directly".
 
 use std::hash::{BuildHasher, RandomState};
@@ -14,29 +15,29 @@ use super::stub::{Exchange, Stub};
 use crate::spec::is_service_name;
 use crate::wire::dns::{DnsFrames, dns_frame};
 
-/// Where the system says which servers to ask.
+/// Where the system lists its name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// So many of those are asked, as the C library does.
+/// How many of those are used, as the C library does (`MAXNS`).
 const MOST_SERVERS: usize = 3;
 /// The port of name servers.
 const PORT: u16 = 53;
-/// A socket is looked at once more, however late it is: an answer that lies there is one.
+/// Least time a socket is read, even after the deadline, so that an answer that is already there counts.
 const LAST_LOOK: Duration = Duration::from_millis(1);
 
-/// What `--dns` says; empty: nothing.
+/// The servers of `--dns`; empty if it is not given.
 static SERVERS: RwLock<Vec<SocketAddr>> = RwLock::new(Vec::new());
 
-/// From now on all names are asked of these servers; of none: of the system's resolver.
+/// Makes all later lookups use these servers. Empty: the system's resolver.
 pub fn ask_servers(servers: &[SocketAddr]) {
     *SERVERS.write().unwrap_or_else(PoisonError::into_inner) = servers.to_vec();
 }
 
-/// Does whoever is asked for this name say how long an answer holds?
+/// Does the resolver of this name report how long an answer is valid?
 pub(super) fn tell_how_long(name: &str) -> bool {
     is_service_name(name) || !own().is_empty()
 }
 
-/// What the servers of `--dns` say of a name. `None`: there are none.
+/// What the servers of `--dns` say about a name. `None`: there are none.
 pub(super) fn addresses(name: &str) -> Option<ToldName> {
     let servers = own();
     if servers.is_empty() {
@@ -50,7 +51,7 @@ pub(super) fn addresses(name: &str) -> Option<ToldName> {
     Some(Stub::new(&servers, ServerSockets::new()).addresses(name))
 }
 
-/// What those servers say of a service, or those that the system has.
+/// What those servers, or else the system's servers, say about a service name.
 pub(super) fn service(name: &str) -> ToldName {
     let servers = match own() {
         servers if servers.is_empty() => systems(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
@@ -63,7 +64,7 @@ fn own() -> Vec<SocketAddr> {
     SERVERS.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The servers that a text like `/etc/resolv.conf` names; without any, that of this machine.
+/// The servers in a text like `/etc/resolv.conf`. If it names none: the one on this machine.
 fn systems(text: &str) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_ascii_whitespace();
@@ -74,7 +75,7 @@ fn systems(text: &str) -> Vec<SocketAddr> {
     if found.is_empty() { vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)] } else { found }
 }
 
-/// Each question on a socket of its own, from a port that the system chooses by chance.
+/// Sends each query from a socket of its own, with a random port that the system chooses.
 struct ServerSockets {
     begun: Instant,
     random: RandomState,
@@ -102,7 +103,7 @@ impl Exchange for ServerSockets {
 
     fn secret(&mut self) -> u16 {
         self.asked += 1;
-        // A keyed hash with a key of the system's chance.
+        // A keyed hash whose key comes from the system's random source.
         (self.random.hash_one(self.asked) >> 48) as u16
     }
 
@@ -116,7 +117,7 @@ impl Exchange for ServerSockets {
         let any =
             if server.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        // Nothing is heard but from there.
+        // A connected socket receives only from this server.
         socket.connect(server)?;
         socket.send(message)?;
         let mut buffer = vec![0; usize::from(u16::MAX)];

@@ -1,7 +1,8 @@
-//! Name servers asked by ourselves: which one when, how often, until when, and what all of them together have said.
+//! A resolver of balance's own: which server it asks when, how often, until when, and what all servers
+//! together have said.
 //!
-//! Knows: servers, attempts, deadlines, aliases that lead from one answer to the next. Never: sockets (that is `servers`'), what an answer
-//! changes.
+//! Knows: servers, attempts, deadlines, aliases from one answer to the next. Never: sockets (`servers` has
+//! them), what an answer changes.
 //! Source: docs/names.md, "Ask name servers directly".
 
 use std::io;
@@ -12,20 +13,22 @@ use super::book::{NameAnswer, ToldName};
 use crate::sched::FoundMember;
 use crate::wire::dns::{DnsKind, DnsName, DnsQuery, DnsReply, DnsTarget};
 
-/// How long each server has in each round.
+/// How long each server has to answer, in each round.
 const ROUNDS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
-/// All of it is over by then, whatever the servers do: sooner than whoever waits gives up.
+/// Everything is over after this time, whatever the servers do. It is below the 15 s after which `book`
+/// counts a lookup as failed.
 const DEADLINE: Duration = Duration::from_secs(12);
-/// A name that leads to another one, which the server knows nothing of, does so no more often than this.
+/// Maximum number of aliases followed, each to a name that the server said nothing about.
 const MOST_STEPS: usize = 8;
 
-/// How servers are reached.
+/// How messages reach a server.
 pub(super) trait Exchange {
-    /// The time, since some time.
+    /// The time since some fixed moment.
     fn now(&self) -> Duration;
     /// A number that nobody else can guess.
     fn secret(&mut self) -> u16;
-    /// Sends a message in a datagram and waits until then for one that `is_ours`. `None`: none came.
+    /// Sends a message in a datagram and waits until `until` for one that `is_ours` accepts. `None`: none
+    /// came.
     ///
     /// # Errors
     /// The server cannot be reached.
@@ -36,7 +39,7 @@ pub(super) trait Exchange {
         until: Duration,
         is_ours: &dyn Fn(&[u8]) -> bool,
     ) -> io::Result<Option<Vec<u8>>>;
-    /// The same on a connection.
+    /// Does the same over a TCP connection.
     ///
     /// # Errors
     /// The server cannot be reached, or ends the connection.
@@ -49,14 +52,14 @@ pub(super) trait Exchange {
     ) -> io::Result<Option<Vec<u8>>>;
 }
 
-/// What servers say together.
+/// What all servers together say.
 enum StubSaid {
     Found(Vec<std::net::IpAddr>, Vec<DnsTarget>, u32),
     Absent(&'static str),
     Failed(String),
 }
 
-/// Servers that are asked.
+/// Queries a list of servers.
 pub(super) struct Stub<'a, X> {
     servers: &'a [SocketAddr],
     exchange: X,
@@ -69,7 +72,8 @@ impl<'a, X: Exchange> Stub<'a, X> {
         Self { servers, exchange, until }
     }
 
-    /// The addresses of a name. Both kinds have to be answered: what is not known of one would take addresses away.
+    /// The addresses of a name. Both A and AAAA must be answered: with one kind unknown, addresses would
+    /// wrongly be removed.
     pub(super) fn addresses(&mut self, name: &str) -> ToldName {
         let Some(name) = DnsName::read(name) else { return bad_name(name) };
         let (mut all, mut least) = (Vec::new(), u32::MAX);
@@ -77,7 +81,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
         for kind in [DnsKind::A, DnsKind::Aaaa] {
             match self.ask(name.clone(), kind) {
                 StubSaid::Found(addresses, _, ttl) => {
-                    // A set, however often a server says one of them.
+                    // Each address once, even if a server repeats it.
                     for address in addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)) {
                         if !all.contains(&address) {
                             all.push(address);
@@ -86,7 +90,8 @@ impl<'a, X: Exchange> Stub<'a, X> {
                     least = least.min(ttl);
                 }
                 StubSaid::Absent(why) => absent = Some(why),
-                // Whoever looks the name up by hand sees an address.
+                // The message says which kind failed, since an operator who looks the name up by hand sees an
+                // address.
                 StubSaid::Failed(why) if !all.is_empty() => {
                     return NameAnswer::Failed(format!("{why} for its IPv6 addresses")).into();
                 }
@@ -99,7 +104,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
         }
     }
 
-    /// The targets of a service.
+    /// The targets of a service name.
     pub(super) fn service(&mut self, name: &str) -> ToldName {
         let Some(name) = DnsName::read(name) else { return bad_name(name) };
         match self.ask(name, DnsKind::Srv) {
@@ -147,10 +152,11 @@ impl<'a, X: Exchange> Stub<'a, X> {
         StubSaid::Failed("its aliases form a loop".to_owned())
     }
 
-    /// Asks one server after the other until one knows. One that has said that it cannot say is not asked again.
+    /// Asks one server after another until one gives an answer. A server that has said that it cannot answer
+    /// is not asked again.
     ///
     /// # Errors
-    /// None knows; what each has said.
+    /// No server gave an answer; the text has what each one said.
     fn ask_all(&mut self, name: &DnsName, kind: DnsKind) -> Result<DnsReply, String> {
         let mut said: Vec<Option<(String, bool)>> = vec![None; self.servers.len()];
         for time in ROUNDS {
@@ -174,7 +180,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
         let is_alone = self.servers.len() == 1;
         let told = said.into_iter().zip(self.servers).filter_map(|(said, server)| {
             let (why, has_spoken) = said?;
-            // Of one server it goes without saying which.
+            // With a single server, the text need not say which one.
             Some(if has_spoken && !is_alone { format!("{why} ({})", server.ip()) } else { why })
         });
         let told: Vec<String> = told.collect();
@@ -206,7 +212,7 @@ fn bad_name(name: &str) -> ToldName {
     NameAnswer::Failed(format!("'{name}' is not a valid DNS name")).into()
 }
 
-/// The system's words, without the number that stands behind them.
+/// The system's words without the error number after them.
 fn words_of(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
