@@ -1,9 +1,10 @@
-//! A program under way: run on a thread, killed with all its offspring by any other, reaped.
+//! A running program: started on a thread, killed with all its offspring by any thread, and reaped.
 //!
-//! Knows: processes and their groups. Never: how long they may take, what follows from how they end.
+//! Knows: processes and process groups. Never: how long they may take, what follows from how they end.
 //!
-//! The thread that runs it waits for its end, kills what is left of its group and only then reaps it: as long as it is not
-//! reaped, its number is nobody else's. Others kill under the same lock that the reaping is done under.
+//! The thread that starts the program waits for its end, kills what is left of its process group and only
+//! then reaps it. Until it is reaped, its number belongs to no other process. Other threads kill it under the
+//! same lock under which it is reaped.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, 
 
 use super::program::{self, StartError};
 
-/// What was said to this process by the one that started it, and to no other.
+/// Environment variables that the service manager set for this process only. Programs do not get them.
 const PRIVATE: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -26,7 +27,7 @@ const PRIVATE: &[&str] = &[
     "BALANCE_HANDOVER",
 ];
 
-/// A program that is about to run, runs, or has run. Every clone is the same one.
+/// A program that is about to run, runs, or has run. All clones refer to the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct ChildProgram(Arc<Mutex<Life>>);
 
@@ -35,41 +36,41 @@ enum Life {
     Starting,
     /// To be killed as soon as it has started.
     Doomed,
-    /// Not reaped: the number is its own.
+    /// Not reaped yet, so the process ID is still its own.
     Running(Pid),
     Over,
 }
 
-/// What it is run with.
+/// How a program is run.
 #[derive(Debug, Default)]
 pub(crate) struct Surroundings<'a> {
     /// Its arguments, without its name.
     pub(crate) arguments: &'a [String],
-    /// Variables of ours that it does not get.
+    /// Variables of our environment that it does not get.
     pub(crate) without: &'a [&'a str],
-    /// Variables that it gets.
+    /// Variables that are added to its environment.
     pub(crate) with: &'a [(String, String)],
 }
 
-/// Why nobody knows how a program has ended.
+/// Why the exit status of a program is unknown.
 #[derive(Debug)]
 pub(crate) enum RunError {
-    /// It was killed before it ran.
+    /// It was killed before it started.
     Doomed,
-    /// It does not run.
+    /// It could not be started.
     NotStarted(StartError),
-    /// For example since SIGCHLD was ignored when we were started.
+    /// It could not be reaped, for example because SIGCHLD was ignored when balance started.
     NotReaped(io::Error),
 }
 
 impl ChildProgram {
-    /// One that does not run yet.
+    /// A program that has not been started.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(Life::Starting)))
     }
 
-    /// Runs the program of this path to its end, on this thread, as [`program::start`] does. To be called once. `started` is
-    /// called as soon as it runs.
+    /// Runs the program at this path to its end, on this thread, as [`program::start`] does. Call it only
+    /// once. `started` is called as soon as the program runs.
     pub(crate) fn run(
         &self,
         path: &Path,
@@ -99,7 +100,7 @@ impl ChildProgram {
         reap(pid, &self.0).map_err(RunError::NotReaped)
     }
 
-    /// Kills it and what is left of its group.
+    /// Kills the program and what is left of its process group. Before the start, it prevents the start.
     pub(crate) fn kill(&self) {
         let mut life = self.life();
         match *life {
@@ -109,7 +110,7 @@ impl ChildProgram {
         }
     }
 
-    /// Has it ended, whoever knows of it?
+    /// Has the program ended, even if nobody has reaped it?
     pub(crate) fn has_ended(&self) -> bool {
         match *self.life() {
             Life::Running(pid) => has_ended(pid),
@@ -137,7 +138,7 @@ fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     *life = Life::Over;
     ended?;
     kill_group(pid);
-    // It has ended, so that this does not wait.
+    // It has ended, so this does not block.
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => return Ok(status),
@@ -147,8 +148,8 @@ fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     }
 }
 
-/// `waitid` cannot be had: looks again and again. The group is killed an instant after the reaping instead of before, in
-/// which its number would have to be given out again to meet a stranger.
+/// OpenBSD has no `waitid`, so this polls. The group is killed just after the reaping instead of before. For
+/// it to hit a stranger, the process ID would have to be reused in that instant.
 #[cfg(target_os = "openbsd")]
 fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     loop {
@@ -170,7 +171,7 @@ fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     }
 }
 
-/// Of a program that is not reaped.
+/// Has this program ended, which is not reaped yet?
 #[cfg(not(target_os = "openbsd"))]
 fn has_ended(pid: Pid) -> bool {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -178,14 +179,14 @@ fn has_ended(pid: Pid) -> bool {
     matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
 }
 
-/// `waitid` cannot be had, and its thread looks every few milliseconds.
+/// Without `waitid` this is unknown; the program's own thread polls every few milliseconds.
 #[cfg(target_os = "openbsd")]
 fn has_ended(_: Pid) -> bool {
     false
 }
 
 fn kill_group(pid: Pid) {
-    // Nobody left to kill is what was wanted.
+    // If nobody is left to kill, nothing has to be done.
     let _ = kill_process_group(pid, Signal::KILL);
 }
 

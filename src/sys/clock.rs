@@ -1,38 +1,40 @@
-//! The time that the table is told, and the time that deadlines go by.
+//! The time that the table is told, and the time that deadlines use.
 //!
-//! Knows: when the instance started, when a thread could not look. Never: who asks.
+//! Knows: when the instance started, when a thread could not run. Never: who asks.
 
 use std::time::{Duration, Instant};
 
-/// Later than asked for by more than this, and the thread was held up: stopped, starved, or the machine was.
+/// A wait that took longer than asked for by more than this means that the thread was held up: it or the
+/// machine was stopped or starved.
 const LATE: Duration = Duration::from_millis(250);
 
-/// Time since the start of the instance. Every copy tells the same.
+/// The time since the start of the instance. All copies show the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
-    /// What it told then. The system's clock may not reach back to the time at which it would have told 0.
+    /// What it showed at `start`. The system's clock may not reach back to the time at which it would have
+    /// shown 0.
     before: Duration,
-    /// What it tells instead of the system's time.
+    /// The time that it shows instead of the system's.
     #[cfg(test)]
     told: Option<&'static Told>,
 }
 
-/// A time that a test decides on.
+/// A time that a test sets.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct Told(std::sync::atomic::AtomicU64);
 
 #[cfg(test)]
 impl Told {
-    /// So many microseconds have passed since the start.
+    /// Sets the time, in microseconds since the start.
     pub(crate) fn set(&self, micros: u64) {
         self.0.store(micros, std::sync::atomic::Ordering::SeqCst);
     }
 }
 
 impl Clock {
-    /// Starts at 0.
+    /// A clock that starts at 0.
     pub fn start() -> Self {
         Self {
             start: Instant::now(),
@@ -42,18 +44,18 @@ impl Clock {
         }
     }
 
-    /// Goes on from the time that another process's tells.
+    /// A clock that continues another process's clock, which showed `elapsed`.
     pub fn resume(elapsed: Duration) -> Self {
         Self { before: elapsed, ..Self::start() }
     }
 
-    /// Tells what it is told.
+    /// A clock that shows the time set in `told`.
     #[cfg(test)]
     pub(crate) fn told(told: &'static Told) -> Self {
         Self { told: Some(told), ..Self::start() }
     }
 
-    /// Since the start.
+    /// The time since the start.
     pub fn now(self) -> Duration {
         #[cfg(test)]
         let _ = super::trouble::strike(super::trouble::FaultPoint::Clock);
@@ -64,38 +66,39 @@ impl Clock {
         self.before.saturating_add(self.start.elapsed())
     }
 
-    /// As an instant of the system's clock.
+    /// The same moment as an instant of the system's clock.
     pub(crate) fn instant(self, at: Duration) -> Instant {
         match at.checked_sub(self.before) {
             Some(after) => self.start + after,
-            // Before this process: as long ago as the system can tell.
+            // Before this process started: the earliest instant that the system can express.
             None => self.start.checked_sub(self.before - at).unwrap_or(self.start),
         }
     }
 }
 
-/// A thread's own time, for its deadlines: it stands still while the thread is held up, for nobody's patience may run out
-/// while nobody looks.
+/// A thread's own time, for its deadlines. It stands still while the thread is held up, because no timeout
+/// may run out while nobody can look.
 #[derive(Debug, Default)]
 pub(crate) struct OwnTime {
-    /// The clock's time of the last look.
+    /// The clock's time at the last look.
     real: Duration,
-    /// What of it does not count.
+    /// The part of it that does not count.
     lost: Duration,
 }
 
 impl OwnTime {
-    /// Begins together with the clock.
+    /// Own time that equals the clock's time now.
     pub(crate) fn at(real: Duration) -> Self {
         Self { real, lost: Duration::ZERO }
     }
 
-    /// What the time would be if the thread were not held up.
+    /// The thread's own time when the clock shows `real`.
     pub(crate) fn reading(&self, real: Duration) -> Duration {
         real.saturating_sub(self.lost)
     }
 
-    /// The time after a wait that was to take `asked` at most (`None` = for ever).
+    /// The own time after a wait that was to take at most `asked` (`None`: without limit) and ended when the
+    /// clock shows `real`.
     pub(crate) fn waited(&mut self, asked: Option<Duration>, real: Duration) -> Duration {
         let took = real.saturating_sub(self.real);
         let late = asked.map_or(Duration::ZERO, |asked| took.saturating_sub(asked));

@@ -1,25 +1,27 @@
-//! How many descriptors are left: connections first, pipes with what is spare. And how many bytes of pipes.
+//! How many descriptors are left, for connections first and for pipes with what is spare; and how many bytes
+//! of pipes.
 //!
-//! Knows: numbers. Never: what a descriptor is. A client is accepted only when its server's descriptor can be had too, so
-//! nobody is accepted to be dropped.
+//! Knows: numbers. Never: what a descriptor is for. A client is accepted only if the descriptor for its
+//! server is available, too, so no client is accepted and then dropped.
 
 #![cfg_attr(any(not(target_os = "linux"), portable), allow(dead_code, reason = "no pipes, nothing to spare"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Kept free for the control socket's sessions, name lookups, health checks.
+/// Descriptors kept free for sessions on the control socket, name lookups and health checks.
 const RESERVE: usize = 64;
-/// The least of that under a low limit: a session that looks a name up, and a check.
+/// Least reserve under a low limit: a session that looks up a name, and a check.
 const LEAST_RESERVE: usize = 4 + TO_START_A_PROGRAM;
-/// What the standard library opens for it meanwhile: a copy of the input, and two to hear of a failure.
+/// Descriptors that the standard library opens while it starts a program: a copy of the input, and two to
+/// learn of a failure.
 const TO_START_A_PROGRAM: usize = if cfg!(any(not(target_os = "linux"), portable)) { 3 } else { 0 };
-/// What a client takes: its own connection and that to its channel.
+/// Descriptors per client: its own connection and the one to its channel.
 const CLIENT: usize = 2;
-/// How many descriptors a process needs, beside its own, to serve one client and to answer commands meanwhile.
+/// How many descriptors a process needs, beside its own, to serve one client and answer commands meanwhile.
 pub const LEAST: usize = CLIENT + LEAST_RESERVE;
 
-/// The instance's share of descriptors.
+/// The descriptors and pipe bytes that an instance may use.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: usize,
@@ -28,7 +30,7 @@ pub(crate) struct Budget {
     pipe_bytes_left: AtomicUsize,
 }
 
-/// Descriptors taken from the budget; dropping gives them back.
+/// Descriptors taken from the budget. Dropping the value gives them back.
 #[derive(Debug)]
 pub(crate) struct Taken {
     count: u16,
@@ -38,15 +40,15 @@ pub(crate) struct Taken {
 /// What a pipe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PipeFor {
-    /// A destination that has not shown yet that it takes what it is given.
+    /// A destination that has not yet shown that it takes what it is given.
     Unproven,
-    /// One that has.
+    /// A destination that has shown it.
     Flow,
-    /// Much at once for one that has.
+    /// A large pipe for a destination that has shown it.
     LargeFlow,
 }
 
-/// A pipe's descriptors and bytes; dropping gives them back.
+/// The descriptors and bytes of a pipe. Dropping the value gives them back.
 #[derive(Debug)]
 pub(crate) struct TakenPipe {
     bytes: usize,
@@ -66,13 +68,13 @@ impl Drop for Taken {
 }
 
 impl Taken {
-    /// These and others as one; both have to be of the same budget.
+    /// Adds others of the same budget to these.
     pub(crate) fn add(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "of one process");
         self.count = self.count.saturating_add(std::mem::take(&mut other.count));
     }
 
-    /// So many of them are not needed any more.
+    /// Gives `count` of them back.
     pub(crate) fn give_back(&mut self, count: u16) {
         let count = count.min(self.count);
         self.count -= count;
@@ -81,16 +83,18 @@ impl Taken {
 }
 
 impl Budget {
-    /// A budget under the process's limit, of which `open` are in use already. [`LEAST`] more than that serve one client.
+    /// A budget under the process's limit of `limit` descriptors, of which `open` are already in use. If
+    /// `limit` is at least `open` + [`LEAST`], one client can be served.
     #[cfg(test)]
     pub(crate) fn new(limit: usize, open: usize) -> Arc<Self> {
         Self::with_pipes(limit, open, 0)
     }
 
-    /// The same, with so many bytes for pipes.
+    /// The same budget with `pipe_bytes` bytes for pipes.
     pub(crate) fn with_pipes(limit: usize, open: usize, pipe_bytes: usize) -> Arc<Self> {
         let free = limit.saturating_sub(open);
-        // Under a low limit the reserve gives way to clients, down to the least; and the least to the first of them.
+        // Under a low limit the reserve shrinks in favour of clients, down to `LEAST_RESERVE`; and that
+        // shrinks in favour of the first client.
         let reserve = RESERVE.min((limit / 4).max(LEAST_RESERVE)).min(free.saturating_sub(CLIENT));
         let total = free - reserve;
         Arc::new(Self {
@@ -107,28 +111,31 @@ impl Budget {
         self.left.load(Ordering::Relaxed) == self.total
     }
 
-    /// How many are left.
+    /// How many descriptors are left.
     pub(crate) fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// Takes `count`, if so many are left.
+    /// Takes `count` descriptors. `None` if fewer are left.
     pub(crate) fn take(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, 0)
     }
 
-    /// Takes some for listeners that are opened while clients are served, if a client can be served beside them.
+    /// Takes `count` descriptors for listeners opened at run time. `None` unless a client can still be served
+    /// beside them.
     pub(crate) fn take_for_listeners(self: &Arc<Self>, count: u16) -> Option<Taken> {
         self.take_above(count, CLIENT)
     }
 
-    /// So many of those that were in use from the beginning, as if they had been taken: dropping gives them to all.
+    /// Descriptors that were in use when the budget was made, such as those of inherited listeners. Dropping
+    /// the value adds them to the budget.
     pub(crate) fn count_in(self: &Arc<Self>, count: u16) -> Taken {
         Taken { count, budget: Arc::clone(self) }
     }
 
-    /// Takes a pipe of so many bytes. Those that may never be emptied leave half of all bytes, and a quarter of the
-    /// descriptors, to those that flow, and the large ones of these leave some bytes to the little ones.
+    /// Takes a pipe of this many bytes; `None` if too little is left. A pipe that may never be emptied leaves
+    /// half of all bytes and a quarter of the descriptors to others. A large pipe leaves some bytes to small
+    /// ones.
     pub(crate) fn take_pipe(self: &Arc<Self>, bytes: usize, what: PipeFor) -> Option<TakenPipe> {
         let (descriptors, floor) = match what {
             PipeFor::Unproven => (self.total / 4, self.pipe_bytes / 2),
@@ -140,18 +147,18 @@ impl Budget {
         Some(TakenPipe { bytes, descriptors })
     }
 
-    /// Is so much left for pipes that more may wait in them than is going to be taken at once?
+    /// Are there enough pipe bytes left that a pipe may hold more than its destination is expected to take?
     pub(crate) fn has_pipes_to_spare(&self) -> bool {
         self.pipe_bytes_left.load(Ordering::Relaxed) >= self.pipe_bytes / 8 * 3
     }
 
-    /// Is so little left that nobody should keep any for comfort?
+    /// Are so few descriptors left that nothing should keep one merely for speed?
     pub(crate) fn is_short(&self) -> bool {
         self.left.load(Ordering::Relaxed) <= self.total / 4
     }
 
-    /// Is so much left again that a lack of descriptors is over? At the limit itself each connection that ends makes room
-    /// for the next one, which is no recovery.
+    /// Are enough descriptors left again to call a shortage over? At the limit itself each connection that
+    /// ends makes room for the next one, which is no recovery.
     pub(crate) fn has_recovered(&self) -> bool {
         self.left.load(Ordering::Relaxed) > self.total / 2
     }
@@ -162,7 +169,7 @@ impl Budget {
     }
 }
 
-/// Takes so many, if more than `floor` stay.
+/// Takes `wanted` if at least `floor` stay.
 fn take(left: &AtomicUsize, wanted: usize, floor: usize) -> Option<usize> {
     let rest = |left: usize| left.checked_sub(wanted).filter(|&rest| rest >= floor);
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok()

@@ -1,4 +1,4 @@
-//! Whose fault an error of a connection is, and how it is said.
+//! Whether an error of a connection is balance's fault or the target's, and how it is worded.
 //!
 //! Knows: errors of the system. Never: what they interrupted.
 
@@ -6,25 +6,26 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// Why a connection could not even begin.
+/// Why a connection could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// No socket, or the source address cannot be used: nothing to do with the address it was for.
+    /// There is no socket, or the source address cannot be used. The target has nothing to do with it.
     #[error("{0}")]
     Ours(io::Error),
-    /// All ports of the source address are taken towards this address. One comes back when a connection has ended, or a
-    /// minute later.
+    /// All ports of the source address are in use towards this target. A port becomes free when a connection
+    /// ends, or a minute later.
     #[error("no source port is free: {0}")]
     Ports(io::Error),
-    /// As many wait to be accepted on this Unix socket as may. That is no refusal: the next moment may have room.
+    /// The listen queue of this Unix socket is full. That is not a refusal: a moment later there may be room.
     #[error("too many clients wait to be accepted there: {0}")]
     Crowded(io::Error),
-    /// connect(2) itself refused.
+    /// connect(2) itself failed.
     #[error("{0}")]
     Target(io::Error),
 }
 
-/// Nothing to do with whom it was for: it would pass if others ended first. (`NOSPC`: no more watches of a poller.)
+/// Is it a lack of some resource that has nothing to do with the target, and would pass if other connections
+/// ended? (`NOSPC`: no more watches of a poller.)
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -32,8 +33,9 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-/// Ours for another reason: no source port, another family than `-B`, a firewall of this machine, an address that means nothing
-/// here (`INVAL`: a link-local one without its interface).
+/// Is it balance's fault for another reason? No source port, an address family other than that of `-B`, a
+/// firewall of this machine, or an address that is useless here (`INVAL`: a link-local one without its
+/// interface).
 pub(crate) fn is_ours(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
         || matches!(
@@ -42,15 +44,16 @@ pub(crate) fn is_ours(error: &io::Error) -> bool {
         )
 }
 
-/// The same error; a lack of buffers, which has no kind of its own, as one of memory.
+/// The same error, with a lack of buffers as `OutOfMemory`, since it has no kind of its own.
 pub(crate) fn as_shortage(error: Errno) -> io::Error {
     if error == Errno::NOBUFS { io::ErrorKind::OutOfMemory.into() } else { error.into() }
 }
 
-/// An error in lower case, without its number where the words say it all.
+/// The error in lower case, without its number if the words say it all.
 pub(crate) fn reason(error: &io::Error) -> String {
     let kind = error.kind().to_string();
-    // An error of our own making has a text of its own; those that std does not tell apart have only the system's.
+    // An error that balance made has its own text. For an error that std does not classify, only the system's
+    // text says anything.
     if error.raw_os_error().is_none() || kind == "uncategorized error" { error.to_string() } else { kind }
 }
 

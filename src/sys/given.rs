@@ -1,9 +1,10 @@
-//! What the operator gave this process, before it changed anything: limits, signals, descriptors.
+//! What the process was given at its start, before it changed anything: limits, signals, descriptors.
 //!
 //! Knows: the state of the process at its start. Never: who gets it back.
 //!
-//! It is recorded once, since it is a fact about the process. Programs that we start get it back (`program`); a process in
-//! the background closes the descriptors, of which it would keep files locked and pipes open that others wait for.
+//! It is recorded once, since it is a fact about the process. Programs that balance starts get it back
+//! (`program`). A process in the background closes the descriptors; otherwise it would hold locks, and pipes
+//! whose end others wait for.
 
 #![allow(unsafe_code, reason = "descriptors by number, and sigaction(2) has no safe wrapper")]
 
@@ -15,28 +16,31 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 static GIVEN: OnceLock<Inherited> = OnceLock::new();
-/// Without /proc, descriptors are looked for below this number.
+/// Without /proc, open descriptors are searched below this number.
 const MOST_DESCRIPTORS: u64 = 65_536;
 
-/// What there was at the start.
+/// The state at the start.
 pub(super) struct Inherited {
-    /// Open files, core files.
+    /// The limits on open files and on core files.
     pub(super) limits: [(Resource, Rlimit); 2],
-    /// Signals that were ignored. SIGPIPE is none of them: the language's start has ignored it before we can ask.
+    /// Signals that were ignored. SIGPIPE is never listed: Rust's runtime ignores it before this can be
+    /// recorded.
     pub(super) ignored: Vec<i32>,
     /// The signal mask.
     pub(super) mask: libc::sigset_t,
-    /// Open descriptors but for 0 to 2.
+    /// Open descriptors except 0 to 2.
     descriptors: Vec<RawFd>,
 }
 
-/// Records what there is. To be called first of all: before anything opens a descriptor, starts a thread, or changes a limit
-/// or a signal. From then on no program that is started gets a descriptor that was there at the start, except 0 to 2.
+/// Records the state. Call it before anything opens a descriptor, starts a thread, or changes a limit or a
+/// signal. From then on, started programs do not inherit any descriptor that was open at the start, except 0
+/// to 2.
 pub fn record() {
     GIVEN.get_or_init(|| {
         let descriptors = open_descriptors();
         for &fd in &descriptors {
-            // SAFETY: it sets a flag of a descriptor and reads no memory. Nobody in this process relies on its being inherited.
+            // SAFETY: it sets a flag of a descriptor and reads no memory. Nothing in this process relies on
+            // its being inherited.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
         let limits = [Resource::Nofile, Resource::Core].map(|resource| (resource, getrlimit(resource)));
@@ -44,7 +48,7 @@ pub fn record() {
     });
 }
 
-/// What was recorded. `None`: nothing was, and so nothing was changed.
+/// The recorded state. `None`: nothing was recorded, and so nothing was changed.
 pub(super) fn given() -> Option<&'static Inherited> {
     GIVEN.get()
 }
@@ -56,21 +60,21 @@ pub fn ignores(signal: i32) -> bool {
     given().is_some_and(|given| given.ignored.contains(&signal) || is_blocked(given))
 }
 
-/// Closes what was open at the start, except 0 to 2 and these. To be called once, before anything else is closed or a thread
-/// started.
+/// Closes what was open at the start, except 0 to 2 and `ours`. Call it once, before anything else is closed
+/// or a thread is started.
 pub fn close_all_but(ours: &[BorrowedFd<'_>]) {
     let Some(given) = given() else { return };
     let is_ours = |fd: RawFd| ours.iter().any(|one| one.as_raw_fd() == fd);
     for &fd in given.descriptors.iter().filter(|fd| !is_ours(**fd)) {
-        // SAFETY: the number was open before this process opened anything, and so nothing in it owns it; what became ours is
-        // left out.
+        // SAFETY: the number was open before this process opened anything, so nothing in the process owns it;
+        // descriptors that became ours are left out.
         unsafe { libc::close(fd) };
     }
 }
 
-/// How many descriptors below the limit are in use now. What is open above it takes no place.
+/// How many descriptors below `limit` are in use now. Those above the limit do not count against it.
 pub fn open_below(limit: u64) -> usize {
-    // 0 to 2 are always open: the language's start has seen to that.
+    // 0 to 2 are always open: Rust's runtime sees to that.
     3 + open_descriptors().iter().filter(|&&fd| u64::try_from(fd).is_ok_and(|fd| fd < limit)).count()
 }
 
@@ -79,7 +83,7 @@ fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
 
-/// Those from 3 on.
+/// The open descriptors from 3 on.
 fn open_descriptors() -> Vec<RawFd> {
     let listed = ["/proc/self/fd", "/dev/fd"].iter().find_map(|path| std::fs::read_dir(path).ok());
     let candidates: Vec<RawFd> = match listed {
@@ -89,7 +93,7 @@ fn open_descriptors() -> Vec<RawFd> {
             (0..RawFd::try_from(limit.min(MOST_DESCRIPTORS)).unwrap_or(RawFd::MAX)).collect()
         }
     };
-    // The one by which they were listed is closed again.
+    // The descriptor that was used for listing is closed again.
     candidates.into_iter().filter(|&fd| fd > 2 && is_open(fd)).collect()
 }
 
@@ -115,13 +119,13 @@ fn mask() -> libc::sigset_t {
     }
 }
 
-/// The highest number of a signal.
+/// The highest signal number.
 #[cfg(target_os = "linux")]
 pub(super) fn last_signal() -> i32 {
     libc::SIGRTMAX()
 }
 
-/// The highest number of a signal that all systems have.
+/// The highest signal number that all systems have.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn last_signal() -> i32 {
     31

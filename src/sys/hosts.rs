@@ -1,8 +1,9 @@
-//! The system's own resolver: `/etc/hosts`, nsswitch, search domains, as `ping` has them.
+//! The system's resolver: `/etc/hosts`, nsswitch and search domains, as `ping` uses them.
 //!
 //! Knows: getaddrinfo, what its errors mean. Never: which names, how often, what an answer is for.
 //!
-//! The standard library asks it, too, but does not say whether a name does not exist or could not be looked up.
+//! The standard library uses it, too, but does not say whether a name does not exist or could not be looked
+//! up.
 
 #![allow(unsafe_code, reason = "getaddrinfo has no safe wrapper that tells its errors apart")]
 
@@ -11,19 +12,20 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ptr;
 
-/// "The name exists, but has no address." Some systems never say so.
+/// The error "the name exists, but has no address". Some systems never return it.
 const NO_DATA: Option<c_int> = if cfg!(target_os = "linux") { Some(-5) } else { None };
 
 /// Why there are no addresses.
 #[derive(Debug)]
 pub(crate) enum HostError {
-    /// There is no such name, or it has no address, in the system's words.
+    /// The name does not exist or has no address; in the system's words.
     Absent(String),
-    /// That could not be found out, in the system's words.
+    /// The lookup failed; in the system's words.
     Failed(io::Error),
 }
 
-/// All addresses of a host for TCP, in the resolver's order, with port 0. Blocks while the resolver asks, and leaves no descriptor open.
+/// All TCP addresses of a host in the resolver's order, with port 0. Blocks while the resolver works; leaves
+/// no descriptor open.
 ///
 /// # Errors
 /// What the resolver says.
@@ -33,14 +35,15 @@ pub(crate) fn look_up(host: &str) -> Result<Vec<SocketAddr>, HostError> {
     let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
     hints.ai_socktype = libc::SOCK_STREAM;
     let mut list = ptr::null_mut();
-    // SAFETY: the name ends with a zero byte, the hints are whole, and the list is ours afterwards if it answers 0.
+    // SAFETY: the name ends with a zero byte, the hints are complete, and the list is ours if the call
+    // returns 0.
     let code = unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
     if code != 0 {
         return Err(error(code));
     }
     let mut found = Vec::new();
     let mut at: *const libc::addrinfo = list;
-    // SAFETY: each member of the list is whole and stays until `freeaddrinfo`, the last one's successor is null.
+    // SAFETY: each member of the list is valid until `freeaddrinfo`, and the last one's successor is null.
     while let Some(one) = unsafe { at.as_ref() } {
         found.extend(address(one));
         at = one.ai_next;
@@ -75,7 +78,7 @@ fn error(code: c_int) -> HostError {
     if code == libc::EAI_SYSTEM {
         return HostError::Failed(io::Error::last_os_error());
     }
-    // SAFETY: it answers a text for any number, and that is never freed or changed.
+    // SAFETY: it returns a text for any number, which is never freed or changed.
     let words = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();
     if code == libc::EAI_NONAME || Some(code) == NO_DATA {
         HostError::Absent(words)

@@ -1,6 +1,6 @@
-//! The listening socket: address, options, and what an error of accept means.
+//! The listening socket: its address and options, and what an error of accept means.
 //!
-//! Knows: listener options, accept's errno classes. Never: what happens to a client.
+//! Knows: listener options, classes of accept errors. Never: what happens to a client.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -16,22 +16,23 @@ use super::trouble::{self, FaultPoint};
 use super::{socket, unix};
 use crate::spec::{Address, ClientSource, Keepalive, UnixName};
 
-/// As long as the system allows: a burst waits here instead of being refused.
+/// Maximum length of the listen queue, as far as the system allows: a burst of clients waits instead of being
+/// refused.
 const BACKLOG: i32 = 65_535;
 
-/// Which call failed while the listener was set up. Displays as 3.57 says it.
+/// Which call failed while a listener was set up. Displays as 3.57 words it.
 #[derive(Debug, thiserror::Error)]
 #[error("{call}(): {} ({address})", describe(.source))]
 pub struct ListenError {
-    /// The system call.
+    /// The name of the system call.
     pub call: &'static str,
-    /// The address it was for.
+    /// The address that it was for.
     pub address: Box<Address>,
     /// What the system said.
     pub source: io::Error,
 }
 
-/// The cause as strerror(3) words it, without Rust's number behind it.
+/// The cause as strerror(3) words it, without the error number that Rust adds.
 fn describe(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
@@ -40,17 +41,18 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// A bound and listening socket, shared by the workers; the last one to drop it frees the port, and takes the file of a Unix socket away.
+/// A bound, listening socket that all workers share. Dropping the last copy frees the port and removes the
+/// file of a Unix socket.
 #[derive(Debug, Clone)]
 pub struct Listener {
-    // In this order: the file goes while the socket still listens.
+    // The order matters: the file is removed while the socket still listens.
     file: Option<Arc<SocketFile>>,
     fd: Arc<OwnedFd>,
     address: Address,
     is_passed: bool,
 }
 
-/// A listener that may be closed by now.
+/// A reference to a listener that may already be closed.
 #[derive(Debug, Clone)]
 pub struct ListenerHandle {
     file: Weak<SocketFile>,
@@ -60,44 +62,45 @@ pub struct ListenerHandle {
 }
 
 impl ListenerHandle {
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// The service manager has it, too: whoever shuts it down shuts it down for both.
+    /// Does the service manager hold the socket, too? Shutting it down would then shut it down for both.
     pub fn is_passed(&self) -> bool {
         self.is_passed
     }
 
-    /// The socket, for a process that gets it too. `None`: it is closed.
+    /// The socket, to pass it to another process. `None`: it is closed.
     pub fn socket(&self) -> Option<Arc<OwnedFd>> {
         self.fd.upgrade()
     }
 
-    /// The file of a Unix socket that is ours. `None`: it is none, or is somebody else's.
+    /// The file of a Unix socket, if this process has to remove it. `None`: there is no such file, or another
+    /// process removes it.
     pub fn file(&self) -> Option<SocketFileId> {
         self.file.upgrade().filter(|file| file.is_ours()).map(|file| file.id())
     }
 
-    /// Another process is to take its file away, or again this one.
+    /// Says whether another process is to remove the file (`true`) or this one.
     pub fn leave_file(&self, is_left: bool) {
         if let Some(file) = self.file.upgrade() {
             if is_left { file.leave() } else { file.keep() }
         }
     }
 
-    /// Lets these connect to a Unix socket from now on.
+    /// Sets who may connect to a Unix socket from now on.
     ///
     /// # Errors
-    /// What chown(2) or chmod(2) says.
+    /// What chown(2) or chmod(2) says; `Unsupported` if balance has not made the socket's file.
     pub fn set_access(&self, access: SocketAccess) -> io::Result<()> {
         let text = "balance has not made the socket's file";
         let not_ours = || io::Error::new(io::ErrorKind::Unsupported, text);
         self.file.upgrade().ok_or_else(not_ours)?.set_access(access)
     }
 
-    /// Other times of keepalive for clients that come from now on; `None`: the system's.
+    /// Sets the keepalive times of clients that connect from now on. `None`: the system's times.
     ///
     /// # Errors
     /// What setsockopt(2) says.
@@ -109,10 +112,12 @@ impl ListenerHandle {
 }
 
 impl ListenerHandle {
-    /// Ends the listening, but keeps the socket: others of this process can bind its port and listen there. `true`: it did listen.
+    /// Stops listening but keeps the socket, so that another listener of this process can bind its port.
+    /// `true`: it did listen.
     ///
     /// # Errors
-    /// What shutdown(2) says. A socket that was passed is not shut down.
+    /// What shutdown(2) says. `PermissionDenied` for a socket passed by the service manager, which is not
+    /// shut down.
     pub fn lay_down(&self) -> io::Result<bool> {
         let Some(fd) = self.fd.upgrade() else { return Ok(false) };
         if self.is_passed {
@@ -123,10 +128,11 @@ impl ListenerHandle {
         Ok(listened)
     }
 
-    /// Listens again, if it did; otherwise it keeps the port to itself again. Of no effect once it is closed.
+    /// Undoes [`lay_down`](Self::lay_down): listens again if it did listen, else claims the port for itself
+    /// again. Does nothing if it is closed.
     ///
     /// # Errors
-    /// What listen(2) says: by now the port may be somebody else's.
+    /// What listen(2) says: another socket may have the port by now.
     pub fn take_up(&self, listened: bool) -> io::Result<()> {
         let Some(fd) = self.fd.upgrade() else { return Ok(()) };
         #[cfg(test)]
@@ -145,7 +151,7 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Binds and listens. `[::]` is dual-stack: v4 clients reach it too.
+    /// Binds and listens. `[::]` is dual-stack: IPv4 clients can connect, too.
     ///
     /// # Errors
     /// The failed call with its address and cause.
@@ -153,7 +159,7 @@ impl Listener {
         Self::bind_early(address, keepalive, false)
     }
 
-    /// The same; with `freebind` the address need not be this host's yet.
+    /// Binds and listens. With `freebind`, this host need not have the address yet.
     ///
     /// # Errors
     /// The failed call with its address and cause.
@@ -178,7 +184,7 @@ impl Listener {
         Self::prepare(fd, address, keepalive)
     }
 
-    /// Listens on a Unix socket. A socket that is there and at which nobody answers is replaced.
+    /// Listens on a Unix socket. An existing socket file on which nobody listens is replaced.
     ///
     /// # Errors
     /// The failed call with its address and cause.
@@ -198,7 +204,8 @@ impl Listener {
         Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }
 
-    /// Takes over a Unix socket that somebody else bound. `file`: it is to be ours to take away, once that is said.
+    /// Takes over a Unix socket that another process bound. `file` is its file, if this process is to remove
+    /// it later; until [`ListenerHandle::leave_file`] says so, the other process does.
     ///
     /// # Errors
     /// It cannot listen.
@@ -216,12 +223,12 @@ impl Listener {
         Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }
 
-    /// Is there no file that would be ours?
+    /// Is there no file that this process may have to remove?
     pub fn lacks_file(&self) -> bool {
         self.file.is_none()
     }
 
-    /// Lets these connect to a Unix socket from now on.
+    /// Sets who may connect to a Unix socket from now on.
     ///
     /// # Errors
     /// What chown(2) or chmod(2) says.
@@ -229,7 +236,8 @@ impl Listener {
         self.file.as_ref().map_or(Ok(()), |file| file.set_access(access))
     }
 
-    /// Takes over a socket that somebody else bound (socket activation, a predecessor). One that refuses listens again.
+    /// Takes over a TCP socket that another process bound (socket activation, a predecessor). If it had
+    /// stopped listening, it listens again.
     ///
     /// # Errors
     /// It is not a TCP socket, or it cannot listen.
@@ -247,7 +255,7 @@ impl Listener {
             })?;
         let at =
             |call| move |source: io::Error| ListenError { call, address: Box::new(address.into()), source };
-        // For `listen`: its connections get the option from it.
+        // `listen` needs the option later, and connections inherit it from the listener.
         sockopt::set_socket_reuseaddr(&fd, true).map_err(|e| at("setsockopt")(e.into()))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
@@ -265,7 +273,7 @@ impl Listener {
         Ok(Self { file: None, fd: Arc::new(fd), address, is_passed: false })
     }
 
-    /// The same; the service manager has it, too, if that is so.
+    /// The same listener, marked as held by the service manager, too, if `is_passed`.
     #[must_use]
     pub fn passed(self, is_passed: bool) -> Self {
         Self { is_passed, ..self }
@@ -282,51 +290,55 @@ impl Listener {
         }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Ends the listening, but keeps the port: connects are refused from now on. Nobody else can take the port, and no
-    /// privilege is needed to listen again.
+    /// Stops listening but keeps the port: connects are refused from now on. Nobody else can take the port,
+    /// and no privilege is needed to listen again.
     ///
     /// # Errors
-    /// Systems that cannot do this say so (it works on Linux).
+    /// The system cannot do this. (Linux can.)
     pub(crate) fn refuse(&self) -> io::Result<()> {
         let Some(address) = self.address.net() else {
-            // One that was shut down never listens again.
+            // A Unix socket that was shut down can never listen again.
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "a Unix socket cannot refuse for a while",
             ));
         };
         rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read)?;
-        // Not an error here: the port does refuse. If somebody else was faster, `listen` says so.
+        // Not an error here: the port does refuse. If another socket took the port meanwhile, `listen`
+        // reports it.
         let _ = hold_port(&self.fd, address);
-        // Sockets that all have the option share a port as long as none of them listens.
+        // Sockets that all have the option may share a port as long as none of them listens, so the option is
+        // switched off.
         Ok(sockopt::set_socket_reuseaddr(&*self.fd, false)?)
     }
 
-    /// Takes the file of a Unix socket away, if it is ours: nobody comes in any more whom the kernel has not let in already.
+    /// Removes the file of a Unix socket, if that is this process's task. Afterwards nobody can connect
+    /// except clients that already wait in the listen queue.
     pub(crate) fn remove_file(&self) {
         self.file.iter().for_each(|file| file.remove());
     }
 
-    /// Ends the listening for good, whatever other process has the socket, too: the port is free for whoever binds it next.
+    /// Stops listening for good, even if another process holds the socket, too: anyone may bind the port
+    /// next.
     ///
     /// # Errors
     /// What shutdown(2) says.
     pub(crate) fn free(&self) -> io::Result<()> {
         self.remove_file();
         match rustix::net::shutdown(&*self.fd, rustix::net::Shutdown::Read) {
-            // It does not listen any more.
+            // It did not listen any more.
             Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::INVAL) => {}
             Err(e) => return Err(e.into()),
         }
         if self.address.unix().is_some() {
             return Ok(());
         }
-        // Sockets that all have the option share a port as long as one of them listens at most.
+        // Sockets that all have the option may share a port as long as at most one of them listens.
         Ok(sockopt::set_socket_reuseaddr(&*self.fd, true)?)
     }
 
@@ -336,20 +348,20 @@ impl Listener {
     /// What listen(2) says, or bind(2) if the port was lost.
     pub(crate) fn listen(&self) -> io::Result<()> {
         if let Some(address) = self.address.net() {
-            // Without the option, connections that live on would be in the way.
+            // Without the option, connections that are still open would prevent it.
             sockopt::set_socket_reuseaddr(&*self.fd, true)?;
             hold_port(&self.fd, address)?;
         }
         Ok(rustix::net::listen(&*self.fd, BACKLOG)?)
     }
 
-    /// The next client.
+    /// Accepts the next client.
     pub(crate) fn accept(&self) -> Result<(OwnedFd, ClientSource), AcceptError> {
         socket::accept(&*self.fd).map_err(AcceptError::from)
     }
 }
 
-/// Lets it bind an address that no interface has.
+/// Allows the socket to bind an address that no interface has.
 #[cfg(target_os = "linux")]
 fn set_freebind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let set = match address {
@@ -364,12 +376,12 @@ fn set_freebind(_: &OwnedFd, _: SocketAddr) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no IP_FREEBIND"))
 }
 
-/// Binds again a port that was chosen by the kernel, which takes it back from a socket that ends to listen (and does not say
-/// so in its name). Inherited sockets may have such a port.
+/// Binds a port again that the kernel had chosen: the kernel releases such a port when the socket stops
+/// listening, though getsockname(2) still shows it. Inherited sockets may have such a port.
 fn hold_port(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     match rustix::net::bind(fd, &address) {
-        // It has its port still. Whether we may have such a port is looked at before that (ACCESS): one below 1024 was never chosen
-        // by the kernel, so it was not taken back either.
+        // INVAL: the socket still has its port. ACCESS: the kernel checks the privilege before that; it never
+        // chooses a port below 1024, so it has not released this one.
         Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -378,13 +390,13 @@ fn hold_port(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 /// What an error of accept means for the listener.
 #[derive(Debug)]
 pub(crate) enum AcceptError {
-    /// Nobody waits.
+    /// No client is waiting.
     Empty,
-    /// This client is gone; the next may be there.
+    /// This client is gone; the next one may be waiting.
     Client(io::Error),
-    /// Out of descriptors or memory: wait, say so once.
+    /// Descriptors or memory ran out: wait, and log it once.
     Exhausted,
-    /// Anything else: wait too, a listener never gives up.
+    /// Any other error: wait, too. A listener never gives up.
     Other(io::Error),
 }
 
@@ -392,7 +404,8 @@ impl From<io::Error> for AcceptError {
     fn from(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(Errno::AGAIN) => Self::Empty,
-            // Linux hands pending network errors of the new socket through accept: they are the client's.
+            // Linux reports pending network errors of the new socket through accept; they concern only that
+            // client.
             Some(
                 Errno::INTR
                 | Errno::CONNABORTED

@@ -1,9 +1,13 @@
 //! What the kernel offers: sockets, readiness, pipes, descriptors, the clock. Knows no channel and no client.
 //!
-//! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` tells which descriptors can go
-//! on, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` tells the time, `sight` up to when all is heard, `fault` says whose
-//! fault an error is, `scheduling` sets the priority of a thread, `hosts` is the system's resolver,
-//! `sources` has our own addresses in turn, `transparent` those of clients, `netlink` asks the kernel about routes, `unix` is what Unix sockets have of their own, [`passing`] brings messages with descriptors from process to process. [`given`] is what the operator gave us, and `program` gives it on.
+//! `socket` and [`listen`] are calls on one socket, `splice` moves bytes through pipes, `poller` reports
+//! which descriptors are ready, `descriptors` counts how many are left, `timers` keeps deadlines, `clock` has
+//! the time, `sight` knows up to when all events have been seen, `fault` says whose fault an error is,
+//! `scheduling` sets the priority of a thread, `hosts` is the system's resolver, `sources` has the source
+//! addresses of `-B`, `transparent` those of clients, `netlink` asks the kernel about routes, `unix` and
+//! `socket_file` have what is special about Unix sockets, [`passing`] sends messages with descriptors to
+//! another process. [`given`] is what the process was given at its start, `program` starts programs with it,
+//! and `child` waits for them.
 
 pub(crate) mod child;
 #[cfg_attr(

@@ -1,6 +1,6 @@
-//! What the kernel answers about routes, policy rules and packet marks of this network.
+//! Asks the kernel about routes, policy rules and packet marks of this network namespace.
 //!
-//! Knows: netlink(7) messages, byte by byte. Never: why somebody asks.
+//! Knows: netlink(7) messages, byte by byte. Never: why it is asked.
 //! Source: rtnetlink(7), linux/fib_rules.h, linux/netfilter/nf_tables.h.
 
 use std::io;
@@ -16,23 +16,23 @@ const REQUEST: u16 = 1;
 const DUMP: u16 = 0x300;
 const GET_ROUTE: u16 = 26;
 const GET_RULE: u16 = 34;
-/// The subsystem of nf_tables, and its message.
+/// The message `NFT_MSG_GETRULE` of the nf_tables subsystem.
 const GET_NFT_RULE: u16 = 10 << 8 | 7;
 /// `RTN_LOCAL`: a route to this host.
 const TO_US: u8 = 2;
-/// The kernel answers at once; one that does not is not waited for.
+/// Timeout for an answer; the kernel normally answers at once.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A packet that the kernel is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AskedPacket {
-    /// Where it comes from.
+    /// Its source address and port.
     pub(crate) from: SocketAddr,
-    /// Where it goes.
+    /// Its destination address.
     pub(crate) to: IpAddr,
-    /// The interface that it comes in by. `None`: this host sends it.
+    /// The interface on which it arrives. `None`: this host sends it.
     pub(crate) interface: Option<u32>,
-    /// Its mark; 0 = none.
+    /// Its packet mark; 0 means none.
     pub(crate) mark: u32,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn is_delivered(packet: &AskedPacket) -> io::Result<bool> {
     Ok(answer.get(7) == Some(&TO_US))
 }
 
-/// By which interface an address is reached; `None`: it is one of this host's.
+/// The index of the interface through which an address is reached. `None`: the address is one of this host.
 ///
 /// # Errors
 /// There is no route to it, or the kernel cannot be asked.
@@ -69,7 +69,7 @@ pub(crate) fn interface_towards(to: IpAddr) -> io::Result<Option<u32>> {
     found.and_then(|(_, value)| number(value)).map(Some).ok_or_else(|| io::Error::other("no interface"))
 }
 
-/// The packet marks that policy rules of a family go by, each with its table.
+/// The packet marks that policy rules of an address family match, each with its routing table.
 ///
 /// # Errors
 /// The kernel cannot be asked.
@@ -92,14 +92,14 @@ pub(crate) fn marks(is_v6: bool) -> io::Result<Vec<(u32, u32)>> {
     Ok(marks)
 }
 
-/// Does any rule of nftables for this family, those of iptables-nft included, mark packets?
+/// Does any nftables rule of this family, including those of iptables-nft, set packet marks?
 ///
 /// # Errors
 /// The kernel has no nftables, or does not tell this user.
 pub(crate) fn nftables_mark(is_v6: bool) -> io::Result<bool> {
     let mut marks = false;
     ask(SockProtocol::NetlinkNetFilter, GET_NFT_RULE, true, &[0, 0, 0, 0], |body| {
-        // Those of `inet` are for both.
+        // Rules of the family `inet` apply to both IPv4 and IPv6.
         if ![Some(&1), Some(&family(is_v6))].contains(&body.first()) {
             return;
         }
@@ -110,7 +110,7 @@ pub(crate) fn nftables_mark(is_v6: bool) -> io::Result<bool> {
     Ok(marks)
 }
 
-/// `meta mark set`, or the target MARK or TPROXY of iptables.
+/// Is the expression `meta mark set`, or iptables' target MARK or TPROXY?
 fn is_marking(expression: Attributes<'_>) -> bool {
     let (mut name, mut data) = (&[][..], Attributes(&[]));
     for (kind, value) in expression {
@@ -149,7 +149,7 @@ fn route(to: IpAddr, source_bits: u8, attributes: &[u8]) -> io::Result<Vec<u8>> 
     found.ok_or_else(|| io::Error::other("no answer"))
 }
 
-/// Sends one request, and gives the bodies of its answers to `each`.
+/// Sends one request and passes the body of each answer to `each`.
 fn ask(
     protocol: SockProtocol,
     kind: u16,
@@ -197,7 +197,7 @@ fn ask(
     }
 }
 
-/// The kind and the body of the first message, and what follows it.
+/// Splits off the first message: its kind, its body, and the bytes after it.
 fn first_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::try_from(number(bytes)?).ok()?;
     let body = bytes.get(16..length)?;
@@ -205,7 +205,7 @@ fn first_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// The attributes of a message, or those in an attribute.
+/// The attributes in a message, or those nested in an attribute.
 #[derive(Clone, Copy)]
 struct Attributes<'a>(&'a [u8]);
 

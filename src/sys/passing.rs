@@ -1,9 +1,10 @@
-//! Messages with descriptors, between a process and the one that takes its place.
+//! Messages with descriptors between a process and its successor.
 //!
-//! Knows: how frames and descriptors go through a stream socket, whole or not at all. Never: what a message means.
+//! Knows: how frames and descriptors go through a stream socket, completely or not at all. Never: what a
+//! message means.
 //!
-//! The kernel attaches descriptors to a byte, and takes a bounded number of them with a call: the first load of them goes
-//! with the first bytes of a frame, each further one with one byte behind it.
+//! The kernel attaches descriptors to a byte and takes a limited number of them per call. The first load goes
+//! with the first bytes of a frame, each further load with one extra byte after the frame.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,48 +24,49 @@ use serde::de::DeserializeOwned;
 use super::clock::{Clock, OwnTime};
 use crate::handover::frame::{self, HEAD, Head, MOST_DESCRIPTORS};
 
-/// Bytes that are read at a time.
+/// How many bytes are read at a time.
 const PIECE: usize = 64 << 10;
-/// The kernel has no room for more descriptors on their way, or for anything: it is asked again after this time.
+/// How long to wait before trying again when the kernel has no room for more descriptors in flight, or no
+/// memory.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Descriptors that the kernel takes with a call: somebody else may send more at a time than we do.
+/// The kernel's limit on descriptors per call (`SCM_MAX_FD`). The sender may send more at a time than we do.
 const MOST_AT_ONCE: usize = 253;
 
 /// One end of the stream between the two processes.
 #[derive(Debug)]
 pub struct HandoverStream {
     stream: UnixStream,
-    /// A frame could be sent in part only.
+    /// Only a part of a frame could be sent.
     is_cut: AtomicBool,
-    /// What has come of the frame that was not whole when patience ran out.
+    /// The received part of a frame that was incomplete at the last timeout.
     partial: Partial,
 }
 
-/// A message with all that came with it.
+/// A message with everything that came with it.
 #[derive(Debug)]
 pub struct Received {
     head: Head,
-    /// The message, then what is attached.
+    /// The message, followed by the attached bytes.
     body: Vec<u8>,
-    /// The descriptors, in order. If not all of them fitted into the table of descriptors, there are none.
+    /// The descriptors in order, or an error if the descriptor table had no room for all of them.
     pub descriptors: Result<Vec<OwnedFd>, DescriptorsLost>,
 }
 
-/// The table of descriptors was full when some came. Those that fitted were closed.
+/// The descriptor table was full when some descriptors came. Those that fitted were closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too few descriptors are free: raise the limit on open files (ulimit -n)")]
 pub struct DescriptorsLost;
 
 impl Received {
-    /// The message.
+    /// Reads the message as a value of type `M`.
     ///
     /// # Errors
-    /// It is not of this type.
+    /// The message is not of this type.
     pub fn message<M: DeserializeOwned>(&self) -> io::Result<M> {
         frame::read(&self.body[..self.head.message])
     }
 
-    /// The bytes behind it.
+    /// The bytes attached to the message.
     pub fn attached(&self) -> &[u8] {
         &self.body[self.head.message..]
     }
@@ -83,11 +85,12 @@ impl AsFd for HandoverStream {
 }
 
 impl HandoverStream {
-    /// Sends a frame, with as many descriptors as its head says. Ours stay open.
+    /// Sends a frame with as many descriptors as its head says. The caller's descriptors stay open.
     ///
     /// # Errors
-    /// `TimedOut`: the other end does not read. A frame of which only a part could be sent is the last: whatever is sent after
-    /// it fails with `BrokenPipe`. The stream stays open all the same, for its end means to the other that we are dead.
+    /// `TimedOut`: the other end does not read. If only a part of the frame could be sent, every later send
+    /// fails with `BrokenPipe`. The stream still stays open, because its end would tell the other process
+    /// that this one is dead.
     pub fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>], patience: Duration) -> io::Result<()> {
         let head = frame.first_chunk::<HEAD>().map(|head| Head::read(*head)).transpose()?;
         let whole = |head: &Head| {
@@ -125,7 +128,7 @@ impl HandoverStream {
         while !rest.is_empty() {
             let sent = self.send_some(rest, load, patience)?;
             *is_begun = true;
-            // They went with the first of these bytes.
+            // The load went with the first of these bytes.
             load = &[];
             rest = &rest[sent..];
         }
@@ -136,7 +139,7 @@ impl HandoverStream {
         Ok(())
     }
 
-    /// Sends at least one byte, and with it these descriptors.
+    /// Sends at least one byte, and these descriptors with it.
     fn send_some(
         &self,
         bytes: &[u8],
@@ -164,12 +167,12 @@ impl HandoverStream {
         }
     }
 
-    /// Waits for the next message. `None`: the stream has ended where a message may end.
+    /// Waits for the next message. `None`: the stream has ended after a complete message.
     ///
     /// # Errors
-    /// `TimedOut`: it has not come, or not whole; what has come of it is kept for the next time. `UnexpectedEof`: the stream
-    /// has ended inside a message. `InvalidData`: what came is no message; no other can be read from this stream.
-    /// Descriptors that came are closed.
+    /// `TimedOut`: the message has not come, or only a part of it, which is kept for the next call.
+    /// `UnexpectedEof`: the stream ended inside a message. `InvalidData`: the bytes are not a message, and no
+    /// other message can be read from this stream. Descriptors that came are closed.
     pub fn receive(&mut self, patience: Option<Duration>) -> io::Result<Option<Received>> {
         let mut patience = Forbearance::new(Clock::start(), patience);
         loop {
@@ -185,20 +188,20 @@ impl HandoverStream {
                 }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => patience.wait_for(&self.stream, PollFlags::IN)?,
-                // The other end was closed, and what we had said was not read to its end.
+                // The other end was closed before it had read everything we sent.
                 Err(Errno::CONNRESET) => {}
                 Err(e) => return Err(e.into()),
             }
         }
     }
 
-    /// Reads so many bytes at most, and the descriptors that came with them. 0: the stream has ended.
+    /// Reads at most `most` bytes and the descriptors that came with them. 0: the stream has ended.
     fn receive_some(&mut self, most: usize) -> Result<usize, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let bytes = &mut self.partial.bytes;
         let before = bytes.len();
-        // No more than came is kept: what a head promises may never come.
+        // Memory is taken only for what has come: the bytes that a head announces may never come.
         bytes.resize(before + most.min(PIECE), 0);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let received =
@@ -218,12 +221,12 @@ impl HandoverStream {
     }
 }
 
-/// What has come of a frame.
+/// The received part of a frame.
 #[derive(Debug, Default)]
 struct Partial {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    /// Some did not fit into the table of descriptors.
+    /// Some descriptors did not fit into the descriptor table.
     are_lost: bool,
 }
 
@@ -232,7 +235,7 @@ impl Partial {
         self.bytes.first_chunk::<HEAD>().map(|head| Head::read(*head)).transpose()
     }
 
-    /// How many bytes are missing up to where more is known. `None`: none.
+    /// How many bytes are missing until more is known. `None`: the frame is complete.
     fn missing(&mut self) -> io::Result<Option<usize>> {
         let checked = self.head().and_then(|head| {
             let promised = head.map_or(MOST_DESCRIPTORS, |head| head.descriptors);
@@ -248,7 +251,8 @@ impl Partial {
                 Ok(Some(missing).filter(|&missing| missing > 0))
             }
             Err(e) => {
-                // Nothing that comes now can be told apart; what came is closed at once.
+                // What follows cannot be interpreted any more, so all descriptors that came are closed at
+                // once.
                 self.descriptors.clear();
                 Err(e)
             }
@@ -278,15 +282,15 @@ fn wrong(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
-/// How much longer somebody is waited for. It runs out only after a look that began when it had: whoever waits may have been
-/// stopped, which is not the other's fault.
+/// How much longer to wait for the other end. The time runs out only after a look that began later than its
+/// end, because this process may itself have been stopped meanwhile.
 #[derive(Debug)]
 struct Forbearance {
     clock: Clock,
     time: OwnTime,
-    /// Up to which time of our own; `None`: for ever.
+    /// The deadline in the thread's own time. `None`: no deadline.
     until: Option<Duration>,
-    /// Our own time when the last look began, at the latest.
+    /// The own time at which the last look began, at the latest.
     looked: Duration,
 }
 
@@ -301,21 +305,21 @@ impl Forbearance {
         }
     }
 
-    /// So much is left. To be asked after a look that has brought nothing.
+    /// How much time is left. Call it after a look that found nothing.
     fn left(&self) -> io::Result<Option<Duration>> {
         let left = self.until.map(|until| until.saturating_sub(self.looked));
         if left == Some(Duration::ZERO) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
-    /// After a wait that was to take `asked` at most. The next look comes after this.
+    /// Notes a wait that was to take at most `asked`. The next look comes after this call.
     fn waited(&mut self, asked: Option<Duration>) {
         self.looked = self.time.waited(asked, self.clock.now());
     }
 
-    /// Waits until the socket has news or time is up; what it has is for the next look to say.
+    /// Waits until the socket is ready or the time is up; the next look finds out which.
     fn wait_for(&mut self, socket: &impl AsFd, news: PollFlags) -> io::Result<()> {
         let left = self.left()?;
-        // Too long for the type is for ever.
+        // A time that is too long for the type counts as unlimited.
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut [PollFd::new(socket, news)], timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => self.waited(left),
@@ -324,7 +328,7 @@ impl Forbearance {
         Ok(())
     }
 
-    /// Waits for a moment.
+    /// Waits for [`PAUSE`] at most.
     fn pause(&mut self) -> io::Result<()> {
         let left = self.left()?;
         let pause = left.map_or(PAUSE, |left| left.min(PAUSE));

@@ -1,9 +1,11 @@
-//! Starts a program with what the operator gave us, and with nothing of ours.
+//! Starts a program with what this process was given at its start, and with nothing that balance has changed
+//! or opened.
 //!
 //! Knows: fork and exec, what was `given`. Never: what the program is for, how long it may take.
 //!
-//! On Linux the memory is not copied for it, not even by reference: `fork` of a process with many connections takes as
-//! long as everything else is held up for. `posix_spawn` would do without the copy, but sets no limits.
+//! On Linux the memory is not copied, not even the page tables: `fork` of a process with many connections
+//! takes long, and everything else stands still meanwhile. `posix_spawn` avoids the copy, too, but cannot set
+//! limits.
 
 #![allow(unsafe_code, reason = "between fork and exec there is nothing else")]
 
@@ -17,22 +19,24 @@ use rustix::process::Pid;
 
 use super::given::{given, last_signal};
 
-/// The environment variable by which one process of ours says to the next who it is. No other program gets it.
+/// The environment variable through which a process identifies itself to its successor. No other program gets
+/// it.
 pub(crate) const HANDOVER: &str = "BALANCE_HANDOVER";
 
-/// Why a program does not run.
+/// Why a program could not be started.
 #[derive(Debug)]
 pub(crate) struct StartError {
-    /// The system call that failed. Only `execve` has to do with the program.
+    /// The system call that failed. Only `execve` concerns the program itself.
     pub(crate) act: &'static str,
     /// What the system said.
     pub(crate) source: io::Error,
 }
 
-/// Starts the program of this path with these arguments and our environment `without` some and `with` others. It leads a process group of
-/// its own in `/`, its streams are `/dev/null`. Limits, ignored signals and the signal mask are those that this process was
-/// started with, and no descriptor is inherited. On Linux it is killed when the thread that started it ends, even by
-/// SIGKILL: that thread is to reap it.
+/// Starts the program at this path with these arguments, and our environment without the variables `without`
+/// and with those `with` added. It runs in `/` with `/dev/null` as its streams and leads a process group of
+/// its own. Limits, ignored signals and the signal mask are those that this process was started with, and it
+/// inherits no descriptor. On Linux it is killed when the thread that started it ends, even by SIGKILL,
+/// because that thread has to reap it.
 pub(crate) fn start(
     path: &Path,
     arguments: &[String],
@@ -45,9 +49,10 @@ pub(crate) fn start(
     imp::start(path, &arguments, environment(without).chain(with), &Manner::Helper)
 }
 
-/// Starts the program of this path to take our place: with all these arguments, the name it is called by first, and our environment
-/// `without` some and with these in their place. Its input is this descriptor, its output and its errors are ours, and so are its
-/// process group and its limits and signals as they were when this process was started. It outlives us.
+/// Starts the program at this path as our successor. `arguments` are all its arguments, beginning with its
+/// name; its environment is ours without the variables `without` and with those `with` replaced. `input`
+/// becomes its standard input. It shares our standard output, standard error and process group, has the
+/// limits and signals that this process was started with, and outlives us.
 pub(crate) fn start_successor(
     path: &Path,
     arguments: &[OsString],
@@ -67,11 +72,11 @@ fn environment(without: &[&str]) -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(move |(name, _)| name.to_str().is_none_or(is_told))
 }
 
-/// What a program is to be to us.
+/// The relation of a program to this process.
 enum Manner {
-    /// It does something for us and ends.
+    /// It does something for this process and ends.
     Helper,
-    /// It takes our place.
+    /// It takes this process's place.
     Successor { directory: CString, input: RawFd },
 }
 
@@ -79,22 +84,22 @@ fn failed(act: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError { act, source }
 }
 
-/// What is restored, in a form that a process can use that must not allocate, lock or panic.
+/// What is restored in the new process, in a form that needs no allocation, lock or panic there.
 #[derive(Clone, Copy)]
 struct Restore {
     limits: [Option<(libc::c_int, libc::rlimit)>; 2],
-    /// A bit per signal.
+    /// One bit per signal.
     ignored: u128,
     mask: Option<libc::sigset_t>,
     last_signal: libc::c_int,
-    /// Of the new process.
+    /// The parent of the new process.
     parent: libc::pid_t,
 }
 
 impl Restore {
     fn new() -> Self {
         let last_signal = last_signal();
-        // SAFETY: it only asks.
+        // SAFETY: it only returns a number.
         let parent = unsafe { libc::getpid() };
         let Some(given) = given() else {
             return Self { limits: [None; 2], ignored: 0, mask: None, last_signal, parent };
@@ -110,11 +115,12 @@ impl Restore {
         Self { limits, ignored, mask: Some(given.mask), last_signal, parent }
     }
 
-    /// Puts it into force, and lets the new process die with the thread that starts it, if it `dies`. The mask is the last: from
-    /// then on signals may come, and all have their default.
+    /// Restores everything. If `dies`, the new process is killed when the thread that started it ends. The
+    /// signal mask is restored last: from then on signals may come, and all have their default action or are
+    /// ignored.
     ///
     /// # Safety
-    /// To be called in a process that is about to exec, and does nothing else that depends on signals.
+    /// Call it only in a process that is about to exec and does nothing else that depends on signals.
     unsafe fn apply(&self, dies: bool) -> Result<(), &'static str> {
         // SAFETY: each call reads a struct that lives until after it. All zeros is a sigaction (no flags, an empty mask) and
         // a signal set. SIG_DFL and SIG_IGN are no functions that could be run.
@@ -123,7 +129,7 @@ impl Restore {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction =
                     if self.ignored >> signal & 1 == 1 { libc::SIG_IGN } else { libc::SIG_DFL };
-                // Refused for those that cannot be caught, and for those of the C library, which exec resets.
+                // Fails for signals that cannot be caught, and for those of the C library, which exec resets.
                 libc::sigaction(signal, &raw const action, std::ptr::null_mut());
             }
             for (resource, limit) in self.limits.iter().flatten() {
@@ -133,7 +139,8 @@ impl Restore {
             }
             #[cfg(target_os = "linux")]
             if dies {
-                // What a reload needs of root is none of its business. A kernel without such capabilities gives it none.
+                // The program gets none of the capabilities that balance keeps for a reload. A kernel without
+                // ambient capabilities has none to clear.
                 libc::prctl(
                     libc::PR_CAP_AMBIENT,
                     libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
@@ -144,7 +151,7 @@ impl Restore {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err("prctl");
                 }
-                // An instance that was killed before that has left nobody to wait for this.
+                // If the parent was killed before this call, nobody is left to wait for this process.
                 if libc::getppid() != self.parent {
                     libc::_exit(127);
                 }
@@ -163,7 +170,8 @@ impl Restore {
     }
 }
 
-/// Without copying: the new process runs in our memory, on a stack of its own, while this thread waits for its exec.
+/// Without copying memory: the new process runs in our memory, on a stack of its own, while this thread waits
+/// until it calls exec.
 #[cfg(all(target_os = "linux", not(portable)))]
 mod imp {
     use std::ffi::CString;
@@ -176,15 +184,15 @@ mod imp {
 
     use super::{Manner, OsString, Path, Pid, Restore, StartError, failed, io};
 
-    /// For a handful of system calls, in bytes.
+    /// Size of that stack in bytes; enough for a few system calls.
     const STACK: usize = 64 * 1_024;
 
-    /// All that the new process needs. It writes `failure` and nothing else.
+    /// Everything that the new process needs. It writes only `failure`.
     struct Plan {
         path: *const c_char,
         arguments: *const *const c_char,
         environment: *const *const c_char,
-        /// `None`: it is a helper.
+        /// `None` for a helper.
         successor: Option<(*const c_char, c_int)>,
         restore: Restore,
         failure: Option<(&'static str, c_int)>,
@@ -200,7 +208,7 @@ mod imp {
         let path = text(path.as_os_str().to_owned().into_vec())?;
         let arguments = arguments.iter().map(|argument| text(argument.clone().into_vec()));
         let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-        // What came in from exec has no NUL in it.
+        // The environment came through exec, so no variable contains a NUL byte.
         let joined = environment.map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
         let environment: Vec<CString> = joined.filter_map(|variable| CString::new(variable).ok()).collect();
         let pointers = |texts: &[CString]| -> Vec<*const c_char> {
@@ -218,7 +226,7 @@ mod imp {
             restore: Restore::new(),
             failure: None,
         };
-        // Of a type that is aligned as a stack must be.
+        // This type has the alignment that a stack needs.
         let mut stack = vec![0u128; STACK / size_of::<u128>()];
         let top = stack.as_mut_ptr_range().end.cast::<c_void>();
         // SAFETY: the new process shares our memory, and this thread stands still until it has called exec or ended
@@ -239,12 +247,12 @@ mod imp {
         }?;
         let pid = Pid::from_raw(pid).ok_or_else(|| failed("clone")(io::ErrorKind::Other.into()))?;
         let Some((act, number)) = plan.failure else { return Ok(pid) };
-        // It has ended: this only takes note of it.
+        // The process has ended; this only reaps it.
         while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
         Err(failed(act)(io::Error::from_raw_os_error(number)))
     }
 
-    /// The new process, until its exec. What it returns is its exit code.
+    /// The new process until it calls exec. The return value is its exit code.
     extern "C" fn child(plan: *mut c_void) -> c_int {
         // SAFETY: it is the plan that `start` passes, which nobody else uses until this process has ended or called exec.
         let plan = unsafe { &mut *plan.cast::<Plan>() };
@@ -255,10 +263,10 @@ mod imp {
         127
     }
 
-    /// What failed.
+    /// Returns the name of the call that failed.
     ///
     /// # Safety
-    /// As for [`Restore::apply`], and the pointers of the plan are valid.
+    /// As for [`Restore::apply`]; and the pointers of the plan are valid.
     unsafe fn prepare_and_exec(plan: &Plan) -> &'static str {
         // SAFETY: constant texts, and what the caller promises.
         unsafe {
@@ -336,10 +344,10 @@ mod imp {
                 false
             }
         };
-        // SAFETY: it calls nothing but what may be called between fork and exec, and does nothing else there.
+        // SAFETY: the closure calls only functions that are allowed between fork and exec.
         unsafe { command.pre_exec(move || restore.apply(is_helper).map_err(|_| io::Error::last_os_error())) };
         let child = command.spawn().map_err(failed("execve"))?;
-        // Reaped by its number.
+        // The caller reaps it by its process ID.
         Ok(Pid::from_child(&child))
     }
 }

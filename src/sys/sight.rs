@@ -1,27 +1,29 @@
-//! Up to when a thread has heard all that the kernel had to tell.
+//! Up to when a thread has seen all events that the kernel had to report.
 //!
-//! Knows: how much each look brought. Never: a clock, what an event means. A deadline may be believed only if everything
-//! that happened before it has been heard: a thread that was held up wakes to old deadlines and unheard news.
+//! Knows: how much each look reported. Never: a clock, what an event means. A deadline may be acted on only
+//! if every event before it has been seen: a thread that was held up wakes to old deadlines and unseen
+//! events.
 
 use super::poller::Seen;
 
-/// The state of a thread's knowledge.
+/// Up to when a thread has seen all events.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    /// Nothing that happened before this time, in ms, is unheard.
+    /// Every event before this time, in ms, has been seen.
     upto: u64,
-    /// Looks that brought as much as they could hold: when the first of them began, and how many watches were not
-    /// among the reported ones yet.
+    /// For looks that were full: when the first of them began, and how many watches were not yet among those
+    /// reported.
     partial: Option<(u64, usize)>,
 }
 
 impl Sight {
-    /// A look that began `at` has brought `events` of `watches` sockets. Up to when all is heard now?
+    /// Notes that a look which began at `at` reported `events` of `watches` sockets. Returns the time up to
+    /// which all events have been seen.
     pub(crate) fn looked(&mut self, at: u64, seen: Seen, events: usize, watches: usize) -> u64 {
         match seen {
             Seen::All => (self.upto, self.partial) = (at, None),
-            // Whoever has news stands in the kernel's line and is reported in turn: once all could have been, all that had
-            // news when the first of these looks began have been.
+            // The kernel reports sockets with events in turn. Once all watches could have been reported,
+            // every event from before the first of these looks has been.
             Seen::Part => {
                 let (began, left) = self.partial.unwrap_or((at, watches));
                 self.partial = left.checked_sub(events).filter(|&left| left > 0).map(|left| (began, left));

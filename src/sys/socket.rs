@@ -1,6 +1,7 @@
-//! One socket's system calls: accept, connect, options, the two questions no safe wrapper asks.
+//! System calls on one socket: accept, connect, options, and two questions for which there is no safe
+//! wrapper.
 //!
-//! Knows: flags and options, what differs between systems. Never: what a socket is for.
+//! Knows: flags and options, how systems differ. Never: what a socket is for.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,28 +19,28 @@ use crate::spec::{Address, ClientSource, Keepalive};
 #[cfg(test)]
 use crate::sys::trouble::{self, FaultPoint};
 
-/// How a connection to a channel is made.
+/// How connections to channels are made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outgoing {
-    /// `-B`.
+    /// `-B`: the source addresses.
     pub sources: Sources,
-    /// `-k`: keepalive timing; `None` = the system's.
+    /// `-k`: keepalive times. `None`: the system's.
     pub keepalive: Option<Keepalive>,
-    /// `--transparent`: connections for clients come from the clients' addresses. Then there are no `sources`.
+    /// `--transparent`: connections for clients come from the clients' addresses. `sources` is empty then.
     pub transparent: bool,
 }
 
 impl Outgoing {
-    /// Do connections come from addresses that were asked for?
+    /// Did the operator choose the source address of connections?
     pub(crate) fn is_bound(&self) -> bool {
         self.transparent || !self.sources.is_empty()
     }
 }
 
-/// Takes the next client from a listener.
+/// Accepts the next client of a listener.
 ///
 /// # Errors
-/// `WouldBlock` when there is none; otherwise what accept(2) says.
+/// `WouldBlock` if no client is waiting; otherwise what accept(2) says.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, ClientSource)> {
     #[cfg(test)]
     trouble::strike(FaultPoint::Accept)?;
@@ -48,7 +49,8 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, ClientSource)>
         use rustix::net::SocketFlags;
         rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?
     };
-    // Only there a program that is started at this moment can inherit it.
+    // On Apple's systems the flags cannot be set in the same call, so a program started at this moment may
+    // inherit the socket.
     #[cfg(target_vendor = "apple")]
     let (fd, peer) = {
         let (fd, peer) = rustix::net::acceptfrom(listener)?;
@@ -57,30 +59,31 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, ClientSource)>
         (fd, peer)
     };
     let client = peer.and_then(|peer| source(&fd, peer));
-    // A client that is gone already has no address any more.
+    // A client that is already gone has no address any more.
     Ok((fd, client.ok_or(io::ErrorKind::ConnectionAborted)?))
 }
 
-/// What the client at the other end is called; `None`: the system does not know it any more.
+/// The client at the other end. `None`: the system does not know it any more.
 pub(crate) fn client(fd: impl AsFd) -> Option<ClientSource> {
     let fd = fd.as_fd();
     source(fd, rustix::net::getpeername(fd).ok().flatten()?)
 }
 
-/// Who is at the other end of a connection, which has this address there.
+/// The client at the other end of a connection whose peer address is `peer`.
 fn source(fd: impl AsFd, peer: SocketAddrAny) -> Option<ClientSource> {
     match SocketAddr::try_from(peer) {
         Ok(address) => Some(canonical(address).into()),
-        // It has no name, as a rule, but is somebody's.
+        // A client's Unix socket usually has no name, but the system knows its process.
         Err(_) => unix::is_unix(&fd).then(|| {
-            // Otherwise urgent bytes are lost. A system that does not know it here has none.
+            // Otherwise urgent bytes are lost. A system without this option has no urgent bytes on Unix
+            // sockets.
             let _ = sockopt::set_socket_oobinline(&fd, true);
             unix::peer(fd).into()
         }),
     }
 }
 
-/// An IPv4 client is called by its IPv4 address, whatever the listener is.
+/// The address with an IPv4-mapped address as IPv4, whatever the listener's family.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
@@ -88,7 +91,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A new non-blocking TCP socket.
+/// Creates a non-blocking TCP socket.
 pub(crate) fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
     socket(address, SocketType::STREAM)
 }
@@ -104,7 +107,8 @@ fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
         use rustix::net::SocketFlags;
         rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?
     };
-    // Only there a program that is started at this moment can inherit it.
+    // On Apple's systems the flags cannot be set in the same call, so a program started at this moment may
+    // inherit the socket.
     #[cfg(target_vendor = "apple")]
     let fd = {
         let fd = rustix::net::socket(family, kind, None)?;
@@ -115,14 +119,14 @@ fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Sets what every connection has: no delay, keepalive, urgent bytes kept in their place of the stream.
+/// Sets the options of every connection: no delay, keepalive, urgent bytes in their place in the stream.
 ///
-/// Connections inherit these from their listener, so clients' sockets cost no call.
+/// Connections inherit these from their listener, so clients' sockets need no further call.
 pub(crate) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     let fd = fd.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
-    // In line, an urgent byte can never be lost: at worst it arrives as a plain one.
+    // In line, an urgent byte cannot be lost: at worst it arrives as a normal byte.
     sockopt::set_socket_oobinline(fd, true)?;
     if let Some(timing) = keepalive {
         #[cfg(not(target_os = "openbsd"))]
@@ -135,7 +139,7 @@ pub(crate) fn set_stream_options(fd: impl AsFd, keepalive: Option<Keepalive>) ->
     Ok(())
 }
 
-/// The times of keepalive that a socket has.
+/// The keepalive times of a socket.
 #[cfg(not(target_os = "openbsd"))]
 pub(crate) fn keepalive_of(fd: impl AsFd) -> io::Result<Keepalive> {
     let fd = fd.as_fd();
@@ -146,9 +150,10 @@ pub(crate) fn keepalive_of(fd: impl AsFd) -> io::Result<Keepalive> {
     })
 }
 
-/// From now on a quiet peer is asked every few seconds whether it still knows of the connection. A program that has closed it
-/// whole cannot be told from one that has closed its own direction; but the kernel of the former forgets it after a while
-/// (`tcp_fin_timeout`), and then its answer is a reset. Nobody is given up for less silence than before.
+/// Probes a silent peer every few seconds from now on. A peer that has closed the whole connection looks like
+/// one that has closed only its direction. But the kernel of the former forgets the connection after a while
+/// (`tcp_fin_timeout`) and then answers a probe with a reset. The silence after which a peer is given up does
+/// not get shorter.
 pub(crate) fn ask_often(fd: impl AsFd) {
     #[cfg(not(target_os = "openbsd"))]
     {
@@ -164,24 +169,24 @@ pub(crate) fn ask_often(fd: impl AsFd) {
         let interval = interval.min(EVERY);
         let count =
             silence.div_ceil(interval.as_millis().max(1)).clamp(u128::from(count), MOST.max(count.into()));
-        // Where this does not work, the connection is as it was.
+        // If this fails, the connection stays as it was.
         let _ = sockopt::set_tcp_keepcnt(fd, u32::try_from(count).unwrap_or(u32::MAX));
         let _ = sockopt::set_tcp_keepintvl(fd, interval);
         let _ = sockopt::set_tcp_keepidle(fd, idle.min(EVERY));
     }
 }
 
-/// When the server learns that the connection stands.
+/// When the server's kernel learns that the connection is established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeAck {
     /// At once.
     AtOnce,
-    /// With the first data, which saves a segment. Without any, [`acknowledge`] is called for; the kernel itself waits up
-    /// to 200 ms. Where a system cannot do this it acknowledges at once.
+    /// With the first data, which saves a segment. If there is none, call [`acknowledge`]; the kernel waits
+    /// at most 200 ms by itself. A system that cannot do this acknowledges at once.
     WithData,
 }
 
-/// Begins a connection. `Ok` says that it is on its way, not that it stands.
+/// Starts a connection. `Ok` means that the connect has begun, not that the connection is established.
 ///
 /// # Errors
 /// What socket(2), bind(2) of the source address, or connect(2) says at once.
@@ -194,7 +199,7 @@ pub(crate) fn connect(address: Address, how: &Outgoing, ack: HandshakeAck) -> Re
     let mut source = sources.next();
     loop {
         let error = match connect_from(source, address, how.keepalive, ack) {
-            // From another address of ours it may be possible.
+            // Another source address may work.
             Err(error @ (ConnectError::Ports(_) | ConnectError::Ours(_))) => error,
             begun => return begun,
         };
@@ -205,7 +210,7 @@ pub(crate) fn connect(address: Address, how: &Outgoing, ack: HandshakeAck) -> Re
     }
 }
 
-/// The same with this source.
+/// Starts a connection from this source address.
 fn connect_from(
     source: Option<SocketAddr>,
     address: SocketAddr,
@@ -213,28 +218,29 @@ fn connect_from(
     ack: HandshakeAck,
 ) -> Result<OwnedFd, ConnectError> {
     let fd = outgoing(source, address, keepalive).map_err(|e| match e.kind() {
-        // Where a bind cannot leave the port to the connect.
+        // On systems where bind cannot leave the choice of the port to connect.
         io::ErrorKind::AddrInUse => ConnectError::Ports(e),
         _ => ConnectError::Ours(e),
     })?;
     match start(&fd, address, ack) {
         Ok(()) => Ok(fd),
-        // Without an address of our own to go there from it is the same error.
+        // The system returns the same error if this host has no source address for the target, so that is
+        // checked.
         Err(e) if lacks_port(&e) && has_source(address, source) => Err(ConnectError::Ports(e)),
         Err(e) => Err(ConnectError::Target(e)),
     }
 }
 
-/// May this say that all source ports are taken?
+/// May this error mean that all source ports are in use?
 pub(super) fn lacks_port(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))
 }
 
-/// Begins to connect a socket that is bound as it is to be.
+/// Starts the connect of a socket that is bound, if it has to be.
 pub(super) fn start(fd: &OwnedFd, address: SocketAddr, ack: HandshakeAck) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if ack == HandshakeAck::WithData {
-        // It only saves something: refused, the connection is as good.
+        // The option only saves a segment; the connection works without it.
         let _ = sockopt::set_tcp_quickack(fd, false);
     }
     #[cfg(not(target_os = "linux"))]
@@ -247,7 +253,7 @@ pub(super) fn start(fd: &OwnedFd, address: SocketAddr, ack: HandshakeAck) -> io:
     }
 }
 
-/// Sends the acknowledgement that [`HandshakeAck::WithData`] held back, if it was not sent yet.
+/// Sends the acknowledgement that [`HandshakeAck::WithData`] held back, if it has not been sent yet.
 pub(crate) fn acknowledge(fd: impl AsFd) {
     // If it fails, the kernel's own timer sends it.
     #[cfg(target_os = "linux")]
@@ -269,7 +275,7 @@ fn outgoing(
     Ok(fd)
 }
 
-/// Binds without a port, so that the source address does not use ports up.
+/// Binds the address without a port, so that the source address does not use up ports.
 pub(super) fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr) -> io::Result<()> {
     let source = match (source.ip().to_canonical(), towards) {
         (IpAddr::V4(v4), SocketAddr::V6(to)) if to.ip().to_ipv4_mapped().is_some() => {
@@ -289,27 +295,28 @@ pub(super) fn bind_source(fd: &OwnedFd, source: SocketAddr, towards: SocketAddr)
     Ok(rustix::net::bind(fd, &source)?)
 }
 
-/// The most that waits unsent on a connection that [`take_to_loopback`] changed, in bytes: what has waited in a long queue is
-/// out of the processor's caches when it is read.
+/// Maximum number of unsent bytes on a connection that [`take_to_loopback`] changed. Bytes that wait in a
+/// longer queue are no longer in the processor's caches when they are read.
 #[cfg(target_os = "linux")]
 const UNSENT_MOST: u32 = 512 * 1024;
 
-/// Gives a connection within this host another congestion control. Connections to anywhere else keep what they have.
+/// Sets the congestion control algorithm of a connection within this host. Connections to other hosts keep
+/// theirs.
 #[cfg(target_os = "linux")]
 pub(crate) fn take_to_loopback(fd: impl AsFd, congestion: &str) {
     let fd = fd.as_fd();
     let peer = rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok());
     let is_loopback = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-    // Slower is all that it is if these fail.
+    // If these fail, the connection is only slower.
     if is_loopback && sockopt::set_tcp_congestion(fd, congestion).is_ok() {
         let _ = socket2::SockRef::from(&fd).set_tcp_notsent_lowat(UNSENT_MOST);
     }
 }
 
-/// Whether a connection of ours may have this congestion control.
+/// Checks that connections may use this congestion control algorithm.
 ///
 /// # Errors
-/// The system does not have it, or has it for privileged users only.
+/// The system does not have it, or allows it only to privileged users.
 #[cfg(target_os = "linux")]
 pub(crate) fn offers_congestion(name: &str) -> io::Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
@@ -322,11 +329,11 @@ pub(crate) fn offers_congestion(name: &str) -> io::Result<()> {
     })
 }
 
-/// Only Linux lets a program choose.
+/// Does nothing: only Linux lets a program choose.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn take_to_loopback(_fd: impl AsFd, _congestion: &str) {}
 
-/// Only Linux lets a program choose.
+/// Always an error: only Linux lets a program choose.
 ///
 /// # Errors
 /// Always.
@@ -335,7 +342,7 @@ pub(crate) fn offers_congestion(_name: &str) -> io::Result<()> {
     Err(io::Error::other("only Linux has the option"))
 }
 
-/// Reads what is there.
+/// Reads available bytes.
 pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     #[cfg(test)]
     trouble::strike(FaultPoint::Read)?;
@@ -343,14 +350,15 @@ pub(crate) fn read(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     Ok(n)
 }
 
-/// Writes what fits. A peer that is gone is an error and never a signal: Rust programs ignore SIGPIPE.
+/// Writes as many bytes as fit. If the peer is gone this returns an error and raises no signal, since Rust
+/// programs ignore SIGPIPE.
 pub(crate) fn write(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     #[cfg(test)]
     trouble::strike(FaultPoint::Write)?;
     rustix::net::send(fd, buf, SendFlags::empty()).map_err(as_shortage)
 }
 
-/// Writes what fits, and lets it wait for what follows at once.
+/// Writes as many bytes as fit; the kernel may hold them back until the bytes that follow at once.
 pub(crate) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
     let flags = SendFlags::MORE;
@@ -362,19 +370,20 @@ pub(crate) fn write_more(fd: impl AsFd, buf: &[u8]) -> io::Result<usize> {
 /// Sends one urgent byte.
 pub(crate) fn write_urgent(fd: impl AsFd, byte: u8) -> io::Result<()> {
     let fd = fd.as_fd();
-    // Few programs know of urgent bytes on a Unix socket, and not every system has them there: it goes as a plain one.
+    // Few programs use urgent bytes on Unix sockets, and not every system supports them: the byte goes as a
+    // normal one.
     let is_unix = sockopt::socket_domain(fd).is_ok_and(|family| family == AddressFamily::UNIX);
     let flags = if is_unix { SendFlags::empty() } else { SendFlags::OOB };
     rustix::net::send(fd, &[byte], flags).map_err(as_shortage)?;
     Ok(())
 }
 
-/// Ends our direction.
+/// Ends our direction of the connection.
 pub(crate) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
     rustix::net::shutdown(fd, Shutdown::Write).map_err(as_shortage)
 }
 
-/// The pending error, taken.
+/// Takes the pending error of a socket. `None` if there is none.
 pub(crate) fn take_error(fd: impl AsFd) -> Option<io::Error> {
     match sockopt::socket_error(fd) {
         Ok(Ok(())) => None,
@@ -382,44 +391,44 @@ pub(crate) fn take_error(fd: impl AsFd) -> Option<io::Error> {
     }
 }
 
-/// The address that a socket has on our side.
+/// The local address of a socket.
 pub(crate) fn local(fd: impl AsFd) -> Option<SocketAddr> {
     rustix::net::getsockname(fd).ok().and_then(|any| SocketAddr::try_from(any).ok())
 }
 
-/// The address that a socket has on the other side; `None`: nobody is there any more.
+/// The peer's address. `None`: the socket is no longer connected.
 pub(crate) fn peer(fd: impl AsFd) -> Option<SocketAddr> {
     rustix::net::getpeername(fd).ok().flatten().and_then(|any| SocketAddr::try_from(any).ok())
 }
 
-/// Is the other end of a connection this end? TCP does that with a port of this host on which nobody listens, when the
-/// system picks the same one as ours.
+/// Is the socket connected to itself? TCP does that when a client connects to a local port on which nobody
+/// listens, and the system picks the same port as its source.
 pub(crate) fn is_to_itself(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
     let theirs = || peer(fd);
     local(fd).is_some_and(|ours| theirs() == Some(ours))
 }
 
-/// Whether connections can come from this address of ours. Nothing is sent.
+/// Checks that connections can come from this local address. Sends nothing.
 ///
 /// # Errors
-/// What bind(2) says: this host does not have it.
+/// What bind(2) says: this host does not have the address.
 pub fn may_come_from(source: SocketAddr) -> io::Result<()> {
     Ok(rustix::net::bind(datagram(source)?, &source)?)
 }
 
-/// Is this an address of this host? Nothing is sent.
+/// Is this an address of this host? Sends nothing.
 pub(crate) fn is_here(address: SocketAddr) -> bool {
     let ours = towards(address, None).ok().and_then(local);
     ours.is_some_and(|ours| ours.ip().to_canonical() == address.ip().to_canonical())
 }
 
-/// Has this host an address from which it can go there? Nothing is sent.
+/// Does this host have a source address for connections to `address`? Sends nothing.
 fn has_source(address: SocketAddr, source: Option<SocketAddr>) -> bool {
     towards(address, source).is_ok()
 }
 
-/// A datagram socket that would send to an address: how the kernel is asked about the way there.
+/// A datagram socket connected to an address. This asks the kernel for the route without sending anything.
 fn towards(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let fd = datagram(address)?;
     if let Some(source) = source {
@@ -429,35 +438,35 @@ fn towards(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<OwnedF
     Ok(fd)
 }
 
-/// Does the other end stand?
+/// Is the connection established?
 pub(crate) fn is_connected(fd: impl AsFd) -> bool {
     rustix::net::getpeername(fd).is_ok_and(|peer| peer.is_some())
 }
 
-/// Bytes that have come in and were not read yet. Many if the system does not say: nobody may be taken to have sent nothing
-/// because of that.
+/// How many received bytes are unread. `usize::MAX` if the system does not say, so that nobody is wrongly
+/// taken to have sent nothing.
 pub(crate) fn unread(fd: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
-/// Makes the close of this socket a reset.
+/// Makes closing this socket send a reset.
 pub(crate) fn reset_on_close(fd: impl AsFd) {
     let fd = fd.as_fd();
     if sockopt::set_socket_linger(fd, Some(Duration::ZERO)).is_err() {
-        // Whatever refuses the option, there is another way that resets at once. A socket that is dead already refuses both;
-        // its peer has seen worse.
+        // If the option is refused, this call resets the connection at once. A socket that is already dead
+        // refuses both, and its peer knows that.
         let _ = rustix::net::connect_unspec(fd);
     }
 }
 
-/// A write was refused for want of room: will an event tell of room? Where nothing is under way nothing will be
-/// acknowledged, and the refusal was for want of memory.
+/// After a write failed for want of room: will an event report when there is room? If nothing is in flight,
+/// nothing will be acknowledged, and the write failed for want of memory.
 #[cfg(target_os = "linux")]
 pub(crate) fn will_tell_of_room(fd: impl AsFd) -> bool {
     unsent(fd) > 0
 }
 
-/// Other systems do not say.
+/// Other systems do not report it.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn will_tell_of_room(_fd: impl AsFd) -> bool {
     true
@@ -466,7 +475,7 @@ pub(crate) fn will_tell_of_room(_fd: impl AsFd) -> bool {
 /// Is the next byte to read the urgent one?
 #[allow(unsafe_code, reason = "no safe wrapper of sockatmark exists")]
 pub(crate) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
-    // The number of the request behind it differs between systems and processors, and the C library knows it.
+    // The number of the ioctl behind it differs between systems and processors, and the C library knows it.
     unsafe extern "C" {
         // SAFETY: POSIX.1-2001 has this function with this signature. It takes any number, and looks at no memory of ours.
         safe fn sockatmark(fd: std::ffi::c_int) -> std::ffi::c_int;
@@ -477,39 +486,39 @@ pub(crate) fn at_mark(fd: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
+/// How many written bytes the peer has not acknowledged yet; 0 if the system cannot tell.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "no safe wrapper of SIOCOUTQ exists")]
 pub(crate) fn unsent(fd: impl AsFd) -> usize {
-    // Sockets have it under another name and with the same number, which differs between processors.
+    // `SIOCOUTQ` has the same number as `TIOCOUTQ`, which differs between processors.
     const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
     // SAFETY: the request writes one int through the pointer that `Getter` owns; `fd` is open for the whole call.
     let left = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
     left.ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
 }
 
-/// Bytes written and not yet acknowledged by the peer; 0 where the system cannot tell.
+/// How many written bytes the peer has not acknowledged yet; always 0, since this system cannot tell.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unsent(_fd: impl AsFd) -> usize {
     0
 }
 
-/// How long ago the peer acknowledged something, if only that it has nothing to acknowledge; `None` where the system
-/// cannot tell.
+/// How long ago the peer last sent an acknowledgement of any kind. `None` if the system cannot tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn since_acknowledged(fd: impl AsFd) -> Option<Duration> {
     // A kernel that cannot tell just now does not make a peer silent.
     Some(tcp_info(fd).map_or(Duration::ZERO, |info| Duration::from_millis(info.tcpi_last_ack_recv.into())))
 }
 
-/// The smoothed round-trip time to the peer, and how many segments were sent again; `None` where the system cannot tell.
+/// The smoothed round-trip time to the peer, and the number of retransmitted segments. `None` if the system
+/// cannot tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn path(fd: impl AsFd) -> Option<(Duration, u32)> {
     let info = tcp_info(fd)?;
     Some((Duration::from_micros(info.tcpi_rtt.into()), info.tcpi_total_retrans))
 }
 
-/// The same where the system cannot tell.
+/// Always `None`, since this system cannot tell.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn path(_fd: impl AsFd) -> Option<(Duration, u32)> {
     None
@@ -534,7 +543,7 @@ fn tcp_info(fd: impl AsFd) -> Option<libc::tcp_info> {
     (result == 0).then_some(info)
 }
 
-/// How long ago the peer acknowledged something; `None` where the system cannot tell.
+/// Always `None`, since this system cannot tell.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn since_acknowledged(_fd: impl AsFd) -> Option<Duration> {
     None

@@ -1,9 +1,10 @@
-//! The file of a Unix socket that is listened on: how it is made, taken over from the dead, and taken away.
+//! The file of a listening Unix socket: how it is made, how a stale one is replaced, and how it is removed.
 //!
-//! Knows: temporary names, permissions, whose file a name means. Never: who listens on what, clients.
+//! Knows: temporary names, permissions, which process a file belongs to. Never: who listens on what, clients.
 //! Source: docs/unix-sockets.md, "Listening".
 //!
-//! Nobody can connect to a socket that does not listen yet, so it has its permissions before anybody comes in, and its name last of all.
+//! Nobody can connect to a socket that does not listen yet. So the socket first gets its permissions, then
+//! listens, and gets its final name last.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -24,17 +25,17 @@ use rustix::net::SocketAddrUnix;
 use super::unix;
 use crate::spec::UnixName;
 
-/// Who may connect to a socket with a file.
+/// Who may connect to a Unix socket with a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketAccess {
-    /// The permissions of the file. `None`: what the umask leaves of them, or 660 with a group.
+    /// The permissions of the file. `None`: those that the umask leaves, or 660 if there is a group.
     pub mode: Option<u32>,
-    /// Its group.
+    /// The group ID of the file. `None`: unchanged.
     pub group: Option<u32>,
 }
 
 impl SocketAccess {
-    /// The permissions with a group and without a mode.
+    /// The permissions if a group but no mode is given.
     const OF_GROUP: u32 = 0o660;
 
     fn mode(self) -> Option<u32> {
@@ -42,16 +43,16 @@ impl SocketAccess {
     }
 }
 
-/// A file, whatever it is called.
+/// Identifies a file, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketFileId {
-    /// The device that it is on.
+    /// The device that holds the file.
     pub device: u64,
-    /// Its number there.
+    /// The inode number on the device.
     pub number: u64,
 }
 
-// The widths of these differ between systems.
+// The widths of these types differ between systems.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, clippy::useless_conversion)]
 impl From<&Stat> for SocketFileId {
     fn from(stat: &Stat) -> Self {
@@ -59,7 +60,8 @@ impl From<&Stat> for SocketFileId {
     }
 }
 
-/// The file of a socket of ours: taken away when this is dropped, unless it was left to somebody else.
+/// The file of a socket of this process. It is removed when this value is dropped, unless it was left to
+/// another process.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -68,29 +70,29 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Of a socket that the process before has made, and which is that process's until it is [kept](Self::keep). `None`: another file is there
-    /// by now.
+    /// The file of a socket that the predecessor made. It is the predecessor's until [`keep`](Self::keep) is
+    /// called. `None`: another file is there by now.
     pub(crate) fn inherit(name: UnixName, id: SocketFileId) -> Option<Arc<Self>> {
         let file = Self { path: path_of(name), id, is_ours: AtomicBool::new(false) };
         file.is_there().then(|| Arc::new(file))
     }
 
-    /// What tells it from every other file.
+    /// The identity of the file.
     pub(crate) fn id(&self) -> SocketFileId {
         self.id
     }
 
-    /// It is somebody else's from now on.
+    /// Leaves the file to another process.
     pub(crate) fn leave(&self) {
         self.is_ours.store(false, Ordering::SeqCst);
     }
 
-    /// Is it to go with this process?
+    /// Will this process remove the file?
     pub(crate) fn is_ours(&self) -> bool {
         self.is_ours.load(Ordering::SeqCst)
     }
 
-    /// It is ours from now on.
+    /// Makes this process responsible for the file.
     pub(crate) fn keep(&self) {
         self.is_ours.store(true, Ordering::SeqCst);
     }
@@ -100,10 +102,10 @@ impl SocketFile {
             .is_ok_and(|stat| is_socket(&stat) && SocketFileId::from(&stat) == self.id)
     }
 
-    /// Lets these connect from now on. What is not said stays as it is.
+    /// Sets who may connect from now on. What is `None` in `access` stays unchanged.
     ///
     /// # Errors
-    /// It is not there any more, or what chown(2) or chmod(2) says.
+    /// The file is gone, or what chown(2) or chmod(2) says.
     pub(crate) fn set_access(&self, access: SocketAccess) -> io::Result<()> {
         let (Some(parent), Some(own)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -111,11 +113,12 @@ impl SocketFile {
         permit(&directory, own, self.id, access).map_err(|(_, e)| e)
     }
 
-    /// Takes it away, if nobody has put another one in its place. To be called while the socket still listens: nobody takes the name
-    /// of one that answers.
+    /// Removes the file if it is this process's and no other file has replaced it. Call it while the socket
+    /// still listens: nobody replaces the file of a socket that answers.
     pub(crate) fn remove(&self) {
         if self.is_ours.swap(false, Ordering::SeqCst) && self.is_there() {
-            // Nothing can be done about a failure, and whoever wants the name next takes it from the dead.
+            // Nothing can be done about a failure. The next process that wants the name replaces the stale
+            // file.
             let _ = rustix::fs::unlink(&self.path);
         }
     }
@@ -127,7 +130,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Do both names lead to the same socket, as the directories are now?
+/// Do both names lead to the same socket file now?
 pub(crate) fn is_same_socket(one: UnixName, other: UnixName) -> bool {
     let id = |name| {
         let stat = rustix::fs::stat(path_of(name)).ok()?;
@@ -145,15 +148,16 @@ fn is_socket(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Socket
 }
 
-/// So long we wait for others who are making a socket in the same directory. Whoever holds it up longer does not want what we want.
+/// How long to wait for others that are making a socket in the same directory, and how often to try. A
+/// process that locks the directory for longer does something else.
 const TURN_WITHIN: Duration = Duration::from_millis(300);
 const TURN_RETRY: Duration = Duration::from_millis(5);
-/// Temporary names tried; more than one only if somebody is in our way on purpose.
+/// How many temporary names are tried. More than one is needed only if somebody interferes on purpose.
 const TEMPORARY_NAMES: usize = 8;
-/// What a socket is called in a directory that is its own.
+/// The socket's name in its temporary directory.
 const MADE: &str = "s";
-/// Binds a socket to the name, listens, and only then is the name there. A socket at which nobody answers is replaced; anything else is not
-/// touched.
+/// Binds the socket, listens, and gives it its final name last. A socket file on which nobody listens is
+/// replaced; any other file is left alone.
 ///
 /// # Errors
 /// The call that failed, and why.
@@ -185,8 +189,9 @@ pub(crate) fn listen(
     Ok(Arc::new(SocketFile { path, id, is_ours: AtomicBool::new(true) }))
 }
 
-/// A directory in which nobody else can put anything, where a socket is until it has its permissions: in the one that is wanted, others may be
-/// allowed to put links in its place. It goes with what is in it.
+/// A private temporary directory for the socket until it has its permissions. In the final directory, other
+/// users might be allowed to replace the file by a link. Dropping the value removes the directory and the
+/// socket in it.
 struct Workshop<'a> {
     parent: &'a OwnedFd,
     name: String,
@@ -207,13 +212,13 @@ impl<'a> Workshop<'a> {
                 Err(e) => return Err(e.into()),
             }
             let opened = open_own(parent, &name).and_then(|directory| {
-                // Where nothing can be locked, nobody takes it away either.
+                // On a file system without locks, nobody takes the directory for an abandoned one either.
                 let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
                 if locked == Err(Errno::WOULDBLOCK) { Err(Errno::WOULDBLOCK.into()) } else { Ok(directory) }
             });
             match opened {
                 Ok(directory) => return Ok(Self { parent, name, directory, made: None }),
-                // Somebody took it for one that was left behind.
+                // Another process took it for an abandoned one.
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
                 Err(e) => return Err(e),
             }
@@ -221,7 +226,8 @@ impl<'a> Workshop<'a> {
         Err(Errno::EXIST.into())
     }
 
-    /// Binds to a name in it. It is reached by its descriptor: by its path somebody could lead elsewhere.
+    /// Binds the socket to a name in the directory. It uses the descriptor, because somebody could redirect
+    /// the path.
     fn bind(&mut self, socket: &OwnedFd, parent: &Path) -> io::Result<SocketFileId> {
         let by_descriptor =
             Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(MADE);
@@ -238,7 +244,7 @@ impl<'a> Workshop<'a> {
         self.made.ok_or_else(|| Errno::NOENT.into())
     }
 
-    /// Takes away those whose process was killed meanwhile. To be called by the one whose turn it is.
+    /// Removes temporary directories whose process was killed. Call it only with the turn of [`take_turn`].
     fn sweep(parent: &'a OwnedFd) {
         let Ok(entries) = rustix::fs::Dir::read_from(parent) else { return };
         for entry in entries.flatten() {
@@ -248,7 +254,7 @@ impl<'a> Workshop<'a> {
             }
             let Ok(directory) = open_own(parent, name) else { continue };
             if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                // Whoever made it is dead: the kernel gave us the lock.
+                // Its process is dead: the kernel gave us the lock.
                 let made = socket_in(&directory);
                 drop(Self { parent, name: name.to_owned(), directory, made });
             }
@@ -270,7 +276,7 @@ fn socket_in(workshop: &OwnedFd) -> Option<SocketFileId> {
     is_socket(&stat).then(|| SocketFileId::from(&stat))
 }
 
-/// Is it called as a [`Workshop`] is?
+/// Does the name look like that of a [`Workshop`]?
 fn is_temporary(name: &str) -> bool {
     let parts = name.strip_prefix('.').and_then(|name| name.split_once('.'));
     parts.is_some_and(|(pid, number)| {
@@ -281,7 +287,7 @@ fn is_temporary(name: &str) -> bool {
     })
 }
 
-/// A directory that belongs to our user, and to nobody else.
+/// Opens a directory that belongs to our user and that no other user can access.
 fn open_own(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
@@ -296,7 +302,7 @@ fn open_own(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     }
 }
 
-/// The error, with the directory that it is about.
+/// The error with the directory that it concerns.
 fn of_directory(error: Errno, directory: &Path) -> io::Error {
     let error = io::Error::from(error);
     let text = error.to_string();
@@ -307,8 +313,8 @@ fn of_directory(error: Errno, directory: &Path) -> io::Error {
     )
 }
 
-/// Only one process at a time looks who is there and puts its own in its place. `None`: somebody holds the directory; then what is done at
-/// the end finds out.
+/// Locks the directory, so that only one process at a time looks for an occupant and puts its own socket in
+/// place. `None`: another program holds the lock; then [`put`] finds any conflict.
 fn take_turn(directory: &OwnedFd) -> Option<OwnedFd> {
     let held = directory.try_clone().ok()?;
     let mut waited = Duration::ZERO;
@@ -322,10 +328,10 @@ fn take_turn(directory: &OwnedFd) -> Option<OwnedFd> {
     Some(held)
 }
 
-/// What is at the name that may be replaced. `None`: nothing is there.
+/// The file at this name, if it may be replaced. `None`: there is no file.
 ///
 /// # Errors
-/// It is not to be touched, and why.
+/// The file must not be replaced, and why.
 fn occupant(directory: &OwnedFd, own: &OsStr, path: &Path) -> io::Result<Option<SocketFileId>> {
     let stat = match rustix::fs::statat(directory, own, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
@@ -350,10 +356,10 @@ fn occupant(directory: &OwnedFd, own: &OsStr, path: &Path) -> io::Result<Option<
     }
 }
 
-/// Does anybody answer at this socket?
+/// Does anybody listen on this socket?
 ///
 /// # Errors
-/// That cannot be known.
+/// That cannot be found out.
 fn answers(path: &Path) -> io::Result<bool> {
     let unknown = |e: Errno| {
         let cause = io::Error::from(e);
@@ -364,17 +370,17 @@ fn answers(path: &Path) -> io::Result<bool> {
     let socket = unix::stream()?;
     let address = SocketAddrUnix::new(path)?;
     match rustix::net::connect(&socket, &address) {
-        // Nobody; or it has gone meanwhile.
+        // Nobody listens, or the file is gone by now.
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
-        // It takes time: its queue is full.
+        // Somebody listens; the listen queue may be full.
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::INTR) => Ok(true),
-        // One of datagrams or packets, which somebody has open.
+        // A socket for datagrams or packets that somebody has open.
         Err(Errno::PROTOTYPE) => Ok(true),
         Err(e) => Err(unknown(e)),
     }
 }
 
-/// Gives this socket its group and its permissions, and never what somebody else has put in its place.
+/// Sets the group and permissions of this socket, but never of another file that has replaced it.
 fn permit(
     directory: &OwnedFd,
     name: &OsStr,
@@ -395,7 +401,7 @@ fn permit(
     let mode = access.mode().map(|mode| Mode::from_raw_mode(mode as _));
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // What is held by a descriptor cannot be exchanged any more.
+        // A file that is held by a descriptor cannot be replaced.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(gone)?;
         check(&rustix::fs::fstat(&file).map_err(gone)?)?;
@@ -422,7 +428,7 @@ fn permit(
     Ok(())
 }
 
-/// Gives what was made the name that is wanted, where this file was before.
+/// Gives the new socket its final name. `before` is the stale file to replace, if there is one.
 fn put(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, before: Option<SocketFileId>) -> io::Result<()> {
     match before {
         None => put_where_nothing_is(workshop, directory, to),
@@ -430,8 +436,10 @@ fn put(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, before: Option<Socke
     }
 }
 
+/// Renames the socket to a name that must be free.
+///
 /// # Errors
-/// Something is there by now.
+/// `ADDRINUSE` if a file has that name by now.
 fn put_where_nothing_is(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr) -> io::Result<()> {
     let taken = |e: Errno| match e {
         Errno::EXIST => Errno::ADDRINUSE.into(),
@@ -439,7 +447,7 @@ fn put_where_nothing_is(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr) -> 
     };
     #[cfg(target_os = "linux")]
     match rustix::fs::renameat_with(workshop, MADE, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
-        // A file system that does not know it.
+        // The file system does not support this.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         done => return done.map_err(taken),
     }
@@ -447,8 +455,10 @@ fn put_where_nothing_is(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr) -> 
     Ok(rustix::fs::unlinkat(workshop, MADE, AtFlags::empty())?)
 }
 
+/// Renames the socket to the name of the stale file `dead`.
+///
 /// # Errors
-/// Something else is there by now.
+/// `ADDRINUSE` if another file has that name by now.
 fn replace(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, dead: SocketFileId) -> io::Result<()> {
     let is_dead = |at: &OwnedFd, name: &OsStr| {
         let stat = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -471,7 +481,7 @@ fn replace(workshop: &OwnedFd, directory: &OwnedFd, to: &OsStr, dead: SocketFile
                 return Err(Errno::ADDRINUSE.into());
             }
             Err(Errno::NOENT) => return put_where_nothing_is(workshop, directory, to),
-            // A file system that does not know it.
+            // The file system does not support this.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             Err(e) => return Err(e.into()),
         }

@@ -1,16 +1,17 @@
-//! `-B`: the addresses of ours that connections come from.
+//! `-B`: the source addresses of connections to channels.
 //!
-//! Knows: whose turn it is, and which of them can go to an address. Never: why a connection is made.
+//! Knows: whose turn it is, and which of them can reach an address. Never: why a connection is made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The addresses that connections come from, in turn. Empty: the system chooses.
+/// The source addresses, used in turn. Empty: the system chooses.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     list: Arc<[SocketAddr]>,
-    /// How many connections were begun. All who have the list take their turns from it; with one address nobody does.
+    /// How many connections were started; shared by all copies of the list. Not counted with a single usable
+    /// address.
     turn: Arc<AtomicUsize>,
 }
 
@@ -20,18 +21,18 @@ impl Sources {
         Self { list: list.into(), turn: Arc::default() }
     }
 
-    /// All of them, as they were given.
+    /// All addresses, in the order given.
     pub fn as_slice(&self) -> &[SocketAddr] {
         &self.list
     }
 
-    /// Does the system choose?
+    /// Is the list empty, so that the system chooses?
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Those that a connection to this address may have, with the one whose turn it is first. Where the family of none fits,
-    /// all: what is wrong with them is for the kernel's words.
+    /// The addresses that a connection to `target` may use, beginning with the one whose turn it is. If none
+    /// has the right family, all of them, so that the kernel's error says what is wrong.
     pub(super) fn towards(&self, target: SocketAddr) -> impl Iterator<Item = SocketAddr> {
         let fits = move |source: &&SocketAddr| {
             source.ip().to_canonical().is_ipv4() == target.ip().to_canonical().is_ipv4()
@@ -43,7 +44,7 @@ impl Sources {
     }
 }
 
-/// The same addresses; whose turn it is does not matter.
+/// Equal if the addresses are; whose turn it is does not matter.
 impl PartialEq for Sources {
     fn eq(&self, other: &Self) -> bool {
         self.list == other.list

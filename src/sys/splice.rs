@@ -2,10 +2,11 @@
 //!
 //! Knows: two descriptors and a pipe, what pipes cost a user. Never: counters, timeouts, leases.
 //!
-//! A pipe pins memory of the kernel, and a user has only so much of it for all programs: past that, everybody's new pipes
-//! hold next to nothing. So there are few bytes for all pipes of the process (`Budget` in `descriptors`), and two sizes. Little ones are for
-//! what may wait; large ones are cheaper by the byte, and only for what flows.
-//! Where there is no splice (or in a build with `--cfg portable`) no pipe can be had, and the relay copies.
+//! A pipe pins kernel memory, and the kernel limits it per user over all programs: beyond the limit, every
+//! new pipe of that user holds next to nothing. So all pipes of the process share a small budget of bytes
+//! (`Budget` in `descriptors`), and there are two sizes. Small pipes are for data that may wait; large ones
+//! cost less per byte and are only for data that flows. On systems without splice (or in a build with `--cfg
+//! portable`) there are no pipes, and the relay copies.
 
 #[cfg(all(target_os = "linux", not(portable)))]
 pub(crate) use linux::{Pipe, Pipes, allowance, drain, fill, take_out};
@@ -25,12 +26,12 @@ mod linux {
     use crate::sys::fault::as_shortage;
     use crate::wire::relay::{LITTLE, PIPE_BYTES};
 
-    /// Idle pipes that a worker keeps, little and large.
+    /// How many idle pipes a worker keeps, small and large.
     const KEPT: [usize; 2] = [16, 1];
-    /// All pipes of a process at most, in bytes.
+    /// Maximum number of bytes of all pipes of a process.
     const MOST: usize = 64 << 20;
 
-    /// A pipe of our own; its descriptors and its bytes are counted.
+    /// A pipe; its descriptors and bytes are counted in the budget.
     #[derive(Debug)]
     pub(crate) struct Pipe {
         read: OwnedFd,
@@ -56,14 +57,14 @@ mod linux {
         }
     }
 
-    /// One worker's idle pipes.
+    /// The idle pipes of one worker.
     #[derive(Debug)]
     #[allow(
         clippy::vec_box,
         reason = "a connection owns its pipe by one pointer, and that box is what is kept"
     )]
     pub(crate) struct Pipes {
-        /// By size.
+        /// Indexed by size.
         idle: [Vec<Box<Pipe>>; 2],
         budget: Arc<Budget>,
     }
@@ -73,8 +74,9 @@ mod linux {
             Self { idle: [Vec::new(), Vec::new()], budget }
         }
 
-        /// An empty pipe for a destination that is expected to take so many bytes, or `None` while descriptors or bytes of
-        /// pipes are short. If the destination `flows` and there are plenty, more may wait for it.
+        /// Takes an empty pipe for a destination that is expected to take `expected` bytes. `None` if
+        /// descriptors or pipe bytes are short. If the destination `flows` and there is plenty, the pipe may
+        /// hold more.
         pub(crate) fn take(&mut self, expected: usize, flows: bool) -> Option<Box<Pipe>> {
             let most = if flows && self.budget.has_pipes_to_spare() { PIPE_BYTES } else { expected };
             let large = if most > LITTLE { self.sized(Size::Large, PipeFor::LargeFlow) } else { None };
@@ -90,7 +92,8 @@ mod linux {
             }
             let taken = self.budget.take_pipe(size.bytes(), what)?;
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-            // Past the user's share of pipe memory, which others use, too, a new pipe has a page or two.
+            // Beyond the user's limit on pipe memory, which other programs use, too, a new pipe has only a
+            // page or two.
             let bytes = match rustix::pipe::fcntl_getpipe_size(&write) {
                 Ok(bytes) if bytes == size.bytes() => bytes,
                 _ => rustix::pipe::fcntl_setpipe_size(&write, size.bytes()).ok()?,
@@ -98,29 +101,31 @@ mod linux {
             (bytes >= size.bytes()).then(|| Box::new(Pipe { read, write, size, most: bytes, _taken: taken }))
         }
 
-        /// Takes a pipe back. One that still holds bytes is closed with them.
+        /// Takes a pipe back. If it still holds bytes, it is closed.
         pub(crate) fn give(&mut self, pipe: Box<Pipe>, held: usize) {
             let size = pipe.size;
-            // One large pipe is enough for all that flows through a worker, and made anew each turn it would be dear.
+            // One large pipe is enough for everything that flows through a worker, and creating one each turn
+            // would be expensive.
             let is_kept = size == Size::Large || !self.budget.is_short();
             if held == 0 && self.idle[size as usize].len() < KEPT[size as usize] && is_kept {
                 self.idle[size as usize].push(pipe);
             }
         }
 
-        /// Gives the idle ones' descriptors back to connections.
+        /// Closes the idle pipes, which frees their descriptors for connections.
         pub(crate) fn clear(&mut self) {
             self.idle.iter_mut().for_each(Vec::clear);
         }
     }
 
-    /// How many bytes the pipes of this process may have. Of what its user may have for all programs it takes a quarter.
+    /// How many bytes the pipes of this process may hold: a quarter of the user's limit over all programs, at
+    /// most [`MOST`].
     pub(crate) fn allowance() -> usize {
         let may_exceed = rustix::thread::capabilities(None).is_ok_and(|sets| {
             sets.effective.intersects(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN)
         });
         let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
-        // Without /proc, what the kernel has if nobody changes it. 0 is no limit.
+        // Without /proc, the kernel's default. 0 means no limit.
         let pages = pages.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(16_384_usize);
         if may_exceed || pages == 0 {
             MOST
@@ -141,14 +146,14 @@ mod linux {
         rustix::pipe::splice(&pipe.read, None, to, None, len, FLAGS).map_err(as_shortage)
     }
 
-    /// Reads the `len` bytes that are in a pipe. Without memory for them, none.
+    /// Reads the `len` bytes that are in a pipe. If there is no memory for them, none is read.
     pub(crate) fn take_out(pipe: &Pipe, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len)?;
         bytes.resize(len, 0);
         let mut at = 0;
         while at < len {
-            // A pipe gives all that it has at once, or an error before the first byte.
+            // A pipe returns everything it has at once, or an error before the first byte.
             match rustix::io::read(&pipe.read, &mut bytes[at..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => at += n,
@@ -168,7 +173,7 @@ mod none {
 
     use crate::sys::descriptors::Budget;
 
-    /// No pipe exists here.
+    /// A pipe, which cannot exist on this system.
     #[derive(Debug)]
     pub(crate) enum Pipe {}
 

@@ -1,4 +1,4 @@
-//! A worker's deadlines: at most one per connection, removed when it is not needed any more.
+//! A worker's deadlines: at most one per connection, removed when it is no longer needed.
 //!
 //! Knows: milliseconds and keys. Never: what happens at a deadline, the clock.
 
@@ -11,7 +11,8 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Moves the deadline of `key` from `old` (`None` = it had none) to `new`.
+    /// Moves the deadline of `key` from `old` (`None`: it had none) to `new` (`None`: it has none from now
+    /// on).
     pub(crate) fn reset(&mut self, key: usize, old: Option<u64>, new: Option<u64>) {
         if old == new {
             return;
@@ -29,7 +30,7 @@ impl Timers {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// Takes one deadline that has come, and whose it was.
+    /// Takes one deadline that has passed, with its key. `None` if none has.
     pub(crate) fn due(&mut self, now: u64) -> Option<(u64, usize)> {
         let &(at, _) = self.queue.first()?;
         if at > now { None } else { self.queue.pop_first() }

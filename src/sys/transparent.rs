@@ -1,6 +1,7 @@
-//! `--transparent`: connections that come from an address which this host does not have.
+//! `--transparent`: connections from an address that this host does not have.
 //!
-//! Knows: which options that takes, from which client's address a target can be reached. Never: who the client is, whether answers come back.
+//! Knows: which socket options that needs, from which client's address a target can be reached. Never: who
+//! the client is, whether replies come back.
 //! Source: docs/transparent.md, ip(7), ipv6(7).
 
 use std::io;
@@ -20,16 +21,16 @@ pub(crate) enum OwnAddress {
     Loopback,
     /// The client has the target's address.
     Itself,
-    /// It is no address of one host, or one that only a single link knows.
+    /// The client's address is not that of a single host, or is valid on one link only.
     NoHost,
     /// The target is a Unix socket.
     Unix,
-    /// The client came by a Unix socket.
+    /// The client connected by a Unix socket.
     NoAddress,
 }
 
 impl OwnAddress {
-    /// In words, for a sentence.
+    /// The reason as part of a sentence.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Family => "the client and the channel have addresses of different families (IPv4 and IPv6)",
@@ -42,10 +43,10 @@ impl OwnAddress {
     }
 }
 
-/// The address that a connection for this client to this target comes from.
+/// The source address of a connection for this client to this target.
 ///
 /// # Errors
-/// It has to come from one of this host's own.
+/// The connection has to come from one of this host's own addresses, and why.
 pub(crate) fn source_for(client: ClientSource, target: Address) -> Result<IpAddr, OwnAddress> {
     let Address::Net(target) = target else { return Err(OwnAddress::Unix) };
     let client = client.ip().ok_or(OwnAddress::NoAddress)?;
@@ -54,7 +55,7 @@ pub(crate) fn source_for(client: ClientSource, target: Address) -> Result<IpAddr
         IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local(),
     };
-    // The kernel takes the unspecified address of a target for the loopback one.
+    // The kernel treats an unspecified target address as loopback.
     let is_local = target.is_loopback() || target.is_unspecified();
     match () {
         () if client.is_ipv4() != target.is_ipv4() => Err(OwnAddress::Family),
@@ -65,7 +66,8 @@ pub(crate) fn source_for(client: ClientSource, target: Address) -> Result<IpAddr
     }
 }
 
-/// Begins a connection that comes from an address of somebody else. The kernel chooses its port: each client has all of them towards each target.
+/// Starts a connection from an address of another host. The kernel chooses the port: each client has all
+/// ports for each target.
 ///
 /// # Errors
 /// As [`socket::connect`].
@@ -94,12 +96,12 @@ fn bind(fd: &OwnedFd, source: IpAddr, target: SocketAddr) -> io::Result<()> {
     socket::bind_source(fd, SocketAddr::new(source, 0), target)
 }
 
-/// Whether this process may use addresses of others.
+/// Checks that this process may use addresses of other hosts.
 ///
 /// # Errors
 /// It may not (`PermissionDenied`), or this system cannot do it.
 pub(crate) fn may_bind(is_v6: bool) -> io::Result<()> {
-    // Addresses for documentation: nobody has them. Nothing is sent.
+    // Addresses reserved for documentation, which no host has. Nothing is sent.
     let other: IpAddr = match is_v6 {
         true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
         false => Ipv4Addr::new(198, 51, 100, 1).into(),
@@ -114,7 +116,7 @@ fn allow(fd: &OwnedFd, is_v6: bool) -> io::Result<()> {
     if is_v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
 }
 
-/// Elsewhere it has other names, and other rules.
+/// Other systems have other names and rules for it.
 #[cfg(not(target_os = "linux"))]
 fn allow(_: &OwnedFd, _: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no IP_TRANSPARENT"))

@@ -1,6 +1,6 @@
-//! What a test lets go wrong: an error of a system call, a panic. Nothing of it is there outside of tests.
+//! What a test lets go wrong: an error of a system call, a panic. It exists only in tests.
 //!
-//! Knows: where something may go wrong, and what is to go wrong there. Never: what comes of it.
+//! Knows: where something may go wrong, and what. Never: what follows from it.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,14 +13,14 @@ pub(crate) enum FaultPoint {
     Accept,
     Clock,
     Connect,
-    /// A socket is to listen again.
+    /// When a socket is to listen again.
     Listen,
     Read,
-    /// A reload goes on to the next service.
+    /// When a reload goes on to the next service.
     Reload,
-    /// A worker reads a message.
+    /// When a worker reads a message.
     Message,
-    /// An event is told.
+    /// When an event is logged.
     Tell,
     Watch,
     Write,
@@ -35,9 +35,9 @@ pub(crate) enum Mishap {
 
 #[derive(Debug, Default)]
 struct Trouble {
-    /// Whose code is running: only that of the program can meet with anything.
+    /// The program's code is running, not the test's; only then anything goes wrong.
     is_on: bool,
-    /// What happens where, after so many times that it did not.
+    /// What will go wrong where, and after how many calls without trouble.
     ahead: Vec<(FaultPoint, u32, Mishap)>,
     happened: Vec<(FaultPoint, Mishap)>,
 }
@@ -46,22 +46,22 @@ thread_local! {
     static TROUBLE: RefCell<Trouble> = RefCell::default();
 }
 
-/// Nothing goes wrong on this thread.
+/// Resets this thread: nothing goes wrong.
 pub(crate) fn begin() {
     TROUBLE.set(Trouble::default());
 }
 
-/// Something is to go wrong on this thread.
+/// Plans a mishap on this thread, after `after` calls at `point` without trouble.
 pub(crate) fn plan(point: FaultPoint, after: u32, what: Mishap) {
     TROUBLE.with_borrow_mut(|all| all.ahead.push((point, after, what)));
 }
 
-/// Forgets what has not happened yet.
+/// Cancels what has not happened yet.
 pub(crate) fn calm() {
     TROUBLE.with_borrow_mut(|all| all.ahead.clear());
 }
 
-/// Runs a part of the program, in which something may go wrong.
+/// Runs a part of the program in which planned mishaps may happen.
 pub(crate) fn during<T>(act: impl FnOnce() -> T) -> T {
     struct Off;
     impl Drop for Off {
@@ -74,12 +74,12 @@ pub(crate) fn during<T>(act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// What went wrong since this was asked last.
+/// The mishaps that have happened since the last call.
 pub(crate) fn happened() -> Vec<(FaultPoint, Mishap)> {
     TROUBLE.with_borrow_mut(|all| std::mem::take(&mut all.happened))
 }
 
-/// Does something go wrong here?
+/// Lets a planned mishap happen at this point, if it is its turn.
 pub(crate) fn strike(point: FaultPoint) -> io::Result<()> {
     let what = TROUBLE.with_borrow_mut(|all| {
         if !all.is_on || std::thread::panicking() {
@@ -99,7 +99,7 @@ pub(crate) fn strike(point: FaultPoint) -> io::Result<()> {
     match what {
         None => Ok(()),
         Some(Mishap::Error(e)) => Err(e.into()),
-        // Not by the macro: nobody needs to read of each.
+        // Without the panic hook, so that it prints nothing.
         Some(Mishap::Panic) => std::panic::resume_unwind(Box::new("a panic that was asked for")),
     }
 }

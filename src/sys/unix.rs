@@ -1,6 +1,6 @@
 //! Unix sockets: connecting to one, and who has connected.
 //!
-//! Knows: what their calls say and what of that is nobody's fault. Never: what a socket is for.
+//! Knows: what their calls return, and which errors are nobody's fault. Never: what a socket is for.
 //! Source: docs/unix-sockets.md.
 
 use std::io;
@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use super::fault::ConnectError;
 use crate::spec::{LocalPeer, UnixName};
 
-/// A new non-blocking stream socket.
+/// Creates a non-blocking stream socket.
 pub(crate) fn stream() -> io::Result<OwnedFd> {
     #[cfg(not(target_vendor = "apple"))]
     let fd = {
@@ -20,7 +20,8 @@ pub(crate) fn stream() -> io::Result<OwnedFd> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?
     };
-    // Only there a program that is started at this moment can inherit it.
+    // On Apple's systems the flags cannot be set in the same call, so a program started at this moment may
+    // inherit the socket.
     #[cfg(target_vendor = "apple")]
     let fd = {
         let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
@@ -31,10 +32,10 @@ pub(crate) fn stream() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// As the kernel takes a name.
+/// The name as the kernel takes it.
 ///
 /// # Errors
-/// The system has no abstract names, or takes less of a path.
+/// The system has no abstract names, or the path is too long for it.
 pub(crate) fn address(name: UnixName) -> io::Result<SocketAddrUnix> {
     if !name.is_abstract() {
         return Ok(SocketAddrUnix::new(name.as_bytes())?);
@@ -51,11 +52,11 @@ pub(crate) fn is_unix(fd: impl AsFd) -> bool {
     name.is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
 }
 
-/// Whose process is at the other end: who it was when it connected.
+/// The process at the other end, as it was when it connected.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
-    // Not rustix: its type has no place for the pid 0 that a peer in a pid namespace of its own has here, and takes the
-    // answer for an error.
+    // Not rustix: a peer in a PID namespace of its own has the pid 0 here, for which rustix's type has no
+    // place; it reports an error instead.
     let said = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials);
     let pid = |pid| u32::try_from(pid).ok().filter(|&pid| pid > 0);
     said.map_or_else(
@@ -64,28 +65,29 @@ pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
     )
 }
 
-/// The same where there is no `SO_PEERCRED`.
+/// The process at the other end, on systems without `SO_PEERCRED`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn peer(fd: impl AsFd) -> LocalPeer {
     LocalPeer { uid: nix::unistd::getpeereid(fd).ok().map(|(uid, _)| uid.as_raw()), pid: None }
 }
 
-/// Connects, which takes no time: the server need not have accepted yet.
+/// Connects. This never waits: the server need not have accepted yet.
 ///
 /// # Errors
 /// What socket(2) or connect(2) says.
 pub(super) fn connect(name: UnixName) -> Result<OwnedFd, ConnectError> {
     let address = address(name).map_err(ConnectError::Ours)?;
     let fd = stream().map_err(ConnectError::Ours)?;
-    // Otherwise urgent bytes are lost. A system that does not know it here has none.
+    // Otherwise urgent bytes are lost. A system without this option has no urgent bytes on Unix sockets.
     let _ = rustix::net::sockopt::set_socket_oobinline(&fd, true);
     #[cfg(test)]
     crate::sys::trouble::strike(crate::sys::trouble::FaultPoint::Connect).map_err(ConnectError::Target)?;
     match rustix::net::connect(&fd, &address) {
-        // Nothing is interrupted that does not wait.
+        // INTR cannot occur, since the call does not wait.
         Ok(()) => Ok(fd),
         Err(e @ (Errno::AGAIN | Errno::INPROGRESS | Errno::INTR)) => Err(ConnectError::Crowded(e.into())),
-        // Nobody may connect to it as this user: that is the socket's, not ours as of an address that a firewall keeps from us.
+        // The permissions of the socket forbid it. That is the channel's fault, unlike a firewall that blocks
+        // an address.
         Err(Errno::ACCESS | Errno::PERM) => {
             Err(ConnectError::Target(io::Error::new(io::ErrorKind::PermissionDenied, "permission denied")))
         }

@@ -16,20 +16,21 @@ use super::readiness::{Readiness, Seen};
 use super::token::Token;
 use crate::wire::relay::Ready;
 
-/// Events taken from the kernel at once. Measured with 500 clients: 512 serve 5 % more than 256, and 1024 no more than 512.
+/// How many events are taken from the kernel at once. Measured with 500 clients: 512 serve 5 % more than 256,
+/// and 1024 no more than 512.
 const BATCH: usize = 512;
 
-/// How often a wake-up is tried that fails for no reason known.
+/// How often a wake-up is tried again after an unexpected error.
 const WAKE_TRIES: usize = 4;
 
-/// Everything that can be told of a connection's socket.
+/// Everything that can be reported about a connection's socket.
 pub(super) const ALL: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
     .union(EventFlags::PRI)
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
 
-/// One worker's epoll instance.
+/// The epoll instance of one worker.
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: OwnedFd,
@@ -46,9 +47,9 @@ impl Waker {
     pub(crate) fn wake(&self) {
         for _ in 0..WAKE_TRIES {
             match rustix::io::write(&*self.0, &1u64.to_ne_bytes()) {
-                // A counter that is full already: the poller is awake.
+                // AGAIN: the counter is full, so the poller is already awake.
                 Ok(_) | Err(rustix::io::Errno::AGAIN) => return,
-                // Nobody else would tell of what it is woken for.
+                // Try again: without the wake-up the message would stay unread.
                 Err(_) => {}
             }
         }
@@ -59,13 +60,13 @@ impl Waker {
         &self.0
     }
 
-    /// Takes note of the wake-up.
+    /// Resets the waker after a wake-up.
     pub(crate) fn drain(&self) {
         let _ = rustix::io::read(&*self.0, &mut [0u8; 8]);
     }
 }
 
-/// What an event says.
+/// Translates an event.
 pub(super) fn told(event: &Event) -> (Token, Ready) {
     let flags = event.flags;
     let has = |wanted: EventFlags| flags.intersects(wanted);
@@ -88,7 +89,7 @@ impl Poller {
         })
     }
 
-    /// A waker that reports `token`.
+    /// Creates a waker that reports `token`.
     pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&self.epoll, &fd, EventData::new_u64(token.pack()), EventFlags::IN | EventFlags::ET)?;
@@ -106,14 +107,14 @@ impl Readiness for Poller {
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
-    /// One of the workers is woken per client, not all of them.
+    /// EXCLUSIVE: the kernel wakes one worker per client, not all of them.
     fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), flags)?)
     }
 
     fn remove(&mut self, fd: impl AsFd) {
-        // Not watched any more is what was asked for.
+        // The descriptor may be unwatched already, which is what the caller wants.
         let _ = epoll::delete(&self.epoll, fd);
     }
 

@@ -1,20 +1,20 @@
-//! Waits that signals interrupt.
+//! Counts waits that were interrupted by signals.
 //!
 //! Knows: how many there were in a row. Never: what is waited for, which signals came.
 
 use std::time::Duration;
 
-/// So many interrupted waits in a row are no accident, ...
+/// More interrupted waits in a row than this are no accident ...
 const INTERRUPTIONS: u32 = 16;
-/// ... and the next ones give way for so long, so that signals that come all the time do not keep a core busy.
+/// ... and each further one sleeps this long, so that a flood of signals does not keep a core busy.
 const GIVING_WAY: Duration = Duration::from_millis(5);
 
-/// Waits that signals interrupted, in a row.
+/// How many waits in a row were interrupted.
 #[derive(Debug, Default)]
 pub(super) struct Interruptions(u32);
 
 impl Interruptions {
-    /// A wait was interrupted.
+    /// Notes an interrupted wait.
     pub(super) fn another(&mut self) {
         self.0 = self.0.saturating_add(1);
         if self.0 > INTERRUPTIONS {
@@ -22,7 +22,7 @@ impl Interruptions {
         }
     }
 
-    /// A wait was not.
+    /// Notes a wait that was not interrupted.
     pub(super) fn over(&mut self) {
         self.0 = 0;
     }

@@ -1,6 +1,8 @@
-//! Readiness: which descriptors can go on. Edge-triggered for connections, level-triggered and shared for the listener.
+//! Readiness: which descriptors can be read or written. Edge-triggered for connections, level-triggered and
+//! shared for listeners.
 //!
-//! Linux has its own (`epoll.rs`); everything else, and a build with `--cfg portable`, goes through `mio` (`portable.rs`).
+//! Linux has its own implementation (`epoll.rs`). All other systems, and a build with `--cfg portable`, use
+//! `mio` (`portable.rs`).
 
 #[cfg(all(target_os = "linux", not(portable)))]
 mod epoll;

@@ -15,13 +15,13 @@ use super::readiness::{Readiness, Seen};
 use super::token::Token;
 use crate::wire::relay::Ready;
 
-/// Events taken from the kernel at once.
+/// How many events are taken from the kernel at once.
 const BATCH: usize = 512;
 
-/// How often a wake-up is tried that fails for no reason known.
+/// How often a wake-up is tried again after an unexpected error.
 const WAKE_TRIES: usize = 4;
 
-/// One worker's poller.
+/// The poller of one worker.
 #[derive(Debug)]
 pub(crate) struct Poller {
     poll: Poll,
@@ -38,14 +38,14 @@ impl Waker {
     /// Makes the poller report the waker's token.
     pub(crate) fn wake(&self) {
         for _ in 0..WAKE_TRIES {
-            // Nobody else would tell of what it is woken for.
+            // Try again: without the wake-up the message would stay unread.
             if self.0.wake().is_ok() {
                 return;
             }
         }
     }
 
-    /// Takes note of the wake-up.
+    /// Resets the waker after a wake-up. `mio` does that itself.
     pub(crate) fn drain(&self) {}
 }
 
@@ -66,7 +66,7 @@ impl Poller {
         })
     }
 
-    /// A waker that reports `token`.
+    /// Creates a waker that reports `token`.
     pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
         Ok(Waker(Arc::new(mio::Waker::new(self.poll.registry(), packed(token))?)))
     }
@@ -80,12 +80,12 @@ impl Readiness for Poller {
         self.poll.registry().register(&mut SourceFd(&fd.as_fd().as_raw_fd()), packed(token), interest)
     }
 
-    /// `mio` cannot change one half of a watch on all systems alike.
+    /// `mio` cannot change one half of a watch in the same way on all systems.
     fn set_reading(&self, _fd: impl AsFd, _token: Token, _reading: bool) -> io::Result<()> {
         Ok(())
     }
 
-    /// `mio` is edge-triggered: whoever is told accepts until nobody waits.
+    /// `mio` is edge-triggered: a worker that gets the event has to accept until no client is waiting.
     fn add_listener(&mut self, fd: impl AsFd, token: Token) -> io::Result<()> {
         let raw = fd.as_fd().as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&raw), packed(token), Interest::READABLE)

@@ -1,11 +1,11 @@
-//! A poller that tells real sockets' news as a system may tell it: late, in any order, in part, twice.
+//! A poller that reports events of real sockets as a system may: late, in any order, in part, twice.
 //!
-//! Knows: which sockets have news, since when, and what of it the next wait is to tell. Never: what a token means, what
-//! decides all that.
+//! Knows: which sockets have events, since when, and which of them the next wait is to report. Never: what a
+//! token means, what decides all that.
 //!
-//! The real poller says when a socket has news, a second one, which is not edge-triggered, what is true of it now: as in
-//! a system, flags are those of the moment in which they are told, and what was closed before is not told of. Who has
-//! news stands in one line, and is told of in turn.
+//! The real poller says when a socket has an event. A second, level-triggered one says what is true of the
+//! socket now: as in a system, the flags are those at the moment of the report, and a socket that was closed
+//! before is not reported. Sockets with events are queued and reported in turn.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -26,29 +26,29 @@ use crate::wire::relay::Ready;
 /// More sockets than any simulation has.
 const SOCKETS: usize = 512;
 
-/// A socket has news.
+/// A socket with an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct News {
-    /// As the poller has it.
+    /// The packed token of the watch.
     token: u64,
-    /// When it came, by whatever clock its user goes by.
+    /// When the event came, by the clock of the caller.
     pub(crate) since: u64,
-    /// When it can be told at the earliest, by the same clock.
+    /// The earliest time at which it may be reported, by the same clock.
     pub(crate) from: u64,
 }
 
-/// What the next wait tells.
+/// What the next wait reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deal {
-    /// All news.
+    /// All events.
     All,
-    /// So much of it.
+    /// At most this many events.
     Part(usize),
     /// Nothing: a signal comes first.
     Interrupted,
 }
 
-/// A poller whose news somebody deals out.
+/// A poller whose events are reported as the simulator decides.
 #[derive(Debug)]
 pub(crate) struct Dealer {
     real: RefCell<Poller>,
@@ -57,7 +57,7 @@ pub(crate) struct Dealer {
     deal: Deal,
     now: u64,
     told: Vec<(Token, Ready)>,
-    /// Tells everything of the socket that has its place now.
+    /// The planted bug of [`forget_generations`](Self::forget_generations) is on.
     forgets_generations: bool,
     generations: RefCell<BTreeMap<u64, u16>>,
 }
@@ -76,14 +76,14 @@ impl Dealer {
         })
     }
 
-    /// A waker that reports `token`.
+    /// Creates a waker that reports `token`.
     pub(crate) fn waker(&self, token: Token) -> io::Result<Waker> {
         let waker = self.real.borrow().waker(token)?;
         epoll::add(&self.levels, waker.fd(), EventData::new_u64(token.pack()), EventFlags::IN)?;
         Ok(waker)
     }
 
-    /// Who has news since this was asked last, in an order that depends on nothing else.
+    /// The sockets with new events since the last call, in a deterministic order.
     pub(crate) fn fresh(&self) -> io::Result<Vec<Token>> {
         let mut real = self.real.borrow_mut();
         real.wait(Some(Duration::ZERO))?;
@@ -92,7 +92,7 @@ impl Dealer {
         Ok(fresh.into_iter().map(Token::unpack).collect())
     }
 
-    /// Puts news at the end of the line, unless older news of the same socket stand there.
+    /// Queues an event, unless an older one of the same socket is queued.
     pub(crate) fn put(&mut self, token: Token, since: u64, from: u64) {
         let token = token.pack();
         if !self.line.iter().any(|news| news.token == token) {
@@ -100,7 +100,7 @@ impl Dealer {
         }
     }
 
-    /// What is true now of every socket that has anything to tell.
+    /// What is true now of every socket that has anything to report.
     fn levels(&self) -> BTreeMap<u64, Ready> {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; SOCKETS];
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -110,29 +110,29 @@ impl Dealer {
         }
     }
 
-    /// Everybody of whom there is something to tell.
+    /// Every socket that has anything to report.
     pub(crate) fn sockets(&self) -> Vec<Token> {
         self.levels().into_keys().map(Token::unpack).collect()
     }
 
-    /// News that has not been told. What has been overtaken by a close or a read is none.
+    /// Queued events. Those made obsolete by a close or a read are removed.
     pub(crate) fn untold(&mut self) -> Vec<News> {
         let levels = self.levels();
         self.line.retain(|news| levels.contains_key(&news.token));
         self.line.iter().copied().collect()
     }
 
-    /// Nothing is held back any more.
+    /// Allows all queued events to be reported now.
     pub(crate) fn release(&mut self) {
         self.line.iter_mut().for_each(|news| news.from = 0);
     }
 
-    /// A bug to plant: news of one socket is told of the next one in its place.
+    /// Plants a bug: an event of a closed socket is reported for the next socket in its place.
     pub(crate) fn forget_generations(&mut self) {
         self.forgets_generations = true;
     }
 
-    /// Decides on the next wait.
+    /// Decides what the next wait reports, and the time at which it happens.
     pub(crate) fn deal(&mut self, deal: Deal, now: u64) {
         (self.deal, self.now) = (deal, now);
     }
@@ -185,7 +185,7 @@ impl Readiness for Dealer {
             } else {
                 let token = Token::unpack(news.token);
                 self.told.push((token, levels[&news.token]));
-                // A listener is not edge-triggered: it stands at the end of the line again until nobody waits.
+                // A listener is level-triggered: it is queued again until no client is waiting.
                 if token.kind == super::Kind::Listener {
                     again.push(news);
                 }

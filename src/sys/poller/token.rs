@@ -1,6 +1,6 @@
-//! What a watch is called by, in the 64 bits that a poller keeps for it.
+//! The identity of a watch, in the 64 bits that a poller keeps for it.
 //!
-//! Knows: how the parts are packed. Never: what a key is a key of.
+//! Knows: how the parts are packed. Never: what a key refers to.
 
 use crate::wire::relay::Side;
 
@@ -9,31 +9,31 @@ use crate::wire::relay::Side;
 pub(crate) enum Kind {
     /// The waker of another thread.
     Waker = 0,
-    /// A socket that listens.
+    /// A listening socket.
     Listener = 1,
-    /// A socket of a connection.
+    /// The socket of a connection.
     Socket = 2,
 }
 
-/// The name of one watch. Keys are given out again, and one batch of events may hold news of a socket that was closed while
-/// the batch was worked off: the generation tells them apart.
+/// The identity of one watch. Keys are reused, and one batch of events may contain an event of a socket that
+/// was closed while the batch was handled: the generation tells the two sockets apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Token {
     /// What is watched.
     pub(crate) kind: Kind,
-    /// Which one.
+    /// Which listener or connection.
     pub(crate) key: u32,
-    /// Which of its two sockets.
+    /// Which of the connection's two sockets.
     pub(crate) side: Side,
-    /// Which socket it was that had this key and side.
+    /// Distinguishes sockets that had the same key and side one after another.
     pub(crate) generation: u16,
 }
 
 impl Token {
-    /// The waker's. There is one for each poller.
+    /// The token of a poller's waker; each poller has one.
     pub(crate) const WAKER: Self = Self { kind: Kind::Waker, key: 0, side: Side::Client, generation: 0 };
 
-    /// As one number.
+    /// The token as one number.
     pub(crate) fn pack(self) -> u64 {
         u64::from(self.key)
             | u64::from(self.generation) << 32
@@ -41,7 +41,7 @@ impl Token {
             | (self.kind as u64) << 49
     }
 
-    /// From the number that [`Token::pack`] made.
+    /// The token of a number that [`Token::pack`] made.
     pub(crate) fn unpack(number: u64) -> Self {
         Self {
             kind: match number >> 49 {
