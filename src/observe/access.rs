@@ -1,6 +1,6 @@
-//! The access log: what is known of one connection, and the queue to whoever writes it down.
+//! The access log: what is known about one connection, and the queue to the writer.
 //!
-//! Knows: what a line is to tell, how many lines may wait. Never: files, the time, who reads the lines.
+//! Knows: what a line contains, how many lines may wait. Never: files, the time, who reads the lines.
 //! Source: docs/observability.md, "The access log".
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,106 +12,107 @@ use crate::sched::{Address, ChannelKey, DialCause, End, Peers};
 
 pub(super) mod line;
 
-/// So many entries wait for the writer at most. A tenth of a second of more connections than a host can make.
+/// Maximum number of entries that wait for the writer. This is a tenth of a second of more connections than a
+/// host can make.
 pub const ENTRIES_WAITING: usize = 16_384;
-/// So many attempts of one connection are told; of the others, how many there were.
+/// Failed attempts of one connection that are recorded in detail; the others are only counted.
 pub(super) const ATTEMPTS_TOLD: usize = 8;
 
-/// The name by which lines call a service; it may get another one while it runs.
+/// The name of a service in log lines. It may change while the service runs.
 pub type ServiceLabel = Arc<RwLock<Option<Arc<str>>>>;
 
-/// What is gathered of a connection while it lasts. Only while there is an access log.
+/// What is collected about a connection while it lasts. Exists only if there is an access log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConnectionTrace {
-    /// Who it is.
+    /// Who the client is.
     pub peers: Peers,
-    /// The port that it came to; 0 if nobody knows.
+    /// The port that the client connected to; 0 if unknown.
     pub came_to: u16,
-    /// When it was accepted, by the wall clock.
+    /// When the client was accepted, by the wall clock.
     pub began: SystemTime,
-    /// When it was accepted, by the clock of the data plane.
+    /// When the client was accepted, by the data plane's clock.
     pub began_at: Duration,
-    /// Attempts to connect that came to nothing; the first few of them.
+    /// The first failed attempts to connect to a channel, at most `ATTEMPTS_TOLD`.
     pub failed: Vec<FailedAttempt>,
     /// How many attempts were made.
     pub attempts: u32,
-    /// How long it waited in line. `None`: it did not.
+    /// How long the client waited in the wait queue. `None`: it did not wait.
     pub queued: Option<Duration>,
-    /// How long the attempt took that succeeded.
+    /// How long the successful connect took. `None`: there was none yet.
     pub connect: Option<Duration>,
-    /// The channel's address that answered.
+    /// The address of the channel that the client is connected to.
     pub address: Option<Address>,
-    /// From the beginning until the first byte of the channel was delivered to the client.
+    /// The time from accept until the first byte from the channel was delivered to the client.
     pub first_byte: Option<Duration>,
 }
 
-/// An attempt to connect that came to nothing.
+/// An attempt to connect to a channel that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedAttempt {
-    /// Which channel.
+    /// The channel.
     pub channel: ChannelKey,
-    /// At which address.
+    /// The channel's address that was tried.
     pub address: Address,
-    /// Why.
+    /// The cause.
     pub error: AttemptError,
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptError {
-    /// A cause that has a name.
+    /// A cause with a name of its own.
     Known(DialCause),
-    /// Another error of the system; it stays a number until it is written.
+    /// Another error of the system, as its number; it becomes text when the line is written.
     System(i32),
 }
 
-/// What the system knows of the path to one peer.
+/// What the system knows about the network path to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathInfo {
     /// The smoothed round-trip time.
     pub rtt: Duration,
-    /// Segments that were sent again, ever.
+    /// How many segments were retransmitted since the connection began.
     pub retransmits: u32,
 }
 
-/// What a line is about.
+/// What a line reports about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessMoment {
-    /// It has got its channel.
+    /// The connection got its channel.
     Start,
-    /// It has got another channel, since its first one closed the connection at once.
+    /// The connection moved to another channel, because the first one closed it at once.
     MovedOn,
-    /// It goes on.
+    /// The connection is still open.
     Open,
-    /// It has ended.
+    /// The connection ended, and how.
     End(End),
 }
 
-/// What is known of a connection at one moment.
+/// What is known about a connection at one moment.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
-    /// The service that it came to.
+    /// The name of its service.
     pub service: ServiceLabel,
-    /// Its number.
+    /// The connection's number.
     pub id: u64,
-    /// What was gathered.
+    /// What was collected about it.
     pub trace: ConnectionTrace,
-    /// The channel that it has. `None`: none.
+    /// Its channel; `None` if it has none.
     pub channel: Option<ChannelKey>,
     /// How long it has lasted.
     pub lasted: Duration,
-    /// Bytes client -> channel.
+    /// Bytes from client to channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from channel to client.
     pub rcvd_bytes: u64,
-    /// The paths to the client and to the channel, where the system knows them.
+    /// The paths to the client and to the channel; `None` where the system does not know.
     pub paths: [Option<PathInfo>; 2],
-    /// What has happened.
+    /// What the line reports.
     pub moment: AccessMoment,
 }
 
 impl ConnectionTrace {
-    /// Of a client that has just come.
+    /// The trace of a client that has just connected.
     pub fn new(peers: Peers, came_to: u16, began: SystemTime, began_at: Duration) -> Self {
         Self {
             peers,
@@ -127,7 +128,7 @@ impl ConnectionTrace {
         }
     }
 
-    /// An attempt has come to nothing.
+    /// Records a failed attempt.
     pub fn failed(&mut self, channel: ChannelKey, address: Address, error: AttemptError) {
         self.attempts = self.attempts.saturating_add(1);
         if self.failed.len() < ATTEMPTS_TOLD {
@@ -135,12 +136,12 @@ impl ConnectionTrace {
         }
     }
 
-    /// An attempt was given up, since another one had succeeded.
+    /// Counts an attempt that was given up because another one succeeded first.
     pub fn outrun(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
     }
 
-    /// The channel that was connected to has not served its client.
+    /// Records that the connected channel did not serve its client, which leaves it.
     pub fn left(&mut self, channel: ChannelKey, error: AttemptError) {
         if let Some(address) = self.address.take()
             && self.failed.len() < ATTEMPTS_TOLD
@@ -150,76 +151,77 @@ impl ConnectionTrace {
         self.connect = None;
     }
 
-    /// An attempt has succeeded.
+    /// Records a successful attempt at this address, and how long it took.
     pub fn connected(&mut self, address: Option<Address>, took: Duration) {
         self.attempts = self.attempts.saturating_add(1);
         (self.address, self.connect) = (address, Some(took));
     }
 }
 
-/// What the writer gets.
+/// What the writer receives.
 #[derive(Debug)]
 pub enum AccessEntry {
-    /// A line.
+    /// A record to write as a line.
     Line(Box<AccessRecord>),
-    /// Nothing: there is something else to be done.
+    /// Nothing to write, but the writer has something else to do.
     Nudge,
 }
 
-/// Which lines there are.
+/// At which moments connections get lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessMoments {
-    /// When a client has got its channel.
+    /// When a connection has got its channel.
     pub start: bool,
     /// When a connection has ended.
     pub end: bool,
-    /// Each time that it has gone on for so long.
+    /// Again after each such period while it is open. `None`: never.
     pub every: Option<Duration>,
 }
 
-/// Which connections lines are due of that come every so often: those that have gone on for so long once more between two moments of
-/// the data plane's clock.
+/// Finds the connections that are due for a periodic line: those that have completed another period between
+/// two moments of the data plane's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessDue {
-    /// The end of the span before.
+    /// The end of the previous span.
     pub after: Duration,
-    /// The end of this one.
+    /// The end of this span.
     pub until: Duration,
-    /// How often.
+    /// The period.
     pub every: Duration,
 }
 
 impl AccessDue {
-    /// Is a line due of a connection that began then? Spans that follow each other tell of each time once.
+    /// Is a line due for a connection that began at `began_at`? Over consecutive spans, each period of a
+    /// connection is reported once.
     pub fn is_due(&self, began_at: Duration) -> bool {
         let times = |at: Duration| at.saturating_sub(began_at).as_nanos() / self.every.as_nanos().max(1);
         times(self.until) > times(self.after)
     }
 }
 
-/// The access log of a process, for the code that writes to it. Cheap to clone.
+/// The access log of a process, for the code that adds to it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     queue: SyncSender<AccessEntry>,
     moments: AccessMoments,
     dropped: Arc<AtomicU64>,
-    /// The writer has lost lines that it has not said yet.
+    /// The writer has lost lines that it has not reported yet.
     is_behind: Arc<AtomicBool>,
 }
 
 impl AccessLog {
-    /// A log, and where its lines come out.
+    /// Creates a log and the receiver from which the writer takes entries.
     pub fn new(moments: AccessMoments) -> (Self, Receiver<AccessEntry>) {
         let (queue, entries) = sync_channel(ENTRIES_WAITING);
         (Self { queue, moments, dropped: Arc::default(), is_behind: Arc::default() }, entries)
     }
 
-    /// Which lines there are.
+    /// At which moments connections get lines.
     pub fn moments(&self) -> AccessMoments {
         self.moments
     }
 
-    /// Leaves a record to the writer. Never waits: if too many wait already, it is lost and counted.
+    /// Passes a record to the writer. Never blocks: if the queue is full, the record is lost and counted.
     pub fn tell(&self, record: Box<AccessRecord>) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(AccessEntry::Line(record))
@@ -228,7 +230,7 @@ impl AccessLog {
         }
     }
 
-    /// So many lines were lost.
+    /// Counts lines that were lost.
     pub fn lost(&self, lines: u64) {
         if lines == 0 {
             return;
@@ -237,23 +239,23 @@ impl AccessLog {
         self.is_behind.store(true, Ordering::Relaxed);
     }
 
-    /// Were lines lost since this was asked last?
+    /// Were lines lost since the last call?
     pub fn take_behind(&self) -> bool {
         self.is_behind.swap(false, Ordering::Relaxed)
     }
 
-    /// How many lines were lost.
+    /// How many lines were lost since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The writer is to look around. If the queue is full it does so soon, without being told.
+    /// Tells the writer to look for other work. If the queue is full, it does so soon anyway.
     pub fn nudge(&self) {
         let _ = self.queue.try_send(AccessEntry::Nudge);
     }
 }
 
-/// The name of a service at this moment.
+/// The name of a service now.
 pub(super) fn name_of(label: &ServiceLabel) -> Option<Arc<str>> {
     label.read().unwrap_or_else(PoisonError::into_inner).clone()
 }

@@ -1,10 +1,12 @@
 //! The packet dump of `-p`.
 //!
-//! Knows: bytes, direction, the 80-column rule, how much text waits for its reader. Never: connections, files.
+//! Knows: bytes, direction, the 80-column rule, how much text waits for its reader. Never: connections,
+//! files.
 //! Source: docs/compatibility.md, "Packet dump".
 //!
-//! A thread of its own writes the text, so that a reader that stalls holds up nobody who has something else to do. What waits
-//! for it is bounded: whoever would add to it is asked to look first ([`Dump::is_full`]), and is told when there is room again.
+//! The text is written by a thread of its own, so that a slow reader delays only the traffic that is dumped.
+//! The amount of waiting text is limited: a caller that wants to add to it first asks [`Dump::is_full`], and
+//! is notified when there is room again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,24 +17,24 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Log};
 
-/// The output line ends after the byte that takes it past this column.
+/// An output line ends after the byte that takes it past this column.
 const COLUMNS: usize = 80;
-/// So much text may wait for its reader, in bytes, and what is added in one go by those who looked before.
+/// Limit on waiting text in bytes. Callers that asked before it was reached may still exceed it.
 const ROOM: usize = 1 << 20;
-/// A reader that has taken nothing for so long is not waited for when the process ends.
+/// At the end of the process, a reader that has taken nothing for this long is not waited for.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// Which way a chunk went.
+/// The direction of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Client -> channel.
+    /// From client to channel.
     Sent,
-    /// Channel -> client.
+    /// From channel to client.
     Rcvd,
 }
 
-/// Appends one chunk as 3.57 prints it: a head line with the number of bytes, the bytes, a newline. An empty chunk is
-/// the end of the stream and becomes the head and an empty line.
+/// Appends one chunk as 3.57 prints it: a head line with the number of bytes, the bytes, a newline. An empty
+/// chunk marks the end of the stream and is printed as the head and an empty line.
 pub fn dump_chunk(direction: Direction, chunk: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let arrow = match direction {
@@ -65,29 +67,30 @@ pub fn dump_chunk(direction: Direction, chunk: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Where the dump goes. Cheap to clone; chunks of all clones are written whole, one after the other.
+/// The destination of the dump. Cheap to clone; chunks from all clones are written one after another, each as
+/// a whole.
 #[derive(Clone)]
 pub struct Dump(Arc<Spool>);
 
 struct Spool {
     waiting: Mutex<Unwritten>,
-    /// Text came, was written, or never will be.
+    /// Signalled when text was added or written, or when writing has stopped for good.
     moved: Condvar,
-    /// So much text waits that nobody is to add any.
+    /// The waiting text has reached its limit.
     full: AtomicBool,
-    /// Nobody reads it any more.
+    /// Writing has stopped for good.
     stopped: AtomicBool,
     log: Log,
 }
 
-/// What has not been written.
+/// The text that has not been written.
 struct Unwritten {
-    /// Taken by the thread that writes, when it starts.
+    /// The output, until the writing thread takes it.
     out: Option<Box<dyn Write + Send>>,
     chunks: VecDeque<Vec<u8>>,
-    /// Of these chunks and of the one that is being written.
+    /// Bytes in these chunks and in the one that is being written.
     bytes: usize,
-    /// When the reader was last seen to take something, or there was nothing to take.
+    /// When the reader was last seen to take something, or when there was nothing to take.
     took_at: Instant,
 }
 
@@ -97,15 +100,16 @@ impl std::fmt::Debug for Dump {
     }
 }
 
-// How long a reader has taken nothing is told by the clock, and by nothing that anybody could say.
+// Whether a reader is stalled is measured here, so this code may read the clock.
 #[allow(clippy::disallowed_methods)]
 impl Dump {
-    /// To stdout. A reader that is slow slows the traffic down, as in 3.57: a dump with holes misleads.
+    /// A dump to stdout. A slow reader slows the traffic down, as in 3.57, because a dump with gaps would
+    /// mislead.
     pub fn stdout(log: Log) -> Self {
         Self::to(Box::new(Stdout), log)
     }
 
-    /// To any output.
+    /// A dump to any output.
     pub fn to(out: Box<dyn Write + Send>, log: Log) -> Self {
         let waiting =
             Unwritten { out: Some(out), chunks: VecDeque::new(), bytes: 0, took_at: Instant::now() };
@@ -118,11 +122,11 @@ impl Dump {
         }))
     }
 
-    /// Begins to write, on a thread of its own. `has_room` is called whenever the dump is full no more. To be called once,
-    /// after all forking.
+    /// Starts the thread that writes. `has_room` is called whenever the dump is no longer full. Call it only
+    /// once, after all forking.
     ///
     /// # Errors
-    /// No thread.
+    /// The thread cannot be started.
     pub fn start(&self, has_room: impl Fn() + Send + 'static) -> io::Result<()> {
         let Some(out) = self.waiting().out.take() else { return Ok(()) };
         let dump = self.clone();
@@ -130,13 +134,13 @@ impl Dump {
         Ok(())
     }
 
-    /// Does more text wait than anybody should add to?
+    /// Is the limit on waiting text reached?
     pub fn is_full(&self) -> bool {
         self.0.full.load(Ordering::SeqCst)
     }
 
-    /// Dumps one chunk; an empty one is the end of that direction. Never waits, and never refuses: whoever has a choice asks
-    /// [`is_full`](Self::is_full) before.
+    /// Adds one chunk; an empty one marks the end of that direction. Never blocks and never refuses: a caller
+    /// that can wait asks [`is_full`](Self::is_full) first.
     pub fn chunk(&self, direction: Direction, chunk: &[u8]) {
         if self.0.stopped.load(Ordering::Relaxed) {
             return;
@@ -156,8 +160,7 @@ impl Dump {
         self.0.moved.notify_all();
     }
 
-    /// Waits until everything is written, unless the reader takes nothing: the process is about to end, and nobody who does not
-    /// read may keep it from that.
+    /// Waits until everything is written, but not for a stalled reader. Called at the end of the process.
     pub fn finish(&self) {
         let mut waiting = self.waiting();
         while waiting.bytes > 0 {
@@ -170,7 +173,8 @@ impl Dump {
         }
     }
 
-    /// Writes what comes. The first error ends the dump for good and is told to the log once; the traffic goes on.
+    /// Writes text as it comes. The first error ends the dump for good and is logged once; the traffic goes
+    /// on.
     fn write(&self, mut out: Box<dyn Write + Send>, has_room: &dyn Fn()) {
         loop {
             let text = self.next();
@@ -187,7 +191,7 @@ impl Dump {
                 waiting.chunks.clear();
                 waiting.bytes = 0;
             }
-            // Not at once: each time wakes everybody who waits.
+            // Only at half of the limit, since each notification wakes everybody who waits.
             let gets_room = waiting.bytes <= ROOM / 2 && self.0.full.swap(false, Ordering::SeqCst);
             drop(waiting);
             self.0.moved.notify_all();
@@ -211,20 +215,20 @@ impl Dump {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Unwritten> {
-        // Whole at any time: nothing in between two changes can panic.
+        // The value is consistent even after a panic, since nothing between two changes can panic.
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Standard output without std's line buffer, which would cut chunks at newlines into a write each, and without its
-/// habit of taking a closed descriptor for success.
+/// Standard output without std's line buffer, which would cut a chunk at its newlines into one write each. It
+/// also reports a closed descriptor as an error, which std does not.
 struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         loop {
             match rustix::io::write(io::stdout(), buf) {
-                // Whoever shares our terminal may have made it non-blocking.
+                // Another process that shares our terminal may have made it non-blocking.
                 Err(rustix::io::Errno::AGAIN) => wait_writable()?,
                 other => return Ok(other?),
             }

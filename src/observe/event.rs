@@ -1,4 +1,4 @@
-//! Everything an operator is told, and the one line each of it becomes.
+//! Every event that an operator is told, and its log line.
 //!
 //! Knows: names, severities, `key=value` text. Never: sinks, time, why an event happened.
 //! Source: style.md, "Logs"; one event, one line, key=value.
@@ -11,23 +11,23 @@ use crate::sched::{
     Address, ChannelKey, ClientSource, End, Happened, ListenSpan, Peers, ShownAddress, Transition,
 };
 
-/// How much an event matters, in the words and the order of syslog.
+/// How much an event matters, with syslog's names and order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Service is impaired; somebody should act.
+    /// The service is impaired; somebody should act.
     Error,
-    /// Service goes on, with something missing.
+    /// The service goes on, but something is missing.
     Warning,
-    /// Normal, but an operator wants to know: a channel went.
+    /// Normal, but worth an operator's attention: a channel went down.
     Notice,
-    /// The instance's own life: started, stopping.
+    /// The life of the instance itself: started, stopping.
     Info,
-    /// One client, one connection. Only with `-d`.
+    /// Details of a single client or connection. Logged only with `-d`.
     Debug,
 }
 
 impl Severity {
-    /// The word in the log line.
+    /// The name in the log line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -38,14 +38,14 @@ impl Severity {
         }
     }
 
-    /// The one that this word stands for.
+    /// The severity with this name; `None` for another word.
     pub fn named(word: &str) -> Option<Self> {
         [Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug]
             .into_iter()
             .find(|one| one.name() == word)
     }
 
-    /// The number syslog has for it (RFC 5424, 6.2.1).
+    /// Syslog's number for it (RFC 5424, 6.2.1).
     pub fn syslog(self) -> u8 {
         match self {
             Self::Error => 3,
@@ -57,15 +57,15 @@ impl Severity {
     }
 }
 
-/// As many addresses as one line has.
+/// Maximum number of addresses in one line.
 const MOST_LISTED: usize = 16;
 
-/// The one that gives commands.
+/// Who gave a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commander {
-    /// A user of this host, by the control socket.
+    /// A user of this host with this user ID, by the control socket.
     Uid(u32),
-    /// Somebody at this address who has the token, by HTTP.
+    /// A client at this address who has the token, by HTTP.
     Http(IpAddr),
 }
 
@@ -78,103 +78,104 @@ impl fmt::Display for Commander {
     }
 }
 
-/// One thing that happened. `Display` is its line: `event=NAME key=value ...`, printable and free of line breaks
+/// One event. `Display` prints its line: `event=NAME key=value ...`, printable and without line breaks,
 /// whatever the causes contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The instance serves.
+    /// The instance has started to serve.
     Started {
-        /// Where it listens, service by service.
+        /// The addresses it listens on, service by service.
         listen: Vec<ListenSpan>,
-        /// Its process.
+        /// Its process ID.
         pid: u32,
     },
     /// `-a` disabled a channel because a connect to it failed.
     Autodisabled {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The address that failed.
         address: Address,
     },
-    /// A client's connect to a channel failed: it is left out until a probe succeeds.
+    /// A client's connect to a channel failed. The channel gets no clients until a probe succeeds.
     Ejected {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// Its address.
         address: Address,
-        /// What the connect met.
+        /// Why the connect failed.
         cause: String,
     },
-    /// A channel that was ejected takes connections again.
+    /// An ejected channel answers again and gets clients.
     Returned {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// Its address.
         address: Address,
-        /// How long it was out.
+        /// How long it was ejected.
         after: Duration,
     },
-    /// One of a channel's addresses did not answer: it is tried behind the others until a probe of it succeeds.
+    /// One of a channel's addresses did not answer. It is tried after the others until a probe of it
+    /// succeeds.
     AddressEjected {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The address.
         address: Address,
-        /// What the attempt met.
+        /// Why the attempt failed.
         cause: String,
     },
     /// One of a channel's addresses answers again.
     AddressReturned {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The address.
         address: Address,
-        /// How long it did not.
+        /// How long it was ejected.
         after: Duration,
     },
-    /// Checks say that a channel is down.
+    /// Health checks report a channel as down.
     ChannelDown {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// Its address.
         address: Address,
-        /// What the last check met.
+        /// Why the last check failed.
         cause: String,
     },
-    /// Checks say that a channel is up again.
+    /// Health checks report a channel as up again.
     ChannelUp {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// Its address.
         address: Address,
         /// How long it was down.
         after: Duration,
     },
-    /// The name of a channel has other addresses.
+    /// The name of a channel has other addresses now.
     Resolved {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The name as it was typed.
         host: String,
-        /// All addresses that it has now; of a word that stands for many channels, those as `host:port`.
+        /// All its present addresses; for a word that stands for a set of channels, as `host:port`.
         now: Vec<String>,
-        /// Those of them that are new.
+        /// The new ones among them.
         added: Vec<String>,
-        /// Those that it has no more: they get no new connections.
+        /// Addresses that were removed; they get no new connections.
         left: Vec<String>,
-        /// What the records of a service say otherwise of those that stay.
+        /// What else the records of a service name changed about targets that remain.
         changed: Vec<String>,
     },
-    /// The name of a channel has no address any more, and that is believed.
+    /// The name of a channel has no address any more, which was confirmed by several answers.
     Unresolved {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The name as it was typed.
         host: String,
         /// The resolver's words.
         cause: String,
     },
-    /// A name cannot be looked up any more; its channels keep the addresses that they have.
+    /// A name cannot be looked up; its channels keep their addresses.
     ResolveFailed {
         /// The name as it was typed.
         host: String,
@@ -185,87 +186,90 @@ pub enum Event {
     ResolveBack {
         /// The name as it was typed.
         host: String,
-        /// For how long it could not.
+        /// How long it could not be looked up.
         after: Duration,
     },
-    /// Channels are to take clients, and not one is up.
+    /// There are channels that should take clients, but none of them is up.
     NoChannelUp,
     /// A channel is up again after [`Event::NoChannelUp`].
     ChannelUpAgain {
-        /// How long none was.
+        /// How long none was up.
         after: Duration,
     },
-    /// No channel is up: connects are refused.
+    /// No channel is up, so connects are refused from now on.
     Refusing,
     /// A channel is up again after [`Event::Refusing`].
     Welcoming,
-    /// There are as many clients as there may be; the next ones wait to be accepted.
+    /// The maximum number of connections is reached; further clients wait to be accepted.
     MaxConnections {
-        /// The limit that was reached.
+        /// The limit.
         limit: u32,
     },
-    /// Clients were not let in. Strangers can cause as many as they like, so this is told once a minute at most.
+    /// Clients were not let in. Anyone can cause this as often as they like, so it is logged at most once a
+    /// minute.
     ClientsRefused {
-        /// How many, since this was told last.
+        /// How many clients since the last such event.
         clients: u64,
-        /// The last one of them.
+        /// The last of them.
         last: ClientSource,
-        /// Why that one.
+        /// Why that one was refused.
         reason: End,
     },
-    /// A connect to a channel failed; the client's walk goes on.
+    /// A connect to a channel failed; the next channel is tried for the client.
     ChannelFailed {
-        /// Which one.
+        /// The channel.
         channel: ChannelKey,
         /// The address that failed.
         address: Address,
         /// What the system said.
         cause: String,
     },
-    /// We could not even try a channel: no descriptor, no source port, `-B` not bindable.
+    /// A channel could not be tried for a reason on balance's side: no descriptor, no source port, `-B`
+    /// cannot be bound.
     DialFailed {
-        /// Which one was due.
+        /// The channel that was to be tried.
         channel: ChannelKey,
         /// What the system said.
         cause: String,
     },
-    /// A client was closed without a channel.
+    /// A client was closed before it had a channel.
     ClientLost {
-        /// Whose connection.
+        /// The client.
         client: Peers,
-        /// Why.
+        /// The reason.
         reason: End,
     },
     /// A client got its channel.
     Opened {
-        /// Its address.
+        /// The client.
         client: Peers,
-        /// The channel it got.
+        /// The channel.
         channel: ChannelKey,
         /// The channel's address that answered.
         address: Address,
     },
-    /// Its channel closed the connection before anything went over it: the client goes on to another one.
+    /// The channel closed the connection before any byte went over it, so the client moves to another
+    /// channel.
     MovedOn {
-        /// Its address.
+        /// The client.
         client: Peers,
-        /// The channel that it had.
+        /// The channel that it left.
         channel: ChannelKey,
     },
     /// A connection ended.
     Closed {
-        /// Whose connection.
+        /// The client.
         client: Peers,
-        /// The channel it had.
+        /// Its channel.
         channel: ChannelKey,
-        /// Bytes client -> channel.
+        /// Bytes from client to channel.
         sent_bytes: u64,
-        /// Bytes channel -> client.
+        /// Bytes from channel to client.
         rcvd_bytes: u64,
-        /// How.
+        /// How it ended.
         how: End,
     },
-    /// No descriptor for the next client; accept waits.
+    /// There is no descriptor for the next client; accept waits.
     OutOfDescriptors {
         /// The limit that was reached.
         limit: u64,
@@ -277,87 +281,88 @@ pub enum Event {
         /// What the system said.
         cause: String,
     },
-    /// Nobody will be able to control this instance: no directory or no socket for the rendezvous.
+    /// The control socket or its directory could not be made, so commands cannot reach this instance.
     NoRendezvous {
         /// What was tried and what the system said.
         cause: String,
     },
     /// An operator gave commands that change something.
     Commanded {
-        /// Who.
+        /// Who gave them.
         by: Commander,
-        /// The command as typed.
+        /// The commands as typed.
         command: String,
     },
-    /// A command by HTTP was refused, since its token was wrong. Strangers can cause as many as they like.
+    /// A command by HTTP was refused because its token was wrong. Anyone can cause this as often as they
+    /// like.
     WrongToken {
-        /// Who gave it; unspecified if nobody knows.
+        /// The client's address; unspecified if unknown.
         from: IpAddr,
     },
-    /// An operator's commands were to change something, and failed.
+    /// Commands of an operator that were to change something failed.
     CommandFailed {
         /// Who gave them.
         by: Commander,
-        /// Those that failed.
+        /// The commands that failed.
         command: String,
-        /// How the first one ended.
+        /// The exit code of the first one.
         exit_code: u8,
     },
-    /// The packet dump was switched off because its output went away.
+    /// The packet dump was switched off because its output failed.
     DumpStopped {
         /// What the system said.
         cause: String,
     },
-    /// Lines of the access log are lost.
+    /// Lines of the access log were lost.
     AccessLinesDropped {
-        /// How many, since this was told last.
+        /// How many since the last such event.
         lines: u64,
         /// Why.
         cause: String,
     },
-    /// The program of `--event-program` has not done what it was run for.
+    /// The program of `--event-program` failed, or could not be run.
     HookFailed {
-        /// Which program.
+        /// The program.
         program: String,
         /// How it ended, or why it was not run.
         cause: String,
     },
-    /// The program of `--event-program` is too slow for all that happens.
+    /// The program of `--event-program` is too slow for the number of events.
     HookBehind {
-        /// So many events it did not hear of.
+        /// How many events it was not run for.
         skipped: u64,
     },
-    /// Nobody read the log, and lines of it are lost.
+    /// Lines of the log were lost because nobody read them.
     LinesDropped {
         /// How many.
         lines: u64,
     },
-    /// A signal came that does nothing.
+    /// A signal arrived that has no effect.
     SignalIgnored {
-        /// Its name, without `SIG`.
+        /// Its name without `SIG`.
         signal: String,
-        /// Why nothing was done.
+        /// Why it has no effect.
         why: &'static str,
     },
-    /// A signal or a command ends the instance; the listener is closed, connections live on.
+    /// A signal or command stops the instance: it no longer listens, and connections go on.
     Stopping {
         /// How many connections there are.
         connections: u64,
-        /// How long they may go on; `None`: as long as they like, after `kill`, or not at all.
+        /// How long they may go on. `None`: without limit, after `kill`, or not at all.
         within: Option<Duration>,
     },
-    /// The last connection ended.
+    /// The last connection has ended.
     Drained,
-    /// A worker panicked. Always a bug.
+    /// A worker panicked. This is always a bug.
     WorkerPanic {
-        /// Where or what.
+        /// Where it happened, or what.
         what: String,
     },
-    /// Anything that deserves a line but no variant yet.
+    /// An event that has no variant of its own.
     Note {
         /// How much it matters.
         severity: Severity,
-        /// The sentence.
+        /// The text.
         text: String,
     },
 }
@@ -406,7 +411,7 @@ impl Event {
         }
     }
 
-    /// Can anybody cause it who reaches a port of ours, as often as they like?
+    /// Can anyone who reaches a port cause it as often as they like?
     pub(super) fn is_by_strangers(&self) -> bool {
         matches!(self, Self::WrongToken { .. })
     }
@@ -573,7 +578,7 @@ impl From<Transition> for Event {
     }
 }
 
-/// ` group=G channel=C`, with the blank in front.
+/// Prints ` group=G channel=C`, with the blank in front.
 struct Key(ChannelKey);
 
 impl fmt::Display for Key {
@@ -582,7 +587,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// Addresses with commas between, as far as one line has room for them; `-` for none.
+/// Prints addresses with commas between them, at most [`MOST_LISTED`]; `-` if there are none.
 struct AddressWords<'a>(&'a [String]);
 
 impl fmt::Display for AddressWords<'_> {
@@ -598,7 +603,7 @@ impl fmt::Display for AddressWords<'_> {
     }
 }
 
-/// A client's address, or `-` if nobody knows it.
+/// Prints a client's address, or `-` if it is unknown.
 pub(super) struct ClientName<'a, T>(pub(super) &'a T);
 
 impl fmt::Display for ClientName<'_, IpAddr> {
@@ -620,8 +625,8 @@ impl fmt::Display for ClientName<'_, Peers> {
     }
 }
 
-/// A value of any text: bare if it is one plain word, otherwise quoted, with everything escaped that could end the line
-/// or the quotes. A stranger's bytes must not be able to forge a second event.
+/// Prints a value: bare if it is one plain word, otherwise quoted, with everything escaped that could end the
+/// line or the quotes. So bytes from a client or server cannot forge an event.
 pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,6 +1,7 @@
-//! The last events with their times, for those who ask later.
+//! The most recent events with their times, for later questions.
 //!
-//! Knows: how many are kept and how long a line may be, whose an event is. Never: why one happened, where the log goes.
+//! Knows: how many are kept and how long a line may be, which service an event belongs to. Never: why an
+//! event happened, where the log goes.
 //! Source: docs/observability.md, "Events".
 
 use std::collections::VecDeque;
@@ -11,16 +12,16 @@ use std::time::{Duration, SystemTime};
 
 use super::Severity;
 
-/// So many are kept.
+/// How many events are kept.
 pub const EVENTS_KEPT: usize = 1_000;
-/// So many of them may be such as strangers cause: they cannot push out what operators look for.
+/// How many of them may be events that strangers can cause, so that these cannot displace all others.
 const STRANGERS_KEPT: usize = 100;
-/// How the line of such a one begins.
+/// How the line of such an event begins.
 const BY_STRANGERS: &str = "event=wrong_token ";
-/// A longer line is cut, so that all of them take a megabyte at most.
+/// Longer lines are cut, so that all lines together take at most about 1 MiB.
 const LINE_MAX: usize = 1_024;
 
-/// Whose an event is: the process's, or that of one service as long as it runs.
+/// What an event belongs to: the process, or one service for as long as it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u64);
 
@@ -28,41 +29,43 @@ impl Owner {
     /// The process.
     pub const PROCESS: Self = Self(0);
 
-    /// A service that no other event is of.
+    /// A new service, different from all others.
     pub fn new_service() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// An event that was told. `Display` is its line of `events`.
+/// An event that was logged. `Display` prints its line in `events`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastEvent {
-    /// When, by the wall clock of that moment.
+    /// When it happened, by the wall clock at that time.
     pub at: SystemTime,
     /// How much it matters.
     pub severity: Severity,
-    /// Whose it is.
+    /// What it belongs to.
     pub owner: Owner,
-    /// What the log says of it, from `event=` on.
+    /// Its log line, beginning with `event=`.
     pub line: Arc<str>,
 }
 
 impl PastEvent {
-    /// `left_out`: so many like it were held back before.
+    /// An event whose line has the text `line`, cut if it is too long. `left_out` is how many equal ones were
+    /// suppressed before it.
     pub fn new(at: SystemTime, severity: Severity, owner: Owner, line: &str, left_out: u64) -> Self {
         let mut line = line.to_owned();
         finish(&mut line, LINE_MAX, left_out);
         Self { at, severity, owner, line: line.into() }
     }
 
-    /// Milliseconds since 1970.
+    /// Its time in milliseconds since 1970.
     pub fn millis(&self) -> u64 {
         let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What the line says, key by key. Quotes and backslashes are as they were; control characters stay escaped.
+    /// The keys and values of the line. Quotes and backslashes are unescaped; control characters stay
+    /// escaped.
     pub fn fields(&self) -> impl Iterator<Item = (&str, String)> {
         let mut rest = &*self.line;
         std::iter::from_fn(move || {
@@ -75,7 +78,7 @@ impl PastEvent {
             let (mut value, mut chars) = (String::new(), quoted.chars());
             loop {
                 match chars.next() {
-                    // Without an end it was cut.
+                    // Without a closing quote the value was cut.
                     None | Some('"') => break,
                     Some('\\') => match chars.next() {
                         Some(plain @ ('"' | '\\' | '\'')) => value.push(plain),
@@ -89,7 +92,7 @@ impl PastEvent {
         })
     }
 
-    /// The same from its parts, as another process has told them. `None`: that is no event.
+    /// The event with these parts, as another process sent them. `None` if they are not an event.
     pub fn of_parts(millis: u64, level: &str, owner: Owner, line: &str) -> Option<Self> {
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?;
         let is_line = line.starts_with("event=") && !line.contains(char::is_control);
@@ -103,7 +106,8 @@ impl fmt::Display for PastEvent {
     }
 }
 
-/// `2026-11-28T23:59:59.123Z` (RFC 3339). A year that has not four digits becomes the nearest that has.
+/// Prints a time as `2026-11-28T23:59:59.123Z` (RFC 3339). Times before 1970 and after 9999 become the
+/// nearest time in that range.
 pub fn utc(at: SystemTime) -> impl fmt::Display {
     /// The last second of the year 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -111,9 +115,9 @@ pub fn utc(at: SystemTime) -> impl fmt::Display {
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since)
 }
 
-/// Cuts a line that is too long, and says how many like it were left out.
+/// Cuts a line that is too long, and appends how many equal ones were suppressed.
 pub(super) fn finish(text: &mut String, most: usize, left_out: u64) {
-    // Room for the count and the newline.
+    // Leaves room for the count and the newline.
     let mut end = (most - 40).min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -124,7 +128,7 @@ pub(super) fn finish(text: &mut String, most: usize, left_out: u64) {
     }
 }
 
-/// The last events of a process, in the order in which they were told.
+/// The most recent events of a process, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<PastEvent>);
 
@@ -143,7 +147,7 @@ impl History {
         self.0.push_back(event);
     }
 
-    /// The last `most` that are wanted, oldest first.
+    /// The last `most` events that `is_wanted` accepts, oldest first.
     pub(super) fn last(&self, most: usize, is_wanted: impl Fn(&PastEvent) -> bool) -> Vec<PastEvent> {
         let mut found: Vec<_> =
             self.0.iter().rev().filter(|event| is_wanted(event)).take(most).cloned().collect();
@@ -151,8 +155,8 @@ impl History {
         found
     }
 
-    /// Puts those of another process in front, or in between where that process was told something later. Each side keeps
-    /// its order, whatever its clock did.
+    /// Merges the events of another process by time; for equal times, its events come first. Each process's
+    /// events stay in order, whatever its clock did.
     pub(super) fn merge(&mut self, others: Vec<PastEvent>) {
         let mut ours = std::mem::take(&mut self.0).into_iter().peekable();
         let mut others = others.into_iter().peekable();

@@ -1,7 +1,7 @@
-//! Which program is to hear of which event, and in what environment.
+//! Which program is run for which event, and with what environment.
 //!
-//! Knows: programs of services, what waits for each, how much may wait. Never: processes, how long one may run, why an event
-//! happened.
+//! Knows: programs of services, the events that wait for each, how many may wait. Never: processes, how long
+//! one may run, why an event happened.
 //! Source: docs/observability.md, "A program for events".
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::history::{Owner, PastEvent, utc};
 
-/// So many events wait for a program; the oldest makes room for one more.
+/// How many events may wait for a program; a further one displaces the oldest.
 const MOST_WAITING: usize = 100;
 
-/// The keys of all events that a program can hear of.
+/// The keys of all events that a program can be run for.
 pub(super) const KEYS: &[&str] = &[
     "event",
     "service",
@@ -44,14 +44,14 @@ pub(super) const KEYS: &[&str] = &[
     "left_out",
     "lines",
 ];
-/// What a program is told of an event beside its keys.
+/// What else the environment says about an event.
 const BESIDE: &[&str] = &["level", "time", "line", "skipped"];
 
 /// The programs that are run for events, and the events that wait for them.
 #[derive(Debug, Default)]
 pub struct Hooks {
     waiting: Mutex<HookPosts>,
-    /// There is more to do, or less.
+    /// Signalled when there is more to do, or less.
     moved: Condvar,
     /// Is there any program?
     are_there: AtomicBool,
@@ -61,54 +61,56 @@ pub struct Hooks {
 struct HookPosts {
     /// By service.
     posts: BTreeMap<Owner, HookPost>,
-    /// Whose program each of them is: of the process's events it hears once, however many services have it.
+    /// The services that share each program: it is run only once for an event of the process, however many
+    /// services use it.
     programs: BTreeMap<Arc<Path>, BTreeSet<Owner>>,
-    /// Those that have something to hear and are not running, in the order in which they got it.
+    /// Services with waiting events whose program is not running, in the order in which they became ready.
     ready: VecDeque<Owner>,
-    /// Nothing is run any more.
+    /// No program is run any more.
     is_over: bool,
 }
 
-/// What waits for the program of one service.
+/// The events that wait for one service's program.
 #[derive(Debug)]
 struct HookPost {
     /// What operators call the service.
     label: String,
     program: Arc<Path>,
     events: VecDeque<PastEvent>,
-    /// Events that had to go since the program ran last.
+    /// Events that were displaced since the program was last run.
     skipped: u64,
     is_running: bool,
-    /// The service has it no more: what waits is all that it hears.
+    /// The service no longer has this program; it is still run for the events that wait.
     is_left: bool,
 }
 
 /// One run of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HookRun {
-    /// Of which service.
+    /// The service it is run for.
     pub owner: Owner,
     /// The program.
     pub program: PathBuf,
-    /// What it is told, as variables of its environment.
+    /// The variables added to its environment.
     pub environment: Vec<(String, String)>,
-    /// So many events it has missed since it ran last.
+    /// How many events it has missed since its last run.
     pub skipped: u64,
 }
 
-/// What there is to do for the one that runs programs.
+/// What the thread that runs programs has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HookTask {
-    /// To run one.
+    /// Run a program.
     Run(HookRun),
-    /// To look at those that run: one has come to its end, or the time is over.
+    /// Look at the running programs: one has ended, or the time is over.
     Look,
-    /// Nothing any more.
+    /// Stop.
     End,
 }
 
 impl Hooks {
-    /// The service called `label` has this program from now on, or none. What waits for the one before is for this one.
+    /// Sets the program of the service called `label`; `None` removes it. Events that wait for the previous
+    /// program are passed to the new one.
     pub fn set(&self, owner: Owner, label: &str, program: Option<&Path>) {
         let mut waiting = self.waiting();
         let HookPosts { posts, programs, .. } = &mut *waiting;
@@ -145,7 +147,7 @@ impl Hooks {
         self.are_there.store(!programs.is_empty(), Ordering::Relaxed);
     }
 
-    /// Puts an event where it is to be heard. Never waits.
+    /// Queues an event for the programs that are to be run for it. Never blocks.
     pub(super) fn offer(&self, event: &PastEvent) {
         if !self.are_there.load(Ordering::Relaxed) {
             return;
@@ -174,8 +176,8 @@ impl Hooks {
         self.moved.notify_all();
     }
 
-    /// Waits until there is something to do: as long as `patience`, if there is one, and for a program to run only if there
-    /// `is_room` for one more.
+    /// Waits until there is something to do, at most for `patience` if it is given. Returns a program to run
+    /// only if `is_room`.
     pub fn next(&self, is_room: bool, patience: Option<Duration>, ended: impl Fn() -> bool) -> HookTask {
         let mut waiting = self.waiting();
         let mut is_late = false;
@@ -201,7 +203,8 @@ impl Hooks {
         }
     }
 
-    /// The program of this service has ended: `note` is what to take down of it before the next one runs.
+    /// Notes that the program of this service has ended. `note` is called before the program is run again, to
+    /// record the result.
     pub fn ended(&self, owner: Owner, note: impl FnOnce()) {
         let mut waiting = self.waiting();
         note();
@@ -217,7 +220,8 @@ impl Hooks {
         self.moved.notify_all();
     }
 
-    /// Lets what waits be run, for so long at most. Nothing is run afterwards; so many events were not heard.
+    /// Lets the waiting events be handled for at most `patience`; afterwards no program is run. Returns how
+    /// many events were not handled.
     pub fn finish(&self, patience: Duration) -> usize {
         let is_busy = |waiting: &mut HookPosts| {
             waiting.posts.values().any(|post| post.is_running || !post.events.is_empty())
@@ -232,13 +236,13 @@ impl Hooks {
     }
 
     fn waiting(&self) -> MutexGuard<'_, HookPosts> {
-        // Whole at any time: nothing in between two changes can panic.
+        // The value is consistent even after a panic, since nothing between two changes can panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl HookPosts {
-    /// The next run, which is under way then.
+    /// Takes the next run and marks its program as running.
     fn take(&mut self) -> Option<HookRun> {
         while let Some(owner) = self.ready.pop_front() {
             let Some(post) = self.posts.get_mut(&owner).filter(|post| !post.is_running) else { continue };
@@ -277,7 +281,8 @@ fn variable(key: &str) -> String {
     format!("BALANCE_{}", key.to_ascii_uppercase())
 }
 
-/// All variables that a program may be told something by: it gets no others of these names.
+/// The names of all variables that a program's environment may get. Variables of these names in our own
+/// environment are not passed on.
 pub fn hook_variables() -> Vec<String> {
     KEYS.iter().chain(BESIDE).map(|key| variable(key)).collect()
 }

@@ -1,7 +1,7 @@
 //! Where events go: stderr in the foreground, syslog in the background.
 //!
-//! Knows: `Event`, sinks, how often the same trouble may be said. Never: why an event happened; anything that could
-//! answer back; waiting for a reader.
+//! Knows: `Event`, sinks, how often a repeated event may be logged. Never: why an event happened; anything
+//! that could answer back; waiting for a reader.
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixDatagram;
@@ -16,38 +16,39 @@ use super::hook::Hooks;
 use super::stderr::Stderr;
 use super::{Event, Severity};
 
-/// Syslog's number of the daemon facility, already shifted to its place in the priority.
+/// Syslog's number for the daemon facility, shifted to its place in the priority.
 const DAEMON: u8 = 3 << 3;
-/// What 3.57 calls itself in syslog; filters of operators match on it.
+/// The name that 3.57 uses in syslog, which operators' filters match.
 const IDENT: &str = "Balance";
-/// Where the local syslog listens.
+/// The socket of the local syslog.
 const SYSLOG: &str = "/dev/log";
-/// The same trouble is said again after this long at the earliest.
+/// A repeated event is logged again after this time at the earliest.
 const QUIET: Duration = Duration::from_secs(10);
-/// How many different troubles are remembered; more than this at once and the oldest may be said again early.
+/// How many different events the limiter remembers. With more than this at once, the oldest may be repeated
+/// early.
 const TROUBLES: usize = 16;
-/// A longer line is cut. With a time in front it is what a pipe takes in one piece (PIPE_BUF).
+/// Longer lines are cut. With a time in front, this is the most that a pipe takes in one piece (PIPE_BUF).
 const LINE_MAX: usize = 4096 - 25;
 
-/// The log of an instance. Cheap to clone; every clone is the same log.
+/// The log of an instance. Cheap to clone; all clones are the same log.
 #[derive(Debug, Clone)]
 pub struct Log {
     inner: Arc<Inner>,
-    /// Whose events it tells.
+    /// What its events belong to.
     owner: Owner,
-    /// What its lines call it, where there are several services.
+    /// The name in its lines if there are several services.
     service: ServiceLabel,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// What the command line says of debug events, ...
+    /// Whether the command line asks for debug events ...
     debug: bool,
-    /// ... and what holds.
+    /// ... and whether they are logged now.
     is_debug: AtomicBool,
     /// Lines on stderr begin with the time.
     is_timed: bool,
-    /// Lines that nobody could take.
+    /// Lines that were lost because no reader took them.
     dropped: AtomicU64,
     sink: Mutex<Sink>,
     history: Arc<Mutex<History>>,
@@ -69,13 +70,14 @@ enum Destination {
 }
 
 impl Log {
-    /// To stderr, for the foreground. `debug` (`-d`) lets debug and info events through too.
+    /// A log to stderr, for the foreground. `debug` (`-d`) also lets debug and info events through.
     pub fn stderr(debug: bool) -> Self {
         Self::new(debug, Destination::Stderr(Stderr::default()))
     }
 
-    /// To the local syslog, for the background: daemon facility, ident `Balance`, this process's pid. Where there is no
-    /// syslog, events are lost and counted; one that appears later is found. With `debug`, debug events go there too.
+    /// A log to the local syslog, for the background: facility daemon, ident `Balance`, this process's ID.
+    /// While there is no syslog, events are lost and counted; a syslog that appears later is found. With
+    /// `debug`, debug events go there, too.
     pub fn syslog(debug: bool) -> Self {
         Self::syslog_at(SYSLOG.into(), debug)
     }
@@ -84,13 +86,13 @@ impl Log {
         Self::new(debug, Destination::Syslog(Syslog { path, socket: None, unsaid: 0 }))
     }
 
-    /// Keeps everything that it is told, for [`Log::take`], and calls this before.
+    /// A log that keeps every event for [`Log::take`] and calls `told` before each.
     #[cfg(test)]
     pub(crate) fn kept(told: fn()) -> Self {
         Self::new(true, Destination::Kept(Vec::new(), told))
     }
 
-    /// What was kept since the last time.
+    /// Takes the events that were kept since the last call.
     #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<Event> {
         match &mut self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).way {
@@ -107,7 +109,7 @@ impl Log {
         Self { inner: Arc::new(inner), owner: Owner::PROCESS, service: Arc::default() }
     }
 
-    /// Lines on stderr begin with the time, if it is to be so. To be called before services have logs of their own.
+    /// Sets whether lines on stderr begin with the time. Call it before services have logs of their own.
     #[must_use]
     pub fn timed(mut self, is_timed: bool) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
@@ -116,23 +118,24 @@ impl Log {
         self
     }
 
-    /// The same log for the events of one service: each line has its name behind the first word. `None`: it needs none so far.
+    /// The same log for the events of one service. Each line has the service's name after its first word;
+    /// `None` leaves it out.
     pub fn of_service(&self, owner: Owner, name: Option<&str>) -> Self {
         let service = Arc::new(RwLock::new(name.map(Arc::from)));
         Self { inner: Arc::clone(&self.inner), owner, service }
     }
 
-    /// What lines call the service whose log this is, now and later.
+    /// The service's name in log lines; it follows later changes.
     pub fn label(&self) -> ServiceLabel {
         Arc::clone(&self.service)
     }
 
-    /// Whose events it tells.
+    /// What its events belong to.
     pub fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// Remembers what `other` has been told so far, and both what either is told from now on. To be called before services
+    /// Shares the history with `other`: both then remember what either has logged. Call it before services
     /// have logs of their own.
     #[must_use]
     pub fn remembering(mut self, other: &Self) -> Self {
@@ -142,14 +145,14 @@ impl Log {
         self
     }
 
-    /// The last `most` events of the service whose log this is and of the process, oldest first; from the log of the process,
-    /// those of all services.
+    /// The last `most` events of this log's service and of the process, oldest first. The log of the process
+    /// returns those of all services.
     pub fn events(&self, most: usize) -> Vec<PastEvent> {
         let all = self.owner == Owner::PROCESS;
         self.history().last(most, |event| all || event.owner == self.owner || event.owner == Owner::PROCESS)
     }
 
-    /// Remembers these, too, which another process was told before.
+    /// Adds earlier events of another process to the history.
     pub fn inherit(&self, events: Vec<PastEvent>) {
         self.history().merge(events);
     }
@@ -160,37 +163,38 @@ impl Log {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // Whole at any time: nothing in between two changes can panic.
+        // The value is consistent even after a panic, since nothing between two changes can panic.
         self.inner.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the service whose log this is another name, in all clones of it; `None`: there is nothing to tell it from.
+    /// Changes the service's name in all clones of this log. `None`: lines have no name, because there is
+    /// only one service.
     pub fn rename(&self, name: Option<&str>) {
         *self.service.write().unwrap_or_else(PoisonError::into_inner) = name.map(Arc::from);
     }
 
-    /// Do debug events go anywhere? Ask before putting one together.
+    /// Are debug events logged? Ask before building one.
     pub fn is_debug(&self) -> bool {
         self.inner.is_debug.load(Ordering::Relaxed)
     }
 
-    /// Lets debug events through from now on, or not; `None`: as the command line has it.
+    /// Switches debug events on or off; `None` restores the command line's choice.
     pub fn set_debug(&self, is_debug: Option<bool>) {
         self.inner.is_debug.store(is_debug.unwrap_or(self.inner.debug), Ordering::Relaxed);
     }
 
-    /// What [`set_debug`](Self::set_debug) has changed, if it is otherwise than the command line has it.
+    /// The setting made by [`set_debug`](Self::set_debug), if it differs from the command line.
     pub fn debug_by_hand(&self) -> Option<bool> {
         Some(self.is_debug()).filter(|&is_debug| is_debug != self.inner.debug)
     }
 
-    /// Descriptors that the log of a process in the foreground, or in the background, has for itself.
+    /// How many descriptors the log needs for itself in the foreground or in the background.
     pub fn descriptors(is_foreground: bool) -> usize {
         usize::from(!is_foreground || Stderr::takes_descriptor())
     }
 
-    /// If it goes to stderr: a terminal, pipe or socket there that takes nothing holds nobody up from now on. To be called by a process
-    /// that serves, which has a descriptor for it.
+    /// If the log goes to stderr, makes writes to a terminal, pipe or socket there never block. Only for a
+    /// process that serves, since it takes a descriptor.
     pub fn never_wait(&self) {
         let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if let Destination::Stderr(stderr) = &mut sink.way {
@@ -203,7 +207,7 @@ impl Log {
         self.inner.dropped.load(Ordering::Relaxed)
     }
 
-    /// Says this on stderr, if it goes there and that is a terminal. It is no event.
+    /// Prints this text if the log goes to stderr and that is a terminal. It is not an event.
     pub fn greet(&self, text: &str) {
         let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if let Destination::Stderr(stderr) = &mut sink.way
@@ -223,19 +227,20 @@ impl Log {
         if self.inner.is_timed { format!("{} ", utc(at)) } else { String::new() }
     }
 
-    /// Says an event. Never blocks, fails or panics: a line nobody can take is lost. Errors and warnings that repeat
-    /// word for word, and those that strangers cause, are said once in ten seconds, with a count of those left out. What begins or ends an outage is never
-    /// left out: the one makes no sense without the other.
+    /// Logs an event. Never blocks, fails or panics: a line that no reader takes is lost. Errors and warnings
+    /// that repeat word for word, and events that strangers can cause, are logged once in ten seconds, with a
+    /// count of those suppressed. The begin and the end of an outage are never suppressed, since one makes no
+    /// sense without the other.
     pub fn tell(&self, event: &Event) {
         self.say(event, true, is_limited(event));
     }
 
-    /// Says an event however often it repeats: somebody has asked for it.
+    /// Logs an event even if it repeats, because somebody asked for it.
     pub fn tell_each_time(&self, event: &Event) {
         self.say(event, true, false);
     }
 
-    /// Says again, and to others, what was told already: it is not remembered twice.
+    /// Logs an event again for other readers, without adding it to the history twice.
     pub fn tell_again(&self, event: &Event) {
         self.say(event, false, is_limited(event));
     }
@@ -257,23 +262,24 @@ impl Log {
             told();
             return events.push(event.clone());
         }
-        // The sink is where the clocks are read: what the lines say stays pure.
+        // The sink reads the clocks, so that what the lines say stays pure.
         #[allow(clippy::disallowed_methods)]
         let (now, at) = (Instant::now(), SystemTime::now());
-        // Of those that strangers cause each is the same as any other: they choose what the line says.
+        // Events that strangers can cause count as equal, since strangers choose what the line says.
         let same = if event.is_by_strangers() { event.name() } else { &line };
         let left_out = if is_limited { limiter.admit(same, now) } else { Some(0) };
         let Some(left_out) = left_out else { return };
         if is_new && severity != Severity::Debug {
             let past = PastEvent::new(at, severity, self.owner, &line, left_out);
-            // What programs have met is no news for them.
+            // Programs are not run for events about programs.
             if !matches!(event, Event::HookFailed { .. } | Event::HookBehind { .. }) {
                 self.inner.hooks.offer(&past);
             }
             self.history().push(past);
         }
         match way {
-            // A terminal that shows nothing while all is well is what 3.57 users know; syslog keeps the start and the end.
+            // 3.57 prints nothing on a terminal while all is well, and its users expect that. Syslog keeps
+            // the start and the end.
             Destination::Stderr(_) if severity == Severity::Info && !self.is_debug() => {}
             Destination::Stderr(stderr) => {
                 let front = self.time_in_front(at);
@@ -297,7 +303,7 @@ impl Log {
     }
 }
 
-/// May it be left out when it is said again soon?
+/// May the event be suppressed if it repeats soon?
 fn is_limited(event: &Event) -> bool {
     match event {
         Event::NoChannelUp | Event::ChannelUpAgain { .. } | Event::Refusing => false,
@@ -313,24 +319,25 @@ fn stderr_line(severity: Severity, line: &str, left_out: u64) -> String {
     text
 }
 
-/// The datagram of RFC 3164 without its timestamp: every receiver on a local socket fills in its own.
+/// A datagram as in RFC 3164 but without the timestamp: every receiver on a local socket adds its own.
 fn syslog_line(severity: Severity, line: &str, left_out: u64, pid: u32) -> String {
     let mut text = format!("<{}>{IDENT}[{pid}]: {line}", DAEMON | severity.syslog());
     finish(&mut text, LINE_MAX, left_out);
     text
 }
 
-/// The local syslog's socket, connected when it is there.
+/// The socket of the local syslog, connected whenever syslog is there.
 #[derive(Debug)]
 struct Syslog {
     path: PathBuf,
     socket: Option<UnixDatagram>,
-    /// Lines that were lost since it was told of lost lines.
+    /// Lines that were lost and not reported in the log yet.
     unsaid: u64,
 }
 
 impl Syslog {
-    /// `false`: it is lost. In front of the first one after lines were lost goes what `lost` makes of their number.
+    /// Sends a line. `false`: it is lost. Before the first line after a loss, it sends what `lost` returns
+    /// for the number of lost lines.
     fn say(&mut self, datagram: &str, lost: impl FnOnce(u64) -> String) -> bool {
         if self.unsaid > 0 && self.is_sent(&lost(self.unsaid)) {
             self.unsaid = 0;
@@ -341,7 +348,7 @@ impl Syslog {
     }
 
     fn is_sent(&mut self, datagram: &str) -> bool {
-        // Twice: a syslog that was restarted leaves us a dead socket, found out by the first send.
+        // Two tries, since a restart of syslog leaves a dead socket, which only the first send reveals.
         for _ in 0..2 {
             let Some(socket) = self.socket() else { return false };
             match socket.send(datagram.as_bytes()) {
@@ -365,7 +372,7 @@ impl Syslog {
     }
 }
 
-/// Holds back what was just said. Pure: the time is an argument.
+/// Suppresses lines that were logged a moment ago. Pure: the time is an argument.
 #[derive(Debug, Default)]
 struct Limiter {
     said: Vec<Repeated>,
@@ -379,7 +386,8 @@ struct Repeated {
 }
 
 impl Limiter {
-    /// `None`: hold it back. Otherwise say it, and how many like it were held back since the last time.
+    /// `None`: suppress the line. Otherwise log it; the number says how many equal ones were suppressed since
+    /// the last time.
     fn admit(&mut self, line: &str, now: Instant) -> Option<u64> {
         if let Some(said) = self.said.iter_mut().find(|said| said.line == line) {
             if now.saturating_duration_since(said.at) < QUIET {

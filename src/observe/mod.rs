@@ -1,7 +1,8 @@
-//! Telling the operator: events to the log, packets to the dump. Never asked back, decides nothing.
+//! What operators are told: events to the log, packets to the dump. This room decides nothing and returns
+//! nothing to the code that reports.
 //!
-//! What an event says is pure text ([`Event`], [`dump_chunk`]); the sinks ([`Log`], [`Dump`]) are the only places here
-//! that touch a descriptor, and say so.
+//! The text of an event is pure ([`Event`], [`dump_chunk`]). The sinks ([`Log`], [`Dump`]) are the only
+//! places here that touch a descriptor.
 //! Reading order: `event`, `history`, `hook`, `stderr`, `log`, `dump`, `tap`, `access`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

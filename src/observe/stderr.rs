@@ -1,12 +1,14 @@
-//! Lines to standard error that never wait for a reader.
+//! Writes lines to standard error without ever waiting for a reader.
 //!
-//! Knows: how to write without blocking to each kind of stderr, the rest of a line that fitted in part, how many lines are lost.
+//! Knows: how to write without blocking to each kind of stderr, the rest of a line that was written in part,
+//! how many lines are lost.
 //! Never: events, what a line says.
 //!
-//! That a descriptor polls as writable does not say that a line fits. A terminal takes the first bytes and blocks the writer for the
-//! others when somebody has typed Ctrl-S, or has an ssh session that hangs; another writer can fill a pipe in between. The flag that makes a
-//! descriptor non-blocking belongs to all processes that share it, the operator's shell among them, so it is not ours to set. What can be
-//! opened anew is: then we have a description of our own.
+//! That a descriptor polls as writable does not mean that a line fits. A terminal takes the first bytes and
+//! blocks the writer for the rest after somebody has typed Ctrl-S, or in a stalled ssh session; and another
+//! writer can fill a pipe in between. The non-blocking flag of a descriptor belongs to all processes that
+//! share it, including the operator's shell, so balance must not set it. It opens the file anew where that is
+//! possible, and so has an open file description of its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,38 +22,39 @@ use rustix::net::SendFlags;
 #[derive(Debug, Default)]
 pub(super) struct Stderr {
     way: Way,
-    /// Of a line that was written in part. No other line is written before it.
+    /// The rest of a line that was written in part. No other line is written before it.
     rest: Vec<u8>,
-    /// Lines that were lost since the reader was told of lost lines.
+    /// Lines that were lost and not reported to the reader yet.
     unsaid: u64,
 }
 
-/// How bytes go out.
+/// How bytes are written.
 #[derive(Debug, Default)]
 enum Way {
-    /// By the descriptor that others share, if it polls as writable.
+    /// To the shared descriptor, if it polls as writable.
     #[default]
     Shared,
-    /// By a description of our own, which does not block.
+    /// To an open file description of our own, which does not block.
     Own(OwnedFd),
-    /// The service manager's, usually. A call can say that it must not block.
+    /// To a socket, usually the service manager's. A call can say that it must not block.
     Socket,
 }
 
 impl Stderr {
-    /// From now on no write waits, whatever stderr is. Keeps a descriptor open. To be called when the process closes no descriptors any
-    /// more that it does not know.
+    /// Makes all later writes non-blocking, whatever stderr is. Keeps a descriptor open, so call it only when
+    /// the process no longer closes descriptors that it does not know.
     pub(super) fn open_anew(&mut self) {
         self.way = best_way(io::stderr().as_fd());
     }
 
-    /// Does [`open_anew`](Self::open_anew) keep a descriptor open here?
+    /// Would [`open_anew`](Self::open_anew) keep a descriptor open?
     pub(super) fn takes_descriptor() -> bool {
         matches!(best_way(io::stderr().as_fd()), Way::Own(_))
     }
 
-    /// Writes a line, in one piece if possible. If only a part fits, the rest comes before anything else. In front of the first one after
-    /// lines were lost comes what `lost` makes of their number. `false`: it is lost.
+    /// Writes a line, in one piece if possible. If only a part fits, the rest is written before anything
+    /// else. Before the first line after a loss, it writes what `lost` returns for the number of lost lines.
+    /// `false`: the line is lost.
     pub(super) fn say(&mut self, line: &str, lost: impl FnOnce(u64) -> String) -> bool {
         let is_taken = self.write_rest() && {
             if self.unsaid > 0 && self.write(&lost(self.unsaid)) {
@@ -69,7 +72,7 @@ impl Stderr {
         true
     }
 
-    /// Is nothing left of an earlier line?
+    /// Writes the rest of an earlier line. `true` if nothing is left of it.
     fn write_rest(&mut self) -> bool {
         if self.rest.is_empty() {
             return true;
@@ -77,7 +80,7 @@ impl Stderr {
         match self.write_some(&self.rest) {
             Ok(written) => drop(self.rest.drain(..written.min(self.rest.len()))),
             Err(Errno::AGAIN) => {}
-            // The reader has gone, and nobody will see the end of that line.
+            // The reader is gone, so nobody will see the rest of that line.
             Err(_) => self.rest.clear(),
         }
         self.rest.is_empty()
@@ -112,11 +115,12 @@ fn best_way(stderr: BorrowedFd<'_>) -> Way {
         FileType::Socket => return Way::Socket,
         FileType::Fifo => reopened("/proc/self/fd/2"),
         FileType::CharacterDevice if rustix::termios::isatty(stderr) => {
-            // The terminal of another user, under sudo or su, is not ours to open by its name; everybody may open the one they are at.
+            // Under sudo or su, the terminal may belong to another user and cannot be opened by its name; but
+            // every process may open its controlling terminal.
             let is_controlling = rustix::termios::tcgetsid(stderr).is_ok();
             reopened("/proc/self/fd/2").or_else(|| reopened("/dev/tty").filter(|_| is_controlling))
         }
-        // A file takes everything, and opened anew it would have a position of its own.
+        // A file takes everything, and opening it anew would give it a second write position.
         _ => None,
     };
     own.map_or(Way::Shared, Way::Own)

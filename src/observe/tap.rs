@@ -1,10 +1,11 @@
-//! One session's bytes, handed from the worker that moves them to whoever has asked to see them.
+//! One session's bytes on their way from the worker that moves them to a reader that wants to see them.
 //!
-//! Knows: chunks, which way they went, how many wait, what was left out. Never: connections, how a chunk is shown, who looks.
+//! Knows: chunks, their direction, how many wait, what was left out. Never: connections, how a chunk is
+//! shown, who reads.
 //! Source: docs/observability.md, "One session's bytes".
 //!
-//! The worker copies a chunk into a bounded channel and goes on. What there is no room for is counted instead, and whoever looks is told of it
-//! at the place where it is missing. Nothing here waits for anybody on the worker's side.
+//! The worker copies a chunk into a bounded channel and goes on. Bytes for which there is no room are counted
+//! instead, and the reader is told the number at the place where they are missing. The worker never waits.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -14,63 +15,63 @@ use std::time::{Duration, SystemTime};
 use crate::observe::Direction;
 use crate::sched::{Address, ChannelKey, End, Peers};
 
-/// So many bytes may wait for the reader of a tap, including the memory that it takes to keep them.
+/// Maximum number of bytes that wait for the reader of a tap, including the memory needed to keep them.
 pub const TAP_ROOM: usize = 1 << 20;
-/// So many chunks may.
+/// Maximum number of chunks that wait.
 const CHUNKS: usize = 2_048;
-/// What a chunk costs beside its bytes, about.
+/// Approximate memory for a chunk beside its bytes.
 const CHUNK_COST: usize = 64;
 
-/// A session as it was when the tap began.
+/// The session when the tap began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapStart {
-    /// When that was.
+    /// When the tap began.
     pub at: SystemTime,
-    /// Its client, if the system still knows it.
+    /// The client, if the system still knows it.
     pub client: Option<Peers>,
-    /// Where the client came in.
+    /// The address that the client connected to.
     pub service: Option<Address>,
-    /// The channel it has; `None` while it waits for one.
+    /// Its channel and the address used; `None` while it waits for one.
     pub channel: Option<(ChannelKey, Option<Address>)>,
-    /// Bytes of the client that had been taken before, and are not seen.
+    /// Bytes from the client that were relayed before and are not shown.
     pub sent_bytes: u64,
-    /// The same of the channel.
+    /// The same for bytes from the channel.
     pub rcvd_bytes: u64,
 }
 
-/// Something of a session, in the order in which it happened: first what was left out, then the channel that it has left, then which
-/// sides ended, then bytes.
+/// Something that happened in a session. The fields apply in this order: what was left out, the channel that
+/// was left, the sides that ended, the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapPiece {
-    /// When the last of it was.
+    /// When the last of it happened.
     pub at: SystemTime,
-    /// Bytes that were left out, by [`Direction`].
+    /// How many bytes were left out, indexed by [`Direction`].
     pub left_out: [u64; 2],
-    /// This channel has closed its connection at once, and its client went on to another one.
+    /// The channel that closed its connection at once, so that the client moved to another one.
     pub moved_on: Option<ChannelKey>,
     /// Which sides have ended their direction.
     pub ended: [bool; 2],
-    /// Bytes as they were read; empty where there are none.
+    /// The bytes as they were read; may be empty.
     pub bytes: Vec<u8>,
-    /// Which way they went.
+    /// The direction of the bytes.
     pub direction: Direction,
 }
 
-/// Why a tap sees nothing more of its session.
+/// Why a tap shows nothing more of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TapEnd {
     /// The session has ended.
     Session(End),
-    /// It is on its way to another process, or back from there.
+    /// The session is moving to another process, or back from there.
     Left,
 }
 
 /// The last message about a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastWords {
-    /// Bytes that were left out at the end, by [`Direction`].
+    /// How many bytes were left out at the end, indexed by [`Direction`].
     pub left_out: [u64; 2],
-    /// Sides that have ended since the last piece.
+    /// Which sides have ended since the last piece.
     pub ended: [bool; 2],
     /// Why there is no more.
     pub why: TapEnd,
@@ -80,14 +81,14 @@ pub struct LastWords {
 
 #[derive(Debug, Default)]
 struct TapLink {
-    /// Bytes that wait to be looked at, with their cost.
+    /// Bytes that wait for the reader, including [`CHUNK_COST`] per chunk.
     waiting: AtomicUsize,
-    /// Nobody looks any more.
+    /// The reader is gone.
     is_over: AtomicBool,
     last: OnceLock<LastWords>,
 }
 
-/// A new tap: the end of the reader, and the end of the worker that has the session.
+/// Creates a tap: the reader's end, and the end for the worker that has the session.
 pub fn new_tap() -> (Tap, TapSource) {
     let (sender, pieces) = sync_channel(CHUNKS);
     let link = Arc::new(TapLink::default());
@@ -102,34 +103,38 @@ pub fn new_tap() -> (Tap, TapSource) {
     (Tap { pieces, link }, source)
 }
 
-/// The worker's end. Dropped without [`TapSource::end`], the reader does not learn why the session is gone.
+/// The worker's end. If it is dropped without [`TapSource::end`], the reader does not learn why the session
+/// is gone.
 #[derive(Debug, Clone)]
 pub struct TapSource {
     sender: SyncSender<TapPiece>,
     link: Arc<TapLink>,
-    /// Not told yet.
+    /// Not passed on yet.
     left_out: [u64; 2],
-    /// Not told yet.
+    /// Not passed on yet.
     ended: [bool; 2],
-    /// Not told yet.
+    /// Not passed on yet.
     moved_on: Option<ChannelKey>,
-    /// There was no room. Before there is a good deal of it, nothing is copied: better one gap than many.
+    /// There was no room. Nothing is copied until half of the room is free, since one large gap is better
+    /// than many.
     is_behind: bool,
 }
 
 impl TapSource {
-    /// Has the reader gone?
+    /// Is the reader gone?
     pub fn is_over(&self) -> bool {
         self.link.is_over.load(Ordering::Relaxed)
     }
 
-    /// These bytes were read; none: that side has ended its direction. Never waits.
+    /// Passes on bytes that were read; an empty slice means that the side has ended its direction. Never
+    /// blocks.
     pub fn saw(&mut self, direction: Direction, bytes: &[u8]) {
         self.ended[direction as usize] |= bytes.is_empty();
         self.tell(direction, bytes);
     }
 
-    /// The session's channel has closed its connection at once, and its client goes on to another one.
+    /// Passes on that the session's channel closed its connection at once, so that the client moves to
+    /// another one.
     pub fn moved_on(&mut self, from: ChannelKey) {
         self.moved_on = Some(from);
         self.tell(Direction::Rcvd, &[]);
@@ -154,7 +159,7 @@ impl TapSource {
             bytes: copy,
             direction,
         };
-        // Before it can be taken out again.
+        // Counted before the reader can take it out and subtract it.
         self.link.waiting.fetch_add(cost, Ordering::AcqRel);
         match self.sender.try_send(piece) {
             Ok(()) => (self.left_out, self.ended, self.moved_on) = ([0; 2], [false; 2], None),
@@ -170,34 +175,34 @@ impl TapSource {
         self.left_out[way] = self.left_out[way].saturating_add(bytes.len() as u64);
     }
 
-    /// There is no more to see.
+    /// Ends the tap and tells the reader why.
     pub fn end(self, why: TapEnd) {
         let last = LastWords { left_out: self.left_out, ended: self.ended, why, at: now() };
-        // Only one worker has the session.
+        // Only one worker has the session, so this is set only once.
         let _ = self.link.last.set(last);
     }
 }
 
-/// The end that looks. Dropped, the worker copies nothing more.
+/// The reader's end. When it is dropped, the worker stops copying.
 #[derive(Debug)]
 pub struct Tap {
     pieces: Receiver<TapPiece>,
     link: Arc<TapLink>,
 }
 
-/// What there is to see.
+/// The result of [`Tap::look`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum TapLook {
-    /// This.
+    /// A piece.
     Piece(TapPiece),
     /// Nothing so far.
     Nothing,
-    /// No more; `None`: and nobody knows why.
+    /// The tap is over. `None`: nobody knows why.
     Over(Option<LastWords>),
 }
 
 impl Tap {
-    /// The next piece; waits for it as long as `patience`.
+    /// Returns the next piece; waits for it at most for `patience`.
     pub fn look(&self, patience: Duration) -> TapLook {
         match self.pieces.recv_timeout(patience) {
             Ok(piece) => {
@@ -216,7 +221,7 @@ impl Drop for Tap {
     }
 }
 
-/// The time of day, for those who read it later; nothing is decided by it.
+/// The time of day, for the reader; no decision depends on it.
 #[allow(clippy::disallowed_methods)]
 fn now() -> SystemTime {
     SystemTime::now()

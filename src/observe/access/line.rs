@@ -17,19 +17,19 @@ use crate::observe::event::{ClientName, Quoted};
 use crate::observe::history::utc;
 use crate::sched::{Address, ChannelKey, ClientSource, DialCause};
 
-/// What a line looks like.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineStyle {
     /// `key=value key=value`.
     Text,
-    /// An object of JSON.
+    /// A JSON object.
     Json,
 }
 
-/// Appends the line of a record, with its line break.
+/// Appends the line of a record, including its line break.
 pub fn write_line(out: &mut Vec<u8>, format: LineStyle, record: &AccessRecord) {
     match format {
-        // Writing to memory does not fail, nor has a line anything that JSON cannot say.
+        // Writing to memory cannot fail, and JSON can express every value of a line.
         LineStyle::Text => out.extend_from_slice(Text(record).to_string().as_bytes()),
         LineStyle::Json => _ = serde_json::to_writer(&mut *out, &Object::of(record)),
     }
@@ -52,7 +52,8 @@ impl fmt::Display for AttemptError {
         match self {
             Self::Known(cause) => cause.fmt(f),
             Self::System(number) => {
-                // In the words of the other messages; what std does not tell apart has only the system's.
+                // Uses the same words as other messages. For an error that std does not classify, only the
+                // system's text says anything.
                 let error = std::io::Error::from_raw_os_error(*number);
                 let kind = error.kind().to_string();
                 write!(f, "{}: ", DialCause::Other)?;
@@ -62,7 +63,7 @@ impl fmt::Display for AttemptError {
     }
 }
 
-/// Seconds, to the microsecond.
+/// Prints seconds with six decimals.
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
@@ -73,12 +74,12 @@ impl fmt::Display for Seconds {
 
 impl Serialize for Seconds {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // Exact for a century.
+        // An `f64` is exact enough for a century.
         to.serialize_f64(self.0.as_micros() as f64 / 1e6)
     }
 }
 
-/// A value, or `-`.
+/// A value, or `-` if there is none.
 struct OrDash<T>(Option<T>);
 
 impl<T: fmt::Display> fmt::Display for OrDash<T> {
@@ -90,7 +91,7 @@ impl<T: fmt::Display> fmt::Display for OrDash<T> {
     }
 }
 
-/// All keys are there in every line, so that they can be told by their places, too.
+/// Every line has all keys, so that values can also be found by their position.
 struct Text<'a>(&'a AccessRecord);
 
 impl fmt::Display for Text<'_> {
@@ -151,7 +152,7 @@ impl fmt::Display for Failed<'_> {
     }
 }
 
-/// The keys of the text, as JSON.
+/// The same keys as in the text format, as a JSON object.
 #[derive(Serialize)]
 struct Object<'a> {
     time: String,
