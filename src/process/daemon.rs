@@ -1,7 +1,8 @@
-//! Going to the background without leaving the caller in the dark.
+//! Goes to the background, and tells the caller how the start went.
 //!
-//! Knows: fork rules, descriptors 0-2 (what a process finds in its input that was started by the one before it, too), the pipe on which the instance tells its caller how the start went. Never: what
-//! the sockets are for, where settings come from, exit codes' meaning.
+//! Knows: fork rules, descriptors 0-2 (including what a predecessor passes as standard input), the pipe by
+//! which the instance tells its caller how the start went. Never: what the sockets are for, where settings
+//! come from, what exit codes mean.
 //! Source: docs/compatibility.md, "Process".
 
 use std::fs::{File, OpenOptions};
@@ -13,28 +14,29 @@ use nix::unistd::{ForkResult, Pid, chdir, fork, setsid};
 use rustix::fs::{Mode, OFlags};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-/// `EX_OSERR` of sysexits: the start ended without a word.
+/// `EX_OSERR` of sysexits: the start ended without a message.
 const SYSTEM_FAILED: u8 = 71;
 
-/// Which of the two processes a [`detach`] came back in.
+/// The process in which [`detach`] returned.
 #[derive(Debug)]
 pub enum Detached {
-    /// The one the operator started. It has nothing left to do but say this and exit.
+    /// The process that the operator started. All it has to do is print this and exit.
     Caller(StartResult),
-    /// The one in the background. It owes its caller a word.
+    /// The process in the background. It has to tell its caller how the start went.
     Instance(ReadyNotice),
 }
 
 /// How the start in the background went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartResult {
-    /// The exit code; 0 means: it serves.
+    /// The exit code; 0 means that it serves.
     pub code: u8,
-    /// What to say on stderr; empty for nothing.
+    /// What to print on stderr; empty for nothing.
     pub message: String,
 }
 
-/// The instance's end of the line to its caller. Dropped without a word, the caller reports a start that died.
+/// The instance's end of the pipe to its caller. If it is dropped without a message, the caller reports that
+/// the start died.
 #[derive(Debug)]
 pub struct ReadyNotice {
     pipe: File,
@@ -42,13 +44,13 @@ pub struct ReadyNotice {
 }
 
 impl ReadyNotice {
-    /// Everything is bound and running: the caller may exit 0. From here on stderr is `/dev/null`.
+    /// Everything is bound and running: the caller exits with 0. From here on stderr is `/dev/null`.
     ///
     /// # Errors
-    /// stderr cannot be redirected. The caller has been told so; give up.
+    /// stderr cannot be redirected. The caller has been told, and the instance must end.
     pub fn serving(mut self) -> io::Result<()> {
-        // Until now stderr was the caller's, so that a panic during the start could be read. It goes first: whoever
-        // reads the caller's stderr to its end must not wait for us.
+        // Until now stderr was the caller's, so that a panic during the start could be read. It is redirected
+        // first, so that a program that reads the caller's stderr to its end need not wait for this process.
         if let Err(error) = dup2_stderr(&self.null) {
             let error = io::Error::from(error);
             self.tell(SYSTEM_FAILED, &format!("balance: cannot redirect stderr: {error}"));
@@ -58,30 +60,31 @@ impl ReadyNotice {
         Ok(())
     }
 
-    /// The start failed: the caller says `message` and exits with `code`.
+    /// The start failed: the caller prints `message` and exits with `code`.
     pub fn failed(mut self, code: u8, message: &str) {
         self.tell(code, message);
     }
 
     fn tell(&mut self, code: u8, message: &str) {
-        // A caller that was killed meanwhile cannot be told anything, and a running instance does not mind.
+        // The caller may have been killed meanwhile; the instance runs on all the same.
         let _ = self.pipe.write_all(&[&[code], message.as_bytes()].concat());
     }
 }
 
-/// Forks into the background: new session, `/` as working directory, stdin and stdout on `/dev/null`; stderr follows at
-/// [`ReadyNotice::serving`]. Bound sockets and the umask are inherited. Returns in both processes; in the caller's only when the
-/// instance has given its verdict or died.
+/// Forks into the background: a new session, `/` as working directory, stdin and stdout on `/dev/null`;
+/// stderr follows at [`ReadyNotice::serving`]. Bound sockets and the umask are inherited. Returns in both
+/// processes; in the caller only after the instance has reported how its start went, or died.
 ///
 /// Call it before the first thread is started.
 ///
 /// # Errors
-/// The instance could not be forked. What fails later is a [`StartResult`].
+/// The instance could not be forked. Later failures are in [`StartResult`].
 pub fn detach() -> io::Result<Detached> {
     let (reader, writer) = io::pipe()?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    // SAFETY: the caller keeps the promise above that no other thread runs yet, so the child is a whole process: no lock
-    // is held by a thread that does not exist in it. Every descriptor is an `OwnedFd` that each side closes for itself.
+    // SAFETY: no other thread runs yet, as the function's documentation demands, so the child is a complete
+    // process: no lock is held by a thread that does not exist in it. Every descriptor is an `OwnedFd` that
+    // each side closes for itself.
     #[allow(unsafe_code)]
     let forked = unsafe { fork() }?;
     match forked {
@@ -96,7 +99,8 @@ pub fn detach() -> io::Result<Detached> {
     }
 }
 
-/// The background's surroundings. None of these can fail on a sane system; if one does, the verdict says which.
+/// Sets up the background process. None of these steps fails on a working system; if one does, the message
+/// says which.
 fn settle(ready: ReadyNotice) -> ReadyNotice {
     let steps: [(&str, &dyn Fn() -> io::Result<()>); 4] = [
         ("start a session", &|| Ok(setsid().map(drop)?)),
@@ -106,8 +110,8 @@ fn settle(ready: ReadyNotice) -> ReadyNotice {
     ];
     for (act, step) in steps {
         if let Err(error) = step() {
-            // Served all the same: a working instance with an odd working directory is better than none. It is said where
-            // stderr still leads.
+            // It serves all the same: a working instance with an odd working directory is better than none.
+            // The message is printed while stderr is still the caller's.
             let _ = writeln!(io::stderr(), "balance: cannot {act}: {error}");
         }
     }
@@ -129,7 +133,7 @@ fn await_verdict(pipe: File, child: Pid) -> StartResult {
     })
 }
 
-/// `None`: the other side ended without a word.
+/// Reads the message of the instance. `None`: it ended without one.
 fn read_verdict(mut pipe: impl Read) -> Option<StartResult> {
     let mut said = Vec::new();
     pipe.read_to_end(&mut said).ok()?;
@@ -137,10 +141,10 @@ fn read_verdict(mut pipe: impl Read) -> Option<StartResult> {
     Some(StartResult { code, message: String::from_utf8_lossy(message).into_owned() })
 }
 
-/// Takes the input as a descriptor of ours, and puts `/dev/null` in its place.
+/// Takes standard input as a descriptor of our own and puts `/dev/null` in its place.
 ///
 /// # Errors
-/// No descriptor for it, or it is no socket.
+/// It is not a socket, or there is no descriptor for it.
 pub fn take_stdin() -> io::Result<OwnedFd> {
     let stdin = io::stdin();
     rustix::net::sockopt::socket_type(&stdin)?;
@@ -150,8 +154,8 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
-/// Is this the first process of a system or a container? Its end is the end of all others, so it must not go to the
-/// background.
+/// Is this the first process (PID 1) of a system or a container? Its end ends all others, so it must not go
+/// to the background.
 pub fn is_init() -> bool {
     std::process::id() == 1
 }

@@ -1,6 +1,6 @@
-//! Signals that are ignored by the kernel itself, and none that are blocked.
+//! Makes the kernel ignore signals, and unblocks all signals.
 //!
-//! Knows: sigaction(2), the signal mask. Never: what a signal means to us.
+//! Knows: sigaction(2), the signal mask. Never: what a signal means to balance.
 
 #![allow(unsafe_code, reason = "sigaction(2) and pthread_sigmask(3) have no safe wrapper")]
 
@@ -8,11 +8,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Ignores the signal for good, without a handler: a handler would not help where the kernel asks whether a signal is
-/// ignored, as it does for SIGTTOU.
+/// Ignores the signal for good, without a handler. A handler would not help where the kernel itself asks
+/// whether a signal is ignored, as it does for SIGTTOU.
 ///
 /// # Errors
-/// The number is no signal.
+/// The number is not a signal.
 pub(super) fn ignore(signal: i32) -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: all zeros is a sigaction (no flags, an empty mask), and SIG_IGN is no function that could be run.
@@ -23,8 +23,8 @@ pub(super) fn ignore(signal: i32) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets all signals through to this thread, and to those that it starts from now on: a program that blocked SIGTERM before
-/// it started us must not leave us without an end.
+/// Unblocks all signals in this thread, and in those that it starts later. Otherwise a program that blocked
+/// SIGTERM before it started balance would leave it without a way to be stopped.
 pub(super) fn unblock_all() {
     let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: the set is of the right type, and made empty before it is used. The answer can only be that `how` is wrong.

@@ -1,60 +1,63 @@
-//! Closing all files off but those that the process needs: Landlock.
+//! Limits the process to the files that it needs, by Landlock.
 //!
-//! Knows: the kernel's rules for directories, what of them holds here. Never: which files are needed, and what for.
+//! Knows: the kernel's rules for directories, how many of them are in force. Never: which files are needed,
+//! and what for.
 //! Source: docs/systemd.md, "Without root".
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// What may be opened from now on, all that is below it included. What is not there is passed over.
+/// What may be opened from now on. A directory includes everything below it. Paths that do not exist are
+/// skipped.
 #[derive(Debug, Clone, Default)]
 pub struct Fence {
-    /// To be read.
+    /// What may be read.
     pub read: Vec<PathBuf>,
-    /// To be read, and to be run.
+    /// What may be read and run.
     pub run: Vec<PathBuf>,
-    /// To be read and written, and for files to be made and removed.
+    /// What may be read and written, and where files may be created and removed.
     pub write: Vec<PathBuf>,
 }
 
-/// How much of it holds.
+/// How much of the limit is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceState {
-    /// All that this version knows.
+    /// Everything that this version asks for.
     Whole,
-    /// As much as an older kernel can do.
+    /// As much as an older kernel supports.
     InPart,
-    /// The kernel has no Landlock.
+    /// Nothing: the kernel has no Landlock.
     Unknown,
-    /// The process before this one was fenced in, and so is this one.
+    /// The limit of the predecessor, which this process inherited.
     Inherited,
 }
 
 static STATE: OnceLock<FenceState> = OnceLock::new();
 
 impl FenceState {
-    /// Of this process; `None`: nothing was asked for.
+    /// The state in this process. `None`: Landlock was not asked for.
     pub fn now() -> Option<Self> {
         STATE.get().copied()
     }
 
-    /// Does anything hold?
+    /// Is any limit in force?
     pub fn holds(self) -> bool {
         self != Self::Unknown
     }
 }
 
-/// What holds for the process before this one holds here as well, and no more is to be added: each process would add another
-/// layer, and the kernel has 16.
+/// Notes that the predecessor's limit is in force here, too. Nothing is added to it: each process in a row
+/// would add a layer, and the kernel allows 16.
 pub fn inherit_fence() {
     let _ = STATE.set(FenceState::Inherited);
 }
 
 impl Fence {
-    /// Closes it, for this thread, for those that it starts, and for all programs that these start: for good.
+    /// Puts the limit in force for good: for this thread, for threads that it starts, and for all programs
+    /// they start.
     ///
     /// # Errors
-    /// The kernel has it and refuses.
+    /// The kernel supports Landlock but refuses.
     pub fn close(&self) -> Result<FenceState, String> {
         let state = imp::close(self)?;
         let _ = STATE.set(state);
@@ -70,7 +73,7 @@ mod imp {
 
     use super::{Fence, FenceState};
 
-    /// What this version knows of.
+    /// The newest version of Landlock that balance knows.
     const KNOWN: ABI = ABI::V5;
 
     pub(super) fn close(fence: &Fence) -> Result<FenceState, String> {

@@ -1,33 +1,33 @@
-//! What the system grants this process, and what it must not do with our memory.
+//! Resource limits of this process, and keeping its memory out of core files.
 //!
 //! Knows: resource limits. Never: what descriptors are used for.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit of open descriptors to the hard one, since each connection takes two. Answers the limit that
-/// holds afterwards; `u64::MAX` is none at all.
+/// Raises the soft limit on open descriptors to the hard limit, since each connection takes two. Returns the
+/// limit in force afterwards; `u64::MAX` means none.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Refused or not, what holds is read back below.
+        // Whether it was refused or not, the limit in force is read back below.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Keeps our memory, which holds customers' payload, out of core files.
+/// Keeps balance's memory, which holds customers' data, out of core files.
 ///
-/// The limit is 1 and not 0: the kernel ignores 0 when cores are piped to a program (`core_pattern` with `|`), while 1
-/// stops that too and is less than any core file needs. `PR_SET_DUMPABLE` would do as well, but makes `/proc/PID` belong
-/// to root, and an instance run by somebody else could no longer be looked at by its own operator. The hard limit stays, so
-/// that programs of checks can have the operator's.
+/// The limit is 1 and not 0: the kernel ignores 0 when cores are piped to a program (`core_pattern` with
+/// `|`), while 1 stops that, too, and is smaller than any core file. `PR_SET_DUMPABLE` would also work, but
+/// then `/proc/PID` belongs to root, and an operator who is not root can no longer inspect their own
+/// instance. The hard limit stays, so that programs of checks can have the operator's.
 pub fn forbid_core_files() {
     let maximum = getrlimit(Resource::Core).maximum.map(|bytes| bytes.max(1));
     if setrlimit(Resource::Core, Rlimit { current: Some(1), maximum }).is_ok() {
         return;
     }
-    // The hard limit is 0 already and not ours to raise. That stops files; against a program that takes cores from a
-    // pipe there is only the flag that we would rather do without.
+    // The hard limit is already 0, and only root may raise it. That stops core files; against a program that
+    // takes cores from a pipe only this flag helps, with the drawback above.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_dumpable(false);
 }

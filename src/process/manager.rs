@@ -1,10 +1,10 @@
-//! What the service manager is told, and what it keeps for us.
+//! Messages to the service manager, and listeners that it keeps.
 //!
-//! Knows: the socket of sd_notify(3), its words, the watchdog's variables. Never: what is served, when something is told, what is
-//! handed over.
+//! Knows: the socket of sd_notify(3), its messages, the watchdog's variables. Never: what is served, when a
+//! message is sent, what is handed over.
 //!
-//! Without a service manager nobody is told, and nothing else is different. Only the main process of the service speaks: after an
-//! upgrade that is the new one.
+//! Without a service manager no message is sent, and nothing else differs. Only the main process of the
+//! service sends messages; after an upgrade that is the new one.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,20 +22,23 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
 use rustix::time::{ClockId, clock_gettime};
 
-/// What the manager calls a listener that it keeps for us begins with this. No service's name has a space.
+/// The beginning of the name under which the manager keeps a listener for us. The blank keeps it apart from
+/// names of services, which have none.
 pub const KEPT_PREFIX: &str = "listener ";
-/// So many listeners are kept at most: the unit says how many systemd takes, and a service may have a port for each customer.
+/// Maximum number of listeners that the manager keeps. The unit says how many systemd accepts, and a service
+/// may have a port for each customer.
 const MOST_KEPT: usize = 1_024;
-/// A manager that does not read for so long does not hear us: nobody is to wait for it.
+/// A message is given up if the manager does not take it within this time.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// It did not read the last message in time. Until it reads again, messages of single listeners do not wait for it.
+/// The manager did not take the last message in time. Until it takes one again, messages about single
+/// listeners do not wait for it.
 static IS_DEAF: AtomicBool = AtomicBool::new(false);
-/// Another process is the main one of the service.
+/// Another process is the main process of the service.
 static IS_ANOTHER: AtomicBool = AtomicBool::new(false);
-/// The status that was told last.
+/// The status that was sent last.
 static STATUS: Mutex<String> = Mutex::new(String::new());
-/// The listeners that the manager keeps, by what it calls them, with the socket's number.
+/// The listeners that the manager keeps: their names, and the inode number of each socket.
 static KEPT: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
 /// Is there a service manager that wants messages?
@@ -43,7 +46,7 @@ pub fn has_manager() -> bool {
     socket().is_some()
 }
 
-/// The service is this process from now on.
+/// Tells the manager which process is the main process of the service from now on.
 pub fn tell_main_process(pid: u32) {
     let is_own = pid == std::process::id();
     if is_own {
@@ -55,13 +58,13 @@ pub fn tell_main_process(pid: u32) {
     }
 }
 
-/// Clients are served, by the configuration as it is now.
+/// Tells the manager that clients are served with the present configuration.
 pub fn tell_ready(status: &str) {
     *last_status() = status.to_owned();
     tell(&format!("READY=1\nSTATUS={}", one_line(status)), &[]);
 }
 
-/// What `systemctl status` shows. What it shows already is not told again.
+/// Sets the text that `systemctl status` shows. An unchanged text is not sent again.
 pub fn tell_status(status: &str) {
     let mut last = last_status();
     if *last == status {
@@ -71,7 +74,7 @@ pub fn tell_status(status: &str) {
     tell(&format!("STATUS={}", one_line(status)), &[]);
 }
 
-/// The configuration is about to be read again; [`tell_ready`] says that this is over.
+/// Tells the manager that the configuration is about to be read again; [`tell_ready`] ends this state.
 pub fn tell_reloading() {
     let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
     tell(
@@ -80,7 +83,7 @@ pub fn tell_reloading() {
     );
 }
 
-/// The end has begun. It may take so long before it is overdue.
+/// Tells the manager that the process is stopping, and extends its timeout to `within`, if that is not zero.
 pub fn tell_stopping(status: &str, within: Duration) {
     let more = if within.is_zero() {
         String::new()
@@ -90,12 +93,12 @@ pub fn tell_stopping(status: &str, within: Duration) {
     tell(&format!("STOPPING=1\nSTATUS={}{more}", one_line(status)), &[]);
 }
 
-/// All is well.
+/// Tells the manager's watchdog that all is well.
 pub fn feed_watchdog() {
     tell("WATCHDOG=1", &[]);
 }
 
-/// How often the manager wants a sign of life; `None`: never.
+/// How often the watchdog wants a message. `None`: never.
 pub fn watchdog_interval() -> Option<Duration> {
     let text = |name| env::var(name).ok();
     has_manager().then_some(())?;
@@ -108,8 +111,8 @@ fn interval(micros: Option<&str>, pid: Option<&str>, me: u32) -> Option<Duration
     is_ours.then(|| Duration::from_micros(micros))
 }
 
-/// The manager keeps these listeners, and no others of ours, in case this process dies: it passes them to the next one, and clients
-/// wait meanwhile. What it keeps already is not sent again.
+/// Makes the manager keep these listeners, and none of our others. If this process dies, the manager passes
+/// them to the next one, and clients wait meanwhile. Listeners that it already keeps are not sent again.
 pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
     if !has_manager() {
         return;
@@ -130,21 +133,22 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
     for (at, fd) in listeners {
         let name = kept_name(*at);
         if let Some(&number) = wanted.get(&name).filter(|_| !kept.contains_key(&name)) {
-            // It may be shut down for a while (--refuse-when-down), which is no reason to throw it away.
+            // FDPOLL=0: the socket may be shut down for a while (--refuse-when-down), and the manager must
+            // not discard it then.
             tell(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd.as_fd()]);
             kept.insert(name, number);
         }
     }
 }
 
-/// The manager lets go of the listener that it may keep here.
+/// Makes the manager drop the listener that it may keep for this address.
 pub fn forget_listener(at: SocketAddr) {
     let name = kept_name(at);
     kept().remove(&name);
     forget(&name);
 }
 
-/// The manager lets go of all listeners that it keeps for this process.
+/// Makes the manager drop all listeners that it keeps for this process.
 pub fn forget_listeners() {
     std::mem::take(&mut *kept()).keys().for_each(|name| forget(name));
 }
@@ -166,18 +170,19 @@ fn kept_name(at: SocketAddr) -> String {
     format!("{KEPT_PREFIX}{}", at.to_string().replace(':', "_"))
 }
 
-/// A line break would begin another word.
+/// A line break would begin another field.
 fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
-/// Where the manager listens.
+/// The path of the manager's socket.
 fn socket() -> Option<&'static OsString> {
     static SOCKET: OnceLock<Option<OsString>> = OnceLock::new();
     SOCKET.get_or_init(|| env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())).as_ref()
 }
 
-/// Nothing can be done about a manager that does not listen; it looks for itself when this process ends.
+/// Sends a message. Errors are ignored: nothing can be done about a manager that does not listen, and it
+/// notices by itself when this process ends.
 fn tell(text: &str, fds: &[BorrowedFd<'_>]) {
     if let Some(path) = socket()
         && !IS_ANOTHER.load(Ordering::SeqCst)
@@ -200,7 +205,8 @@ fn send(path: &OsString, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         with.push(SendAncillaryMessage::ScmRights(fds));
     }
     let words = [IoSlice::new(text.as_bytes())];
-    // There may be a thousand of these; what the service's life hangs on is worth the wait each time.
+    // There may be a thousand of these, so they do not wait for a deaf manager. Other messages, on which the
+    // service's life depends, wait each time.
     let is_of_many = text.starts_with("FDSTORE");
     let patience = match is_of_many && IS_DEAF.load(Ordering::SeqCst) {
         true => SendFlags::DONTWAIT,

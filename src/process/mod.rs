@@ -1,6 +1,8 @@
-//! The operating system's side: going to the background, limits, cores, signals, the service manager, privileges.
+//! The operating system's side of a process: going to the background, limits, cores, signals, the service
+//! manager, privileges.
 //!
-//! Reading order: `passed`, `daemon`, `limits`, `cores`, `dispositions`, `signals`, `manager`, `privileges`, `fence`.
+//! Reading order: `passed`, `daemon`, `limits`, `cores`, `dispositions`, `signals`, `manager`, `privileges`,
+//! `fence`.
 
 mod cores;
 mod daemon;

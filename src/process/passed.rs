@@ -1,6 +1,6 @@
-//! Listeners that somebody else opened for us: socket activation.
+//! Listeners passed by the service manager: socket activation.
 //!
-//! Knows: the variables and the descriptors' numbers as sd_listen_fds(3) fixes them, what makes a socket a listener with streams.
+//! Knows: the variables and descriptor numbers of sd_listen_fds(3), what makes a socket a stream listener.
 //! Never: what is served on it.
 
 use std::ffi::OsStr;
@@ -14,59 +14,60 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketType, sockopt};
 
 use super::manager::KEPT_PREFIX;
 
-/// The first descriptor that is passed, by definition of the protocol.
+/// The first passed descriptor, as the protocol defines it.
 const FIRST: i32 = 3;
 
-/// One that was passed.
+/// A listener that was passed.
 #[derive(Debug)]
 pub struct PassedListener {
-    /// What LISTEN_FDNAMES calls it.
+    /// Its name in LISTEN_FDNAMES.
     pub name: Option<String>,
     /// The socket. It listens, and is closed on exec.
     pub fd: OwnedFd,
-    /// Where.
+    /// The address it listens on.
     pub address: PassedAddress,
 }
 
-/// Where a socket listens that was passed.
+/// The address of a passed socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassedAddress {
-    /// TCP.
+    /// A TCP address.
     Net(SocketAddr),
-    /// A Unix socket at a path.
+    /// A Unix socket at this path.
     Path(Vec<u8>),
-    /// A Unix socket with an abstract name.
+    /// A Unix socket with this abstract name.
     Abstract(Vec<u8>),
 }
 
-/// Why what was passed cannot be used. Whoever passed it expects it to be served, so each is a reason not to start.
+/// Why passed descriptors cannot be used. The sender expects them to be served, so each of these prevents the
+/// start.
 #[derive(Debug, thiserror::Error)]
 pub enum PassedError {
-    /// A variable holds what it cannot hold.
+    /// A variable has an invalid value.
     #[error("{name} '{value}' is not {right}")]
     Variable {
-        /// The variable.
+        /// The name of the variable.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
-        /// What it should hold.
+        /// What it should contain.
         right: &'static str,
     },
-    /// There are not as many names as descriptors.
+    /// The number of names differs from the number of descriptors.
     #[error("LISTEN_FDS is {count}, but LISTEN_FDNAMES has {names} names")]
     Names {
-        /// How many descriptors.
+        /// The number of descriptors.
         count: usize,
-        /// How many names.
+        /// The number of names.
         names: usize,
     },
-    /// A descriptor that was promised is not there.
+    /// An announced descriptor is not open.
     #[error("LISTEN_FDS promises descriptor {fd}, which is not open")]
     Missing {
         /// Its number.
         fd: i32,
     },
-    /// It is something else.
+    /// A descriptor is something other than a listening TCP or Unix socket.
     #[error("descriptor {fd}, passed by LISTEN_FDS, is not a listening TCP or Unix socket: it is {what}")]
     NotAListener {
         /// Its number.
@@ -74,46 +75,46 @@ pub enum PassedError {
         /// What it is.
         what: &'static str,
     },
-    /// The system does not say what it is.
+    /// The system does not say what a descriptor is.
     #[error("cannot use descriptor {fd}, passed by LISTEN_FDS: {source}")]
     System {
         /// Its number.
         fd: i32,
-        /// What it says.
+        /// What the system said.
         source: io::Error,
     },
 }
 
-/// What the environment says of descriptors that are passed.
+/// What the environment says about passed descriptors.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Variables<'a> {
     /// `LISTEN_PID`: the process that they are for.
     pub pid: Option<&'a OsStr>,
-    /// `LISTEN_FDS`: how many.
+    /// `LISTEN_FDS`: how many there are.
     pub count: Option<&'a OsStr>,
-    /// `LISTEN_FDNAMES`: what they are called, with colons between.
+    /// `LISTEN_FDNAMES`: their names, separated by colons.
     pub names: Option<&'a OsStr>,
 }
 
-/// Takes the listeners that were passed in. None of them if they are meant for another process, or were taken already. Call it
-/// before anything opens a descriptor.
+/// Takes the listeners that were passed. The result is empty if they are for another process or were already
+/// taken. Call it before anything opens a descriptor.
 ///
 /// # Errors
-/// Garbage in the variables, or a descriptor that is no TCP socket that listens.
+/// A variable is invalid, or a descriptor is not a listening TCP or Unix socket.
 pub fn passed_listeners(variables: Variables<'_>) -> Result<Vec<PassedListener>, PassedError> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let names = promised(variables, std::process::id())?;
     if names.is_empty() || TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
-    // All are looked for before one of them has an owner, who would close it.
+    // All descriptors are checked before the first one gets an owner, which would close it on an error.
     let numbered = (FIRST..).zip(names);
     let sockets = numbered.map(|(fd, name)| Ok((fd, name, take(fd)?))).collect::<Result<Vec<_>, _>>()?;
     let mut listeners = Vec::new();
     for (number, name, fd) in sockets {
         match judge(fd.as_fd(), number) {
             Ok(address) => listeners.push(PassedListener { name, fd, address }),
-            // The manager kept it for the process before, which may have died while it had the port closed.
+            // The manager kept it for a process that may have died while the port was closed.
             Err(_) if name.as_deref().is_some_and(is_kept) => {}
             Err(error) => return Err(error),
         }
@@ -127,18 +128,18 @@ fn is_kept(name: &str) -> bool {
 }
 
 impl PassedListener {
-    /// The manager kept it for the process before, which has died. Nobody need want it.
+    /// Did the manager keep it for an earlier process that died? Then it is no error if no service claims it.
     pub fn is_kept(&self) -> bool {
         self.name.as_deref().is_some_and(is_kept)
     }
 }
 
-/// The names, or their absence, of all that are promised to the process of this number.
+/// The name, if any, of each descriptor passed to the process with this ID.
 fn promised(variables: Variables<'_>, me: u32) -> Result<Vec<Option<String>>, PassedError> {
     let number = |name, value: Option<&OsStr>| match value {
         None => Ok(None),
         Some(value) => match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
-            // A descriptor is a positive number.
+            // The highest descriptor must fit into an `i32`.
             Some(number) if number <= i32::MAX.cast_unsigned() - FIRST.cast_unsigned() => Ok(Some(number)),
             _ => Err(PassedError::Variable {
                 name,
@@ -148,7 +149,7 @@ fn promised(variables: Variables<'_>, me: u32) -> Result<Vec<Option<String>>, Pa
         },
     };
     let (pid, count) = (variables.pid, variables.count);
-    // Without a count nothing was passed, and without a process nobody knows to whom.
+    // Without LISTEN_FDS nothing was passed, and without LISTEN_PID nobody knows to which process.
     let (Some(_), Some(_)) = (pid, count) else { return Ok(Vec::new()) };
     if number("LISTEN_PID", pid)? != Some(me) {
         return Ok(Vec::new());
@@ -163,7 +164,7 @@ fn promised(variables: Variables<'_>, me: u32) -> Result<Vec<Option<String>>, Pa
 
 #[allow(unsafe_code, reason = "a number from the environment becomes an owned descriptor")]
 fn take(number: i32) -> Result<OwnedFd, PassedError> {
-    // SAFETY: it is borrowed for two calls, which do nothing to a number that is not open but say so.
+    // SAFETY: it is borrowed for two calls, which only return an error if the number is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     if fcntl_getfd(borrowed).is_err() {
         return Err(PassedError::Missing { fd: number });
@@ -175,7 +176,7 @@ fn take(number: i32) -> Result<OwnedFd, PassedError> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Where it listens, if it does and has streams.
+/// The address of a listening stream socket, or what the descriptor is instead.
 fn judge(fd: BorrowedFd<'_>, number: i32) -> Result<PassedAddress, PassedError> {
     let is = |what| PassedError::NotAListener { fd: number, what };
     let failed = |e: rustix::io::Errno| PassedError::System { fd: number, source: e.into() };
@@ -199,7 +200,7 @@ fn judge(fd: BorrowedFd<'_>, number: i32) -> Result<PassedAddress, PassedError> 
     Ok(address)
 }
 
-/// `None`: it is of no family that is served.
+/// `None`: the address family is not supported.
 fn address_of(any: SocketAddrAny) -> Option<PassedAddress> {
     if let Ok(address) = SocketAddr::try_from(any.clone()) {
         return Some(PassedAddress::Net(address));
@@ -209,11 +210,11 @@ fn address_of(any: SocketAddrAny) -> Option<PassedAddress> {
     if let Some(name) = unix.abstract_name() {
         return Some(PassedAddress::Abstract(name.to_vec()));
     }
-    // One without a name does not listen, and that is said of it.
+    // A Unix socket without a name does not listen, and the caller reports that.
     Some(PassedAddress::Path(unix.path().map_or_else(Vec::new, |path| path.to_bytes().to_vec())))
 }
 
-/// TCP, also over several paths. There are other protocols with streams.
+/// Is it TCP, including Multipath TCP? There are other stream protocols.
 #[cfg(target_os = "linux")]
 fn is_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     use rustix::net::ipproto;
@@ -221,7 +222,7 @@ fn is_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(protocol.is_none_or(|protocol| protocol == ipproto::TCP || protocol == ipproto::MPTCP))
 }
 
-/// Of the internet's sockets with streams, those that listen are.
+/// On other systems, stream sockets of the internet families are taken for TCP.
 #[cfg(not(target_os = "linux"))]
 fn is_tcp(_: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(true)

@@ -1,6 +1,7 @@
-//! Giving up what the process need not have: root, capabilities, new privileges.
+//! Gives up privileges that the process does not need: root, capabilities, new privileges.
 //!
-//! Knows: users and groups of the system, capabilities(7), prctl(2). Never: which ports and files are wanted, when this is done.
+//! Knows: users and groups of the system, capabilities(7), prctl(2). Never: which ports and files are needed,
+//! when this is done.
 //! Source: docs/systemd.md, "Without root".
 
 use std::fmt;
@@ -9,48 +10,48 @@ use std::fs;
 use nix::unistd::{Gid, Group, Uid, User};
 use rustix::process::{Resource, getrlimit};
 
-/// A user of the system that the process is to be.
+/// A user that the process is to run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     uid: Uid,
     gid: Gid,
-    /// What the system's list of users calls it; `None`: it is a number that the list does not have.
+    /// The user's name. `None`: it is a number that the user database does not have.
     name: Option<String>,
 }
 
-/// Why the process cannot be what it is to be.
+/// Why the process cannot run as this user.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// There is no such user.
+    /// The user does not exist.
     #[error("unknown user {0:?}")]
     NoUser(String),
-    /// There is no such group.
+    /// The group does not exist.
     #[error("unknown group {0:?}")]
     NoGroup(String),
-    /// A number alone says nothing of a group.
+    /// A user ID was given that the user database does not have, and no group.
     #[error("the system does not know user {0}: say which group, such as {0}:{0}")]
     WhichGroup(String),
-    /// Only root may become somebody else.
+    /// Only root may become another user.
     #[error("this process runs as {is}, and only root can become another user")]
     NotRoot {
-        /// Who it is.
+        /// The user the process runs as.
         is: String,
     },
-    /// The system refuses.
+    /// The system refused.
     #[error("{call}: {source}")]
     Refused {
-        /// What was asked of it.
+        /// The call that failed.
         call: &'static str,
-        /// What it said.
+        /// What the system said.
         source: std::io::Error,
     },
 }
 
 impl Account {
-    /// The user of `NAME`, `NAME:GROUP`, or numbers in their place.
+    /// Finds the user given as `NAME` or `NAME:GROUP`; numbers may stand in place of names.
     ///
     /// # Errors
-    /// There is none.
+    /// The user or group does not exist, or the group is not known.
     pub fn find(word: &str) -> Result<Self, AccountError> {
         let (user, group) = match word.split_once(':') {
             Some((user, group)) => (user, Some(group)),
@@ -76,12 +77,12 @@ impl Account {
         Ok(Self { uid, gid, name: known.map(|known| known.name) })
     }
 
-    /// Is the process this user already?
+    /// Does the process already run as this user?
     pub fn is_own(&self) -> bool {
         Uid::effective() == self.uid && Uid::current() == self.uid
     }
 
-    /// Could the process become this user?
+    /// Checks whether the process could become this user.
     ///
     /// # Errors
     /// It is not root.
@@ -94,13 +95,15 @@ impl Account {
         Err(AccountError::NotRoot { is: name })
     }
 
-    /// Makes the process this user, for good. What is left of root is that it may bind ports below 1024, if it could: a reload may
-    /// want one. `takes_addresses`: and that it may use addresses of others, which is a part of the right to change the network. From now on no program that it starts gets more than it has itself.
+    /// Makes the process run as this user, for good. It keeps the right to bind ports below 1024, if it had
+    /// it, because a reload may need one. With `takes_addresses` it also keeps the right to use other hosts'
+    /// addresses, which is part of CAP_NET_ADMIN. From now on no program that it starts can gain more
+    /// privileges than it has itself.
     ///
     /// Call it before the first thread is started: capabilities belong to threads.
     ///
     /// # Errors
-    /// It may not, or the system refuses. Then the process is in between, and is to end.
+    /// It may not, or the system refuses. The process is then in an intermediate state and must end.
     pub fn assume(&self, takes_addresses: bool) -> Result<(), AccountError> {
         self.is_in_reach()?;
         let refused = |call| move |source: std::io::Error| AccountError::Refused { call, source };
@@ -183,24 +186,24 @@ mod linux {
         self, CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
     };
 
-    /// All that a reload and connections need of root.
+    /// The capabilities that a reload and connections need.
     fn kept(takes_addresses: bool) -> CapabilitySet {
         let more = if takes_addresses { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
         CapabilitySet::NET_BIND_SERVICE | more
     }
 
-    /// What can only be done by somebody who may do much.
+    /// The steps that need the privileges of the start.
     pub(super) fn before(is_root: bool, takes_addresses: bool) -> io::Result<()> {
         let (has, kept) = (capabilities(None)?, kept(takes_addresses));
         if has.effective.contains(CapabilitySet::SETPCAP) {
             for one in CapabilitySet::all().iter().filter(|one| !kept.contains(*one)) {
-                // Not there on an older kernel.
+                // An older kernel does not have every capability.
                 if thread::capability_is_in_bounding_set(one).unwrap_or(false) {
                     thread::remove_capability_from_bounding_set(one)?;
                 }
             }
             if is_root {
-                // Otherwise exec would give root all that is in the bounding set.
+                // Otherwise exec would give root everything in the bounding set.
                 let bits = thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_ROOT;
                 thread::set_capabilities_secure_bits(bits)?;
             }
@@ -208,21 +211,22 @@ mod linux {
         Ok(thread::set_keep_capabilities(true)?)
     }
 
-    /// What holds for the user that the process is now, and for the process that takes its place.
+    /// The steps for the user that the process runs as now, and for its successor.
     pub(super) fn after(takes_addresses: bool) -> io::Result<()> {
         let has = capabilities(None)?;
         let kept = has.permitted & kept(takes_addresses);
         let wanted = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
         if has != wanted {
-            // A service manager that has seen to it may have forbidden the call.
+            // The call may be forbidden if a service manager has already set the capabilities.
             set_capabilities(None, wanted)?;
         }
         for one in kept.iter() {
-            // The next process is to have it, too.
+            // The successor needs it, too.
             thread::configure_capability_in_ambient_set(one, true)?;
         }
         thread::set_no_new_privs(true)?;
-        // Another user's memory may not be looked at; this is our own by now. Core files are forbidden by a limit.
+        // The kernel makes /proc/PID root's after a change of user; the process belongs to its own user by
+        // now. A limit forbids core files.
         Ok(nix::sys::prctl::set_dumpable(true)?)
     }
 }
@@ -240,21 +244,21 @@ mod linux {
     }
 }
 
-/// What holds for the process now, as far as the system says so.
+/// The privileges that are in force, as far as the system reports them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Privileges {
-    /// Who it is.
+    /// The user's name or number.
     pub user: String,
-    /// No program that it starts can have more than it has itself.
+    /// Programs that it starts cannot gain more privileges than it has.
     pub no_new_privileges: bool,
-    /// Its capabilities, by their numbers.
+    /// Its capabilities, by number.
     pub capabilities: Vec<u32>,
     /// It writes no core files.
     pub core_files_off: bool,
 }
 
 impl Privileges {
-    /// Of this process.
+    /// The privileges of this process.
     pub fn now() -> Self {
         let uid = Uid::effective();
         let name = User::from_uid(uid).ok().flatten().map(|user| user.name);

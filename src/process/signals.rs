@@ -1,4 +1,5 @@
-//! What ends the instance: a signal, or word that nothing is left to do. And what does not: every other signal.
+//! What stops the instance: a signal, or a message that nothing is left to do. All other signals are handled
+//! so that they do not.
 //!
 //! Knows: signals, one pipe. Never: what is being drained, listeners, connections.
 //! Source: docs/compatibility.md, "Process".
@@ -26,9 +27,10 @@ use crate::observe::{Event, Log, Severity};
 
 /// The number of the signal whose meaning is a [`Hangup`].
 pub const HANGUP: i32 = SIGHUP;
-/// Signals that ask for the end.
+/// Signals that ask the process to end.
 const STOPS: &[i32] = &[SIGTERM, SIGINT, SIGQUIT];
-/// Signals that would end the process, have nothing to tell it, and are not its own faults (as SIGSEGV is).
+/// Signals that would end the process although they have no meaning for it and are not caused by its own
+/// faults (as SIGSEGV is).
 const IDLE: &[(i32, &str)] = &[
     (SIGUSR1, "USR1"),
     (SIGUSR2, "USR2"),
@@ -42,30 +44,32 @@ const IDLE: &[(i32, &str)] = &[
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     (libc::SIGSTKFLT, "STKFLT"),
 ];
-/// Signals that are ignored without a handler, and without a word: a write of ours causes them. Of SIGTTIN and SIGTTOU a
-/// handler would make an endless loop; with SIGXFSZ ignored the write says that the file is too big.
+/// Signals that are ignored without a handler or a log line, because writes of balance cause them. For
+/// SIGTTIN and SIGTTOU a handler would lead to an endless loop; with SIGXFSZ ignored, the write reports that
+/// the file is too big.
 const MUTE: &[i32] = &[SIGTTIN, SIGTTOU, SIGXFSZ];
-/// Between two looks when nothing can be waited for.
+/// How often to look for signals if waiting for them fails.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What comes before there is a [`Shutdown`] to tell it.
+/// Signals that arrive before there is a [`Shutdown`].
 static EARLY: OnceLock<EarlySignals> = OnceLock::new();
 
 struct EarlySignals {
-    /// The files are to be read again: they may have been read already.
+    /// The files are to be read again; they may already have been read.
     is_reload_wanted: Arc<AtomicBool>,
-    /// A signal that asks for the end is the end, since there is nothing to clean up.
+    /// A signal of [`STOPS`] ends the process at once, since there is nothing to clean up yet.
     is_end: Arc<AtomicBool>,
 }
 
-/// A file that would get larger than it may is an error of the write from now on, and no end of the process.
+/// From now on, a file that would exceed its maximum size is an error of the write and does not end the
+/// process.
 pub fn expect_full_files() {
-    // It is a signal.
+    // This cannot fail: the number is a signal.
     let _ = ignore(SIGXFSZ);
 }
 
-/// To be called first of all in a process that is going to serve: from now on no signal ends it that will not end it later. To look names up
-/// may take long.
+/// Call it first in a process that is going to serve: from now on it is not ended by signals that will not
+/// end it later either. Looking up names at the start may take long.
 pub fn expect_signals() {
     let early = EARLY.get_or_init(|| EarlySignals {
         is_reload_wanted: Arc::default(),
@@ -73,14 +77,14 @@ pub fn expect_signals() {
     });
     let idle = IDLE.iter().map(|&(signal, _)| signal);
     for signal in idle.chain(MUTE.iter().copied()).chain(real_time()) {
-        // As it was, if the system refuses: so it was always.
+        // If the system refuses, the signal keeps its default action.
         let _ = ignore(signal);
     }
     let _ = flag::register(SIGHUP, Arc::clone(&early.is_reload_wanted));
 }
 
-/// Signals that ask for the end are it, with exit code 0, until there is a [`Shutdown`]. Not for a process whose caller waits for it to go to the
-/// background: it has not served.
+/// Until there is a [`Shutdown`], signals that ask for the end exit the process with code 0. Not for a
+/// process whose caller waits for it to go to the background, since it has not served yet.
 pub fn expect_the_end(hangup: Hangup) {
     let Some(early) = EARLY.get() else { return };
     for &signal in STOPS {
@@ -94,71 +98,72 @@ pub fn expect_the_end(hangup: Hangup) {
     }
 }
 
-/// Why [`Shutdown::wait`] came back.
+/// Why [`Shutdown::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGINT, SIGQUIT, or SIGHUP where it stops: the end, at once.
+    /// SIGINT, SIGQUIT, or SIGHUP if that stops: end at once.
     Signal,
-    /// SIGTERM: the end, once nobody is left to serve.
+    /// SIGTERM: end when no connection is left.
     Drain,
-    /// SIGURG: the process before this one was asked to drain, and passes that on. However often it is said, it is said once.
+    /// SIGURG: the predecessor was told to drain and passes that on. Repeated signals count once.
     DrainToo,
-    /// SIGHUP elsewhere: the files are to be read again.
+    /// SIGHUP otherwise: read the configuration files again.
     Reload,
-    /// SIGUSR2: another process is to take over.
+    /// SIGUSR2: start an upgrade to another process.
     Upgrade,
-    /// SIGUSR1: files that are written to are to be opened again.
+    /// SIGUSR1: reopen the files that are written to.
     Reopen,
-    /// A [`Notifier`] was told that nothing is left to do, or something else.
+    /// A [`Notifier`] was called, because nothing is left to do or for another reason.
     Drained,
-    /// Nothing of all that within the time that was given.
+    /// The given time has passed.
     TimeIsUp,
 }
 
 /// What SIGHUP means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// The terminal is lost: the end.
+    /// The terminal is gone: stop.
     Stops,
-    /// Somebody wants the files to be read again.
+    /// Somebody wants the configuration files to be read again.
     Reloads,
 }
 
 impl Hangup {
-    /// What it means to a process that was started as this one was. A hangup is one only for a program in the foreground
-    /// that has a terminal to lose, and did not start with the signal ignored (`nohup`): anywhere else (a service manager, a container) the signal is what other servers are
-    /// told to reload by.
+    /// What SIGHUP means to this process. It means a lost terminal only in a foreground program that has a
+    /// terminal and was not started with the signal ignored (`nohup`). Elsewhere (a service manager, a
+    /// container) SIGHUP asks for a reload, as with other servers.
     ///
-    /// To be asked at the start. After a real hangup nobody can know.
+    /// Call it at the start: after a real hangup nobody can know.
     pub fn of_this_process(foreground: bool, was_ignored: bool) -> Self {
         if foreground && !is_init() && !was_ignored && has_terminal() { Self::Stops } else { Self::Reloads }
     }
 }
 
-/// Has this process a terminal to lose?
+/// Does the process have a controlling terminal?
 fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// Does the terminal hang up when this process ends, whatever else runs at it? It does for the leader of a session.
+/// Does the terminal hang up when this process ends, whatever else runs on it? It does for the leader of a
+/// session.
 pub fn leads_terminal() -> bool {
-    // rustix takes for granted that the leader has a number here. One outside of our namespace of processes has none (0).
+    // rustix assumes that the leader has a number here. A leader outside our PID namespace has none (0).
     nix::unistd::getsid(None).is_ok_and(|leader| leader == nix::unistd::Pid::this()) && has_terminal()
 }
 
-/// The one place that waits for the end.
+/// Waits for signals; the only place that does.
 #[derive(Debug)]
 pub struct Shutdown {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     drained: Notifier,
     hangup: Hangup,
-    /// Signals that came and were not told yet, since others came before them.
+    /// Signals that arrived but were not returned yet, because others came first.
     reload_wanted: bool,
     upgrade_wanted: bool,
     reopen_wanted: bool,
 }
 
-/// Tells [`Shutdown::wait`] that nothing is left to do. Cheap to clone, usable from any thread.
+/// Wakes [`Shutdown::wait`]. Cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
 pub struct Notifier(Arc<Drained>);
 
@@ -169,14 +174,14 @@ struct Drained {
 }
 
 impl Notifier {
-    /// Nobody waits.
+    /// A notifier on which nobody waits.
     #[cfg(test)]
     pub(crate) fn to_nobody() -> Self {
         let (waker, _) = UnixStream::pair().expect("a pair");
         Self(Arc::new(Drained { is_drained: AtomicBool::new(false), waker }))
     }
 
-    /// Wakes the waiter. Never blocks: a pipe that is full wakes it anyway.
+    /// Wakes the waiting thread. Never blocks: a full pipe wakes it, too.
     pub fn drained(&self) {
         self.0.is_drained.store(true, Ordering::SeqCst);
         let _ = (&self.0.waker).write(&[0]);
@@ -184,17 +189,19 @@ impl Notifier {
 }
 
 impl Shutdown {
-    /// Takes over, for the whole process, every signal that would end it and does not come from a fault of its own. They
-    /// are let through in this thread and in those that are started later, whatever mask the process was started with.
+    /// Takes over, for the whole process, every signal that would end it and is not caused by a fault of its
+    /// own. The signals are unblocked in this thread and in those started later, whatever mask the process
+    /// was started with.
     ///
     /// # Errors
-    /// No descriptors for the pipe, or the system refuses a handler.
+    /// There are no descriptors for the pipe, or the system refuses a handler.
     pub fn install(hangup: Hangup) -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
         let waker = writer.try_clone()?;
-        // SIGCHLD: whoever started us may have ignored it, and then nobody could learn how a check's program ended.
+        // SIGCHLD may have been ignored by the program that started balance, and then the exit status of a
+        // check's program would be lost.
         let idle = IDLE.iter().map(|&(signal, _)| signal);
         let all = STOPS.iter().copied().chain(idle).chain([SIGHUP, SIGCHLD, SIGURG]).chain(real_time());
         let signals = SignalDelivery::with_pipe(reader, writer, SignalOnly, all)?;
@@ -216,17 +223,18 @@ impl Shutdown {
         })
     }
 
-    /// A handle for the code that knows when the last connection has ended.
+    /// A notifier for the code that knows when the last connection has ended.
     pub fn notifier(&self) -> Notifier {
         self.drained.clone()
     }
 
-    /// Blocks until something ends the instance, or for so long. Signals that do not are told to `log`. May be called again: a
-    /// second signal is a second answer.
+    /// Blocks until a signal or notifier gives a [`Cause`], or until `patience` is over. Signals without
+    /// effect are logged to `log`. It may be called again: a second signal is a second result.
     pub fn wait(&mut self, patience: Option<Duration>, log: &Log) -> Cause {
         let begun = Instant::now();
         loop {
-            // What came is in flags; the pipe only wakes us. So nothing is lost, or invented, where the pipe fails.
+            // Arrived signals are in flags; the pipe only wakes this thread. So nothing is lost or invented
+            // if the pipe fails.
             if let Some(cause) = self.came(log) {
                 return cause;
             }
@@ -242,7 +250,7 @@ impl Shutdown {
         }
     }
 
-    /// What has come since this was asked last.
+    /// The most urgent cause that has arrived since the last call.
     fn came(&mut self, log: &Log) -> Option<Cause> {
         let came: Vec<i32> = self.signals.pending().collect();
         let (mut stops, mut drains, mut drains_too) = (false, false, false);
@@ -258,7 +266,7 @@ impl Shutdown {
                 Meaning::Nothing { name, why } => log.tell(&Event::SignalIgnored { signal: name, why }),
             }
         }
-        // What ends sooner goes before what ends later, and that before what does not end.
+        // What ends the process sooner comes first; what does not end it comes last.
         if stops {
             return Some(Cause::Signal);
         }
@@ -280,8 +288,8 @@ impl Shutdown {
         self.drained.0.is_drained.swap(false, Ordering::SeqCst).then_some(Cause::Drained)
     }
 
-    /// Until somebody wrote to the pipe, or for so long. What it is woken by is a signal or a notifier, but it may also be
-    /// nothing.
+    /// Waits until somebody writes to the pipe, or until `patience` is over. It may also return for no
+    /// reason.
     fn sleep(&mut self, patience: Option<Duration>) -> io::Result<()> {
         let reader = self.signals.get_read();
         let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
@@ -292,7 +300,7 @@ impl Shutdown {
         }
         let mut reader: &UnixStream = reader;
         match reader.read(&mut [0; 64]) {
-            // We hold a writer ourselves, so that it cannot end.
+            // This process holds a writer itself, so the pipe cannot end.
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(_) => Ok(()),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
@@ -302,15 +310,15 @@ impl Shutdown {
 }
 
 enum Meaning {
-    /// The end, at once.
+    /// End at once.
     Stop,
-    /// The end, once nobody is left to serve.
+    /// End when no connection is left.
     Drain,
     DrainToo,
     Reload,
     Upgrade,
     Reopen,
-    /// A child ended.
+    /// A child process ended.
     Child,
     Nothing {
         name: String,
@@ -337,28 +345,28 @@ fn meaning(signal: i32, hangup: Hangup) -> Meaning {
     }
 }
 
-/// Takes note of the ends of processes that became ours without our doing: the first process of a container inherits every
-/// orphan, and a shell that became this program by exec leaves it its own. Children of other threads (the programs of
-/// checks) are theirs to wait for.
+/// Reaps processes that became our children without our doing: the first process of a container inherits
+/// every orphan, and a shell that became balance by exec leaves it its children. Children of other threads
+/// (programs of checks) are left to those threads.
 #[cfg(target_os = "linux")]
 fn reap_orphans() {
     use rustix::process::{WaitOptions, wait};
-    // Orphans come to the thread that this is, the main one.
+    // Orphans become children of this thread, the main one.
     let of_this_thread = WaitOptions::from_bits_retain(libc::__WNOTHREAD.cast_unsigned());
     while matches!(wait(WaitOptions::NOHANG | of_this_thread), Ok(Some(_)) | Err(rustix::io::Errno::INTR)) {}
 }
 
-/// They are told from other children nowhere else.
+/// Other systems cannot tell orphans from other children.
 #[cfg(not(target_os = "linux"))]
 fn reap_orphans() {}
 
-/// Those that nobody has given a meaning.
+/// Real-time signals, which have no meaning for balance.
 #[cfg(target_os = "linux")]
 fn real_time() -> impl Iterator<Item = i32> {
     libc::SIGRTMIN()..=libc::SIGRTMAX()
 }
 
-/// They cannot be asked for here.
+/// Other systems do not let a program ask for them.
 #[cfg(not(target_os = "linux"))]
 fn real_time() -> impl Iterator<Item = i32> {
     std::iter::empty()
