@@ -1,7 +1,7 @@
-//! Many probes at once, on one thread.
+//! Makes many probes at once on one thread.
 //!
-//! Knows: sockets and programs under way, their deadlines, who waits for a place. Never: channels, thresholds, intervals,
-//! what becomes of an outcome.
+//! Knows: running sockets and programs, their deadlines, orders that wait. Never: channels, thresholds,
+//! intervals, what follows from an outcome.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
@@ -27,19 +27,19 @@ use crate::wire::talk::Talk;
 #[cfg(test)]
 mod trials;
 
-/// Probes under way at once.
+/// Maximum number of probes at once.
 const PROBES: usize = 256;
-/// Sockets that wait for their server's end at once, ...
+/// Maximum number of sockets that wait for their server to close ...
 const LINGERING: usize = 256;
-/// ... and when descriptors are short.
+/// ... and the maximum while descriptors are short.
 const LINGERING_WHEN_SHORT: usize = 16;
-/// How long a socket waits for its server's end, in ms.
+/// How long a socket waits for its server to close, in ms.
 const FAREWELL_MS: u64 = 1_000;
-/// How long an engine that is dropped waits for the end of the programs that it kills.
+/// How long a dropped engine waits for the programs that it kills.
 pub(super) const PARTING: Duration = Duration::from_secs(1);
-/// What is read at once, in bytes.
+/// How much is read at once, in bytes.
 const SCRATCH: usize = 16 * 1_024;
-/// How long the report of a program that has ended may take to come, in ms.
+/// How long the report of a program that has ended may take to arrive, in ms.
 const REPORT_MS: u64 = 1_000;
 /// How long the engine sleeps if the poller fails, in ms.
 const BROKEN_MS: u64 = 50;
@@ -51,18 +51,19 @@ pub(super) struct Engine {
     waker: Waker,
     budget: Arc<Budget>,
     programs: Programs,
-    /// Orders without a place, for sockets and for programs.
+    /// Orders that wait for a free place, for sockets and for programs.
     waiting: VecDeque<Order>,
     waiting_programs: VecDeque<Order>,
     probes: BTreeMap<usize, AddressProbe>,
-    /// Sockets whose probe is over. They keep their keys, so that the first is about the oldest.
+    /// Sockets whose probe is over. Keys increase, so the first entry is about the oldest.
     lingering: BTreeMap<usize, (ProbeSocket, u64)>,
     timers: Timers,
     last_key: usize,
     scratch: Box<[u8]>,
     done: Vec<(u64, Findings)>,
     epoch: Instant,
-    /// The thread's own time: while it is held up, no deadline comes nearer.
+    /// The thread's own time: it stands still while the thread is held up, so that no deadline passes
+    /// meanwhile.
     time: OwnTime,
     now: u64,
     sight: Sight,
@@ -84,15 +85,15 @@ enum Effort {
 }
 
 impl Drop for Engine {
-    /// The process may be about to end, and no program may outlive it. One that is just being started, or has just ended
-    /// and left others behind, can only be killed by its thread.
+    /// The process may be about to end, and no program may outlive it. A program that is just being started,
+    /// or has just ended and left others behind, can only be killed by its own thread.
     fn drop(&mut self) {
         self.probes.clear();
         self.programs.join(PARTING);
     }
 }
 
-/// Keys are not given out again, so that the generation is just more of the key.
+/// Keys are not reused, so the generation holds further bits of the key.
 fn token(key: usize) -> Token {
     let generation = (key as u64 >> 32) as u16;
     Token { kind: Kind::Socket, key: key as u32, side: Side::Server, generation }
@@ -103,10 +104,10 @@ fn key(token: Token) -> usize {
 }
 
 impl Engine {
-    /// An engine that connects like the workers do and takes descriptors from their budget.
+    /// An engine that connects as the workers do and takes descriptors from their budget.
     ///
     /// # Errors
-    /// No descriptor for the poller or its waker.
+    /// There is no descriptor for the poller or its waker.
     pub(super) fn new(budget: Arc<Budget>) -> io::Result<Self> {
         let poller = Poller::new()?;
         let waker = poller.waker(Token::WAKER)?;
@@ -130,12 +131,13 @@ impl Engine {
         })
     }
 
-    /// Ends the engine's wait from another thread.
+    /// A handle that ends the engine's wait from another thread.
     pub(super) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Takes an order, which the next `wait` begins with if there is a place. No other one of this id is under way.
+    /// Takes an order. The next `wait` starts it if there is a place. No other order with this id may be
+    /// under way.
     pub(super) fn start(&mut self, order: Order) {
         debug_assert!(!self.is_under_way(order.id), "two probes of id {} at once", order.id);
         match *order.check {
@@ -144,8 +146,8 @@ impl Engine {
         }
     }
 
-    /// Makes probes until there are outcomes, which are appended to `done`, or `until` has come, or somebody used the waker.
-    /// It may come back with nothing before that.
+    /// Makes probes until there are outcomes, which are appended to `done`, or `until` has passed, or the
+    /// waker was used. It may return earlier without an outcome.
     pub(super) fn wait(&mut self, until: Option<Instant>, done: &mut VecDeque<(u64, Findings)>) {
         self.now = self.own_time();
         loop {
@@ -159,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Forgets these: nothing will come of them.
+    /// Cancels the orders with these ids; they will have no outcome.
     pub(super) fn cancel(&mut self, ids: &HashSet<u64>) {
         if ids.is_empty() {
             return;
@@ -186,7 +188,7 @@ impl Engine {
         self.probes.iter().find(|(_, probe)| probe.walk.order.id == id).map(|(&key, _)| key)
     }
 
-    /// Begins with those that wait, as far as there are places.
+    /// Starts waiting orders as long as there are places.
     fn admit(&mut self) {
         while self.probes.len() < PROBES
             && !self.programs.is_full()
@@ -201,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// Waits once, and does what is to do. Was the waker used?
+    /// Waits once and handles what came. Was the waker used?
     fn round(&mut self, until: Option<Instant>) -> bool {
         let heard = self.look(until);
         let mut is_woken = false;
@@ -226,32 +228,32 @@ impl Engine {
         is_woken
     }
 
-    /// Waits for events. Up to when has all been heard that happened? Only a deadline before that may be believed: what is late
-    /// is perhaps our own look.
+    /// Waits for events. Returns the time up to which all events have been seen: only a deadline before that
+    /// has really passed, since the look itself may be late.
     fn look(&mut self, until: Option<Instant>) -> u64 {
         let (patience, began) = (self.patience(until), self.own_time());
         let seen = self.poller.wait(patience).unwrap_or_else(|_| {
-            // Cannot be; if it is, it must not burn a core.
+            // This never happens on a working system; if it does, it must not keep a core busy.
             thread::sleep(Duration::from_millis(BROKEN_MS));
             Seen::Interrupted
         });
         self.now = millis(self.time.waited(patience, self.epoch.elapsed()));
-        // Of each probe and each farewell a socket, and the waker.
+        // The sockets of probes and farewells, and the waker.
         let watches = self.probes.len() + self.lingering.len() + 1;
         self.sight.looked(began.min(self.now), seen, self.poller.events(), watches)
     }
 
-    /// In ms.
+    /// The thread's own time in ms.
     fn own_time(&self) -> u64 {
         millis(self.time.reading(self.epoch.elapsed()))
     }
 
-    /// How long to wait for events.
+    /// How long to wait for events. `None`: without limit.
     fn patience(&self, until: Option<Instant>) -> Option<Duration> {
         if !self.done.is_empty() {
             return Some(Duration::ZERO);
         }
-        // A moment more than due, so that the clock has surely passed it.
+        // A millisecond later than due, so that the clock has surely passed it.
         let now = self.own_time();
         let due = self.timers.next().map(|at| match at.saturating_sub(now) {
             0 => Duration::ZERO,
@@ -261,7 +263,7 @@ impl Engine {
         [due, until].into_iter().flatten().min()
     }
 
-    /// A key that no socket has, so that no event meets the wrong one.
+    /// A key that no socket has, so that no event reaches the wrong one.
     fn next_key(&mut self) -> usize {
         loop {
             self.last_key = self.last_key.wrapping_add(1);
@@ -272,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// Starts on the walk's current address, or on the first one after it that can be started on.
+    /// Starts an attempt at the walk's current address, or at the first later one that can be tried.
     fn attempt(&mut self, mut walk: Walk) {
         loop {
             let key = self.next_key();
@@ -305,7 +307,7 @@ impl Engine {
             begun = ProbeSocket::begin(target, &walk.order.outgoing, &self.budget);
         }
         let socket = begun?;
-        // Kernel memory or the system's limit of watches is used up.
+        // The kernel's memory or limit of watches is used up.
         let watched = self.poller.add(socket.fd(), token(key));
         watched.map_err(|e| Fault::Exhausted(format!("connect: cannot watch a socket: {e}")))?;
         Ok(Effort::Connecting(socket))
@@ -339,12 +341,12 @@ impl Engine {
                     self.insert(key, probe);
                 }
             },
-            // Has no socket, so that no event comes.
+            // A program has no socket, so no event comes for it.
             Effort::Running(_) => self.insert(key, probe),
         }
     }
 
-    /// The address has answered, one way or the other.
+    /// Handles the result of a connect.
     fn answered(&mut self, key: usize, walk: Walk, mut socket: ProbeSocket, deadline: u64, ready: Ready) {
         if (ready.writable || ready.error)
             && let Some(fault) = socket.failure()
@@ -366,7 +368,7 @@ impl Engine {
         }
     }
 
-    /// A connection has led to a verdict, and is not needed any more.
+    /// Ends a connection that led to a verdict.
     fn settle(&mut self, key: usize, walk: Walk, socket: ProbeSocket, verdict: Result<(), String>) {
         self.part(key, socket);
         match verdict {
@@ -375,12 +377,12 @@ impl Engine {
         }
     }
 
-    /// An address was up.
+    /// The address is up.
     fn succeeded(&mut self, mut walk: Walk) {
         self.done.push((walk.order.id, walk.succeeded()));
     }
 
-    /// An address was not up.
+    /// The address is not up.
     fn failed(&mut self, mut walk: Walk, fault: Fault) {
         match walk.failed(fault, self.now) {
             Some(outcome) => self.done.push((walk.order.id, outcome)),
@@ -388,9 +390,9 @@ impl Engine {
         }
     }
 
-    /// A program has come to its end.
+    /// A program has ended.
     fn ended(&mut self, report: Report) {
-        // One that was late or cancelled is known already.
+        // A program that was late or cancelled has already been dealt with.
         let Some(probe) = self.take(report.key) else { return };
         match report.result {
             Ok(()) => self.succeeded(probe.walk),
@@ -398,7 +400,7 @@ impl Engine {
         }
     }
 
-    /// A deadline has come.
+    /// A deadline has passed.
     fn expired(&mut self, key: usize) {
         if self.lingering.remove(&key).is_some() {
             return;
@@ -407,7 +409,7 @@ impl Engine {
         if let Effort::Running(program) = &mut probe.effort
             && program.is_over_by_now()
         {
-            // It was in time, and what is late is its report.
+            // The program ended in time; only its report is late.
             probe.deadline = self.now + REPORT_MS;
             return self.insert(key, probe);
         }
@@ -427,7 +429,7 @@ impl Engine {
         self.failed(probe.walk, Fault::Channel(cause));
     }
 
-    /// Lets a connection end without a reset.
+    /// Closes a connection without sending a reset.
     fn part(&mut self, key: usize, mut socket: ProbeSocket) {
         if !socket.part(&mut self.scratch) {
             return;
@@ -439,7 +441,7 @@ impl Engine {
         self.lingering.insert(key, (socket, deadline));
     }
 
-    /// Closes the socket that has lingered for longest. `false`: there is none.
+    /// Closes the socket that has lingered longest. `false` if there is none.
     fn part_with_oldest(&mut self) -> bool {
         match self.lingering.first_key_value() {
             Some((&key, _)) => {

@@ -1,9 +1,9 @@
 //! Programs that check a channel.
 //!
-//! Knows: how many may run, whose fault it is that one does not. Never: how long they may take, what follows from their exit
-//! codes, how a program is killed (`sys/child`).
+//! Knows: how many may run, whose fault it is that one cannot be run. Never: how long they may take, what
+//! follows from their exit codes, how a program is killed (`sys/child`).
 //!
-//! One thread per running program starts it (a slow disk holds up nobody else) and waits for its end.
+//! One thread per running program starts it (so a slow disk delays no other probe) and waits for its end.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ use crate::sys::fault::is_exhausted;
 use crate::sys::poller::Waker;
 use crate::sys::program::StartError;
 
-/// Programs that run at once.
+/// Maximum number of programs at once.
 const PROGRAMS: usize = 32;
-/// Descriptors it takes to start one: its three streams.
+/// Descriptors needed to start a program: its three streams.
 const DESCRIPTORS: u16 = 3;
-/// The stack of a thread that waits, in bytes.
+/// Stack size of a thread that waits for a program, in bytes.
 const STACK: usize = 128 * 1_024;
 /// All programs of one engine.
 #[derive(Debug)]
@@ -35,39 +35,39 @@ pub(super) struct Programs {
     sender: Sender<Report>,
     reports: Receiver<Report>,
     waker: Waker,
-    /// Those that have not reported, the forgotten ones included.
+    /// Programs that have not reported yet, including cancelled ones.
     pub(super) running: usize,
 }
 
-/// One program has come to its end.
+/// The report of a program that has ended.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) key: usize,
-    /// How it went: exit code 0, or why not.
+    /// `Ok` for exit code 0, otherwise what went wrong.
     pub(super) result: Result<(), Fault>,
 }
 
-/// A program under way. Dropping it kills it.
+/// A running program. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Program {
     child: ChildProgram,
-    /// It was found to be over, and no report had come.
+    /// It was found to have ended without a report.
     is_known_over: bool,
 }
 
 impl Programs {
-    /// `waker` is used whenever there is a report to take.
+    /// Creates an empty set. `waker` is used whenever a report has arrived.
     pub(super) fn new(waker: Waker) -> Self {
         let (sender, reports) = channel();
         Self { sender, reports, waker, running: 0 }
     }
 
-    /// Are there as many as may be?
+    /// Is the maximum number of programs running?
     pub(super) fn is_full(&self) -> bool {
         self.running >= PROGRAMS
     }
 
-    /// Starts one for `target`; its report will bear `key`.
+    /// Starts the program at `path` for `target`; its report will carry `key`.
     pub(super) fn run(
         &mut self,
         key: usize,
@@ -83,7 +83,7 @@ impl Programs {
         let (sender, waker) = (self.sender.clone(), self.waker.clone());
         let begun = thread::Builder::new().name("check".into()).stack_size(STACK).spawn(move || {
             let result = errand.run();
-            // An engine that is gone does not want to know.
+            // An engine that was dropped needs no report.
             let _ = sender.send(Report { key, result });
             waker.wake();
         });
@@ -96,15 +96,15 @@ impl Programs {
         }
     }
 
-    /// The next program that has come to its end.
+    /// Takes the next report. `None` if there is none.
     pub(super) fn report(&mut self) -> Option<Report> {
         let report = self.reports.try_recv().ok()?;
         self.running = self.running.saturating_sub(1);
         Some(report)
     }
 
-    /// Waits until every program has come to its end, what it left behind included, but no longer than `patience`. To be
-    /// called when all are killed.
+    /// Waits until every program has ended, including what it left behind, but at most for `patience`. Call
+    /// it after all have been killed.
     pub(super) fn join(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
         while self.running > 0 && self.reports.recv_timeout(until - Instant::now().min(until)).is_ok() {
@@ -114,7 +114,8 @@ impl Programs {
 }
 
 impl Program {
-    /// Has it ended though nobody has reported it? Says so once: a report that does not come then never will.
+    /// Has it ended without a report so far? Returns `true` only once: a report that does not arrive after
+    /// that never will.
     pub(super) fn is_over_by_now(&mut self) -> bool {
         if std::mem::replace(&mut self.is_known_over, true) {
             return false;
@@ -129,7 +130,7 @@ impl Drop for Program {
     }
 }
 
-/// What a thread does for one program.
+/// What a thread needs to run one program.
 struct Errand {
     path: PathBuf,
     target: Address,
@@ -153,7 +154,7 @@ impl Errand {
     }
 }
 
-/// The address as programs take it: without brackets, with the zone if there is one.
+/// The address as programs take it: without brackets, with a zone if it has one.
 fn host(target: Address) -> String {
     match target {
         Address::Net(SocketAddr::V6(v6)) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
@@ -164,11 +165,11 @@ fn host(target: Address) -> String {
 fn not_run(path: &Path, error: &StartError) -> Fault {
     let StartError { act, source } = error;
     if *act != "execve" {
-        // It was not even tried.
+        // The program was not even tried.
         return Fault::Exhausted(format!("cannot run {}: {act}: {source}", path.display()));
     }
     let cause = format!("cannot run {}: {source}", path.display());
-    // A program that is being written is ours to wait for.
+    // A program that is open for writing (TXTBSY) can be run a moment later.
     let is_ours = is_exhausted(source) || Errno::from_io_error(source) == Some(Errno::TXTBSY);
     if is_ours { Fault::Exhausted(cause) } else { Fault::Channel(cause) }
 }

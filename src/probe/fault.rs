@@ -1,4 +1,4 @@
-//! Whose fault it is that a probe's attempt failed, and how that is said.
+//! Whose fault a failed attempt of a probe is, and how it is worded.
 //!
 //! Knows: errors of the system. Never: which probe it was, what is tried next.
 
@@ -7,19 +7,20 @@ use std::io;
 use crate::sys::fault::{is_exhausted, is_ours, reason};
 use crate::sys::socket::ConnectError;
 
-/// Why an attempt at one address was not up.
+/// Why an attempt at one address did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The channel does not answer, or not as it should.
     Channel(String),
-    /// This address cannot be reached from here: another family than `-B`, no source port. Says nothing about the channel.
+    /// This address cannot be reached from here: another family than `-B`, no source port. This says nothing
+    /// about the channel.
     Unusable(String),
-    /// We have run out of something, and would for any other address. Says nothing about the channel.
+    /// balance has run out of some resource, whatever the address. This says nothing about the channel.
     Exhausted(String),
 }
 
 impl Fault {
-    /// A connection could not even begin.
+    /// The fault of a connection that could not be started.
     pub(super) fn of_start(error: &ConnectError) -> Self {
         match error {
             ConnectError::Ours(e) if is_exhausted(e) => Self::Exhausted(told(e)),
@@ -29,7 +30,7 @@ impl Fault {
         }
     }
 
-    /// A connection did not come to stand.
+    /// The fault of a connect that failed.
     pub(super) fn of_connect(error: &io::Error) -> Self {
         if is_exhausted(error) {
             return Self::Exhausted(told(error));

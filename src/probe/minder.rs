@@ -1,11 +1,12 @@
-//! The thread that minds the channels of all services: probes on time, doors shut while nobody is up.
+//! The thread that checks the channels of all services: it makes probes on time, and closes ports while no
+//! channel is up.
 //!
-//! Knows: which service has something to do, which probe is for what. Never: thresholds and delays (those are the table's),
-//! how a probe is made, how a connection is closed.
+//! Knows: which service has something to do, which probe is for which service. Never: thresholds and delays
+//! (the table has those), how a probe is made, how a connection is closed.
 //! Source: docs/health.md.
 //!
-//! A service costs nothing while it has nothing to do: the thread looks at one when a probe of it is due, when its alarm rang,
-//! or when a probe of it was answered.
+//! A service costs nothing while it has nothing to do: the thread looks at it only when a probe of it is due
+//! or was answered, or when its alarm rang.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::{self, ErrorKind};
@@ -25,14 +26,14 @@ use crate::sys::Clock;
 use crate::sys::descriptors::Budget;
 use crate::sys::poller::Waker;
 
-/// Probes begun in one go, so that answers are not left waiting.
+/// How many probes are started at a time, so that answers are not kept waiting.
 const PROBES: usize = 64;
-/// Services looked at in one go, for the same reason.
+/// How many services are looked at at a time, for the same reason.
 const WARDS: usize = 64;
-/// How long the end waits for the thread to see it.
+/// How long [`Minder::stop`] waits for the thread to notice.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// Who has something to do, and what is new since the thread looked last.
+/// Messages that the thread has not read yet.
 #[derive(Debug, Default)]
 struct Unseen {
     rung: BTreeSet<u64>,
@@ -51,12 +52,12 @@ struct Inbox {
 
 impl Inbox {
     fn news(&self) -> MutexGuard<'_, Unseen> {
-        // Whole at any time: each change of it is one call.
+        // The value is consistent even after a panic: each change of it is a single call.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Tells the thread that one service has something to do. Every copy is the same one.
+/// Tells the thread that one service has something to do. All copies are the same alarm.
 #[derive(Debug, Clone)]
 pub struct Alarm {
     inbox: Arc<Inbox>,
@@ -64,28 +65,29 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// The table has changed: there may be probes to make, or a door to move. The thread looks at all of it.
+    /// Tells the thread that the table has changed: there may be probes to make, or a port to close or open.
+    /// The thread then looks at everything.
     pub fn ring(&self) {
-        // Somebody else's ring that was not heard yet will do for this one.
+        // If a ring of this service is still unread, that is enough.
         if self.inbox.news().rung.insert(self.ward) {
             self.inbox.waker.wake();
         }
     }
 }
 
-/// The thread that minds the channels of all services. Every clone is the same one.
+/// The handle of the thread that checks the channels of all services. All clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Minder {
     inbox: Arc<Inbox>,
-    /// Ends when the thread has ended.
+    /// Disconnected when the thread has ended.
     ended: Arc<Mutex<Receiver<()>>>,
 }
 
 impl Minder {
-    /// Starts the thread, which has nobody to mind yet. It takes descriptors from `budget`.
+    /// Starts the thread, without services. It takes descriptors from `budget`.
     ///
     /// # Errors
-    /// No descriptor for its poller, or no thread.
+    /// There is no descriptor for its poller, or the thread cannot be started.
     pub(crate) fn start(clock: Clock, log: &Log, budget: Arc<Budget>) -> io::Result<Self> {
         let engine = Engine::new(budget)?;
         let inbox = Arc::new(Inbox { news: Mutex::default(), waker: engine.waker() });
@@ -104,57 +106,59 @@ impl Minder {
         let (running, ended) = sync_channel(0);
         thread::Builder::new().name("health".into()).spawn(move || {
             rounds.run();
-            // The engine first: it kills the programs of checks.
+            // The engine goes first: dropping it kills the programs of checks.
             drop(rounds);
             drop(running);
         })?;
         Ok(Self { inbox, ended: Arc::new(Mutex::new(ended)) })
     }
 
-    /// The alarm of a service that is to be minded. Nothing comes of ringing it before.
+    /// The alarm of a service. Ringing it has no effect before [`mind`](Self::mind) is called.
     pub fn alarm(&self) -> Alarm {
         let mut news = self.inbox.news();
         news.last_ward += 1;
         Alarm { inbox: Arc::clone(&self.inbox), ward: news.last_ward }
     }
 
-    /// Begins to mind a service.
+    /// Starts to check a service.
     pub fn mind(&self, alarm: &Alarm, ward: Ward) {
         let mut news = self.inbox.news();
-        // One that was to be left, and nobody has heard of it, stays.
+        // If its removal was requested but not read yet, the service stays.
         news.removed.remove(&alarm.ward);
         news.added.push((alarm.ward, ward));
         drop(news);
         alarm.ring();
     }
 
-    /// Minds a service in another way from now on. Probes under way come to nothing: they ask what is not asked any more.
+    /// Changes how a service is checked. Running probes are cancelled, since they ask what is no longer
+    /// wanted.
     pub fn change(&self, alarm: &Alarm, ward: Ward) {
         self.inbox.news().changed.push((alarm.ward, ward));
         alarm.ring();
     }
 
-    /// Minds a service no longer: no more probes, and those under way come to nothing.
+    /// Stops checking a service. Running probes are cancelled.
     pub fn leave(&self, alarm: &Alarm) {
         self.inbox.news().removed.insert(alarm.ward);
         alarm.ring();
     }
 
-    /// Ends the thread, and the programs that it runs. Takes a moment at most: the process is about to end.
+    /// Ends the thread and the programs that it runs. Takes a moment at most, since the process is about to
+    /// end.
     pub fn stop(&self) {
         self.inbox.news().has_ended = true;
         self.inbox.waker.wake();
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent; what is waited for is the end of the sender.
+        // Nothing is ever sent; this waits until the sender is dropped.
         let _ = ended.recv_timeout(FAREWELL + PARTING);
     }
 }
 
-/// A ward and where it stands.
+/// A service and its state.
 struct Minded {
     ward: Ward,
     shutter: Shutter,
-    /// When it is looked at next, if nothing happens before.
+    /// When it is looked at next if nothing happens before.
     due: Option<Duration>,
 }
 
@@ -165,19 +169,19 @@ struct Rounds {
     log: Log,
     inbox: Arc<Inbox>,
     wards: HashMap<u64, Minded>,
-    /// Whose alarms rang and were not looked at yet.
+    /// Services whose alarms rang and that were not looked at yet.
     rung: BTreeSet<u64>,
-    /// When which ward is due, each at most once.
+    /// When each service is due, each at most once.
     agenda: BTreeSet<(Duration, u64)>,
-    /// The probes under way, with the ward that each is for.
+    /// The running probes, with the service that each belongs to.
     under_way: BTreeMap<u64, (u64, Probe)>,
     last_probe: u64,
-    /// Findings that nothing has been made of yet.
+    /// Findings that were not applied yet.
     done: VecDeque<(u64, Findings)>,
 }
 
 impl Rounds {
-    /// Minds them until the process is about to end.
+    /// Works until the process is about to end.
     fn run(&mut self) {
         while !self.inbox.news().has_ended {
             if catch_unwind(AssertUnwindSafe(|| self.mind())).is_err() {
@@ -191,14 +195,14 @@ impl Rounds {
             if self.learn() {
                 return;
             }
-            // What a panic leaves undone is gone on with: each is taken as it is done.
+            // After a panic this goes on where it stopped: each item is removed before it is handled.
             while let Some((id, findings)) = self.done.pop_front() {
                 self.answered(id, findings);
             }
             while let Some(id) = self.rung.pop_first() {
                 self.look_at(id);
                 if let Some(Minded { ward, .. }) = self.wards.get(&id) {
-                    // Clients may have got a channel to wait for no longer.
+                    // Waiting clients may be able to have a channel now.
                     (ward.hands.serve_line)();
                 }
             }
@@ -211,7 +215,7 @@ impl Rounds {
         }
     }
 
-    /// Takes note of what others have said. Is this the end?
+    /// Reads the messages. `true`: the thread has to end.
     fn learn(&mut self) -> bool {
         let (rung, added, changed, removed) = {
             let mut news = self.inbox.news();
@@ -227,7 +231,7 @@ impl Rounds {
         for (id, ward) in new {
             self.wards.insert(id, Minded { ward, shutter: Shutter::default(), due: None });
         }
-        // One that was to be left, and is minded again before that was heard of, is minded in another way.
+        // A service that was removed and added again before this was read only changes its settings.
         for (id, ward) in minded.into_iter().chain(changed) {
             self.call_off(id);
             if let Some(minded) = self.wards.get_mut(&id) {
@@ -238,7 +242,7 @@ impl Rounds {
         false
     }
 
-    /// Probes of a ward that are under way come to nothing.
+    /// Cancels the running probes of a service.
     fn call_off(&mut self, ward: u64) {
         let of_it = |(_, (id, _)): &(&u64, &(u64, Probe))| *id == ward;
         let orphans: HashSet<u64> = self.under_way.iter().filter(of_it).map(|(&id, _)| id).collect();
@@ -267,7 +271,8 @@ impl Rounds {
         self.engine.cancel(&orphans);
     }
 
-    /// Begins a ward's probes that are due, moves its door if that is wanted, and notes when it is due next.
+    /// Starts a service's probes that are due, closes or opens its port if needed, and notes when it is due
+    /// next.
     fn look_at(&mut self, id: u64) {
         let Some(minded) = self.wards.get_mut(&id) else { return };
         let Minded { ward, shutter, due } = minded;
@@ -300,12 +305,12 @@ impl Rounds {
         if has_another {
             (ward.hands.another)();
         }
-        // A door that is shut when it need not be any more opens.
+        // A closed port whose option was switched off is opened, too.
         let shut = ward.refuse_when_down && !has_up;
         if shutter.is_due(shut, now) {
             move_shutter(ward, shutter, shut, now);
         }
-        // The process before may have told it already. One that is to be moved yet tells nothing.
+        // The predecessor may already have logged it. A port that could not be moved yet logs nothing.
         if shutter.retry_at.is_none() {
             let was_refusing =
                 std::mem::replace(&mut ward.table.lock_at(now).outage().is_refusing, shutter.is_shut());
@@ -361,7 +366,7 @@ impl Rounds {
 fn move_shutter(ward: &Ward, shutter: &mut Shutter, shut: bool, now: Duration) {
     match if shut { (ward.hands.shut)() } else { (ward.hands.open)() } {
         Ok(()) => shutter.moved(shut),
-        // Another process has the listeners as well, for a while.
+        // Another process holds the listeners, too, for a while.
         Err(e) if e.kind() == ErrorKind::WouldBlock => shutter.stuck(now),
         Err(e) => {
             let text = format!("cannot {} listening: {e}", if shut { "stop" } else { "go on" });

@@ -1,8 +1,9 @@
-//! The health of channels: one thread that minds those of all services, and makes the probes that it takes.
+//! The health of channels: one thread that checks those of all services, and the probes that it makes.
 //!
-//! Reading order: `ward` is one service in the thread's care, `shutter` what has become of its listeners, [`Minder`] the thread.
-//! `engine` makes many probes at once: `order` is what can be asked for, `walk` one probe's way over the addresses, `socket` its
-//! socket, `exec` the programs, `fault` whose fault a failure is.
+//! Reading order: `ward` is one service that the thread checks, `shutter` the state of its listeners,
+//! [`Minder`] the thread. `engine` makes many probes at once: `order` is what can be asked for, `walk` one
+//! probe's way over the addresses, `socket` its socket, `exec` the programs, `fault` whose fault a failure
+//! is.
 
 mod engine;
 mod exec;

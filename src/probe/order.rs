@@ -1,4 +1,4 @@
-//! One probe as it is ordered, and what came of it.
+//! One probe as it is ordered, and its result.
 //!
 //! Knows: plain values. Never: sockets, the clock, what follows from an outcome.
 
@@ -11,31 +11,31 @@ use crate::sys::Outgoing;
 /// One probe to make.
 #[derive(Debug, Clone)]
 pub(super) struct Order {
-    /// The caller's name for it.
+    /// The caller's number for it.
     pub(super) id: u64,
-    /// Tried one after the other until one is up; at least one.
+    /// The addresses, tried one after another until one is up; at least one.
     pub(super) addresses: Vec<Address>,
-    /// Those of them that are not to be tried, since they lead back to where the service itself listens, and what to say of
-    /// them.
+    /// Addresses that must not be tried, because they lead back to the service's own listener, each with a
+    /// text that says so.
     pub(super) barred: Vec<(Address, String)>,
-    /// In place of the addresses' own port.
+    /// The port to use instead of the addresses' own.
     pub(super) port: Option<u16>,
     pub(super) check: Arc<Check>,
-    /// The PROXY header that goes first.
+    /// The PROXY header to send first.
     pub(super) proxy: Option<ProxyVersion>,
-    /// For all addresses together, from the time when the probe starts; at least 1 ms.
+    /// The timeout for all addresses together, counted from the start of the probe; at least 1 ms.
     pub(super) timeout: Duration,
     /// How to connect.
     pub(super) outgoing: Outgoing,
 }
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Findings {
     pub(super) outcome: Outcome,
     /// The address that is up.
     pub(super) up: Option<Address>,
-    /// Those before it that are not, by their own fault, and why.
+    /// Addresses tried before it that are down by their own fault, and why.
     pub(super) down: Vec<(Address, String)>,
 }
 
@@ -43,9 +43,9 @@ pub(super) struct Findings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Up,
-    /// Why, for the operator. Nothing in it was written by the server.
+    /// The channel is down, and why, in words for the operator. It contains no text from the server.
     Down(String),
-    /// It could not be made, for reasons of our own; says nothing about the channel.
+    /// The probe could not be made for a reason on balance's side. This says nothing about the channel.
     Unknown(String),
 }
 

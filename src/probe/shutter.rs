@@ -1,18 +1,18 @@
-//! Whether a service's listeners refuse, and when one that could not be moved is tried again.
+//! Whether a service's listeners refuse connects, and when a failed change is tried again.
 //!
 //! Knows: what is wanted and what was done. Never: listeners, channels, the clock.
 
 use std::time::Duration;
 
-/// A shutter that could not be moved is tried again after this.
+/// After how long a failed change is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What has become of a service's listeners.
+/// The state of a service's listeners.
 #[derive(Debug, Default)]
 pub(super) struct Shutter {
-    /// Connects are refused just now.
+    /// Connects are refused now.
     is_shut: bool,
-    /// When one that could not be moved is tried again.
+    /// When a failed change is tried again. `None`: none has failed.
     pub(super) retry_at: Option<Duration>,
 }
 
@@ -21,10 +21,10 @@ impl Shutter {
         self.is_shut
     }
 
-    /// Is it to be moved now, to be shut or not?
+    /// Do the listeners have to be changed now, to refuse if `shut`?
     pub(super) fn is_due(&mut self, shut: bool, now: Duration) -> bool {
         if shut == self.is_shut {
-            // Whatever could not be done before is not wanted any more.
+            // The change that failed before is no longer wanted.
             self.retry_at = None;
             return false;
         }

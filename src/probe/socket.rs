@@ -1,9 +1,11 @@
-//! One probe's socket: connecting, talking, and parting without a reset.
+//! One probe's socket: connecting, talking, and closing without a reset.
 //!
-//! Knows: the socket and its place in the budget. Never: which probe it is for, what is said on it, the clock.
+//! Knows: the socket and its place in the budget. Never: which probe it is for, what is said on it, the
+//! clock.
 //!
-//! A socket that is closed with unread bytes in it sends a reset, and a reset is a line in the server's log. So a probe
-//! that knows enough ends its own direction and reads until the server ends the other one, within bounds.
+//! Closing a socket with unread bytes sends a reset, and a reset is a line in the server's log. So when a
+//! probe has its verdict, it ends its own direction and reads until the server ends the other one, within
+//! limits.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,26 +19,26 @@ use crate::sys::fault::reason;
 use crate::sys::socket::{self, HandshakeAck, Outgoing};
 use crate::wire::talk::Talk;
 
-/// More than this is not read for the sake of a clean end, in bytes. Most pages that are asked for by HTTP are shorter.
+/// How much is read for the sake of a clean end, in bytes. Most pages that are requested by HTTP are shorter.
 const FAREWELL: usize = 1_024 * 1_024;
-/// What is read at once while the socket is being closed, in bytes.
+/// How much is read at once while the socket is being closed, in bytes.
 const SIP: usize = 4_096;
 
 /// The socket of a probe.
 #[derive(Debug)]
 pub(super) struct ProbeSocket {
     fd: OwnedFd,
-    /// The server has said that nothing more will come.
+    /// The server has sent its end.
     is_ended: bool,
-    /// It was reset, and perhaps with bytes left to read.
+    /// The server has reset the connection; bytes may be left to read.
     is_reset: bool,
-    /// May still be read after the verdict.
+    /// How many bytes may still be read after the verdict.
     farewell_bytes: usize,
     _taken: Taken,
 }
 
 impl ProbeSocket {
-    /// Begins a connection.
+    /// Starts a connection.
     pub(super) fn begin(target: Address, how: &Outgoing, budget: &Arc<Budget>) -> Result<Self, Fault> {
         let Some(taken) = budget.take(1) else {
             return Err(Fault::Exhausted("connect: no descriptor is left".into()));
@@ -49,30 +51,30 @@ impl ProbeSocket {
         self.fd.as_fd()
     }
 
-    /// The address that it has on our side.
+    /// The local address.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         socket::local(&self.fd)
     }
 
-    /// Why the connection does not stand, if it is known by now.
+    /// Why the connection was not established, if that is known by now.
     pub(super) fn failure(&mut self) -> Option<Fault> {
         match socket::take_error(&self.fd) {
-            // A connect that fails is refused, not reset: the connection stood, and the server may have said something
-            // before it ended it. What that is, is there to be read.
+            // A connect that fails is refused, not reset. So after a reset the connection was established,
+            // and what the server sent before can still be read.
             Some(error) if is_reset(&error) => self.is_reset = true,
             Some(error) => return Some(Fault::of_connect(&error)),
             None => {}
         }
-        // A dead server would be up.
+        // Otherwise a dead server would count as up.
         if socket::is_to_itself(&self.fd) {
-            // It must not keep the port that the server may want.
+            // The connection must not keep the port that the server may want.
             socket::reset_on_close(&self.fd);
             return Some(Fault::Channel("connect: connection refused".into()));
         }
         None
     }
 
-    /// Says and hears as much as can be just now.
+    /// Sends and receives as much as is possible now. Returns a verdict if there is one.
     pub(super) fn converse(&mut self, talk: &mut Talk, scratch: &mut [u8]) -> Option<Result<(), String>> {
         loop {
             if let Some(verdict) = self.say(talk) {
@@ -116,12 +118,12 @@ impl ProbeSocket {
         None
     }
 
-    /// Ends our direction. `false`: nothing keeps the socket from being closed.
+    /// Ends our direction. `false`: the socket can be closed at once.
     pub(super) fn part(&mut self, scratch: &mut [u8]) -> bool {
         socket::shutdown_write(&self.fd).is_ok() && self.linger(scratch)
     }
 
-    /// Reads what is there and throws it away. `false`: that was the last of it, or enough.
+    /// Reads and discards what has come. `false`: the server has ended, or enough was read.
     pub(super) fn linger(&mut self, scratch: &mut [u8]) -> bool {
         while !self.is_ended && self.farewell_bytes > 0 {
             match socket::read(&self.fd, scratch) {
@@ -137,13 +139,13 @@ impl ProbeSocket {
 }
 
 impl Drop for ProbeSocket {
-    /// Whatever is closed early is at least not closed over bytes that have come already.
+    /// A socket that is closed early is at least not closed with unread bytes that have already come.
     fn drop(&mut self) {
         self.linger(&mut [0; SIP]);
     }
 }
 
-/// By a peer that the connection had come to stand with.
+/// Did a peer reset a connection that was established?
 fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

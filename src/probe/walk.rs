@@ -1,28 +1,29 @@
 //! One probe's way over the addresses of its channel, and how much time each of them gets.
 //!
-//! Knows: which address is tried, what the earlier ones were. Never: sockets, programs, the clock.
+//! Knows: which address is tried, how the earlier ones failed. Never: sockets, programs, the clock.
 //!
-//! Each address gets an even share of the time that is left: one that swallows everything leaves the others theirs, one
-//! that refuses at once leaves them its own. The last one has all that is left.
+//! Each address gets an even share of the time that is left. An address that never answers leaves the others
+//! their shares; one that refuses at once leaves them its own, too. The last one has all the time that is
+//! left.
 
 use super::fault::Fault;
 use super::order::{Findings, Order, Outcome, millis};
 use crate::spec::Address;
 
-/// One probe under way.
+/// A running probe.
 #[derive(Debug)]
 pub(super) struct Walk {
     pub(super) order: Order,
-    /// Which of the addresses is being tried.
+    /// Index of the address that is being tried.
     address: usize,
     /// When the whole probe ends, in ms of the engine's clock.
     ends_at: u64,
-    /// The addresses that could be tried at all and were down, and why.
+    /// Addresses that were tried and are down, and why.
     down: Vec<(Address, String)>,
 }
 
 impl Walk {
-    /// A probe that starts now, in ms.
+    /// A probe that starts at `now`, in ms.
     pub(super) fn begin(order: Order, now: u64) -> Self {
         let ends_at = now.saturating_add(millis(order.timeout).max(1));
         Self { order, address: 0, ends_at, down: Vec::new() }
@@ -38,29 +39,29 @@ impl Walk {
         self.order.port.map_or(address, |port| address.with_port(port))
     }
 
-    /// Why this address is not to be tried at all.
+    /// Why this address must not be tried. `None`: it may be.
     pub(super) fn is_barred(&self) -> Option<Fault> {
         let address = self.address();
         let (_, why) = self.order.barred.iter().find(|(barred, _)| *barred == address)?;
-        // Clients of the channel are not connected there either, unless it is only the check that goes there.
+        // Clients are not connected to this address either, unless only the check's own port leads back.
         let is_of_check = self.order.port.is_some_and(|port| port != address.port() && address.port() != 0);
         Some(if is_of_check { Fault::Unusable(why.clone()) } else { Fault::Channel(why.clone()) })
     }
 
-    /// When an attempt at this address that starts now has to be over.
+    /// When an attempt at this address that starts at `now` must be over, in ms.
     pub(super) fn deadline(&self, now: u64) -> u64 {
         let addresses_left = self.order.addresses.len().saturating_sub(self.address).max(1);
         let share = self.ends_at.saturating_sub(now) / addresses_left as u64;
         now + share.max(1)
     }
 
-    /// The address is up.
+    /// The address is up: the result of the probe.
     pub(super) fn succeeded(&mut self) -> Findings {
         let up = Some(self.address());
         Findings { outcome: Outcome::Up, up, down: std::mem::take(&mut self.down) }
     }
 
-    /// The address was not up. `None` = the next one is to be tried.
+    /// The address is not up. `None`: the next one is to be tried.
     pub(super) fn failed(&mut self, fault: Fault, now: u64) -> Option<Findings> {
         let outcome = self.outcome_of(fault, now)?;
         Some(Findings { outcome, up: None, down: std::mem::take(&mut self.down) })
@@ -72,7 +73,7 @@ impl Walk {
                 self.down.push((self.address(), cause));
                 String::new()
             }
-            // An address that we can never reach must not hide that the others are down.
+            // An address that can never be reached from here must not hide that the others are down.
             Fault::Unusable(cause) => cause,
             // The addresses that were not tried might have been up.
             Fault::Exhausted(cause) => return Some(Outcome::Unknown(cause)),

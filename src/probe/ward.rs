@@ -1,6 +1,7 @@
-//! One service in the care of the thread that minds the channels.
+//! One service that the health thread checks.
 //!
-//! Knows: its table, how its channels are checked, how to reach the data plane. Never: sockets, when a probe is due.
+//! Knows: its table, how its channels are checked, how to reach the data plane. Never: sockets, when a probe
+//! is due.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,38 +16,38 @@ use crate::sched::{ChannelKey, Probe, Purpose, SharedTable};
 use crate::spec::{Address, ChannelCheck, Check};
 use crate::sys::Outgoing;
 
-/// A probe for a return does not wait for longer than this, whatever `-t` says: the next one may be luckier.
+/// Maximum timeout of a probe of an ejected channel, whatever `-t` says: the next probe may succeed sooner.
 const RETURN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How channels are checked.
 #[derive(Debug, Clone)]
 pub struct Checks {
-    /// What a check asks of channels that have none of their own.
+    /// The check of channels that have none of their own.
     pub check: Arc<Check>,
-    /// How long an answer may take.
+    /// How long a probe may take.
     pub timeout: Duration,
-    /// The port to ask instead of the channel's.
+    /// The port to check instead of the channel's.
     pub port: Option<NonZeroU16>,
-    /// A channel that goes down loses its connections.
+    /// Whether connections of a channel that goes down are closed.
     pub kick: bool,
 }
 
-/// What the thread does to the data plane.
+/// What the thread can do in the data plane.
 pub struct Hands {
     /// Closes the connections of a channel, sooner or later.
     pub kick: Box<dyn Fn(ChannelKey) + Send>,
-    /// Makes the listeners refuse.
+    /// Makes the listeners refuse connects.
     pub shut: Box<dyn Fn() -> io::Result<()> + Send>,
     /// Makes the listeners listen again.
     pub open: Box<dyn Fn() -> io::Result<()> + Send>,
-    /// Gives free slots to the clients that wait for one.
+    /// Gives free slots to clients in the wait queue.
     pub serve_line: Box<dyn Fn() + Send>,
-    /// Channels of these names have failed: the names may mean other addresses by now.
+    /// Called with the names of channels that have failed: they may have other addresses by now.
     pub doubt: Box<dyn Fn(BTreeSet<String>) + Send>,
-    /// A channel has come up that an answer about a name was waiting for.
+    /// Called when a channel has come up, so that channels which stayed only for want of one can be removed.
     pub another: Box<dyn Fn() + Send>,
-    /// Would a connection for a channel to this address come in by the service itself, again and again? What is to be said of
-    /// that, if so.
+    /// Would a connection to this address of a channel come back to the service itself, without end? Returns
+    /// a text that says so, if it would.
     pub leads_back: Box<dyn Fn(ChannelKey, Address) -> Option<String> + Send>,
 }
 
@@ -56,29 +57,29 @@ impl fmt::Debug for Hands {
     }
 }
 
-/// A service whose channels are minded.
+/// A service whose channels are checked.
 #[derive(Debug)]
 pub struct Ward {
-    /// Its channels.
+    /// Its table.
     pub table: SharedTable,
-    /// Where its events go.
+    /// Where its events are logged.
     pub log: Log,
-    /// The lowest port that it listens on: that at which channels without a port of their own are probed.
+    /// The lowest port that it listens on, at which channels without a port of their own are probed.
     pub first_port: u16,
     /// How connections to channels are made.
     pub outgoing: Outgoing,
-    /// `-t`: how long a channel may take to answer.
+    /// `-t`: how long a connect to a channel may take.
     pub connect_timeout: Duration,
     /// How channels are checked.
     pub checks: Checks,
-    /// While no channel is up, connects are refused.
+    /// Whether connects are refused while no channel is up.
     pub refuse_when_down: bool,
-    /// How the data plane is reached.
+    /// How to reach the data plane.
     pub hands: Hands,
 }
 
 impl Ward {
-    /// What the engine is to do for a probe.
+    /// The order to the engine for a probe.
     pub(super) fn order(&self, id: u64, probe: &Probe) -> Order {
         let (check, timeout, port) = match probe.purpose {
             Purpose::Return | Purpose::Doubt => {
@@ -94,10 +95,10 @@ impl Ward {
             }
         };
         let (addresses, outgoing) = (probe.addresses.clone(), self.outgoing.clone());
-        // A Unix socket has no other port.
+        // A Unix socket has no port, so another one cannot be checked.
         let is_unix = addresses.iter().any(|address| address.unix().is_some());
         let port = port.filter(|_| !is_unix);
-        // What listens at another port knows nothing of headers.
+        // The port of the check is another program's, which need not understand the PROXY header.
         let proxy = probe.manner.proxy.filter(|_| port.is_none());
         let follow_clients = !is_unix && addresses.iter().any(|address| address.port() == 0);
         let port = port.or(follow_clients.then_some(self.first_port));

@@ -1,4 +1,4 @@
-//! The engine against real sockets; `programs` has those against programs.
+//! Tests of the engine with real sockets; `programs` has those with real programs.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,14 +17,14 @@ use crate::sys::{Outgoing, Sources};
 
 mod programs;
 
-/// Whatever has not happened by then does not.
+/// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A timeout that is not to be met.
+/// A timeout that must not be reached.
 const LONG: Duration = Duration::from_secs(20);
-/// A timeout that is.
+/// A timeout that is to be reached.
 const SHORT: Duration = Duration::from_millis(250);
 
-/// An engine and all that it may take.
+/// An engine and everything that it may use.
 struct Lab {
     engine: Engine,
     budget: Arc<Budget>,

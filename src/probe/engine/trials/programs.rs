@@ -1,8 +1,8 @@
-//! The engine against real programs.
+//! Tests of the engine with real programs.
 
 use super::*;
 
-/// Programs and what they leave in a directory.
+/// A directory with test programs and the files that they write.
 struct Shop(PathBuf);
 
 impl Drop for Shop {
@@ -20,8 +20,8 @@ impl Shop {
         Self(path)
     }
 
-    /// A program. Another process writes it: a fork of ours that still holds it open for writing would keep it from being
-    /// run.
+    /// Creates a program. Another process writes it: if this one did, a forked child could still hold it open
+    /// for writing, and it could not be run.
     fn program(&self, text: &str) -> Check {
         let path = self.0.join("check");
         let mut writer = Command::new("/bin/sh")
@@ -41,18 +41,18 @@ impl Shop {
     }
 }
 
-/// The process whose number stands on the line of this file, once the line is complete.
+/// The process ID in this file, once its line is complete.
 fn pid_in(file: &Path) -> Option<Pid> {
     let text = fs::read_to_string(file).ok()?;
     Pid::from_raw(text.strip_suffix('\n')?.parse().ok()?)
 }
 
-/// Not even a zombie is left.
+/// Is not even a zombie left?
 fn is_gone(pid: Pid) -> bool {
     test_kill_process(pid).is_err()
 }
 
-/// Killed, though whoever inherited it may not have reaped it.
+/// Is the process dead, even if its new parent has not reaped it yet?
 fn is_dead(pid: Pid) -> bool {
     if !cfg!(target_os = "linux") {
         return is_gone(pid);
@@ -170,7 +170,8 @@ fn programs_wait_for_a_place_and_hold_up_no_sockets() {
     lab.run_until(|lab| lab.engine.programs.running == 0 && lab.has_all_back());
 }
 
-/// Not in a portable build: the sockets of the tests beside this one are made in two steps there.
+/// Not in a portable build, where the sockets of tests that run at the same time get their close-on-exec flag
+/// only in a second step.
 #[cfg(all(target_os = "linux", not(portable)))]
 #[test]
 fn programs_inherit_no_descriptor() {
