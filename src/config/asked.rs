@@ -1,22 +1,24 @@
-//! The words that begin groups for some clients only: `@NAME`, `@*.NAME`, `@alpn:NAME`, `@tls`, `@http`, `@ssh`, and `@` for all others.
+//! The words that begin the groups that are for some clients only: `@NAME`, `@*.NAME`, `@alpn:NAME`, `@tls`,
+//! `@http`, `@ssh`, and `@` for all other clients.
 //!
-//! Knows: which names there can be. Never: groups, how a client asks.
+//! Knows: which names are legal. Never: groups, how a client asks for a name.
 //! Source: docs/routing.md.
 
 use crate::spec::{RouteName, Section};
 
-/// What these words begin with; no channel does.
+/// The first character of these words. No channel begins with it.
 pub(super) const MARK: char = '@';
-/// The most bytes of a host's name, and of one of its parts.
+/// The most bytes of a host name and of one of its labels (RFC 1035, 2.3.4; 253 is a full name's 255 bytes as
+/// text).
 const LONGEST: usize = 253;
 const LONGEST_LABEL: usize = 63;
-/// The most bytes of a protocol's name.
+/// The most bytes of an ALPN protocol's name: its length is one byte (RFC 7301, 3.1).
 const LONGEST_ALPN: usize = 255;
 
-/// Reads what stands behind the mark.
+/// Reads what follows [`MARK`].
 ///
 /// # Errors
-/// What is wrong with it.
+/// One line that says what is wrong and what would be right.
 pub(super) fn read_asked(word: &str) -> Result<RouteName, String> {
     if let Some(protocol) = word.strip_prefix("alpn:") {
         let is_name = (1..=LONGEST_ALPN).contains(&protocol.len())
@@ -49,7 +51,7 @@ fn host(name: &str, word: &str) -> Result<String, String> {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     let is_host = name.len() <= LONGEST && name.split('.').all(is_label);
-    // No client asks for an address, and one that is typed here is another mistake.
+    // TLS and HTTP clients ask for names. An IPv4 address here is a typing mistake.
     if is_host && name.parse::<std::net::Ipv4Addr>().is_err() {
         return Ok(name.to_owned());
     }
@@ -58,7 +60,7 @@ fn host(name: &str, word: &str) -> Result<String, String> {
     ))
 }
 
-/// As it would be typed.
+/// The word that [`read_asked`] would read as this, with its mark.
 pub fn print_asked(asked: &RouteName) -> String {
     match asked {
         RouteName::Name(name) => format!("@{name}"),
@@ -71,7 +73,8 @@ pub fn print_asked(asked: &RouteName) -> String {
     }
 }
 
-/// Which groups are for which clients: `0 @a.example @b.example, 2 @`; `-` if they are for all clients.
+/// Which groups are for which clients, such as `0 @a.example @b.example, 2 @`; `-` if all groups are for all
+/// clients.
 pub fn print_sections(sections: &[Section]) -> String {
     let section = |Section { group, asked }: &Section| {
         let asked: Vec<_> = asked.iter().map(print_asked).collect();

@@ -1,6 +1,7 @@
-//! The grammar of one channel: `host[:port[:maxc]]` or `unix:/PATH[::maxc]`, and a comma before its options.
+//! The grammar of one channel: `host[:port[:maxc]]` or `unix:/PATH[::maxc]`, followed by its options, each
+//! behind a comma.
 //!
-//! Knows: what stands where in the word. Never: DNS, the services database, defaults, groups.
+//! Knows: the order of the parts of the word. Never: DNS, the services database, defaults, groups.
 //! Source: docs/compatibility.md, "Command line".
 
 use std::num::NonZeroU32;
@@ -15,15 +16,15 @@ use crate::spec::{
     AdminState, ChannelManner, ChannelSpec, FamilyKind, PortWord, UnixName, Weight, is_service_name,
 };
 
-/// Host, port and limit of a word.
+/// The host, the port and the limit of a channel's word. `None`: not given; a limit of 0 is also `None`.
 type HostPortLimit = (String, Option<PortWord>, Option<NonZeroU32>);
 
-/// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]` or an unmistakable bare IPv6 address, and behind the first comma the
-/// channel's options.
+/// Reads `host[:port[:maxc]]`, `[v6][:port[:maxc]]`, a bare IPv6 address that can be nothing else, or
+/// `unix:NAME[::maxc]`. The channel's options follow the first comma.
 ///
 /// # Errors
-/// `Address` for a bad or empty host, a bad port, a bad limit, or bytes that are not UTF-8; `Usage` for an option of a good
-/// address.
+/// `Address` for a bad or empty host, a bad port, a bad limit, or bytes that are not UTF-8; `Usage` for a bad
+/// option of a good address.
 pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
     let typed = word.typed();
     let Some(text) = word.as_str() else { return Err(Wrong::address(&typed, NOT_UTF8)) };
@@ -64,14 +65,14 @@ pub fn read_channel(word: &Word) -> Result<ChannelSpec, Wrong> {
     Ok(channel)
 }
 
-/// The shortest word that means the channel.
+/// The shortest word that [`read_channel`] reads as this channel.
 pub fn print_channel(channel: &ChannelSpec) -> String {
     let mut word = match channel.host.contains(':') && channel.unix().is_none() {
         true => format!("[{}]", channel.host),
         false => channel.host.clone(),
     };
     match (&channel.port, channel.maxc) {
-        // Alone, these words mean something else.
+        // Without a colon, these words mean something else in a list of channels.
         (None, None) if matches!(word.as_str(), "!" | "%" | "-") => word.push(':'),
         (None, None) => (),
         (Some(port), None) => word += &format!(":{port}"),
@@ -81,6 +82,8 @@ pub fn print_channel(channel: &ChannelSpec) -> String {
     word + &print_channel_options(channel)
 }
 
+/// Splits the address of a channel on TCP, without its options.
+///
 /// # Errors
 /// One line that says what is wrong and what would be right.
 fn split(word: &str) -> Result<HostPortLimit, String> {
@@ -116,7 +119,7 @@ fn split(word: &str) -> Result<HostPortLimit, String> {
         return Err("a port stands behind a colon, such as [2001:db8::1]:80".to_owned());
     };
     let (port, maxc) = match rest.split_once(':') {
-        // An empty limit is not "no limit": a limit that was meant and got lost is worse than a message.
+        // An empty limit is an error, not "no limit": the user may have meant a limit and lost it.
         Some((port, maxc)) => (port, read_maxc(maxc)?),
         None => (rest, 0),
     };
@@ -124,7 +127,7 @@ fn split(word: &str) -> Result<HostPortLimit, String> {
     Ok((host.to_owned(), port, NonZeroU32::new(maxc)))
 }
 
-/// `unix:/PATH` or `unix:@NAME`, and `::maxc` behind it.
+/// Splits `unix:/PATH` or `unix:@NAME`, with `::maxc` behind it or not.
 ///
 /// # Errors
 /// One line that says what is wrong and what would be right.
@@ -180,7 +183,7 @@ pub(crate) mod tests {
         read_channel(&word(text))
     }
 
-    /// The message in a file, without its place.
+    /// The message as it appears for a file, without its place.
     fn refused(text: &str) -> String {
         match read(text) {
             Err(Wrong::Usage(why)) => why,

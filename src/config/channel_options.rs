@@ -1,4 +1,4 @@
-//! A channel's own options, which stand behind its first comma: one row each, with how it is read and printed.
+//! The options of a channel, which follow its first comma: one row for each, with how it is read and printed.
 //!
 //! Knows: their names and legal values. Never: hosts and ports, what a weight does.
 
@@ -16,13 +16,14 @@ struct ChannelOptionRow {
     name: &'static str,
     /// The ways to write it, for messages.
     forms: &'static [&'static str],
-    /// Reads what stands behind `=`, if there is one. The error says what is wrong and what would be right.
+    /// Reads what follows `=`; `None` if there is no `=`. The error says what is wrong and what would be
+    /// right.
     read: fn(&mut ChannelSpec, Option<&str>) -> Result<(), Cow<'static, str>>,
-    /// As it would be typed. Empty: it says no more than the default.
+    /// The option as it would be typed; empty if the channel has the default.
     print: fn(&ChannelSpec) -> String,
 }
 
-/// In the order in which they are printed.
+/// All options of a channel, in the order in which they are printed.
 static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
     ChannelOptionRow {
         name: "weight",
@@ -115,12 +116,13 @@ static CHANNEL_OPTIONS: &[ChannelOptionRow] = &[
     },
 ];
 
-/// Of what stands behind a check.
+/// Added to the message about an unknown option that follows a check: the comma may have been meant as part
+/// of the check.
 const NO_COMMA: &str = ". A comma ends a channel's check; in send: and expect: write \\x2c";
-/// The options that say how a channel is spoken to.
+/// The options that say how a channel is connected to and checked: its manner.
 const OF_MANNER: &[&str] = &["proxy", "check"];
 
-/// Reads options with commas between into the channel. `word` is the whole channel, for the message.
+/// Reads options, separated by commas, into the channel. `word` is the whole channel, for the message.
 ///
 /// # Errors
 /// One line that says what is wrong and what would be right.
@@ -157,13 +159,13 @@ fn read_rows(
     Ok(())
 }
 
-/// The options of a channel that say something else than the default, with their commas.
+/// The options of a channel that differ from the defaults, each with a comma before it.
 pub(super) fn print_channel_options(channel: &ChannelSpec) -> String {
     let options = CHANNEL_OPTIONS.iter().map(|row| (row.print)(channel)).filter(|option| !option.is_empty());
     options.flat_map(|option| [",".to_owned(), option]).collect()
 }
 
-/// Reads the options that say how a channel is spoken to, with commas between.
+/// Reads the options of a channel's manner, separated by commas.
 ///
 /// # Errors
 /// One line that says what is wrong and what would be right.
@@ -174,17 +176,17 @@ pub fn read_manner(options: &str) -> Result<ChannelManner, String> {
     Ok(channel.manner)
 }
 
-/// What [`read_manner`] reads; empty if nothing differs from the default.
+/// The text that [`read_manner`] reads as this; empty if nothing differs from the default.
 pub fn print_manner(manner: &ChannelManner) -> String {
     print_channel_options(&plain(manner.clone())).trim_start_matches(',').to_owned()
 }
 
-/// As it stands behind `check=`. `None`: it is the service's.
+/// The channel's check as it is written after `check=`. `None`: the channel has the check of its service.
 pub fn print_channel_check(check: &ChannelCheck) -> Option<String> {
     match check {
         ChannelCheck::AsService => None,
         ChannelCheck::Never => Some("none".to_owned()),
-        // A comma would end it. Only texts that are sent or expected can have one.
+        // A comma would end the check. Only texts that are sent or expected can have one.
         ChannelCheck::Own(check) => Some(print_check(check).replace(',', "\\x2c")),
     }
 }
@@ -203,7 +205,7 @@ fn plain(manner: ChannelManner) -> ChannelSpec {
     }
 }
 
-/// `weight=N, disabled, disabled=hard and lazy`.
+/// The forms of the options that `which` selects, such as `weight=N, disabled, disabled=hard and lazy`.
 fn all_forms(which: fn(&ChannelOptionRow) -> bool) -> String {
     let rows = CHANNEL_OPTIONS.iter().filter(|row| which(row));
     let forms: Vec<_> = rows.flat_map(|row| row.forms).copied().collect();
@@ -214,7 +216,7 @@ fn all_forms(which: fn(&ChannelOptionRow) -> bool) -> String {
     }
 }
 
-/// The error says what is wrong.
+/// Reads the value of `weight=`. The error says what is wrong with it.
 fn read_weight(value: Option<&str>) -> Result<Weight, &'static str> {
     match value.map(whole_number) {
         None => Err("needs a number; give weight=0 to weight=256"),

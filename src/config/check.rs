@@ -1,6 +1,7 @@
-//! What a probe does: `--check SPEC` becomes a [`Check`], and a [`Check`] prints as the SPEC that means it.
+//! What a health check does: the SPEC of `--check SPEC` is read into a [`Check`], and a [`Check`] is printed
+//! as its SPEC.
 //!
-//! Knows: the grammar of SPEC and its escapes. Never: how a probe is made, the other options.
+//! Knows: the grammar of SPEC and its escapes. Never: how a check is made, the other options.
 
 use std::ffi::OsStr;
 use std::ops::RangeInclusive;
@@ -8,12 +9,12 @@ use std::ops::RangeInclusive;
 use super::number::whole_number;
 use crate::spec::{Check, Step};
 
-/// The statuses of `http:` that are good when none are named.
+/// The statuses that `http:` accepts if none are named: success and redirection.
 const GOOD: RangeInclusive<u16> = 200..=399;
-/// The statuses there can be.
+/// The statuses that HTTP allows (RFC 9110, 15).
 const STATUSES: RangeInclusive<u64> = 100..=599;
 
-/// Why a word is not a check. Prints as what follows the word in a message.
+/// Why a word is not a check. It is printed behind the word in a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CheckError {
     #[error(
@@ -42,6 +43,9 @@ pub(super) enum CheckError {
 }
 
 /// Reads `tcp`, `http:[//HOST]PATH[=STATUSES]`, `send:TEXT;expect:TEXT...` or `exec:PATH`.
+///
+/// # Errors
+/// See [`CheckError`].
 pub(super) fn read_check(word: &OsStr) -> Result<Check, CheckError> {
     let spec = word.to_str().ok_or(CheckError::Unknown)?;
     match spec.split_once(':') {
@@ -58,19 +62,19 @@ pub(super) fn read_check(word: &OsStr) -> Result<Check, CheckError> {
     }
 }
 
-/// The SPEC that means the check.
+/// The SPEC that [`read_check`] reads as this check.
 pub(super) fn print_check(check: &Check) -> String {
     match check {
         Check::Tcp => "tcp".to_owned(),
-        // A path that would lose its end as statuses needs some that are named.
         Check::Http { host, path, statuses } => {
             let mut word = match host {
                 Some(host) => format!("http://{host}{path}"),
-                // What begins like a host and is none.
+                // A path that begins with `//` would be read as a host; with an empty host in front it is
+                // not.
                 None if path.starts_with("//") => format!("http://{path}"),
                 None => format!("http:{path}"),
             };
-            // A path that would lose its end as statuses needs some that are named.
+            // If the end of the path would be read as statuses, the statuses are printed, too.
             if *statuses != [GOOD] || split_statuses(path).is_some() || mistyped_statuses(path).is_some() {
                 let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
                     (start, end) if start == end => start.to_string(),
@@ -137,7 +141,7 @@ fn http(rest: &str) -> Result<Check, CheckError> {
     Ok(Check::Http { host, path: path.to_owned(), statuses })
 }
 
-/// A name or an address, perhaps with a port, as it may stand in a `Host` field.
+/// Whether this can be the value of a `Host` field: a name or an address, with a port or without.
 fn is_authority(word: &str) -> bool {
     let (host, port) = match word.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -151,7 +155,8 @@ fn is_authority(word: &str) -> bool {
     is_host && is_port
 }
 
-/// `None` if what follows the last `=` is no list of statuses, or if there is no `=`.
+/// The path and the list of statuses. `None`: there is no `=`, or what follows the last one is not a list of
+/// statuses.
 fn split_statuses(text: &str) -> Option<(&str, Vec<RangeInclusive<u16>>)> {
     let (path, list) = text.rsplit_once('=')?;
     Some((path, list.split(',').map(range).collect::<Option<_>>()?))
@@ -163,14 +168,14 @@ fn range(item: &str) -> Option<RangeInclusive<u16>> {
     (start <= end).then_some(start..=end)
 }
 
-/// What follows the last `=`, if it is no list of statuses, but can hardly be meant as anything else. As a part of the path it
-/// would be asked for, and would never be there.
+/// What follows the last `=` if it is not a legal list of statuses, but was hardly meant as anything else. As
+/// a part of the path it would make each check fail.
 fn mistyped_statuses(text: &str) -> Option<&str> {
     let (path, list) = text.rsplit_once('=')?;
     let has_status = || list.split([',', ';', ' ', '-']).any(|item| status(item).is_some());
     let is_like_one = list.contains(|c: char| c.is_ascii_digit())
         && list.chars().all(|c| c.is_ascii_digit() || ",;-+:. xX".contains(c));
-    // A query has numbers for other reasons: `?timeout=5`, `?from=2024-01-01`.
+    // The value of a query's parameter may be a number: `?timeout=5`, `?from=2024-01-01`.
     let parameter = path.rsplit_once('?').map(|(_, query)| query.rsplit('&').next().unwrap_or(query));
     let is_value = parameter.is_some_and(|name| !name.contains('='));
     let is_meant =
@@ -183,7 +188,7 @@ fn status(word: &str) -> Option<u16> {
     number.and_then(|n| u16::try_from(n).ok())
 }
 
-/// Splits at each `;` that no backslash stands before.
+/// Splits at each `;` that does not follow a backslash.
 fn split_steps(spec: &str) -> impl Iterator<Item = &str> {
     let mut is_escaped = false;
     spec.split(move |c| {

@@ -1,6 +1,7 @@
-//! What a line is read into, option by option: its settings before they have been judged together. All defaults are here.
+//! The settings of one line while its options are read, before they are judged together. All defaults are
+//! here.
 //!
-//! Knows: defaults, and why. Never: words, names of options.
+//! Knows: defaults and their reasons. Never: words, names of options.
 //! Source: docs/compatibility.md, "Command line".
 
 use std::num::NonZeroU16;
@@ -13,19 +14,20 @@ use crate::spec::{
     PortWord, PortsSpec, ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
 };
 
-/// Long enough for a retransmitted SYN or two, as ever.
+/// Long enough for one or two retransmissions of a SYN. The original `balance` has the same default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// As long as a resolver remembers most names.
+/// Many DNS records have a time to live of about this; a new address is found soon.
 const RESOLVE: Duration = Duration::from_secs(30);
-/// A peer that vanished after the other side had closed must not hold its slot for ever.
+/// A peer that vanished after the other side had closed must not keep its slot for ever.
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a client waits for a full channel: as long as a connect may take.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A header comes with the connection; one lost segment may be sent again, and again.
+/// A PROXY header or a first request comes with the connection; this allows for two retransmissions of a lost
+/// segment.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of `--check`. Rise: one good answer may be luck. Fall: one lost packet is no reason, and a retransmission may be late
-/// twice.
+/// The defaults of the options that go with `--check`. Rise: one success may be luck. Fall: one lost packet
+/// must not disable a channel, and a retransmission may be late twice.
 pub const CHECK_DEFAULTS: CheckSpec = CheckSpec {
     check: None,
     typed: Typed { text: String::new(), at: None },
@@ -40,21 +42,22 @@ pub const CHECK_DEFAULTS: CheckSpec = CheckSpec {
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     pub(super) process: ProcessSpec,
-    /// Without what the other fields will say: where it listens, its groups, their policies, its check.
+    /// The service, except for what the other fields hold: its listen address, the policies of its groups,
+    /// its check.
     pub(super) service: ServiceSpec,
     pub(super) bind: Option<HostSpec>,
     pub(super) ipv6: bool,
-    /// Names stand among its channels.
+    /// Whether names (`@NAME`) are among its channels.
     pub(super) has_names: bool,
     pub(super) policy: PolicyWord,
-    /// `--check` itself.
+    /// The value of `--check`. `None`: not given.
     pub(super) check: Option<Check>,
-    /// The options that go with `--check`.
+    /// The options that go with `--check`; its field `check` is not used.
     pub(super) probe: CheckSpec,
     pub(super) ask: Ask,
 }
 
-/// What is asked for in place of serving.
+/// What the command line asks for instead of serving.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ask {
     pub(super) command: Option<String>,
@@ -63,14 +66,14 @@ pub(super) struct Ask {
     pub(super) version: bool,
     pub(super) man: bool,
     pub(super) completions: Option<Shell>,
-    /// `--file`.
+    /// The values of `--file`, in order.
     pub(super) files: Vec<PathBuf>,
     pub(super) check_only: bool,
     pub(super) replace: bool,
     pub(super) list: bool,
 }
 
-/// A shell that completions are made for.
+/// A shell that `--completions` can write completions for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shell {
     Bash,
@@ -79,10 +82,10 @@ pub(super) enum Shell {
 }
 
 impl Draft {
-    /// For drafts whose port does not matter.
+    /// A port for drafts whose port is never used.
     pub(super) const ANY_PORT: PortsSpec = PortsSpec::One(PortWord::Number(NonZeroU16::MIN));
 
-    /// A line that says nothing but its port.
+    /// The settings of a line that has a port and nothing else.
     pub(super) fn new(ports: PortsSpec, typed: Typed) -> Self {
         Self {
             process: ProcessSpec::default(),
@@ -141,7 +144,7 @@ impl Draft {
         }
     }
 
-    /// The line that would be read into this.
+    /// The draft that a line for this service would be read into.
     pub(super) fn of(service: ServiceSpec) -> Self {
         let plain = Self::new(service.listen.ports.clone(), Typed::default());
         let (bind, ipv6) = match service.listen.host.clone() {
@@ -163,7 +166,7 @@ impl Draft {
         draft
     }
 
-    /// What the line asks for, all but its groups and their policies.
+    /// The process and the service that the line asks for, except for the groups and their policies.
     pub(super) fn settle(mut self) -> (ProcessSpec, ServiceSpec) {
         self.forget_idle_settings();
         let host = match (self.bind, self.ipv6) {
@@ -177,7 +180,7 @@ impl Draft {
         (self.process, ServiceSpec { listen, check, ..self.service })
     }
 
-    /// Is a channel of the line checked?
+    /// Whether any channel of the line is checked.
     pub(super) fn is_checked(&self) -> bool {
         let has_own = |member: &Member| match member {
             Member::Channel(channel) => matches!(channel.manner.check, ChannelCheck::Own(_)),
@@ -186,7 +189,7 @@ impl Draft {
         self.check.is_some() || self.service.groups.iter().flat_map(|group| &group.members).any(has_own)
     }
 
-    /// Does a client of any group have another channel there, if the first one does not answer?
+    /// Whether a client of some group is given another channel there if its first one does not answer.
     pub(super) fn has_next_channels(&self) -> bool {
         let groups = &self.service.groups;
         let hashes = |policy: Policy| policy == Policy::Hash;
@@ -197,17 +200,17 @@ impl Draft {
         self.service.hash_failover || !all_hash
     }
 
-    /// Does it listen on a Unix socket?
+    /// Whether the service listens on a Unix socket.
     pub(super) fn is_unix(&self) -> bool {
         self.service.listen.ports.unix().is_some()
     }
 
-    /// May clients have addresses?
+    /// Whether its clients can have IP addresses: on a Unix socket only those that a PROXY header names.
     pub(super) fn has_addresses(&self) -> bool {
         !self.is_unix() || self.service.accept_proxy.is_some()
     }
 
-    /// What has no weight is what it would be if nobody had said it.
+    /// Sets each option that has no effect beside the others back to its default.
     fn forget_idle_settings(&mut self) {
         let is_unix = self.is_unix();
         let service = &mut self.service;

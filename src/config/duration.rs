@@ -1,15 +1,15 @@
-//! Spans of time as they are typed and printed: `5`, `1.5`, `250ms`, `2m`, `1h`, `1d`.
+//! Durations as they are typed and printed: `5`, `1.5`, `250ms`, `2m`, `1h`, `1d`.
 //!
-//! Knows: units and what is sensible. Never: which option asked, what zero means to it.
+//! Knows: the units and the allowed range. Never: which option the duration is for, what zero means there.
 
 use std::time::Duration;
 
-/// The longest span that is believed: ten years of 365 days.
+/// The longest duration that is allowed: ten years of 365 days. A longer one is surely a typing mistake.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// The shortest span apart from zero: timers are not finer.
+/// The shortest duration that is allowed except for zero: the resolution of timers.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Units and their nanoseconds, longest first.
+/// The units and their lengths in nanoseconds, longest first.
 const UNITS: [(&str, u128); 5] = [
     ("d", 86_400 * 1_000_000_000),
     ("h", 3_600 * 1_000_000_000),
@@ -18,19 +18,19 @@ const UNITS: [(&str, u128); 5] = [
     ("ms", 1_000_000),
 ];
 
-/// Why a word is no span of time.
+/// Why a word is not a duration. It is printed behind the word in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// Not `NUMBER` or `NUMBER UNIT`.
+    /// Neither `NUMBER` nor `NUMBER UNIT`.
     #[error("is not a time; write seconds or a number with a unit, such as 5, 1.5, 250ms, 2m, 1h, 1d")]
     NotATime,
-    /// Neither zero nor from 1 ms to ten years.
+    /// Neither zero nor between 1 ms and ten years.
     #[error("is out of range; give 1ms to 3650d")]
     OutOfRange,
 }
 
-/// Reads a decimal number and an optional unit (`ms s m h d`); without a unit it is seconds. The caller decides what zero
-/// means.
+/// Reads a decimal number and an optional unit (`ms`, `s`, `m`, `h` or `d`); without a unit it is seconds.
+/// The caller decides what zero means.
 ///
 /// # Errors
 /// See [`DurationError`].
@@ -43,14 +43,14 @@ pub fn parse_duration(word: &str) -> Result<Duration, DurationError> {
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    // `.5` is a number, `5.` and `.` are typing errors.
+    // `.5` is a number; `5.` and `.` are typing mistakes.
     if number.is_empty() || fraction.is_empty() || !all_digits(whole) || !all_digits(fraction) {
         return Err(DurationError::NotATime);
     }
     let whole: u64 =
         if whole.is_empty() { 0 } else { whole.parse().map_err(|_| DurationError::OutOfRange)? };
     let nanos = u128::from(whole) * unit_nanos + fraction_nanos(fraction, unit_nanos);
-    // Rounded up, so that nothing typed above zero becomes zero, which means "never" to some options.
+    // Nothing above zero is rounded to zero, because zero means "never" for some options.
     let any_digit = whole > 0 || fraction.bytes().any(|b| b != b'0');
     let nanos = if any_digit { nanos.max(1) } else { 0 };
     let span = u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| DurationError::OutOfRange)?;
@@ -61,8 +61,8 @@ pub fn parse_duration(word: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// A short word that [`parse_duration`] reads as exactly this: a whole number of the longest unit that goes into it, or else
-/// seconds with a fraction; below a second milliseconds.
+/// The shortest word that [`parse_duration`] reads as exactly this: a whole number of the longest unit that
+/// divides it, or else seconds with a fraction; milliseconds if it is below one second.
 pub fn print_duration(span: Duration) -> String {
     let nanos = span.as_nanos();
     let whole = UNITS.iter().find(|(_, unit_nanos)| nanos.is_multiple_of(*unit_nanos));
@@ -82,7 +82,7 @@ pub fn print_duration(span: Duration) -> String {
     }
 }
 
-/// The first 15 digits after the point are all that can matter.
+/// The nanoseconds of a fraction. Digits after the fifteenth make no difference.
 fn fraction_nanos(digits: &str, unit_nanos: u128) -> u128 {
     let mut scale = 1;
     let mut value = 0;

@@ -1,6 +1,7 @@
-//! Files of services: one line per service, as it would be typed, and lines `* OPTIONS` for what all share.
+//! Files of services: each line is one service, as it would be typed, or `* OPTIONS` for all services.
 //!
-//! Knows: which line is what, what two lines cannot both have. Never: how a file is found and opened, whether a host exists.
+//! Knows: which kind a line is, what two lines cannot both have. Never: how a file is found and opened,
+//! whether a host exists.
 //! Source: docs/file.md.
 
 use std::collections::BTreeMap;
@@ -16,32 +17,33 @@ use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{Address, ListenHost, ListenSpec, Name, PortsSpec, ProcessSpec, ServiceSpec, Spot, Typed};
 
-/// The word that begins a line about all services.
+/// The word that begins a line for all services.
 const ALL: &str = "*";
-/// As many errors as anybody will read.
+/// How many errors are reported at most; nobody reads more.
 const MOST_ERRORS: usize = 100;
 
-/// Reads one file after the other, as if they were one.
+/// Reads several files as if they were one.
 pub struct FileReader {
-    /// What holds for lines that say nothing else: options of services, in the order of the words.
+    /// Options of services that hold for each later line that does not give them, in the order in which they
+    /// were read.
     defaults: Vec<GivenOption>,
     /// Options of the process from the files, ...
     process: Vec<GivenOption>,
-    /// ... and from the command line, which win.
+    /// ... and from the command line, which override those.
     typed: Vec<GivenOption>,
     services: Vec<ServiceSpec>,
     names: BTreeMap<Name, Spot>,
-    /// Where services listen, by port.
+    /// Where the services listen, by port.
     places: Places<Spot>,
     errors: Vec<LineError>,
     last: Option<Spot>,
 }
 
 impl FileReader {
-    /// `words` are those of the command line: their options hold for all files.
+    /// Makes a reader. `words` are the words of the command line; their options hold for all files.
     ///
     /// # Errors
-    /// The first one that is wrong.
+    /// The first thing that is wrong on the command line.
     pub fn new(words: &[Word]) -> Result<Self, LineError> {
         let split = Split::of(words);
         let mut errors = split.errors.clone();
@@ -70,7 +72,7 @@ impl FileReader {
         })
     }
 
-    /// Reads one more file. `name` is what messages call it.
+    /// Reads one more file. `name` is its name in messages.
     pub fn read(&mut self, name: &str, text: &[u8]) {
         let start = Spot { file: name.into(), line: 1, column: 1 };
         self.last.get_or_insert_with(|| start.clone());
@@ -89,15 +91,16 @@ impl FileReader {
         }
     }
 
-    /// Notes a path that should be a file and cannot be read as one.
+    /// Records a file that could not be read.
     pub fn unreadable(&mut self, error: LineError) {
         self.errors.push(error);
     }
 
-    /// What was read.
+    /// What the files define.
     ///
     /// # Errors
-    /// Everything that is wrong, in the order of the files, lines and words.
+    /// Everything that is wrong, in the order of the files, lines and words; at most [`MOST_ERRORS`], and
+    /// then a line that says so.
     pub fn finish(mut self) -> Result<(ProcessSpec, Vec<ServiceSpec>), Vec<LineError>> {
         if self.services.is_empty() && self.errors.is_empty() {
             let wrong = "no service; write at least one line such as: 80 web1 web2";
@@ -137,7 +140,7 @@ impl FileReader {
         }
         let mut errors = Vec::new();
         let service = read_service(&line.words, &self.defaults, &mut errors);
-        // In the order of the words, whatever was looked at first.
+        // In the order of the words, though they were not judged in this order.
         errors.sort_by_key(|error| error.at.as_ref().map(|at| (at.line, at.column)));
         self.errors.append(&mut errors);
         if let Some(service) = service {
@@ -145,7 +148,7 @@ impl FileReader {
         }
     }
 
-    /// `* OPTIONS`.
+    /// Reads a line `* OPTIONS`.
     fn all(&mut self, star: &Word, words: &[Word]) {
         let split = Split::of(words);
         let mut errors = split.errors.clone();
@@ -179,7 +182,7 @@ impl FileReader {
         self.errors.append(&mut errors);
     }
 
-    /// A service that is good by itself.
+    /// Adds a service whose own line is correct, unless its name or a port is taken.
     fn add(&mut self, service: ServiceSpec, first: &Word) {
         let Some(at) = first.at.clone() else { return };
         if let Some(name) = service.name.clone() {
@@ -215,7 +218,7 @@ impl FileReader {
     }
 }
 
-/// Reads one file that stands for itself, called `file` in messages.
+/// Reads one file that needs no other. `file` is its name in messages.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the lines and words.
@@ -225,14 +228,14 @@ pub fn read_file(file: &str, text: &[u8]) -> Result<(ProcessSpec, Vec<ServiceSpe
     reader.finish()
 }
 
-/// The file that means the process and its services.
+/// The file that [`read_file`] reads as this process and these services.
 pub fn print_file(process: &ProcessSpec, services: &[ServiceSpec]) -> String {
     let all = print_process(process);
     let all = (!all.is_empty()).then(|| format!("{ALL} {all}\n"));
     all.into_iter().chain(services.iter().map(|service| print_line(service) + "\n")).collect()
 }
 
-/// As far as it can be told without a resolver.
+/// Where the service listens, as far as it can be known without a resolver.
 fn place(listen: &ListenSpec) -> ListenAddress {
     if let Some(name) = listen.ports.unix() {
         return Address::from(name).into();

@@ -1,6 +1,7 @@
-//! The grammar of groups: `@NAME` for clients who ask for it, channels in order, `-` for a number without a channel, and `!` and `%` that end a group.
+//! The grammar of groups: `@NAME` for clients who ask for it, channels in order, `-` for a number without a
+//! channel, and `!` and `%`, which end a group.
 //!
-//! Knows: which words are no channels. Never: how a channel's word is read, what a policy does.
+//! Knows: which words are not channels. Never: how a channel's word is read, what a policy does.
 //! Source: docs/compatibility.md, "Command line".
 
 use super::asked::{MARK, print_asked, read_asked};
@@ -9,15 +10,15 @@ use super::wrong::{LineError, Word, Wrong};
 use crate::sched::{MAX_CHANNELS, MAX_GROUPS};
 use crate::spec::{GroupSpec, Member, Policy, Section, last_tier, reserved_groups};
 
-/// The word that takes a channel's number and has no channel.
+/// The word for a number in a group that no channel has.
 const GAP: &str = "-";
 
-/// Reads `[@NAME ...] CHANNEL ... [!|%] CHANNEL ...`, where `-` may stand for a channel. No word at all is no group at all, which is
-/// legal. What is wrong goes to `errors`, in order.
+/// Reads `[@NAME ...] CHANNEL ... [!|%] CHANNEL ...`, where `-` may take the place of a channel. Without a
+/// word there are no groups, which is legal. Errors are added to `errors`, in the order of the words.
 pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> (Vec<GroupSpec>, Vec<Section>) {
     let mut groups = Vec::new();
     let mut open = Vec::new();
-    // A group whose only channel is wrong is not empty as well.
+    // A group whose only channel is wrong is not reported as empty, too.
     let mut is_begun = false;
     let mut sections = Sections::default();
     for word in words {
@@ -69,8 +70,8 @@ pub fn read_groups(words: &[Word], errors: &mut Vec<LineError>) -> (Vec<GroupSpe
     (groups, sections)
 }
 
-/// Leaves room between groups for those of a service whose name is looked up: the groups behind it have the numbers from the next hundred
-/// on.
+/// Reserves the numbers of the groups that the SRV priorities of a service name may need: the groups behind
+/// it are numbered from the next hundred on.
 fn with_tiers(typed: Vec<GroupSpec>, sections: Vec<Section>) -> (Vec<GroupSpec>, Vec<Section>) {
     let mut groups: Vec<GroupSpec> = Vec::with_capacity(typed.len());
     let mut places = Vec::with_capacity(typed.len());
@@ -90,16 +91,19 @@ fn with_tiers(typed: Vec<GroupSpec>, sections: Vec<Section>) -> (Vec<GroupSpec>,
     (groups, sections.into_iter().map(moved).collect())
 }
 
-/// Which groups are for whom, as far as a line was read.
+/// Which groups are for which clients, as far as the line has been read.
 #[derive(Default)]
 struct Sections<'a> {
     all: Vec<Section>,
-    /// The word that was read last.
+    /// The last word of this kind that was read.
     last: Option<&'a Word>,
 }
 
 impl<'a> Sections<'a> {
-    /// Groups from this number on are for clients who ask for this.
+    /// Reads one name. Groups from number `group` on are for clients who ask for it.
+    ///
+    /// # Errors
+    /// One line that says what is wrong and what would be right.
     fn read(&mut self, asked: &str, group: usize, word: &'a Word) -> Result<(), String> {
         let asked = read_asked(asked)?;
         if self.all.is_empty() && group > 0 {
@@ -131,8 +135,8 @@ pub(super) fn print_member(member: &Member) -> String {
     }
 }
 
-/// The words that mean the groups: `@NAME` in front of those for some clients only, `!` between groups otherwise, `%` behind each
-/// hash group.
+/// The words that [`read_groups`] reads as these groups: `@NAME` before those for some clients only, `%`
+/// behind each hash group, `!` between other groups.
 pub(super) fn print_groups(groups: &[GroupSpec], sections: &[Section]) -> Vec<String> {
     let mut words = Vec::new();
     let section = |index: usize| sections.iter().find(|section| section.group == index);
@@ -144,7 +148,7 @@ pub(super) fn print_groups(groups: &[GroupSpec], sections: &[Section]) -> Vec<St
         }
         words.extend(section(index).into_iter().flat_map(|section| section.asked.iter().map(print_asked)));
         if group.members.is_empty() {
-            // No line can say "nothing"; a gap at least lets the groups behind it keep their numbers.
+            // No word means an empty group. A gap keeps the numbers of the groups behind it.
             words.push(GAP.to_owned());
         }
         words.extend(group.members.iter().map(print_member));

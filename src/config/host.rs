@@ -1,11 +1,12 @@
-//! Hosts as they are typed.
+//! The grammar of hosts.
 //!
-//! Knows: their shapes, and what is mistaken for them. Never: DNS, the services database, defaults.
+//! Knows: their forms, and what is often mistaken for one. Never: DNS, the services database, defaults.
 //! Source: docs/compatibility.md, "Command line".
 //!
-//! An IPv6 address with a port stands in brackets. Without brackets it is accepted where nothing else could be meant: a
-//! whole word that is an IPv6 address and has more than two colons or starts with `::` (`2001:db8::1`, `::1`).
-//! `a::12` has two colons and is therefore host `a` with at most 12 connections, as ever.
+//! An IPv6 address with a port is written in brackets. Without brackets it is accepted if it can be nothing
+//! else: a whole word that is an IPv6 address and has more than two colons or begins with `::`
+//! (`2001:db8::1`, `::1`). `a::12` has two colons; as in the original `balance`, it is host `a` with at most
+//! 12 connections.
 
 use std::net::Ipv6Addr;
 use std::num::NonZeroU16;
@@ -15,16 +16,16 @@ use super::values::Bad;
 use super::wrong::{Word, Wrong};
 use crate::spec::{HostSpec, HttpSpec};
 
-/// Numbers below this are addresses of 0.0.0.0/8, which no host has.
+/// Numbers below this are addresses in 0.0.0.0/8, which no host has (RFC 1122, 3.2.1.3).
 const NO_HOST: u64 = 1 << 24;
 
-/// Could this be a host: an IPv6 address (with or without a zone), or a word without colons, brackets, blanks and
-/// control characters that is no bare number? Whether it exists is for the resolver.
+/// Whether this may be a host: an IPv6 address, with a zone or without, or a word without colons, brackets,
+/// blanks and control characters that is not a bare number. Whether the host exists is asked later.
 pub fn is_host(word: &str) -> bool {
     why_no_host(word).is_none()
 }
 
-/// `None`: it could be one.
+/// Why a word cannot be a host. `None`: it may be one.
 pub(super) fn why_no_host(word: &str) -> Option<String> {
     if word.is_empty() {
         return Some("the host is missing; write host[:port[:maxc]]".to_owned());
@@ -35,7 +36,7 @@ pub(super) fn why_no_host(word: &str) -> Option<String> {
     if word.contains(|c: char| c.is_whitespace() || c.is_control() || "[]".contains(c)) {
         return Some("a host has no blanks, brackets or control characters in it".to_owned());
     }
-    // The resolver takes 8080 for 0.0.31.144. Zero is an old way to say this machine.
+    // The resolver would take 8080 for 0.0.31.144. 0 is left out: it is an old way to write this machine.
     let number = whole_number(word).flatten().filter(|n| (1..NO_HOST).contains(n))?;
     Some(match u16::try_from(number) {
         Ok(port) => {
@@ -47,14 +48,14 @@ pub(super) fn why_no_host(word: &str) -> Option<String> {
     })
 }
 
-/// A word that can be nothing but an IPv6 address, though it has no brackets.
+/// Whether a word without brackets can be nothing but an IPv6 address.
 pub(super) fn is_bare_ipv6(word: &str) -> bool {
     let unmistakable = word.starts_with("::") || word.contains('%') || word.matches(':').count() > 2;
     unmistakable && is_ipv6(word)
 }
 
-/// `::1:80` is an address by its shape, but of a kind that no host has had since 2006 (RFC 4291, 2.5.5.1); a port was
-/// meant. `None`: any other word.
+/// Why a word such as `::1:80` is refused: it has the form of an address, but of a deprecated kind that no
+/// host has (RFC 4291, 2.5.5.1), so a port was meant. `None`: it is not such a word.
 pub(super) fn port_taken_for_address(word: &str) -> Option<String> {
     let address: Ipv6Addr = word.parse().ok()?;
     let is_old = address.segments()[..6] == [0; 6] && !address.is_unspecified() && !address.is_loopback();
@@ -65,14 +66,17 @@ pub(super) fn port_taken_for_address(word: &str) -> Option<String> {
     })
 }
 
-/// An IPv6 address, `%zone` allowed as in `fe80::1%eth0`.
+/// Whether this is an IPv6 address; it may have a zone, as in `fe80::1%eth0`.
 fn is_ipv6(word: &str) -> bool {
     let (address, zone) = word.split_once('%').unwrap_or((word, "0"));
     let zone_is_name = zone.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone_is_name
 }
 
-/// The address of `-b` or `-B`. Brackets around an IPv6 address are habit from elsewhere; they do no harm.
+/// Reads the address of `-b` or `-B`. Brackets around an IPv6 address are allowed.
+///
+/// # Errors
+/// `Address` for what is not a host, or is one with a port.
 pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
     let typed = word.typed();
     let Some(text) = word.as_str() else { return Err(Wrong::address(&typed, NOT_UTF8)) };
@@ -87,10 +91,10 @@ pub(super) fn read_host(word: &Word) -> Result<HostSpec, Wrong> {
     }
 }
 
-/// Hosts with commas between.
+/// Reads hosts, separated by commas.
 ///
 /// # Errors
-/// `Address` for the first that is none, or is there twice.
+/// `Address` for the first that is not a host, or is given twice.
 pub(super) fn read_hosts(word: &Word) -> Result<Vec<HostSpec>, Wrong> {
     let Some(text) = word.as_str().filter(|text| text.contains(',')) else {
         return Ok(vec![read_host(word)?]);
@@ -109,7 +113,10 @@ pub(super) fn read_hosts(word: &Word) -> Result<Vec<HostSpec>, Wrong> {
     Ok(hosts)
 }
 
-/// The word of `--http`: `PORT`, `ADDRESS:PORT`, `[IPv6]:PORT` or `NAME:PORT`.
+/// Reads the value of `--http`: `PORT`, `ADDRESS:PORT`, `[IPv6]:PORT` or `NAME:PORT`.
+///
+/// # Errors
+/// `Value`: what is wrong, and what would be right.
 pub(super) fn read_http(word: &Word) -> Result<HttpSpec, Bad> {
     let wrong = |why: &str| {
         Bad::Value(format!("{why}; give a port, or ADDRESS:PORT as in 127.0.0.1:7780 or [::1]:7780"))
@@ -137,7 +144,7 @@ pub(super) fn read_http(word: &Word) -> Result<HttpSpec, Bad> {
     Ok(HttpSpec { host: bare.map(str::to_owned), port, typed: word.typed() })
 }
 
-/// As it would be typed.
+/// The value of `--http` that [`read_http`] reads as this.
 pub(super) fn print_http(http: &HttpSpec) -> String {
     match &http.host {
         None => http.port.to_string(),
@@ -146,7 +153,7 @@ pub(super) fn print_http(http: &HttpSpec) -> String {
     }
 }
 
-/// What is said of a word whose bytes are no text.
+/// The message about a word whose bytes are not UTF-8.
 pub(super) const NOT_UTF8: &str = "the word is not UTF-8";
 
 #[cfg(test)]

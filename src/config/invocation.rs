@@ -1,6 +1,7 @@
-//! What a command line asks for: `argv` becomes an [`Invocation`].
+//! What a command line asks for: `argv` is read into an [`Invocation`].
 //!
-//! Knows: which options exclude which, and which word is judged first. Never: single options, how anything is carried out.
+//! Knows: which options exclude each other, and in which order words are judged. Never: single options, how
+//! an invocation is carried out.
 //! Source: docs/compatibility.md, "Command line" and "Exit codes".
 
 use std::ffi::OsString;
@@ -18,79 +19,80 @@ use crate::spec::{HostSpec, ListenHost, ListenSpec, PortsSpec, ProcessSpec, Serv
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
-    /// Listen and hand clients to channels.
+    /// Serve: listen, and connect clients to channels.
     Serve(Box<Serve>),
     /// `-c`: send commands to a running instance.
     Command {
-        /// Which one.
+        /// The instance.
         instance: Instance,
-        /// The commands. Bytes that were not UTF-8 were replaced; no command has such a word.
+        /// The commands. Bytes that are not UTF-8 were replaced by U+FFFD, which no command contains.
         text: String,
     },
-    /// `-i`: a shell on a running instance.
+    /// `-i`: open a shell on a running instance.
     Shell {
-        /// Which one.
+        /// The instance.
         instance: Instance,
     },
-    /// `--list`: list all instances.
+    /// `--list`: list all running instances.
     List,
-    /// `--file`: serve what stands in files.
+    /// `--file`: serve the services that files define.
     Files(Files),
-    /// `--help`, `--version`, `--man`, `--completions`: print this.
+    /// `--help`, `--version`, `--man` or `--completions`: print this text.
     Print(Vec<u8>),
 }
 
-/// The running instance that a controller talks to.
+/// The running instance that `-c` or `-i` talks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// `-b`. `None`: not said.
+    /// The value of `-b`. `None`: not given.
     pub bind: Option<HostSpec>,
-    /// `-6`: an instance on the IPv6 wildcard is meant; of no weight with `bind`.
+    /// Whether `-6` is given: the instance listens on the IPv6 wildcard. Ignored if `bind` is given.
     pub ipv6: bool,
-    /// Its port, or its Unix socket; of several ports any.
+    /// A port or the Unix socket of the instance; of a range, any of its ports.
     pub ports: PortsSpec,
-    /// PORT's word, for messages.
+    /// The word of PORT, for messages.
     pub typed: Typed,
-    /// `-d`.
+    /// Whether `-d` is given.
     pub debug: bool,
 }
 
-/// Everything an instance is started with.
+/// Everything that an instance without files is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serve {
-    /// What the process is asked for.
+    /// The settings of the process.
     pub process: ProcessSpec,
-    /// What it serves.
+    /// The service.
     pub service: ServiceSpec,
-    /// `--check-only`: start nothing.
+    /// `--check-only`: judge everything, but start nothing.
     pub check_only: bool,
-    /// `--replace`: take the ports over from the instance that has them.
+    /// `--replace`: take over the listening sockets of the instance that has the ports.
     pub replace: bool,
 }
 
-/// Services that stand in files.
+/// The services of files, and how to start them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// Files and directories, in order.
+    /// Files and directories, in the order given.
     pub paths: Vec<PathBuf>,
     /// The words of the command line, for [`FileReader::new`](super::FileReader::new).
     pub words: Vec<Word>,
-    /// `--check-only`: start nothing.
+    /// `--check-only`: judge everything, but start nothing.
     pub check_only: bool,
-    /// `--replace`: take the ports over from the instance that has them.
+    /// `--replace`: take over the listening sockets of the instance that has the ports.
     pub replace: bool,
 }
 
-/// Reads `argv` (program name first). Whether hosts and services exist is asked later.
+/// Reads `argv`, whose first word is the program's name. Whether hosts and services exist is asked later.
 ///
 /// # Errors
-/// The first thing wrong: an unknown option or a missing value, what cannot go together, PORT, the options, the channels.
-/// Every option is judged in every mode, so that a wrong one is found even where it has no effect.
+/// The first thing wrong, in this order: an unknown option or a missing value, options that exclude each
+/// other, PORT, the options, the channels. Each option is judged in each mode, so a wrong one is found even
+/// where it has no effect.
 pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
     let words: Vec<_> = argv.iter().skip(1).map(|text| Word { text: text.clone(), at: None }).collect();
     let split = Split::of(&words);
     let mut scratch = Draft::new(Draft::ANY_PORT, Typed::default());
-    // What is wrong with them is found again below, in its turn.
+    // Wrong options are reported below, in their place in the order.
     read_options(&split, &[], &mut scratch, &mut Vec::new());
     let ask = scratch.ask;
     if let Some(page) = page(&ask, &split)? {
@@ -146,7 +148,7 @@ fn usage(wrong: impl Into<String>) -> LineError {
     LineError { at: None, wrong: Wrong::Usage(wrong.into()) }
 }
 
-/// A page that was asked for. A user who asks for help gets it, whatever else is wrong.
+/// The page that was asked for. `--help` is answered even if other words are wrong.
 fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
     if ask.help {
         return Ok(Some(help().into_bytes()));
@@ -159,7 +161,7 @@ fn page(ask: &Ask, split: &Split) -> Result<Option<Vec<u8>>, LineError> {
     }
 }
 
-/// `--list` goes with nothing that says what else to do.
+/// `--list` cannot be given together with anything else that says what to do.
 fn list_alone(ask: &Ask, split: &Split) -> Result<(), LineError> {
     let others = [
         (ask.interactive, "-i"),
@@ -177,7 +179,8 @@ fn list_alone(ask: &Ask, split: &Split) -> Result<(), LineError> {
     }
 }
 
-/// `-i`, `-c` and `--file` exclude each other. `-i` and `-c` take exactly one positional (that it is there at all is checked elsewhere).
+/// `-i`, `-c` and `--file` exclude each other. `-i` and `-c` take exactly one positional; a missing one is
+/// reported elsewhere.
 fn only_one_mode(ask: &Ask, split: &Split) -> Result<(), LineError> {
     if ask.list {
         return list_alone(ask, split);

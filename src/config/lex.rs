@@ -1,10 +1,12 @@
-//! A file becomes lines of words: comments, continuation, quoting as in a shell.
+//! Splits a file into lines of words: comments, continued lines, and quotes as in a shell.
 //!
-//! Knows: what a shell does with quotes and backslashes, and what it would do that is not done here. Never: what a word means.
+//! Knows: what quotes and backslashes mean in a shell, and which of a shell's special characters are refused
+//! here. Never: what a word means.
 //! Source: docs/file.md, "Lines".
 //!
-//! A line of a shell with variables, pipes or jobs in it would mean something else than it says here, so what is special to a
-//! shell has to be quoted. Tabs and blanks separate words; a quote ends on the line that it began on.
+//! A line with a shell's variables, pipes or jobs would mean something else here than in a shell, so
+//! characters that are special in a shell must be quoted. Tabs and blanks separate words. A quote ends on the
+//! line on which it began.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -13,12 +15,13 @@ use std::sync::Arc;
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::Spot;
 
-/// The longest line, continued ones taken together, in bytes: room for as many channels as a group can have.
+/// The longest line in bytes, continued lines counted together: enough for the most channels that a group can
+/// have.
 pub(super) const LONGEST_LINE: usize = 2 << 20;
-/// As many plain bytes of a word are taken at once.
+/// How many plain bytes of a word are taken in one step.
 const PLAIN: usize = 4 << 10;
 
-/// The lines of a file, one after the other. Blank lines and comments are left out.
+/// The lines of a file, in order. Blank lines and comments are left out.
 pub(super) struct SourceLines<'a> {
     rest: &'a [u8],
     file: Arc<str>,
@@ -26,27 +29,27 @@ pub(super) struct SourceLines<'a> {
     column: u32,
 }
 
-/// A line with at least one word, or one that is wrong.
+/// A line that has at least one word or is wrong.
 pub(super) struct SourceLine {
     pub(super) words: Vec<Word>,
-    /// What is wrong first. Then the words are not worth a look.
+    /// The first thing wrong. If there is one, the words are of no use.
     pub(super) error: Option<LineError>,
 }
 
-/// What the next byte is part of.
+/// What the next byte belongs to.
 #[derive(Clone)]
 enum Within {
     Nothing,
     Comment,
     Word,
-    /// Quotes, and where they began.
+    /// A quote, and where it began.
     Single(Spot),
     Double(Spot),
 }
 
 impl<'a> SourceLines<'a> {
     pub(super) fn of(file: &str, text: &'a [u8]) -> Self {
-        // Editors of other systems begin a file like this; it is no word.
+        // Some editors write a byte order mark at the start of a file. It is not part of a word.
         let rest = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         Self { rest, file: file.into(), line: 1, column: 1 }
     }
@@ -61,13 +64,14 @@ impl<'a> SourceLines<'a> {
         if *byte == b'\n' {
             (self.line, self.column) = (self.line.saturating_add(1), 1);
         } else if byte & 0xc0 != 0x80 {
-            // Bytes inside a character of UTF-8 are no columns.
+            // The further bytes of a UTF-8 character are not columns.
             self.column = self.column.saturating_add(1);
         }
         Some(*byte)
     }
 
-    /// Takes bytes that are never special inside a word: all there are, or so many that the line's length is looked at again.
+    /// Takes bytes that are never special within a word. It takes at most [`PLAIN`] of them, so that the
+    /// caller can check the length of the line.
     fn take_plain(&mut self, word: &mut Vec<u8>) {
         let is_plain =
             |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'=' | b',');
@@ -78,14 +82,14 @@ impl<'a> SourceLines<'a> {
         self.rest = rest;
     }
 
-    /// Is there nothing but blanks, and at least one, up to the end of the line?
+    /// Whether at least one blank, and nothing but blanks, is left before the end of the line.
     fn only_blanks_left(&self) -> bool {
         let blanks = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         let behind = self.rest.get(blanks..).unwrap_or_default();
         blanks > 0 && matches!(behind, [] | [b'\n', ..] | [b'\r', b'\n', ..])
     }
 
-    /// Takes the end of a line if it is next, whichever system wrote it.
+    /// Takes the end of the line if it is next: LF or CR LF.
     fn take_end(&mut self) -> bool {
         let length = match self.rest {
             [b'\n', ..] => 1,

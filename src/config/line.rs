@@ -1,6 +1,7 @@
-//! One line, one service: words become a [`ServiceSpec`], and back.
+//! One line for each service: words are read into a [`ServiceSpec`], and it is printed as a line.
 //!
-//! Knows: which word of a line is what, and in which order wrong ones are told. Never: single options, files, `argv`.
+//! Knows: what each word of a line is, and in which order wrong ones are reported. Never: single options,
+//! files, `argv`.
 //! Source: docs/compatibility.md, "Command line".
 
 use super::asked::{MARK, print_sections};
@@ -14,15 +15,16 @@ use super::split::{GivenOption, Split};
 use super::wrong::{LineError, Word, Wrong};
 use crate::spec::{Name, ProcessSpec, ServiceSpec, Typed};
 
-/// A line may begin as a command line does.
+/// The program's name. A line may begin with it, so that a command line can be pasted.
 const PROGRAM: &str = "balance";
-/// What is said of a line without PORT.
+/// The message about a line without PORT.
 pub(super) const NO_PORT: &str = "no PORT; give a number from 1 to 65535 or the name of a service";
 
 /// Reads the words of one service: `[NAME:] [balance] [OPTIONS] PORT [CHANNEL ...]`.
 ///
 /// # Errors
-/// The first one: an unknown option or a missing value, PORT, the options, the channels.
+/// The first thing wrong, in this order: an unknown option or a missing value, PORT, the options, the
+/// channels.
 pub fn read_line(words: &[Word]) -> Result<ServiceSpec, LineError> {
     let mut errors = Vec::new();
     let service = read_service(words, &[], &mut errors);
@@ -30,7 +32,8 @@ pub fn read_line(words: &[Word]) -> Result<ServiceSpec, LineError> {
     service.ok_or_else(|| errors.into_iter().next().unwrap_or_else(nothing))
 }
 
-/// As [`read_line`], with all that is wrong. `defaults` hold where the line says nothing; they have been judged.
+/// Like [`read_line`], but adds everything that is wrong to `errors`. `defaults` hold where the line says
+/// nothing; they were judged before.
 pub(super) fn read_service(
     words: &[Word],
     defaults: &[GivenOption],
@@ -62,7 +65,7 @@ pub(super) fn read_service(
         }
     }
     let draft = read_draft(&split, defaults, errors);
-    // An option without a value may have swallowed PORT, which is told already.
+    // An option without a value may have taken PORT as its value, and the missing value is reported already.
     let is_told = matches!(name, Some(Err(()))) || !split.errors.is_empty();
     if split.positionals.is_empty() && !is_told {
         errors.push(first.wrong(Wrong::Usage(NO_PORT.to_owned())));
@@ -83,9 +86,12 @@ pub(super) fn for_the_command_line(given: &GivenOption) -> LineError {
     given.word.wrong(Wrong::Usage(format!("{} is for the command line only", given.name())))
 }
 
-/// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they have been judged. `None` if
-/// PORT is missing or wrong; then the options and the channels have been judged all the same. Behind an unknown option nobody knows
-/// which word is PORT and which a channel: nothing is said of them.
+/// Reads PORT, the options and the channels. `defaults` hold where the line says nothing; they were judged
+/// before.
+///
+/// `None` if PORT is missing or wrong; the options and the channels are judged nevertheless. Behind an
+/// unknown option it is not known which word is PORT and which are channels, so nothing is reported about
+/// them.
 pub(super) fn read_draft(
     split: &Split,
     defaults: &[GivenOption],
@@ -133,11 +139,12 @@ pub(super) fn read_draft(
     is_good.then_some(draft)
 }
 
-/// `web : 80 web1`, `web 80 web1`: the name of a service, and its colon as a word of its own or nowhere. One mistake, told once.
+/// The error for `web : 80 web1` and `web 80 web1`: the colon behind the name of a service is a word of its
+/// own, or is missing. This reports one mistake once.
 fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
     let name = port?.as_str().filter(|word| Name::new(word).is_some())?;
     let next = channels.first().and_then(Word::as_str);
-    // A number alone is no channel, whatever the first word is.
+    // A number alone is not a channel, whatever the first word is.
     if let (Some(port), Some(next)) = (port.filter(|port| port.at.is_some()), next)
         && next.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
         && next != "0"
@@ -159,7 +166,7 @@ fn name_apart(port: Option<&Word>, channels: &[Word]) -> Option<LineError> {
     Some(colon.wrong(Wrong::address(&colon.typed(), why)))
 }
 
-/// Reads the options in the order of the words; of one that is repeated the last one.
+/// Reads the options in the order of the words. Of an option that is repeated, the last one counts.
 pub(super) fn read_options(
     split: &Split,
     defaults: &[GivenOption],
@@ -172,7 +179,7 @@ pub(super) fn read_options(
     }
     let own = split.last_options();
     let has = |long| own.iter().any(|given| given.row.long == long);
-    // On one line -b wins; but -6 on a line is for that line, whatever -b holds for all.
+    // On one line -b overrides -6. But -6 on a line overrides a -b that holds for all lines.
     if has("ipv6") && !has("bind") {
         draft.bind = None;
     }
@@ -183,7 +190,8 @@ pub(super) fn read_options(
     }
 }
 
-/// Tells of options that are of no use without others. To be called when the draft has its channels, if it is to have any.
+/// Reports options that have no effect without others. If the line has channels, the draft must have them by
+/// now.
 pub(super) fn judge_needs(split: &Split, draft: &Draft, errors: &mut Vec<LineError>) {
     for given in &split.last_options() {
         let unmet = given.row.needs.iter().find(|need| !(need.is_met)(draft));
@@ -193,25 +201,25 @@ pub(super) fn judge_needs(split: &Split, draft: &Draft, errors: &mut Vec<LineErr
     }
 }
 
-/// The line that means the service: `NAME:` if it has one, its options, PORT, its channels, quoted for a POSIX shell.
-/// Only options that say something else than the default.
+/// The line that [`read_line`] reads as this service: `NAME:` if it has a name, its options, PORT, its
+/// channels, quoted for a POSIX shell. Options with default values are left out.
 pub fn print_line(service: &ServiceSpec) -> String {
     let name = service.name.as_ref().map(|name| format!("{}:", name.as_str()));
     let words = service_words(service);
-    // A port of that name would be taken for the program.
+    // Behind the program's name, a port of that name is not taken for it.
     let program = words.first().filter(|word| *word == PROGRAM).cloned();
     join(name.into_iter().chain(program).chain(words))
 }
 
-/// The options of a process, quoted for a POSIX shell; empty if all are as they would be anyway.
+/// The options of a process, quoted for a POSIX shell; empty if all have default values.
 pub fn print_process(process: &ProcessSpec) -> String {
     join(process_words(process))
 }
 
-/// The options that two services have not in common, in words: `--idle-timeout is 30, was 0`. Where they listen and which
-/// channels they have is left out.
+/// The options in which two services differ, in words: `--idle-timeout is 30, was 0`. Listen addresses and
+/// channels are left out.
 pub fn option_changes(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
-    // The policies of the groups are told with the groups.
+    // A change of a group's policy is reported with the groups.
     let plain =
         |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), sections: Vec::new(), ..service.clone() };
     let mut told = changes(&Draft::of(plain(before)), &Draft::of(plain(after)));
@@ -222,7 +230,7 @@ pub fn option_changes(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> 
     told
 }
 
-/// The options of the process that have other values in `after`.
+/// The names of the process's options that have other values in `after`.
 pub fn process_changes(before: &ProcessSpec, after: &ProcessSpec) -> Vec<String> {
     let draft = |process: &ProcessSpec| Draft {
         process: process.clone(),
@@ -231,8 +239,8 @@ pub fn process_changes(before: &ProcessSpec, after: &ProcessSpec) -> Vec<String>
     changed_names(&draft(before), &draft(after))
 }
 
-/// The command line that starts an instance with exactly these settings: one line, without a newline, for any POSIX shell,
-/// also an interactive one.
+/// The command line that starts an instance with exactly these settings: one line, without a newline, for any
+/// POSIX shell, including an interactive one.
 pub fn command_line(process: &ProcessSpec, service: &ServiceSpec) -> String {
     let program = std::iter::once(PROGRAM.to_owned());
     join(program.chain(process_words(process)).chain(service_words(service)))
@@ -252,7 +260,7 @@ fn service_words(service: &ServiceSpec) -> Vec<String> {
     let plain = Draft::new(Draft::ANY_PORT, Typed::default());
     let mut words = print_options(&Draft::of(service.clone()), &plain, Scope::Service);
     let channels = print_groups(&service.groups, &service.sections);
-    // A lone dash is no option to anybody; all else that begins with one is.
+    // A dash alone is not an option. Any other word that begins with a dash would be read as one.
     if channels.iter().any(|word| word.starts_with('-') && word != "-") {
         words.push("--".to_owned());
     }

@@ -9,7 +9,8 @@ use clap_mangen::roff::{Inline, Roff, bold, roman};
 use super::page::command;
 use super::usage::{COMMANDS, EXAMPLES};
 
-/// When the text of the page was last worth a new date. Fixed, so that the page is the same on every machine.
+/// The date of the page, changed by hand with its text. It is fixed, so that the page is the same on every
+/// machine.
 const DATE: &str = "2026-11-29";
 
 const SOURCE: &str =
@@ -153,9 +154,9 @@ const DIFFERENCES: &[&str] = &[
     "Commands go through a Unix socket that checks who is asking.",
 ];
 
-/// The manual page in roff. The same bytes on every machine.
+/// The manual page in roff. It has the same bytes on every machine.
 pub(super) fn man_page() -> Vec<u8> {
-    // Without their headings all options are in the one section OPTIONS, where readers look for them.
+    // Without headings, all options are in the one section OPTIONS, where readers look for them.
     let options = command().long_about(DESCRIPTION).mut_args(|arg| arg.help_heading(None::<&str>));
     let man = Man::new(options).title("BALANCE").date(DATE).source(SOURCE).manual("User Commands");
     let mut page = Vec::new();
@@ -168,7 +169,7 @@ pub(super) fn man_page() -> Vec<u8> {
     without_repeated_preamble(page)
 }
 
-/// Each section brings the definitions that roff wants once, at the top.
+/// Each rendered section begins with the same definitions. roff needs them once, at the top.
 fn without_repeated_preamble(page: Vec<u8>) -> Vec<u8> {
     let page = String::from_utf8_lossy(&page).into_owned();
     let (preamble, rest) = page.split_at(page.find(".TH ").unwrap_or(0));

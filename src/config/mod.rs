@@ -1,4 +1,4 @@
-//! Text becomes specs, and specs become text: the command line, one service as one line, files of lines.
+//! Reads text into specs and prints specs as text: the command line, a service as one line, files of lines.
 //!
 //! Pure: no socket, no file, no clock, no environment. Whether a host exists is asked later, elsewhere.
 //! Reading order: `number`, `ports`, `duration`, `usage`, `wrong`, `host`, `channel_options`, `channel`, `asked`, `groups`, `check`, `policy`,

@@ -1,6 +1,6 @@
-//! Networks as they are typed: one, a list of them, a file of them; and the limits of one client.
+//! Networks as they are typed: a single one, a list, a file; and the limits of one client.
 //!
-//! Knows: how each is written. Never: which files there are, who is let in.
+//! Knows: how each is written. Never: which files exist, which clients are accepted.
 //! Source: docs/access.md.
 
 use std::fmt::Write;
@@ -17,14 +17,15 @@ use super::values::Bad;
 use super::wrong::Word;
 use crate::spec::{ClientPrefix, ClientRate, NetItem, NetList};
 
-/// As much of a line of a file as a message has, in characters.
+/// How much of a word of a file a message shows, in characters.
 const LONGEST_SHOWN: usize = 60;
-/// More connections in a time are no limit.
+/// The highest number of connections in a rate. More would be no limit.
 const MOST_IN_A_TIME: u64 = 1_000_000;
-/// The times that a rate is measured by.
+/// The times that a rate may have.
 const RATE_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 
-/// An address or a network, `192.0.2.7` or `2001:db8::/32`. IPv4-mapped addresses are IPv4.
+/// Reads an address or a network, such as `192.0.2.7` or `2001:db8::/32`. An IPv4-mapped IPv6 address becomes
+/// an IPv4 address.
 ///
 /// # Errors
 /// What is wrong with it, and what would be right.
@@ -36,7 +37,7 @@ pub fn parse_net(word: &str) -> Result<IpNet, String> {
     };
     let net = match net {
         IpNet::V6(v6) => match v6.addr().to_ipv4_mapped() {
-            // A shorter one has others beside those that are IPv4.
+            // A shorter prefix covers other addresses than IPv4-mapped ones, too.
             Some(v4) if v6.prefix_len() >= 96 => {
                 Ipv4Net::new(v4, v6.prefix_len() - 96).map(IpNet::V4).unwrap_or(net)
             }
@@ -51,18 +52,19 @@ pub fn parse_net(word: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
-/// As [`parse_net`] reads it: without a prefix if it is one address.
+/// The text that [`parse_net`] reads as this network; a single address has no prefix.
 pub fn print_net(net: IpNet) -> String {
     if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() }
 }
 
-/// The networks of a file: one on a line, blank lines, and comments from `#` or `;` on.
+/// Reads the networks of a file: one on each line; blank lines are allowed, and comments begin with `#` or
+/// `;`.
 ///
 /// # Errors
-/// The line and the column of the first word that is wrong, and what is wrong with it.
+/// The line and the column (both from 1) of the first word that is wrong, and what is wrong with it.
 pub fn parse_nets(text: &[u8]) -> Result<Vec<IpNet>, (usize, usize, String)> {
     let mut nets = Vec::new();
-    // Some editors mark a file as UTF-8 so.
+    // Some editors write a byte order mark at the start of a file.
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     for (number, line) in text.split(|&b| b == b'\n').enumerate() {
         let end = line.iter().position(|b| b"#;".contains(b)).unwrap_or(line.len());
@@ -78,7 +80,7 @@ pub fn parse_nets(text: &[u8]) -> Result<Vec<IpNet>, (usize, usize, String)> {
     Ok(nets)
 }
 
-/// A word of a file, for messages.
+/// A word of a file as messages show it.
 fn shown(word: &[u8]) -> String {
     let text = String::from_utf8_lossy(word);
     let mut shown: String = text.chars().take(LONGEST_SHOWN).flat_map(char::escape_debug).collect();
@@ -88,7 +90,7 @@ fn shown(word: &[u8]) -> String {
     shown
 }
 
-/// A list with commas. `everybody` is the word that says that there is none.
+/// Reads a list, separated by commas. `everybody` is the word for no list, which is read as `None`.
 ///
 /// # Errors
 /// What is wrong with an item.
@@ -114,12 +116,12 @@ pub(super) fn read_list(word: &Word, everybody: &str) -> Result<Option<NetList>,
     Ok(Some(NetList { items, typed: word.typed() }))
 }
 
-/// Nothing for `None`.
+/// The list as it would be typed; empty for `None`.
 pub(super) fn print_list(list: Option<&NetList>) -> String {
     let mut text = String::new();
     for (number, item) in list.into_iter().flat_map(|list| &list.items).enumerate() {
         let comma = if number > 0 { "," } else { "" };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = match item {
             NetItem::Net(net) => write!(text, "{comma}{}", print_net(*net)),
             NetItem::File(path) => write!(text, "{comma}{}", path.display()),
@@ -128,10 +130,10 @@ pub(super) fn print_list(list: Option<&NetList>) -> String {
     text
 }
 
-/// `10/10s`. `None` for 0.
+/// Reads a rate such as `10/10s`. `None`: 0, no limit.
 ///
 /// # Errors
-/// What is not that.
+/// What is wrong with it, and what would be right.
 pub(super) fn read_rate(word: &Word) -> Result<Option<ClientRate>, Bad> {
     let text = word.lossy();
     if text == "0" {
@@ -151,15 +153,15 @@ pub(super) fn read_rate(word: &Word) -> Result<Option<ClientRate>, Bad> {
     }
 }
 
-/// 0 for `None`.
+/// The rate as it would be typed; 0 for `None`.
 pub(super) fn print_rate(rate: Option<ClientRate>) -> String {
     rate.map_or_else(|| "0".to_owned(), |rate| format!("{}/{}", rate.count, print_duration(rate.per)))
 }
 
-/// `32,64`.
+/// Reads two prefix lengths such as `32,64`.
 ///
 /// # Errors
-/// What is not that.
+/// What is wrong with them, and what would be right.
 pub(super) fn read_prefix(word: &Word) -> Result<ClientPrefix, Bad> {
     let text = word.lossy();
     let bits = |part: &str, most| {

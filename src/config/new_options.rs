@@ -1,6 +1,6 @@
 //! Tests of the options that 3.57 did not have, from `argv` to [`Serve`].
 //!
-//! Knows: the room's front door only. Never: how the words get through it.
+//! Knows: the interface of this room only. Never: how words are read inside it.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
@@ -376,7 +376,7 @@ fn options_of_a_check_need_a_check() {
     }
 }
 
-/// The policies of the groups, and after a slash that of later ones.
+/// The policies of the groups, and behind a slash the policy of later groups.
 fn policies(line: &str) -> String {
     let serve = serve(line);
     let groups: Vec<_> = serve.service.groups.iter().map(|group| super::policy_name(group.policy)).collect();

@@ -1,7 +1,8 @@
-//! The table of options: one row per option, which the command line, files, `save`, help, the manual page and completions read.
+//! The table of options: one row for each option. The command line, files, `save`, help, the manual page and
+//! completions read it.
 //!
-//! Knows: the sections, and which options differ between two drafts; the files below have the rows, each those of its section, and
-//! `row` what a row is. Never: where words come from, how a page is laid out.
+//! Knows: the sections, and in which options two drafts differ. The files of this folder have the rows of one
+//! section each, and `row` says what a row is. Never: where words come from, how a page is laid out.
 //! Source: docs/compatibility.md, "Command line".
 //!
 //! `save` prints the rows in this order, those of the process first.
@@ -20,7 +21,7 @@ use super::draft::Draft;
 use super::row::{Row, Scope};
 use crate::spec::Typed;
 
-/// The sections in the order that help has them, each with its options.
+/// The sections in the order of help, each with its options.
 pub(super) static SECTIONS: [(&str, &[Row]); 9] = [
     ("Listening", listening::ROWS),
     ("Connecting to channels", connecting::ROWS),
@@ -38,7 +39,7 @@ pub(super) fn options() -> impl Iterator<Item = &'static Row> {
     SECTIONS.iter().flat_map(|(_, rows)| *rows)
 }
 
-/// The options that have to be said, in short form and with their values, for `draft` to be what it is.
+/// The options, in their short form and with their values, in which `draft` differs from `plain`.
 pub(super) fn print_options(draft: &Draft, plain: &Draft, scope: Scope) -> Vec<String> {
     let mut words = Vec::new();
     for row in options().filter(|row| row.scope == scope) {
@@ -51,8 +52,8 @@ pub(super) fn print_options(draft: &Draft, plain: &Draft, scope: Scope) -> Vec<S
     words
 }
 
-/// The options of a service that have other values in `after`, as `NAME VALUE` and what the value was. Where it listens is left
-/// out.
+/// The options of a service that have other values in `after`: each with its name, its value and its earlier
+/// value. Listen addresses are left out.
 pub(super) fn changes(before: &Draft, after: &Draft) -> Vec<String> {
     let rows = options().filter(|row| row.scope == Scope::Service && !["bind", "ipv6"].contains(&row.long));
     let plain = Draft::new(Draft::ANY_PORT, Typed::default());
@@ -74,7 +75,7 @@ pub(super) fn changes(before: &Draft, after: &Draft) -> Vec<String> {
     rows.filter_map(change).collect()
 }
 
-/// The options of the process that have other values in `after`, by their names.
+/// The names of the process's options that have other values in `after`.
 pub(super) fn changed_names(before: &Draft, after: &Draft) -> Vec<String> {
     let rows = options().filter(|row| row.scope == Scope::Process);
     rows.filter(|row| (row.print)(before) != (row.print)(after))

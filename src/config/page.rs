@@ -1,7 +1,7 @@
 //! `--help`, `--version` and the shell completions, made from the table of options.
 //!
-//! Knows: how pages are laid out; hands the table to `clap`, whose generators do the rest. Never: the terminal, single
-//! options.
+//! Knows: how the pages are laid out. It gives the table to `clap`, whose generators write them. Never: the
+//! terminal, single options.
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint};
@@ -12,10 +12,12 @@ use super::options::SECTIONS;
 use super::row::{Row, Value};
 use super::usage::{ABOUT, CHANNEL, PORT, Positional, help_end, help_synopsis};
 
-/// The width of the help page. Fixed, so that help does not depend on the terminal or the environment.
+/// The width of the help page in columns. It is fixed, so that help does not depend on the terminal or the
+/// environment.
 const HELP_WIDTH: usize = 80;
 
-/// The whole table as a command of `clap`, for its generators. Words are split in `split`, not by `clap`.
+/// The whole table as a command of `clap`, for its generators only. Words are split in `split`, not by
+/// `clap`.
 pub(super) fn command() -> Command {
     let positionals = [positional(&PORT, ValueHint::Other), positional(&CHANNEL, ValueHint::Hostname)];
     let channels = ArgAction::Append;

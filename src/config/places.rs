@@ -1,6 +1,7 @@
-//! Where services listen, and which two of those places nobody can have at the same time.
+//! The addresses that services listen on, and which two of them exclude each other.
 //!
-//! Knows: wildcards and what they take. Never: names of hosts looked up, sockets, where it was typed.
+//! Knows: wildcards and which addresses they cover. Never: lookups of names, sockets, where an address was
+//! typed.
 //! Source: docs/file.md, "Lines".
 
 use std::collections::HashMap;
@@ -8,20 +9,20 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::spec::{Address, UnixName};
 
-/// An address that is listened on, as far as it is known.
+/// An address that a service listens on, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
-    /// One address, with the zone of a link-local one; or all IPv4 addresses.
+    /// One address, with the zone of a link-local one (otherwise 0); or the IPv4 wildcard.
     Address(IpAddr, u32),
-    /// Both wildcards: `::` takes IPv4 clients, too.
+    /// The IPv6 wildcard `::`, which takes IPv4 clients, too.
     AnyAddress,
-    /// Whether it meets an address is known when it has been looked up.
+    /// A host name. Which address it means is known after the lookup.
     Name(String),
     /// A Unix socket.
     Unix(UnixName),
 }
 
-/// What others may ask whether it is there.
+/// What a place is recorded as, and what others look for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
     Exactly(ListenAddress),
@@ -30,7 +31,7 @@ enum Claim {
     SomeName,
 }
 
-/// What is taken. To ask costs the same however much that is.
+/// The places that are taken. The cost of a look does not grow with their number.
 #[derive(Debug)]
 pub struct Places<T> {
     taken: HashMap<(String, Claim), T>,
@@ -45,7 +46,8 @@ impl<T> Default for Places<T> {
 impl ListenAddress {
     const ANY_V4: Self = Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-    /// An IPv4 address in IPv6 is that IPv4 address.
+    /// The place of an address. An IPv4-mapped IPv6 address is that IPv4 address. `zone` is 0 if there is
+    /// none.
     pub fn of(address: IpAddr, zone: u32) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) if v6.is_unspecified() => Self::AnyAddress,
@@ -53,7 +55,7 @@ impl ListenAddress {
         }
     }
 
-    /// What it is found by.
+    /// What this place is recorded as.
     fn claims(&self) -> Vec<Claim> {
         let some: &[Claim] = match self {
             Self::AnyAddress => &[Claim::SomeV4, Claim::SomeV6, Claim::SomeName],
@@ -65,7 +67,7 @@ impl ListenAddress {
         some.iter().cloned().chain([Claim::Exactly(self.clone())]).collect()
     }
 
-    /// What cannot be there with it.
+    /// The records that exclude this place.
     fn rivals(&self) -> Vec<Claim> {
         let same = Claim::Exactly(self.clone());
         let all = Claim::Exactly(Self::AnyAddress);
@@ -98,8 +100,8 @@ impl From<Address> for ListenAddress {
 }
 
 impl<T: Clone> Places<T> {
-    /// Takes a place on these ports for an owner. If one of them is taken already, answers with the first such port and
-    /// its owner, and changes nothing.
+    /// Takes a place on these ports for an owner. If one of the ports is taken, returns the first such port
+    /// and its owner, and changes nothing.
     pub fn take<'a>(
         &mut self,
         ports: &'a [impl AsRef<str>],
@@ -109,7 +111,8 @@ impl<T: Clone> Places<T> {
         let rivals = place.rivals();
         let keys = |port: &'a str| rivals.iter().map(move |claim| (port.to_owned(), claim.clone()));
         let mut met = ports.iter().map(AsRef::as_ref).flat_map(|port| keys(port).map(move |key| (port, key)));
-        // Looked up twice: what was found would be lent until the end otherwise.
+        // This looks it up twice. Otherwise the borrow of the first result would last until the end of the
+        // function.
         if let Some((port, key)) = met.find(|(_, key)| self.taken.contains_key(key)) {
             return self.taken.get(&key).map(|owner| (port, owner));
         }

@@ -1,10 +1,11 @@
-//! `--policy`: names of policies, and which group of a line gets which.
+//! `--policy`: the names of policies, and which group of a line gets which policy.
 //!
-//! Knows: that `%` makes a group hash, that a list may have a word for groups to come. Never: how a policy chooses.
+//! Knows: that `%` makes a group a hash group, that a list may have a policy for later groups. Never: how a
+//! policy chooses.
 
 use crate::spec::{GroupSpec, Policy, reserved_groups};
 
-/// The policy of this name: `rr`, `leastconn`, `p2c`, `first`, `hash`.
+/// The policy of this name: `rr`, `leastconn`, `p2c`, `first` or `hash`. `None`: no policy has this name.
 pub fn policy_named(name: &str) -> Option<Policy> {
     Policy::named(name)
 }
@@ -14,16 +15,18 @@ pub fn policy_name(policy: Policy) -> &'static str {
     policy.name()
 }
 
-/// `--policy` as it was typed.
+/// The value of `--policy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PolicyWord {
-    /// One word: all groups that `%` does not end, and those that come later.
+    /// One policy, for all groups that `%` does not end, and for groups that are created later.
     All(Policy),
-    /// A list: group by group, and maybe one for those that come later.
+    /// A list: one policy for each group, and perhaps one more for groups that are created later.
     Each(Vec<Policy>),
 }
 
 impl PolicyWord {
+    /// Reads the value of `--policy`.
+    ///
     /// # Errors
     /// What is wrong with the word, and what would be right.
     pub(super) fn read(text: &str) -> Result<Self, String> {
@@ -43,7 +46,7 @@ impl PolicyWord {
         })
     }
 
-    /// The shortest word for what the groups have, and those that come later.
+    /// The shortest value for the policies of these groups and of later ones.
     pub(super) fn of(groups: &[GroupSpec], later: Policy) -> Self {
         let is_reserved = reserved_groups(groups);
         let groups: Vec<&GroupSpec> = groups
@@ -60,7 +63,7 @@ impl PolicyWord {
             return Self::All(Policy::RoundRobin);
         }
         let own = groups.iter().map(|group| group.policy);
-        // A list of one is one word, which would be for later groups as well.
+        // A list of one policy is a single word, which would be for later groups as well.
         let last = (later != Policy::RoundRobin || groups.len() == 1).then_some(later);
         Self::Each(own.chain(last).collect())
     }
@@ -74,12 +77,12 @@ impl PolicyWord {
         }
     }
 
-    /// Gives the groups, which are round robin or hash by their ends, their policies. Returns that of groups that come
-    /// into being later.
+    /// Sets the policies of the groups, which are round robin or hash by their ends. Returns the policy of
+    /// groups that are created later.
     ///
     /// # Errors
-    /// What is wrong with a list that is too short or too long, or that has another policy than hash for a group that `%`
-    /// ends, and what would be right.
+    /// What is wrong with a list that is too short or too long, or that has another policy than hash for a
+    /// group that `%` ends, and what would be right.
     pub(super) fn apply(&self, groups: &mut [GroupSpec]) -> Result<Policy, String> {
         let policies = match self {
             Self::All(policy) => {
@@ -91,7 +94,7 @@ impl PolicyWord {
             }
             Self::Each(policies) => policies,
         };
-        // One more is for the groups that come later, if there are any that it could not be for.
+        // One more policy than there are groups is for later groups. Without groups, that is not possible.
         let reserved = reserved_groups(groups);
         let all = groups;
         let own = all.iter_mut().zip(&reserved).filter(|(_, is_reserved)| !**is_reserved);
@@ -116,7 +119,7 @@ impl PolicyWord {
             }
             group.policy = *policy;
         }
-        // Those of a service's priorities go by the group of its word.
+        // The groups of a service name's SRV priorities have the policy of the group with its word.
         for index in 1..all.len() {
             if reserved[index] {
                 all[index].policy = all[index - 1].policy;

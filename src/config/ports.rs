@@ -1,6 +1,7 @@
-//! Ports, and ranges of them, as they are typed.
+//! Ports and ranges of ports as they are typed.
 //!
-//! Knows: their shapes, and what is mistaken for a range. Never: the services database, what they are for.
+//! Knows: their forms, and what is often mistaken for a range. Never: the services database, what the ports
+//! are for.
 //! Source: docs/compatibility.md, "Command line"; docs/port-ranges.md.
 
 use std::num::NonZeroU16;
@@ -8,8 +9,8 @@ use std::num::NonZeroU16;
 use super::number::whole_number;
 use crate::spec::{PortRange, PortWord, PortsSpec, UnixName};
 
-/// Reads a port. `None` for what is neither a number from 1 to 65535 nor shaped like a service name (an ASCII
-/// letter or digit, then those and `-_+.*/`, with at least one letter in it).
+/// Reads a port: a number from 1 to 65535, or a word with the form of a service name (an ASCII letter or
+/// digit, then those and `-_+.*/`, with at least one letter). `None`: neither.
 pub fn read_port(word: &str) -> Option<PortWord> {
     if let Some(number) = whole_number(word) {
         return u16::try_from(number?).ok().and_then(NonZeroU16::new).map(PortWord::Number);
@@ -20,8 +21,9 @@ pub fn read_port(word: &str) -> Option<PortWord> {
     (starts_well && has_letter && is_name).then(|| PortWord::Name(word.to_owned()))
 }
 
-/// Reads PORT: a port, or `unix:/PATH`, or `FIRST-LAST`, two numbers and nothing else, since names of services have dashes, too. `None` for what is
-/// none of these; `why_no_ports` says what is wrong with a range or a Unix socket.
+/// Reads PORT: a port, `unix:/PATH`, or `FIRST-LAST`. Both ends of a range are numbers, because names of
+/// services have dashes, too. `None`: none of these; [`why_no_ports`] says what is wrong with a range or a
+/// Unix socket.
 pub fn read_ports(word: &str) -> Option<PortsSpec> {
     if word.starts_with(UnixName::PREFIX) {
         return word.parse().ok().map(PortsSpec::Unix);
@@ -31,18 +33,20 @@ pub fn read_ports(word: &str) -> Option<PortsSpec> {
     let (first, last) = (first?, last?);
     match PortRange::new(first, last) {
         Some(range) => Some(PortsSpec::Range(range)),
-        // A range of one port is that port.
+        // A range with one port is that port.
         None => (first == last).then_some(PortsSpec::One(PortWord::Number(first))),
     }
 }
 
-/// The two numbers of a word that can be nothing but a range. One that is too large for any number is `None`.
+/// The two numbers of a word that can be nothing but a range; a number that does not fit into 64 bits is
+/// `None`. `None` for any other word.
 fn ends_of_range(word: &str) -> Option<[Option<u64>; 2]> {
     let (first, last) = word.split_once('-')?;
     Some([whole_number(first)?, whole_number(last)?])
 }
 
-/// What is wrong with a word that was meant as a range of ports or as a Unix socket, and what would be right. `None`: neither was meant.
+/// What is wrong with a word that was meant as a range of ports or as a Unix socket, and what would be right.
+/// `None`: neither was meant.
 pub(super) fn why_no_ports(word: &str) -> Option<String> {
     match word.starts_with(UnixName::PREFIX) {
         true => word.parse::<UnixName>().err(),
@@ -50,7 +54,7 @@ pub(super) fn why_no_ports(word: &str) -> Option<String> {
     }
 }
 
-/// A range whose ends are joined as elsewhere: `30000:30010`, `30000..30010`.
+/// The same for a range that is written in another way: `30000:30010`, `30000..30010`.
 fn range_apart(word: &str) -> Option<String> {
     let joints = ["...", "..", ":", "\u{2013}", "\u{2014}"];
     let (first, last) = joints.iter().find_map(|joint| word.split_once(joint))?;
@@ -60,7 +64,7 @@ fn range_apart(word: &str) -> Option<String> {
     Some(why.unwrap_or_else(|| format!("a range is written {right}")))
 }
 
-/// The same of a range alone.
+/// The same for a word of digits and dashes.
 pub(super) fn why_no_range(word: &str) -> Option<String> {
     let is_meant = word.contains('-') && word.starts_with(|c: char| c.is_ascii_digit());
     if !is_meant || !word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {

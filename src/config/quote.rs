@@ -1,12 +1,12 @@
-//! Words as a POSIX shell reads them back.
+//! Quotes words for a POSIX shell.
 //!
-//! Knows: what a shell would not leave alone. Never: what a word means.
+//! Knows: which characters are special to a shell. Never: what a word means.
 
-/// The word as a shell reads it back. Between single quotes nothing is special to any of them, not even the `!` of an
-/// interactive one's history.
+/// The word, quoted if necessary, so that a shell reads it as it is. Within single quotes nothing is special
+/// to any shell, not even the `!` of an interactive shell's history.
 pub(super) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%=".contains(c);
-    // `=ls` is the path of ls to some shells.
+    // Some shells expand `=ls` to the path of ls.
     if !word.is_empty() && !word.starts_with('=') && word.chars().all(is_plain) {
         return word.to_owned();
     }

@@ -1,6 +1,6 @@
-//! One row of the table of options, and what the rows share.
+//! A row of the table of options, and what the rows share.
 //!
-//! Knows: what can be said of an option. Never: single options, how a page is laid out.
+//! Knows: the properties of an option. Never: single options, how a page is laid out.
 
 use super::draft::Draft;
 use super::values::Bad;
@@ -11,74 +11,74 @@ use crate::spec::{HostSpec, Named};
 pub(super) struct Row {
     pub(super) short: Option<char>,
     pub(super) long: &'static str,
-    /// Older long names, which are still understood.
+    /// Older long names, which are still accepted.
     pub(super) older: &'static [&'static str],
     pub(super) value: Value,
     pub(super) scope: Scope,
     /// One line, for `--help` and the manual page.
     pub(super) help: &'static str,
-    /// What holds without the option, for readers. Empty: nothing worth saying.
+    /// What holds without the option, in words for readers. Empty: nothing to say.
     pub(super) default: &'static str,
     /// Paragraphs for the manual page.
     pub(super) more: &'static str,
-    /// Reads the value; of a flag, which has none, the option itself.
+    /// Reads the value; for a flag, which has none, the word is the option itself.
     pub(super) read: fn(&mut Draft, &Word) -> Result<(), Bad>,
-    /// The value as it would be typed; of a flag anything that differs from what holds without it. What does not differ
-    /// from that is not printed.
+    /// The value as it would be typed; for a flag, any text that differs when the flag is set. A value is
+    /// printed only if it differs from the default.
     pub(super) print: fn(&Draft) -> String,
-    /// What has to hold of the rest of the line, or this option is of no use, or means nothing.
+    /// What must hold of the rest of the line. Otherwise the option has no effect, and is an error.
     pub(super) needs: &'static [Need],
-    /// It may be given several times, and each counts.
+    /// Whether the option may be repeated, and each one counts.
     pub(super) repeats: bool,
-    /// Its value is a list with commas: given several times in one line, those are one list.
+    /// Whether the value is a list with commas. Repeated on one line, the lists are joined.
     pub(super) joins: bool,
 }
 
-/// What an option takes.
+/// The value that an option takes.
 #[derive(Clone, Copy)]
 pub(super) enum Value {
-    /// Nothing.
+    /// No value.
     Flag,
-    /// A word; the name is for help.
+    /// Any word, with its name in help.
     Word(&'static str),
     /// A host or an address.
     Host,
-    /// Hosts or addresses with commas between.
+    /// Hosts or addresses, separated by commas.
     Hosts,
     /// A file or a directory.
     Path,
     /// A program.
     Program,
-    /// One of these; the name is for help.
+    /// One of these words; the first field is the name in help.
     OneOf(&'static str, &'static [&'static str]),
 }
 
-/// What an option is for.
+/// What an option belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The process: once, whatever it serves.
+    /// The process; it holds once, for all services.
     Process,
-    /// A service: on each line, or as a default.
+    /// A service; it is given on a line, or as a default.
     Service,
-    /// Something else than serving, or where the lines come from. For the command line only.
+    /// Something else than serving, or the files to read. Only on the command line.
     Ask,
 }
 
-/// A rule between two options.
+/// A rule about the rest of the line that an option depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Need {
     pub(super) is_met: fn(&Draft) -> bool,
-    /// What stands behind the option's name in the message.
+    /// The message, which follows the option's name.
     pub(super) wrong: &'static str,
 }
 
 impl Row {
-    /// All its long names, the one that pages use first.
+    /// All long names; the first one is used on pages.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.long).chain(self.older.iter().copied())
     }
 
-    /// As messages have it: `-t (--connect-timeout)`, `--queue`.
+    /// The name as messages show it: `-t (--connect-timeout)` or `--queue`.
     pub(super) fn name(&self) -> String {
         match self.short {
             Some(short) => format!("-{short} (--{})", self.long),
@@ -86,7 +86,7 @@ impl Row {
         }
     }
 
-    /// The shorter way to type it.
+    /// The short form if there is one, otherwise the long one.
     pub(super) fn shortest(&self) -> String {
         self.short.map_or_else(|| format!("--{}", self.long), |short| format!("-{short}"))
     }
@@ -96,7 +96,7 @@ impl Row {
         format!("{} {}", self.shortest(), self.value.name()).trim_end().to_owned()
     }
 
-    /// Reads a value, or for a flag the option itself. `name`: as it was typed.
+    /// Reads a value, or for a flag the option itself. `name` is the option as it was typed.
     ///
     /// # Errors
     /// The whole message.
@@ -111,7 +111,7 @@ impl Row {
 }
 
 impl Value {
-    /// Its name in help. Empty for a flag.
+    /// The name of the value in help; empty for a flag.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Flag => "",
@@ -128,12 +128,12 @@ impl Value {
     }
 }
 
-/// What makes no sense for a Unix socket.
+/// For options that have no effect on a Unix socket.
 pub(super) const NEEDS_PORT: Need = Need {
     is_met: |draft| !draft.is_unix(),
     wrong: "is for TCP ports, and this service listens on a Unix socket; leave it out",
 };
-/// What is about addresses of clients.
+/// For options that go by the addresses of clients.
 pub(super) const NEEDS_ADDRESSES: Need = Need {
     is_met: Draft::has_addresses,
     wrong: "goes by the addresses of clients, and clients of a Unix socket have none; use --socket-mode and --socket-group, or \
@@ -145,7 +145,7 @@ pub(super) const NUMBER: Value = Value::Word("N");
 pub(super) const KEEPALIVE: Value = Value::Word("IDLE:INTVL:CNT");
 pub(super) const SWITCH: Value = Value::OneOf("on|off", &["on", "off"]);
 
-/// What most rows say where they say nothing.
+/// The values of fields that a row does not give.
 pub(super) const PLAIN: Row = Row {
     short: None,
     long: "",
@@ -171,7 +171,7 @@ pub(super) fn is_on(word: &Word) -> bool {
     word.text == *"on"
 }
 
-/// The name or the number of a Unix group, which nobody has been asked for yet.
+/// Reads the name or the number of a Unix group. Whether the group exists is asked later.
 pub(super) fn unix_group(word: &Word) -> Result<Named, Bad> {
     let is_name = |name: &&str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c == ':');
     let name = word.as_str().filter(is_name);
@@ -179,7 +179,7 @@ pub(super) fn unix_group(word: &Word) -> Result<Named, Bad> {
     Ok(Named { name: name.to_owned(), typed: word.typed() })
 }
 
-/// Nothing for `None`.
+/// The name; empty for `None`.
 pub(super) fn name_of(named: Option<&Named>) -> String {
     named.map_or_else(String::new, |named| named.name.clone())
 }

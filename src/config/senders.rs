@@ -1,6 +1,6 @@
-//! The list of those whose connections begin with a PROXY header: `any`, or addresses and networks.
+//! The value of `--accept-proxy`: `any`, or a list of addresses, networks and `unix`.
 //!
-//! Knows: the words of a list, and what is wrong with one. Never: what the list is for.
+//! Knows: the words of the list, and what is wrong with one. Never: what the list is used for.
 
 use std::net::IpAddr;
 
@@ -16,8 +16,10 @@ const UNIX: &str = "unix";
 const GIVE: &str =
     "give addresses such as 192.0.2.7, networks such as 10.0.0.0/8 and unix, separated by commas, or any";
 
+/// Reads the list.
+///
 /// # Errors
-/// What is no list.
+/// What is wrong with the first word that is not legal.
 pub(super) fn read_senders(word: &Word) -> Result<ProxySenders, Bad> {
     let text = word.lossy();
     if text == ANY {
@@ -27,7 +29,7 @@ pub(super) fn read_senders(word: &Word) -> Result<ProxySenders, Bad> {
     senders.map(ProxySenders::Of).map_err(Bad::Value)
 }
 
-/// As it would be typed.
+/// The list as it would be typed.
 pub(super) fn print_senders(senders: &ProxySenders) -> String {
     match senders {
         ProxySenders::Any => ANY.to_owned(),

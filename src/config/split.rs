@@ -1,10 +1,11 @@
-//! Words become options and positionals.
+//! Splits words into options and positionals.
 //!
-//! Knows: which options take a value, and words that a value is one of. Never: what else a value means, what the positionals are.
+//! Knows: which options take a value, and which words are legal where a value is one of a few. Never: what
+//! other values mean, what the positionals are.
 //! Source: docs/compatibility.md, "Command line".
 //!
-//! As with getopt, options may stand behind positionals, short ones may be written together, an option that takes a value
-//! takes whatever comes next, and `--` ends the options.
+//! As with getopt, options may follow positionals, short options may be written together, an option that
+//! takes a value takes the next word whatever it is, and `--` ends the options.
 
 use std::ffi::OsStr;
 
@@ -13,26 +14,26 @@ use super::options::options;
 use super::row::{Row, Value};
 use super::wrong::{LineError, Word, Wrong};
 
-/// How alike a word must be to the option that was meant, 0 to 1.
+/// How similar (Jaro, 0 to 1) an unknown option must be to a known one to be offered as a correction.
 const ALIKE: f64 = 0.7;
 
 /// An option that was given.
 #[derive(Clone)]
 pub(super) struct GivenOption {
     pub(super) row: &'static Row,
-    /// The older name that was typed, if it was one.
+    /// The older name, if that was typed.
     pub(super) older: Option<&'static str>,
-    /// Its value; of a flag the option itself.
+    /// Its value; for a flag the option itself.
     pub(super) word: Word,
 }
 
 impl GivenOption {
-    /// As messages have it: as it was typed, and the name that pages have.
+    /// The option as messages show it: for an older name, with the current one.
     pub(super) fn name(&self) -> String {
         named(self.row, self.older)
     }
 
-    /// Reads its value.
+    /// Reads its value into the draft.
     ///
     /// # Errors
     /// The whole message.
@@ -45,15 +46,15 @@ fn named(row: &Row, older: Option<&str>) -> String {
     older.map_or_else(|| row.name(), |older| format!("--{older} (now --{})", row.long))
 }
 
-/// What the words of a line are.
+/// The words of a line, sorted by kind.
 #[derive(Default)]
 pub(super) struct Split {
-    /// In order.
+    /// In the order of the words.
     pub(super) options: Vec<GivenOption>,
     pub(super) positionals: Vec<Word>,
-    /// An unknown option has a word behind it, which may be its value or the first of the positionals.
+    /// Whether a word follows an unknown option. It may be the option's value or the first positional.
     pub(super) is_unsure: bool,
-    /// In order: unknown options, values that are missing, too many or none of those there are.
+    /// In the order of the words: unknown options, and values that are missing, not allowed or not legal.
     pub(super) errors: Vec<LineError>,
 }
 
@@ -67,7 +68,7 @@ impl Split {
             let is_value_next = raw
                 .peek(&cursor)
                 .is_some_and(|next| !next.to_value_os().as_encoded_bytes().starts_with(b"-"));
-            // The value that an option takes from the words behind it.
+            // Takes the next word as the value of an option.
             let mut next = || raw.next_os(&mut cursor).and(rest.next()).cloned();
             if arg.is_escape() {
                 split.positionals.extend(rest.cloned());
@@ -88,7 +89,7 @@ impl Split {
                         continue;
                     }
                     let attached = flags.next_value_os();
-                    // `-t=2` is `-t 2`.
+                    // `-t=2` means `-t 2`.
                     let attached = attached.map(|value| strip_equals(value).unwrap_or(value));
                     split.value(row, None, word, attached, &mut next);
                     break;
@@ -162,7 +163,7 @@ impl Split {
         }
     }
 
-    /// Takes an option with its value.
+    /// Records an option and its value.
     fn given(&mut self, row: &'static Row, older: Option<&'static str>, value: Word) {
         let before = self.options.iter_mut().find(|given| row.joins && std::ptr::eq(given.row, row));
         match before {
@@ -174,7 +175,8 @@ impl Split {
         }
     }
 
-    /// Of an option that is repeated the last one counts. In the order of the words.
+    /// The options in the order of the words. Of an option that is repeated, only the last is kept, unless
+    /// each counts.
     pub(super) fn last_options(&self) -> Vec<&GivenOption> {
         let mut seen: Vec<&Row> = Vec::new();
         let mut is_last = |given: &&GivenOption| {

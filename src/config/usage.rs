@@ -1,12 +1,13 @@
-//! The words that explain the program: synopsis, examples, run-time commands. Usage text, help and man page share them.
+//! The texts that explain the program: synopsis, examples, run-time commands. The usage message, help and the
+//! manual page share them.
 //!
-//! Knows: sentences. Never: options (their words stand with them in `options`), how anything is carried out.
+//! Knows: sentences. Never: options (their texts are in `options`), how anything is carried out.
 //! Source: docs/compatibility.md, "Command line" and "The command language".
 
 /// What the program is.
 pub(super) const ABOUT: &str = "a TCP load balancer that hands the clients of a port to several servers";
 
-/// A word of the command line that is no option.
+/// A word of the command line that is not an option.
 pub(super) struct Positional {
     pub(super) name: &'static str,
     /// One line, for `--help` and the manual page.
@@ -48,7 +49,7 @@ pub(super) const SYNOPSIS: [&str; 6] = [
     "balance --list",
 ];
 
-/// Command lines and what they do. The first five are as old as the program.
+/// Command lines and what they do. The first five are those of the original `balance`.
 pub(super) const EXAMPLES: &[(&str, &str)] = &[
     (
         "balance smtp host1.test.net host2.test.net",
@@ -117,7 +118,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
 /// How many of the examples `--help` shows.
 pub(super) const HELP_EXAMPLES: usize = 6;
 
-/// The run-time commands, in the order of `help`.
+/// The run-time commands and what they do.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
     (
         "create HOST PORT",
@@ -204,18 +205,19 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("resolve [CHANNEL]", "looks up the names of all channels, or of one, now"),
 ];
 
-/// What goes to stderr with exit code 64: one line that says what is wrong and what would be right, then the synopsis.
+/// The text for stderr with exit code 64: one line that says what is wrong and what would be right, then the
+/// synopsis.
 pub(super) fn usage(wrong: &str) -> String {
     let calls = SYNOPSIS.join("\n       ");
     format!("balance: {wrong}\nusage: {calls}\ntry 'balance --help'; 'balance --list' shows what runs here\n")
 }
 
-/// The synopsis as the help page shows it, under its own `Usage: `.
+/// The synopsis for the help page, which puts `Usage: ` before it.
 pub(super) fn help_synopsis() -> String {
     SYNOPSIS.join("\n       ")
 }
 
-/// The end of the help page: examples and the run-time commands in a line.
+/// The end of the help page: some examples, and the names of the run-time commands.
 pub(super) fn help_end() -> String {
     let mut text = String::from("Examples:\n");
     for (line, meaning) in &EXAMPLES[..HELP_EXAMPLES] {

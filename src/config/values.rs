@@ -1,6 +1,7 @@
-//! Values that several options share, times, numbers and the like: how they are read and printed, and how a wrong one is told.
+//! Values that several options share, such as times and numbers: how they are read and printed, and the
+//! messages about wrong ones.
 //!
-//! Knows: how a range is checked and put into words. Never: which options there are, what a value is good for.
+//! Knows: how a range is checked and put into words. Never: which options exist, what a value is for.
 
 use std::time::Duration;
 
@@ -9,42 +10,44 @@ use super::number::whole_number;
 use super::wrong::{Word, Wrong};
 use crate::spec::{Keepalive, LogMoments};
 
-/// The most the kernel takes as TCP_KEEPIDLE and TCP_KEEPINTVL, in seconds.
+/// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that the kernel takes, in seconds (MAX_TCP_KEEPIDLE).
 const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
-/// The most the kernel takes as TCP_KEEPCNT.
+/// The largest TCP_KEEPCNT that the kernel takes (MAX_TCP_KEEPCNT).
 const MAX_KEEPALIVE_PROBES: u64 = 127;
 
 /// What is wrong with the value of an option.
 #[derive(Debug, PartialEq)]
 pub(super) enum Bad {
-    /// What stands behind the option and its value in the message.
+    /// The message, which follows the option and its value.
     Value(String),
-    /// What stands behind the option.
+    /// The message, which follows the option.
     Rule(String),
-    /// It is no address.
+    /// The value is not an address.
     Address(Wrong),
 }
 
-/// A time in a range.
+/// The legal range of a time.
 pub(super) struct Span {
-    /// The shortest time that is legal, apart from zero.
+    /// The shortest legal time, apart from zero.
     pub(super) least: Duration,
-    /// The longest one.
+    /// The longest legal time.
     pub(super) most: Duration,
     /// What 0 means. `None`: 0 is out of range.
     pub(super) zero: Option<&'static str>,
 }
 
 impl Span {
-    /// Any time but zero.
+    /// Any time except zero.
     pub(super) const ANY: Self = Self { least: SHORTEST, most: LONGEST, zero: None };
-    /// Any time, and a word for what 0 means.
+    /// Any time; `zero` says what 0 means.
     pub(super) const fn or(zero: &'static str) -> Self {
         Self { zero: Some(zero), ..Self::ANY }
     }
 
+    /// Reads a time.
+    ///
     /// # Errors
-    /// What is no time, or not a legal one.
+    /// The word is not a time, or is out of range.
     pub(super) fn read(&self, word: &Word) -> Result<Duration, Bad> {
         let span = parse_duration(&word.lossy());
         let is_legal = |span: &Duration| {
@@ -62,21 +65,21 @@ impl Span {
         Err(Bad::Value(wrong))
     }
 
-    /// `None` for 0.
+    /// Reads a time; 0 becomes `None`.
     ///
     /// # Errors
-    /// What is no time, or not a legal one.
+    /// The word is not a time, or is out of range.
     pub(super) fn read_or(&self, word: &Word) -> Result<Option<Duration>, Bad> {
         self.read(word).map(|span| (!span.is_zero()).then_some(span))
     }
 }
 
-/// 0 for `None`.
+/// The time as it would be typed; 0 for `None`.
 pub(super) fn print_or(span: Option<Duration>) -> String {
     print_duration(span.unwrap_or_default())
 }
 
-/// The old options take bare seconds, and so does everybody who reads them.
+/// A time as the old options print it: seconds without a unit where possible, because scripts read them.
 pub(super) fn print_seconds(span: Duration) -> String {
     let word = print_duration(span);
     let bare =
@@ -84,13 +87,13 @@ pub(super) fn print_seconds(span: Duration) -> String {
     bare.unwrap_or(&word).to_owned()
 }
 
-/// A whole number in a range.
+/// The legal range of a whole number.
 pub(super) struct Count {
-    /// The least number that is legal.
+    /// The least legal number.
     pub(super) least: u32,
-    /// The greatest one.
+    /// The greatest legal number.
     pub(super) most: u32,
-    /// What 0 means, where it means something else than its number.
+    /// What 0 means if it is not just the number 0.
     pub(super) zero: Option<&'static str>,
 }
 
@@ -100,13 +103,15 @@ impl Count {
         Self { least: 1, most, zero: None }
     }
 
-    /// 0 to `most`, and a word for what 0 means.
+    /// 0 to `most`; `zero` says what 0 means.
     pub(super) const fn or(zero: &'static str, most: u32) -> Self {
         Self { least: 0, most, zero: Some(zero) }
     }
 
+    /// Reads a number.
+    ///
     /// # Errors
-    /// What is no number, or not a legal one.
+    /// The word is not a number, or is out of range.
     pub(super) fn read<N: TryFrom<u32>>(&self, word: &Word) -> Result<N, Bad> {
         let number = whole_number(&word.lossy()).flatten().and_then(|n| u32::try_from(n).ok());
         let legal = number.filter(|n| (self.least..=self.most).contains(n)).and_then(|n| N::try_from(n).ok());
@@ -118,15 +123,15 @@ impl Count {
     }
 }
 
-/// 0 for `None`.
+/// The number; 0 for `None`.
 pub(super) fn print_count(number: Option<impl Into<u32>>) -> String {
     number.map_or(0, Into::into).to_string()
 }
 
-/// `idle:interval:count`, whole numbers.
+/// Reads `IDLE:INTVL:CNT`, three whole numbers; the first two are seconds.
 ///
 /// # Errors
-/// What is not that, or out of range.
+/// It does not have this form, or a number is out of range.
 pub(super) fn read_keepalive(word: &Word) -> Result<Keepalive, Bad> {
     let text = word.lossy();
     let in_range = |part: &str, most| whole_number(part).flatten().filter(|n| (1..=most).contains(n));
@@ -145,14 +150,14 @@ pub(super) fn read_keepalive(word: &Word) -> Result<Keepalive, Bad> {
     Ok(Keepalive { idle: Duration::from_secs(idle), interval: Duration::from_secs(interval), count })
 }
 
-/// Nothing for `None`.
+/// The three numbers as they would be typed; empty for `None`.
 pub(super) fn print_keepalive(keepalive: Option<Keepalive>) -> String {
     keepalive.map_or_else(String::new, |of| {
         format!("{}:{}:{}", of.idle.as_secs(), of.interval.as_secs(), of.count)
     })
 }
 
-/// A number with at most 3 decimals, in thousandths. `None` for anything else.
+/// Reads a number with at most 3 decimals, in thousandths. `None`: anything else, or one that does not fit.
 pub(super) fn thousandths(word: &str) -> Option<u32> {
     let (whole, fraction) = word.split_once('.').unwrap_or((word, "0"));
     if fraction.len() > 3 {
@@ -163,7 +168,7 @@ pub(super) fn thousandths(word: &str) -> Option<u32> {
     u32::try_from(whole.checked_add(fraction)?).ok()
 }
 
-/// Nothing for `None`.
+/// The number as it would be typed; empty for `None`.
 pub(super) fn print_thousandths(number: Option<u32>) -> String {
     number.map_or_else(String::new, |thousandths| {
         let digits = format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000);
@@ -171,13 +176,13 @@ pub(super) fn print_thousandths(number: Option<u32>) -> String {
     })
 }
 
-/// The shortest time after which a connection may have one more line in the access log.
+/// The shortest interval between two lines of one connection in the access log.
 const LEAST_BETWEEN: Duration = Duration::from_secs(1);
 
-/// The list of `--access-log-at`.
+/// Reads the list of `--access-log-at`.
 ///
 /// # Errors
-/// A word of it is none, or comes twice.
+/// A word of the list is not legal, or is there twice.
 pub(super) fn read_moments(word: &Word) -> Result<LogMoments, Bad> {
     let wrong = |why: &str| {
         Bad::Value(format!(
@@ -207,7 +212,7 @@ pub(super) fn read_moments(word: &Word) -> Result<LogMoments, Bad> {
     Ok(moments)
 }
 
-/// As it would be typed.
+/// The list as it would be typed.
 pub(super) fn print_moments(moments: LogMoments) -> String {
     let LogMoments { start, end, every } = moments;
     let words = [start.then(|| "start".to_owned()), end.then(|| "end".to_owned()), every.map(print_duration)];

@@ -1,6 +1,7 @@
-//! What is wrong with a word, and where it stands: the errors of this room.
+//! The errors of this room: what is wrong with a word, and where it is.
 //!
-//! Knows: the contract's sentences, how a place in a file is told. Never: exit codes, which grammar found the error.
+//! Knows: the fixed messages, how a place in a file is written. Never: exit codes, which grammar found the
+//! error.
 //! Source: docs/compatibility.md, "Exit codes".
 
 use std::borrow::Cow;
@@ -12,45 +13,45 @@ use super::ports::why_no_ports;
 use super::usage::usage;
 use crate::spec::{Name, Spot, Typed};
 
-/// What is said of a group that ends before it has begun.
+/// The message about a group without channels.
 const NO_CHANNELS: &str = "balance: no channels in group";
 
-/// Characters without width: marks of byte order and of direction, joiners, a hyphen that may stay out of sight.
+/// Characters without width: byte order and direction marks, joiners, the soft hyphen.
 const UNSEEN: [char; 9] = [
     '\u{ad}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{2060}', '\u{feff}',
 ];
 
-/// As much of a word of a file as a message has, in characters.
+/// How much of a word of a file a message shows, in characters.
 const LONGEST_SHOWN: usize = 100;
-/// As much of a message about a file as is printed.
+/// How much of a message about a file is printed, in characters.
 const LONGEST_TOLD: usize = 500;
 
-/// A word of a line, and where it stands.
+/// A word of a line, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// The word, any bytes.
+    /// The word; it may be any bytes.
     pub text: OsString,
-    /// Where it stands in a file. `None`: on the command line.
+    /// Where it is in a file. `None`: on the command line.
     pub at: Option<Spot>,
 }
 
 impl Word {
-    /// The word as text. `None` for bytes that are not UTF-8.
+    /// The word as text. `None`: its bytes are not UTF-8.
     pub(super) fn as_str(&self) -> Option<&str> {
         self.text.to_str()
     }
 
-    /// The word for messages.
+    /// The word with its place, for messages about it that come later.
     pub(super) fn typed(&self) -> Typed {
         Typed { text: self.shown(), at: self.at.clone() }
     }
 
-    /// The word, its bytes that are not UTF-8 replaced.
+    /// The word; bytes that are not UTF-8 are replaced.
     pub(super) fn lossy(&self) -> Cow<'_, str> {
         self.text.to_string_lossy()
     }
 
-    /// The word for messages. A file that is none of ours may have words as long as itself.
+    /// The word for messages. It is shortened if it comes from a file, which may have words of any length.
     pub(super) fn shown(&self) -> String {
         let text = self.lossy();
         if self.at.is_some() { shortened(&text, LONGEST_SHOWN) } else { text.into_owned() }
@@ -61,11 +62,11 @@ impl Word {
     }
 }
 
-/// Why a line means nothing. Prints in full: for the command line as the contract has it, for a file in one line that
-/// begins with `FILE:LINE:COLUMN`.
+/// Why a line is refused. `Display` writes the whole message: for the command line in the fixed form of the
+/// original `balance`, for a file in one line that begins with `FILE:LINE:COLUMN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineError {
-    /// Where in a file. `None`: on the command line.
+    /// Where it is in a file. `None`: on the command line.
     pub at: Option<Spot>,
     /// What is wrong.
     pub wrong: Wrong,
@@ -76,43 +77,43 @@ pub struct LineError {
 pub enum Wrong {
     /// One line that says what is wrong and what would be right.
     Usage(String),
-    /// PORT is neither 1..=65535 nor, as far as can be seen or was found out, a service.
+    /// PORT is neither a number from 1 to 65535 nor a service name, or the service was not found.
     Port {
-        /// PORT as typed.
+        /// PORT as it was typed.
         word: String,
     },
-    /// An address that cannot be one, or that was found to be unknown.
+    /// An address that is not legal, or a host or service that was not found.
     Address {
-        /// The whole word as typed.
+        /// The whole word as it was typed.
         word: String,
         /// One line that says why, and what would be right.
         why: String,
     },
-    /// `!` or `%` with no channel before it.
+    /// `!` or `%` without a channel before it.
     EmptyGroup,
     /// A file of services that cannot be read.
     File {
-        /// As it was typed.
+        /// The path as it was typed.
         path: String,
-        /// Why.
+        /// Why it cannot be read.
         cause: String,
     },
 }
 
 impl LineError {
-    /// For a word that was typed, when it turns out later to be wrong.
+    /// An error about a word that was typed and turned out later to be wrong.
     pub fn of(typed: &Typed, wrong: Wrong) -> Self {
         Self { at: typed.at.clone(), wrong }
     }
 
-    /// Is it about a file, rather than about the command line?
+    /// Whether the error is about a file and not about the command line.
     pub fn is_of_file(&self) -> bool {
         self.at.is_some() || matches!(self.wrong, Wrong::File { .. })
     }
 }
 
 impl Wrong {
-    /// A host or a service of a typed word that turned out to be unknown.
+    /// An error about a typed word whose host or service was not found.
     pub fn address(typed: &Typed, why: impl Into<String>) -> Self {
         Self::Address { word: typed.text.clone(), why: why.into() }
     }
@@ -148,7 +149,8 @@ impl fmt::Display for LineError {
 
 impl std::error::Error for LineError {}
 
-/// What would be right instead of this word. Many programs take an address with the port; a name wants a blank behind it.
+/// What would be right instead of this word. Two mistakes are common: an address together with the port, and
+/// a name without a blank behind it.
 fn right_port(word: &str) -> String {
     if let Some(why) = why_no_ports(word) {
         return why;
@@ -174,7 +176,7 @@ fn right_port(word: &str) -> String {
     }
 }
 
-/// A word that was pasted may have characters in it that nobody sees: they are told by their number.
+/// A pasted word may contain characters that are not visible; they are shown as their numbers.
 fn visible(text: &str) -> String {
     let is_unseen = |c: char| c != ' ' && (c.is_whitespace() || c.is_control() || UNSEEN.contains(&c));
     let mut shown = String::new();

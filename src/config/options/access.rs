@@ -1,4 +1,4 @@
-//! Options: who may come, and how much one client may have.
+//! Options about which clients are accepted, and how much one client may have.
 
 use std::num::NonZeroU32;
 
@@ -8,7 +8,7 @@ use super::super::values::{Count, print_count};
 
 const LIST: Value = Value::Word("LIST");
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "allow",

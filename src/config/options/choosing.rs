@@ -1,10 +1,10 @@
-//! Options: how a channel is chosen.
+//! Options about how a channel is chosen.
 
 use super::super::policy::PolicyWord;
 use super::super::row::{PLAIN, Row, TIME, Value, set};
 use super::super::values::{Bad, Span, print_or, print_thousandths, thousandths};
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('a'),

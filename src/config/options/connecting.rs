@@ -1,4 +1,4 @@
-//! Options: how channels are connected to, and how long connections last without a byte.
+//! Options about how channels are connected to, and how long a connection may be silent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::super::values::{Bad, Span, print_keepalive, print_or, print_seconds, 
 use super::super::wrong::Word;
 use crate::spec::ProxyTlvs;
 
-/// Resolvers are asked no more often than this. Ten times a second is more than any name changes.
+/// The interval of lookups: at most ten a second, which is more often than any name changes.
 const RESOLVE: Span = Span {
     least: Duration::from_millis(100),
     most: Duration::from_secs(86_400),
     zero: Some("only at the start"),
 };
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('B'),
@@ -180,8 +180,10 @@ pub(in super::super) static ROWS: &[Row] = &[
     },
 ];
 
+/// Reads the list of `--proxy-tlv`.
+///
 /// # Errors
-/// A word that is none of the values.
+/// A word of the list is unknown.
 fn read_tlvs(word: &Word) -> Result<ProxyTlvs, Bad> {
     let mut tlvs = ProxyTlvs::default();
     for name in word.lossy().split(',') {
@@ -203,8 +205,11 @@ fn print_tlvs(tlvs: ProxyTlvs) -> String {
 
 const DNS_PORT: u16 = 53;
 
+/// Reads the list of `--dns`. Port 53 (RFC 1035, 4.2) is the default; a server that is given twice counts
+/// once.
+///
 /// # Errors
-/// One of them is no address.
+/// One of them is not an address, or there are more than [`MOST_SERVERS`].
 fn read_servers(word: &Word) -> Result<Vec<SocketAddr>, Bad> {
     let text = word.as_str().unwrap_or_default();
     let server = |server: &str| {
@@ -231,7 +236,7 @@ fn read_servers(word: &Word) -> Result<Vec<SocketAddr>, Bad> {
     Ok(servers)
 }
 
-/// So many servers are asked within the time that a lookup has.
+/// A lookup has time to ask this many servers, one after the other.
 const MOST_SERVERS: usize = 8;
 
 fn print_server(server: &SocketAddr) -> String {

@@ -1,8 +1,8 @@
-//! Options: talking to a running instance.
+//! Options that talk to a running instance.
 
 use super::super::row::{PLAIN, Row, Scope, Value, set};
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('c'),
@@ -11,7 +11,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Ask,
         help: "Send commands, separated by ';', and print the answers",
         more: "See COMMANDS and EXIT STATUS. Example: balance -c \"disable 1; show\" 80",
-        // No command has a word that is not UTF-8.
+        // No command contains a word that is not UTF-8, so nothing is lost.
         read: |draft, word| set(&mut draft.ask.command, Some(word.lossy().into_owned())),
         ..PLAIN
     },

@@ -1,4 +1,4 @@
-//! Options: what is known of a channel's health, and what follows from it.
+//! Options about the health of channels, and what follows from it.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::super::row::{
 use super::super::values::{Bad, Count, Span, print_count, print_or};
 use crate::spec::{Named, OnDown};
 
-/// Of rise and fall; more in a row would hardly ever happen.
+/// The most for rise and fall. Longer rows of the same result hardly ever occur.
 const MOST_IN_A_ROW: u32 = 1_000;
 
-/// Closer together, the probes of many channels would be a load of their own.
+/// With shorter intervals, the checks of many channels would be a load of their own.
 const CHECK_INTERVAL: Span =
     Span { least: Duration::from_millis(10), most: Duration::from_secs(86_400), zero: None };
 
@@ -25,7 +25,7 @@ const CHECK_TIMEOUT: Span =
 const NEEDS_CHECK: &[Need] =
     &[Need { is_met: Draft::is_checked, wrong: "needs --check; say how to check, such as --check tcp" }];
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "no-eject",

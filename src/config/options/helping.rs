@@ -1,9 +1,9 @@
-//! Options: help.
+//! Options that print help.
 
 use super::super::draft::Shell;
 use super::super::row::{PLAIN, Row, Scope, Value, set};
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "help",

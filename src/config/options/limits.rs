@@ -1,4 +1,4 @@
-//! Options: how many and how long.
+//! Options that limit numbers and times.
 
 use std::num::NonZeroU32;
 
@@ -6,10 +6,10 @@ use super::super::duration::print_duration;
 use super::super::row::{NUMBER, Need, PLAIN, Row, TIME, set};
 use super::super::values::{Count, Span, print_count, print_or};
 
-/// More clients than any machine has descriptors for.
+/// The longest wait queue: each client has a descriptor, and no process has more of them.
 const MAX_QUEUE: u32 = 1_000_000;
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         long: "max-connections",

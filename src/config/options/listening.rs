@@ -1,4 +1,4 @@
-//! Options: where a service listens, and what it asks of clients' sockets.
+//! Options about where a service listens, and about clients' sockets.
 
 use super::super::duration::print_duration;
 use super::super::host::read_host;
@@ -10,13 +10,13 @@ use super::super::values::{Bad, Span, print_keepalive, read_keepalive};
 use super::super::wrong::Word;
 use crate::spec::StartTls;
 
-/// What is set of a file.
+/// For options that are set on the file of a Unix socket.
 const NEEDS_FILE: Need = Need {
     is_met: |draft| draft.service.listen.ports.unix().is_some_and(|name| !name.is_abstract()),
     wrong: "is for a service that listens on the socket of a path, such as unix:/run/x.sock; leave it out",
 };
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('6'),
@@ -143,7 +143,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     },
 ];
 
-/// Three octal digits, or four of which the first is 0.
+/// Reads the mode of a file: three octal digits, or four with a leading 0.
 fn read_mode(word: &Word) -> Result<u32, Bad> {
     let digits = word.as_str().filter(|text| (3..=4).contains(&text.len()));
     let digits = digits.filter(|text| text.bytes().all(|digit| (b'0'..=b'7').contains(&digit)));

@@ -1,4 +1,4 @@
-//! Options: the process.
+//! Options of the process.
 
 use std::num::NonZeroUsize;
 
@@ -10,7 +10,7 @@ use super::super::row::{
 use super::super::values::{Bad, Count, Span, print_moments, read_moments};
 use crate::spec::{LineFormat, Named};
 
-/// More threads than any machine this was tried on has cores.
+/// More threads than any machine that `balance` was tried on has cores.
 const MAX_WORKERS: u32 = 1_024;
 
 const NEEDS_ACCESS_LOG: &[Need] = &[Need {
@@ -18,7 +18,7 @@ const NEEDS_ACCESS_LOG: &[Need] = &[Need {
     wrong: "needs --access-log; say where the lines go, such as --access-log /var/log/balance/access.log",
 }];
 
-/// In the order of help, of the manual page and of `save`.
+/// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('f'),
