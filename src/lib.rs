@@ -1,21 +1,24 @@
-//! `balance`, the load balancer you can type: a generic TCP proxy with round robin, client hashing, ordered failover
-//! groups and connection limits, started by one command line and steered by a tiny command language.
+//! `balance`, a TCP load balancer: it hands clients to channels by round robin, by client hashing and by other
+//! policies, with ordered failover groups and connection limits. One command line starts it, and a small
+//! command language controls it while it runs.
 //!
-//! The rooms, in reading order. Imports go down this list only; `tests/suite/layers.rs` holds the wall.
+//! The rooms (top-level modules) in reading order. A room may import only rooms above it in this list;
+//! `tests/suite/layers.rs` checks that.
 //!
-//! - [`spec`] is what was asked for: plain values.
-//! - [`handover`] is what a process leaves to its successor: plain values.
+//! - [`spec`] has what the user asked for, as plain values.
+//! - [`handover`] has what a process hands over to its successor, as plain values, and the order of the
+//!   messages.
 //! - [`sched`] decides which channel a client gets. Pure.
-//! - [`wire`] says what happens to bytes. Pure.
-//! - [`observe`] tells: the log, the packet dump. Never asked back.
-//! - [`sys`] is what the kernel offers: sockets, readiness, pipes, the clock.
-//! - [`config`] turns text into types. Pure.
-//! - [`names`] turns names into addresses.
-//! - [`probe`] minds the health of channels.
+//! - [`wire`] decides what happens to bytes. Pure.
+//! - [`observe`] reports: the log, the access log, the packet dump. No room takes decisions from it.
+//! - [`sys`] wraps what the kernel offers: sockets, readiness, pipes, the clock.
+//! - [`config`] reads text into types and prints them as text. Pure.
+//! - [`names`] looks up the addresses of names.
+//! - [`probe`] checks the health of channels.
 //! - [`net`] moves bytes: the data plane.
-//! - [`control`] is the command language and its doors.
-//! - [`process`] is the operating system's side: background, signals.
-//! - [`app`] knows every room and composes them.
+//! - [`control`] has the command language, and the sockets and HTTP that it is used by.
+//! - [`process`] has what concerns the process as a whole: background, signals, limits, privileges.
+//! - [`app`] knows all rooms and puts them together.
 
 pub mod app;
 pub mod config;

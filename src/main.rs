@@ -1,4 +1,5 @@
-//! The exit code and nothing else.
+//! The program: gives the arguments to [`balance::app::run`] and ends with its exit code.
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

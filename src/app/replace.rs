@@ -1,6 +1,6 @@
 //! `--replace`: takes ports over from running instances.
 //!
-//! Knows: who has which port, what of it can be had. Never: the order of a hand-over, how a service is made.
+//! Knows: who has which port, what of it can be had. Never: the order of a handover, how a service is made.
 //! Source: docs/upgrade.md, "--replace".
 
 use std::io::ErrorKind;

@@ -1,6 +1,6 @@
 //! Takes everything over from another process; this is the side of the new process.
 //!
-//! Knows: what each deed of the hand-over means here. Never: the order of the deeds (`handover::successor`),
+//! Knows: what each deed of the handover means here. Never: the order of the deeds (`handover::successor`),
 //! how a connection is taken over.
 //! Source: docs/upgrade.md.
 
@@ -125,7 +125,7 @@ fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
 /// A serving process, and the channel that starts taking connections over from the given stream.
 type Serving = (Shutdown, AtWork, SyncSender<(HandoverStream, Successor)>);
 
-/// The part of the hand-over until this process serves.
+/// The part of the handover until this process serves.
 struct Taking<'a> {
     settings: &'a ProcessSpec,
     kept: Kept,
@@ -362,7 +362,7 @@ struct Batched {
     arriving: Vec<Arriving>,
 }
 
-/// The part of the hand-over in which connections come.
+/// The part of the handover in which connections come.
 struct Incoming {
     server: Server,
     clock: Clock,
@@ -528,7 +528,7 @@ impl Incoming {
         self.services.values().for_each(|(running, _)| running.serve_line());
     }
 
-    /// Ends the hand-over: no more connections will come.
+    /// Ends the handover: no more connections will come.
     fn settle(&mut self, how: Settlement, done: &Done) {
         for one in &done.counted {
             if let (Some((_, table)), Some(key)) =

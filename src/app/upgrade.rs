@@ -35,7 +35,7 @@ use crate::sys::program;
 mod means;
 mod work;
 
-/// How often to check whether a cancelled hand-over has ended.
+/// How often to check whether a cancelled handover has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Why there is no upgrade if the end of this process would hang up the terminal of the next one.
 const TERMINAL: &str = "this process is the first one of its terminal, which hangs up when it ends, and that would end the new process, too; \
@@ -150,14 +150,14 @@ impl Upgrader {
         }
     }
 
-    /// Notes that this process must stop. A hand-over in progress is cancelled, unless it is too late for
+    /// Notes that this process must stop. A handover in progress is cancelled, unless it is too late for
     /// that.
     pub(super) fn cancel(&self, asked: EndAsked) {
         let mut strongest = self.means.asked();
         *strongest = (*strongest).max(Some(asked));
     }
 
-    /// If this process must stop, waits until the hand-over in progress has ended.
+    /// If this process must stop, waits until the handover in progress has ended.
     pub(super) fn await_called_off(&self) {
         while self.is_under_way() && self.means.asked().is_some() {
             thread::sleep(LOOK_AGAIN);
@@ -205,7 +205,7 @@ impl Upgrader {
         self.conclude(true, || self.hand_over(path.map(|path| PathBuf::from(OsString::from_vec(path)))))
     }
 
-    /// Runs one hand-over. Only one runs at a time, and after a successful one there is no other.
+    /// Runs one handover. Only one runs at a time, and after a successful one there is no other.
     fn conclude(
         &self,
         is_told_there: bool,

@@ -60,7 +60,7 @@ fn host(name: &str, word: &str) -> Result<String, String> {
     ))
 }
 
-/// The word that [`read_asked`] would read as this, with its mark.
+/// The word that `read_asked` would read as this, with its mark.
 pub fn print_asked(asked: &RouteName) -> String {
     match asked {
         RouteName::Name(name) => format!("@{name}"),

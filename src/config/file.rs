@@ -99,7 +99,7 @@ impl FileReader {
     /// What the files define.
     ///
     /// # Errors
-    /// Everything that is wrong, in the order of the files, lines and words; at most [`MOST_ERRORS`], and
+    /// Everything that is wrong, in the order of the files, lines and words; at most `MOST_ERRORS`, and
     /// then a line that says so.
     pub fn finish(mut self) -> Result<(ProcessSpec, Vec<ServiceSpec>), Vec<LineError>> {
         if self.services.is_empty() && self.errors.is_empty() {

@@ -22,7 +22,7 @@ pub fn read_port(word: &str) -> Option<PortWord> {
 }
 
 /// Reads PORT: a port, `unix:/PATH`, or `FIRST-LAST`. Both ends of a range are numbers, because names of
-/// services have dashes, too. `None`: none of these; [`why_no_ports`] says what is wrong with a range or a
+/// services have dashes, too. `None`: none of these; `why_no_ports` says what is wrong with a range or a
 /// Unix socket.
 pub fn read_ports(word: &str) -> Option<PortsSpec> {
     if word.starts_with(UnixName::PREFIX) {

@@ -309,9 +309,9 @@ pub struct ProcessHands {
     pub give: Arc<dyn Fn(UnixStream, u32) -> Result<String, String> + Send + Sync>,
     /// Called when the last service was stopped and takes no clients any more.
     pub stopped: Arc<dyn Fn() + Send + Sync>,
-    /// Tells a hand-over in progress to stop, as SIGTERM would. Does not wait for that.
+    /// Tells a handover in progress to stop, as SIGTERM would. Does not wait for that.
     pub call_off: Arc<dyn Fn() + Send + Sync>,
-    /// Waits for the end of a hand-over that was called off: until the other process has gone, or this one.
+    /// Waits for the end of a handover that was called off: until the other process has gone, or this one.
     pub await_called_off: Arc<dyn Fn() + Send + Sync>,
     /// Facts for `doctor` that only the process itself knows.
     pub signs: Arc<dyn Fn() -> ProcessSigns + Send + Sync>,

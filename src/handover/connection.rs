@@ -1,6 +1,7 @@
-//! One client's connection as it goes from process to process.
+//! One connection as it is handed over.
 //!
-//! Knows: what cannot be asked of its sockets. Never: the sockets, the bytes themselves (they come behind the message).
+//! Knows: what the sockets themselves cannot tell. Never: the sockets, the bytes that are held (they follow
+//! the message).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,116 +10,119 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{Address, ClientSource};
 
-/// What is known of a connection. Times are ages, so that no clock has to agree with another.
+/// What a process knows of a connection. Times are ages, so that two clocks need not agree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRecord {
     /// The service's number in the offer.
     pub service: usize,
-    /// What operators call it by.
+    /// The number that commands show and take.
     pub id: u64,
-    /// Who has connected to us.
+    /// The address that has connected to this host: a client or a proxy.
     pub client: ClientSource,
-    /// What that one has said of the client that it speaks for.
+    /// What the PROXY header says of the client, if there was one.
     #[serde(default)]
     pub announced: Option<Box<AnnouncedRecord>>,
-    /// How far it is.
+    /// How far it has come.
     pub stage: StageRecord,
-    /// If it has no channel: so many bytes were read of it. They come behind the message, in the order of connections.
+    /// If it has no channel: how many bytes were read from it. They follow the message, in the order of the
+    /// connections.
     #[serde(default)]
     pub held: usize,
-    /// Since it was accepted.
+    /// The time since it was accepted.
     pub age: Duration,
-    /// Since bytes moved last.
+    /// The time since the last byte was moved.
     pub idle: Duration,
-    /// Since one direction has ended, if one has.
+    /// The time since one direction ended. `None`: both are open.
     pub half_closed: Option<Duration>,
-    /// After which it has lived for long enough; `None`: no limit.
+    /// The time until its maximum lifetime is over. `None`: there is no limit.
     pub expires_in: Option<Duration>,
     /// Bytes delivered to the client and to the channel.
     pub delivered: [u64; 2],
-    /// Bytes that both had acknowledged when that was asked last.
+    /// Bytes that both peers had acknowledged when the kernel was asked last.
     pub acknowledged: u64,
-    /// Its peers are asked whether they are still there.
+    /// Whether keepalive probes were made more frequent, to notice peers that are gone.
     pub asked_often: bool,
-    /// It was told to begin with TLS, so its channel is to be asked for that first.
+    /// Whether the client asked for TLS and was told to begin (`--starttls`), so that its channel must be
+    /// asked for TLS first.
     #[serde(default)]
     pub asks_for_tls: bool,
-    /// The channels that have closed its connection at once: the numbers of each one's group and of itself.
+    /// The channels that closed its connection at once: for each the number of its group and its own.
     #[serde(default)]
     pub past: Vec<(usize, usize)>,
-    /// What was gathered for the access log.
+    /// What was recorded for the access log.
     #[serde(default)]
     pub trace: Option<Box<TraceRecord>>,
 }
 
-/// What the access log will tell of a connection.
+/// What the access log will say of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceRecord {
     /// When it was accepted, since 1970.
     pub began: Duration,
-    /// Attempts that came to nothing.
+    /// The attempts that failed.
     pub failed: Vec<FailedAttemptRecord>,
     /// How many attempts were made.
     pub attempts: u32,
-    /// How long it waited in line.
+    /// How long it was in the wait queue.
     pub queued: Option<Duration>,
-    /// How long the attempt took that succeeded.
+    /// How long the successful attempt took.
     pub connect: Option<Duration>,
     /// The address that answered.
     pub address: Option<Address>,
-    /// From the beginning until the channel's first byte was delivered.
+    /// The time from its start until the channel's first byte was delivered.
     pub first_byte: Option<Duration>,
 }
 
-/// An attempt that came to nothing.
+/// An attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedAttemptRecord {
     /// The group's number.
     pub group: usize,
     /// The channel's number.
     pub channel: usize,
-    /// At which address.
+    /// The address that was tried.
     pub address: Address,
-    /// Why.
+    /// Why it failed.
     pub error: AttemptErrorRecord,
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptErrorRecord {
-    /// A cause, by its words.
+    /// A cause, by the word that `balance` uses for it.
     Known(String),
-    /// The error number of the system.
+    /// The system's error number.
     System(i32),
 }
 
-/// How far a client is.
+/// How far a client has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageRecord {
-    /// It has no channel, and waits for none: it is to be served as one that comes anew. What it holds goes to its channel first.
+    /// It has no channel and waits for nothing, so it is served like a new client. The held bytes go to its
+    /// channel first.
     Greeting,
-    /// What has to be heard of it first has not come as a whole; what has come is what it holds.
+    /// Its first bytes are not complete; those that have come are held.
     Unheard(UnheardRecord),
-    /// In line.
+    /// It is in the wait queue.
     Waiting(WaitingRecord),
-    /// Connected to a channel.
+    /// It is connected to a channel.
     Relaying(Box<RelayingRecord>),
 }
 
-/// A client whose first bytes have to be read before a channel is chosen.
+/// A client whose first bytes must be read before a channel is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnheardRecord {
-    /// How much longer that is waited for.
+    /// How much longer the rest is waited for.
     pub left: Duration,
-    /// A header of the PROXY protocol is to come first.
+    /// Whether a PROXY header must come first.
     #[serde(default = "yes")]
     pub header: bool,
-    /// What it asks for is to be known.
+    /// Whether what the client asks for is needed, to choose its groups.
     #[serde(default)]
     pub hello: bool,
-    /// It may ask for TLS before it begins with it.
+    /// Whether it may ask for TLS before it begins TLS (`--starttls`).
     #[serde(default)]
     pub may_ask: bool,
 }
@@ -127,26 +131,26 @@ fn yes() -> bool {
     true
 }
 
-/// What a proxy has said of its client.
+/// What a PROXY header says of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnouncedRecord {
-    /// The client and the address that it came to, if it has said that.
+    /// The client's address and the address that it connected to. `None`: the header has none.
     pub addresses: Option<[SocketAddr; 2]>,
-    /// What else it has said, as it came.
+    /// The header's further fields (TLVs), as they came.
     pub tlvs: Vec<u8>,
 }
 
-/// A place in line.
+/// A place in the wait queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingRecord {
-    /// Places are served in this order.
+    /// Places are served in the order of these numbers.
     pub ticket: u64,
-    /// How much longer it would wait.
+    /// How much longer it may wait.
     pub left: Duration,
     /// How long it has waited.
     #[serde(default)]
     pub waited: Duration,
-    /// It waits because of a pause.
+    /// Whether it waits because of a pause.
     pub in_pause: bool,
 }
 
@@ -161,53 +165,55 @@ pub struct RelayingRecord {
     pub relay: RelayRecord,
 }
 
-/// What a relay knows that the kernel does not. Sides are the client (0) and the channel (1).
+/// What a relay knows and the kernel does not. Arrays by side have the client at 0 and the channel at 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayRecord {
     /// `flows[s]` carries bytes from side `s` to the other.
     pub flows: [FlowRecord; 2],
     /// Which sides are gone.
     pub gone: [bool; 2],
-    /// Which sides have an end or an error to be read that was announced.
+    /// Which sides have an end or an error to be read that the poller has reported.
     pub closed: [bool; 2],
-    /// Which sides have an urgent byte on its way that was announced.
+    /// Which sides have an urgent byte on its way that the poller has reported.
     #[serde(default)]
     pub marked: [bool; 2],
-    /// One direction has ended.
+    /// Whether one direction has ended.
     pub half_closed: bool,
-    /// Which side ended first, and was that by being gone?
+    /// Which side ended first, and whether by an error rather than an orderly end.
     pub first_end: Option<(u8, bool)>,
 }
 
-/// One direction.
+/// One direction of a relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
-    /// How far it is.
+    /// How far it has come.
     pub stage: FlowStageRecord,
-    /// So many bytes were read and not delivered. They come behind the message, in the order of connections and directions.
+    /// How many bytes were read and not yet delivered. They follow the message, in the order of connections
+    /// and directions.
     pub held: usize,
-    /// Those came before the relay began, and nobody who looks on was told of them.
+    /// Whether these bytes came before the relay began, so that observers (`-p`, `tap`) have not seen them.
     #[serde(default)]
     pub untold: bool,
-    /// So many of those, the first ones, are a header of ours: they are not counted.
+    /// How many of the held bytes, from the first on, are a header that `balance` added. They do not count as
+    /// the client's.
     #[serde(default)]
     pub lead: usize,
-    /// An urgent byte behind those.
+    /// An urgent byte that follows the held bytes.
     pub urgent: Option<u8>,
-    /// Something was written and not flushed.
+    /// Whether something was written that the kernel may still keep back (not flushed).
     pub unflushed: bool,
-    /// It has turned out to be bulk, and the destination was told.
+    /// Whether it carries bulk data, and the destination's socket was set up for that.
     pub is_bulk: bool,
 }
 
-/// How far a direction is.
+/// How far a direction has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowStageRecord {
     /// The source may send more.
     #[default]
     Open,
-    /// The source has ended; the end is to be passed on.
+    /// The source has ended; its end must be passed on.
     Draining,
     /// The end was passed on.
     Ended,

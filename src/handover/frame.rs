@@ -1,30 +1,31 @@
-//! How a message stands in bytes: a head of fixed size, then the message as JSON, then bytes that it speaks of.
+//! The byte format of a message: a head of fixed size, the message as JSON, and then the bytes that belong to
+//! it.
 //!
-//! Knows: lengths, their bounds. Never: what a message means, where the bytes go.
+//! Knows: lengths and their limits. Never: what a message means, where the bytes go.
 
 use std::io;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes of a head.
+/// The length of a head in bytes: the magic and three numbers of 32 bits, little-endian.
 pub const HEAD: usize = 16;
 /// The first bytes of each head. A peer that sends other bytes does not speak this protocol.
 const MAGIC: [u8; 4] = *b"bal\n";
-/// A message has this many bytes at most: all there is to say of the largest table there can be.
+/// The most bytes of a message, and of the bytes behind it. The largest possible table fits.
 const MOST: u32 = 1 << 30;
-/// Descriptors that go at a time at most: what the kernel takes with one call. More are sent in loads, of which each but the
-/// first rides on a byte of its own behind the frame.
+/// The most descriptors that are sent with one call; the kernel takes at most 253 (SCM_MAX_FD). Further ones
+/// are sent in more calls, each with one byte behind the frame.
 pub const MOST_DESCRIPTORS: usize = 250;
 
-/// What a head says.
+/// The contents of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Bytes of the message.
+    /// The length of the message in bytes.
     pub message: usize,
-    /// Bytes behind it.
+    /// How many bytes follow the message.
     pub attached: usize,
-    /// Descriptors that come with it.
+    /// How many descriptors come with it.
     pub descriptors: usize,
 }
 
@@ -32,7 +33,7 @@ impl Head {
     /// Reads a head.
     ///
     /// # Errors
-    /// It is none of ours.
+    /// `InvalidData`: the bytes are not a head, or a length is above its limit.
     pub fn read(bytes: [u8; HEAD]) -> io::Result<Self> {
         let wrong = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -46,16 +47,16 @@ impl Head {
         Ok(Self { message: message as usize, attached: attached as usize, descriptors: descriptors as usize })
     }
 
-    /// Bytes behind the frame that mean nothing: one for each load of descriptors after the first.
+    /// How many bytes without meaning follow the frame: one for each call with descriptors after the first.
     pub const fn trailer(self) -> usize {
         self.descriptors.div_ceil(MOST_DESCRIPTORS).saturating_sub(1)
     }
 }
 
-/// A message in bytes, with what is attached to it, and descriptors that come with it.
+/// Writes a message and the attached bytes, with the number of descriptors that go with them.
 ///
 /// # Errors
-/// It is too long.
+/// `InvalidInput`: the message or the attached bytes are too long.
 pub fn write(message: &impl Serialize, attached: &[u8], descriptors: usize) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec(message)?;
     let length = |bytes: usize| {
@@ -72,10 +73,10 @@ pub fn write(message: &impl Serialize, attached: &[u8], descriptors: usize) -> i
     Ok(frame)
 }
 
-/// Reads a message of this type.
+/// Reads the JSON of a message.
 ///
 /// # Errors
-/// It is none.
+/// The text is not a message of this type.
 pub fn read<M: DeserializeOwned>(text: &[u8]) -> io::Result<M> {
     Ok(serde_json::from_slice(text)?)
 }

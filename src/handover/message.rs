@@ -1,9 +1,10 @@
-//! All that a process and its successor say to each other.
+//! All messages between a process and its successor.
 //!
-//! Knows: the messages and what each promises. Never: when one is sent, descriptors as such.
+//! Knows: the messages and what each one promises. Never: when a message is sent, descriptors as such.
 //!
-//! Values may be added that have a default; whatever is changed otherwise needs another [`FORMAT`]. What [`Offer`] and [`Acceptance`] have
-//! today stays for ever: by them two processes of any versions agree how much they can hand over.
+//! A value may be added if it has a default; any other change needs another [`FORMAT`]. The fields that
+//! [`Offer`] and [`Acceptance`] have today must stay for ever: with them, two processes of any versions agree
+//! on what they can hand over.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,76 +17,80 @@ use super::connection::ConnectionRecord;
 use super::table::{ChannelTallyRecord, HealthRecord, ServiceTallyRecord, TableRecord};
 use crate::spec::Address;
 
-/// What this version writes and understands.
+/// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 
-/// From the process that is there to the one that comes.
+/// From the predecessor to the successor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromPredecessor {
-    /// The first message: what there is to take over.
+    /// The first message: what can be taken over.
     Offer(Offer),
-    /// In place of an offer: nothing can be taken over, for this reason.
+    /// Sent instead of an offer: nothing can be taken over, for this reason.
     Unwilling(String),
-    /// Serve from now on. The process that sends this accepts no more clients.
+    /// The successor must serve from now on. The sender accepts no more clients.
     Go(Box<Go>),
-    /// Connections; their descriptors come with it, and the bytes they hold behind it.
+    /// Connections. Their descriptors come with the message, and the bytes that they hold follow it.
     Batch(Batch),
     /// How many connections the predecessor still has.
     Left(Vec<LeftCount>),
-    /// That was all.
+    /// Nothing more will come.
     Done(Done),
 }
 
-/// From the process that comes to the one that is there.
+/// From the successor to the predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromSuccessor {
-    /// It has looked at what is offered and at its own configuration, and can serve.
+    /// The successor has looked at the offer and at its own configuration, and can serve.
     Ready(Acceptance),
-    /// It accepts clients.
+    /// The successor accepts clients.
     Serving,
-    /// The connections of this batch are its own from now on. It has touched none of them before it said so.
+    /// The connections of the batch with this number belong to the successor from now on. It has not touched
+    /// any of them before it sent this.
     Taken(u64),
-    /// It cannot have this batch now, for this reason, and has closed its descriptors untouched.
+    /// The successor cannot take the batch with this number now, for this reason. It has closed the
+    /// descriptors without touching the connections.
     Refused(u64, String),
-    /// It has heard that this was all. The process that gets this may end.
+    /// The successor has received [`FromPredecessor::Done`]. The predecessor may end.
     Settled,
-    /// It cannot serve, for this reason, and ends.
+    /// The successor cannot serve, for this reason, and ends.
     Failed(String),
 }
 
-/// What there is to take over. With it come the descriptors of all listeners, service by service, then that of the control socket,
-/// then that of HTTP.
+/// What can be taken over. The descriptors come with it: all listening sockets, service by service, then the
+/// control socket, then that of HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// The [`FORMAT`] of everything that is to come.
+    /// The [`FORMAT`] of all messages that follow.
     pub format: u32,
-    /// What the predecessor calls its version.
+    /// The predecessor's version.
     pub version: String,
     /// The services, in order.
     pub services: Vec<OfferedService>,
-    /// The control socket, if there is one.
+    /// The control socket. `None`: there is none.
     pub control: Option<OfferedControl>,
-    /// Only listeners are offered: connections stay where they are.
+    /// Whether only listening sockets are offered; connections stay with the predecessor.
     #[serde(default)]
     pub listeners_only: bool,
-    /// When the predecessor's time began, by the system's clock that only goes forward: the successor's goes on from there.
+    /// The predecessor's start on the monotonic clock of the system. The successor counts its times from
+    /// there.
     #[serde(default)]
     pub began: Duration,
-    /// What hosts meant when they were looked up last.
+    /// The results of the last lookups of host names.
     #[serde(default)]
     pub hosts: BTreeMap<String, Vec<SocketAddr>>,
-    /// Where the program was started from, links and all; any bytes.
+    /// The path that the program was started from, with its links; it may be any bytes.
     #[serde(default)]
     pub program: Vec<u8>,
-    /// Where HTTP is answered.
+    /// The address of HTTP. `None`: off.
     #[serde(default)]
     pub http: Option<SocketAddr>,
-    /// The predecessor could not have its state file, and keeps nothing.
+    /// Whether the predecessor could not open its state file, and saves nothing.
     #[serde(default)]
     pub keeps_no_state: bool,
-    /// The kernel keeps it to the files that it was started with (`--landlock`), and so its successor.
+    /// Whether the kernel restricts the predecessor to its own files (`--landlock`). Its successor inherits
+    /// the restriction.
     #[serde(default)]
     pub is_fenced: bool,
 }
@@ -93,22 +98,22 @@ pub struct Offer {
 /// One service of the predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferedService {
-    /// What it is called.
+    /// Its name. `None`: it has none.
     pub name: Option<String>,
-    /// Where its line has it listen.
+    /// The listen address of its line.
     pub place: Address,
-    /// Where its listeners listen: one descriptor each.
+    /// The addresses of its listening sockets; one descriptor comes for each.
     pub listen: Vec<Address>,
-    /// The device and the number of its Unix socket's file, which the successor is to take away at its end. `None`: there is none, or it is
-    /// somebody else's.
+    /// The device and the inode of its Unix socket's file, which the successor must remove when it ends.
+    /// `None`: it has none, or another process owns it.
     #[serde(default)]
     pub file: Option<(u64, u64)>,
-    /// The ports of listeners that the service manager has, too.
+    /// The ports whose listening sockets the service manager holds, too (socket activation).
     #[serde(default)]
     pub passed: Vec<u16>,
-    /// Its line as it was given, as a file of lines has it.
+    /// Its line as a file of services has it, without what commands changed.
     pub line: String,
-    /// The addresses that connections come from, where its line gives some.
+    /// The source addresses (`-B`). Empty: not given.
     #[serde(default)]
     pub sources: Vec<SocketAddr>,
 }
@@ -116,87 +121,89 @@ pub struct OfferedService {
 /// The control socket and its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferedControl {
-    /// Where they are.
+    /// The directory of the names.
     pub directory: PathBuf,
-    /// May all users have entries there?
+    /// Whether the directory is shared by all users.
     pub is_shared: bool,
-    /// Each with the name of the file that it is just now.
+    /// Each name, and the name of the file that it refers to at the moment.
     pub names: Vec<(String, String)>,
-    /// Those of services that were stopped.
+    /// The names of services that were stopped.
     pub stopped: Vec<String>,
-    /// A group may use it, too.
+    /// Whether a group may use it, too (`--control-group`).
     pub group_named: bool,
 }
 
 /// The answer to an offer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
-    /// The [`FORMAT`] that the successor understands: if it is not the one offered, only listeners change hands.
+    /// The [`FORMAT`] that the successor reads. If it differs from the offered one, only listening sockets
+    /// are handed over.
     pub format: u32,
-    /// What the successor calls its version.
+    /// The successor's version.
     pub version: String,
-    /// Which of the services offered it serves, by their numbers in the offer.
+    /// Which of the offered services the successor serves, by their numbers in the offer.
     pub services: Vec<usize>,
 }
 
-/// The state of everything at the moment when the predecessor stopped accepting clients.
+/// The whole state at the moment when the predecessor stopped accepting clients.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Go {
-    /// Numbers of connections below this one are taken.
+    /// All connection numbers below this one are used.
     pub next_id: u64,
     /// How many connections the predecessor has.
     pub connections: u64,
-    /// The services, in the order of the offer. Empty where only listeners change hands.
+    /// The services, in the order of the offer. Empty if only listening sockets are handed over.
     pub services: Vec<ServiceRecord>,
     /// The last events, oldest first.
     #[serde(default)]
     pub events: Vec<EventRecord>,
-    /// Are debug events logged, if an operator has said so?
+    /// Whether debug events are logged, by the command `debug`. `None`: the command was not used.
     #[serde(default)]
     pub debug: Option<bool>,
 }
 
-/// An event that was told.
+/// An event that was logged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// When, in milliseconds since 1970.
+    /// Its time, in milliseconds since 1970.
     pub at: u64,
-    /// How much it matters, in a word.
+    /// The word of its level.
     pub level: String,
-    /// Whose it is: `None`: the process's; otherwise the service's of this number in the offer. A number that none has there is
-    /// that of a service which is gone.
+    /// The service that it is about, by its number in the offer; a number that is not in the offer is that of
+    /// a service that no longer exists. `None`: the whole process.
     pub service: Option<usize>,
-    /// What the log says of it.
+    /// Its text in the log.
     pub line: String,
 }
 
-/// A service as it is.
+/// The state of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceRecord {
     /// Its channels.
     pub table: TableRecord,
-    /// The channels of its line, by group: which of the table each one is.
+    /// The channels of its line, by group: which channel of the table each one is.
     pub lined: Vec<LinedGroupRecord>,
-    /// It takes no clients any more.
+    /// Whether the command `kill` stopped it.
     #[serde(default)]
     pub killed: bool,
-    /// Its clients, those that wait included.
+    /// The number of its clients, waiting ones included.
     #[serde(default)]
     pub connections: usize,
-    /// Networks that operators have denied.
+    /// Networks that the command `deny` refuses.
     #[serde(default)]
     pub denied: Vec<DenialRecord>,
-    /// How many connections each client has, where those are counted.
+    /// How many connections each client has. Empty if they are not counted.
     #[serde(default)]
     pub clients: Vec<(IpAddr, u32)>,
 }
 
-/// A network that an operator has denied.
+/// A network that the command `deny` refuses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenialRecord {
-    /// As operators type it.
+    /// The network as it is typed.
     pub net: String,
-    /// Until when: by the clock of the instance, which goes on, and in seconds since 1970. `None`: for good.
+    /// The end of the denial: on the clock of the instance, which the successor continues, and in seconds
+    /// since 1970. `None`: it has no end.
     pub until: Option<(Duration, u64)>,
 }
 
@@ -210,21 +217,21 @@ pub struct LinedGroupRecord {
 /// A channel of a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinedChannelRecord {
-    /// Its number in the table; `None`: an operator has taken it away.
+    /// Its number in the table. `None`: a command removed it.
     pub number: Option<usize>,
-    /// What its host meant when the line was read.
+    /// The addresses that its host had when the line was read.
     pub addresses: Vec<Address>,
-    /// Its port, which is told where it meant nothing.
+    /// Its port; needed if there are no addresses.
     #[serde(default)]
     pub port: u16,
 }
 
-/// Some connections.
+/// A batch of connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Counts from 1.
+    /// The number of the batch, from 1.
     pub number: u64,
-    /// One or two descriptors each: the client's, then the channel's if it has one.
+    /// The connections. One or two descriptors come for each: the client's, then the channel's if it has one.
     pub connections: Vec<ConnectionRecord>,
 }
 
@@ -237,24 +244,25 @@ pub struct LeftCount {
     pub group: usize,
     /// The channel's number.
     pub channel: usize,
-    /// So many, those that are dialled included. Those in batches that were sent are not.
+    /// The number of connections, including attempts to connect. Those in batches that were sent do not
+    /// count.
     pub active: u32,
 }
 
-/// The end of the hand-over.
+/// The end of the handover.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// What the predecessor has counted since [`Go`], to be added.
+    /// What the predecessor has counted for each channel since [`Go`]. The successor adds it.
     pub counted: Vec<Counted>,
-    /// The same for what is counted of whole services.
+    /// The same for whole services.
     #[serde(default)]
     pub served: Vec<ServiceCounted>,
-    /// How many connections stay with the predecessor, which has no service for them any more in its successor.
+    /// How many connections stay with the predecessor because the successor does not have their service.
     pub draining: u64,
-    /// What the predecessor was asked to do in the meantime, and its successor is to do.
+    /// What the predecessor was asked to do meanwhile, and the successor must do. `None`: nothing.
     #[serde(default)]
     pub asked: Option<EndAsked>,
-    /// The channels that are ejected: attempts that began before [`Go`] may have failed since.
+    /// The channels that are ejected: connects that began before [`Go`] may have failed since then.
     #[serde(default)]
     pub ejected: Vec<EjectedRecord>,
 }
@@ -268,21 +276,21 @@ pub struct EjectedRecord {
     pub group: usize,
     /// Its number in the group.
     pub channel: usize,
-    /// What is known of it.
+    /// What is known of its health.
     pub health: HealthRecord,
 }
 
-/// What a process is asked to do that is to end.
+/// How a process was asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndAsked {
-    /// Take no clients any more, and end with the last connection.
+    /// Accept no more clients, and end with the last connection.
     Drain,
     /// End at once.
     AtOnce,
 }
 
-/// What was counted of a channel.
+/// What was counted for a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
     /// The service's number in the offer.
@@ -295,22 +303,22 @@ pub struct Counted {
     pub totalc: u64,
     /// Failed attempts.
     pub failed: u64,
-    /// Bytes client -> channel.
+    /// Bytes from clients to the channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from the channel to clients.
     pub rcvd_bytes: u64,
     /// How its connections ended, and how long they took.
     #[serde(default)]
     pub tally: ChannelTallyRecord,
 }
 
-/// What was counted of a service's clients, whatever channel they had.
+/// What was counted for the clients of a service, whatever channel they had.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCounted {
     /// The service's number in the offer.
     pub service: usize,
-    /// How they ended, and how long they waited in line.
+    /// How the clients ended, and how long they waited.
     pub tally: ServiceTallyRecord,
-    /// Clients lost before they had a channel, by the word for why.
+    /// The clients that were lost before they had a channel, by the word for the reason.
     pub losses: Vec<(String, u64)>,
 }

@@ -1,8 +1,8 @@
-//! What goes from a process to the one that takes its place: plain values, and the order in which they go.
+//! The values that a process hands over to its successor, and the order of the messages.
 //!
-//! [`message`] is all that the two say, [`table`] and [`connection`] what they say it about, [`frame`] how it stands in bytes;
-//! [`predecessor`] and [`successor`] decide what each does when. Pure: no socket, no table, no connection. Who carries a
-//! descriptor beside a message, and how a deed is done, is not known here.
+//! [`message`] has all messages, [`table`] and [`connection`] the records in them, [`frame`] the byte format.
+//! [`predecessor`] and [`successor`] decide what each process does when. Pure: no socket, no table, no
+//! connection. How descriptors travel with a message, and how a deed is done, is not known here.
 //! Source: docs/upgrade.md.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

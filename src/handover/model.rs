@@ -1,4 +1,4 @@
-//! Two processes that go through a hand-over, and the kernel between them: explored over seeded schedules.
+//! Two processes that go through a handover, and the kernel between them: explored over seeded schedules.
 //!
 //! Knows: who has copies of what, what is in the stream, who may die when. Never: how the machines decide.
 //!
@@ -226,7 +226,7 @@ impl World {
         matches!(self.outcome, Some(HandoverOutcome::HandedOver { .. } | HandoverOutcome::ListenersOnly))
     }
 
-    /// All that brings the hand-over further, then what happens besides.
+    /// All that brings the handover further, then what happens besides.
     fn chances(&self) -> (Vec<Chance>, Vec<Chance>) {
         let (mut further, mut besides) = (Vec::new(), Vec::new());
         if !self.before.is_dead {
@@ -310,7 +310,7 @@ impl World {
                     let chance = besides[self.lots.below(besides.len())];
                     let is_mishap =
                         matches!(chance, Chance::Crash(_) | Chance::Hang | Chance::TimeUp | Chance::Cancel);
-                    // Rare, so that they meet every part of a hand-over.
+                    // Rare, so that they meet every part of a handover.
                     if is_mishap && !self.lots.one_in(6) {
                         continue;
                     }

@@ -1,149 +1,154 @@
-//! The order of a hand-over as the process goes through it that is there already.
+//! The steps of a handover on the side of the predecessor: the process that runs already.
 //!
-//! Knows: what may be let go of when, and what is taken back after a failure. Never: how any of it is done, a clock.
+//! Knows: when each thing may be given up, and what is taken back after a failure. Never: how a step is done,
+//! a clock.
 //!
-//! Its rules: nothing is let go of before the successor is ready. One batch is under way at most. A batch belongs to whoever
-//! is sure to be the only one that has it: it is released once the successor has said that it took it, and taken back once
-//! the successor has refused it, or is dead and everything that it had said before has been heard. After a failure it is as
-//! though nobody had asked. Whoever is told that all was handed over has to say that it has heard it: until then it may be
-//! dead, and nobody would have the listeners.
+//! The rules: The predecessor gives up nothing before the successor is ready. At most one batch is on its
+//! way. A batch belongs to the process that is certainly the only one to have it: the predecessor releases it
+//! when the successor has said that it took it, and takes it back when the successor has refused it, or is
+//! dead and everything that it had sent was read. After a failure, all is as if no handover had been asked
+//! for. The successor must confirm the last message: without that it may be dead, and no process would have
+//! the listening sockets.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::message::{FORMAT, FromSuccessor, Offer};
 
-/// A successor is given so long to look at the offer and its own configuration. It may look up names.
+/// How long the successor may look at the offer and at its own configuration; it may have to look up names.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
-/// So long to serve from the state it was told.
+/// How long the successor may take to serve from the state it got.
 pub const SERVING_WITHIN: Duration = Duration::from_secs(15);
-/// So long to take a batch or refuse it.
+/// How long the successor may take to accept or refuse a batch.
 pub const TAKEN_WITHIN: Duration = Duration::from_secs(15);
-/// Once it has taken connections it is not killed lightly, since they would go with it: so long to take more.
+/// The same once the successor has connections. To end it then would close these connections, so it gets more
+/// time.
 pub const TAKEN_MORE_WITHIN: Duration = Duration::from_secs(300);
 /// How long the successor may take to confirm that it has everything.
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(15);
-/// What was refused is offered again after this time.
+/// The time until a refused batch is offered again.
 pub const REFUSED_PAUSE: Duration = Duration::from_millis(250);
-/// So many refusals in a row, and what is left stays here until it ends: 10 s.
+/// After this many refusals in a row (10 s), the remaining connections stay here until they end.
 pub const MOST_REFUSALS: u32 = 40;
-/// Dials are waited for as long as this at a time.
+/// The pause before the predecessor looks again whether connects in progress have ended.
 pub const DIALS_PAUSE: Duration = Duration::from_millis(20);
 
-/// What the process learns. What came of a deed is told before anything else.
+/// What the process reports. The result of a deed is reported before anything else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PredecessorNews {
     /// The successor was started.
     Began,
-    /// It said this.
+    /// The successor sent this message.
     Heard(FromSuccessor),
-    /// All that it said was heard, and then the stream ended, or spoke nonsense, for this reason.
+    /// Everything that the successor sent was read; then the stream ended, or had no legal message, for this
+    /// reason.
     SuccessorEnded(String),
-    /// What [`Predecessor::waits_for`] tells did not come in time.
+    /// The message that [`Predecessor::waits_for`] names did not come in time.
     TimeUp,
-    /// An operator wants the process to stop.
+    /// An operator asked the process to stop.
     Cancelled,
-    /// This message is in the kernel's hands, whole.
+    /// This message was sent completely: the kernel has it.
     Sent(PredecessorWord),
-    /// This message could not be sent whole, for this reason.
+    /// This message could not be sent completely, for this reason.
     Unsent(PredecessorWord, String),
-    /// The batch that was to be packed holds so many connections; so many others will be ready to go later.
+    /// The batch is packed.
     Packed {
-        /// In the batch. None: there is no batch.
+        /// The number of connections in the batch. 0: there is no batch.
         connections: u64,
-        /// Those that are dialled still.
+        /// How many more connections may come later, because their connects are in progress.
         left: u64,
     },
-    /// The time to rest is over.
+    /// The pause is over.
     Rested,
-    /// The successor is dead: it was waited for. All that it had said before was heard.
+    /// The successor is dead: its exit status was collected, and everything that it had sent was read.
     SuccessorGone,
 }
 
-/// What the process is to do, one after the other, in the order in which it was told: also after one that failed.
+/// What the process must do. Deeds are done in order, each one even if the one before failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PredecessorDeed {
-    /// Say this.
+    /// Send this message.
     Send(PredecessorWord),
-    /// Stop accepting clients, leave commands on the control socket alone, leave the checks.
+    /// Stop accepting clients, answering commands and making checks.
     HoldDoors,
-    /// The names of the control socket and the service manager's main process are the successor's now.
+    /// Give the names of the control socket, and the role of main process for the service manager, to the
+    /// successor.
     Yield,
-    /// Let go of connections and put them into the batch of this number.
+    /// Detach connections from the workers, and put them into the batch with this number.
     Pack(u64),
-    /// This batch is the successor's: close our copies.
+    /// This batch is the successor's: close the copies here.
     Release(u64),
-    /// This batch is ours again: nobody has touched it since it was packed.
+    /// This batch stays here: no process has touched it since it was packed.
     TakeBack(u64),
-    /// Come back after this time.
+    /// Report [`PredecessorNews::Rested`] after this time.
     Rest(Duration),
-    /// Kill the successor, wait until it is dead, hear what it had said before, and only then close the stream.
+    /// Kill the successor, wait until it is dead, read what it had sent, and only then close the stream.
     EndSuccessor,
-    /// The names and the service manager's main process are ours again.
+    /// Take back the names and the role of main process for the service manager.
     Unyield,
-    /// Accept clients, commands and checks again.
+    /// Accept clients, answer commands and make checks again.
     Resume,
-    /// The hand-over is over.
+    /// The handover is over.
     Finish(HandoverOutcome),
 }
 
 /// A message to the successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PredecessorWord {
-    /// What there is.
+    /// [`FromPredecessor::Offer`](super::message::FromPredecessor::Offer).
     Offer,
-    /// The state; serve.
+    /// The state, and the request to serve.
     Go,
-    /// The batch of this number.
+    /// The batch with this number.
     Batch(u64),
     /// How many connections are left.
     Left,
-    /// That was all.
+    /// Nothing more will come.
     Done,
 }
 
-/// How a hand-over ended.
+/// How a handover ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandoverOutcome {
-    /// The successor has all that it could have. What could not go ends here.
+    /// The successor has everything that it could get. What could not be handed over ends in this process.
     HandedOver {
-        /// So many connections went.
+        /// How many connections were handed over.
         carried: u64,
     },
-    /// The successor has the listeners. All connections end here.
+    /// The successor has the listening sockets only. All connections end in this process.
     ListenersOnly,
     /// Nothing has changed, for this reason.
     Failed(String),
 }
 
-/// What the successor is to say next.
+/// The message that the successor must send next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
     /// That it can serve.
     Ready,
     /// That it serves.
     Serving,
-    /// That it took this batch, or did not.
+    /// That it took or refused the batch with this number.
     Taken(u64),
-    /// That it has heard that this was all.
+    /// That it received the last message.
     Settled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PredecessorStage {
-    /// Nothing was said.
+    /// Nothing was sent.
     New,
-    /// The successor looks at the offer. Everything is as ever.
+    /// The successor looks at the offer. This process serves as usual.
     Offered,
-    /// The doors are held until the successor serves.
+    /// No clients are accepted until the successor serves.
     Going,
-    /// The successor serves, connections go.
+    /// The successor serves, and connections are handed over.
     Handing,
-    /// The last message is on its way, and the successor has not said that it has heard it.
+    /// The last message was sent, and the successor has not confirmed it.
     Closing,
-    /// It has failed. The successor is being ended.
+    /// The handover has failed, and the successor is being killed.
     Ending,
-    /// All is over.
+    /// The handover is over.
     Over,
 }
 
@@ -154,7 +159,7 @@ struct UnderWay {
     connections: u64,
 }
 
-/// Where the hand-over is.
+/// The state of a handover.
 #[derive(Debug, Clone)]
 pub struct Predecessor {
     listeners_only: bool,
@@ -163,7 +168,7 @@ pub struct Predecessor {
     stage: PredecessorStage,
     doors_held: bool,
     has_yielded: bool,
-    /// Connections are being let go of for the batch of number `packed`.
+    /// Whether connections are being detached for the batch with the number `packed`.
     is_packing: bool,
     is_resting: bool,
     /// The number of the last batch.
@@ -171,14 +176,14 @@ pub struct Predecessor {
     under_way: Option<UnderWay>,
     refusals: u32,
     carried: u64,
-    /// Why it has failed.
+    /// Why the handover failed.
     failure: String,
-    /// The successor is dead.
+    /// Whether the successor is dead.
     is_alone: bool,
 }
 
 impl Predecessor {
-    /// Before anything is said.
+    /// The state before the first message.
     pub fn new(offer: &Offer) -> Self {
         Self {
             listeners_only: offer.listeners_only,
@@ -197,7 +202,7 @@ impl Predecessor {
         }
     }
 
-    /// What it waits for, and for how long since it began to wait for that.
+    /// The message that it waits for, and the most time that this may take. `None`: it waits for no message.
     pub fn waits_for(&self) -> Option<(Awaited, Duration)> {
         match (self.stage, self.under_way) {
             (PredecessorStage::Offered, _) => Some((Awaited::Ready, READY_WITHIN)),
@@ -211,22 +216,22 @@ impl Predecessor {
         }
     }
 
-    /// So many connections have gone.
+    /// How many connections were handed over.
     pub fn carried(&self) -> u64 {
         self.carried
     }
 
-    /// It is over.
+    /// Whether the handover is over.
     pub fn is_over(&self) -> bool {
         self.stage == PredecessorStage::Over
     }
 
-    /// Can it still be called off? Once the successor serves, it cannot.
+    /// Whether the handover can still be cancelled. It cannot once the successor serves.
     pub fn can_be_cancelled(&self) -> bool {
         matches!(self.stage, PredecessorStage::New | PredecessorStage::Offered | PredecessorStage::Going)
     }
 
-    /// Takes note of news. What is to be done now?
+    /// Takes in a report and returns what to do now.
     pub fn learn(&mut self, news: PredecessorNews) -> Vec<PredecessorDeed> {
         use PredecessorStage::{Closing, Ending, Going, Handing, New, Offered, Over};
         match (self.stage, news) {
@@ -249,7 +254,7 @@ impl Predecessor {
             }
             (Offered | Going | Handing, PredecessorNews::TimeUp) => self.lose_patience(),
             (Offered | Going, PredecessorNews::Cancelled) => self.fail("it was cancelled".to_owned()),
-            // It has everything, and will read the last message when it can.
+            // The successor has everything, and will read the last message when it can.
             (Closing, PredecessorNews::TimeUp) => self.finish_handed_over(),
             (Handing | Ending, PredecessorNews::Packed { connections, left }) if self.is_packing => {
                 self.is_packing = false;
@@ -260,7 +265,7 @@ impl Predecessor {
                 self.is_alone = true;
                 self.conclude_if_all_is_back()
             }
-            // What was on its way when the stage changed.
+            // A report that was on its way when the stage changed.
             _ => Vec::new(),
         }
     }
@@ -297,7 +302,7 @@ impl Predecessor {
                 deeds.extend(self.next_batch());
                 deeds
             }
-            // It says that it has closed its copies untouched.
+            // By this the successor says that it closed its copies untouched.
             (Handing, FromSuccessor::Refused(number, _)) if is_under_way(number) => {
                 self.under_way = None;
                 self.refusals += 1;
@@ -314,7 +319,7 @@ impl Predecessor {
         }
     }
 
-    /// What was in the stream when the successor was ended decides whose the batch under way is.
+    /// What the successor sent before it was killed decides which process has the batch on its way.
     fn hear_late(&mut self, message: &FromSuccessor) -> Vec<PredecessorDeed> {
         let under_way = self.under_way.map(|batch| batch.number);
         match message {
@@ -353,7 +358,7 @@ impl Predecessor {
     fn pack(&mut self, connections: u64, left: u64) -> Vec<PredecessorDeed> {
         let number = self.packed;
         if self.stage == PredecessorStage::Ending {
-            // The successor has not seen it.
+            // The batch was never sent.
             let mut deeds = Vec::new();
             if connections > 0 {
                 deeds.push(PredecessorDeed::TakeBack(number));
@@ -363,11 +368,12 @@ impl Predecessor {
         }
         if connections > 0 {
             self.under_way = Some(UnderWay { number, connections });
-            // How many are left is told behind each batch, for the successor counts those in it as its own.
+            // The successor counts the connections in a batch as its own, so the number of those left follows
+            // each batch.
             let words = [PredecessorWord::Batch(number), PredecessorWord::Left];
             return words.map(PredecessorDeed::Send).to_vec();
         }
-        // The successor counts the batches that it sees.
+        // The numbers of batches that are sent must have no gaps.
         self.packed -= 1;
         if left == 0 {
             return self.close();
@@ -398,7 +404,7 @@ impl Predecessor {
         if self.is_alone && !self.is_packing { self.conclude() } else { Vec::new() }
     }
 
-    /// All is ours again.
+    /// Takes everything back and ends the handover.
     fn conclude(&mut self) -> Vec<PredecessorDeed> {
         let mut deeds = Vec::new();
         if let Some(batch) = self.under_way.take() {
@@ -465,7 +471,7 @@ mod tests {
         News::Packed { connections, left: 0 }
     }
 
-    /// A hand-over that has heard this.
+    /// A handover that has heard this.
     fn after(news: impl IntoIterator<Item = News>) -> Predecessor {
         let mut one = Predecessor::new(&Offer::default());
         for news in news {

@@ -1,124 +1,127 @@
-//! The order of a hand-over as the process goes through it that comes.
+//! The steps of a handover on the side of the successor: the process that starts.
 //!
-//! Knows: what is its own from when on. Never: how any of it is done, a clock.
+//! Knows: from when on it has each thing. Never: how a step is done, a clock.
 //!
-//! Its rules: nothing of a batch is touched before it was said that it is taken. Whatever has come whole from a predecessor
-//! that is dead is its own. Until it serves, a failure ends it: its predecessor goes on. It has no patience to lose: a
-//! predecessor that is tired of it kills it.
+//! The rules: The successor does not touch a batch before it has said that it takes it. If the predecessor is
+//! dead, everything that came completely from it belongs to the successor. Before the successor serves, a
+//! failure ends it, and the predecessor goes on. It has no time limits of its own: a predecessor that waits
+//! too long kills it.
 
 use super::message::{FORMAT, FromPredecessor};
 
-/// What the process learns. What came of a deed is told before anything else.
+/// What the process reports. The result of a deed is reported before anything else.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SuccessorNews<'a> {
-    /// The predecessor said this.
+    /// The predecessor sent this message.
     Heard(&'a FromPredecessor),
-    /// All that it said was heard, and then the stream ended, maybe inside a message: it is dead.
+    /// Everything that the predecessor sent was read; then the stream ended, perhaps within a message. The
+    /// predecessor is dead.
     PredecessorEnded,
-    /// What came is no message, for this reason.
+    /// What came is not a legal message, for this reason.
     Garbled(String),
-    /// It has looked at the offer and at its own configuration: can it serve?
+    /// The process has looked at the offer and at its own configuration. The error says why it cannot serve.
     Prepared(Result<(), String>),
-    /// It has the state and has opened the doors, or it has not.
+    /// The process has the state and accepts clients. The error says why it does not.
     Served(Result<(), String>),
-    /// There is room for the batch of this number, or there is not.
+    /// There is room for the batch with this number. The error says why there is none.
     Checked(u64, Result<(), String>),
-    /// This message is in the kernel's hands, whole.
+    /// This message was sent completely: the kernel has it.
     Sent(SuccessorWord),
-    /// This message could not be sent whole.
+    /// This message could not be sent completely.
     Unsent(SuccessorWord),
 }
 
-/// What the process is to do, one after the other, in the order in which it was told: also after one that failed.
+/// What the process must do. Deeds are done in order, each one even if the one before failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SuccessorDeed {
     /// Look at the offer.
     Prepare,
-    /// Say this.
+    /// Send this message.
     Send(SuccessorWord),
-    /// Take over the state that came with `Go`, and open the doors.
+    /// Take over the state that came with `Go`, and accept clients.
     Serve {
-        /// There is no state, only listeners.
+        /// Whether there are only listening sockets and no state.
         listeners_only: bool,
     },
     /// Reserve room for this batch, without touching its connections.
     Check(u64),
-    /// This batch is ours. If there was no room, as much of it as there is room for: nobody else has it.
+    /// Take this batch. If there is not enough room, take as much as possible, because no other process has
+    /// it.
     Adopt(u64),
-    /// Close our copies of this batch untouched.
+    /// Close the copies of this batch, without touching its connections.
     Drop(u64),
-    /// The predecessor has as many connections left as it said.
+    /// Adjust to the number of connections that the predecessor says it has left.
     Trim,
-    /// The predecessor has nothing any more that concerns us. The stream may be closed.
+    /// The predecessor has nothing more for this process. The stream may be closed.
     Settle(Settlement),
-    /// The predecessor is dead: serve with our own configuration.
+    /// The predecessor is dead: serve by the own configuration.
     GoOnAlone {
-        /// On the listeners that it offered. Otherwise it is a start like any other.
+        /// Whether the offered listening sockets are used. Otherwise it is a normal start.
         on_offered: bool,
     },
-    /// We cannot serve, for this reason, and end.
+    /// Serving is not possible, for this reason; end.
     End(String),
 }
 
-/// How it came that nothing is to be expected of the predecessor.
+/// Why nothing more will come from the predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
-    /// It said that this was all.
+    /// It said that nothing more will come.
     Done,
-    /// It is dead; or only listeners were to change hands, and it drains.
+    /// It is dead; or only listening sockets were handed over, and it drains.
     Ended,
 }
 
 /// A message to the predecessor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SuccessorWord {
-    /// We can serve.
+    /// This process can serve.
     Ready,
-    /// We serve.
+    /// This process serves.
     Serving,
-    /// This batch is ours from now on.
+    /// This batch belongs to this process from now on.
     Taken(u64),
-    /// We cannot have this batch now.
+    /// This process cannot take this batch now, for this reason.
     Refused(u64, String),
-    /// We have heard that this was all.
+    /// This process received the last message.
     Settled,
-    /// We cannot serve.
+    /// This process cannot serve, for this reason.
     Failed(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SuccessorStage {
-    /// For the offer.
+    /// Waits for the offer.
     Waiting,
-    /// It looks at the offer.
+    /// Looks at the offer.
     Preparing,
-    /// It was ready.
+    /// Has said that it can serve.
     Accepted,
-    /// It takes the state over and opens the doors.
+    /// Takes over the state and begins to accept clients.
     Starting,
-    /// It serves.
+    /// Serves.
     Serving,
-    /// All is over.
+    /// The handover is over.
     Over,
 }
 
-/// How far a batch is that came.
+/// How far a batch has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BatchStage {
-    /// Is there room?
+    /// Room for it is being reserved.
     Checking,
-    /// It is being said that it is taken.
+    /// The message that it is taken is being sent.
     Taking,
-    /// It could not be said. Whose it is depends on whether the predecessor is dead.
+    /// The message could not be sent. Which process has the batch depends on whether the predecessor is dead.
     Unsaid,
 }
 
-/// Where the hand-over is.
+/// The state of a handover.
 #[derive(Debug, Clone)]
 pub struct Successor {
     stage: SuccessorStage,
     listeners_only: bool,
-    /// The predecessor is dead.
+    /// Whether the predecessor is dead.
     is_alone: bool,
     /// The number of the last batch that came.
     last: u64,
@@ -132,22 +135,22 @@ impl Default for Successor {
 }
 
 impl Successor {
-    /// Before any message has come.
+    /// The state before the first message.
     pub fn new() -> Self {
         Self { stage: SuccessorStage::Waiting, listeners_only: false, is_alone: false, last: 0, batch: None }
     }
 
-    /// It is over.
+    /// Whether the handover is over.
     pub fn is_over(&self) -> bool {
         self.stage == SuccessorStage::Over
     }
 
-    /// Takes note of news. What is to be done now?
+    /// Takes in a report and returns what to do now.
     pub fn learn(&mut self, news: SuccessorNews<'_>) -> Vec<SuccessorDeed> {
         use SuccessorStage::{Over, Preparing, Serving, Starting};
         match (self.stage, news) {
             (Over, _) => Vec::new(),
-            // A dead predecessor says no more.
+            // Nothing more counts from a predecessor that is dead.
             (_, SuccessorNews::Heard(_) | SuccessorNews::Garbled(_)) if self.is_alone => Vec::new(),
             (_, SuccessorNews::Heard(message)) => self.hear(message),
             (_, SuccessorNews::Garbled(why)) => self.fail(why),
@@ -163,7 +166,7 @@ impl Successor {
                 self.stage = Serving;
                 vec![SuccessorDeed::Send(SuccessorWord::Serving)]
             }
-            // The state was no good; the listeners still are, and nobody else has them.
+            // The state could not be used. The listening sockets can, and no other process has them.
             (Starting, SuccessorNews::Served(Err(_))) if self.is_alone => self.go_on_alone(true),
             (Starting, SuccessorNews::Served(Err(why))) => self.fail(why),
             (Serving, SuccessorNews::Checked(number, room)) if self.is_at(number, BatchStage::Checking) => {
@@ -183,7 +186,8 @@ impl Successor {
                 self.batch = Some(BatchStage::Unsaid);
                 Vec::new()
             }
-            // A message that could not be sent: the predecessor is dead, of which we hear next, or loses its patience.
+            // A message could not be sent: either the predecessor is dead, which is reported next, or its
+            // time limit ends this process.
             _ => Vec::new(),
         }
     }
@@ -228,7 +232,7 @@ impl Successor {
             (SuccessorStage::Accepted, _) => self.go_on_alone(true),
             (SuccessorStage::Serving, None) => self.settle(Settlement::Ended),
             (SuccessorStage::Serving, Some(BatchStage::Unsaid)) => self.adopt(),
-            // First what is under way.
+            // What is under way is finished first.
             _ => Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
-//! A service's table as it goes from process to process.
+//! The table of a service as it is handed over.
 //!
-//! Knows: what operators decided and what was found out about channels. Never: how any of it is used. Times are those of the instance,
-//! which goes on.
+//! Knows: what operators decided and what was found out about channels. Never: how any of it is used. Times
+//! are on the clock of the instance, which the successor continues.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{Address, ChannelManner, FamilyKind};
 
-/// All groups.
+/// All groups of a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TableRecord {
-    /// Those that were touched.
+    /// The groups that have or had channels, or were changed.
     pub groups: Vec<GroupRecord>,
-    /// All channels are paused, those that come as well.
+    /// Whether all channels are paused, later ones included.
     pub paused: bool,
-    /// Clients lost before they had a channel, by the word for why.
+    /// The clients that were lost before they had a channel, by the word for the reason.
     pub losses: Vec<(String, u64)>,
-    /// How its clients ended, and how long they waited in line.
+    /// How its clients ended, and how long they waited.
     #[serde(default)]
     pub tally: ServiceTallyRecord,
-    /// Places in line below this one were given out.
+    /// All numbers of places in the wait queue below this one are used.
     pub next_ticket: u64,
-    /// Operators have been told that no channel is up since then, ...
+    /// Since when it is logged that no channel is up. `None`: it is not.
     #[serde(default)]
     pub out_since: Option<Duration>,
-    /// ... and that connects are refused.
+    /// Whether it is logged that connects are refused.
     #[serde(default)]
     pub refusing: bool,
 }
@@ -37,11 +37,11 @@ pub struct TableRecord {
 pub struct GroupRecord {
     /// Its number.
     pub number: usize,
-    /// Its policy, as operators write it.
+    /// Its policy, as commands write it.
     pub policy: String,
-    /// Its channels by their numbers; `None`: one that was removed.
+    /// Its channels by number. `None`: one that was removed.
     pub channels: Vec<Option<ChannelRecord>>,
-    /// The channel whose turn it is.
+    /// The channel whose turn is next.
     #[serde(default)]
     pub cursor: usize,
 }
@@ -52,139 +52,143 @@ pub struct GroupRecord {
 pub enum DecidedRecord {
     /// It takes clients.
     Enabled,
-    /// It takes none.
+    /// It takes no clients.
     Disabled,
-    /// It takes none, and its connections were closed.
+    /// It takes no clients, and its connections were closed.
     DisabledHard,
 }
 
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChannelRecord {
-    /// Its host as it was typed.
+    /// Its host as it was typed. `None`: it has an address only.
     pub host: Option<String>,
-    /// Its addresses; none of a name that nobody could look up yet.
+    /// Its addresses. Empty: its name could not be looked up yet.
     pub addresses: Vec<Address>,
-    /// Their port, which is told where there are none.
+    /// Its port; needed if it has no addresses.
     #[serde(default)]
     pub port: u16,
-    /// A start may go on without them.
+    /// Whether a start may succeed without its addresses.
     #[serde(default)]
     pub lazy: bool,
-    /// It stands for a set of channels.
+    /// The channels that it stands for. `None`: it is a single channel.
     #[serde(default)]
     pub family: Option<FamilyRecord>,
-    /// It is one of those: of which word, by its group and number, and the weight that is said for it.
+    /// If it is one of such channels: the group and the number of the word that they stand for, and the
+    /// weight that its record gives.
     #[serde(default)]
     pub member: Option<(usize, usize, u32)>,
-    /// What is known of its name.
+    /// What is known about the lookups of its name.
     #[serde(default)]
     pub naming: Option<NamingRecord>,
     /// What the operator decided.
     pub state: DecidedRecord,
-    /// The limit of connections; 0 = none.
+    /// The limit of connections; 0: none.
     pub maxc: u32,
     /// Its share of clients.
     pub weight: u32,
-    /// How it is spoken to.
+    /// How it is connected to and checked.
     #[serde(default)]
     pub manner: ChannelManner,
-    /// It was taken away and goes with its last connection.
+    /// Whether it was removed and disappears with its last connection.
     pub retires: bool,
-    /// Clients that would be sent to it wait.
+    /// Whether clients for it wait.
     pub paused: bool,
-    /// Connections now, those that are dialled included.
+    /// Connections now, including attempts to connect.
     pub active: u32,
     /// Connections handed to it.
     pub totalc: u64,
     /// Failed attempts.
     pub failed: u64,
-    /// What the last one met, and when.
+    /// The error of the last failed attempt, and its time.
     pub last_error: Option<(String, Duration)>,
-    /// Bytes client -> channel.
+    /// Bytes from clients to the channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from the channel to clients.
     pub rcvd_bytes: u64,
     /// How its connections ended, and how long they took.
     #[serde(default)]
     pub tally: ChannelTallyRecord,
-    /// Connect times: counts by the number of the bucket; empty ones are left out.
+    /// Connect times: counts by the number of the bucket. Empty buckets are left out.
     #[serde(default)]
     pub connect_times: Vec<(usize, u16)>,
-    /// Which address answered a client last.
+    /// Which of its addresses answered a client last.
     pub used: Option<u16>,
-    /// With `-a`: no address answered the last attempt.
+    /// With `-a`: whether no address answered in the last attempt.
     pub unanswered: bool,
-    /// `-a` has disabled it, and no operator has spoken since.
+    /// Whether `-a` disabled it, and no operator has changed that.
     #[serde(default)]
     pub autodisabled: bool,
-    /// What is known of it.
+    /// What is known of its health.
     pub health: HealthRecord,
-    /// What is known of each of several addresses, and was it a check that it was found wanting by?
+    /// If it has several addresses: the health of each, and whether a check (not a connect) found it out of
+    /// order.
     #[serde(default)]
     pub reach: Vec<(HealthRecord, bool)>,
 }
 
-/// A word that stands for a set of channels.
+/// A word that stands for several channels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FamilyRecord {
-    /// What it stands for.
+    /// How its channels are found.
     pub kind: FamilyKind,
-    /// What was found last; `None`: nothing was yet.
+    /// The channels that the last lookup found. `None`: no lookup has succeeded yet.
     pub members: Option<Vec<FoundMemberRecord>>,
-    /// What operators decided about some that are not there now: host, port, state, limit, weight, and whether it was taken away.
+    /// What operators decided about channels that do not exist at the moment: host, port, state, limit,
+    /// weight, and whether it was removed.
     #[serde(default)]
     pub decided: Vec<(String, u16, DecidedRecord, u32, Option<u32>, bool)>,
-    /// Those that are not there now, and the group and the number that they have again if they come back.
+    /// The channels that do not exist at the moment: host, port, and the group and the number that each has
+    /// again if it comes back.
     #[serde(default)]
     pub gone: Vec<(String, u16, usize, usize)>,
 }
 
-/// One of a set, as it was found.
+/// A channel as a lookup found it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FoundMemberRecord {
-    /// Its address or the name of its machine.
+    /// Its address or its host name.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Its priority.
+    /// Its SRV priority.
     pub priority: u16,
-    /// Its weight.
+    /// Its SRV weight.
     pub weight: u16,
     /// Its addresses.
     pub addresses: Vec<SocketAddr>,
 }
 
-/// What is known of a name.
+/// What is known about the lookups of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamingRecord {
-    /// When it was answered last.
+    /// When it was answered last. `None`: never.
     pub answered: Option<Duration>,
-    /// It cannot be looked up: since when, and why.
+    /// Since when lookups fail, and why. `None`: they do not.
     pub failing: Option<(Duration, String)>,
 }
 
-/// How many times something took how long.
+/// A histogram of durations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimesRecord {
     /// Counts by the number of the bucket; empty if there are none.
     pub counts: Vec<u64>,
-    /// All together, in microseconds.
+    /// The sum of all durations, in microseconds.
     pub micros: u64,
 }
 
-/// How a channel's connections ended, how long they took, and why attempts to make one failed.
+/// How a channel's connections ended, how long they lasted, and why attempts to connect failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelTallyRecord {
-    /// How many, by the words for how.
+    /// How many connections ended, by the words for how.
     pub ends: Vec<(String, u64)>,
     /// How many attempts failed, by the words for why.
     #[serde(default)]
     pub failures: Vec<(String, u64)>,
-    /// How many attempts were given up since another channel had answered first.
+    /// How many attempts were given up because another channel had answered first.
     #[serde(default)]
     pub outrun: u64,
-    /// How many of them had not answered at all by then.
+    /// How many of those had not answered by then.
     #[serde(default)]
     pub unanswered: u64,
     /// How long connects took.
@@ -196,47 +200,48 @@ pub struct ChannelTallyRecord {
 /// How a service's clients ended, and how long they waited.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceTallyRecord {
-    /// How many, by the words for how.
+    /// How many ended, by the words for how.
     pub ends: Vec<(String, u64)>,
-    /// How long those waited who were in line.
+    /// How long clients were in the wait queue.
     pub waits: TimesRecord,
 }
 
-/// What is known of a channel, or of one of its addresses. A probe under way is forgotten, and made again at once.
+/// What is known of the health of a channel, or of one of its addresses. A probe in progress is not handed
+/// over, but made again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HealthRecord {
-    /// It is ejected: since when, and why.
+    /// Since when it is ejected, and why. `None`: it is not.
     pub ejected: Option<(Duration, String)>,
-    /// It is ejected since it closes its connections at once.
+    /// Whether it is ejected because it closed connections at once.
     #[serde(default)]
     pub closes: bool,
-    /// For how long it was left alone for that, the last time.
+    /// How long it is not tried after such an ejection, or was not the last time.
     #[serde(default)]
     pub rest: Duration,
-    /// The delay before the probe that is due, or was last.
+    /// The delay before the next probe, or before the last one.
     pub delay: Duration,
-    /// What checks have found.
+    /// What checks found.
     pub checked: CheckedRecord,
-    /// Has anything been learned of it?
+    /// Whether anything is known of it: a connect or a check has succeeded or failed.
     pub is_tried: bool,
-    /// When it came back.
+    /// When it came back last.
     pub returned_at: Option<Duration>,
-    /// Since when it is as it is.
+    /// Since when its health is as it is.
     pub since: Duration,
-    /// Since when its weight grows.
+    /// Since when its weight grows (`--slow-start`). `None`: it has its full weight.
     pub ramp_from: Option<Duration>,
-    /// When the probe for a return is due.
+    /// When the next probe for a return is due. `None`: it is not ejected.
     #[serde(default)]
     pub return_due: Option<Duration>,
-    /// When the next check is due, or was that is under way.
+    /// When the next check is due, or was due if it is in progress.
     #[serde(default)]
     pub check_due: Option<Duration>,
-    /// Its name has no address any more: since when, and in whose words.
+    /// Since when its name has no such address any more, and the words of the resolver. `None`: it has one.
     #[serde(default)]
     pub absence: Option<(Duration, String)>,
 }
 
-/// What checks have found.
+/// What checks found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckedRecord {
@@ -245,8 +250,8 @@ pub enum CheckedRecord {
     New,
     /// It is up.
     Up,
-    /// It is up, with so many failures in a row; why the last one failed.
+    /// It is up, after this many failures in a row; the text says why the last one failed.
     Failing(u32, String),
-    /// It is down: since when, why, and so many successes in a row.
+    /// It is down: since when, why, and after how many successes in a row.
     Down(Duration, String, u32),
 }

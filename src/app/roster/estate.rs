@@ -1,6 +1,6 @@
 //! What the roster hands over to another process, and how the roster of that process begins with it.
 //!
-//! Knows: services, lines and tables as values of the hand-over. Never: who is told of them, connections.
+//! Knows: services, lines and tables as values of the handover. Never: who is told of them, connections.
 //! Source: docs/upgrade.md.
 
 use std::collections::HashMap;

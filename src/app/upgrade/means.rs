@@ -1,7 +1,7 @@
-//! What a hand-over needs of this process: its server, services and sockets, and what it was asked to do
+//! What a handover needs of this process: its server, services and sockets, and what it was asked to do
 //! meanwhile.
 //!
-//! Knows: who has them. Never: when there is a hand-over, what is done in it.
+//! Knows: who has them. Never: when there is a handover, what is done in it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 

@@ -1,7 +1,7 @@
-//! One hand-over in progress: receives the successor's messages and carries out what they require.
+//! One handover in progress: receives the successor's messages and carries out what they require.
 //!
-//! Knows: what each deed of the hand-over means here. Never: the order of the deeds
-//! (`handover::predecessor`), when there is a hand-over.
+//! Knows: what each deed of the handover means here. Never: the order of the deeds
+//! (`handover::predecessor`), when there is a handover.
 //! Source: docs/upgrade.md.
 
 use std::collections::{HashMap, VecDeque};
@@ -37,7 +37,7 @@ use crate::sys::passing::HandoverStream;
 const BATCH: usize = 100;
 /// How long sending a message may take.
 const SENT_WITHIN: Duration = Duration::from_secs(15);
-/// How often to check whether the hand-over must stop.
+/// How often to check whether the handover must stop.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After this number of checks without a message, a dead process has said nothing more.
 const LAST_LOOKS: u32 = 10;
@@ -66,7 +66,7 @@ pub(super) fn say_why_not(stream: &HandoverStream, why: &str) {
     let _ = frame::write(&message, &[], 0).and_then(|frame| stream.send(&frame, &[], SENT_WITHIN));
 }
 
-/// A hand-over in progress.
+/// A handover in progress.
 pub(super) struct Work<'a> {
     means: &'a HandoverMeans,
     log: &'a Log,
