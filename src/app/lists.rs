@@ -410,7 +410,7 @@ mod tests {
             looks.look(std::slice::from_ref(&table), &log);
         }
         assert!(denies("198.51.100.1") && !denies("192.0.2.1"));
-        // A line that is wrong again and again is told once.
+        // A wrong line is logged once, however often it is read again.
         for n in 0..3 * LONGEST {
             fs::write(&busy, format!("nonsense\n{}", "\n".repeat(n as usize))).expect("written");
             looks.look(std::slice::from_ref(&table), &log);

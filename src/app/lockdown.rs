@@ -181,7 +181,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("balance-lockdown-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
         std::fs::write(directory.join("a.conf"), "80 web\n").expect("written");
-        // Root, who runs the tests, may read everything that is there.
+        // The tests run as root, who may read every file that exists.
         let _ = std::os::unix::fs::symlink("nowhere", directory.join("b.conf"));
         let files =
             Files { paths: vec![directory.clone()], words: Vec::new(), check_only: false, replace: false };

@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// What each place gets, and what is left.
+    /// Which sockets each service gets, and which are left over.
     fn matched(listeners: &[(Option<&str>, &str)], places: &[WantedAddress]) -> (Vec<String>, Vec<String>) {
         let listeners = listeners.iter().map(|(name, address)| passed(*name, address)).collect();
         let (assigned, left) = match_up(listeners, places);
@@ -327,7 +327,7 @@ mod tests {
         let (assigned, left) = matched(&all, &places);
         assert_eq!(assigned, ["0.0.0.0:80", "10.0.0.1:80", "10.0.0.1:25 (mail)"]);
         assert_eq!(left, ["0.0.0.0:25 (x)"]);
-        // A name alone does not make a port another one.
+        // A name alone does not change the port that a socket is for.
         assert_eq!(matched(&[(Some("mail"), "0.0.0.0:26")], &places).1, ["0.0.0.0:26 (mail)"]);
     }
 }

@@ -329,7 +329,7 @@ mod tests {
     use crate::sched::{ChannelId, Rules, Table};
     use crate::spec::{ChannelManner, Weight};
 
-    /// For each group its policy and channels, by host, weight, limit and state.
+    /// A line: for each group its policy and its channels, given by host, weight, limit and state.
     type Line = Vec<(Policy, Vec<(u8, u32, u32, bool)>)>;
 
     fn line() -> impl Strategy<Value = Line> {
@@ -407,12 +407,12 @@ mod tests {
 
     type ShownGroup = (usize, Policy, Vec<(ChannelId, Addresses, Setting)>);
 
-    /// What `show` has of a table that nobody has used.
+    /// What `show` prints of a table that has had no clients.
     fn shown(table: &mut Table) -> Vec<ShownGroup> {
         let snapshot = table.snapshot();
         let of = |one: &ChannelSnapshot| (one.id, one.addresses.clone(), Setting::from(one));
         let groups = snapshot.groups.iter().filter(|group| {
-            // One that was only looked at is as good as none.
+            // A group that was only made the current one does not count.
             !group.channels.is_empty() || group.policy != Policy::RoundRobin
         });
         groups
@@ -450,7 +450,8 @@ mod tests {
             let facts = observed(&mut table, &before);
             let (mut again, _) = restarted(&facts, &after);
             let shown = shown(&mut again);
-            // Nothing was created by hand: there is no channel that today's line has not, and where a line has changed it holds.
+            // Nothing was created by a command: each channel is in the new line, and where a line has
+            // changed, the line counts.
             let moved: Vec<Addresses> = vec![address(9)];
             let (groups, found) = groups(&after);
             for (number, _, channels) in &shown {

@@ -493,7 +493,7 @@ mod tests {
         first.release();
         let (found, mut second) = waits.join().expect("no panic").expect("it is free");
         assert!(matches!(found, StoredState::State(..)));
-        // The lock's name is gone, and with it the lock.
+        // The file of the lock is removed, and with it the lock.
         fs::remove_file(place.0.join("s.lock")).expect("it was there");
         let mut third = place.file();
         third.take(Duration::ZERO).expect("it is free");

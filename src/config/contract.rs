@@ -1,6 +1,7 @@
-//! Tests of the whole room: the contract's command lines and exit-code rows, from `argv` to [`Invocation`].
+//! Tests of the whole room: the command lines and the exit codes of the documentation, from `argv` to
+//! [`Invocation`].
 //!
-//! Knows: the room's front door only. Never: how the words get through it.
+//! Knows: the interface of this room only. Never: how words are read inside it.
 //! Source: docs/compatibility.md, "Command line" and "Exit codes".
 
 use std::ffi::OsString;
@@ -16,7 +17,7 @@ use crate::spec::{
     ProcessSpec, ProxyTlvs, ServiceSpec, Typed,
 };
 
-/// How a command line ended, as the program would say it.
+/// How a command line was refused, as the program would print it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refused {
     Usage(String),
@@ -46,7 +47,7 @@ pub(super) fn serve(line: &str) -> Serve {
     }
 }
 
-/// The line of blame, after checking that the usage text follows it.
+/// The first line of the message. Checks that the usage text follows it.
 #[track_caller]
 pub(super) fn blame(words: &[&str]) -> String {
     match invoke(&argv(words)) {
@@ -194,7 +195,7 @@ pub(super) fn first_line(error: &LineError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Port and groups in short: `host/port/maxc`, `-` for what was not given, `|` between groups.
+/// The port and the groups in short: `host/port/maxc`, `-` for what was not given, `|` between groups.
 fn shape(serve: &Serve) -> String {
     let place = |place: &Member| {
         let Member::Channel(target) = place else { return "-".to_owned() };
@@ -283,7 +284,7 @@ fn clusters_repetitions_and_the_end_of_options_work_as_with_getopt() {
     assert_eq!(serve("-t 1 -t 2 -ff -b a -b c 80"), serve("-t 2 -f -b c 80"));
     assert_eq!(serve("-f -- 80 a"), serve("-f 80 a"));
     assert_eq!(shape(&serve("-- 80 -a")), "80: -a/-/-");
-    // What follows an option that takes a value is its value, whatever it looks like.
+    // The word behind an option that takes a value is its value, whatever it looks like.
     let Ok(Invocation::Command { text, .. }) = invoke(&argv(&["80", "-c", "-x"])) else {
         panic!("a command")
     };
@@ -488,7 +489,7 @@ fn any_word() -> impl Strategy<Value = OsString> {
 }
 
 proptest! {
-    // Each case builds the table anew, which is slow without optimization.
+    // Each case builds the table of options anew, which is slow without optimization.
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
     fn any_argv_is_answered(argv in prop::collection::vec(any_word(), 0..8)) {

@@ -321,7 +321,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                 format!("-b ::1 -T 9 {both} 6 f"),
             ]
         );
-        // What goes with --check is no mistake where a line has none.
+        // Options that go with --check are no mistake where a line has no check.
         assert_eq!(lines("* --check-interval 5s --queue-timeout 9s --on-down kick\n80 a"), ["80 a"]);
     }
 
@@ -394,7 +394,7 @@ pop: balance -t2 110 'pop1' \"pop2\" %
                     &format!("f:2:1: invalid port [web:70000]; {port}"),
                 ],
             ),
-            // Two files with a mark of byte order, one after the other; a blank that is none.
+            // Two files with byte order marks, joined into one; and a blank that is not ASCII.
             ("\u{feff}80 a\n\u{feff}81 a", &[&format!("f:2:1: invalid port [<U+FEFF>81]; {port}")]),
             ("80\u{a0}a", &[&format!("f:1:1: invalid port [80<U+00A0>a]; {port}")]),
             (

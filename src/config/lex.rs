@@ -259,7 +259,8 @@ mod tests {
     use super::super::quote::quoted;
     use super::*;
 
-    /// Words with a blank between, lines with a bar, and the errors without the name of the file.
+    /// The lines with `|` between them, their words with blanks between them; and the errors without the
+    /// file's name.
     fn read(text: &str) -> (String, Vec<String>) {
         let mut errors = Vec::new();
         let lines: Vec<_> = SourceLines::of("f", text.as_bytes())

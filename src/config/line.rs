@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_line_has_what_differs_from_the_defaults_and_nothing_else() {
-        // What is typed here in any order and spelling, and what is printed.
+        // Command lines in any order and spelling, and how each is printed.
         let table = [
             ("80", "balance 80"),
             ("-t 5 -T 0 --policy rr --fail-open on --queue 0 --half-close-timeout 10m 80", "balance 80"),

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn every_policy_has_one_name() {
         for (name, policy) in Policy::NAMES {
-            // A policy that is added must be added to the table: this match is what notices.
+            // A new policy must be added to the table, too. Then this match does not compile until it is
+            // extended.
             match policy {
                 Policy::RoundRobin
                 | Policy::Hash

@@ -1,6 +1,7 @@
-//! Tests of the way there and back: settings become a line, a shell splits the line, the words become the same settings.
+//! Round trips: settings are printed as a line, a shell splits the line, and the words are read as the same
+//! settings.
 //!
-//! Knows: both front doors. Never: what either does inside.
+//! Knows: how lines are printed and read. Never: what either does inside.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,7 +27,8 @@ use crate::spec::{
 const POLICIES: [Policy; 5] =
     [Policy::RoundRobin, Policy::Hash, Policy::LeastConnections, Policy::TwoChoices, Policy::First];
 
-/// What a POSIX shell makes of a line without variables and patterns. Panics on what a shell would not leave alone.
+/// Splits a line as a POSIX shell does that meets no variables and patterns. Panics if the line has something
+/// that a shell would change.
 fn shell_split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -72,7 +74,7 @@ fn span(range: RangeInclusive<Duration>) -> impl Strategy<Value = Duration> {
     let nanos = |span: &Duration| u64::try_from(span.as_nanos()).expect("at most ten years");
     let (least, most) = (nanos(range.start()), nanos(range.end()));
     let exact = (least..=most).prop_map(Duration::from_nanos);
-    // Whole numbers of short units are what people write.
+    // Users mostly write whole numbers of short units.
     let round = (1u64..1_000, prop::sample::select(vec![1, 1_000, 60_000, 3_600_000]))
         .prop_map(move |(n, unit)| Duration::from_millis(n * unit).clamp(*range.start(), *range.end()));
     prop_oneof![exact, round]
@@ -82,7 +84,7 @@ fn any_span() -> impl Strategy<Value = Duration> {
     span(Duration::from_millis(1)..=Duration::from_secs(315_360_000))
 }
 
-/// Each of them once.
+/// Each host once.
 fn sources() -> impl Strategy<Value = Vec<HostSpec>> {
     prop::collection::vec(host(), 0..4).prop_map(|mut hosts| {
         let mut names = BTreeSet::new();
@@ -153,7 +155,7 @@ fn check() -> impl Strategy<Value = Option<CheckSpec>> {
 
 fn senders() -> impl Strategy<Value = ProxySenders> {
     let v4 = (any::<[u8; 4]>(), 0..=32u8).prop_map(|(ip, prefix)| (IpAddr::from(ip), prefix));
-    // Written with an IPv4 address it is that address.
+    // If it is written with an IPv4 address, it is that address.
     let v6 = (any::<[u8; 15]>(), 0..=128u8).prop_map(|(ip, prefix)| {
         let all: Vec<u8> = std::iter::once(0x20).chain(ip).collect();
         (IpAddr::from(<[u8; 16]>::try_from(all).expect("16 bytes")), prefix)
@@ -164,7 +166,7 @@ fn senders() -> impl Strategy<Value = ProxySenders> {
     prop_oneof![Just(ProxySenders::Any), prop::collection::vec(sender, 1..4).prop_map(ProxySenders::Of),]
 }
 
-/// Groups and the policy of later ones.
+/// Groups, and the policy of later groups.
 fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     let policy = || prop::sample::select(POLICIES.to_vec());
     let member = prop_oneof![1 => Just(Member::Gap), 4 => any_target().prop_map(Member::Channel)];
@@ -173,7 +175,7 @@ fn groups() -> impl Strategy<Value = (Vec<GroupSpec>, Policy)> {
     (prop::collection::vec(group, 0..4), policy())
 }
 
-/// Which of so many groups are for whom.
+/// Which of this many groups are for which clients.
 fn sections(places: Vec<(bool, Vec<RouteName>)>, groups: usize) -> Vec<Section> {
     let mut known = BTreeSet::new();
     let mut all: Vec<Section> = Vec::new();
@@ -197,7 +199,7 @@ fn asked() -> impl Strategy<Value = RouteName> {
     ]
 }
 
-/// Where lines go, what they look like, and when there is one.
+/// The target of the access log, its format, and when it gets a line.
 fn access_log() -> impl Strategy<Value = (String, (LineFormat, LogMoments))> {
     let every = prop::option::of((1_000u64..=315_360_000_000).prop_map(Duration::from_millis));
     let moments = (any::<[bool; 2]>(), every).prop_map(|([start, end], every)| LogMoments {
@@ -272,7 +274,7 @@ fn nets() -> impl Strategy<Value = Option<NetList>> {
     let v4 = (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, length)| IpNet::new(ip.into(), length));
     let v6 = (any::<[u8; 16]>(), 0..=128_u8).prop_map(|(ip, length)| IpNet::new(ip.into(), length));
     let net = prop_oneof![v4, v6].prop_map(|net| NetItem::Net(net.expect("short").trunc()));
-    // One that is IPv4-mapped is read as IPv4.
+    // An IPv4-mapped address would be read as IPv4.
     let net = net.prop_filter("canonical", |item| match item {
         NetItem::Net(net) => net.addr().to_canonical() == net.addr(),
         NetItem::File(_) => true,
@@ -374,7 +376,7 @@ proptest! {
             let port = PortWord::Number(NonZeroU16::new(port).expect("from 1"));
             let listen = ListenSpec { ports: port.into(), ..serve.service.listen };
             let name = Name::new(&format!("s{}", listen.ports));
-            // These are for Unix sockets.
+            // These options are for Unix sockets.
             ServiceSpec { name, listen, socket_mode: None, socket_group: None, ..serve.service }
         }).collect();
         let text = print_file(&process, &services);

@@ -390,7 +390,7 @@ mod tests {
         }
         let talk = capture.talk.as_ref().expect("it began");
         assert_eq!((talk.at, talk.written, talk.left_out), ([10, 11], [2, 1], [3, 4]));
-        // As another process has it: more of one side, no less of the other.
+        // The state of another process: it has more bytes of one side, and not fewer of the other.
         capture.line("start 8.000000000 - - - 12 11").expect("a line");
         let talk = capture.talk.as_ref().expect("it began");
         assert_eq!((talk.at, talk.left_out, talk.untold), ([12, 11], [5, 4], [2, 0]));

@@ -840,7 +840,7 @@ mod tests {
         let first = "quit show help kill disable group reset enable create assign maxc mrtg-bytes mrtg-conns version hash rr";
         assert_eq!(names[..OF_3_57].join(" "), first);
         for new in &names[OF_3_57..] {
-            // A new word may not be the prefix that an old command was called by.
+            // A new command must not be a prefix by which an old command was called.
             assert!(!names[..OF_3_57].iter().any(|old| old.starts_with(new)), "{new}");
             assert_eq!(meant_by(new), Some(*new), "{new} is hidden by an older command");
         }
@@ -1018,7 +1018,7 @@ mod tests {
                 assert_eq!(usage(row.name), format!("usage: {} {}", row.name, row.arguments).trim_end());
             }
         }
-        // By whatever prefix it was called.
+        // The usage is found by any legal prefix of a command.
         assert_eq!(usage("tap"), format!("usage: {TAP_USAGE}"));
         assert_eq!(usage("deny"), format!("usage: {DENY_USAGE}"));
         assert_eq!(usage("w"), "usage: wait <channel> [<time>]");

@@ -1,4 +1,4 @@
-//! Whole conversations over real sockets: a server, and clients that behave, or do not.
+//! Whole sessions over real sockets: a server, and clients that follow the protocol or do not.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -44,7 +44,7 @@ fn idle_plane() -> Plane {
     }
 }
 
-/// What becomes of looking names up: of all of them one is not found.
+/// The result of looking up all names or one: of all names, one is not found.
 #[allow(clippy::unnecessary_wraps, reason = "the answers of others may be late")]
 fn looked_up(channel: Option<ChannelKey>) -> Option<Vec<ResolvedName>> {
     let name = |name: &str, addresses| ResolvedName { name: name.to_owned(), addresses };
@@ -55,21 +55,21 @@ fn looked_up(channel: Option<ChannelKey>) -> Option<Vec<ResolvedName>> {
     })
 }
 
-/// A served instance with one enabled channel, in a directory of its own.
+/// An instance that serves one enabled channel, in a directory of its own.
 pub(crate) struct Instance {
     scratch: Scratch,
     control: Control,
     /// How often the kill hook was called.
     killed: Arc<AtomicU32>,
-    /// What it answers.
+    /// What the kill hook returns.
     kill_works: Arc<AtomicBool>,
-    /// After how long the connections were to be closed.
+    /// The times after which connections were to be closed.
     ended: Arc<Mutex<Vec<Duration>>>,
     /// The channels whose connections were to be closed.
     closed: Arc<Mutex<Vec<ChannelKey>>>,
-    /// How often the data plane was told of a change.
+    /// How often a change was reported to the data plane.
     changed: Arc<AtomicU32>,
-    /// What time it is, in ms since the start.
+    /// The time since the start, in ms.
     clock: Arc<AtomicU64>,
     table: SharedTable,
 }
@@ -134,14 +134,14 @@ impl Instance {
         stream
     }
 
-    /// A client's connection to the one channel.
+    /// A client's connection to the only channel.
     fn lease(&self) -> Lease {
         let mut table = self.table.lock();
         let mut route = table.begin(ClientAddr::from(IpAddr::from([127, 0, 0, 1])));
         table.next(&mut route).expect("a channel")
     }
 
-    /// What the instance says to these bytes until it or we end.
+    /// What the instance answers to these bytes, until one side ends the connection.
     fn says(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("written");
@@ -150,7 +150,7 @@ impl Instance {
     }
 }
 
-/// One connection of the channel that was asked for.
+/// A connection of the given channel.
 fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     let (age, idle) = (Duration::from_secs(75), Duration::ZERO);
     let client = Some(SocketAddr::from(([127, 0, 0, 1], 4711)).into());
@@ -168,7 +168,7 @@ fn session(channel: Option<ChannelKey>) -> SessionSnapshot {
     }
 }
 
-/// What a process has of these.
+/// A process with these services.
 fn all(services: Vec<ManagedService>) -> Arc<Services> {
     let hands = ProcessHands {
         stopped: Arc::new(|| ()),
@@ -222,12 +222,12 @@ fn service() -> ManagedService {
     }
 }
 
-/// The same on port 80 of this address.
+/// The same service on port 80 of this address.
 fn service_at(address: &str) -> ManagedService {
     ManagedService { listen: RwLock::new(vec![port_80(address).into()]), ..service() }
 }
 
-/// `127.0.0.1`, `::1`, `fe80::1%2`.
+/// Port 80 of an address such as `127.0.0.1`, `::1` or `fe80::1%2`.
 fn port_80(address: &str) -> SocketAddr {
     let bracketed = if address.contains(':') { format!("[{address}]:80") } else { format!("{address}:80") };
     bracketed.parse().expect("an address")
@@ -243,7 +243,7 @@ fn wanted(scratch: &Scratch) -> Wanted {
     Wanted { directories: vec![scratch.shared(), scratch.private()], service }
 }
 
-/// What this process is called when it drains.
+/// The name of this process while it drains.
 fn own_name() -> String {
     format!("process.{}", std::process::id())
 }
@@ -285,7 +285,7 @@ fn a_service_that_has_lost_its_port_is_not_ready_and_does_not_serve() {
     assert!(told().contains(" not-listening "), "{}", told());
     assert_eq!(ReadyState::of(&service).why_not.as_deref(), Some("not listening on 0.0.0.0:80"));
     assert!(!service.is_ready());
-    // One of several is enough for that, and the others serve.
+    // One refused socket of several makes the service not ready, though the others serve.
     service.set_listen(vec![place], place, &[SocketAddr::from(([0, 0, 0, 0], 81)).into()]);
     assert!(!service.is_ready() && told().contains(" serving "));
     service.set_listen(vec![place], place, &[]);
@@ -349,10 +349,10 @@ fn clients_that_leave_early_harm_nobody() {
 fn a_client_that_does_not_read_holds_up_nobody() {
     let instance = Instance::start();
     let mut stuck = instance.connect();
-    // Its answer, some 5 MB, fits in no socket buffer.
+    // Its answer of about 5 MB fits into no socket buffer.
     stuck.write_all(&[&b"s;".repeat(30_000)[..], b"\n"].concat()).expect("written");
     assert_eq!(ask(&mut instance.client(), b"disable 0").0, "channel 0 disabled\n");
-    // Still there: it is this session that waits, in its own time.
+    // The session still exists: only it waits, for itself.
     drop(stuck);
 }
 
@@ -360,7 +360,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
 fn among_too_many_sessions_the_oldest_idle_one_gives_way() {
     let instance = Instance::start();
     let mut clients: Vec<Client> = (0..64).map(|_| instance.client()).collect();
-    // Each is heard of, and has said so, before the next one comes.
+    // Each session has answered before the next one begins.
     for client in &mut clients {
         assert_eq!(ask(client, b"version").1, 0);
     }
@@ -475,7 +475,7 @@ fn wait_answers_when_the_last_connection_is_over_and_holds_up_nobody() {
     stream.write_all(b"drain 0; wait 0; version; x\n").expect("written");
     let mut first = vec![0; (greeting() + "channel 0 draining, 2 connections left\n").len()];
     stream.read_exact(&mut first).expect("told before the wait begins");
-    // Others work meanwhile, and a client that has said everything it wants to say is still there.
+    // Other sessions work meanwhile, and a client that has ended its direction still gets its answer.
     stream.shutdown(Shutdown::Write).expect("shut");
     let [one, other] = leases;
     drop(one);
@@ -502,7 +502,7 @@ fn wait_in_vain_ends_when_its_time_is_over_and_not_before() {
     stream.shutdown(Shutdown::Write).expect("shut");
     let mut greeted = vec![0; greeting().len()];
     stream.read_exact(&mut greeted).expect("a greeting");
-    // When exactly it began to wait nobody knows, but it was not before now; a little less than its time is too little.
+    // The session began to wait at some time after now. Slightly less than its time is too little.
     instance.clock.store(29_999, Ordering::SeqCst);
     stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
     assert!(stream.read(&mut [0]).is_err(), "it goes on waiting");
@@ -524,7 +524,7 @@ fn a_channel_that_is_gone_is_waited_for_by_nobody() {
 fn clients_that_leave_while_they_wait_take_their_sessions_with_them() {
     let instance = Instance::start();
     let lease = instance.lease();
-    // Root gets some more than others.
+    // Root may have more sessions than others.
     let most = if super::peer::own_uid() == 0 { 72 } else { 64 };
     let mut waiting = Vec::new();
     for _ in 0..most {
@@ -578,7 +578,7 @@ fn a_process_that_drains_is_asked_by_a_name_of_its_own_and_a_second_kill_is_the_
         let (list, code, ..) = ask(&mut client, b"services");
         assert!(code == 0 && list.contains(" 5 draining "), "{list}");
         assert_eq!(ask(&mut client, b"sessions").1, 0);
-        // Who came while it served said it once more, not knowing.
+        // A session that began before the first kill says it once more.
         assert_eq!(ask(&mut before, b"kill"), ("shutdown complete, exiting.\n".into(), 0, 0, true));
         assert!(instance.ended.lock().expect("not poisoned").is_empty());
         assert_eq!(ask(&mut client, b"kill 2m").0, "shutdown complete, exiting.\n");
@@ -663,7 +663,7 @@ fn without_an_address_what_changes_is_for_an_instance_on_all_addresses() {
     let expected = "no master process, exiting.\n\
         balance: port 80 is served on 127.0.0.1 only; to change that instance, add -b 127.0.0.1";
     assert_eq!(message, expected);
-    // A session that was begun to look at it can do just that.
+    // A session that was begun for reading can only read.
     let mut client = find::find(&wanted(&scratch), false).expect("found");
     assert_eq!(ask(&mut client, b"group 0").1, 0);
     let (text, code, _, end) = ask(&mut client, b"show; disable 0");
@@ -685,7 +685,7 @@ fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
         let service = Which::Port { port: 80, addresses, ipv6: false };
         find::find(&Wanted { service, ..wanted(&scratch) }, is_change).map_err(|error| error.to_string())
     };
-    // No machine has so many interfaces: the numbers are not turned into names.
+    // No machine has this many interfaces, so the numbers are not printed as names.
     let one = start("fe80::1%900001");
     assert!(find("fe80::1%900001", true).is_ok());
     assert_eq!(
@@ -706,7 +706,7 @@ fn the_same_link_local_address_on_two_interfaces_is_two_instances() {
 #[test]
 fn a_name_that_leads_to_another_instance_leads_nowhere() {
     let instance = Instance::start();
-    // A hard link, made by anybody, where the system does not restrict them.
+    // A hard link, which any user can make if the system does not restrict hard links.
     let names = ["balance.80.0.0.0.0", "balance.81.0.0.0.0"].map(|name| instance.scratch.path().join(name));
     fs::hard_link(&names[0], &names[1]).expect("linked");
     let service = Which::Port { port: 81, addresses: None, ipv6: false };
@@ -717,7 +717,7 @@ fn a_name_that_leads_to_another_instance_leads_nowhere() {
     assert_eq!(instance.killed.load(Ordering::SeqCst), 0);
 }
 
-/// A listener that greets as an instance in another network namespace.
+/// A listener whose greeting is that of an instance in another network namespace.
 #[test]
 fn an_instance_in_another_network_namespace_is_another_one() {
     if super::peer::own_namespace().is_none() {
@@ -727,7 +727,7 @@ fn an_instance_in_another_network_namespace_is_another_one() {
     let listener = UnixListener::bind(scratch.path().join("balance.80.0.0.0.0")).expect("bound");
     let server = thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            // Whoever only looks whether somebody is here has gone by now.
+            // A peer that only tested whether somebody listens is gone by now.
             let _ = stream.write_all(b"balance 4.0 pid 77 protocol 1 netns 7\n");
             let mut said = String::new();
             let _ = stream.read_to_string(&mut said);
@@ -738,7 +738,7 @@ fn an_instance_in_another_network_namespace_is_another_one() {
     });
     let error = find::find(&wanted(&scratch), false).expect_err("not ours").to_string();
     assert!(error.starts_with("no master process, exiting.\nbalance: process 77 serves"), "{error}");
-    // One of ours goes by a name beside it, and is found.
+    // An instance of this namespace takes another name beside it, and is found.
     let ours = serve(Endpoint::bind(&options(&scratch, "0.0.0.0")).expect("bound"), all(vec![service()]))
         .expect("serving");
     assert_eq!(find::find(&wanted(&scratch), false).expect("ours").pid(), std::process::id());
@@ -775,8 +775,8 @@ fn whoever_speaks_something_else_is_named_and_left() {
     assert!(meet(b". denied: no\n").contains("says: denied: no"));
 }
 
-/// Two services of one process, `web` on port 80 and one without a name on port 25; how often each was killed, and how
-/// many connections `web` has.
+/// Two services of one process: `web` on port 80, and one without a name on port 25. Also how often each was
+/// killed, and how many connections `web` has.
 fn two_services() -> (Scratch, Control, [Arc<AtomicU32>; 2], Arc<AtomicUsize>) {
     let kills = [(); 2].map(|()| Arc::new(AtomicU32::new(0)));
     let connections = Arc::new(AtomicUsize::new(0));
@@ -829,7 +829,7 @@ fn a_client_is_at_the_service_that_it_asked_for() {
         find(&scratch, Which::Name { name: "mail".into(), port: None }),
         Err(FindError::NoService { .. })
     ));
-    // What is done to one is not done to the other.
+    // A change of one service does not change the other.
     assert_eq!(answer(&mut web, "disable 0").0, 0);
     assert!(answer(&mut web, "show").1.contains("dis"));
     assert!(answer(&mut mail, "show").1.contains("ENA"));
@@ -849,7 +849,7 @@ web              0.0.0.0:80                     0/1           0 serving  -
     ] {
         assert_eq!(answer(&mut mail, &format!("use {word}")), (code, text.into()));
     }
-    // What follows is meant for a service that is not there.
+    // The commands that follow are meant for a service that does not exist.
     let rest = "no such service mial\nthe rest of the line was not carried out\n";
     for line in ["use mial; kill", "use mial; disable 0; use web"] {
         assert_eq!(answer(&mut mail, line), (65, rest.into()), "{line}");
@@ -867,12 +867,12 @@ fn kill_ends_the_current_service_and_the_end_of_the_last_one_all_sessions() {
     let mut web = find(&scratch, by_port(80)).expect("found");
     assert_eq!(answer(&mut web, "kill"), (0, "shutdown complete, exiting.\n".into()));
     assert_eq!(count(), [1, 0]);
-    // Its name stays, so that nobody else is taken for it.
+    // Its name stays, so that commands for it do not reach another service.
     assert_eq!(scratch.names(), ["balance.25.0.0.0.0", "service.web"]);
     assert!(matches!(find(&scratch, by_port(80)), Err(FindError::None)));
     let by_name = || find(&scratch, Which::Name { name: "web".into(), port: None });
     assert!(matches!(by_name(), Err(FindError::NoService { .. })), "it is draining");
-    // It is there until its last client has left, but nobody begins with it.
+    // The service is listed until its last client has left, but no session begins with it.
     assert!(answer(&mut stays, "services").1.contains("1 draining -\n"));
     assert_eq!(answer(&mut stays, "use web; show").0, 0);
     let mut begun = UnixStream::connect(scratch.path().join("balance.25.0.0.0.0")).expect("connected");

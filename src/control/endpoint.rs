@@ -623,7 +623,7 @@ mod tests {
             assert_eq!(endpoint.path().as_deref(), Some(planted.as_path()));
             assert!(UnixStream::connect(&planted).is_ok());
             drop(endpoint);
-            // What is in it is not ours to take away.
+            // This process must not remove a directory with foreign contents.
             let left: Vec<bool> =
                 scratch.names().iter().map(|name| name.starts_with(".balance.80.")).collect();
             assert_eq!(left, vec![true; usize::from(file.is_some())]);
@@ -654,7 +654,7 @@ mod tests {
         }
         drop(UnixListener::bind(scratch.path().join("balance.82.127.0.0.1")).expect("bound"));
         let endpoint = Endpoint::bind(&options(&scratch)).expect("bound");
-        // Not what somebody else left.
+        // It does not remove what others left.
         assert_eq!(scratch.names(), ["balance.80.127.0.0.1", "balance.82.127.0.0.1"]);
         assert!(UnixStream::connect(endpoint.path().expect("a name")).is_ok());
     }
@@ -700,7 +700,7 @@ mod tests {
             Names { listen: vec![at(80), at(81)], name: Some("web".into()) },
             Names { listen: vec![at(25)], name: None },
         ];
-        // What was left behind under one of the names.
+        // An entry that a dead instance left under one of the names.
         drop(UnixListener::bind(scratch.path().join("service.web")).expect("bound"));
         let mut endpoint = Endpoint::bind(&EndpointOptions { services, ..options(&scratch) }).expect("bound");
         assert!(endpoint.missed().is_empty(), "{:?}", endpoint.missed());

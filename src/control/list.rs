@@ -409,7 +409,7 @@ port      address                    pid user       up/channels connections stat
     fn a_hidden_name_is_over_when_its_maker_is_gone() {
         let ours = entry::unlikely_name("balance.80.0.0.0.0");
         assert!(!is_over(&ours), "{ours}");
-        // No system has so many processes.
+        // No system has a process with this number.
         assert!(is_over(".balance.80.0.0.0.0.2000000000.0badcafe"));
         assert!(!is_over(".balance.80.0.0.0.0.x.0badcafe"));
         assert!(is_over("balance.80.0.0.0.0"));

@@ -687,7 +687,7 @@ mod tests {
             ledger.close();
             seen.push((all.totalc, all.sent_bytes));
         }
-        // All of a thing is forgotten at once, also what is larger already than it was.
+        // All counters of a series are forgotten together, even one that is already larger than it was.
         assert_eq!(seen, [(5, 100), (7, 100), (7, 100), (8, 400), (9, 402), (10, 402)]);
         assert_eq!(ledger.grown(2, "y", counts(1, 1)).totalc, 1);
     }
@@ -704,10 +704,10 @@ mod tests {
             seen
         };
         assert_eq!(look(&[(old, "web", 5)]), [5]);
-        // One that takes its name has counted more than it already, ...
+        // A series that takes the name of another one has counted more than that had, ...
         assert_eq!(look(&[(new, "web", 7), (old, "web (draining)", 6)]), [12, 1]);
         assert_eq!(look(&[(new, "web", 8), (old, "web (draining)", 6)]), [13, 1]);
-        // ... and another one goes by what it was called.
+        // ... and a third one takes the name that it had before.
         assert_eq!(look(&[(third, "web", 0), (new, "web (draining)", 9)]), [13, 2]);
     }
 

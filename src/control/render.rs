@@ -656,7 +656,7 @@ from process 4242: carried 4000, draining unknown
             port: Some(20_005),
             ..second.clone()
         };
-        // No line continuation here: it would eat the blanks in front.
+        // A line continuation would remove the blanks at the start of the lines.
         let expected =
             "      id client                     group  chan     age    idle        sent        rcvd state
        7 127.0.0.1:4711                 0     3   1d01h    1.5s          10          20 half-closed:1m15s

@@ -162,7 +162,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// Port of the source, sequence number, acknowledged one, flags and payload of a packet whose checksums are right.
+    /// The source port, sequence number, acknowledgement number, flags and payload of a packet. Checks its
+    /// checksums.
     fn seen(packet: &[u8]) -> (u16, u32, u32, String, Vec<u8>) {
         let sliced = SlicedPacket::from_ip(packet).expect("a packet");
         let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP: {sliced:?}") };

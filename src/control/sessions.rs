@@ -145,7 +145,7 @@ mod tests {
         (Arc::new(ours), theirs)
     }
 
-    /// So many, the first of them root's.
+    /// This many sessions; the first one is root's.
     fn full(count: usize) -> (Sessions, Vec<UnixStream>) {
         let mut sessions = Sessions::default();
         let clients = (0..count).map(|number| {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn who_has_been_idle_for_the_longest_time_gives_way_and_root_last() {
         let (mut sessions, mut clients) = full(MAX_SESSIONS);
-        // The oldest but root's has just been at work, the next one still is.
+        // The oldest session that is not root's was busy a moment ago, and the next one still is.
         assert!(sessions.begin_work(1) && sessions.end_work(1) && sessions.begin_work(2));
         assert_eq!(enter(&mut sessions, USER), Ok(64));
         assert!(!sessions.begin_work(3), "it is gone, and does nothing any more");
@@ -198,7 +198,7 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..MAX_SESSIONS {
             let (ours, theirs) = stream();
-            // Not one byte more fits in.
+            // No further byte fits into the socket's buffer.
             let full = |size: usize| {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 while rustix::net::send(&*ours, &vec![b'x'; size], flags).is_ok() {}

@@ -469,14 +469,14 @@ mod tests {
         find::find(&instance.wanted(), false).expect("an instance")
     }
 
-    /// The exit code of what is answered.
+    /// The exit code after this text is answered.
     fn answered(instance: &Instance, text: &[u8], printer: Printer<impl Write>) -> u8 {
         let (outcome, printer) = ask_once(&mut client(instance), text, command::is_change(text), printer);
         let AskOutcome::Answered(code) = outcome else { panic!("no answer to {text:?}") };
         printer.end(code)
     }
 
-    /// What the shell prints, and its exit code, when its input is a pipe.
+    /// What the shell prints, and its exit code, if its input is a pipe.
     fn piped(instance: &Instance, input: &[u8]) -> (String, u8) {
         let mut out = Vec::new();
         let code = through_pipe(&mut client(instance), input, Printer::new(&mut out));
@@ -589,7 +589,7 @@ mod tests {
         let code = answered(&instance, &b"version;".repeat(500), Printer::new(&mut out));
         let Counting(writes, lines) = out;
         assert_eq!((code, lines), (0, 1_500));
-        // As the socket hands them over.
+        // What one read returns is written with one write.
         assert!(writes < lines / 10, "{writes} writes");
     }
 

@@ -1,4 +1,4 @@
-//! Golden transcripts: what is typed and what is answered, from words to text, on a real table.
+//! Transcripts of commands and their answers, from words to text, on a real table.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -72,12 +72,12 @@ impl Operator {
         parse_line(line).map(reply).collect()
     }
 
-    /// What is left to do for the door.
+    /// The effects that the caller must carry out.
     fn leaves(&mut self, line: &str) -> Vec<Effect> {
         self.replies(line.as_bytes()).iter().filter_map(Reply::effect).collect()
     }
 
-    /// A client's connection, to the first channel that takes it.
+    /// A client's connection to the first channel that takes it.
     fn lease(&mut self) -> Lease {
         let mut route = self.table.begin(ClientAddr::from(IpAddr::from([127, 0, 0, 1])));
         self.table.next(&mut route).expect("a channel")

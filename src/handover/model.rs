@@ -1,10 +1,12 @@
-//! Two processes that go through a handover, and the kernel between them: explored over seeded schedules.
+//! A model of a handover: two processes and the kernel between them, explored over schedules from seeds.
 //!
-//! Knows: who has copies of what, what is in the stream, who may die when. Never: how the machines decide.
+//! Knows: which process has copies of what, what is in the stream, when a process may die. Never: how the two
+//! state machines decide.
 //!
-//! Every step is the choice of one thing that can happen. What must not be is looked for after each: a connection with two
-//! owners, one that comes back from a process that had it, a batch given up twice. At the end, everything that nobody died
-//! with must be owned, once, and somebody must accept clients.
+//! Each step is one event, chosen from those that are possible. After each step the model looks for faults: a
+//! connection with two owners, one that returns from a process that had it, a batch that is released twice.
+//! At the end, each connection that did not die with a process must have exactly one owner, and one process
+//! must accept clients.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -39,13 +41,13 @@ struct Faults {
     crash: bool,
     slow: bool,
     cancel: bool,
-    /// One check in so many finds no room; 0: none does.
+    /// One check in this many finds no room; 0: all find room.
     refuse: usize,
     unsent: bool,
     hang: bool,
     /// The successor finds that it cannot serve.
     unfit: bool,
-    /// This one dies at this step.
+    /// This process dies at this step.
     kill: Option<(usize, Who)>,
 }
 
@@ -70,7 +72,7 @@ impl Faults {
     }
 }
 
-/// What a careless author of a driver or a machine would have done.
+/// A fault that a driver or a state machine could have, planted to show that the model finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bug {
     AdoptBeforeTaken,
@@ -81,7 +83,7 @@ enum Bug {
     AcknowledgeTwice,
     DeafToTheDead,
     ReleaseTwice,
-    /// The stream ends though the predecessor lives: it could not send.
+    /// The stream ends although the predecessor lives, because a message could not be sent.
     EndTheStreamAlive,
 }
 
@@ -89,11 +91,11 @@ enum Bug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
     Nothing,
-    /// It is dialled, and cannot go.
+    /// A connect is in progress; it cannot be handed over.
     Dialling,
-    /// It moves its bytes.
+    /// The process moves its bytes.
     Owned,
-    /// A copy that it does not touch, in this batch.
+    /// A copy in this batch, which the process does not touch.
     InBatch(u64),
 }
 
@@ -101,11 +103,11 @@ enum Hold {
 struct Connection {
     predecessor: Hold,
     successor: Hold,
-    /// The successor has owned it.
+    /// Whether the successor has owned it.
     was_adopted: bool,
-    /// That it was taken is in the kernel's hands; or it came to the successor first.
+    /// Whether the message that it was taken was sent; or it was the successor's client from the start.
     is_acknowledged: bool,
-    /// It is in a batch that was sent whole and not refused.
+    /// Whether it is in a batch that was sent completely and not refused.
     is_sent: bool,
 }
 
@@ -122,7 +124,7 @@ impl Connection {
     }
 }
 
-/// Something that takes its time.
+/// Work that takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Pack(u64),
@@ -131,19 +133,19 @@ enum Work {
     Check(u64),
 }
 
-/// What a process is to its surroundings.
+/// The state of a process as a whole.
 #[derive(Debug, Default)]
 struct Body {
     is_dead: bool,
     accepts: bool,
     work: Option<Work>,
-    /// It cannot send any more.
+    /// Whether it can no longer send.
     is_mute: bool,
-    /// It was told that the other's stream has ended.
+    /// Whether it knows that the other's stream has ended.
     heard_end: bool,
 }
 
-/// What can happen.
+/// An event that can happen.
 #[derive(Debug, Clone, Copy)]
 enum Chance {
     Deed(Who),
@@ -154,7 +156,7 @@ enum Chance {
     TimeUp,
     Cancel,
     Crash(Who),
-    /// The kill arrives.
+    /// The kill takes effect.
     Die,
     Hang,
     Accept(Who),
@@ -178,7 +180,7 @@ struct World {
     ended: Vec<bool>,
     rests: bool,
     was_cancelled: bool,
-    /// The predecessor has begun to end its successor.
+    /// Whether the predecessor has begun to kill its successor.
     is_ending: bool,
     is_hung: bool,
     outcome: Option<HandoverOutcome>,
@@ -226,7 +228,7 @@ impl World {
         matches!(self.outcome, Some(HandoverOutcome::HandedOver { .. } | HandoverOutcome::ListenersOnly))
     }
 
-    /// All that brings the handover further, then what happens besides.
+    /// The events that bring the handover further, then all others.
     fn chances(&self) -> (Vec<Chance>, Vec<Chance>) {
         let (mut further, mut besides) = (Vec::new(), Vec::new());
         if !self.before.is_dead {
@@ -310,7 +312,7 @@ impl World {
                     let chance = besides[self.lots.below(besides.len())];
                     let is_mishap =
                         matches!(chance, Chance::Crash(_) | Chance::Hang | Chance::TimeUp | Chance::Cancel);
-                    // Rare, so that they meet every part of a handover.
+                    // Mishaps are rare, so that they hit every part of a handover.
                     if is_mishap && !self.lots.one_in(6) {
                         continue;
                     }
@@ -403,7 +405,8 @@ impl World {
         if who == Who::Predecessor { one.predecessor } else { one.successor }
     }
 
-    /// All its copies are closed, and what was on its way to it is gone. What it had said stays.
+    /// Closes all copies of this process and discards what was on its way to it. What it has sent stays in
+    /// the stream.
     fn die(&mut self, who: Who) {
         for one in &mut self.connections {
             match who {
@@ -493,7 +496,7 @@ impl World {
         }
     }
 
-    /// The connections of this batch that this process holds become this to it.
+    /// Changes what this process has of each connection in this batch.
     fn turn(&mut self, who: Who, number: u64, into: Hold) -> Result<Vec<usize>, String> {
         let all: Vec<usize> =
             (0..self.connections.len()).filter(|&at| self.hold(who, at) == Hold::InBatch(number)).collect();
@@ -645,7 +648,7 @@ impl World {
         Ok(())
     }
 
-    /// What must never be.
+    /// Checks what must hold after each step.
     fn judge(&self) -> Verdict {
         for (at, one) in self.connections.iter().enumerate() {
             if one.predecessor == Hold::Owned && one.successor == Hold::Owned {
@@ -658,7 +661,7 @@ impl World {
         Ok(())
     }
 
-    /// What must be when nothing more happens.
+    /// Checks what must hold when nothing more happens.
     fn judge_end(&self) -> Verdict {
         let old_lives = !self.before.is_dead;
         let new_lives = !self.after.is_dead && !self.is_hung;
@@ -693,12 +696,12 @@ impl World {
     }
 }
 
-/// Runs one schedule. How many steps did it take?
+/// Runs one schedule, and returns the number of steps.
 fn explore(seed: u64, faults: Faults, bug: Option<Bug>) -> Result<usize, String> {
     explored(seed, faults, bug).map(|(steps, _)| steps)
 }
 
-/// And how did it end?
+/// The same, and the final state.
 fn explored(seed: u64, faults: Faults, bug: Option<Bug>) -> Result<(usize, World), String> {
     let mut world = World::new(seed, faults, bug);
     match world.run() {
@@ -713,7 +716,7 @@ fn drawn(seed: u64) -> Faults {
 
 #[test]
 fn each_connection_has_one_owner_whatever_happens() {
-    // How often each end was reached: a run that reaches none shows nothing.
+    // How often each outcome was reached. A run in which an outcome is never reached shows nothing about it.
     let mut ends = BTreeMap::<String, u32>::new();
     for seed in 0..10_000 {
         let (_, world) = explored(seed, drawn(seed), None).unwrap_or_else(|why| panic!("{why}"));

@@ -471,7 +471,7 @@ mod tests {
         News::Packed { connections, left: 0 }
     }
 
-    /// A handover that has heard this.
+    /// A handover after these reports.
     fn after(news: impl IntoIterator<Item = News>) -> Predecessor {
         let mut one = Predecessor::new(&Offer::default());
         for news in news {
@@ -531,7 +531,7 @@ mod tests {
         ] {
             let mut one = after(news);
             assert_eq!(one.learn(News::SuccessorEnded("gone".to_owned())), [Deed::EndSuccessor]);
-            // Where connections were being packed, nothing is over before they are back.
+            // If connections were being packed, the handover is not over before they are back.
             let mut deeds = one.learn(News::SuccessorGone);
             deeds.extend(one.learn(packed(0)));
             assert_eq!(deeds[..deeds.len() - 1], end);
@@ -632,7 +632,7 @@ mod tests {
         assert!(matches!(one.waits_for(), Some((Awaited::Settled, _))));
         assert_eq!(one.learn(News::SuccessorEnded("gone".to_owned())), [Deed::EndSuccessor]);
         assert_eq!(one.learn(News::SuccessorGone)[..2], [Deed::Unyield, Deed::Resume]);
-        // One that is slow has everything. To kill it would help nobody.
+        // A slow successor has everything; to kill it would not help.
         assert_eq!(closing().learn(News::TimeUp), [Deed::Finish(HandoverOutcome::HandedOver { carried: 0 })]);
     }
 }

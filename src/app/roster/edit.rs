@@ -157,7 +157,7 @@ mod tests {
     use crate::sched::{Addresses, ClientAddr, Rules};
     use crate::spec::{ChannelManner, Policy, Weight};
 
-    /// A line: for each group its policy and channels, by host, weight, limit and state.
+    /// A line: for each group its policy and its channels, given by host, weight, limit and state.
     type Line = Vec<(Policy, Vec<(u8, u32, u32, bool)>)>;
 
     fn line() -> impl Strategy<Value = Line> {
@@ -203,7 +203,7 @@ mod tests {
         plan::differences(lines, &table.snapshot(), plan::LineSource::File)
     }
 
-    /// What an operator does: to which channel, and what.
+    /// What commands do to the table: each deed is a group, a channel and the kind of the change.
     fn by_hand(table: &mut Table, deeds: &[(usize, usize, u8)]) {
         for &(group, channel, what) in deeds {
             let Some(key) = ChannelKey::new(group, channel) else { continue };
@@ -253,7 +253,7 @@ mod tests {
             prop_assert_eq!(differences(&kept, &mut table), told);
             let (clean, _) = reload(&mut table, &kept, line, true);
             prop_assert_eq!(differences(&clean, &mut table), Vec::<String>::new());
-            // Who was taken away goes with the last connection.
+            // A removed channel disappears with its last connection.
             drop(leases);
             let wanted: usize = clean.iter().map(|group| group.channels.len()).sum();
             let there: usize = table.snapshot().groups.iter().map(|group| group.channels.len()).sum();

@@ -1,6 +1,7 @@
-//! What reloads do to the services of a process, and what a fault in the middle of one does not do.
+//! Tests of what reloads change in the services of a process, and what a fault during a reload does not
+//! change.
 //!
-//! Knows: a process's own parts, put together without signals and operators. Never: what an answer says of it.
+//! Knows: the parts of a process, put together without signals and operators. Never: the text of an answer.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use crate::process::Notifier;
 use crate::sched::GroupId;
 use crate::sys::trouble::{self, FaultPoint, Mishap};
 
-/// A process that serves what a file of its own says.
+/// A process that serves the services of a file of its own.
 struct Process {
     roster: Roster,
     server: Server,
@@ -75,7 +76,7 @@ impl Process {
             Files { paths: vec!["services".into()], words: Vec::new(), check_only: false, replace: false };
         let source = Source { files, directory: directory.clone() };
         let roster = Roster::new(tools, process, Some(source), manage, || ());
-        // A reload that finds nobody takes it for the end.
+        // A reload of a process without services would end it.
         let process = Self { roster, server, directory };
         process.write(&line("seed", free_place()));
         process.open_all();
@@ -86,7 +87,7 @@ impl Process {
         fs::write(self.directory.join("services"), text).expect("written");
     }
 
-    /// As at the start.
+    /// Opens all services of the file, as a start does.
     fn open_all(&self) {
         let source = self.roster.source.as_ref().expect("there is one");
         let (_, specs) = files::read(&source.files, &source.directory).map_err(drop).expect("it is right");
@@ -105,7 +106,7 @@ impl Process {
         self.roster.reload(false).map_err(|failure| failure.message)
     }
 
-    /// Where it serves and knows of it.
+    /// The addresses at which it serves and that it lists.
     fn managed(&self) -> Vec<SocketAddr> {
         let members = self.roster.members();
         members.all.iter().filter(|one| !one.is_killed()).filter_map(|one| one.place().net()).collect()
@@ -120,7 +121,7 @@ impl Drop for Process {
     }
 }
 
-/// Nobody listens there, and nobody else will: each has an address and a port of its own.
+/// An address at which nothing listens, and that no other test gets: an address and a port of its own.
 fn free_place() -> SocketAddr {
     static PLACES: AtomicU16 = AtomicU16::new(1);
     let number = PLACES.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +129,7 @@ fn free_place() -> SocketAddr {
     SocketAddr::from(([127, 90, high, low], 9_000 + number))
 }
 
-/// The port belongs to somebody.
+/// Whether a connect to this address succeeds.
 fn is_served(place: SocketAddr) -> bool {
     std::net::TcpStream::connect(place).is_ok()
 }
@@ -186,7 +187,7 @@ fn a_reload_that_panics_anywhere_leaves_nobody_without_a_master() {
 
 #[test]
 fn what_is_left_of_the_descriptors_bounds_what_is_added() {
-    // 40 less a reserve of 10, and one client has to be served.
+    // Of 40 descriptors 10 are reserved, and one client must be served.
     let process = Process::start("descriptors", 40);
     let lines = |count: usize| {
         // A port that is free again may be given out twice.
@@ -252,7 +253,7 @@ fn a_reload_warns_of_circles_that_it_makes_and_of_no_others() {
     assert_eq!(warned(&to("a", a, a)).len(), 1);
 }
 
-/// Ten ports of two services, of which some go from one to the other.
+/// Two services with ten ports between them, some of which move from one to the other.
 fn ten_ports(ip: std::net::IpAddr, a: &str, b: &str) -> String {
     let line = |name: &str, ports: &str| format!("{name}: -b {ip} {ports} 127.0.0.1:9 127.0.0.1:10\n");
     line("a", a) + &line("b", b)

@@ -407,7 +407,7 @@ mod tests {
 
     fn drain(reader: &mut File) -> Vec<u8> {
         let mut all = Vec::new();
-        // An error says that there is no more for now.
+        // An error means that there is nothing more to read now.
         let _ = reader.read_to_end(&mut all);
         all
     }
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(text.iter().filter(|&&byte| byte == b'\n').count() as u64 + lost.lines, 9_000);
     }
 
-    /// A file with room for so many bytes more; whatever is beyond that fails.
+    /// Writes to a file that has room for this many bytes; the rest of the write fails.
     fn tear(sink: &mut LineSink, lines: &str, room: usize) {
         let LineSink::File(file) = sink else { panic!("a file") };
         file.begin_line();
@@ -473,17 +473,17 @@ mod tests {
         let mut sink = begin();
         write(&mut sink, "three\n").expect("it is written");
         assert_eq!(read(), "one\ntwo\nthree\n");
-        // It is opened again, and is the same.
+        // The file is opened again, and is the same.
         let mut sink = begin();
         assert_eq!(sink.reopen().expect("it is there"), 0);
         write(&mut sink, "three\n").expect("it is written");
         assert_eq!(read(), "one\ntwo\nthree\n");
-        // It is truncated.
+        // The file is truncated.
         let mut sink = begin();
         File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("copytruncate");
         assert_eq!(write(&mut sink, "three\n").expect_err("one is lost").lines, 1);
         assert_eq!(read(), "three\n");
-        // Somebody else goes on with it, and then this one, too.
+        // Another process writes to the file, and then this one again.
         let mut sink = begin();
         let mut next = LineSink::file(&path).expect("it is there");
         write(&mut next, "three\n").expect("it is written");
@@ -503,7 +503,7 @@ mod tests {
         let mut sink = LineSink::file(&path).expect("a new file");
         let write = |sink: &mut LineSink, text: &str| sink.write(text.as_bytes(), &|| false);
         write(&mut sink, "one\n").expect("it is written");
-        // In a directory that was moved away it is not lost.
+        // A line is not lost if the directory was renamed.
         std::fs::rename(&directory, &moved).expect("ours");
         let LineSink::File(file) = &mut sink else { panic!("a file") };
         file.looked = file.looked.checked_sub(LOOK).expect("a clock that runs");
@@ -513,7 +513,7 @@ mod tests {
         let lost = write(&mut sink, "three\nfour\n").expect_err("there is no such directory");
         assert_eq!(lost.lines, 2);
         assert!(lost.cause.contains("was deleted and cannot be opened again"), "{lost:?}");
-        // What is in the way of its name is told of, whatever it is.
+        // A missing directory is reported, also when another file has its name.
         std::fs::write(&directory, "no directory").expect("ours");
         assert_eq!(write(&mut sink, "five\n").expect_err("no directory").lines, 1);
         std::fs::remove_file(&directory).and_then(|()| std::fs::create_dir(&directory)).expect("ours");

@@ -1,5 +1,5 @@
-//! What no test can make for real without harm to its host: clocks that are set, full tables of the kernel, control groups. Each is read from
-//! a `/proc` and a `/sys` that were written for it.
+//! Findings that no test can cause for real without harm to its host: clocks that are set, full kernel
+//! tables, control groups. They are read from copies of `/proc` and `/sys` that the tests write.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::config::{Word, read_line};
 use crate::control::scratch::Scratch;
 use crate::sched::{AdminState, ChannelId, ChannelKey, GroupId, Rules, Table, Weight};
 
-/// A host on which all is well.
+/// The files of a host without any finding.
 const WELL: &[(&str, &str)] = &[
     ("proc/sys/net/core/somaxconn", "4096\n"),
     ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n"),
@@ -61,7 +61,7 @@ const WELL: &[(&str, &str)] = &[
     ("sys/fs/cgroup/system.slice/balance.service/memory.max", "1000000\n"),
 ];
 
-/// That host with these files otherwise.
+/// The signs of that host with these files changed.
 fn host(otherwise: &[(&str, &str)]) -> KernelSigns {
     let scratch = Scratch::new();
     let root = scratch.path();
@@ -246,7 +246,7 @@ fn clocks_and_pauses_are_told_apart() {
     for (millis, words) in [(3_600_000, "forward by 3600.0 s"), (-5_000, "back by 5.0 s")] {
         one(&with(ClockSigns { stepped_millis: millis, ..well }), "clock", Gravity::Advice, words);
     }
-    // While a machine sleeps, the wall clock goes on.
+    // The wall clock runs while a machine is suspended.
     let slept = ClockSigns { stepped_millis: 60_200, suspended: second * 60, ..well };
     one(&with(slept), "clock", Gravity::Advice, "suspended for 60.0 s");
     one(
@@ -323,7 +323,7 @@ fn a_process_that_drains_is_not_told_what_only_matters_to_new_clients() {
     let elsewhere =
         [("proc/sys/net/core/somaxconn", "128"), ("proc/sys/net/ipv4/ip_local_port_range", "80 90")];
     let mut case = case(host(&elsewhere));
-    // What listens where it did is its successor.
+    // What listens at its old address is its successor.
     case.kernel.listeners.iter_mut().for_each(|one| one.is_ours = false);
     case.kernel.is_program_gone = true;
     case.kernel.congestion = Some("bbr".into());
@@ -346,13 +346,13 @@ fn a_process_that_drains_is_not_told_what_only_matters_to_new_clients() {
         "log",
     ];
     assert!(all.iter().all(|name| serving.contains(name)), "{serving:?}");
-    // What gathers signs looks up no names for it.
+    // The caller gathers no signs about names for a process that does not serve.
     (case.is_serving, case.names) = (false, Vec::new());
     case.services[0].is_draining = true;
     case.services[0].asked_at = None;
     let diagnosis = diagnose(&case);
     assert_eq!(names(&case), BTreeSet::from(["keepalive", "log"]), "{diagnosis}");
-    // Where it listened, another one is asked.
+    // Commands for its old address would reach another process.
     let process = format!(" process.{}", std::process::id());
     assert!(diagnosis.findings.iter().all(|one| one.cure.contains(&process)), "{diagnosis}");
 }

@@ -269,7 +269,7 @@ mod tests {
         now.groups[0].channels[0].ended.connects.counts = vec![1];
         take(&mut history, 1, &now);
         assert_eq!((last(&history).sent_rate, last(&history).connect_mean), (1.0, None));
-        // Time that does not go on gives no rate.
+        // Two samples at the same time give no rate.
         take(&mut history, 1, &now);
         assert_eq!(history.of("web").expect("known").samples().count(), 1);
     }

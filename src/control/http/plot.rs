@@ -251,7 +251,7 @@ mod tests {
             area,
             "M312.0 6.0L313.0 6.0L313.0 100L312.0 100ZM315.0 6.0L315.0 100L315.0 100ZM360.0 53.0L360.0 100L360.0 100Z"
         );
-        // Older than an hour.
+        // These samples are older than an hour.
         let (path, _) =
             paths(&samples[..3], |one| Some(one.rcvd_rate), (1_000.0, STEPS), Duration::from_secs(3_625));
         assert_eq!(path, "M0.5 53.0h0.5");

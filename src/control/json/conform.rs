@@ -1,4 +1,4 @@
-//! Whatever can be seen of a table, what is printed of it is what the schema says, and not a field more.
+//! Whatever a table contains, its JSON conforms to the schema and has no other fields.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::sched::{
 };
 use crate::spec::{ChannelManner, ClientSource, ListenSpan, LocalPeer, RouteName, Section};
 
-/// Of every kind.
+/// How many reports of each kind are checked.
 const REPORTS: usize = 400;
 
 fn span() -> BoxedStrategy<Duration> {
@@ -186,7 +186,7 @@ fn service() -> BoxedStrategy<ServiceSnapshot> {
         .boxed()
 }
 
-/// Names of the first group.
+/// The first group has names.
 fn sections() -> Vec<Section> {
     vec![Section { group: 0, asked: vec![RouteName::Name("a.example".to_owned()), RouteName::Else] }]
 }
@@ -286,7 +286,7 @@ fn finding() -> BoxedStrategy<Finding> {
         .boxed()
 }
 
-/// What was printed, one answer a line, against the schema in `dist/`.
+/// Checks answers, one on each line, against the schema in `dist/`.
 #[track_caller]
 fn assert_conforms(answers: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
@@ -321,7 +321,7 @@ fn whatever_is_seen_is_printed_as_the_schema_says() {
     assert_conforms(&answers);
 }
 
-/// Every field that the schema names, once.
+/// All fields that the schema names.
 fn fields(schema: &Value, found: &mut std::collections::BTreeSet<String>) {
     match schema {
         Value::Object(object) => {

@@ -108,7 +108,7 @@ mod tests {
             "line": line,
         });
         assert_eq!(object(line), expected);
-        // What another version may have told.
+        // An event that another version may have logged.
         let odd = object("event=a group=x channel=-1 after=soon within=infs pid=99999999999999999999 =");
         let fields = json!({
             "group": "x", "channel": "-1", "after": "soon", "within": "infs", "pid": "99999999999999999999", "": ""

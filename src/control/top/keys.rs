@@ -224,7 +224,7 @@ mod tests {
             (reader.patience(), reader.take(b"dy")),
             (None, vec![TopKey::Char('d'), TopKey::Char('y')])
         );
-        // Its end came late, then: that is no key, nor part of one.
+        // The end of the paste came late; then it is not a key, nor a part of one.
         assert_eq!(reader.take(b"\x1b[201~q"), [TopKey::Other, TopKey::Char('q')]);
         for bytes in [&b"\x1b[200~\x03"[..], b"\x1b[200~some text\x03y", b"\x1b[200~y\x03y\x1b[201~"] {
             assert_eq!(all_at_once(bytes), [TopKey::Ctrl('c')], "{bytes:?}");

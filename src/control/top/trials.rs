@@ -1,4 +1,4 @@
-//! Made-up instances: what is counted, what keys do, what stands on the screen.
+//! Tests with made-up instances: what is counted, what keys do, what the screen shows.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::spec::ChannelManner;
 const ALL: TerminalPowers = TerminalPowers { has_color: true, has_unicode: true };
 const SIZES: [(u16, u16); 3] = [(80, 24), (200, 60), (40, 10)];
 
-/// A channel as `status json` has it.
+/// A channel as `status json` prints it.
 fn channel(number: u32, seconds: u64) -> Value {
     let address = format!("10.0.0.{}:80", number + 1);
     json!({
@@ -49,7 +49,7 @@ fn service(name: &str) -> Value {
     })
 }
 
-/// What an instance of this age answers to a look.
+/// What an instance of this age answers to the commands of one look.
 fn answers(seconds: u64, names: &[&str]) -> Vec<Value> {
     let process =
         json!({"pid": 4711, "version": "4.0.0", "uptime_seconds": seconds as f64, "taken_over": null});
@@ -103,7 +103,7 @@ fn look(seconds: u64, names: &[&str]) -> TopLook {
     look_of(&answers(seconds, names), names[0])
 }
 
-/// Looked at twice, a second apart.
+/// Two looks, one second apart.
 fn looked(names: &[&str]) -> Looked {
     let mut looked = Looked::default();
     for seconds in [100, 101] {
@@ -244,7 +244,7 @@ fn commands_are_shown_whole_and_sent_only_with_y() {
             let text = screen(&mut desk, looked, size);
             let text = text.split(['\u{2502}', '\n']).map(str::trim).collect::<Vec<_>>().join(" ");
             assert!(text.contains(line), "{keys} at {size:?}: {text}");
-            // Nothing else sends it, and nothing is sent of what is not wanted.
+            // No other key sends it, and nothing is sent without confirmation.
             assert_eq!(typed(&mut desk, looked, "\n"), None, "{keys}");
             assert!(matches!(desk.mode, TopMode::Confirm(_)), "{keys}");
             let sent = typed(&mut desk, looked, "y");
@@ -252,7 +252,7 @@ fn commands_are_shown_whole_and_sent_only_with_y() {
             assert_eq!(typed(&mut desk, looked, "y"), None);
             typed(&mut desk, looked, &format!("123{keys}"));
             typed(&mut desk, looked, keys);
-            // No letter of a word that was meant for something else leaves the box open for a y.
+            // Keys that were typed for another purpose do not leave the box open for a y.
             for leaves in ['n', 'q', 'Y', 'd', 'k', 'x', ' '] {
                 let mut desk = TopDesk::default();
                 typed(&mut desk, looked, keys);
@@ -295,7 +295,7 @@ fn an_instance_that_does_not_answer_is_told_of_and_sent_nothing() {
     assert!(screen(&mut desk, &looked, (80, 24)).starts_with("balance 4.0.0"));
 }
 
-/// What is confirmed after these keys.
+/// The order that is confirmed after these keys.
 fn confirmed(keys: &str) -> TopOrder {
     let mut looked = Looked::default();
     looked.take(Duration::from_secs(100), look(100, &["web", "mail"]));
@@ -313,7 +313,7 @@ fn a_command_is_for_what_was_shown_or_for_nothing() {
     let nothing: Change = |_| {};
     let counted: Change = |all| {
         all[1]["groups"][0]["channels"][0]["c"] = 9.into();
-        // It was looked up again: what was typed is the same.
+        // The name was looked up again; the host as it was typed is the same.
         all[1]["groups"][0]["channels"][0]["address"] = "10.0.0.77:80".into();
     };
     let upgraded: Change = |all| {
@@ -360,7 +360,7 @@ fn a_command_is_for_what_was_shown_or_for_nothing() {
         change(&mut answers);
         assert_eq!(order.target.difference(&look_of(&answers, "web")).as_deref(), told, "{}", order.line);
     }
-    // A process of the same number that was started later, as in a container.
+    // A process with the same number that was started later, as in a container.
     let order = confirmed("d");
     let mut again = look(3, &["web", "mail"]);
     again.started = StartSpan::new(Duration::from_secs(103), Duration::from_secs(104), 3.0);
@@ -423,7 +423,7 @@ fn the_filter_and_the_order_choose_rows() {
     typed(&mut desk, &looked, "/web3\n");
     assert_eq!(shown(&desk), ["0/3"]);
     assert!(screen(&mut desk, &looked, (80, 24)).contains("1 of 5 channels ── filter: web3"));
-    // Keys are commands again, for what the filter has left.
+    // Keys are commands again, for the rows that the filter leaves.
     typed(&mut desk, &looked, "d");
     assert!(matches!(&desk.mode, TopMode::Confirm(order) if order.line == "use web; group 0; disable 3"));
     typed(&mut desk, &looked, "n");
@@ -440,7 +440,7 @@ fn the_filter_and_the_order_choose_rows() {
         typed(&mut desk, &looked, "<");
     }
     assert_eq!(shown(&desk)[0], "0/2", "what somebody should look at comes first");
-    // Sessions have their own order.
+    // Sessions are sorted separately.
     typed(&mut desk, &looked, "2>");
     let clients: Vec<u64> =
         looked.sessions("", desk.session_order).iter().map(|row| row.session.id).collect();
@@ -457,7 +457,7 @@ fn what_is_selected_stays_so_wherever_it_moves() {
         typed(&mut desk, &looked, ">");
     }
     assert_eq!(desk.place(&looked), Some(0));
-    // After an upgrade, too, and while its channel is away, who has taken its place.
+    // This also holds after an upgrade. While the channel is away, the row in its place is selected.
     looked.take(Duration::from_secs(102), look(102, &["web"]));
     assert_eq!(desk.place(&looked), Some(0));
     typed(&mut desk, &looked, "GG");
@@ -489,23 +489,23 @@ fn rates_are_what_came_between_two_looks() {
     let mut looked = Looked::default();
     looked.take(Duration::from_secs(7), look(100, &["web"]));
     assert_eq!(rates(&looked), None, "one look says nothing of a rate");
-    // The instance's own time counts, not how long its answer was under way.
+    // The rate goes by the instance's clock, not by the time that its answer took.
     looked.take(Duration::from_secs(17), look(102, &["web"]));
     assert_eq!(rates(&looked), Some([70.0, 3_000.0, 150_000.0]));
-    // It was asked twice at once.
+    // It was asked twice at the same time.
     looked.take(Duration::from_secs(17), look(102, &["web"]));
     assert_eq!(rates(&looked), None);
-    // Started again: its counters are lower, and its time is.
+    // After a restart its counters and its age are lower.
     looked.take(Duration::from_secs(20), look(3, &["web"]));
     assert_eq!(rates(&looked), None);
     looked.take(Duration::from_secs(21), look(4, &["web"]));
     assert_eq!(rates(&looked), Some([70.0, 3_000.0, 150_000.0]));
-    // `reset` begins anew: what has come since, and no more.
+    // After `reset`, only what has come since counts.
     let mut answers = answers(6, &["web"]);
     answers[1]["groups"][0]["channels"][0]["sent_bytes"] = 500.into();
     looked.take(Duration::from_secs(23), look_of(&answers, "web"));
     assert_eq!(rates(&looked), Some([70.0, 2_250.0, 150_000.0]));
-    // Another process that is no successor, though it looks older.
+    // Another process that is not a successor, though its age fits.
     let mut other = self::answers(9, &["web"]);
     other.iter_mut().for_each(|one| one["process"]["pid"] = 5.into());
     looked.take(Duration::from_secs(25), look_of(&other, "web"));
@@ -636,7 +636,7 @@ fn views_are_left_the_way_they_were_come_to() {
     desk.key(TopKey::Esc, &looked);
     assert_eq!(typed(&mut desk, &looked, "q"), Some(TopDeed::Leave));
     for key in [TopKey::Ctrl('c'), TopKey::Ctrl('z'), TopKey::Ctrl('l')] {
-        // At any moment.
+        // These keys act in every mode.
         for keys in ["", "?", "/", "w", "d", "\n"] {
             let mut desk = TopDesk::default();
             typed(&mut desk, &looked, keys);
@@ -662,14 +662,14 @@ fn answers_that_make_no_sense_are_none() {
         read_answer(r#"{"schema":1,"answer":"error","error":"no such channel 9","exit_code":65}"#),
         Some(AnswerFacts::Failure(why)) if why == "no such channel 9"
     ));
-    // Fields that a later version has are not known, and those that an older one has not are empty.
+    // Unknown fields of later versions are ignored, and missing fields of older ones are empty.
     assert!(matches!(
         read_answer(r#"{"answer":"status","groups":[{"more":1}]}"#),
         Some(AnswerFacts::Table(_))
     ));
 }
 
-/// Channels in every state that there is.
+/// Channels in every possible state.
 fn all_states() -> Vec<ChannelSnapshot> {
     let addresses: Vec<std::net::SocketAddr> =
         ["10.0.0.1:80", "[2001:db8::1]:80"].map(|one| one.parse().expect("an address")).to_vec();
@@ -787,7 +787,7 @@ fn the_words_are_those_of_status() {
             &addrs,
             used,
         ];
-        // Between them stand the options, which are not shown here.
+        // The options are between them and are not shown here.
         assert_eq!((&words[2..15], words[15]), (&ours[..], "-"), "{line}");
         assert!(
             line.ends_with(&one.why_word()) && words[16..].join(" ") == one.why_word(),
