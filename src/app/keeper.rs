@@ -32,11 +32,11 @@ pub(super) struct Bell {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Rung {
-    /// Something may have changed.
+    /// Whether the state may have changed.
     changed: bool,
-    /// Write now, without waiting for the usual time.
+    /// Whether to write now, without the usual wait.
     at_once: bool,
-    /// Write for the last time.
+    /// Whether this is the last write, after which the thread ends.
     last: bool,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct KeepingPlace {
     pub(super) is_inherited: bool,
 }
 
-/// The thread that keeps state, or none.
+/// The thread that writes the state file, if there is one.
 pub(super) struct Keeper {
     bell: Arc<Bell>,
     /// The channel is closed when the thread ends.

@@ -39,7 +39,7 @@ pub(super) const BIND_RETRY: Duration = Duration::from_millis(5);
 /// A service after everything that can fail because of what was typed. It only has to be served.
 pub(super) struct Prepared {
     pub(super) parts: Parts,
-    /// By port; at least one.
+    /// Its listeners in the order of their ports; at least one.
     pub(super) listeners: Vec<Listener>,
     /// The owner of its events.
     pub(super) owner: Owner,
@@ -159,7 +159,7 @@ impl Prepared {
         }
     }
 
-    /// Where it listens.
+    /// The addresses at which it listens.
     pub(super) fn listen(&self) -> Vec<ListenSpan> {
         ListenSpan::of(self.listeners.iter().map(Listener::address))
     }
@@ -190,7 +190,7 @@ impl Prepared {
 }
 
 impl Served {
-    /// Where it listens.
+    /// The addresses at which it listens.
     pub(super) fn listen(&self) -> Vec<ListenSpan> {
         ListenSpan::of(self.listeners.iter().map(ListenerHandle::address))
     }
@@ -202,7 +202,7 @@ impl Served {
 }
 
 impl Parts {
-    /// How it treats its clients.
+    /// The options of its data plane.
     pub(super) fn options(&self) -> ServiceOptions {
         let spec = &self.spec;
         ServiceOptions {

@@ -136,7 +136,7 @@ pub(super) struct Roster {
     watched: Mutex<Vec<Watched>>,
     /// How the operators' view of a service is made.
     manage: Manage,
-    /// Called after a reload.
+    /// A hook that is called after each reload.
     done: Box<dyn Fn() + Send + Sync>,
     /// Whether a reload was asked for that has not begun.
     is_wanted: AtomicBool,

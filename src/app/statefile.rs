@@ -68,7 +68,7 @@ pub(super) enum StateFileError {
     /// A system call failed.
     #[error("{act}: {source}")]
     Io {
-        /// What was tried.
+        /// What the call was for, with the path.
         act: String,
         source: io::Error,
     },
@@ -78,7 +78,7 @@ fn failed(act: impl Into<String>) -> impl FnOnce(Errno) -> StateFileError {
     move |errno| StateFileError::Io { act: act.into(), source: errno.into() }
 }
 
-/// What a start finds.
+/// What a start finds in place of the state file.
 #[derive(Debug)]
 pub(super) enum StoredState {
     /// There is no file yet.

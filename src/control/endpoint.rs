@@ -41,7 +41,7 @@ pub struct EndpointOptions {
 /// The names by which a service is found.
 #[derive(Debug, Clone)]
 pub struct Names {
-    /// Where it listens; at least one.
+    /// The addresses at which it listens; at least one.
     pub listen: Vec<ListenSpan>,
     /// Its name, if it has one.
     pub name: Option<String>,

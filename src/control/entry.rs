@@ -74,7 +74,7 @@ pub(crate) fn look(directory: &OpenDirectory, name: &str) -> io::Result<EntrySta
 /// A name in a directory. It is ours as long as it still means the same file. Dropping it removes the name.
 pub(crate) struct Entry {
     directory: Arc<OpenDirectory>,
-    /// Its name now.
+    /// Its current name.
     name: String,
     /// Its plain name while it is hidden; `None` while it is not.
     shown: Option<String>,
@@ -258,7 +258,7 @@ pub(crate) enum PutError {
 /// Who answers under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occupant {
-    /// Nobody who has a right to the name: what is there may be replaced.
+    /// No instance that has a right to the name; what is there may be replaced.
     Nobody,
     /// An instance of ours in our network namespace.
     Ours,

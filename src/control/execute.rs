@@ -48,7 +48,7 @@ pub struct PreparedCommand {
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Done, nothing to say.
+    /// The command succeeded and prints nothing.
     Done,
     /// The session ends.
     Quit,
@@ -214,9 +214,9 @@ pub enum Reply {
 /// Whether a setting was as wanted before the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Already {
-    /// It was.
+    /// The setting was so already.
     So,
-    /// It was not, and has changed.
+    /// The setting was different and has been changed.
     Not,
 }
 

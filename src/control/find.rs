@@ -37,9 +37,9 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// Which instance is meant.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Where entries are, in the order to look.
+    /// The directories of entries, in the order of the search.
     pub directories: Vec<Directory>,
-    /// Which service of which instance.
+    /// The service of the instance that is meant.
     pub service: Which,
 }
 
@@ -110,7 +110,7 @@ pub enum FindError {
     Several {
         /// The port.
         port: u16,
-        /// Their addresses.
+        /// The addresses at which these instances listen.
         places: Vec<Place>,
     },
     /// A command that changes something needs an instance named by its address, or, without `-b`, one that

@@ -58,7 +58,7 @@ pub(crate) enum Exposition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MetricKind {
     Gauge,
-    /// Only grows; its samples end in `_total`.
+    /// A counter, which only grows; its samples end in `_total`.
     Counter,
     /// Counts durations in buckets.
     Histogram,

@@ -95,7 +95,7 @@ impl Sessions {
         }
     }
 
-    /// The answer is complete. `false`: the session is over.
+    /// Records that the session has sent its answer. `false`: the session has been closed.
     pub(crate) fn end_work(&mut self, number: u64) -> bool {
         let now = self.moment();
         match self.open.get_mut(&number) {

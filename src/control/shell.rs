@@ -36,7 +36,7 @@ const USAGE: u8 = 64;
 /// `balance -c TEXT PORT`.
 #[derive(Debug)]
 pub struct OneShot {
-    /// Which instance.
+    /// The instance that is meant.
     pub wanted: Wanted,
     /// The commands, separated by `;` or newlines.
     pub text: Vec<u8>,
@@ -45,7 +45,7 @@ pub struct OneShot {
 /// `balance -i PORT`.
 #[derive(Debug)]
 pub struct Interactive {
-    /// Which instance.
+    /// The instance that is meant.
     pub wanted: Wanted,
     /// The file for the history of typed lines; `None` = no history.
     pub history: Option<PathBuf>,

@@ -669,7 +669,8 @@ fn accept_all(shared: &Arc<ControlState>, listener: &UnixListener, is_late: bool
     }
 }
 
-/// The last of these that is ready; `None` if the time is over.
+/// Waits until one of these can be read, and returns the index of the last one that can. `None`: the time is
+/// over, or waiting failed.
 fn wait(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<&Timespec>) -> Option<usize> {
     let mut polled: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();

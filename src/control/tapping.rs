@@ -125,7 +125,7 @@ pub enum TapStop {
     Bytes(u64),
     /// The instance closes its control sessions.
     Stopped,
-    /// Nobody reads it.
+    /// Nobody reads the output.
     Unread,
 }
 

@@ -18,7 +18,7 @@ use crate::control::tapping::{TapStop, TapWanted};
 /// How long handing a session over to another process may take.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-/// Where an answer goes.
+/// The target that the answer is written to.
 pub(crate) trait AnswerSink {
     /// Takes a part of the answer, in whole lines.
     fn take(&mut self, part: &str);

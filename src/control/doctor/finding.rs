@@ -86,7 +86,7 @@ pub struct Diagnosis {
     pub checks: usize,
     /// How many services were examined.
     pub services: usize,
-    /// What was found, the worst first.
+    /// The findings, the worst first.
     pub findings: Vec<Finding>,
     /// The privileges that the process has given up (`--user`), in one line; `None`: it was not asked to.
     pub holds: Option<String>,

@@ -49,7 +49,7 @@ pub struct KernelSigns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListenerSign {
     pub(crate) address: SocketAddr,
-    /// Connections that wait to be accepted.
+    /// The number of connections in the listen queue.
     pub(crate) queue: u64,
     pub(crate) inode: u64,
     /// The user id of its owner.

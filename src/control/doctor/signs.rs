@@ -55,7 +55,7 @@ pub struct PrivilegeSigns {
 pub struct WaySign {
     /// Where the service listens.
     pub listen: ListenSpan,
-    /// What was found.
+    /// What was found, in one line.
     pub found: String,
     /// Why it matters.
     pub why: String,
@@ -89,7 +89,7 @@ pub(crate) struct ServiceSigns {
     /// where another service of the process listens. `None`: commands reach it by the name of the process
     /// only.
     pub(crate) asked_at: Option<Address>,
-    /// Where it listens, or did before it drained.
+    /// The addresses at which it listens, or listened before it drained.
     pub(crate) listen: Vec<ListenSpan>,
     /// The service as its line describes it.
     pub(crate) spec: ServiceSpec,
@@ -133,7 +133,7 @@ pub(crate) struct NameSign {
 /// A file of the control socket.
 #[derive(Debug, Clone)]
 pub(crate) struct SocketSign {
-    /// Where it is.
+    /// Its path.
     pub(crate) path: String,
     /// Its permissions; `None`: it is gone or no longer ours.
     pub(crate) mode: Option<u32>,

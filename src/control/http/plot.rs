@@ -36,7 +36,7 @@ pub(crate) struct Plot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlotLine {
     pub(crate) name: &'static str,
-    /// Its last value.
+    /// The last value, as text.
     pub(crate) now: String,
     pub(crate) path: String,
     /// The same line, closed along the bottom so that the area can be filled.

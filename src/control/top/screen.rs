@@ -110,7 +110,7 @@ impl Screen {
         Rect::new(0, 0, width.min(1_000), height.min(500))
     }
 
-    /// Shows these cells.
+    /// Writes these cells to the terminal, as far as they differ from what it shows.
     pub(super) fn show(&mut self, cells: Buffer) -> io::Result<()> {
         let mut out = String::new();
         if self.shown.area != cells.area {
