@@ -449,6 +449,12 @@ pop: balance -t2 110 'pop1' \"pop2\" %
             ("30000..30010 a", &["f:1:1: invalid port [30000..30010]; a range is written 30000-30010"]),
             ("/run/x a:1", &["f:1:1: invalid port [/run/x]; a Unix socket is written unix:/run/x"]),
             (
+                "unix:/run/x,proxy a:1",
+                &[
+                    "f:1:1: invalid port [unix:/run/x,proxy]; options behind a comma are for a channel; write unix:/run/x, or unix:/run/x%2Cproxy if the comma is part of the name",
+                ],
+            ),
+            (
                 "80 /run/x:3",
                 &["f:1:4: unknown or invalid address [/run/x:3]: a Unix socket is written unix:/run/x"],
             ),

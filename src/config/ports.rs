@@ -26,7 +26,7 @@ pub fn read_port(word: &str) -> Option<PortWord> {
 /// Unix socket.
 pub fn read_ports(word: &str) -> Option<PortsSpec> {
     if word.starts_with(UnixName::PREFIX) {
-        return word.parse().ok().map(PortsSpec::Unix);
+        return read_unix(word).ok().map(PortsSpec::Unix);
     }
     let Some(ends) = ends_of_range(word) else { return read_port(word).map(PortsSpec::One) };
     let [first, last] = ends.map(|end| end.and_then(|end| u16::try_from(end).ok()).and_then(NonZeroU16::new));
@@ -49,9 +49,36 @@ fn ends_of_range(word: &str) -> Option<[Option<u64>; 2]> {
 /// `None`: neither was meant.
 pub(super) fn why_no_ports(word: &str) -> Option<String> {
     match word.starts_with(UnixName::PREFIX) {
-        true => word.parse::<UnixName>().err(),
+        true => read_unix(word).err(),
         false => UnixName::meant_by(word).or_else(|| why_no_range(word)).or_else(|| range_apart(word)),
     }
+}
+
+/// Reads a Unix socket to listen on. What a channel may have behind its name is not taken for a part of the name.
+///
+/// # Errors
+/// One line that says what is wrong and what would be right.
+fn read_unix(word: &str) -> Result<UnixName, String> {
+    let name = word.strip_prefix(UnixName::PREFIX).unwrap_or(word);
+    let Some(at) = name.find([':', ',']) else { return word.parse() };
+    let (before, behind) = name.split_at(at);
+    let before = format!("{}{before}", UnixName::PREFIX);
+    let escaped = |of: &str| of.replace(',', "%2C").replace(':', "%3A");
+    let limit = behind.strip_prefix("::").and_then(whole_number).flatten();
+    Err(match (limit, behind.starts_with(',')) {
+        (Some(limit), _) => format!(
+            "a limit behind two colons is for a channel; write --max-connections {limit} {before} to limit the whole service, and a \
+             colon in a name as %3A"
+        ),
+        (None, true) => format!(
+            "options behind a comma are for a channel; write {before}, or {before}{} if the comma is part of the name",
+            escaped(behind)
+        ),
+        (None, false) => format!(
+            "a Unix socket has no port; write {before}, or {before}{} if the colon is part of the name",
+            escaped(behind)
+        ),
+    })
 }
 
 /// The same for a range that is written in another way: `30000:30010`, `30000..30010`.
@@ -149,6 +176,23 @@ mod tests {
             ("30010:30000", "the ports of a range go up; write 30000-30010"),
             ("/run/app.sock", "a Unix socket is written unix:/run/app.sock"),
             ("Unix:/x", "a Unix socket is written unix:/x"),
+            (
+                "unix:/x/lim::5",
+                "a limit behind two colons is for a channel; write --max-connections 5 unix:/x/lim to limit the whole service, and a \
+                 colon in a name as %3A",
+            ),
+            (
+                "unix:@y,weight=2",
+                "options behind a comma are for a channel; write unix:@y, or unix:@y%2Cweight=2 if the comma is part of the name",
+            ),
+            (
+                "unix:/x/y:80,proxy",
+                "a Unix socket has no port; write unix:/x/y, or unix:/x/y%3A80%2Cproxy if the colon is part of the name",
+            ),
+            (
+                "unix:/x/y::z",
+                "a Unix socket has no port; write unix:/x/y, or unix:/x/y%3A%3Az if the colon is part of the name",
+            ),
         ] {
             assert_eq!((read_ports(word), why_no_ports(word).as_deref()), (None, Some(why)), "{word}");
         }

@@ -79,9 +79,9 @@ impl HostPort {
     /// The name of a Unix socket (`unix:...`). `None` if the word cannot be one.
     pub(crate) fn unix(name: &[u8]) -> Option<Self> {
         let host = word_text(name)?;
-        // In a name, a colon is written as %3A, as in a line. So a maxc or a port is never taken for a part
-        // of it.
-        if host.strip_prefix(UnixName::PREFIX)?.contains(':') {
+        // In a name, a colon is written as %3A and a comma as %2C, as in a line. So a maxc, a port or an option
+        // is never taken for a part of it.
+        if host.strip_prefix(UnixName::PREFIX)?.contains([':', ',']) {
             return None;
         }
         Some(Self { host: host.into(), port: Port::OfService })

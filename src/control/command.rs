@@ -922,6 +922,7 @@ mod tests {
             ("create unix:@x 80", no_address()),
             ("create local\u{1}host 80", no_address()),
             ("assign 0 h 1", Command::Assign { channel: number("0"), target: Some(host_port("h", 1)) }),
+            ("assign 0 unix:/x,proxy", Command::Assign { channel: number("0"), target: None }),
             ("maxc 0 0", Command::Maxc { channel: number("0"), maxc: None }),
             ("maxc 0 4294967295", Command::Maxc { channel: number("0"), maxc: NonZeroU32::new(u32::MAX) }),
             ("rr", Command::SetPolicy(Policy::RoundRobin)),

@@ -276,6 +276,16 @@ fn what_is_no_socket_is_not_touched() {
     );
     refused(&format!("unix:/{}", "x".repeat(107)), "a Unix socket may have 107 at most");
     refused("unix:/run/", "the path is that of a directory");
+    // What belongs to a channel is no part of a name.
+    let limit = "write --max-connections 5 unix:/run/lim to limit the whole service";
+    let start = "invalid port [unix:/run/lim::5], exiting.\nbalance: a limit behind two colons is for a channel; ";
+    refused("unix:/run/lim::5", start);
+    refused("unix:/run/lim::5", limit);
+    refused(&format!("{},weight=2", place.word()), "options behind a comma are for a channel");
+    let line = place.directory.file("lines", &format!("x: {}:80 127.0.0.1:9\n", place.word()));
+    let refused = Run::balance(&directory).args(["-f", "--file", &line.display().to_string()]).finish();
+    assert!(refused.code != 0 && refused.stderr.contains("a Unix socket has no port"), "{refused:?}");
+    fs::remove_file(line).expect("our own");
     assert_eq!(place.names(), ["target"], "no temporary name is left");
 }
 
