@@ -201,7 +201,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
         "refuses clients from an address or network, for TIME if given; with kick, closes their connections; with all, in every service of the process",
     ),
     ("undeny CIDR [all]", "lets a denied address or network in again"),
-    ("denied [all]", "shows what deny refuses, and for how long"),
+    ("denied [all] [json]", "shows what deny refuses, and for how long"),
     ("resolve [CHANNEL]", "looks up the names of all channels, or of one, now"),
 ];
 

@@ -417,13 +417,16 @@ pub const COMMANDS: &[CommandWord] = &[
     }),
     CommandWord::new(
         "denied",
-        "[all]",
+        "[all] [json]",
         "shows what deny refuses, and for how much longer",
         Access::Look,
-        |args| match args {
-            [] => Some(Command::Denied { all: false }),
-            [b"all"] => Some(Command::Denied { all: true }),
-            _ => None,
+        |args| {
+            let (args, form) = form_of(args);
+            match args {
+                [] => Some(Command::Denied { all: false, form }),
+                [b"all"] => Some(Command::Denied { all: true, form }),
+                _ => None,
+            }
         },
     ),
     CommandWord::new(
@@ -596,6 +599,8 @@ pub enum Command {
     Denied {
         /// Show it for all services of the process.
         all: bool,
+        /// How it is told.
+        form: Form,
     },
     /// Look up the names of all channels of the service, or of one channel of the current group.
     Resolve(Option<Number>),
@@ -946,8 +951,10 @@ mod tests {
                 },
             ),
             ("undeny ::1 all", Command::Undeny { net: Ok(net("::1/128")), all: true }),
-            ("denied", Command::Denied { all: false }),
-            ("denied all", Command::Denied { all: true }),
+            ("denied", Command::Denied { all: false, form: Form::Text }),
+            ("denied all", Command::Denied { all: true, form: Form::Text }),
+            ("denied json", Command::Denied { all: false, form: Form::Json }),
+            ("denied all json", Command::Denied { all: true, form: Form::Json }),
             ("ended", Command::Ended(20, Form::Text)),
             ("end 9 json", Command::Ended(9, Form::Json)),
             ("events 99999999999999999999", Command::Events(usize::MAX, Form::Text)),

@@ -47,16 +47,36 @@ pub(crate) fn undeny(services: &[Arc<ManagedService>], net: IpNet) -> Reply {
     if was_denied { Reply::NetAllowed(net) } else { Reply::NotDenied(net) }
 }
 
+/// A network that is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeniedNet {
+    /// To which service: its name, or where it listens.
+    pub service: String,
+    /// Whose clients.
+    pub net: IpNet,
+    /// For how much longer; `None`: until somebody ends it.
+    pub left: Option<Duration>,
+}
+
 /// Lists what is denied. `all`: with the service of each.
 pub(crate) fn denied(services: &[Arc<ManagedService>], all: bool) -> Reply {
+    let told = |one: DeniedNet| (Some(one.service).filter(|_| all), one.net, one.left);
+    Reply::Denied(denials(services).into_iter().map(told).collect())
+}
+
+/// The same, with the service of each.
+pub(crate) fn denials(services: &[Arc<ManagedService>]) -> Vec<DeniedNet> {
     let of = |service: &Arc<ManagedService>| {
-        let now = (service.now)();
-        let label = all.then(|| service.label());
+        let (now, service_label) = ((service.now)(), service.label());
         let left = move |until: Until| until.at.saturating_sub(now);
         let denials = service.table.gate().denied(now);
-        denials.into_iter().map(move |denial| (label.clone(), denial.net, denial.until.map(left)))
+        denials.into_iter().map(move |Denial { net, until }| DeniedNet {
+            service: service_label.clone(),
+            net,
+            left: until.map(left),
+        })
     };
-    Reply::Denied(services.iter().flat_map(of).collect())
+    services.iter().flat_map(of).collect()
 }
 
 /// The time that is this long after now, in seconds since 1970.

@@ -277,7 +277,7 @@ pub enum Effect {
     /// End a `deny` of this network; `true`: in all services.
     Undeny(IpNet, bool),
     /// List what is denied in the current service; `true`: in all services.
-    Denied(bool),
+    Denied(bool, Form),
     /// Look up the names of all channels, or of one, and report what was found.
     Resolve(Option<ChannelKey>),
     /// Show what the connection with this number carries.
@@ -418,7 +418,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         }
         Command::Undeny { net: Ok(net), all } => Reply::Pending(Effect::Undeny(net, all)),
         Command::Deny { net: Err(why), .. } | Command::Undeny { net: Err(why), .. } => Reply::NoNetwork(why),
-        Command::Denied { all } => Reply::Pending(Effect::Denied(all)),
+        Command::Denied { all, form } => Reply::Pending(Effect::Denied(all, form)),
         Command::Top => Reply::NeedsTerminal,
         Command::Resolve(None) => Reply::Pending(Effect::Resolve(None)),
         Command::Resolve(Some(channel)) => match find(group, &channel, table) {

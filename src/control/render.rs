@@ -559,7 +559,7 @@ available commands:
   ended [<number>] [json]        shows the last connections that ended, and why: 20 or <number>
   deny <cidr> [<time>] [kick]    refuses clients from an address or a network; kick: closes their connections
   undeny <cidr> [all]            ends a deny
-  denied [all]                   shows what deny refuses, and for how much longer
+  denied [all] [json]            shows what deny refuses, and for how much longer
   resolve [<channel>]            looks names up now, of all channels of current service or of one
   disable <channel> hard         the same as disable, and closes all connections of a channel
   kill <time>                    the same as kill, and closes what is left after time
@@ -614,7 +614,15 @@ from process 4242: carried 4000, draining unknown
         let carried = CarriedCount { carried: 4_000, draining: None, pid: 4242 };
         assert_eq!(
             text(&Reply::Status(
-                Snapshot { groups, paused: false, losses, served, stale_lists: None, not_listening: None },
+                Snapshot {
+                    groups,
+                    paused: false,
+                    losses,
+                    served,
+                    stale_lists: None,
+                    not_listening: None,
+                    lost_socket: None
+                },
                 vec![
                     Section {
                         group: 0,

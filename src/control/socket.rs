@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::command::{self, Command, Form, SyntaxError};
-use crate::control::denying::{denied, deny, undeny};
+use crate::control::denying::{denials, denied, deny, undeny};
 use crate::control::directory::{process_name, service_entry_name};
 use crate::control::doctor;
 use crate::control::endpoint::{BACKLOG, Endpoint, EndpointError, Entries};
@@ -500,7 +500,11 @@ impl ControlState {
                 (deny(&services, net, time, kick), false)
             }
             Some(Effect::Undeny(net, all)) => (undeny(&self.asked_of(&service, all), net), false),
-            Some(Effect::Denied(all)) => (denied(&self.asked_of(&service, all), all), false),
+            Some(Effect::Denied(all, Form::Text)) => (denied(&self.asked_of(&service, all), all), false),
+            Some(Effect::Denied(all, Form::Json)) => {
+                let list = denials(&self.asked_of(&service, all));
+                (self.report(&service, Question::Denied(list)), false)
+            }
             Some(Effect::Tap(id, bounds, form)) => {
                 let last = |reply: &Reply| matches!(reply, Reply::TapOver(_, TapStop::Unread));
                 let reply = self.tap(conversation, id, bounds, &form, stream);

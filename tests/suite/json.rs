@@ -2,7 +2,7 @@
 //!
 //! Source: docs/json.md, dist/balance.schema.json.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -371,6 +371,31 @@ fn a_service_of_a_file_says_what_was_changed_by_hand() {
     let told = services["services"].as_array().expect("services").iter();
     let names: Vec<_> = told.map(|one| (one["name"].clone(), one["file"].clone())).collect();
     assert_eq!(names, [(json!("web"), json!("changed")), (Value::Null, json!("same"))]);
+
+    // What is denied, to this service and to all.
+    assert_eq!(ask(&instance, "denied json")["denied"], json!([]));
+    instance.ctl("deny 198.51.100.0/24 1h all; deny 203.0.113.7").code(0);
+    let nets = |command: &str| {
+        let answer = ask(&instance, command);
+        let all = answer["denied"].as_array().expect("networks").iter();
+        all.map(|one| {
+            let left = one["left_seconds"].as_f64();
+            assert_eq!(left.is_some(), one["ends_at"].is_string(), "{one}");
+            assert!(left.is_none_or(|left| (0.0..=3_600.0).contains(&left)), "{one}");
+            assert!(
+                one["ends_at"].as_str().is_none_or(|at| at > cell(&answer["taken_at"]).as_str()),
+                "{one}"
+            );
+            format!("{} {} {}", cell(&one["service"]), cell(&one["network"]), left.is_some())
+        })
+        .collect::<BTreeSet<_>>()
+    };
+    let mine = ["web 198.51.100.0/24 true", "web 203.0.113.7 false"].map(str::to_owned);
+    assert_eq!(nets("denied json"), BTreeSet::from(mine.clone()));
+    let other = format!("{second} 198.51.100.0/24 true");
+    assert_eq!(nets("denied all json"), mine.into_iter().chain([other]).collect());
+    let all = instance.ctl("denied json").code(0).stdout + &instance.ctl("denied all json").code(0).stdout;
+    assert_conforms(&instance, &all);
 
     // Another process: it says what came over, and the time goes on.
     let (client, _) = instance.named();

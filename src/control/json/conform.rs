@@ -12,6 +12,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use super::document::{Content, Document, ProcessFacts};
+use crate::control::denying::DeniedNet;
 use crate::control::doctor::{Diagnosis, Finding, Gravity};
 use crate::control::execute::Reply;
 use crate::control::render;
@@ -255,6 +256,8 @@ fn report() -> BoxedStrategy<Document> {
         (service(), prop::collection::vec(ended(), 0..4))
             .prop_map(|(service, list)| Content::Ended { service, list }),
         prop::collection::vec(service(), 0..3).prop_map(Content::Services),
+        (service(), prop::collection::vec(denied(), 0..4))
+            .prop_map(|(service, list)| Content::Denied { service, list }),
         (service(), prop::collection::vec(event(), 0..4))
             .prop_map(|(service, list)| Content::Events { service, list }),
         (1_usize..50, any::<usize>(), prop::collection::vec(finding(), 0..4), any::<Option<String>>())
@@ -269,6 +272,12 @@ fn report() -> BoxedStrategy<Document> {
             process: ProcessFacts { pid, uptime, carried },
             told,
         })
+        .boxed()
+}
+
+fn denied() -> BoxedStrategy<DeniedNet> {
+    (any::<String>(), any::<std::net::IpAddr>(), prop::option::of(span()))
+        .prop_map(|(service, address, left)| DeniedNet { service, net: address.into(), left })
         .boxed()
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::control::denying::DeniedNet;
 use crate::control::doctor::Diagnosis;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::observe::PastEvent;
@@ -63,6 +64,13 @@ pub enum Content {
         service: ServiceSnapshot,
         /// Its connections that have ended, the latest last.
         list: Vec<EndedSnapshot>,
+    },
+    /// `denied`.
+    Denied {
+        /// The service that was asked.
+        service: ServiceSnapshot,
+        /// What is denied to it, or to all services.
+        list: Vec<DeniedNet>,
     },
     /// `events`.
     Events {

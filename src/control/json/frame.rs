@@ -16,6 +16,8 @@ use super::events::EventObject;
 use super::reasons::ReasonsObject;
 use super::sessions::{EndedObject, SessionObject};
 use super::units::{ago, rfc3339, seconds};
+use crate::config::print_net;
+use crate::control::denying::DeniedNet;
 use crate::control::doctor::Finding;
 use crate::control::services::{CarriedCount, ServiceSnapshot};
 use crate::sched::{End, Loss};
@@ -70,6 +72,10 @@ enum Body<'a> {
         service: ServiceObject<'a>,
         ended: Vec<EndedObject>,
     },
+    Denied {
+        service: ServiceObject<'a>,
+        denied: Vec<DeniedObject<'a>>,
+    },
     Events {
         service: ServiceObject<'a>,
         events: Vec<EventObject<'a>>,
@@ -85,6 +91,14 @@ enum Body<'a> {
         findings: Vec<FindingObject<'a>>,
         holds: Option<&'a str>,
     },
+}
+
+#[derive(Serialize)]
+struct DeniedObject<'a> {
+    service: &'a str,
+    network: String,
+    ends_at: Option<String>,
+    left_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +172,14 @@ impl<'a> ServiceObject<'a> {
     }
 }
 
+impl<'a> DeniedObject<'a> {
+    fn of(one: &'a DeniedNet, now: Duration) -> Self {
+        let DeniedNet { service, net, left } = one;
+        let ends_at = left.map(|left| rfc3339(now.saturating_add(left)));
+        Self { service, network: print_net(*net), ends_at, left_seconds: left.map(seconds) }
+    }
+}
+
 impl<'a> FindingObject<'a> {
     fn of(finding: &'a Finding) -> Self {
         let Finding { gravity, check, service, found, why, cure } = finding;
@@ -198,6 +220,10 @@ impl<'a> Frame<'a> {
             Content::Ended { service, list } => {
                 let ended = list.iter().map(|one| EndedObject::of(one, now)).collect();
                 ("ended", Body::Ended { service: ServiceObject::of(service), ended })
+            }
+            Content::Denied { service, list } => {
+                let denied = list.iter().map(|one| DeniedObject::of(one, now)).collect();
+                ("denied", Body::Denied { service: ServiceObject::of(service), denied })
             }
             Content::Events { service, list } => {
                 let events = list.iter().map(EventObject::of).collect();

@@ -5,6 +5,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::document::{Content, Document, ProcessFacts};
+use crate::control::denying::DeniedNet;
 use crate::control::doctor::Diagnosis;
 use crate::control::services::{ManagedService, Services};
 use crate::sched::ChannelKey;
@@ -20,6 +21,8 @@ pub(crate) enum Question {
     Sessions(Option<ChannelKey>),
     /// `ended`: the last ones, this many at most.
     Ended(usize),
+    /// `denied`: this.
+    Denied(Vec<DeniedNet>),
     /// `services`
     Services,
     /// `events`: the last ones, this many at most.
@@ -44,6 +47,7 @@ pub(crate) fn take(services: &Services, service: &ManagedService, asked: Questio
         Question::Ended(most) => {
             Content::Ended { service: service.snapshot(), list: (service.plane.ended)(most) }
         }
+        Question::Denied(list) => Content::Denied { service: service.snapshot(), list },
         Question::Events(most) => {
             Content::Events { service: service.snapshot(), list: service.log.events(most) }
         }
